@@ -1,0 +1,116 @@
+"""What a recommender is: one small protocol, optional abilities, and the base of the models that train themselves.
+
+Shapes: N queries, I items, C candidates, D width of a factored model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.core.config import Settings
+from segue.core.types import Codes, Dataset, Domain, Queries, Scores
+
+if TYPE_CHECKING:
+    from segue.core.run import Run
+
+__all__ = ["Arrays", "Factored", "Model", "Recommender", "Similar", "Solver", "Validate", "pick_candidates"]
+
+Arrays = Mapping[str, NDArray[Any]]
+"""A model's memory by name, as it is written to a bundle."""
+
+Validate = Callable[["Recommender"], Mapping[str, float]]
+"""Validation metrics by name, such as ``ndcg@10``, of a model as it is now."""
+
+
+@runtime_checkable
+class Recommender(Protocol):
+    """Anything that answers queries with scores."""
+
+    domain: Domain
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Scores ``(N, n_items)`` of the whole catalogue, or ``(N, C)`` of ``candidates (N, C)``; all finite.
+
+        An unknown user, an unknown item id or an empty history is a normal question.
+        """
+        ...
+
+
+@runtime_checkable
+class Factored(Recommender, Protocol):
+    """A recommender whose scores are ``encode(queries) @ vectors.T + bias``."""
+
+    def encode(self, queries: Queries) -> NDArray[np.float32]:
+        """``(N, D)`` one vector per query."""
+        ...
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """``(n_items, D)``"""
+        ...
+
+    @property
+    def bias(self) -> NDArray[np.float32]:
+        """``(n_items,)``"""
+        ...
+
+
+@runtime_checkable
+class Similar(Protocol):
+    """A model with an opinion of its own on which items are alike."""
+
+    def similar(self, items: Codes) -> Scores:
+        """``(len(items), n_items)`` likeness of every catalogue item; more is more alike."""
+        ...
+
+
+class Model(ABC):
+    """A trainable recommender: settings and a domain in, scores out, its memory as named arrays.
+
+    A model file holds one subclass, named first in its ``__all__``; the file's name is the model's key.
+    """
+
+    Config: ClassVar[type[Settings]]
+    scale: ClassVar[Literal["logit", "score"]] = "score"
+    """``logit``: a softmax over the catalogue turns scores into probabilities of the next item."""
+
+    config: Any
+    domain: Domain
+
+    @abstractmethod
+    def __init__(self, config: Any, domain: Domain) -> None:
+        """An untrained model for ``domain``, set by ``config``, an instance of ``Config``."""
+
+    @abstractmethod
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """See :meth:`Recommender.score`."""
+
+    @abstractmethod
+    def arrays(self) -> Arrays:
+        """All that training has learned, by name."""
+
+    @abstractmethod
+    def restore(self, arrays: Arrays) -> None:
+        """Take back what :meth:`arrays` gave; a missing name or another shape is a ``ValueError``."""
+
+
+class Solver(Model):
+    """A model that does its own sweeps over the data. The other kind is :class:`segue.core.network.Network`."""
+
+    def __init__(self, config: Any, domain: Domain) -> None:
+        self.config = config
+        self.domain = domain
+
+    @abstractmethod
+    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
+        """Learn from ``train``; use ``run`` for random streams, progress, history and interruption."""
+
+
+def pick_candidates(scores_NI: Scores, candidates: Codes | None) -> Scores:
+    """The columns asked for: all, or per query those of ``candidates (N, C)``."""
+    return scores_NI if candidates is None else np.take_along_axis(scores_NI, candidates, axis=1)

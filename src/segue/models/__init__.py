@@ -1,0 +1,1 @@
+"""One model = one file = one key: the name of the file."""
