@@ -132,7 +132,13 @@ class Events:
     """Further columns ``(T,)`` by name (device, place, ...)."""
 
     def __post_init__(self) -> None:
-        types = {"offsets": np.int64, "items": np.int32, "actions": np.uint8, "values": np.float32, "times": np.int64}
+        types: dict[str, Any] = {
+            "offsets": np.int64,
+            "items": np.int32,
+            "actions": np.uint8,
+            "values": np.float32,
+            "times": np.int64,
+        }
         for name, dtype in types.items():
             array = getattr(self, name)
             if array is not None:
