@@ -14,7 +14,7 @@ __all__ = ["take_back"]
 
 
 def take_back(arrays: Arrays, name: str, shape: tuple[int | None, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """The array ``name``, of ``shape`` (``None``: any length) and ``dtype``; a ``ValueError`` says what came instead."""
+    """The array ``name``, of ``shape`` (``None``: any length) and ``dtype``; ``ValueError`` quotes what came."""
     if name not in arrays:
         raise ValueError(f"the model's memory has no '{name}'{suggest(name, arrays)}")
     array = arrays[name]

@@ -1,0 +1,214 @@
+"""What every model keeps, checked for a model known only by its key.
+
+Shapes: N queries, I items.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.core import bundle
+from segue.core.config import parse
+from segue.core.model import Factored, Model, Similar
+from segue.core.registry import model_class
+from segue.core.types import Codes, Dataset, Events, Queries
+from segue.testing.training import train_small
+from segue.testing.worlds import dataset
+
+__all__ = ["CHECKS", "Subject", "contract", "subject"]
+
+CPU_SECONDS = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model as the contract looks at it."""
+
+    key: str
+    data: Dataset
+    model: Model
+    cpu_seconds: float
+
+
+@cache
+def subject(key: str) -> Subject:
+    """The model ``key``, trained once on a log that has everything: times, values, an empty history, unseen items."""
+    data = _log()
+    model_class(key)  # importing is not training
+    begun = time.process_time()
+    model = train_small(key, data)
+    return Subject(key, data, model, time.process_time() - begun)
+
+
+def contract(key: str) -> None:
+    """Check everything; an ``AssertionError`` tells all that failed."""
+    faults = []
+    for name, check in CHECKS.items():
+        try:
+            check(subject(key))
+        except Exception as error:
+            faults.append(f"{key}: {name}: {error}")
+    if faults:
+        raise AssertionError("\n".join(faults))
+
+
+def _log() -> Dataset:
+    rng = np.random.default_rng(7)
+    rows = Events.of([rng.integers(28, size=n) for n in [0, 1, 60, *rng.integers(2, 20, size=37)]])
+    values = rng.integers(1, 6, size=rows.size).astype(np.float32)
+    return dataset(_with_columns(rows, values), n_items=30)
+
+
+def _with_columns(rows: Events, values: NDArray[np.float32]) -> Events:
+    times = 1_600_000_000 + np.arange(rows.size) * 3_000
+    return Events(rows.offsets, rows.items, np.zeros(rows.size, np.uint8), values, times)
+
+
+def _questions(data: Dataset) -> Queries:
+    """Known and unknown users; histories empty, of one item, long, of items never seen, of one item again and again."""
+    own = data.histories.items[data.histories.offsets[2] : data.histories.offsets[3]].tolist()
+    rows = [own, own, [], [], [3], own * 4, [29, 28], [5] * 9]
+    known = np.array([True, False, False, True, False, True, True, False])
+    return Queries(Events.of(rows), np.array([2, 0, 0, 0, 0, 2, 5, 0], np.int32), known)
+
+
+def _need(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise AssertionError(otherwise)
+
+
+def _equal(found: Mapping[str, Any], expected: Mapping[str, Any], otherwise: str) -> None:
+    different = [name for name in {*found, *expected} if _bytes(found, name) != _bytes(expected, name)]
+    _need(not different, f"{otherwise}: {', '.join(sorted(different))}")
+
+
+def _bytes(arrays: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    return (arrays[name].dtype, arrays[name].shape, arrays[name].tobytes()) if name in arrays else ()
+
+
+def _copy(model: Model) -> dict[str, Any]:
+    return {name: np.array(array) for name, array in model.arrays().items()}
+
+
+def _trains_fast(it: Subject) -> None:
+    _need(it.cpu_seconds <= CPU_SECONDS, f"training took {it.cpu_seconds:.1f} CPU seconds, at most {CPU_SECONDS}")
+
+
+def _same_seed_same_model(it: Subject) -> None:
+    _equal(train_small(it.key, it.data).arrays(), it.model.arrays(), "the same seed gave other arrays")
+
+
+def _any_question(it: Subject) -> None:
+    queries = _questions(it.data)
+    full = _with_columns(queries.history, np.ones(queries.history.size, np.float32))
+    told = Queries(full, queries.users, queries.known, np.full(len(queries), 2_000_000_000))
+    for asked in (queries, told, queries.block(0, 0)):
+        scores_NI = it.model.score(asked)
+        _need(scores_NI.shape == (len(asked), it.data.n_items), f"scores have shape {scores_NI.shape}")
+        _need(scores_NI.dtype == np.float32, f"scores are {scores_NI.dtype}, expected float32")
+        faulty = np.flatnonzero(~np.isfinite(scores_NI).all(axis=1))
+        _need(not len(faulty), f"scores of queries {faulty.tolist()} are not all finite")
+
+
+def _candidates_are_columns(it: Subject) -> None:
+    queries = _questions(it.data)
+    candidates: Codes = np.random.default_rng(1).integers(30, size=(len(queries), 7), dtype=np.int32)
+    candidates.flags.writeable = False
+    expected = np.take_along_axis(it.model.score(queries), candidates, axis=1)
+    np.testing.assert_allclose(it.model.score(queries, candidates), expected, rtol=1e-5, atol=1e-5)
+
+
+def _block_is_single(it: Subject) -> None:
+    queries = _questions(it.data)
+    single = np.concatenate([it.model.score(queries.block(row, row + 1)) for row in range(len(queries))])
+    np.testing.assert_allclose(it.model.score(queries), single, rtol=1e-5, atol=1e-5)
+
+
+def _bundle_keeps_scores(it: Subject) -> None:
+    queries = _questions(it.data)
+    with tempfile.TemporaryDirectory() as folder:
+        bundle.save(Path(folder) / "bundle", it.key, it.model, it.data)
+        loaded = bundle.load(Path(folder) / "bundle").model
+        _equal(loaded.arrays(), it.model.arrays(), "a bundle changed arrays")
+        np.testing.assert_array_equal(loaded.score(queries), it.model.score(queries))
+
+
+def _scoring_changes_nothing(it: Subject) -> None:
+    queries, before = _questions(it.data), _copy(it.model)
+    again = _questions(it.data)
+    first = np.array(it.model.score(queries))
+    first_copy = np.array(first)
+    second = it.model.score(queries)
+    second_copy = np.array(second)
+    second[...] = 0  # what it hands out is not its own memory
+    np.testing.assert_array_equal(first_copy, second_copy)
+    np.testing.assert_array_equal(it.model.score(queries), first)
+    _equal(it.model.arrays(), before, "scoring changed the model")
+    _equal(queries.history.columns(), again.history.columns(), "scoring changed the history")
+
+
+def _tiny_catalogues(it: Subject) -> None:
+    for n_items in (1, 2):
+        data = dataset(Events.of([[0], [0, n_items - 1], [], [n_items - 1] * 3]), n_items)
+        scores_NI = train_small(it.key, data).score(Queries.anonymous(Events.of([[0], []])))
+        _need(scores_NI.shape == (2, n_items), f"{n_items} items: scores have shape {scores_NI.shape}")
+        _need(bool(np.isfinite(scores_NI).all()), f"{n_items} items: scores are not all finite")
+
+
+def _abilities_agree(it: Subject) -> None:
+    queries, model = _questions(it.data), it.model
+    if isinstance(model, Factored):
+        product = model.encode(queries) @ model.vectors.T + model.bias
+        np.testing.assert_allclose(product, model.score(queries), rtol=1e-4, atol=1e-4)
+    if isinstance(model, Similar):
+        likeness = model.similar(np.array([0, 29], np.int32))
+        _need(likeness.shape == (2, it.data.n_items), f"similar gives shape {likeness.shape}")
+        _need(bool(np.isfinite(likeness).all()), "similar gives scores that are not finite")
+
+
+def _refuses_misspelt_settings(it: Subject) -> None:
+    names = list(type(it.model).Config.model_fields)
+    wrong = f"{names[0]}x" if names else "anything"
+    try:
+        parse(type(it.model).Config, {wrong: 1}, it.key)
+    except ValueError as error:
+        near = f"did you mean '{names[0]}'?" if names else "unknown key"
+        _need(near in str(error), f"a misspelt setting is refused without {near}: {error}")
+    else:
+        raise AssertionError(f"the setting '{wrong}' was accepted")
+
+
+def _is_documented(it: Subject) -> None:
+    kind = type(it.model)
+    text = importlib.import_module(kind.__module__).__doc__ or ""
+    _need(bool(re.search(r"\b(19|20)\d\d\b", text)), "the module's docstring names no paper with its year")
+    _need(bool(kind.__doc__ and kind.Config.__doc__), "the class or its Config has no docstring")
+    mute = [name for name, field in kind.Config.model_fields.items() if not field.description]
+    _need(not mute, f"settings without a docstring: {', '.join(mute)}")
+
+
+CHECKS: dict[str, Callable[[Subject], None]] = {
+    "trains_fast": _trains_fast,
+    "same_seed_same_model": _same_seed_same_model,
+    "any_question": _any_question,
+    "candidates_are_columns": _candidates_are_columns,
+    "block_is_single": _block_is_single,
+    "bundle_keeps_scores": _bundle_keeps_scores,
+    "scoring_changes_nothing": _scoring_changes_nothing,
+    "tiny_catalogues": _tiny_catalogues,
+    "abilities_agree": _abilities_agree,
+    "refuses_misspelt_settings": _refuses_misspelt_settings,
+    "is_documented": _is_documented,
+}
+"""The contract by the name of each check."""

@@ -1,0 +1,91 @@
+"""Small logs whose best answer is known, and how near a model comes to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from segue.core.model import Recommender
+from segue.core.recommend import recommend
+from segue.core.types import Dataset, Events, HeldOut, Queries, Vocab
+
+__all__ = ["World", "clusters", "cycle", "dataset", "hit_rate", "order", "popularity"]
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """A small log and questions about it, with what can be reached."""
+
+    train: Dataset
+    test: HeldOut
+    k: int
+    """Length of the list that is asked for."""
+    best: float
+    """Expected hit rate at ``k`` of the perfect answer."""
+    naive: float
+    """Expected hit rate at ``k`` of the best answer that is blind to what the world is about."""
+    repeats: bool = False
+    """Whether items of the history may be the answer."""
+
+
+def dataset(histories: Events, n_items: int, name: str = "world") -> Dataset:
+    """Histories as a dataset with users ``u0, u1, ...`` and items ``i0, i1, ...``."""
+    users = Vocab([f"u{code}" for code in range(len(histories))])
+    return Dataset(name, users, Vocab([f"i{code}" for code in range(n_items)]), histories)
+
+
+def _world(rows: list[list[int]], n_items: int, asked: int, **facts: Any) -> World:
+    """The last ``asked`` rows are held out: their last item is the target, the rest trains with the other rows."""
+    told = [row[:-1] for row in rows[-asked:]]
+    train = dataset(Events.of(rows[:-asked] + told), n_items)
+    users = np.arange(len(rows) - asked, len(rows), dtype=np.int32)
+    targets = Events.of([row[-1:] for row in rows[-asked:]])
+    return World(train, HeldOut(Queries.of_users(users, Events.of(told)), targets), **facts)
+
+
+def cycle(n_items: int = 12, users: int = 150, seed: int = 0) -> World:
+    """After item i comes i + 1, after the last the first: the next item is certain."""
+    rng = np.random.default_rng(seed)
+    starts, lengths = rng.integers(n_items, size=users), rng.integers(3, 9, size=users)
+    rows = [((first + np.arange(n)) % n_items).tolist() for first, n in zip(starts, lengths, strict=True)]
+    return _world(rows, n_items, users // 3, k=1, best=1.0, naive=1.0)
+
+
+def popularity(n_items: int = 20, users: int = 300, seed: int = 0) -> World:
+    """Every item is drawn alone, the one of rank r with a chance in proportion to 1 / r: nothing but counts matters."""
+    rng = np.random.default_rng(seed)
+    chances = 1 / np.arange(1, n_items + 1)
+    chances /= chances.sum()
+    rows = rng.choice(n_items, size=(users, 12), p=chances).tolist()
+    best = float(chances.max())
+    return _world(rows, n_items, users // 2, k=1, best=best, naive=best, repeats=True)
+
+
+def clusters(size: int = 10, users: int = 200, seed: int = 0) -> World:
+    """Two halves of the catalogue; a user has items of one half only, in any order.
+
+    After six of ``size`` items, the list of the others in the half holds the target for sure; popularity's does not.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [(rng.permutation(size)[:7] + size * (user % 2)).tolist() for user in range(users)]
+    k = size - 6
+    return _world(rows, 2 * size, users // 2, k=k, best=1.0, naive=k / (2 * size - 6))
+
+
+def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
+    """All users have the same ``size`` items, each in an order of his own; the last of them says what comes next.
+
+    As sets the histories are all equal, so that whoever does not look at the order can only guess.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = [rng.permutation(size) for _ in range(users)]
+    rows = [[*row.tolist(), size + int(row[-1])] for row in shuffled]
+    return _world(rows, 2 * size, users // 3, k=1, best=1.0, naive=1 / size)
+
+
+def hit_rate(model: Recommender, world: World) -> float:
+    """Share of the world's questions whose target is in the list of ``k``."""
+    lists = recommend(model, world.test.queries, world.k, repeats=world.repeats)
+    return float((lists.items == world.test.targets.items[:, None]).any(axis=1).mean())

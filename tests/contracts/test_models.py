@@ -1,0 +1,22 @@
+"""Every model the registry knows keeps every point of the contract."""
+
+import pytest
+
+from segue.core.registry import model_keys
+from segue.testing import CHECKS, contract, subject
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("key", model_keys())
+def test_contract(key: str, check: str) -> None:
+    CHECKS[check](subject(key))
+
+
+def test_contract_tells_all_faults_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: object) -> None:
+        raise AssertionError("broken on purpose")
+
+    for name in ("any_question", "is_documented"):
+        monkeypatch.setitem(CHECKS, name, broken)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError, match=r"popular: any_question: broken.*\n.*is_documented: broken"):
+        contract("popular")
