@@ -1,0 +1,67 @@
+"""The head alone: hidden states to the cross-entropy over a catalogue and all gradients, three ways.
+
+* ``blocked``: Segue's, positions that are padding dropped, a block of logits at a time, gradients made on the way
+* ``flat``: padding dropped nowhere, one tensor of logits, ``ignore_index``
+* ``transposed``: the same with the classes in the middle ``(B, I, L)``, as RecTools asks for them
+
+Shapes: B sequences, L positions, D width, I items.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["run"]
+
+
+def run(
+    items: int = 3706, width: int = 64, batch: int = 128, length: int = 50, filled: float = 0.8, repeat: int = 7
+) -> dict[str, Any]:
+    """Milliseconds (median), targets per second and growth of the peak memory, by way; lightest first."""
+    import torch
+    import torch.nn.functional as F
+
+    from benchmarks.sides.measure import memory
+    from segue.models.parts.losses import cross_entropy
+
+    torch.manual_seed(0)
+    hidden_BLD = torch.randn(batch, length, width, requires_grad=True)
+    vectors_ID = (0.1 * torch.randn(items, width)).requires_grad_()
+    counts_B = torch.full((batch,), round(filled * length))
+    inside_BL = torch.arange(length) < counts_B[:, None]
+    targets_BL = torch.randint(items, (batch, length))
+    ignored_BL = targets_BL.where(inside_BL, -100)
+    used_M = inside_BL.flatten().nonzero()[:, 0]
+
+    def blocked() -> torch.Tensor:
+        hidden_MD = hidden_BLD.flatten(0, 1).index_select(0, used_M)
+        return cross_entropy(hidden_MD, vectors_ID, None, targets_BL.flatten()[used_M])
+
+    def flat() -> torch.Tensor:
+        return F.cross_entropy((hidden_BLD @ vectors_ID.T).flatten(0, 1), ignored_BL.flatten())
+
+    def transposed() -> torch.Tensor:
+        return F.cross_entropy((hidden_BLD @ vectors_ID.T).transpose(1, 2), ignored_BL)
+
+    ways: dict[str, Callable[[], torch.Tensor]] = {"blocked": blocked, "flat": flat, "transposed": transposed}
+    found: dict[str, Any] = {"targets": len(used_M), "positions": batch * length, "items": items, "width": width}
+    for name, way in ways.items():
+        before, times = memory()["peak"], []
+        for _ in range(repeat + 1):
+            hidden_BLD.grad = vectors_ID.grad = None
+            start = time.perf_counter()
+            loss = way()
+            loss.backward()  # type: ignore[no-untyped-call]
+            times.append(time.perf_counter() - start)
+        seconds = float(np.median(times[1:]))
+        found[name] = {
+            "milliseconds": 1000 * seconds,
+            "targets_per_second": len(used_M) / seconds,
+            "memory_mib": memory()["peak"] - before,
+            "loss": loss.item(),
+        }
+    return found
