@@ -1,19 +1,30 @@
 """The one way from scores to a list: exclusions, filters, top-k. Evaluation, the command line and serving use it.
 
-Shapes: N queries, I items, k places.
+Shapes: N queries, I items, k places, R queries of one block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
-from segue.core.model import Recommender
+from segue.core.model import Factored, Recommender
 from segue.core.types import Events, Mask, Queries, Recommendations, Scores
 
-__all__ = ["exclude", "recommend", "top_k"]
+__all__ = ["exclude", "recommend", "score_blocks", "top_k"]
 
 BLOCK_SCORES = 16_000_000
 """Scores held at once: 64 MB as float32."""
+
+CACHE_SCORES = 262_144
+"""Scores worked on at once, 1 MB: what follows the model stays in the processor's cache."""
+
+MIN_ROWS = 64
+"""Queries worked on at once even where the catalogue is large, so that a matrix product stays efficient."""
+
+GROUP = 16
+"""Items of which the best is looked at first when the best k are searched."""
 
 
 def recommend(
@@ -27,29 +38,57 @@ def recommend(
     """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    n_items = model.domain.n_items
-    step = max(1, BLOCK_SCORES // n_items)
+    logits = getattr(model, "scale", "score") == "logit"
     parts = []
-    for start in range(0, len(queries), step):
-        block = queries.block(start, start + step)
-        scores_NI = model.score(block)
-        totals = _log_partition(scores_NI) if getattr(model, "scale", "score") == "logit" else None
-        scores_NI = np.array(scores_NI, dtype=np.float32)
+    for block, scores_RI in score_blocks(model, queries):
+        totals_R = _log_partition(scores_RI) if logits else None
         if not repeats:
-            exclude(scores_NI, block.history)
+            exclude(scores_RI, block.history)
         if allowed is not None:
-            scores_NI[:, ~allowed] = -np.inf
-        parts.append(top_k(scores_NI, k, totals))
-    if not parts:
-        empty = np.zeros((0, k))
-        return Recommendations(empty.astype(np.int32), empty.astype(np.float32), np.zeros(0, np.int64))
-    probabilities = [part.probabilities for part in parts if part.probabilities is not None]
-    return Recommendations(
-        np.concatenate([part.items for part in parts]),
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.lengths for part in parts]),
-        np.concatenate(probabilities) if probabilities else None,
-    )
+            scores_RI[:, ~allowed] = -np.inf
+        parts.append(top_k(scores_RI, k, totals_R))
+    return Recommendations.joined(parts, k)
+
+
+def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, Scores]]:
+    """Queries block by block, in order, with their scores ``(R, n_items)`` of the whole catalogue.
+
+    The scores may be written to, and are good until the next block. A factored model encodes the queries and the
+    product with the catalogue is taken here; any other model scores at most ``BLOCK_SCORES`` at once.
+
+    Raises:
+        ValueError: the model gave scores of another shape, or one that is not finite.
+    """
+    n_items = model.domain.n_items
+    most = max(1, BLOCK_SCORES // n_items)
+    rows = min(max(MIN_ROWS, CACHE_SCORES // n_items), most, max(1, len(queries)))
+    buffer_RI = np.empty((rows, n_items), np.float32)
+    zeros_I = np.zeros(n_items, np.float32)
+    # a protocol's properties may cost something: ask for them once
+    factors = (model.encode, model.vectors, model.bias) if isinstance(model, Factored) else None
+    for start in range(0, len(queries), most):
+        asked = queries.block(start, start + most)
+        answer = factors[0](asked) if factors else model.score(asked)
+        if not factors and answer.shape != (len(asked), n_items):
+            raise ValueError(f"{type(model).__name__}: scores {answer.shape}, expected {(len(asked), n_items)}")
+        for first in range(0, len(asked), rows):
+            block = asked.block(first, first + rows)
+            scores_RI = buffer_RI[: len(block)]
+            if factors:
+                np.matmul(answer[first : first + rows], factors[1].T, out=scores_RI)
+                scores_RI += factors[2]
+            else:
+                scores_RI[:] = answer[first : first + rows]
+            with np.errstate(invalid="ignore"):  # zero times NaN or infinity is NaN: one fast pass finds them
+                finite_R = np.isfinite(scores_RI @ zeros_I)
+            if not finite_R.all():
+                row = int(np.argmin(finite_R))
+                item = int(np.argmin(np.isfinite(scores_RI[row])))
+                raise ValueError(
+                    f"{type(model).__name__}: score of item {item} for query {start + first + row} is "
+                    f"{scores_RI[row, item]}, expected a finite number"
+                )
+            yield block, scores_RI
 
 
 def exclude(scores_NI: Scores, history: Events) -> None:
@@ -58,36 +97,61 @@ def exclude(scores_NI: Scores, history: Events) -> None:
 
 
 def top_k(scores_NI: Scores, k: int, log_partition: Scores | None = None) -> Recommendations:
-    """The best ``k`` columns of each row; minus infinity is not eligible.
+    """The best ``k`` columns of each row; minus infinity is not eligible, equal scores stand by column.
 
     Args:
         log_partition: ``(N,)`` logarithm of the sum of exponentials over the catalogue, where scores are logits.
     """
     n, n_items = scores_NI.shape
-    width = min(k, n_items)
-    if width < n_items:
-        # everything above the k-th best is in; of those equal to it, the first columns are
-        kth = np.partition(scores_NI, n_items - width, axis=1)[:, n_items - width, None]
-        above, equal = scores_NI > kth, scores_NI == kth
-        room = width - above.sum(axis=1, keepdims=True)
-        chosen = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
-        columns = np.nonzero(chosen)[1].reshape(n, width)
-    else:
-        columns = np.broadcast_to(np.arange(n_items), (n, n_items))
-    values = np.take_along_axis(scores_NI, columns, axis=1)
-    order = np.argsort(-values, axis=1, kind="stable")
+    chosen = np.flatnonzero(scores_NI >= _floor(scores_NI, k))
+    if len(chosen) > 4 * n * (k + GROUP):  # many equal scores: keep no more of them than can be in the list
+        chosen = np.flatnonzero(_exactly(scores_NI, k))
+    rows = chosen // n_items
+    values = scores_NI.ravel()[chosen]
+    order = np.lexsort((-values, rows))  # stable, and `chosen` runs by row, then column
+    counts = np.bincount(rows, minlength=n)
+    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order, rows, places = order[places < k], rows[places < k], places[places < k]
     items = np.zeros((n, k), np.int32)
     scores = np.zeros((n, k), np.float32)
-    items[:, :width] = np.take_along_axis(columns, order, axis=1)
-    scores[:, :width] = np.take_along_axis(values, order, axis=1)
-    lengths = np.isfinite(scores[:, :width]).sum(axis=1).astype(np.int64)
-    unused = np.arange(k) >= lengths[:, None]
-    items[unused], scores[unused] = 0, 0.0
+    items[rows, places] = chosen[order] - rows * n_items
+    scores[rows, places] = values[order]
+    lengths = np.minimum(counts, k)
     probabilities = None
     if log_partition is not None:
         probabilities = np.exp(scores - log_partition[:, None])
-        probabilities[unused] = 0.0
+        probabilities[np.arange(k) >= lengths[:, None]] = 0.0
     return Recommendations(items, scores, lengths, probabilities)
+
+
+def _floor(scores_NI: Scores, k: int) -> Scores:
+    """``(N, 1)`` scores that at least ``k`` items of the row reach (all eligible items, where they are fewer).
+
+    The k-th best of the groups' best is reached by k items, one of each of k groups, and costs one pass.
+    """
+    n, n_items = scores_NI.shape
+    lowest = np.finfo(np.float32).min
+    if k >= n_items:
+        return np.full((n, 1), lowest)
+    groups = n_items // GROUP
+    best = scores_NI
+    if groups >= k:
+        best = scores_NI[:, : groups * GROUP].reshape(n, GROUP, groups).max(axis=1)
+    width = best.shape[1]
+    floor: Scores = np.maximum(np.partition(best, width - k, axis=1)[:, width - k, None], lowest)
+    return floor
+
+
+def _exactly(scores_NI: Scores, k: int) -> Mask:
+    """Which are the best ``k`` of each row: all above the k-th best, and the first columns of those equal to it."""
+    n_items = scores_NI.shape[1]
+    if k >= n_items:
+        return scores_NI > -np.inf
+    kth = np.partition(scores_NI, n_items - k, axis=1)[:, n_items - k, None]
+    above, equal = scores_NI > kth, (scores_NI == kth) & (kth > -np.inf)
+    room = k - above.sum(axis=1, keepdims=True)
+    chosen: Mask = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
+    return chosen
 
 
 def _log_partition(scores_NI: Scores) -> Scores:

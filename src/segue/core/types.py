@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
@@ -357,18 +358,34 @@ class Recommendations:
     probabilities: Scores | None = None
     """``(N, k)`` share of a softmax over the whole catalogue, where the scores are logits."""
 
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Recommendations], k: int) -> Self:
+        """The lists of all ``parts``, each of width ``k``, one after the other."""
+        if not parts:
+            return cls(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int64))
+        shares = [part.probabilities for part in parts if part.probabilities is not None]
+        return cls(
+            np.concatenate([part.items for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate(shares) if shares else None,
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
     """Where the truth stands in each query's ranking of the eligible catalogue, and the top of that ranking.
 
-    An event-aligned view of ``HeldOut.targets``: entry ``t`` belongs to query ``rows[t]``.
+    Entry ``t`` is one distinct true item of query ``rows[t]``.
     """
 
     offsets: NDArray[np.int64]
     """``(N + 1,)`` the targets of query n are ``offsets[n]:offsets[n + 1]``."""
     greater: NDArray[np.int64]
-    """``(T,)`` eligible candidates with a higher score than the target."""
+    """``(T,)`` eligible candidates with a higher score than the target; all, where it was not eligible itself."""
     equal: NDArray[np.int64]
     """``(T,)`` other eligible candidates with the same score."""
     eligible: NDArray[np.int64]
@@ -380,6 +397,25 @@ class Ranks:
         return len(self.offsets) - 1
 
     @property
+    def rows(self) -> NDArray[np.int64]:
+        """``(T,)`` the query of each target."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    @cached_property
     def places(self) -> NDArray[np.float64]:
-        """``(T,)`` expected rank of each target from 1, ties in random order."""
-        return 1.0 + self.greater + self.equal / 2.0
+        """``(T,)`` expected rank of each target from 1, ties in random order; infinite if it was not eligible.
+
+        Of m targets of a query that share their score with each other, the j-th gets the expected rank of the first,
+        second, ... of them, ``greater + j (n + 1) / (m + 1)`` among n equals: no more than k ever stand in the top k.
+        """
+        rows = self.rows
+        order = np.lexsort((self.greater, rows))
+        rows, above = rows[order], self.greater[order]
+        first = np.ones(len(rows), np.bool_)
+        first[1:] = (rows[1:] != rows[:-1]) | (above[1:] != above[:-1])
+        sizes = np.diff(np.append(np.flatnonzero(first), len(rows)))
+        nth = np.arange(len(rows)) - np.repeat(np.flatnonzero(first), sizes) + 1
+        places = np.empty(len(rows))
+        places[order] = above + nth * (self.equal[order] + 2) / (np.repeat(sizes, sizes) + 1)
+        places[self.greater >= np.repeat(self.eligible, np.diff(self.offsets))] = np.inf
+        return places

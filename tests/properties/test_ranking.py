@@ -1,0 +1,213 @@
+"""The blockwise ranking against one query at a time, sorted by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segue.core import recommend as core
+from segue.core.recommend import recommend, top_k
+from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Ranks, Scores
+from segue.evaluation import metrics, ranking
+from segue.evaluation.ranking import rank, rank_lists
+
+
+@dataclass
+class Table:
+    """A model that knows its scores by heart: row = user code."""
+
+    table: Scores
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(*self.table.shape)
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        return self.table[queries.users]
+
+
+@dataclass
+class Product(Table):
+    """The same scores from factors: whole numbers, so that every order of summation gives the same."""
+
+    left: Scores
+    right: Scores
+    offset: Scores
+
+    def encode(self, queries: Queries) -> Scores:
+        return self.left[queries.users]
+
+    @property
+    def vectors(self) -> Scores:
+        return self.right
+
+    @property
+    def bias(self) -> Scores:
+        return self.offset
+
+
+@dataclass
+class World:
+    model: Table
+    held_out: HeldOut
+    repeats: bool
+
+
+@st.composite
+def worlds(draw: st.DrawFn, most_items: int = 40) -> World:
+    """Few distinct scores, so that ties are everywhere; histories with repeats; targets that were seen before."""
+    n, n_items = draw(st.integers(1, 12)), draw(st.integers(1, most_items))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    left, right = (rng.integers(-2, 3, (size, 2)).astype(np.float32) for size in (n, n_items))
+    offset = rng.integers(-1, 2, n_items).astype(np.float32) * draw(st.integers(0, 2))
+    table = left @ right.T + offset
+    model = Product(table, left, right, offset) if draw(st.booleans()) else Table(table)
+    history = [rng.integers(0, n_items, rng.integers(0, n_items)) for _ in range(n)]
+    targets = [rng.integers(0, n_items, rng.integers(0, draw(st.integers(1, 8)) + 1)) for _ in range(n)]
+    queries = Queries.of_users(np.arange(n, dtype=np.int32), Events.of(history))
+    return World(model, HeldOut(queries, Events.of(targets)), draw(st.booleans()))
+
+
+def by_hand(world: World) -> tuple[list[tuple[int, int, int]], list[list[int]]]:
+    """(greater, equal, eligible) of each distinct target, and all eligible items in order, by Python's own sort."""
+    counts, orders = [], []
+    for row in range(len(world.held_out)):
+        scores = world.model.table[row].tolist()
+        history = world.held_out.queries.history.block(row, row + 1).items.tolist()
+        seen = set() if world.repeats else set(history)
+        eligible = [item for item in range(len(scores)) if item not in seen]
+        orders.append(sorted(eligible, key=lambda item: (-scores[item], item)))
+        for target in dict.fromkeys(world.held_out.targets.block(row, row + 1).items.tolist()):
+            if target in seen:
+                counts.append((len(eligible), 0, len(eligible)))
+                continue
+            greater = sum(scores[item] > scores[target] for item in eligible)
+            equal = sum(scores[item] == scores[target] for item in eligible) - 1
+            counts.append((greater, equal, len(eligible)))
+    return counts, orders
+
+
+def all_metrics(ranks: Ranks, k: int) -> dict[str, np.ndarray]:
+    return {name: getattr(metrics, name)(ranks, k) for name in metrics.__all__}
+
+
+@settings(deadline=None, max_examples=150)
+@given(world=worlds(), k=st.integers(1, 45))
+def test_ranks_and_lists_are_those_of_a_sort(world: World, k: int) -> None:
+    ranks = rank(world.model, world.held_out, k, world.repeats)
+    counts, orders = by_hand(world)
+    found = list(zip(ranks.greater, ranks.equal, ranks.eligible[ranks.rows], strict=True))
+    assert found == counts
+    assert ranks.eligible.tolist() == [len(order) for order in orders]
+    lists = [row[:length].tolist() for row, length in zip(ranks.top.items, ranks.top.lengths, strict=True)]
+    assert lists == [order[:k] for order in orders]
+    same = recommend(world.model, world.held_out.queries, k, repeats=world.repeats)
+    np.testing.assert_array_equal(same.items, ranks.top.items)
+    np.testing.assert_array_equal(same.scores, ranks.top.scores)
+
+
+@settings(deadline=None, max_examples=50)
+@given(world=worlds(), most=st.integers(1, 200), cached=st.integers(1, 100), sorted_from=st.integers(1, 9))
+def test_blocks_change_nothing(world: World, most: int, cached: int, sorted_from: int) -> None:
+    whole = rank(world.model, world.held_out, 5, world.repeats)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "BLOCK_SCORES", most)
+        patch.setattr(core, "CACHE_SCORES", cached)
+        patch.setattr(core, "MIN_ROWS", 1)
+        patch.setattr(ranking, "SORTED_FROM", sorted_from)
+        parts = rank(world.model, world.held_out, 5, world.repeats)
+    for name in ("offsets", "greater", "equal", "eligible"):
+        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
+    np.testing.assert_array_equal(parts.top.items, whole.top.items)
+    np.testing.assert_array_equal(parts.top.scores, whole.top.scores)
+
+
+@settings(deadline=None, max_examples=100)
+@given(world=worlds(), k=st.integers(1, 45))
+def test_metrics_are_shares_and_grow_with_k(world: World, k: int) -> None:
+    ranks = rank(world.model, world.held_out, 1, world.repeats)
+    here, further = all_metrics(ranks, k), all_metrics(ranks, k + 1)
+    counted = np.diff(ranks.offsets) > 0
+    for name, values in here.items():
+        assert np.isnan(values[~counted]).all(), name
+        assert ((values[counted] >= 0) & (values[counted] <= 1 + 1e-12)).all(), name
+    for name in ("recall", "hit_rate", "mrr"):
+        assert (further[name][counted] >= here[name][counted]).all(), name
+    single = np.diff(ranks.offsets) == 1
+    np.testing.assert_array_equal(here["recall"][single], here["hit_rate"][single])
+    for name in ("ndcg", "map"):
+        assert (further[name][single] >= here[name][single]).all(), name
+
+
+@settings(deadline=None, max_examples=60)
+@given(world=worlds(), seed=st.integers(0, 2**32))
+def test_the_order_of_the_catalogue_does_not_matter(world: World, seed: int) -> None:
+    n_items = world.model.domain.n_items
+    new = np.random.default_rng(seed).permutation(n_items)  # old code -> new code
+    table = np.empty_like(world.model.table)
+    table[:, new] = world.model.table
+    history, targets = world.held_out.queries.history, world.held_out.targets
+    moved = HeldOut(
+        Queries.of_users(world.held_out.queries.users, Events(history.offsets, new[history.items])),
+        Events(targets.offsets, new[targets.items]),
+    )
+    before = rank(world.model, world.held_out, 1, world.repeats)
+    after = rank(Table(table), moved, 1, world.repeats)
+    np.testing.assert_array_equal(before.greater, after.greater)
+    np.testing.assert_array_equal(before.equal, after.equal)
+    for name, values in all_metrics(before, 3).items():
+        np.testing.assert_array_equal(values, all_metrics(after, 3)[name])
+
+
+@settings(deadline=None, max_examples=60)
+@given(world=worlds())
+def test_a_whole_list_measures_as_the_ranking_it_came_from(world: World) -> None:
+    """Without ties, the list of the whole ranking says all the ranking says."""
+    table = world.model.table + np.linspace(0, 0.5, world.model.domain.n_items, dtype=np.float32)
+    ranks = rank(Table(table), world.held_out, world.model.domain.n_items, world.repeats)
+    listed = rank_lists(ranks.top, world.held_out.targets)
+    np.testing.assert_array_equal(listed.places, ranks.places)
+
+
+def test_expected_place_of_ties_is_the_mean_over_random_orders() -> None:
+    """Two targets among five equals, two better: the mean places of the first and the second of them."""
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.broadcast_to(np.arange(5), (40_000, 5)), axis=1)
+    simulated = 3 + np.sort(orders[:, :2], axis=1).mean(axis=0)
+    table = np.array([[1, 2, 1, 1, 2, 1, 1, 0]], np.float32)
+    held_out = HeldOut(Queries.anonymous(Events.of([[]])), Events.of([[3, 0]]))
+    places = rank(Table(table), held_out).places
+    np.testing.assert_allclose(np.sort(places), simulated, atol=0.02)
+
+
+@pytest.mark.parametrize("n_items", [100, 1000])
+@pytest.mark.parametrize("levels", [1, 3, 1_000_000])
+def test_the_best_k_of_a_large_catalogue(n_items: int, levels: int) -> None:
+    """Above 16 k items, the search by groups; with few levels, the cut through many equal scores."""
+    scores = np.random.default_rng(1).integers(0, levels, (50, n_items)).astype(np.float32)
+    scores[3] = -np.inf
+    scores[4, 5:] = -np.inf
+    top = top_k(scores, 5)
+    expected = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+    usual = np.arange(50) != 3
+    np.testing.assert_array_equal(top.items[usual], expected[usual])
+    assert top.lengths.tolist() == [0 if row == 3 else 5 for row in range(50)]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
+    table = np.zeros((3, 4), np.float32)
+    table[2, 1] = bad
+    held_out = HeldOut(Queries.of_users(np.arange(3, dtype=np.int32), Events.of([[], [], []])), Events.of([[0]] * 3))
+    with pytest.raises(ValueError, match="Table: score of item 1 for query 2 is"):
+        rank(Table(table), held_out)
+
+
+def test_targets_outside_the_catalogue_are_refused() -> None:
+    held_out = HeldOut(Queries.anonymous(Events.of([[]])), Events.of([[4]]))
+    with pytest.raises(ValueError, match=r"item codes 4 to 4, expected 0\.\.3"):
+        rank(Table(np.zeros((1, 4), np.float32)), held_out)
