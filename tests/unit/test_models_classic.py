@@ -1,0 +1,215 @@
+"""The classic models against formulas written out again, by other means."""
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segue.core.model import Model
+from segue.core.registry import functions, model_class
+from segue.core.run import Run
+from segue.core.types import Codes, Dataset, Events, Queries
+from segue.models.parts import similarity
+from segue.models.parts.cooccurrence import cooccurrence
+from segue.models.parts.memory import take_back
+from segue.testing import dataset
+
+DAY = 86_400
+
+
+def fitted(key: str, data: Dataset, seed: int = 0, **settings: Any) -> Any:
+    kind: Any = model_class(key)
+    model: Model = kind(kind.Config(**settings), data.domain)
+    model.fit(data, Run(seed), None)  # type: ignore[attr-defined]
+    return model
+
+
+@pytest.fixture(scope="module")
+def log() -> Dataset:
+    rng = np.random.default_rng(3)
+    skew = rng.dirichlet(np.full(24, 2.0))
+    return dataset(Events.of([rng.choice(24, size=rng.integers(0, 12), p=skew) for _ in range(80)]), n_items=25)
+
+
+def seen(data: Dataset) -> np.ndarray:
+    matrix = np.zeros((data.n_users, data.n_items))
+    matrix[data.histories.rows, data.histories.items] = 1.0
+    return matrix
+
+
+def asked(*rows: list[int]) -> Queries:
+    return Queries.anonymous(Events.of(rows))
+
+
+# --- popular, recent_popular -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["popular", "recent_popular"])
+def test_log_shares_are_a_probability(key: str, log: Dataset) -> None:
+    model = fitted(key, log)
+    assert model.scale == "logit"
+    assert np.exp(model.score(asked([]))[0].astype(np.float64)).sum() == pytest.approx(1.0, abs=1e-5)
+
+
+def test_popular_is_the_smoothed_count() -> None:
+    scores = fitted("popular", dataset(Events.of([[0, 0, 1], [0]]), 3), smoothing=0.5).score(asked([1], []))
+    np.testing.assert_allclose(np.exp(scores), [[3.5 / 5.5, 1.5 / 5.5, 0.5 / 5.5]] * 2, rtol=1e-6)
+
+
+def test_popular_counts_only_the_target_kind() -> None:
+    histories = Events(np.array([0, 4]), np.array([0, 0, 0, 1]), actions=np.array([0, 0, 0, 1], np.uint8))
+    views = Dataset("shop", dataset(histories, 2).users, dataset(histories, 2).items, histories, ("view", "buy"), 1)
+    scores = fitted("popular", views).score(asked([]))
+    np.testing.assert_allclose(np.exp(scores[0]), [1 / 3, 2 / 3], rtol=1e-6)
+
+
+def test_recent_popular_halves_with_each_half_life() -> None:
+    times = np.array([0, 0, 0, 20 * DAY])
+    data = dataset(Events(np.array([0, 4]), np.array([0, 0, 0, 1]), times=times), 2)
+    odds = fitted("recent_popular", data, half_life=10.0, smoothing=1e-9).score(asked([]))[0]
+    # three events two half-lives old against one of now
+    assert odds[0] - odds[1] == pytest.approx(np.log(3 / 4), abs=1e-5)
+
+
+def test_recent_popular_without_times_counts_steps_back_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    data = dataset(Events.of([[0, 1], [2], [0, 2]]), 3)
+    with caplog.at_level(logging.WARNING):
+        odds = fitted("recent_popular", data, half_life=1.0, smoothing=1e-9).score(asked([]))[0]
+    assert "no times" in caplog.text
+    np.testing.assert_allclose(np.exp(odds), np.array([1.0, 1.0, 2.0]) / 4.0, rtol=1e-5)
+
+
+def test_recent_popular_falls_back_on_all_time_for_what_is_long_gone() -> None:
+    times = np.array([0, 0, 0, 10**6 * DAY])
+    data = dataset(Events(np.array([0, 4]), np.array([0, 0, 1, 2]), times=times), 3)
+    odds = fitted("recent_popular", data).score(asked([]))[0]
+    assert odds[2] > odds[0] > odds[1]
+
+
+# --- random ------------------------------------------------------------------------------------------------------
+
+
+def test_random_is_even_and_different_for_every_question() -> None:
+    data = dataset(Events.of([[0]]), 5000)
+    model = fitted("random", data)
+    queries = Queries(Events.of([[1, 2], [2, 1], [1], [], [], [0]]), np.array([0, 0, 0, 0, 0, 0]), np.arange(6) == 4)
+    scores = model.score(queries)
+    assert len(np.unique(scores, axis=0)) == 6
+    assert np.abs(np.corrcoef(scores) - np.eye(6)).max() < 0.06
+    histogram = np.histogram(scores, bins=10, range=(0, 1))[0] / scores.size
+    np.testing.assert_allclose(histogram, 0.1, atol=0.01)
+
+
+def test_random_follows_the_seed(log: Dataset) -> None:
+    one, same, other = (fitted("random", log, seed=seed).score(asked([1])) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(one, same)
+    assert np.abs(one - other).max() > 0.1
+
+
+# --- item_knn ----------------------------------------------------------------------------------------------------
+
+
+def test_cosine_neighbours_against_dense_numpy(log: Dataset) -> None:
+    x = seen(log)
+    norms = np.sqrt((x**2).sum(axis=0))
+    likeness = (x.T @ x) / (np.outer(norms, norms) + 2.5)
+    np.fill_diagonal(likeness, 0.0)
+    for neighbours in (3, 24):
+        nearest = np.argsort(-likeness, axis=1, kind="stable")[:, :neighbours]
+        expected = np.zeros_like(likeness)
+        np.put_along_axis(expected, nearest, np.take_along_axis(likeness, nearest, axis=1), axis=1)
+        model = fitted("item_knn", log, neighbours=neighbours, shrink=2.5)
+        everything: Codes = np.arange(log.n_items, dtype=np.int32)
+        np.testing.assert_allclose(model.similar(everything), expected, atol=1e-6)
+        history = [4, 7, 7, 0]
+        wanted = expected[:, [0, 4, 7]].sum(axis=1)
+        np.testing.assert_allclose(model.score(asked(history))[0], wanted, atol=1e-5)
+
+
+def test_item_knn_weighs_the_history_by_its_age(log: Dataset) -> None:
+    model = fitted("item_knn", log, half_life=2.0)
+    full = model.near_II.toarray()
+    expected = full[:, 4] * 0.5 + full[:, 7] * 2**-0.5 + full[:, 1]
+    np.testing.assert_allclose(model.score(asked([4, 7, 1]))[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "formula"),
+    [
+        ("cosine", lambda a, b: len(a & b) / (np.sqrt(len(a) * len(b)) + 3)),
+        ("jaccard", lambda a, b: len(a & b) / (len(a | b) + 3)),
+        ("dice", lambda a, b: 2 * len(a & b) / (len(a) + len(b) + 3)),
+        ("conditional", lambda a, b: len(a & b) / (len(b) + 3)),
+    ],
+)
+def test_similarities_against_sets(name: str, formula: Any) -> None:
+    people = [{0, 1, 2}, {1, 2, 3, 4}, {5}, set()]
+    both = np.array([[len(a & b) for b in people] for a in people], np.float32)
+    own = np.array([len(a) for a in people], np.float32)
+    expected = [[formula(a, b) for b in people] for a in people]
+    np.testing.assert_allclose(functions(similarity)[name](both, own, own, 3.0), expected, rtol=1e-6)
+    assert np.isfinite(functions(similarity)[name](both, own, own, 0.0)).all()
+
+
+def test_every_similarity_is_a_choice() -> None:
+    config: Any = model_class("item_knn").Config
+    for name in functions(similarity):
+        assert config(similarity=name).similarity == name
+    with pytest.raises(ValueError, match="did you mean 'cosine'"):
+        config(similarity="cosin")
+
+
+@pytest.mark.parametrize("cells", [1, 60, 10**6])
+def test_cooccurrence_does_not_depend_on_the_block(log: Dataset, cells: int) -> None:
+    blocks = list(cooccurrence(log.histories.csr(log.n_items), cells))
+    assert all(block.size <= max(cells, log.n_items) for _, block in blocks)
+    np.testing.assert_array_equal(np.concatenate([block for _, block in blocks]), seen(log).T @ seen(log))
+
+
+# --- ease --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("l2", [0.5, 500.0])
+def test_ease_against_the_closed_form_column_by_column(log: Dataset, l2: float) -> None:
+    x = seen(log)
+    expected = np.zeros((log.n_items, log.n_items))
+    for item in range(log.n_items):
+        # the ridge regression of each item on all the others: the constraint by leaving the item out
+        others = np.delete(np.arange(log.n_items), item)
+        gram = x[:, others].T @ x[:, others] + l2 * np.eye(len(others))
+        expected[others, item] = np.linalg.solve(gram, x[:, others].T @ x[:, item])
+    model = fitted("ease", log, l2=l2)
+    np.testing.assert_allclose(model.weights_II, expected, atol=2e-6)
+    np.testing.assert_allclose(model.score(asked([2, 9, 9]))[0], expected[2] + expected[9], atol=5e-6)
+
+
+def test_ease_names_the_size_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"5,000,000 x 5,000,000 items need 93,132\.3 GiB"):
+        fitted("ease", dataset(Events.of([[0]]), 5_000_000))
+
+
+# --- all ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["item_knn", "ease"])
+def test_what_says_nothing_is_answered_by_popularity(key: str, log: Dataset) -> None:
+    unseen = log.n_items - 1
+    assert (log.histories.items != unseen).all()
+    counts = np.bincount(log.histories.items, minlength=log.n_items) + 1.0
+    for history in ([], [unseen]):
+        np.testing.assert_allclose(fitted(key, log).score(asked(history))[0], counts / counts.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["random", "popular", "recent_popular", "item_knn", "ease"])
+def test_memory_of_another_model_is_refused(key: str, log: Dataset) -> None:
+    model = fitted(key, log)
+    with pytest.raises(ValueError, match="has no"):
+        model.restore({})
+    with pytest.raises(ValueError, match="expected"):
+        model.restore({name: np.zeros((3, 3, 3), np.int8) for name in model.arrays()})
+
+
+def test_take_back_quotes_both_shapes() -> None:
+    with pytest.raises(ValueError, match=r"'a': got int64 of shape \(2,\), expected float32 of shape \(any, 3\)"):
+        take_back({"a": np.zeros(2, np.int64)}, "a", (None, 3), np.float32)

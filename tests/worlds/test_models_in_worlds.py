@@ -1,0 +1,82 @@
+"""Every model in worlds whose best answer is known."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from segue.core.model import Model
+from segue.core.registry import model_keys
+from segue.core.types import Events, Queries
+from segue.testing import World, clusters, cycle, hit_rate, order, popularity, subject, train_small
+
+ALIKE_FOR_ALL = {"random", "popular", "recent_popular"}
+"""Models that do not look at who asks, by design."""
+EPOCHS = {"cycle": 20, "clusters": 15, "order": 20, "popularity": 5}
+WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
+PERSONAL = [key for key in model_keys() if key not in ALIKE_FOR_ALL]
+
+
+@cache
+def trained(key: str, name: str) -> Model:
+    return train_small(key, WORLDS[name].train, epochs=EPOCHS[name])
+
+
+def minds_order(key: str) -> bool:
+    """Whether the answer changes when a history is told backwards."""
+    scores = subject(key).model.score(Queries.anonymous(Events.of([[1, 5, 9, 12], [12, 9, 5, 1]])))
+    return not np.allclose(scores[0], scores[1], atol=1e-6)
+
+
+def margin(world: World) -> float:
+    """Three standard errors of a hit rate in this world, at most."""
+    return 1.5 / np.sqrt(len(world.test))
+
+
+@pytest.mark.parametrize("key", PERSONAL)
+def test_clusters_are_found(key: str) -> None:
+    world = WORLDS["clusters"]
+    assert hit_rate(trained(key, "clusters"), world) > 0.95
+    assert hit_rate(trained("popular", "clusters"), world) < world.naive + margin(world)
+
+
+@pytest.mark.parametrize("key", PERSONAL)
+def test_the_cycle_is_learned_by_who_minds_order(key: str) -> None:
+    if not minds_order(key):
+        pytest.skip("does not look at the order of the history")
+    assert hit_rate(trained(key, "cycle"), WORLDS["cycle"]) > 0.95
+
+
+@pytest.mark.parametrize("key", model_keys())
+def test_order_is_all_that_helps(key: str) -> None:
+    world = WORLDS["order"]
+    found = hit_rate(trained(key, "order"), world)
+    if key not in ALIKE_FOR_ALL and minds_order(key):
+        assert found > 0.95
+    else:
+        assert found < world.naive + margin(world)
+
+
+@pytest.mark.parametrize("key", [key for key in model_keys() if key != "random"])
+def test_popularity_is_all_there_is(key: str) -> None:
+    world = WORLDS["popularity"]
+    found = hit_rate(trained(key, "popularity"), world)
+    assert found < world.best + margin(world)
+    if key in ALIKE_FOR_ALL or minds_order(key):
+        assert found > world.best - margin(world)
+
+
+def test_popular_knows_the_chances() -> None:
+    world = WORLDS["popularity"]
+    chances = 1 / np.arange(1, 21)
+    chances /= chances.sum()
+    found = np.exp(trained("popular", "popularity").score(world.test.queries.block(0, 1))[0])
+    # five standard errors of a share counted among all events
+    assert (np.abs(found - chances) < 5 * np.sqrt(chances / world.train.histories.size) + 1e-3).all()
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_chance_is_the_floor(name: str) -> None:
+    world = WORLDS[name]
+    left = world.train.n_items - (0 if world.repeats else world.test.queries.history.lengths.mean())
+    assert hit_rate(trained("random", name), world) == pytest.approx(world.k / left, abs=margin(world))
