@@ -1,0 +1,92 @@
+"""What the MovieLens layouts share: titles with years, genres, ratings in three notations, tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from segue.data.archives import Archive
+from segue.data.delimited import check_text, read_delimited
+from segue.data.log import Place, Raw
+
+__all__ = ["csv_layout", "double_colon", "movies_double_colon", "movies_from", "tags_of"]
+
+RATING = {"user": pl.Int32, "item": pl.Int32, "value": pl.Float32, "time": pl.Int64}
+NO_GENRES = "(no genres listed)"
+
+
+def movies_from(ids: pl.Series, titles: pl.Series, genres: pl.Series) -> pl.DataFrame:
+    """``id``, ``title``, ``genres`` (list) and ``year`` from titles such as ``Alien (1979)`` and genres ``A|B``."""
+    return pl.DataFrame({"id": ids.cast(pl.String), "title": titles, "genres": genres}).with_columns(
+        pl.when(pl.col("genres").is_in([NO_GENRES, ""]))
+        .then(pl.lit([], dtype=pl.List(pl.String)))
+        .otherwise(pl.col("genres").str.split("|"))
+        .alias("genres"),
+        pl.col("title").str.strip_chars().str.extract(r"\((\d{4})[^)]*\)$").cast(pl.Int32).alias("year"),
+    )
+
+
+def double_colon(archive: Archive, member: str) -> tuple[pl.DataFrame, Place]:
+    """``user::item::value::time`` rows."""
+    place = Place(f"{archive.path.name}:{member}", 1, "line")
+    return read_delimited(archive.read(member), place.name, RATING, "::"), place
+
+
+def movies_double_colon(archive: Archive, member: str, encoding: str) -> pl.DataFrame:
+    """``id::title::genres`` rows; a title may hold colons."""
+    text = archive.read(member).decode(encoding)
+    lines = pl.DataFrame({"line": [line for line in text.split("\n") if line.strip()]})
+    parts = lines.select(pl.col("line").str.strip_chars_end("\r").str.extract_groups(r"^(\d+)::(.*)::([^:]*)$"))
+    parts = parts.unnest("line")
+    parts.columns = ["id", "title", "genres"]
+    if parts["id"].null_count():
+        row = parts["id"].is_null().arg_max() or 0
+        raise ValueError(
+            f"{archive.path.name}:{member}, line {row + 1}: got {lines['line'][row]!r}, expected id::title::genres"
+        )
+    return movies_from(parts["id"], parts["title"], parts["genres"])
+
+
+def tags_of(tags: pl.DataFrame) -> pl.DataFrame:
+    """``id`` and ``tags``: all distinct tags of an item in lower case, the most given first; from ``item``, ``tag``."""
+    return (
+        tags.drop_nulls()
+        .select(pl.col("item").cast(pl.String).alias("id"), pl.col("tag").str.strip_chars().str.to_lowercase())
+        .group_by("id", "tag")
+        .len()
+        .sort(["id", "len", "tag"], descending=[False, True, False])
+        .group_by("id", maintain_order=True)
+        .agg(pl.col("tag").alias("tags"))
+    )
+
+
+def csv_layout(archive: Archive, folder: str) -> Raw:
+    """The layout of 20M, 25M and latest: ``ratings.csv``, ``movies.csv`` and, where there, ``tags.csv``, ``links.csv``."""
+
+    def read(member: str, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+        name = f"{archive.path.name}:{folder}/{member}"
+        data = archive.read(f"{folder}/{member}")
+        if "title" in schema or "tag" in schema:
+            check_text(data, name)
+        return read_delimited(data, name, schema, ",", header=True)
+
+    ratings = read(
+        "ratings.csv", {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64}
+    ).rename({"userId": "user", "movieId": "item", "rating": "value", "timestamp": "time"})
+    movies = read("movies.csv", {"movieId": pl.Int32, "title": pl.String, "genres": pl.String})
+    items = movies_from(movies["movieId"], movies["title"], movies["genres"].fill_null(""))
+    if archive.name(f"{folder}/tags.csv"):
+        tags = read("tags.csv", {"movieId": pl.Int32, "tag": pl.String}).rename({"movieId": "item"})
+        items = items.join(tags_of(tags), on="id", how="left", maintain_order="left")
+    if archive.name(f"{folder}/links.csv"):
+        links = read("links.csv", {"movieId": pl.Int32, "imdbId": pl.String, "tmdbId": pl.String})
+        links = links.select(pl.col("movieId").cast(pl.String).alias("id"), imdb="imdbId", tmdb="tmdbId")
+        items = items.join(links, on="id", how="left", maintain_order="left")
+    return Raw(
+        ratings,
+        Place(f"{archive.path.name}:{folder}/ratings.csv", 2, "line"),
+        items,
+        names={"user": "userId", "item": "movieId", "value": "rating", "time": "timestamp", "action": "action"},
+        warnings=archive.warnings,
+    )

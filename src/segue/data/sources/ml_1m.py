@@ -1,0 +1,56 @@
+"""MovieLens 1M (GroupLens, 2003): 6,040 users, 3,706 rated films of 3,883 listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import polars as pl
+
+from segue.data.archives import Archive, Archived
+from segue.data.delimited import read_delimited
+from segue.data.log import Raw
+from segue.data.movielens import double_colon, movies_double_colon
+
+__all__ = ["ABOUT", "ARCHIVE", "read"]
+
+ABOUT = "MovieLens 1M: 6,040 users, 3,706 rated films, 1,000,209 ratings (2000-03)"
+ARCHIVE = Archived(
+    members=("ml-1m/ratings.dat", "ml-1m/movies.dat"),
+    url="https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+    checksum="md5:c4d9eecfca2ab87c1945afe126590906",
+)
+OCCUPATIONS = (
+    "other",
+    "academic/educator",
+    "artist",
+    "clerical/admin",
+    "college/grad student",
+    "customer service",
+    "doctor/health care",
+    "executive/managerial",
+    "farmer",
+    "homemaker",
+    "K-12 student",
+    "lawyer",
+    "programmer",
+    "retired",
+    "sales/marketing",
+    "scientist",
+    "self-employed",
+    "technician/engineer",
+    "tradesman/craftsman",
+    "unemployed",
+    "writer",
+)
+
+
+def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
+    """The ratings, films and users; ``age`` is the lower end of the file's age group (1: under 18)."""
+    events, place = double_colon(archive, "ml-1m/ratings.dat")
+    schema = {"id": pl.String, "gender": pl.String, "age": pl.Int32, "occupation": pl.Int32, "zip_code": pl.String}
+    users = read_delimited(archive.read("ml-1m/users.dat"), f"{archive.path.name}:ml-1m/users.dat", schema, "::")
+    users = users.with_columns(
+        pl.col("occupation").replace_strict(dict(enumerate(OCCUPATIONS)), default=None, return_dtype=pl.String)
+    ).select("id", "age", "gender", "occupation", "zip_code")
+    films = movies_double_colon(archive, "ml-1m/movies.dat", "latin-1")
+    return Raw(events, place, films, users, warnings=archive.warnings)
