@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["load_arrays", "read_json", "save_arrays", "sha256", "write_folder", "write_json", "write_text"]
+__all__ = ["load_arrays", "read_json", "save_arrays", "settle", "sha256", "write_folder", "write_json", "write_text"]
 
 
 def write_text(path: Path, text: str) -> None:
@@ -50,22 +50,38 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def write_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder to fill, put in the place of ``path`` when all went well and removed when not."""
+    """A fresh folder to fill, put in the place of ``path`` when all went well and removed when not.
+
+    Where ``path`` is replaced, a kill at the wrong moment leaves it aside; :func:`settle` puts it back.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    settle(path)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         fresh.chmod(0o755)
         yield fresh
         if path.exists():
-            old = fresh.with_name(fresh.name + ".old")
-            path.rename(old)
+            shutil.rmtree(_aside(path), ignore_errors=True)
+            path.rename(_aside(path))
+        try:
             fresh.rename(path)
-            shutil.rmtree(old)
-        else:
-            fresh.rename(path)
+        except BaseException:
+            settle(path)
+            raise
+        shutil.rmtree(_aside(path), ignore_errors=True)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
+
+
+def settle(path: Path) -> None:
+    """Put back the folder ``path`` if its writer was killed between setting it aside and putting the new one there."""
+    if _aside(path).exists() and not path.exists():
+        _aside(path).rename(path)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.old")
 
 
 def sha256(path: Path) -> str:
@@ -79,8 +95,11 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     from safetensors.numpy import save_file
 
     fresh = path.with_name(f".{path.name}.new")
-    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, fresh)
-    os.replace(fresh, path)
+    try:
+        save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, fresh)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.files import load_arrays, read_json, save_arrays, write_folder, write_json
+from segue.core.files import load_arrays, read_json, save_arrays, settle, write_folder, write_json, write_text
 
 __all__ = ["Interrupted", "Progress", "Run", "Track"]
 
@@ -80,6 +80,7 @@ class Run:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a line to ``history.jsonl`` and tell the trackers."""
         if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
         for track in self.trackers:
@@ -100,17 +101,27 @@ class Run:
             write_json(folder / "facts.json", {"seed": self.seed, "history_lines": lines, **facts})
 
     def resume(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-        """The last checkpoint, or ``None``; history after it is cut off, so that it is not told twice."""
-        if self.folder is None or not (self.folder / "checkpoint").exists():
+        """The last checkpoint, or ``None``; history after it is cut off, so that it is not told twice.
+
+        Raises:
+            ValueError: the checkpoint has another seed, or is broken.
+        """
+        if self.folder is None:
+            return None
+        settle(self.folder / "checkpoint")
+        if not (self.folder / "checkpoint").exists():
+            self._cut_history(0)
             return None
         facts = read_json(self.folder / "checkpoint" / "facts.json")
         if facts["seed"] != self.seed:
             raise ValueError(f"{self.folder}: its checkpoint has seed {facts['seed']}, this run has {self.seed}")
-        path = self.folder / "history.jsonl"
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            path.write_text("".join(lines[: facts["history_lines"]]))
+        self._cut_history(facts["history_lines"])
         return facts, load_arrays(self.folder / "checkpoint" / "arrays.safetensors")
+
+    def _cut_history(self, lines: int) -> None:
+        path = None if self.folder is None else self.folder / "history.jsonl"
+        if path and path.exists():
+            write_text(path, "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]))
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -147,6 +147,8 @@ class Events:
         object.__setattr__(self, "context", {k: _frozen(v) for k, v in self.context.items()})
         if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
             raise ValueError(f"offsets must run from 0 to the number of events {len(self.items)}")
+        if (self.offsets[1:] < self.offsets[:-1]).any():
+            raise ValueError("offsets must never fall: a row cannot end before it begins")
         for name, column in self.columns().items():
             if len(column) != len(self.items):
                 raise ValueError(f"events.{name}: {len(column)} values for {len(self.items)} events")

@@ -1,0 +1,112 @@
+"""Settings: what is understood is typed, what is not is refused with the nearest known word, all at once."""
+
+import re
+from typing import Annotated
+
+import pytest
+from annotated_types import Gt
+
+from segue.core.config import Settings, assign, parse, suggest
+
+
+class Inner(Settings):
+    """A group within a group."""
+
+    rate: float = 0.1
+    """How fast."""
+
+
+class Outer(Settings):
+    """A group."""
+
+    width: Annotated[int, Gt(0)] = 8
+    """How wide."""
+    name: str = "a"
+    """What it is called."""
+    inner: Inner = Inner()
+    """More."""
+    maybe: Inner | None = None
+    """Perhaps more."""
+
+
+class Other(Settings):
+    """Another group."""
+
+    epochs: int = 1
+    """How long."""
+    name: str = "b"
+    """What it is called."""
+
+
+GROUPS: dict[str, type[Settings]] = {"model": Outer, "training": Other}
+
+
+def test_good_values() -> None:
+    made = parse(Outer, {"width": 4, "inner": {"rate": 0.5}}, "model")
+    assert (made.width, made.inner.rate, made.name) == (4, 0.5, "a")
+
+
+def test_all_faults_at_once() -> None:
+    with pytest.raises(ValueError, match="unknown") as caught:
+        parse(Outer, {"widht": 4, "width": 0, "name": 3, "inner": {"rat": 1}, "maybe": {"rat": 1}}, "model")
+    lines = sorted(str(caught.value).splitlines())
+    assert len(lines) == 5
+    assert "model.inner.rat: unknown key, did you mean 'rate'?" in lines
+    assert "model.widht: unknown key, did you mean 'width'?" in lines
+    assert any(line.startswith("model.width: got 0: ") and "greater than 0" in line for line in lines)
+    assert any(line.startswith("model.name: got 3: ") for line in lines)
+    assert any(line.startswith("model.maybe.rat: unknown key") for line in lines)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_infinite_and_undefined_numbers_are_refused(value: float) -> None:
+    with pytest.raises(ValueError, match=r"model\.inner\.rate: got (nan|inf)"):
+        parse(Outer, {"inner": {"rate": value}}, "model")
+
+
+def test_settings_are_frozen_and_documented() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Outer().width = 3  # type: ignore[misc]
+    assert Outer.model_fields["width"].description == "How wide."
+
+
+def test_suggestion_or_all() -> None:
+    assert suggest("widht", ["width", "depth"]) == ", did you mean 'width'?"
+    assert suggest("xyz", ["width", "depth"]) == "; known: depth, width"
+
+
+def test_assignments_find_their_group() -> None:
+    values = assign(GROUPS, ["width=3", "training.name=x", "model.name=y=z", "epochs = 7", 'inner={"rate": 1}'])
+    assert values == {
+        "model": {"width": 3, "name": "y=z", "inner": {"rate": 1}},
+        "training": {"name": "x", "epochs": 7},
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("3", 3), ("0.5", 0.5), ("true", True), ("[1, 2]", [1, 2]), ("null", None), ("ndcg@10", "ndcg@10")],
+)
+def test_values_are_json_where_they_can_be(text: str, value: object) -> None:
+    assert assign(GROUPS, [f"width={text}"])["model"]["width"] == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("width", "--set width: expected key=value"),
+        ("=3", ": unknown key"),
+        ("name=x", "name: which one? model.name or training.name"),
+        ("epoch=1", "epoch: unknown key, did you mean 'epochs'?"),
+        ("trainig.epochs=1", "trainig.epochs: unknown group 'trainig', did you mean 'training'?"),
+        ("model.inner.rate=1", "model.inner.rate: unknown group 'model.inner'"),
+    ],
+)
+def test_assignments_that_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        assign(GROUPS, [text])
+
+
+def test_assignments_are_refused_together() -> None:
+    with pytest.raises(ValueError, match=r"epoch: unknown.*\nname: which one"):
+        assign(GROUPS, ["epoch=1", "name=x", "width=2"])

@@ -1,0 +1,148 @@
+"""Writing in one step: the old or the new, never something between."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segue.core.files import load_arrays, read_json, save_arrays, settle, sha256, write_folder, write_json, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "ä\n")
+    write_text(path, "new\n")
+    assert path.read_text(encoding="utf-8") == "new\n"
+    monkeypatch.setattr(os, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_text(path, "lost")
+    assert path.read_text(encoding="utf-8") == "new\n"
+    assert names(path.parent) == ["file.txt"]
+
+
+def test_json_goes_both_ways_and_faults_name_the_file(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": [1, None, "ü"]})
+    assert read_json(tmp_path / "a.json") == {"x": [1, None, "ü"]}
+    with pytest.raises(ValueError, match=r"b\.json: no such file"):
+        read_json(tmp_path / "b.json")
+    (tmp_path / "c.json").write_bytes(b'{"x": ')
+    with pytest.raises(ValueError, match=r"c\.json: not JSON"):
+        read_json(tmp_path / "c.json")
+    with pytest.raises(ValueError, match="nan"):
+        write_json(tmp_path / "d.json", float("nan"))
+    assert names(tmp_path) == ["a.json", "c.json"]
+
+
+def fill(path: Path, text: str) -> None:
+    with write_folder(path) as fresh:
+        (fresh / "file").write_text(text)
+
+
+def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
+    with write_folder(tmp_path / "deep" / "made") as fresh:
+        (fresh / "file").write_text("1")
+        assert not (tmp_path / "deep" / "made").exists()
+    assert (tmp_path / "deep" / "made" / "file").read_text() == "1"
+    fill(tmp_path / "deep" / "made", "2")
+    assert (tmp_path / "deep" / "made" / "file").read_text() == "2"
+    assert names(tmp_path / "deep") == ["made"]
+
+
+def stumble(path: Path, error: type[BaseException]) -> None:
+    with write_folder(path) as fresh:
+        (fresh / "file").write_text("new")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_fault_inside_leaves_nothing_new(tmp_path: Path, error: type[BaseException], before: bool) -> None:
+    if before:
+        fill(tmp_path / "made", "old")
+    with pytest.raises(error):
+        stumble(tmp_path / "made", error)
+    assert names(tmp_path) == (["made"] if before else [])
+    assert not before or (tmp_path / "made" / "file").read_text() == "old"
+
+
+def test_a_fault_while_replacing_puts_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "made", "old")
+    rename = Path.rename
+
+    def fail(self: Path, target: Path) -> Path:
+        if Path(target) == tmp_path / "made" and ".old" not in self.name:
+            raise OSError("no more")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="no more"):
+        fill(tmp_path / "made", "new")
+    assert (tmp_path / "made" / "file").read_text() == "old"
+    assert names(tmp_path) == ["made"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from segue.core.files import write_folder
+rename, count = Path.rename, 0
+def die(self, target):
+    global count
+    count += 1
+    if count == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+Path.rename = die
+with write_folder(Path(sys.argv[1])) as fresh:
+    (fresh / "file").write_text("new")
+"""
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_kill_at_any_rename_loses_nothing(tmp_path: Path, at: int) -> None:
+    fill(tmp_path / "made", "old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "made"), str(at)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    settle(tmp_path / "made")
+    assert (tmp_path / "made" / "file").read_text() == "old"
+    fill(tmp_path / "made", "newer")
+    assert (tmp_path / "made" / "file").read_text() == "newer"
+
+
+def test_arrays_go_both_ways(tmp_path: Path) -> None:
+    arrays = {
+        "scalar": np.array(3.5),
+        "empty": np.zeros((0, 4), np.float32),
+        "turned": np.arange(6, dtype=np.int64).reshape(2, 3).T,
+        "strided": np.arange(10, dtype=np.uint64)[::3],
+        "mask": np.array([True, False]),
+    }
+    save_arrays(tmp_path / "a.safetensors", arrays)
+    loaded = load_arrays(tmp_path / "a.safetensors")
+    assert sorted(loaded) == sorted(arrays)
+    for name, array in arrays.items():
+        assert loaded[name].dtype == array.dtype
+        assert loaded[name].shape == array.shape
+        np.testing.assert_array_equal(loaded[name], array)
+    assert names(tmp_path) == ["a.safetensors"]
+
+
+def test_faults_in_array_files_name_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"none\.safetensors: no such file"):
+        load_arrays(tmp_path / "none.safetensors")
+    (tmp_path / "bad.safetensors").write_bytes(b"not this")
+    with pytest.raises(ValueError, match=r"bad\.safetensors: not a safetensors file"):
+        load_arrays(tmp_path / "bad.safetensors")
+
+
+def test_sha256_of_a_known_text(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

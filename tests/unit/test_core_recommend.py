@@ -1,0 +1,100 @@
+"""From scores to lists, against sorting in plain Python."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from segue.core import recommend as module
+from segue.core.recommend import recommend, top_k
+from segue.core.types import Codes, Domain, Events, Mask, Queries, Scores
+
+FEW = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])
+
+
+class Told:
+    """A recommender that says what it was told."""
+
+    def __init__(self, scores: Scores, scale: str = "score") -> None:
+        self.scores, self.scale, self.domain = scores, scale, Domain(1, scores.shape[1])
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        return self.scores[queries.users]
+
+
+def sort(row: list[float], k: int) -> list[int]:
+    """Columns best first, equals in the order of the catalogue, minus infinity nowhere."""
+    return [j for j in sorted(range(len(row)), key=lambda j: (-row[j], j)) if row[j] > -np.inf][:k]
+
+
+@given(arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(1, 9)), elements=FEW), st.integers(1, 12))
+def test_top_k_is_sorting(scores: Scores, k: int) -> None:
+    best = top_k(scores, k)
+    assert best.items.shape == best.scores.shape == (len(scores), k)
+    for row, items, values, length in zip(scores.tolist(), best.items, best.scores, best.lengths, strict=True):
+        expected = sort(row, k)
+        assert items[:length].tolist() == expected
+        assert values[:length].tolist() == [row[j] for j in expected]
+        assert not items[length:].any()
+        assert not values[length:].any()
+
+
+@given(st.data())
+def test_recommend_excludes_history_and_what_is_not_allowed(data: st.DataObject) -> None:
+    n, n_items, k = 5, 8, data.draw(st.integers(1, 10))
+    scores = data.draw(arrays(np.float32, (n, n_items), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])))
+    rows = data.draw(st.lists(st.lists(st.integers(0, n_items - 1), max_size=9), min_size=n, max_size=n))
+    allowed: Mask = data.draw(arrays(np.bool_, n_items))
+    queries = Queries.of_users(np.arange(n, dtype=np.int32), Events.of(rows))
+    before = scores.copy()
+    found = recommend(Told(scores), queries, k, allowed=allowed)
+    again = recommend(Told(scores), queries, k, repeats=True)
+    for r, row in enumerate(scores.tolist()):
+        open_to = [v if allowed[j] and j not in rows[r] else -np.inf for j, v in enumerate(row)]
+        assert found.items[r, : found.lengths[r]].tolist() == sort(open_to, k)
+        assert again.items[r, : again.lengths[r]].tolist() == sort(row, k)
+    np.testing.assert_array_equal(scores, before)
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(11, 6)).astype(np.float32)
+    queries = Queries.of_users(np.arange(11, dtype=np.int32), Events.of([[r % 6] for r in range(11)]))
+    whole = recommend(Told(scores, "logit"), queries, 3)
+    monkeypatch.setattr(module, "BLOCK_SCORES", 25)
+    parts = recommend(Told(scores, "logit"), queries, 3)
+    for name in ("items", "scores", "lengths", "probabilities"):
+        np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+
+
+def test_probabilities_are_a_softmax_of_the_whole_catalogue() -> None:
+    rng = np.random.default_rng(0)
+    scores = (rng.normal(size=(4, 9)) * 30 + 200).astype(np.float32)
+    queries = Queries.of_users(np.arange(4, dtype=np.int32), Events.of([[0], [], [1, 2], []]))
+    everything = recommend(Told(scores, "logit"), queries, 9, repeats=True)
+    assert everything.probabilities is not None
+    np.testing.assert_allclose(everything.probabilities.sum(axis=1), 1.0, rtol=1e-5)
+    some = recommend(Told(scores, "logit"), queries, 9)
+    assert some.probabilities is not None
+    odds = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    expected = odds / odds.sum(axis=1, keepdims=True)
+    for r in range(4):
+        n = some.lengths[r]
+        np.testing.assert_allclose(some.probabilities[r, :n], expected[r, some.items[r, :n]], rtol=1e-4, atol=1e-9)
+        assert not some.probabilities[r, n:].any()
+    assert recommend(Told(scores), queries, 2).probabilities is None
+
+
+def test_fewer_than_k_eligible_and_none_at_all() -> None:
+    queries = Queries.of_users(np.zeros(2, np.int32), Events.of([[0, 1], [0, 1, 2]]))
+    found = recommend(Told(np.ones((1, 3), np.float32), "logit"), queries, 5)
+    assert found.lengths.tolist() == [1, 0]
+    assert found.items.tolist() == [[2, 0, 0, 0, 0], [0] * 5]
+
+
+def test_no_questions_and_no_places() -> None:
+    nobody = Queries.anonymous(Events.of([]))
+    assert recommend(Told(np.ones((1, 3), np.float32)), nobody, 4).items.shape == (0, 4)
+    with pytest.raises(ValueError, match="k: got 0, expected at least 1"):
+        recommend(Told(np.ones((1, 3), np.float32)), nobody, 0)
