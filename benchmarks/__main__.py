@@ -1,0 +1,124 @@
+"""``python -m benchmarks``: Segue beside RecTools and RecBole; or one part alone.
+
+Nothing else should run meanwhile. The peers' environments are made first where there are none (some minutes, once);
+``SEGUE_PEERS`` names a folder that has them. Takes about eight minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import report
+from benchmarks.machine import REST, describe
+
+__all__ = ["main"]
+
+PARTS = {
+    "beside": "SASRec in Segue, RecTools and RecBole: training, evaluation, memory",
+    "losses": "head and cross-entropy alone, three ways",
+    "evaluation": "ranking all users alone",
+    "opening": "opening a prepared dataset",
+    "cells": "xLSTM blocks beside the xlstm package",
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="\n".join(f"{name:12} {what}" for name, what in PARTS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("part", nargs="?", choices=PARTS, default="beside", metavar="PART", help="see below")
+    parser.add_argument("--source", help="any source of Segue's; default: ml-1m, or a simulated log of its size")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/bench"), help="folder of the report; default %(default)s"
+    )
+    parser.add_argument("--libraries", default="segue,rectools,recbole", help="of part beside; default %(default)s")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="as little as possible: to see that it runs")
+    return parser.parse_args()
+
+
+def load(source: str | None) -> tuple[str, Any]:
+    """The data, MovieLens 1M unless asked otherwise, and the source it came from."""
+    from segue.data import load as prepare
+
+    if source is not None:
+        return source, prepare(source, say=tell)
+    try:
+        return "ml-1m", prepare("ml-1m", say=tell)
+    except (ValueError, OSError) as error:
+        tell(f"{error}\nml-1m is not at hand: a simulated log of its size instead")
+    source = "simulated?users=6040&items=3706&seed=1"
+    return source, prepare(source, say=tell)
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def main() -> None:
+    ask = arguments()
+    found: dict[str, Any] = {"machine": describe(), "rest_percent": REST}
+    if ask.part == "beside":
+        text, found = beside(ask, found)
+    else:
+        found |= alone(ask)
+        text = "\n".join([f"# {PARTS[ask.part]}", "", "```json", json.dumps(found, indent=2), "```", ""])
+    print(text)
+    report.save(ask.out / ask.part, text, found)
+    tell(f"written: {ask.out / ask.part}.md and .json")
+
+
+def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    from benchmarks.beside import run
+    from benchmarks.peers import interpreter
+    from segue.data.splits import SplitSettings, split
+
+    names = ask.libraries.split(",")
+    for name in names:
+        if name != "segue":
+            interpreter(name, install=True)
+    source, data = load(ask.source)
+    found["data"] = {
+        "name": data.name,
+        "source": source,
+        "users": data.n_users,
+        "items": data.n_items,
+        "events": data.histories.size,
+        "hash": data.header.get("hash"),
+        "warnings": list(data.header.get("warnings", [])),
+    }
+    found |= run(source, split(data, SplitSettings()), names, ask.threads, ask.seed, ask.quick)
+    return report.beside(found), found
+
+
+def alone(ask: argparse.Namespace) -> dict[str, Any]:
+    if ask.part == "cells":
+        from benchmarks import cells
+
+        return cells.run(ask.threads, ask.quick)
+    if ask.part == "losses":
+        from benchmarks import losses
+
+        return {f"length {length}": losses.run(length=length, repeat=1 if ask.quick else 7) for length in (50, 200)}
+    source, data = load(ask.source)
+    if ask.part == "opening":
+        from benchmarks import opening
+
+        return {"source": source} | opening.run(source)
+    from benchmarks import ranking
+    from segue.data.splits import SplitSettings, split
+
+    return {"source": source} | ranking.run(split(data, SplitSettings()), repeat=1 if ask.quick else 3)
+
+
+if __name__ == "__main__":
+    main()
