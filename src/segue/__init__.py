@@ -1,3 +1,26 @@
-"""Segue: train, compare, explain and serve recommenders from a log of who did what and when."""
+"""Segue: train, compare, explain and serve recommenders from a log of who did what and when.
+
+The names below are read when they are first used, so that ``import segue`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segue.experiment.api import evaluate, load, models, recommend, restore, save, similar, split, train
+
+__all__ = ["evaluate", "load", "models", "recommend", "restore", "save", "similar", "split", "train"]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("segue.experiment.api"), name)
+    raise AttributeError(f"module 'segue' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

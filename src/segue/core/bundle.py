@@ -20,7 +20,7 @@ from segue.core.model import Model
 from segue.core.registry import model_class
 from segue.core.types import Dataset, Domain, Vocab
 
-__all__ = ["Bundle", "load", "save", "verify"]
+__all__ = ["Bundle", "load", "of", "save", "verify", "write"]
 
 FORMAT = 1
 
@@ -36,24 +36,34 @@ class Bundle:
     catalogue: pl.LazyFrame
     """One row per item code: ``id``, and ``title``, ``genres``, ... where known."""
     facts: Mapping[str, Any]
-    """The whole of ``bundle.json``."""
+    """What else is known of it; after reading, the whole of ``bundle.json``."""
+
+
+def of(key: str, model: Model, data: Dataset, facts: Mapping[str, Any] | None = None) -> Bundle:
+    """``model``, trained on ``data``, with the catalogue of ``data``; ``facts`` are what else is to be known of it."""
+    items = data.item_features
+    catalogue = pl.LazyFrame({"id": data.items.ids}) if items is None else items
+    return Bundle(key, model, data.items, data.users, catalogue, facts or {})
 
 
 def save(folder: Path, key: str, model: Model, data: Dataset, facts: Mapping[str, Any] | None = None) -> None:
     """Write ``model``, trained on ``data``, to ``folder`` in one step."""
-    config = model.config.model_dump(mode="json")
+    write(folder, of(key, model, data, facts))
+
+
+def write(folder: Path, bundle: Bundle) -> None:
+    """Write a bundle to ``folder`` in one step."""
     with write_folder(folder) as fresh:
-        save_arrays(fresh / "arrays.safetensors", model.arrays())
-        items = data.item_features.collect() if data.item_features is not None else pl.DataFrame({"id": data.items.ids})
-        items.write_parquet(fresh / "items.parquet")
-        pl.DataFrame({"id": data.users.ids}).write_parquet(fresh / "users.parquet")
+        save_arrays(fresh / "arrays.safetensors", bundle.model.arrays())
+        bundle.catalogue.collect().write_parquet(fresh / "items.parquet")
+        pl.DataFrame({"id": bundle.users.ids}).write_parquet(fresh / "users.parquet")
         about = {
+            **bundle.facts,
             "format": FORMAT,
             "segue": __version__,
-            "model": key,
-            "config": config,
-            "domain": asdict(data.domain),
-            **(facts or {}),
+            "model": bundle.key,
+            "config": bundle.model.config.model_dump(mode="json"),
+            "domain": asdict(bundle.model.domain),
             "sha256": {path.name: sha256(path) for path in sorted(fresh.iterdir())},
         }
         write_json(fresh / "bundle.json", about)

@@ -1,0 +1,46 @@
+"""The application and its verbs; each file beside this one holds a group of them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from segue import __version__
+from segue.cli import ask, data, doctor, measure, runs, train
+from segue.cli.terminal import Json
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="From a log of who did what and when to recommendations: train, compare, ask.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"segue {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def everywhere(
+    context: typer.Context,
+    json: Json = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """From a log of who did what and when to recommendations: train, compare, ask."""
+    context.obj = json
+
+
+app.add_typer(data.app, name="data")
+for verb in (train.train, measure.evaluate, measure.compare, ask.recommend, ask.similar, runs.runs, runs.verify):
+    app.command()(verb)
+app.command()(doctor.doctor)

@@ -1,0 +1,116 @@
+"""Several models on the same questions: each trained in a process of its own, then tested in pairs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from segue.core.config import suggest
+from segue.core.files import read_json, write_json
+from segue.core.run import Interrupted
+from segue.evaluation import significance
+from segue.experiment.data import load_data
+from segue.experiment.home import SETTINGS, runs_folder
+from segue.experiment.run_folder import METRICS, begin, finished
+from segue.experiment.runs import reusable
+from segue.experiment.settings import Plan, plan
+
+__all__ = ["compare", "plans"]
+
+Say = Callable[[str], None]
+
+
+def compare(
+    models: Sequence[str], task: Mapping[str, Any], assignments: Sequence[str], metric: str, *, say: Say
+) -> dict[str, Any]:
+    """Train, or find again, one run per model; compare them by ``metric``, and write tables and a page.
+
+    Args:
+        task: ``data`` and what else :class:`segue.experiment.settings.Task` has, but the model.
+        assignments: for all models, or for one as ``model_key.setting=value``.
+
+    Returns:
+        ``models`` (the record of each run), ``tests`` (every pair), ``warnings``, ``folder`` and ``page``.
+    """
+    wanted = plans(models, task, assignments)
+    folders = {model: _run_of(chosen, say) for model, chosen in wanted.items()}
+    records = {model: read_json(folder / METRICS) for model, folder in folders.items()}
+    values = {model: pl.read_parquet(folder / "values.parquet") for model, folder in folders.items()}
+    if metric not in (names := values[models[0]].columns[1:]):
+        raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
+    tests = significance.compare({model: table[metric].to_numpy() for model, table in values.items()})
+    name = Path(str(task["data"]).partition("?")[0]).stem
+    out = runs_folder() / "compare" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    out.mkdir(parents=True)
+    pl.concat([table.select(pl.lit(model).alias("model"), pl.all()) for model, table in values.items()]).write_parquet(
+        out / "values.parquet"
+    )
+    result = {
+        "data": task["data"],
+        "metric": metric,
+        "models": records,
+        "tests": [asdict(test) | {"significant": test.significant} for test in tests],
+        "warnings": sorted({warning for record in records.values() for warning in record["warnings"]}),
+        "folder": str(out),
+        "page": None,
+    }
+    write_json(out / "comparison.json", result)
+    return result
+
+
+def plans(models: Sequence[str], task: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Plan]:
+    """One plan per model, all on the same board.
+
+    Raises:
+        ValueError: fewer than two models, one named twice, settings that are not understood, or models that would be
+            measured on different questions.
+    """
+    if len(models) < 2 or len(set(models)) < len(models):
+        raise ValueError(f"compare: got {', '.join(models)}, expected two models or more, each once")
+    wanted = {}
+    for model in models:
+        own = [_own(text, model, models) for text in assignments]
+        wanted[model] = plan({"model": model, **task}, [text for text in own if text is not None])
+    boards = {chosen.board() for chosen in wanted.values()}
+    if len(boards) > 1:
+        told = "\n  ".join(line for model in models[1:] for line in wanted[models[0]].differences(wanted[model]))
+        raise ValueError(f"compare: these models' recipes put them on different boards; --set what differs:\n  {told}")
+    return wanted
+
+
+def _own(text: str, model: str, models: Sequence[str]) -> str | None:
+    """An assignment as ``model`` sees it: one of another model is none of its."""
+    group, dot, rest = text.partition(".")
+    if dot and group in models:
+        return f"model.{rest}" if group == model else None
+    return text
+
+
+def _run_of(chosen: Plan, say: Say) -> Path:
+    """The folder of the finished run of a plan; trained now if there is none."""
+    data = load_data(chosen)
+    found = reusable(chosen)
+    if found is not None and read_json(found / METRICS)["data_hash"] == data.header.get("hash"):
+        say(f"{chosen.task.model}: {found}, trained before with these settings")
+        return found
+    name = f"{Path(chosen.task.data.partition('?')[0]).stem}-{chosen.task.model}-{chosen.fingerprint()[:10]}"
+    folder = runs_folder() / name
+    folder = begin(chosen, None if finished(folder) else folder)
+    say(f"{chosen.task.model}: {folder}")
+    command = [sys.executable, "-m", "segue", "train", "--resume", str(folder), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode == 130:
+        raise Interrupted
+    if done.returncode:
+        raise ValueError(f"compare: training {chosen.task.model} failed with status {done.returncode}; see {folder}")
+    assert json.loads(done.stdout)["run"] == folder.name
+    assert (folder / SETTINGS).exists()
+    return folder

@@ -1,0 +1,72 @@
+"""The data of an experiment: loaded as its plan says, and found again for a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from segue.core.files import read_json
+from segue.core.types import Dataset, Vocab
+from segue.data import load, open_dataset
+from segue.experiment.home import SETTINGS
+from segue.experiment.run_folder import METRICS
+from segue.experiment.settings import Plan, read_plan
+
+__all__ = ["limited", "load_data", "reopen", "user_features"]
+
+Say = Callable[[str], None]
+
+
+def load_data(plan: Plan, say: Say | None = None) -> Dataset:
+    """Load, filter and, where the plan has a limit, cut the data of ``plan``."""
+    task = plan.task
+    data = load(task.data, columns=task.columns, target=task.target, filters=plan.filters, say=say)
+    return _cut(data, plan, say)
+
+
+def reopen(run: Path) -> Dataset:
+    """The prepared data that the run in this folder was trained on.
+
+    Raises:
+        ValueError: it is gone, or is not what it was.
+    """
+    plan, record = read_plan(run / SETTINGS), read_json(run / METRICS)
+    folder = record["data_folder"]
+    again = f"segue train {plan.task.model} --data {plan.task.data}"
+    if folder is None or not Path(folder).is_dir():
+        raise ValueError(f"the prepared data of this run is gone (it was in {folder}); prepare it again: {again}")
+    data = open_dataset(Path(folder))
+    if (found := data.header.get("hash")) != record["data_hash"]:
+        raise ValueError(f"{folder}: its hash is {found}, the run saw {record['data_hash']}; train again: {again}")
+    return _cut(data, plan, None)
+
+
+def limited(data: Dataset, count: int) -> Dataset:
+    """The first ``count`` users of ``data``, with the whole catalogue."""
+    if count >= data.n_users:
+        return data
+    features = None if data.user_features is None else data.user_features.head(count)
+    return replace(
+        data,
+        users=Vocab(lambda: data.users.ids.head(count), count),
+        histories=data.histories.take(np.arange(count)),
+        user_features=features,
+        header={**data.header, "limit": count},
+    )
+
+
+def user_features(data: Dataset) -> list[str]:
+    """What is known of users, by name."""
+    names = [] if data.user_features is None else data.user_features.collect_schema().names()
+    return [name for name in names if name != "id"]
+
+
+def _cut(data: Dataset, plan: Plan, say: Say | None) -> Dataset:
+    if plan.task.limit is None:
+        return data
+    if say is not None:
+        say(f"limit: the first {min(plan.task.limit, data.n_users):,} of {data.n_users:,} users; not for results")
+    return limited(data, plan.task.limit)

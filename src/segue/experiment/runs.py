@@ -1,0 +1,65 @@
+"""The history of runs, read from their folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from segue.core.files import read_json
+from segue.experiment.home import SETTINGS, run_folders, runs_folder
+from segue.experiment.run_folder import METRICS, finished, point
+from segue.experiment.settings import Plan, read_plan
+
+__all__ = ["listed", "mark", "reusable"]
+
+CHOOSER = "ndcg@10"
+
+
+def listed() -> list[dict[str, Any]]:
+    """One record per run, oldest first: ``metrics.json`` of a finished one, what is known of another."""
+    records = [_record(folder) for folder in run_folders()]
+    best = {link.resolve().name for link in (runs_folder() / "best").glob("*") if link.is_symlink()}
+    return sorted(
+        ({**record, "best": record["run"] in best} for record in records), key=lambda record: str(record["date"])
+    )
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    known = {"run": folder.name, "finished": finished(folder)}
+    if finished(folder):
+        return {**read_json(folder / METRICS), **known}
+    plan = read_plan(folder / SETTINGS)
+    return {"model": plan.task.model, "data": plan.task.data, "seed": plan.run.seed, "date": "", **known}
+
+
+def reusable(plan: Plan) -> Path | None:
+    """The newest finished run of exactly this plan, whose data has not changed since it was prepared."""
+    wanted = plan.fingerprint()
+    for record in reversed(listed()):
+        if record["finished"] and record["fingerprint"] == wanted:
+            return runs_folder() / str(record["run"])
+    return None
+
+
+def mark(folder: Path, plan: Plan) -> bool:
+    """Let ``latest`` lead to this run, and ``best/<data>`` if no run did better; whether it is the best.
+
+    Runs are chosen by validation, and only among those with the same data, split and rules of ranking: a run under
+    other rules than the first one's has a link of its own, ``best/<data>-<hash>``.
+    """
+    point(runs_folder() / "latest", folder)
+    record = read_json(folder / METRICS)
+    name = Path(plan.task.data.partition("?")[0]).stem
+    for link in (runs_folder() / "best" / name, runs_folder() / "best" / f"{name}-{plan.board()[:8]}"):
+        held = read_json(link / METRICS) if (link / METRICS).exists() else None
+        if held is None or held["board"] == record["board"]:
+            better = held is None or _chosen_by(record) >= _chosen_by(held)
+            if better:
+                point(link, folder)
+            return better
+    return False
+
+
+def _chosen_by(record: dict[str, Any]) -> float:
+    valid: dict[str, float] = record["valid"]
+    return valid.get(CHOOSER, next(iter(valid.values()), 0.0))

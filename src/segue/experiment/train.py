@@ -1,0 +1,189 @@
+"""Train one model on one dataset, measure it, and write it all down."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from segue import __version__
+from segue.core import bundle
+from segue.core.config import suggest
+from segue.core.files import write_json, write_text
+from segue.core.model import Model
+from segue.core.registry import functions, model_class
+from segue.core.run import Run, Track
+from segue.core.types import Dataset, HeldOut, Split
+from segue.data.splits import split
+from segue.evaluation import metrics
+from segue.evaluation.evaluate import Evaluation as Measured
+from segue.evaluation.evaluate import evaluate, validator
+from segue.experiment.card import card
+from segue.experiment.cost import Stages, machine, parameters, peak_memory, threads
+from segue.experiment.data import load_data, user_features
+from segue.experiment.figures import draw
+from segue.experiment.run_folder import METRICS, seal
+from segue.experiment.runs import mark
+from segue.experiment.settings import Plan
+from segue.training.train import Training, train
+
+__all__ = ["baseline", "intervals", "means", "measure", "run_plan"]
+
+Say = Callable[[str], None]
+
+
+def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command: str = "") -> dict[str, Any]:
+    """Carry out ``plan`` in ``folder``, going on from its checkpoint where there is one.
+
+    Args:
+        say: gets the decisions, counts and warnings that a reader of the result should know.
+        show: whether progress is drawn.
+        command: what was typed, for the record.
+
+    Returns:
+        The record, as it stands in ``metrics.json``.
+    """
+    stages = Stages()
+    with stages("data"):
+        data = load_data(plan, say)
+    with stages("split"):
+        parts = split(data, plan.split)
+    kept = parts.train.histories.size
+    say(f"split: {plan.split.kind}: {kept:,} events train, {len(parts.valid):,} + {len(parts.test):,} questions")
+    run = Run(plan.run.seed, folder, plan.run.device, _trackers(folder), show)
+    repeats = plan.evaluation.repeats == "keep"
+    with stages("train"):
+        validate = validator(parts.valid, metric=plan.training.metric, repeats=repeats) if len(parts.valid) else None
+        model = train(plan.task.model, plan.model, plan.training, parts.train, run, validate)
+    facts = _facts(plan, data, parts, folder)
+    bundle.save(folder / "bundle", plan.task.model, model, parts.train, facts)
+    with stages("evaluate"):
+        test = measure(model, parts.test, plan)
+        valid = measure(model, parts.valid, plan) if len(parts.valid) else None
+    with stages("baseline"):
+        beside = baseline(plan, parts)
+    _values(parts.test, test, data).write_parquet(folder / "values.parquet")
+    record = {
+        **facts,
+        **means(test),
+        "intervals": intervals(test),
+        "valid": {} if valid is None else means(valid),
+        "facts": dict(test.facts),
+        "baseline": beside,
+        "cost": {
+            "seconds": _seconds(stages, run),
+            "peak_memory_bytes": peak_memory(),
+            "parameters": parameters(model.arrays()),
+            "threads": threads(),
+        },
+        "machine": machine(),
+        "command": command,
+    }
+    _finish(plan, folder, record, run)
+    return record
+
+
+def measure(model: Model, held_out: HeldOut, plan: Plan) -> Measured:
+    """Rank the held-out items as the plan's evaluation says; an unknown metric is a ``ValueError``."""
+    wanted = plan.evaluation
+    known = functions(metrics)
+    if strange := [name for name in wanted.metrics if name not in known]:
+        raise ValueError(f"evaluation.metrics: unknown '{strange[0]}'{suggest(strange[0], known)}")
+    return evaluate(
+        model,
+        held_out,
+        ks=wanted.ks,
+        metrics=[known[name] for name in wanted.metrics],
+        repeats=wanted.repeats == "keep",
+        seed=plan.run.seed,
+    )
+
+
+def baseline(plan: Plan, parts: Split) -> dict[str, Any] | None:
+    """The plan's baseline, with its default settings, measured on the same questions."""
+    key = plan.evaluation.baseline
+    if key is None or key == plan.task.model:
+        return None
+    validate = None
+    model = train(key, model_class(key).Config(), Training(), parts.train, Run(plan.run.seed), validate)
+    measured = measure(model, parts.test, plan)
+    return {"model": key, **means(measured), "intervals": intervals(measured)}
+
+
+def means(measured: Measured) -> dict[str, float]:
+    """The mean of each metric, by names such as ``ndcg@10``."""
+    return {name: round(estimate.mean, 6) for name, estimate in measured.summary.items()}
+
+
+def intervals(measured: Measured) -> dict[str, list[float]]:
+    """The ends of each metric's 95 % interval."""
+    return {name: [round(e.low, 6), round(e.high, 6)] for name, e in measured.summary.items()}
+
+
+def _facts(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
+    header = data.header
+    return {
+        "run": folder.name,
+        "model": plan.task.model,
+        "data": plan.task.data,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": plan.run.seed,
+        "device": plan.run.device,
+        "segue": __version__,
+        "recipe": plan.task.recipe,
+        "warnings": [*header.get("warnings", []), *parts.facts.get("warnings", []), *_warnings(plan)],
+        "counts": {
+            "users": data.n_users,
+            "items": data.n_items,
+            "events": data.histories.size,
+            "training_events": parts.train.histories.size,
+            "test_questions": len(parts.test),
+        },
+        "split": {key: value for key, value in parts.facts.items() if key not in ("settings", "warnings")},
+        "data_hash": header.get("hash"),
+        "data_folder": None if header.get("folder") is None else str(Path(header["folder"]).resolve()),
+        "fingerprint": plan.fingerprint(),
+        "board": plan.board(),
+        "user_features": user_features(data),
+    }
+
+
+def _seconds(stages: Stages, run: Run) -> dict[str, float]:
+    """Seconds by stage; training counts what was done before an interruption too."""
+    told = sum(line.get("seconds", 0.0) + line.get("validation_seconds", 0.0) for line in run.history())
+    seconds = {**stages.seconds, "train": max(told, stages.seconds["train"])}
+    return {name: round(value, 3) for name, value in seconds.items()}
+
+
+def _warnings(plan: Plan) -> list[str]:
+    return [] if plan.task.limit is None else [f"limited to the first {plan.task.limit} users: not a result"]
+
+
+def _values(held_out: HeldOut, measured: Measured, data: Dataset) -> pl.DataFrame:
+    """One row per question: the user's id, or nothing for someone unknown, and every metric."""
+    queries = held_out.queries
+    users = pl.Series("user", data.users.decode(queries.users)).set(pl.Series(~queries.known), None)
+    return pl.DataFrame({"user": users, **measured.values})
+
+
+def _trackers(folder: Path) -> tuple[Track, ...]:
+    """TensorBoard where it is installed."""
+    if find_spec("tensorboard") is None:
+        return ()
+    from segue.training.trackers import TensorBoard
+
+    return (TensorBoard(folder / "events"),)
+
+
+def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
+    shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    write_text(folder / "card.md", card(plan, record))
+    draw(folder, run.history())
+    write_json(folder / METRICS, record)
+    seal(folder)
+    mark(folder, plan)
