@@ -13,17 +13,19 @@ Invariants, true of every value here:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.events import Codes, Events, Mask, Scores, frozen
+from segue.core.vocab import Vocab
+
 if TYPE_CHECKING:
     import polars as pl
-    from scipy.sparse import csr_array
 
 __all__ = [
     "Codes",
@@ -40,64 +42,6 @@ __all__ = [
     "Vocab",
 ]
 
-Codes: TypeAlias = NDArray[np.int32]
-Mask: TypeAlias = NDArray[np.bool_]
-Scores: TypeAlias = NDArray[np.float32]
-
-
-def _frozen(array: NDArray[Any], dtype: type[np.generic[Any]] | None = None) -> NDArray[Any]:
-    """A read-only view of ``array`` as ``dtype`` (a copy only if the type differs)."""
-    view = np.asarray(array, dtype=dtype).view()
-    view.flags.writeable = False
-    return view
-
-
-class Vocab:
-    """Outside ids, in the order of their codes, two-way.
-
-    Args:
-        ids: distinct texts; ``ids[code]`` is the outside id. A function is called at the first use, so that
-            opening a dataset does not read its ids.
-        size: the number of ids; needed when ``ids`` is a function.
-    """
-
-    def __init__(self, ids: Iterable[str] | Callable[[], pl.Series], size: int | None = None) -> None:
-        self._load: Callable[[], pl.Series] | None = None
-        self._ids: pl.Series | None = None
-        self._codes: dict[str, int] | None = None
-        if callable(ids):
-            if size is None:
-                raise ValueError("a vocabulary that is read later needs its size now")
-            self._load, self._size = ids, size
-        else:
-            import polars as pl
-
-            self._ids = pl.Series("id", ids, dtype=pl.String)
-            self._size = len(self._ids)
-
-    def __len__(self) -> int:
-        return self._size
-
-    @property
-    def ids(self) -> pl.Series:
-        """All ids as a text column, row = code."""
-        if self._ids is None:
-            assert self._load is not None
-            self._ids = self._load()
-        return self._ids
-
-    def encode(self, ids: Iterable[str]) -> tuple[Codes, Mask]:
-        """Codes of ``ids`` and which of them are known; the code of an unknown id is 0 and means nothing."""
-        if self._codes is None:
-            self._codes = {text: code for code, text in enumerate(self.ids)}
-        found = [self._codes.get(text) for text in ids]
-        known = np.array([code is not None for code in found], dtype=np.bool_)
-        return np.array([code or 0 for code in found], dtype=np.int32), known
-
-    def decode(self, codes: NDArray[np.integer[Any]]) -> list[str]:
-        """The ids of ``codes``."""
-        return self.ids.gather(np.asarray(codes, dtype=np.int64)).to_list()
-
 
 @dataclass(frozen=True)
 class Domain:
@@ -109,129 +53,6 @@ class Domain:
     """Kinds of action, row = code in ``Events.actions``."""
     target: int | None = None
     """The kind that is predicted; ``None``: every kind."""
-
-
-@dataclass(frozen=True, eq=False)
-class Events:
-    """Rows of unequal length: who did what, when, how much; one row is one user's history, oldest first.
-
-    ``items[offsets[r]:offsets[r + 1]]`` is row ``r``. Columns are aligned with ``items``; all but ``items``
-    may be absent.
-    """
-
-    offsets: NDArray[np.int64]
-    """``(N + 1,)``, from 0, never falling."""
-    items: Codes
-    """``(T,)`` item codes."""
-    actions: NDArray[np.uint8] | None = None
-    """``(T,)`` codes of ``Domain.actions``."""
-    values: NDArray[np.float32] | None = None
-    """``(T,)`` ratings, amounts, seconds: the scale of the data."""
-    times: NDArray[np.int64] | None = None
-    """``(T,)`` seconds since 1970 in UTC, or any integer clock where the data has no dates."""
-    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Further columns ``(T,)`` by name (device, place, ...)."""
-
-    def __post_init__(self) -> None:
-        types: dict[str, Any] = {
-            "offsets": np.int64,
-            "items": np.int32,
-            "actions": np.uint8,
-            "values": np.float32,
-            "times": np.int64,
-        }
-        for name, dtype in types.items():
-            array = getattr(self, name)
-            if array is not None:
-                object.__setattr__(self, name, _frozen(array, dtype))
-        object.__setattr__(self, "context", {k: _frozen(v) for k, v in self.context.items()})
-        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
-            raise ValueError(f"offsets must run from 0 to the number of events {len(self.items)}")
-        if (self.offsets[1:] < self.offsets[:-1]).any():
-            raise ValueError("offsets must never fall: a row cannot end before it begins")
-        for name, column in self.columns().items():
-            if len(column) != len(self.items):
-                raise ValueError(f"events.{name}: {len(column)} values for {len(self.items)} events")
-
-    @classmethod
-    def of(cls, rows: Iterable[Sequence[int]]) -> Self:
-        """Events from item codes row by row: ``Events.of([[3, 1], [], [2]])``."""
-        lists = [np.asarray(row, dtype=np.int32) for row in rows]
-        offsets = np.zeros(len(lists) + 1, dtype=np.int64)
-        np.cumsum([len(row) for row in lists], out=offsets[1:])
-        return cls(offsets, np.concatenate(lists) if lists else np.zeros(0, dtype=np.int32))
-
-    def __len__(self) -> int:
-        """The number of rows."""
-        return len(self.offsets) - 1
-
-    @property
-    def size(self) -> int:
-        """The number of events in all rows, T."""
-        return len(self.items)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """``(N,)`` events per row."""
-        return np.diff(self.offsets)
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """``(T,)`` the row of each event."""
-        return np.repeat(np.arange(len(self)), self.lengths)
-
-    def columns(self) -> dict[str, NDArray[Any]]:
-        """The columns that are present, by name, ``items`` first, those of ``context`` last."""
-        names = ("items", "actions", "values", "times")
-        present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return present | dict(self.context)
-
-    def pick(self, index: NDArray[np.int64] | slice, offsets: NDArray[np.int64]) -> Events:
-        """Events ``index`` of all columns, cut into rows by ``offsets``."""
-        own = {f.name for f in fields(self)}
-        columns = {name: column[index] for name, column in self.columns().items()}
-        context = {name: columns.pop(name) for name in list(columns) if name not in own}
-        return Events(offsets, context=context, **columns)
-
-    def where(self, keep: Mask) -> Events:
-        """The events for which ``keep (T,)`` holds; rows stay, some may become empty."""
-        kept = np.concatenate([[0], np.cumsum(keep)])
-        return self.pick(np.flatnonzero(keep), kept[self.offsets])
-
-    def cut(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Events:
-        """From each row its events ``start[r]:stop[r]`` (``0 <= start <= stop <= length``)."""
-        lengths = stop - start
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        first = self.offsets[:-1] + start
-        return self.pick(np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths), offsets)
-
-    def last(self, count: int) -> Events:
-        """The newest ``count`` events of each row (all of a shorter row)."""
-        lengths = self.lengths
-        return self.cut(np.maximum(lengths - count, 0), lengths)
-
-    def take(self, rows: NDArray[np.integer[Any]]) -> Events:
-        """Rows by index, in the order asked, repeats allowed."""
-        lengths = self.lengths[rows]
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        first = self.offsets[:-1][rows]
-        return self.pick(np.arange(offsets[-1]) + np.repeat(first - offsets[:-1], lengths), offsets)
-
-    def block(self, start: int, stop: int) -> Events:
-        """Rows ``start:stop`` without copying any column."""
-        first, last = int(self.offsets[start]), int(self.offsets[min(stop, len(self))])
-        return self.pick(slice(first, last), self.offsets[start : stop + 1] - first)
-
-    def csr(self, n_items: int, weights: NDArray[np.float32] | None = None) -> csr_array:
-        """``(N, n_items)`` sparse matrix: 1 where the row holds the item, or the sum of ``weights (T,)``."""
-        from scipy.sparse import csr_array
-
-        data = np.ones(self.size, np.float32) if weights is None else weights
-        matrix = csr_array((data, self.items, self.offsets), shape=(len(self), n_items), copy=True)
-        matrix.sum_duplicates()
-        if weights is None:
-            matrix.data[:] = 1.0
-        return matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,8 +111,8 @@ class Queries:
     """One row per query of user features, or none."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "users", _frozen(self.users, np.int32))
-        object.__setattr__(self, "known", _frozen(self.known, np.bool_))
+        object.__setattr__(self, "users", frozen(self.users, np.int32))
+        object.__setattr__(self, "known", frozen(self.known, np.bool_))
         for name, column in {"users": self.users, "known": self.known, "times": self.times}.items():
             if column is not None and len(column) != len(self.history):
                 raise ValueError(f"queries.{name}: {len(column)} values for {len(self.history)} histories")
