@@ -85,8 +85,7 @@ class People:
 
     def unknown(self, n: int) -> NDArray[np.int64]:
         """``(n, 3)`` codes of people of whom nothing is known."""
-        codes: NDArray[np.int64] = np.tile(np.array(self.prior.shape[:3], dtype=np.int64) - 1, (n, 1))
-        return codes
+        return np.tile(np.array(self.prior.shape[:3], dtype=np.int64) - 1, (n, 1))
 
     def read(self, profile: pl.DataFrame) -> NDArray[np.int64]:
         """``(N, 3)`` codes of profiles as people write them; what is missing or strange gets the place "not known"."""
@@ -115,4 +114,6 @@ class People:
         rest = settings.mean_length - settings.min_length
         z = ndtri(uniforms(settings.seed, LENGTH, first, users, 1)[:, 0])
         more = np.floor(rest * np.exp(spread * z - spread * spread / 2.0) + 0.5)
-        return np.minimum(settings.min_length + more, min(settings.max_length, settings.items)).astype(np.int64)
+        longest = min(settings.max_length, settings.items)
+        lengths: NDArray[np.int64] = np.minimum(settings.min_length + more, longest).astype(np.int64)
+        return lengths
