@@ -6,8 +6,8 @@ import hashlib
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["Archive", "Archived", "find"]
@@ -24,6 +24,8 @@ class Archived:
     url: str | None = None
     checksum: str | None = None
     """``md5:...`` or ``sha256:...`` of the official file."""
+    files: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    """Where there is no official archive: member to address and checksum of the published file."""
 
 
 class Archive:

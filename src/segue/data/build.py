@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from segue.data.codes import encode, sort_log
 from segue.data.filters import Filters, apply, identical, repeats
 from segue.data.log import GIVEN, Log, Raw, Say, silent
 from segue.data.validate import checked
-from segue.data.writer import DatasetWriter
+from segue.data.writer import DatasetWriter, content_hash
 
 __all__ = ["build"]
 
@@ -150,7 +151,7 @@ def tally(log: Log, say: Say) -> dict[str, Any]:
 
 
 def _moment(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
 def _in_memory(
@@ -163,16 +164,22 @@ def _in_memory(
     header: Mapping[str, Any],
 ) -> Dataset:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    single = len(log.kinds) == 1
+    histories = Events(offsets, log.items, None if len(log.kinds) == 1 else log.actions, log.values, log.times)
+    arrays = {"offsets": histories.offsets, **histories.columns()}
+    digests = {column: sha256(np.ascontiguousarray(array).data).hexdigest() for column, array in arrays.items()}
     sizes = {"users": len(users), "items": len(items), "interactions": len(log)}
     return Dataset(
         name=name,
         users=Vocab(users["id"]),
         items=Vocab(items["id"]),
-        histories=Events(offsets, log.items, None if single else log.actions, log.values, log.times),
+        histories=histories,
         actions=log.kinds,
         target=None if target is None else log.kinds.index(target),
         item_features=items.lazy(),
         user_features=users.lazy(),
-        header={**header, "counts": sizes | header["counts"]},
+        header={
+            **header,
+            "counts": sizes | header["counts"],
+            "hash": content_hash(digests, log.kinds, target, users["id"], items["id"]),
+        },
     )

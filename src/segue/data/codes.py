@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from segue.core.types import Codes
 
@@ -30,7 +33,7 @@ def encode(ids: pl.Series) -> tuple[pl.Series, Codes]:
     return distinct.cast(pl.String).alias("id"), codes
 
 
-def sort_log(users: Codes, times: np.ndarray | None) -> np.ndarray | None:
+def sort_log(users: Codes, times: NDArray[Any] | None) -> NDArray[np.int64] | None:
     """The order by user, then time, then row of the file; ``None`` where the rows already are in it."""
     if times is None:
         key = users

@@ -96,10 +96,14 @@ def _explain(
             raise ValueError(
                 f"{place.of(bad)}, column {column}: got {text[column][bad]!r}, expected {EXPECTED[kind.is_integer()]}"
             )
-    wide = re.compile(rb"^([^%b]*%b){%d,}" % (separator.encode(), separator.encode(), len(text.columns)), re.MULTILINE)
-    if header is False and (found := wide.search(data)):
+    wide = re.compile(
+        rb"^([^%b\n]*%b){%d,}" % (separator.encode(), separator.encode(), len(text.columns)), re.MULTILINE
+    )
+    if found := wide.search(data):
         line = data.count(b"\n", 0, found.start()) + 1
-        raise ValueError(f"{name}, line {line}: more than {len(schema)} columns, expected {', '.join(schema)}")
+        raise ValueError(
+            f"{name}, line {line}: more than {len(text.columns)} columns, expected {', '.join(text.columns)}"
+        )
 
 
 def unparsable(text: pl.Series, dtype: pl.DataType | type[pl.DataType]) -> int | None:

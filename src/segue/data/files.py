@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from segue.core.types import Dataset
-from segue.data.delimited import check_text
+from segue.data.delimited import check_text, read_delimited
 from segue.data.log import Place, Raw
 from segue.data.tables import mapped, resolve
 
@@ -79,31 +80,36 @@ def _read(path: Path, columns: Mapping[str, str] | None) -> Raw:
 
 
 def _delimited(path: Path, separator: str, columns: Mapping[str, str] | None) -> Raw:
-    """Whole numbers are read as such where all are; else as text, so that each cell can be judged."""
+    """Ids are read as text; times and values as numbers where all are, else as text so that each can be judged."""
     found = pl.read_csv(path, separator=separator, n_rows=0, glob=False).columns
     names = resolve(columns, found, str(path))
-    numbers = {names["user"]: pl.Int64, names["item"]: pl.Int64} | {
+    texts: dict[str, type[pl.DataType]] = dict.fromkeys(names.values(), pl.String)
+    numbers: dict[str, type[pl.DataType]] = {
         names[key]: dtype for key, dtype in (("time", pl.Int64), ("value", pl.Float32)) if key in names
     }
-    texts = dict.fromkeys(names.values(), pl.String)
-    for schema in (texts | numbers, texts):
-        try:
-            frame = pl.read_csv(
-                path, separator=separator, columns=list(names.values()), schema_overrides=schema, glob=False
-            )
-            break
-        except pl.exceptions.PolarsError:
-            if schema is texts:
-                raise
+    try:
+        frame = pl.read_csv(
+            path, separator=separator, columns=list(texts), schema_overrides=texts | numbers, glob=False
+        )
+    except pl.exceptions.PolarsError:
+        frame = read_delimited(path, str(path), texts, separator, header=True)
     return _noted(frame, found, names, Place(str(path), 2, "line"))
 
 
 def _json_lines(path: Path, columns: Mapping[str, str] | None) -> Raw:
-    found = list(dict.fromkeys(pl.read_ndjson(path, n_rows=1000, infer_schema_length=1000).columns))
+    found = pl.read_ndjson(path, n_rows=1000, infer_schema_length=1000).columns
     names = resolve(columns, found, str(path))
-    schema = {column: pl.String for column in names.values()}
-    frame = pl.read_ndjson(path, schema_overrides=schema).select(names.values())
-    return _noted(frame, found, names, Place(str(path), 1, "line"))
+    frame = pl.read_ndjson(path, schema_overrides=dict.fromkeys(names.values(), pl.String)).select(names.values())
+    raw = _noted(frame, found, names, Place(str(path), 1, "line"))
+    data, mixed = path.read_bytes(), []
+    for column in (names["user"], names["item"]):
+        quoted = len(re.findall(rb'"%b"\s*:\s*"' % re.escape(column).encode(), data))
+        if 0 < quoted < len(frame):
+            mixed.append(
+                f"{path}: {column}: ids of mixed type: {quoted} of {len(frame)} are texts, the others numbers; "
+                "all are read as text"
+            )
+    return replace(raw, notes=(*raw.notes, *mixed))
 
 
 def _noted(frame: pl.DataFrame, found: Sequence[str], names: Mapping[str, str], place: Place) -> Raw:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 from pydantic import field_validator
 
 from segue.core.config import Settings
@@ -119,7 +120,7 @@ def identical(log: Log) -> int:
     group[order[1:][same]] = True
     group[order[:-1][same]] = True
     part = log.where(group)
-    columns = [c for c in (part.values, part.actions, part.times) if c is not None]
+    columns: list[NDArray[Any]] = [c for c in (part.values, part.actions, part.times) if c is not None]
     columns += [part.items, part.users]
     order = np.lexsort(columns)
     equal = np.ones(max(len(part) - 1, 0), np.bool_)

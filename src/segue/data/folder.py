@@ -33,7 +33,9 @@ def open_dataset(folder: Path | str) -> Dataset:
     header = read_json(folder / "header.json")
     if header.get("format") != FORMAT:
         raise ValueError(f"{folder}: dataset format {header.get('format')}, this Segue reads {FORMAT}")
-    arrays = {column: _array(folder / f"{column}.npy") for column in ARRAYS if column in header["schema"]}
+    arrays: dict[str, Any] = {
+        column: _array(folder / f"{column}.npy") for column in ARRAYS if column in header["schema"]
+    }
     counts = header["counts"]
     if len(arrays["items"]) != counts["interactions"] or len(arrays["offsets"]) != counts["users"] + 1:
         raise ValueError(f"{folder}: arrays do not fit header.json; prepare the dataset again")

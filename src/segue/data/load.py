@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 from platformdirs import user_cache_path
 
+from segue import __version__
 from segue.core.config import suggest
 from segue.core.registry import keys, module
 from segue.core.types import Dataset
@@ -105,10 +106,11 @@ def _named(
     if asked["columns"]:
         raise ValueError(f"{key}: its columns are known; columns apply to files and tables")
     source = module(PACKAGE, key.replace("-", "_"), "source")
-    settings = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    settings = _settings(key, query)
     address = f"{key}?{query}" if query else key
     if not hasattr(source, "ARCHIVE"):
         return _made(source, key, address, settings, asked, target, filters, out, say)
+    _understood(key, settings, getattr(source, "SETTINGS", {}))
     archive = _at_hand(source, key)
     if archive is None:
         archive = archives.Archive(download(source.ARCHIVE, key, home() / "downloads", say))
@@ -118,6 +120,21 @@ def _named(
     raw: Raw = source.read(archive, settings)
     header = {"source": address, "archive": {"name": archive.path.name, "fingerprint": archive.fingerprint}}
     return build(raw, key, target=target, filters=filters, out=ready, header=header, say=say)
+
+
+def _settings(key: str, query: str) -> dict[str, str]:
+    try:
+        return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
+    except ValueError:
+        raise ValueError(f"data: got '{key}?{query}', expected {key}?name=value&name=value") from None
+
+
+def _understood(key: str, settings: Mapping[str, str], known: Mapping[str, tuple[str, ...]]) -> None:
+    for name, value in settings.items():
+        if name not in known:
+            raise ValueError(f"{key}?{name}: unknown setting{suggest(name, known) if known else '; it has none'}")
+        if value not in known[name]:
+            raise ValueError(f"{key}?{name}={value}: unknown value{suggest(value, known[name])}")
 
 
 def _made(
@@ -154,7 +171,7 @@ def _at_hand(source: ModuleType, key: str) -> archives.Archive | None:
 
 
 def _cached(name: str, facts: Mapping[str, Any]) -> Path:
-    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True)
+    text = json.dumps({"format": FORMAT, "segue": __version__, **facts}, sort_keys=True)
     label = re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"
     return home() / f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 

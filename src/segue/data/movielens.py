@@ -62,7 +62,7 @@ def tags_of(tags: pl.DataFrame) -> pl.DataFrame:
 
 
 def csv_layout(archive: Archive, folder: str) -> Raw:
-    """The layout of 20M, 25M and latest: ``ratings.csv``, ``movies.csv`` and, where there, ``tags.csv``, ``links.csv``."""
+    """The layout of 20M, 25M and latest: ``ratings.csv``, ``movies.csv``, maybe ``tags.csv`` and ``links.csv``."""
 
     def read(member: str, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
         name = f"{archive.path.name}:{folder}/{member}"

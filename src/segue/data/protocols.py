@@ -155,7 +155,7 @@ def _wanted(data: Dataset) -> Mask:
     """``(T,)`` events of the kind that is predicted."""
     if data.target is None or data.histories.actions is None:
         return np.ones(data.histories.size, np.bool_)
-    return data.histories.actions == data.target
+    return np.equal(data.histories.actions, data.target)
 
 
 def _drawn(mask: Mask, settings: SplitSettings) -> NDArray[np.int64]:

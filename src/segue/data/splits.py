@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
-from numpy.typing import NDArray
 from pydantic import model_validator
 
 from segue.core.config import Settings
@@ -121,6 +120,13 @@ def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:
     return kept
 
 
-def _contains(history: Events, targets: Events, n_items: int) -> NDArray[np.bool_]:
+def _contains(history: Events, targets: Events, n_items: int) -> Mask:
     """``(targets,)`` whether the history of its query holds the item."""
-    return np.isin(targets.rows * n_items + targets.items, history.rows * n_items + history.items)
+    wanted, place = np.unique(targets.rows * n_items + targets.items, return_inverse=True)
+    if not len(wanted):
+        return np.zeros(0, np.bool_)
+    keys = history.rows * n_items + history.items
+    near = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
+    found = np.zeros(len(wanted), np.bool_)
+    found[near[wanted[near] == keys]] = True
+    return np.asarray(found[place])

@@ -10,8 +10,6 @@ from segue.data.times import seconds
 
 __all__ = ["checked"]
 
-INTEGER = r"^(0|-?[1-9][0-9]{0,17})$"
-
 
 def checked(raw: Raw, say: Say) -> pl.DataFrame:
     """The events with ``user`` and ``item`` as whole numbers or text, ``time`` as numbers, ``value`` as Float32.
@@ -50,10 +48,11 @@ def _ids(ids: pl.Series, raw: Raw, column: str, say: Say) -> pl.Series:
     if ids.dtype == pl.Binary or ids.dtype == pl.Object or ids.dtype.is_nested():
         raise fault(raw, column, 0, f"a column of type {ids.dtype}", "ids of one type, whole numbers or text")
     text = _text(ids, raw, column)
-    numbers = text.str.contains(INTEGER)
+    whole = text.cast(pl.Int64, strict=False)
+    numbers = whole.cast(pl.String).eq_missing(text)  # "007" is a text, not the number 7
     count = int(numbers.sum())
     if count == len(text):
-        return text.cast(pl.Int64)
+        return whole
     if count:
         other = (~numbers).arg_max() or 0
         say(

@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from segue import __version__
 from segue.core.files import write_folder, write_json
 
-__all__ = ["ARRAYS", "FORMAT", "DatasetWriter"]
+__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash"]
 
 FORMAT = 1
 ARRAYS: dict[str, Any] = {
@@ -164,6 +164,7 @@ class DatasetWriter:
             np.save(self._fresh / f"given-{split}.npy", parts)
         _interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
         about = dict(header or {})
+        digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()}
         counts = {"users": n_users, "items": len(items), "interactions": n_events, **about.pop("counts", {})}
         write_json(
             self._fresh / "header.json",
@@ -180,18 +181,22 @@ class DatasetWriter:
                 "target": self.target,
                 "given": sorted(given or {}),
                 "counts": counts,
-                "hash": self._hash(users["id"], items["id"]),
+                "hash": content_hash(digests, self.actions, self.target, users["id"], items["id"]),
             },
         )
         self._done = True
 
-    def _hash(self, users: pl.Series, items: pl.Series) -> str:
-        whole = hashlib.sha256(f"{self.actions} {self.target}".encode())
-        for column in self._names:
-            whole.update(f"{column} {self._arrays[column].hash.hexdigest()}".encode())
-        for ids in (users, items):
-            whole.update("\n".join(ids.to_list()).encode())
-        return whole.hexdigest()
+
+def content_hash(
+    digests: Mapping[str, str], actions: Sequence[str], target: str | None, users: pl.Series, items: pl.Series
+) -> str:
+    """SHA-256 over what models see: the digests of the arrays' bytes, the kinds of action, the target and all ids."""
+    whole = hashlib.sha256(f"{list(actions)} {target}".encode())
+    for column in sorted(digests):
+        whole.update(f" {column} {digests[column]}".encode())
+    for ids in (users, items):
+        whole.update("\n".join(ids.to_list()).encode() + b"\n\n")
+    return whole.hexdigest()
 
 
 def _interactions(

@@ -3,6 +3,7 @@
 A source made from an archive has ``ABOUT`` (one line), ``ARCHIVE`` (a ``segue.data.archives.Archived``: the members it
 is known by and where to download it) and ``read(archive, settings) -> Raw``. A source that makes its own data has
 ``ABOUT`` and ``write(settings, folder, say)``, which fills ``folder`` with a ``segue.data.writer.DatasetWriter`` in
-chunks, in constant memory. ``settings`` are the texts behind ``?`` in ``key?name=value&name=value``; what a source does
-not understand in them it refuses with a ``ValueError``.
+chunks, in constant memory. ``settings`` are the texts behind ``?`` in ``key?name=value&name=value``; an archive's
+source names those it understands, with the values they take, in ``SETTINGS``; one that makes its own data refuses what
+it does not understand itself.
 """

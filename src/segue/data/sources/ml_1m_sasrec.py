@@ -13,7 +13,15 @@ from segue.data.log import Place, Raw
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 
 ABOUT = "MovieLens 1M as preprocessed by SASRec (5-core): 6,040 users, 3,416 films, 999,611 events, no times"
-ARCHIVE = Archived(members=("ml-1m-sasrec/ml-1m.txt",))
+ARCHIVE = Archived(
+    members=("ml-1m-sasrec/ml-1m.txt",),
+    files={
+        "ml-1m-sasrec/ml-1m.txt": (
+            "https://raw.githubusercontent.com/kang205/SASRec/master/data/ml-1m.txt",
+            "sha256:b725f3acb3986fe3130bffd1e77a74d182a1f51799567a236dbd60270f95b0a2",
+        )
+    },
+)
 PAIR = {"id": pl.String, "movielens_id": pl.String}
 
 

@@ -1,0 +1,73 @@
+"""Amazon Beauty (McAuley, 2014) as two papers use it: S3-Rec's 5-core file, or BERT4Rec's larger one. No times."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from segue.data.archives import Archive, Archived
+from segue.data.delimited import read_delimited
+from segue.data.log import Place, Raw
+from segue.data.rows import read_rows
+
+__all__ = ["ABOUT", "ARCHIVE", "SETTINGS", "read"]
+
+ABOUT = "Amazon Beauty: 22,363 users, 12,101 items (S3-Rec, 5-core); ?variant=bert4rec: 40,226 users, 54,542 items"
+S3REC = "https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/master/data"
+ARCHIVE = Archived(
+    members=("Beauty.s3rec.txt", "beauty.bert4rec.txt"),
+    files={
+        "amazon-beauty/Beauty.s3rec.txt": (f"{S3REC}/Beauty.txt", None),
+        "amazon-beauty/Beauty_item2attributes.json": (f"{S3REC}/Beauty_item2attributes.json", None),
+        "amazon-beauty/beauty.bert4rec.txt": (
+            "https://raw.githubusercontent.com/FeiSun/BERT4Rec/master/data/beauty.txt",
+            None,
+        ),
+    },
+)
+SETTINGS = {"variant": ("s3rec", "bert4rec")}
+
+
+def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
+    """The events in the order of the file; ids are those of the file, ``asin`` and ``attributes`` describe items."""
+    if settings.get("variant", "s3rec") == "bert4rec":
+        place = Place(f"{archive.path.name}:beauty.bert4rec.txt", 1, "line")
+        schema = {"user": pl.Int32, "item": pl.Int32}
+        events = read_delimited(archive.read("beauty.bert4rec.txt"), place.name, schema, " ")
+        return Raw(events, place, warnings=archive.warnings)
+    events, place = read_rows(archive, "Beauty.s3rec.txt")
+    return Raw(events, place, _items(archive), _users(archive), warnings=archive.warnings)
+
+
+def _json(archive: Archive, member: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(archive.read(member)))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{archive.path.name}:{member}: expected a JSON object ({error})") from None
+
+
+def _items(archive: Archive) -> pl.DataFrame | None:
+    """``id`` with ``asin`` and ``attributes`` (codes as text), as far as the archive has them."""
+    parts = []
+    if archive.name("datamaps.json"):
+        parts.append(_table(_json(archive, "datamaps.json")["id2item"], "asin"))
+    if archive.name("Beauty_item2attributes.json"):
+        tagged = _json(archive, "Beauty_item2attributes.json")
+        columns = {"id": list(tagged), "attributes": [[str(code) for code in codes] for codes in tagged.values()]}
+        parts.append(pl.DataFrame(columns, schema={"id": pl.String, "attributes": pl.List(pl.String)}))
+    if len(parts) == 2:
+        return parts[0].join(parts[1], on="id", how="left", maintain_order="left")
+    return parts[0] if parts else None
+
+
+def _users(archive: Archive) -> pl.DataFrame | None:
+    if archive.name("datamaps.json") is None:
+        return None
+    return _table(_json(archive, "datamaps.json")["id2user"], "amazon_id")
+
+
+def _table(names: Mapping[str, str], column: str) -> pl.DataFrame:
+    return pl.DataFrame({"id": list(names), column: list(names.values())}, schema={"id": pl.String, column: pl.String})
