@@ -68,15 +68,15 @@ def _misplaced(split: Split, held_out: HeldOut, in_order: bool) -> list[str]:
     trained = split.train.histories.take(users)
     history, targets = held_out.queries.history.take(known), held_out.targets.take(known)
     earlier = [trained]
-    if in_order and held_out is not split.valid:
+    if held_out is not split.valid:
         earlier.append(_asked_before(split.valid, users))
     columns = [name for name in ("actions", "times") if all(name in e.columns() for e in (*earlier, history, targets))]
     keys = ["row", "items", *columns]
     held, truth, learned = (_counted([events], keys) for events in (history, targets, trained))
     before = _counted(earlier, keys)
-    missing = _beyond(before, held, keys)
+    missing = _beyond(before if in_order else learned, held, keys)
     leaked = _beyond(learned, held, keys).join(truth, on=keys, how="semi")
-    told = _beyond(held, before, keys).join(truth, on=keys, how="semi")
+    told = held.join(before, on=keys, how="anti").join(truth, on=keys, how="semi").select(keys)
     missing = missing.join(leaked, on=keys, how="anti")
     return [
         *_fault(leaked, users, "targets are training events of their user"),

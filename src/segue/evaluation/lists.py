@@ -45,6 +45,8 @@ def read_lists(source: Path | pl.DataFrame, queries: Queries, users: Vocab, item
             f"{len(queries)} queries of {len(np.unique(queries.users))} users: lists are told apart by user"
         )
     by = next((column for column in ("rank", "score") if column in frame.columns), None)
+    if by is not None and not frame[by].dtype.is_numeric():
+        raise ValueError(f"{name}: column '{by}': got {frame[by].dtype}, expected numbers")
     given = pl.col(by).cast(pl.Float64) if by else pl.int_range(1, pl.len() + 1).cast(pl.Float64)
     rows = frame.select(
         pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String), given.alias("by")

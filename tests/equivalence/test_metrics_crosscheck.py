@@ -1,0 +1,110 @@
+"""Our metrics against trec_eval (through pytrec_eval and ir-measures) on random rankings and on lists."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Ranks, Scores
+from segue.evaluation import metrics
+from segue.evaluation.evaluate import evaluate, evaluate_lists
+
+pytest.importorskip("pytrec_eval", reason="needs pytrec_eval, which ir-measures brings")
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    ir_measures = pytest.importorskip("ir_measures", reason="needs ir-measures")
+
+N, N_ITEMS = 200, 60
+EVERY = tuple(getattr(metrics, name) for name in metrics.__all__)
+
+
+class Random:
+    domain = Domain(N, N_ITEMS)
+
+    def __init__(self) -> None:
+        self.table = np.random.default_rng(0).permuted(np.tile(np.arange(N_ITEMS, dtype=np.float32), (N, 1)), axis=1)
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        return self.table[queries.users]
+
+
+@pytest.fixture(scope="module")
+def held_out() -> HeldOut:
+    """Histories, and 1 to 20 targets each, outside the history."""
+    rng = np.random.default_rng(1)
+    orders = rng.permuted(np.tile(np.arange(N_ITEMS), (N, 1)), axis=1)
+    seen, true = rng.integers(0, 20, N), rng.integers(1, 21, N)
+    history = Events.of([row[:s] for row, s in zip(orders, seen, strict=True)])
+    targets = Events.of([row[s : s + t] for row, s, t in zip(orders, seen, true, strict=True)])
+    return HeldOut(Queries.of_users(np.arange(N, dtype=np.int32), history), targets)
+
+
+def theirs(run: dict[str, dict[str, float]], held_out: HeldOut, k: int) -> dict[str, np.ndarray]:
+    """Their values per query, by our names; MAP is brought from their divisor, *relevant*, to min(k, relevant)."""
+    from ir_measures import AP, RR, P, R, Success, nDCG
+
+    qrels = {str(n): {str(item): 1 for item in held_out.targets.block(n, n + 1).items} for n in range(len(held_out))}
+    names = {
+        "recall": R @ k,
+        "precision": P @ k,
+        "hit_rate": Success @ k,
+        "mrr": RR @ k,
+        "ndcg": nDCG @ k,
+        "map": AP @ k,
+    }
+    values = {name: np.zeros(len(held_out)) for name in names}
+    found = ir_measures.iter_calc(list(names.values()), qrels, run)
+    by_measure = {str(measure): name for name, measure in names.items()}
+    for row in found:
+        values[by_measure[str(row.measure)]][int(row.query_id)] = row.value
+    relevant = held_out.targets.lengths
+    values["map"] = values["map"] * relevant / np.minimum(k, relevant)
+    both = values["precision"] + values["recall"]
+    values["f1"] = 2 * values["precision"] * values["recall"] / np.where(both > 0, both, 1)
+    return values
+
+
+@pytest.mark.parametrize("k", [5, 10])
+def test_random_rankings(held_out: HeldOut, k: int) -> None:
+    model = Random()
+    ours = evaluate(model, held_out, (5, 10), EVERY)
+    history = held_out.queries.history
+    run = {
+        str(n): {
+            str(item): float(model.table[n, item])
+            for item in np.setdiff1d(np.arange(N_ITEMS), history.block(n, n + 1).items)
+        }
+        for n in range(N)
+    }
+    for name, values in theirs(run, held_out, k).items():
+        np.testing.assert_allclose(ours.values[f"{name}@{k}"], values, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("k", [5, 10])
+def test_lists_from_elsewhere(held_out: HeldOut, k: int) -> None:
+    """Lists of 0 to 12 places."""
+    lists = evaluate(Random(), held_out, (12,)).top
+    lengths = np.random.default_rng(2).integers(0, 13, N)
+    lists = type(lists)(lists.items, lists.scores, lengths)
+    ours = evaluate_lists(lists, held_out, (5, 10), EVERY)
+    run = {
+        str(n): {str(item): float(-place) for place, item in enumerate(lists.items[n, : lengths[n]])} for n in range(N)
+    }
+    for name, values in theirs(run, held_out, k).items():
+        np.testing.assert_allclose(ours.values[f"{name}@{k}"], values, atol=1e-9, err_msg=name)
+
+
+def test_they_can_disagree(held_out: HeldOut) -> None:
+    """A ranking turned round gives other values: the comparison above compares something."""
+    ours = evaluate(Random(), held_out, (10,), EVERY)
+    turned: Ranks = Ranks(
+        held_out.targets.offsets,
+        np.arange(held_out.targets.size),
+        np.zeros(held_out.targets.size, np.int64),
+        np.full(N, held_out.targets.size + 1),
+        ours.top,
+    )
+    for metric in EVERY:
+        assert not np.allclose(metric(turned, 10), ours.values[f"{metric.__name__}@10"])
