@@ -7,7 +7,6 @@ them, its action and time; the same item twice in a log is two events, so occurr
 from __future__ import annotations
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.types import Dataset, Events, HeldOut, Split
@@ -65,31 +64,24 @@ def _misplaced(split: Split, held_out: HeldOut, in_order: bool) -> list[str]:
     """Events of known users that are where they should not be, or are not where they should be."""
     known = np.flatnonzero(held_out.queries.known)
     users = held_out.queries.users[known]
-    trained = split.train.histories.take(users)
-    history, targets = held_out.queries.history.take(known), held_out.targets.take(known)
-    earlier = [trained]
+    parts = [split.train.histories.take(users), held_out.queries.history.take(known), held_out.targets.take(known)]
     if held_out is not split.valid:
-        earlier.append(_asked_before(split.valid, users))
-    columns = [name for name in ("actions", "times") if all(name in e.columns() for e in (*earlier, history, targets))]
-    keys = ["row", "items", *columns]
-    held, truth, learned = (_counted([events], keys) for events in (history, targets, trained))
-    before = _counted(earlier, keys)
-    missing = _beyond(before if in_order else learned, held, keys)
-    leaked = _beyond(learned, held, keys).join(truth, on=keys, how="semi")
-    told = held.join(before, on=keys, how="anti").join(truth, on=keys, how="semi").select(keys)
-    missing = missing.join(leaked, on=keys, how="anti")
-    return [
-        *_fault(leaked, users, "targets are training events of their user"),
-        *_fault(told, users, "targets stand in the history of their own query"),
-        *_fault(missing, users, "earlier events of the user are not in the history of the query"),
-    ]
-
-
-def _fault(events: pl.DataFrame, users: NDArray[np.int32], text: str) -> list[str]:
-    if not len(events):
-        return []
-    row, item = events.select("row", "items").sort("row", "items").row(0)
-    return [f"{len(events)} {text}, first item {item} of user {users[row]}"]
+        parts.append(_asked_before(split.valid, users))
+    rows, items, (trained, held, true, *asked) = _counted(parts)
+    before = trained + sum(asked)
+    leaked = (trained > held) & (true > 0)
+    told = (held > 0) & (before == 0) & (true > 0)
+    missing = ((before if in_order else trained) > held) & ~leaked
+    faults = []
+    for wrong, text in (
+        (leaked, "targets are training events of their user"),
+        (told, "targets stand in the history of their own query"),
+        (missing, "earlier events of the user are not in the history of the query"),
+    ):
+        if wrong.any():
+            first = np.argmax(wrong)
+            faults.append(f"{wrong.sum()} {text}, first item {items[first]} of user {users[rows[first]]}")
+    return faults
 
 
 def _asked_before(valid: HeldOut, users: NDArray[np.int32]) -> Events:
@@ -126,12 +118,18 @@ def _future(train: Dataset, held_out: HeldOut, kind: str) -> list[str]:
     return faults
 
 
-def _counted(parts: list[Events], keys: list[str]) -> pl.DataFrame:
-    tables = [pl.DataFrame({"row": events.rows} | {key: events.columns()[key] for key in keys[1:]}) for events in parts]
-    return pl.concat(tables).group_by(keys).len("count")
-
-
-def _beyond(events: pl.DataFrame, others: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
-    """Events that occur more often than among ``others``."""
-    joined = events.join(others, on=keys, how="left", suffix="_other")
-    return joined.filter(pl.col("count") > pl.col("count_other").fill_null(0)).select(keys)
+def _counted(parts: list[Events]) -> tuple[NDArray[np.int64], NDArray[np.int32], list[NDArray[np.int64]]]:
+    """All different events of ``parts``: their rows, their items, and for each part how often it holds each."""
+    rows = np.concatenate([events.rows for events in parts])
+    items = np.concatenate([events.items for events in parts])
+    ids = rows
+    for name in ("items", "actions", "times"):
+        columns = [getattr(events, name) for events in parts]
+        if all(column is not None for column in columns):
+            # numbers without gaps stay small enough to be multiplied
+            distinct, codes = np.unique(np.concatenate(columns), return_inverse=True)
+            ids = np.unique(ids * len(distinct) + codes, return_inverse=True)[1]
+    first = np.unique(ids, return_index=True)[1]
+    cuts = np.cumsum([events.size for events in parts])[:-1]
+    counts = [np.bincount(part, minlength=len(first)) for part in np.split(ids, cuts)]
+    return rows[first], items[first], counts
