@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from segue.core.config import suggest
 from segue.core.types import Dataset, Events, Vocab
 from segue.data.codes import encode, sort_log
-from segue.data.filters import Filters, apply, identical, repeats
+from segue.data.filters import Filters, apply, repeats_and_identical
 from segue.data.log import GIVEN, Log, Raw, Say, silent
 from segue.data.validate import checked
 from segue.data.writer import DatasetWriter, content_hash
@@ -132,7 +132,7 @@ def features(known: pl.DataFrame | None, ids: pl.Series, noun: str, say: Say) ->
 
 def tally(log: Log, say: Say) -> dict[str, Any]:
     """What the header says of the events, and the decisions about repeats and single events."""
-    again, same = int(repeats(log).sum()), identical(log)
+    again, same = repeats_and_identical(log)
     single = int((np.bincount(log.users) == 1).sum())
     if same:
         say(f"{same} of {len(log)} events are identical to another one; kept (filters.duplicates changes that)")

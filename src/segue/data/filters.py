@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
@@ -100,33 +100,35 @@ def apply(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
 
 def repeats(log: Log, last: bool = False) -> Mask:
     """Events that repeat an earlier (``last``: a later) one of the same user, item and kind of action."""
-    kinds = len(log.kinds) if log.actions is not None else 1
-    key = (log.users.astype(np.int64) * len(log.item_ids) + log.items) * kinds
-    if log.actions is not None:
-        key += log.actions
-    order = np.argsort(key, kind="stable")
-    same = key[order[1:]] == key[order[:-1]]
+    order, same = _neighbours(log)
     again = np.zeros(len(log), np.bool_)
     again[order[:-1][same] if last else order[1:][same]] = True
     return again
 
 
-def identical(log: Log) -> int:
-    """How many events repeat another one in every column."""
-    key = log.users.astype(np.int64) * len(log.item_ids) + log.items
+def repeats_and_identical(log: Log) -> tuple[int, int]:
+    """How many events repeat an earlier one of the same user, item and kind, and how many an earlier one in full."""
+    order, same = _neighbours(log)
+    alike = same if log.times is None else same & (log.times[order[1:]] == log.times[order[:-1]])
+    if log.values is None or not alike.any():
+        return int(same.sum()), int(alike.sum())
+    run = np.cumsum(np.concatenate([[True], ~alike]))  # events alike but for their value share a number
+    among = np.concatenate([alike, [False]]) | np.concatenate([[False], alike])
+    run, values = run[among], log.values[order[among]]
+    sort = np.lexsort((values, run))
+    run, values = run[sort], values[sort]
+    equal = (values[1:] == values[:-1]) | (np.isnan(values[1:]) & np.isnan(values[:-1]))
+    return int(same.sum()), int((equal & (run[1:] == run[:-1])).sum())
+
+
+def _neighbours(log: Log) -> tuple[NDArray[np.int64], Mask]:
+    """Events by user, item, kind of action and time, and which of them are of the same three as the one before."""
+    kinds = len(log.kinds) if log.actions is not None else 1
+    key = (log.users.astype(np.int64) * len(log.item_ids) + log.items) * kinds
+    if log.actions is not None:
+        key += log.actions
     order = np.argsort(key, kind="stable")
-    same = key[order[1:]] == key[order[:-1]]
-    group = np.zeros(len(log), np.bool_)
-    group[order[1:][same]] = True
-    group[order[:-1][same]] = True
-    part = log.where(group)
-    columns: list[NDArray[Any]] = [c for c in (part.values, part.actions, part.times) if c is not None]
-    columns += [part.items, part.users]
-    order = np.lexsort(columns)
-    equal = np.ones(max(len(part) - 1, 0), np.bool_)
-    for column in columns:
-        equal &= column[order[1:]] == column[order[:-1]]
-    return int(equal.sum())
+    return order, key[order[1:]] == key[order[:-1]]
 
 
 def k_core(log: Log, users: int, items: int) -> Mask:

@@ -44,7 +44,11 @@ def sources_listed() -> list[tuple[str, str, bool]]:
     for name in keys(PACKAGE):
         key = name.replace("_", "-")
         source = module(PACKAGE, name, "source")
-        listed.append((key, source.ABOUT, not hasattr(source, "ARCHIVE") or _at_hand(source, key) is not None))
+        try:
+            there = not hasattr(source, "ARCHIVE") or _at_hand(source, key) is not None
+        except ValueError:  # a broken archive is not at hand; ``load`` says what is wrong with it
+            there = False
+        listed.append((key, source.ABOUT, there))
     return listed
 
 
@@ -54,7 +58,7 @@ def load(
     columns: Mapping[str, str] | None = None,
     target: str | None = None,
     filters: Filters | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     say: Say | None = None,
 ) -> Dataset:
     """The dataset of ``source``.
@@ -73,20 +77,20 @@ def load(
         ValueError: nothing of that name, or something in it is not as expected.
         DownloadError: a download that is needed failed.
     """
-    say, filters = say or silent, filters or Filters()
+    say, filters, out = say or silent, filters or Filters(), None if out is None else Path(out)
     if is_table(source):
         return build(read_table(source, columns), "table", target=target, filters=filters, out=out, say=say)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"data: got {type(source).__name__}, expected a name, a path or a table (__arrow_c_stream__)")
     address = os.fspath(source)
     asked = {"columns": dict(columns or {}), "target": target, "filters": filters.model_dump(mode="json")}
+    key, _, query = address.partition("?")
+    if isinstance(source, str) and key.replace("-", "_") in keys(PACKAGE):
+        return _named(key, query, asked, target, filters, out, say)
     if is_dataset(Path(address)):
         if columns or target is not None or filters != Filters() or out is not None:
             raise ValueError(f"{address}: is prepared already; columns, target, filters and out apply to its source")
-        return open_dataset(address)
-    key, _, query = address.partition("?")
-    if key.replace("-", "_") in keys(PACKAGE):
-        return _named(key, query, asked, target, filters, out, say)
+        return _opened(Path(address), say)
     if not files.looks_like(address):
         known = [name.replace("_", "-") for name in keys(PACKAGE)]
         raise ValueError(f"data: unknown source '{address}'{suggest(key, known)}; no such file or folder either")

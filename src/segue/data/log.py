@@ -43,9 +43,12 @@ class Place:
 
     def of(self, row: int) -> str:
         """``ratings.csv, line 17`` for a row counted from 0."""
-        if self.more and row >= self.rows:
-            return replace(self.more[0], more=self.more[1:]).of(row - self.rows)
-        return f"{self.name}, {self.noun} {row + self.first}"
+        place = self
+        for follower in self.more:
+            if row < place.rows:
+                break
+            row, place = row - place.rows, follower
+        return f"{place.name}, {place.noun} {row + place.first}"
 
 
 @dataclass(frozen=True, eq=False)

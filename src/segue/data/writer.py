@@ -60,6 +60,10 @@ class Growing:
         self.file.close()
 
 
+def _replaceable(folder: Path) -> bool:
+    return (folder / "offsets.npy").is_file() or not any(folder.iterdir())
+
+
 class DatasetWriter:
     """A dataset on its way to ``folder``; use it as ``with``, ``append`` chunks and ``finish`` once.
 
@@ -91,6 +95,8 @@ class DatasetWriter:
         self._done = False
 
     def __enter__(self) -> Self:
+        if self.folder.exists() and not (self.folder.is_dir() and _replaceable(self.folder)):
+            raise ValueError(f"{self.folder}: is there and no prepared dataset; expected a new or empty folder")
         self._open = write_folder(self.folder)
         self._fresh = self._open.__enter__()
         self._arrays = {column: Growing(self._fresh / f"{column}.npy", ARRAYS[column]) for column in self._names}
