@@ -12,7 +12,7 @@ from segue.testing import World, clusters, cycle, hit_rate, order, popularity, s
 
 ALIKE_FOR_ALL = {"random", "popular", "recent_popular"}
 """Models that do not look at who asks, by design."""
-EPOCHS = {"cycle": 20, "clusters": 15, "order": 20, "popularity": 5}
+EPOCHS = {"cycle": 8, "clusters": 6, "order": 8, "popularity": 3}
 WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
 PERSONAL = [key for key in model_keys() if key not in ALIKE_FOR_ALL]
 

@@ -1,0 +1,84 @@
+"""Who may import whom, and what stays light."""
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+from sources import FILES, ROOT, SOURCE, imported
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PROVIDERS = packages_distributions()
+HELP = """
+from segue.cli import main
+sys.argv = ["segue", "--help"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+LIGHT = [
+    "segue",
+    "segue.core.types",
+    "segue.core.config",
+    "segue.core.model",
+    "segue.core.registry",
+    "segue.core.run",
+    "segue.core.recommend",
+    "segue.data",
+    "segue.evaluation",
+    "segue.evaluation.evaluate",
+    "segue.cli",
+]
+
+
+def loaded(code: str, names: list[str]) -> list[str]:
+    """Which of ``names`` a fresh interpreter has loaded after ``code``."""
+    report = f"import sys\n{code}\nprint('loaded:', *[name for name in {names!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rsplit("loaded:", 1)[1].split()
+
+
+def test_layers() -> None:
+    found = lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True)
+    assert found == EXIT_STATUS_SUCCESS, "run lint-imports to see the chains"
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_values_settings_data_and_metrics_do_not_load_torch(module: str) -> None:
+    assert loaded(f"import {module}", ["torch"]) == []
+
+
+def test_help_loads_nothing_heavy() -> None:
+    assert loaded(HELP, ["torch", "polars", "scipy", "numba", "matplotlib"]) == []
+
+
+def names_of(requirements: list[str]) -> set[str]:
+    """Distribution names, normalised, of requirement lines."""
+    return {"".join(c if c.isalnum() else " " for c in line).split(" ")[0] for line in requirements}
+
+
+def outside(path: Path, top_level: bool) -> set[str]:
+    """Third-party distributions a file imports, first words of their names as ``names_of`` gives them."""
+    modules = {name.split(".")[0] for name in imported(path, top_level)} - set(sys.stdlib_module_names) - {"segue"}
+    return {dist.replace("_", "-").split("-")[0].lower() for name in modules for dist in PROVIDERS.get(name, [name])}
+
+
+def test_only_declared_packages_are_imported() -> None:
+    needed = names_of(PROJECT["dependencies"])
+    optional = names_of([line for group in PROJECT["optional-dependencies"].values() for line in group])
+    faults = {}
+    for path in FILES:
+        faults[str(path)] = outside(SOURCE / path, True) - needed, outside(SOURCE / path, False) - needed - optional
+    assert not {path: found for path, found in faults.items() if any(found)}, "undeclared, or optional at the top"
+
+
+def test_the_reader_of_imports_sees_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text("import torch.nn\ndef f():\n    from polars import col\nif TYPE_CHECKING:\n    import scipy")
+    assert imported(path, top_level=True) == {"torch.nn"}
+    assert imported(path, top_level=False) == {"torch.nn", "polars", "scipy"}
