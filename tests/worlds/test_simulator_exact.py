@@ -62,7 +62,7 @@ def cases(repeats: float) -> list[list[int]]:
     short = [list(h) for n in range(3) for h in product(range(5), repeat=n)]
     longer = np.random.default_rng(0).integers(0, 5, (40, 4)).tolist()
     whole = [list(np.random.default_rng(seed).permutation(5)) for seed in range(5)]
-    every = short + longer + whole + [[*h[:4]] for h in whole]
+    every = short + longer + whole + [h[:4] for h in whole] + [[*h, h[2]] for h in whole]
     return every if repeats else [h for h in every if len(set(h)) == len(h)]
 
 
@@ -80,6 +80,27 @@ def test_items_alone(repeats: float) -> None:
         chance, expected = by_enumeration(world, prior, history, nothing, nothing)
         assert chance > 0
         agree(row, expected)
+
+
+@pytest.mark.parametrize("repeats", [0.0, 0.3])
+def test_lives_are_drawn_as_often_as_they_are_probable(repeats: float) -> None:
+    """All 625 lives of four events, among 300,000 people."""
+    people = 300_000
+    settings = {**SHARED, "users": people, "min_length": 4, "mean_length": 4, "length_spread": 0.0}
+    dataset = World.build(SimulatorSettings(repeats=repeats, seed=3, **settings)).dataset()
+    lives = dataset.histories.items.reshape(people, 4)
+    seen = np.bincount(lives @ (5 ** np.arange(3, -1, -1)), minlength=625)
+    chance, optimal = np.ones(1), Optimal(dataset, ())
+    for length in range(4):
+        beginnings = Events.of([list(h) for h in product(range(5), repeat=length)])
+        chance = (chance[:, None] * optimal.probabilities(Queries.anonymous(beginnings))).ravel()
+    assert chance.sum() == pytest.approx(1, abs=1e-12)
+    assert seen[chance == 0].sum() == 0
+    often = people * chance >= 10
+    observed, expected = seen[often], people * chance[often]
+    chi2, free = ((observed - expected) ** 2 / expected).sum(), often.sum()
+    assert free > 50
+    assert abs(chi2 - free) < 4 * np.sqrt(2 * free)
 
 
 def observed(histories: list[list[int]], rng: np.random.Generator) -> tuple[Events, list[list[int]], list[list[int]]]:
