@@ -61,7 +61,7 @@ class World:
     def of(cls, dataset: Dataset) -> World:
         """The world that made ``dataset``; a dataset that is not simulated is a ``ValueError``."""
         if HEADER not in dataset.header:
-            raise ValueError(f"dataset {dataset.name}: not simulated, so there is no known truth")
+            raise ValueError(f"dataset {dataset.name}: not simulated, or filtered afterwards; its truth is not known")
         return cls.build(parse(SimulatorSettings, dataset.header[HEADER], f"dataset {dataset.name}: {HEADER}"))
 
     @cached_property
