@@ -53,7 +53,7 @@ def cycle(n_items: int = 12, users: int = 150, seed: int = 0) -> World:
     return _world(rows, n_items, users // 3, k=1, best=1.0, naive=1.0)
 
 
-def popularity(n_items: int = 20, users: int = 300, seed: int = 0) -> World:
+def popularity(n_items: int = 20, users: int = 200, seed: int = 0) -> World:
     """Every item is drawn alone, the one of rank r with a chance in proportion to 1 / r: nothing but counts matters."""
     rng = np.random.default_rng(seed)
     chances = 1 / np.arange(1, n_items + 1)
