@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 __all__ = ["catalogue", "compared", "cost", "facts", "history", "metrics", "plain", "tested"]
 
@@ -16,17 +18,17 @@ NAMES = {"recall": "Recall", "precision": "Precision", "hit_rate": "HitRate"}
 """How metrics are called in tables; the others are capital letters."""
 
 
-def plain(head: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, right: int = 0) -> Table:
-    """A table of texts; the columns from number ``right`` on, if that is not 0, are aligned to the right."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+def plain(head: Sequence[str], rows: Sequence[Sequence[str]], title: str = "", right: int = 0) -> Group:
+    """A titled table of texts; the columns from number ``right`` on, if that is not 0, are aligned to the right."""
+    table = Table(box=box.SIMPLE_HEAD if any(head) else None, pad_edge=False, show_header=any(head))
     for number, name in enumerate(head):
         table.add_column(name, justify="right" if right and number >= right else "left", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    return table
+    return Group(Text(title, "bold"), table) if title else Group(table)
 
 
-def metrics(record: Record) -> Table:
+def metrics(record: Record) -> Group:
     """Every metric with its interval, beside validation and the baseline where they are known."""
     valid, baseline = record.get("valid") or {}, record.get("baseline")
     head = ["", record["model"], "95 % interval"]
@@ -44,7 +46,7 @@ def metrics(record: Record) -> Table:
     return plain(head, rows, f"{record['model']} on {record['data']} ({part}{told}, whole catalogue)", right=1)
 
 
-def cost(record: Record) -> Table:
+def cost(record: Record) -> Group:
     """Seconds by stage, memory, size, and where."""
     spent = record["cost"]
     seconds = "  ".join(f"{name} {_duration(value)}" for name, value in spent["seconds"].items())
@@ -58,7 +60,7 @@ def cost(record: Record) -> Table:
     return plain(["", ""], rows)
 
 
-def compared(result: Record) -> Table:
+def compared(result: Record) -> Group:
     """One row per model, best first by the metric that is tested."""
     records = sorted(result["models"].values(), key=lambda record: -record[result["metric"]])
     names = list(records[0]["intervals"])
@@ -85,7 +87,7 @@ def compared(result: Record) -> Table:
     return plain(head, rows, f"{result['data']}: {records[0]['facts']['queries']:,} test questions", right=1)
 
 
-def tested(result: Record) -> Table:
+def tested(result: Record) -> Group:
     """One row per pair of models."""
     rows = [
         [
@@ -101,7 +103,7 @@ def tested(result: Record) -> Table:
     return plain(head, rows, f"Paired tests of {_called(result['metric'])}", right=1)
 
 
-def history(records: Sequence[Record]) -> Table:
+def history(records: Sequence[Record]) -> Group:
     """One row per run."""
     rows = []
     for record in records:
@@ -111,7 +113,7 @@ def history(records: Sequence[Record]) -> Table:
                 record["run"] + (" *" if record["best"] else ""),
                 record["data"],
                 record["model"],
-                f"{record['ndcg@10']:.4f}" if "ndcg@10" in record else "" if spent else "interrupted",
+                f"{record['ndcg@10']:.4f}" if "ndcg@10" in record else "" if spent else "not finished",
                 f"{record['hit_rate@10']:.4f}" if "hit_rate@10" in record else "",
                 _duration(spent["seconds"]["train"]) if spent else "",
                 _size(spent["peak_memory_bytes"]) if spent else "",
@@ -124,13 +126,13 @@ def history(records: Sequence[Record]) -> Table:
     return plain(head, rows, "Runs (* the best of its data, by validation)", right=3)
 
 
-def catalogue(title: str, rows: Sequence[Record]) -> Table:
+def catalogue(title: str, rows: Sequence[Record]) -> Group:
     """Items with what is known of them."""
     names = list(rows[0]) if rows else ["item"]
     return plain(names, [[_cell(row[name]) for name in names] for row in rows], title)
 
 
-def facts(record: Record) -> Table:
+def facts(record: Record) -> Group:
     """Names and values."""
     return plain(["", ""], [[name.replace("_", " "), _told(value)] for name, value in record.items()])
 

@@ -84,6 +84,7 @@ def _resumed(run: str, given: list[str]) -> tuple[Plan, Path]:
 
 def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[str, Any]:
     from segue.core.run import Interrupted
+    from segue.experiment.run_folder import abandon
     from segue.experiment.train import run_plan
 
     command = " ".join(["segue", *sys.argv[1:]])
@@ -95,6 +96,9 @@ def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[st
 
         record, table = profiled(lambda: run_plan(plan, folder, say=terminal.say, show=show, command=command))
         terminal.say(table)
+    except (ValueError, OSError):
+        abandon(folder)
+        raise
     except (Interrupted, KeyboardInterrupt):
         terminal.say(f"\ninterrupted; go on with: segue train --resume {folder}")
         raise typer.Exit(130) from None

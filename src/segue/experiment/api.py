@@ -109,20 +109,22 @@ def recommend(
     trained: Bundle,
     items: Sequence[str] = (),
     *,
+    titles: Sequence[str] = (),
     user: str | None = None,
     data: Dataset | None = None,
     k: int = 10,
     repeats: bool = False,
     profile: Mapping[str, Any] | None = None,
 ) -> pl.DataFrame:
-    """The best ``k`` items for a history of ids, oldest first, or for a ``user`` of ``data``.
+    """The best ``k`` items for a history of ids or titles, oldest first, or for a ``user`` of ``data``.
 
     Returns:
         ``place``, ``item``, ``title`` and ``genres`` where known, ``logit`` and ``probability``, or ``score``.
     """
     if user is None:
-        return ask.by_history(trained, items, k, repeats=repeats, profile=profile).items
-    if data is None or items:
+        history = [*items, *ask.titled(trained, titles)] if titles else items
+        return ask.by_history(trained, history, k, repeats=repeats, profile=profile).items
+    if data is None or items or titles or profile:
         raise ValueError("recommend: a user needs data=, where his history is, and no items of his own")
     return ask.by_user(trained, data, user, k, repeats=repeats).items
 

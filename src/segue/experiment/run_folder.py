@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from datetime import datetime
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from segue.experiment.home import SETTINGS, runs_folder
 from segue.experiment.settings import Plan, read_plan
 from segue.experiment.toml import write_plan
 
-__all__ = ["METRICS", "begin", "finished", "point", "seal", "verify"]
+__all__ = ["METRICS", "abandon", "begin", "finished", "point", "seal", "verify"]
 
 METRICS = "metrics.json"
 MANIFEST = "manifest.json"
@@ -38,6 +39,12 @@ def begin(plan: Plan, out: Path | None = None) -> Path:
     if not (folder / "checkpoint").exists():
         (folder / "history.jsonl").unlink(missing_ok=True)
     return folder
+
+
+def abandon(folder: Path) -> None:
+    """Remove a run that failed before it learned anything; one that can be gone on with stays."""
+    if not (folder / "checkpoint").exists() and not finished(folder):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def finished(folder: Path) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from segue.core.files import read_json
+from segue.data.filters import Filters
+from segue.data.splits import SplitSettings
 from segue.experiment.home import SETTINGS, run_folders, runs_folder
 from segue.experiment.run_folder import METRICS, finished, point
 from segue.experiment.settings import Plan, read_plan
@@ -44,20 +46,22 @@ def reusable(plan: Plan) -> Path | None:
 def mark(folder: Path, plan: Plan) -> bool:
     """Let ``latest`` lead to this run, and ``best/<data>`` if no run did better; whether it is the best.
 
-    Runs are chosen by validation, and only among those with the same data, split and rules of ranking: a run under
-    other rules than the first one's has a link of its own, ``best/<data>-<hash>``.
+    Runs are chosen by validation, and only among those with the same data, split and rules of ranking. Under other
+    rules than the usual ones the link is ``best/<data>-<hash of the rules>``; a run limited to some users has none.
     """
     point(runs_folder() / "latest", folder)
+    if plan.task.limit is not None:
+        return False
     record = read_json(folder / METRICS)
     name = Path(plan.task.data.partition("?")[0]).stem
-    for link in (runs_folder() / "best" / name, runs_folder() / "best" / f"{name}-{plan.board()[:8]}"):
-        held = read_json(link / METRICS) if (link / METRICS).exists() else None
-        if held is None or held["board"] == record["board"]:
-            better = held is None or _chosen_by(record) >= _chosen_by(held)
-            if better:
-                point(link, folder)
-            return better
-    return False
+    usual = plan.filters == Filters() and plan.split == SplitSettings() and plan.evaluation.repeats == "remove"
+    link = runs_folder() / "best" / (name if usual else f"{name}-{plan.board()[:8]}")
+    held = read_json(link / METRICS) if (link / METRICS).exists() else None
+    comparable = held is not None and all(held[key] == record[key] for key in ("board", "data_hash"))
+    if held is not None and comparable and _chosen_by(held) > _chosen_by(record):
+        return False
+    point(link, folder)
+    return True
 
 
 def _chosen_by(record: dict[str, Any]) -> float:

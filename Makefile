@@ -1,0 +1,70 @@
+# make demo    MovieLens 100K -> xLSTM -> metrics -> ten recommendations
+# make test    everything: linters, types, import contracts, tests
+# make check   the fast part of it
+# make bench   speed and memory beside RecTools and RecBole
+# make crosscheck   the xLSTM cells beside the packages xlstm and mlstm_kernels
+# Each sets up what it needs, once.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.PHONY: help demo test check bench crosscheck clean
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+CROSSCHECK ?= .venv-crosscheck
+# the first Python that is new enough
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+INSTALL := -m pip install --quiet -c constraints.txt $(TORCH)
+
+# archives of public datasets, where a folder of them lies beside this one
+ifneq ($(wildcard ../shared/data/.),)
+export SEGUE_ARCHIVES ?= $(abspath ../shared/data)
+endif
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+demo: $(VENV)/.ready-demo
+	@data=ml-100k; $(BIN)/segue data prepare $$data >/dev/null || { \
+		[ $$? -ne 130 ] || exit 130; data=simulated; \
+		echo "MovieLens 100K is not at hand and could not be downloaded: the built-in SIMULATED catalogue instead."; }; \
+	set -x; $(BIN)/segue train xlstm --data $$data && $(BIN)/segue recommend latest --user 1 -k 10
+
+test: check
+	$(BIN)/pytest
+
+check: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/.ready-dev
+	$(BIN)/python -m benchmarks
+
+crosscheck: $(CROSSCHECK)/.ready
+	$(CROSSCHECK)/bin/pytest tests/crosscheck
+
+$(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] || { echo "Segue needs Python 3.11 or newer; none was found." >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Segue into $(VENV); the first time takes some minutes."
+	$(BIN)/python $(INSTALL) -e '.[track,plots]'
+	@touch $@
+
+$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing Segue and its development tools into $(VENV); the first time takes some minutes."
+	$(BIN)/python $(INSTALL) -e '.[dev]'
+	@touch $@ $(VENV)/.ready-demo
+
+$(CROSSCHECK)/.ready: pyproject.toml constraints.txt
+	[ -x $(CROSSCHECK)/bin/python ] || $(PYTHON) -m venv $(CROSSCHECK)
+	$(CROSSCHECK)/bin/python $(INSTALL) xlstm mlstm_kernels -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build

@@ -1,0 +1,35 @@
+"""MovieLens 100K: three models on one split, and what the best of them recommends to someone who likes space films.
+
+``python examples/movielens.py [EPOCHS]``; the archive is looked for in SEGUE_ARCHIVES, then downloaded.
+"""
+
+import sys
+
+import polars as pl
+
+import segue
+
+LIKED = ["Star Wars (1977)", "Alien (1979)", "2001: A Space Odyssey (1968)"]
+
+
+def main(epochs: int) -> None:
+    data = segue.load("ml-100k", say=print)
+    split = segue.split(data)
+    models = {
+        "popular": segue.train("popular", split),
+        "ease": segue.train("ease", split),
+        "xlstm": segue.train("xlstm", split, epochs=epochs, show=True),
+    }
+    measured = {name: segue.evaluate(model, split.valid).summary for name, model in models.items()}
+    for name, summary in measured.items():
+        found = summary["ndcg@10"]
+        print(f"{name:8} NDCG@10 on validation {found.mean:.4f}  ({found.low:.4f} to {found.high:.4f})")
+    best = max(measured, key=lambda name: measured[name]["ndcg@10"].mean)
+    final = segue.evaluate(models[best], split.test).summary["ndcg@10"]
+    print(f"{best} on test: {final.mean:.4f}  ({final.low:.4f} to {final.high:.4f})")
+    with pl.Config(tbl_rows=20, fmt_str_lengths=60):
+        print(segue.recommend(models[best], titles=LIKED, k=10))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 20)

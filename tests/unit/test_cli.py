@@ -1,0 +1,235 @@
+"""The command line in this process: verbs, JSON, errors and exit statuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segue.cli import main
+
+DATA = "simulated?users=60&items=40&seed=3"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(home))
+    monkeypatch.delenv("SEGUE_ARCHIVES", raising=False)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    status, out, err = call(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+@pytest.fixture(scope="module")
+def run(home: Path) -> Path:
+    """A finished run of ease."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SEGUE_HOME", str(home))
+        with pytest.raises(SystemExit) as left:
+            main(["train", "ease", "--data", DATA, "--set", "l2=10", "--out", str(home / "runs" / "first")])
+    assert not left.value.code
+    return home / "runs" / "first"
+
+
+def test_a_run_holds_everything(run: Path) -> None:
+    record = json.loads((run / "metrics.json").read_text())
+    low, high = record["intervals"]["ndcg@10"]
+    assert low <= record["ndcg@10"] <= high
+    names = {f"{name}@{k}" for name in ("recall", "precision", "hit_rate", "mrr", "ndcg") for k in (5, 10)}
+    assert names <= set(record)
+    assert record["baseline"]["model"] == "popular"
+    assert record["cost"]["parameters"] >= 40 * 40
+    assert record["cost"]["peak_memory_bytes"] > 0
+    assert set(record["valid"]) == set(record["intervals"])
+    for name in ("settings.toml", "card.md", "values.parquet", "manifest.json", "bundle/arrays.safetensors"):
+        assert (run / name).is_file()
+    assert (run.parent / "latest").resolve() == run.resolve()
+    assert (run.parent / "best" / "simulated").resolve() == run.resolve()
+
+
+def test_settings_are_resolved_and_documented(run: Path) -> None:
+    text = (run / "settings.toml").read_text()
+    assert "l2 = 10" in text
+    assert "# Ridge" in text
+
+
+def test_train_prints_metrics_beside_popularity(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "train", "item_knn", "--data", DATA, "--limit", "30")
+    assert status == 0
+    for word in ("Recall@5", "Precision@10", "HitRate@10", "MRR@5", "NDCG@10", "95 % interval", "popular"):
+        assert word in out
+    assert "recipe: none" in err
+    assert "first 30" in err
+
+
+def test_evaluate_gives_what_training_recorded(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    recorded = json.loads((run / "metrics.json").read_text())
+    again = result(capsys, "evaluate", str(run))
+    assert again["ndcg@10"] == recorded["ndcg@10"]
+    assert again["intervals"] == recorded["intervals"]
+    assert "recall@7" in result(capsys, "evaluate", "first", "--set", "ks=[7]", "--part", "valid")
+
+
+def test_recommend_for_a_user_leaves_out_his_history(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    user = result(capsys, "data", "describe", DATA)
+    assert user["users"] == 60
+    from segue.data import load
+
+    data = load(DATA)
+    who = data.users.ids[7]
+    seen = set(data.items.decode(data.histories.items[data.histories.offsets[7] : data.histories.offsets[8]]))
+    answer = result(capsys, "recommend", "first", "--user", who, "-k", "4", "--last", "2")
+    items = [row["item"] for row in answer["recommendations"]]
+    assert len(items) == 4
+    assert not seen & set(items)
+    assert [row["place"] for row in answer["recommendations"]] == [1, 2, 3, 4]
+    assert len(answer["history"]) == 2
+    assert {"title", "genres", "score"} <= set(answer["recommendations"][0])
+
+
+def test_recommend_by_title_is_recommend_by_id(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    from segue.data import load
+
+    rows = load(DATA).item_features.select("id", "title").collect()  # type: ignore[union-attr]
+    by_id = result(capsys, "recommend", "latest", "--item", rows["id"][0])
+    by_title = result(capsys, "recommend", "latest", "--title", rows["title"][0].upper())
+    assert by_id["recommendations"] == by_title["recommendations"]
+
+
+def test_ambiguous_and_unknown_titles_are_told_together(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    status, _, err = call(capsys, "recommend", "first", "--title", "the", "--title", "no such film at all")
+    assert status == 2
+    assert "'the' is the title of" in err
+    assert "i0" in err
+    assert "no item is called 'no such film at all'" in err
+
+
+def test_what_cannot_be_used_is_told(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    answer = result(capsys, "recommend", "first", "--item", "nowhere", "--user-features", "age=25")
+    assert any("nowhere" in note for note in answer["notes"])
+    assert any("no use of these user features" in note for note in answer["notes"])
+    assert len(answer["recommendations"]) == 10
+    status, _, err = call(capsys, "recommend", "first", "--item", "i01", "--user-features", "agee=25")
+    assert status == 2
+    assert "did you mean 'age'" in err
+
+
+def test_similar_is_ordered_and_without_the_item(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    found = result(capsys, "similar", "first", "--item", "i01", "-k", "5")["similar"]
+    likeness = [row["likeness"] for row in found]
+    assert likeness == sorted(likeness, reverse=True)
+    assert "i01" not in [row["item"] for row in found]
+
+
+def test_runs_and_global_json(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    status, out, _ = call(capsys, "--json", "runs")
+    assert status == 0
+    found = {record["run"]: record for record in json.loads(out)}
+    assert found["first"]["ndcg@10"] > 0
+    assert found["first"]["finished"]
+    status, out, _ = call(capsys, "runs")
+    assert "first" in out
+
+
+def test_verify_sees_a_changed_byte(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    assert result(capsys, "verify", "first")["intact"]
+    path = run / "bundle" / "arrays.safetensors"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        status, out, _ = call(capsys, "verify", "first")
+    finally:
+        path.write_bytes(whole)
+    assert status == 1
+    assert "arrays.safetensors" in out
+
+
+def test_doctor_lists_models_and_finds_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    report = result(capsys, "doctor")
+    assert {"popular", "ease"} <= set(report["models"])
+    assert report["faults"] == []
+
+
+def test_data_list(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {entry["data"]: entry for entry in result(capsys, "data", "list")}
+    assert listed["simulated"]["at_hand"]
+    assert "ml-100k" in listed
+
+
+def test_prepare_into_a_folder_and_train_from_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    rows = [f"c{user},s{(user * 3 + step) % 7},{step}" for user in range(12) for step in range(4)]
+    log.write_text("customer,sku,ts\n" + "\n".join(rows) + "\n")
+    columns = "user=customer,item=sku,time=ts"
+    told = result(capsys, "data", "prepare", str(log), "--out", str(tmp_path / "ready"), "--columns", columns)
+    assert (told["users"], told["items"], told["events"]) == (12, 7, 48)
+    record = result(capsys, "train", "popular", "--data", str(tmp_path / "ready"))
+    assert record["counts"]["test_questions"] == 12
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["train"], "which model?"),
+        (["train", "ease"], "on which data?"),
+        (["train", "eese", "--data", DATA], "did you mean 'ease'"),
+        (["train", "ease", "--data", "ml-100"], "did you mean 'ml-1"),
+        (["train", "ease", "--data", DATA, "--set", "l3=1", "--set", "epoch=2"], "did you mean 'epochs'"),
+        (["train", "ease", "--data", DATA, "--set", "l3=1", "--set", "epoch=2"], "l3: unknown key"),
+        (["train", "ease", "--data", DATA, "--set", "l2=-1"], "model.l2: got -1"),
+        (["train", "ease", "--data", DATA, "--set", "seed=1"], "split.seed or run.seed"),
+        (["train", "ease", "--data", DATA, "--recipe", "nowhere.toml"], "no such file: nowhere.toml"),
+        (["train", "ease", "--data", DATA, "--set", 'metrics=["ndgc"]'], "did you mean 'ndcg'"),
+        (["train", "--resume", "first", "--seed", "3"], "not understood beside it: run.seed=3"),
+        (["evaluate", "nowhere"], "no run 'nowhere'"),
+        (["recommend", "first"], "for whom?"),
+        (["recommend", "first", "--user", "nobody"], "'nobody' is not in"),
+        (["recommend", "first", "--user", "1", "--item", "2"], "--user alone"),
+        (["similar", "first", "--item", "nowhere"], "'nowhere' is not in the catalogue"),
+        (["compare", DATA, "ease"], "two models or more"),
+        (["data", "describe", DATA, "--columns", "user"], "expected name=value"),
+    ],
+)
+def test_a_users_error_is_one_message_and_status_2(
+    capsys: pytest.CaptureFixture[str], run: Path, arguments: list[str], told: str
+) -> None:
+    status, out, err = call(capsys, *arguments)
+    assert status == 2
+    assert told in err
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_an_unknown_option_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(capsys, "train", "--nonsense")[0] == 2
+
+
+def test_a_failed_training_leaves_no_run(capsys: pytest.CaptureFixture[str], home: Path) -> None:
+    status, _, _ = call(
+        capsys, "train", "ease", "--data", DATA, "--set", 'metrics=["ndgc"]', "--out", str(home / "runs" / "failed")
+    )
+    assert status == 2
+    assert not (home / "runs" / "failed").exists()
+
+
+def test_out_refuses_a_finished_run(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    status, _, err = call(capsys, "train", "ease", "--data", DATA, "--set", "l2=10", "--out", str(run))
+    assert status == 2
+    assert "holds a finished run" in err
