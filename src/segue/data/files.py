@@ -73,9 +73,11 @@ def _read(path: Path, columns: Mapping[str, str] | None) -> Raw:
         if kind in (".jsonl", ".ndjson"):
             return _json_lines(path, columns)
         return _delimited(path, "," if kind == ".csv" else "\t", columns)
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         if kind != ".parquet":
             check_text(path.read_bytes(), name)
+        if isinstance(error, ValueError):
+            raise
         raise ValueError(f"{name}: not a readable {kind} file: {str(error).splitlines()[0]}") from None
 
 

@@ -61,13 +61,14 @@ def _numbers(times: pl.Series, column: str, say: Say) -> pl.Series | None:
         return _epoch(times)
     if times.dtype != pl.String:
         return None
-    whole = times.str.strip_chars().cast(pl.Int64, strict=False)
-    if not whole.null_count():
-        return whole
-    floats = times.str.strip_chars().cast(pl.Float64, strict=False)
-    if not floats.null_count():
-        return floats
-    return _dates(times, column, say)
+    text = times.str.strip_chars()
+    readings = (text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text))
+    best = min(readings, key=pl.Series.null_count)  # the first of equals; what it can't read is the fault
+    if best is readings[2]:
+        naive = int((~text.str.contains(r"(Z|[+-]\d\d:?\d\d)$")).sum())
+        if naive:
+            say(f"{column}: {naive} of {len(times)} times name no time zone; taken as UTC")
+    return best
 
 
 def _epoch(moments: pl.Series) -> pl.Series:
@@ -75,18 +76,14 @@ def _epoch(moments: pl.Series) -> pl.Series:
     return micro // 10**6 if (micro % 10**6 == 0).all() else micro / 1e6
 
 
-def _dates(texts: pl.Series, column: str, say: Say) -> pl.Series:
-    frame = texts.str.strip_chars().alias("t").to_frame()
+def _dates(texts: pl.Series) -> pl.Series:
     text = pl.col("t")
     utc = text.str.replace("Z$", "+00:00")
     aware = [utc.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False) for form in AWARE]
     naive = [text.str.to_datetime(form, time_unit="us", strict=False) for form in NAIVE]
     days = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
-    read = frame.select(aware=pl.coalesce(aware), naive=pl.coalesce(*naive, days).dt.replace_time_zone("UTC"))
-    local = int(read["naive"].is_not_null().sum())
-    if local:
-        say(f"{column}: {local} of {len(texts)} times name no time zone; taken as UTC")
-    return _epoch(read.select(pl.coalesce("aware", "naive")).to_series())
+    zoned = pl.coalesce(*naive, days).dt.replace_time_zone("UTC")
+    return _epoch(texts.alias("t").to_frame().select(pl.coalesce(*aware, zoned)).to_series())
 
 
 def _unit(numbers: pl.Series, column: str, say: Say) -> pl.Series:

@@ -1,0 +1,261 @@
+"""Files and tables: every kind gives the same dataset, and what is wrong is named with file, row and column."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+
+from segue.core.types import Dataset
+from segue.data import Filters, load
+
+ROWS: dict[str, list[Any]] = {
+    "user_id": ["b", "a", "b", "a"],
+    "item_id": ["10", "9", "9", "10"],
+    "timestamp": [5, 7, 3, 7],
+    "rating": [1.0, 2.0, 3.0, 4.0],
+    "action": ["view", "buy", "buy", "view"],
+}
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("SEGUE_ARCHIVES", raising=False)
+    return tmp_path / "home"
+
+
+def check(data: Dataset) -> None:
+    assert data.users.ids.to_list() == ["a", "b"]
+    assert data.items.ids.to_list() == ["9", "10"], "whole numbers are ordered as numbers"
+    events = data.histories
+    assert events.offsets.tolist() == [0, 2, 4]
+    assert events.items.tolist() == [0, 1, 0, 1]
+    assert events.times.tolist() == [7, 7, 3, 5]
+    assert events.values.tolist() == [2, 4, 3, 1]
+    assert data.actions == ("buy", "view")
+    assert events.actions.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+def test_every_kind_of_file(kind: str, tmp_path: Path) -> None:
+    path, frame = tmp_path / f"log.{kind}", pl.DataFrame(ROWS)
+    match kind:
+        case "csv":
+            frame.write_csv(path)
+        case "tsv":
+            frame.write_csv(path, separator="\t")
+        case "jsonl":
+            frame.write_ndjson(path)
+        case "parquet":
+            frame.write_parquet(path)
+    data = load(str(path), target="buy")
+    check(data)
+    assert data.target == 0
+    assert data.header["hash"] == load(frame, target="buy").header["hash"]
+    assert load(path, target="buy").header["folder"] == data.header["folder"]
+
+
+@pytest.mark.parametrize("made", [pl.DataFrame, pl.LazyFrame, pd.DataFrame, pa.table])
+def test_every_kind_of_table(made: Any, home: Path) -> None:
+    check(load(made(ROWS)))
+    assert not home.exists(), "tables stay in memory"
+
+
+def test_a_table_of_a_database(home: Path) -> None:
+    with duckdb.connect() as base:
+        base.register("log", pa.table(ROWS))
+        check(load(base.sql("select * from log")))
+    assert not home.exists(), "tables stay in memory"
+
+
+def test_a_folder_of_files_is_one_log_in_the_order_of_names(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    frame = pl.DataFrame(ROWS)
+    frame[2:].select(reversed(frame.columns)).write_csv(folder / "2.csv")
+    frame[:2].write_csv(folder / "1.csv")
+    check(load(folder))
+    check(load(f"{folder}/*.csv"))
+    (folder / "3.tsv").write_text("x\n")
+    with pytest.raises(ValueError, match=r"files of kind \.csv, \.tsv, expected one kind"):
+        load(folder)
+    (folder / "3.tsv").unlink()
+    (folder / "3.csv").write_text("user_id,item_id,timestamp,rating,action\nb,7,1,2,view\nc,7,1,two,view\n")
+    with pytest.raises(ValueError, match=r"3\.csv, line 3, column rating: got 'two', expected a number"):
+        load(folder)
+    (folder / "3.csv").write_text("user_id,item_id\nb,7\n")
+    with pytest.raises(ValueError, match=r"3\.csv: has columns user_id, item_id, expected"):
+        load(folder)
+
+
+def test_columns_are_mapped_and_others_told(tmp_path: Path) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text("customer,sku,ts,stars,colour\n1,x,5,4,red\n1,y,6,2,blue\n")
+    told: list[str] = []
+    columns = {"user": "customer", "item": "sku", "time": "ts", "value": "stars"}
+    data = load(path, columns=columns, say=told.append)
+    assert data.histories.values.tolist() == [4, 2]
+    assert any("columns not used: colour" in text for text in told)
+    assert any("columns not used: colour" in text for text in data.header["notes"])
+    with pytest.raises(ValueError, match=r"no column 'custmer' .*did you mean 'customer'"):
+        load(path, columns={"user": "custmer", "item": "sku"})
+    with pytest.raises(ValueError, match=r"columns\.usr: unknown, did you mean 'user'"):
+        load(path, columns={"usr": "customer"})
+    with pytest.raises(ValueError, match="no column 'user_id'") as caught:
+        load(path)
+    assert "no column 'item_id'" in str(caught.value), "all faults at once"
+
+
+def test_target_must_be_an_action() -> None:
+    with pytest.raises(ValueError, match="no action 'bui' in polars table, did you mean 'buy'"):
+        load(pl.DataFrame(ROWS), target="bui")
+    with pytest.raises(ValueError, match="no action 'buy'"):
+        load(pl.DataFrame(ROWS).drop("action"), target="buy")
+
+
+BAD = [
+    ("user_id,item_id,rating\n1,2,3\n1,3,high\n", "line 3, column rating: got 'high', expected a number"),
+    ("user_id,item_id,rating\n1,2,3\n1,3,NaN\n", "line 3, column rating: got nan, expected a finite number"),
+    ("user_id,item_id,rating\n1,2,3\n1,3,\n", "line 3, column rating: got nothing, expected a number"),
+    ("user_id,item_id,timestamp\n1,2,3\n1,3,-4\n", "line 3, column timestamp: got -4, expected a time of 1970 or"),
+    ("user_id,item_id,timestamp\n1,2,3\n1,3,soon\n", "line 3, column timestamp: got 'soon', expected seconds since"),
+    ("user_id,item_id,timestamp\n1,2,3\n1,3,\n", "line 3, column timestamp: got nothing, expected seconds since"),
+    ("user_id,item_id,timestamp\n1,2,3\n1,3,NaN\n", "line 3, column timestamp: got 'NaN', expected seconds since"),
+    ("user_id,item_id\n1,2\n,3\n", "line 3, column user_id: got nothing, expected an id"),
+    ("user_id,item_id\n1,2\n3\n", "line 3, column item_id: got nothing, expected an id"),
+    ('user_id,item_id\n1,2\n3,""\n', "line 3, column item_id: got nothing, expected an id"),
+    ("user_id,item_id\n1,2\n3,4,5\n", "line 3: more than 2 columns"),
+    ("user_id,item_id\n", "no rows, expected events"),
+    ("", "empty file"),
+    ("user_id,thing\n1,2\n", "no column 'item_id'"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD, ids=[message for _, message in BAD])
+def test_bad_files(text: str, message: str, tmp_path: Path, home: Path) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"bad\.csv") as caught:
+        load(path)
+    assert message in str(caught.value)
+    assert not home.exists() or not list(home.rglob("*")), "nothing half-prepared is left behind"
+
+
+def test_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes("user_id,item_id\n1,a\n2,caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"latin\.csv, line 3, character 6: byte 0xe9 is not UTF-8"):
+        load(path)
+    path.write_bytes("user_id,item_id\n1,a\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        load(path)
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ValueError, match=r"no\.parquet: not a readable \.parquet file"):
+        load(tmp_path / "no.parquet")
+    with pytest.raises(ValueError, match="no such file"):
+        load(tmp_path / "absent.csv")
+
+
+def test_ids_of_mixed_type_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    data = load(pl.DataFrame({"user_id": ["2", "x", "10"], "item_id": [1, 2, 3]}), say=told.append)
+    assert data.users.ids.to_list() == ["10", "2", "x"]
+    assert any(
+        "user_id: ids of mixed type: 2 whole numbers and 1 texts (first 'x' in polars table, row 1)" in t for t in told
+    )
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"user_id": 1, "item_id": "a"}\n{"user_id": "1", "item_id": "b"}\n')
+    told.clear()
+    assert load(path, say=told.append).users.ids.to_list() == ["1"]
+    assert any("1 of 2 are texts, the others numbers" in text for text in told)
+    with pytest.raises(ValueError, match=r"pandas table: .*expected columns of one type each"):
+        load(pd.DataFrame({"user_id": pd.Series([1, "x"], dtype=object), "item_id": [1, 2]}))
+
+
+def test_ids_keep_their_zeros(tmp_path: Path) -> None:
+    path = tmp_path / "z.csv"
+    path.write_text("user_id,item_id\n007,1\n7,1\n")
+    assert load(path).users.ids.to_list() == ["007", "7"]
+
+
+def test_whole_floats_are_ids_and_others_are_not() -> None:
+    told: list[str] = []
+    data = load(pl.DataFrame({"user_id": [3.0, 1.0], "item_id": [1, 2]}), say=told.append)
+    assert data.users.ids.to_list() == ["1", "3"]
+    assert any("ids came as Float64" in text for text in told)
+    for bad in (1.5, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=r"row 1, column user_id: got .*, expected an id"):
+            load(pl.DataFrame({"user_id": [3.0, bad], "item_id": [1, 2]}))
+
+
+@pytest.mark.parametrize(
+    ("times", "seconds", "told"),
+    [
+        ([3, 1], [1, 3], ""),
+        ([1.75, 1.5], [1, 1], "fractions of seconds"),
+        (["1970-01-01T00:00:09Z", "1970-01-01T02:00:00+02:00"], [0, 9], ""),
+        (["1970-01-02", "1970-01-01 00:00:05"], [5, 86400], "2 of 2 times name no time zone; taken as UTC"),
+        (["12", "3"], [3, 12], ""),
+        ([1700000000123, 1700000000000], [1700000000, 1700000000], "read as milliseconds"),
+        ([datetime(1970, 1, 1, 0, 0, 7), datetime(1970, 1, 1)], [0, 7], ""),
+        (
+            [datetime(1970, 1, 1, 3, tzinfo=timezone(timedelta(hours=3))), datetime(1970, 1, 2, tzinfo=UTC)],
+            [0, 86400],
+            "",
+        ),
+    ],
+)
+def test_times_of_every_kind(times: list[Any], seconds: list[int], told: str) -> None:
+    said: list[str] = []
+    data = load(pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": times}), say=said.append)
+    assert data.histories.times.tolist() == seconds
+    assert told in " ".join(said)
+    if times == [1.75, 1.5]:
+        assert data.histories.items.tolist() == [1, 0], "fractions decide the order"
+
+
+def test_pandas_times_and_missing_times() -> None:
+    moments = pd.to_datetime(["1970-01-01T00:00:05", "1970-01-01T00:00:00"])
+    data = load(pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": moments}))
+    assert data.histories.times.tolist() == [0, 5]
+    with pytest.raises(ValueError, match="row 1, column timestamp: got nothing"):
+        load(pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [1.0, None]}))
+    with pytest.raises(ValueError, match="the column is List"):
+        load(pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [[1], [2]]}))
+
+
+def test_values_may_be_absent_only_beside_actions() -> None:
+    told: list[str] = []
+    data = load(pl.DataFrame(ROWS).with_columns(rating=pl.Series([None, 2.0, 3.0, 4.0])), say=told.append)
+    assert np.isnan(data.histories.values).sum() == 1
+    assert any("1 of 4 events have no value" in text for text in told)
+
+
+def test_repeats_and_single_events_are_counted_decisions() -> None:
+    told: list[str] = []
+    table = pl.DataFrame({"user_id": [1, 1, 1, 2], "item_id": [5, 5, 5, 5], "timestamp": [1, 1, 2, 1]})
+    data = load(table, say=told.append)
+    assert any("1 of 4 events are identical to another one; kept" in text for text in told)
+    assert any("2 of 4 events meet an item the user had met before; kept" in text for text in told)
+    assert any("1 of 2 users have one event" in text for text in told)
+    assert data.header["notes"] == told
+    with pytest.raises(ValueError, match="2 events repeat an earlier one, the first is user '1', item '5'"):
+        load(table, filters=Filters(duplicates="error"))
+
+
+def test_filters_that_do_not_apply() -> None:
+    table = pl.DataFrame({"user_id": [1], "item_id": [2]})
+    with pytest.raises(ValueError, match="the data has no values"):
+        load(table, filters=Filters(min_value=3))
+    with pytest.raises(ValueError, match="the data has no times"):
+        load(table, filters=Filters(start="2001-01-01"))
+    with pytest.raises(ValueError, match="expected an ISO date"):
+        Filters(start="tomorrow")
