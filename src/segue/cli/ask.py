@@ -27,7 +27,10 @@ def recommend(
     last: Annotated[int, typer.Option(min=0, help="How many items of the history to show.")] = 5,
     json: Json = False,
 ) -> None:
-    """Recommend what comes next, for someone in the data or for a history."""
+    """Recommend what comes next.
+
+    For someone in the data, or for any history.
+    """
     from segue.core.bundle import load
     from segue.experiment import ask
     from segue.experiment.data import reopen
@@ -53,7 +56,7 @@ def recommend(
         terminal.result({"run": folder.name, "model": trained.key, "user": user, "history": history,
                          "recommendations": answer.items.to_dicts(), "notes": list(answer.notes)})  # fmt: skip
         return
-    from segue.cli.tables import catalogue
+    from segue.reports.tables import catalogue
 
     whose = f"user {user}" if user is not None else "this history"
     if history:
@@ -84,7 +87,7 @@ def similar(
     if terminal.json:
         terminal.result({"run": folder.name, "model": trained.key, "item": known, "similar": found})
         return
-    from segue.cli.tables import catalogue
+    from segue.reports.tables import catalogue
 
     terminal.table(catalogue(f"Most like {title or known}, by {trained.key}", found))
 

@@ -18,7 +18,7 @@ Source = Annotated[str, typer.Argument(metavar="D", help="A name such as ml-100k
 
 @app.command("list")
 def list_(context: typer.Context, json: Json = False) -> None:
-    """List the logs that are known by name, and whether they are at hand."""
+    """List the logs that are known by name."""
     from segue.data import sources_listed
 
     terminal = Terminal.of(context, json)
@@ -26,10 +26,10 @@ def list_(context: typer.Context, json: Json = False) -> None:
     if terminal.json:
         terminal.result([{"data": key, "description": text, "at_hand": there} for key, text, there in sources])
         return
-    from segue.cli.tables import plain
+    from segue.reports.tables import Table
 
-    rows = [[key, "yes" if there else "", text] for key, text, there in sources]
-    terminal.table(plain(["data", "at hand", ""], rows))
+    rows = tuple((key, "yes" if there else "", text) for key, text, there in sources)
+    terminal.table(Table("Logs by name; a file or a folder is one too", ("data", "at hand", ""), rows, right=3))
 
 
 @app.command()
@@ -41,7 +41,7 @@ def describe(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Say how large a log is, what is known of its items and users, and what was decided while reading it."""
+    """Say how large a log is and what is known in it."""
     _prepared(Terminal.of(context, json), source, None, columns, target, set_)
 
 
@@ -55,7 +55,10 @@ def prepare(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Read a log into a folder that opens in milliseconds; --set changes filters, such as min_user_events=5."""
+    """Read a log into a folder that opens in milliseconds.
+
+    --set changes filters, such as min_user_events=5.
+    """
     _prepared(Terminal.of(context, json), source, out, columns, target, set_)
 
 

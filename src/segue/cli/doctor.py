@@ -15,7 +15,10 @@ EXTRAS = {"tensorboard": "track", "matplotlib": "plots"}
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
-    """Check the installation: packages, devices, folders, models; exit status 1 if something is broken."""
+    """Check the installation.
+
+    Packages, devices, folders and models; the exit status is 1 if something is broken.
+    """
     terminal = Terminal.of(context, json)
     report = _report()
     if terminal.json:

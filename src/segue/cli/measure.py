@@ -18,7 +18,10 @@ def evaluate(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Measure a run's model again, here and now; --set changes what is measured, such as ks=[1,20]."""
+    """Measure a run's model again, here and now.
+
+    The run stays as it is; --set changes what is measured, such as ks=[1,20].
+    """
     from segue.experiment.evaluate import evaluate_run
     from segue.experiment.home import find_run
 
@@ -27,7 +30,7 @@ def evaluate(
     if terminal.json:
         terminal.result(record)
         return
-    from segue.cli.tables import metrics
+    from segue.reports.tables import metrics
 
     terminal.table(metrics(record))
     for warning in record["warnings"]:
@@ -45,9 +48,10 @@ def compare(
     target: Target = None,
     json: Json = False,
 ) -> None:
-    """Train models on the same split, each in a process of its own, and test their differences.
+    """Train models on one split and test their differences.
 
-    A finished run with the same settings is used again. A setting of one model is set as MODEL.KEY=VALUE.
+    Each is trained in a process of its own; a finished run with the same settings is used again.
+    A setting of one model is set as MODEL.KEY=VALUE.
     """
     from segue.core.run import Interrupted
     from segue.experiment.compare import compare as carry_out
@@ -63,10 +67,10 @@ def compare(
     if terminal.json:
         terminal.result(result)
         return
-    from segue.cli.tables import compared, tested
+    from segue.reports.tables import compared, tested
 
     terminal.table(compared(result))
     terminal.table(tested(result))
     for warning in result["warnings"]:
         terminal.say(f"mind: {warning}")
-    terminal.say(f"page: {result['page']}" if result["page"] else f"folder: {result['folder']}")
+    terminal.say(f"page: {result['page']}")

@@ -16,7 +16,7 @@ def runs(
     data: Annotated[str | None, typer.Option(metavar="D", help="Only runs on this data.")] = None,
     json: Json = False,
 ) -> None:
-    """List all runs: data, model, metrics, time, memory, parameters, device, seed."""
+    """List all runs and what came of them."""
     from segue.experiment.runs import listed
 
     terminal = Terminal.of(context, json)
@@ -34,7 +34,10 @@ def verify(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run, such as latest.")],
     json: Json = False,
 ) -> None:
-    """Check every file of a run against the hash it was written with; exit status 1 if one differs."""
+    """Check every file of a run against its hash.
+
+    The exit status is 1 if one differs.
+    """
     from segue.experiment.home import find_run
     from segue.experiment.run_folder import verify as check
 

@@ -34,7 +34,10 @@ def train(
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model, measure it on what was held out, and write it all to the folder of a run."""
+    """Train and measure a model; all of it goes into a run.
+
+    A run is a folder: settings, the model, its metrics, their values per user, history, figures and a model card.
+    """
     from segue.experiment.run_folder import begin
 
     terminal = Terminal.of(context, json)
@@ -53,10 +56,10 @@ def train(
     if terminal.json:
         terminal.result(record)
         return
-    from segue.cli.tables import cost, metrics
+    from segue.reports.tables import cost, metrics
 
     terminal.table(metrics(record))
-    terminal.table(cost(record))
+    terminal.table(cost({"models": {plan.task.model: record}, "metric": next(iter(record["intervals"]))}))
     for warning in record["warnings"]:
         terminal.say(f"mind: {warning}")
 

@@ -22,6 +22,7 @@ from segue.experiment.home import SETTINGS, runs_folder
 from segue.experiment.run_folder import METRICS, begin, finished
 from segue.experiment.runs import reusable
 from segue.experiment.settings import Plan, plan
+from segue.reports.page import write_page
 
 __all__ = ["compare", "plans"]
 
@@ -60,9 +61,10 @@ def compare(
         "tests": [asdict(test) | {"significant": test.significant} for test in tests],
         "warnings": sorted({warning for record in records.values() for warning in record["warnings"]}),
         "folder": str(out),
-        "page": None,
+        "page": str(out / "index.html"),
     }
     write_json(out / "comparison.json", result)
+    write_page(out / "index.html", result, {model: _history(folder) for model, folder in folders.items()})
     return result
 
 
@@ -92,6 +94,11 @@ def _own(text: str, model: str, models: Sequence[str]) -> str | None:
     if dot and group in models:
         return f"model.{rest}" if group == model else None
     return text
+
+
+def _history(folder: Path) -> list[dict[str, float]]:
+    path = folder / "history.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def _run_of(chosen: Plan, say: Say) -> Path:

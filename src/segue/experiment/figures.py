@@ -6,24 +6,15 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from segue.core.files import write_text
+
 __all__ = ["draw"]
 
 
-def draw(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """``figures/training.svg``: loss and validation metrics by epoch; nothing without history or matplotlib."""
-    if not history or find_spec("matplotlib") is None:
+def draw(folder: Path, model: str, metric: str, history: Sequence[Mapping[str, float]]) -> None:
+    """``figures/training.svg``: loss and validation by epoch; nothing without epochs, or without matplotlib."""
+    if find_spec("matplotlib") is None or not any("loss" in line for line in history):
         return
-    from matplotlib.figure import Figure
+    from segue.reports.plots import svg, training_curves
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, names in ((left, ["loss"]), (right, [name for name in history[-1] if name.startswith("valid/")])):
-        for name in names:
-            points = [(line["step"], line[name]) for line in history if name in line]
-            axes.plot([x for x, _ in points], [y for _, y in points], label=name.removeprefix("valid/"))
-        axes.set_xlabel("epoch")
-        axes.spines[["top", "right"]].set_visible(False)
-        if names:
-            axes.legend(frameon=False)
-    (folder / "figures").mkdir(exist_ok=True)
-    figure.savefig(folder / "figures" / "training.svg", metadata={"Date": None})
+    write_text(folder / "figures" / "training.svg", svg(training_curves({model: history}, metric)) + "\n")

@@ -183,7 +183,7 @@ def _trackers(folder: Path) -> tuple[Track, ...]:
 def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     write_text(folder / "card.md", card(plan, record))
-    draw(folder, run.history())
+    draw(folder, plan.task.model, plan.training.metric, run.history())
     write_json(folder / METRICS, record)
     seal(folder)
     mark(folder, plan)
