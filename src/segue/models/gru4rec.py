@@ -1,0 +1,34 @@
+"""GRU4Rec: a gated recurrent network over the history (Hidasi et al. 2016, arXiv:1511.06939).
+
+Trained with full cross-entropy at every position by default, which beats the paper's pairwise losses.
+
+Shapes: B sequences, L positions, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from segue.core.types import Domain
+from segue.models.parts.recurrent import Recurrent, RecurrentSettings
+from segue.models.parts.sequence import SequenceModel
+
+__all__ = ["GRU4Rec"]
+
+
+class GRU4Rec(SequenceModel):
+    """Layers of GRU, projected back to the width of the items."""
+
+    recurrent = True
+
+    class Config(RecurrentSettings):
+        """Settings of GRU4Rec."""
+
+    def __init__(self, config: Config, domain: Domain) -> None:
+        super().__init__(config, domain)
+        self.encoder = Recurrent(nn.GRU, config)
+
+    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+        """See :meth:`SequenceModel.hidden`."""
+        hidden: Tensor = self.encoder(x_BLD, last_B)
+        return hidden

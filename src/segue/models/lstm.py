@@ -1,0 +1,34 @@
+"""LSTM: long short-term memory over the history (Hochreiter & Schmidhuber 1997).
+
+The baseline of the recurrent family: what :mod:`segue.models.xlstm` has to beat.
+
+Shapes: B sequences, L positions, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from segue.core.types import Domain
+from segue.models.parts.recurrent import Recurrent, RecurrentSettings
+from segue.models.parts.sequence import SequenceModel
+
+__all__ = ["LSTM"]
+
+
+class LSTM(SequenceModel):
+    """Layers of LSTM, projected back to the width of the items."""
+
+    recurrent = True
+
+    class Config(RecurrentSettings):
+        """Settings of LSTM."""
+
+    def __init__(self, config: Config, domain: Domain) -> None:
+        super().__init__(config, domain)
+        self.encoder = Recurrent(nn.LSTM, config)
+
+    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+        """See :meth:`SequenceModel.hidden`."""
+        hidden: Tensor = self.encoder(x_BLD, last_B)
+        return hidden

@@ -1,0 +1,94 @@
+"""xLSTM: extended long short-term memory over the history (Beck et al. 2024, arXiv:2405.04517).
+
+A stack of residual blocks; ``slstm_at`` says which of them are sLSTM (scalar memory, recurrent mixing), the others
+are mLSTM (matrix memory, parallel in training). Written from the paper; ``make crosscheck`` compares the cells with the
+authors' package.
+
+Shapes: B sequences, L positions, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from segue.core.types import Domain
+from segue.models.parts.dropout import dropout
+from segue.models.parts.sequence import SequenceModel, SequenceSettings
+from segue.models.parts.xlstm_blocks import MLSTMBlock, SLSTMBlock
+
+__all__ = ["XLSTM"]
+
+
+class XLSTM(SequenceModel):
+    """Blocks of mLSTM and sLSTM; no positions are needed, the recurrence knows the order."""
+
+    recurrent = True
+
+    class Config(SequenceSettings):
+        """Settings of xLSTM, named as in the authors' package."""
+
+        width: Annotated[int, Gt(0)] = 128
+        """Width of item vectors and of the residual stream (``embedding_dim``)."""
+        blocks: Annotated[int, Gt(0)] = 2
+        """Residual blocks (``num_blocks``)."""
+        heads: Annotated[int, Gt(0)] = 2
+        """Heads of every cell (``num_heads``); they share its width evenly."""
+        slstm_at: tuple[Annotated[int, Ge(0)], ...] = (1,)
+        """Which blocks, counted from 0, are sLSTM; empty: all are mLSTM."""
+        conv1d_kernel_size: Annotated[int, Gt(0)] = 4
+        """Positions that the short causal convolution before a cell sees."""
+        qkv_proj_blocksize: Annotated[int, Gt(0)] = 4
+        """Channels that share one small query, key and value matrix."""
+        proj_factor: Annotated[float, Gt(0)] = 2.0
+        """Inner width of an mLSTM block, as a multiple of the width."""
+        feed_factor: Annotated[float, Gt(0)] = 1.3
+        """Inner width of the network after an sLSTM cell, as a multiple of the width."""
+        gate_soft_cap: Annotated[float, Ge(0)] = 15.0
+        """Bound of the mLSTM gates' pre-activations; 0: none."""
+        form: Literal["auto", "parallel", "chunkwise"] = "auto"
+        """How mLSTM computes a sequence: the same function, quadratic or linear in length."""
+        chunk_size: Annotated[int, Gt(0)] = 64
+        """Positions of a chunk in the chunkwise form."""
+
+        @model_validator(mode="after")
+        def _blocks_exist(self) -> XLSTM.Config:
+            if any(index >= self.blocks for index in self.slstm_at):
+                raise ValueError(
+                    f"slstm_at: {list(self.slstm_at)} for {self.blocks} blocks, expected 0..{self.blocks - 1}"
+                )
+            return self
+
+    def __init__(self, config: Config, domain: Domain) -> None:
+        super().__init__(config, domain)
+        self.blocks = nn.ModuleList(self._block(config, index) for index in range(config.blocks))
+        self.norm = nn.LayerNorm(config.width, bias=False)
+
+    @staticmethod
+    def _block(config: Config, index: int) -> nn.Module:
+        width, heads, blocks, kernel = config.width, config.heads, config.blocks, config.conv1d_kernel_size
+        if index in config.slstm_at:
+            return SLSTMBlock(width, heads, blocks, index, kernel, config.feed_factor, config.dropout)
+        return MLSTMBlock(
+            width,
+            heads,
+            blocks,
+            kernel,
+            config.qkv_proj_blocksize,
+            config.proj_factor,
+            config.gate_soft_cap,
+            config.dropout,
+            config.form,
+            config.chunk_size,
+        )
+
+    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+        """See :meth:`SequenceModel.hidden`."""
+        x_BLD = dropout(x_BLD * self.config.width**0.5, self.config.dropout, self.training)
+        for block in self.blocks[:-1]:
+            x_BLD = block(x_BLD)
+        normed: Tensor = self.norm(self.blocks[-1](x_BLD, last_B))
+        return normed
