@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from segue.evaluation import intervals
 from segue.evaluation.intervals import estimate
 from segue.evaluation.significance import compare, holm, paired
 
@@ -19,6 +20,18 @@ def test_the_interval_is_the_one_of_the_central_limit() -> None:
         assert found.mean == pytest.approx(column.mean())
         assert found.low == pytest.approx(column.mean() - error, abs=error / 10)
         assert found.high == pytest.approx(column.mean() + error, abs=error / 10)
+
+
+def test_counts_of_equal_queries_are_drawn_as_the_queries_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to resample give the spread of a mean of coins."""
+    coins = (np.random.default_rng(7).random((500, 1)) < 0.2).astype(float)
+    spreads = []
+    for few in (1, 10**9):
+        monkeypatch.setattr(intervals, "FEW", few)
+        means = intervals.resampled_means(coins, np.random.default_rng(8), 4000)
+        assert means.mean() == pytest.approx(coins.mean(), abs=0.002)
+        spreads.append(means.std())
+    assert spreads == pytest.approx([coins.std() / np.sqrt(500)] * 2, rel=0.05)
 
 
 def test_the_interval_holds_the_truth_95_times_in_100() -> None:
