@@ -19,7 +19,7 @@ TORCH = "torch==2.13.0"
 RECIPES: dict[str, list[str]] = {
     "rectools": ["rectools[torch]==0.19.0", "pytorch-lightning==2.5.2", TORCH],
     "recbole": ["recbole==1.2.1", "setuptools<81", "numpy<2", "pandas<3", "scipy<1.16", TORCH],
-    "xlstm": ["xlstm==2.0.6", "mlstm_kernels==2.0.6", TORCH, "pytest>=9", "pytest-timeout>=2.4", "-e", str(ROOT)],
+    "xlstm": ["xlstm==2.0.6", "mlstm_kernels==2.0.6", TORCH, "-e", str(ROOT)],
 }
 """What each environment holds; torch comes first, so that nothing else chooses its version."""
 
