@@ -109,6 +109,7 @@ def test_lists_go_out_and_come_back(held_out: HeldOut, tmp_path: Path, suffix: s
     for name, values in ours.values.items():
         np.testing.assert_array_equal(values, theirs.values[name])
     assert list(tmp_path.iterdir()) == [path]
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_lists_by_score_by_row_and_of_strangers(held_out: HeldOut) -> None:

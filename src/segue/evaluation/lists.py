@@ -110,6 +110,7 @@ def _write(path: Path, frame: pl.DataFrame) -> None:
         os.close(handle)
         try:
             frame.write_parquet(name)
+            Path(name).chmod(0o644)
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
