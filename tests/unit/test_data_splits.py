@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import polars as pl
 import pytest
 
 from segue.core.types import Dataset
-from segue.data import SplitSettings, load, split
+from segue.data import SplitSettings, load, protocols, split
 
 real = pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
 
@@ -70,6 +71,10 @@ def test_rebuilt_times_are_told_beside_the_split() -> None:
         pytest.skip("the ml-1m archive is the official one")
     done = split(data, SplitSettings(kind="temporal"))
     assert any("users 1..2999" in text for text in done.facts["warnings"])
+
+
+def test_every_protocol_is_a_setting() -> None:
+    assert sorted(get_args(SplitSettings.model_fields["kind"].annotation)) == sorted(protocols.__all__)
 
 
 def test_a_given_split_that_is_not_there() -> None:

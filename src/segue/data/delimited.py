@@ -96,9 +96,8 @@ def _explain(
             raise ValueError(
                 f"{place.of(bad)}, column {column}: got {text[column][bad]!r}, expected {EXPECTED[kind.is_integer()]}"
             )
-    wide = re.compile(
-        rb"^([^%b\n]*%b){%d,}" % (separator.encode(), separator.encode(), len(text.columns)), re.MULTILINE
-    )
+    sign = re.escape(separator.encode())
+    wide = re.compile(rb"^([^%b\n]*%b){%d,}" % (sign, sign, len(text.columns)), re.MULTILINE)
     if found := wide.search(data):
         line = data.count(b"\n", 0, found.start()) + 1
         raise ValueError(

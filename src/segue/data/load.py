@@ -96,7 +96,7 @@ def load(
         raise ValueError(f"data: unknown source '{address}'{suggest(key, known)}; no such file or folder either")
     paths = files.found(address)
     facts = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
-    name = Path(address).stem
+    name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
     ready = out or _cached(name, {"address": address, "files": facts, **asked})
     if out is None and is_dataset(ready):
         return _opened(ready, say)

@@ -230,7 +230,7 @@ def _interactions(
         for column, (name, _) in names.items():
             if column in arrays:
                 part = arrays[column][start:stop]
-                columns[name] = kinds.gather(part) if column == "actions" else pl.Series(name, part)
+                columns[name] = kinds.gather(part) if column == "actions" else pl.Series(name, part, nan_to_null=True)
         return pl.DataFrame(columns)
 
     def blocks(
