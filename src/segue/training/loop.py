@@ -101,7 +101,7 @@ class _Fit:
             group["lr"] = rate
         self.optimizer.zero_grad()
         loss, targets = self.model.objective(batch, self.loss)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm or math.inf)
         value = loss.item()
         if not (math.isfinite(value) and math.isfinite(norm.item())):

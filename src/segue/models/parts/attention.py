@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segue.models.parts.causal import causal_attention
 from segue.models.parts.dropout import dropout
 
 __all__ = ["CausalBlock", "at"]
@@ -43,7 +44,7 @@ class CausalBlock(nn.Module):
         key, value = self._split(self.key_value(normed_BLD).chunk(2, -1))
         if last_B is None:
             (query,) = self._split((self.query(normed_BLD),))
-            mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+            mixed = causal_attention(query, key, value, self.dropout if self.training else 0.0)
             mixed = mixed.transpose(1, 2).flatten(2)
         else:
             (query,) = self._split((self.query(at(normed_BLD, last_B))[:, None],))

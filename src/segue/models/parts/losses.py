@@ -17,47 +17,56 @@ from torch import Tensor
 
 __all__ = ["bce", "cross_entropy", "gbce", "sampled_softmax"]
 
-ROWS = 512
-"""Rows of logits held at once by :func:`cross_entropy`."""
+ROWS = 256
+"""Rows of logits held at once by :func:`cross_entropy`: few enough to stay in the processor's cache."""
+
+TINY = 1e-30
+"""A target less probable than this has its loss computed from logits, where a probability would underflow."""
 
 
 class _CrossEntropy(torch.autograd.Function):
     """Softmax cross-entropy whose gradient is made together with its value, a block of rows at a time.
 
-    Only one block of logits exists at any moment, and none is kept for the backward pass: its gradient with respect
-    to hidden state and item vectors is two matrix products of the block while it is still in the cache.
+    Only one block of logits exists at any moment, and none is kept for the backward pass: softmax overwrites it, and
+    its gradient with respect to hidden state and item vectors is two matrix products while it is still in the cache.
     """
 
     @staticmethod
     def forward(ctx: Any, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Tensor:
         n = len(targets_M)
-        d_hidden = torch.empty_like(hidden_MD)
-        d_vectors = torch.zeros_like(vectors_ID)
-        d_bias = None if bias_I is None else torch.zeros_like(bias_I)
+        d_hidden_MD = torch.empty_like(hidden_MD)
+        across_DI = vectors_ID.t().contiguous()
+        d_across_DI = torch.zeros_like(across_DI)
+        d_bias_I = None if bias_I is None else torch.zeros_like(bias_I)
         total = hidden_MD.new_zeros((), dtype=torch.float64)
-        across_DI = vectors_ID.t()
+        room = hidden_MD.new_empty(min(n, ROWS), len(vectors_ID))
+
+        def logits(hidden: Tensor, out: Tensor | None) -> Tensor:
+            return (
+                torch.mm(hidden, across_DI, out=out)
+                if bias_I is None
+                else torch.addmm(bias_I, hidden, across_DI, out=out)
+            )
+
         for start in range(0, n, ROWS):
-            hidden, target = hidden_MD[start : start + ROWS], targets_M[start : start + ROWS]
-            logits = hidden @ across_DI if bias_I is None else torch.addmm(bias_I, hidden, across_DI)
-            top = logits.amax(1, keepdim=True)
-            total -= (logits.gather(1, target[:, None]) - top).sum(dtype=torch.float64)
-            odds = logits.sub_(top).exp_()
-            sums = odds.sum(1, keepdim=True)
-            total += sums.log().sum(dtype=torch.float64)
-            # dividing the narrow sides by the sums spares a pass over the wide block
-            torch.mm(odds, vectors_ID, out=d_hidden[start : start + ROWS])
-            d_hidden[start : start + ROWS].div_(sums)
-            d_vectors.addmm_(odds.t(), hidden / sums)
-            if d_bias is not None:
-                d_bias.addmv_(odds.t(), 1.0 / sums[:, 0])
-        d_hidden -= vectors_ID[targets_M]
-        d_vectors.index_add_(0, targets_M, hidden_MD, alpha=-1.0)
-        if d_bias is not None:
-            d_bias.index_add_(0, targets_M, d_bias.new_ones(n), alpha=-1.0)
-        for gradient in (d_hidden, d_vectors, d_bias):
-            if gradient is not None:
-                gradient /= n
-        ctx.save_for_backward(d_hidden, d_vectors, d_bias)
+            hidden = hidden_MD[start : start + ROWS]
+            target = targets_M[start : start + ROWS, None]
+            block = room[: len(hidden)]
+            logits(hidden, block)
+            torch.softmax(block, 1, out=block)
+            chosen = block.gather(1, target)
+            total -= chosen.clamp_min(TINY).log().sum(dtype=torch.float64)
+            rare = (chosen[:, 0] < TINY).nonzero()[:, 0]
+            if len(rare):
+                exact = torch.log_softmax(logits(hidden[rare], None), 1).gather(1, target[rare])
+                total -= (exact - math.log(TINY)).sum(dtype=torch.float64)
+            block.scatter_(1, target, chosen - 1.0)
+            torch.mm(block, vectors_ID, out=d_hidden_MD[start : start + ROWS])
+            d_across_DI.addmm_(hidden.t(), block)
+            if d_bias_I is not None:
+                d_bias_I += block.sum(0)
+        d_bias = None if d_bias_I is None else d_bias_I.div_(n)
+        ctx.save_for_backward(d_hidden_MD.div_(n), d_across_DI.div_(n).t(), d_bias)
         return (total / n).to(hidden_MD.dtype)
 
     @staticmethod

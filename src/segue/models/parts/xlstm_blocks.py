@@ -32,7 +32,7 @@ class CausalConvolution(nn.Module):
         self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
 
     def forward(self, x_BLE: Tensor) -> Tensor:
-        """``(B, L, E)``"""
+        """``(B, L, E)``, each position from itself and those before."""
         padded = F.pad(x_BLE.mT, (self.weight.shape[-1] - 1, 0))
         mixed: Tensor = F.conv1d(padded, self.weight, self.bias, groups=x_BLE.shape[-1]).mT
         return mixed
@@ -120,12 +120,14 @@ class MLSTMBlock(nn.Module):
         return mlstm.chunkwise(q, k, v, i, f, self.chunk)[0]
 
     def _split(self, x_BLE: Tensor) -> Tensor:
-        return x_BLE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        split: Tensor = x_BLE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
 
     @staticmethod
     def _blockwise(x_BLE: Tensor, weight: Tensor) -> Tensor:
         """Small blocks of channels, each through a matrix of its own: ``(B, L, blocks, out)``."""
-        return torch.einsum("blni,nio->blno", x_BLE.unflatten(-1, weight.shape[:2]), weight)
+        out: Tensor = torch.einsum("blni,nio->blno", x_BLE.unflatten(-1, weight.shape[:2]), weight)
+        return out
 
 
 class SLSTMBlock(nn.Module):
