@@ -18,7 +18,7 @@ LEVELS = 1 << 16
 
 def mask(like: Tensor, share: float) -> tuple[Tensor, float]:
     """Zeros for about ``share`` of the elements of ``like`` and ones for the rest, and what to scale the rest by."""
-    kept = max(1, round((1.0 - share) * LEVELS))
+    kept = min(max(1, round((1.0 - share) * LEVELS)), LEVELS - 1)
     count = like.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
     drawn = bits.view(torch.int16)[:count].view(like.shape)

@@ -1,0 +1,164 @@
+"""The one loop: the same seed is the same model, stopped and resumed is not stopped, and a broken loss is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segue.core.model import Model, Recommender
+from segue.core.run import Interrupted, Run
+from segue.core.types import Dataset, Events, Vocab
+from segue.training.optim import FINAL, learning_rate
+from segue.training.train import Training, train
+
+ITEMS = 12
+
+
+def world(users: int = 40) -> Dataset:
+    """Each user walks up the catalogue from a place of their own."""
+    rows = [[(user + step) % ITEMS for step in range(3 + user % 7)] for user in range(users)]
+    ids = Vocab([str(i) for i in range(ITEMS)])
+    return Dataset("walk", Vocab([f"u{u}" for u in range(users)]), ids, Events.of(rows))
+
+
+TRAINING = Training(epochs=4, batch_size=8, learning_rate=0.01, schedule="one_cycle", loss="cross_entropy")
+SMALL = {"width": 8, "max_length": 6}
+
+
+class Validation:
+    """A metric that can stop the run after so many validations."""
+
+    def __init__(self, run: Run | None = None, stop_after: int = 0) -> None:
+        self.run, self.left = run, stop_after
+
+    def __call__(self, model: Recommender) -> Mapping[str, float]:
+        self.left -= 1
+        if self.run is not None and self.left == 0:
+            self.run.interrupted = True
+        from segue.core.types import Queries
+
+        return {"ndcg@10": float(-np.abs(model.score(Queries.anonymous(Events.of([[1, 2]])))).mean())}
+
+
+def fit(key: str, run: Run, training: Training = TRAINING, validate: Validation | None = None) -> Model:
+    return train(key, SMALL, training, world(), run, validate or Validation())
+
+
+def same(one: Model, other: Model) -> None:
+    for name, array in one.arrays().items():
+        np.testing.assert_array_equal(array, other.arrays()[name], err_msg=name)
+
+
+@pytest.mark.parametrize("key", ["sasrec", "xlstm", "gru4rec"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "gbce"])
+def test_the_same_seed_is_the_same_model_and_another_seed_is_not(key: str, loss: str) -> None:
+    training = TRAINING.model_copy(update={"loss": loss, "epochs": 2})
+    one, two, other = (fit(key, Run(seed), training) for seed in (1, 1, 2))
+    same(one, two)
+    assert any((array != other.arrays()[name]).any() for name, array in one.arrays().items())
+
+
+@pytest.mark.parametrize("key", ["sasrec", "xlstm"])
+@pytest.mark.parametrize("stop_after", [1, 2, 3])
+def test_resumed_after_an_interruption_is_as_if_not_interrupted(key: str, stop_after: int, tmp_path: Path) -> None:
+    whole = Run(5, tmp_path / "whole")
+    expected = fit(key, whole)
+    run = Run(5, tmp_path / "parts")
+    with pytest.raises(Interrupted, match="after 1 of 5 batches"):
+        fit(key, run, validate=Validation(run, stop_after))
+    again = Run(5, tmp_path / "parts")
+    same(fit(key, again), expected)
+    timeless = [{k: v for k, v in line.items() if "second" not in k} for line in again.history()]
+    assert timeless == [{k: v for k, v in line.items() if "second" not in k} for line in whole.history()]
+
+
+def test_resumed_after_a_kill_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Kill(Validation):
+        def __call__(self, model: Recommender) -> Mapping[str, float]:
+            self.left -= 1
+            if self.left == 0:
+                raise Killed
+            return super().__call__(model)
+
+    expected = fit("sasrec", Run(5, tmp_path / "whole"))
+    kill = Kill()
+    kill.left = 3
+    with pytest.raises(Killed):
+        fit("sasrec", Run(5, tmp_path / "parts"), validate=kill)
+    same(fit("sasrec", Run(5, tmp_path / "parts")), expected)
+
+
+def test_a_finished_training_that_is_resumed_trains_no_further(tmp_path: Path) -> None:
+    expected = fit("sasrec", Run(5, tmp_path))
+    lines = Run(5, tmp_path).history()
+    same(fit("sasrec", Run(5, tmp_path)), expected)
+    assert Run(5, tmp_path).history() == lines
+
+
+def test_a_loss_that_is_no_number_stops_with_an_explanation() -> None:
+    training = TRAINING.model_copy(update={"learning_rate": 1e30, "schedule": "constant", "clip_norm": 0.0})
+    with pytest.raises(ValueError, match=r"diverged in epoch \d+, batch \d+: loss .*learning rate 1e\+30; try"):
+        fit("sasrec", Run(0), training)
+
+
+def test_the_best_model_is_kept_and_patience_ends_training() -> None:
+    seen: list[Mapping[str, np.ndarray]] = []
+
+    def worse_and_worse(model: Recommender) -> Mapping[str, float]:
+        assert isinstance(model, Model)
+        seen.append({name: array.copy() for name, array in model.arrays().items()})
+        return {"ndcg@10": -float(len(seen))}
+
+    training = TRAINING.model_copy(update={"patience": 2})
+    model = train("sasrec", SMALL, training, world(), Run(0), worse_and_worse)
+    assert len(seen) == 3
+    for name, array in model.arrays().items():
+        np.testing.assert_array_equal(array, seen[0][name])
+
+
+def test_a_metric_that_validation_does_not_give_is_told() -> None:
+    with pytest.raises(ValueError, match="'recall@99', validation gives ndcg@10"):
+        fit("sasrec", Run(0), TRAINING.model_copy(update={"metric": "recall@99"}))
+
+
+def test_nothing_to_train_on_is_told() -> None:
+    empty = world().having(Events.of([[]] * 40))
+    with pytest.raises(ValueError, match="nothing to train on"):
+        train("sasrec", SMALL, TRAINING, empty, Run(0))
+
+
+def test_training_leaves_torchs_own_random_stream_alone() -> None:
+    torch.manual_seed(9)
+    expected = torch.rand(1)
+    torch.manual_seed(9)
+    fit("sasrec", Run(0), TRAINING.model_copy(update={"epochs": 1}))
+    assert torch.rand(1) == expected
+
+
+def test_schedules_begin_and_end_where_they_should() -> None:
+    def at(schedule: str, epoch: float, down: int = 0, **more: float) -> float:
+        return learning_rate(Training(epochs=100, learning_rate=1.0, schedule=schedule, **more), epoch, down)  # type: ignore[arg-type]
+
+    assert at("constant", 0) == at("constant", 99) == 1.0
+    assert at("step", 9.9) == 1.0
+    assert at("step", 10) == 0.5
+    assert at("step", 29, step_factor=0.1) == pytest.approx(0.01)
+    assert at("cosine", 0) == 1.0
+    assert at("cosine", 50) == pytest.approx((1 + FINAL) / 2)
+    assert at("cosine", 100) == pytest.approx(FINAL)
+    assert at("one_cycle", 0) == pytest.approx(FINAL)
+    assert at("one_cycle", 30) == pytest.approx(1.0)
+    assert at("one_cycle", 100) == pytest.approx(FINAL)
+    assert at("plateau", 50, down=2) == 0.25
+    assert at("constant", 1, warmup=4) == 0.25
+    rates = [at("one_cycle", e) for e in range(101)]
+    assert max(rates) == pytest.approx(1.0)
+    assert math.isclose(rates.index(max(rates)), 30)
