@@ -1,8 +1,7 @@
 """Seconds and peak memory of preparing a dataset, each in a fresh process; nothing else should run meanwhile.
 
-    python benchmarks/data.py             ML-1M (from SEGUE_ARCHIVES) and 20 million simulated rows
-    python benchmarks/data.py table       20 million rows of a shuffled Parquet file
-    python benchmarks/data.py SOURCE      any source
+Without arguments: ML-1M (from SEGUE_ARCHIVES) and 20 million simulated rows. ``table``: 20 million rows of a shuffled
+Parquet file. Anything else: that source.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import assume, given, strategies as st
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from segue.core.types import Dataset
 from segue.data import Filters, load

@@ -108,6 +108,12 @@ def test_random_shares() -> None:
     assert not np.array_equal(other.test.targets.items, done.test.targets.items)
 
 
+def test_temporal_shares() -> None:
+    done = split(small(n=10, users=4), SplitSettings(kind="temporal", test=0.2, valid=0.1))  # 40 different times
+    assert (done.train.histories.size, done.valid.targets.size, done.test.targets.size) == (28, 4, 8)
+    assert done.test.queries.history.size == 32
+
+
 def test_equal_seconds_stand_on_one_side_of_the_cut() -> None:
     data = load(pl.DataFrame({"user_id": range(10), "item_id": range(10), "timestamp": [1, 2, 3, 4, 5, 5, 5, 5, 5, 6]}))
     done = split(data, SplitSettings(kind="temporal", test=0.2, valid=0.0))
