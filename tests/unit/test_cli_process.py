@@ -1,24 +1,24 @@
-"""The command line as processes: what starting costs, interruption and resuming."""
+"""What starting the command line costs; interruption, resuming, and runs that are used again."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-HEAVY = ("torch", "polars", "pydantic", "numpy", "scipy", "segue.core", "segue.data", "segue.experiment")
+from segue.cli import main
+from segue.training.trackers import TensorBoard
+
+HEAVY = ("torch", "polars", "numpy", "scipy", "segue.core", "segue.data", "segue.experiment", "matplotlib")
+EPOCHS = 5
 TRAIN = ["train", "gru4rec", "--data", "simulated?users=150&items=40", "--recipe", "none", "--set", "model.width=16",
-         "--set", "epochs=12", "--set", "batch_size=4", "--set", "patience=100"]  # fmt: skip
-
-
-def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "SEGUE_HOME": str(home), "OMP_NUM_THREADS": "1"}
+         "--set", f"epochs={EPOCHS}", "--set", "batch_size=16", "--set", "patience=100"]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
@@ -39,42 +39,53 @@ def test_importing_segue_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_an_interrupted_training_goes_on_to_the_same_model(tmp_path: Path) -> None:
-    segue = [sys.executable, "-m", "segue"]
+def in_process(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str]:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--json"])
+    out, err = capsys.readouterr()
+    assert not left.value.code, err
+    return json.loads(out), err
+
+
+def test_an_interrupted_training_goes_on_to_the_same_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    subprocess.run(
-        [*segue, *TRAIN, "--out", str(whole), "--json"], env=environment(tmp_path), check=True, capture_output=True
-    )
-    with subprocess.Popen(
-        [*segue, *TRAIN, "--out", str(cut)], env=environment(tmp_path), stderr=subprocess.PIPE
-    ) as process:
-        while process.poll() is None and not (cut / "checkpoint").exists():
-            time.sleep(0.01)
-        process.send_signal(signal.SIGINT)
-        _, told = process.communicate()
-    assert process.returncode == 130
-    assert f"segue train --resume {cut}" in told.decode()
+    expected, _ = in_process(capsys, *TRAIN, "--out", str(whole))
+
+    def press(tracker: TensorBoard, step: int, values: Mapping[str, float]) -> None:
+        if step == 2:
+            signal.raise_signal(signal.SIGINT)
+
+    whole_log = TensorBoard.log
+    monkeypatch.setattr(TensorBoard, "log", press)
+    with pytest.raises(SystemExit) as left:
+        main([*TRAIN, "--out", str(cut)])
+    monkeypatch.setattr(TensorBoard, "log", whole_log)
+    assert left.value.code == 130
+    told = capsys.readouterr().err
+    assert f"segue train --resume {cut}" in told
     assert not (cut / "metrics.json").exists()
-    done = subprocess.run(
-        [*segue, "train", "--resume", str(cut), "--json"], env=environment(tmp_path), check=True, capture_output=True
-    )
-    record = json.loads(done.stdout)
-    expected = json.loads((whole / "metrics.json").read_text())
+    record, _ = in_process(capsys, "train", "--resume", str(cut))
     assert record["ndcg@10"] == expected["ndcg@10"]
     assert (cut / "bundle/arrays.safetensors").read_bytes() == (whole / "bundle/arrays.safetensors").read_bytes()
     steps = [json.loads(line)["step"] for line in (cut / "history.jsonl").read_text().splitlines()]
-    assert steps == list(range(1, 13))
+    assert steps == list(range(1, EPOCHS + 1))
 
 
-def test_compare_trains_once_and_tests_pairs(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "segue", "compare", "simulated?users=60&items=40", "popular", "random", "--json"]
-    first = subprocess.run(command, env=environment(tmp_path), check=True, capture_output=True, text=True)
-    result = json.loads(first.stdout)
+def test_compare_trains_once_and_tests_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    command = ("compare", "simulated?users=60&items=40", "popular", "random")
+    result, _ = in_process(capsys, *command)
     (test,) = result["tests"]
     difference = result["models"]["popular"]["ndcg@10"] - result["models"]["random"]["ndcg@10"]
     assert test["difference"] == pytest.approx(difference, abs=2e-6)
     assert test["low"] <= test["difference"] <= test["high"]
     assert (Path(result["folder"]) / "values.parquet").exists()
-    second = subprocess.run(command, env=environment(tmp_path), check=True, capture_output=True, text=True)
-    assert second.stderr.count("trained before with these settings") == 2
-    assert json.loads(second.stdout)["models"] == result["models"]
+    assert "popular" in Path(result["page"]).read_text()
+    again, err = in_process(capsys, *command)
+    assert err.count("trained before with these settings") == 2
+    assert again["models"] == result["models"]

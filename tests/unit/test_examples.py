@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,21 +11,19 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def output(home: Path, *command: str) -> str:
-    environment = {**os.environ, "SEGUE_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def test_basic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    runpy.run_path(str(EXAMPLES / "basic.py"))
+    assert "probability" in capsys.readouterr().out
 
 
-def test_basic(tmp_path: Path) -> None:
-    assert "probability" in output(tmp_path, str(EXAMPLES / "basic.py"))
-
-
-def test_movielens(tmp_path: Path) -> None:
+def test_movielens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if not os.environ.get("SEGUE_ARCHIVES"):
         pytest.skip("SEGUE_ARCHIVES names no folder with ml-100k")
-    told = output(tmp_path, str(EXAMPLES / "movielens.py"), "1")
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["movielens.py", "1"])
+    runpy.run_path(str(EXAMPLES / "movielens.py"), run_name="__main__")
+    told = capsys.readouterr().out
     assert "ease on test" in told
     assert "Return of the Jedi (1983)" in told
 

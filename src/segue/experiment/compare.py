@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from segue.core.run import Interrupted
 from segue.evaluation import significance
 from segue.experiment.data import load_data
 from segue.experiment.home import SETTINGS, runs_folder
-from segue.experiment.run_folder import METRICS, begin, finished
+from segue.experiment.run_folder import METRICS, begin, finished, fresh
 from segue.experiment.runs import reusable
 from segue.experiment.settings import Plan, plan
 from segue.reports.page import write_page
@@ -48,8 +47,7 @@ def compare(
     if metric not in (names := values[models[0]].columns[1:]):
         raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
     tests = significance.compare({model: table[metric].to_numpy() for model, table in values.items()})
-    name = Path(str(task["data"]).partition("?")[0]).stem
-    out = runs_folder() / "compare" / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = fresh(runs_folder() / "compare", str(task["data"]))
     out.mkdir(parents=True)
     pl.concat([table.select(pl.lit(model).alias("model"), pl.all()) for model, table in values.items()]).write_parquet(
         out / "values.parquet"

@@ -13,7 +13,7 @@ from segue.experiment.home import SETTINGS, runs_folder
 from segue.experiment.settings import Plan, read_plan
 from segue.experiment.toml import write_plan
 
-__all__ = ["METRICS", "abandon", "begin", "finished", "point", "seal", "verify"]
+__all__ = ["METRICS", "abandon", "begin", "finished", "fresh", "point", "seal", "verify"]
 
 METRICS = "metrics.json"
 MANIFEST = "manifest.json"
@@ -25,7 +25,7 @@ def begin(plan: Plan, out: Path | None = None) -> Path:
     Raises:
         ValueError: ``out`` holds a finished run, one with other settings, or something else.
     """
-    folder = _fresh(plan) if out is None else out
+    folder = fresh(runs_folder(), plan.task.data, plan.task.model) if out is None else out
     if (folder / SETTINGS).exists():
         if finished(folder):
             raise ValueError(f"{folder}: holds a finished run; give another --out, or remove it")
@@ -83,11 +83,12 @@ def point(link: Path, folder: Path) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def _fresh(plan: Plan) -> Path:
-    data = re.sub(r"[^A-Za-z0-9.]+", "-", Path(plan.task.data.partition("?")[0]).stem).strip("-") or "data"
-    name = f"{data}-{plan.task.model}-{datetime.now():%Y%m%d-%H%M%S}"
+def fresh(folder: Path, data: str, *more: str) -> Path:
+    """A path in ``folder`` that is not taken, named after the data, what ``more`` is told, and now."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(data.partition("?")[0]).stem).strip("-") or "data"
+    name = "-".join([name, *more, f"{datetime.now():%Y%m%d-%H%M%S}"])
     names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
-    return next(folder for folder in map(runs_folder().joinpath, names) if not folder.exists())
+    return next(path for path in map(folder.joinpath, names) if not path.exists())
 
 
 def _files(folder: Path) -> list[str]:
