@@ -22,8 +22,10 @@ PARTS = {
     "beside": "SASRec in Segue, RecTools and RecBole: training, evaluation, memory",
     "losses": "head and cross-entropy alone, three ways",
     "evaluation": "ranking all users alone",
+    "preparing": "preparing datasets from their sources: seconds and memory",
     "opening": "opening a prepared dataset",
     "cells": "xLSTM blocks beside the xlstm package",
+    "accuracy": "every model's metrics on one dataset, trained from its recipe: hours",
 }
 
 
@@ -67,14 +69,21 @@ def tell(text: str) -> None:
 def main() -> None:
     ask = arguments()
     found: dict[str, Any] = {"machine": describe(), "rest_percent": REST}
+    name = ask.part
     if ask.part == "beside":
         text, found = beside(ask, found)
+    elif ask.part == "accuracy":
+        from benchmarks import accuracy
+
+        name = ask.source or "ml-1m"
+        found |= accuracy.accuracy(name)
+        text = accuracy.page(found)
     else:
         found |= alone(ask)
         text = "\n".join([f"# {PARTS[ask.part]}", "", "```json", json.dumps(found, indent=2), "```", ""])
     print(text)
-    report.save(ask.out / ask.part, text, found)
-    tell(f"written: {ask.out / ask.part}.md and .json")
+    report.save(ask.out / name, text, found)
+    tell(f"written: {ask.out / name}.md and .json")
 
 
 def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -109,6 +118,10 @@ def alone(ask: argparse.Namespace) -> dict[str, Any]:
         from benchmarks import losses
 
         return {f"length {length}": losses.run(length=length, repeat=1 if ask.quick else 7) for length in (50, 200)}
+    if ask.part == "preparing":
+        from benchmarks import preparing
+
+        return preparing.run([ask.source] if ask.source else None)
     source, data = load(ask.source)
     if ask.part == "opening":
         from benchmarks import opening

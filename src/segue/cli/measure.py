@@ -51,7 +51,8 @@ def compare(
     """Train models on one split and test their differences.
 
     Each is trained in a process of its own; a finished run with the same settings is used again.
-    A setting of one model is set as MODEL.KEY=VALUE.
+    A setting of one model is set as MODEL.KEY=VALUE; MODEL@NAME is that model once more, such as
+    xlstm@mlstm --set xlstm@mlstm.slstm_at=[].
     """
     from segue.core.run import Interrupted
     from segue.experiment.compare import compare as carry_out

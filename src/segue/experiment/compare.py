@@ -34,6 +34,7 @@ def compare(
     """Train, or find again, one run per model; compare them by ``metric``, and write tables and a page.
 
     Args:
+        models: keys of models; ``key@name`` is the same model once more, under a name for ``assignments`` to set apart.
         task: ``data`` and what else :class:`segue.experiment.settings.Task` has, but the model.
         assignments: for all models, or for one as ``model_key.setting=value``.
 
@@ -42,7 +43,7 @@ def compare(
     """
     wanted = plans(models, task, assignments)
     folders = {model: _run_of(chosen, say) for model, chosen in wanted.items()}
-    records = {model: read_json(folder / METRICS) for model, folder in folders.items()}
+    records = {model: read_json(folder / METRICS) | {"model": model} for model, folder in folders.items()}
     values = {model: pl.read_parquet(folder / "values.parquet") for model, folder in folders.items()}
     if metric not in (names := values[models[0]].columns[1:]):
         raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
@@ -78,7 +79,7 @@ def plans(models: Sequence[str], task: Mapping[str, Any], assignments: Sequence[
     wanted = {}
     for model in models:
         own = [_own(text, model, models) for text in assignments]
-        wanted[model] = plan({"model": model, **task}, [text for text in own if text is not None])
+        wanted[model] = plan({"model": model.partition("@")[0], **task}, [text for text in own if text is not None])
     boards = {chosen.board() for chosen in wanted.values()}
     if len(boards) > 1:
         told = "\n  ".join(line for model in models[1:] for line in wanted[models[0]].differences(wanted[model]))

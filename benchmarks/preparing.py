@@ -1,0 +1,82 @@
+"""Seconds and peak memory of preparing a dataset, each in a fresh process and an empty cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["CASES", "run"]
+
+CASES = {
+    "ml-1m": ("ml-1m", 3.0, 4.0),
+    "simulated, 20 million rows": ("simulated?users=500000&items=20000&mean_length=40", 60.0, 4.0),
+    "Parquet in random order, 20 million rows": ("table", 60.0, 4.0),
+}
+"""Source, and the seconds and GiB it should stay below."""
+ROWS = 20_000_000
+
+
+def run(sources: list[str] | None = None) -> dict[str, Any]:
+    """Rows, seconds, peak GiB and milliseconds of opening again, by case; each case three processes, the median."""
+    cases = CASES if sources is None else {source: (source, None, None) for source in sources}
+    return {
+        name: {**_median([_case(source) for _ in range(3)]), "limit_seconds": seconds, "limit_gib": gib}
+        for name, (source, seconds, gib) in cases.items()
+    }
+
+
+def _median(found: list[dict[str, float]]) -> dict[str, float]:
+    return sorted(found, key=lambda facts: facts["seconds"])[len(found) // 2]
+
+
+def _case(source: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as home:
+        if source == "table":
+            source = f"{home}/table.parquet"
+            subprocess.run([sys.executable, __file__, "--write", source], check=True)
+        environment = {**os.environ, "SEGUE_HOME": home}
+        command = [sys.executable, __file__, "--one", source]
+        done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def one(source: str) -> None:
+    from segue.data import load
+
+    start = time.perf_counter()
+    dataset = load(source)
+    prepared = time.perf_counter()
+    load(dataset.header["folder"])
+    opened = time.perf_counter()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    facts = {"rows": dataset.histories.size, "seconds": prepared - start, "gib": peak}
+    print(json.dumps({**facts, "open_ms": 1000 * (opened - prepared)}))
+
+
+def write(path: str) -> None:
+    import numpy as np
+    import polars as pl
+
+    rng = np.random.default_rng(0)
+    columns = {
+        "user_id": rng.integers(1, 140_000, ROWS),
+        "item_id": np.minimum(rng.pareto(1.0, ROWS) * 50, 26_000).astype(np.int64),
+        "timestamp": rng.integers(800_000_000, 1_400_000_000, ROWS),
+        "rating": rng.integers(1, 6, ROWS).astype(np.float32),
+    }
+    pl.DataFrame(columns).write_parquet(Path(path))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        one(sys.argv[2])
+    else:
+        write(sys.argv[2])
