@@ -27,10 +27,10 @@ help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 demo: $(VENV)/.ready-demo
-	@data=ml-100k; $(BIN)/segue data prepare $$data >/dev/null || { \
-		[ $$? -ne 130 ] || exit 130; data=simulated; \
+	@data=ml-100k user=1; $(BIN)/segue data prepare $$data >/dev/null || { \
+		[ $$? -ne 130 ] || exit 130; data=simulated user=u0001; \
 		echo "MovieLens 100K is not at hand and could not be downloaded: the built-in SIMULATED catalogue instead."; }; \
-	set -x; $(BIN)/segue train xlstm --data $$data && $(BIN)/segue recommend latest --user 1 -k 10
+	set -x; $(BIN)/segue train xlstm --data $$data && $(BIN)/segue recommend latest --user $$user -k 10
 
 test: check
 	$(BIN)/pytest

@@ -17,9 +17,9 @@ from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Queries, Scores, Vocab
 from segue.experiment import ask
 from segue.experiment.data import limited
+from segue.experiment.plan import plan
 from segue.experiment.run_folder import abandon, begin, point, seal, verify
 from segue.experiment.runs import mark
-from segue.experiment.settings import plan
 
 
 class ByCode(Solver):

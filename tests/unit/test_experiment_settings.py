@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from segue.core.registry import model_keys
-from segue.experiment import settings as module
+from segue.experiment import recipe as module
 from segue.experiment.home import recipes_folder
-from segue.experiment.settings import groups, plan, read_plan
+from segue.experiment.plan import plan, read_plan
+from segue.experiment.settings import groups
 from segue.experiment.toml import write_plan
 
 TASK = {"model": "ease", "data": "simulated?users=50"}

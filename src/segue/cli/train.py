@@ -11,7 +11,7 @@ import typer
 from segue.cli.terminal import Columns, Json, Set, Target, Terminal, pairs
 
 if TYPE_CHECKING:
-    from segue.experiment.settings import Plan
+    from segue.experiment.plan import Plan
 
 __all__ = ["train"]
 
@@ -66,7 +66,7 @@ def train(
 
 def _planned(task: dict[str, Any], assignments: list[str], recipe: str | None) -> Plan:
     from segue.core.registry import model_keys
-    from segue.experiment.settings import plan
+    from segue.experiment.plan import plan
 
     if "model" not in task:
         raise ValueError(f"train: which model? known: {', '.join(model_keys())}")
@@ -77,7 +77,7 @@ def _planned(task: dict[str, Any], assignments: list[str], recipe: str | None) -
 
 def _resumed(run: str, given: list[str]) -> tuple[Plan, Path]:
     from segue.experiment.home import find_run
-    from segue.experiment.settings import read_plan
+    from segue.experiment.plan import read_plan
 
     if given:
         raise ValueError(f"--resume goes on with the settings of the run; not understood beside it: {', '.join(given)}")

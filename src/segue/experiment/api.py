@@ -22,7 +22,7 @@ from segue.evaluation.evaluate import evaluate as evaluate_model
 from segue.experiment import ask
 from segue.experiment.data import user_features
 from segue.experiment.home import find_run
-from segue.experiment.settings import plan
+from segue.experiment.plan import plan
 from segue.training.train import train as train_model
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segue.core.registry import model_class
-from segue.experiment.settings import Plan
+from segue.experiment.plan import Plan
 
 __all__ = ["card"]
 

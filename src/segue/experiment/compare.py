@@ -18,9 +18,9 @@ from segue.core.run import Interrupted
 from segue.evaluation import significance
 from segue.experiment.data import load_data
 from segue.experiment.home import SETTINGS, runs_folder
+from segue.experiment.plan import Plan, plan
 from segue.experiment.run_folder import METRICS, begin, finished, fresh
 from segue.experiment.runs import reusable
-from segue.experiment.settings import Plan, plan
 from segue.reports.page import write_page
 
 __all__ = ["compare", "plans"]

@@ -12,8 +12,8 @@ from segue.core.files import read_json
 from segue.core.types import Dataset, Vocab
 from segue.data import load, open_dataset
 from segue.experiment.home import SETTINGS
+from segue.experiment.plan import Plan, read_plan
 from segue.experiment.run_folder import METRICS
-from segue.experiment.settings import Plan, read_plan
 
 __all__ = ["limited", "load_data", "reopen", "user_features"]
 

@@ -13,8 +13,9 @@ from segue.core.files import read_json
 from segue.data.splits import split
 from segue.experiment.data import reopen
 from segue.experiment.home import SETTINGS
+from segue.experiment.plan import read_plan
 from segue.experiment.run_folder import METRICS
-from segue.experiment.settings import Evaluation, read_plan
+from segue.experiment.settings import Evaluation
 from segue.experiment.train import intervals, means, measure
 
 __all__ = ["evaluate_run"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segue.core.files import read_json, sha256, write_json, write_text
 from segue.experiment.home import SETTINGS, runs_folder
-from segue.experiment.settings import Plan, read_plan
+from segue.experiment.plan import Plan, read_plan
 from segue.experiment.toml import write_plan
 
 __all__ = ["METRICS", "abandon", "begin", "finished", "fresh", "point", "seal", "verify"]

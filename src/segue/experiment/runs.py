@@ -9,8 +9,8 @@ from segue.core.files import read_json
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.home import SETTINGS, run_folders, runs_folder
+from segue.experiment.plan import Plan, read_plan
 from segue.experiment.run_folder import METRICS, finished, point
-from segue.experiment.settings import Plan, read_plan
 
 __all__ = ["listed", "mark", "reusable"]
 

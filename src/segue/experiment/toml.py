@@ -10,7 +10,7 @@ from tomlkit.items import Table
 
 from segue import __version__
 from segue.core.config import Settings
-from segue.experiment.settings import Plan
+from segue.experiment.plan import Plan
 
 __all__ = ["write_plan"]
 

@@ -27,9 +27,9 @@ from segue.experiment.card import card
 from segue.experiment.cost import Stages, machine, parameters, peak_memory, threads
 from segue.experiment.data import load_data, user_features
 from segue.experiment.figures import draw
+from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, seal
 from segue.experiment.runs import mark
-from segue.experiment.settings import Plan
 from segue.training.train import Training, train
 
 __all__ = ["baseline", "intervals", "means", "measure", "run_plan"]
