@@ -67,6 +67,8 @@ def user_features(data: Dataset) -> list[str]:
 def _cut(data: Dataset, plan: Plan, say: Say | None) -> Dataset:
     if plan.task.limit is None:
         return data
+    if plan.split.kind == "given":
+        raise ValueError(f"--limit {plan.task.limit}: split '{plan.split.name}' was made by others for all users")
     if say is not None:
         say(f"limit: the first {min(plan.task.limit, data.n_users):,} of {data.n_users:,} users; not for results")
     return limited(data, plan.task.limit)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,26 +15,23 @@ import polars as pl
 
 from segue import __version__
 from segue.core import bundle
-from segue.core.config import suggest
 from segue.core.files import write_json, write_text
-from segue.core.model import Model
-from segue.core.registry import functions, model_class
 from segue.core.run import Run, Track
 from segue.core.types import Dataset, HeldOut, Split
 from segue.data.splits import split
-from segue.evaluation import metrics
 from segue.evaluation.evaluate import Evaluation as Measured
-from segue.evaluation.evaluate import evaluate, validator
+from segue.evaluation.evaluate import validator
 from segue.experiment.card import card
 from segue.experiment.cost import Stages, machine, parameters, peak_memory, threads
 from segue.experiment.data import load_data, user_features
 from segue.experiment.figures import draw
+from segue.experiment.measure import baseline, chosen_metrics, intervals, means, measure
 from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, seal
 from segue.experiment.runs import mark
-from segue.training.train import Training, train
+from segue.training.train import train
 
-__all__ = ["baseline", "intervals", "means", "measure", "run_plan"]
+__all__ = ["run_plan"]
 
 Say = Callable[[str], None]
 
@@ -48,6 +47,7 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
     Returns:
         The record, as it stands in ``metrics.json``.
     """
+    chosen_metrics(plan)
     stages = Stages()
     with stages("data"):
         data = load_data(plan, say)
@@ -55,7 +55,7 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
         parts = split(data, plan.split)
     kept = parts.train.histories.size
     say(f"split: {plan.split.kind}: {kept:,} events train, {len(parts.valid):,} + {len(parts.test):,} questions")
-    run = Run(plan.run.seed, folder, plan.run.device, _trackers(folder), show)
+    run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, say if show else None), show)
     repeats = plan.evaluation.repeats == "keep"
     with stages("train"):
         validate = validator(parts.valid, metric=plan.training.metric, repeats=repeats) if len(parts.valid) else None
@@ -86,43 +86,6 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
     }
     _finish(plan, folder, record, run)
     return record
-
-
-def measure(model: Model, held_out: HeldOut, plan: Plan) -> Measured:
-    """Rank the held-out items as the plan's evaluation says; an unknown metric is a ``ValueError``."""
-    wanted = plan.evaluation
-    known = functions(metrics)
-    if strange := [name for name in wanted.metrics if name not in known]:
-        raise ValueError(f"evaluation.metrics: unknown '{strange[0]}'{suggest(strange[0], known)}")
-    return evaluate(
-        model,
-        held_out,
-        ks=wanted.ks,
-        metrics=[known[name] for name in wanted.metrics],
-        repeats=wanted.repeats == "keep",
-        seed=plan.run.seed,
-    )
-
-
-def baseline(plan: Plan, parts: Split) -> dict[str, Any] | None:
-    """The plan's baseline, with its default settings, measured on the same questions."""
-    key = plan.evaluation.baseline
-    if key is None or key == plan.task.model:
-        return None
-    validate = None
-    model = train(key, model_class(key).Config(), Training(), parts.train, Run(plan.run.seed), validate)
-    measured = measure(model, parts.test, plan)
-    return {"model": key, **means(measured), "intervals": intervals(measured)}
-
-
-def means(measured: Measured) -> dict[str, float]:
-    """The mean of each metric, by names such as ``ndcg@10``."""
-    return {name: round(estimate.mean, 6) for name, estimate in measured.summary.items()}
-
-
-def intervals(measured: Measured) -> dict[str, list[float]]:
-    """The ends of each metric's 95 % interval."""
-    return {name: [round(e.low, 6), round(e.high, 6)] for name, e in measured.summary.items()}
 
 
 def _facts(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
@@ -171,13 +134,27 @@ def _values(held_out: HeldOut, measured: Measured, data: Dataset) -> pl.DataFram
     return pl.DataFrame({"user": users, **measured.values})
 
 
-def _trackers(folder: Path) -> tuple[Track, ...]:
-    """TensorBoard where it is installed."""
+@dataclass(frozen=True)
+class _Told:
+    """Says what an epoch came to, where no bar can be drawn."""
+
+    say: Say
+    metric: str
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        keys = {"loss": "loss", self.metric: f"valid/{self.metric}"}
+        if found := [f"{name} {values[key]:.4f}" for name, key in keys.items() if key in values]:
+            self.say(f"epoch {step}: {', '.join(found)}")
+
+
+def _trackers(plan: Plan, folder: Path, say: Say | None) -> tuple[Track, ...]:
+    """TensorBoard where it is installed, and a line per epoch where someone reads but there is no terminal."""
+    told = (_Told(say, plan.training.metric),) if say is not None and not sys.stderr.isatty() else ()
     if find_spec("tensorboard") is None:
-        return ()
+        return told
     from segue.training.trackers import TensorBoard
 
-    return (TensorBoard(folder / "events"),)
+    return (*told, TensorBoard(folder / "events"))
 
 
 def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
