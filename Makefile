@@ -3,11 +3,12 @@
 # make check   the fast part of it
 # make bench   speed and memory beside RecTools and RecBole
 # make crosscheck   the xLSTM cells beside the packages xlstm and mlstm_kernels
+# make docs    these pages and the reference as a site, in site/
 # Each sets up what it needs, once.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench crosscheck clean
+.PHONY: help demo test check bench crosscheck docs clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -47,6 +48,10 @@ bench: $(VENV)/.ready-dev
 crosscheck: $(CROSSCHECK)/.ready
 	$(CROSSCHECK)/bin/pytest tests/crosscheck
 
+docs: $(VENV)/.ready-docs
+	$(BIN)/python docs/reference.py
+	$(BIN)/mkdocs build --strict
+
 $(VENV)/bin/python:
 	@[ -n "$(PYTHON)" ] || { echo "Segue needs Python 3.11 or newer; none was found." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -60,6 +65,10 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Installing Segue and its development tools into $(VENV); the first time takes some minutes."
 	$(BIN)/python $(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.ready-demo
+
+$(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python $(INSTALL) -e '.[docs]'
+	@touch $@
 
 $(CROSSCHECK)/.ready: pyproject.toml constraints.txt
 	[ -x $(CROSSCHECK)/bin/python ] || $(PYTHON) -m venv $(CROSSCHECK)
