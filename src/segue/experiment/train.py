@@ -99,7 +99,7 @@ def _facts(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, A
         "device": plan.run.device,
         "segue": __version__,
         "recipe": plan.task.recipe,
-        "warnings": [*header.get("warnings", []), *parts.facts.get("warnings", []), *_warnings(plan)],
+        "warnings": list(dict.fromkeys([*parts.facts.get("warnings", []), *_warnings(plan)])),
         "counts": {
             "users": data.n_users,
             "items": data.n_items,
