@@ -1,5 +1,6 @@
 """The pages in docs/ speak of what there is: links, settings, commands and Python are held against the code."""
 
+import os
 import re
 import shlex
 import sys
@@ -62,7 +63,7 @@ def broken(page: str, text: str) -> Iterator[str]:
         if re.match(r"https?:", link):
             continue
         path, _, anchor = link.partition("#")
-        target = page if not path else (DOCS / page).parent.joinpath(path).resolve().relative_to(DOCS).as_posix()
+        target = page if not path else Path(os.path.relpath((DOCS / page).parent / path, DOCS)).as_posix()
         if target not in PAGES or (anchor and anchor not in anchors(PAGES[target])):
             yield f"{page}: {link}"
 
@@ -87,11 +88,12 @@ def understood(line: str) -> None:
     if verb in ("describe", "prepare", "evaluate"):
         group = "evaluation" if verb == "evaluate" else "filters"
         parse(groups[group], assign({group: groups[group]}, settings)[group], group)
-    for model in given.get("models") or ([given["model"]] if given.get("model") else []):
+    models = given.get("models") or ([given["model"]] if given.get("model") else [])
+    for model in models:
         kinds = {name: groups[name] for name in ("run", "filters", "split", "training", "evaluation")}
-        kinds["model"] = model_class(model).Config
-        own = [re.sub(rf"^{model}\.", "model.", text) for text in settings]
-        mine = [text for text in own if text.partition(".")[0] not in keys("segue.models")]
+        kinds["model"] = model_class(model.partition("@")[0]).Config
+        own = [re.sub(rf"^{re.escape(model)}\.", "model.", text) for text in settings]
+        mine = [text for text in own if text.partition(".")[0] not in models]
         for group, values in assign(kinds, mine).items():
             parse(kinds[group], values, group)
 
