@@ -52,27 +52,33 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/python docs/reference.py
 	$(BIN)/mkdocs build --strict
 
-$(VENV)/bin/python:
-	@[ -n "$(PYTHON)" ] || { echo "Segue needs Python 3.11 or newer; none was found." >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+# an environment whose making was interrupted has no pip, and is made again
+define environment
+[ -n "$(PYTHON)" ] || { echo "Segue needs Python 3.11 or newer; none was found." >&2; exit 1; }
+$(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1)
+endef
 
-$(VENV)/.ready-demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.ready-demo: pyproject.toml constraints.txt
 	@echo "Installing Segue into $(VENV); the first time takes some minutes."
+	@$(call environment,$(VENV))
 	$(BIN)/python $(INSTALL) -e '.[track,plots]'
 	@touch $@
 
-$(VENV)/.ready-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.ready-dev: pyproject.toml constraints.txt
 	@echo "Installing Segue and its development tools into $(VENV); the first time takes some minutes."
+	@$(call environment,$(VENV))
 	$(BIN)/python $(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.ready-demo
 
-$(VENV)/.ready-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.ready-docs: pyproject.toml constraints.txt
+	@$(call environment,$(VENV))
 	$(BIN)/python $(INSTALL) -e '.[docs]'
 	@touch $@
 
 $(CROSSCHECK)/.ready: pyproject.toml constraints.txt
-	[ -x $(CROSSCHECK)/bin/python ] || $(PYTHON) -m venv $(CROSSCHECK)
-	$(CROSSCHECK)/bin/python $(INSTALL) xlstm mlstm_kernels -e '.[dev]'
+	@echo "Installing Segue beside xlstm and mlstm_kernels into $(CROSSCHECK); the first time takes some minutes."
+	@$(call environment,$(CROSSCHECK))
+	$(CROSSCHECK)/bin/python $(INSTALL) xlstm mlstm_kernels matplotlib pytest pytest-timeout hypothesis -e .
 	@touch $@
 
 clean:
