@@ -44,7 +44,13 @@ def test_all_faults_at_once(recipes: Path) -> None:
     with pytest.raises(ValueError, match="modle") as error:
         plan(TASK, ["widht=3", "run.seed=-1"], bad)
     told = str(error.value)
-    for part in ("did you mean 'model'", "training.epochs: got 0", "training.loss: got 'cros_entropy'", "widht"):
+    for part in (
+        "did you mean 'model'",
+        "training.epochs: got 0",
+        "training.loss: got 'cros_entropy'",
+        "widht",
+        "seed: got -1",
+    ):
         assert part in told
 
 

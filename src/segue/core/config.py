@@ -54,16 +54,21 @@ def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
     return list(kind.model_fields)
 
 
-def assign(groups: Mapping[str, type[Settings]], assignments: Iterable[str]) -> dict[str, dict[str, Any]]:
+def assign(
+    groups: Mapping[str, type[Settings]], assignments: Iterable[str], found: list[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Values by group from texts ``group.key=value`` or, where only one group has the key, ``key=value``.
 
     Values are read as JSON where they are JSON (``3``, ``true``, ``[1,2]``), else as text.
+
+    Args:
+        found: takes the faults instead of raising them, for a caller that has more to tell at once.
 
     Raises:
         ValueError: an assignment without ``=``, an unknown group or key, or a bare key that several groups have.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in groups}
-    faults = []
+    faults: list[str] = [] if found is None else found
     for text in assignments:
         path, equals, value = text.partition("=")
         *group, key = path.strip().split(".")
@@ -81,7 +86,7 @@ def assign(groups: Mapping[str, type[Settings]], assignments: Iterable[str]) -> 
             faults.append(f"{key}: which one? {' or '.join(f'{owner}.{key}' for owner in owners)}")
         else:
             values[owners[0]][key] = _value(value)
-    if faults:
+    if faults and found is None:
         raise ValueError("\n".join(faults))
     return values
 

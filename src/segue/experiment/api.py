@@ -28,7 +28,7 @@ from segue.training.train import train as train_model
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["evaluate", "load", "models", "recommend", "restore", "save", "similar", "split", "train"]
+__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "train"]
 
 
 def load(
@@ -57,11 +57,6 @@ def split(data: Dataset, **settings: Any) -> Split:
         settings: see :class:`segue.data.splits.SplitSettings`, such as ``kind="temporal"``.
     """
     return split_data(data, parse(SplitSettings, settings, "split"))
-
-
-def models() -> list[str]:
-    """The keys of all models that can be trained."""
-    return model_keys()
 
 
 def train(

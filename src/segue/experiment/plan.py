@@ -84,12 +84,8 @@ def plan(task: Mapping[str, Any], assignments: Iterable[str] = (), recipe: str |
         values, meant = read_groups(path, kinds, faults)
         if (of := meant.get("model", task["model"])) != task["model"]:
             faults.append(f"{path}: a recipe for '{of}', not for '{task['model']}'")
-    try:
-        typed = assign(kinds, assignments)
-    except ValueError as error:
-        faults.append(str(error))
-    else:
-        values = {name: values[name] | typed[name] for name in kinds}
+    typed = assign(kinds, assignments, faults)
+    values = {name: values[name] | typed[name] for name in kinds}
     return _parsed({**task, "recipe": None if path is None else shown(path)}, kinds, values, faults)
 
 
