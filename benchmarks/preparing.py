@@ -24,16 +24,12 @@ ROWS = 20_000_000
 
 
 def run(sources: list[str] | None = None) -> dict[str, Any]:
-    """Rows, seconds, peak GiB and milliseconds of opening again, by case; each case three processes, the median."""
+    """Rows, seconds, peak GiB and milliseconds of opening again, by case."""
     cases = CASES if sources is None else {source: (source, None, None) for source in sources}
     return {
-        name: {**_median([_case(source) for _ in range(3)]), "limit_seconds": seconds, "limit_gib": gib}
+        name: {**_case(source), "limit_seconds": seconds, "limit_gib": gib}
         for name, (source, seconds, gib) in cases.items()
     }
-
-
-def _median(found: list[dict[str, float]]) -> dict[str, float]:
-    return sorted(found, key=lambda facts: facts["seconds"])[len(found) // 2]
 
 
 def _case(source: str) -> dict[str, float]:
