@@ -38,7 +38,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
         """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
-        states, _ = self.layers(dropout(x_BLD, self.dropout, self.training))
+        # item vectors begin small, as they are also the last layer; scaled up, they move the gates from the first step
+        states, _ = self.layers(dropout(x_BLD * x_BLD.shape[-1] ** 0.5, self.dropout, self.training))
         if last_B is not None:
             states = at(states, last_B)
         projected: Tensor = self.out(dropout(states, self.dropout, self.training))
