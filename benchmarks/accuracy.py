@@ -34,6 +34,8 @@ def accuracy(source: str) -> dict[str, Any]:
         del result[key]
     for record in result["models"].values():
         del record["data_folder"]
+        if "--resume" in record["command"]:  # begun by the comparison itself, in a folder of this machine
+            record["command"] = " ".join(command)
     return result | {"command": " ".join(command)}
 
 
@@ -51,7 +53,7 @@ def page(result: dict[str, Any]) -> str:
         lines.append(
             f"* {record['model']}: {record['date']}, seed {record['seed']}, {record['device']}, "
             f"{record['cost']['threads']} thread(s), Segue {record['segue']}; validation NDCG@10 {valid:.4f}; "
-            f"recipe {record['recipe'] or 'none (defaults)'}; `{record['command'] or result['command']}`"
+            f"recipe {record['recipe'] or 'none (defaults)'}; `{record['command']}`"
         )
     lines += [f"* data hash {first['data_hash']}; {first['counts']['events']:,} events", ""]
     lines.append(f"* machine: {', '.join(str(value) for value in first['machine'].values())}")
