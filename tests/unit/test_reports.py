@@ -93,7 +93,7 @@ def test_one_run_beside_validation_and_baseline() -> None:
     beside = record("popular", 0.05)
     table = tables.metrics(record("xlstm", 0.16, valid={"ndcg@10": 0.17}, baseline=beside))
     assert table.head == ("", "xlstm", "95 % interval", "validation", "popular", "95 % interval")
-    assert ("NDCG@10", "0.1600", "0.1500 to 0.1700", "0.1700", "0.0500", "0.0400 to 0.0600") in table.rows
+    assert ("NDCG@10", "0.1600", "0.1500–0.1700", "0.1700", "0.0500", "0.0400–0.0600") in table.rows
     assert tables.metrics(record("xlstm", 0.16)).head == ("", "xlstm", "95 % interval")
 
 

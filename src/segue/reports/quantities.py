@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["called", "count", "duration", "interval", "mean", "p_value", "signed", "size"]
+__all__ = ["called", "count", "duration", "interval", "mean", "p_value", "signed", "size", "span"]
 
 NAMES = {"recall": "Recall", "precision": "Precision", "hit_rate": "HitRate"}
 
@@ -29,6 +29,11 @@ def interval(ends: Sequence[float], sign: bool = False) -> str:
     """``0.1611 to 0.1698``"""
     write = signed if sign else mean
     return f"{write(ends[0])} to {write(ends[1])}"
+
+
+def span(ends: Sequence[float]) -> str:
+    """``0.1611–0.1698``: an interval where there is little room."""
+    return f"{mean(ends[0])}–{mean(ends[1])}"
 
 
 def p_value(value: float) -> str:

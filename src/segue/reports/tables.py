@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segue.reports.quantities import called, count, duration, interval, mean, p_value, signed, size
+from segue.reports.quantities import called, count, duration, interval, mean, p_value, signed, size, span
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,9 +59,9 @@ def metrics(record: Record) -> Table:
     head += [baseline["model"], "95 % interval"] if baseline else []
     rows = []
     for name, ends in record["intervals"].items():
-        row = [called(name), mean(record[name]), interval(ends)]
+        row = [called(name), mean(record[name]), span(ends)]
         row += [mean(valid[name]) if name in valid else ""] if valid else []
-        row += [mean(baseline[name]), interval(baseline["intervals"][name])] if baseline else []
+        row += [mean(baseline[name]), span(baseline["intervals"][name])] if baseline else []
         rows.append(tuple(row))
     asked = f", {count(record['facts']['queries'])} questions" if "queries" in record["facts"] else ""
     title = f"{record['model']} on {record['data']} ({record.get('part', 'test')}{asked}, whole catalogue)"
@@ -129,7 +129,7 @@ def tested(result: Record) -> Table:
 
 
 def cost(result: Record) -> Table:
-    """One row per model: seconds by stage, peak memory, learned numbers, and where."""
+    """One row per model: seconds by stage, peak memory, learned numbers, and device x threads."""
     records = best_first(result)
     stages = list(dict.fromkeys(stage for record in records for stage in record["cost"]["seconds"]))
     rows = [
@@ -141,11 +141,11 @@ def cost(result: Record) -> Table:
             ),
             size(record["cost"]["peak_memory_bytes"]),
             count(record["cost"]["parameters"]),
-            f"{record['device']}, {record['cost']['threads']} threads",
+            f"{record['device']} x {record['cost']['threads']}",
         )
         for record in records
     ]
-    return Table("Cost", ("model", *stages, "peak memory", "learned numbers", "on"), tuple(rows))
+    return Table("Cost", ("model", *stages, "memory", "numbers", "on"), tuple(rows))
 
 
 def catalogue(title: str, rows: Sequence[Record]) -> Table:
