@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.batches import by_length, query_batches, training_batches
-from segue.core.types import Events
+from segue.core.types import Events, Queries
+from segue.models.parts.objectives import next_item
 
 FILL = 1000
 rows = st.lists(st.lists(st.integers(0, 999), max_size=12), min_size=1, max_size=12)
@@ -31,7 +32,9 @@ def numbered(lengths: list[int]) -> Events:
 )
 def test_targets_and_inputs(lengths: list[int], length: int, size: int, cover: bool, seed: int) -> None:
     histories = numbered(lengths)
-    count, batches = training_batches(histories, FILL, length, size, np.random.default_rng(seed), cover, pool=2)
+    count, batches = training_batches(
+        histories, FILL, length, size, np.random.default_rng(seed), next_item, cover=cover, pool=2
+    )
     made = list(batches)
     assert len(made) == count
     firsts = {int(first) for first, n in zip(histories.offsets[:-1], lengths, strict=True) if n}
@@ -62,9 +65,9 @@ def test_queries_are_read_whole_after_a_start_or_cut_to_the_newest(
     lists: list[list[int]], limit: int | None, tokens: int
 ) -> None:
     seen: dict[int, list[int]] = {}
-    for rows_B, items_BL, lengths_B in query_batches(Events.of(lists), FILL, limit, tokens):
-        assert items_BL.numel() <= tokens or len(rows_B) == 1
-        for row, items, length in zip(rows_B, items_BL.tolist(), lengths_B.tolist(), strict=True):
+    for rows_B, read in query_batches(Queries.anonymous(Events.of(lists)), FILL, limit, tokens):
+        assert read.items_BL.numel() <= tokens or len(rows_B) == 1
+        for row, items, length in zip(rows_B, read.items_BL.tolist(), read.lengths_B.tolist(), strict=True):
             seen[int(row)] = items[:length]
             assert set(items[length:]) <= {FILL}
     for row, items in enumerate(lists):

@@ -30,6 +30,12 @@ class Network(nn.Module, Model):
         self.config = config
         self.domain = domain
 
+    def prepare(self, train: Dataset) -> None:
+        """Look at the data once before training: buffers that follow from it, such as features of items.
+
+        Called on a new network, before a checkpoint is taken up; what it sets must be among :meth:`arrays`.
+        """
+
     @abstractmethod
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Any]]:
         """One epoch in an order drawn from ``rng``: the number of batches, and the batches of about ``size`` users."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from segue.core.batches import Sequences
 from segue.core.types import Domain
 from segue.models.parts.recurrent import Recurrent, RecurrentSettings
 from segue.models.parts.sequence import SequenceModel
@@ -28,7 +29,7 @@ class LSTM(SequenceModel):
         super().__init__(config, domain)
         self.encoder = Recurrent(nn.LSTM, config)
 
-    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
         """See :meth:`SequenceModel.hidden`."""
         hidden: Tensor = self.encoder(x_BLD, last_B)
         return hidden

@@ -14,6 +14,7 @@ import torch
 from annotated_types import Gt
 from torch import Tensor, nn
 
+from segue.core.batches import Sequences
 from segue.core.types import Domain
 from segue.models.parts.attention import CausalBlock
 from segue.models.parts.dropout import dropout
@@ -46,7 +47,7 @@ class SASRec(SequenceModel):
         )
         self.norm = nn.LayerNorm(config.width)
 
-    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
         """See :meth:`SequenceModel.hidden`; at most ``max_length`` positions."""
         x_BLD = x_BLD * self.config.width**0.5 + self.positions[: x_BLD.shape[1]]
         x_BLD = dropout(x_BLD, self.config.dropout, self.training)

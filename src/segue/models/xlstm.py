@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from segue.core.batches import Sequences
 from segue.core.types import Domain
 from segue.models.parts.dropout import dropout
 from segue.models.parts.sequence import SequenceModel, SequenceSettings
@@ -85,7 +86,7 @@ class XLSTM(SequenceModel):
             config.chunk_size,
         )
 
-    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
         """See :meth:`SequenceModel.hidden`."""
         x_BLD = dropout(x_BLD * self.config.width**0.5, self.config.dropout, self.training)
         for block in self.blocks[:-1]:

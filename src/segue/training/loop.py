@@ -51,8 +51,9 @@ def fit(
     """See :func:`segue.training.train.train`."""
     with torch.random.fork_rng(), run.interruptible():
         torch.manual_seed(run.seed_of("init"))
-        model = cast(Network, kind(config, data.domain)).to(run.device)
-        return _Fit(model, training, data, run, validate).go()
+        model = cast(Network, kind(config, data.domain))
+        model.prepare(data)
+        return _Fit(model.to(run.device), training, data, run, validate).go()
 
 
 class _Fit:

@@ -11,15 +11,16 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segue.core.batches import SequenceBatch, query_batches, training_batches
+from segue.core.batches import SequenceBatch, Sequences, Windows, query_batches, training_batches
 from segue.core.config import Settings
 from segue.core.model import pick_candidates
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, Dataset, Domain, Queries, Scores
+from segue.models.parts import objectives
 
 __all__ = ["SequenceModel", "SequenceSettings"]
 
@@ -37,6 +38,15 @@ class SequenceSettings(Settings):
     windows: Literal["newest", "all"] = "newest"
     """``newest``: one window per user, the end of the history. ``all``: windows over the whole history, cut anew at a
     random place in each epoch."""
+    objective: Literal["next_item", "all_following", "cloze"] = "next_item"
+    """What is asked in training: at every position the next item, or one of all that follow; or, of an encoder that
+    reads both ways, items that are hidden."""
+    horizon: Annotated[int, Ge(0)] = 0
+    """Events ahead that ``all_following`` may ask for; 0: all in the window."""
+    hidden_share: Annotated[float, Gt(0), Lt(1)] = 0.2
+    """Share of the events of a window that ``cloze`` hides."""
+    last_share: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Share of the windows in which ``cloze`` hides the last event alone."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Share of activations dropped while training."""
     item_bias: bool = False
@@ -44,7 +54,7 @@ class SequenceSettings(Settings):
 
 
 class SequenceModel(Network):
-    """A network that reads a history from its start token on and predicts the next item at every position.
+    """A network that reads a history and predicts an item at every position that is asked about.
 
     A subclass gives :meth:`hidden`; the scores are its output times the item vectors.
     """
@@ -52,30 +62,74 @@ class SequenceModel(Network):
     scale: ClassVar[Literal["logit", "score"]] = "logit"
     recurrent: ClassVar[bool]
     """Whether the whole history is read when answering, however long."""
+    both_ways: ClassVar[bool] = False
+    """Whether the encoder can read in both directions, as the objective ``cloze`` needs."""
 
     def __init__(self, config: Any, domain: Domain) -> None:
         super().__init__(config, domain)
-        self.items = nn.Embedding(domain.n_items + 1, config.width)
+        self.cloze = config.objective == "cloze"
+        if self.cloze and not self.both_ways:
+            raise ValueError(
+                f"model.objective: 'cloze' needs an encoder that reads in both directions, and {type(self).__name__} "
+                "reads from the first event to the last; expected next_item or all_following"
+            )
+        self.items = nn.Embedding(domain.n_items + 1 + self.cloze, config.width)
         nn.init.xavier_normal_(self.items.weight)
         self.offsets = nn.Parameter(torch.zeros(domain.n_items)) if config.item_bias else None
 
     @abstractmethod
-    def hidden(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
-        """Hidden states ``(B, L, D)`` of every position, or ``(B, D)`` of the positions ``last`` alone."""
+    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
+        """Hidden states ``(B, L, D)`` of every position, or ``(B, D)`` of the positions ``last`` alone.
+
+        Args:
+            x_BLD: what stands at each position, as a vector.
+            read: the same as codes, and the lengths; a causal encoder needs neither.
+            last_B: int64 the last position in use of each sequence, when nothing else is asked for.
+        """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of events, of :data:`segue.core.batches.COLUMNS`, that the encoder reads beside the items."""
+        return ()
+
+    def embed(self, read: Sequences) -> Tensor:
+        """``(B, L, D)`` what stands at each position."""
+        embedded: Tensor = self.items(read.items_BL)
+        return embedded
 
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[SequenceBatch]]:
         """One epoch of windows in random order, and how many batches they make."""
         config = self.config
-        cover = config.windows == "all"
-        return training_batches(train.histories, self.domain.n_items, config.max_length, size, rng, cover, pool=16)
+        return training_batches(
+            train.histories,
+            self.domain.n_items,
+            config.max_length,
+            size,
+            rng,
+            self._asked,
+            cover=config.windows == "all",
+            pool=16,
+            columns=self.columns,
+        )
+
+    def _asked(self, windows: Windows, rng: np.random.Generator) -> SequenceBatch:
+        config = self.config
+        if self.cloze:
+            return objectives.cloze(windows, rng, config.hidden_share, config.last_share)
+        if config.objective == "all_following":
+            return objectives.all_following(windows, rng, config.horizon)
+        return objectives.next_item(windows, rng)
 
     def objective(self, batch: SequenceBatch, loss: Loss) -> tuple[Tensor, int]:
         """The loss at every position that has a target."""
         batch = batch.to(self.device)
-        hidden_BLD = self.hidden(self.items(batch.items_BL))
+        hidden_BLD = self.hidden(self.embed(batch), batch)
         hidden_MD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch.positions_M]
-        vectors_ID = self.items.weight[: self.domain.n_items]
-        return loss(hidden_MD, vectors_ID, self.offsets, batch.targets_M), len(batch.targets_M)
+        return loss(hidden_MD, self.vectors_ID(), self.offsets, batch.targets_M), len(batch.targets_M)
+
+    def vectors_ID(self) -> Tensor:  # noqa: N802
+        """``(n_items, D)`` the vectors that hidden states are multiplied with."""
+        return self.items.weight[: self.domain.n_items]
 
     @torch.inference_mode()
     def encode(self, queries: Queries) -> NDArray[np.float32]:
@@ -84,16 +138,19 @@ class SequenceModel(Network):
         self.eval()
         result = np.empty((len(queries), self.config.width), np.float32)
         length = None if self.recurrent else self.config.max_length
-        for rows, items_BL, lengths_B in query_batches(queries.history, self.domain.n_items, length, QUERY_TOKENS):
-            x_BLD = self.items(items_BL.to(self.device))
-            result[rows] = self.hidden(x_BLD, lengths_B.to(self.device) - 1).cpu().numpy()
+        parts = query_batches(
+            queries, self.domain.n_items, length, QUERY_TOKENS, hidden=self.cloze, columns=self.columns
+        )
+        for rows, cpu in parts:
+            read = cpu.to(self.device)
+            result[rows] = self.hidden(self.embed(read), read, read.lengths_B - 1).float().cpu().numpy()
         self.train(training)
         return result
 
     @property
     def vectors(self) -> NDArray[np.float32]:
         """``(n_items, D)`` item vectors."""
-        return self.items.weight.detach()[: self.domain.n_items].cpu().numpy()
+        return self.vectors_ID().detach().float().cpu().numpy()
 
     @property
     def bias(self) -> NDArray[np.float32]:
