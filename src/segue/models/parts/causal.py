@@ -1,4 +1,4 @@
-"""Causal attention with dropout, written for a CPU, where the built-in one has no fast path with dropout.
+"""Attention with dropout, causal or over lengths, written for a CPU, where torch has no fast path with dropout.
 
 Shapes: B sequences, H heads, L positions, P width of a head.
 """
@@ -14,18 +14,20 @@ from torch import Tensor
 
 from segue.models.parts.dropout import mask
 
-__all__ = ["causal_attention"]
+__all__ = ["causal_attention", "open_attention"]
 
 
-class _Causal(torch.autograd.Function):
+class _Attention(torch.autograd.Function):
     """Weights are made in place, and the backward pass needs no mask: it is in the weights that were used."""
 
     @staticmethod
-    def forward(ctx: Any, q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float) -> Tensor:
-        length, width = q_BHLP.shape[-2:]
-        q_BHLP = q_BHLP * width**-0.5
-        hidden_LL = q_BHLP.new_full((length, length), -math.inf).triu_(1)
-        scores_BHLL = torch.matmul(q_BHLP, k_BHLP.mT).add_(hidden_LL)
+    def forward(
+        ctx: Any, q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, hidden_BHLL: Tensor | None
+    ) -> Tensor:
+        q_BHLP = q_BHLP * q_BHLP.shape[-1] ** -0.5
+        scores_BHLL = torch.matmul(q_BHLP, k_BHLP.mT)
+        if hidden_BHLL is not None:
+            scores_BHLL.add_(hidden_BHLL)
         weights_BHLL = torch.softmax(scores_BHLL, -1)
         kept, scale = mask(weights_BHLL, share)
         used_BHLL = kept.mul_(weights_BHLL)
@@ -43,12 +45,27 @@ class _Causal(torch.autograd.Function):
         # softmax: weights * (d - rows), where d is zero for what was dropped
         d_BHLL = torch.matmul(d_BHLP, v_BHLP.mT).mul_(used_BHLL).addcmul_(rows_BHL1, weights_BHLL, value=-1)
         dq_BHLP = torch.matmul(d_BHLL, k_BHLP).mul_(q_BHLP.shape[-1] ** -0.5)
-        return dq_BHLP, torch.matmul(d_BHLL.mT, q_BHLP), dv_BHLP, None
+        return dq_BHLP, torch.matmul(d_BHLL.mT, q_BHLP), dv_BHLP, None, None
 
 
 def causal_attention(q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float) -> Tensor:
     """Each position's mean of the values up to its own, ``(B, H, L, P)``; ``share`` of the weights is dropped."""
     if share == 0.0 or q_BHLP.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHLP, k_BHLP, v_BHLP, is_causal=True, dropout_p=share)
-    out_BHLP: Tensor = _Causal.apply(q_BHLP, k_BHLP, v_BHLP, share)
+    length = q_BHLP.shape[-2]
+    hidden_LL = q_BHLP.new_full((length, length), -math.inf).triu_(1)
+    out_BHLP: Tensor = _Attention.apply(q_BHLP, k_BHLP, v_BHLP, share, hidden_LL)
     return out_BHLP
+
+
+def open_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, lengths_B: Tensor) -> Tensor:
+    """Each of K questions' mean of the values before the lengths, ``(B, H, K, P)``; ``share`` is dropped."""
+    beyond_BL = torch.arange(k_BHLP.shape[-2], device=lengths_B.device) >= lengths_B[:, None]
+    on_cpu = q_BHKP.device.type == "cpu"
+    hidden = None
+    if not on_cpu or bool(beyond_BL.any()):  # looking for padding would make another device wait
+        hidden = q_BHKP.new_zeros(beyond_BL.shape).masked_fill_(beyond_BL, -math.inf)[:, None, None]
+    if share == 0.0 or not on_cpu:
+        return F.scaled_dot_product_attention(q_BHKP, k_BHLP, v_BHLP, attn_mask=hidden, dropout_p=share)
+    out_BHKP: Tensor = _Attention.apply(q_BHKP, k_BHLP, v_BHLP, share, hidden)
+    return out_BHKP

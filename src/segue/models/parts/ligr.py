@@ -1,0 +1,36 @@
+"""LiGR: a transformer layer with gated branches (Borisyuk et al. 2025, arXiv:2502.03417).
+
+Shapes: B sequences, L positions, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segue.models.parts.attention import AttentionBlock, at
+
+__all__ = ["LiGRBlock"]
+
+
+class LiGRBlock(AttentionBlock):
+    """``x + f(norm(x)) * sigmoid(W x)`` twice: f is self-attention, then a SwiGLU network (Shazeer 2020)."""
+
+    def __init__(self, width: int, heads: int, expansion: float, dropout: float) -> None:
+        super().__init__(width, heads, dropout)
+        inner = int(width * expansion)
+        self.gate_attention = nn.Linear(width, width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 2 * inner, bias=False)
+        self.down = nn.Linear(inner, width, bias=False)
+        self.gate_feed = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
+        """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone; causal."""
+        mixed = self.attend(self.norm_attention(x_BLD), last_B, None)
+        x_BLD = x_BLD if last_B is None else at(x_BLD, last_B)
+        x_BLD = x_BLD + mixed * torch.sigmoid(self.gate_attention(x_BLD))
+        opened, value = self.up(self.norm_feed(x_BLD)).chunk(2, -1)
+        fed = self._drop(self.down(self._drop(F.silu(opened) * value)))
+        return x_BLD + fed * torch.sigmoid(self.gate_feed(x_BLD))
