@@ -25,6 +25,8 @@ PARTS = {
     "preparing": "preparing datasets from their sources: seconds and memory",
     "opening": "opening a prepared dataset",
     "cells": "xLSTM blocks beside the xlstm package",
+    "ablation": "what each choice is worth, three seeds: hours",
+    "tuned": "every sequential model under one equal tuning budget: hours",
     "accuracy": "every model's metrics on one dataset, trained from its recipe: hours",
 }
 
@@ -44,6 +46,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--libraries", default="segue,rectools,recbole", help="of part beside; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
+    parser.add_argument("--seeds", type=int, default=3, help="of part ablation; default %(default)s")
+    parser.add_argument("--trials", type=int, default=4, help="of part tuned, for each model; default %(default)s")
+    parser.add_argument("--models", help="of part tuned; default: every sequential model")
     parser.add_argument("--quick", action="store_true", help="as little as possible: to see that it runs")
     return parser.parse_args()
 
@@ -78,6 +84,20 @@ def main() -> None:
         name = ask.source or "ml-1m"
         found |= accuracy.accuracy(name)
         text = accuracy.page(found)
+    elif ask.part == "ablation":
+        from benchmarks import ablation
+
+        name = f"ablation-{ask.study}"
+        found |= ablation.run(ask.study, ask.seeds, tell, ask.quick)
+        text = ablation.page(found, found["machine"])
+    elif ask.part == "tuned":
+        from benchmarks import tuned
+
+        source = ask.source or "ml-100k"
+        name = f"tuned-{source}"
+        models = ask.models.split(",") if ask.models else tuned.sequential()
+        found |= tuned.run(source, models, ask.trials, tell, ask.quick)
+        text = tuned.page(found, found["machine"])
     else:
         found |= alone(ask)
         text = "\n".join([f"# {PARTS[ask.part]}", "", "```json", json.dumps(found, indent=2), "```", ""])

@@ -23,7 +23,7 @@ from segue.experiment.run_folder import METRICS, begin, finished, fresh
 from segue.experiment.runs import reusable
 from segue.reports.page import write_page
 
-__all__ = ["compare", "plans"]
+__all__ = ["compare", "plans", "run_of"]
 
 Say = Callable[[str], None]
 
@@ -42,7 +42,7 @@ def compare(
         ``models`` (the record of each run), ``tests`` (every pair), ``warnings``, ``folder`` and ``page``.
     """
     wanted = plans(models, task, assignments)
-    folders = {model: _run_of(chosen, say) for model, chosen in wanted.items()}
+    folders = {model: run_of(chosen, say) for model, chosen in wanted.items()}
     records = {model: read_json(folder / METRICS) | {"model": model} for model, folder in folders.items()}
     values = {model: pl.read_parquet(folder / "values.parquet") for model, folder in folders.items()}
     if metric not in (names := values[models[0]].columns[1:]):
@@ -100,8 +100,8 @@ def _history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def _run_of(chosen: Plan, say: Say) -> Path:
-    """The folder of the finished run of a plan; trained now if there is none."""
+def run_of(chosen: Plan, say: Say) -> Path:
+    """The folder of the finished run of a plan; trained now, in a process of its own, if there is none."""
     data = load_data(chosen)
     found = reusable(chosen)
     if found is not None and read_json(found / METRICS)["data_hash"] == data.header.get("hash"):
@@ -116,7 +116,7 @@ def _run_of(chosen: Plan, say: Say) -> Path:
     if done.returncode == 130:
         raise Interrupted
     if done.returncode:
-        raise ValueError(f"compare: training {chosen.task.model} failed with status {done.returncode}; see {folder}")
+        raise ValueError(f"training {chosen.task.model} failed with status {done.returncode}; see {folder}")
     assert json.loads(done.stdout)["run"] == folder.name
     assert (folder / SETTINGS).exists()
     return folder

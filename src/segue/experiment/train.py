@@ -19,6 +19,7 @@ from segue.core.files import write_json, write_text
 from segue.core.run import Run, Track
 from segue.core.types import Dataset, HeldOut, Split
 from segue.data.splits import split
+from segue.evaluation.audit import audit
 from segue.evaluation.evaluate import Evaluation as Measured
 from segue.evaluation.evaluate import validator
 from segue.experiment.card import card
@@ -53,6 +54,9 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
         data = load_data(plan, say)
     with stages("split"):
         parts = split(data, plan.split)
+    with stages("audit"):
+        if faults := audit(parts):
+            raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
     kept = parts.train.histories.size
     say(f"split: {plan.split.kind}: {kept:,} events train, {len(parts.valid):,} + {len(parts.test):,} questions")
     run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, say if show else None), show)
@@ -107,6 +111,7 @@ def _facts(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, A
             "training_events": parts.train.histories.size,
             "test_questions": len(parts.test),
         },
+        "audit": {"faults": []},
         "split": {key: value for key, value in parts.facts.items() if key not in ("settings", "warnings")},
         "data_hash": header.get("hash"),
         "data_folder": None if header.get("folder") is None else str(Path(header["folder"]).resolve()),
