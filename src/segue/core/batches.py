@@ -28,6 +28,7 @@ __all__ = [
     "by_length",
     "gather",
     "query_batches",
+    "times_at",
     "training_batches",
     "windows",
 ]
@@ -50,6 +51,9 @@ class Sequences:
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """Of ``COLUMNS`` those asked for, ``(B, L)``, aligned with ``items_BL``: float32 values, float64 times and int64
     actions. A time or value that is not known is NaN, an action that is not known is -1."""
+    profile_BJ: Tensor | None = field(default=None, kw_only=True)
+    """float32 ``(B, J)`` features of who asks, coded as the model does, NaN where not told; ``None``: those that the
+    model has of its users."""
 
     def to(self, device: str) -> Self:
         """The same on ``device``."""
@@ -176,15 +180,29 @@ def gather(
             unknown = np.full(at_BL.shape, np.nan)
             found[name] = torch.from_numpy(unknown if asked_BL is None else asked_BL)
             continue
-        column = getattr(histories, name)
         if name == "actions":
             grid: NDArray[np.generic] = np.full(at_BL.shape, -1, np.int64)
         else:
             grid = np.full(at_BL.shape, np.nan, np.float32 if name == "values" else np.float64)
-        if column is not None:
+        column = getattr(histories, name)
+        if name == "times":
+            grid[real_BL] = times_at(histories, index)
+        elif column is not None:
             grid[real_BL] = column[index]
         found[name] = torch.from_numpy(grid)
     return found
+
+
+def times_at(events: Events, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The times of the flat events ``index``; NaN where there is none, or one that only keeps the order.
+
+    The latter is what the column ``time_known`` of the context says, where there is one.
+    """
+    if events.times is None:
+        return np.full(len(index), np.nan)
+    times = events.times[index].astype(np.float64)
+    known = events.context.get("time_known")
+    return times if known is None else np.where(known[index], times, np.nan)
 
 
 def query_batches(
@@ -253,10 +271,9 @@ def _asked(
 ) -> NDArray[np.float64]:
     """When what follows each position was asked for: at the time of the next event, the last at the query's time."""
     asked_BL = np.full(at_BL.shape, np.nan)
-    times = queries.history.times
-    if times is not None and not hidden:
+    if not hidden:
         inside = at_BL + 1 < stop[:, None]
-        asked_BL[inside] = times[(at_BL + 1)[inside]]
+        asked_BL[inside] = times_at(queries.history, (at_BL + 1)[inside])
     if queries.times is not None:
         asked_BL[last] = queries.times[rows]
     return asked_BL

@@ -16,7 +16,7 @@ from segue.core.config import suggest
 from segue.core.types import Dataset, Events, Vocab
 from segue.data.codes import encode, sort_log
 from segue.data.filters import Filters, apply, repeats_and_identical
-from segue.data.log import GIVEN, Log, Raw, Say, silent
+from segue.data.log import GIVEN, TIME_KNOWN, Log, Raw, Say, silent
 from segue.data.validate import checked
 from segue.data.writer import DatasetWriter, content_hash
 
@@ -79,7 +79,7 @@ def build(
         target=target,
     ) as writer:
         writer.append(lengths, log.items, log.times, log.values, log.actions)
-        writer.finish(items, users, header={**about, "counts": counts}, given=log.given)
+        writer.finish(items, users, header={**about, "counts": counts}, given=log.given, time_known=log.time_known)
     from segue.data.folder import open_dataset
 
     return open_dataset(out)
@@ -101,6 +101,8 @@ def arrange(raw: Raw, say: Say) -> Log:
         if len(kind_ids) > 256:
             raise ValueError(f"{raw.names['action']}: {len(kind_ids)} kinds of action, expected at most 256")
         kinds, columns["actions"] = tuple(kind_ids), actions.astype(np.uint8)
+    if TIME_KNOWN in events:
+        columns[TIME_KNOWN] = events[TIME_KNOWN].to_numpy()
     given = {name: events[name].to_numpy() for name in events.columns if name.startswith(GIVEN)}
     del events
     order = sort_log(users, columns.get("times"))
@@ -144,6 +146,9 @@ def tally(log: Log, say: Say) -> dict[str, Any]:
     if log.times is not None:
         ends = (int(log.times.min()), int(log.times.max()))
         counts |= {name: _moment(end) for name, end in zip(("first_time", "last_time"), ends, strict=True)}
+    if log.time_known is not None:
+        counts["times_known"] = int(log.time_known.sum())
+        say(f"{len(log) - counts['times_known']} of {len(log)} times only keep the order; as inputs they are unknown")
     if log.actions is not None:
         found = np.bincount(log.actions, minlength=len(log.kinds))
         counts["actions"] = {kind: int(n) for kind, n in zip(log.kinds, found, strict=True)}
@@ -164,7 +169,9 @@ def _in_memory(
     header: Mapping[str, Any],
 ) -> Dataset:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    histories = Events(offsets, log.items, None if len(log.kinds) == 1 else log.actions, log.values, log.times)
+    context = {} if log.time_known is None else {TIME_KNOWN: log.time_known}
+    actions = None if len(log.kinds) == 1 else log.actions
+    histories = Events(offsets, log.items, actions, log.values, log.times, context)
     arrays = {"offsets": histories.offsets, **histories.columns()}
     digests = {column: sha256(np.ascontiguousarray(array).data).hexdigest() for column, array in arrays.items()}
     sizes = {"users": len(users), "items": len(items), "interactions": len(log)}

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from segue.core.files import read_json
 from segue.core.types import Dataset, Events, Vocab
+from segue.data.log import TIME_KNOWN
 from segue.data.writer import ARRAYS, FORMAT
 
 __all__ = ["given_split", "is_dataset", "open_dataset"]
@@ -40,11 +41,13 @@ def open_dataset(folder: Path | str) -> Dataset:
     if len(arrays["items"]) != counts["interactions"] or len(arrays["offsets"]) != counts["users"] + 1:
         raise ValueError(f"{folder}: arrays do not fit header.json; prepare the dataset again")
     actions = tuple(header["actions"])
+    known = folder / f"{TIME_KNOWN}.npy"
+    context = {TIME_KNOWN: _array(known)} if known.is_file() else {}
     return Dataset(
         name=header["name"],
         users=_vocab(folder / "users.parquet", counts["users"]),
         items=_vocab(folder / "items.parquet", counts["items"]),
-        histories=Events(**arrays),
+        histories=Events(**arrays, context=context),
         actions=actions,
         target=None if header["target"] is None else actions.index(header["target"]),
         item_features=pl.scan_parquet(folder / "items.parquet"),

@@ -118,7 +118,10 @@ def _named(
     archive = _at_hand(source, key)
     if archive is None:
         archive = archives.Archive(download(source.ARCHIVE, key, home() / "downloads", say))
-    ready = out or _cached(key, {"address": address, "archive": archive.fingerprint, **asked})
+    facts = {"address": address, "archive": archive.fingerprint, **asked}
+    if archive.warnings:  # what was prepared before times were marked as real or not is not taken for this
+        facts["marked"] = True
+    ready = out or _cached(key, facts)
     if out is None and is_dataset(ready):
         return _opened(ready, say)
     raw: Raw = source.read(archive, settings)

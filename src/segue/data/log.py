@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from segue.core.types import Codes, Mask
 
-__all__ = ["COLUMNS", "GIVEN", "Log", "Place", "Raw", "Say", "silent"]
+__all__ = ["COLUMNS", "GIVEN", "TIME_KNOWN", "Log", "Place", "Raw", "Say", "silent"]
 
 Say: TypeAlias = Callable[[str], None]
 """Where decisions, counts and warnings are told."""
@@ -22,6 +22,9 @@ COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "value": "
 
 GIVEN = "given:"
 """Prefix of the columns that hold splits made by others: 1 train, 2 test, 0 neither."""
+
+TIME_KNOWN = "time_known"
+"""The column of a source, and of ``Events.context``, that is false where a time only keeps the order."""
 
 
 def silent(text: str) -> None:
@@ -56,7 +59,8 @@ class Raw:
     """What a source gives: events in the order of the file, and what it knows of items and users."""
 
     events: pl.DataFrame
-    """``user``, ``item`` and, where known, ``time``, ``value``, ``action`` and ``given:*``."""
+    """``user``, ``item`` and, where known, ``time``, ``value``, ``action``, ``given:*``; and ``time_known``, where some
+    times are stand-ins."""
     place: Place
     items: pl.DataFrame | None = None
     """``id`` (text, distinct) and, where known, ``title``, ``genres``, ``year``, ``released``, ..."""
@@ -81,6 +85,8 @@ class Log:
     times: NDArray[np.int64] | None = None
     values: NDArray[np.float32] | None = None
     actions: NDArray[np.uint8] | None = None
+    time_known: Mask | None = None
+    """Whether the time is real; ``None``: all that there are."""
     kinds: tuple[str, ...] = ("interaction",)
     given: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from segue.data.log import Raw, Say
+from segue.data.log import TIME_KNOWN, Raw, Say
 from segue.data.times import seconds
 
 __all__ = ["checked"]
@@ -29,7 +29,7 @@ def checked(raw: Raw, say: Say) -> pl.DataFrame:
         columns.append(_values(events["value"], raw, "action" in events, say))
     if "action" in events:
         columns.append(_text(events["action"], raw, "action"))
-    columns += [events[name] for name in events.columns if name.startswith("given:")]
+    columns += [events[name] for name in events.columns if name.startswith("given:") or name == TIME_KNOWN]
     return pl.DataFrame(columns)
 
 

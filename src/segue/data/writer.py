@@ -146,6 +146,7 @@ class DatasetWriter:
         *,
         header: Mapping[str, Any] | None = None,
         given: Mapping[str, NDArray[np.uint8]] | None = None,
+        time_known: NDArray[np.bool_] | None = None,
     ) -> None:
         """Write tables and header; ``items`` and ``users`` have one row per code with the text column ``id``.
 
@@ -153,6 +154,8 @@ class DatasetWriter:
             items: and ``users``: by default ids are the codes counted from 1.
             header: ``source``, ``warnings``, ``filters``, more ``counts``, ...
             given: splits made by others, ``(T,)`` by name: 1 train, 2 test, 0 neither.
+            time_known: ``(T,)`` false where a time only keeps the order. The hash does not depend on it: events and
+                their order are the same.
         """
         n_users, n_events = self._arrays["offsets"].size - 1, self._arrays["items"].size
         for array in self._arrays.values():
@@ -168,6 +171,8 @@ class DatasetWriter:
         items.write_parquet(self._fresh / "items.parquet")
         for split, parts in (given or {}).items():
             np.save(self._fresh / f"given-{split}.npy", parts)
+        if time_known is not None:
+            np.save(self._fresh / "time_known.npy", time_known)
         _interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
         about = dict(header or {})
         digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()}

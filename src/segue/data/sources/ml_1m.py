@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import polars as pl
 
 from segue.data.archives import Archive, Archived
 from segue.data.delimited import read_delimited
-from segue.data.log import Raw
+from segue.data.log import TIME_KNOWN, Raw
 from segue.data.movielens import double_colon, movies_double_colon
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
@@ -43,10 +44,14 @@ OCCUPATIONS = (
     "writer",
 )
 
+REAL = re.compile(r"\bthe Timestamp of rows (\d+)\.\.(\d+)")
+REAL_LAST = re.compile(r"\bthe Timestamp of each later user's last interaction")
+
 
 def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
     """The ratings, films and users; ``age`` is the lower end of the file's age group (1: under 18)."""
     events, place = double_colon(archive, "ml-1m/ratings.dat")
+    events = _marked(archive, events)
     schema = {"id": pl.String, "gender": pl.String, "age": pl.Int32, "occupation": pl.Int32, "zip_code": pl.String}
     users = read_delimited(archive.read("ml-1m/users.dat"), f"{archive.path.name}:ml-1m/users.dat", schema, "::")
     users = users.with_columns(
@@ -54,3 +59,19 @@ def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
     ).select("id", "age", "gender", "occupation", "zip_code")
     films = movies_double_colon(archive, "ml-1m/movies.dat", "latin-1")
     return Raw(events, place, films, users, warnings=archive.warnings)
+
+
+def _marked(archive: Archive, events: pl.DataFrame) -> pl.DataFrame:
+    """``events`` with the column ``time_known``, where a ``REBUILT.txt`` says that not all times are GroupLens' own.
+
+    Real are those of the rows it names and, if it says so, each user's last; none, where it names no rows.
+    """
+    if archive.name("REBUILT.txt") is None:
+        return events
+    text = " ".join(archive.read("REBUILT.txt").decode("utf-8", "replace").split())
+    known = pl.lit(False)
+    for first, last in REAL.findall(text):
+        known |= pl.int_range(1, pl.len() + 1).is_between(int(first), int(last))
+    if REAL_LAST.search(text):
+        known |= pl.col("time") == pl.col("time").max().over("user")
+    return events.with_columns(known.alias(TIME_KNOWN))

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.core.batches import SequenceBatch, Windows, gather
+from segue.core.batches import SequenceBatch, Windows, gather, times_at
 
 __all__ = ["all_following", "cloze", "next_item"]
 
@@ -49,7 +49,8 @@ def cloze(
 ) -> SequenceBatch:
     """Some events are hidden, and asked for where they stood (Sun et al. 2019, arXiv:1904.06690).
 
-    At least one event of each window is hidden. With a hidden event go its value, action and time.
+    At least one event of each window is hidden. With a hidden event go its value, action and time; but when it is asked
+    for is that time.
 
     Args:
         hidden_share: chance of each event to be hidden.
@@ -67,7 +68,11 @@ def cloze(
     items_BL[inside_BL] = windows.histories.items[at_BL[inside_BL]]
     targets_M = items_BL[hidden_BL]
     items_BL[hidden_BL] = windows.n_items + 1
-    columns = gather(windows.histories, at_BL, inside_BL & ~hidden_BL, windows.columns)
+    asked_BL = None
+    if "asked" in windows.columns:
+        asked_BL = np.full(inside_BL.shape, np.nan)
+        asked_BL[hidden_BL] = times_at(windows.histories, at_BL[hidden_BL])
+    columns = gather(windows.histories, at_BL, inside_BL & ~hidden_BL, windows.columns, asked_BL)
     return SequenceBatch(
         torch.from_numpy(items_BL),
         torch.from_numpy(windows.stop - windows.start),
@@ -94,9 +99,9 @@ def _shifted(
     items_BL = np.full(inside_BL.shape, windows.n_items, dtype=np.int64)
     items_BL[real_BL] = windows.histories.items[target_BL[real_BL] - 1]
     asked_BL = None
-    if "asked" in windows.columns and windows.histories.times is not None:
+    if "asked" in windows.columns:
         asked_BL = np.full(inside_BL.shape, np.nan)
-        asked_BL[inside_BL] = windows.histories.times[wanted_M]
+        asked_BL[inside_BL] = times_at(windows.histories, wanted_M)
     return SequenceBatch(
         torch.from_numpy(items_BL),
         torch.from_numpy(windows.stop - windows.start),

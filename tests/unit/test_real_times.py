@@ -1,0 +1,104 @@
+"""Times that only keep the order are known as such from the archive to the batch."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from zipfile import ZipFile
+
+import numpy as np
+import pytest
+
+from segue.core.batches import query_batches, times_at, training_batches
+from segue.core.types import Events, Queries
+from segue.data import Filters, load, open_dataset, split
+from segue.data.splits import SplitSettings
+from segue.models.parts.objectives import cloze, next_item
+
+RATINGS = "1::10::5::100\n1::11::4::200\n2::10::3::300\n2::12::3::301\n2::11::1::302\n"
+MOVIES = "10::A (1990)::Drama\n11::B (1991)::Comedy\n12::C (1992)::Drama\n"
+USERS = "1::F::1::10::48067\n2::M::25::4::02460\n"
+SOME = """Exact: the Timestamp of rows 1..2 (user 1);
+the Timestamp of each later user's
+last interaction. NOT real: the others."""
+
+
+def archive(folder: Path, rebuilt: str | None) -> None:
+    with ZipFile(folder / "a.zip", "w") as file:
+        file.writestr("ml-1m/ratings.dat", RATINGS)
+        file.writestr("ml-1m/movies.dat", MOVIES)
+        file.writestr("ml-1m/users.dat", USERS)
+        if rebuilt is not None:
+            file.writestr("ml-1m/REBUILT.txt", rebuilt)
+
+
+@pytest.mark.parametrize(
+    ("rebuilt", "known"),
+    [
+        (None, None),
+        (SOME, [True, True, False, False, True]),
+        ("rows were put together from pieces", [False] * 5),
+    ],
+)
+def test_what_an_archive_says_of_its_times(
+    rebuilt: str | None, known: list[bool] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(tmp_path, rebuilt)
+    monkeypatch.setenv("SEGUE_ARCHIVES", str(tmp_path))
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
+    data = load("ml-1m")
+    context = data.histories.context
+    assert (known is None and not context) or context["time_known"].tolist() == known
+    again = open_dataset(data.header["folder"])
+    assert (known is None and not context) or again.histories.context["time_known"].tolist() == known
+    assert data.header["counts"].get("times_known") == (None if known is None else sum(known))
+    if known is not None:
+        fewer = load("ml-1m", filters=Filters(min_value=2))
+        assert fewer.histories.context["time_known"].tolist() == known[:4]
+
+
+def test_marks_do_not_change_what_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes = set()
+    for name, rebuilt in (("official", None), ("rebuilt", SOME)):
+        (tmp_path / name).mkdir()
+        archive(tmp_path / name, rebuilt)
+        monkeypatch.setenv("SEGUE_ARCHIVES", str(tmp_path / name))
+        monkeypatch.setenv("SEGUE_HOME", str(tmp_path / name / "home"))
+        hashes.add(load("ml-1m").header["hash"])
+    assert len(hashes) == 1
+
+
+def test_a_stand_in_is_never_a_time() -> None:
+    times = np.array([10, 20, 30, 40, 50])
+    known = np.array([True, False, True, True, False])
+    events = Events(np.array([0, 3, 5]), np.arange(5), times=times, context={"time_known": known})
+    np.testing.assert_array_equal(times_at(events, np.arange(5)), [10, np.nan, 30, 40, np.nan])
+    wanted = ("times", "asked")
+    for objective in (next_item, cloze):
+        _, batches = training_batches(
+            events, 9, 5, 5, np.random.default_rng(0), objective, cover=False, pool=1, columns=wanted
+        )
+        for batch in batches:
+            for column in batch.columns.values():
+                assert not {20, 50} & set(column.flatten().tolist())
+    queries = Queries.anonymous(events)
+    for _, read in query_batches(queries, 9, None, 100, columns=wanted):
+        for column in read.columns.values():
+            assert not {20, 50} & set(column.flatten().tolist())
+    # rows, cuts and picks keep the mark beside its event
+    assert events.take(np.array([1])).context["time_known"].tolist() == [True, False]
+
+
+@pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
+def test_the_real_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    data = load("ml-1m")
+    if not data.header["warnings"]:
+        assert not data.histories.context
+        return
+    known, rows = data.histories.context["time_known"], data.histories.rows
+    assert known[rows < 2999].all()
+    later = known & (rows >= 2999)
+    assert (np.bincount(rows[later], minlength=6040)[2999:] == 1).all()
+    parts = split(data, SplitSettings())
+    assert len(parts.train.histories.context["time_known"]) == parts.train.histories.size
