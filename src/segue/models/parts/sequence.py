@@ -81,6 +81,8 @@ class SequenceModel(Network):
     def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
         """Hidden states ``(B, L, D)`` of every position, or ``(B, D)`` of the positions ``last`` alone.
 
+        Of a ``SequenceBatch`` it may give ``(M, D)``, the positions that have a target, and spare the others.
+
         Args:
             x_BLD: what stands at each position, as a vector.
             read: the same as codes, and the lengths; a causal encoder needs neither.
@@ -123,8 +125,8 @@ class SequenceModel(Network):
     def objective(self, batch: SequenceBatch, loss: Loss) -> tuple[Tensor, int]:
         """The loss at every position that has a target."""
         batch = batch.to(self.device)
-        hidden_BLD = self.hidden(self.embed(batch), batch)
-        hidden_MD = hidden_BLD.reshape(-1, hidden_BLD.shape[-1])[batch.positions_M]
+        hidden = self.hidden(self.embed(batch), batch)
+        hidden_MD = hidden if hidden.dim() == 2 else hidden.reshape(-1, hidden.shape[-1])[batch.positions_M]
         return loss(hidden_MD, self.vectors_ID(), self.offsets, batch.targets_M), len(batch.targets_M)
 
     def vectors_ID(self) -> Tensor:  # noqa: N802
