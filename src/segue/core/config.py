@@ -39,6 +39,8 @@ def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:
 
 
 def _fault(kind: type[Settings], fault: Any, where: str) -> str:
+    if not fault["loc"]:  # of settings that do not go together: each line names one
+        return "\n".join(f"{where}.{line}" for line in fault["msg"].removeprefix("Value error, ").splitlines())
     key = ".".join([where, *(str(part) for part in fault["loc"])])
     if fault["type"] == "extra_forbidden":
         return f"{key}: unknown key{suggest(str(fault['loc'][-1]), _fields(kind, fault['loc'][:-1]))}"
