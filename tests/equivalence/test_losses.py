@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.models.parts import losses
+from segue.core.registry import functions
+from segue.models.parts import cross_entropy, losses
 from segue.models.parts.causal import causal_attention
 from segue.models.parts.dropout import dropout
+from segue.models.parts.negatives import Negatives
+from segue.training.loss import names_of, samples
+from segue.training.train import Training
+
+DEFAULTS = Training()
 
 
 def case(targets: int = 700, items: int = 50, width: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -21,30 +29,75 @@ def case(targets: int = 700, items: int = 50, width: int = 6) -> tuple[Tensor, T
     return draw(targets, width), draw(items, width), draw(items), torch.randint(items, (targets,), generator=make)
 
 
-@pytest.mark.parametrize("rows", [1, 64, 700, 10_000])
-@pytest.mark.parametrize("with_bias", [True, False])
-@pytest.mark.parametrize("scale", [1.0, 60.0])
-def test_blocked_cross_entropy_is_cross_entropy(
-    rows: int, with_bias: bool, scale: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(losses, "ROWS", rows)
-    hidden, vectors, offsets, target = case()
-    bias = offsets if with_bias else None
-    inputs = [x for x in (hidden, vectors, bias) if x is not None]
-    found = losses.cross_entropy(hidden * scale, vectors, bias, target) * 3
-    logits = scale * hidden @ vectors.T + (0 if bias is None else bias)
-    expected = F.cross_entropy(logits, target) * 3
+def agree(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
     for got, wanted in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-8, atol=1e-10)
 
 
-def test_cross_entropy_keeps_one_block_of_logits() -> None:
+def plain(name: str, logits_MI: Tensor, target_M: Tensor, setting: float) -> Tensor:
+    """The losses over the whole catalogue with all logits at once."""
+    if name == "cross_entropy":
+        return F.cross_entropy(logits_MI, target_M, label_smoothing=setting)
+    log_p_M = -F.cross_entropy(logits_MI, target_M, reduction="none")
+    return (-((1.0 - log_p_M.exp()) ** setting) * log_p_M).mean()
+
+
+@pytest.mark.parametrize("rows", [1, 64, 700, 10_000])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 60.0])
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [("cross_entropy", "label_smoothing", 0.0), ("cross_entropy", "label_smoothing", 0.2), ("focal", "focal_gamma", 2)],
+)
+def test_blocked_losses_are_their_formulas(
+    name: str, setting: str, value: float, rows: int, with_bias: bool, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_entropy, "_rows", lambda items, device: rows)
+    hidden, vectors, offsets, target = case()
+    bias = offsets if with_bias else None
+    inputs = [x for x in (hidden, vectors, bias) if x is not None]
+    found = getattr(losses, name)(hidden * scale, vectors, bias, target, **{setting: value})
+    logits = scale * hidden @ vectors.T + (0 if bias is None else bias)
+    agree(found * 3, plain(name, logits, target, value) * 3, inputs)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 5.0])
+def test_focal_loss_is_finite_where_the_target_is_certain_or_impossible(gamma: float) -> None:
+    hidden, vectors = torch.tensor([[200.0], [-200.0]], requires_grad=True), torch.tensor([[1.0], [-1.0]])
+    found = losses.focal(hidden, vectors, None, torch.tensor([0, 0]), focal_gamma=gamma)
+    assert found.item() == pytest.approx(200.0)  # the second target is missed by 400, the first costs nothing
+    (gradient,) = torch.autograd.grad(found, hidden)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0], [-1.0]]))
+
+
+def test_blocks_shrink_as_the_catalogue_grows() -> None:
+    rows = cross_entropy._rows
+    assert rows(3_706, "cpu") == rows(30_000, "cpu") == 256
+    assert 64 < rows(100_000, "cpu") < 128
+    assert rows(10_000_000, "cpu") == 64
+    assert rows(3_706, "cuda") * 3_706 <= 1 << 26
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "focal", "cross_entropy_pairwise"])
+def test_losses_over_the_catalogue_keep_no_logits(name: str) -> None:
     hidden, vectors, _, target = case(targets=5000, items=400)
-    kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x.numel()), x)[1], lambda x: x):
-        losses.cross_entropy(hidden, vectors, None, target)
-    assert sum(kept) <= hidden.numel() + vectors.numel() + len(target)
+    kept: dict[int, int] = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.update({id(x): x.numel()}), x)[1], lambda x: x):
+        compute(name, hidden, vectors, None, target, torch.arange(8))
+    assert max(kept.values()) <= 5000 * 16
+    assert sum(kept.values()) <= 10 * (hidden.numel() + vectors.numel() + 8 * len(target))
+
+
+def compute(
+    name: str, hidden: Tensor, vectors: Tensor, bias: Tensor | None, target: Tensor, negative: Tensor
+) -> Tensor:
+    """A loss with the settings as they are by default, its negatives drawn evenly."""
+    function = functions(losses)[name]
+    drawn = Negatives(negative, torch.full(negative.shape, -math.log(max(len(vectors) - 1, 1)), dtype=vectors.dtype))
+    settings = {setting: getattr(DEFAULTS, setting) for setting in names_of(function)}
+    value: Tensor = function(hidden, vectors, bias, target, *([drawn] if samples(function) else []), **settings)
+    return value
 
 
 def sampled(name: str, hidden: Tensor, vectors: Tensor, bias: Tensor, target: Tensor, negative: Tensor) -> Tensor:
@@ -52,32 +105,71 @@ def sampled(name: str, hidden: Tensor, vectors: Tensor, bias: Tensor, target: Te
     items, total = len(vectors), hidden.new_zeros(())
     rate = len(negative) / (items - 1)
     power = rate * (0.75 * (1 - 1 / rate) + 1 / rate)
+    weight = (items - 1) / len(negative)
     for h, t in zip(hidden, target, strict=True):
         positive = h @ vectors[t] + bias[t]
         others = [h @ vectors[j] + bias[j] for j in negative if j != t]
+        softmax = -torch.log(positive.exp() / (positive.exp() + weight * sum(x.exp() for x in others)))
+        pairs = -sum(F.logsigmoid(positive - x) for x in others) / len(negative)
         if name == "bce":
             total = total - F.logsigmoid(positive) - sum(F.logsigmoid(-x) for x in others) / len(negative)
         elif name == "gbce":
             total = total - power * F.logsigmoid(positive) - sum(F.logsigmoid(-x) for x in others)
+        elif name == "nll":
+            total = total - torch.log(positive.exp() / (positive.exp() + sum(x.exp() for x in others)))
+        elif name == "bpr":
+            total = total + pairs
+        elif name == "bpr_max":
+            share = torch.softmax(torch.stack(others), 0)
+            ahead = sum(w * torch.sigmoid(positive - x) for w, x in zip(share, others, strict=True))
+            total = total - torch.log(ahead) + sum(w * x**2 for w, x in zip(share, others, strict=True))
+        elif name == "sampled_softmax_pairwise":
+            total = total + 0.5 * softmax + 0.5 * pairs
+        elif name == "cross_entropy_pairwise":
+            total = total + 0.5 * F.cross_entropy(vectors @ h + bias, t) + 0.5 * pairs
         else:
-            weight = (items - 1) / len(negative)
-            total = total - torch.log(positive.exp() / (positive.exp() + weight * sum(x.exp() for x in others)))
+            total = total + softmax
     return total / len(target)
 
 
-@pytest.mark.parametrize("name", ["bce", "gbce", "sampled_softmax"])
+SAMPLED = [name for name, function in functions(losses).items() if samples(function)]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
 def test_sampled_losses_are_their_formulas(name: str) -> None:
     hidden, vectors, bias, target = case(targets=12, items=20)
     negative = torch.tensor([3, 3, 7, 11, int(target[0])])
-    found = getattr(losses, name)(hidden, vectors, bias, target, negative)
-    torch.testing.assert_close(found, sampled(name, hidden, vectors, bias, target, negative))
-    assert all(torch.isfinite(g).all() for g in torch.autograd.grad(found, (hidden, vectors, bias)))
+    found = compute(name, hidden, vectors, bias, target, negative)
+    agree(found, sampled(name, hidden, vectors, bias, target, negative), [hidden, vectors, bias])
+
+
+@pytest.mark.parametrize("name", functions(losses))
+def test_a_loss_is_finite_where_every_negative_hits_its_target(name: str) -> None:
+    for items in (1, 20):
+        hidden, vectors, bias, _ = case(targets=3, items=max(items, 2))
+        target = torch.zeros(3, dtype=torch.int64)
+        found = compute(name, hidden, vectors[:items], bias[:items], target, torch.zeros(4, dtype=torch.int64))
+        assert all(torch.isfinite(g).all() for g in (found, *torch.autograd.grad(found, (hidden, vectors, bias))))
+
+
+@pytest.mark.parametrize("name", functions(losses))
+def test_a_loss_computes_in_full_precision_under_autocast(name: str) -> None:
+    hidden, vectors, bias, target = (x.detach() for x in case(targets=300, items=40))
+    half = hidden.bfloat16().requires_grad_()
+    vectors, bias = vectors.float(), bias.float()
+    negative = torch.arange(5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compute(name, half, vectors.requires_grad_(), bias, target, negative)
+    expected = compute(name, half.float(), vectors, bias, target, negative)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert torch.autograd.grad(found, half)[0].dtype == torch.bfloat16
 
 
 def test_sampled_softmax_over_everything_is_cross_entropy() -> None:
     hidden, vectors, bias, target = case(targets=1, items=20)
     negative = torch.tensor([j for j in range(20) if j != int(target[0])])
-    found = losses.sampled_softmax(hidden, vectors, bias, target, negative)
+    found = compute("sampled_softmax", hidden, vectors, bias, target, negative)
     torch.testing.assert_close(found, F.cross_entropy(hidden @ vectors.T + bias, target))
 
 

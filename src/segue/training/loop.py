@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -19,11 +20,11 @@ from torch import Tensor
 
 from segue.core.config import Settings
 from segue.core.model import Model, Validate
-from segue.core.network import Loss, Network
-from segue.core.registry import functions
+from segue.core.network import Network
 from segue.core.run import Interrupted, Progress, Run
 from segue.core.types import Dataset
-from segue.models.parts import losses
+from segue.training.average import Average
+from segue.training.loss import loss_of
 from segue.training.optim import learning_rate, optimizer
 from segue.training.train import Training
 
@@ -32,10 +33,11 @@ __all__ = ["fit"]
 
 @dataclass
 class _Position:
-    """Where training is; with the arrays of model, best model and optimiser, this is the checkpoint."""
+    """Where training is; with the arrays of model, average, best model and optimiser, this is the checkpoint."""
 
     epoch: int = 0
     step: int = 0
+    updates: int = 0
     best: float = -math.inf
     best_epoch: int = -1
     since_best: int = 0
@@ -60,9 +62,11 @@ class _Fit:
     def __init__(self, model: Network, training: Training, data: Dataset, run: Run, validate: Validate | None) -> None:
         self.model, self.training, self.data, self.run, self.validate = model, training, data, run, validate
         self.optimizer = optimizer(model, training)
-        self.loss = _loss(training, data.n_items, run.device)
+        self.average = Average(model, training.ema) if training.ema else None
+        self.loss = loss_of(training, data, run.device)
         self.at = _Position()
         self.best: Mapping[str, NDArray[Any]] = {}
+        self.waiting = 0  # targets whose gradients the optimiser has not taken yet
 
     def go(self) -> Network:
         self._resume()
@@ -73,6 +77,8 @@ class _Fit:
                 self._epoch(progress)
         if self.best:
             self.model.restore(self.best)
+        elif self.average:
+            self.average.take()
         return self.model.eval()
 
     def _epoch(self, progress: Progress) -> None:
@@ -83,9 +89,12 @@ class _Fit:
         for index, batch in enumerate(batches):
             if index < at.step:
                 continue
-            loss, targets = self._step(batch, at.epoch + index / count)
-            at.step, at.loss_sum, at.targets = index + 1, at.loss_sum + loss * targets, at.targets + targets
+            loss = self._learn(batch, index, at.epoch + index / count)
             progress(1, self._note(loss))
+            if (index + 1) % self.training.accumulate and index + 1 < count:
+                continue
+            self._step(loss, index)
+            at.step = index + 1
             if self.run.interrupted or time.monotonic() - saved > self.training.checkpoint_seconds:
                 saved = time.monotonic()
                 at.seconds, began = at.seconds + saved - began, saved
@@ -95,23 +104,38 @@ class _Fit:
         at.seconds += time.monotonic() - began
         self._end_epoch()
 
-    def _step(self, batch: Any, epoch: float) -> tuple[float, int]:
-        torch.manual_seed(self.run.seed_of(f"step/{self.at.epoch}/{self.at.step}"))
-        rate = learning_rate(self.training, epoch, self.at.steps_down)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad()
-        loss, targets = self.model.objective(batch, self.loss)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.training.clip_norm or math.inf)
+    def _learn(self, batch: Any, index: int, epoch: float) -> float:
+        """Add the gradient of a batch to those that wait for the optimiser; its loss."""
+        torch.manual_seed(self.run.seed_of(f"step/{self.at.epoch}/{index}"))
+        if not self.waiting:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(self.training, epoch, self.at.steps_down)
+            self.optimizer.zero_grad()
+        half = self.training.precision == "bfloat16"
+        with torch.autocast(torch.device(self.run.device).type, torch.bfloat16, enabled=half):
+            loss, targets = self.model.objective(batch, self.loss)
+        (loss * targets if self.training.accumulate > 1 else loss).backward()
         value = loss.item()
-        if not (math.isfinite(value) and math.isfinite(norm.item())):
+        self.waiting += targets
+        self.at.loss_sum, self.at.targets = self.at.loss_sum + value * targets, self.at.targets + targets
+        return value
+
+    def _step(self, loss: float, index: int) -> None:
+        """One step of the optimiser with the gradients that wait for it; ``loss`` and ``index`` are of their last."""
+        parameters = list(self.model.parameters())
+        if self.training.accumulate > 1:
+            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], float(self.waiting))
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.clip_norm or math.inf).item()
+        if not (math.isfinite(self.at.loss_sum) and math.isfinite(norm)):
+            rate = self.optimizer.param_groups[0]["lr"]
             raise ValueError(
-                f"training diverged in epoch {self.at.epoch + 1}, batch {self.at.step + 1}: loss {value}, gradient "
-                f"norm {norm.item()}, learning rate {rate:.3g}; try a lower learning_rate, a warmup or clip_norm"
+                f"training diverged in epoch {self.at.epoch + 1}, batch {index + 1}: loss {loss}, gradient norm "
+                f"{norm}, learning rate {rate:.3g}; try a lower learning_rate, a warmup or clip_norm"
             )
         self.optimizer.step()
-        return value, targets
+        self.waiting, self.at.updates = 0, self.at.updates + 1
+        if self.average:
+            self.average.update(self.at.updates)
 
     def _end_epoch(self) -> None:
         at, training = self.at, self.training
@@ -124,10 +148,11 @@ class _Fit:
         if self.validate and ((at.epoch + 1) % training.validate_every == 0 or at.epoch + 1 == training.epochs):
             self.model.eval()
             began = time.monotonic()
-            metrics = self.validate(self.model)
+            with self.average.in_place() if self.average else nullcontext():
+                metrics = self.validate(self.model)
+                self._judge(metrics)
             found |= {f"valid/{name}": value for name, value in metrics.items()}
             found["validation_seconds"] = time.monotonic() - began
-            self._judge(metrics)
         self.run.log(at.epoch + 1, found)
         at.epoch, at.step, at.loss_sum, at.targets, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
         self._checkpoint()
@@ -151,10 +176,17 @@ class _Fit:
     def _checkpoint(self) -> None:
         arrays = {f"model/{name}": array for name, array in self.model.arrays().items()}
         arrays |= {f"best/{name}": array for name, array in self.best.items()}
+        if self.average:
+            arrays |= {f"average/{name}": array for name, array in self.average.arrays().items()}
+        numbers: dict[str, Any] = {}
         for index, values in self.optimizer.state_dict()["state"].items():
-            arrays |= {f"optimizer/{index}/{name}": value.cpu().numpy() for name, value in values.items()}
+            for name, value in values.items():
+                if isinstance(value, Tensor):
+                    arrays[f"optimizer/{index}/{name}"] = value.cpu().numpy()
+                else:
+                    numbers[f"{index}/{name}"] = value
         position = asdict(self.at) | {"best": None if math.isinf(self.at.best) else self.at.best}
-        self.run.checkpoint({"position": position}, arrays)
+        self.run.checkpoint({"position": position, "optimizer": numbers}, arrays)
 
     def _resume(self) -> None:
         found = self.run.resume()
@@ -165,26 +197,15 @@ class _Fit:
         self.at = _Position(**facts["position"] | {"best": -math.inf if best is None else best})
         self.model.restore(_under(arrays, "model/"))
         self.best = _under(arrays, "best/")
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, array in _under(arrays, "optimizer/").items():
+        if self.average:
+            self.average.restore(_under(arrays, "average/"))
+        state: dict[int, dict[str, Any]] = {}
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in _under(arrays, "optimizer/").items()}
+        for name, value in {**tensors, **facts.get("optimizer", {})}.items():
             index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = torch.from_numpy(np.array(array))
+            state.setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
 
 
 def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-
-
-def _loss(training: Training, n_items: int, device: str) -> Loss:
-    """The loss named in the settings, its negatives drawn anew for each batch."""
-    loss = functions(losses)[training.loss]
-    if training.loss == "cross_entropy":
-        return loss
-
-    def sampled(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Tensor:
-        negatives_K = torch.randint(n_items, (training.negatives,), device=device)
-        value: Tensor = loss(hidden_MD, vectors_ID, bias_I, targets_M, negatives_K)
-        return value
-
-    return sampled

@@ -6,21 +6,61 @@ number of steps it has taken.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from segue.training.train import Training
+from segue.core.config import suggest
 
-__all__ = ["learning_rate", "optimizer"]
+if TYPE_CHECKING:
+    from segue.training.train import Training
+
+__all__ = ["learning_rate", "optimizer", "optimizer_class", "takes"]
 
 FINAL = 0.01
 """Share of the peak at which ``cosine`` and ``one_cycle`` end."""
 
 RISE = 0.3
 """Share of training over which ``one_cycle`` rises (Smith & Topin 2018, arXiv:1708.07120)."""
+
+REFUSED = {
+    "lbfgs": "it asks for the loss of a batch several times in a step",
+    "sparseadam": "it needs sparse gradients, and those of item vectors are dense",
+    "muon": "it takes matrices alone, and a network also has norms and offsets",
+}
+"""Classes of ``torch.optim`` that the loop cannot step, and why."""
+
+
+FUSED = ("adam", "adamw", "sgd")
+"""Those that have one kernel for all parameters on every device."""
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """The class of ``torch.optim`` of that name, in small letters or as it is written there.
+
+    Raises:
+        ValueError: there is none, or the loop cannot step it.
+    """
+    kinds = {
+        key.lower(): kind
+        for key, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    if (reason := REFUSED.get(name.lower())) is not None:
+        raise ValueError(f"cannot be used here: {reason}")
+    if name.lower() not in kinds:
+        raise ValueError(f"unknown{suggest(name.lower(), kinds.keys() - REFUSED.keys())}")
+    return kinds[name.lower()]
+
+
+def takes(name: str) -> list[str]:
+    """Of the settings ``betas``, ``momentum`` and ``weight_decay`` those that this optimiser looks at."""
+    found = inspect.signature(optimizer_class(name)).parameters
+    return [setting for setting in ("betas", "momentum", "weight_decay") if setting in found]
 
 
 def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -30,8 +70,11 @@ def optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
         {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
-    kinds: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    return kinds[training.optimizer](groups, lr=training.learning_rate, betas=(0.9, 0.98), fused=True)
+    kind: Callable[..., torch.optim.Optimizer] = optimizer_class(training.optimizer)
+    more: dict[str, Any] = {name: getattr(training, name) for name in takes(training.optimizer)}
+    if training.optimizer.lower() in FUSED:
+        more["fused"] = True
+    return kind(groups, lr=training.learning_rate, **more)
 
 
 def learning_rate(training: Training, epoch: float, steps_down: int) -> float:

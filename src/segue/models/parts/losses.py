@@ -2,130 +2,207 @@
 
 Shapes: M targets, D width, I items, K negatives.
 
-``loss(hidden_MD, vectors_ID, bias_I, targets_M, negatives_MK | negatives_K, rate)`` gives the mean over targets.
-``cross_entropy`` sees the whole catalogue and takes no negatives.
+``loss(hidden_MD, vectors_ID, bias_I, targets_M)`` gives the mean over targets; one that samples takes ``drawn``, the
+negatives, as a fifth argument. What stands behind a ``*`` is a setting of the training of that name. Encoder, objective
+and sampler are any. All compute in float32 at least, whatever the precision of the layers before.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["bce", "cross_entropy", "gbce", "sampled_softmax"]
+from segue.models.parts.cross_entropy import blocked
+from segue.models.parts.negatives import Negatives
+from segue.models.parts.precision import full_precision
 
-ROWS = 256
-"""Rows of logits held at once by :func:`cross_entropy`: few enough to stay in the processor's cache."""
+__all__ = [
+    "bce",
+    "bpr",
+    "bpr_max",
+    "cross_entropy",
+    "cross_entropy_pairwise",
+    "focal",
+    "gbce",
+    "nll",
+    "sampled_softmax",
+    "sampled_softmax_pairwise",
+]
 
-TINY = 1e-30
-"""A target less probable than this has its loss computed from logits, where a probability would underflow."""
 
+@full_precision
+def cross_entropy(
+    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Softmax cross-entropy over the whole catalogue, in blocks: memory does not grow with targets x items.
 
-class _CrossEntropy(torch.autograd.Function):
-    """Softmax cross-entropy whose gradient is made together with its value, a block of rows at a time.
-
-    Only one block of logits exists at any moment, and none is kept for the backward pass: softmax overwrites it, and
-    its gradient with respect to hidden state and item vectors is two matrix products while it is still in the cache.
+    Args:
+        label_smoothing: share of each target that is spread evenly over the catalogue (Szegedy et al. 2016,
+            arXiv:1512.00567). It adds this share of the target's score less the mean score: no second pass.
     """
-
-    @staticmethod
-    def forward(ctx: Any, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Tensor:
-        n = len(targets_M)
-        d_hidden_MD = torch.empty_like(hidden_MD)
-        across_DI = vectors_ID.t().contiguous()
-        d_across_DI = torch.zeros_like(across_DI)
-        d_bias_I = None if bias_I is None else torch.zeros_like(bias_I)
-        total = hidden_MD.new_zeros((), dtype=torch.float64)
-        room = hidden_MD.new_empty(min(n, ROWS), len(vectors_ID))
-
-        def logits(hidden: Tensor, out: Tensor | None) -> Tensor:
-            return (
-                torch.mm(hidden, across_DI, out=out)
-                if bias_I is None
-                else torch.addmm(bias_I, hidden, across_DI, out=out)
-            )
-
-        for start in range(0, n, ROWS):
-            hidden = hidden_MD[start : start + ROWS]
-            target = targets_M[start : start + ROWS, None]
-            block = room[: len(hidden)]
-            logits(hidden, block)
-            torch.softmax(block, 1, out=block)
-            chosen = block.gather(1, target)
-            total -= chosen.clamp_min(TINY).log().sum(dtype=torch.float64)
-            rare = (chosen[:, 0] < TINY).nonzero()[:, 0]
-            if len(rare):
-                exact = torch.log_softmax(logits(hidden[rare], None), 1).gather(1, target[rare])
-                total -= (exact - math.log(TINY)).sum(dtype=torch.float64)
-            block.scatter_(1, target, chosen - 1.0)
-            torch.mm(block, vectors_ID, out=d_hidden_MD[start : start + ROWS])
-            d_across_DI.addmm_(hidden.t(), block)
-            if d_bias_I is not None:
-                d_bias_I += block.sum(0)
-        d_bias = None if d_bias_I is None else d_bias_I.div_(n)
-        ctx.save_for_backward(d_hidden_MD.div_(n), d_across_DI.div_(n).t(), d_bias)
-        return (total / n).to(hidden_MD.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        d_hidden, d_vectors, d_bias = ctx.saved_tensors
-        return d_hidden * grads[0], d_vectors * grads[0], None if d_bias is None else d_bias * grads[0], None
-
-
-def cross_entropy(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Tensor:
-    """Full softmax cross-entropy over the catalogue, in blocks: memory does not grow with targets x items."""
-    loss: Tensor = _CrossEntropy.apply(hidden_MD, vectors_ID, bias_I, targets_M)
+    loss = blocked(hidden_MD, vectors_ID, bias_I, targets_M)
+    if label_smoothing:
+        wanted_MD = F.embedding(targets_M, vectors_ID) - vectors_ID.mean(0)
+        ahead_M = (hidden_MD * wanted_MD).sum(1)
+        if bias_I is not None:
+            ahead_M = ahead_M + bias_I[targets_M] - bias_I.mean()
+        loss = loss + label_smoothing * ahead_M.mean()
     return loss
 
 
-def _logits(
-    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, negatives_K: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``(M,)`` scores of the targets and ``(M, K)`` of the negatives, those that hit the target at minus infinity."""
-    positive = (hidden_MD * F.embedding(targets_M, vectors_ID)).sum(1)
-    negative = hidden_MD @ F.embedding(negatives_K, vectors_ID).t()
-    if bias_I is not None:
-        positive = positive + bias_I[targets_M]
-        negative = negative + bias_I[negatives_K]
-    return positive, negative.masked_fill(negatives_K == targets_M[:, None], -math.inf)
+@full_precision
+def focal(
+    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, *, focal_gamma: float
+) -> Tensor:
+    """Cross-entropy over the whole catalogue, in blocks, in which what is already found counts less.
+
+    Of a target of probability p it is ``-(1 - p)^gamma log p`` (Lin et al. 2017, arXiv:1708.02002, eq. 4).
+    """
+    return blocked(hidden_MD, vectors_ID, bias_I, targets_M, focal_gamma)
 
 
-def bce(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, negatives_K: Tensor) -> Tensor:
+@full_precision
+def cross_entropy_pairwise(
+    hidden_MD: Tensor,
+    vectors_ID: Tensor,
+    bias_I: Tensor | None,
+    targets_M: Tensor,
+    drawn: Negatives,
+    *,
+    pairwise_share: float,
+    label_smoothing: float,
+) -> Tensor:
+    """Cross-entropy over the whole catalogue and :func:`bpr` over negatives, the latter with ``pairwise_share``."""
+    whole = cross_entropy(hidden_MD, vectors_ID, bias_I, targets_M, label_smoothing=label_smoothing)
+    pairs = bpr(hidden_MD, vectors_ID, bias_I, targets_M, drawn)
+    return (1.0 - pairwise_share) * whole + pairwise_share * pairs
+
+
+@full_precision
+def sampled_softmax_pairwise(
+    hidden_MD: Tensor,
+    vectors_ID: Tensor,
+    bias_I: Tensor | None,
+    targets_M: Tensor,
+    drawn: Negatives,
+    *,
+    pairwise_share: float,
+) -> Tensor:
+    """:func:`sampled_softmax` and :func:`bpr` over the same negatives, the latter with ``pairwise_share``."""
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn)
+    listed, pairs = _sampled_softmax(positive_M, negative_MK, drawn), _bpr(positive_M, negative_MK)
+    return (1.0 - pairwise_share) * listed + pairwise_share * pairs
+
+
+@full_precision
+def sampled_softmax(
+    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, drawn: Negatives
+) -> Tensor:
+    """Softmax over the target and the negatives, each of which stands for ``1 / (K q)`` items of chance q.
+
+    This log-Q correction (Bengio & Senecal 2008) makes the sum over negatives an unbiased estimate of the sum over the
+    catalogue, whatever the sampler; with every other item drawn once it is the cross-entropy.
+    """
+    return _sampled_softmax(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn), drawn)
+
+
+@full_precision
+def nll(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, drawn: Negatives) -> Tensor:
+    """Negative log-likelihood of the target in a softmax over it and the negatives as they are, without correction.
+
+    Also known as InfoNCE (van den Oord et al. 2018, arXiv:1807.03748). Over the whole catalogue the negative
+    log-likelihood is ``cross_entropy``. Uncorrected, what the sampler draws often is learned to be scored lower.
+    """
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn)
+    return (torch.logsumexp(torch.cat([positive_M[:, None], negative_MK], 1), 1) - positive_M).mean()
+
+
+@full_precision
+def bce(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, drawn: Negatives) -> Tensor:
     """Binary cross-entropy: the target against the mean of the sampled negatives (Kang & McAuley 2018, eq. 6)."""
-    positive, negative = _logits(hidden_MD, vectors_ID, bias_I, targets_M, negatives_K)
-    return (F.softplus(-positive) + F.softplus(negative).mean(1)).mean()
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn)
+    return (F.softplus(-positive_M) + F.softplus(negative_MK).mean(1)).mean()
 
 
+@full_precision
 def gbce(
     hidden_MD: Tensor,
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    negatives_K: Tensor,
-    calibration: float = 0.75,
+    drawn: Negatives,
+    *,
+    calibration: float,
 ) -> Tensor:
     """Generalised BCE against overconfidence of negative sampling (Petrov & Macdonald 2023, arXiv:2308.07192, eq. 12).
+
+    The power of the target's probability follows from the share of the catalogue that is drawn; the derivation is for
+    uniform negatives.
 
     Args:
         calibration: t in [0, 1]; 0 is plain BCE, 1 makes the scores estimate true probabilities.
     """
-    positive, negative = _logits(hidden_MD, vectors_ID, bias_I, targets_M, negatives_K)
-    rate = len(negatives_K) / (len(vectors_ID) - 1)
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn)
+    rate = len(drawn.items_K) / max(len(vectors_ID) - 1, 1)
     power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
-    return (power * F.softplus(-positive) + F.softplus(negative).sum(1)).mean()
+    return (power * F.softplus(-positive_M) + F.softplus(negative_MK).sum(1)).mean()
 
 
-def sampled_softmax(
-    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, negatives_K: Tensor
+@full_precision
+def bpr(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, drawn: Negatives) -> Tensor:
+    """Bayesian personalised ranking: the target ahead of each negative (Rendle et al. 2009, arXiv:1205.2618)."""
+    return _bpr(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn))
+
+
+@full_precision
+def bpr_max(
+    hidden_MD: Tensor,
+    vectors_ID: Tensor,
+    bias_I: Tensor | None,
+    targets_M: Tensor,
+    drawn: Negatives,
+    *,
+    score_penalty: float,
 ) -> Tensor:
-    """Softmax over the target and uniformly drawn negatives, shared by the batch.
+    """BPR against the negatives by their own softmax, so that the hardest count (Hidasi & Karatzoglou 2018,
+    arXiv:1706.03847, eq. 10).
 
-    The log-Q correction (Bengio & Senecal 2008) of a uniform draw without the target is the same for every negative:
-    each of the K stands for ``(I - 1) / K`` items.
+    Args:
+        score_penalty: weight of the negatives' squared scores, weighted by the same softmax.
     """
-    positive, negative = _logits(hidden_MD, vectors_ID, bias_I, targets_M, negatives_K)
-    negative = negative + math.log((len(vectors_ID) - 1) / len(negatives_K))
-    return (torch.logsumexp(torch.cat([positive[:, None], negative], 1), 1) - positive).mean()
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn)
+    hit_MK = negative_MK == -math.inf
+    log_share_MK = torch.log_softmax(negative_MK.masked_fill(hit_MK, torch.finfo(negative_MK.dtype).min), 1)
+    score_MK = negative_MK.masked_fill(hit_MK, 0.0)
+    ahead_MK = F.logsigmoid(positive_M[:, None] - score_MK).masked_fill(hit_MK, 0.0)
+    penalty_M = (log_share_MK.exp() * score_MK.square()).sum(1)
+    return (score_penalty * penalty_M - torch.logsumexp(log_share_MK + ahead_MK, 1)).mean()
+
+
+def _scores(
+    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, drawn: Negatives
+) -> tuple[Tensor, Tensor]:
+    """``(M,)`` scores of the targets and ``(M, K)`` of the negatives, those that hit the target at minus infinity."""
+    count = len(targets_M)
+    # one look-up for both: its gradient is as large as the catalogue
+    both = torch.cat([targets_M, drawn.items_K])
+    vectors = F.embedding(both, vectors_ID)
+    positive_M = (hidden_MD * vectors[:count]).sum(1)
+    negative_MK = hidden_MD @ vectors[count:].t()
+    if bias_I is not None:
+        offsets = bias_I[both]
+        positive_M = positive_M + offsets[:count]
+        negative_MK = negative_MK + offsets[count:]
+    return positive_M, negative_MK.masked_fill(drawn.items_K == targets_M[:, None], -math.inf)
+
+
+def _sampled_softmax(positive_M: Tensor, negative_MK: Tensor, drawn: Negatives) -> Tensor:
+    corrected_MK = negative_MK - (drawn.log_q_K + math.log(len(drawn.items_K)))
+    return (torch.logsumexp(torch.cat([positive_M[:, None], corrected_MK], 1), 1) - positive_M).mean()
+
+
+def _bpr(positive_M: Tensor, negative_MK: Tensor) -> Tensor:
+    return F.softplus(negative_MK - positive_M[:, None]).mean()
