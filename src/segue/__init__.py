@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segue.experiment.api import evaluate, load, model_keys, recommend, restore, save, similar, split, train
+    from segue.experiment.api import evaluate, load, model_keys, recommend, restore, save, similar, split, stream, train
 
-__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "train"]
+__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "stream", "train"]
 
 __version__ = "0.1.0"
 

@@ -13,12 +13,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.config import Settings
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
+from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
 
 if TYPE_CHECKING:
     from segue.core.run import Run
+    from segue.core.stream import State
 
-__all__ = ["Arrays", "Factored", "Model", "Recommender", "Similar", "Solver", "Validate", "pick_candidates"]
+__all__ = [
+    "Arrays",
+    "Factored",
+    "Model",
+    "Recommender",
+    "Similar",
+    "Solver",
+    "Streaming",
+    "Validate",
+    "pick_candidates",
+]
 
 Arrays = Mapping[str, NDArray[Any]]
 """A model's memory by name, as it is written to a bundle."""
@@ -57,6 +68,29 @@ class Factored(Recommender, Protocol):
     @property
     def bias(self) -> NDArray[np.float32]:
         """``(n_items,)``"""
+        ...
+
+
+@runtime_checkable
+class Streaming(Factored, Protocol):
+    """A factored recommender that goes on from what it remembers, event by event, at a cost that never grows."""
+
+    scale: ClassVar[Literal["logit", "score"]]
+
+    def state(self, queries: Queries) -> State:
+        """What it remembers after each query's history, which may be empty."""
+        ...
+
+    def step(self, state: State, events: Events) -> State:
+        """The state after further events: row n of ``events``, oldest first and usually one, goes on from row n.
+
+        Raises:
+            ValueError: the state is of another model, or its arrays or the events do not fit.
+        """
+        ...
+
+    def answer(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """``(N, D)`` what :meth:`encode` gives for the whole histories, asked at ``times`` where the model is told."""
         ...
 
 

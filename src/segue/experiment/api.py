@@ -23,12 +23,13 @@ from segue.experiment import ask
 from segue.experiment.data import user_features
 from segue.experiment.home import find_run
 from segue.experiment.plan import plan
+from segue.experiment.stream import Stream
 from segue.training.train import train as train_model
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "train"]
+__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "stream", "train"]
 
 
 def load(
@@ -139,3 +140,12 @@ def restore(path: str | Path) -> Bundle:
     if (Path(path) / "bundle.json").exists():
         return bundle.load(Path(path))
     return bundle.load(find_run(path) / "bundle")
+
+
+def stream(trained: Bundle | str | Path) -> Stream:
+    """A model that goes on from a state of fixed size, event by event; also by its run or folder: see :func:`restore`.
+
+    Raises:
+        ValueError: the model has no state: it reads the whole history for every answer.
+    """
+    return Stream(trained if isinstance(trained, Bundle) else restore(trained))

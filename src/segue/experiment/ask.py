@@ -15,7 +15,7 @@ from segue.core.model import Factored, Similar
 from segue.core.recommend import recommend, top_k
 from segue.core.types import Codes, Dataset, Events, Queries, Recommendations, Scores
 
-__all__ = ["Answer", "alike", "by_history", "by_user", "coded", "titled"]
+__all__ = ["Answer", "alike", "by_history", "by_user", "coded", "listed", "titled"]
 
 SHOWN = ("title", "genres")
 
@@ -144,10 +144,11 @@ def _answer(trained: Bundle, queries: Queries, k: int, repeats: bool, notes: tup
     short = int(found.lengths[0])
     if short < k:
         notes = (*notes, f"only {short} items were left to recommend")
-    return Answer(_listed(trained, found), _table(trained, queries.history.items), notes)
+    return Answer(listed(trained, found), _table(trained, queries.history.items), notes)
 
 
-def _listed(trained: Bundle, found: Recommendations) -> pl.DataFrame:
+def listed(trained: Bundle, found: Recommendations) -> pl.DataFrame:
+    """The first list of ``found`` as a table: see :class:`Answer`."""
     count = int(found.lengths[0])
     table = _table(trained, found.items[0, :count])
     name = "logit" if trained.model.scale == "logit" else "score"

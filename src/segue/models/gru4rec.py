@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from segue.core.batches import Sequences
 from segue.core.types import Domain
 from segue.models.parts.recurrent import Recurrent, RecurrentSettings
-from segue.models.parts.sequence import SequenceModel
+from segue.models.parts.streaming import Memory, StreamingModel
 
 __all__ = ["GRU4Rec"]
 
 
-class GRU4Rec(SequenceModel):
+class GRU4Rec(StreamingModel):
     """Layers of GRU, projected back to the width of the items."""
-
-    recurrent = True
 
     class Config(RecurrentSettings):
         """Settings of GRU4Rec."""
@@ -33,3 +31,11 @@ class GRU4Rec(SequenceModel):
         """See :meth:`SequenceModel.hidden`."""
         hidden: Tensor = self.encoder(x_BLD, last_B)
         return hidden
+
+    def empty(self, rows: int) -> Memory:
+        """See :meth:`StreamingModel.empty`."""
+        return self.encoder.empty(rows)
+
+    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """See :meth:`StreamingModel.advance`."""
+        return self.encoder.advance(x_BLD, lengths_B, memory)

@@ -9,7 +9,8 @@ Shapes: B sequences, L positions, D width.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Literal, cast
 
 from annotated_types import Ge, Gt
 from pydantic import model_validator
@@ -18,16 +19,15 @@ from torch import Tensor, nn
 from segue.core.batches import Sequences
 from segue.core.types import Domain
 from segue.models.parts.dropout import dropout
-from segue.models.parts.sequence import SequenceModel, SequenceSettings
+from segue.models.parts.sequence import SequenceSettings
+from segue.models.parts.streaming import Memory, StreamingModel
 from segue.models.parts.xlstm_blocks import MLSTMBlock, SLSTMBlock
 
 __all__ = ["XLSTM"]
 
 
-class XLSTM(SequenceModel):
+class XLSTM(StreamingModel):
     """Blocks of mLSTM and sLSTM; no positions are needed, the recurrence knows the order."""
-
-    recurrent = True
 
     class Config(SequenceSettings):
         """Settings of xLSTM, named as in the authors' package."""
@@ -93,3 +93,22 @@ class XLSTM(SequenceModel):
             x_BLD = block(x_BLD)
         normed: Tensor = self.norm(self.blocks[-1](x_BLD, last_B))
         return normed
+
+    def empty(self, rows: int) -> Memory:
+        """See :meth:`StreamingModel.empty`; names begin with the block's number."""
+        return {f"{at}.{name}": part for at, block in self._numbered() for name, part in block.empty(rows).items()}
+
+    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """See :meth:`StreamingModel.advance`."""
+        x_BLD = x_BLD * self.config.width**0.5
+        after: Memory = {}
+        for at, block in self._numbered():
+            own = {name.removeprefix(f"{at}."): part for name, part in memory.items() if name.startswith(f"{at}.")}
+            x_BLD, own = block.advance(x_BLD, lengths_B, own)
+            after |= {f"{at}.{name}": part for name, part in own.items()}
+        normed: Tensor = self.norm(x_BLD)
+        return normed, after
+
+    def _numbered(self) -> Iterator[tuple[int, MLSTMBlock | SLSTMBlock]]:
+        for at, block in enumerate(self.blocks):
+            yield at, cast("MLSTMBlock | SLSTMBlock", block)

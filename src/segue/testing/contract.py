@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from segue.core import bundle
 from segue.core.config import parse
-from segue.core.model import Factored, Model, Similar
+from segue.core.model import Factored, Model, Similar, Streaming
 from segue.core.registry import model_class
 from segue.core.types import Codes, Dataset, Events, Queries
 from segue.testing.training import train_small
@@ -171,6 +171,11 @@ def _abilities_agree(it: Subject) -> None:
     if isinstance(model, Factored):
         product = model.encode(queries) @ model.vectors.T + model.bias
         np.testing.assert_allclose(product, model.score(queries), rtol=1e-4, atol=1e-4)
+    if isinstance(model, Streaming):
+        rows, lengths = queries.history, queries.history.lengths
+        older = Queries(rows.cut(0 * lengths, np.maximum(lengths - 1, 0)), queries.users, queries.known)
+        state = model.step(model.state(older), rows.last(1))
+        np.testing.assert_allclose(model.answer(state), model.encode(queries), rtol=1e-4, atol=1e-4)
     if isinstance(model, Similar):
         likeness = model.similar(np.array([0, 29], np.int32))
         _need(likeness.shape == (2, it.data.n_items), f"similar gives shape {likeness.shape}")

@@ -6,7 +6,7 @@ Shapes: B sequences, L positions, D width, E inner width, H heads, P width of a 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +14,16 @@ from torch import Tensor, nn
 
 from segue.models.parts import mlstm, slstm
 from segue.models.parts.attention import at
+from segue.models.parts.convolution import CausalConvolution
 from segue.models.parts.dropout import dropout
+
+if TYPE_CHECKING:
+    from segue.models.parts.streaming import Memory
 
 __all__ = ["MLSTMBlock", "SLSTMBlock"]
 
 PARALLEL_LENGTH = 256
 """Up to this length ``auto`` takes the parallel form."""
-
-
-class CausalConvolution(nn.Module):
-    """Each channel mixed with its own ``kernel`` newest positions."""
-
-    def __init__(self, width: int, kernel: int) -> None:
-        super().__init__()
-        bound = kernel**-0.5
-        self.weight = nn.Parameter(torch.empty(width, 1, kernel).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
-
-    def forward(self, x_BLE: Tensor) -> Tensor:
-        """``(B, L, E)``, each position from itself and those before."""
-        padded = F.pad(x_BLE.mT, (self.weight.shape[-1] - 1, 0))
-        mixed: Tensor = F.conv1d(padded, self.weight, self.bias, groups=x_BLE.shape[-1]).mT
-        return mixed
 
 
 class HeadNorm(nn.Module):
@@ -98,21 +86,51 @@ class MLSTMBlock(nn.Module):
         """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
         wide_BLE, gate_BLE = self.up(self.norm(x_BLD)).chunk(2, -1)
         mixed_BLE = F.silu(self.convolution(wide_BLE))
+        q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL = self._cell_inputs(wide_BLE, mixed_BLE)
+        if last_B is None:
+            h_BLHP = self._cell(q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL).transpose(1, 2)
+        else:
+            h_BLHP = mlstm.final(at(q_BHLP.transpose(1, 2), last_B), k_BHLP, v_BHLP, i_BHL, f_BHL, last_B)
+            x_BLD, mixed_BLE, gate_BLE = at(x_BLD, last_B), at(mixed_BLE, last_B), at(gate_BLE, last_B)
+        return self._out(x_BLD, h_BLHP, mixed_BLE, gate_BLE)
+
+    def empty(self, rows: int) -> Memory:
+        """The memory before the first position: inputs of the convolution, and ``C``, ``n``, ``m`` of the cell."""
+        C, n, m = mlstm.empty(rows, self.heads, len(self.skip) // self.heads, self.skip)
+        return {"inputs": self.convolution.empty(rows), "C": C, "n": n, "m": m}
+
+    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """``(B, L, D)`` from ``memory`` on, and the memory after each row's own length, at least 1."""
+        wide_BLE, gate_BLE = self.up(self.norm(x_BLD)).chunk(2, -1)
+        mixed_BLE, inputs = self.convolution.advance(wide_BLE, lengths_B, memory["inputs"])
+        mixed_BLE = F.silu(mixed_BLE)
+        q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL = self._cell_inputs(wide_BLE, mixed_BLE)
+        before = memory["C"], memory["n"], memory["m"]
+        if x_BLD.shape[1] == 1:
+            q, k, v, i, f = (x[:, :, 0] for x in (q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL))
+            h_BHP, (C, n, m) = mlstm.step(q, k, v, i, f, before)
+            h_BLHP = h_BHP[:, None]
+        else:
+            # beyond a row's length nothing is added and nothing forgotten
+            after = torch.arange(x_BLD.shape[1], device=x_BLD.device) >= lengths_B[:, None, None]
+            i_BHL, f_BHL = i_BHL.masked_fill(after, -math.inf), f_BHL.masked_fill(after, math.inf)
+            h_BHLP, (C, n, m) = mlstm.chunkwise(q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL, self.chunk, before)
+            h_BLHP = h_BHLP.transpose(1, 2)
+        return self._out(x_BLD, h_BLHP, mixed_BLE, gate_BLE), {"inputs": inputs, "C": C, "n": n, "m": m}
+
+    def _cell_inputs(self, wide_BLE: Tensor, mixed_BLE: Tensor) -> tuple[Tensor, ...]:
+        """``q, k, v (B, H, L, P)`` and the pre-activations ``i, f (B, H, L)``."""
         query, key = self._blockwise(mixed_BLE, self.query_key).chunk(2, -1)
         query, key, value = query.flatten(-2), key.flatten(-2), self._blockwise(wide_BLE, self.value).flatten(-2)
         gates_BHL = self.gates(torch.cat([query, key, value], -1)).mT
         if self.soft_cap:
             gates_BHL = mlstm.soft_cap(gates_BHL, self.soft_cap)
-        i_BHL, f_BHL = gates_BHL.chunk(2, 1)
-        k_BHLP, v_BHLP = self._split(key), self._split(value)
-        if last_B is None:
-            h_BLHP = self._cell(self._split(query), k_BHLP, v_BHLP, i_BHL, f_BHL).transpose(1, 2)
-        else:
-            q_BHP = at(query, last_B).unflatten(-1, (self.heads, -1))
-            h_BLHP = mlstm.final(q_BHP, k_BHLP, v_BHLP, i_BHL, f_BHL, last_B)
-            x_BLD, mixed_BLE, gate_BLE = at(x_BLD, last_B), at(mixed_BLE, last_B), at(gate_BLE, last_B)
-        out = self.down((self.head_norm(h_BLHP) + self.skip * mixed_BLE) * F.silu(gate_BLE))
-        return x_BLD + dropout(out, self.dropout, self.training)
+        return self._split(query), self._split(key), self._split(value), *gates_BHL.chunk(2, 1)
+
+    def _out(self, x: Tensor, h: Tensor, mixed: Tensor, gate: Tensor) -> Tensor:
+        """The residual stream ``(..., D)`` with the cell's output ``(..., H, P)``."""
+        out = self.down((self.head_norm(h) + self.skip * mixed) * F.silu(gate))
+        return x + dropout(out, self.dropout, self.training)
 
     def _cell(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
         if self.form == "parallel" or (self.form == "auto" and q.shape[2] <= PARALLEL_LENGTH):
@@ -163,17 +181,44 @@ class SLSTMBlock(nn.Module):
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
         """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
         normed_BLD = self.norm(x_BLD)
-        mixed_BLD = F.silu(self.convolution(normed_BLD))
-        raw_LHBG = torch.cat(
-            [self._gates(mixed_BLD, self.input_forget), self._gates(normed_BLD, self.input_output)], -1
-        )
-        y_LHBP, _ = slstm.sequence(raw_LHBG + self.bias, self.recurrent)
+        raw_LHBG = self._raw(normed_BLD, F.silu(self.convolution(normed_BLD)))
+        y_LHBP, _ = slstm.sequence(raw_LHBG, self.recurrent)
         y_BLHP = y_LHBP.permute(2, 0, 1, 3)
         if last_B is not None:
             x_BLD, y_BLHP = at(x_BLD, last_B), at(y_BLHP, last_B)
-        x_BLD = x_BLD + self.head_norm(dropout(y_BLHP, self.dropout, self.training))
-        gate, up = self.up(self.norm_feed(x_BLD)).chunk(2, -1)
-        return x_BLD + dropout(self.down(F.gelu(gate) * up), self.dropout, self.training)
+        return self._out(x_BLD, y_BLHP)
+
+    def empty(self, rows: int) -> Memory:
+        """The memory before the first position: inputs of the convolution, and ``y, c, n, m`` of the cell."""
+        cell = slstm.empty(self.heads, rows, self.recurrent.shape[1], self.recurrent)
+        named = {name: part.transpose(0, 1) for name, part in zip("ycnm", cell, strict=True)}
+        return {"inputs": self.convolution.empty(rows), **named}
+
+    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        """``(B, L, D)`` from ``memory`` on, and the memory after each row's own length, at least 1."""
+        normed_BLD = self.norm(x_BLD)
+        mixed_BLD, inputs = self.convolution.advance(normed_BLD, lengths_B, memory["inputs"])
+        raw_LHBG = self._raw(normed_BLD, F.silu(mixed_BLD))
+        y, c, n, m = (memory[name].transpose(0, 1) for name in "ycnm")
+        # beyond a row's length nothing is added and nothing forgotten; the output goes on, and is read where it ended
+        after = torch.arange(len(raw_LHBG), device=x_BLD.device)[:, None, None, None] >= lengths_B[:, None]
+        i, f, rest = raw_LHBG.split((y.shape[-1], y.shape[-1], 2 * y.shape[-1]), -1)
+        raw_LHBG = torch.cat([i.masked_fill(after, -math.inf), f.masked_fill(after, math.inf), rest], -1)
+        y_LHBP, (_, c, n, m) = slstm.sequence(raw_LHBG, self.recurrent, (y, c, n, m))
+        y_BLHP = y_LHBP.permute(2, 0, 1, 3)
+        cell = at(y_BLHP, lengths_B - 1), *(part.transpose(0, 1) for part in (c, n, m))
+        return self._out(x_BLD, y_BLHP), {"inputs": inputs, **dict(zip("ycnm", cell, strict=True))}
+
+    def _raw(self, normed_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
+        """``(L, H, B, 4 P)`` pre-activations without what comes back from the last output."""
+        parts = self._gates(mixed_BLD, self.input_forget), self._gates(normed_BLD, self.input_output)
+        return torch.cat(parts, -1) + self.bias
+
+    def _out(self, x: Tensor, y: Tensor) -> Tensor:
+        """The residual stream ``(..., D)`` with the cell's output ``(..., H, P)``, and the network after it."""
+        x = x + self.head_norm(dropout(y, self.dropout, self.training))
+        gate, up = self.up(self.norm_feed(x)).chunk(2, -1)
+        return x + dropout(self.down(F.gelu(gate) * up), self.dropout, self.training)
 
     def _gates(self, x_BLD: Tensor, weight_HPG: Tensor) -> Tensor:
         x_HTP = x_BLD.unflatten(-1, (self.heads, -1)).permute(2, 1, 0, 3)
