@@ -4,6 +4,9 @@ A stack of residual blocks; ``slstm_at`` says which of them are sLSTM (scalar me
 are mLSTM (matrix memory, parallel in training). Written from the paper; ``make crosscheck`` compares the cells with the
 authors' package.
 
+With ``objective=cloze`` the blocks read in turn from the end and from the beginning, as in Vision-LSTM (Alkin et al.
+2024, arXiv:2406.04303); the last one from the beginning, as what is asked in the end stands at the end.
+
 Shapes: B sequences, L positions, D width.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal, cast
 
+import torch
 from annotated_types import Ge, Gt
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -28,6 +32,8 @@ __all__ = ["XLSTM"]
 
 class XLSTM(StreamingModel):
     """Blocks of mLSTM and sLSTM; no positions are needed, the recurrence knows the order."""
+
+    both_ways = True
 
     class Config(SequenceSettings):
         """Settings of xLSTM, named as in the authors' package."""
@@ -63,6 +69,12 @@ class XLSTM(StreamingModel):
                 )
             return self
 
+        @model_validator(mode="after")
+        def _both_directions(self) -> XLSTM.Config:
+            if self.objective == "cloze" and self.blocks < 2:
+                raise ValueError("objective: 'cloze' needs at least 2 blocks, as they read in turn in either direction")
+            return self
+
     def __init__(self, config: Config, domain: Domain) -> None:
         super().__init__(config, domain)
         self.blocks = nn.ModuleList(self._block(config, index) for index in range(config.blocks))
@@ -89,8 +101,9 @@ class XLSTM(StreamingModel):
     def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
         """See :meth:`SequenceModel.hidden`."""
         x_BLD = dropout(x_BLD * self.config.width**0.5, self.config.dropout, self.training)
-        for block in self.blocks[:-1]:
-            x_BLD = block(x_BLD)
+        for left, block in zip(range(len(self.blocks) - 1, 0, -1), self.blocks, strict=False):
+            backwards = self.cloze and left % 2 == 1
+            x_BLD = turned(block(turned(x_BLD, read.lengths_B)), read.lengths_B) if backwards else block(x_BLD)
         normed: Tensor = self.norm(self.blocks[-1](x_BLD, last_B))
         return normed
 
@@ -112,3 +125,10 @@ class XLSTM(StreamingModel):
     def _numbered(self) -> Iterator[tuple[int, MLSTMBlock | SLSTMBlock]]:
         for at, block in enumerate(self.blocks):
             yield at, cast("MLSTMBlock | SLSTMBlock", block)
+
+
+def turned(x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Each sequence from its end to its beginning; what is beyond its length stays there."""
+    at_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+    from_BL = torch.where(at_L < lengths_B[:, None], lengths_B[:, None] - 1 - at_L, at_L)
+    return x_BLD.gather(1, from_BL[..., None].expand_as(x_BLD))
