@@ -12,8 +12,8 @@ import torch
 
 from segue.core.model import Model, Recommender
 from segue.core.run import Interrupted, Run
-from segue.core.types import Dataset, Events, Vocab
-from segue.training.optim import FINAL, learning_rate
+from segue.core.types import Dataset, Events, Queries, Vocab
+from segue.training.optim import FINAL, REFUSED, learning_rate
 from segue.training.train import Training, train
 
 ITEMS = 12
@@ -40,8 +40,6 @@ class Validation:
         self.left -= 1
         if self.run is not None and self.left == 0:
             self.run.interrupted = True
-        from segue.core.types import Queries
-
         return {"ndcg@10": float(-np.abs(model.score(Queries.anonymous(Events.of([[1, 2]])))).mean())}
 
 
@@ -75,6 +73,32 @@ def test_resumed_after_an_interruption_is_as_if_not_interrupted(key: str, stop_a
     same(fit(key, again), expected)
     timeless = [{k: v for k, v in line.items() if "second" not in k} for line in again.history()]
     assert timeless == [{k: v for k, v in line.items() if "second" not in k} for line in whole.history()]
+
+
+OPTIMIZERS = sorted(
+    name
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and kind is not torch.optim.Optimizer and issubclass(kind, torch.optim.Optimizer)
+)
+VARIANTS = [
+    *({"optimizer": name} for name in OPTIMIZERS if name.lower() not in REFUSED),
+    {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.01},
+    {"optimizer": "rmsprop", "momentum": 0.5},
+    {"ema": 0.9},
+    {"accumulate": 2},
+    {"accumulate": 3, "ema": 0.9, "precision": "bfloat16", "loss": "gbce", "sampler": "popularity"},
+    {"loss": "sampled_softmax", "sampler": "hard", "negatives": 3},
+]
+
+
+@pytest.mark.parametrize("more", VARIANTS, ids=lambda more: "-".join(map(str, more.values())))
+def test_whatever_the_settings_resumed_is_as_if_not_interrupted(more: dict[str, object], tmp_path: Path) -> None:
+    training = Training(**{**TRAINING.model_dump(), "epochs": 2, **more})
+    expected = fit("gru4rec", Run(5), training)
+    run = Run(5, tmp_path)
+    with pytest.raises(Interrupted, match=r"after [1-3] of 5 batches"):
+        fit("gru4rec", run, training, Validation(run, 1))
+    same(fit("gru4rec", Run(5, tmp_path), training), expected)
 
 
 def test_resumed_after_a_kill_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
@@ -141,6 +165,62 @@ def test_training_leaves_torchs_own_random_stream_alone() -> None:
     torch.manual_seed(9)
     fit("sasrec", Run(0), TRAINING.model_copy(update={"epochs": 1}))
     assert torch.rand(1) == expected
+
+
+def test_averaged_weights_are_validated_kept_and_followed_by_the_weights_themselves() -> None:
+    class Weights(Validation):
+        def __call__(self, model: Recommender) -> Mapping[str, float]:
+            assert isinstance(model, Model)
+            seen.append({name: array.copy() for name, array in model.arrays().items()})
+            return {"ndcg@10": float(len(seen))}
+
+    runs = []
+    for ema in (0.0, 0.8):
+        seen: list[dict[str, np.ndarray]] = []
+        training = Training(**{**TRAINING.model_dump(), "batch_size": 40, "epochs": 6, "ema": ema})  # one step an epoch
+        runs.append((seen, fit("gru4rec", Run(0), training, Weights())))
+    (plain, _), (averaged, model) = runs
+    start = {name: array.copy() for name, array in train_one_step_at_rate_zero().items()}
+    mean = start
+    for step, (weights, found) in enumerate(zip(plain, averaged, strict=True), 1):
+        decay = min(0.8, (1 + step) / (10 + step))
+        mean = {name: decay * array + (1 - decay) * weights[name] for name, array in mean.items()}
+        for name, array in mean.items():
+            np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=f"{name} after {step}")
+    same(model, type("Last", (), {"arrays": lambda self: averaged[-1]})())
+    training = Training(**{**TRAINING.model_dump(), "batch_size": 40, "epochs": 6, "ema": 0.8})
+    same(train("gru4rec", SMALL, training, world(), Run(0)), model)
+
+
+def train_one_step_at_rate_zero() -> Mapping[str, np.ndarray]:
+    """The weights that seed 0 begins with."""
+    training = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 0.0, "batch_size": 40})
+    return train("gru4rec", SMALL, training, world(), Run(0)).arrays()
+
+
+def test_accumulated_batches_are_one_large_batch() -> None:
+    settings, same_steps = {**SMALL, "dropout": 0.0}, {"epochs": 3, "learning_rate": 1e-3}
+    for schedule in ("constant", "one_cycle"):
+        one, several = (
+            train("gru4rec", settings, Training(schedule=schedule, **same_steps, **size), world(), Run(3))
+            for size in ({"batch_size": 40}, {"batch_size": 10, "accumulate": 4})
+        )
+        for name, array in one.arrays().items():
+            np.testing.assert_allclose(several.arrays()[name], array, rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("key", ["sasrec", "xlstm", "gru4rec"])
+def test_bfloat16_learns_what_float32_learns(key: str) -> None:
+    found = []
+    for precision in ("float32", "bfloat16"):
+        told: list[float] = []
+        track = type("Track", (), {"log": lambda self, step, values, told=told: told.append(values["loss"])})()
+        training = Training(**{**TRAINING.model_dump(), "precision": precision})
+        model = train(key, SMALL, training, world(), Run(0, trackers=(track,)))
+        assert {array.dtype for array in model.arrays().values()} == {np.dtype(np.float32)}
+        found.append(told)
+    assert found[0] != found[1]
+    np.testing.assert_allclose(found[0], found[1], rtol=0.02)
 
 
 def test_schedules_begin_and_end_where_they_should() -> None:
