@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.models.parts.dropout import mask
+from segue.models.parts.precision import full_precision
 
 __all__ = ["causal_attention", "open_attention"]
 
@@ -48,14 +49,19 @@ class _Attention(torch.autograd.Function):
         return dq_BHLP, torch.matmul(d_BHLL.mT, q_BHLP), dv_BHLP, None, None
 
 
+@full_precision
+def _dropped(q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, hidden: Tensor | None) -> Tensor:
+    out_BHLP: Tensor = _Attention.apply(q_BHLP, k_BHLP, v_BHLP, share, hidden)
+    return out_BHLP
+
+
 def causal_attention(q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float) -> Tensor:
     """Each position's mean of the values up to its own, ``(B, H, L, P)``; ``share`` of the weights is dropped."""
     if share == 0.0 or q_BHLP.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHLP, k_BHLP, v_BHLP, is_causal=True, dropout_p=share)
     length = q_BHLP.shape[-2]
     hidden_LL = q_BHLP.new_full((length, length), -math.inf).triu_(1)
-    out_BHLP: Tensor = _Attention.apply(q_BHLP, k_BHLP, v_BHLP, share, hidden_LL)
-    return out_BHLP
+    return _dropped(q_BHLP, k_BHLP, v_BHLP, share, hidden_LL)
 
 
 def open_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, lengths_B: Tensor) -> Tensor:
@@ -67,5 +73,4 @@ def open_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float,
         hidden = q_BHKP.new_zeros(beyond_BL.shape).masked_fill_(beyond_BL, -math.inf)[:, None, None]
     if share == 0.0 or not on_cpu:
         return F.scaled_dot_product_attention(q_BHKP, k_BHLP, v_BHLP, attn_mask=hidden, dropout_p=share)
-    out_BHKP: Tensor = _Attention.apply(q_BHKP, k_BHLP, v_BHLP, share, hidden)
-    return out_BHKP
+    return _dropped(q_BHKP, k_BHLP, v_BHLP, share, hidden)

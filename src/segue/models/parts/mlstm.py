@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.models.parts.precision import full_precision
+
 __all__ = ["Memory", "chunkwise", "empty", "parallel", "soft_cap", "step"]
 
 Memory = tuple[Tensor, Tensor, Tensor]
@@ -83,6 +85,7 @@ class _Parallel(torch.autograd.Function):
         return dq_BHLD, dk_BHLD, dv_BHLD, columns_BHL, dlogf_BHL
 
 
+@full_precision
 def parallel(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BHL: Tensor) -> Tensor:
     """``(B, H, L, D)`` outputs at every position; ``i`` and ``f`` are gate pre-activations. Time and memory O(L^2)."""
     scaled = q_BHLD * q_BHLD.shape[-1] ** -0.5
@@ -90,6 +93,7 @@ def parallel(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BH
     return h_BHLD
 
 
+@full_precision
 def chunkwise(
     q_BHLD: Tensor,
     k_BHLD: Tensor,
@@ -153,6 +157,7 @@ def step(
     return h_BHD, (C, n, fresh)
 
 
+@full_precision
 def final(q_BHD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BHL: Tensor, last_B: Tensor) -> Tensor:
     """The output ``(B, H, D)`` at the positions ``last`` alone: one row of :func:`parallel`, linear in length."""
     logf_BHL = F.logsigmoid(f_BHL)

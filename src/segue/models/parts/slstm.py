@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.models.parts.precision import full_precision
+
 __all__ = ["Memory", "empty", "sequence", "step"]
 
 Memory = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -95,6 +97,7 @@ class _Sequence(torch.autograd.Function):
         return draw_LHBG, dR_HDG, dy, dc, dn, None
 
 
+@full_precision
 def sequence(input_LHBG: Tensor, R_HDG: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
     """Outputs ``(L, H, B, D)`` at every position and the memory after the last."""
     _, heads, batch, gates = input_LHBG.shape
