@@ -11,7 +11,7 @@ from segue.cli.terminal import Json, Terminal
 __all__ = ["doctor"]
 
 PACKAGES = ("torch", "numpy", "scipy", "polars", "pydantic", "numba", "safetensors", "typer", "rich")
-EXTRAS = {"tensorboard": "track", "matplotlib": "plots"}
+EXTRAS = {"tensorboard": "track", "matplotlib": "plots", "transformers": "huggingface"}
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:
