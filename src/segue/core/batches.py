@@ -22,6 +22,7 @@ from segue.core.types import Events, Queries
 
 __all__ = [
     "COLUMNS",
+    "UNCOUNTED",
     "SequenceBatch",
     "Sequences",
     "Windows",
@@ -33,8 +34,12 @@ __all__ = [
     "windows",
 ]
 
-COLUMNS = ("values", "actions", "times", "asked")
-"""What can be read beside the items: three columns of events, and the time at which the next item is asked for."""
+COLUMNS = ("values", "actions", "times", "asked", "places")
+"""What can be read beside the items: three columns of events, the time at which the next item is asked for, and the
+place of an event within its session, as far as it was counted before."""
+
+UNCOUNTED = -2
+"""A place that was not counted yet; one that was, and is not known, is -1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +54,8 @@ class Sequences:
     users_B: Tensor
     """int64 user codes; -1 where the user is not known."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """Of ``COLUMNS`` those asked for, ``(B, L)``, aligned with ``items_BL``: float32 values, float64 times and int64
-    actions. A time or value that is not known is NaN, an action that is not known is -1."""
+    """Of ``COLUMNS`` those asked for, ``(B, L)``, aligned with ``items_BL``: float32 values, float64 times, int64
+    actions and places. A time or value that is not known is NaN, an action that is not known is -1."""
     profile_BJ: Tensor | None = field(default=None, kw_only=True)
     """float32 ``(B, J)`` features of who asks, coded as the model does, NaN where not told; ``None``: those that the
     model has of its users."""
@@ -179,6 +184,9 @@ def gather(
         if name == "asked":
             unknown = np.full(at_BL.shape, np.nan)
             found[name] = torch.from_numpy(unknown if asked_BL is None else asked_BL)
+            continue
+        if name == "places":
+            found[name] = torch.full(at_BL.shape, UNCOUNTED)
             continue
         if name == "actions":
             grid: NDArray[np.generic] = np.full(at_BL.shape, -1, np.int64)

@@ -18,7 +18,7 @@ from segue.core.config import parse
 from segue.core.files import load_arrays, read_json, save_arrays, sha256, write_folder, write_json
 from segue.core.model import Model
 from segue.core.registry import model_class
-from segue.core.types import Dataset, Domain, Vocab
+from segue.core.types import Dataset, Domain, Feature, Vocab
 
 __all__ = ["Bundle", "load", "of", "save", "verify", "write"]
 
@@ -76,7 +76,7 @@ def load(folder: Path) -> Bundle:
         raise ValueError(f"{folder}: bundle format {facts['format']}, this Segue reads {FORMAT}")
     kind = model_class(facts["model"])
     config = parse(kind.Config, facts["config"], f"{folder}/bundle.json: config")
-    domain = Domain(**facts["domain"] | {"actions": tuple(facts["domain"]["actions"])})
+    domain = _domain(facts["domain"])
     model = kind(config, domain)
     model.restore(load_arrays(folder / "arrays.safetensors"))
     return Bundle(
@@ -87,6 +87,15 @@ def load(folder: Path) -> Bundle:
         pl.scan_parquet(folder / "items.parquet"),
         facts,
     )
+
+
+def _domain(values: Mapping[str, Any]) -> Domain:
+    """A domain as JSON has it; an older bundle tells of no features."""
+    tuples: dict[str, Any] = {"actions": tuple(values["actions"])}
+    for name in ("item_features", "user_features"):
+        listed = [{**feature, "categories": tuple(feature["categories"])} for feature in values.get(name, [])]
+        tuples[name] = tuple(Feature(**feature) for feature in listed)
+    return Domain(**{**values, **tuples})
 
 
 def _vocab(path: Path, size: int) -> Vocab:

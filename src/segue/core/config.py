@@ -61,7 +61,7 @@ def assign(
 ) -> dict[str, dict[str, Any]]:
     """Values by group from texts ``group.key=value`` or, where only one group has the key, ``key=value``.
 
-    Values are read as JSON where they are JSON (``3``, ``true``, ``[1,2]``), else as text.
+    Values are read as JSON where they are JSON (``3``, ``true``, ``[1,2]``), else as text; ``[a,b]`` are two texts.
 
     Args:
         found: takes the faults instead of raising them, for a caller that has more to tell at once.
@@ -97,4 +97,5 @@ def _value(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        return text
+        listed = text.startswith("[") and text.endswith("]")
+        return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()] if listed else text

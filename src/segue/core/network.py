@@ -30,6 +30,11 @@ class Network(nn.Module, Model):
         self.config = config
         self.domain = domain
 
+    @classmethod
+    def domain_of(cls, config: Any, data: Dataset) -> Domain:
+        """What a network of these settings has to know of ``data`` before it is built."""
+        return data.domain
+
     def prepare(self, train: Dataset) -> None:
         """Look at the data once before training: buffers that follow from it, such as features of items.
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ __all__ = [
     "Dataset",
     "Domain",
     "Events",
+    "Feature",
     "HeldOut",
     "Mask",
     "Queries",
@@ -44,8 +45,24 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class Feature:
+    """Something known of items or of users, and how a model reads it; see :mod:`segue.core.features`."""
+
+    name: str
+    kind: Literal["category", "tags", "number", "vector"]
+    size: int = 1
+    """Columns it takes in a row of numbers."""
+    categories: tuple[str, ...] = ()
+    """Texts, row = code; one that is not among them is not known."""
+    centre: float = 0.0
+    """What is taken from a number."""
+    scale: float = 1.0
+    """What a number, or each of a vector, is divided by."""
+
+
+@dataclass(frozen=True)
 class Domain:
-    """What a model has to know of its data before it sees any: sizes and the kinds of action."""
+    """What a model has to know of its data before it sees any: sizes, the kinds of action, features where it asks."""
 
     n_users: int
     n_items: int
@@ -53,6 +70,10 @@ class Domain:
     """Kinds of action, row = code in ``Events.actions``."""
     target: int | None = None
     """The kind that is predicted; ``None``: every kind."""
+    item_features: tuple[Feature, ...] = ()
+    """What the model reads of items; empty unless it asks for features."""
+    user_features: tuple[Feature, ...] = ()
+    """What the model reads of users, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +106,7 @@ class Dataset:
 
     @property
     def domain(self) -> Domain:
-        """What a model needs to know before it sees the data."""
+        """What a model that asks for no features needs to know before it sees the data."""
         return Domain(self.n_users, self.n_items, self.actions, self.target)
 
     def having(self, histories: Events) -> Dataset:

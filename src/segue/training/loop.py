@@ -53,7 +53,7 @@ def fit(
     """See :func:`segue.training.train.train`."""
     with torch.random.fork_rng(), run.interruptible():
         torch.manual_seed(run.seed_of("init"))
-        model = cast(Network, kind(config, data.domain))
+        model = cast(Network, kind(config, cast(type[Network], kind).domain_of(config, data)))
         model.prepare(data)
         return _Fit(model.to(run.device), training, data, run, validate).go()
 

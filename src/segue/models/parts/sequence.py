@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from segue.core.batches import SequenceBatch, Sequences, Windows, query_batches, training_batches
@@ -21,6 +23,7 @@ from segue.core.model import pick_candidates
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, Dataset, Domain, Queries, Scores
 from segue.models.parts import objectives
+from segue.models.parts.inputs import Input, Inputs
 
 __all__ = ["SequenceModel", "SequenceSettings"]
 
@@ -51,6 +54,22 @@ class SequenceSettings(Settings):
     """Share of activations dropped while training."""
     item_bias: bool = False
     """Whether each item has a learned offset beside its vector."""
+    inputs: tuple[Input, ...] = ()
+    """What is read beside the items: of events ``value``, ``action``, ``gap`` (time since the event before),
+    ``query_time`` (time from the newest event to the moment of asking) and ``session_position``; ``item_features``,
+    which also score; ``user_features``."""
+    session_gap: Annotated[float, Gt(0)] = 1800.0
+    """Seconds without an event after which a session ends, for ``session_position``."""
+    unknown_share: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Share of the training sequences in which an input is taken as not known, each input by itself, and of the items
+    whose features stand alone: so that what to make of the unknown is learned."""
+
+    @field_validator("inputs")
+    @classmethod
+    def _each_once(cls, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+        if twice := [name for name in inputs if inputs.count(name) > 1]:
+            raise ValueError(f"'{twice[0]}' is named more than once")
+        return inputs
 
 
 class SequenceModel(Network):
@@ -76,6 +95,18 @@ class SequenceModel(Network):
         self.items = nn.Embedding(domain.n_items + 1 + self.cloze, config.width)
         nn.init.xavier_normal_(self.items.weight)
         self.offsets = nn.Parameter(torch.zeros(domain.n_items)) if config.item_bias else None
+        std = (2.0 / (len(self.items.weight) + config.width)) ** 0.5  # of item vectors
+        self.inputs = Inputs(config, domain, std) if config.inputs else None
+
+    @classmethod
+    def domain_of(cls, config: Any, data: Dataset) -> Domain:
+        """With the features that ``config.inputs`` asks for."""
+        return Inputs.domain_of(config, data) if config.inputs else data.domain
+
+    def prepare(self, train: Dataset) -> None:
+        """Take from the data what the inputs are made of; a subclass that looks at the data does this first."""
+        if self.inputs is not None:
+            self.inputs.prepare(train)
 
     @abstractmethod
     def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
@@ -91,11 +122,16 @@ class SequenceModel(Network):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of events, of :data:`segue.core.batches.COLUMNS`, that the encoder reads beside the items."""
-        return ()
+        """Columns of events, of :data:`segue.core.batches.COLUMNS`, that are read beside the items.
+
+        Those of the inputs; a subclass whose encoder reads some itself adds them to these.
+        """
+        return () if self.inputs is None else self.inputs.columns
 
     def embed(self, read: Sequences) -> Tensor:
-        """``(B, L, D)`` what stands at each position."""
+        """``(B, L, D)`` what stands at each position: the item and all inputs."""
+        if self.inputs is not None:
+            return self.inputs.embed(read, self.items.weight)
         embedded: Tensor = self.items(read.items_BL)
         return embedded
 
@@ -127,11 +163,13 @@ class SequenceModel(Network):
         batch = batch.to(self.device)
         hidden = self.hidden(self.embed(batch), batch)
         hidden_MD = hidden if hidden.dim() == 2 else hidden.reshape(-1, hidden.shape[-1])[batch.positions_M]
-        return loss(hidden_MD, self.vectors_ID(), self.offsets, batch.targets_M), len(batch.targets_M)
+        offsets_I = self.offsets if self.inputs is None else self.inputs.asked_of(self.offsets)
+        return loss(hidden_MD, self.vectors_ID(), offsets_I, batch.targets_M), len(batch.targets_M)
 
     def vectors_ID(self) -> Tensor:  # noqa: N802
         """``(n_items, D)`` the vectors that hidden states are multiplied with."""
-        return self.items.weight[: self.domain.n_items]
+        own_ID = self.items.weight[: self.domain.n_items]
+        return own_ID if self.inputs is None else self.inputs.catalogue(own_ID)
 
     @torch.inference_mode()
     def encode(self, queries: Queries) -> NDArray[np.float32]:
@@ -143,8 +181,10 @@ class SequenceModel(Network):
         parts = query_batches(
             queries, self.domain.n_items, length, QUERY_TOKENS, hidden=self.cloze, columns=self.columns
         )
+        profile_NJ = None if self.inputs is None or self.inputs.users is None else self.inputs.users.told(queries)
         for rows, cpu in parts:
-            read = cpu.to(self.device)
+            told = cpu if profile_NJ is None else replace(cpu, profile_BJ=profile_NJ[torch.from_numpy(rows)])
+            read = told.to(self.device)
             result[rows] = self.hidden(self.embed(read), read, read.lengths_B - 1).float().cpu().numpy()
         self.train(training)
         return result
@@ -152,7 +192,11 @@ class SequenceModel(Network):
     @property
     def vectors(self) -> NDArray[np.float32]:
         """``(n_items, D)`` item vectors."""
-        return self.vectors_ID().detach().float().cpu().numpy()
+        training = self.training
+        self.eval()
+        found: NDArray[np.float32] = self.vectors_ID().detach().float().cpu().numpy()
+        self.train(training)
+        return found
 
     @property
     def bias(self) -> NDArray[np.float32]:
