@@ -207,8 +207,8 @@ def _configuration(name: str, **fields: Any) -> Any:
         raise ValueError("transformers is not installed: pip install 'segue[huggingface]'") from None
     names = list(CONFIG_MAPPING.keys())
     if name not in names:
-        near = difflib.get_close_matches(name, names, 3)
-        hint = f", did you mean {' or '.join(map(repr, near))}?" if near else f": none of the {len(names)} there are"
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f", did you mean '{near[0]}'?" if near else f": none of the {len(names)} there are"
         raise ValueError(f"model.architecture: unknown '{name}'{hint}")
     return CONFIG_MAPPING[name](**fields)
 
