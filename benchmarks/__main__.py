@@ -1,7 +1,8 @@
 """``python -m benchmarks``: Segue beside RecTools and RecBole; or one part alone.
 
 Nothing else should run meanwhile. The peers' environments are made first where there are none (some minutes, once);
-``SEGUE_PEERS`` names a folder that has them. Takes about eight minutes on two cores.
+``SEGUE_PEERS`` names a folder that has them. Takes about 40 minutes on two cores, of which 25 are the two races to the
+same NDCG@10 (``--minutes``); ``--quick`` takes three, on a small simulated log.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from benchmarks.machine import REST, describe
 __all__ = ["main"]
 
 PARTS = {
-    "beside": "SASRec in Segue, RecTools and RecBole: training, evaluation, memory",
+    "beside": "Segue, RecTools and RecBole: training, evaluation, memory; then part pace",
+    "pace": "how soon Segue is as good as RecTools and RecBole became in some minutes",
+    "gpu": "SASRec and xLSTM in bfloat16 on a CUDA device, then two boards from their recipes: hours",
     "losses": "head and cross-entropy alone, three ways",
     "evaluation": "ranking all users alone",
     "preparing": "preparing datasets from their sources: seconds and memory",
@@ -43,7 +46,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder of the report; default %(default)s"
     )
-    parser.add_argument("--libraries", default="segue,rectools,recbole", help="of part beside; default %(default)s")
+    parser.add_argument(
+        "--libraries", default="segue,rectools,recbole", help="of parts beside and pace; default %(default)s"
+    )
+    parser.add_argument("--contests", help="of part beside, such as sasrec-50,gru4rec-50; default: all, and the races")
+    parser.add_argument("--minutes", type=float, help="of part pace: how long RecTools trains; default 15")
+    parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
@@ -76,8 +84,16 @@ def main() -> None:
     ask = arguments()
     found: dict[str, Any] = {"machine": describe(), "rest_percent": REST}
     name = ask.part
-    if ask.part == "beside":
+    if ask.part in ("beside", "pace"):
         text, found = beside(ask, found)
+    elif ask.part == "gpu":
+        from benchmarks import gpu
+
+        try:
+            found |= gpu.run(ask.device, tell, ask.quick)
+        except ValueError as error:
+            sys.exit(str(error))
+        text = gpu.page(found, found["machine"])
     elif ask.part == "accuracy":
         from benchmarks import accuracy
 
@@ -107,15 +123,22 @@ def main() -> None:
 
 
 def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    from benchmarks.beside import run
+    from benchmarks import pace
+    from benchmarks.beside import CONTESTS, run
     from benchmarks.peers import interpreter
     from segue.data.splits import SplitSettings, split
 
-    names = ask.libraries.split(",")
-    for name in names:
+    libraries = ask.libraries.split(",")
+    wanted = ask.contests.split(",") if ask.contests else [contest.name for contest in CONTESTS]
+    chosen = [contest for contest in CONTESTS if contest.name in wanted]
+    if len(chosen) < len(wanted):
+        names = ", ".join(contest.name for contest in CONTESTS)
+        sys.exit(f"contests: got '{ask.contests}', expected some of {names}")
+    for name in libraries:
         if name != "segue":
             interpreter(name, install=True)
-    source, data = load(ask.source)
+    source, data = load(ask.source or ("simulated?users=400&items=300&seed=1" if ask.quick else None))
+    parts = split(data, SplitSettings())
     found["data"] = {
         "name": data.name,
         "source": source,
@@ -125,8 +148,12 @@ def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[st
         "hash": data.header.get("hash"),
         "warnings": list(data.header.get("warnings", [])),
     }
-    found |= run(source, split(data, SplitSettings()), names, ask.threads, ask.seed, ask.quick)
-    return report.beside(found), found
+    if ask.part == "beside":
+        found |= run(source, parts, chosen, libraries, ask.threads, ask.seed, ask.quick)
+    races = ask.part == "pace" or not ask.contests
+    minutes = ask.minutes or (0.1 if ask.quick else 15.0)
+    found["races"] = pace.run(source, parts, libraries, ask.threads, ask.seed, minutes) if races else []
+    return report.beside(found) if ask.part == "beside" else report.races(found), found
 
 
 def alone(ask: argparse.Namespace) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Segue beside RecTools and RecBole: the same log, the same SASRec, one after the other, each in a fresh process.
+"""Segue beside RecTools and RecBole: the same log, the same model, one after the other, each in a fresh process.
 
-Trained: SASRec with cross-entropy over the whole catalogue, for some batches after a warm-up. A target is a position
-that is not padding. Evaluated: the ten best of the whole catalogue for every user. Memory: the peak of the process.
-Peers train on part of an epoch; rates are of the batches that were timed.
+Trained: cross-entropy over the whole catalogue, for some batches after a warm-up. A target is a position that counts:
+one that is not padding, of BERT4Rec one that is hidden. Evaluated: the ten best of the whole catalogue for every user.
+Memory: the peak of the process. Peers train on part of an epoch; rates are of the batches that were timed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +21,90 @@ from numpy.typing import NDArray
 from benchmarks import flops
 from benchmarks.machine import REST, busy
 from benchmarks.peers import interpreter
+from benchmarks.sides.measure import score
 from segue.core.types import Split
 
-__all__ = ["SETTINGS", "run", "score"]
+__all__ = ["CONTESTS", "MODELS", "SETTINGS", "TITLES", "Contest", "histories", "run", "side", "timed"]
 
 SIDES = Path(__file__).parent / "sides"
+
 SETTINGS: dict[str, Any] = {
     "width": 64,
-    "blocks": 2,
-    "heads": 1,
     "dropout": 0.2,
-    "length": 200,
     "batch": 128,
     "learning_rate": 1e-3,
+    "windows": "newest",
     "k": 10,
     "rows": 512,
 }
-"""One SASRec for all; the feed-forward is as wide as the model, as its authors have it."""
+"""The same for all models and libraries."""
 
-BATCHES = {"segue": 2, "rectools": 14, "recbole": 14}
-"""How much each side trains: Segue epochs, the others batches."""
+MODELS: dict[str, dict[str, Any]] = {
+    "sasrec": {"blocks": 2, "heads": 1, "inner": 64},
+    "bert4rec": {"blocks": 2, "heads": 2, "inner": 256, "hidden_share": 0.2, "last_share": 0.0},
+    "gru4rec": {"blocks": 1, "inner": 128},
+}
+"""What each model has besides, the same in all libraries: ``inner`` is the width of the feed-forward layers, of GRU4Rec
+that of the state."""
+
+
+TITLES = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "gru4rec": "GRU4Rec"}
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One model at one length, in some libraries."""
+
+    model: str
+    length: int
+    libraries: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """As in ``--contests``."""
+        return f"{self.model}-{self.length}"
+
+    def settings(self) -> dict[str, Any]:
+        """Settings of every side."""
+        return SETTINGS | MODELS[self.model] | {"model": self.model, "length": self.length}
+
+
+CONTESTS = (
+    Contest("sasrec", 200, ("segue", "rectools", "recbole")),
+    Contest("bert4rec", 200, ("segue", "rectools")),
+    Contest("sasrec", 50, ("segue", "rectools", "recbole")),
+    Contest("gru4rec", 50, ("segue", "recbole")),
+    Contest("bert4rec", 50, ("segue", "rectools", "recbole")),
+)
+
+AMOUNTS = {
+    "segue": {50: 4, 200: 2},
+    "rectools": {50: 40, 200: 14},
+    "recbole": {50: 40, 200: 14},
+}
+"""How much each side trains, by length: Segue epochs, the others batches."""
 WARM_UP = {"segue": 1, "rectools": 2, "recbole": 4}
 
 
-def run(source: str, split: Split, names: list[str], threads: int, seed: int, quick: bool) -> dict[str, Any]:
-    """Figures by side, with the machine's rates before and after, and how busy it was when each side began."""
+def run(
+    source: str, split: Split, contests: list[Contest], libraries: list[str], threads: int, seed: int, quick: bool
+) -> dict[str, Any]:
+    """Figures by contest and side, with the machine's rates before and after."""
     whole = histories(split)
-    ask = SETTINGS | {"threads": threads, "seed": seed, "source": source, "items": split.train.n_items}
-    found: dict[str, Any] = {"settings": ask, "sides": {}}
-    found["rates"] = {"before": side("gemm", sys.executable, ask, whole)}
-    for name in names:
-        python = Path(sys.executable) if name == "segue" else interpreter(name)
-        if python is None:
-            print(f"{name}: no environment; make it with: python -m benchmarks.peers {name}", file=sys.stderr)
-            continue
-        load = busy()
-        if load > REST:
-            print(f"{load:.0f} % of the processors are busy with something else: not a fair figure", file=sys.stderr)
-        print(f"{name} ...", file=sys.stderr)
-        batches = WARM_UP[name] + 1 if quick else BATCHES[name]
-        figures = side(name, python, ask | {"batches": batches, "warm_up": WARM_UP[name]}, whole)
-        found["sides"][name] = figures | {"busy_before_percent": load}
-    found["rates"]["after"] = side("gemm", sys.executable, ask, whole)
-    found["operations"] = operations(ask, split)
+    more = {"threads": threads, "seed": seed, "source": source, "items": split.train.n_items}
+    found: dict[str, Any] = {"common": SETTINGS | more, "contests": []}
+    shapes = CONTESTS[0].settings() | more
+    found["rates"] = {"before": side("gemm", sys.executable, shapes, whole)}
+    for contest in contests:
+        ask = contest.settings() | more
+        sides = {}
+        for name in (name for name in contest.libraries if name in libraries):
+            batches = WARM_UP[name] + (1 if quick else AMOUNTS[name][contest.length])
+            sides[name] = timed(name, ask | {"batches": batches, "warm_up": WARM_UP[name]}, whole, contest.name)
+        lengths = np.minimum(split.train.histories.lengths, contest.length)
+        needed = flops.needed(ask, lengths[lengths > 0])
+        found["contests"].append({"name": contest.name, "settings": ask, "operations": needed, "sides": sides})
+    found["rates"]["after"] = side("gemm", sys.executable, shapes, whole)
     return found
 
 
@@ -77,11 +119,22 @@ def histories(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     return offsets, items
 
 
-def operations(ask: dict[str, Any], split: Split) -> dict[str, float]:
-    """What one target costs in the windows that are trained on."""
-    lengths = np.minimum(split.train.histories.lengths, ask["length"])
-    context = flops.visible(lengths[lengths > 0])
-    return flops.sasrec(ask["width"], ask["width"], ask["blocks"], ask["items"], context) | {"context": context}
+def timed(
+    name: str, ask: dict[str, Any], events: tuple[NDArray[np.int64], NDArray[np.int32]], what: str
+) -> dict[str, Any]:
+    """One side in its own environment, with how busy the machine was when it began.
+
+    Raises:
+        ValueError: there is no environment for the library.
+    """
+    python = Path(sys.executable) if name == "segue" else interpreter(name)
+    if python is None:
+        raise ValueError(f"{name}: no environment; make it with: python -m benchmarks.peers {name}")
+    load = busy()
+    if load > REST:
+        print(f"{load:.0f} % of the processors are busy with something else: not a fair figure", file=sys.stderr)
+    print(f"{what}: {name} ...", file=sys.stderr)
+    return side(name, python, ask, events) | {"busy_before_percent": load}
 
 
 def side(
@@ -101,11 +154,3 @@ def side(
         if (place / "recommended.npy").exists():
             figures["metrics"] = score(np.load(place / "recommended.npy"), *events)
     return figures
-
-
-def score(recommended: NDArray[np.int64], offsets: NDArray[np.int64], items: NDArray[np.int32]) -> dict[str, float]:
-    """HR and NDCG at k of ``recommended (users, k)`` for the last item of each history, counted here for every side."""
-    k = recommended.shape[1]
-    hits = recommended == items[offsets[1:] - 1][:, None]
-    gains = hits / np.log2(np.arange(k) + 2.0)
-    return {f"hit_rate@{k}": float(hits.any(1).mean()), f"ndcg@{k}": float(gains.sum(1).mean())}

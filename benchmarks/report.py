@@ -1,15 +1,19 @@
-"""What a comparison found, as a table to read and a file to compare with."""
+"""What a comparison found, as a page to read and a file to compare with."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from benchmarks import pace
+from benchmarks.beside import TITLES
 from segue.core.files import write_json, write_text
 
-__all__ = ["beside", "save"]
+__all__ = ["beside", "races", "save"]
 
 ROWS = [
-    ("target positions trained per second", "targets_per_second", "{:,.0f}", True),
+    ("targets trained per second", "targets_per_second", "{:,.0f}", True),
+    ("sequences trained per second", "sequences_per_second", "{:,.1f}", True),
+    ("targets trained per second of processor time", "targets_per_processor_second", "{:,.0f}", True),
     ("evaluation of all users, s", "evaluate_seconds", "{:,.2f}", False),
     ("peak memory, MiB", "peak_mib", "{:,.0f}", False),
     ("peak memory above the imports, MiB", "own_mib", "{:,.0f}", False),
@@ -20,15 +24,59 @@ ROWS = [
 
 
 def beside(found: dict[str, Any]) -> str:
-    """A Markdown page: one column per side, and how many times better Segue is than each."""
-    sides, ask, operations = found["sides"], found["settings"], found["operations"]
-    others = [name for name in sides if name != "segue"] if "segue" in sides else []
+    """A Markdown page: how many times faster Segue trains, the time to the same quality, then each contest."""
+    lines = [f"# Speed and memory on {found['data']['name']}: Segue, RecTools and RecBole, one after the other", ""]
+    lines += [*_disturbed(found), *_summary(found["contests"]), ""]
+    if found["races"]:
+        lines += ["## Time to the same NDCG@10", "", *pace.page(found["races"]), ""]
+    for contest in found["contests"]:
+        lines += [*_contest(contest, found["rates"]), ""]
+    lines += ["## Machine and data", "", _rates(found["rates"]), "", *_provenance(found), ""]
+    return "\n".join(lines)
+
+
+def races(found: dict[str, Any]) -> str:
+    """A Markdown page of the races alone."""
+    lines = [f"# Time to the same NDCG@10 on {found['data']['name']}", "", *_disturbed(found)]
+    return "\n".join([*lines, *pace.page(found["races"]), "", *_provenance(found), ""])
+
+
+def _disturbed(found: dict[str, Any]) -> list[str]:
+    contests = [*found.get("contests", []), *found["races"]]
+    loads = [side["busy_before_percent"] for contest in contests for side in contest["sides"].values()]
+    if all(load <= found["rest_percent"] for load in loads):
+        return []
+    return ["**Disturbed: something else was running. Not a result.**", ""]
+
+
+def _summary(contests: list[dict[str, Any]]) -> list[str]:
+    """One row per contest and peer: targets per second."""
     lines = [
-        f"# SASRec on {found['data']['name']}, {len(sides)} libraries, one after the other",
+        "| model | length | peer | Segue, targets/s | peer, targets/s | ratio |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for contest in contests:
+        sides, ask = contest["sides"], contest["settings"]
+        for name in (name for name in sides if name != "segue" and "segue" in sides):
+            key = "targets_per_second"
+            pair = [f"{sides[side][key]:,.0f}" for side in ("segue", name)]
+            ratio = _ratio(sides["segue"], sides[name], key, True)
+            lines.append(_row([TITLES[ask["model"]], f"{ask['length']}", name, *pair, ratio]))
+    return lines
+
+
+def _contest(contest: dict[str, Any], rates: dict[str, Any]) -> list[str]:
+    """One column per side, and how many times better Segue is than each."""
+    sides, ask, operations = contest["sides"], contest["settings"], contest["operations"]
+    others = [name for name in sides if name != "segue"] if "segue" in sides else []
+    hidden = f", {ask['hidden_share']:.0%} of the items hidden" if ask["model"] == "bert4rec" else ""
+    heads = f"{ask['heads']} head(s), " if "heads" in ask else ""
+    lines = [
+        f"## {TITLES[ask['model']]}, length {ask['length']}",
         "",
-        f"Width {ask['width']}, {ask['blocks']} blocks, {ask['heads']} head(s), dropout {ask['dropout']}, length "
-        f"{ask['length']}, batch {ask['batch']}, full cross-entropy over {ask['items']:,} items, "
-        f"{ask['threads']} threads, seed {ask['seed']}.",
+        f"Width {ask['width']}, {ask['blocks']} block(s), {heads}inner width {ask['inner']}, dropout {ask['dropout']}, "
+        f"batch {ask['batch']}, full cross-entropy over {ask['items']:,} items{hidden}, {ask['threads']} threads, seed "
+        f"{ask['seed']}.",
         "",
         _row(["", *sides, *(f"Segue against {name}" for name in others)]),
         _row(["---", *["---:"] * (len(sides) + len(others))]),
@@ -37,15 +85,15 @@ def beside(found: dict[str, Any]) -> str:
         cells = [form.format(side[key]) if key in side else "" for side in sides.values()]
         ratios = [_ratio(sides["segue"], sides[name], key, more) for name in others]
         lines.append(_row([label, *cells, *ratios]))
-    lines += ["", *_machine_lines(found), "", *_notes(found), ""]
-    if any(side["busy_before_percent"] > found["rest_percent"] for side in sides.values()):
-        lines += ["**Disturbed: something else was running. Not a result.**", ""]
-    lines.append(
+    lines += [
+        "",
+        *_notes(contest, rates),
+        "",
         f"Operations per target: {operations['target'] / 1e6:.2f} million (head {operations['head'] / 1e6:.2f}, dense "
         f"layers {operations['dense'] / 1e6:.2f}, attention {operations['attention'] / 1e6:.2f} at a mean of "
-        f"{operations['context']:.0f} visible positions): matrix products only, forward and backward."
-    )
-    return "\n".join([*lines, "", *_provenance(found), ""])
+        f"{operations['context']:.0f} visible positions): matrix products only, forward and backward.",
+    ]
+    return lines
 
 
 def _row(cells: list[str]) -> str:
@@ -59,27 +107,19 @@ def _ratio(own: dict[str, Any], other: dict[str, Any], key: str, more: bool) -> 
     return f"{ratio:.2f} x {'more' if more else 'less'}"
 
 
-def _machine_lines(found: dict[str, Any]) -> list[str]:
-    before, after = found["rates"]["before"], found["rates"]["after"]
+SHAPES = ["head_logits", "head_hidden", "head_vectors", "dense"]
+
+
+def _rates(rates: dict[str, Any]) -> str:
+    before, after = rates["before"], rates["after"]
     square = max(before["square"], after["square"])
     drift = abs(before["square"] - after["square"]) / square
-    lines = [
+    return (
         f"The machine's own rate of matrix products: {square:,.0f} GFLOP/s for 2048 x 2048 (the two measurements, "
-        f"before and after, differ by {drift:.0%}); in the shapes of this model: "
+        f"before and after, differ by {drift:.0%}); in the shapes of SASRec at length 200: "
         + ", ".join(f"{name} {before[name]:,.0f}" for name in SHAPES)
         + "."
-    ]
-    for name, side in found["sides"].items():
-        reached = side["targets_per_second"] * found["operations"]["target"] / 1e9
-        limit = _limit(found["operations"], before)
-        lines.append(
-            f"* {name}: {reached:,.1f} GFLOP/s of needed work, {reached / square:.0%} of the machine's rate, "
-            f"{side['targets_per_second'] / limit:.0%} of {limit:,.0f} targets/s, which these shapes allow"
-        )
-    return lines
-
-
-SHAPES = ["head_logits", "head_hidden", "head_vectors", "dense"]
+    )
 
 
 def _limit(operations: dict[str, float], rates: dict[str, float]) -> float:
@@ -89,12 +129,18 @@ def _limit(operations: dict[str, float], rates: dict[str, float]) -> float:
     return 1e9 / (head + rest)
 
 
-def _notes(found: dict[str, Any]) -> list[str]:
+def _notes(contest: dict[str, Any], rates: dict[str, Any]) -> list[str]:
+    """What each side did, and how much of the machine it used."""
+    square = max(rates["before"]["square"], rates["after"]["square"])
+    limit = _limit(contest["operations"], rates["before"])
     notes = []
-    for name, side in found["sides"].items():
+    for name, side in contest["sides"].items():
         scaled = ", scaled: part of an epoch" if name != "segue" else ""
+        reached = side["targets_per_second"] * contest["operations"]["target"] / 1e9
         notes.append(
             f"* {name}: {side['train_targets']:,.0f} targets in {side['train_seconds']:.1f} s{scaled}; "
+            f"{reached:,.1f} GFLOP/s of needed work, {reached / square:.0%} of the machine's rate, "
+            f"{side['targets_per_second'] / limit:.0%} of {limit:,.0f} targets/s, which these shapes allow; "
             f"{side['evaluated']:,} users evaluated; metrics after so little training, only to show that the lists "
             f"are real: "
             + ", ".join(f"{key} {value:.4f}" for key, value in (side.get("metrics") or side["own_metrics"]).items())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Clock", "Job", "age", "memory"]
+__all__ = ["Clock", "Job", "Race", "age", "memory", "score"]
 
 
 def age() -> float:
@@ -32,21 +32,43 @@ def memory() -> dict[str, float]:
     return {"now": int(fields["VmRSS"]) / 1024, "peak": int(fields["VmHWM"]) / 1024}
 
 
+def score(
+    recommended: NDArray[np.int64], offsets: NDArray[np.int64], items: NDArray[np.int32], before: int = 0
+) -> dict[str, float]:
+    """HR and NDCG at k of ``recommended (users, k)``, counted here for every side.
+
+    Args:
+        before: which item of each history is to be found: 0 the last, which is the test's; 1 the one before, which is
+            validation's.
+    """
+    k = recommended.shape[1]
+    hits = recommended == items[offsets[1:] - 1 - before][:, None]
+    gains = hits / np.log2(np.arange(k) + 2.0)
+    return {f"hit_rate@{k}": float(hits.any(1).mean()), f"ndcg@{k}": float(gains.sum(1).mean())}
+
+
 class Clock:
-    """Targets and the time they took, batch by batch; the first batches warm up and do not count."""
+    """Targets, sequences and the time they took, batch by batch; the first batches warm up and do not count.
+
+    Time on the clock, and of the processors: what others do on the machine disturbs the second one less.
+    """
 
     def __init__(self, warm_up: int) -> None:
         self.warm_up = warm_up
         self.times: list[float] = []
+        self.processor: list[float] = []
         self.targets: list[int] = []
+        self.sequences: list[int] = []
 
-    def batch(self, targets: int) -> None:
-        """A batch of ``targets`` positions that are not padding has just been learned."""
+    def batch(self, targets: int, sequences: int) -> None:
+        """A batch of ``sequences`` with ``targets`` positions that count has just been learned."""
         self.times.append(time.perf_counter())
+        self.processor.append(time.process_time())
         self.targets.append(targets)
+        self.sequences.append(sequences)
 
     def figures(self) -> dict[str, float]:
-        """``targets_per_second`` over the batches after the warm-up, and how many there were."""
+        """``targets_per_second`` and ``sequences_per_second`` over the batches after the warm-up, and their number."""
         skip = self.warm_up
         if len(self.times) <= skip or skip < 1:
             raise ValueError(f"{len(self.times)} batches: expected more than the {skip} of the warm-up, at least 1")
@@ -54,10 +76,43 @@ class Clock:
         targets = sum(self.targets[skip:])
         return {
             "targets_per_second": targets / seconds,
+            "sequences_per_second": sum(self.sequences[skip:]) / seconds,
+            "targets_per_processor_second": targets / (self.processor[-1] - self.processor[skip - 1]),
             "train_seconds": seconds,
             "train_targets": targets,
             "train_batches": len(self.times) - skip,
         }
+
+
+class Race:
+    """NDCG at k on validation against seconds of training; what validation takes is not counted.
+
+    Args:
+        events: offsets and items of the whole histories.
+        limit: seconds of training after which it is over.
+        level: NDCG at which it is over; ``None``: go on to the limit.
+    """
+
+    def __init__(self, events: tuple[NDArray[np.int64], NDArray[np.int32]], limit: float, level: float | None) -> None:
+        self.events, self.limit, self.level = events, limit, level
+        self.seconds = 0.0
+        self.began = 0.0
+        self.points: list[tuple[float, float]] = []
+
+    def start(self) -> None:
+        """Training begins, or goes on."""
+        self.began = time.perf_counter()
+
+    def stop(self) -> None:
+        """Training pauses."""
+        self.seconds += time.perf_counter() - self.began
+
+    def judge(self, recommended: NDArray[np.int64]) -> bool:
+        """Measure the lists ``(users, k)`` for validation; whether the race is over."""
+        found = score(recommended, *self.events, before=1)
+        ndcg = found[f"ndcg@{recommended.shape[1]}"]
+        self.points.append((self.seconds, ndcg))
+        return self.seconds >= self.limit or (self.level is not None and ndcg >= self.level)
 
 
 class Job:
@@ -72,6 +127,10 @@ class Job:
         """Offsets and items of the whole histories."""
         with np.load(self.folder / "events.npz") as arrays:
             return arrays["offsets"], arrays["items"]
+
+    def race(self) -> Race:
+        """The race that the settings ask for: ``minutes`` and ``level``."""
+        return Race(self.events(), 60.0 * self.settings["minutes"], self.settings["level"])
 
     def note(self, **figures: Any) -> None:
         """Add to what was found."""
