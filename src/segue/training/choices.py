@@ -40,7 +40,7 @@ def users() -> Mapping[str, Mapping[str, list[str]]]:
     for choice, module in (("loss", losses), ("sampler", samplers)):
         for name, function in functions(module).items():
             own: Iterable[str] = names_of(function)
-            if choice == "loss" and samples(function):
+            if choice == "loss" and samples(name):
                 own = [*own, "negatives", "sampler"]
             for setting in own:
                 found.setdefault(setting, {}).setdefault(choice, []).append(name)
@@ -53,7 +53,7 @@ def users() -> Mapping[str, Mapping[str, list[str]]]:
 def unused(training: Training) -> list[str]:
     """A line for every setting that is not at its default and that nothing chosen looks at."""
     faults = []
-    sampled = samples(functions(losses)[training.loss])
+    sampled = samples(training.loss)
     for setting, by in users().items():
         value = getattr(training, setting)
         if value == type(training).model_fields[setting].default:

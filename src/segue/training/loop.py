@@ -24,7 +24,8 @@ from segue.core.network import Network
 from segue.core.run import Interrupted, Progress, Run
 from segue.core.types import Dataset
 from segue.training.average import Average
-from segue.training.loss import loss_of
+from segue.training.gradients import Gradients
+from segue.training.loss import loss_of, samples
 from segue.training.optim import learning_rate, optimizer
 from segue.training.train import Training
 
@@ -64,6 +65,7 @@ class _Fit:
         self.optimizer = optimizer(model, training)
         self.average = Average(model, training.ema) if training.ema else None
         self.loss = loss_of(training, data, run.device)
+        self.gradients = Gradients(model, rows=samples(training.loss))
         self.at = _Position()
         self.best: Mapping[str, NDArray[Any]] = {}
         self.waiting = 0  # targets whose gradients the optimiser has not taken yet
@@ -110,7 +112,7 @@ class _Fit:
         if not self.waiting:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(self.training, epoch, self.at.steps_down)
-            self.optimizer.zero_grad()
+            self.gradients.clear()
         half = self.training.precision == "bfloat16"
         with torch.autocast(torch.device(self.run.device).type, torch.bfloat16, enabled=half):
             loss, targets = self.model.objective(batch, self.loss)
@@ -122,10 +124,8 @@ class _Fit:
 
     def _step(self, loss: float, index: int) -> None:
         """One step of the optimiser with the gradients that wait for it; ``loss`` and ``index`` are of their last."""
-        parameters = list(self.model.parameters())
-        if self.training.accumulate > 1:
-            torch._foreach_div_([p.grad for p in parameters if p.grad is not None], float(self.waiting))
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.clip_norm or math.inf).item()
+        share = 1.0 / self.waiting if self.training.accumulate > 1 else 1.0
+        norm = self.gradients.finish(share, self.training.clip_norm)
         if not (math.isfinite(self.at.loss_sum) and math.isfinite(norm)):
             rate = self.optimizer.param_groups[0]["lr"]
             raise ValueError(

@@ -25,7 +25,7 @@ def loss_of(training: Training, data: Dataset, device: str) -> Loss:
     settings = _given(function, training)
     scale = 1.0 / training.temperature
     draw = None
-    if samples(function):
+    if samples(training.loss):
         counts_I = torch.from_numpy(np.bincount(data.histories.items, minlength=data.n_items)).to(device)
         sampler = functions(samplers)[training.sampler]
         draw = sampler(counts_I, **_given(sampler, training))
@@ -41,9 +41,9 @@ def loss_of(training: Training, data: Dataset, device: str) -> Loss:
     return loss
 
 
-def samples(function: Callable[..., Any]) -> bool:
-    """Whether a loss takes negatives."""
-    return "drawn" in inspect.signature(function).parameters
+def samples(loss: str) -> bool:
+    """Whether the loss of that name takes negatives."""
+    return "drawn" in inspect.signature(functions(losses)[loss]).parameters
 
 
 def names_of(function: Callable[..., Any]) -> list[str]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from segue.models.parts.cross_entropy import blocked
 from segue.models.parts.negatives import Negatives
 from segue.models.parts.precision import full_precision
+from segue.models.parts.rows import look_up
 
 __all__ = [
     "bce",
@@ -187,9 +188,8 @@ def _scores(
 ) -> tuple[Tensor, Tensor]:
     """``(M,)`` scores of the targets and ``(M, K)`` of the negatives, those that hit the target at minus infinity."""
     count = len(targets_M)
-    # one look-up for both: its gradient is as large as the catalogue
-    both = torch.cat([targets_M, drawn.items_K])
-    vectors = F.embedding(both, vectors_ID)
+    both = torch.cat([targets_M, drawn.items_K])  # one look-up: its gradient may be as large as the catalogue
+    vectors = look_up(both, vectors_ID)
     positive_M = (hidden_MD * vectors[:count]).sum(1)
     negative_MK = hidden_MD @ vectors[count:].t()
     if bias_I is not None:
