@@ -127,17 +127,14 @@ class UserFeatures(nn.Module):
         assert train.user_features is not None
         self.rows_UJ.copy_(torch.from_numpy(coded(self.vectors.features, train.user_features.collect())))
 
-    def told(self, queries: Queries) -> Tensor | None:
-        """``(N, J)`` float32 what the profiles of ``queries`` tell, and for known users what they do not tell.
-
-        ``None`` where there is no profile, and users are what the data knew of them.
-        """
-        if queries.profile is None:
-            return None
-        rows_NJ = torch.from_numpy(coded(self.vectors.features, queries.profile))
+    def rows(self, queries: Queries) -> Tensor:
+        """``(N, J)`` float32 what the profiles of ``queries`` tell; what they do not tell is as the data knew it."""
         users_N = torch.from_numpy(np.where(queries.known, queries.users, -1).astype(np.int64))
         stored_NJ = self._stored(users_N.to(self.rows_UJ.device)).cpu()
-        parts = zip(rows_NJ.split(self.vectors.sizes, 1), stored_NJ.split(self.vectors.sizes, 1), strict=True)
+        if queries.profile is None:
+            return stored_NJ
+        told_NJ = torch.from_numpy(coded(self.vectors.features, queries.profile))
+        parts = zip(told_NJ.split(self.vectors.sizes, 1), stored_NJ.split(self.vectors.sizes, 1), strict=True)
         return torch.cat([torch.where(told[:, :1].isnan(), stored, told) for told, stored in parts], 1)
 
     def forward(self, read: Sequences, hidden: float = 0.0) -> Tensor:

@@ -91,6 +91,10 @@ class Inputs(nn.Module):
             x_BLD = x_BLD + self.users(read, self._unknown)
         return x_BLD
 
+    def counted(self, read: Sequences) -> Sequences:
+        """``read`` with places in sessions counted, for a reader that goes on from its last events later."""
+        return read if self.events is None else self.events.counted(read, self.n_items)
+
     def catalogue(self, own_ID: Tensor) -> Tensor:
         """``(I, D)`` the vectors that score."""
         return own_ID if self.items is None else self.items(own_ID, self._unknown)

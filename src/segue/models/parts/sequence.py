@@ -181,7 +181,8 @@ class SequenceModel(Network):
         parts = query_batches(
             queries, self.domain.n_items, length, QUERY_TOKENS, hidden=self.cloze, columns=self.columns
         )
-        profile_NJ = None if self.inputs is None or self.inputs.users is None else self.inputs.users.told(queries)
+        of_users = None if self.inputs is None else self.inputs.users
+        profile_NJ = None if of_users is None else of_users.rows(queries)
         for rows, cpu in parts:
             told = cpu if profile_NJ is None else replace(cpu, profile_BJ=profile_NJ[torch.from_numpy(rows)])
             read = told.to(self.device)
