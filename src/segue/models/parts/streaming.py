@@ -31,7 +31,7 @@ Memory = dict[str, Tensor]
 KEPT = 2
 """Newest events that a state keeps as they are."""
 
-TYPES = {"items": np.int64, "values": np.float32, "times": np.float64, "actions": np.int64}
+TYPES = {"items": np.int64, "values": np.float32, "times": np.float64, "actions": np.int64, "places": np.int64}
 
 
 class StreamingModel(SequenceModel):
@@ -61,6 +61,8 @@ class StreamingModel(SequenceModel):
         nowhere = np.zeros((rows, KEPT), np.int64)
         unknown = gather(nothing, nowhere, np.zeros((rows, KEPT), bool), self._kept_columns())
         carry |= {name: column.numpy() for name, column in unknown.items()}
+        if self.inputs is not None and self.inputs.users is not None:
+            carry["profile"] = self.inputs.users.rows(queries).cpu().numpy()
         blank = State(self._hash(), np.zeros(rows, np.int64), memory, carry)
         return self._extended(blank, queries.history)
 
@@ -135,12 +137,15 @@ class StreamingModel(SequenceModel):
             asked_BL[torch.arange(len(counts)), torch.from_numpy(counts) + KEPT - 1] = torch.from_numpy(asked_B)
             columns["asked"] = asked_BL
         items = np.concatenate([state.carry["items"], items_BL], axis=1)
-        return Sequences(
+        profile = state.carry.get("profile")
+        read = Sequences(
             torch.from_numpy(items),
             torch.from_numpy(counts + KEPT),
             torch.from_numpy(np.array(state.carry["users"])),
             columns,
+            profile_BJ=None if profile is None else torch.from_numpy(np.array(profile)),
         ).to(self.device)
+        return read if self.inputs is None else self.inputs.counted(read)
 
     def _kept_columns(self) -> tuple[str, ...]:
         """Columns of the newest events that have to be kept."""
@@ -171,6 +176,8 @@ class StreamingModel(SequenceModel):
             f"memory/{name}": (tuple(tensor.shape[1:]), np.float32) for name, tensor in self.empty(1).items()
         }
         expected |= {f"carry/{name}": ((KEPT,), TYPES[name]) for name in ("items", *self._kept_columns())}
+        if self.inputs is not None and self.inputs.users is not None:
+            expected["carry/profile"] = (tuple(self.inputs.users.rows_UJ.shape[1:]), np.float32)
         state.check(self._hash(), expected | {"carry/users": ((), np.int64)})
         self._known(state.carry["items"], self.domain.n_items + 1, "state: item")
 
