@@ -7,9 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.models.parts.attention import AttentionBlock, CausalBlock, at
+from segue.core.batches import Sequences
+from segue.core.registry import model_class
+from segue.core.types import Domain
+from segue.models.parts.asked import Asked
+from segue.models.parts.attention import AttentionBlock, CausalBlock
+from segue.models.parts.bert import BertBlock
 from segue.models.parts.causal import causal_attention, open_attention
 from segue.models.parts.ligr import LiGRBlock
+from segue.models.parts.sequence import SequenceModel
 
 LENGTHS = torch.tensor([5, 1, 9])
 
@@ -29,6 +35,16 @@ def attended(block: AttentionBlock, x_LD: Tensor, position: int, seen: int) -> T
         weights = torch.softmax(key_LD[:, cut] @ query_D[cut] / width**0.5, 0)
         heads.append(weights @ value_LD[:, cut])
     return block.out(torch.cat(heads))
+
+
+def asked_positions_are_those_of_all(block: torch.nn.Module, x_BLD: Tensor, *more: Tensor | None) -> None:
+    all_BLD = block(x_BLD, None, *more)
+    last = Asked.last(LENGTHS - 1)
+    torch.testing.assert_close(block(x_BLD, last, *more), last.pick(all_BLD))
+    positions_M = torch.tensor([0, 3, 4, 9, 18, 20, 26])  # 3, 1 and 3 of the 9 positions of each sequence
+    torch.testing.assert_close(
+        block(x_BLD, Asked.flat(positions_M, 3, 9), *more), all_BLD.flatten(0, 1)[positions_M], rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("questions", [9, 3])
@@ -69,7 +85,7 @@ def test_a_block_sees_what_came_before_or_all_there_is() -> None:
                 x_D = x_BLD[row, position] + attended(block, normed_LD, position, seen)
                 x_D = x_D + block.down(F.relu(block.up(block.norm_feed(x_D))))
                 torch.testing.assert_close(found[row, position], x_D, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(block(x_BLD, LENGTHS - 1, lengths), at(found, LENGTHS - 1))
+        asked_positions_are_those_of_all(block, x_BLD, lengths)
 
 
 def test_a_ligr_block_is_its_formula() -> None:
@@ -87,4 +103,41 @@ def test_a_ligr_block_is_its_formula() -> None:
             fed = block.down.weight @ (F.silu(opened @ normed_D) * (linear @ normed_D))
             x_D = x_D + fed * torch.sigmoid(block.gate_feed(x_D))
             torch.testing.assert_close(found[row, position], x_D, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(block(x_BLD, LENGTHS - 1), at(found, LENGTHS - 1))
+    asked_positions_are_those_of_all(block, x_BLD)
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_a_bert_block_is_torchs_encoder_layer(norm_first: bool) -> None:
+    block = BertBlock(8, 2, 4.0, 0.0, norm_first)
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 32, 0.0, "gelu", batch_first=True, norm_first=norm_first)
+    names = {"out": layer.self_attn.out_proj, "up": layer.linear1, "down": layer.linear2}
+    names |= {"norm_attention": layer.norm1, "norm_feed": layer.norm2}
+    for name, part in names.items():
+        part.load_state_dict(getattr(block, name).state_dict())
+    with torch.no_grad():
+        layer.self_attn.in_proj_weight.copy_(torch.cat([block.query.weight, block.key_value.weight]))
+        layer.self_attn.in_proj_bias.copy_(torch.cat([block.query.bias, block.key_value.bias]))
+    x_BLD = normal(3, 9, 8)
+    beyond = torch.arange(9) >= LENGTHS[:, None]
+    found, expected = block(x_BLD, None, LENGTHS), layer(x_BLD, src_key_padding_mask=beyond)
+    torch.testing.assert_close(found[~beyond], expected[~beyond], rtol=1e-4, atol=1e-5)
+    asked_positions_are_those_of_all(block, x_BLD, LENGTHS)
+
+
+@pytest.mark.parametrize("key", ["sasrec", "bert4rec"])
+def test_a_cloze_is_answered_from_both_sides_and_never_from_padding(key: str) -> None:
+    kind = model_class(key)
+    model = kind(kind.Config(objective="cloze", width=8, max_length=9, dropout=0.0), Domain(n_users=1, n_items=20))
+    assert isinstance(model, SequenceModel)
+
+    def first(items_BL: Tensor) -> Tensor:
+        read = Sequences(items_BL, LENGTHS, torch.full((3,), -1))
+        return model.hidden(model.embed(read), read)[:, 0]
+
+    items_BL = torch.randint(20, (3, 9), generator=torch.Generator().manual_seed(0))
+    items_BL[:, 0] = 21  # hidden
+    padded, changed = items_BL.clone(), items_BL.clone()
+    padded[torch.arange(9) >= LENGTHS[:, None]] = 7
+    torch.testing.assert_close(first(padded), first(items_BL))
+    changed[torch.arange(3), LENGTHS - 1] = 8
+    assert ((first(changed) - first(items_BL)).abs().amax(1) > 1e-4).all()

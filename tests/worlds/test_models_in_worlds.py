@@ -13,13 +13,15 @@ from segue.testing import World, clusters, cycle, hit_rate, order, popularity, s
 ALIKE_FOR_ALL = {"random", "popular", "recent_popular"}
 """Models that do not look at who asks, by design."""
 EPOCHS = {"cycle": 8, "clusters": 6, "order": 8, "popularity": 3}
+SLOW = {"bert4rec": 4}
+"""Models that need so many times the epochs: those that ask about few events of a window."""
 WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
 PERSONAL = [key for key in model_keys() if key not in ALIKE_FOR_ALL]
 
 
 @cache
 def trained(key: str, name: str) -> Model:
-    return train_small(key, WORLDS[name].train, epochs=EPOCHS[name])
+    return train_small(key, WORLDS[name].train, epochs=EPOCHS[name] * SLOW.get(key, 1))
 
 
 def minds_order(key: str) -> bool:

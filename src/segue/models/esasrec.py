@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from segue.core.batches import Sequences
 from segue.core.types import Domain
+from segue.models.parts.asked import Asked
 from segue.models.parts.dropout import dropout
 from segue.models.parts.ligr import LiGRBlock
 from segue.models.parts.sequence import SequenceModel, SequenceSettings
@@ -54,5 +55,5 @@ class ESASRec(SequenceModel):
         x_BLD = dropout(x_BLD, self.config.dropout, self.training)
         for block in self.blocks[:-1]:
             x_BLD = block(x_BLD)
-        normed: Tensor = self.norm(self.blocks[-1](x_BLD, last_B))
+        normed: Tensor = self.norm(self.blocks[-1](x_BLD, None if last_B is None else Asked.last(last_B)))
         return normed

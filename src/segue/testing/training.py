@@ -22,6 +22,7 @@ SMALL: Mapping[str, Any] = {
     "heads": 2,
     "max_length": 24,
     "dropout": 0.0,
+    "last_share": 0.5,
     "neighbours": 20,
     "epochs": 2,
     "batch_size": 16,

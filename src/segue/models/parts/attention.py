@@ -1,6 +1,6 @@
 """Self-attention over sequences padded on the right, in one direction or both.
 
-Shapes: B sequences, L positions, D width, H heads.
+Shapes: B sequences, L positions, D width, M positions asked about, K the most of them in one sequence.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segue.models.parts.asked import Asked
 from segue.models.parts.causal import causal_attention, open_attention
 from segue.models.parts.dropout import dropout
 
@@ -34,28 +35,27 @@ class AttentionBlock(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def attend(self, x_BLD: Tensor, last_B: Tensor | None, lengths_B: Tensor | None) -> Tensor:
-        """What each position, or the positions ``last`` alone, gathers from those that it may see.
+    def attend(self, x_BLD: Tensor, asked: Asked | None, lengths_B: Tensor | None) -> Tensor:
+        """What each position, or those asked about alone, gathers from the positions that it may see.
 
         Args:
             lengths_B: where given, all positions before these lengths are seen from everywhere; else a position sees
                 itself and those before it.
         """
+        share = self.dropout if self.training else 0.0
         key, value = self._split(self.key_value(x_BLD).chunk(2, -1))
-        if last_B is None:
-            (query,) = self._split((self.query(x_BLD),))
-            share = self.dropout if self.training else 0.0
-            if lengths_B is None:
-                mixed = causal_attention(query, key, value, share)
-            else:
-                mixed = open_attention(query, key, value, share, lengths_B)
-            mixed = mixed.transpose(1, 2).flatten(2)
+        question = self.query(x_BLD) if asked is None else asked.spread(self.query(asked.pick(x_BLD)))
+        (query,) = self._split((question,))
+        if lengths_B is not None:
+            mixed = open_attention(query, key, value, share, lengths_B)
+        elif asked is None:
+            mixed = causal_attention(query, key, value, share)
         else:
-            (query,) = self._split((self.query(at(x_BLD, last_B))[:, None],))
-            seen = torch.arange(x_BLD.shape[1], device=x_BLD.device) <= last_B[:, None]
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen[:, None, None])
-            mixed = mixed.flatten(1)
-        return self._drop(self.out(mixed))
+            places_BK = asked.spread(asked.places_M)
+            seen_BKL = torch.arange(x_BLD.shape[1], device=x_BLD.device) <= places_BK[..., None]
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=seen_BKL[:, None], dropout_p=share)
+        mixed = mixed.transpose(1, 2).flatten(2)
+        return self._drop(self.out(mixed if asked is None else asked.gather(mixed)))
 
     def _split(self, parts: tuple[Tensor, ...]) -> list[Tensor]:
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
@@ -74,9 +74,9 @@ class CausalBlock(AttentionBlock):
         self.up = nn.Linear(width, inner)
         self.down = nn.Linear(inner, width)
 
-    def forward(self, x_BLD: Tensor, last_B: Tensor | None = None, lengths_B: Tensor | None = None) -> Tensor:
-        """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone; ``lengths`` opens both directions."""
-        mixed = self.attend(self.norm_attention(x_BLD), last_B, lengths_B)
-        x_BLD = (x_BLD if last_B is None else at(x_BLD, last_B)) + mixed
+    def forward(self, x_BLD: Tensor, asked: Asked | None = None, lengths_B: Tensor | None = None) -> Tensor:
+        """``(B, L, D)``, or ``(M, D)`` of the positions asked about alone; ``lengths`` opens both directions."""
+        mixed = self.attend(self.norm_attention(x_BLD), asked, lengths_B)
+        x_BLD = (x_BLD if asked is None else asked.pick(x_BLD)) + mixed
         fed = self.down(self._drop(F.relu(self.up(self.norm_feed(x_BLD)))))
         return x_BLD + self._drop(fed)

@@ -1,6 +1,6 @@
 """LiGR: a transformer layer with gated branches (Borisyuk et al. 2025, arXiv:2502.03417).
 
-Shapes: B sequences, L positions, D width.
+Shapes: B sequences, L positions, D width, M positions asked about.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.models.parts.attention import AttentionBlock, at
+from segue.models.parts.asked import Asked
+from segue.models.parts.attention import AttentionBlock
 
 __all__ = ["LiGRBlock"]
 
@@ -26,10 +27,10 @@ class LiGRBlock(AttentionBlock):
         self.down = nn.Linear(inner, width, bias=False)
         self.gate_feed = nn.Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
-        """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone; causal."""
-        mixed = self.attend(self.norm_attention(x_BLD), last_B, None)
-        x_BLD = x_BLD if last_B is None else at(x_BLD, last_B)
+    def forward(self, x_BLD: Tensor, asked: Asked | None = None) -> Tensor:
+        """``(B, L, D)``, or ``(M, D)`` of the positions asked about alone; causal."""
+        mixed = self.attend(self.norm_attention(x_BLD), asked, None)
+        x_BLD = x_BLD if asked is None else asked.pick(x_BLD)
         x_BLD = x_BLD + mixed * torch.sigmoid(self.gate_attention(x_BLD))
         opened, value = self.up(self.norm_feed(x_BLD)).chunk(2, -1)
         fed = self._drop(self.down(self._drop(F.silu(opened) * value)))
