@@ -17,6 +17,9 @@ __all__ = ["exclude", "recommend", "score_blocks", "top_k"]
 BLOCK_SCORES = 16_000_000
 """Scores held at once: 64 MB as float32."""
 
+LARGEST_SCORES = 64_000_000
+"""Scores held at once, 256 MB, where the catalogue is so large that ``MIN_ROWS`` queries need more than that."""
+
 CACHE_SCORES = 262_144
 """Scores worked on at once, 1 MB: what follows the model stays in the processor's cache."""
 
@@ -54,14 +57,15 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
     """Queries block by block, in order, with their scores ``(R, n_items)`` of the whole catalogue.
 
     The scores may be written to, and are good until the next block. A factored model encodes the queries and the
-    product with the catalogue is taken here; any other model scores at most ``BLOCK_SCORES`` at once.
+    product with the catalogue is taken here; any other model scores at most ``LARGEST_SCORES`` at once.
 
     Raises:
         ValueError: the model gave scores of another shape, or one that is not finite.
     """
     n_items = model.domain.n_items
-    most = max(1, BLOCK_SCORES // n_items)
+    most = max(1, BLOCK_SCORES // n_items, min(MIN_ROWS, LARGEST_SCORES // n_items))
     rows = min(max(MIN_ROWS, CACHE_SCORES // n_items), most, max(1, len(queries)))
+    given = max(1, BLOCK_SCORES // n_items)  # what follows makes arrays of its own as large as a block
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
     # a protocol's properties may cost something: ask for them once
@@ -72,13 +76,13 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
         if not factors and answer.shape != (len(asked), n_items):
             raise ValueError(f"{type(model).__name__}: scores {answer.shape}, expected {(len(asked), n_items)}")
         for first in range(0, len(asked), rows):
-            block = asked.block(first, first + rows)
-            scores_RI = buffer_RI[: len(block)]
+            part = slice(first, min(first + rows, len(asked)))
+            scores_RI = buffer_RI[: part.stop - first]
             if factors:
-                np.matmul(answer[first : first + rows], factors[1].T, out=scores_RI)
+                np.matmul(answer[part], factors[1].T, out=scores_RI)
                 scores_RI += factors[2]
             else:
-                scores_RI[:] = answer[first : first + rows]
+                scores_RI[:] = answer[part]
             with np.errstate(invalid="ignore"):  # zero times NaN or infinity is NaN: one fast pass finds them
                 finite_R = np.isfinite(scores_RI @ zeros_I)
             if not finite_R.all():
@@ -88,7 +92,8 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
                     f"{type(model).__name__}: score of item {item} for query {start + first + row} is "
                     f"{scores_RI[row, item]}, expected a finite number"
                 )
-            yield block, scores_RI
+            for row in range(0, len(scores_RI), given):
+                yield asked.block(first + row, min(first + row + given, part.stop)), scores_RI[row : row + given]
 
 
 def exclude(scores_NI: Scores, history: Events) -> None:
