@@ -23,6 +23,8 @@ SMALL: Mapping[str, Any] = {
     "max_length": 24,
     "dropout": 0.0,
     "last_share": 0.5,
+    "segment": 8,
+    "memory": 8,
     "neighbours": 20,
     "epochs": 2,
     "batch_size": 16,

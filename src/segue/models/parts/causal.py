@@ -1,4 +1,4 @@
-"""Attention with dropout, causal or over lengths, written for a CPU, where torch has no fast path with dropout.
+"""Attention with dropout, causal, over lengths or biased, written for a CPU, where torch has no fast path for it.
 
 Shapes: B sequences, H heads, L positions, P width of a head.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 from segue.models.parts.dropout import mask
 from segue.models.parts.precision import full_precision
 
-__all__ = ["causal_attention", "open_attention"]
+__all__ = ["biased_attention", "causal_attention", "open_attention"]
 
 
 class _Attention(torch.autograd.Function):
@@ -23,12 +23,12 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, hidden_BHLL: Tensor | None
+        ctx: Any, q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, bias_BHLL: Tensor | None
     ) -> Tensor:
         q_BHLP = q_BHLP * q_BHLP.shape[-1] ** -0.5
         scores_BHLL = torch.matmul(q_BHLP, k_BHLP.mT)
-        if hidden_BHLL is not None:
-            scores_BHLL.add_(hidden_BHLL)
+        if bias_BHLL is not None:
+            scores_BHLL.add_(bias_BHLL)
         weights_BHLL = torch.softmax(scores_BHLL, -1)
         kept, scale = mask(weights_BHLL, share)
         used_BHLL = kept.mul_(weights_BHLL)
@@ -46,7 +46,8 @@ class _Attention(torch.autograd.Function):
         # softmax: weights * (d - rows), where d is zero for what was dropped
         d_BHLL = torch.matmul(d_BHLP, v_BHLP.mT).mul_(used_BHLL).addcmul_(rows_BHL1, weights_BHLL, value=-1)
         dq_BHLP = torch.matmul(d_BHLL, k_BHLP).mul_(q_BHLP.shape[-1] ** -0.5)
-        return dq_BHLP, torch.matmul(d_BHLL.mT, q_BHLP), dv_BHLP, None, None
+        dbias_BHLL = d_BHLL if ctx.needs_input_grad[4] else None
+        return dq_BHLP, torch.matmul(d_BHLL.mT, q_BHLP), dv_BHLP, None, dbias_BHLL
 
 
 @full_precision
@@ -74,3 +75,11 @@ def open_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float,
     if share == 0.0 or not on_cpu:
         return F.scaled_dot_product_attention(q_BHKP, k_BHLP, v_BHLP, attn_mask=hidden, dropout_p=share)
     return _dropped(q_BHKP, k_BHLP, v_BHLP, share, hidden)
+
+
+def biased_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, bias_BHKL: Tensor) -> Tensor:
+    """As the others, ``(B, H, K, P)``, with ``bias`` of the full shape added to the scores; -inf hides."""
+    if share == 0.0 or q_BHKP.device.type != "cpu":
+        return F.scaled_dot_product_attention(q_BHKP, k_BHLP, v_BHLP, attn_mask=bias_BHKL, dropout_p=share)
+    out_BHKP: Tensor = _Attention.apply(q_BHKP, k_BHLP, v_BHLP, share, bias_BHKL)
+    return out_BHKP
