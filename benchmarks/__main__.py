@@ -24,6 +24,7 @@ PARTS = {
     "pace": "how soon Segue is as good as RecTools and RecBole became in some minutes",
     "gpu": "SASRec and xLSTM in bfloat16 on a CUDA device, then two boards from their recipes: hours",
     "losses": "head and cross-entropy alone, three ways",
+    "large": "a million items: an epoch, evaluation, memory",
     "evaluation": "ranking all users alone",
     "preparing": "preparing datasets from their sources: seconds and memory",
     "opening": "opening a prepared dataset",
@@ -164,7 +165,11 @@ def alone(ask: argparse.Namespace) -> dict[str, Any]:
     if ask.part == "losses":
         from benchmarks import losses
 
-        return {f"length {length}": losses.run(length=length, repeat=1 if ask.quick else 7) for length in (50, 200)}
+        return losses.run(ask.quick)
+    if ask.part == "large":
+        from benchmarks import large
+
+        return large.run(ask.source, ask.threads, ask.quick)
     if ask.part == "preparing":
         from benchmarks import preparing
 

@@ -16,10 +16,23 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["run"]
+__all__ = ["CASES", "measure", "run"]
+
+CASES: dict[str, dict[str, Any]] = {
+    "length 50": {"length": 50},
+    "length 200": {"length": 200},
+    "100,000 items": {"items": 100_000, "batch": 32, "length": 64, "filled": 1.0},
+}
+"""What is measured: the catalogue of MovieLens 1M with two lengths of history, and a large catalogue."""
 
 
-def run(
+def run(quick: bool) -> dict[str, Any]:
+    """All cases, seven times each, or once and the large one left out."""
+    cases = dict(list(CASES.items())[:1]) if quick else CASES
+    return {name: measure(**case, repeat=1 if quick else 7) for name, case in cases.items()}
+
+
+def measure(
     items: int = 3706, width: int = 64, batch: int = 128, length: int = 50, filled: float = 0.8, repeat: int = 7
 ) -> dict[str, Any]:
     """Milliseconds (median), targets per second and growth of the peak memory, by way; each peak begins anew."""

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import flops, gpu, pace, peers, report
+from benchmarks import flops, gpu, large, losses, pace, peers, report
 from benchmarks.beside import CONTESTS, histories
 from benchmarks.sides.measure import Clock, Race, memory, score
 
@@ -136,6 +136,23 @@ def test_without_a_device_the_part_ends_with_one_line() -> None:
 def test_memory_peak_is_at_least_what_is_used() -> None:
     found = memory()
     assert found["peak"] >= found["now"] > 1
+
+
+def test_the_loss_is_the_same_however_it_is_written() -> None:
+    found = losses.measure(items=50, width=4, batch=4, length=6, filled=0.5, repeat=1)
+    assert (found["targets"], found["positions"]) == (12, 24)
+    assert found["blocked"]["loss"] == pytest.approx(found["flat"]["loss"], rel=1e-5)
+    assert found["blocked"]["loss"] == pytest.approx(found["transposed"]["loss"], rel=1e-5)
+
+
+def test_a_large_catalogue_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    found = large.measure("simulated?users=20&items=300&seed=1", torch.get_num_threads())
+    assert (found["items"], found["evaluated_users"]) == (300, 20)
+    assert found["targets"] > 20 * 3
+    assert found["peak_mib"] >= found["train_peak_mib"] > found["import_mib"]
 
 
 def test_ratios_say_how_many_times_better() -> None:
