@@ -49,7 +49,7 @@ class BERT4Rec(SequenceModel):
         """Inner width of the position-wise network, as a multiple of the width."""
         norm_first: bool = True
         """Whether a block normalises what it reads, or, as in the paper, what it gives."""
-        transform: bool = True
+        transform: bool = False
         """Whether a GELU layer stands between the blocks and the item vectors, as in the paper (eq. 7)."""
 
     def __init__(self, config: Config, domain: Domain) -> None:
@@ -61,7 +61,8 @@ class BERT4Rec(SequenceModel):
             for _ in range(config.blocks)
         )
         self.transform = nn.Linear(config.width, config.width) if config.transform else None
-        self.norm = nn.LayerNorm(config.width)
+        normed = not (config.norm_first or config.transform)
+        self.norm = nn.Identity() if normed else nn.LayerNorm(config.width)
 
     def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
         """See :meth:`SequenceModel.hidden`; at most ``max_length`` positions."""

@@ -51,8 +51,8 @@ class _Attention(torch.autograd.Function):
 
 
 @full_precision
-def _dropped(q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, hidden: Tensor | None) -> Tensor:
-    out_BHLP: Tensor = _Attention.apply(q_BHLP, k_BHLP, v_BHLP, share, hidden)
+def _dropped(q_BHLP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float, bias: Tensor | None) -> Tensor:
+    out_BHLP: Tensor = _Attention.apply(q_BHLP, k_BHLP, v_BHLP, share, bias)
     return out_BHLP
 
 
@@ -81,5 +81,4 @@ def biased_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: floa
     """As the others, ``(B, H, K, P)``, with ``bias`` of the full shape added to the scores; -inf hides."""
     if share == 0.0 or q_BHKP.device.type != "cpu":
         return F.scaled_dot_product_attention(q_BHKP, k_BHLP, v_BHLP, attn_mask=bias_BHKL, dropout_p=share)
-    out_BHKP: Tensor = _Attention.apply(q_BHKP, k_BHLP, v_BHLP, share, bias_BHKL)
-    return out_BHKP
+    return _dropped(q_BHKP, k_BHLP, v_BHLP, share, bias_BHKL)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from segue.models.parts.asked import Asked
+from segue.models.parts.precision import full_precision
 
 __all__ = ["BUCKETS", "Between", "between", "look_up", "pointwise_attention"]
 
@@ -104,6 +105,7 @@ class _Pointwise(torch.autograd.Function):
         )
 
 
+@full_precision
 def pointwise_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
     """The sum of the values seen, each times ``silu(q.k + bias)``: ``(B, H, K, P)``, not divided by anything.
 
