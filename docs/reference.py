@@ -67,7 +67,7 @@ def _index() -> str:
     rows = [
         ("[Commands](commands.md)", "every verb of `segue` with its options"),
         ("[Models](models.md)", "every model with its settings: group `model`"),
-        ("[Training](training.md)", "groups `training`, `run` and `task`; losses"),
+        ("[Training](training.md)", "groups `training`, `run` and `task`; losses and samplers"),
         ("[Data](data.md)", "logs by name; groups `filters` and `split`; kinds of split"),
         ("[The simulated world](simulator.md)", "its law, and what can be set in `simulated?key=value`"),
         ("[Evaluation](evaluation.md)", "group `evaluation`; metrics"),
@@ -103,7 +103,7 @@ def _abilities(kind: type[Model]) -> str:
 
 
 def _training() -> str:
-    from segue.models.parts import losses
+    from segue.models.parts import losses, samplers
 
     shown = groups()
     parts = ["# Training", "## Group `training`", prose(shown["training"].__doc__ or ""), settings(shown["training"])]
@@ -112,7 +112,7 @@ def _training() -> str:
     parts.append(
         "`task` is what the command line's own options fill: MODEL, `--data`, `--columns`, `--target`, `--limit`."
     )
-    parts += ["## Losses", _functions(losses)]
+    parts += ["## Losses", _functions(losses), "## Samplers of negatives", _functions(samplers)]
     return "\n\n".join(parts)
 
 
