@@ -94,7 +94,7 @@ def compute(
 ) -> Tensor:
     """A loss with the settings as they are by default, its negatives drawn evenly."""
     function = functions(losses)[name]
-    drawn = Negatives(negative, torch.full(negative.shape, -math.log(max(len(vectors) - 1, 1)), dtype=vectors.dtype))
+    drawn = Negatives(negative, torch.full_like(negative, -math.log(max(len(vectors) - 1, 1)), dtype=vectors.dtype))
     settings = {setting: getattr(DEFAULTS, setting) for setting in names_of(function)}
     value: Tensor = function(hidden, vectors, bias, target, *([drawn] if samples(name) else []), **settings)
     return value
@@ -164,6 +164,20 @@ def test_a_loss_computes_in_full_precision_under_autocast(name: str) -> None:
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert torch.autograd.grad(found, half)[0].dtype == torch.bfloat16
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", functions(losses))
+def test_a_device_finds_the_same_loss(name: str) -> None:
+    inputs = case(targets=300, items=40)
+    found = []
+    for device in ("cpu", "cuda"):
+        hidden, vectors, bias, target = (x.detach().to(device) for x in inputs)
+        asked = [x.requires_grad_() for x in (hidden, vectors, bias)]
+        value = compute(name, hidden, vectors, bias, target, torch.arange(5, device=device))
+        found.append([x.cpu() for x in (value, *torch.autograd.grad(value, asked))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_sampled_softmax_over_everything_is_cross_entropy() -> None:

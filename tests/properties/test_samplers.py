@@ -127,6 +127,15 @@ def test_a_catalogue_of_one_item_can_be_drawn_from(name: str) -> None:
     assert torch.isfinite(drawn.log_q_K).all()
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", functions(samplers))
+def test_a_device_draws_there(name: str) -> None:
+    hidden, vectors, _, targets = scene()
+    drawn = made(name, COUNTS.cuda())(50, hidden.cuda(), vectors.cuda(), None, targets.cuda())
+    assert {drawn.items_K.device.type, drawn.log_q_K.device.type} == {"cuda"}
+    assert 0 <= drawn.items_K.min() <= drawn.items_K.max() < 10
+
+
 def test_popularity_draws_quickly_from_a_large_catalogue() -> None:
     counts = torch.arange(1_000_000)
     draw = made("popularity", counts)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+import torch.nn.functional as F
 
 from segue.core.config import parse
 from segue.core.registry import functions
@@ -10,6 +12,7 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries, Vocab
 from segue.models.parts import losses, samplers
 from segue.training.choices import users
+from segue.training.loss import loss_of
 from segue.training.train import DEPENDENT, Training, train
 
 ITEMS = 12
@@ -39,6 +42,14 @@ def test_every_loss_trains(loss: str) -> None:
 def test_every_sampler_trains(sampler: str) -> None:
     training = Training(loss="sampled_softmax", sampler=sampler, negatives=6, **QUICK)  # type: ignore[arg-type]
     assert next_of(training) == [4, 9, 1]
+
+
+def test_temperature_divides_the_scores() -> None:
+    make = torch.Generator().manual_seed(0)
+    hidden, vectors, bias = (torch.randn(*shape, generator=make) for shape in ((5, 3), (ITEMS, 3), (ITEMS,)))
+    target = torch.arange(5)
+    found = loss_of(Training(temperature=0.25), world(), "cpu")(hidden, vectors, bias, target)
+    torch.testing.assert_close(found, F.cross_entropy((hidden @ vectors.T + bias) / 0.25, target))
 
 
 def test_a_setting_that_nothing_chosen_looks_at_is_refused() -> None:
