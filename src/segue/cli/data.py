@@ -13,6 +13,10 @@ __all__ = ["app"]
 
 app = typer.Typer(help="Logs: list, describe, prepare.", no_args_is_help=True)
 
+Items = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="What more is known of items: a table with item_id and features.")
+]
+Users = Annotated[Path | None, typer.Option(metavar="FILE", help="Likewise of users, with user_id.")]
 Source = Annotated[str, typer.Argument(metavar="D", help="A name such as ml-100k, a file, a folder, or simulated.")]
 
 
@@ -38,11 +42,13 @@ def describe(
     source: Source,
     columns: Columns = None,
     target: Target = None,
+    items: Items = None,
+    users: Users = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Say how large a log is and what is known in it."""
-    _prepared(Terminal.of(context, json), source, None, columns, target, set_)
+    _prepared(Terminal.of(context, json), source, None, columns, target, {"items": items, "users": users}, set_)
 
 
 @app.command()
@@ -52,6 +58,8 @@ def prepare(
     out: Annotated[Path | None, typer.Option(help="Folder to prepare into, instead of the cache.")] = None,
     columns: Columns = None,
     target: Target = None,
+    items: Items = None,
+    users: Users = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
@@ -59,11 +67,17 @@ def prepare(
 
     --set changes filters, such as min_user_events=5.
     """
-    _prepared(Terminal.of(context, json), source, out, columns, target, set_)
+    _prepared(Terminal.of(context, json), source, out, columns, target, {"items": items, "users": users}, set_)
 
 
 def _prepared(
-    terminal: Terminal, source: str, out: Path | None, columns: str | None, target: str | None, set_: list[str] | None
+    terminal: Terminal,
+    source: str,
+    out: Path | None,
+    columns: str | None,
+    target: str | None,
+    more: dict[str, Path | None],
+    set_: list[str] | None,
 ) -> None:
     from segue.core.config import assign, parse
     from segue.data import load
@@ -72,7 +86,7 @@ def _prepared(
     filters = parse(Filters, assign({"filters": Filters}, set_ or [])["filters"], "filters")
     mapping = pairs(columns, "--columns")
     say = terminal.say
-    told = _described(load(source, columns=mapping, target=target, filters=filters, out=out, say=say))
+    told = _described(load(source, columns=mapping, target=target, filters=filters, out=out, say=say, **more))
     if terminal.json:
         terminal.result(told)
         return

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from segue.core.config import suggest
 from segue.core.types import Dataset, Events, Vocab
+from segue.data.attach import Attachment, attach
 from segue.data.codes import encode, sort_log
 from segue.data.filters import Filters, apply, repeats_and_identical
 from segue.data.log import GIVEN, TIME_KNOWN, Log, Raw, Say, silent
 from segue.data.validate import checked
-from segue.data.writer import DatasetWriter, content_hash
+from segue.data.writer import DatasetWriter, attached_digests, content_hash
 
 __all__ = ["build"]
 
@@ -29,11 +30,15 @@ def build(
     *,
     target: str | None = None,
     filters: Filters | None = None,
+    more: Mapping[str, Attachment] | None = None,
     out: Path | None = None,
     header: Mapping[str, Any] | None = None,
     say: Say = silent,
 ) -> Dataset:
     """The dataset made of ``raw``: written to the folder ``out`` and opened from there, or in memory without.
+
+    Args:
+        more: tables of items and users that are laid beside what ``raw`` knows of them.
 
     Raises:
         ValueError: something in the data, the target or the filters is wrong; nothing is written then.
@@ -45,6 +50,8 @@ def build(
         notes.append(text)
         say(text)
 
+    more = more or {}
+    raw = attach(raw, more)
     for text in raw.notes:
         note(text)
     for text in raw.warnings:
@@ -67,6 +74,7 @@ def build(
         "warnings": list(raw.warnings),
         "notes": notes,
         "filters": {"settings": filters.model_dump(mode="json"), "removed": removed},
+        **({"attached": {noun: attachment.facts for noun, attachment in more.items()}} if more else {}),
     }
     if out is None:
         return _in_memory(log, name, target, lengths, items, users, about | {"counts": counts})
@@ -174,6 +182,7 @@ def _in_memory(
     histories = Events(offsets, log.items, actions, log.values, log.times, context)
     arrays = {"offsets": histories.offsets, **histories.columns()}
     digests = {column: sha256(np.ascontiguousarray(array).data).hexdigest() for column, array in arrays.items()}
+    digests |= attached_digests(header)
     sizes = {"users": len(users), "items": len(items), "interactions": len(log)}
     return Dataset(
         name=name,

@@ -19,6 +19,7 @@ from segue.core.config import suggest
 from segue.core.registry import keys, module
 from segue.core.types import Dataset
 from segue.data import archives, files
+from segue.data.attach import Attachment, attachments
 from segue.data.build import build
 from segue.data.download import download
 from segue.data.filters import Filters
@@ -58,6 +59,8 @@ def load(
     columns: Mapping[str, str] | None = None,
     target: str | None = None,
     filters: Filters | None = None,
+    items: Any = None,
+    users: Any = None,
     out: Path | str | None = None,
     say: Say | None = None,
 ) -> Dataset:
@@ -70,6 +73,8 @@ def load(
         columns: our names (``user``, ``item``, ``time``, ``value``, ``action``) to those of the table.
         target: the kind of action that is predicted; the others stay input.
         filters: what to leave out.
+        items: what more is known of items: a file or an in-memory table with their ids in ``id`` or ``item_id``.
+        users: likewise of users, by ``id`` or ``user_id``.
         out: the folder to prepare into, instead of the cache. Tables in memory stay in memory without it.
         say: is told every decision, count and warning of the preparation.
 
@@ -78,18 +83,23 @@ def load(
         DownloadError: a download that is needed failed.
     """
     say, filters, out = say or silent, filters or Filters(), None if out is None else Path(out)
+    more = attachments(items, users)
     if is_table(source):
-        return build(read_table(source, columns), "table", target=target, filters=filters, out=out, say=say)
+        return build(read_table(source, columns), "table", target=target, filters=filters, more=more, out=out, say=say)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"data: got {type(source).__name__}, expected a name, a path or a table (__arrow_c_stream__)")
     address = os.fspath(source)
     asked = {"columns": dict(columns or {}), "target": target, "filters": filters.model_dump(mode="json")}
+    if more:
+        asked["attached"] = {noun: attachment.digest for noun, attachment in more.items()}
     key, _, query = address.partition("?")
     if isinstance(source, str) and key.replace("-", "_") in keys(PACKAGE):
-        return _named(key, query, asked, target, filters, out, say)
+        return _named(key, query, asked, target, filters, more, out, say)
     if is_dataset(Path(address)):
-        if columns or target is not None or filters != Filters() or out is not None:
-            raise ValueError(f"{address}: is prepared already; columns, target, filters and out apply to its source")
+        if columns or target is not None or filters != Filters() or more or out is not None:
+            raise ValueError(
+                f"{address}: is prepared already; columns, target, filters, items, users and out apply to its source"
+            )
         return _opened(Path(address), say)
     if not files.looks_like(address):
         known = [name.replace("_", "-") for name in keys(PACKAGE)]
@@ -101,11 +111,18 @@ def load(
     if out is None and is_dataset(ready):
         return _opened(ready, say)
     raw = files.read_files(paths, columns)
-    return build(raw, name, target=target, filters=filters, out=ready, header={"source": address}, say=say)
+    return build(raw, name, target=target, filters=filters, more=more, out=ready, header={"source": address}, say=say)
 
 
 def _named(
-    key: str, query: str, asked: Mapping[str, Any], target: str | None, filters: Filters, out: Path | None, say: Say
+    key: str,
+    query: str,
+    asked: Mapping[str, Any],
+    target: str | None,
+    filters: Filters,
+    more: Mapping[str, Attachment],
+    out: Path | None,
+    say: Say,
 ) -> Dataset:
     if asked["columns"]:
         raise ValueError(f"{key}: its columns are known; columns apply to files and tables")
@@ -113,7 +130,7 @@ def _named(
     settings = _settings(key, query)
     address = f"{key}?{query}" if query else key
     if not hasattr(source, "ARCHIVE"):
-        return _made(source, key, address, settings, asked, target, filters, out, say)
+        return _made(source, key, address, settings, asked, target, filters, more, out, say)
     _understood(key, settings, getattr(source, "SETTINGS", {}))
     archive = _at_hand(source, key)
     if archive is None:
@@ -126,7 +143,7 @@ def _named(
         return _opened(ready, say)
     raw: Raw = source.read(archive, settings)
     header = {"source": address, "archive": {"name": archive.path.name, "fingerprint": archive.fingerprint}}
-    return build(raw, key, target=target, filters=filters, out=ready, header=header, say=say)
+    return build(raw, key, target=target, filters=filters, more=more, out=ready, header=header, say=say)
 
 
 def _settings(key: str, query: str) -> dict[str, str]:
@@ -152,12 +169,13 @@ def _made(
     asked: Mapping[str, Any],
     target: str | None,
     filters: Filters,
+    more: Mapping[str, Attachment],
     out: Path | None,
     say: Say,
 ) -> Dataset:
     """The dataset of a source that makes its own data, filtered afterwards where that is asked."""
     plain = {"address": address, "columns": {}, "target": None, "filters": Filters().model_dump(mode="json")}
-    whole = target is None and filters == Filters()
+    whole = target is None and filters == Filters() and not more
     made = out if whole and out is not None else _cached(key, plain)
     if made == out or not is_dataset(made):
         source.write(settings, made, say)
@@ -168,7 +186,7 @@ def _made(
     if out is None and is_dataset(ready):
         return _opened(ready, say)
     raw = files.read_prepared(dataset)
-    return build(raw, key, target=target, filters=filters, out=ready, header={"source": address}, say=say)
+    return build(raw, key, target=target, filters=filters, more=more, out=ready, header={"source": address}, say=say)
 
 
 def _at_hand(source: ModuleType, key: str) -> archives.Archive | None:

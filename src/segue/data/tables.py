@@ -10,7 +10,7 @@ import polars as pl
 from segue.core.config import suggest
 from segue.data.log import COLUMNS, Place, Raw
 
-__all__ = ["is_table", "mapped", "read_table", "resolve"]
+__all__ = ["frame_of", "is_table", "mapped", "read_table", "resolve"]
 
 
 def is_table(source: object) -> bool:
@@ -24,16 +24,25 @@ def read_table(source: Any, columns: Mapping[str, str] | None = None) -> Raw:
     Raises:
         ValueError: no table, a column of mixed types, or a missing column.
     """
+    name, frame = frame_of(source)
+    return mapped(frame, resolve(columns, frame.columns, name), Place(name))
+
+
+def frame_of(source: Any) -> tuple[str, pl.DataFrame]:
+    """What kind of table an in-memory table is, and its columns.
+
+    Raises:
+        ValueError: a column of mixed types.
+    """
     name = f"{type(source).__module__.split('.')[0]} table"
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
     try:
-        frame = source if isinstance(source, pl.DataFrame) else pl.DataFrame(source)
+        return name, source if isinstance(source, pl.DataFrame) else pl.DataFrame(source)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
         # pandas hands columns of mixed type to pyarrow, which refuses them
         said = " ".join(str(part) for part in error.args)
         raise ValueError(f"{name}: {said}; expected columns of one type each") from None
-    return mapped(frame, resolve(columns, frame.columns, name), Place(name))
 
 
 def resolve(columns: Mapping[str, str] | None, found: list[str], name: str) -> dict[str, str]:

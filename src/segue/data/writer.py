@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from segue import __version__
 from segue.core.files import write_folder, write_json
 
-__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash"]
+__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "attached_digests", "content_hash"]
 
 FORMAT = 1
 ARRAYS: dict[str, Any] = {
@@ -175,7 +175,7 @@ class DatasetWriter:
             np.save(self._fresh / "time_known.npy", time_known)
         _interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
         about = dict(header or {})
-        digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()}
+        digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()} | attached_digests(about)
         counts = {"users": n_users, "items": len(items), "interactions": n_events, **about.pop("counts", {})}
         write_json(
             self._fresh / "header.json",
@@ -198,10 +198,18 @@ class DatasetWriter:
         self._done = True
 
 
+def attached_digests(header: Mapping[str, Any]) -> dict[str, str]:
+    """The digests of the tables that were laid beside the log, by a name of their own."""
+    return {f"attached {noun}": str(facts["sha256"]) for noun, facts in header.get("attached", {}).items()}
+
+
 def content_hash(
     digests: Mapping[str, str], actions: Sequence[str], target: str | None, users: pl.Series, items: pl.Series
 ) -> str:
-    """SHA-256 over what models see: the digests of the arrays' bytes, the kinds of action, the target and all ids."""
+    """SHA-256 over what models see: the digests of the arrays' bytes, the kinds of action, the target and all ids.
+
+    What a source itself tells of items and users is not in it, what was laid beside the log is.
+    """
     whole = hashlib.sha256(f"{list(actions)} {target}".encode())
     for column in sorted(digests):
         whole.update(f" {column} {digests[column]}".encode())

@@ -20,7 +20,7 @@ from segue.data.splits import split as split_data
 from segue.evaluation.evaluate import Evaluation, validator
 from segue.evaluation.evaluate import evaluate as evaluate_model
 from segue.experiment import ask
-from segue.experiment.data import user_features
+from segue.experiment.data import check_inputs, user_features
 from segue.experiment.home import find_run
 from segue.experiment.plan import plan
 from segue.experiment.stream import Stream
@@ -37,6 +37,8 @@ def load(
     *,
     columns: Mapping[str, str] | None = None,
     target: str | None = None,
+    items: Any = None,
+    users: Any = None,
     say: Callable[[str], None] | None = None,
     **filters: Any,
 ) -> Dataset:
@@ -45,10 +47,13 @@ def load(
     Args:
         columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``.
         target: the kind of action that is predicted; the others stay input.
+        items: what more is known of items: a file or a table with their ids in ``id`` or ``item_id``.
+        users: likewise of users, by ``id`` or ``user_id``.
         say: gets decisions, counts and warnings, such as ``print``.
         filters: see :class:`segue.data.filters.Filters`, such as ``min_user_events=5``.
     """
-    return load_data(source, columns=columns, target=target, filters=parse(Filters, filters, "filters"), say=say)
+    wanted = parse(Filters, filters, "filters")
+    return load_data(source, columns=columns, target=target, filters=wanted, items=items, users=users, say=say)
 
 
 def split(data: Dataset, **settings: Any) -> Split:
@@ -81,6 +86,8 @@ def train(
     """
     assignments = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
     chosen = plan({"model": model, "data": split.train.name}, assignments, recipe)
+    held = [part.queries for part in (split.valid, split.test) if len(part)]
+    check_inputs(chosen, not held or any(queries.times is not None for queries in held))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     run = Run(seed, folder, device, show=show)

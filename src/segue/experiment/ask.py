@@ -45,6 +45,8 @@ def titled(trained: Bundle, titles: Sequence[str]) -> list[str]:
     Raises:
         ValueError: every title that is not in the catalogue, or stands for several items, which are listed.
     """
+    if not titles:
+        return []
     if "title" not in trained.catalogue.collect_schema().names():
         raise ValueError("title: the catalogue of this model has no titles; name items by their ids")
     catalogue = trained.catalogue.select("id", "title").filter(pl.col("title").is_not_null()).collect()
@@ -107,8 +109,19 @@ def by_history(
         with_profile = replace(queries, profile=pl.DataFrame({name: [value] for name, value in profile.items()}))
         if np.array_equal(trained.model.score(with_profile), trained.model.score(queries)):
             notes.append(f"'{trained.key}' makes no use of these user features")
+        notes += _unheard_of(trained, profile)
         queries = with_profile
     return _answer(trained, queries, k, repeats, tuple(notes))
+
+
+def _unheard_of(trained: Bundle, profile: Mapping[str, Any]) -> list[str]:
+    """What is told and was not there in training."""
+    kinds = {feature.name: feature for feature in trained.model.domain.user_features if feature.kind == "category"}
+    return [
+        f"{name} '{value}' was not there in training and is taken as not known{suggest(str(value), known.categories)}"
+        for name, value in profile.items()
+        if (known := kinds.get(name)) is not None and str(value) not in known.categories
+    ]
 
 
 def alike(trained: Bundle, item: str, k: int) -> pl.DataFrame:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
+from segue.core.features import described
 from segue.core.files import read_json
-from segue.core.types import Dataset, Vocab
+from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
 from segue.experiment.home import SETTINGS
 from segue.experiment.plan import Plan, read_plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["limited", "load_data", "reopen", "user_features"]
+__all__ = ["check_inputs", "limited", "load_data", "reopen", "tell_inputs", "user_features"]
 
 Say = Callable[[str], None]
 
@@ -56,6 +57,38 @@ def limited(data: Dataset, count: int) -> Dataset:
         user_features=features,
         header={**data.header, "limit": count},
     )
+
+
+def check_inputs(plan: Plan, told_time: bool) -> None:
+    """Whether a model that reads the moment of asking will be told it.
+
+    Raises:
+        ValueError: it will not.
+    """
+    if "query_time" in getattr(plan.model, "inputs", ()) and not told_time:
+        raise ValueError(
+            "model.inputs: 'query_time' needs the time of each question, and this split does not tell it; "
+            "--set split.tell_time=true does, on a board of its own"
+        )
+
+
+def tell_inputs(plan: Plan, data: Dataset, say: Say) -> None:
+    """Say which features the model reads, and which columns it does not and why."""
+    for name, table in (("item_features", data.item_features), ("user_features", data.user_features)):
+        if name in getattr(plan.model, "inputs", ()):
+            read, left = described(table)
+            say(f"{name}: read {', '.join(f'{feature.name} ({_kind(feature)})' for feature in read) or 'none'}")
+            for column, reason in left.items():
+                say(f"{name}: {column} is not read: {reason}")
+
+
+def _kind(feature: Feature) -> str:
+    return {
+        "category": f"a category, {len(feature.categories)} known",
+        "tags": f"tags, {len(feature.categories)} known",
+        "number": "a number",
+        "vector": f"a vector of {feature.size}",
+    }[feature.kind]
 
 
 def user_features(data: Dataset) -> list[str]:

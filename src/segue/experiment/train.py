@@ -24,7 +24,7 @@ from segue.evaluation.evaluate import Evaluation as Measured
 from segue.evaluation.evaluate import validator
 from segue.experiment.card import card
 from segue.experiment.cost import Stages, machine, parameters, peak_memory, threads
-from segue.experiment.data import load_data, user_features
+from segue.experiment.data import check_inputs, load_data, tell_inputs, user_features
 from segue.experiment.figures import draw
 from segue.experiment.measure import baseline, chosen_metrics, intervals, means, measure
 from segue.experiment.plan import Plan
@@ -49,6 +49,7 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
         The record, as it stands in ``metrics.json``.
     """
     chosen_metrics(plan)
+    check_inputs(plan, plan.split.tell_time)
     stages = Stages()
     with stages("data"):
         data = load_data(plan, say)
@@ -59,6 +60,7 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
     kept = parts.train.histories.size
     say(f"split: {plan.split.kind}: {kept:,} events train, {len(parts.valid):,} + {len(parts.test):,} questions")
+    tell_inputs(plan, data, say)
     run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, say if show else None), show)
     repeats = plan.evaluation.repeats == "keep"
     with stages("train"):

@@ -1,0 +1,101 @@
+"""Inputs from the command line: prepared, trained with, asked with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import segue
+from segue.cli import main
+
+SETTINGS = ["epochs=25", "width=16", "hidden_width=16", "dropout=0", "learning_rate=0.02", "batch_size=16"]
+SETTINGS += ["split.kind=ratio", "split.valid=0"]  # a history of several items tells too: all epochs are for the first
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(home))
+    monkeypatch.delenv("SEGUE_ARCHIVES", raising=False)
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+@pytest.fixture(scope="module")
+def prepared(home: Path) -> Path:
+    """Women go from i to i + 1, men from i to i + 2, of 13 items."""
+    rng, rows = np.random.default_rng(0), []
+    for user in range(120):
+        first = int(rng.integers(13))
+        rows += [(f"u{user}", f"i{(first + at * (1 + user % 2)) % 13}", at) for at in range(6)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    log.write_csv(home / "log.csv")
+    gender = pl.DataFrame({"user_id": [f"u{user}" for user in range(120)], "gender": ["F", "M"] * 60})
+    gender.write_csv(home / "people.csv")
+    return home / "ready"
+
+
+def test_from_two_files_to_an_answer(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [str(home / "log.csv"), "--users", str(home / "people.csv")]
+    status, _, err = call(capsys, "data", "prepare", *files, "--out", str(prepared))
+    assert status == 0, err
+    assert "users: 120 rows of" in err
+    run = str(home / "runs" / "who")
+    train = ["train", "gru4rec", "--data", str(prepared), "--out", run, "--set", "inputs=[user_features]"]
+    status, _, err = call(capsys, *train, *[word for text in SETTINGS for word in ("--set", text)])
+    assert status == 0, err
+    assert "user_features: read gender (a category, 2 known)" in err
+
+    def asked(*told: str) -> tuple[str, list[str]]:
+        status, out, err = call(capsys, "recommend", run, "--item", "i3", "-k", "1", "--json", *told)
+        assert status == 0, err
+        found: Any = json.loads(out)
+        return found["recommendations"][0]["item"], found["notes"]
+
+    assert asked("--user-features", "gender=F") == ("i4", [])
+    assert asked("--user-features", "gender=M") == ("i5", [])
+    item, notes = asked("--user-features", "gender=X")
+    assert item in ("i4", "i5")
+    assert any("gender 'X' was not there in training" in note for note in notes)
+    status, _, err = call(capsys, "recommend", run, "--user-features", "age=3")
+    assert status != 0
+    assert "unknown 'age', did you mean" in err or "unknown 'age'; known: gender" in err
+
+
+def test_the_moment_of_asking_must_be_told(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = home / "runs" / "when"
+    log = str(home / "log.csv")
+    train = ["train", "gru4rec", "--data", log, "--out", str(out), "--set", "inputs=[query_time]", "--set", "epochs=1"]
+    status, _, err = call(capsys, *train)
+    assert status != 0
+    assert "--set split.tell_time=true" in err
+    assert not out.exists()
+    status, _, err = call(capsys, *train, "--set", "split.tell_time=true")
+    assert status == 0, err
+    data = segue.load(log)
+    with pytest.raises(ValueError, match="needs the time of each question"):
+        segue.train("gru4rec", segue.split(data), recipe="none", epochs=1, inputs=["query_time"])
+    told = segue.split(data, tell_time=True)
+    assert segue.train("gru4rec", told, recipe="none", epochs=1, inputs=["query_time"]).key == "gru4rec"
+
+
+def test_files_of_features_are_named_where_they_are_faulty(
+    prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, _, err = call(capsys, "data", "describe", str(home / "log.csv"), "--items", str(home / "people.csv"))
+    assert status != 0
+    assert "no column 'id' or 'item_id' of ids" in err
