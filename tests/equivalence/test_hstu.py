@@ -118,9 +118,12 @@ def test_the_time_asked_at_stands_in_the_place_of_the_positions_own() -> None:
         assert ((other - same).abs().amax(1) > 1e-3).all()
 
 
-def test_query_time_without_time_bias_is_refused() -> None:
-    with pytest.raises(ValueError, match="query_time: true with time_bias false"):
-        parse(HSTU.Config, {"query_time": True}, "model")
+@pytest.mark.parametrize("given", [{"query_time": True}, {"normalise": False, "temperature": 0.1}])
+def test_settings_without_effect_are_refused(given: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=f"{list(given)[-1]}: .* with .* false"):
+        parse(HSTU.Config, given, "model")
+    kept = HSTU.Config(normalise=False)
+    assert parse(HSTU.Config, kept.model_dump(), "model") == kept
 
 
 def test_scores_are_cosines_where_asked() -> None:

@@ -46,15 +46,18 @@ class HSTU(SequenceModel):
         query_time: bool = False
         """Whether the time of the question is known: at each position the time at which the next item is asked for
         stands in the place of the position's own. Needs ``time_bias``."""
-        normalise: bool = False
+        normalise: bool = True
         """Whether scores are cosines over ``temperature``, as the authors have it, and not products."""
         temperature: Annotated[float, Gt(0)] = 0.05
         """What cosines are divided by."""
 
         @model_validator(mode="after")
-        def _query_time_is_used(self) -> HSTU.Config:
+        def _all_is_used(self) -> HSTU.Config:
             if self.query_time and not self.time_bias:
                 raise ValueError("query_time: true with time_bias false, expected both: nothing else reads times")
+            usual = type(self).model_fields["temperature"].default
+            if not self.normalise and self.temperature != usual:
+                raise ValueError(f"temperature: {self.temperature} with normalise false, which looks at none")
             return self
 
     def __init__(self, config: Config, domain: Domain) -> None:
@@ -86,8 +89,10 @@ class HSTU(SequenceModel):
         if asked is not None:
             relation = between(length, asked, times_BL, now_BL, self.device)
         x: Tensor = self.blocks[-1](x_BLD, relation, asked)
-        x = F.normalize(x, dim=-1) / self.config.temperature if self.norm is None else self.norm(x)
-        return x
+        if self.norm is None:
+            return F.normalize(x, dim=-1) / self.config.temperature
+        normed: Tensor = self.norm(x)
+        return normed
 
     def vectors_ID(self) -> Tensor:  # noqa: N802
         """``(n_items, D)`` the vectors that hidden states are multiplied with; of length 1 where scores are cosines."""
