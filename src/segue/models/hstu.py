@@ -89,9 +89,7 @@ class HSTU(SequenceModel):
         if asked is not None:
             relation = between(length, asked, times_BL, now_BL, self.device)
         x: Tensor = self.blocks[-1](x_BLD, relation, asked)
-        if self.norm is None:
-            return F.normalize(x, dim=-1) / self.config.temperature
-        normed: Tensor = self.norm(x)
+        normed: Tensor = F.normalize(x, dim=-1) / self.config.temperature if self.norm is None else self.norm(x)
         return normed
 
     def vectors_ID(self) -> Tensor:  # noqa: N802
