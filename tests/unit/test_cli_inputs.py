@@ -71,6 +71,10 @@ def test_from_two_files_to_an_answer(prepared: Path, home: Path, capsys: pytest.
     item, notes = asked("--user-features", "gender=X")
     assert item in ("i4", "i5")
     assert any("gender 'X' was not there in training" in note for note in notes)
+    stream = segue.stream(run)
+    for gender, wanted in (("F", "i4"), ("M", "i5")):
+        state = stream.step(stream.state(profile={"gender": gender}), "i3")
+        assert stream.recommend(state, k=1)["item"].to_list() == [wanted]
     status, _, err = call(capsys, "recommend", run, "--user-features", "age=3")
     assert status != 0
     assert "unknown 'age', did you mean" in err or "unknown 'age'; known: gender" in err

@@ -15,9 +15,12 @@ from segue.core.model import Factored, Similar
 from segue.core.recommend import recommend, top_k
 from segue.core.types import Codes, Dataset, Events, Queries, Recommendations, Scores
 
-__all__ = ["Answer", "alike", "by_history", "by_user", "coded", "listed", "titled"]
+__all__ = ["Answer", "alike", "by_history", "by_user", "coded", "listed", "profiled", "titled"]
 
 SHOWN = ("title", "genres")
+
+BESIDE = ("value", "action", "gap", "session_position")
+"""Inputs of a model that a bare list of items does not tell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,17 +104,28 @@ def by_history(
     codes, unknown = coded(trained, items)
     notes = [f"item '{item}' is not in the catalogue and was left out" for item in unknown]
     queries = Queries.anonymous(Events.of([codes.tolist()]))
+    if bare := [name for name in getattr(trained.model.config, "inputs", ()) if name in BESIDE]:
+        notes.append(f"'{trained.key}' also reads {', '.join(bare)}, which items alone do not tell")
     if profile:
-        names = [str(name) for name in trained.facts.get("user_features", [])]
-        if strange := [name for name in profile if name not in names]:
-            told = suggest(strange[0], names) if names else "; the data has no user features"
-            raise ValueError(f"user features: unknown '{strange[0]}'{told}")
-        with_profile = replace(queries, profile=pl.DataFrame({name: [value] for name, value in profile.items()}))
+        with_profile = replace(queries, profile=profiled(trained, profile))
         if np.array_equal(trained.model.score(with_profile), trained.model.score(queries)):
             notes.append(f"'{trained.key}' makes no use of these user features")
         notes += _unheard_of(trained, profile)
         queries = with_profile
     return _answer(trained, queries, k, repeats, tuple(notes))
+
+
+def profiled(trained: Bundle, profile: Mapping[str, Any]) -> pl.DataFrame:
+    """Features of one person as a question carries them.
+
+    Raises:
+        ValueError: a name that the data does not have for its users.
+    """
+    names = [str(name) for name in trained.facts.get("user_features", [])]
+    if strange := [name for name in profile if name not in names]:
+        told = suggest(strange[0], names) if names else "; the data has no user features"
+        raise ValueError(f"user features: unknown '{strange[0]}'{told}")
+    return pl.DataFrame({name: [value] for name, value in profile.items()})
 
 
 def _unheard_of(trained: Bundle, profile: Mapping[str, Any]) -> list[str]:

@@ -65,9 +65,11 @@ def check_inputs(plan: Plan, told_time: bool) -> None:
     Raises:
         ValueError: it will not.
     """
-    if "query_time" in getattr(plan.model, "inputs", ()) and not told_time:
+    by_name = "query_time" in getattr(plan.model, "inputs", ())
+    if (by_name or getattr(plan.model, "query_time", False)) and not told_time:
+        setting = "model.inputs: 'query_time'" if by_name else "model.query_time"
         raise ValueError(
-            "model.inputs: 'query_time' needs the time of each question, and this split does not tell it; "
+            f"{setting} needs the time of each question, and this split does not tell it; "
             "--set split.tell_time=true does, on a board of its own"
         )
 

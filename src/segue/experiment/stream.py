@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -44,10 +44,12 @@ class Stream:
         values: Sequence[float] | None = None,
         actions: Sequence[str] | None = None,
         times: Sequence[int] | None = None,
+        profile: Mapping[str, Any] | None = None,
     ) -> State:
         """What the model remembers after a history of ids, oldest first, which may be empty.
 
         Args:
+            profile: features of this person, where the model reads them; they stay with the state.
             user: an id; one that was not there in training is a normal question.
             values: one per event, where the model reads them; as are ``actions`` by name and ``times`` in seconds.
 
@@ -55,10 +57,11 @@ class Stream:
             ValueError: an unknown item or action, or another number of values, actions or times than of items.
         """
         events = self._events(history, values, actions, times)
+        told = None if profile is None else ask.profiled(self.trained, profile)
         if user is None:
-            return self.model.state(Queries.anonymous(events))
+            return self.model.state(Queries.anonymous(events, told))
         codes, known = self.trained.users.encode([user])
-        return self.model.state(Queries(events, codes, known))
+        return self.model.state(Queries(events, codes, known, profile=told))
 
     def step(
         self,
