@@ -33,8 +33,8 @@ class HuggingFace(SequenceModel):
     class Config(SequenceSettings):
         """Settings of an architecture; what they do not name keeps its own default or proportion."""
 
-        architecture: str = "gpt2"
-        """``model_type`` of the architecture: ``gpt2``, ``llama``, ``xlnet``, ``mamba``, ``xlstm``, ``bert``, ..."""
+        architecture: str = "llama"
+        """``model_type`` of the architecture: ``llama``, ``gpt2``, ``xlnet``, ``mamba``, ``xlstm``, ``bert``, ..."""
         layers: Annotated[int, Gt(0)] = 2
         """Layers, one on the other."""
         heads: Annotated[int, Gt(0)] = 2
