@@ -452,3 +452,11 @@ def test_a_domain_travels_and_an_old_one_is_read(tmp_path: Path) -> None:
     (tmp_path / "b" / "bundle.json").write_text(json.dumps(facts))
     assert bundle.load(tmp_path / "b").model.domain == model.domain
     assert Feature("x", "number") == Feature(**json.loads(json.dumps({"name": "x", "kind": "number"})))
+
+
+def test_what_is_kept_of_the_data_is_not_counted_as_learned() -> None:
+    from segue.experiment.cost import parameters
+
+    model = built()
+    assert parameters(model) == sum(parameter.numel() for parameter in model.parameters())
+    assert parameters(model) < sum(array.size for array in model.arrays().values())

@@ -6,13 +6,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from segue.core.model import Arrays
+from segue.core.model import Model
 
 __all__ = ["Stages", "machine", "parameters", "peak_memory", "threads"]
 
@@ -45,9 +45,12 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def parameters(arrays: Arrays) -> int:
-    """How many numbers a model has learned."""
-    return sum(int(array.size) for array in arrays.values())
+def parameters(model: Model) -> int:
+    """How many numbers a model has learned; what it only keeps of the data, such as features, is not counted."""
+    named: Callable[[], Iterable[tuple[str, Any]]] | None = getattr(model, "named_parameters", None)
+    learned = model.arrays()
+    names = learned.keys() if named is None else learned.keys() & {name for name, _ in named()}
+    return sum(int(learned[name].size) for name in names)
 
 
 def threads() -> int:

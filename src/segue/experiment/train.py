@@ -84,7 +84,7 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
         "cost": {
             "seconds": _seconds(stages, run),
             "peak_memory_bytes": peak_memory(),
-            "parameters": parameters(model.arrays()),
+            "parameters": parameters(model),
             "threads": threads(),
         },
         "machine": machine(),
