@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from segue.core.types import Codes, Dataset, Events, Queries, Scores, Vocab
 from segue.experiment import ask
 from segue.experiment.data import limited
 from segue.experiment.plan import plan
-from segue.experiment.run_folder import abandon, begin, point, seal, verify
+from segue.experiment.run_folder import abandon, begin, fresh, point, seal, verify
 from segue.experiment.runs import mark
 
 
@@ -124,6 +125,13 @@ def test_begin_goes_on_only_with_the_same_settings(tmp_path: Path) -> None:
         begin(first, tmp_path / "else")
     abandon(folder)
     assert not folder.exists()
+
+
+def test_runs_begun_at_the_same_moment_have_folders_of_their_own(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: fresh(tmp_path / "runs", "log.csv", "model"), range(24)))
+    assert len(set(taken)) == 24
+    assert all(folder.is_dir() for folder in taken)
 
 
 def test_the_manifest_sees_every_change(tmp_path: Path) -> None:

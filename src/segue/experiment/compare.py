@@ -49,7 +49,6 @@ def compare(
         raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
     tests = significance.compare({model: table[metric].to_numpy() for model, table in values.items()})
     out = fresh(runs_folder() / "compare", str(task["data"]))
-    out.mkdir(parents=True)
     pl.concat([table.select(pl.lit(model).alias("model"), pl.all()) for model, table in values.items()]).write_parquet(
         out / "values.parquet"
     )

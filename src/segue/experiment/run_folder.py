@@ -84,11 +84,20 @@ def point(link: Path, folder: Path) -> None:
 
 
 def fresh(folder: Path, data: str, *more: str) -> Path:
-    """A path in ``folder`` that is not taken, named after the data, what ``more`` is told, and now."""
+    """A new empty folder in ``folder``, named after the data, what ``more`` is told, and now.
+
+    Making it is taking it: two who ask at the same moment get two folders.
+    """
     name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(data.partition("?")[0]).stem).strip("-") or "data"
     name = "-".join([name, *more, f"{datetime.now():%Y%m%d-%H%M%S}"])
-    names = (name, *(f"{name}-{number}" for number in range(2, 1000)))
-    return next(path for path in map(folder.joinpath, names) if not path.exists())
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in map(folder.joinpath, (name, *(f"{name}-{number}" for number in range(2, 1000)))):
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise ValueError(f"{folder / name}: taken, and so are its 998 next names")
 
 
 def _files(folder: Path) -> list[str]:
