@@ -17,9 +17,9 @@ from hypothesis.extra.numpy import arrays
 from segue.core import bundle
 from segue.core.batches import UNCOUNTED, Windows, query_batches
 from segue.core.features import coded, described
-from segue.core.registry import keys, model_class
+from segue.core.registry import functions, keys, model_class
 from segue.core.types import Dataset, Domain, Events, Feature, Queries
-from segue.models.parts import objectives
+from segue.models.parts import losses, objectives
 from segue.models.parts.event_inputs import edges_of, gaps, log_bins, places
 from segue.models.parts.sequence import SequenceModel
 from segue.testing import dataset, small, train_small
@@ -113,6 +113,20 @@ def test_every_model_takes_every_input(key: str, tmp_path: Path) -> None:
         single = np.concatenate([found.score(queries.block(row, row + 1)) for row in range(2)])
         np.testing.assert_allclose(scores, single, rtol=1e-5, atol=1e-5)
     assert not np.array_equal(found.score(full), found.score(replace(full, profile=None)))
+
+
+@pytest.mark.parametrize("loss", functions(losses))
+@pytest.mark.parametrize("more", [{}, {"item_bias": True, "precision": "bfloat16", "sampler": "hard"}])
+def test_inputs_go_with_every_loss(loss: str, more: dict[str, Any]) -> None:
+    """Also where some items are never met: these are no wrong answers, and no finite number is lost."""
+    data = world()
+    model: Any = train_small("gru4rec", data, epochs=1, inputs=ALL, loss=loss, negatives=8, **more)
+    scores = model.score(Queries.of_users(np.arange(3, dtype=np.int32), data.histories.take(np.arange(3))))
+    assert np.isfinite(scores).all()
+    assert np.isfinite(model.bias).all()
+    unmet = ~model.inputs.items.met_I.numpy()
+    assert unmet.sum() == 2
+    assert (model.bias[unmet] == 0).all()
 
 
 # --- bins ----------------------------------------------------------------------------------------------------------
@@ -263,7 +277,7 @@ def test_item_vectors_are_the_same_for_all_and_for_some() -> None:
     items = built(inputs=("item_features",))
     assert items.inputs is not None
     codes = torch.tensor([[0, 5, N_ITEMS - 1, N_ITEMS]])
-    some = items.inputs._items(codes, items.items.weight)
+    some = items.inputs._described(codes, items.items.weight)
     table = torch.cat([items.vectors_ID(), items.items.weight[N_ITEMS:]])
     assert codes.numel() < N_ITEMS
     torch.testing.assert_close(some, table[codes])

@@ -78,13 +78,13 @@ class Inputs(nn.Module):
             if part is not None:
                 part.prepare(train)
 
-    def embed(self, read: Sequences, own: Tensor) -> Tensor:
+    def embed(self, read: Sequences, own: nn.Embedding) -> Tensor:
         """``(B, L, D)`` the vectors of the items and of all inputs.
 
         Args:
-            own: ``(I + 1 or more, D)`` what each item has for itself, and the start, and what is hidden.
+            own: what each item has for itself, and after them the start, and what is hidden.
         """
-        x_BLD = self._items(read.items_BL, own)
+        x_BLD: Tensor = own(read.items_BL) if self.items is None else self._described(read.items_BL, own.weight)
         if self.events is not None:
             x_BLD = x_BLD + self.events(read, self.n_items, self._unknown)
         if self.users is not None:
@@ -111,9 +111,9 @@ class Inputs(nn.Module):
         """In training some of what is known is taken as not known, so that the vectors for it are learned."""
         return self.unknown_share if self.training else 0.0
 
-    def _items(self, codes_BL: Tensor, own: Tensor) -> Tensor:
-        if self.items is None:
-            return F.embedding(codes_BL, own)
+    def _described(self, codes_BL: Tensor, own: Tensor) -> Tensor:
+        """``(B, L, D)`` items with their features: of all of them, or where fewer are asked for, of these."""
+        assert self.items is not None
         if not self.training and codes_BL.numel() < self.n_items:
             return self.items.at(codes_BL, own)
         return F.embedding(codes_BL, torch.cat([self.catalogue(own[: self.n_items]), own[self.n_items :]]))

@@ -131,7 +131,7 @@ class SequenceModel(Network):
     def embed(self, read: Sequences) -> Tensor:
         """``(B, L, D)`` what stands at each position: the item and all inputs."""
         if self.inputs is not None:
-            return self.inputs.embed(read, self.items.weight)
+            return self.inputs.embed(read, self.items)
         embedded: Tensor = self.items(read.items_BL)
         return embedded
 
