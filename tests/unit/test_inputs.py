@@ -18,11 +18,13 @@ from segue.core import bundle
 from segue.core.batches import UNCOUNTED, Windows, query_batches
 from segue.core.features import coded, described
 from segue.core.registry import functions, keys, model_class
+from segue.core.run import Interrupted, Run
 from segue.core.types import Dataset, Domain, Events, Feature, Queries
 from segue.models.parts import losses, objectives
 from segue.models.parts.event_inputs import edges_of, gaps, log_bins, places
 from segue.models.parts.sequence import SequenceModel
 from segue.testing import dataset, small, train_small
+from segue.training.train import Training, train
 
 ALL = ("value", "action", "gap", "query_time", "session_position", "item_features", "user_features")
 EVENTS = ALL[:5]
@@ -474,3 +476,21 @@ def test_what_is_kept_of_the_data_is_not_counted_as_learned() -> None:
     model = built()
     assert parameters(model) == sum(parameter.numel() for parameter in model.parameters())
     assert parameters(model) < sum(array.size for array in model.arrays().values())
+
+
+def test_a_training_with_inputs_goes_on_as_if_not_interrupted(tmp_path: Path) -> None:
+    def fit(run: Run, stop: bool) -> Any:
+        def validate(model: Any) -> dict[str, float]:
+            run.interrupted = stop
+            return {"ndcg@10": 0.0}
+
+        config = small(model_class("gru4rec").Config, {"inputs": ALL})
+        return train("gru4rec", config, Training(epochs=3, batch_size=8, ema=0.9), world(), run, validate)
+
+    expected = fit(Run(3, tmp_path / "whole"), False).arrays()
+    with pytest.raises(Interrupted):
+        fit(Run(3, tmp_path / "parts"), True)
+    found = fit(Run(3, tmp_path / "parts"), False).arrays()
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
