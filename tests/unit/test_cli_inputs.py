@@ -88,6 +88,9 @@ def test_the_moment_of_asking_must_be_told(prepared: Path, home: Path, capsys: p
     assert status != 0
     assert "--set split.tell_time=true" in err
     assert not out.exists()
+    status, _, err = call(capsys, "compare", log, "popular", "gru4rec", "--set", "gru4rec.inputs=[query_time]")
+    assert status != 0
+    assert "--set split.tell_time=true" in err
     status, _, err = call(capsys, *train, "--set", "split.tell_time=true")
     assert status == 0, err
     data = segue.load(log)

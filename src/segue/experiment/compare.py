@@ -16,7 +16,7 @@ from segue.core.config import suggest
 from segue.core.files import read_json, write_json
 from segue.core.run import Interrupted
 from segue.evaluation import significance
-from segue.experiment.data import load_data
+from segue.experiment.data import check_inputs, load_data
 from segue.experiment.home import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, plan
 from segue.experiment.run_folder import METRICS, begin, finished, fresh
@@ -83,6 +83,8 @@ def plans(models: Sequence[str], task: Mapping[str, Any], assignments: Sequence[
     if len(boards) > 1:
         told = "\n  ".join(line for model in models[1:] for line in wanted[models[0]].differences(wanted[model]))
         raise ValueError(f"compare: these models' recipes put them on different boards; --set what differs:\n  {told}")
+    for chosen in wanted.values():
+        check_inputs(chosen, chosen.split.tell_time)
     return wanted
 
 
