@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CausalConvolution"]
+__all__ = ["CausalConvolution", "continued"]
 
 
 class CausalConvolution(nn.Module):
@@ -31,9 +31,9 @@ class CausalConvolution(nn.Module):
         """``(B, K - 1, E)`` what stands before the first position: zeros."""
         return self.weight.new_zeros(rows, self.weight.shape[-1] - 1, len(self.weight))
 
-    def advance(self, x_BLE: Tensor, lengths_B: Tensor, past_BKE: Tensor) -> tuple[Tensor, Tensor]:
-        """As :meth:`forward` after the inputs ``past``, and the K - 1 newest inputs at each row's own length."""
-        whole_BTE = torch.cat([past_BKE, x_BLE], 1)
-        mixed = F.conv1d(whole_BTE.mT, self.weight, self.bias, groups=x_BLE.shape[-1]).mT
-        newest_BK = lengths_B[:, None] + torch.arange(past_BKE.shape[1], device=lengths_B.device)
-        return mixed, whole_BTE.gather(1, newest_BK[..., None].expand(-1, -1, x_BLE.shape[-1]))
+
+def continued(x_BLE: Tensor, lengths_B: Tensor, past_BKE: Tensor) -> tuple[Tensor, Tensor]:
+    """``x`` after the K - 1 inputs of the ``past``, and the newest inputs at each row's own length."""
+    whole_BTE = torch.cat([past_BKE, x_BLE], 1)
+    newest_BK = lengths_B[:, None] + torch.arange(past_BKE.shape[1], device=lengths_B.device)
+    return whole_BTE, whole_BTE.gather(1, newest_BK[..., None].expand(-1, -1, x_BLE.shape[-1]))

@@ -16,20 +16,17 @@ memory is ``(C (B,H,D,D), n (B,H,D), m (B,H))``; an empty one has ``m = -inf``, 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.models.parts.mlstm_parallel import EPSILON, parallel_heads
 from segue.models.parts.precision import full_precision
 
-__all__ = ["Memory", "chunkwise", "empty", "parallel", "soft_cap", "step"]
+__all__ = ["Memory", "chunkwise", "empty", "final", "parallel", "parallel_heads", "soft_cap", "step"]
 
 Memory = tuple[Tensor, Tensor, Tensor]
-
-EPSILON = 1e-6
-"""Added to the normaliser, as the reference implementation does."""
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:
@@ -46,51 +43,10 @@ def empty(batch: int, heads: int, width: int, like: Tensor) -> Memory:
     )
 
 
-class _Parallel(torch.autograd.Function):
-    """All positions at once; the backward pass is written out so that five L x L passes are spared."""
-
-    @staticmethod
-    def forward(ctx: Any, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, logf_BHL: Tensor) -> Tensor:
-        total_BHL = logf_BHL.cumsum(-1)
-        a_BHL = i_BHL - total_BHL
-        top_BHL, holder_BHL = a_BHL.cummax(-1)
-        weight_BHLL = a_BHL[..., None, :] - top_BHL[..., None]
-        weight_BHLL = weight_BHLL.clamp_max_(0.0).exp_().tril_()
-        scores_BHLL = torch.matmul(q_BHLD, k_BHLD.mT).mul_(weight_BHLL)
-        sums_BHL = scores_BHLL.sum(-1)
-        floor_BHL = torch.exp(-(total_BHL + top_BHL))
-        norm_BHL = torch.maximum(sums_BHL.abs(), floor_BHL) + EPSILON
-        h_BHLD = torch.matmul(scores_BHLL, v_BHLD).div_(norm_BHL[..., None])
-        slope_BHL = torch.where(sums_BHL.abs() >= floor_BHL, sums_BHL.sign(), 0.0)
-        ctx.save_for_backward(q_BHLD, k_BHLD, v_BHLD, weight_BHLL, scores_BHLL, norm_BHL, slope_BHL, h_BHLD, holder_BHL)
-        return h_BHLD
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-        q_BHLD, k_BHLD, v_BHLD, weight_BHLL, scores_BHLL, norm_BHL, slope_BHL, h_BHLD, holder_BHL = ctx.saved_tensors
-        d_BHLD = grads[0] / norm_BHL[..., None]
-        dv_BHLD = torch.matmul(scores_BHLL.mT, d_BHLD)
-        dnorm_BHL = -(d_BHLD * h_BHLD).sum(-1)
-        d_BHLL = torch.matmul(d_BHLD, v_BHLD.mT).add_((dnorm_BHL * slope_BHL)[..., None]).mul_(weight_BHLL)
-        dq_BHLD = torch.matmul(d_BHLL, k_BHLD)
-        dk_BHLD = torch.matmul(d_BHLL.mT, q_BHLD)
-        # d log-weight[t, j] = dq.q by rows and dk.k by columns: no further L x L pass
-        rows_BHL = (dq_BHLD * q_BHLD).sum(-1)
-        columns_BHL = (dk_BHLD * k_BHLD).sum(-1)
-        # the stabiliser cancels but for epsilon, which it does not scale
-        dtop_BHL = dnorm_BHL * EPSILON
-        rows_BHL = rows_BHL + dtop_BHL
-        columns_BHL = columns_BHL.scatter_add(-1, holder_BHL, dtop_BHL)
-        dlogf_BHL = (rows_BHL - columns_BHL).flip(-1).cumsum(-1).flip(-1)
-        return dq_BHLD, dk_BHLD, dv_BHLD, columns_BHL, dlogf_BHL
-
-
 @full_precision
 def parallel(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BHL: Tensor) -> Tensor:
     """``(B, H, L, D)`` outputs at every position; ``i`` and ``f`` are gate pre-activations. Time and memory O(L^2)."""
-    scaled = q_BHLD * q_BHLD.shape[-1] ** -0.5
-    h_BHLD: Tensor = _Parallel.apply(scaled, k_BHLD, v_BHLD, i_BHL, F.logsigmoid(f_BHL))
-    return h_BHLD
+    return torch.stack(parallel_heads(q_BHLD, k_BHLD, v_BHLD, i_BHL, f_BHL), 1)
 
 
 @full_precision

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from segue.models.parts import mlstm, slstm
 from segue.models.parts.attention import at
-from segue.models.parts.convolution import CausalConvolution
+from segue.models.parts.convolution import CausalConvolution, continued
 from segue.models.parts.dropout import dropout
+from segue.models.parts.mlstm_gating import gated
+from segue.models.parts.mlstm_mixing import mixing
 
 if TYPE_CHECKING:
     from segue.models.parts.streaming import Memory
@@ -84,15 +86,14 @@ class MLSTMBlock(nn.Module):
 
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
         """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
-        wide_BLE, gate_BLE = self.up(self.norm(x_BLD)).chunk(2, -1)
-        mixed_BLE = F.silu(self.convolution(wide_BLE))
-        q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL = self._cell_inputs(wide_BLE, mixed_BLE)
+        normed_BLD = self.norm(x_BLD)
+        (q, k, v, gates), skipped = self._mixed(self._wide(normed_BLD))
+        i, f = self._capped(gates)
         if last_B is None:
-            h_BLHP = self._cell(q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL).transpose(1, 2)
-        else:
-            h_BLHP = mlstm.final(at(q_BHLP.transpose(1, 2), last_B), k_BHLP, v_BHLP, i_BHL, f_BHL, last_B)
-            x_BLD, mixed_BLE, gate_BLE = at(x_BLD, last_B), at(mixed_BLE, last_B), at(gate_BLE, last_B)
-        return self._out(x_BLD, h_BLHP, mixed_BLE, gate_BLE)
+            return self._out(x_BLD, normed_BLD, self._cell(q, k, v, i, f), skipped)
+        h_BHP = mlstm.final(at(q.transpose(1, 2), last_B), k, v, i, f, last_B)
+        skipped = tuple(at(part, last_B) for part in skipped)
+        return self._out(at(x_BLD, last_B), at(normed_BLD, last_B), h_BHP.unbind(1), skipped)
 
     def empty(self, rows: int) -> Memory:
         """The memory before the first position: inputs of the convolution, and ``C``, ``n``, ``m`` of the cell."""
@@ -101,51 +102,51 @@ class MLSTMBlock(nn.Module):
 
     def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """``(B, L, D)`` from ``memory`` on, and the memory after each row's own length, at least 1."""
-        wide_BLE, gate_BLE = self.up(self.norm(x_BLD)).chunk(2, -1)
-        mixed_BLE, inputs = self.convolution.advance(wide_BLE, lengths_B, memory["inputs"])
-        mixed_BLE = F.silu(mixed_BLE)
-        q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL = self._cell_inputs(wide_BLE, mixed_BLE)
+        normed_BLD = self.norm(x_BLD)
+        whole_BTE, inputs = continued(self._wide(normed_BLD).permute(1, 2, 0), lengths_B, memory["inputs"])
+        # the past comes along for the convolution's sake and is cut off after it
+        (q, k, v, gates), skipped = self._mixed(whole_BTE.permute(2, 0, 1).contiguous())
+        past = inputs.shape[1]
+        q, k, v, gates = (y[:, :, past:] for y in (q, k, v, gates))
+        i, f = self._capped(gates)
         before = memory["C"], memory["n"], memory["m"]
         if x_BLD.shape[1] == 1:
-            q, k, v, i, f = (x[:, :, 0] for x in (q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL))
+            q, k, v, i, f = (y[:, :, 0] for y in (q, k, v, i, f))
             h_BHP, (C, n, m) = mlstm.step(q, k, v, i, f, before)
-            h_BLHP = h_BHP[:, None]
+            h_BHLP = h_BHP[:, :, None]
         else:
             # beyond a row's length nothing is added and nothing forgotten
             after = torch.arange(x_BLD.shape[1], device=x_BLD.device) >= lengths_B[:, None, None]
-            i_BHL, f_BHL = i_BHL.masked_fill(after, -math.inf), f_BHL.masked_fill(after, math.inf)
-            h_BHLP, (C, n, m) = mlstm.chunkwise(q_BHLP, k_BHLP, v_BHLP, i_BHL, f_BHL, self.chunk, before)
-            h_BLHP = h_BHLP.transpose(1, 2)
-        return self._out(x_BLD, h_BLHP, mixed_BLE, gate_BLE), {"inputs": inputs, "C": C, "n": n, "m": m}
+            i, f = i.masked_fill(after, -math.inf), f.masked_fill(after, math.inf)
+            h_BHLP, (C, n, m) = mlstm.chunkwise(q, k, v, i, f, self.chunk, before)
+        skipped = tuple(part[:, past:] for part in skipped)
+        return self._out(x_BLD, normed_BLD, h_BHLP.unbind(1), skipped), {"inputs": inputs, "C": C, "n": n, "m": m}
 
-    def _cell_inputs(self, wide_BLE: Tensor, mixed_BLE: Tensor) -> tuple[Tensor, ...]:
-        """``q, k, v (B, H, L, P)`` and the pre-activations ``i, f (B, H, L)``."""
-        query, key = self._blockwise(mixed_BLE, self.query_key).chunk(2, -1)
-        query, key, value = query.flatten(-2), key.flatten(-2), self._blockwise(wide_BLE, self.value).flatten(-2)
-        gates_BHL = self.gates(torch.cat([query, key, value], -1)).mT
-        if self.soft_cap:
-            gates_BHL = mlstm.soft_cap(gates_BHL, self.soft_cap)
-        return self._split(query), self._split(key), self._split(value), *gates_BHL.chunk(2, 1)
+    def _wide(self, normed_BLD: Tensor) -> Tensor:
+        """``(E, B, L)`` the half of the up-projection that is mixed."""
+        wide_ET = self.up.weight[: len(self.skip)] @ normed_BLD.flatten(0, 1).T
+        return wide_ET.view(-1, *normed_BLD.shape[:2])
 
-    def _out(self, x: Tensor, h: Tensor, mixed: Tensor, gate: Tensor) -> Tensor:
-        """The residual stream ``(..., D)`` with the cell's output ``(..., H, P)``."""
-        out = self.down((self.head_norm(h) + self.skip * mixed) * F.silu(gate))
-        return x + dropout(out, self.dropout, self.training)
+    def _mixed(self, wide_EBL: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        conv, skip_HP = self.convolution, self.skip.view(self.heads, -1)
+        gates = self.gates.weight, self.gates.bias
+        return mixing(wide_EBL, conv.weight[:, 0], conv.bias, self.query_key, self.value, *gates, skip_HP)
 
-    def _cell(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
+    def _capped(self, gates_BGL: Tensor) -> tuple[Tensor, ...]:
+        """Pre-activations ``(B, H, L)`` of input and forget gates."""
+        return (mlstm.soft_cap(gates_BGL, self.soft_cap) if self.soft_cap else gates_BGL).chunk(2, 1)
+
+    def _cell(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...]:
+        """Outputs ``(B, L, P)`` by head."""
         if self.form == "parallel" or (self.form == "auto" and q.shape[2] <= PARALLEL_LENGTH):
-            return mlstm.parallel(q, k, v, i, f)
-        return mlstm.chunkwise(q, k, v, i, f, self.chunk)[0]
+            return mlstm.parallel_heads(q, k, v, i, f)
+        return mlstm.chunkwise(q, k, v, i, f, self.chunk)[0].unbind(1)
 
-    def _split(self, x_BLE: Tensor) -> Tensor:
-        split: Tensor = x_BLE.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return split
-
-    @staticmethod
-    def _blockwise(x_BLE: Tensor, weight: Tensor) -> Tensor:
-        """Small blocks of channels, each through a matrix of its own: ``(B, L, blocks, out)``."""
-        out: Tensor = torch.einsum("blni,nio->blno", x_BLE.unflatten(-1, weight.shape[:2]), weight)
-        return out
+    def _out(self, x: Tensor, normed: Tensor, heads: tuple[Tensor, ...], skipped: tuple[Tensor, ...]) -> Tensor:
+        """The residual stream ``(..., D)`` with the cell's outputs ``(..., P)``, through the output gate."""
+        gate = F.linear(normed, self.up.weight[len(self.skip) :]).unflatten(-1, (self.heads, -1))
+        y = gated(gate, self.head_norm.weight.view(self.heads, -1), *heads, *skipped)
+        return x + dropout(self.down(y.flatten(-2)), self.dropout, self.training)
 
 
 class SLSTMBlock(nn.Module):
@@ -197,7 +198,8 @@ class SLSTMBlock(nn.Module):
     def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
         """``(B, L, D)`` from ``memory`` on, and the memory after each row's own length, at least 1."""
         normed_BLD = self.norm(x_BLD)
-        mixed_BLD, inputs = self.convolution.advance(normed_BLD, lengths_B, memory["inputs"])
+        whole_BTD, inputs = continued(normed_BLD, lengths_B, memory["inputs"])
+        mixed_BLD = self.convolution(whole_BTD)[:, inputs.shape[1] :]
         raw_LHBG = self._raw(normed_BLD, F.silu(mixed_BLD))
         y, c, n, m = (memory[name].transpose(0, 1) for name in "ycnm")
         # beyond a row's length nothing is added and nothing forgotten; the output goes on, and is read where it ended
