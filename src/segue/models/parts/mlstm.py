@@ -21,10 +21,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from segue.models.parts.mlstm_chunkwise import chunkwise_heads
 from segue.models.parts.mlstm_parallel import EPSILON, parallel_heads
 from segue.models.parts.precision import full_precision
 
-__all__ = ["Memory", "chunkwise", "empty", "final", "parallel", "parallel_heads", "soft_cap", "step"]
+__all__ = [
+    "Memory",
+    "chunkwise",
+    "chunkwise_heads",
+    "empty",
+    "final",
+    "parallel",
+    "parallel_heads",
+    "soft_cap",
+    "step",
+]
 
 Memory = tuple[Tensor, Tensor, Tensor]
 
@@ -59,41 +70,12 @@ def chunkwise(
     chunk: int = 64,
     memory: Memory | None = None,
 ) -> tuple[Tensor, Memory]:
-    """As :func:`parallel`, linear in length, from ``memory`` on; also the memory after the last position."""
-    batch, heads, length, width = q_BHLD.shape
-    C, n, m = memory or empty(batch, heads, width, q_BHLD)
-    scaled = q_BHLD * width**-0.5
-    logf_BHL = F.logsigmoid(f_BHL)
-    outputs = []
-    for start in range(0, length, chunk):
-        cut = slice(start, start + chunk)
-        q, k, v, i, logf = (
-            scaled[:, :, cut],
-            k_BHLD[:, :, cut],
-            v_BHLD[:, :, cut],
-            i_BHL[:, :, cut],
-            logf_BHL[:, :, cut],
-        )
-        total_BHS = logf.cumsum(-1)
-        a_BHS = i - total_BHS
-        top_BHS = torch.maximum(a_BHS.cummax(-1).values, m[..., None])
-        inside_BHSS = (a_BHS[..., None, :] - top_BHS[..., None]).clamp_max(0.0).exp().tril()
-        before_BHS = torch.exp(m[..., None] - top_BHS)
-        scores_BHSS = torch.matmul(q, k.mT) * inside_BHSS
-        sums_BHS = scores_BHSS.sum(-1) + before_BHS * torch.matmul(q, n[..., None])[..., 0]
-        values = torch.matmul(scores_BHSS, v) + before_BHS[..., None] * torch.matmul(q, C)
-        norm_BHS = torch.maximum(sums_BHS.abs(), torch.exp(-(total_BHS + top_BHS))) + EPSILON
-        outputs.append(values / norm_BHS[..., None])
+    """As :func:`parallel`, linear in length, from ``memory`` on; also the memory after the last position.
 
-        # the memory after the chunk, stabilised by its last position
-        last = top_BHS[..., -1]
-        keep_BHS = torch.exp(a_BHS - last[..., None])
-        carry = torch.exp(m - last)
-        weighted = k * keep_BHS[..., None]
-        C = carry[..., None, None] * C + torch.matmul(weighted.mT, v)
-        n = carry[..., None] * n + weighted.sum(-2)
-        m = last + total_BHS[..., -1]
-    return torch.cat(outputs, -2), (C, n, m)
+    No gradient goes through memories, neither the one that comes in nor the one that goes out.
+    """
+    heads, after = chunkwise_heads(q_BHLD, k_BHLD, v_BHLD, i_BHL, f_BHL, chunk, memory)
+    return torch.stack(heads, 1), after
 
 
 def step(

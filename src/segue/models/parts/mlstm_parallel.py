@@ -17,7 +17,7 @@ from torch import Tensor
 
 from segue.models.parts.precision import full_precision
 
-__all__ = ["EPSILON", "parallel_heads"]
+__all__ = ["EPSILON", "parallel_heads", "weights"]
 
 EPSILON = 1e-6
 """Added to the normaliser, as the reference implementation does."""
@@ -25,8 +25,9 @@ EPSILON = 1e-6
 ROWS = 128
 """Rows of a block at most."""
 
-LEAST = -60.0
-"""Logarithm of the least weight against the greatest. Smaller ones change no sum, and denormal numbers are slow."""
+BOUND = 60.0
+"""Of the logarithm of a weight. Smaller weights change no sum and larger ones are cut off; denormal numbers and
+infinity would be slow."""
 
 
 class _Parallel(torch.autograd.Function):
@@ -106,9 +107,14 @@ def _blocks(length: int) -> list[slice]:
     return [slice(start, min(start + step, length)) for start in range(0, length, step)]
 
 
+def weights(a: Tensor, shift: Tensor) -> Tensor:
+    """``exp(a - shift)``, within bounds."""
+    return (a - shift).clamp_(-BOUND, BOUND).exp_()
+
+
 def _weights(a_BL: Tensor, shift_BL: Tensor, rows: slice) -> Tensor:
     """``(B, R, C)`` weight of each position for those of ``rows``, zero for what comes after."""
-    weights_BRC = (a_BL[:, None, : rows.stop] - shift_BL[:, rows, None]).clamp_min_(LEAST).exp_()
+    weights_BRC = weights(a_BL[:, None, : rows.stop], shift_BL[:, rows, None])
     weights_BRC[..., rows].tril_()
     return weights_BRC
 
