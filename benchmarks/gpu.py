@@ -37,21 +37,17 @@ QUICK = {"side": 256, "copied": 1 << 22, "repeat": 2, "positions": 1_000, "batch
 
 BOARDS = ("ml-1m-sasrec", "amazon-beauty")
 """Board 1 and Board 4: data whose recipes are run."""
-KERNELS = "kernels"
-"""Setting of xLSTM that says which kernels compute its cells."""
 
 
 def variants() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Model and settings by the name in the table: xLSTM once for each of its kernels."""
+    """Model and settings by the name in the table: xLSTM once for each way to compute its cells on such a device."""
     common = {"width": WIDTH, "blocks": BLOCKS, "heads": HEADS, "dropout": 0.2}
-    found: dict[str, tuple[str, dict[str, Any]]] = {"sasrec": ("sasrec", common)}
-    field = model_class("xlstm").Config.model_fields.get(KERNELS)
-    for kernels in get_args(field.annotation) if field is not None else ():
-        if kernels != "auto":
-            found[f"xlstm, {kernels} kernels"] = "xlstm", common | {KERNELS: kernels}
-    if len(found) == 1:
-        found["xlstm"] = "xlstm", common
-    return found
+    found = {"sasrec": ("sasrec", common)}
+    for name, field in model_class("xlstm").Config.model_fields.items():
+        if "triton" in (choices := get_args(field.annotation)):
+            ways = [way for way in choices if way != "auto"]
+            found |= {f"xlstm, {name} {way}": ("xlstm", common | {name: way}) for way in ways}
+    return found if len(found) > 1 else found | {"xlstm": ("xlstm", common)}
 
 
 def run(device: str, say: Any, quick: bool = False) -> dict[str, Any]:
