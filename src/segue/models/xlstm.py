@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from segue.core.batches import Sequences
 from segue.core.types import Domain
 from segue.models.parts.dropout import dropout
+from segue.models.parts.package_kernels import Kernels
 from segue.models.parts.sequence import SequenceSettings
 from segue.models.parts.streaming import Memory, StreamingModel
 from segue.models.parts.xlstm_blocks import MLSTMBlock, SLSTMBlock
@@ -60,6 +61,20 @@ class XLSTM(StreamingModel):
         """How mLSTM computes a sequence: the same function, quadratic or linear in length."""
         chunk_size: Annotated[int, Gt(0)] = 64
         """Positions of a chunk in the chunkwise form."""
+        chunkwise_kernel: Literal[
+            "auto",
+            "native",
+            "chunkwise--triton_xl_chunk",
+            "chunkwise--triton_limit_chunk",
+            "parallel--triton_limit_headdim",
+        ] = "auto"
+        """What computes mLSTM over a sequence, unless ``form`` is ``parallel``: Segue's own code (``native``), or a
+        kernel of the package ``mlstm_kernels`` by its name there; ``auto`` takes the first of them where the package is
+        installed and the model on a CUDA device."""
+        sequence_kernel: Literal["auto", "native", "native_sequence__triton"] = "auto"
+        """The same over fewer than 16 events after a state."""
+        step_kernel: Literal["auto", "native", "triton"] = "auto"
+        """The same for one event after a state."""
 
         @model_validator(mode="after")
         def _blocks_exist(self) -> XLSTM.Config:
@@ -96,6 +111,7 @@ class XLSTM(StreamingModel):
             config.dropout,
             config.form,
             config.chunk_size,
+            Kernels(config.chunkwise_kernel, config.sequence_kernel, config.step_kernel, config.chunk_size),
         )
 
     def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:

@@ -35,6 +35,7 @@ __all__ = [
     "parallel_heads",
     "soft_cap",
     "step",
+    "step_heads",
 ]
 
 Memory = tuple[Tensor, Tensor, Tensor]
@@ -93,6 +94,14 @@ def step(
     norm = torch.maximum(sums.abs(), torch.exp(-fresh)) + EPSILON
     h_BHD = torch.matmul(q[..., None, :], C)[..., 0, :] / norm[..., None]
     return h_BHD, (C, n, fresh)
+
+
+def step_heads(
+    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, i_BH: Tensor, f_BH: Tensor, memory: Memory
+) -> tuple[tuple[Tensor, ...], Memory]:
+    """As :func:`step`, with the outputs ``(B, D)`` head by head."""
+    h_BHD, after = step(q_BHD, k_BHD, v_BHD, i_BH, f_BH, memory)
+    return h_BHD.unbind(1), after
 
 
 @full_precision

@@ -18,6 +18,7 @@ from segue.models.parts.convolution import CausalConvolution, continued
 from segue.models.parts.dropout import dropout
 from segue.models.parts.mlstm_gating import gated
 from segue.models.parts.mlstm_mixing import mixing
+from segue.models.parts.package_kernels import OPEN, OWN, SHUT, Kernels
 
 if TYPE_CHECKING:
     from segue.models.parts.streaming import Memory
@@ -63,8 +64,10 @@ class MLSTMBlock(nn.Module):
         dropout: float,
         form: Literal["auto", "parallel", "chunkwise"],
         chunk: int,
+        kernels: Kernels = OWN,
     ) -> None:
         super().__init__()
+        self.kernels = kernels
         inner = _round_up(width * proj_factor, math.lcm(heads, qkv_block))
         small = math.sqrt(2 / (5 * width))
         self.heads, self.soft_cap, self.dropout, self.form, self.chunk = heads, soft_cap, dropout, form, chunk
@@ -112,13 +115,15 @@ class MLSTMBlock(nn.Module):
         before = memory["C"], memory["n"], memory["m"]
         if x_BLD.shape[1] == 1:
             q, k, v, i, f = (y[:, :, 0] for y in (q, k, v, i, f))
-            h_BHP, (C, n, m) = mlstm.step(q, k, v, i, f, before)
-            heads = h_BHP[:, :, None].unbind(1)
+            heads, (C, n, m) = self.kernels.once(q, k, v, i, f, before) or mlstm.step_heads(q, k, v, i, f, before)
+            heads = tuple(h_BP[:, None] for h_BP in heads)
         else:
             # beyond a row's length nothing is added and nothing forgotten
             after = torch.arange(x_BLD.shape[1], device=x_BLD.device) >= lengths_B[:, None, None]
-            i, f = i.masked_fill(after, -math.inf), f.masked_fill(after, math.inf)
-            heads, (C, n, m) = mlstm.chunkwise_heads(q, k, v, i, f, self.chunk, before)
+            i, f = i.masked_fill(after, SHUT), f.masked_fill(after, OPEN)
+            heads, (C, n, m) = self.kernels.onwards(q, k, v, i, f, before) or mlstm.chunkwise_heads(
+                q, k, v, i, f, self.chunk, before
+            )
         skipped = tuple(part[:, past:] for part in skipped)
         return self._out(x_BLD, normed_BLD, heads, skipped), {"inputs": inputs, "C": C, "n": n, "m": m}
 
@@ -138,6 +143,8 @@ class MLSTMBlock(nn.Module):
 
     def _cell(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...]:
         """Outputs ``(B, L, P)`` by head."""
+        if self.form != "parallel" and (heads := self.kernels.heads(q, k, v, i, f)) is not None:
+            return heads
         if self.form == "parallel" or (self.form == "auto" and q.shape[2] <= PARALLEL_LENGTH):
             return mlstm.parallel_heads(q, k, v, i, f)
         return mlstm.chunkwise_heads(q, k, v, i, f, self.chunk)[0]

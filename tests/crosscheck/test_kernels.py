@@ -1,0 +1,112 @@
+"""The way to kernels of the package ``mlstm_kernels``, walked with its native ones, which run everywhere."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from segue.core.types import Domain, Events, Queries
+from segue.models.parts import mlstm
+from segue.models.parts.package_kernels import BEST, Kernels, _missing
+from segue.models.parts.xlstm_blocks import MLSTMBlock
+from segue.models.xlstm import XLSTM
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    kernels = pytest.importorskip("mlstm_kernels.torch", reason="mlstm_kernels is not installed: make crosscheck")
+
+pytestmark = pytest.mark.filterwarnings("default")
+
+NATIVE = Kernels("chunkwise--native_autograd", "native_sequence__native", "native", chunk=16)
+"""Of the step, ``native`` is Segue's own."""
+PARALLEL = Kernels("parallel--native_autograd", "native", "native", chunk=16)
+
+
+def inputs(length: int, seed: int = 0) -> list[Tensor]:
+    make = torch.Generator().manual_seed(seed)
+    qkv = [torch.randn(2, 3, length, 8, generator=make, dtype=torch.float64) for _ in range(3)]
+    i, f = (torch.randn(2, 3, length, generator=make, dtype=torch.float64) for _ in range(2))
+    return [x.requires_grad_() for x in (*qkv, i, f + 3.0)]
+
+
+@pytest.mark.parametrize("chosen", [NATIVE, PARALLEL], ids=["chunkwise", "parallel"])
+@pytest.mark.parametrize("length", [1, 16, 37])
+def test_a_sequence_of_any_length_with_its_gradients(chosen: Kernels, length: int) -> None:
+    arguments = inputs(length)
+    heads = chosen.heads(*arguments)
+    assert heads is not None
+    expected = mlstm.parallel_heads(*arguments)
+    weights = torch.randn(2, length, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for found, wanted in zip(heads, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    got, reference = (
+        torch.autograd.grad(sum((h * weights).sum() for h in out), arguments)  # type: ignore[arg-type]
+        for out in (heads, expected)
+    )
+    for gradient, other in zip(got, reference, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, 5, 40])
+def test_onwards_from_memories_empty_or_not(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stabiliser of a memory may be another; what it stands for, and all that follows, is the same."""
+    ours = theirs = mlstm.empty(2, 3, 8, torch.zeros(1, dtype=torch.float64))
+    for seed in (1, 2):
+        arguments = [x.detach() for x in inputs(length, seed)]
+        found = NATIVE.onwards(*arguments, theirs)
+        assert found is not None
+        expected, ours = mlstm.chunkwise_heads(*arguments, 16, ours)
+        heads, theirs = found
+        for h, wanted in zip(heads, expected, strict=True):
+            torch.testing.assert_close(h, wanted, rtol=1e-5, atol=1e-6)
+        once = [x[:, :, 0] for x in arguments]
+        with monkeypatch.context() as patch:
+            patch.setattr(Kernels, "_chosen", lambda *_: "native")
+            stepped = NATIVE.once(*once, theirs)
+        assert stepped is not None
+        expected, ours = mlstm.step_heads(*once, ours)
+        heads, theirs = stepped
+        for h, wanted in zip(heads, expected, strict=True):
+            torch.testing.assert_close(h, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_block_is_the_same_with_either() -> None:
+    torch.manual_seed(0)
+    own = MLSTMBlock(16, 2, 2, 4, 4, 2.0, 15.0, 0.0, "auto", 16).double()
+    other = MLSTMBlock(16, 2, 2, 4, 4, 2.0, 15.0, 0.0, "auto", 16, NATIVE).double()
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    other.load_state_dict(own.state_dict())
+    x_BLD = torch.randn(2, 23, 16, dtype=torch.float64)
+    torch.testing.assert_close(other(x_BLD), own(x_BLD), rtol=1e-5, atol=1e-6)
+    lengths_B = torch.tensor([23, 9])
+    memories = [block.empty(2) for block in (own, other)]
+    for part, lengths in ((x_BLD, lengths_B), (x_BLD[:, :1], torch.tensor([1, 1]))):
+        outputs = []
+        for at, block in enumerate((own, other)):
+            out, memories[at] = block.advance(part, lengths, memories[at])
+            outputs.append(out)
+        for row, length in enumerate(lengths.tolist()):
+            torch.testing.assert_close(outputs[1][row, :length], outputs[0][row, :length], rtol=1e-5, atol=1e-6)
+
+
+def test_a_state_may_go_from_one_kernel_to_the_other() -> None:
+    torch.manual_seed(0)
+    model = XLSTM(XLSTM.Config(width=16, slstm_at=()), Domain(1, 9)).eval()
+    history = Events.of([np.arange(30) % 9])
+    before = model.state(Queries.anonymous(history))
+    for block in model.blocks:
+        block.kernels = NATIVE
+    np.testing.assert_allclose(model.answer(before), model.encode(Queries.anonymous(history)), rtol=1e-3, atol=1e-4)
+
+
+def test_names_are_the_packages() -> None:
+    assert _missing("chunkwise", "chunkwise--native_autograd", "cpu") is None
+    assert "is not among" in (_missing("chunkwise", "chunkwise--native", "cpu") or "")
+    for kind, name in BEST.items():
+        assert "CUDA" in (_missing(kind, name, "cpu") or "")

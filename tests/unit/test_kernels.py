@@ -1,0 +1,54 @@
+"""Kernels that are asked for and missing are told; ``auto`` does without."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+
+import pytest
+import torch
+
+from segue.core.types import Domain
+from segue.models.parts import package_kernels
+from segue.models.parts.package_kernels import Kernels
+from segue.models.xlstm import XLSTM
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    package_kernels._missing.cache_clear()
+
+
+def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> str:
+    def version(name: str) -> str:
+        if found is None:
+            raise PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(package_kernels, "version", version)
+    with pytest.raises(ValueError, match=r"model\.chunkwise_kernel: 'chunkwise--triton_xl_chunk'") as error:
+        Kernels("chunkwise--triton_xl_chunk")._chosen("chunkwise", torch.device(device))
+    package_kernels._missing.cache_clear()
+    return str(error.value)
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "needs a CUDA device, and the model is on cpu; expected auto or native" in reason(
+        "cpu", monkeypatch, "2.0.6"
+    )
+    assert "pip install 'segue[xlstm-triton]'" in reason("cuda", monkeypatch, None)
+    assert "needs mlstm_kernels 2 or newer, and 1.0.3 is installed" in reason("cuda", monkeypatch, "1.0.3")
+
+
+def test_auto_is_own_code_without_a_device_or_the_package() -> None:
+    for device in ("cpu", "cuda"):
+        if device == "cpu" or package_kernels._missing("step", "triton", device):
+            assert Kernels()._chosen("step", torch.device(device)) is None
+
+
+def test_a_model_says_so_when_it_is_to_compute() -> None:
+    model = XLSTM(XLSTM.Config(width=8, slstm_at=(), step_kernel="triton", chunkwise_kernel="native"), Domain(1, 5))
+    block = model.blocks[0]
+    x_BLD = torch.randn(1, 1, 8)
+    assert torch.isfinite(block(x_BLD)).all()
+    with pytest.raises(ValueError, match=r"model\.step_kernel: 'triton' needs a CUDA device"):
+        block.advance(x_BLD, torch.tensor([1]), block.empty(1))
