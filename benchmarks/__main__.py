@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ PARTS = {
     "evaluation": "ranking all users alone",
     "preparing": "preparing datasets from their sources: seconds and memory",
     "opening": "opening a prepared dataset",
-    "cells": "xLSTM blocks beside the xlstm package",
+    "cells": "xLSTM blocks beside the xlstm package and Transformers",
+    "growth": "cost against length, width and catalogue, and of steps from a state, with a plot",
+    "beyond": "a run's accuracy with less and more history than it was trained on; needs --run",
     "ablation": "what each choice is worth, three seeds: hours",
     "tuned": "every sequential model under one equal tuning budget: hours",
     "accuracy": "every model's metrics on one dataset, trained from its recipe: hours",
@@ -54,6 +57,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="of part pace: how long RecTools trains; default 15")
     parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
+    parser.add_argument("--run", default="latest", help="of part beyond: a run; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
     parser.add_argument("--seeds", type=int, default=3, help="of part ablation; default %(default)s")
@@ -95,6 +99,13 @@ def main() -> None:
         except ValueError as error:
             sys.exit(str(error))
         text = gpu.page(found, found["machine"])
+    elif ask.part in ("cells", "growth", "beyond"):
+        module = import_module(f"benchmarks.{ask.part}")
+        try:
+            found |= module.run(ask)
+        except ValueError as error:
+            sys.exit(str(error))
+        text = module.page(found)
     elif ask.part == "accuracy":
         from benchmarks import accuracy
 
@@ -158,10 +169,6 @@ def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[st
 
 
 def alone(ask: argparse.Namespace) -> dict[str, Any]:
-    if ask.part == "cells":
-        from benchmarks import cells
-
-        return cells.run(ask.threads, ask.quick)
     if ask.part == "losses":
         from benchmarks import losses
 

@@ -1,0 +1,93 @@
+"""Benchmarks of recurrent models: what they compare is what they say."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import beyond, cells, growth
+
+from segue.core.recommend import recommend
+from segue.core.types import Events, Queries
+from segue.testing import cycle, train_small
+
+FACTS: dict[str, Any] = {
+    "machine": dict.fromkeys(("processor", "cores", "memory_gib", "torch", "segue", "commit", "command", "date"), "?"),
+    "rest_percent": 15.0,
+    "busy_before_percent": 50.0,
+}
+
+
+def test_a_model_that_reads_less_leaves_out_the_whole_history_all_the_same() -> None:
+    world = cycle()
+    model: Any = train_small("lstm", world.train, epochs=2)
+    queries = Queries.anonymous(Events.of([[3, 1, 4, 2, 5], [6], []]))
+    cut = beyond.Cut(model, 2, model.domain, model.scale)
+    np.testing.assert_array_equal(cut.encode(queries), model.encode(Queries.anonymous(queries.history.last(2))))
+    found = recommend(cut, queries, 4)
+    assert not set(found.items[0, : found.lengths[0]]) & {3, 1, 4, 2, 5}
+    longer = beyond.Cut(model, 9, model.domain, model.scale)
+    np.testing.assert_array_equal(longer.score(queries), model.score(queries))
+
+
+def test_the_page_of_what_is_beyond_has_a_line_per_group() -> None:
+    rows = [
+        {"read": cut, "over": over, "upto": upto, "questions": 7, "mean": 0.5, "low": 0.4, "high": 0.6}
+        for cut in beyond.CUTS
+        for over, upto in ((None, None), (0, 50), (400, beyond.GROUPS[-1]))
+    ]
+    text = beyond.page({"run": "r", "model": "xlstm", "data": "d", "max_length": 200, "rows": rows, **FACTS})
+    assert [line.split(" | ")[0] for line in text.splitlines() if "0.5000" in line] == [
+        "| all",
+        "| 1 to 50",
+        "| more than 400",
+    ]
+
+
+def test_ratios_of_cells_are_between_what_they_name() -> None:
+    for one, other in cells.AGAINST:
+        assert one in cells.SIDES
+        assert other in cells.SIDES
+        assert one[1] == "segue"
+        assert one[2] == other[2], "the same dropout on both sides"
+    side = {"positions_per_second": 1.0, "milliseconds": 2.0, "processor_milliseconds": 2.0, "peak_mib": 3.0}
+    sides = [{"length": 50, "kind": k, "library": b, "dropout": d, "parameters": 4, **side} for k, b, d in cells.SIDES]
+    ratios = [
+        {"length": 50, "of": list(a), "to": list(b), "faster": 2.0, "faster_by_processor": 3.0}
+        for a, b in cells.AGAINST
+    ]
+    settings = {**cells.SETTINGS, "threads": 1}
+    text = cells.page({"settings": settings, "sides": sides, "ratios": ratios, **FACTS})
+    assert text.count("| 2.00 | 3.00 |") == len(cells.AGAINST)
+    assert "disturbed" in text
+
+
+def test_growth_is_drawn_with_every_model() -> None:
+    points = [
+        {
+            "axis": axis,
+            "value": value,
+            "model": model,
+            "loss": loss,
+            "batch": 1,
+            "milliseconds": 1.0,
+            "processor_milliseconds": 1.0,
+            "positions_per_second": 10.0,
+            "own_mib": 5.0,
+        }
+        for axis in ("length", "width", "items")
+        for value in (50, 100)
+        for model in growth.MODELS
+        for loss in growth.LOSSES[: 2 if axis == "items" else 1]
+    ]
+    drawing = growth.figure(points)
+    assert drawing.startswith("<svg")
+    assert all(name in drawing for name in growth.MODELS)
+    steps = [{"model": "lstm", "steps": [{"events": 10, "bytes": 8, "step_ms": 1.0, "answer_ms": 2.0}]}]
+    text = growth.page({"settings": {"threads": 1, "items": 5}, "points": points, "steps": steps, **FACTS})
+    assert "| lstm | 8 | 10 | 1.00 | 2.00 |" in text
