@@ -35,19 +35,22 @@ WIDTH, BLOCKS, HEADS, ITEMS = 128, 2, 2, 3706
 FULL = {"side": 8192, "copied": 1 << 31, "repeat": 10, "positions": 51_200, "batches": 40, "epochs": 4}
 QUICK = {"side": 256, "copied": 1 << 22, "repeat": 2, "positions": 1_000, "batches": 2, "epochs": 1}
 
+KERNEL = "chunkwise_kernel"
+"""Setting of xLSTM: what computes mLSTM in training. All but ``native`` are of the package ``mlstm_kernels``."""
+
 BOARDS = ("ml-1m-sasrec", "amazon-beauty")
 """Board 1 and Board 4: data whose recipes are run."""
 
 
-def variants() -> dict[str, tuple[str, dict[str, Any]]]:
-    """Model and settings by the name in the table: xLSTM once for each way to compute its cells on such a device."""
+def variants(device: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Model and settings by the name in the table; xLSTM without sLSTM once for each kernel that runs on ``device``."""
     common = {"width": WIDTH, "blocks": BLOCKS, "heads": HEADS, "dropout": 0.2}
-    found = {"sasrec": ("sasrec", common)}
-    for name, field in model_class("xlstm").Config.model_fields.items():
-        if "triton" in (choices := get_args(field.annotation)):
-            ways = [way for way in choices if way != "auto"]
-            found |= {f"xlstm, {name} {way}": ("xlstm", common | {name: way}) for way in ways}
-    return found if len(found) > 1 else found | {"xlstm": ("xlstm", common)}
+    found: dict[str, tuple[str, dict[str, Any]]] = {"SASRec": ("sasrec", common)}
+    found["xLSTM"] = "xlstm", common | {KERNEL: "native"}
+    for kernel in get_args(model_class("xlstm").Config.model_fields[KERNEL].annotation):
+        if kernel == "native" or (kernel != "auto" and device.startswith("cuda")):
+            found[f"xLSTM without sLSTM, {kernel}"] = "xlstm", common | {"slstm_at": [], KERNEL: kernel}
+    return found
 
 
 def run(device: str, say: Any, quick: bool = False) -> dict[str, Any]:
@@ -65,7 +68,7 @@ def run(device: str, say: Any, quick: bool = False) -> dict[str, Any]:
     rates = side("gpu", sys.executable, amount | {"device": device}, nothing)
     say(f"{rates['name']}: {rates['matmul_tflops']:.1f} TFLOP/s, {rates['copy_gigabytes']:,.0f} GB/s")
     rows = []
-    for name, (model, config) in variants().items():
+    for name, (model, config) in variants(device).items():
         for length in LENGTHS:
             batch = max(1, amount["positions"] // length)
             ask = amount | {"model": model, "config": config | {"max_length": length}, "device": device}

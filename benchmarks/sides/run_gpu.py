@@ -98,8 +98,7 @@ def pace(job: Job) -> None:
     batch = next(model.batches(data, ask["batch"], np.random.default_rng(0))[1])
     model.train()
     with torch.autocast(torch.device(device).type, torch.bfloat16), kept(model) as found:
-        loss, positions = model.objective(batch, cross_entropy)
-        loss.backward()
+        positions = model.objective(batch, cross_entropy)[1]
     matrices = {name: p.numel() for name, p in model.named_parameters() if p.ndim > 1}
     job.note(
         positions_per_second=float(np.median([one["targets_per_second"] for one in epochs.logged[WARM_UP:]])),

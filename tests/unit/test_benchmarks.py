@@ -14,6 +14,8 @@ from benchmarks import flops, gpu, large, losses, pace, peers, report
 from benchmarks.beside import CONTESTS, histories
 from benchmarks.sides.measure import Clock, Race, memory, score
 
+from segue.core.config import parse
+from segue.core.registry import model_class
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split, Vocab
 
 
@@ -122,6 +124,13 @@ def test_what_a_position_needs_on_a_device() -> None:
     assert moved == 2 * 12.0 + 40 * 200 / 40
     operations, _ = gpu.needed({"model": "xlstm", "config": config, "length": 5, "items": 10}, found)
     assert operations == 6 * 100 + 3 * 1 * 4 * 8 * 4 + 6 * 4 * 10
+
+
+def test_every_kernel_has_a_row_on_a_device() -> None:
+    assert list(gpu.variants("cpu")) == ["SASRec", "xLSTM", "xLSTM without sLSTM, native"]
+    assert sum("triton" in name for name in gpu.variants("cuda:0")) >= 1
+    for key, config in gpu.variants("cuda").values():
+        parse(model_class(key).Config, config, "model")
 
 
 def test_without_a_device_the_part_ends_with_one_line() -> None:
