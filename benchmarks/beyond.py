@@ -69,13 +69,17 @@ def run(ask: Any) -> dict[str, Any]:
     model: Any = trained.model
     if not getattr(model, "recurrent", False):
         raise ValueError(f"run: '{trained.key}' reads no more than its window; expected a recurrent model")
-    valid = split(reopen(folder), plan.split).valid
+    data = reopen(folder)
+    valid = split(data, plan.split).valid
     lengths = valid.queries.history.lengths
     group_N = np.searchsorted(GROUPS[1:], lengths)
     found: dict[str, Any] = {
         "run": folder.name,
         "model": trained.key,
         "data": plan.task.data,
+        "hash": data.header.get("hash"),
+        "warnings": list(data.header.get("warnings", [])),
+        "seed": plan.run.seed,
         "max_length": model.config.max_length,
         "rows": [],
     }
@@ -110,4 +114,13 @@ def page(found: dict[str, Any]) -> str:
         name = "all" if over is None else f"more than {over}" if upto == GROUPS[-1] else f"{over + 1} to {upto}"
         cells = [f"{rows[cut]['mean']:.4f} ({rows[cut]['low']:.4f} to {rows[cut]['high']:.4f})" for cut in CUTS]
         lines.append(f"| {name} | {rows[None]['questions']:,} | " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Made by `{found['machine']['command']}`, {found['machine']['date']}.", ""])
+    machine = found["machine"]
+    lines += [
+        "",
+        f"* data: {found['data']}, hash {found['hash']}; bootstrap with seed {found['seed']}",
+        *(f"* warning: {text}" for text in found["warnings"]),
+        f"* machine: {machine['processor']}, {machine['cores']} cores; torch {machine['torch']}, Segue "
+        f"{machine['segue']} ({machine['commit']})",
+        f"* made by `{machine['command']}`, {machine['date']}",
+    ]
+    return "\n".join([*lines, ""])

@@ -41,7 +41,9 @@ def test_the_page_of_what_is_beyond_has_a_line_per_group() -> None:
         for cut in beyond.CUTS
         for over, upto in ((None, None), (0, 50), (400, beyond.GROUPS[-1]))
     ]
-    text = beyond.page({"run": "r", "model": "xlstm", "data": "d", "max_length": 200, "rows": rows, **FACTS})
+    about = {"run": "r", "model": "xlstm", "data": "d", "hash": "h", "warnings": ["rebuilt"], "seed": 0}
+    text = beyond.page({**about, "max_length": 200, "rows": rows, **FACTS})
+    assert "warning: rebuilt" in text
     assert [line.split(" | ")[0] for line in text.splitlines() if "0.5000" in line] == [
         "| all",
         "| 1 to 50",
