@@ -4,36 +4,26 @@ Positions count from the end, so that the question, which always stands at the e
 history. Trained with ``objective=next_item`` the same layers read in one direction, and positions count from the
 beginning.
 
-Shapes: B sequences, L positions, D width.
+Shapes: B sequences, L positions, D width, M positions asked about.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-import torch
-import torch.nn.functional as F
-from annotated_types import Gt
-from torch import Tensor, nn
+from torch import nn
 
-from segue.core.batches import Sequences
 from segue.core.types import Domain
-from segue.models.parts.asked import Asked
+from segue.models.parts.attentive import AttentiveModel, AttentiveSettings
 from segue.models.parts.bert import BertBlock
-from segue.models.parts.dropout import dropout
-from segue.models.parts.positions import places
-from segue.models.parts.sequence import SequenceModel, SequenceSettings
 
 __all__ = ["BERT4Rec"]
 
 
-class BERT4Rec(SequenceModel):
-    """Learned positions, then blocks of self-attention in both directions."""
+class BERT4Rec(AttentiveModel):
+    """Learned positions, then blocks of self-attention in both directions with a GELU network."""
 
-    recurrent = False
-    both_ways = True
-
-    class Config(SequenceSettings):
+    class Config(AttentiveSettings):
         """Settings of BERT4Rec."""
 
         objective: Literal["next_item", "all_following", "cloze"] = "cloze"
@@ -41,38 +31,21 @@ class BERT4Rec(SequenceModel):
         item or one of all that follow."""
         item_bias: bool = True
         """Whether each item has a learned offset beside its vector."""
-        blocks: Annotated[int, Gt(0)] = 2
-        """Attention blocks, one on the other."""
-        heads: Annotated[int, Gt(0)] = 2
-        """Attention heads; they share the width evenly."""
-        expansion: Annotated[float, Gt(0)] = 4.0
-        """Inner width of the position-wise network, as a multiple of the width."""
         norm_first: bool = True
         """Whether a block normalises what it reads, or, as in the paper, what it gives."""
         transform: bool = False
         """Whether a GELU layer stands between the blocks and the item vectors, as in the paper (eq. 7)."""
 
+    config: Config
+
     def __init__(self, config: Config, domain: Domain) -> None:
         super().__init__(config, domain)
-        self.positions = nn.Parameter(torch.empty(config.max_length, config.width))
-        nn.init.xavier_normal_(self.positions)
-        self.blocks = nn.ModuleList(
-            BertBlock(config.width, config.heads, config.expansion, config.dropout, config.norm_first)
-            for _ in range(config.blocks)
-        )
-        self.transform = nn.Linear(config.width, config.width) if config.transform else None
-        normed = not (config.norm_first or config.transform)
-        self.norm = nn.Identity() if normed else nn.LayerNorm(config.width)
+        if config.transform:
+            self.norm = nn.Sequential(nn.Linear(config.width, config.width), nn.GELU(), self.norm)
+        elif not config.norm_first:  # the last block has normalised what it gives
+            self.norm = nn.Identity()
 
-    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
-        """See :meth:`SequenceModel.hidden`; at most ``max_length`` positions."""
-        lengths_B = read.lengths_B if self.cloze else None
-        x_BLD = x_BLD * self.config.width**0.5 + places(self.positions, x_BLD.shape[1], lengths_B)
-        x_BLD = dropout(x_BLD, self.config.dropout, self.training)
-        for block in self.blocks[:-1]:
-            x_BLD = block(x_BLD, None, lengths_B)
-        x = self.blocks[-1](x_BLD, Asked.of(read, last_B, self.cloze), lengths_B)
-        if self.transform is not None:
-            x = F.gelu(self.transform(x))
-        normed: Tensor = self.norm(x)
-        return normed
+    def block(self) -> BertBlock:
+        """A layer of BERT."""
+        config = self.config
+        return BertBlock(config.width, config.heads, config.expansion, config.dropout, config.norm_first)

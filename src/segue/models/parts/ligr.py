@@ -27,9 +27,9 @@ class LiGRBlock(AttentionBlock):
         self.down = nn.Linear(inner, width, bias=False)
         self.gate_feed = nn.Linear(width, width)
 
-    def forward(self, x_BLD: Tensor, asked: Asked | None = None) -> Tensor:
-        """``(B, L, D)``, or ``(M, D)`` of the positions asked about alone; causal."""
-        mixed = self.attend(self.norm_attention(x_BLD), asked, None)
+    def forward(self, x_BLD: Tensor, asked: Asked | None = None, lengths_B: Tensor | None = None) -> Tensor:
+        """``(B, L, D)``, or ``(M, D)`` of the positions asked about alone; ``lengths`` opens both directions."""
+        mixed = self.attend(self.norm_attention(x_BLD), asked, lengths_B)
         x_BLD = x_BLD if asked is None else asked.pick(x_BLD)
         x_BLD = x_BLD + mixed * torch.sigmoid(self.gate_attention(x_BLD))
         opened, value = self.up(self.norm_feed(x_BLD)).chunk(2, -1)
