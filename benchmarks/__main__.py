@@ -98,7 +98,7 @@ def main() -> None:
             found |= gpu.run(ask.device, tell, ask.quick)
         except ValueError as error:
             sys.exit(str(error))
-        text = gpu.page(found, found["machine"])
+        text = gpu.page(found)
     elif ask.part in ("cells", "growth", "beyond"):
         module = import_module(f"benchmarks.{ask.part}")
         try:
@@ -117,7 +117,7 @@ def main() -> None:
 
         name = f"ablation-{ask.study}"
         found |= ablation.run(ask.study, ask.seeds, tell, ask.quick)
-        text = ablation.page(found, found["machine"])
+        text = ablation.page(found)
     elif ask.part == "tuned":
         from benchmarks import tuned
 
@@ -125,7 +125,7 @@ def main() -> None:
         name = f"tuned-{source}"
         models = ask.models.split(",") if ask.models else tuned.sequential()
         found |= tuned.run(source, models, ask.trials, tell, ask.quick)
-        text = tuned.page(found, found["machine"])
+        text = tuned.page(found)
     else:
         found |= alone(ask)
         text = "\n".join([f"# {PARTS[ask.part]}", "", "```json", json.dumps(found, indent=2), "```", ""])

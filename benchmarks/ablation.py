@@ -14,16 +14,39 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from benchmarks.machine import trainings
 from segue.core.files import read_json
 from segue.evaluation.intervals import estimate
 from segue.experiment.compare import run_of
-from segue.experiment.plan import plan
+from segue.experiment.plan import Plan, plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["STUDIES", "page", "run"]
+__all__ = ["STUDIES", "page", "planned", "run", "variants"]
 
 STUDIES = Path(__file__).parent / "ablations"
 METRIC = "ndcg@10"
+
+
+def variants(study: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """What the file of ``study`` says, and the assignments of each variant, the base first with none.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = STUDIES / f"{study}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.toml")))
+        raise ValueError(f"study: no '{study}' in {STUDIES}, expected one of {known}")
+    asked = tomllib.loads(path.read_text(encoding="utf-8"))
+    return asked, {"base": [], **asked["variants"]}
+
+
+def planned(asked: dict[str, Any], changed: list[str], seed: int) -> Plan:
+    """The training of one variant: the base, and what is changed; ``model=KEY`` among it is another model."""
+    # the later of two assignments to one setting is the one that counts
+    settings = {text.partition("=")[0]: text for text in [f"model={asked['model']}", *asked["base"], *changed]}
+    task = {"model": settings.pop("model").partition("=")[2], "data": asked["data"]}
+    return plan(task, [*settings.values(), f"run.seed={seed}"], "none")
 
 
 def run(study: str, seeds: int, say: Any, quick: bool = False) -> dict[str, Any]:
@@ -33,23 +56,13 @@ def run(study: str, seeds: int, say: Any, quick: bool = False) -> dict[str, Any]
         per variant: its assignments; validation and test means; the test's interval over users (of each user's mean
         over seeds), its spread over seeds; and the paired difference from the base with its interval.
     """
-    path = STUDIES / f"{study}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.toml")))
-        raise ValueError(f"study: no '{study}' in {STUDIES}, expected one of {known}")
-    asked = tomllib.loads(path.read_text(encoding="utf-8"))
-    base = asked["base"]
-    variants: dict[str, list[str]] = {"base": [], **asked["variants"]}
+    asked, changes = variants(study)
     if quick:
-        variants, base, seeds = dict(list(variants.items())[:2]), [*base, "epochs=1"], 1
+        asked["base"], changes, seeds = [*asked["base"], "epochs=1"], dict(list(changes.items())[:2]), 1
     per_user: dict[str, NDArray[np.float64]] = {}
     rows: dict[str, Any] = {}
-    for name, changed in variants.items():
-        # the later of two assignments to one setting is the one that counts
-        settings = list({text.partition("=")[0]: text for text in [*base, *changed]}.values())
-        task = {"model": changed_model(changed, asked["model"]), "data": asked["data"]}
-        settings = [text for text in settings if not text.startswith("model=")]
-        folders = [run_of(plan(task, [*settings, f"seed={seed}"], "none"), say) for seed in range(seeds)]
+    for name, changed in changes.items():
+        folders = [run_of(planned(asked, changed, seed), say) for seed in range(seeds)]
         records = [read_json(folder / METRICS) for folder in folders]
         values = np.stack([pl.read_parquet(folder / "values.parquet")[METRIC].to_numpy() for folder in folders])
         per_user[name] = values.mean(0)
@@ -71,7 +84,7 @@ def run(study: str, seeds: int, say: Any, quick: bool = False) -> dict[str, Any]
         "study": study,
         "data": asked["data"],
         "model": asked["model"],
-        "base": base,
+        "base": asked["base"],
         "seeds": seeds,
         "rows": rows,
         "data_hash": record["data_hash"],
@@ -81,13 +94,7 @@ def run(study: str, seeds: int, say: Any, quick: bool = False) -> dict[str, Any]
     }
 
 
-def changed_model(changed: list[str], model: str) -> str:
-    """The model of a variant: another one where it says ``model=KEY``."""
-    named = [text.removeprefix("model=") for text in changed if text.startswith("model=")]
-    return named[0] if named else model
-
-
-def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
+def page(found: dict[str, Any]) -> str:
     """Markdown: one line per variant."""
     lines = [
         f"# {found['model']} on {found['data']}: one choice changed at a time",
@@ -128,9 +135,7 @@ def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
         "",
         "A gain in bold has an interval that leaves zero out; no correction for the number of lines.",
         "",
-        f"Data hash {found['data_hash']}; the split was audited before each training, no faults; {found['date']}; "
-        f"machine: {', '.join(str(value) for value in machine.values())}. Trainings may have shared the machine: the "
-        "seconds are upper bounds.",
+        *trainings(found),
         "",
     ]
     return "\n".join(lines)

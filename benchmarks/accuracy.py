@@ -19,6 +19,8 @@ BOARDS: dict[str, tuple[list[str], list[str]]] = {
         ["xlstm", "xlstm@mlstm", "sasrec", "lstm", "ease", "item_knn", "popular"],
         ["xlstm@mlstm.slstm_at=[]"],
     ),
+    "ml-1m-sasrec": (["xlstm", "ease", "item_knn", "popular"], []),
+    "amazon-beauty": (["sasrec", "ease", "item_knn", "popular"], []),
     "ml-100k": (["xlstm", "sasrec", "lstm", "gru4rec", "ease", "item_knn", "popular"], []),
 }
 """Models and settings by dataset."""

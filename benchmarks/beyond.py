@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.machine import told
 from segue.core.model import Factored
 from segue.core.types import Codes, Domain, Queries, Scores
 
@@ -114,13 +115,10 @@ def page(found: dict[str, Any]) -> str:
         name = "all" if over is None else f"more than {over}" if upto == GROUPS[-1] else f"{over + 1} to {upto}"
         cells = [f"{rows[cut]['mean']:.4f} ({rows[cut]['low']:.4f} to {rows[cut]['high']:.4f})" for cut in CUTS]
         lines.append(f"| {name} | {rows[None]['questions']:,} | " + " | ".join(cells) + " |")
-    machine = found["machine"]
     lines += [
         "",
         f"* data: {found['data']}, hash {found['hash']}; bootstrap with seed {found['seed']}",
         *(f"* warning: {text}" for text in found["warnings"]),
-        f"* machine: {machine['processor']}, {machine['cores']} cores; torch {machine['torch']}, Segue "
-        f"{machine['segue']} ({machine['commit']})",
-        f"* made by `{machine['command']}`, {machine['date']}",
+        *told(found["machine"]),
     ]
     return "\n".join([*lines, ""])

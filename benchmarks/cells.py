@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from benchmarks.machine import busy, told, undisturbed
+
 __all__ = ["page", "run"]
 
 SETTINGS: dict[str, Any] = {"width": 128, "blocks": 2, "heads": 2, "batch": 64}
@@ -46,7 +48,6 @@ def run(ask: Any) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.beside import side
-    from benchmarks.machine import busy
     from benchmarks.peers import interpreter
 
     package = interpreter("xlstm")
@@ -117,14 +118,10 @@ def page(found: dict[str, Any]) -> str:
         lines.append(
             f"| {ratio['length']} | {one} | {other} | {ratio['faster']:.2f} | {ratio['faster_by_processor']:.2f} |"
         )
-    machine = found["machine"]
     lines += [
         "",
-        f"* {found['busy_before_percent']:.0f} % of the processors were busy with something else when it began"
-        + (": **disturbed, not a result**" if found["busy_before_percent"] > found["rest_percent"] else ""),
-        f"* machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; torch "
-        f"{machine['torch']}, Segue {machine['segue']} ({machine['commit']})",
-        f"* made by `{machine['command']}`, {machine['date']}",
+        undisturbed(found),
+        *told(found["machine"]),
         "",
     ]
     return "\n".join(lines)

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks.beside import side
+from benchmarks.machine import told
 from segue.core.files import read_json
 from segue.core.registry import model_class
 from segue.experiment.compare import run_of
@@ -120,7 +121,7 @@ def boards(device: str, say: Any, quick: bool) -> list[dict[str, Any]]:
     return found
 
 
-def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
+def page(found: dict[str, Any]) -> str:
     """Markdown: the models by length, then the boards."""
     rates = found["rates"]
     lines = [
@@ -148,5 +149,5 @@ def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
             f"| {board['data']} | {board['model']} | {record['hit_rate@10']:.4f} | {record['ndcg@10']:.4f} | "
             f"{record['cost']['seconds']['train']:,.0f} |"
         )
-    told = ", ".join(str(value) for value in machine.values())
-    return "\n".join([*lines, "", f"Each model ran in a process of its own; recipes as they are. Machine: {told}.", ""])
+    lines += ["", "Each model ran in a process of its own; recipes as they are.", "", *told(found["machine"]), ""]
+    return "\n".join(lines)

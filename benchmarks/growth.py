@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import busy, told, undisturbed
+
 __all__ = ["figure", "page", "run"]
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -47,7 +49,6 @@ def run(ask: Any) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.beside import side
-    from benchmarks.machine import busy
 
     nothing = np.zeros(1, np.int64), np.zeros(0, np.int32)
     base = {"threads": ask.threads, "seconds": 0.1 if ask.quick else 3.0, "loss": "cross_entropy", "items": 1_000}
@@ -110,7 +111,7 @@ def figure(points: list[dict[str, Any]]) -> str:
 
 def page(found: dict[str, Any]) -> str:
     """The tables, as Markdown."""
-    machine, settings = found["machine"], found["settings"]
+    settings = found["settings"]
     lines = [
         "# What models cost as things grow",
         "",
@@ -139,14 +140,10 @@ def page(found: dict[str, Any]) -> str:
         for steps in found["steps"]
         for step in steps["steps"]
     ]
-    disturbed = found["busy_before_percent"] > found["rest_percent"]
     lines += [
         "",
-        f"* {found['busy_before_percent']:.0f} % of the processors were busy with something else when it began"
-        + (": **disturbed, not a result**" if disturbed else ""),
-        f"* machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; torch "
-        f"{machine['torch']}, Segue {machine['segue']} ({machine['commit']})",
-        f"* made by `{machine['command']}`, {machine['date']}",
+        undisturbed(found),
+        *told(found["machine"]),
         "",
     ]
     return "\n".join(lines)

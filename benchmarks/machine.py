@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["busy", "describe"]
+__all__ = ["busy", "describe", "told", "trainings", "undisturbed"]
 
 REST = 15.0
 """Percent of the processors that others may use before a figure is marked as disturbed."""
@@ -40,3 +40,30 @@ def describe() -> dict[str, Any]:
         "segue": version("segue"),
         "torch": version("torch"),
     }
+
+
+def told(machine: dict[str, Any]) -> list[str]:
+    """Lines of a page: the machine, and the command that made it."""
+    return [
+        f"* machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
+        f"{machine['system']}; Python {machine['python']}, torch {machine['torch']}, Segue {machine['segue']} "
+        f"({machine['commit']})",
+        f"* made by `{machine['command']}`, {machine['date']}",
+    ]
+
+
+def undisturbed(found: dict[str, Any]) -> str:
+    """A line of a page: how busy the machine was before its figures were taken, and whether that spoils them."""
+    spoilt = ": **disturbed, not a result**" if found["busy_before_percent"] > found["rest_percent"] else ""
+    return (
+        f"* {found['busy_before_percent']:.0f} % of the processors were busy with something else when it began{spoilt}"
+    )
+
+
+def trainings(found: dict[str, Any]) -> list[str]:
+    """Lines of a page: where the figures of many trainings come from."""
+    return [
+        f"* data hash {found['data_hash']}; the split was audited before each training, no faults; {found['date']}",
+        "* trainings may have shared the machine: their seconds are upper bounds",
+        *told(found["machine"]),
+    ]

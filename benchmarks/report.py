@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks import pace
 from benchmarks.beside import TITLES
+from benchmarks.machine import told
 from segue.core.files import write_json, write_text
 
 __all__ = ["beside", "races", "save"]
@@ -149,15 +150,12 @@ def _notes(contest: dict[str, Any], rates: dict[str, Any]) -> list[str]:
 
 
 def _provenance(found: dict[str, Any]) -> list[str]:
-    machine, data = found["machine"], found["data"]
+    data = found["data"]
     return [
         f"* data: {data['name']}, {data['users']:,} users, {data['items']:,} items, {data['events']:,} events, "
         f"hash {data['hash']}",
         *(f"* warning: {text}" for text in data["warnings"]),
-        f"* machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}; Python {machine['python']}, torch {machine['torch']}, Segue {machine['segue']} "
-        f"({machine['commit']})",
-        f"* made by `{machine['command']}`, {machine['date']}",
+        *told(found["machine"]),
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from benchmarks.machine import trainings
 from segue.core.files import read_json
 from segue.core.registry import model_class, model_keys
 from segue.evaluation import significance
@@ -98,7 +99,7 @@ def run(source: str, models: list[str], count: int, say: Any, quick: bool = Fals
     }
 
 
-def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
+def page(found: dict[str, Any]) -> str:
     """Markdown: the models by test NDCG@10, and which neighbours are told apart."""
     names = ["hit_rate@5", "ndcg@5", "mrr@10", "hit_rate@10", "ndcg@10"]
     rows = sorted(found["rows"].items(), key=lambda item: -float(item[1]["test"]["ndcg@10"][0]))
@@ -132,9 +133,7 @@ def page(found: dict[str, Any], machine: dict[str, Any]) -> str:
         f"Pairs that are told apart (paired test of NDCG@10, Holm over {len(found['tests'])} pairs): "
         f"{', '.join(apart) if apart else 'none'}.",
         "",
-        f"Data hash {found['data_hash']}; the split was audited before each training, no faults; {found['date']}; "
-        f"machine: {', '.join(str(value) for value in machine.values())}. Trainings may have shared the machine: the "
-        "seconds are upper bounds.",
+        *trainings(found),
         "",
     ]
     return "\n".join(lines)

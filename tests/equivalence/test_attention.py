@@ -124,7 +124,7 @@ def test_a_bert_block_is_torchs_encoder_layer(norm_first: bool) -> None:
     asked_positions_are_those_of_all(block, x_BLD, LENGTHS)
 
 
-@pytest.mark.parametrize("key", ["sasrec", "bert4rec"])
+@pytest.mark.parametrize("key", ["sasrec", "bert4rec", "esasrec"])
 def test_a_cloze_is_answered_from_both_sides_and_never_from_padding(key: str) -> None:
     kind = model_class(key)
     model = kind(kind.Config(objective="cloze", width=8, max_length=9, dropout=0.0), Domain(n_users=1, n_items=20))

@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import flops, gpu, large, losses, pace, peers, report
+from benchmarks import ablation, flops, gpu, large, losses, pace, peers, report
 from benchmarks.beside import CONTESTS, histories
 from benchmarks.sides.measure import Clock, Race, memory, score
 
@@ -178,3 +178,15 @@ def test_an_unknown_peer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert peers.interpreter("rectools") is None
     with pytest.raises(ValueError, match="no environment 'rectools' there"):
         peers.interpreter("rectools", install=True)
+
+
+@pytest.mark.parametrize("study", [file.stem for file in ablation.STUDIES.glob("*.toml")])
+def test_every_variant_of_an_ablation_is_a_training_of_its_own(study: str) -> None:
+    asked, changes = ablation.variants(study)
+    prints = [ablation.planned(asked, changed, seed).fingerprint() for changed in changes.values() for seed in range(2)]
+    assert len(set(prints)) == len(prints) == 2 * len(changes)
+
+
+def test_an_unknown_study_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"study: no 'ml-2k' in .*, expected one of amazon-beauty, ml-100k"):
+        ablation.variants("ml-2k")

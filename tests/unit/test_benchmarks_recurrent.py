@@ -11,13 +11,14 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import beyond, cells, growth
+from benchmarks.machine import describe
 
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
 from segue.testing import cycle, train_small
 
 FACTS: dict[str, Any] = {
-    "machine": dict.fromkeys(("processor", "cores", "memory_gib", "torch", "segue", "commit", "command", "date"), "?"),
+    "machine": describe(),
     "rest_percent": 15.0,
     "busy_before_percent": 50.0,
 }

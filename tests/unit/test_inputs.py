@@ -436,6 +436,13 @@ def test_inputs_that_the_data_lacks_are_refused(name: str, change: dict[str, Any
         train_small("gru4rec", lacking, inputs=(name,))
 
 
+def test_a_bias_of_times_needs_real_ones() -> None:
+    data = world()
+    lacking = replace(data, histories=replace(data.histories, times=None))
+    with pytest.raises(ValueError, match="time_bias: true, but world has no times"):
+        train_small("hstu", lacking, time_bias=True)
+
+
 @pytest.mark.parametrize("name", ["item_features", "user_features"])
 def test_features_that_the_data_lacks_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"'{name}' is asked for, but the data has none that can be read"):

@@ -18,9 +18,10 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences
-from segue.core.types import Domain
+from segue.core.types import Dataset, Domain
 from segue.models.parts.asked import Asked
 from segue.models.parts.dropout import dropout
+from segue.models.parts.event_inputs import untimed
 from segue.models.parts.hstu import HSTUBlock
 from segue.models.parts.pointwise import between
 from segue.models.parts.positions import places
@@ -69,6 +70,16 @@ class HSTU(SequenceModel):
             for _ in range(config.blocks)
         )
         self.norm = None if config.normalise else nn.LayerNorm(config.width)
+
+    def prepare(self, train: Dataset) -> None:
+        """Take from the data what the inputs are made of.
+
+        Raises:
+            ValueError: the data has nothing to make one of them of, or no real times for ``time_bias``.
+        """
+        if self.config.time_bias and (lacking := untimed(train)):
+            raise ValueError(f"model.time_bias: true, but {train.name} has {lacking}")
+        super().prepare(train)
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from segue.core.batches import UNCOUNTED, Sequences
 from segue.core.types import Dataset
 
-__all__ = ["READS", "EventInputs", "edges_of", "gaps", "log_bins", "places"]
+__all__ = ["READS", "EventInputs", "edges_of", "gaps", "log_bins", "places", "untimed"]
 
 READS: dict[str, tuple[str, ...]] = {
     "value": ("values",),
@@ -188,6 +188,12 @@ def _lacking(name: str, train: Dataset) -> str:
         return "" if known else "no values"
     if name == "action":
         return "" if events.actions is not None and len(train.actions) > 1 else "one kind of action"
+    return untimed(train)
+
+
+def untimed(data: Dataset) -> str:
+    """What ``data`` has instead of real times (decision 0027); empty where some are real."""
+    events = data.histories
     if events.times is None:
         return "no times"
     real = events.context.get("time_known")
