@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.core.registry import functions
+from segue.core.seen import Seen
 from segue.models.parts import cross_entropy, losses
 from segue.models.parts.causal import causal_attention
 from segue.models.parts.dropout import dropout
@@ -90,13 +91,19 @@ def test_losses_over_the_catalogue_keep_no_logits(name: str) -> None:
 
 
 def compute(
-    name: str, hidden: Tensor, vectors: Tensor, bias: Tensor | None, target: Tensor, negative: Tensor
+    name: str,
+    hidden: Tensor,
+    vectors: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    negative: Tensor,
+    seen: Seen | None = None,
 ) -> Tensor:
     """A loss with the settings as they are by default, its negatives drawn evenly."""
     function = functions(losses)[name]
     drawn = Negatives(negative, torch.full_like(negative, -math.log(max(len(vectors) - 1, 1)), dtype=vectors.dtype))
     settings = {setting: getattr(DEFAULTS, setting) for setting in names_of(function)}
-    value: Tensor = function(hidden, vectors, bias, target, *([drawn] if samples(name) else []), **settings)
+    value: Tensor = function(hidden, vectors, bias, target, *([drawn] if samples(name) else []), seen, **settings)
     return value
 
 
@@ -141,6 +148,44 @@ def test_sampled_losses_are_their_formulas(name: str) -> None:
     negative = torch.tensor([3, 3, 7, 11, int(target[0])])
     found = compute(name, hidden, vectors, bias, target, negative)
     agree(found, sampled(name, hidden, vectors, bias, target, negative), [hidden, vectors, bias])
+
+
+def seen_by(sequences: list[tuple[list[int], int]]) -> Seen:
+    """Of each sequence its items, and how many targets it has, one after each of its last events."""
+    items = torch.tensor([item for own, _ in sequences for item in own])
+    places = torch.cat([torch.arange(len(own)) for own, _ in sequences])
+    rows = torch.repeat_interleave(torch.tensor([len(own) for own, _ in sequences]))
+    until = torch.cat([torch.arange(len(own) - count + 1, len(own) + 1) for own, count in sequences])
+    return Seen(items, rows, places, torch.repeat_interleave(torch.tensor([count for _, count in sequences])), until)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 700])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_seen_items_are_as_good_as_not_in_the_catalogue(
+    rows: int, gamma: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cross_entropy, "_rows", lambda items, device: rows)
+    hidden, vectors, bias, _ = case(targets=6, items=20)
+    sequences = [([3, 9, 3, 7], 3), ([5], 1), ([1, 2, 4], 2)]
+    target = torch.tensor([8, 3, 0, 5, 4, 19])  # the second and the fourth were seen themselves
+    before = [[3, 9], [3, 9, 3], [3, 9, 3, 7], [5], [1, 2], [1, 2, 4]]
+    logits = hidden @ vectors.T + bias
+    for row, gone in enumerate(before):
+        index = torch.tensor([item for item in gone if item != target[row]], dtype=torch.int64)
+        logits = logits.index_put((torch.full_like(index, row), index), torch.tensor(-math.inf, dtype=logits.dtype))
+    found = cross_entropy.blocked(hidden, vectors, bias, target, seen_by(sequences), gamma)
+    agree(found, plain("focal" if gamma else "cross_entropy", logits, target, gamma), [hidden, vectors, bias])
+
+
+@pytest.mark.parametrize("name", functions(losses))
+def test_a_negative_that_was_seen_counts_as_little_as_the_target(name: str) -> None:
+    hidden, vectors, bias, _ = case(targets=1, items=20)
+    target, seen = torch.tensor([4]), seen_by([([7, 3, 7], 1)])
+    inputs = [hidden, vectors, bias]
+    found = compute(name, *inputs, target, torch.tensor([3, 11, 7, 15, 3]), seen)
+    assert samples(name) or found < compute(name, *inputs, target, torch.arange(1))
+    if name != "cross_entropy_pairwise" and samples(name):  # which looks at the catalogue too
+        agree(found, compute(name, *inputs, target, torch.tensor([4, 11, 4, 15, 4])), inputs)
 
 
 @pytest.mark.parametrize("name", functions(losses))

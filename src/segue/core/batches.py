@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segue.core.seen import Seen
 from segue.core.types import Events, Queries
 
 __all__ = [
@@ -64,7 +65,7 @@ class Sequences:
         """The same on ``device``."""
         if device == "cpu":
             return self
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor | Seen)}
         return replace(self, **moved, columns={name: column.to(device) for name, column in self.columns.items()})
 
 
@@ -76,6 +77,8 @@ class SequenceBatch(Sequences):
     """int64 flat positions ``b * L + l`` that have a target, rising."""
     targets_M: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     """int64 the item there: the one that follows, or the one that is hidden."""
+    seen: Seen | None = field(default=None, kw_only=True)
+    """Which items the user had before each target, where the loss is to leave them out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +150,7 @@ def training_batches(
     cover: bool,
     pool: int,
     columns: tuple[str, ...] = (),
+    seen: bool = False,
 ) -> tuple[int, Iterator[SequenceBatch]]:
     """One epoch, as its number of batches and the batches: every window once.
 
@@ -155,6 +159,8 @@ def training_batches(
         objective: what is to be found in the windows of a batch.
         cover: whether windows cover whole histories, cut at a random place in each epoch, or only their newest part.
         columns: of ``COLUMNS``, what is read beside the items; one that the log lacks is unknown everywhere.
+        seen: whether to say of each target which items stand before it in the whole history, or, where it is an item
+            that is hidden, anywhere before the end of the window.
     """
     lengths = histories.lengths
     if cover:
@@ -166,8 +172,9 @@ def training_batches(
         start, stop = start[stop > start], stop[stop > start]
     rows = np.searchsorted(histories.offsets, start, side="right") - 1
     parts = by_length(stop - start, size, rng, pool)
-    made = (objective(Windows(histories, rows[part], start[part], stop[part], n_items, columns), rng) for part in parts)
-    return len(parts), made
+    cuts = (Windows(histories, rows[part], start[part], stop[part], n_items, columns) for part in parts)
+    made = ((cut, objective(cut, rng)) for cut in cuts)
+    return len(parts), (replace(batch, seen=Seen.of(cut, batch)) if seen else batch for cut, batch in made)
 
 
 def gather(

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.model import Arrays, Model
+from segue.core.seen import Seen
 from segue.core.types import Dataset, Domain
 
 __all__ = ["Loss", "Network"]
 
-Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor], Tensor]
-"""``loss(hidden_MD, vectors_ID, bias_I, targets_M)`` to a scalar: how badly ``hidden @ vectors.T + bias`` ranks."""
+Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor, Seen | None], Tensor]
+"""``loss(hidden_MD, vectors_ID, bias_I, targets_M, seen)`` to a scalar: how badly ``hidden @ vectors.T + bias`` ranks,
+items that were ``seen`` left out."""
 
 
 class Network(nn.Module, Model):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from segue.core.network import Loss
 from segue.core.registry import functions
+from segue.core.seen import Seen
 from segue.core.types import Dataset
 from segue.models.parts import losses, samplers
 from segue.training.train import Training
@@ -30,12 +31,14 @@ def loss_of(training: Training, data: Dataset, device: str) -> Loss:
         sampler = functions(samplers)[training.sampler]
         draw = sampler(counts_I, **_given(sampler, training))
 
-    def loss(hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Tensor:
+    def loss(
+        hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, seen: Seen | None = None
+    ) -> Tensor:
         if scale != 1.0:
             hidden_MD, bias_I = hidden_MD * scale, None if bias_I is None else bias_I * scale
         asked = hidden_MD, vectors_ID, bias_I, targets_M
         drawn = () if draw is None else (draw(training.negatives, *asked),)
-        value: Tensor = function(*asked, *drawn, **settings)
+        value: Tensor = function(*asked, *drawn, seen, **settings)
         return value
 
     return loss

@@ -5,10 +5,13 @@ Shapes: M targets, D width, I items.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from segue.core.seen import Seen
 
 __all__ = ["blocked"]
 
@@ -42,7 +45,13 @@ class _Blocked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, gamma: float
+        ctx: Any,
+        hidden_MD: Tensor,
+        vectors_ID: Tensor,
+        bias_I: Tensor | None,
+        targets_M: Tensor,
+        seen: Seen | None,
+        gamma: float,
     ) -> Tensor:
         n = len(targets_M)
         rows = _rows(len(vectors_ID), hidden_MD.device.type)
@@ -53,24 +62,30 @@ class _Blocked(torch.autograd.Function):
         total = hidden_MD.new_zeros((), dtype=torch.float64)
         room = hidden_MD.new_empty(min(n, rows), len(vectors_ID))
 
-        def logits(hidden: Tensor, out: Tensor | None) -> Tensor:
-            return (
+        def logits(hidden: Tensor, without: Tensor | None, out: Tensor | None = None) -> Tensor:
+            found = (
                 torch.mm(hidden, across_DI, out=out)
                 if bias_I is None
                 else torch.addmm(bias_I, hidden, across_DI, out=out)
             )
+            return found if without is None else found.masked_fill_(without, -math.inf)
 
         for start in range(0, n, rows):
             hidden = hidden_MD[start : start + rows]
             target = targets_M[start : start + rows, None]
             block = room[: len(hidden)]
-            logits(hidden, block)
+            without = None
+            if seen is not None:
+                without = seen.in_catalogue(start, start + len(hidden), len(vectors_ID)).scatter_(1, target, False)
+            logits(hidden, without, block)
             torch.softmax(block, 1, out=block)
             chosen = block.gather(1, target)
             log_chosen = chosen.clamp_min(TINY).log()
             rare = (chosen[:, 0] < TINY).nonzero()[:, 0]
             if len(rare):
-                log_chosen[rare] = torch.log_softmax(logits(hidden[rare], None), 1).gather(1, target[rare])
+                log_chosen[rare] = torch.log_softmax(
+                    logits(hidden[rare], None if without is None else without[rare]), 1
+                ).gather(1, target[rare])
             block.scatter_(1, target, chosen - 1.0)
             if gamma:
                 missed = (1.0 - chosen).clamp_min(TINY)
@@ -90,16 +105,29 @@ class _Blocked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_hidden, d_vectors, d_bias = ctx.saved_tensors
-        return d_hidden * grads[0], d_vectors * grads[0], None if d_bias is None else d_bias * grads[0], None, None
+        return (
+            d_hidden * grads[0],
+            d_vectors * grads[0],
+            None if d_bias is None else d_bias * grads[0],
+            None,
+            None,
+            None,
+        )
 
 
 def blocked(
-    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, gamma: float = 0.0
+    hidden_MD: Tensor,
+    vectors_ID: Tensor,
+    bias_I: Tensor | None,
+    targets_M: Tensor,
+    seen: Seen | None = None,
+    gamma: float = 0.0,
 ) -> Tensor:
     """The mean of ``-(1 - p)^gamma log p`` over targets of probability ``p``; memory does not grow with M x I.
 
     Args:
+        seen: items that are as good as not in the catalogue, of each target others; the target itself always is.
         gamma: 0 is cross-entropy; more is a focal loss.
     """
-    loss: Tensor = _Blocked.apply(hidden_MD, vectors_ID, bias_I, targets_M, gamma)
+    loss: Tensor = _Blocked.apply(hidden_MD, vectors_ID, bias_I, targets_M, seen, gamma)
     return loss

@@ -50,6 +50,10 @@ class SequenceSettings(Settings):
     """Share of the events of a window that ``cloze`` hides."""
     last_share: Annotated[float, Ge(0), Le(1)] = 0.1
     """Share of the windows in which ``cloze`` hides the last event alone."""
+    mask_seen: bool = False
+    """Whether the items that a user already had are left out of the wrong answers of the loss, as they are left out of
+    recommendations: nothing has to be learned to keep them down. Scores of items that were seen then mean nothing;
+    leave it off where people come back to items (``evaluation.repeats``). A target that comes again counts."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Share of activations dropped while training."""
     item_bias: bool = False
@@ -148,6 +152,7 @@ class SequenceModel(Network):
             cover=config.windows == "all",
             pool=16,
             columns=self.columns,
+            seen=config.mask_seen,
         )
 
     def _asked(self, windows: Windows, rng: np.random.Generator) -> SequenceBatch:
@@ -164,7 +169,7 @@ class SequenceModel(Network):
         hidden = self.hidden(self.embed(batch), batch)
         hidden_MD = hidden if hidden.dim() == 2 else hidden.reshape(-1, hidden.shape[-1])[batch.positions_M]
         offsets_I = self.offsets if self.inputs is None else self.inputs.asked_of(self.offsets)
-        return loss(hidden_MD, self.vectors_ID(), offsets_I, batch.targets_M), len(batch.targets_M)
+        return loss(hidden_MD, self.vectors_ID(), offsets_I, batch.targets_M, batch.seen), len(batch.targets_M)
 
     def vectors_ID(self) -> Tensor:  # noqa: N802
         """``(n_items, D)`` the vectors that hidden states are multiplied with."""
