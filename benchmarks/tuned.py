@@ -34,7 +34,7 @@ SPACE: dict[str, list[Any]] = {
 }
 """What is drawn from, the middle first."""
 
-FIXED = ["windows=all", "epochs=20", "patience=4", "schedule=cosine", "warmup=1"]
+FIXED = ["windows=all", "mask_seen=true", "epochs=20", "patience=4", "schedule=cosine", "warmup=1"]
 """What all trials of all models share."""
 
 

@@ -54,6 +54,13 @@ def test_all_faults_at_once(recipes: Path) -> None:
         assert part in told
 
 
+def test_what_the_loss_leaves_out_cannot_be_ranked() -> None:
+    task = {"model": "sasrec", "data": "log"}
+    assert plan(task, ["mask_seen=true"], "none").evaluation.repeats == "remove"
+    with pytest.raises(ValueError, match="model.mask_seen: true with evaluation.repeats 'keep', expected false"):
+        plan(task, ["mask_seen=true", "repeats=keep"], "none")
+
+
 def test_a_recipe_of_another_model_is_refused(recipes: Path) -> None:
     other = recipes / "other.toml"
     other.write_text("[task]\nmodel = 'popular'\ndata = 'x'\n")

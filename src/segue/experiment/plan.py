@@ -112,6 +112,10 @@ def _parsed(
             settings[name] = parse(kind, {key: _absent(kind, key, value) for key, value in given.items()}, name)
         except ValueError as error:
             faults.append(str(error))
+    if not faults and getattr(settings["model"], "mask_seen", False) and settings["evaluation"].repeats == "keep":
+        faults.append(
+            "model.mask_seen: true with evaluation.repeats 'keep', expected false: what is not learned cannot be ranked"
+        )
     if faults:
         raise ValueError("\n".join(faults))
     return Plan(**settings)

@@ -52,8 +52,8 @@ class SequenceSettings(Settings):
     """Share of the windows in which ``cloze`` hides the last event alone."""
     mask_seen: bool = False
     """Whether the items that a user already had are left out of the wrong answers of the loss, as they are left out of
-    recommendations: nothing has to be learned to keep them down. Scores of items that were seen then mean nothing;
-    leave it off where people come back to items (``evaluation.repeats``). A target that comes again counts."""
+    recommendations: nothing has to be learned to keep them down. The scores of such items then mean nothing: not for
+    logs in which people come back to items. A target that comes again counts."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
     """Share of activations dropped while training."""
     item_bias: bool = False
