@@ -57,7 +57,7 @@ def test_all_faults_at_once(recipes: Path) -> None:
 def test_what_the_loss_leaves_out_cannot_be_ranked() -> None:
     task = {"model": "sasrec", "data": "log"}
     assert plan(task, ["mask_seen=true"], "none").evaluation.repeats == "remove"
-    with pytest.raises(ValueError, match="model.mask_seen: true with evaluation.repeats 'keep', expected false"):
+    with pytest.raises(ValueError, match=r"model.mask_seen: true with evaluation.repeats 'keep', expected false"):
         plan(task, ["mask_seen=true", "repeats=keep"], "none")
 
 
