@@ -153,9 +153,9 @@ def test_sampled_losses_are_their_formulas(name: str) -> None:
 def seen_by(sequences: list[tuple[list[int], int]]) -> Seen:
     """Of each sequence its items, and how many targets it has, one after each of its last events."""
     items = torch.tensor([item for own, _ in sequences for item in own])
-    places = torch.cat([torch.arange(len(own)) for own, _ in sequences])
+    places = torch.cat([torch.arange(len(own)) for own, _ in sequences]).int()
     rows = torch.repeat_interleave(torch.tensor([len(own) for own, _ in sequences]))
-    until = torch.cat([torch.arange(len(own) - count + 1, len(own) + 1) for own, count in sequences])
+    until = torch.cat([torch.arange(len(own) - count + 1, len(own) + 1) for own, count in sequences]).int()
     return Seen(items, rows, places, torch.repeat_interleave(torch.tensor([count for _, count in sequences])), until)
 
 

@@ -28,11 +28,11 @@ class Seen:
     rows_T: Tensor
     """int64 the sequence of each event, rising."""
     places_T: Tensor
-    """int64 events before it in its history."""
+    """int32 events before it in its history."""
     rows_M: Tensor
     """int64 the sequence of each target, rising."""
     until_M: Tensor
-    """int64 events of its history that count for each target: those in places below."""
+    """int32 events of its history that count for each target: those in places below."""
 
     @classmethod
     def of(cls, windows: Windows, batch: SequenceBatch) -> Self:
@@ -46,7 +46,8 @@ class Seen:
         rows_T = np.repeat(np.arange(len(begin_B)), counts_B)
         places_T = np.arange(len(rows_T)) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
         items_T = windows.histories.items[begin_B[rows_T] + places_T].astype(np.int64)
-        return cls(*(torch.from_numpy(array) for array in (items_T, rows_T, places_T, rows_M, until_M)))
+        arrays = items_T, rows_T, places_T.astype(np.int32), rows_M, until_M.astype(np.int32)
+        return cls(*(torch.from_numpy(array) for array in arrays))
 
     def to(self, device: str) -> Self:
         """The same on ``device``."""
@@ -59,7 +60,7 @@ class Seen:
         begin, end = torch.searchsorted(self.rows_T, torch.stack([rows_M[0], rows_M[-1] + 1])).tolist()
         part = slice(begin, end)
         earliest = self._earliest(last - first + 1, n_items, self.rows_T[part] - first, self.items_T[part], part)
-        return earliest[rows_M - first] < self.until_M[start:stop, None]
+        return earliest.index_select(0, rows_M - first) < self.until_M[start:stop, None]
 
     def among(self, items_K: Tensor) -> Tensor:
         """``(M, K)`` whether each target finds the ``items`` in its history."""
@@ -68,12 +69,12 @@ class Seen:
         found = (distinct_U[at_T] == self.items_T).nonzero()[:, 0]
         sequences = int(self.rows_M[-1]) + 1
         earliest = self._earliest(sequences, len(distinct_U), self.rows_T[found], at_T[found], found)
-        return (earliest[self.rows_M] < self.until_M[:, None])[:, back_K]
+        return (earliest.index_select(0, self.rows_M) < self.until_M[:, None]).index_select(1, back_K)
 
     def _earliest(self, rows: int, columns: int, row: Tensor, column: Tensor, events: slice | Tensor) -> Tensor:
         """``(rows, columns)`` the place of the first of the ``events`` that falls on each cell, or one beyond all."""
         inside = row < rows
-        places = self.places_T[events].int()
+        places = self.places_T[events]
         cells = torch.full((rows * columns,), torch.iinfo(torch.int32).max, dtype=torch.int32, device=places.device)
         cells.scatter_reduce_(0, (row * columns + column)[inside], places[inside], "amin")
         return cells.view(rows, columns)
