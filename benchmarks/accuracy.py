@@ -15,10 +15,7 @@ from segue.reports.tables import Table, compared, cost, every_metric, tested
 __all__ = ["accuracy", "page"]
 
 BOARDS: dict[str, tuple[list[str], list[str]]] = {
-    "ml-1m": (
-        ["xlstm", "xlstm@mlstm", "sasrec", "lstm", "ease", "item_knn", "popular"],
-        ["xlstm@mlstm.slstm_at=[]"],
-    ),
+    "ml-1m": (["xlstm", "sasrec", "ease", "item_knn", "popular"], []),
     "ml-1m-sasrec": (["xlstm", "ease", "item_knn", "popular"], []),
     "amazon-beauty": (["sasrec", "ease", "item_knn", "popular"], []),
     "ml-100k": (["xlstm", "sasrec", "lstm", "gru4rec", "ease", "item_knn", "popular"], []),
