@@ -3,8 +3,6 @@
 Positions count from the end, so that the question, which always stands at the end, has the same position in every
 history. Trained with ``objective=next_item`` the same layers read in one direction, and positions count from the
 beginning.
-
-Shapes: B sequences, L positions, D width, M positions asked about.
 """
 
 from __future__ import annotations
