@@ -68,17 +68,20 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
 
 
-def test_probabilities_are_a_softmax_of_the_whole_catalogue() -> None:
+def test_probabilities_are_a_softmax_of_all_but_the_history() -> None:
     rng = np.random.default_rng(0)
     scores = (rng.normal(size=(4, 9)) * 30 + 200).astype(np.float32)
-    queries = Queries.of_users(np.arange(4, dtype=np.int32), Events.of([[0], [], [1, 2], []]))
+    queries = Queries.of_users(np.arange(4, dtype=np.int32), Events.of([[0], [], [1, 2], list(range(9))]))
     everything = recommend(Told(scores, "logit"), queries, 9, repeats=True)
     assert everything.probabilities is not None
     np.testing.assert_allclose(everything.probabilities.sum(axis=1), 1.0, rtol=1e-5)
-    some = recommend(Told(scores, "logit"), queries, 9)
+    allowed = np.arange(9) != 8  # which counts all the same
+    some = recommend(Told(scores, "logit"), queries, 9, allowed=allowed)
     assert some.probabilities is not None
+    assert some.lengths.tolist() == [7, 8, 6, 0]
     odds = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
-    expected = odds / odds.sum(axis=1, keepdims=True)
+    odds[queries.history.rows, queries.history.items] = 0.0
+    expected = odds / np.maximum(odds.sum(axis=1, keepdims=True), 1e-300)
     for r in range(4):
         n = some.lengths[r]
         np.testing.assert_allclose(some.probabilities[r, :n], expected[r, some.items[r, :n]], rtol=1e-4, atol=1e-9)

@@ -44,9 +44,9 @@ def recommend(
     logits = getattr(model, "scale", "score") == "logit"
     parts = []
     for block, scores_RI in score_blocks(model, queries):
-        totals_R = _log_partition(scores_RI) if logits else None
         if not repeats:
             exclude(scores_RI, block.history)
+        totals_R = _log_partition(scores_RI) if logits else None
         if allowed is not None:
             scores_RI[:, ~allowed] = -np.inf
         parts.append(top_k(scores_RI, k, totals_R))
@@ -105,7 +105,8 @@ def top_k(scores_NI: Scores, k: int, log_partition: Scores | None = None) -> Rec
     """The best ``k`` columns of each row; minus infinity is not eligible, equal scores stand by column.
 
     Args:
-        log_partition: ``(N,)`` logarithm of the sum of exponentials over the catalogue, where scores are logits.
+        log_partition: ``(N,)`` logarithm of the sum of exponentials that probabilities are shares of, where scores are
+            logits.
     """
     n, n_items = scores_NI.shape
     chosen = np.flatnonzero(scores_NI >= _floor(scores_NI, k))
@@ -161,5 +162,7 @@ def _exactly(scores_NI: Scores, k: int) -> Mask:
 
 def _log_partition(scores_NI: Scores) -> Scores:
     top = scores_NI.max(axis=1, keepdims=True)
-    total: Scores = np.log(np.exp(scores_NI - top).sum(axis=1)) + top[:, 0]
+    top[np.isneginf(top)] = 0.0  # nothing is left
+    with np.errstate(divide="ignore"):
+        total: Scores = np.log(np.exp(scores_NI - top).sum(axis=1)) + top[:, 0]
     return total

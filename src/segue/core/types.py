@@ -200,7 +200,7 @@ class Recommendations:
     lengths: NDArray[np.int64]
     """``(N,)``"""
     probabilities: Scores | None = None
-    """``(N, k)`` share of a softmax over the whole catalogue, where the scores are logits."""
+    """``(N, k)`` share of a softmax over the catalogue without the history, where that is removed; of logits alone."""
 
     def __len__(self) -> int:
         return len(self.items)
