@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from segue.core.compiled import threads
 from segue.core.model import Model
 
 __all__ = ["Stages", "machine", "parameters", "peak_memory", "threads"]
@@ -51,14 +52,6 @@ def parameters(model: Model) -> int:
     learned = model.arrays()
     names = learned.keys() if named is None else learned.keys() & {name for name, _ in named()}
     return sum(int(learned[name].size) for name in names)
-
-
-def threads() -> int:
-    """The threads that computations use: torch's where it is loaded."""
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        return int(torch.get_num_threads())
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.compiled import kernel
 from segue.core.types import Events
 from segue.data.simulator.law import Law
-from segue.data.simulator.streams import kernel
 
 __all__ = ["UNKNOWN", "Next", "distribution", "follow"]
 

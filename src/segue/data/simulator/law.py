@@ -10,9 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.compiled import kernel
 from segue.data.simulator.catalogue import Catalogue
 from segue.data.simulator.settings import SimulatorSettings
-from segue.data.simulator.streams import kernel
 
 __all__ = ["RATINGS", "SESSION_GAP", "Alias", "Law", "alias", "choices"]
 

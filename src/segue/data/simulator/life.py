@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.compiled import kernel
 from segue.data.simulator.law import SESSION_GAP, Alias, Law
-from segue.data.simulator.streams import EVENTS, kernel, key, uniform
+from segue.data.simulator.streams import EVENTS, key, uniform
 
 __all__ = ["BEGIN", "live"]
 

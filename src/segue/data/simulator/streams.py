@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EVENTS", "LENGTH", "PROFILE", "kernel", "key", "uniform", "uniforms"]
+from segue.core.compiled import kernel
 
-F = TypeVar("F", bound=Callable[..., Any])
+__all__ = ["EVENTS", "LENGTH", "PROFILE", "key", "uniform", "uniforms"]
 
 PROFILE, LENGTH, EVENTS = 1, 2, 3
 """What numbers are drawn for; each purpose has a stream of its own for every user."""
-
-
-def kernel(function: F) -> F:
-    """Compiled by numba at the first call, kept on disk, and free of the interpreter's lock."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 @kernel
