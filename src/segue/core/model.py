@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from segue.core.stream import State
 
 __all__ = [
+    "LESS_IS_BETTER",
     "Arrays",
     "Factored",
     "Model",
+    "Predictor",
     "Recommender",
     "Similar",
     "Solver",
@@ -36,6 +38,9 @@ Arrays = Mapping[str, NDArray[Any]]
 
 Validate = Callable[["Recommender"], Mapping[str, float]]
 """Validation metrics by name, such as ``ndcg@10``, of a model as it is now."""
+
+LESS_IS_BETTER = frozenset({"rmse", "mae"})
+"""The metrics that measure an error; of all others more is better."""
 
 
 @runtime_checkable
@@ -95,6 +100,26 @@ class Streaming(Factored, Protocol):
 
 
 @runtime_checkable
+class Predictor(Recommender, Protocol):
+    """A recommender that says which value a user would give an item, in the scale of the data."""
+
+    @property
+    def predicts(self) -> bool:
+        """Whether it can as it is set; some models learn from values or from events alone, as their settings say."""
+        ...
+
+    def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
+        """``(T,)`` the value that user t would give item t, such as a rating; not clipped unless a setting asks.
+
+        A user or an item without an event in training is answered by what all others have in common.
+
+        Args:
+            times: ``(T,)`` when, where the protocol tells it; models that read no time make no use of it.
+        """
+        ...
+
+
+@runtime_checkable
 class Similar(Protocol):
     """A model with an opinion of its own on which items are alike."""
 
@@ -112,6 +137,11 @@ class Model(ABC):
     Config: ClassVar[type[Settings]]
     scale: ClassVar[Literal["logit", "score"]] = "score"
     """``logit``: a softmax over the catalogue turns scores into probabilities of the next item."""
+
+    needs_values: ClassVar[bool] = False
+    """Whether it learns from values, such as ratings, and not from events alone."""
+    chooser: ClassVar[str] = "ndcg@10"
+    """The validation metric that tells which of two states of training is better, unless the training names another."""
 
     config: Any
     domain: Domain

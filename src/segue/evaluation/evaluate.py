@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.model import Recommender, Validate
+from segue.core.model import LESS_IS_BETTER, Predictor, Recommender, Validate
+from segue.core.registry import functions
 from segue.core.types import Events, HeldOut, Ranks, Recommendations
 from segue.evaluation import metrics as registry
+from segue.evaluation import pointwise
 from segue.evaluation.intervals import Estimate, estimate
 from segue.evaluation.ranking import distinct, rank, rank_lists
+from segue.evaluation.sampled import rank_sampled
 
 __all__ = ["METRICS", "Evaluation", "evaluate", "evaluate_lists", "validator"]
 
@@ -37,13 +40,13 @@ class Evaluation:
     """What came out, by names such as ``ndcg@10``."""
 
     values: Mapping[str, NDArray[np.float64]]
-    """``(N,)`` per metric, one value per query; NaN where a query has no true item."""
+    """``(N,)`` per metric, one value per query; NaN where a query has no true item, or for errors no true value."""
     summary: Mapping[str, Estimate]
     """Means over the queries that count, with 95 % intervals."""
     facts: Mapping[str, Any]
     """The protocol and the counts: queries, targets, share of targets in the history, unknown users, ..."""
     top: Recommendations
-    """The lists, as long as the largest k."""
+    """The lists, as long as the largest k; none where nothing was ranked."""
 
 
 def evaluate(
@@ -53,22 +56,37 @@ def evaluate(
     metrics: Sequence[Metric] = METRICS,
     repeats: bool = False,
     seed: int = 0,
+    sampled: int | None = None,
 ) -> Evaluation:
-    """Rank the whole catalogue for every query and measure.
+    """Rank the whole catalogue for every query and measure; the errors of predicted values too, where both exist.
 
     Args:
+        metrics: of the ranking; without any, nothing is ranked, and a model that predicts values is measured by errors.
         repeats: whether items of the history stay in the ranking.
         seed: of the bootstrap; the same seed gives the same intervals.
+        sampled: measure each target among so many drawn items too; these metrics are called ``sampled_...``.
 
     Raises:
-        ValueError: no query has a true item, a k below 1, or scores that are not finite.
+        ValueError: no query has a true item, a k below 1, scores that are not finite, or nothing to measure.
     """
-    _check(ks)
     started = time.perf_counter()
-    ranks = rank(model, held_out, max(ks), repeats)
-    seconds = time.perf_counter() - started
-    facts = {"candidates": "whole catalogue", "items": model.domain.n_items, "repeats": "keep" if repeats else "remove"}
-    return _measured(ranks, held_out, ks, metrics, seed, facts | {"seconds": seconds})
+    parts = []
+    if metrics:
+        _check(ks)
+        ranks = rank(model, held_out, max(ks), repeats)
+        kept = "keep" if repeats else "remove"
+        facts = {"candidates": "whole catalogue", "items": model.domain.n_items, "repeats": kept}
+        parts.append(_measured(ranks, held_out, ks, metrics, seed, facts))
+        if sampled is not None:
+            among = rank_sampled(model, held_out, sampled, seed)
+            told = {"sampled_candidates": sampled}
+            parts.append(_measured(among, held_out, ks, metrics, seed, told, "sampled_"))
+    if isinstance(model, Predictor) and model.predicts and (not metrics or _valued(held_out)):
+        parts.append(_errors(model, held_out, seed))
+    if not parts:
+        raise ValueError(f"metrics: none of a ranking, and {type(model).__name__} predicts no values: nothing to measure")
+    measured = _joined(parts)
+    return replace(measured, facts={**measured.facts, "seconds": time.perf_counter() - started})
 
 
 def evaluate_lists(
@@ -94,9 +112,13 @@ def evaluate_lists(
 def validator(held_out: HeldOut, metric: str = "ndcg@10", repeats: bool = False) -> Validate:
     """A function for the training loop: the mean of ``metric``, and of the usual metrics at its k, of a model.
 
+    For an error such as ``rmse`` the model predicts the values, and nothing is ranked.
+
     Raises:
-        ValueError: an unknown metric, or (when called) no query with a true item.
+        ValueError: an unknown metric, or (when called) no query with a true item, or a model that cannot be asked.
     """
+    if metric in LESS_IS_BETTER:
+        return lambda model: _mean_errors(model, held_out)
     wanted, k = registry.named(metric)
     chosen = (wanted, *(other for other in METRICS if other is not wanted))
 
@@ -108,6 +130,42 @@ def validator(held_out: HeldOut, metric: str = "ndcg@10", repeats: bool = False)
         return {f"{function.__name__}@{k}": float(function(ranks, k)[counted].mean()) for function in chosen}
 
     return validate
+
+
+def _mean_errors(model: Recommender, held_out: HeldOut) -> Mapping[str, float]:
+    if not (isinstance(model, Predictor) and model.predicts):
+        raise ValueError(f"{type(model).__name__} predicts no values, so that no error can choose its best state")
+    found = pointwise.errors(model, held_out)
+    return {name: float(np.nanmean(function(found))) for name, function in functions(pointwise).items()}
+
+
+def _valued(held_out: HeldOut) -> bool:
+    values = held_out.targets.values
+    return values is not None and bool(np.isfinite(values).any())
+
+
+def _errors(model: Predictor, held_out: HeldOut, seed: int) -> Evaluation:
+    found = pointwise.errors(model, held_out)
+    values = {name: function(found) for name, function in functions(pointwise).items()}
+    intervals = estimate(np.column_stack(list(values.values())), seed)
+    facts = {
+        "queries": len(held_out),
+        "predicted_values": len(found.errors),
+        "unknown_users": int((~held_out.queries.known).sum()),
+        "time_told": held_out.queries.times is not None,
+        "seed": seed,
+    }
+    nothing = Recommendations.joined([], 1)
+    return Evaluation(values, dict(zip(values, intervals, strict=True)), facts, nothing)
+
+
+def _joined(parts: Sequence[Evaluation]) -> Evaluation:
+    """What was measured in several ways, the first one's lists."""
+    first, *others = parts
+    for part in others:
+        values, summary = {**first.values, **part.values}, {**first.summary, **part.summary}
+        first = Evaluation(values, summary, {**part.facts, **first.facts}, first.top)
+    return first
 
 
 def _check(ks: Sequence[int]) -> None:
@@ -122,8 +180,9 @@ def _measured(
     metrics: Sequence[Metric],
     seed: int,
     facts: Mapping[str, Any],
+    called: str = "",
 ) -> Evaluation:
-    values = {f"{function.__name__}@{k}": function(ranks, k) for k in ks for function in metrics}
+    values = {f"{called}{function.__name__}@{k}": function(ranks, k) for k in ks for function in metrics}
     intervals = estimate(np.column_stack(list(values.values())), seed)
     counts = _counts(ranks, held_out)
     return Evaluation(values, dict(zip(values, intervals, strict=True)), {**facts, **counts, "seed": seed}, ranks.top)

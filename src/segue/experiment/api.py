@@ -91,7 +91,7 @@ def train(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     run = Run(seed, folder, device, show=show)
-    validate = validator(split.valid, metric=chosen.training.metric) if len(split.valid) else None
+    validate = validator(split.valid, metric=chosen.metric) if len(split.valid) else None
     trained = train_model(model, chosen.model, chosen.training, split.train, run, validate)
     return bundle.of(model, trained, split.train, {"user_features": user_features(split.train)})
 
@@ -99,7 +99,8 @@ def train(
 def evaluate(
     trained: Bundle, held_out: HeldOut, *, ks: Sequence[int] = (5, 10), repeats: bool = False, seed: int = 0
 ) -> Evaluation:
-    """Metrics over the whole catalogue: ``.summary["ndcg@10"].mean``, ``.low`` and ``.high``, ``.values`` per question.
+    """Metrics over the whole catalogue: ``.summary["ndcg@10"].mean``, ``.low`` and ``.high``, ``.values`` per question;
+    ``rmse`` and ``mae`` too, where the model predicts the values of the log.
 
     Args:
         repeats: whether the items of a user's own history stay in his ranking.

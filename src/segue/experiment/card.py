@@ -49,14 +49,19 @@ def _results(plan: Plan, record: Mapping[str, Any]) -> str:
         low, high = record["intervals"][name]
         cells = [name, f"{record[name]:.4f}", f"{low:.4f} to {high:.4f}"]
         cells += [f"{record['valid'].get(name, float('nan')):.4f}"] if record["valid"] else []
-        cells += [f"{baseline[name]:.4f}"] if baseline else []
+        cells += [f"{baseline[name]:.4f}" if name in baseline else ""] if baseline else []
         rows.append("| " + " | ".join(cells) + " |")
     history = "removed from" if plan.evaluation.repeats == "remove" else "kept in"
+    ranked = (
+        f"The whole catalogue is ranked; a user's history is {history} the ranking; ties count at their expected rank; "
+        if "targets" in record["facts"]
+        else "Nothing was ranked: predicted values are compared with the true ones; "
+    )
     facts = "".join(f"\n- {name.replace('_', ' ')}: {value}" for name, value in record["facts"].items())
     return (
         "\n".join(rows)
-        + f"\n\nThe whole catalogue is ranked; a user's history is {history} the ranking; ties count at their expected "
-        "rank; intervals are bootstrapped over questions. Settings are chosen on validation; test was read once.\n"
+        + f"\n\n{ranked}intervals are bootstrapped over questions. Settings are chosen on validation; test was read "
+        "once.\n"
         + facts
     )
 

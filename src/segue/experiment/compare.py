@@ -14,6 +14,7 @@ import polars as pl
 
 from segue.core.config import suggest
 from segue.core.files import read_json, write_json
+from segue.core.model import LESS_IS_BETTER
 from segue.core.run import Interrupted
 from segue.evaluation import significance
 from segue.experiment.data import check_inputs, load_data
@@ -45,9 +46,11 @@ def compare(
     folders = {model: run_of(chosen, say) for model, chosen in wanted.items()}
     records = {model: read_json(folder / METRICS) | {"model": model} for model, folder in folders.items()}
     values = {model: pl.read_parquet(folder / "values.parquet") for model, folder in folders.items()}
-    if metric not in (names := values[models[0]].columns[1:]):
-        raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
-    tests = significance.compare({model: table[metric].to_numpy() for model, table in values.items()})
+    for model, table in values.items():
+        if metric not in (names := table.columns[1:]):
+            raise ValueError(f"metric: '{metric}' was not measured of {model}{suggest(metric, names)}")
+    sign = -1.0 if metric in LESS_IS_BETTER else 1.0
+    tests = significance.compare({model: sign * table[metric].to_numpy() for model, table in values.items()})
     out = fresh(runs_folder() / "compare", str(task["data"]))
     pl.concat([table.select(pl.lit(model).alias("model"), pl.all()) for model, table in values.items()]).write_parquet(
         out / "values.parquet"

@@ -10,7 +10,7 @@ from segue.core.model import Model
 from segue.core.registry import functions, model_class
 from segue.core.run import Run
 from segue.core.types import HeldOut, Split
-from segue.evaluation import metrics
+from segue.evaluation import metrics, pointwise
 from segue.evaluation.evaluate import Evaluation as Measured
 from segue.evaluation.evaluate import evaluate
 from segue.experiment.plan import Plan
@@ -20,11 +20,16 @@ __all__ = ["baseline", "chosen_metrics", "intervals", "means", "measure"]
 
 
 def chosen_metrics(plan: Plan) -> list[Callable[..., Any]]:
-    """The metrics the plan names; every unknown one is told."""
-    known = functions(metrics)
-    if faults := [name for name in plan.evaluation.metrics if name not in known]:
-        raise ValueError("\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, known)}" for name in faults))
-    return [known[name] for name in plan.evaluation.metrics]
+    """The metrics of a ranking that the plan names; every unknown one is told.
+
+    Errors of predicted values are measured wherever there are both, named or not.
+    """
+    known, errors = functions(metrics), functions(pointwise)
+    if faults := [name for name in plan.evaluation.metrics if name not in known | errors]:
+        raise ValueError(
+            "\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, known | errors)}" for name in faults)
+        )
+    return [known[name] for name in plan.evaluation.metrics if name in known]
 
 
 def measure(model: Model, held_out: HeldOut, plan: Plan) -> Measured:
@@ -37,13 +42,14 @@ def measure(model: Model, held_out: HeldOut, plan: Plan) -> Measured:
         metrics=chosen_metrics(plan),
         repeats=wanted.repeats == "keep",
         seed=plan.run.seed,
+        sampled=wanted.sampled,
     )
 
 
 def baseline(plan: Plan, parts: Split) -> dict[str, Any] | None:
-    """The plan's baseline, with its default settings, measured on the same questions."""
+    """The plan's baseline, with its default settings, measured on the same questions; none where nothing is ranked."""
     key = plan.evaluation.baseline
-    if key is None or key == plan.task.model:
+    if key is None or key == plan.task.model or not chosen_metrics(plan):
         return None
     validate = None
     model = train(key, model_class(key).Config(), Training(), parts.train, Run(plan.run.seed), validate)

@@ -14,6 +14,7 @@ from types import NoneType
 from typing import Any, get_args
 
 from segue.core.config import Settings, assign, parse
+from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.recipe import Groups, find_recipe, read_groups, shown
@@ -34,6 +35,11 @@ class Plan:
     model: Settings
     training: Training
     evaluation: Evaluation
+
+    @property
+    def metric(self) -> str:
+        """The validation metric that chooses the best state of training."""
+        return self.training.metric or model_class(self.task.model).chooser
 
     def values(self) -> dict[str, dict[str, Any]]:
         """All values as JSON holds them, by group."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.core.files import read_json
+from segue.core.model import LESS_IS_BETTER
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.home import SETTINGS, run_folders, runs_folder
@@ -14,7 +15,7 @@ from segue.experiment.run_folder import METRICS, finished, point
 
 __all__ = ["listed", "mark", "reusable"]
 
-CHOOSER = "ndcg@10"
+CHOOSERS = ("ndcg@10", "rmse")
 
 
 def listed() -> list[dict[str, Any]]:
@@ -58,12 +59,16 @@ def mark(folder: Path, plan: Plan) -> bool:
     link = runs_folder() / "best" / (name if usual else f"{name}-{plan.board()[:8]}")
     held = read_json(link / METRICS) if (link / METRICS).exists() else None
     comparable = held is not None and all(held[key] == record[key] for key in ("board", "data_hash"))
-    if held is not None and comparable and _chosen_by(held) > _chosen_by(record):
+    if held is not None and comparable and _better(held, record):
         return False
     point(link, folder)
     return True
 
 
-def _chosen_by(record: dict[str, Any]) -> float:
-    valid: dict[str, float] = record["valid"]
-    return valid.get(CHOOSER, next(iter(valid.values()), 0.0))
+def _better(held: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether the run that holds the place did better on validation, by the first of ``CHOOSERS`` that both have."""
+    for metric in CHOOSERS:
+        before, now = held["valid"].get(metric), record["valid"].get(metric)
+        if before is not None and now is not None:
+            return bool(before < now if metric in LESS_IS_BETTER else before > now)
+    return False

@@ -47,7 +47,9 @@ class Evaluation(Settings):
     ks: tuple[Annotated[int, Ge(1)], ...] = (5, 10)
     """Lengths of the list at which metrics are taken."""
     metrics: tuple[str, ...] = ("recall", "precision", "hit_rate", "mrr", "ndcg")
-    """Names of metrics."""
+    """Names of metrics. ``rmse`` and ``mae`` are added where the model predicts values; alone, nothing is ranked."""
+    sampled: Annotated[int, Ge(1)] | None = None
+    """Rank each target among so many items drawn at random too, as older papers do, beside the whole catalogue."""
     repeats: Literal["remove", "keep"] = "remove"
     """Whether the items of a user's history are removed from his ranking, or stay: where people return to things."""
     baseline: str | None = "popular"

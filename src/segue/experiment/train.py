@@ -64,7 +64,7 @@ def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command:
     run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, say if show else None), show)
     repeats = plan.evaluation.repeats == "keep"
     with stages("train"):
-        validate = validator(parts.valid, metric=plan.training.metric, repeats=repeats) if len(parts.valid) else None
+        validate = validator(parts.valid, metric=plan.metric, repeats=repeats) if len(parts.valid) else None
         model = train(plan.task.model, plan.model, plan.training, parts.train, run, validate)
     facts = _facts(plan, data, parts, folder)
     bundle.save(folder / "bundle", plan.task.model, model, parts.train, facts)
@@ -156,7 +156,7 @@ class _Told:
 
 def _trackers(plan: Plan, folder: Path, say: Say | None) -> tuple[Track, ...]:
     """TensorBoard where it is installed, and a line per epoch where someone reads but there is no terminal."""
-    told = (_Told(say, plan.training.metric),) if say is not None and not sys.stderr.isatty() else ()
+    told = (_Told(say, plan.metric),) if say is not None and not sys.stderr.isatty() else ()
     if find_spec("tensorboard") is None:
         return told
     from segue.training.trackers import TensorBoard
@@ -167,7 +167,7 @@ def _trackers(plan: Plan, folder: Path, say: Say | None) -> tuple[Track, ...]:
 def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     write_text(folder / "card.md", card(plan, record))
-    draw(folder, plan.task.model, plan.training.metric, run.history())
+    draw(folder, plan.task.model, plan.metric, run.history())
     write_json(folder / METRICS, record)
     seal(folder)
     mark(folder, plan)

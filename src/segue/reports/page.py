@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.core.files import write_text
+from segue.core.model import LESS_IS_BETTER
 from segue.reports.quantities import called, count, duration, interval, mean, size
 from segue.reports.tables import best_first, compared, cost, every_metric, tested
 
@@ -72,7 +73,8 @@ def _headline(result: Record, records: Sequence[Record]) -> str:
     text = f"{best['model']} reaches {name} {mean(best[metric])} (95 % interval {interval(best['intervals'][metric])})"
     if len(records) == 1:
         return text + "."
-    text += f", the highest of {len(records)} models. "
+    extreme = "lowest" if metric in LESS_IS_BETTER else "highest"
+    text += f", the {extreme} of {len(records)} models. "
     pairs = {frozenset((test["first"], test["second"])): test for test in result.get("tests") or []}
     next_best = records[1]
     test = pairs.get(frozenset((best["model"], next_best["model"])))
@@ -104,16 +106,22 @@ def _plots(result: Record, curves: Mapping[str, History]) -> list[tuple[str, str
 def _protocol(record: Record) -> list[tuple[str, str]]:
     """What the numbers mean."""
     facts, split = record.get("facts") or {}, record.get("split") or {}
-    kept = facts.get("repeats") == "keep"
-    lines = [
-        ("Split", str(split.get("kind", "given")).replace("_", " ")),
-        ("Questions", f"{count(facts['queries'])} with {count(facts['targets'])} true items"),
-        ("Candidates", f"the whole catalogue of {count(facts['items'])} items" if "items" in facts else "lists"),
-        ("The user's history", "stays in the ranking" if kept else "is removed from the ranking"),
-        ("True items already in the history", f"{facts.get('share_of_targets_in_history', 0.0):.1%}"),
+    lines = [("Split", str(split.get("kind", "given")).replace("_", " "))]
+    if "targets" in facts:
+        kept = facts.get("repeats") == "keep"
+        lines += [
+            ("Questions", f"{count(facts['queries'])} with {count(facts['targets'])} true items"),
+            ("Candidates", f"the whole catalogue of {count(facts['items'])} items" if "items" in facts else "lists"),
+            ("The user's history", "stays in the ranking" if kept else "is removed from the ranking"),
+            ("True items already in the history", f"{facts.get('share_of_targets_in_history', 0.0):.1%}"),
+            ("Ties", "count at their expected rank"),
+        ]
+    if "predicted_values" in facts:
+        told = f"{count(facts['predicted_values'])} of {count(facts['queries'])} users, compared with the true ones"
+        lines.append(("Predicted values", told))
+    lines += [
         ("Told the time of the question", "yes" if facts.get("time_told") else "no"),
         ("Unknown users", count(facts.get("unknown_users", 0))),
-        ("Ties", "count at their expected rank"),
         ("Intervals", "95 %, percentile bootstrap over questions"),
         ("Tests", "paired randomisation over questions, two-sided; Holm's correction over all pairs; t beside it"),
         ("Settings", "chosen on validation; the test was read once per run"),

@@ -12,7 +12,8 @@ NAMES = {"recall": "Recall", "precision": "Precision", "hit_rate": "HitRate"}
 def called(name: str) -> str:
     """``ndcg@10`` as ``NDCG@10``, ``hit_rate@5`` as ``HitRate@5``."""
     metric, at, k = name.partition("@")
-    return NAMES.get(metric, metric.upper()) + at + k
+    sampled, metric = metric.startswith("sampled_"), metric.removeprefix("sampled_")
+    return ("sampled " if sampled else "") + NAMES.get(metric, metric.upper()) + at + k
 
 
 def mean(value: float) -> str:

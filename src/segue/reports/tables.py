@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from segue.core.model import LESS_IS_BETTER
 from segue.reports.quantities import called, count, duration, interval, mean, p_value, signed, size, span
 
 if TYPE_CHECKING:
@@ -61,28 +62,34 @@ def metrics(record: Record) -> Table:
     for name, ends in record["intervals"].items():
         row = [called(name), mean(record[name]), span(ends)]
         row += [mean(valid[name]) if name in valid else ""] if valid else []
-        row += [mean(baseline[name]), span(baseline["intervals"][name])] if baseline else []
+        if baseline:
+            row += [mean(baseline[name]), span(baseline["intervals"][name])] if name in baseline else ["", ""]
         rows.append(tuple(row))
     asked = f", {count(record['facts']['queries'])} questions" if "queries" in record["facts"] else ""
-    title = f"{record['model']} on {record['data']} ({record.get('part', 'test')}{asked}, whole catalogue)"
+    ranked = ", whole catalogue" if "candidates" in record["facts"] else ""
+    title = f"{record['model']} on {record['data']} ({record.get('part', 'test')}{asked}{ranked})"
     return Table(title, tuple(head), tuple(rows))
 
 
 def best_first(result: Record) -> list[Record]:
     """The records, best first by the metric that is tested."""
-    return sorted(result["models"].values(), key=lambda record: -record[result["metric"]])
+    metric = result["metric"]
+    return sorted(
+        result["models"].values(), key=lambda record: record[metric] if metric in LESS_IS_BETTER else -record[metric]
+    )
 
 
 def compared(result: Record) -> Table:
-    """One row per model, best first: the metrics at the largest k, the interval of the tested one, and the cost."""
+    """One row per model, best first: errors and the metrics at the largest k, the tested one's interval, and the cost."""
     records = best_first(result)
-    largest = max(_cut(name) for name in records[0]["intervals"])
-    names = [name for name in records[0]["intervals"] if _cut(name) == largest]
+    every = _measured(records)
+    largest = max(map(_cut, every))
+    names = [name for name in every if _cut(name) in (0, largest)]
     head = ("model", *map(called, names), f"{called(result['metric'])} 95 %", "train", "memory", "numbers")
     rows = [
         (
             record["model"],
-            *(mean(record[name]) for name in names),
+            *(mean(record[name]) if name in record else "" for name in names),
             interval(record["intervals"][result["metric"]]),
             duration(record["cost"]["seconds"]["train"]),
             size(record["cost"]["peak_memory_bytes"]),
@@ -98,8 +105,8 @@ def every_metric(result: Record) -> Table:
     """One row per metric and per model a mean with its interval, best model first."""
     records = best_first(result)
     rows = [
-        (called(name), *(f"{mean(record[name])} [{interval(record['intervals'][name])}]" for record in records))
-        for name in records[0]["intervals"]
+        (called(name), *(_estimated(record, name) for record in records))
+        for name in _measured(records)
     ]
     return Table("All metrics", ("", *(record["model"] for record in records)), tuple(rows))
 
@@ -157,8 +164,19 @@ def catalogue(title: str, rows: Sequence[Record]) -> Table:
     return Table(title, head, body, right=len(texts))
 
 
+def _measured(records: Sequence[Record]) -> list[str]:
+    """Every metric that some of the records have, in their order."""
+    return list(dict.fromkeys(name for record in records for name in record["intervals"]))
+
+
+def _estimated(record: Record, name: str) -> str:
+    return f"{mean(record[name])} [{interval(record['intervals'][name])}]" if name in record else ""
+
+
 def _cut(name: str) -> int:
-    return int(name.rpartition("@")[2])
+    """The k of a metric, 0 of an error."""
+    cut = name.rpartition("@")[2]
+    return int(cut) if cut.isdigit() else 0
 
 
 def _cell(value: Any) -> str:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segue.core.config import Settings
-from segue.core.model import Model, Validate
+from segue.core.model import LESS_IS_BETTER, Model, Validate
 from segue.core.network import Network
 from segue.core.run import Interrupted, Progress, Run
 from segue.core.types import Dataset
@@ -159,9 +159,10 @@ class _Fit:
 
     def _judge(self, metrics: Mapping[str, float]) -> None:
         at = self.at
-        if self.training.metric not in metrics:
-            raise ValueError(f"training.metric: '{self.training.metric}', validation gives {', '.join(metrics)}")
-        value = metrics[self.training.metric]
+        chooser = str(self.training.metric)
+        if chooser not in metrics:
+            raise ValueError(f"training.metric: '{chooser}', validation gives {', '.join(metrics)}")
+        value = -metrics[chooser] if chooser in LESS_IS_BETTER else metrics[chooser]
         at.since_best += 1
         if value > at.best:
             at.best, at.best_epoch, at.since_best = value, at.epoch, 0
@@ -170,7 +171,7 @@ class _Fit:
             at.steps_down += 1
 
     def _note(self, loss: float) -> str:
-        best = f" {self.training.metric} {self.at.best:.4f}" if self.at.best_epoch >= 0 else ""
+        best = f" {self.training.metric} {abs(self.at.best):.4f}" if self.at.best_epoch >= 0 else ""
         return f"epoch {self.at.epoch + 1} loss {loss:.3f}{best}"
 
     def _checkpoint(self) -> None:

@@ -99,8 +99,9 @@ class Training(Settings):
     """Of matrix products in training; weights, the loss and what follows are float32 in any case."""
     patience: Annotated[int, Gt(0)] = 10
     """Validations without a new best before training stops early."""
-    metric: str = "ndcg@10"
-    """Validation metric that chooses the best model."""
+    metric: str | None = None
+    """Validation metric that chooses the best model; none: the model's own, ``ndcg@10`` or, where it learns from values,
+    ``rmse``."""
     validate_every: Annotated[int, Gt(0)] = 1
     """Epochs between validations."""
     checkpoint_seconds: Annotated[float, Gt(0)] = 300.0
@@ -153,4 +154,5 @@ def train(
         return model
     from segue.training.loop import fit
 
-    return fit(kind, settings, training, data, run, validate)
+    chosen = training if training.metric else training.model_copy(update={"metric": kind.chooser})
+    return fit(kind, settings, chosen, data, run, validate)

@@ -1,0 +1,125 @@
+"""Errors of predicted values against formulas written out again, and what intervals and tests make of them."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Scores
+from segue.evaluation.evaluate import evaluate, validator
+from segue.evaluation.pointwise import Errors, mae, rmse
+from segue.evaluation.significance import compare
+
+
+@dataclass
+class Constant:
+    """Predicts the same for all; ranks by code."""
+
+    value: float
+    domain: Domain = Domain(3, 4)
+    predicts: bool = True
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        scores = np.tile(np.arange(4, dtype=np.float32), (len(queries), 1))
+        return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
+
+    def predict(self, users: Codes, items: Codes, times: Any = None) -> Scores:
+        return np.full(len(users), self.value, np.float32)
+
+
+def held(values: list[list[float]]) -> HeldOut:
+    items = Events.of([list(range(len(row))) for row in values])
+    flat = np.array([value for row in values for value in row], np.float32)
+    queries = Queries.of_users(np.arange(len(values), dtype=np.int32), Events.of([[] for _ in values]))
+    return HeldOut(queries, replace(items, values=flat))
+
+
+def drawn(seed: int = 0, users: int = 200) -> Errors:
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.integers(users, size=2000))
+    return Errors(rows, rng.normal(0.1, 1.0, 2000), users)
+
+
+def test_the_mean_over_queries_is_the_metric() -> None:
+    found = drawn()
+    assert np.nanmean(rmse(found)) == pytest.approx(np.sqrt(np.square(found.errors).mean()))
+    assert np.nanmean(mae(found)) == pytest.approx(np.abs(found.errors).mean())
+
+
+def test_the_interval_is_that_of_users_drawn_again() -> None:
+    found = drawn()
+    rng = np.random.default_rng(1)
+    sums = np.bincount(found.rows, np.square(found.errors), minlength=200)
+    counts = np.bincount(found.rows, minlength=200)
+    picks = rng.integers(200, size=(4000, 200))
+    roots = np.sqrt(sums[picks].sum(1) / counts[picks].sum(1))
+    values = rmse(found)
+    again = values[picks].mean(1)
+    assert again.std() == pytest.approx(roots.std(), rel=0.05)
+    np.testing.assert_allclose(np.percentile(again, [2.5, 97.5]), np.percentile(roots, [2.5, 97.5]), atol=0.005)
+
+
+def test_a_query_without_values_does_not_count() -> None:
+    found = Errors(np.array([0, 0, 2]), np.array([1.0, -1.0, 2.0]), 3)
+    assert np.isnan(rmse(found)).tolist() == [False, True, False]
+    assert np.nanmean(mae(found)) == pytest.approx(4 / 3)
+
+
+def test_no_error_at_all() -> None:
+    found = Errors(np.array([0, 1]), np.zeros(2), 2)
+    assert rmse(found).tolist() == [0.0, 0.0]
+
+
+def test_errors_stand_beside_the_ranking() -> None:
+    measured = evaluate(Constant(3.0), held([[2.0, 4.0], [3.0], [5.0]]), ks=(2,))
+    assert {"rmse", "mae", "ndcg@2"} <= measured.summary.keys()
+    assert measured.summary["rmse"].mean == pytest.approx(np.sqrt(6 / 4))
+    assert measured.facts["predicted_values"] == 4
+    assert measured.facts["candidates"] == "whole catalogue"
+
+
+def test_nothing_is_ranked_where_no_metric_asks() -> None:
+    measured = evaluate(Constant(3.0), held([[2.0], [3.0]]), metrics=())
+    assert measured.summary.keys() == {"rmse", "mae"}
+    assert "candidates" not in measured.facts
+
+
+def test_a_target_whose_value_is_missing_is_left_out() -> None:
+    measured = evaluate(Constant(3.0), held([[2.0, np.nan], [3.0]]), metrics=())
+    assert measured.facts["predicted_values"] == 2
+    with pytest.raises(ValueError, match="none of 1 targets has a value"):
+        evaluate(Constant(3.0), held([[np.nan]]), metrics=())
+
+
+def test_a_prediction_that_is_no_number_is_told() -> None:
+    with pytest.raises(ValueError, match="Constant: predicts nan for user 0 and item 0"):
+        evaluate(Constant(np.nan), held([[2.0]]), metrics=())
+
+
+def test_validation_by_an_error() -> None:
+    assert validator(held([[2.0, 4.0]]), "rmse")(Constant(3.0)) == {"mae": 1.0, "rmse": 1.0}
+
+
+def test_the_lower_error_is_better() -> None:
+    few, many = drawn(0), replace(drawn(0), errors=drawn(0).errors * 2)
+    test = compare({"few": -rmse(few), "many": -rmse(many)})[0]
+    assert test.difference > 0
+    assert test.significant
+
+
+def test_time_is_told_only_where_the_protocol_tells_it() -> None:
+    seen = []
+
+    class Watch(Constant):
+        def predict(self, users: Codes, items: Codes, times: Any = None) -> Scores:
+            seen.append(times)
+            return super().predict(users, items)
+
+    asked = held([[2.0, 3.0]])
+    timed = replace(asked, targets=replace(asked.targets, times=np.array([5, 9])))
+    evaluate(Watch(3.0), timed, metrics=())
+    told = replace(timed, queries=Queries(asked.queries.history, asked.queries.users, asked.queries.known, np.array([5])))
+    evaluate(Watch(3.0), told, metrics=())
+    assert seen[0] is None
+    assert seen[1].tolist() == [5, 9]
