@@ -1,14 +1,15 @@
 """Every model in worlds whose best answer is known."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
 from segue.core.model import Model
-from segue.core.registry import model_keys
+from segue.core.registry import model_class, model_keys
 from segue.core.types import Events, Queries
-from segue.testing import World, clusters, cycle, hit_rate, order, popularity, subject, train_small
+from segue.testing import Rated, World, clusters, cycle, hit_rate, order, popularity, subject, tastes, train_small
 
 ALIKE_FOR_ALL = {"random", "popular", "recent_popular"}
 """Models that do not look at who asks, by design."""
@@ -16,7 +17,10 @@ EPOCHS = {"cycle": 8, "clusters": 6, "order": 8, "popularity": 3}
 SLOW = {"bert4rec": 4}
 """Models that need so many times the epochs: those that ask about few events of a window."""
 WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
-PERSONAL = [key for key in model_keys() if key not in ALIKE_FOR_ALL]
+RATED = tastes()
+FROM_EVENTS = [key for key in model_keys() if not model_class(key).needs_values]
+PERSONAL = [key for key in FROM_EVENTS if key not in ALIKE_FOR_ALL]
+FROM_VALUES = [key for key in model_keys() if model_class(key).needs_values]
 
 
 @cache
@@ -28,6 +32,13 @@ def minds_order(key: str) -> bool:
     """Whether the answer changes when a history is told backwards."""
     scores = subject(key).model.score(Queries.anonymous(Events.of([[1, 5, 9, 12], [12, 9, 5, 1]])))
     return not np.allclose(scores[0], scores[1], atol=1e-6)
+
+
+def rmse(model: Any, world: Rated) -> float:
+    """Root mean squared error of the values that are asked for."""
+    targets = world.test.targets
+    found = model.predict(world.test.queries.users[targets.rows], targets.items)
+    return float(np.sqrt(np.square(found - targets.values).mean()))
 
 
 def margin(world: World) -> float:
@@ -49,7 +60,7 @@ def test_the_cycle_is_learned_by_who_minds_order(key: str) -> None:
     assert hit_rate(trained(key, "cycle"), WORLDS["cycle"]) > 0.95
 
 
-@pytest.mark.parametrize("key", model_keys())
+@pytest.mark.parametrize("key", FROM_EVENTS)
 def test_order_is_all_that_helps(key: str) -> None:
     world = WORLDS["order"]
     found = hit_rate(trained(key, "order"), world)
@@ -59,7 +70,13 @@ def test_order_is_all_that_helps(key: str) -> None:
         assert found < world.naive + margin(world)
 
 
-@pytest.mark.parametrize("key", [key for key in model_keys() if key != "random"])
+@pytest.mark.parametrize("key", FROM_VALUES)
+def test_tastes_are_found(key: str) -> None:
+    found = rmse(train_small(key, RATED.train, sweeps=30, width=4), RATED)
+    assert found < RATED.noise + 0.5 * (RATED.biases - RATED.noise)
+
+
+@pytest.mark.parametrize("key", [key for key in FROM_EVENTS if key != "random"])
 def test_popularity_is_all_there_is(key: str) -> None:
     world = WORLDS["popularity"]
     found = hit_rate(trained(key, "popularity"), world)

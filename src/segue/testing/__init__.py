@@ -8,11 +8,12 @@ assert hit_rate(train_small("my_model", cycle().train, epochs=20), cycle()) > 0.
 
 from segue.testing.contract import CHECKS, Subject, contract, subject
 from segue.testing.training import SMALL, small, train_small
-from segue.testing.worlds import World, clusters, cycle, dataset, hit_rate, order, popularity
+from segue.testing.worlds import Rated, World, clusters, cycle, dataset, hit_rate, order, popularity, tastes
 
 __all__ = [
     "CHECKS",
     "SMALL",
+    "Rated",
     "Subject",
     "World",
     "clusters",
@@ -24,5 +25,6 @@ __all__ = [
     "popularity",
     "small",
     "subject",
+    "tastes",
     "train_small",
 ]

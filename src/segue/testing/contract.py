@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from segue.core import bundle
 from segue.core.config import parse
-from segue.core.model import Factored, Model, Similar, Streaming
+from segue.core.model import Factored, Model, Predictor, Similar, Solver, Streaming
 from segue.core.registry import model_class
 from segue.core.types import Codes, Dataset, Events, Queries
 from segue.testing.training import train_small
@@ -158,12 +158,68 @@ def _scoring_changes_nothing(it: Subject) -> None:
     _equal(queries.history.columns(), again.history.columns(), "scoring changed the history")
 
 
-def _tiny_catalogues(it: Subject) -> None:
-    for n_items in (1, 2):
-        data = dataset(Events.of([[0], [0, n_items - 1], [], [n_items - 1] * 3]), n_items)
-        scores_NI = train_small(it.key, data).score(Queries.anonymous(Events.of([[0], []])))
-        _need(scores_NI.shape == (2, n_items), f"{n_items} items: scores have shape {scores_NI.shape}")
-        _need(bool(np.isfinite(scores_NI).all()), f"{n_items} items: scores are not all finite")
+def _odd_logs(it: Subject) -> None:
+    small = {n: Events.of([[0], [0, n - 1], [], [n - 1] * 3]) for n in (1, 2)}
+    logs = {
+        "a catalogue of one item": small[1],
+        "a catalogue of two items": small[2],
+        "one user": Events.of([[0, 2, 1, 3, 2]]),
+        "one event": Events.of([[], [1], []]),
+        "users of one item each": Events.of([[0], [1], [2], [0]]),
+    }
+    valued = {name: _with_columns(rows, np.full(rows.size, 3.0, np.float32)) for name, rows in logs.items()}
+    rows = Events.of([[0, 1, 2], [1, 2], [3]])
+    valued["values far outside a scale"] = _with_columns(rows, np.array([-7, 1e5, 3, 0, 2, 5], np.float32))
+    valued["values that are missing"] = _with_columns(rows, np.array([np.nan, 4, 3, np.nan, 2, 5], np.float32))
+    kinds = valued if type(it.model).needs_values else {**logs, **{f"{name}, valued": log for name, log in valued.items()}}
+    for name, log in kinds.items():
+        n_items = 1 + int(log.items.max())
+        model = train_small(it.key, dataset(log, n_items))
+        asked = _with_columns(Events.of([[0], []]), np.ones(1, np.float32))
+        scores_NI = model.score(Queries.anonymous(asked))
+        _need(scores_NI.shape == (2, n_items), f"{name}: scores have shape {scores_NI.shape}")
+        _need(bool(np.isfinite(scores_NI).all()), f"{name}: scores are not all finite")
+
+
+def _values_are_asked_for(it: Subject) -> None:
+    if type(it.model).needs_values:
+        try:
+            train_small(it.key, dataset(Events.of([[0, 1], [1]]), 2))
+        except ValueError as error:
+            _need("values" in str(error), f"a log without values is refused without saying so: {error}")
+        else:
+            raise AssertionError("a log without values was accepted by a model that learns from them")
+
+
+def _predicts(it: Subject) -> None:
+    model = it.model
+    if not (isinstance(model, Predictor) and model.predicts):
+        return
+    # a user without an event, an item without one, and both
+    users, items = np.array([2, 3, 0, 2, 0], np.int32), np.array([3, 5, 3, 29, 29], np.int32)
+    for times in (None, np.full(5, 2_000_000_000)):
+        found = model.predict(users, items, times)
+        _need(found.shape == (5,) and found.dtype == np.float32, f"predict gives {found.dtype} of shape {found.shape}")
+        _need(bool(np.isfinite(found).all()), "predicted values are not all finite")
+    nobody = np.zeros(0, np.int32)
+    _need(model.predict(nobody, nobody).shape == (0,), "predicting nothing does not give nothing")
+    single = np.concatenate([model.predict(users[n : n + 1], items[n : n + 1]) for n in range(5)])
+    np.testing.assert_allclose(model.predict(users, items), single, rtol=1e-5, atol=1e-5)
+
+
+def _threads_do_not_matter(it: Subject) -> None:
+    import torch
+
+    queries, before = _questions(it.data), torch.get_num_threads()
+    answers = []
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            model = train_small(it.key, it.data) if isinstance(it.model, Solver) else it.model
+            answers.append(model.score(queries))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(answers[0], answers[1], rtol=1e-5, atol=1e-5)
 
 
 def _abilities_agree(it: Subject) -> None:
@@ -211,7 +267,10 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "block_is_single": _block_is_single,
     "bundle_keeps_scores": _bundle_keeps_scores,
     "scoring_changes_nothing": _scoring_changes_nothing,
-    "tiny_catalogues": _tiny_catalogues,
+    "odd_logs": _odd_logs,
+    "values_are_asked_for": _values_are_asked_for,
+    "predicts": _predicts,
+    "threads_do_not_matter": _threads_do_not_matter,
     "abilities_agree": _abilities_agree,
     "refuses_misspelt_settings": _refuses_misspelt_settings,
     "is_documented": _is_documented,

@@ -26,6 +26,7 @@ SMALL: Mapping[str, Any] = {
     "segment": 8,
     "memory": 8,
     "neighbours": 20,
+    "sweeps": 10,
     "epochs": 2,
     "batch_size": 16,
     "learning_rate": 1e-2,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segue.core.model import Recommender
 from segue.core.recommend import recommend
-from segue.core.types import Dataset, Events, HeldOut, Queries, Vocab
+from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Vocab
 
-__all__ = ["World", "clusters", "cycle", "dataset", "hit_rate", "order", "popularity"]
+__all__ = ["Rated", "World", "clusters", "cycle", "dataset", "hit_rate", "order", "popularity", "tastes"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,18 @@ class World:
     """Expected hit rate at ``k`` of the best answer that is blind to what the world is about."""
     repeats: bool = False
     """Whether items of the history may be the answer."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rated:
+    """Ratings that follow a law, and others by the same people to be predicted."""
+
+    train: Dataset
+    test: HeldOut
+    noise: float
+    """Root mean squared error of who knows the law: what is left is chance."""
+    biases: float
+    """That of who knows the mean and the biases only."""
 
 
 def dataset(histories: Events, n_items: int, name: str = "world") -> Dataset:
@@ -83,6 +96,27 @@ def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
     shuffled = [rng.permutation(size) for _ in range(users)]
     rows = [[*row.tolist(), size + int(row[-1])] for row in shuffled]
     return _world(rows, 2 * size, users // 3, k=1, best=1.0, naive=1 / size)
+
+
+def tastes(users: int = 150, n_items: int = 60, share: float = 0.5, noise: float = 0.3, seed: int = 0) -> Rated:
+    """Ratings ``3.5 + b_u + b_i + p_u . q_i + noise`` of a random ``share`` of all pairs; a fifth is to be predicted."""
+    rng = np.random.default_rng(seed)
+    user_bias, item_bias = 0.4 * rng.standard_normal(users), 0.5 * rng.standard_normal(n_items)
+    taste = rng.standard_normal((users, 2)) @ rng.standard_normal((2, n_items)) * 0.7
+    mean = 3.5 + user_bias[:, None] + item_bias
+    values = mean + taste + noise * rng.standard_normal((users, n_items))
+    drawn = rng.random((users, n_items)) < share
+    asked = drawn & (rng.random((users, n_items)) < 0.2)
+    told = drawn & ~asked
+    train = dataset(_rated(told, values), n_items)
+    test = HeldOut(Queries.of_users(np.arange(users, dtype=np.int32), train.histories), _rated(asked, values))
+    errors = [float(np.sqrt(np.square(values - law)[asked].mean())) for law in (mean + taste, mean)]
+    return Rated(train, test, *errors)
+
+
+def _rated(pairs: Mask, values: NDArray[np.float64]) -> Events:
+    offsets = np.concatenate([[0], np.cumsum(pairs.sum(axis=1))])
+    return Events(offsets, np.nonzero(pairs)[1].astype(np.int32), values=values[pairs].astype(np.float32))
 
 
 def hit_rate(model: Recommender, world: World) -> float:
