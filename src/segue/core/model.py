@@ -27,6 +27,7 @@ __all__ = [
     "Predictor",
     "Recommender",
     "Similar",
+    "SimilarUsers",
     "Solver",
     "Streaming",
     "Validate",
@@ -125,6 +126,15 @@ class Similar(Protocol):
 
     def similar(self, items: Codes) -> Scores:
         """``(len(items), n_items)`` likeness of every catalogue item; more is more alike."""
+        ...
+
+
+@runtime_checkable
+class SimilarUsers(Protocol):
+    """A model with an opinion of its own on who is alike."""
+
+    def similar_users(self, queries: Queries) -> Scores:
+        """``(N, n_users)`` likeness of every training user to each who asks; more is more alike."""
         ...
 
 
