@@ -15,7 +15,7 @@ from segue.core.types import Dataset, HeldOut
 from segue.data import SplitSettings, load, split
 
 ORDERED = ("leave_one_out", "temporal", "ratio", "held_out_users")
-KINDS = (*ORDERED, "random", "k_fold")
+KINDS = (*ORDERED, "random", "random_ratio", "k_fold")
 
 
 @st.composite

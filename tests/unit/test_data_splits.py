@@ -91,6 +91,18 @@ def test_ratio_rounds_down_per_user() -> None:
     assert list(done.train.histories.lengths) == [6] * 4
 
 
+def test_random_ratio_draws_shares_of_each_user() -> None:
+    done = split(small(n=9), SplitSettings(kind="random_ratio", test=0.25, valid=0.12))
+    assert list(done.test.targets.lengths) == [2] * 4
+    assert list(done.valid.targets.lengths) == [1] * 4
+    assert list(done.train.histories.lengths) == [6] * 4
+    drawn = done.test.targets.items.reshape(4, 2)
+    assert len({tuple(row) for row in drawn.tolist()}) > 1
+    assert (drawn < 7).any()
+    other = split(small(n=9), SplitSettings(kind="random_ratio", test=0.25, valid=0.12, seed=1))
+    assert not np.array_equal(other.test.targets.items, done.test.targets.items)
+
+
 def test_held_out_users_show_their_first_part() -> None:
     done = split(small(n=10, users=20), SplitSettings(kind="held_out_users", test=0.2, valid=0.1, history=0.6))
     assert len(done.test) == 4

@@ -198,7 +198,10 @@ def test_an_honest_split_has_no_faults(with_times: bool) -> None:
     assert audit(leave_one_out(with_times=with_times)) == []
 
 
-@pytest.mark.parametrize("kind", ["leave_one_out", "random", "temporal", "ratio", "k_fold", "held_out_users"])
+KINDS = ["leave_one_out", "random", "temporal", "ratio", "random_ratio", "k_fold", "held_out_users"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("with_times", [True, False])
 def test_every_kind_of_split_passes(kind: str, with_times: bool) -> None:
     """A log full of returns, ties in time and short users; a split by time needs times."""

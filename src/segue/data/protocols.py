@@ -19,7 +19,7 @@ from segue.data.folder import given_split
 if TYPE_CHECKING:
     from segue.data.splits import SplitSettings
 
-__all__ = ["given", "held_out_users", "k_fold", "leave_one_out", "random", "ratio", "temporal"]
+__all__ = ["given", "held_out_users", "k_fold", "leave_one_out", "random", "random_ratio", "ratio", "temporal"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +126,19 @@ def ratio(data: Dataset, settings: SplitSettings) -> Parts:
     rows, wanted = events.rows, _wanted(data)
     test = left <= n_test[rows]
     train = left > (n_test + n_valid)[rows]
+    return Parts(train, wanted & ~train & ~test, wanted & test, train, ~test)
+
+
+def random_ratio(data: Dataset, settings: SplitSettings) -> Parts:
+    """As ``ratio``, but a user's shares are drawn without regard to time: queries may hold what came after."""
+    events = data.histories
+    rows, wanted = events.rows, _wanted(data)
+    order = np.lexsort((Run(settings.seed).rng("split").random(events.size), rows))
+    place = np.empty(events.size, np.int64)
+    place[order] = np.arange(events.size) - events.offsets[:-1][rows]
+    n_test, n_valid = (np.floor(events.lengths * share + 1e-9)[rows] for share in (settings.test, settings.valid))
+    test = place < n_test
+    train = place >= n_test + n_valid
     return Parts(train, wanted & ~train & ~test, wanted & test, train, ~test)
 
 

@@ -20,7 +20,9 @@ Share = Annotated[float, Ge(0.0), Lt(1.0)]
 class SplitSettings(Settings):
     """How the log is split."""
 
-    kind: Literal["leave_one_out", "random", "given", "temporal", "ratio", "k_fold", "held_out_users"] = "leave_one_out"
+    kind: Literal[
+        "leave_one_out", "random", "given", "temporal", "ratio", "random_ratio", "k_fold", "held_out_users"
+    ] = "leave_one_out"
     """The protocol."""
     test: Share = 0.2
     """Share of the events (``held_out_users``: of the users) that is the test; not for leave-one-out and k-fold."""

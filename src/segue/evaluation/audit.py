@@ -13,7 +13,7 @@ from segue.core.types import Dataset, Events, HeldOut, Split
 
 __all__ = ["audit"]
 
-UNORDERED = ("random", "k_fold", "given")
+UNORDERED = ("random", "random_ratio", "k_fold", "given")
 """Kinds of split that do not promise that what trains lies before what is asked for."""
 
 
@@ -27,7 +27,7 @@ def audit(split: Split, ordered: bool | None = None) -> list[str]:
 
     Args:
         ordered: whether the split promises that time runs from training to test; ``None``: all kinds do except
-            random, k_fold and given.
+            random, random_ratio, k_fold and given.
     """
     kind = str(split.facts.get("kind", ""))
     in_order = kind not in UNORDERED if ordered is None else ordered
