@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ items that were ``seen`` left out."""
 
 class Network(nn.Module, Model):
     """Layers and an objective; :mod:`segue.training` does the rest."""
+
+    own_loss: ClassVar[str | None] = None
+    """What it minimises, in words, where its objective makes no use of the loss that the training names."""
 
     def __init__(self, config: Any, domain: Domain) -> None:
         super().__init__()
@@ -50,6 +53,12 @@ class Network(nn.Module, Model):
     @abstractmethod
     def objective(self, batch: Any, loss: Loss) -> tuple[Tensor, int]:
         """The loss of a batch, averaged over its targets, and how many targets there are."""
+
+    def settle(self) -> None:
+        """Make what answers are made of and follows from the parameters, such as vectors that a graph has spread.
+
+        Called before each validation and after training; what it sets must be among :meth:`arrays`.
+        """
 
     def arrays(self) -> Arrays:
         """Parameters and buffers by their path."""

@@ -14,7 +14,7 @@ from segue.training.optim import optimizer_class, takes
 if TYPE_CHECKING:
     from segue.training.train import Training
 
-__all__ = ["known", "unused", "users"]
+__all__ = ["known", "overlooked", "unused", "users"]
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
 """Those that are named where a setting belongs to others."""
@@ -69,3 +69,13 @@ def unused(training: Training) -> list[str]:
                 f"{setting}: got {value!r}, but the {choice} '{chosen}' does not use it; used by {', '.join(names)}"
             )
     return faults
+
+
+def overlooked(training: Training, own_loss: str) -> list[str]:
+    """A line for every setting of the loss that is not at its default, for a model that has a loss of its own."""
+    of_losses = [setting for setting, by in users().items() if "optimizer" not in by]
+    return [
+        f"training.{setting}: got {value!r}, but this model minimises {own_loss}"
+        for setting in ("loss", "temperature", *of_losses)
+        if (value := getattr(training, setting)) != type(training).model_fields[setting].default
+    ]

@@ -24,6 +24,7 @@ from segue.core.network import Network
 from segue.core.run import Interrupted, Progress, Run
 from segue.core.types import Dataset
 from segue.training.average import Average
+from segue.training.choices import overlooked
 from segue.training.gradients import Gradients
 from segue.training.loss import loss_of, samples
 from segue.training.optim import learning_rate, optimizer
@@ -52,9 +53,12 @@ def fit(
     kind: type[Model], config: Settings, training: Training, data: Dataset, run: Run, validate: Validate | None
 ) -> Network:
     """See :func:`segue.training.train.train`."""
+    network = cast(type[Network], kind)
+    if network.own_loss and (faults := overlooked(training, network.own_loss)):
+        raise ValueError("\n".join(faults))
     with torch.random.fork_rng(), run.interruptible():
         torch.manual_seed(run.seed_of("init"))
-        model = cast(Network, kind(config, cast(type[Network], kind).domain_of(config, data)))
+        model = network(config, network.domain_of(config, data))
         model.prepare(data)
         return _Fit(model.to(run.device), training, data, run, validate).go()
 
@@ -81,7 +85,8 @@ class _Fit:
             self.model.restore(self.best)
         elif self.average:
             self.average.take()
-        return self.model.eval()
+        self.model.eval().settle()
+        return self.model
 
     def _epoch(self, progress: Progress) -> None:
         at, name = self.at, f"batches/{self.at.epoch}"
@@ -149,6 +154,7 @@ class _Fit:
             self.model.eval()
             began = time.monotonic()
             with self.average.in_place() if self.average else nullcontext():
+                self.model.settle()
                 metrics = self.validate(self.model)
                 self._judge(metrics)
             found |= {f"valid/{name}": value for name, value in metrics.items()}

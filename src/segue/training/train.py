@@ -40,14 +40,14 @@ class Training(Settings):
     epochs: Annotated[int, Gt(0)] = 100
     """Passes over the training data at most."""
     batch_size: Annotated[int, Gt(0)] = 128
-    """Sequences in a batch."""
+    """Sequences in a batch; of models of who had what, users, or as many pairs as so many users have on average."""
     accumulate: Annotated[int, Gt(0)] = 1
     """Batches whose gradients make one step of the optimiser, each batch counting by its targets: as one batch of so
     many times the size, in the memory of one. Negatives are drawn for each batch."""
     loss: str = "cross_entropy"
     """Name of a loss: over the whole catalogue (``cross_entropy``, ``focal``), over sampled negatives
     (``sampled_softmax``, ``nll``, ``bce``, ``gbce``, ``bpr``, ``bpr_max``) or over both (``cross_entropy_pairwise``,
-    ``sampled_softmax_pairwise``)."""
+    ``sampled_softmax_pairwise``). Some models have a loss of their own, and then none is named here."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """What scores are divided by before the loss. The order of answers is that of the scores as they are; so are their
     probabilities, which are those of temperature 1."""
