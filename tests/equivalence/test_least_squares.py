@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
+from segue.models.parts.conjugate_gradient import approach_rows
 from segue.models.parts.least_squares import gram, solve_rows
 from segue.models.parts.subspace import improve_rows
 from segue.testing import dataset, tastes
@@ -77,9 +78,23 @@ def test_blocks_lead_to_the_same_rows(width: int, rows: int, seed: int, block: i
     np.testing.assert_allclose(whole, exact, rtol=2e-3, atol=2e-4)
 
 
+@given(**SHAPES)
+@settings(max_examples=40, deadline=None)
+def test_steps_lead_to_the_same_rows(width: int, rows: int, seed: int) -> None:
+    it = problem(width, rows, seed)
+    exact, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
+    found, before = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
+    for _ in range(30):
+        found, gains = approach_rows(**it, rows_RD=found, steps=3)
+        assert (gains >= before - 1e-4 * (1 + np.abs(before))).all()
+        before = gains
+    np.testing.assert_allclose(gains, most, rtol=1e-2, atol=1e-2)
+
+
 def test_no_solution_is_told() -> None:
     it = problem(3, 2, 0) | {"common_DD": np.zeros((3, 3), np.float32), "ridge_R": np.zeros(2, np.float32)}
-    with pytest.raises(ValueError, match="no finite solution; a larger l2"):
+    it["offsets"] = np.array([0, 0, len(it["columns"])])  # without an event or a ridge anything is a solution
+    with pytest.raises(ValueError, match="no single solution; a larger l2"):
         solve_rows(**it, ridge_D=np.ones(3, np.float32))
 
 
@@ -154,7 +169,7 @@ def test_als_clips_only_where_asked() -> None:
     np.testing.assert_array_equal(kept.predict(rows, world.test.targets.items), expected)
 
 
-@pytest.mark.parametrize("solver", ["exact", "subspace"])
+@pytest.mark.parametrize("solver", ["conjugate_gradient", "exact", "subspace"])
 @pytest.mark.parametrize("values", [{}, {"unobserved": "rest", "unobserved_weight": 0.5}, {"frequency_scaling": 0.0}])
 def test_the_objective_of_ials_never_rises_and_is_what_it_says(
     solver: str, values: dict[str, Any], tmp_path: Path

@@ -16,6 +16,8 @@ ALIKE_FOR_ALL = {"random", "popular", "recent_popular"}
 EPOCHS = {"cycle": 8, "clusters": 6, "order": 8, "popularity": 3}
 SLOW = {"bert4rec": 4}
 """Models that need so many times the epochs: those that ask about few events of a window."""
+NARROW = {"ials": 4}
+"""Widths of models that learn so small a world by heart when they are wider."""
 WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
 RATED = tastes()
 FROM_EVENTS = [key for key in model_keys() if not model_class(key).needs_values]
@@ -25,7 +27,8 @@ FROM_VALUES = [key for key in model_keys() if model_class(key).needs_values]
 
 @cache
 def trained(key: str, name: str) -> Model:
-    return train_small(key, WORLDS[name].train, epochs=EPOCHS[name] * SLOW.get(key, 1))
+    wanted = {"epochs": EPOCHS[name] * SLOW.get(key, 1), **({"width": NARROW[key]} if key in NARROW else {})}
+    return train_small(key, WORLDS[name].train, **wanted)
 
 
 def minds_order(key: str) -> bool:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any, TypeVar, cast
 
 import numba
@@ -74,5 +75,15 @@ def over_rows(work: Callable[[int, int], None], offsets: NDArray[np.int64]) -> N
     cost = offsets + np.arange(rows + 1) * max(1, int(offsets[-1] // rows))
     cuts = np.searchsorted(cost, np.linspace(0, cost[-1], 4 * parts + 1))
     cuts[0], cuts[-1] = 0, rows
-    with ThreadPoolExecutor(parts) as pool:
+    # products within a row are small: libraries that share them out too would only stand in each other's way
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(parts) as pool:
         list(pool.map(work, cuts[:-1].tolist(), cuts[1:].tolist()))
+
+
+@cache
+def _libraries() -> Any:
+    """The libraries of linear algebra that are loaded; to look for them takes some milliseconds."""
+    import scipy.linalg  # noqa: F401 - what compiled loops call
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

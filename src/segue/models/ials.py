@@ -26,6 +26,7 @@ from segue.core.config import Settings
 from segue.core.model import Arrays, Solver, Validate, pick_candidates
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
+from segue.models.parts.conjugate_gradient import approach_rows
 from segue.models.parts.factors import cosine_likeness
 from segue.models.parts.least_squares import gram, solve_rows
 from segue.models.parts.memory import take_back
@@ -58,8 +59,10 @@ class IALS(Solver):
         """Power of a row's weight with which its ridge grows; 0: all the same."""
         value_weight: Annotated[float, Ge(0)] = 0.0
         """Weight that each unit of an event's value adds to it, for counts and ratings above 0."""
-        solver: Literal["exact", "subspace"] = "exact"
-        """Whole rows at once, or blocks of their dimensions in turn, which is faster for large widths."""
+        solver: Literal["conjugate_gradient", "exact", "subspace"] = "conjugate_gradient"
+        """How a row is solved: by a few steps towards the solution, exactly, or block by block of its dimensions."""
+        steps: Annotated[int, Ge(1)] = 3
+        """Steps of conjugate gradients for each row in each sweep."""
         block: Annotated[int, Ge(1)] = 32
         """Dimensions of a block of the subspace solver."""
 
@@ -119,6 +122,8 @@ class IALS(Solver):
         if config.solver == "subspace" and rows_RD is not None:
             block = min(config.block, config.width)
             return improve_rows(*fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD, block=block)
+        if config.solver == "conjugate_gradient" and rows_RD is not None:
+            return approach_rows(*fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD, steps=config.steps)
         ones_D = np.ones(config.width, np.float32)
         return solve_rows(*fixed, ridge_D=ones_D, ridge_R=ridge_R, common_DD=common_DD)
 

@@ -7,8 +7,8 @@ Row r has events e with a column c(e), a weight w and a right side y. With z the
 where B is common to all rows (for implicit feedback the Gram matrix of all vectors), s and t are the ridge by row and by
 dimension, and m is where the ridge pulls to. With y = w · value the sum is the weighted squared error of the values.
 
-Matrix and right side are summed in the processor's nearest cache, four events at a time, then solved by Cholesky's
-factorisation. Nothing is shared between rows, so that the numbers do not depend on the threads.
+The vectors of a row are gathered side by side, so that its matrix is one product, and solved by Cholesky's factorisation
+(LAPACK). Nothing is shared between rows, so that the numbers do not depend on the threads.
 
 Shapes: R rows, T events, C columns, D width.
 """
@@ -23,6 +23,8 @@ from segue.core.compiled import over_rows, read, summing_kernel, written
 from segue.core.types import Codes, Scores
 
 __all__ = ["gram", "solve_rows"]
+
+EPSILON = np.finfo(np.float32).eps
 
 
 def solve_rows(
@@ -66,10 +68,13 @@ def solve_rows(
     def work(first: int, stop: int) -> None:
         _solve(first, stop, offsets, columns, weights_T, sides_T, vectors, *ridges, common, prior, out, gains)
 
-    over_rows(work, offsets)
+    try:
+        over_rows(work, offsets)
+    except np.linalg.LinAlgError:
+        raise ValueError("a row's equations have no single solution; a larger l2 keeps them apart") from None
     if not np.isfinite(out).all():
         row = int(np.argmin(np.isfinite(out).all(axis=1)))
-        raise ValueError(f"row {row} of {rows} has no finite solution; a larger l2 keeps the equations apart")
+        raise ValueError(f"row {row} of {rows} has no finite solution; expected finite values and a larger l2")
     return out, gains
 
 
@@ -109,54 +114,46 @@ def _solve(
     out: Scores,
     gains: Scores,
 ) -> None:
-    """Rows ``first:stop``; of the symmetric matrix only the upper triangle is used."""
+    """Rows ``first:stop``."""
     width = vectors.shape[1]
-    matrix = np.empty((width, width), np.float32)
-    side = np.empty(width, np.float32)
+    longest = 1
+    for row in range(first, stop):
+        longest = max(longest, offsets[row + 1] - offsets[row])
+    gathered, weighted = np.empty((longest, width), np.float32), np.empty((longest, width), np.float32)
+    matrix, side = np.empty((width, width), np.float32), np.empty(width, np.float32)
     for row in range(first, stop):
         begin, end = offsets[row], offsets[row + 1]
+        side[:] = 0.0
+        for e in range(begin, end):
+            for d in range(width):
+                z = vectors[columns[e], d]
+                gathered[e - begin, d], weighted[e - begin, d] = z, weights[e] * z
+                side[d] += sides[e] * z
+        if end > begin:
+            np.dot(weighted[: end - begin].T, gathered[: end - begin], matrix)
+            matrix += common
+        else:
+            matrix[:] = common
         centre = prior[row] if len(prior) > 1 else prior[0]
-        for a in range(width):
-            matrix[a, a:] = common[a, a:]
-            ridge = ridge_by_width[a] * ridge_by_row[row]
-            matrix[a, a] += ridge
-            side[a] = ridge * centre[a]
-        fours = begin + (end - begin) // 4 * 4
-        for e in range(begin, fours, 4):
-            z0, z1 = vectors[columns[e]], vectors[columns[e + 1]]
-            z2, z3 = vectors[columns[e + 2]], vectors[columns[e + 3]]
-            for a in range(width):
-                c0, c1 = weights[e] * z0[a], weights[e + 1] * z1[a]
-                c2, c3 = weights[e + 2] * z2[a], weights[e + 3] * z3[a]
-                side[a] += sides[e] * z0[a] + sides[e + 1] * z1[a] + sides[e + 2] * z2[a] + sides[e + 3] * z3[a]
-                for b in range(a, width):
-                    matrix[a, b] += c0 * z0[b] + c1 * z1[b] + c2 * z2[b] + c3 * z3[b]
-        for e in range(fours, end):
-            z = vectors[columns[e]]
-            for a in range(width):
-                c = weights[e] * z[a]
-                side[a] += sides[e] * z[a]
-                for b in range(a, width):
-                    matrix[a, b] += c * z[b]
-        # Cholesky: matrix = U'U, by rows of U, so that every inner loop runs over neighbours in memory
-        for a in range(width):
-            pivot = np.float32(1.0) / np.sqrt(matrix[a, a])
-            for b in range(a, width):
-                matrix[a, b] *= pivot
-            for c in range(a + 1, width):
-                factor = matrix[a, c]
-                for b in range(c, width):
-                    matrix[c, b] -= factor * matrix[a, b]
+        largest = np.float32(0.0)
+        for d in range(width):
+            largest = max(largest, matrix[d, d])
+        for d in range(width):
+            # less than this is nothing beside the largest number of the matrix: there would be no factorisation
+            ridge = max(ridge_by_width[d] * ridge_by_row[row], largest * width * EPSILON)
+            matrix[d, d] += ridge
+            side[d] += ridge * centre[d]
+        lower = np.linalg.cholesky(matrix)
         gain = np.float32(0.0)
-        for a in range(width):
-            side[a] /= matrix[a, a]
-            gain += side[a] * side[a]
-            for b in range(a + 1, width):
-                side[b] -= matrix[a, b] * side[a]
+        for d in range(width):
+            total = side[d]
+            for c in range(d):
+                total -= lower[d, c] * side[c]
+            side[d] = total / lower[d, d]
+            gain += side[d] * side[d]
         gains[row] = gain
-        for a in range(width - 1, -1, -1):
-            total = side[a]
-            for b in range(a + 1, width):
-                total -= matrix[a, b] * side[b]
-            side[a] = total / matrix[a, a]
-            out[row, a] = side[a]
+        for d in range(width - 1, -1, -1):
+            side[d] /= lower[d, d]
+            out[row, d] = side[d]
+            for c in range(d):
+                side[c] -= lower[d, c] * side[d]

@@ -1,0 +1,152 @@
+"""How far predicted ratings are from the true ones: every rating model under the splits that papers use.
+
+Each entry is trained several times, with other seeds or on other folds, by an ordinary ``segue train`` from the recipe
+of that model and data; finished runs are used again. Nothing is held out for validation here: settings were chosen
+before, on a part of the training data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.stats import t
+
+from benchmarks.machine import trainings
+from segue.core.files import read_json
+from segue.core.registry import model_class, model_keys
+from segue.experiment.compare import run_of
+from segue.experiment.plan import plan
+from segue.experiment.run_folder import METRICS
+
+__all__ = ["TASKS", "page", "predictors", "run"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One split, drawn or given several times."""
+
+    title: str
+    data: str
+    times: tuple[tuple[str, ...], ...]
+    """Settings of each repetition."""
+    without: tuple[str, ...] = ()
+    """Models that this task is too much for, or that it says nothing of."""
+    facts: dict[str, str] = field(default_factory=dict)
+    """Figures published under this protocol, by their origin."""
+
+
+def _seeds(*settings: str, count: int) -> tuple[tuple[str, ...], ...]:
+    return tuple((*settings, f"run.seed={seed}") for seed in range(count))
+
+
+TASKS = {
+    "ml-100k-u1": Task(
+        "u1.base and u1.test",
+        "ml-100k",
+        _seeds("split.kind=given", "split.name=u1", "split.tell_time=true", count=3),
+        facts={
+            "Bayesian factorisation machine, ordered probit, dates and side information": "0.8808",
+            "GLocal-K, ids only": "0.8889",
+        },
+    ),
+    "ml-100k-folds": Task(
+        "five random folds",
+        "ml-100k",
+        tuple(("split.kind=k_fold", f"split.fold={fold}") for fold in range(5)),
+        facts={"Surprise SVD++": "0.919", "Surprise KNNBaseline": "0.931", "Surprise SVD": "0.934"},
+    ),
+    "ml-100k-given": Task(
+        "u1 to u5",
+        "ml-100k",
+        tuple(("split.kind=given", f"split.name=u{number}") for number in range(1, 6)),
+    ),
+    "ml-1m-90": Task(
+        "random 90/10",
+        "ml-1m",
+        tuple(("split.kind=random", "split.test=0.1", f"split.seed={seed}", f"run.seed={seed}") for seed in range(3)),
+        facts={"GLocal-K": "0.8227", "CF-NADE": "0.829", "GC-MC": "0.832"},
+    ),
+}
+
+
+def predictors() -> list[str]:
+    """Keys of the models that learn from values."""
+    return [key for key in model_keys() if model_class(key).needs_values]
+
+
+def run(task: str, models: list[str], say: Any, quick: bool = False) -> dict[str, Any]:
+    """Each of ``models`` (``key``, or ``key@recipe`` for a recipe of another name) trained for every repetition.
+
+    Returns:
+        per model the root mean squared errors, their mean and 95 % interval (Student's t over repetitions), and cost.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    if task not in TASKS:
+        raise ValueError(f"task: unknown '{task}', expected one of {', '.join(TASKS)}")
+    asked = TASKS[task]
+    times = asked.times[:1] if quick else asked.times
+    rows: dict[str, Any] = {}
+    for name in models:
+        key, _, recipe = name.partition("@")
+        path = f"recipes/{asked.data}/{recipe}.toml" if recipe else None
+        records = []
+        for settings in times:
+            wanted = [*settings, "split.valid=0", 'evaluation.metrics=["rmse","mae"]', *(["sweeps=2"] if quick else [])]
+            folder = run_of(plan({"model": key, "data": asked.data}, wanted, path), say)
+            records.append(read_json(folder / METRICS))
+            say(f"{name} {' '.join(settings)}: {records[-1]['rmse']:.4f}")
+        rows[name] = {
+            "rmse": [record["rmse"] for record in records],
+            "mae": [record["mae"] for record in records],
+            "seconds": [record["cost"]["seconds"]["train"] for record in records],
+            "parameters": records[0]["cost"]["parameters"],
+            "recipe": records[0]["recipe"],
+        }
+    record = records[-1]
+    return {
+        "task": task,
+        "title": asked.title,
+        "data": asked.data,
+        "published": asked.facts,
+        "settings": [list(settings) for settings in times],
+        "rows": rows,
+        **{key: record[key] for key in ("data_hash", "date", "warnings")},
+    }
+
+
+def estimated(values: list[float]) -> tuple[float, float]:
+    """The mean, and half the width of its 95 % interval over repetitions (NaN for a single one)."""
+    if len(values) < 2:
+        return values[0], float("nan")
+    spread = float(np.std(values, ddof=1)) / np.sqrt(len(values))
+    return float(np.mean(values)), float(t.ppf(0.975, len(values) - 1)) * spread
+
+
+def page(found: dict[str, Any]) -> str:
+    """Markdown: the models by error."""
+    lines = [
+        f"# Ratings of {found['data']}: {found['title']}",
+        "",
+        f"Made by `python -m benchmarks ratings --task {found['task']} --out docs/results`. Settings are those of the",
+        f"recipes in `recipes/{found['data']}/`; nothing is held out for validation. Mean over {len(found['settings'])}",
+        "repetitions, and half the width of its 95 % interval over them (Student's t).",
+        "",
+        "| model | RMSE | ± | MAE | ± | training, s | numbers |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, row in sorted(found["rows"].items(), key=lambda item: float(np.mean(item[1]["rmse"]))):
+        figures = [f"{value:.4f}" for metric in ("rmse", "mae") for value in estimated(row[metric])]
+        cells = [name, *figures, f"{np.mean(row['seconds']):,.1f}", f"{row['parameters']:,}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    if found["published"]:
+        lines += ["", "Published under this protocol:", ""]
+        lines += [f"* {origin}: {figure}" for origin, figure in found["published"].items()]
+    lines += ["", "One by one:", ""]
+    for name, row in found["rows"].items():
+        lines.append(f"* {name}: {', '.join(f'{value:.4f}' for value in row['rmse'])}; recipe {row['recipe'] or 'none'}")
+    lines += ["", *(f"* mind: {warning}" for warning in found["warnings"]), *trainings(found), ""]
+    return "\n".join(lines)
