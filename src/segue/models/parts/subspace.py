@@ -78,72 +78,66 @@ def _improve(
     out: Scores,
     gains: Scores,
 ) -> None:
-    """Rows ``first:stop`` in place; of each block's symmetric matrix only the upper triangle is used."""
+    """Rows ``first:stop`` in place."""
     width = vectors.shape[1]
-    longest = 0
+    longest = 1
     for row in range(first, stop):
         longest = max(longest, offsets[row + 1] - offsets[row])
-    products = np.empty(longest, np.float32)
-    matrix = np.empty((block, block), np.float32)
-    step = np.empty(block, np.float32)
+    gathered, products = np.empty((longest, width), np.float32), np.empty(longest, np.float32)
+    part, weighted = np.empty(longest * block, np.float32), np.empty(longest * block, np.float32)
+    pulls, bent = np.empty(longest, np.float32), np.empty(width, np.float32)
     for row in range(first, stop):
-        begin, end = offsets[row], offsets[row + 1]
+        begin, count = offsets[row], offsets[row + 1] - offsets[row]
         own, ridge = out[row], ridges[row]
-        for e in range(begin, end):
-            z = vectors[columns[e]]
+        for e in range(count):
             total = np.float32(0.0)
-            for a in range(width):
-                total += z[a] * own[a]
-            products[e - begin] = total
+            for d in range(width):
+                z = vectors[columns[begin + e], d]
+                gathered[e, d] = z
+                total += z * own[d]
+            products[e] = total
+        np.dot(common, own, bent)
         for low in range(0, width, block):
             size = min(block, width - low)
+            seen = part[: count * size].reshape(count, size)
+            heavy = weighted[: count * size].reshape(count, size)
+            for e in range(count):
+                weight = weights[begin + e]
+                pulls[e] = weight * products[e] - sides[begin + e]
+                for d in range(size):
+                    seen[e, d] = gathered[e, low + d]
+                    heavy[e, d] = weight * seen[e, d]
             # the slope at the row as it is, and the curvature within the block
-            for a in range(size):
-                total = ridge * own[low + a]
-                for b in range(width):
-                    total += common[low + a, b] * own[b]
-                step[a] = total
-                for b in range(a, size):
-                    matrix[a, b] = common[low + a, low + b]
-                matrix[a, a] += ridge
-            for e in range(begin, end):
-                z = vectors[columns[e], low : low + size]
-                pull = weights[e] * products[e - begin] - sides[e]
-                for a in range(size):
-                    c = weights[e] * z[a]
-                    step[a] += pull * z[a]
-                    for b in range(a, size):
-                        matrix[a, b] += c * z[b]
-            for a in range(size):
-                pivot = np.float32(1.0) / np.sqrt(matrix[a, a])
-                for b in range(a, size):
-                    matrix[a, b] *= pivot
-                for c in range(a + 1, size):
-                    factor = matrix[a, c]
-                    for b in range(c, size):
-                        matrix[c, b] -= factor * matrix[a, b]
-            for a in range(size):
-                step[a] /= matrix[a, a]
-                for b in range(a + 1, size):
-                    step[b] -= matrix[a, b] * step[a]
-            for a in range(size - 1, -1, -1):
-                total = step[a]
-                for b in range(a + 1, size):
-                    total -= matrix[a, b] * step[b]
-                step[a] = total / matrix[a, a]
-                own[low + a] -= step[a]
-            for e in range(begin, end):
-                z = vectors[columns[e], low : low + size]
+            matrix = common[low : low + size, low : low + size].copy()
+            step = bent[low : low + size] + ridge * own[low : low + size]
+            if count:
+                matrix += np.dot(heavy.T, seen)
+                step += np.dot(pulls[:count], seen)
+            for d in range(size):
+                matrix[d, d] += ridge
+            lower = np.linalg.cholesky(matrix)
+            for d in range(size):
+                for c in range(d):
+                    step[d] -= lower[d, c] * step[c]
+                step[d] /= lower[d, d]
+            for d in range(size - 1, -1, -1):
+                step[d] /= lower[d, d]
+                for c in range(d):
+                    step[c] -= lower[d, c] * step[d]
+                own[low + d] -= step[d]
+            for e in range(count):
                 total = np.float32(0.0)
-                for a in range(size):
-                    total += z[a] * step[a]
-                products[e - begin] -= total
+                for d in range(size):
+                    total += seen[e, d] * step[d]
+                products[e] -= total
+            for d in range(width):
+                total = np.float32(0.0)
+                for c in range(size):
+                    total += common[d, low + c] * step[c]
+                bent[d] -= total
         gain = np.float32(0.0)
-        for e in range(begin, end):
-            gain += products[e - begin] * (np.float32(2.0) * sides[e] - weights[e] * products[e - begin])
-        for a in range(width):
-            total = ridge * own[a]
-            for b in range(width):
-                total += common[a, b] * own[b]
-            gain -= own[a] * total
+        for e in range(count):
+            gain += products[e] * (np.float32(2.0) * sides[begin + e] - weights[begin + e] * products[e])
+        for d in range(width):
+            gain -= own[d] * (bent[d] + ridge * own[d])
         gains[row] = gain
