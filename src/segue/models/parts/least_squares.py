@@ -123,17 +123,17 @@ def _solve(
     matrix, side = np.empty((width, width), np.float32), np.empty(width, np.float32)
     for row in range(first, stop):
         begin, end = offsets[row], offsets[row + 1]
-        side[:] = 0.0
         for e in range(begin, end):
+            z, weight = vectors[columns[e]], weights[e]
+            seen, heavy = gathered[e - begin], weighted[e - begin]
             for d in range(width):
-                z = vectors[columns[e], d]
-                gathered[e - begin, d], weighted[e - begin, d] = z, weights[e] * z
-                side[d] += sides[e] * z
+                seen[d] = z[d]
+                heavy[d] = weight * z[d]
+        side[:], matrix[:] = 0.0, 0.0
         if end > begin:
             np.dot(weighted[: end - begin].T, gathered[: end - begin], matrix)
-            matrix += common
-        else:
-            matrix[:] = common
+            np.dot(sides[begin:end], gathered[: end - begin], side)
+        matrix += common
         centre = prior[row] if len(prior) > 1 else prior[0]
         largest = np.float32(0.0)
         for d in range(width):
