@@ -49,7 +49,7 @@ def _columns(feature: Feature, part_NS: Scores) -> csr_array[Any]:
     rows, places = np.nonzero(known_NS)
     if feature.categories:
         columns, width = part_NS[rows, places].astype(np.int64), len(feature.categories)
-        values = (1.0 / np.sqrt(known_NS.sum(axis=1)))[rows] if len(rows) else np.zeros(0)
+        values = (1.0 / np.sqrt(np.maximum(known_NS.sum(axis=1), 1)))[rows]
     else:
         columns, width, values = places, feature.size, part_NS[rows, places]
     shape = (len(part_NS), width + 1)
