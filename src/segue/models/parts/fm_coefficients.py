@@ -1,0 +1,188 @@
+"""The numbers of a factorisation machine (Rendle 2010, doi:10.1109/ICDM.2010.127), and what a rating is by them.
+
+With x the features of a rating, ``offset + sum_c w_c x_c + sum_{c<c'} (v_c . v_c') x_c x_c'``. Of a block of relations
+only two things matter to the others: a row's bias, which holds all that happens within the row, and its vector. A
+rating is then the sum of the biases of its rows and of the products of their vectors, two by two:
+
+    q_r = sum_c x_rc v_c        b_r = sum_c w_c x_rc + (|q_r|² - sum_c x_rc² |v_c|²) / 2
+
+Shapes: T ratings, B blocks, R rows of a block, S rows of all blocks, C columns of all blocks, D width, G groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import float32, float64, int32, int64
+from numpy.typing import NDArray
+
+from segue.core.compiled import over_rows, read, summing_kernel, written
+from segue.core.model import Arrays
+from segue.core.types import Scores
+from segue.models.parts.memory import take_back
+from segue.models.parts.relations import Block
+
+__all__ = ["Coefficients", "Rows", "row_sums", "rows_of", "scores_of"]
+
+Numbers = NDArray[np.float64]
+
+SPREAD = 0.1
+"""Standard deviation of the factors in the beginning."""
+
+
+@dataclass(eq=False)
+class Coefficients:
+    """One state of the sampler, or of the solver; its arrays are written to."""
+
+    offset: Numbers
+    """``(1,)``"""
+    linear_C: Numbers
+    """w"""
+    factors_DC: Numbers
+    """v, by dimension"""
+    noise: Numbers
+    """``(1,)`` precision of a rating about what it is expected to be."""
+    means: Numbers
+    """``(1 + D, G)`` of the priors, those of w first."""
+    precisions: Numbers
+    """``(1 + D, G)`` of the priors, likewise."""
+
+    @classmethod
+    def begun(cls, columns: int, width: int, groups: int, rng: np.random.Generator) -> Coefficients:
+        """Small random factors, and all else zero; noise and precisions 1."""
+        factors_DC = SPREAD * rng.standard_normal((width, columns))
+        shape = width + 1, groups
+        return cls(np.zeros(1), np.zeros(columns), factors_DC, np.ones(1), np.zeros(shape), np.ones(shape))
+
+    def arrays(self) -> Arrays:
+        """All of them, by name."""
+        return {f"state/{name}": np.array(array) for name, array in vars(self).items()}
+
+    @classmethod
+    def restored(cls, arrays: Mapping[str, NDArray[Any]], columns: int, width: int, groups: int) -> Coefficients:
+        """Take back what :meth:`arrays` gave."""
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "offset": (1,),
+            "linear_C": (columns,),
+            "factors_DC": (width, columns),
+            "noise": (1,),
+            "means": (width + 1, groups),
+            "precisions": (width + 1, groups),
+        }
+        found = {name: take_back(arrays, f"state/{name}", shape, np.float64) for name, shape in shapes.items()}
+        return cls(**{name: np.array(array) for name, array in found.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one block as the others see them."""
+
+    biases_R: Numbers
+    """b"""
+    vectors_RD: Numbers
+    """q"""
+
+
+def rows_of(block: Block, linear_C: Numbers, factors_DC: Numbers) -> Rows:
+    """The rows of ``block``, by the coefficients of its columns."""
+    return Rows(*row_sums(block.design_RC, linear_C, factors_DC))
+
+
+def row_sums(design_RC: Any, linear_C: Numbers, factors_DC: Numbers) -> tuple[Numbers, Numbers]:
+    """``(R,)`` b and ``(R, D)`` q of rows of features."""
+    rows, width = design_RC.shape[0], len(factors_DC)
+    biases_R, vectors_RD = np.empty(rows), np.empty((rows, width))
+    offsets = design_RC.indptr.astype(np.int64)
+    columns, values = design_RC.indices.astype(np.int32), design_RC.data.astype(np.float32)
+    fixed = np.ascontiguousarray(linear_C), np.ascontiguousarray(factors_DC.T)
+
+    def work(first: int, stop: int) -> None:
+        _sum_rows(first, stop, offsets, columns, values, *fixed, biases_R, vectors_RD)
+
+    over_rows(work, offsets)
+    return biases_R, vectors_RD
+
+
+def scores_of(offset: float, blocks: Sequence[Block], rows: Sequence[Rows]) -> Scores:
+    """``(T,)`` what each rating is expected to be."""
+    starts = np.cumsum([0, *(len(of.biases_R) for of in rows)])[:-1]
+    places_TB = np.stack([block.rows_T + start for block, start in zip(blocks, starts, strict=True)], axis=1)
+    biases_S = np.concatenate([of.biases_R for of in rows]).astype(np.float32)
+    vectors_SD = np.concatenate([of.vectors_RD for of in rows]).astype(np.float32)
+    scores_T = np.empty(len(places_TB), np.float32)
+    places_TB = np.ascontiguousarray(places_TB, np.int32)
+
+    def work(first: int, stop: int) -> None:
+        _score(first, stop, places_TB, offset, biases_S, vectors_SD, scores_T)
+
+    over_rows(work, np.arange(len(places_TB) + 1))
+    return scores_T
+
+
+@summing_kernel(
+    int64,
+    int64,
+    read(int64),
+    read(int32),
+    read(float32),
+    read(float64),
+    read(float64, 2),
+    written(float64),
+    written(float64, 2),
+)
+def _sum_rows(
+    first: int,
+    stop: int,
+    offsets: NDArray[np.int64],
+    columns: NDArray[np.int32],
+    values: Scores,
+    linear: Numbers,
+    factors: Numbers,
+    biases: Numbers,
+    vectors: Numbers,
+) -> None:
+    width = factors.shape[1]
+    for row in range(first, stop):
+        own = vectors[row]
+        own[:] = 0.0
+        bias = 0.0
+        squares = 0.0
+        for at in range(offsets[row], offsets[row + 1]):
+            column, x = columns[at], values[at]
+            bias += x * linear[column]
+            for d in range(width):
+                part = x * factors[column, d]
+                own[d] += part
+                squares += part * part
+        total = 0.0
+        for d in range(width):
+            total += own[d] * own[d]
+        biases[row] = bias + 0.5 * (total - squares)
+
+
+@summing_kernel(int64, int64, read(int32, 2), float64, read(float32), read(float32, 2), written(float32))
+def _score(
+    first: int,
+    stop: int,
+    places: NDArray[np.int32],
+    offset: float,
+    biases: Scores,
+    vectors: Scores,
+    out: Scores,
+) -> None:
+    blocks, width = places.shape[1], vectors.shape[1]
+    for t in range(first, stop):
+        total = offset
+        for b in range(blocks):
+            one = places[t, b]
+            total += biases[one]
+            for c in range(b):
+                other = places[t, c]
+                product = np.float32(0.0)
+                for d in range(width):
+                    product += vectors[one, d] * vectors[other, d]
+                total += product
+        out[t] = total

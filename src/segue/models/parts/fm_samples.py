@@ -1,0 +1,210 @@
+"""Kept states of a factorisation machine, as answers need them, and what they expect of ratings together.
+
+Of each state only rows are kept: a bias and a vector for each user, item and period (see
+:mod:`segue.models.parts.fm_coefficients`), and what newcomers need. A prediction is the mean over the states of what
+each expects of the rating, which is the posterior mean, not what a mean state would expect.
+
+Shapes: M kept states, U users, I items, P periods, F columns of newcomers, W = 1 + D bias and vector, J cuts, K levels,
+N queries, T pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numba import float32, int32, int64
+
+from segue.core.compiled import over_rows, read, summing_kernel, written
+from segue.core.model import Arrays
+from segue.core.types import Codes, Domain, Scores
+from segue.models.parts.memory import take_back
+from segue.models.parts.probit import expected
+
+__all__ = ["Samples"]
+
+STEPS = 4096
+"""Scores, evenly apart, at which the expected rating is known; between them it is interpolated."""
+
+REACH = 8.0
+"""Standard deviations below the lowest cut and above the highest, beyond which the expected rating no longer moves."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Any number of kept states; all numbers are float32."""
+
+    offsets: Scores
+    """``(M, 1)``"""
+    noises: Scores
+    """``(M, 1)`` precision of ratings about their scores."""
+    users: Scores
+    """``(M, U, W)``"""
+    items: Scores
+    """``(M, I, W)``"""
+    dates: Scores
+    """``(M, P, W)``; no rows without dates, else the last is of no known period."""
+    cuts: Scores
+    """``(M, J)``"""
+    values: Scores
+    """``(1, K)`` what levels stand for, or ``(1, 2)`` mean and standard deviation that scores are in terms of."""
+    columns: Scores
+    """``(M, F, W)`` coefficients of what is known of newcomers."""
+    means: Scores
+    """``(M, W)`` of the prior of what a user has for himself."""
+    precisions: Scores
+    """``(M, W)`` of the same."""
+    ordered: bool
+
+    @classmethod
+    def joined(cls, parts: Sequence[Samples]) -> Samples:
+        """All states of ``parts``, which are of one training."""
+        names = [field.name for field in fields(cls) if field.name not in ("values", "ordered")]
+        joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+        return replace(parts[0], **joined)
+
+    def arrays(self) -> Arrays:
+        """All of them, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "ordered"}
+
+    @classmethod
+    def restored(cls, arrays: Arrays, domain: Domain, width: int, ordered: bool) -> Samples:
+        """Take back what :meth:`arrays` gave; a missing name or another shape is a ``ValueError``."""
+        states = take_back(arrays, "offsets", (None, 1), np.float32).shape[0]
+        levels = take_back(arrays, "values", (1, None), np.float32).shape[1]
+        wide = width + 1
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "offsets": (states, 1),
+            "noises": (states, 1),
+            "users": (states, domain.n_users, wide),
+            "items": (states, domain.n_items, wide),
+            "dates": (states, None, wide),
+            "cuts": (states, levels - 1 if ordered else 0),
+            "values": (1, levels if ordered else 2),
+            "columns": (states, None, wide),
+            "means": (states, wide),
+            "precisions": (states, wide),
+        }
+        found = {name: take_back(arrays, name, shape, np.float32) for name, shape in shapes.items()}
+        return cls(**found, ordered=ordered)
+
+    def __len__(self) -> int:
+        """M."""
+        return len(self.offsets)
+
+    @cached_property
+    def curves(self) -> tuple[Scores, Scores]:
+        """``(M, STEPS)`` the expected rating by score, and ``(M, 2)`` the lowest score and the steps in a unit."""
+        if not self.ordered:
+            return np.zeros((len(self), 0), np.float32), np.zeros((len(self), 2), np.float32)
+        nothing = not self.cuts.shape[1]
+        low_M = np.zeros(len(self)) if nothing else self.cuts[:, 0].astype(np.float64) - REACH
+        high_M = np.ones(len(self)) if nothing else self.cuts[:, -1].astype(np.float64) + REACH
+        scores = low_M[:, None] + (high_M - low_M)[:, None] * np.linspace(0.0, 1.0, STEPS)
+        values_K = self.values[0].astype(np.float64)
+        curves = [expected(row, cuts.astype(np.float64), values_K) for row, cuts in zip(scores, self.cuts, strict=True)]
+        ranges = np.stack([low_M, (STEPS - 1) / (high_M - low_M)], axis=1)
+        return np.array(curves, np.float32), ranges.astype(np.float32)
+
+    def of(self, persons_MNW: Scores, dates_N: Codes) -> Scores:
+        """``(M, N, W)`` persons, each at a period: to items these are one row."""
+        if not self.dates.shape[1]:
+            return persons_MNW
+        when_MNW = self.dates[:, dates_N]
+        found_MNW = persons_MNW + when_MNW
+        found_MNW[:, :, 0] += np.einsum("mnd,mnd->mn", persons_MNW[:, :, 1:], when_MNW[:, :, 1:])
+        return found_MNW
+
+    def ratings(self, persons_MNW: Scores) -> Scores:
+        """``(N, I)`` what is expected of every item."""
+        persons, items = persons_MNW.shape[1], self.items.shape[1]
+        totals_NI = np.zeros((persons, items), np.float32)
+        for m in range(len(self)):
+            scores_NI = persons_MNW[m, :, 1:] @ self.items[m, :, 1:].T
+            scores_NI += persons_MNW[m, :, :1] + self.offsets[m]
+            scores_NI += self.items[m, :, 0]
+            if self.ordered:
+                _look_up(self.curves[0][m], self.curves[1][m], scores_NI.ravel(), totals_NI.ravel())
+            else:
+                totals_NI += scores_NI
+        return self._mean(totals_NI)
+
+    def pairs(self, users: Codes, items: Codes, dates: Codes) -> Scores:
+        """``(T,)`` what is expected of each user's rating of an item, at a period."""
+        who, what, when = (np.ascontiguousarray(code, np.int32) for code in (users, items, dates))
+        tables = self.users, self.items, self.dates
+        offsets = np.ascontiguousarray(self.offsets[:, 0])
+        totals_T = np.zeros(len(users), np.float32)
+
+        def work(first: int, stop: int) -> None:
+            part = slice(first, stop)
+            _pair(who[part], what[part], when[part], offsets, *tables, *self.curves, totals_T[part])
+
+        over_rows(work, np.arange(len(users) + 1))
+        return self._mean(totals_T)
+
+    def _mean(self, totals: Scores) -> Scores:
+        """In the scale of the data."""
+        totals /= len(self)
+        if not self.ordered:
+            totals *= self.values[0, 1]
+            totals += self.values[0, 0]
+        return totals
+
+
+@summing_kernel(
+    read(int32),
+    read(int32),
+    read(int32),
+    read(float32),
+    read(float32, 3),
+    read(float32, 3),
+    read(float32, 3),
+    read(float32, 2),
+    read(float32, 2),
+    written(float32),
+)
+def _pair(
+    users: Codes,
+    items: Codes,
+    dates: Codes,
+    offsets: Scores,
+    user_rows: Scores,
+    item_rows: Scores,
+    date_rows: Scores,
+    curves: Scores,
+    ranges: Scores,
+    totals: Scores,
+) -> None:
+    width, last = user_rows.shape[2], curves.shape[1] - 1
+    for m in range(len(offsets)):
+        for t in range(len(users)):
+            user, item = user_rows[m, users[t]], item_rows[m, items[t]]
+            score = offsets[m] + user[0] + item[0]
+            for d in range(1, width):
+                score += user[d] * item[d]
+            if date_rows.shape[1]:
+                date = date_rows[m, dates[t]]
+                score += date[0]
+                for d in range(1, width):
+                    score += date[d] * (user[d] + item[d])
+            if last > 0:
+                place = min(max((score - ranges[m, 0]) * ranges[m, 1], np.float32(0.0)), np.float32(last))
+                before = min(int64(place), last - 1)
+                share = place - np.float32(before)
+                score = curves[m, before] + share * (curves[m, before + 1] - curves[m, before])
+            totals[t] += score
+
+
+@summing_kernel(read(float32), read(float32), read(float32), written(float32))
+def _look_up(curve: Scores, span: Scores, scores: Scores, totals: Scores) -> None:
+    """Add the expected rating of each score."""
+    last = len(curve) - 1
+    for t in range(len(scores)):
+        place = min(max((scores[t] - span[0]) * span[1], np.float32(0.0)), np.float32(last))
+        before = min(int64(place), last - 1)
+        share = place - np.float32(before)
+        totals[t] += curve[before] + share * (curve[before + 1] - curve[before])

@@ -1,0 +1,141 @@
+"""What a factorisation machine's scores say of ratings: they are their mean, or they say how likely each level is.
+
+Either gives errors for the next sweep, says how good the scores are, and turns scores into ratings.
+
+Shapes: T ratings, K levels, J = K - 1 cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.core.model import Arrays
+from segue.core.types import Scores
+from segue.models.parts import probit
+from segue.models.parts.memory import take_back
+
+__all__ = ["Gaussian", "OrderedProbit", "Target"]
+
+Numbers = NDArray[np.float64]
+
+MOST_LEVELS = 50
+"""Different values that an order of levels is made of, at most."""
+
+
+class Target(Protocol):
+    """The ratings, as the scores of one likelihood see them."""
+
+    offset: bool
+    """Whether the machine has an offset of its own."""
+    noisy: bool
+    """Whether the precision of the noise is to be learned."""
+    cuts_J: Numbers
+    """Where levels end; none without levels."""
+    values_K: Numbers
+    """What levels stand for; without levels, mean and standard deviation that scores are in terms of."""
+
+    def errors(self, scores_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
+        """Scores minus what they should have been, for the next sweep."""
+        ...
+
+    def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
+        """``loss``, minus the logarithm of the likelihood of a rating on average, and ``train/rmse``."""
+        ...
+
+    def arrays(self) -> Arrays:
+        """What it has learned."""
+        ...
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take back what :meth:`arrays` gave."""
+        ...
+
+
+class Gaussian:
+    """Ratings are normal about their scores, which are in terms of the ratings' mean and standard deviation."""
+
+    offset = True
+    noisy = True
+
+    def __init__(self, ratings_T: Scores) -> None:
+        mean, spread = ratings_T.mean(dtype=np.float64), ratings_T.std(dtype=np.float64)
+        self.values_K = np.array([mean, spread if spread > 0 else 1.0])
+        self.cuts_J = np.zeros(0)
+        self.aims_T = ((ratings_T - mean) / self.values_K[1]).astype(np.float32)
+
+    def errors(self, scores_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
+        """See :meth:`Target.errors`."""
+        errors_T: Scores = scores_T - self.aims_T
+        return errors_T
+
+    def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
+        """See :meth:`Target.told`."""
+        square = float(np.square(scores_T - self.aims_T, dtype=np.float64).mean())
+        loss = 0.5 * (noise * square + np.log(2 * np.pi / noise)) + np.log(self.values_K[1])
+        return {"loss": float(loss), "train/rmse": float(self.values_K[1] * np.sqrt(square))}
+
+    def arrays(self) -> Arrays:
+        """Nothing."""
+        return {}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Nothing."""
+
+
+class OrderedProbit:
+    """Ratings are levels in an order, with cuts that are learned; see :mod:`segue.models.parts.probit`.
+
+    Args:
+        draws: whether cuts and hidden values are drawn; if not, they become the best and what is expected.
+
+    Raises:
+        ValueError: there are too many different ratings; ``setting`` is named.
+    """
+
+    offset = False  # the cuts move instead
+    noisy = False
+
+    def __init__(self, ratings_T: Scores, draws: bool, setting: str) -> None:
+        values, levels = np.unique(ratings_T, return_inverse=True)
+        if len(values) > MOST_LEVELS:
+            raise ValueError(
+                f"{setting}: ordered_probit takes ratings for levels, at most {MOST_LEVELS}, and these have "
+                f"{len(values):,} different values; gaussian takes any"
+            )
+        self.draws, self.ratings_T = draws, ratings_T
+        self.levels_T = levels.astype(np.int32)
+        self.values_K = values.astype(np.float64)
+        self.cuts_J = probit.first_cuts(self.levels_T, len(values))
+        self._fit: probit.Fit | None = None
+
+    def errors(self, scores_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
+        """See :meth:`Target.errors`; new cuts, then hidden values given these."""
+        at = self._fit or probit.fit_of(scores_T, self.levels_T, self.cuts_J)
+        if not self.draws:
+            self.cuts_J = probit.improve_cuts(scores_T, self.levels_T, self.cuts_J, at)
+            return -probit.fit_of(scores_T, self.levels_T, self.cuts_J).pulls_T
+        self.cuts_J = probit.draw_cuts(scores_T, self.levels_T, self.cuts_J, at, rng, settling)
+        edges = np.concatenate([[-np.inf], self.cuts_J, [np.inf]])
+        wide_T = scores_T.astype(np.float64)
+        low, high = edges[self.levels_T] - wide_T, edges[self.levels_T + 1] - wide_T
+        uniforms = np.maximum(rng.random(len(scores_T)), 2.0**-54)
+        return (-probit.truncated_normal(low, high, uniforms)).astype(np.float32)
+
+    def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
+        """See :meth:`Target.told`."""
+        self._fit = probit.fit_of(scores_T, self.levels_T, self.cuts_J)
+        apart_T = probit.expected(scores_T, self.cuts_J, self.values_K) - self.ratings_T
+        return {"loss": -self._fit.value / len(scores_T), "train/rmse": float(np.sqrt(np.square(apart_T).mean()))}
+
+    def arrays(self) -> Arrays:
+        """The cuts."""
+        return {"state/cuts_J": self.cuts_J}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """The cuts."""
+        self.cuts_J = take_back(arrays, "state/cuts_J", (len(self.cuts_J),), np.float64)
+        self._fit = None

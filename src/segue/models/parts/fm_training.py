@@ -1,0 +1,121 @@
+"""A chain of states of a factorisation machine, and which of them are kept.
+
+Shapes: T ratings, C columns, W = 1 + D bias and vector, M kept states.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.core.model import Arrays
+from segue.core.types import Dataset, Scores
+from segue.models.parts.fm_coefficients import Coefficients, Rows, rows_of, scores_of
+from segue.models.parts.fm_gibbs import Sweeper
+from segue.models.parts.fm_inputs import blocks_of
+from segue.models.parts.fm_samples import Samples
+from segue.models.parts.fm_targets import Gaussian, OrderedProbit, Target
+from segue.models.parts.ratings import Ratings
+
+__all__ = ["Chain"]
+
+KEPT = "kept/"
+
+
+class Chain:
+    """All that a training moves.
+
+    Args:
+        config: ``likelihood``, ``learner``, ``inputs``, ``width``, ``sweeps``, ``burn_in``, ``samples``, ``days``,
+            ``l2``, ``l2_bias``.
+    """
+
+    def __init__(self, config: Any, train: Dataset, ratings: Ratings, rng: np.random.Generator) -> None:
+        self.config, self.n_users = config, train.n_users
+        draws = config.learner == "gibbs"
+        self.blocks, self.dates = blocks_of(train, ratings, config.inputs, config.days, "factorization_machine.inputs")
+        self.sweeper = Sweeper(self.blocks, draws)
+        self.target: Target = Gaussian(ratings.values)
+        if config.likelihood == "ordered_probit":
+            self.target = OrderedProbit(ratings.values, draws, "factorization_machine.likelihood")
+        self.state = Coefficients.begun(self.sweeper.columns, config.width, len(self.sweeper.sizes), rng)
+        if not draws:
+            self.state.precisions[0], self.state.precisions[1:] = config.l2_bias, config.l2
+        self.settled = int(config.burn_in * config.sweeps)
+        count = min(config.samples, config.sweeps - self.settled) if draws else 1
+        self.keeps = set(np.linspace(config.sweeps - 1, self.settled, count).round().astype(int).tolist())
+        self.kept: Samples | None = None
+        self._look()
+
+    def sweep(self, number: int, rng: np.random.Generator) -> dict[str, float]:
+        """Move on by one state; its loss and error."""
+        settling = number < self.settled
+        errors_T = self.target.errors(self.scores_T, rng, settling)
+        vectors = [of.vectors_RD for of in self.rows]
+        self.sweeper.sweep(self.state, vectors, errors_T, rng, self.target.offset, self.target.noisy)
+        self._look()
+        if number in self.keeps:
+            self.kept = self._sample() if self.kept is None else Samples.joined([self.kept, self._sample()])
+        return self.target.told(self.scores_T, float(self.state.noise[0]))
+
+    def samples(self) -> Samples:
+        """What is kept; before anything is, the state as it is."""
+        return self._sample() if self.kept is None else self.kept
+
+    def arrays(self) -> Arrays:
+        """All that a later sweep needs."""
+        kept = {} if self.kept is None else {f"{KEPT}{name}": array for name, array in self.kept.arrays().items()}
+        return {**self.state.arrays(), **self.target.arrays(), **kept}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take back what :meth:`arrays` gave."""
+        self.state = Coefficients.restored(arrays, self.sweeper.columns, self.config.width, len(self.sweeper.sizes))
+        self.target.restore(arrays)
+        found = {name.removeprefix(KEPT): array for name, array in arrays.items() if name.startswith(KEPT)}
+        self.kept = Samples(**found, ordered=self._ordered) if found else None
+        self._look()
+
+    def _look(self) -> None:
+        """Rows and scores of the state as it is, always from its coefficients: a resumed run has the same."""
+        state = self.state
+        self.rows: list[Rows] = [
+            rows_of(block, state.linear_C[part], state.factors_DC[:, part])
+            for block, part in zip(self.blocks, self.sweeper.parts, strict=True)
+        ]
+        self.scores_T = scores_of(float(state.offset[0]), self.blocks, self.rows)
+
+    @property
+    def _ordered(self) -> bool:
+        return bool(self.config.likelihood == "ordered_probit")
+
+    def _sample(self) -> Samples:
+        """The state as answers need it."""
+        state, wide = self.state, self.config.width + 1
+        tables = [np.column_stack([of.biases_R, of.vectors_RD]) for of in self.rows]
+        dates = tables[2] if len(tables) > 2 else np.zeros((0, wide))
+        # of the users' block, what stands behind the ids is known of newcomers too
+        behind = slice(self.n_users, self.blocks[0].columns)
+        columns = np.column_stack([state.linear_C[behind], state.factors_DC[:, behind].T])
+        one: list[NDArray[Any]] = [state.offset, state.noise, tables[0], tables[1], dates, self.target.cuts_J]
+        offsets, noises, users, items, when, cuts = (_single(array) for array in one)
+        return Samples(
+            offsets,
+            noises,
+            users,
+            items,
+            when,
+            cuts,
+            _single(self.target.values_K),
+            _single(columns),
+            _single(state.means[:, 0]),
+            _single(state.precisions[:, 0]),
+            self._ordered,
+        )
+
+
+def _single(array: NDArray[Any]) -> Scores:
+    """A first dimension of one state."""
+    return np.ascontiguousarray(array, np.float32)[None]
