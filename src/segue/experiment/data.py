@@ -12,11 +12,12 @@ from segue.core.features import described
 from segue.core.files import read_json
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
+from segue.data.splits import split
 from segue.experiment.home import SETTINGS
 from segue.experiment.plan import Plan, read_plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["check_inputs", "limited", "load_data", "reopen", "tell_inputs", "user_features"]
+__all__ = ["check_inputs", "limited", "load_data", "reopen", "tell_inputs", "training_part", "user_features"]
 
 Say = Callable[[str], None]
 
@@ -43,6 +44,15 @@ def reopen(run: Path) -> Dataset:
     if (found := data.header.get("hash")) != record["data_hash"]:
         raise ValueError(f"{folder}: its hash is {found}, the run saw {record['data_hash']}; train again: {again}")
     return _cut(data, plan, None)
+
+
+def training_part(run: Path) -> Dataset:
+    """The part of the data that the run in this folder learned from.
+
+    Raises:
+        ValueError: the data is gone, or is not what it was.
+    """
+    return split(reopen(run), read_plan(run / SETTINGS).split).train
 
 
 def limited(data: Dataset, count: int) -> Dataset:
