@@ -17,6 +17,7 @@ from segue.core.model import Arrays, Solver, Validate
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Queries, Scores, Vocab
 from segue.experiment import ask
+from segue.experiment.alike import alike_items
 from segue.experiment.data import limited
 from segue.experiment.plan import plan
 from segue.experiment.run_folder import abandon, begin, fresh, point, seal, verify
@@ -92,7 +93,7 @@ def test_titles(trained: bundle.Bundle) -> None:
 
 def test_likeness_needs_an_opinion(trained: bundle.Bundle) -> None:
     with pytest.raises(ValueError, match="no notion of alike"):
-        ask.alike(trained, "i0", 3)
+        alike_items(trained, "i0", 3)
 
 
 def test_unknown_features_are_refused_and_unused_ones_told(trained: bundle.Bundle) -> None:

@@ -69,27 +69,61 @@ def similar(
     run: Run,
     item: Annotated[str | None, typer.Option(metavar="ID", help="The item.")] = None,
     title: Annotated[str | None, typer.Option(metavar="TITLE", help="Or its title.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="Or a user, to see who is like him.")] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="cosine, jaccard, pearson, smith_waterman, vector_cosine, ...; without it the model's own notion.",
+        ),
+    ] = None,
+    over: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="What is measured: events, values, levels (of values) or genres.")
+    ] = None,
     k: Count = 10,
     json: Json = False,
 ) -> None:
-    """List the items most like one item."""
+    """List the items most like one item, or the users most like one user, and what they have in common.
+
+    Measures are taken over the training part of the run's data, or over the model's vectors.
+    """
     from segue.core.bundle import load
     from segue.experiment import ask
+    from segue.experiment.alike import alike_items, alike_users
+    from segue.experiment.data import training_part
     from segue.experiment.home import find_run
 
     terminal = Terminal.of(context, json)
-    if (item is None) == (title is None):
-        raise ValueError("similar: to what? one of --item ID and --title TITLE")
+    if sum(asked is not None for asked in (item, title, user)) != 1:
+        raise ValueError("similar: to what? one of --item ID, --title TITLE and --user ID")
     folder = find_run(run)
     trained = load(folder / "bundle")
-    known = item if item is not None else ask.titled(trained, [str(title)])[0]
-    found = ask.alike(trained, known, k).to_dicts()
+    if user is not None:
+        found = alike_users(trained, user, k, measure=measure, over=over, log=training_part(folder)).to_dicts()
+        asked = {"user": user}
+    else:
+        known = item if item is not None else ask.titled(trained, [str(title)])[0]
+        try:
+            log = training_part(folder)
+        except ValueError as gone:
+            if measure is not None and not measure.startswith("vector_"):
+                raise
+            terminal.say(f"note: how many had both is not known: {gone}")
+            log = None
+        found = alike_items(trained, known, k, measure=measure, over=over, log=log).to_dicts()
+        asked = {"item": known}
     if terminal.json:
-        terminal.result({"run": folder.name, "model": trained.key, "item": known, "similar": found})
+        terminal.result({"run": folder.name, "model": trained.key, **asked, "measure": measure, "similar": found})
         return
     from segue.reports.tables import catalogue
 
-    terminal.table(catalogue(f"Most like {title or known}, by {trained.key}", found))
+    shown = [{**row, "common": _first(row["common"])} for row in found] if user is not None else found
+    terminal.table(catalogue(f"Most like {user or title or asked['item']}, by {measure or trained.key}", shown))
+
+
+def _first(names: list[str], most: int = 3) -> str:
+    """The first few of a list, and that there are more."""
+    return "; ".join(names[:most]) + ("; ..." if len(names) > most else "")
 
 
 def _number(text: str) -> Any:

@@ -20,6 +20,7 @@ from segue.data.splits import split as split_data
 from segue.evaluation.evaluate import Evaluation, validator
 from segue.evaluation.evaluate import evaluate as evaluate_model
 from segue.experiment import ask
+from segue.experiment.alike import alike_items, alike_users
 from segue.experiment.data import check_inputs, user_features
 from segue.experiment.home import find_run
 from segue.experiment.plan import plan
@@ -133,9 +134,33 @@ def recommend(
     return ask.by_user(trained, data, user, k, repeats=repeats).items
 
 
-def similar(trained: Bundle, item: str, *, k: int = 10) -> pl.DataFrame:
-    """The ``k`` items most like ``item``, with their ``likeness``."""
-    return ask.alike(trained, item, k)
+def similar(
+    trained: Bundle,
+    item: str | None = None,
+    *,
+    user: str | None = None,
+    k: int = 10,
+    measure: str | None = None,
+    over: str | None = None,
+    data: Dataset | None = None,
+) -> pl.DataFrame:
+    """The ``k`` items most like ``item``, or the users most like ``user``, with their ``likeness``.
+
+    Args:
+        measure: the name of a measure, such as ``jaccard``, ``pearson``, ``smith_waterman`` (between histories) or
+            ``vector_cosine`` (between learned vectors); none: the model's own notion.
+        over: what the measure is taken over: ``events``, ``values``, ``levels`` (how often each value was given) or
+            ``genres``; none: what it is made for.
+        data: the log, such as ``split.train``; with it the answer says what both have in common. Users and measures of
+            the log need it.
+    """
+    if (item is None) == (user is None):
+        raise ValueError("similar: to what? one of an item and user=")
+    if item is not None:
+        return alike_items(trained, item, k, measure=measure, over=over, log=data)
+    if data is None:
+        raise ValueError("similar: a user needs data=, where his history is, such as split.train")
+    return alike_users(trained, str(user), k, measure=measure, over=over, log=data)
 
 
 def save(trained: Bundle, folder: str | Path) -> None:

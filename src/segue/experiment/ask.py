@@ -1,4 +1,4 @@
-"""Ask a trained model what comes next, or what is alike; answers are tables with ids, titles and genres."""
+"""Ask a trained model what comes next; answers are tables with ids, titles and genres."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import polars as pl
 
 from segue.core.bundle import Bundle
 from segue.core.config import suggest
-from segue.core.model import Factored, Similar
-from segue.core.recommend import recommend, top_k
-from segue.core.types import Codes, Dataset, Events, Queries, Recommendations, Scores
+from segue.core.recommend import recommend
+from segue.core.types import Codes, Dataset, Events, Queries, Recommendations
 
-__all__ = ["Answer", "alike", "by_history", "by_user", "coded", "listed", "profiled", "titled"]
+__all__ = ["Answer", "by_history", "by_user", "coded", "described", "listed", "profiled", "titled"]
 
 SHOWN = ("title", "genres")
 
@@ -138,46 +137,18 @@ def _unheard_of(trained: Bundle, profile: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def alike(trained: Bundle, item: str, k: int) -> pl.DataFrame:
-    """The ``k`` items most like ``item``, by the model's own measure or the cosine of its item vectors.
-
-    Raises:
-        ValueError: the item is unknown, or the model has no notion of likeness.
-    """
-    codes, unknown = coded(trained, [item])
-    if unknown:
-        raise ValueError(f"item: '{item}' is not in the catalogue")
-    model = trained.model
-    if isinstance(model, Similar):
-        likeness = np.array(model.similar(codes), dtype=np.float32)
-    elif isinstance(model, Factored):
-        likeness = _cosine(model.vectors, codes)
-    else:
-        raise ValueError(f"similar: '{trained.key}' has no notion of alike items; a model with item vectors has")
-    likeness[0, codes[0]] = -np.inf
-    found = top_k(likeness, k)
-    table = _table(trained, found.items[0, : found.lengths[0]])
-    return _placed(table.with_columns(pl.Series("likeness", found.scores[0, : found.lengths[0]])))
-
-
-def _cosine(vectors_ID: Scores, codes: Codes) -> Scores:
-    norms = np.maximum(np.linalg.norm(vectors_ID, axis=1), np.finfo(np.float32).tiny)
-    cosine: Scores = (vectors_ID[codes] @ vectors_ID.T) / norms / norms[codes, None]
-    return cosine
-
-
 def _answer(trained: Bundle, queries: Queries, k: int, repeats: bool, notes: tuple[str, ...]) -> Answer:
     found = recommend(trained.model, queries, k, repeats=repeats)
     short = int(found.lengths[0])
     if short < k:
         notes = (*notes, f"only {short} items were left to recommend")
-    return Answer(listed(trained, found), _table(trained, queries.history.items), notes)
+    return Answer(listed(trained, found), described(trained, queries.history.items), notes)
 
 
 def listed(trained: Bundle, found: Recommendations) -> pl.DataFrame:
     """The first list of ``found`` as a table: see :class:`Answer`."""
     count = int(found.lengths[0])
-    table = _table(trained, found.items[0, :count])
+    table = described(trained, found.items[0, :count])
     name = "logit" if trained.model.scale == "logit" else "score"
     table = table.with_columns(pl.Series(name, found.scores[0, :count]))
     if found.probabilities is not None:
@@ -185,7 +156,8 @@ def listed(trained: Bundle, found: Recommendations) -> pl.DataFrame:
     return _placed(table)
 
 
-def _table(trained: Bundle, codes: Codes) -> pl.DataFrame:
+def described(trained: Bundle, codes: Codes) -> pl.DataFrame:
+    """One row per item code: ``item``, and ``title`` and ``genres`` where known."""
     known = trained.catalogue.collect_schema().names()
     catalogue = trained.catalogue.select("id", *(name for name in SHOWN if name in known)).collect()
     return catalogue[codes.astype(np.int64)].rename({"id": "item"})

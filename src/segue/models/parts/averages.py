@@ -1,0 +1,145 @@
+"""Weighted means of what the nearest of those who tell something tell: the compiled loops of
+:mod:`segue.models.parts.opinions`.
+
+Of all rows that tell something, the ``count`` with the greatest likeness above 0 are heard, of equals the first; where
+fewer than ``least`` are, the mean is 0.
+
+Shapes: P questions, N people, B rows of a block of likeness, R rows, I items, D distinct items of histories.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import float32, int32, int64
+from numpy.typing import NDArray
+
+from segue.core.compiled import kernel, read, summing_kernel, written
+from segue.core.types import Codes, Scores
+
+__all__ = ["of_everyone", "of_histories", "of_questions"]
+
+_LISTS = (read(int64), read(int32), read(float32))
+"""Where each list begins, who tells something, and what."""
+
+
+@kernel
+def _mean(likes: Scores, told: Scores, size: int, count: int, least: int) -> float:
+    """Of ``size`` likes above 0."""
+    if size < least or size == 0:
+        return 0.0
+    above, below = 0.0, 0.0
+    if size <= count:
+        for t in range(size):
+            above += likes[t] * told[t]
+            below += likes[t]
+        return above / below
+    kth = np.partition(likes[:size], size - count)[size - count]
+    heard = 0
+    for t in range(size):
+        if likes[t] > kth:
+            above += likes[t] * told[t]
+            below += likes[t]
+            heard += 1
+    for t in range(size):
+        if heard < count and likes[t] == kth:
+            above += likes[t] * told[t]
+            below += likes[t]
+            heard += 1
+    return above / below
+
+
+@summing_kernel(int64, int64, read(int64), read(int32), *_LISTS, read(float32, 2), int64, int64, written(float32))
+def of_questions(
+    first: int,
+    stop: int,
+    rows: NDArray[np.int64],
+    lists: Codes,
+    offsets: NDArray[np.int64],
+    tellers: Codes,
+    told: Scores,
+    like: Scores,
+    count: int,
+    least: int,
+    out: Scores,
+) -> None:
+    """``(P,)`` the mean of list ``lists[p]``, by likeness to row ``rows[p]`` of ``like (B, R)``."""
+    longest = 0
+    for p in range(first, stop):
+        longest = max(longest, offsets[lists[p] + 1] - offsets[lists[p]])
+    likes, kept = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    for p in range(first, stop):
+        own, size = like[rows[p]], 0
+        for t in range(offsets[lists[p]], offsets[lists[p] + 1]):
+            found = own[tellers[t]]
+            if found > 0.0:
+                likes[size] = found
+                kept[size] = told[t]
+                size += 1
+        out[p] = _mean(likes, kept, size, count, least)
+
+
+@summing_kernel(int64, int64, *_LISTS, read(float32, 2), int64, int64, written(float32, 2))
+def of_histories(
+    first: int,
+    stop: int,
+    offsets: NDArray[np.int64],
+    tellers: Codes,
+    told: Scores,
+    like: Scores,
+    count: int,
+    least: int,
+    out: Scores,
+) -> None:
+    """``(N, I)`` for everybody and every item the mean over his history, by likeness of the items ``like (I, D)``."""
+    longest = 0
+    for n in range(first, stop):
+        longest = max(longest, offsets[n + 1] - offsets[n])
+    likes, kept = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    for n in range(first, stop):
+        for item in range(len(like)):
+            own, size = like[item], 0
+            for t in range(offsets[n], offsets[n + 1]):
+                found = own[tellers[t]]
+                if found > 0.0:
+                    likes[size] = found
+                    kept[size] = told[t]
+                    size += 1
+            out[n, item] = _mean(likes, kept, size, count, least)
+
+
+@summing_kernel(int64, int64, *_LISTS, read(float32, 2), int64, int64, written(float32, 2))
+def of_everyone(
+    first: int,
+    stop: int,
+    offsets: NDArray[np.int64],
+    items: Codes,
+    told: Scores,
+    like: Scores,
+    count: int,
+    least: int,
+    out: Scores,
+) -> None:
+    """``(N, I)`` for everybody and every item the mean over all rows that have it, by likeness ``like (N, R)``.
+
+    The rows are heard nearest first, until an item has been told of ``count`` times.
+    """
+    n_items = out.shape[1]
+    heard = np.empty(n_items, np.int64)
+    above, below = np.empty(n_items, np.float64), np.empty(n_items, np.float64)
+    for n in range(first, stop):
+        heard[:] = 0
+        above[:] = 0.0
+        below[:] = 0.0
+        near = np.flatnonzero(like[n] > 0.0)
+        order = np.argsort(-like[n][near], kind="mergesort")
+        for place in order:
+            row = near[place]
+            weight = like[n, row]
+            for t in range(offsets[row], offsets[row + 1]):
+                item = items[t]
+                if heard[item] < count:
+                    heard[item] += 1
+                    above[item] += weight * told[t]
+                    below[item] += weight
+        for item in range(n_items):
+            out[n, item] = above[item] / below[item] if heard[item] >= max(least, 1) else 0.0
