@@ -149,12 +149,27 @@ def _simulator() -> str:
 
 def _evaluation() -> str:
     from segue.evaluation import metrics
-    from segue.models.parts import similarity
+    from segue.models.parts import (
+        distribution_similarity,
+        sequence_similarity,
+        similarity,
+        vector_similarity,
+        weighting,
+    )
 
     group = groups()["evaluation"]
     parts = ["# Evaluation", "## Group `evaluation`", prose(group.__doc__ or ""), settings(group)]
     parts += ["## Metrics", prose(metrics.__doc__ or ""), _functions(metrics)]
-    return "\n\n".join([*parts, "## Similarities of `item_knn`", _functions(similarity)])
+    parts.append("## Measures of likeness")
+    for name, module in (
+        ("Of rows of a table", similarity),
+        ("Of distributions", distribution_similarity),
+        ("Of histories", sequence_similarity),
+        ("Of learned vectors", vector_similarity),
+        ("Weighting of events", weighting),
+    ):
+        parts += [f"### {name}", prose((module.__doc__ or "").partition("Shapes:")[0]), _functions(module)]
+    return "\n\n".join(parts)
 
 
 def _commands() -> Iterator[str]:
