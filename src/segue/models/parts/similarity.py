@@ -3,8 +3,8 @@ here is a choice by its name.
 
 A row with no column in common with another is not like it: 0, whatever the measure. A distance d becomes the likeness
 ``1 / (1 + d)``. ``shrink`` draws likeness that rests on little towards zero (Bell and Koren 2007,
-doi:10.1109/ICDM.2007.90): where a measure is a ratio, ``shrink`` is added below the line; any other measure is
-multiplied by ``n / (n + shrink)``, n the columns in common.
+doi:10.1109/ICDM.2007.90): it is added below the line of cosine, tanimoto, jaccard, dice, conditional and
+log_likelihood; any other measure is multiplied by ``n / (n + shrink)``, n the columns in common.
 
 Shapes: P pairs of rows.
 """
