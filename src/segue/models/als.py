@@ -27,7 +27,7 @@ from segue.core.types import Dataset, Events, Scores
 from segue.models.parts.design import design
 from segue.models.parts.factors import RatingFactors
 from segue.models.parts.least_squares import solve_rows
-from segue.models.parts.ratings import Ratings, ratings_of
+from segue.models.parts.ratings import Ratings, ratings_of, valued
 from segue.models.parts.sweeps import sweeps
 
 __all__ = ["ALS"]
@@ -43,15 +43,15 @@ class ALS(RatingFactors):
         """Factors of a user and of an item; more fit finer, and cost their square."""
         sweeps: Annotated[int, Ge(1)] = 15
         """Times that all users and then all items are solved."""
-        l2: Annotated[float, Gt(0)] = 0.05
-        """Ridge of the factors."""
-        l2_bias: Annotated[float, Gt(0)] = 0.01
+        l2: Annotated[float, Gt(0)] = 0.07
+        """Ridge of the factors; the setting that matters most."""
+        l2_bias: Annotated[float, Gt(0)] = 0.03
         """Ridge of the biases."""
         weighted: bool = True
         """Whether a row's ridge grows with its number of ratings."""
         item_features: bool = False
         """Whether items are pulled to where their features say, instead of to zero."""
-        l2_features: Annotated[float, Gt(0)] = 10.0
+        l2_features: Annotated[float, Gt(0)] = 100.0
         """Ridge of what features say."""
         clip: bool = False
         """Whether predictions stay within the lowest and the highest rating of the training data."""
@@ -85,9 +85,9 @@ class ALS(RatingFactors):
 
     def fold_in(self, history: Events) -> Scores:
         """The same equations as in training, for histories that need not have been there."""
-        assert history.values is not None or history.size == 0
-        values = np.zeros(0, np.float32) if history.values is None else history.values
-        sides = values - self.mean - self.items_ID[history.items, 0]
+        history = valued(history)
+        assert history.values is not None
+        sides = history.values - self.mean - self.items_ID[history.items, 0]
         rows_ND, _ = solve_rows(
             history.offsets,
             history.items,

@@ -67,7 +67,10 @@ def metric_bars(result: Record, names: Sequence[str]) -> Figure:
 
 
 def training_curves(histories: Mapping[str, History], metric: str) -> Figure:
-    """Loss, and ``metric`` on validation, by epoch: one line per model that was trained in epochs."""
+    """Loss, and ``metric`` on validation, by epoch or sweep: one line per model that was trained so.
+
+    Where the training's own ``metric`` is known it is a dotted line of the same colour.
+    """
     figure = _figure(10.0, 3.0)
     for axes, key, title in zip(
         figure.subplots(1, 2),
@@ -78,12 +81,15 @@ def training_curves(histories: Mapping[str, History], metric: str) -> Figure:
         for number, (model, history) in enumerate(histories.items()):
             points = [(line["step"], line[key]) for line in history if key in line]
             colour = LIGHT[COLOURS[number % len(COLOURS)]]
+            trained = [(line["step"], line[f"train/{metric}"]) for line in history if f"train/{metric}" in line]
+            if trained and key != "loss":
+                axes.plot(*zip(*trained, strict=True), ":", color=colour, label=f"{model}, training", linewidth=1.6)
             style = STYLES[number // len(COLOURS) % len(STYLES)]
             axes.plot(
                 *zip(*points, strict=True) if points else ([], []), style, color=colour, label=model, linewidth=1.6
             )
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("epoch", fontsize=9)
+        axes.set_xlabel("epoch or sweep", fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
         _calm(axes)
     figure.axes[-1].legend(frameon=False, fontsize=8.5, labelcolor=LIGHT["ink"])
