@@ -1,7 +1,7 @@
 """Models of ratings whose prediction is a sum: ``mean + b_u + b_i + p_u . q_i``.
 
-A user's and an item's row hold the bias first, then the factors. Who is not known, or has no value in his history, has
-a row of zeros; a history with values is folded in by what the model says.
+A user's and an item's row hold the bias first, then the factors. A history is folded in by what the model says; where
+it has no values, a known user is as he was in training.
 
 Shapes: U users, I items, N queries, C candidates, T pairs, D width with the bias.
 """
@@ -33,7 +33,11 @@ class RatingFactors(Solver):
 
     def __init__(self, config: Any, domain: Domain) -> None:
         super().__init__(config, domain)
-        self._keep(0.0, np.zeros((domain.n_users, 1), np.float32), np.zeros((domain.n_items, 1), np.float32), (0.0, 0.0))
+        self.more: dict[str, NDArray[Any]] = {}
+        """Further arrays of a subclass by name; their shapes, set in its ``__init__``, never change."""
+        self._keep(
+            0.0, np.zeros((domain.n_users, 1), np.float32), np.zeros((domain.n_items, 1), np.float32), (0.0, 0.0)
+        )
 
     def _keep(self, mean: float, users_UD: Scores, items_ID: Scores, limits: tuple[float, float]) -> None:
         """Take what was learned: all that answers are made from. ``limits`` are the scale of the data."""
@@ -43,17 +47,19 @@ class RatingFactors(Solver):
 
     @abstractmethod
     def fold_in(self, history: Events) -> Scores:
-        """``(N, D)`` bias and factors of people with these histories, every event of which has a value."""
+        """``(N, D)`` bias and factors of people with these histories, in which values may be missing.
+
+        A history that tells nothing gives what is common to all, such as zeros.
+        """
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
         """Mean and bias of the person, and factors: folded in from the values of the history.
 
         A known user whose history has no values is as he was in training.
         """
-        history = valued(queries.history)
-        rows_ND = self.fold_in(history)
-        silent = history.lengths == 0
-        rows_ND[silent] = np.where(queries.known[silent, None], self.users_UD[queries.users[silent]], 0.0)
+        rows_ND = self.fold_in(queries.history)
+        silent = queries.known & (valued(queries.history).lengths == 0)
+        rows_ND[silent] = self.users_UD[queries.users[silent]]
         rows_ND[:, 0] += self.mean
         return rows_ND
 
@@ -76,19 +82,25 @@ class RatingFactors(Solver):
         """See :meth:`segue.core.model.Predictor.predict`."""
         found = self.mean + self.users_UD[users, 0] + self.items_ID[items, 0]
         found += pair_products(self.users_UD[:, 1:], self.items_ID[:, 1:], users, items)
+        found = self.in_scale(found)
         return np.clip(found, *self.limits) if self.config.clip else found
+
+    def in_scale(self, sums_T: Scores) -> Scores:
+        """Sums as values in the scale of the data: as they are, unless a subclass squashes them."""
+        return sums_T
 
     def similar(self, items: Codes) -> Scores:
         """The cosine between the items' factors."""
         return cosine_likeness(self.items_ID[:, 1:], items)
 
     def arrays(self) -> Arrays:
-        """Mean, limits of the scale, and the rows of users and of items, the bias first."""
+        """Mean, limits of the scale, the rows of users and of items, the bias first; and what a subclass adds."""
         return {
             "mean": np.array([self.mean], np.float32),
             "limits": self.limits,
             "users": self.users_UD,
             "items": self.items_ID,
+            **self.more,
         }
 
     def restore(self, arrays: Arrays) -> None:
@@ -96,6 +108,7 @@ class RatingFactors(Solver):
         users_UD = take_back(arrays, "users", (self.domain.n_users, None), np.float32)
         items_ID = take_back(arrays, "items", (self.domain.n_items, users_UD.shape[1]), np.float32)
         low, high = take_back(arrays, "limits", (2,), np.float32)
+        self.more = {name: take_back(arrays, name, now.shape, np.float32) for name, now in self.more.items()}
         self._keep(take_back(arrays, "mean", (1,), np.float32)[0], users_UD, items_ID, (low, high))
 
 

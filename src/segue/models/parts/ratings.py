@@ -5,7 +5,7 @@ Shapes: T valued events, U users, I items.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,9 +61,9 @@ def ratings_of(train: Dataset, model: str) -> Ratings:
 
 
 def valued(events: Events) -> Events:
-    """The events whose value is known."""
+    """The events whose value is known; it always has a column of values."""
     if events.values is None:
-        return events.where(np.zeros(events.size, np.bool_))
+        return replace(events.where(np.zeros(events.size, np.bool_)), values=np.zeros(0, np.float32))
     known = np.isfinite(events.values)
     return events if known.all() else events.where(known)
 
