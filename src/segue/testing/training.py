@@ -30,6 +30,7 @@ SMALL: Mapping[str, Any] = {
     "epochs": 2,
     "batch_size": 16,
     "learning_rate": 1e-2,
+    "decay": 1.0,
 }
 """Settings for worlds of a few dozen items; each is used by the models and loops that have it."""
 
