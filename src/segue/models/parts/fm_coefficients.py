@@ -11,7 +11,7 @@ Shapes: T ratings, B blocks, R rows of a block, S rows of all blocks, C columns 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 
 from segue.core.compiled import over_rows, read, summing_kernel, written
 from segue.core.model import Arrays
-from segue.core.types import Scores
+from segue.core.types import Codes, Scores
 from segue.models.parts.memory import take_back
-from segue.models.parts.relations import Block
 
-__all__ = ["Coefficients", "Rows", "row_sums", "rows_of", "scores_of"]
+__all__ = ["Coefficients", "row_sums", "scores_of"]
 
 Numbers = NDArray[np.float64]
 
@@ -76,23 +75,8 @@ class Coefficients:
         return cls(**{name: np.array(array) for name, array in found.items()})
 
 
-@dataclass(frozen=True, eq=False)
-class Rows:
-    """The rows of one block as the others see them."""
-
-    biases_R: Numbers
-    """b"""
-    vectors_RD: Numbers
-    """q"""
-
-
-def rows_of(block: Block, linear_C: Numbers, factors_DC: Numbers) -> Rows:
-    """The rows of ``block``, by the coefficients of its columns."""
-    return Rows(*row_sums(block.design_RC, linear_C, factors_DC))
-
-
 def row_sums(design_RC: Any, linear_C: Numbers, factors_DC: Numbers) -> tuple[Numbers, Numbers]:
-    """``(R,)`` b and ``(R, D)`` q of rows of features."""
+    """``(R,)`` b and ``(R, D)`` q of rows of sparse features."""
     rows, width = design_RC.shape[0], len(factors_DC)
     biases_R, vectors_RD = np.empty(rows), np.empty((rows, width))
     offsets = design_RC.indptr.astype(np.int64)
@@ -106,19 +90,15 @@ def row_sums(design_RC: Any, linear_C: Numbers, factors_DC: Numbers) -> tuple[Nu
     return biases_R, vectors_RD
 
 
-def scores_of(offset: float, blocks: Sequence[Block], rows: Sequence[Rows]) -> Scores:
-    """``(T,)`` what each rating is expected to be."""
-    starts = np.cumsum([0, *(len(of.biases_R) for of in rows)])[:-1]
-    places_TB = np.stack([block.rows_T + start for block, start in zip(blocks, starts, strict=True)], axis=1)
-    biases_S = np.concatenate([of.biases_R for of in rows]).astype(np.float32)
-    vectors_SD = np.concatenate([of.vectors_RD for of in rows]).astype(np.float32)
-    scores_T = np.empty(len(places_TB), np.float32)
-    places_TB = np.ascontiguousarray(places_TB, np.int32)
+def scores_of(offset: float, places_BT: Codes, biases_S: Numbers, vectors_SD: Numbers) -> Scores:
+    """``(T,)`` what each rating is expected to be, by the rows that it reads."""
+    scores_T = np.empty(places_BT.shape[1], np.float32)
+    rows = biases_S.astype(np.float32), vectors_SD.astype(np.float32)
 
     def work(first: int, stop: int) -> None:
-        _score(first, stop, places_TB, offset, biases_S, vectors_SD, scores_T)
+        _score(first, stop, places_BT, offset, *rows, scores_T)
 
-    over_rows(work, np.arange(len(places_TB) + 1))
+    over_rows(work, np.arange(len(scores_T) + 1))
     return scores_T
 
 
@@ -137,7 +117,7 @@ def _sum_rows(
     first: int,
     stop: int,
     offsets: NDArray[np.int64],
-    columns: NDArray[np.int32],
+    columns: Codes,
     values: Scores,
     linear: Numbers,
     factors: Numbers,
@@ -167,20 +147,20 @@ def _sum_rows(
 def _score(
     first: int,
     stop: int,
-    places: NDArray[np.int32],
+    places: Codes,
     offset: float,
     biases: Scores,
     vectors: Scores,
     out: Scores,
 ) -> None:
-    blocks, width = places.shape[1], vectors.shape[1]
+    blocks, width = places.shape[0], vectors.shape[1]
     for t in range(first, stop):
         total = offset
         for b in range(blocks):
-            one = places[t, b]
+            one = places[b, t]
             total += biases[one]
             for c in range(b):
-                other = places[t, c]
+                other = places[c, t]
                 product = np.float32(0.0)
                 for d in range(width):
                     product += vectors[one, d] * vectors[other, d]

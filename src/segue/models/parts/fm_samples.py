@@ -22,15 +22,9 @@ from segue.core.compiled import over_rows, read, summing_kernel, written
 from segue.core.model import Arrays
 from segue.core.types import Codes, Domain, Scores
 from segue.models.parts.memory import take_back
-from segue.models.parts.probit import expected
+from segue.models.parts.probit_curve import Curve
 
 __all__ = ["Samples"]
-
-STEPS = 4096
-"""Scores, evenly apart, at which the expected rating is known; between them it is interpolated."""
-
-REACH = 8.0
-"""Standard deviations below the lowest cut and above the highest, beyond which the expected rating no longer moves."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,18 +90,9 @@ class Samples:
         return len(self.offsets)
 
     @cached_property
-    def curves(self) -> tuple[Scores, Scores]:
-        """``(M, STEPS)`` the expected rating by score, and ``(M, 2)`` the lowest score and the steps in a unit."""
-        if not self.ordered:
-            return np.zeros((len(self), 0), np.float32), np.zeros((len(self), 2), np.float32)
-        nothing = not self.cuts.shape[1]
-        low_M = np.zeros(len(self)) if nothing else self.cuts[:, 0].astype(np.float64) - REACH
-        high_M = np.ones(len(self)) if nothing else self.cuts[:, -1].astype(np.float64) + REACH
-        scores = low_M[:, None] + (high_M - low_M)[:, None] * np.linspace(0.0, 1.0, STEPS)
-        values_K = self.values[0].astype(np.float64)
-        curves = [expected(row, cuts.astype(np.float64), values_K) for row, cuts in zip(scores, self.cuts, strict=True)]
-        ranges = np.stack([low_M, (STEPS - 1) / (high_M - low_M)], axis=1)
-        return np.array(curves, np.float32), ranges.astype(np.float32)
+    def curves(self) -> list[Curve]:
+        """The expected rating by score; none where scores are ratings."""
+        return [Curve.of(cuts_J, self.values[0]) for cuts_J in self.cuts] if self.ordered else []
 
     def of(self, persons_MNW: Scores, dates_N: Codes) -> Scores:
         """``(M, N, W)`` persons, each at a period: to items these are one row."""
@@ -127,7 +112,7 @@ class Samples:
             scores_NI += persons_MNW[m, :, :1] + self.offsets[m]
             scores_NI += self.items[m, :, 0]
             if self.ordered:
-                _look_up(self.curves[0][m], self.curves[1][m], scores_NI.ravel(), totals_NI.ravel())
+                self.curves[m].add(scores_NI, totals_NI)
             else:
                 totals_NI += scores_NI
         return self._mean(totals_NI)
@@ -137,11 +122,16 @@ class Samples:
         who, what, when = (np.ascontiguousarray(code, np.int32) for code in (users, items, dates))
         tables = self.users, self.items, self.dates
         offsets = np.ascontiguousarray(self.offsets[:, 0])
+        curves = np.zeros((len(self), 0), np.float32)
+        spans = np.zeros((len(self), 2), np.float32)
+        if self.ordered:
+            curves = np.stack([curve.ratings_S for curve in self.curves])
+            spans = np.stack([curve.span for curve in self.curves])
         totals_T = np.zeros(len(users), np.float32)
 
         def work(first: int, stop: int) -> None:
             part = slice(first, stop)
-            _pair(who[part], what[part], when[part], offsets, *tables, *self.curves, totals_T[part])
+            _pair(who[part], what[part], when[part], offsets, *tables, curves, spans, totals_T[part])
 
         over_rows(work, np.arange(len(users) + 1))
         return self._mean(totals_T)
@@ -176,7 +166,7 @@ def _pair(
     item_rows: Scores,
     date_rows: Scores,
     curves: Scores,
-    ranges: Scores,
+    spans: Scores,
     totals: Scores,
 ) -> None:
     width, last = user_rows.shape[2], curves.shape[1] - 1
@@ -192,19 +182,8 @@ def _pair(
                 for d in range(1, width):
                     score += date[d] * (user[d] + item[d])
             if last > 0:
-                place = min(max((score - ranges[m, 0]) * ranges[m, 1], np.float32(0.0)), np.float32(last))
+                place = min(max((score - spans[m, 0]) * spans[m, 1], np.float32(0.0)), np.float32(last))
                 before = min(int64(place), last - 1)
                 share = place - np.float32(before)
                 score = curves[m, before] + share * (curves[m, before + 1] - curves[m, before])
             totals[t] += score
-
-
-@summing_kernel(read(float32), read(float32), read(float32), written(float32))
-def _look_up(curve: Scores, span: Scores, scores: Scores, totals: Scores) -> None:
-    """Add the expected rating of each score."""
-    last = len(curve) - 1
-    for t in range(len(scores)):
-        place = min(max((scores[t] - span[0]) * span[1], np.float32(0.0)), np.float32(last))
-        before = min(int64(place), last - 1)
-        share = place - np.float32(before)
-        totals[t] += curve[before] + share * (curve[before + 1] - curve[before])

@@ -17,6 +17,8 @@ from segue.core.model import Arrays
 from segue.core.types import Scores
 from segue.models.parts import probit
 from segue.models.parts.memory import take_back
+from segue.models.parts.probit_curve import Curve
+from segue.models.parts.truncated_normal import errors_between
 
 __all__ = ["Gaussian", "OrderedProbit", "Target"]
 
@@ -119,16 +121,12 @@ class OrderedProbit:
             self.cuts_J = probit.improve_cuts(scores_T, self.levels_T, self.cuts_J, at)
             return -probit.fit_of(scores_T, self.levels_T, self.cuts_J).pulls_T
         self.cuts_J = probit.draw_cuts(scores_T, self.levels_T, self.cuts_J, at, rng, settling)
-        edges = np.concatenate([[-np.inf], self.cuts_J, [np.inf]])
-        wide_T = scores_T.astype(np.float64)
-        low, high = edges[self.levels_T] - wide_T, edges[self.levels_T + 1] - wide_T
-        uniforms = np.maximum(rng.random(len(scores_T)), 2.0**-54)
-        return (-probit.truncated_normal(low, high, uniforms)).astype(np.float32)
+        return errors_between(scores_T, self.levels_T, self.cuts_J, rng.random(len(scores_T)))
 
     def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
         """See :meth:`Target.told`."""
         self._fit = probit.fit_of(scores_T, self.levels_T, self.cuts_J)
-        apart_T = probit.expected(scores_T, self.cuts_J, self.values_K) - self.ratings_T
+        apart_T = Curve.of(self.cuts_J, self.values_K).at(scores_T) - self.ratings_T
         return {"loss": -self._fit.value / len(scores_T), "train/rmse": float(np.sqrt(np.square(apart_T).mean()))}
 
     def arrays(self) -> Arrays:

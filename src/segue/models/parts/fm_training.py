@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from segue.core.model import Arrays
 from segue.core.types import Dataset, Scores
-from segue.models.parts.fm_coefficients import Coefficients, Rows, rows_of, scores_of
+from segue.models.parts.fm_coefficients import Coefficients, row_sums, scores_of
 from segue.models.parts.fm_gibbs import Sweeper
 from segue.models.parts.fm_inputs import blocks_of
 from segue.models.parts.fm_samples import Samples
 from segue.models.parts.fm_targets import Gaussian, OrderedProbit, Target
 from segue.models.parts.ratings import Ratings
+from segue.models.parts.relations import Relations
 
 __all__ = ["Chain"]
 
@@ -36,12 +37,13 @@ class Chain:
     def __init__(self, config: Any, train: Dataset, ratings: Ratings, rng: np.random.Generator) -> None:
         self.config, self.n_users = config, train.n_users
         draws = config.learner == "gibbs"
-        self.blocks, self.dates = blocks_of(train, ratings, config.inputs, config.days, "factorization_machine.inputs")
-        self.sweeper = Sweeper(self.blocks, draws)
+        blocks, self.dates = blocks_of(train, ratings, config.inputs, config.days, "factorization_machine.inputs")
+        self.relations = Relations(blocks)
+        self.sweeper = Sweeper(self.relations, draws)
         self.target: Target = Gaussian(ratings.values)
         if config.likelihood == "ordered_probit":
             self.target = OrderedProbit(ratings.values, draws, "factorization_machine.likelihood")
-        self.state = Coefficients.begun(self.sweeper.columns, config.width, len(self.sweeper.sizes), rng)
+        self.state = Coefficients.begun(self.relations.columns, config.width, len(self.relations.sizes_G), rng)
         if not draws:
             self.state.precisions[0], self.state.precisions[1:] = config.l2_bias, config.l2
         self.settled = int(config.burn_in * config.sweeps)
@@ -54,8 +56,7 @@ class Chain:
         """Move on by one state; its loss and error."""
         settling = number < self.settled
         errors_T = self.target.errors(self.scores_T, rng, settling)
-        vectors = [of.vectors_RD for of in self.rows]
-        self.sweeper.sweep(self.state, vectors, errors_T, rng, self.target.offset, self.target.noisy)
+        self.sweeper.sweep(self.state, self.vectors_SD, errors_T, rng, self.target.offset, self.target.noisy)
         self._look()
         if number in self.keeps:
             self.kept = self._sample() if self.kept is None else Samples.joined([self.kept, self._sample()])
@@ -72,7 +73,9 @@ class Chain:
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take back what :meth:`arrays` gave."""
-        self.state = Coefficients.restored(arrays, self.sweeper.columns, self.config.width, len(self.sweeper.sizes))
+        self.state = Coefficients.restored(
+            arrays, self.relations.columns, self.config.width, len(self.relations.sizes_G)
+        )
         self.target.restore(arrays)
         found = {name.removeprefix(KEPT): array for name, array in arrays.items() if name.startswith(KEPT)}
         self.kept = Samples(**found, ordered=self._ordered) if found else None
@@ -80,12 +83,9 @@ class Chain:
 
     def _look(self) -> None:
         """Rows and scores of the state as it is, always from its coefficients: a resumed run has the same."""
-        state = self.state
-        self.rows: list[Rows] = [
-            rows_of(block, state.linear_C[part], state.factors_DC[:, part])
-            for block, part in zip(self.blocks, self.sweeper.parts, strict=True)
-        ]
-        self.scores_T = scores_of(float(state.offset[0]), self.blocks, self.rows)
+        state, relations = self.state, self.relations
+        self.biases_S, self.vectors_SD = row_sums(relations.by_row, state.linear_C, state.factors_DC)
+        self.scores_T = scores_of(float(state.offset[0]), relations.places_BT, self.biases_S, self.vectors_SD)
 
     @property
     def _ordered(self) -> bool:
@@ -94,10 +94,11 @@ class Chain:
     def _sample(self) -> Samples:
         """The state as answers need it."""
         state, wide = self.state, self.config.width + 1
-        tables = [np.column_stack([of.biases_R, of.vectors_RD]) for of in self.rows]
+        rows_SW = np.column_stack([self.biases_S, self.vectors_SD])
+        tables = [rows_SW[self.relations.part(block)] for block in range(len(self.relations.blocks))]
         dates = tables[2] if len(tables) > 2 else np.zeros((0, wide))
         # of the users' block, what stands behind the ids is known of newcomers too
-        behind = slice(self.n_users, self.blocks[0].columns)
+        behind = slice(self.n_users, int(self.relations.columns_B[1]))
         columns = np.column_stack([state.linear_C[behind], state.factors_DC[:, behind].T])
         one: list[NDArray[Any]] = [state.offset, state.noise, tables[0], tables[1], dates, self.target.cuts_J]
         offsets, noises, users, items, when, cuts = (_single(array) for array in one)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import float32, float64, int32
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr, ndtri, ndtri_exp
+from scipy.special import ndtr, ndtri
 
 from segue.core.compiled import read, summing_kernel, written
 from segue.core.types import Codes, Scores
 
-__all__ = ["Fit", "draw_cuts", "expected", "first_cuts", "fit_of", "improve_cuts", "truncated_normal"]
+__all__ = ["Fit", "draw_cuts", "expected", "first_cuts", "fit_of", "improve_cuts"]
 
 Numbers = NDArray[np.float64]
 
@@ -119,28 +119,6 @@ def expected(scores: NDArray[np.floating], cuts_J: Numbers, values_K: Numbers) -
     """What is expected of a rating, given its score, where level k stands for ``values_K[k]``."""
     above = ndtr(np.asarray(scores, np.float64)[..., None] - cuts_J)
     found: Numbers = values_K[0] + above @ np.diff(values_K)
-    return found
-
-
-def truncated_normal(low: Numbers, high: Numbers, uniforms: Numbers) -> Numbers:
-    """Standard normal numbers between ``low`` and ``high``, by the inverse of their distribution.
-
-    Args:
-        low: may be minus infinity.
-        high: above ``low``; may be infinity.
-        uniforms: above 0 and below 1; the same gives the same.
-    """
-    with np.errstate(invalid="ignore"):
-        turned = low + high > 0  # near minus infinity probabilities keep their digits, near 1 they do not
-    bottom, top = np.where(turned, -high, low), np.where(turned, -low, high)
-    below, above = ndtr(bottom), ndtr(top)
-    drawn = ndtri(below + uniforms * (above - below))
-    if (far := above < SMALLEST).any():
-        below, above = log_ndtr(bottom[far]), log_ndtr(top[far])
-        share = uniforms[far]
-        drawn[far] = ndtri_exp(above + np.log(share + (1.0 - share) * np.exp(below - above)))
-    drawn = np.clip(drawn, bottom, top)
-    found: Numbers = np.where(turned, -drawn, drawn)
     return found
 
 
