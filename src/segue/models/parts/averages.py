@@ -23,28 +23,59 @@ _LISTS = (read(int64), read(int32), read(float32))
 
 
 @kernel
-def _mean(likes: Scores, told: Scores, size: int, count: int, least: int) -> float:
-    """Of ``size`` likes above 0."""
-    if size < least or size == 0:
+def _settle(likes: Scores, places: NDArray[np.int64], root: int, size: int) -> None:
+    """Let what stands at ``root`` of a heap sink to where it belongs: the least is on top, of equals the last."""
+    like, place = likes[root], places[root]
+    while True:
+        child = 2 * root + 1
+        if child >= size:
+            break
+        right = child + 1
+        if right < size and (
+            likes[right] < likes[child] or (likes[right] == likes[child] and places[right] > places[child])
+        ):
+            child = right
+        if like < likes[child] or (like == likes[child] and place > places[child]):
+            break
+        likes[root], places[root] = likes[child], places[child]
+        root = child
+    likes[root], places[root] = like, place
+
+
+@kernel
+def _mean(
+    own: Scores,
+    tellers: Codes,
+    told: Scores,
+    first: int,
+    stop: int,
+    count: int,
+    least: int,
+    likes: Scores,
+    places: NDArray[np.int64],
+) -> float:
+    """Of what ``first:stop`` tell, by their likeness ``own``; ``likes`` and ``places`` have room for ``count``."""
+    size, floor = 0, np.float32(0.0)
+    for t in range(first, stop):
+        found = own[tellers[t]]
+        if found > floor:
+            if size < count:
+                likes[size], places[size] = found, t
+                size += 1
+                if size == count:
+                    for root in range(count // 2 - 1, -1, -1):
+                        _settle(likes, places, root, count)
+                    floor = likes[0]
+            else:
+                likes[0], places[0] = found, t
+                _settle(likes, places, 0, count)
+                floor = likes[0]
+    if size < max(least, 1):
         return 0.0
     above, below = 0.0, 0.0
-    if size <= count:
-        for t in range(size):
-            above += likes[t] * told[t]
-            below += likes[t]
-        return above / below
-    kth = np.partition(likes[:size], size - count)[size - count]
-    heard = 0
-    for t in range(size):
-        if likes[t] > kth:
-            above += likes[t] * told[t]
-            below += likes[t]
-            heard += 1
-    for t in range(size):
-        if heard < count and likes[t] == kth:
-            above += likes[t] * told[t]
-            below += likes[t]
-            heard += 1
+    for n in range(size):
+        above += likes[n] * told[places[n]]
+        below += likes[n]
     return above / below
 
 
@@ -66,16 +97,10 @@ def of_questions(
     longest = 0
     for p in range(first, stop):
         longest = max(longest, offsets[lists[p] + 1] - offsets[lists[p]])
-    likes, kept = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    likes, places = np.empty(min(longest, count), np.float32), np.empty(min(longest, count), np.int64)
     for p in range(first, stop):
-        own, size = like[rows[p]], 0
-        for t in range(offsets[lists[p]], offsets[lists[p] + 1]):
-            found = own[tellers[t]]
-            if found > 0.0:
-                likes[size] = found
-                kept[size] = told[t]
-                size += 1
-        out[p] = _mean(likes, kept, size, count, least)
+        begin, end = offsets[lists[p]], offsets[lists[p] + 1]
+        out[p] = _mean(like[rows[p]], tellers, told, begin, end, count, least, likes, places)
 
 
 @summing_kernel(int64, int64, *_LISTS, read(float32, 2), int64, int64, written(float32, 2))
@@ -94,17 +119,10 @@ def of_histories(
     longest = 0
     for n in range(first, stop):
         longest = max(longest, offsets[n + 1] - offsets[n])
-    likes, kept = np.empty(longest, np.float32), np.empty(longest, np.float32)
+    likes, places = np.empty(min(longest, count), np.float32), np.empty(min(longest, count), np.int64)
     for n in range(first, stop):
         for item in range(len(like)):
-            own, size = like[item], 0
-            for t in range(offsets[n], offsets[n + 1]):
-                found = own[tellers[t]]
-                if found > 0.0:
-                    likes[size] = found
-                    kept[size] = told[t]
-                    size += 1
-            out[n, item] = _mean(likes, kept, size, count, least)
+            out[n, item] = _mean(like[item], tellers, told, offsets[n], offsets[n + 1], count, least, likes, places)
 
 
 @summing_kernel(int64, int64, *_LISTS, read(float32, 2), int64, int64, written(float32, 2))

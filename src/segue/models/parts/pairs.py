@@ -81,12 +81,12 @@ class Pairs:
         walks.moments(*self._walk(kind, kind, out))
         return Moments(*out)
 
-    def terms(self, what: Literal["overlap", "equal", "shared"], kind: Cells) -> NDArray[np.float64]:
+    def terms(self, what: Literal["overlap", "equal", "apart", "shared"], kind: Cells) -> NDArray[np.float64]:
         """``(P,)`` sums over the columns in common.
 
         Args:
-            what: ``overlap``: |x| + |y| - |x - y|; ``equal``: 1 where x = y; ``shared``, for x and y of at least 0:
-                (x + y) / 2 less the share of one bit by which they tell the rows apart.
+            what: ``overlap``: |x| + |y| - |x - y|; ``equal``: 1 where x = y; ``apart``: (x - y)²; ``shared``, for x and
+                y of at least 0: (x + y) / 2 less the share of one bit by which they tell the rows apart.
         """
         out = np.empty(len(self.others))
         walks.terms(*self._walk(kind, kind, walks.TERMS[what], out))

@@ -121,8 +121,7 @@ def hamming(pairs: Pairs, shrink: float) -> Scores:
 def msd(pairs: Pairs, shrink: float) -> Scores:
     """From the mean squared difference over the columns in common (Shardanand and Maes 1995,
     doi:10.1145/223904.223931)."""
-    sums = pairs.moments("values")
-    return _nearness(np.maximum(sums.xx + sums.yy - 2.0 * sums.xy, 0.0) / pairs.both, pairs.both, shrink)
+    return _nearness(pairs.terms("apart", "values") / pairs.both, pairs.both, shrink)
 
 
 def _correlation(pairs: Pairs, kind: Any, shrink: float) -> Scores:

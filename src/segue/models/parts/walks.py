@@ -18,7 +18,7 @@ from segue.core.types import Codes, Scores
 
 __all__ = ["TERMS", "meet", "moments", "multiply", "terms"]
 
-TERMS = {"overlap": 0, "equal": 1, "shared": 2}
+TERMS = {"overlap": 0, "equal": 1, "apart": 2, "shared": 3}
 """What :func:`terms` adds up: see :meth:`segue.models.parts.pairs.Pairs.terms`."""
 
 _LISTS = (read(int64), read(int32))
@@ -159,13 +159,15 @@ def terms(
     for row in range(first, stop):
         for e in range(offsets[row], offsets[row + 1]):
             x = np.float64(xs[e])
-            own = x * np.log2(x) if what == 2 and x > 0.0 else 0.0
+            own = x * np.log2(x) if what == 3 and x > 0.0 else 0.0
             for t in range(list_offsets[columns[e]], list_offsets[columns[e] + 1]):
                 y = np.float64(ys[t])
                 if what == 0:
                     total[lists[t]] += abs(x) + abs(y) - abs(x - y)
                 elif what == 1:
                     total[lists[t]] += 1.0 if x == y else 0.0
+                elif what == 2:
+                    total[lists[t]] += (x - y) * (x - y)
                 elif x + y > 0.0:
                     mean = 0.5 * (x + y)
                     its = y * np.log2(y) if y > 0.0 else 0.0
