@@ -5,9 +5,9 @@ is to score higher: ``-ln sigma(x)`` with x the difference of the two scores. A 
 random order, triple by triple by plain gradient, as in the paper, or batch by batch by Adam, as libraries of networks
 have it. One thread does it, so that the numbers are always the same.
 
-People who were not there in training are folded in: with the items fixed and ``-ln sigma(x)`` replaced by its quadratic
-bound ``ln 2 - x / 2 + x² / 8``, their expected objective against all items is a ridge regression, which is solved
-exactly; its prior is the mean and the variance of the training users' factors.
+People who were not there in training are folded in: the items are fixed, and their objective is that of training,
+expected over all items as negatives. A quadratic bound of ``-ln sigma(x)`` (Jaakkola and Jordan 2000,
+doi:10.1023/A:1008932416310) makes it a ridge regression, whose solution says where the bound is put next.
 
 Shapes: U users, I items, N queries, C candidates, D width, R users and items, T events.
 """
@@ -25,7 +25,7 @@ from segue.core.config import Settings
 from segue.core.model import Arrays, Solver, Validate, pick_candidates
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
-from segue.models.parts.factors import cosine_likeness
+from segue.models.parts.factors import cosine_likeness, pair_products
 from segue.models.parts.least_squares import gram, solve_rows
 from segue.models.parts.memory import take_back
 from segue.models.parts.pairwise import adam, descend
@@ -34,8 +34,12 @@ from segue.models.parts.triples import Draws
 
 __all__ = ["BPR"]
 
-LEAST_VARIANCE = 1e-6
-"""Of the training users' factors in the prior of a new one: where all are alike, so is he."""
+LEAST_L2 = 0.01
+"""For who is folded in, where training had less: training is stopped early, a solution is not."""
+PULL = 10.0
+"""Events that the mean of all users stands for in a history."""
+ROUNDS = 4
+"""Times that the bound is put where the solution is."""
 
 
 class BPR(Solver):
@@ -79,9 +83,7 @@ class BPR(Solver):
         self.users_UD = np.ascontiguousarray(users_UD)
         self.items_ID, self.bias_I = np.ascontiguousarray(items[:, 1:]), np.ascontiguousarray(items[:, 0])
         heard_UD = self.users_UD[self.users_UD.any(axis=1)]
-        width = self.config.width
-        self.newcomer_D = heard_UD.mean(axis=0) if len(heard_UD) else np.zeros(width, np.float32)
-        self._spread_D = heard_UD.var(axis=0) if len(heard_UD) else np.zeros(width, np.float32)
+        self.newcomer_D = heard_UD.mean(axis=0) if len(heard_UD) else np.zeros(self.config.width, np.float32)
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
         """Sweep; the mean of ``-ln sigma(x)`` over each sweep's triples goes into the run's history.
@@ -140,29 +142,37 @@ class BPR(Solver):
         return rows_ND
 
     def _fold_in(self, history: Events) -> Scores:
-        """``(N, D)`` the minimum of the bounded objective for each history, none of which is empty.
+        """``(N, D)`` factors of people with these histories, none of which is empty.
 
-        The slope of the bound for an item i is ``E[(q_i - q_j)(q_i - q_j)'] p / 4 - (q_i - m) / 2`` and what biases
-        add, with j any item, m the items' mean and C their covariance: ``E[...] = (q_i - m)(q_i - m)' + C``.
+        With x_ij the difference between the scores of an item i that was had and of any item j, the bound is
+        ``w_i x_ij² / 8 - x_ij / 2``, where w_i is 1 or less and follows from the mean of x_ij² over j. Of the items,
+        only mean and covariance are needed for that.
         """
-        centred_ID = self.items_ID - self.items_ID.mean(axis=0)
-        ahead_I = self.bias_I - self.bias_I.mean()
-        spread_DD = gram(centred_ID) / np.float32(len(centred_ID))
-        biased_D = ahead_I @ centred_ID / np.float32(len(centred_ID))
-        ridge_D = np.float32(4.0) / np.maximum(self._spread_D, LEAST_VARIANCE)
-        share_N = (1.0 / history.lengths).astype(np.float32)
-        weights_T = share_N[history.rows]
-        found_ND, _ = solve_rows(
-            history.offsets,
-            history.items,
-            weights_T,
-            weights_T * (2.0 - ahead_I[history.items]),
-            centred_ID,
-            ridge_D=ridge_D,
-            ridge_R=share_N,
-            common_DD=spread_DD,
-            prior_RD=self.newcomer_D - biased_D / (share_N[:, None] * ridge_D),
-        )
+        rows, items, counts_N = history.rows.astype(np.int32), history.items, history.lengths
+        centred_ID, ahead_I = self.items_ID - self.items_ID.mean(axis=0), self.bias_I - self.bias_I.mean()
+        share = np.float32(1.0 / len(ahead_I))
+        spread_DD, biased_D, biases = gram(centred_ID) * share, ahead_I @ centred_ID * share, np.square(ahead_I).mean()
+        ridge_N = 4.0 * max(self.config.l2, LEAST_L2) * (counts_N + PULL)
+        centre_ND = (PULL / (counts_N + PULL))[:, None] * self.newcomer_D
+        found_ND = np.tile(self.newcomer_D, (len(history), 1))
+        for _ in range(ROUNDS):
+            ahead_T = pair_products(found_ND, centred_ID, rows, items) + ahead_I[items]
+            spread_N = np.einsum("nd,nd->n", found_ND, found_ND @ spread_DD + 2.0 * biased_D) + biases
+            sizes_T = np.sqrt(np.maximum(np.square(ahead_T) + spread_N[rows], 1e-12))
+            weights_T = 2.0 * np.tanh(sizes_T / 2.0) / sizes_T
+            total_N = np.bincount(rows, weights_T, minlength=len(history))
+            scale_N = (ridge_N / total_N).astype(np.float32)
+            found_ND, _ = solve_rows(
+                history.offsets,
+                items,
+                (weights_T / total_N[rows]).astype(np.float32),
+                ((2.0 - weights_T * ahead_I[items]) / total_N[rows]).astype(np.float32),
+                centred_ID,
+                ridge_D=np.ones(self.config.width, np.float32),
+                ridge_R=scale_N,
+                common_DD=spread_DD,
+                prior_RD=centre_ND - biased_D / scale_N[:, None],
+            )
         return found_ND
 
     @property

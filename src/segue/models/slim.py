@@ -47,7 +47,7 @@ class SLIM(Solver):
 
         l1: Annotated[float, Ge(0)] = 2.0
         """Pull of each weight to zero, in people: more leaves fewer weights."""
-        l2: Annotated[float, Gt(0)] = 200.0
+        l2: Annotated[float, Gt(0)] = 100.0
         """Ridge of the weights, in people: more spreads them over items that are alike."""
         sweeps: Annotated[int, Ge(1)] = 100
         """Passes over an item's weights, at most, between two looks at all items."""
