@@ -166,7 +166,7 @@ def plain(title: str, found: dict[str, Any]) -> str:
 
 
 def _figures(found: dict[str, Any]) -> list[str]:
-    """Single figures below each other; cases as the rows of one table, or where they hold cases, one after the other."""
+    """Single figures below each other; cases as rows of a table, or where they hold cases, one after the other."""
     cases = {name: value for name, value in found.items() if isinstance(value, dict)}
     lines = [f"* {_spoken(name)}: {_figure(value)}" for name, value in found.items() if name not in cases]
     lines += [""] if lines else []
