@@ -8,7 +8,6 @@ same NDCG@10 (``--minutes``); ``--quick`` takes three, on a small simulated log.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from importlib import import_module
@@ -128,7 +127,7 @@ def main() -> None:
         text = tuned.page(found)
     else:
         found |= alone(ask)
-        text = "\n".join([f"# {PARTS[ask.part]}", "", "```json", json.dumps(found, indent=2), "```", ""])
+        text = report.plain(PARTS[ask.part], found)
     print(text)
     report.save(ask.out / name, text, found)
     tell(f"written: {ask.out / name}.md and .json")

@@ -77,6 +77,7 @@ def run(ask: Any) -> dict[str, Any]:
 def figure(points: list[dict[str, Any]]) -> str:
     """Positions per second and peaks of memory along the three axes, as SVG."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     from segue.reports.plots import LIGHT, svg
 
@@ -101,6 +102,12 @@ def figure(points: list[dict[str, Any]]) -> str:
                         )
             axes.set_xscale("log")
             axes.set_yscale("log")
+            values = sorted({point["value"] for point in points if point["axis"] == axis})
+            axes.set_xticks(values, [f"{value:,}" for value in values])
+            axes.set_xticks([], minor=True)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.set_title(label if axis == "length" else "", fontsize=10, loc="left")
             axes.set_xlabel(title, fontsize=9)
             axes.spines[["top", "right"]].set_visible(False)

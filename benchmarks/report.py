@@ -9,7 +9,7 @@ from benchmarks.beside import TITLES
 from benchmarks.machine import told
 from segue.core.files import write_json, write_text
 
-__all__ = ["beside", "races", "save"]
+__all__ = ["beside", "plain", "races", "save"]
 
 ROWS = [
     ("targets trained per second", "targets_per_second", "{:,.0f}", True),
@@ -157,6 +157,39 @@ def _provenance(found: dict[str, Any]) -> list[str]:
         *(f"* warning: {text}" for text in data["warnings"]),
         *told(found["machine"]),
     ]
+
+
+def plain(title: str, found: dict[str, Any]) -> str:
+    """A Markdown page of what one part found: its figures, and under a title of its own each case it looked at."""
+    figures = {name: value for name, value in found.items() if name not in ("machine", "rest_percent")}
+    return "\n".join([f"# {title[0].upper()}{title[1:]}", "", *_figures(figures), *told(found["machine"]), ""])
+
+
+def _figures(found: dict[str, Any]) -> list[str]:
+    """Single figures below each other; cases as rows of a table, or where they hold cases, one after the other."""
+    cases = {name: value for name, value in found.items() if isinstance(value, dict)}
+    lines = [f"* {_spoken(name)}: {_figure(value)}" for name, value in found.items() if name not in cases]
+    lines += [""] if lines else []
+    if any(isinstance(value, dict) for case in cases.values() for value in case.values()):
+        for name, case in cases.items():
+            lines += [f"## {name}", "", *_figures(case)]
+    elif cases:
+        names = list(dict.fromkeys(name for case in cases.values() for name in case))
+        lines += [f"|  | {' | '.join(map(_spoken, names))} |", "| --- |" + " ---: |" * len(names)]
+        for name, case in cases.items():
+            lines.append(f"| {name} | {' | '.join(_figure(case.get(key, '')) for key in names)} |")
+        lines.append("")
+    return lines
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ").replace(" mib", ", MiB").replace("gib", "GiB")
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
 def save(path: Any, text: str, found: dict[str, Any]) -> None:
