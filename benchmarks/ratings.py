@@ -132,8 +132,8 @@ def page(found: dict[str, Any]) -> str:
         f"# Ratings of {found['data']}: {found['title']}",
         "",
         f"Made by `python -m benchmarks ratings --task {found['task']} --out docs/results`. Settings are those of the",
-        f"recipes in `recipes/{found['data']}/`; nothing is held out for validation. Mean over {len(found['settings'])}",
-        "repetitions, and half the width of its 95 % interval over them (Student's t).",
+        f"recipes in `recipes/{found['data']}/`; nothing is held out for validation. Mean over repetitions,",
+        f"{len(found['settings'])} of them, and half the width of its 95 % interval over them (Student's t).",
         "",
         "| model | RMSE | ± | MAE | ± | training, s | numbers |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -147,6 +147,8 @@ def page(found: dict[str, Any]) -> str:
         lines += [f"* {origin}: {figure}" for origin, figure in found["published"].items()]
     lines += ["", "One by one:", ""]
     for name, row in found["rows"].items():
-        lines.append(f"* {name}: {', '.join(f'{value:.4f}' for value in row['rmse'])}; recipe {row['recipe'] or 'none'}")
+        lines.append(
+            f"* {name}: {', '.join(f'{value:.4f}' for value in row['rmse'])}; recipe {row['recipe'] or 'none'}"
+        )
     lines += ["", *(f"* mind: {warning}" for warning in found["warnings"]), *trainings(found), ""]
     return "\n".join(lines)

@@ -82,7 +82,7 @@ def test_blocks_lead_to_the_same_rows(width: int, rows: int, seed: int, block: i
 @settings(max_examples=40, deadline=None)
 def test_steps_lead_to_the_same_rows(width: int, rows: int, seed: int) -> None:
     it = problem(width, rows, seed)
-    exact, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
+    _, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
     found, before = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(30):
         found, gains = approach_rows(**it, rows_RD=found, steps=3)

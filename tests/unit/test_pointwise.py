@@ -1,6 +1,6 @@
 """Errors of predicted values against formulas written out again, and what intervals and tests make of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ class Constant:
     """Predicts the same for all; ranks by code."""
 
     value: float
-    domain: Domain = Domain(3, 4)
+    domain: Domain = field(default_factory=lambda: Domain(3, 4))
     predicts: bool = True
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
@@ -119,7 +119,8 @@ def test_time_is_told_only_where_the_protocol_tells_it() -> None:
     asked = held([[2.0, 3.0]])
     timed = replace(asked, targets=replace(asked.targets, times=np.array([5, 9])))
     evaluate(Watch(3.0), timed, metrics=())
-    told = replace(timed, queries=Queries(asked.queries.history, asked.queries.users, asked.queries.known, np.array([5])))
+    queries = asked.queries
+    told = replace(timed, queries=Queries(queries.history, queries.users, queries.known, np.array([5])))
     evaluate(Watch(3.0), told, metrics=())
     assert seen[0] is None
     assert seen[1].tolist() == [5, 9]

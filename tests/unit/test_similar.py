@@ -45,7 +45,7 @@ def trained(key: str, data: Dataset | None = None, **settings: Any) -> bundle.Bu
 
 
 def test_items_with_the_number_of_people_who_had_both() -> None:
-    found = segue.similar(trained("ease", l2=1.0), "a", k=5, measure="jaccard", data=log())
+    found = segue.similar(trained("ease", l2=1.0), "a", k=5, measure="jaccard", shrink=0, data=log())
     # a: ann, bob, dan; b: ann, bob, cid; c: ann, bob, cid; d: dan
     assert found["item"].to_list() == ["b", "c", "d"]
     assert found["users_in_common"].to_list() == [2, 2, 1]
@@ -63,9 +63,9 @@ def test_items_by_the_models_own_notion_need_no_log() -> None:
 
 
 def test_users_with_what_they_have_in_common() -> None:
-    for key, measure in (("user_knn", None), ("ease", "cosine")):
+    for key, how in (("user_knn", {}), ("ease", {"measure": "cosine", "shrink": 0})):
         model = trained(key, **({"shrink": 0.0} if key == "user_knn" else {"l2": 1.0}))
-        found = segue.similar(model, user="ann", k=5, measure=measure, data=log())
+        found = segue.similar(model, user="ann", k=5, data=log(), **how)
         assert found["user"].to_list() == ["bob", "cid", "dan"]
         np.testing.assert_allclose(found["likeness"], [1, 2 / 6**0.5, 1 / 6**0.5], rtol=1e-6)
         assert found["items_in_common"].to_list() == [3, 2, 1]
@@ -75,7 +75,7 @@ def test_users_with_what_they_have_in_common() -> None:
 
 def test_what_few_had_is_named_first() -> None:
     data = log().having(Events.of([[0, 1], [0, 1], [0], [0], []]))
-    found = segue.similar(trained("ease", data, l2=1.0), user="ann", measure="jaccard", data=data)
+    found = segue.similar(trained("ease", data, l2=1.0), user="ann", measure="jaccard", shrink=0, data=data)
     assert found["common"][0].to_list() == ["b", "A"]
 
 
@@ -94,28 +94,38 @@ def test_every_measure_answers(measure: str) -> None:
 
 def test_what_a_measure_is_taken_over() -> None:
     model, data = trained("ease", l2=1.0), log()
-    by_genre = segue.similar(model, "a", measure="cosine", over="genres", data=data)
+    by_genre = segue.similar(model, "a", measure="cosine", shrink=0, over="genres", data=data)
     assert by_genre["item"].to_list() == ["b"]
     assert by_genre["likeness"][0] == pytest.approx(0.5**0.5)
-    by_level = segue.similar(model, "a", measure="bhattacharyya", data=data)
+    by_level = segue.similar(model, "a", measure="bhattacharyya", shrink=0, data=data)
     # a: three times 5; c: 1, 2 and 5; b: 4, 4 and 1
     assert by_level["item"].to_list() == ["c"]
     assert by_level["likeness"][0] == pytest.approx((1 / 3) ** 0.5)
-    by_value = segue.similar(model, "a", measure="cosine", over="values", data=data)
+    by_value = segue.similar(model, "a", measure="cosine", shrink=0, over="values", data=data)
     x, y = np.array([5, 5, 0, 5]), np.array([4, 4, 1, 0])
     assert dict(zip(by_value["item"], by_value["likeness"], strict=True))["b"] == pytest.approx(
         x @ y / np.linalg.norm(x) / np.linalg.norm(y)
     )
-    of_users = segue.similar(model, user="ann", measure="cosine", over="genres", data=data)
+    of_users = segue.similar(model, user="ann", measure="cosine", shrink=0, over="genres", data=data)
     ann, cid = np.array([2, 2]), np.array([1, 2])  # war, love
     assert dict(zip(of_users["user"], of_users["likeness"], strict=True))["cid"] == pytest.approx(
         ann @ cid / np.linalg.norm(ann) / np.linalg.norm(cid)
     )
 
 
+def test_likeness_that_rests_on_little_is_drawn_to_zero_unless_it_rests_on_genres() -> None:
+    model, data = trained("ease", l2=1.0), log()
+    for shrink, below in ((None, 13), (10, 13), (0, 3)):
+        found = segue.similar(model, "a", measure="cosine", shrink=shrink, data=data)
+        assert found["likeness"][0] == pytest.approx(2 / below)
+    for shrink, below in ((None, 2**0.5), (1, 2**0.5 + 1)):
+        found = segue.similar(model, "a", measure="cosine", over="genres", shrink=shrink, data=data)
+        assert found["likeness"][0] == pytest.approx(1 / below)
+
+
 def test_events_serve_distributions_where_there_are_no_values() -> None:
     data = log(values=False)
-    found = segue.similar(trained("ease", data, l2=1.0), "a", measure="bhattacharyya", data=data)
+    found = segue.similar(trained("ease", data, l2=1.0), "a", measure="bhattacharyya", shrink=0, data=data)
     assert found["item"].to_list() == ["b", "c", "d"]
     np.testing.assert_allclose(found["likeness"], [2 / 3, 2 / 3, 3**-0.5], rtol=1e-6)
 
@@ -147,6 +157,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"item": "a", "measure": "jaccard"}, "'jaccard' is taken over the log"),
     ({"item": "a", "measure": "vector_dot"}, "'vector_dot' compares learned vectors, and 'ease' has none"),
     ({"item": "a", "measure": "cosine", "over": "genre", "data": log()}, "unknown 'genre', did you mean 'genres'"),
+    ({"item": "a", "shrink": 3, "data": log()}, "shrink: got '3', which is for a measure of the log"),
     ({"item": "a", "over": "genres", "data": log()}, "got 'genres', which is for a measure of the log"),
     ({"item": "a", "measure": "cosine", "over": "values", "data": log(values=False)}, "small has no values"),
     ({"item": "a", "measure": "pearson", "over": "events", "data": log()}, "compares values"),

@@ -80,6 +80,10 @@ def similar(
     over: Annotated[
         str | None, typer.Option(metavar="WHAT", help="What is measured: events, values, levels (of values) or genres.")
     ] = None,
+    shrink: Annotated[
+        float | None,
+        typer.Option(min=0, help="Draws likeness that rests on few events towards 0; 10 unless over genres, 0: none."),
+    ] = None,
     k: Count = 10,
     json: Json = False,
 ) -> None:
@@ -98,8 +102,9 @@ def similar(
         raise ValueError("similar: to what? one of --item ID, --title TITLE and --user ID")
     folder = find_run(run)
     trained = load(folder / "bundle")
+    how: dict[str, Any] = {"measure": measure, "over": over, "shrink": shrink}
     if user is not None:
-        found = alike_users(trained, user, k, measure=measure, over=over, log=training_part(folder)).to_dicts()
+        found = alike_users(trained, user, k, **how, log=training_part(folder)).to_dicts()
         asked = {"user": user}
     else:
         known = item if item is not None else ask.titled(trained, [str(title)])[0]
@@ -110,7 +115,7 @@ def similar(
                 raise
             terminal.say(f"note: how many had both is not known: {gone}")
             log = None
-        found = alike_items(trained, known, k, measure=measure, over=over, log=log).to_dicts()
+        found = alike_items(trained, known, k, **how, log=log).to_dicts()
         asked = {"item": known}
     if terminal.json:
         terminal.result({"run": folder.name, "model": trained.key, **asked, "measure": measure, "similar": found})

@@ -36,7 +36,12 @@ def summing_kernel(*arguments: Any) -> Callable[[F], F]:
     Args:
         arguments: :func:`read`, :func:`written` or numba's types of single numbers, in the order of the arguments.
     """
-    options: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+    options: dict[str, Any] = {
+        "cache": True,
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract"},
+    }
     return cast("Callable[[F], F]", numba.njit(numba.void(*arguments), **options))
 
 

@@ -84,7 +84,9 @@ def evaluate(
     if isinstance(model, Predictor) and model.predicts and (not metrics or _valued(held_out)):
         parts.append(_errors(model, held_out, seed))
     if not parts:
-        raise ValueError(f"metrics: none of a ranking, and {type(model).__name__} predicts no values: nothing to measure")
+        raise ValueError(
+            f"metrics: none of a ranking, and {type(model).__name__} predicts no values: nothing to measure"
+        )
     measured = _joined(parts)
     return replace(measured, facts={**measured.facts, "seconds": time.perf_counter() - started})
 

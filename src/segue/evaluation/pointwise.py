@@ -64,7 +64,8 @@ def rmse(found: Errors) -> Values:
     """The root of the mean squared error."""
     total, spread = _about_its_mean(found, np.square(found.errors))
     root = np.sqrt(total)
-    return root + spread / (2.0 * root if root > 0 else 1.0)
+    values: Values = root + spread / (2.0 * root if root > 0 else 1.0)
+    return values
 
 
 def mae(found: Errors) -> Values:

@@ -30,7 +30,9 @@ def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: in
     asked = np.flatnonzero(targets.lengths)
     if targets.lengths.max(initial=0) > 1:
         row = int(np.argmax(targets.lengths))
-        raise ValueError(f"sampled ranking: query {row} has {targets.lengths[row]} targets, expected one for each query")
+        raise ValueError(
+            f"sampled ranking: query {row} has {targets.lengths[row]} targets, expected one for each query"
+        )
     drawn_NS = draw(held_out, model.domain.n_items, negatives, seed)
     scores_NS = np.zeros((len(held_out), negatives + 1), np.float32)
     step = max(1, BLOCK_KEYS // model.domain.n_items)
@@ -47,7 +49,7 @@ def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: in
 
 
 def draw(held_out: HeldOut, n_items: int, negatives: int, seed: int) -> Codes:
-    """``(N, 1 + negatives)`` each query's target (item 0 where there is none), and distinct items that the user never had.
+    """``(N, 1 + negatives)`` each query's target (item 0 where there is none), and distinct items the user never had.
 
     The same seed draws the same for every model.
 
@@ -67,6 +69,8 @@ def draw(held_out: HeldOut, n_items: int, negatives: int, seed: int) -> Codes:
         left_R = np.count_nonzero(keys_RI < 2.0, axis=1)
         if negatives >= n_items or left_R.min(initial=n_items) < negatives:
             row = start + int(np.argmin(left_R))
-            raise ValueError(f"sampled ranking: {negatives} items to be drawn, query {row} has {left_R.min()} left to draw")
+            raise ValueError(
+                f"sampled ranking: {negatives} items to be drawn, query {row} has {left_R.min()} left to draw"
+            )
         drawn_NS[start : start + len(had), 1:] = np.argpartition(keys_RI, negatives, axis=1)[:, :negatives]
     return drawn_NS

@@ -29,6 +29,7 @@ def alike_items(
     *,
     measure: str | None = None,
     over: str | None = None,
+    shrink: float | None = None,
     log: Dataset | None = None,
 ) -> pl.DataFrame:
     """The ``k`` items most like ``item``: ``place``, ``item``, ``title``, ``genres``, ``likeness`` and, with the log,
@@ -37,6 +38,7 @@ def alike_items(
     Args:
         measure: the name of a measure; none: the model's own, or the cosine of its item vectors.
         over: what the measure is taken over: see :func:`segue.experiment.measured.measured`.
+        shrink: likewise.
         log: what the model was trained on.
 
     Raises:
@@ -45,7 +47,7 @@ def alike_items(
     (code,) = _item(trained, item)
     model = trained.model
     if measure is None:
-        _nothing_over(over)
+        _no_log(over, shrink)
         if isinstance(model, Similar):
             like_I = np.array(model.similar(np.array([code], np.int32))[0], np.float32)
         elif isinstance(model, Factored):
@@ -55,11 +57,11 @@ def alike_items(
                 f"similar: '{trained.key}' has no notion of alike items; a model with item vectors has, or a --measure"
             )
     elif _of_vectors(measure):
-        _nothing_over(over)
+        _no_log(over, shrink)
         vectors = _factored(trained, measure).vectors
         like_I = VECTORS[measure](vectors[[code]], vectors)[0]
     else:
-        like_I = _of_log(_told(log, measure), "items", int(code), measure, over)
+        like_I = _of_log(_told(log, measure), "items", int(code), measure, over, shrink)
     like_I[code] = -np.inf
     codes, likeness = _best(like_I, k)
     table = described(trained, codes).with_columns(pl.Series("likeness", likeness))
@@ -71,7 +73,14 @@ def alike_items(
 
 
 def alike_users(
-    trained: Bundle, user: str, k: int, *, measure: str | None = None, over: str | None = None, log: Dataset
+    trained: Bundle,
+    user: str,
+    k: int,
+    *,
+    log: Dataset,
+    measure: str | None = None,
+    over: str | None = None,
+    shrink: float | None = None,
 ) -> pl.DataFrame:
     """The ``k`` users most like ``user``: ``place``, ``user``, ``likeness``, ``items_in_common`` and ``common``: those
     items, by title where it is known, what few had first.
@@ -84,7 +93,7 @@ def alike_users(
     code = _user(log, user)
     model, everyone = trained.model, Queries.of_users(np.arange(log.n_users, dtype=np.int32), log.histories)
     if measure is None:
-        _nothing_over(over)
+        _no_log(over, shrink)
         if isinstance(model, SimilarUsers):
             like_U = np.array(model.similar_users(everyone.block(code, code + 1))[0], np.float32)
         elif isinstance(model, Factored):
@@ -96,11 +105,11 @@ def alike_users(
                 "have, or a --measure"
             )
     elif _of_vectors(measure):
-        _nothing_over(over)
+        _no_log(over, shrink)
         encoded = _factored(trained, measure).encode(everyone)
         like_U = VECTORS[measure](encoded[[code]], encoded)[0]
     else:
-        like_U = _of_log(log, "users", code, measure, over)
+        like_U = _of_log(log, "users", code, measure, over, shrink)
     like_U[log.histories.lengths == 0] = -np.inf
     like_U[code] = -np.inf
     codes, likeness = _best(like_U, k)
@@ -147,9 +156,10 @@ def _factored(trained: Bundle, measure: str) -> Factored:
     return trained.model
 
 
-def _nothing_over(over: str | None) -> None:
-    if over is not None:
-        raise ValueError(f"over: got '{over}', which is for a measure of the log: cosine, jaccard, pearson, ...")
+def _no_log(over: str | None, shrink: float | None) -> None:
+    for name, given in (("over", over), ("shrink", shrink)):
+        if given is not None:
+            raise ValueError(f"{name}: got '{given}', which is for a measure of the log: cosine, jaccard, pearson, ...")
 
 
 def _told(log: Dataset | None, measure: str) -> Dataset:
@@ -158,9 +168,11 @@ def _told(log: Dataset | None, measure: str) -> Dataset:
     return log
 
 
-def _of_log(log: Dataset, of: Literal["items", "users"], code: int, measure: str, over: str | None) -> Scores:
+def _of_log(
+    log: Dataset, of: Literal["items", "users"], code: int, measure: str, over: str | None, shrink: float | None
+) -> Scores:
     """The likeness of all others; what is not like it at all is not listed."""
-    like_R = measured(log, of, code, measure, over)
+    like_R = measured(log, of, code, measure, over, shrink)
     return np.where(like_R == 0.0, np.float32(-np.inf), like_R)
 
 

@@ -142,6 +142,7 @@ def similar(
     k: int = 10,
     measure: str | None = None,
     over: str | None = None,
+    shrink: float | None = None,
     data: Dataset | None = None,
 ) -> pl.DataFrame:
     """The ``k`` items most like ``item``, or the users most like ``user``, with their ``likeness``.
@@ -151,16 +152,17 @@ def similar(
             ``vector_cosine`` (between learned vectors); none: the model's own notion.
         over: what the measure is taken over: ``events``, ``values``, ``levels`` (how often each value was given) or
             ``genres``; none: what it is made for.
+        shrink: draws likeness that rests on few events towards 0; 0: the bare measure; none: 10, and 0 over genres.
         data: the log, such as ``split.train``; with it the answer says what both have in common. Users and measures of
             the log need it.
     """
     if (item is None) == (user is None):
         raise ValueError("similar: to what? one of an item and user=")
     if item is not None:
-        return alike_items(trained, item, k, measure=measure, over=over, log=data)
+        return alike_items(trained, item, k, measure=measure, over=over, shrink=shrink, log=data)
     if data is None:
         raise ValueError("similar: a user needs data=, where his history is, such as split.train")
-    return alike_users(trained, str(user), k, measure=measure, over=over, log=data)
+    return alike_users(trained, str(user), k, measure=measure, over=over, shrink=shrink, log=data)
 
 
 def save(trained: Bundle, folder: str | Path) -> None:

@@ -61,8 +61,7 @@ def _results(plan: Plan, record: Mapping[str, Any]) -> str:
     return (
         "\n".join(rows)
         + f"\n\n{ranked}intervals are bootstrapped over questions. Settings are chosen on validation; test was read "
-        "once.\n"
-        + facts
+        "once.\n" + facts
     )
 
 

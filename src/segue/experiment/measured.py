@@ -25,13 +25,25 @@ __all__ = ["OVER", "measured"]
 OVER = ("events", "values", "levels", "genres")
 """What a measure can be taken over."""
 
+SHRINK = 10.0
+"""As the models of neighbours have it."""
 
-def measured(log: Dataset, of: Literal["items", "users"], code: int, measure: str, over: str | None = None) -> Scores:
+
+def measured(
+    log: Dataset,
+    of: Literal["items", "users"],
+    code: int,
+    measure: str,
+    over: str | None = None,
+    shrink: float | None = None,
+) -> Scores:
     """``(R,)`` the likeness of every item or user to the one called ``code``; 0 where there is nothing in common.
 
     Args:
         over: ``events``: who had what; ``values``: ratings; ``levels``: how often each value was given; ``genres``: of
             the item, or of the user's history. None: what the measure is made for.
+        shrink: draws likeness that rests on few events towards 0; 0: the bare measure. None: ``SHRINK``, and 0 over
+            genres, which are no events.
 
     Raises:
         ValueError: the log has no such thing, or it tells the measure nothing.
@@ -39,7 +51,9 @@ def measured(log: Dataset, of: Literal["items", "users"], code: int, measure: st
     over = _checked(log, of, measure, over)
     table = _table(log, of, measure, over)
     asked = table.take(np.array([code]))
-    like_R: Scores = likeness(asked, table, MEASURES[measure], 0.0)[0]
+    if shrink is None:
+        shrink = 0.0 if over == "genres" else SHRINK
+    like_R: Scores = likeness(asked, table, MEASURES[measure], shrink)[0]
     return like_R
 
 

@@ -3,8 +3,8 @@
 A rating is ``mean + b_u + b_i + p_u . q_i``. Users and items take turns: with one side fixed, the other's biases and
 factors are the solutions of small ridge regressions, each solved exactly, so that the objective never rises:
 
-    sum (r - prediction)²  +  sum_u n_u (l2_bias b_u² + l2 |p_u|²)  +  sum_i n_i (l2_bias (b_i - f_i.v)² + l2 |q_i - f_i W|²)
-        +  l2_features (|v|² + |W|²)
+    sum (r - prediction)²  +  sum_u n_u (l2_bias b_u² + l2 |p_u|²)
+        +  sum_i n_i (l2_bias (b_i - f_i.v)² + l2 |q_i - f_i W|²)  +  l2_features (|v|² + |W|²)
 
 with n the number of ratings (weighted lambda: Zhou et al. 2008, doi:10.1007/978-3-540-68880-8_32) or 1, and f_i W the
 place that an item's features pull it to (cf. Agarwal and Chen 2009, doi:10.1145/1557019.1557029), 0 without features.
@@ -109,7 +109,9 @@ class _Sides:
         self.residuals_T = (ratings.values - np.float32(self.mean)).astype(np.float32)
         self.ones_T = np.ones(len(ratings.values), np.float32)
         self.by_item = ratings.users[ratings.order]
-        self.features_IF = design(train.item_features, train.n_items, "als.item_features") if config.item_features else None
+        self.features_IF = (
+            design(train.item_features, train.n_items, "als.item_features") if config.item_features else None
+        )
         self.ridge_D = _ridge(config, config.width + 1)
         self.scale_U, self.scale_I = _scale(config, ratings.counts), _scale(config, ratings.item_counts)
 

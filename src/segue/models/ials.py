@@ -118,7 +118,7 @@ class IALS(Solver):
         weights_T = seen_T if config.unobserved == "all" else seen_T - np.float32(config.unobserved_weight)
         common_DD = np.float32(config.unobserved_weight) * gram_DD
         ridge_R = self._ridge(offsets, len(fixed_CD))
-        fixed: tuple[Any, ...] = (offsets, columns, weights_T, seen_T, fixed_CD)
+        fixed = offsets, columns, weights_T, seen_T, fixed_CD
         if config.solver == "subspace" and rows_RD is not None:
             block = min(config.block, config.width)
             return improve_rows(*fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD, block=block)

@@ -80,7 +80,7 @@ def best_first(result: Record) -> list[Record]:
 
 
 def compared(result: Record) -> Table:
-    """One row per model, best first: errors and the metrics at the largest k, the tested one's interval, and the cost."""
+    """One row per model, best first: errors, the metrics at the largest k, the tested one's interval, and the cost."""
     records = best_first(result)
     every = _measured(records)
     largest = max(map(_cut, every))
@@ -104,10 +104,7 @@ def compared(result: Record) -> Table:
 def every_metric(result: Record) -> Table:
     """One row per metric and per model a mean with its interval, best model first."""
     records = best_first(result)
-    rows = [
-        (called(name), *(_estimated(record, name) for record in records))
-        for name in _measured(records)
-    ]
+    rows = [(called(name), *(_estimated(record, name) for record in records)) for name in _measured(records)]
     return Table("All metrics", ("", *(record["model"] for record in records)), tuple(rows))
 
 

@@ -171,7 +171,8 @@ def _odd_logs(it: Subject) -> None:
     rows = Events.of([[0, 1, 2], [1, 2], [3]])
     valued["values far outside a scale"] = _with_columns(rows, np.array([-7, 1e5, 3, 0, 2, 5], np.float32))
     valued["values that are missing"] = _with_columns(rows, np.array([np.nan, 4, 3, np.nan, 2, 5], np.float32))
-    kinds = valued if type(it.model).needs_values else {**logs, **{f"{name}, valued": log for name, log in valued.items()}}
+    told = {f"{name}, valued": log for name, log in valued.items()}
+    kinds = told if type(it.model).needs_values else {**logs, **told}
     for name, log in kinds.items():
         n_items = 1 + int(log.items.max())
         model = train_small(it.key, dataset(log, n_items))

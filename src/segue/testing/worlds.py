@@ -99,7 +99,7 @@ def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
 
 
 def tastes(users: int = 150, n_items: int = 60, share: float = 0.5, noise: float = 0.3, seed: int = 0) -> Rated:
-    """Ratings ``3.5 + b_u + b_i + p_u . q_i + noise`` of a random ``share`` of all pairs; a fifth is to be predicted."""
+    """Ratings ``3.5 + b_u + b_i + p_u . q_i + noise`` of a ``share`` of all pairs; a fifth of those is predicted."""
     rng = np.random.default_rng(seed)
     user_bias, item_bias = 0.4 * rng.standard_normal(users), 0.5 * rng.standard_normal(n_items)
     taste = rng.standard_normal((users, 2)) @ rng.standard_normal((2, n_items)) * 0.7

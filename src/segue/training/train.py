@@ -100,8 +100,8 @@ class Training(Settings):
     patience: Annotated[int, Gt(0)] = 10
     """Validations without a new best before training stops early."""
     metric: str | None = None
-    """Validation metric that chooses the best model; none: the model's own, ``ndcg@10`` or, where it learns from values,
-    ``rmse``."""
+    """Validation metric that chooses the best model; none: the model's own, which is ``ndcg@10``, or ``rmse`` where it
+    learns from values."""
     validate_every: Annotated[int, Gt(0)] = 1
     """Epochs between validations."""
     checkpoint_seconds: Annotated[float, Gt(0)] = 300.0

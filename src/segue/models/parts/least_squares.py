@@ -1,14 +1,14 @@
-"""Many small ridge regressions at once, one for each row of a sparse table: the half-sweep of alternating least squares.
+"""Many small ridge regressions at once, one for each row of a sparse table: half a sweep of alternating least squares.
 
 Row r has events e with a column c(e), a weight w and a right side y. With z the vectors of the columns, its solution is
 
     x_r = argmin  sum_e (w_e (z.x)² - 2 y_e z.x)  +  x' B x  +  sum_d s_r t_d (x_d - m_rd)²
 
-where B is common to all rows (for implicit feedback the Gram matrix of all vectors), s and t are the ridge by row and by
-dimension, and m is where the ridge pulls to. With y = w · value the sum is the weighted squared error of the values.
+where B is common to all rows (for implicit feedback the Gram matrix of all vectors), s and t are the ridge by row and
+by dimension, and m is where the ridge pulls to. With y = w · value the sum is the weighted squared error of the values.
 
-The vectors of a row are gathered side by side, so that its matrix is one product, and solved by Cholesky's factorisation
-(LAPACK). Nothing is shared between rows, so that the numbers do not depend on the threads.
+The vectors of a row are gathered side by side, so that its matrix is one product, and solved by Cholesky's
+factorisation (LAPACK). Nothing is shared between rows, so that the numbers do not depend on the threads.
 
 Shapes: R rows, T events, C columns, D width.
 """

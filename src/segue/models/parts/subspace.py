@@ -1,8 +1,8 @@
 """Small ridge regressions improved block by block of their dimensions: iALS++ (Rendle et al. 2021, arXiv:2110.14044).
 
-For each row the problem is that of :func:`segue.models.parts.least_squares.solve_rows`. Instead of one exact solution of
-D unknowns, each block of b dimensions is solved exactly with the others fixed, once: a Newton step in that subspace. An
-event costs D·b instead of D², and never makes the objective larger.
+For each row the problem is that of :func:`segue.models.parts.least_squares.solve_rows`. Instead of one exact solution
+of D unknowns, each block of b dimensions is solved exactly with the others fixed, once: a Newton step in that subspace.
+An event costs D·b instead of D², and the objective never grows.
 
 Shapes: R rows, T events, C columns, D width.
 """
