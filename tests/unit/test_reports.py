@@ -202,4 +202,4 @@ def test_plots_are_svg_in_the_colours_of_the_page(result: dict[str, Any]) -> Non
     assert "var(--c1)" in themed
     assert plots.LIGHT["c1"] not in themed
     assert plots.LIGHT["c1"] in alone
-    assert ">epoch<" in themed
+    assert ">epoch or sweep<" in themed
