@@ -183,8 +183,8 @@ def centred(values: np.ndarray, kind: str, by_user: bool) -> tuple[np.ndarray, n
         return (of_user if by_user else of_item), ones * np.nanstd(values, axis=axis, keepdims=True)
     user, item = np.zeros((len(values), 1)), np.zeros((1, values.shape[1]))
     for _ in range(10):
-        item = np.nansum(values - mean - user, axis=0, keepdims=True) / (10 + (~np.isnan(values)).sum(0, keepdims=True))
-        user = np.nansum(values - mean - item, axis=1, keepdims=True) / (15 + (~np.isnan(values)).sum(1, keepdims=True))
+        item = np.nansum(values - mean - user, axis=0, keepdims=True) / (3 + (~np.isnan(values)).sum(0, keepdims=True))
+        user = np.nansum(values - mean - item, axis=1, keepdims=True) / (5 + (~np.isnan(values)).sum(1, keepdims=True))
     return mean + user + item, ones
 
 
@@ -192,7 +192,7 @@ def centred(values: np.ndarray, kind: str, by_user: bool) -> tuple[np.ndarray, n
 @pytest.mark.parametrize("kind", ["none", "user", "item", "z_score", "baseline"])
 def test_centres_against_means_written_out(kind: Any, by_user: bool) -> None:
     table = mean_values(DATA.histories, DATA.n_items)
-    centre = Centre.of(table, kind, by_user, 10, 15.0, 10.0)
+    centre = Centre.of(table, kind, by_user, 10, 5.0, 3.0)
     wanted, units = centred(dense(DATA), kind, by_user)
     found = centre.mean + centre.users_U[:, None] + centre.items_I
     np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -332,6 +332,17 @@ def test_learning_from_events_predicts_nothing() -> None:
     for key in KEYS:
         assert not fitted(key).predicts
         assert valued(key).predicts
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("similarity", ["cosine", "pearson", "msd"])
+def test_tastes_are_found(key: str, similarity: str) -> None:
+    world = tastes()
+    model = valued(key, world.train, similarity=similarity, neighbours=20)
+    targets = world.test.targets
+    found = model.predict(world.test.queries.users[targets.rows], targets.items)
+    rmse = float(np.sqrt(np.square(found - targets.values).mean()))
+    assert rmse < world.noise + 0.8 * (world.biases - world.noise)
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

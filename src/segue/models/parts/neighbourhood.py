@@ -46,9 +46,9 @@ class NeighbourSettings(Settings):
     """With fewer neighbours that tell something, the answer is the centre."""
     sweeps: Annotated[int, Ge(1)] = 10
     """Times that the biases of all items and then of all users are solved."""
-    l2_user: Annotated[float, Ge(0)] = 15.0
+    l2_user: Annotated[float, Ge(0)] = 5.0
     """Ridge of the users' biases, in ratings."""
-    l2_item: Annotated[float, Ge(0)] = 10.0
+    l2_item: Annotated[float, Ge(0)] = 3.0
     """Ridge of the items' biases, in ratings."""
     clip: bool = False
     """Whether predictions stay within the lowest and the highest value of the training data."""

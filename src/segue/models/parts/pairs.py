@@ -113,7 +113,9 @@ def pairs_of(asked: Table, table: Table, first: int, stop: int, most: int | None
     ends = np.concatenate([[0], np.cumsum(room)])
     row = first
     while row < stop:
-        fitting = int(np.searchsorted(ends, ends[row - first] + (most or BLOCK_PAIRS), side="right")) - 1
+        fitting = (
+            int(np.searchsorted(ends, ends[row - first] + (most or max(BLOCK_PAIRS, len(table))), side="right")) - 1
+        )
         end = max(row + 1, first + fitting)
         size = int(ends[end - first] - ends[row - first])
         offsets, others, both = np.zeros(end - row + 1, np.int64), np.empty(size, np.int32), np.empty(size, np.float32)
