@@ -15,7 +15,7 @@ from segue.core.types import Dataset, Events, Queries
 from segue.models.parts import weighting
 from segue.models.parts.centre import Centre, mean_values
 from segue.models.parts.measures import MEASURES, ONE_WAY, SEQUENCES
-from segue.models.parts.neighbours import likeness, nearest, spread
+from segue.models.parts.neighbours import arrays_of, likeness, nearest, spread
 from segue.models.parts.table import Table
 from segue.models.parts.weighting import Corpus
 from segue.testing import dataset, tastes
@@ -90,7 +90,7 @@ def test_nearest_do_not_depend_on_threads_or_blocks(monkeypatch: pytest.MonkeyPa
 def test_spread_is_a_product() -> None:
     rng = np.random.default_rng(1)
     left, right = (csr_array(rng.random(shape) * (rng.random(shape) < 0.3)) for shape in ((7, 9), (9, 11)))
-    np.testing.assert_allclose(spread(left, right), (left @ right).toarray(), rtol=1e-6)
+    np.testing.assert_allclose(spread(left, arrays_of(right), 11), (left @ right).toarray(), rtol=1e-6)
 
 
 def test_what_does_not_fit_is_refused() -> None:

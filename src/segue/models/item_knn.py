@@ -81,7 +81,7 @@ class ItemKNN(Solver):
         self._keep(near_II)
 
     def _keep(self, near_II: csr_array[Any]) -> None:
-        self.near_II, self._into_II = near_II, csr_array(near_II.T)
+        self.near_II, self._into_II = near_II, arrays_of(csr_array(near_II.T))
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Likeness to the history, summed; the share of all events where no item has any. Or the predicted values."""
@@ -92,7 +92,7 @@ class ItemKNN(Solver):
         if self.config.half_life is not None:
             back = history.offsets[1:][history.rows] - 1 - np.arange(history.size)
             weights = np.exp2(-back / self.config.half_life).astype(np.float32)
-        scores_NI = spread(history.csr(self.domain.n_items, weights), self._into_II)
+        scores_NI = spread(history.csr(self.domain.n_items, weights), self._into_II, self.domain.n_items)
         return pick_candidates(answer_ties(scores_NI, self.shares_I), candidates)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:

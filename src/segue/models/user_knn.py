@@ -15,7 +15,6 @@ import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
 from pydantic import model_validator
-from scipy.sparse import csr_array
 
 from segue.core.model import Arrays, Solver, Validate, pick_candidates
 from segue.core.run import Run
@@ -24,7 +23,7 @@ from segue.models.parts.event_table import event_counts, event_table
 from segue.models.parts.measures import MEASURES, SEQUENCES
 from segue.models.parts.memory import take_back
 from segue.models.parts.neighbourhood import NeighbourSettings
-from segue.models.parts.neighbours import likeness, nearest, spread
+from segue.models.parts.neighbours import arrays_of, likeness, nearest, spread
 from segue.models.parts.opinions import Opinions
 from segue.models.parts.popularity import answer_ties, shares
 from segue.models.parts.table import Table
@@ -78,7 +77,7 @@ class UserKNN(Solver):
 
     def _keep(self, histories: Events) -> None:
         self.histories = histories
-        self._seen_UI: csr_array[Any] = histories.csr(self.domain.n_items)
+        self._seen_UI = arrays_of(histories.csr(self.domain.n_items))
         compared = self._compared(histories)
         self._corpus = Corpus.of(event_counts(compared, self.domain.n_items))
         self._table = self._table_of(compared, None)
@@ -103,7 +102,7 @@ class UserKNN(Solver):
         near_NU = nearest(
             self._asked(queries), self._table, MEASURES[self.config.similarity], *kept, itself=_itself(queries)
         )
-        scores_NI = spread(near_NU, self._seen_UI)
+        scores_NI = spread(near_NU, self._seen_UI, self.domain.n_items)
         return pick_candidates(answer_ties(scores_NI, self.shares_I), candidates)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:

@@ -6,7 +6,7 @@ Shapes: N rows asked about, R rows, P pairs of a block, K neighbours, C columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import float32, int32, int64
@@ -19,7 +19,10 @@ from segue.models.parts.measures import Measure
 from segue.models.parts.pairs import Pairs, meetings, pairs_of
 from segue.models.parts.table import Table
 
-__all__ = ["arrays_of", "likeness", "nearest", "spread"]
+__all__ = ["Rows", "arrays_of", "likeness", "nearest", "spread"]
+
+Rows: TypeAlias = tuple[NDArray[np.int64], Codes, Scores]
+"""Offsets, columns and values of sparse rows."""
 
 CERTAIN_BYTES = 2**28
 """Memory that is there without asking."""
@@ -101,19 +104,19 @@ def _check_memory(asked: int, rows: int) -> None:
         )
 
 
-def spread(weights_NR: csr_array[Any], rows_RC: csr_array[Any]) -> Scores:
-    """``(N, C)`` the weighted sums of sparse rows, as ``(weights_NR @ rows_RC).toarray()``."""
-    out = np.zeros((weights_NR.shape[0], rows_RC.shape[1]), np.float32)
-    left, right = arrays_of(weights_NR), arrays_of(rows_RC)
+def spread(weights_NR: csr_array[Any], rows: Rows, n_columns: int) -> Scores:
+    """``(N, C)`` the weighted sums of the sparse ``rows (R, C)``, as ``(weights_NR @ rows).toarray()``."""
+    out = np.zeros((weights_NR.shape[0], n_columns), np.float32)
+    left = arrays_of(weights_NR)
 
     def work(first: int, stop: int) -> None:
-        _spread(first, stop, *left, *right, out)
+        _spread(first, stop, *left, *rows, out)
 
     over_rows(work, left[0])
     return out
 
 
-def arrays_of(rows: csr_array[Any]) -> tuple[NDArray[np.int64], Codes, Scores]:
+def arrays_of(rows: csr_array[Any]) -> Rows:
     """Offsets, columns and values of a sparse matrix, in the types that compiled loops read."""
     return (
         rows.indptr.astype(np.int64, copy=False),

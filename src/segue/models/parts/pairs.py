@@ -101,7 +101,7 @@ class Pairs:
 
 def meetings(asked: Table, table: Table) -> NDArray[np.int64]:
     """``(R + 1,)`` cells of ``table`` that the rows before each row of ``asked`` meet: what they cost."""
-    met_T = np.diff(table.by_column.offsets)[asked.columns]
+    met_T = table.column_counts[asked.columns]
     found: NDArray[np.int64] = np.concatenate([[0], np.cumsum(met_T)])[asked.offsets]
     return found
 

@@ -95,6 +95,11 @@ class Table:
         found = places.tocsc()
         return Lists(found.indptr.astype(np.int64), found.indices.astype(np.int32), found.data.astype(np.int64))
 
+    @cached_property
+    def column_counts(self) -> NDArray[np.int64]:
+        """``(C,)`` cells of each column."""
+        return np.diff(self.by_column.offsets)
+
     def cells(self, kind: Cells) -> Scores:
         """``(T,)`` numbers of the cells, in the order of the table."""
         found: Scores = getattr(self, kind)
@@ -134,13 +139,12 @@ class Table:
     @cached_property
     def occupied(self) -> int:
         """Columns of the table, or of the one it stands beside, that have a cell."""
-        return int((np.diff((self.beside or self).by_column.offsets) > 0).sum())
+        return int(((self.beside or self).column_counts > 0).sum())
 
     @cached_property
     def column_means(self) -> NDArray[np.float64]:
         """``(C,)`` means over the cells of each column; 0 where there is none."""
-        counts = np.bincount(self.columns, minlength=self.n_columns)
-        return np.bincount(self.columns, self.values, minlength=self.n_columns) / np.maximum(counts, 1)
+        return _sums(self.columns, self.values, self.n_columns) / np.maximum(self.column_counts, 1)
 
     @cached_property
     def centred(self) -> Scores:
@@ -198,5 +202,5 @@ class Table:
         return _sums(self.rows, self.lifts * self.logs.astype(np.float64), len(self))
 
 
-def _sums(codes: NDArray[np.int64], numbers: NDArray[Any], count: int) -> NDArray[np.float64]:
+def _sums(codes: NDArray[np.integer[Any]], numbers: NDArray[Any], count: int) -> NDArray[np.float64]:
     return np.bincount(codes, numbers, minlength=count).astype(np.float64)
