@@ -149,7 +149,7 @@ def test_svd_of_values_is_baseline_and_truncated_rest(observed: bool) -> None:
     for user in range(9):
         there = ~np.isnan(table[user])
         if observed:
-            ridge = np.diag(0.7 * 9 / sizes**2)
+            ridge = np.diag(0.7 / sizes**2)
             own = np.linalg.solve(rows[:, there] @ rows[:, there].T + ridge, rows[:, there] @ rest[user, there])
         else:
             own = rows @ np.nan_to_num(rest[user]) * sizes**2 / (sizes**2 + 0.7)
@@ -367,7 +367,7 @@ def test_pmf_moves_down_the_gradient_with_momentum(squash: bool, batch: int) -> 
 def test_pmf_folds_in_by_its_objective() -> None:
     world = tastes()
     data = world.train
-    model = fitted("pmf", data, width=4, sweeps=30, learning_rate=0.01, batch_size=100)
+    model = fitted("pmf", data, width=4, sweeps=30, learning_rate=0.01, batch_size=100, l2=0.05)
     row, values = np.array([1, 5, 30, 31], np.int32), np.array([2, 4.5, 3, 3], F32)
     spread = float(np.std(data.histories.values, dtype=np.float64))
     z = model.items_ID[row, 1:].astype(np.float64)
@@ -420,7 +420,7 @@ def test_draws_of_rows_are_those_of_their_distribution() -> None:
     truth = np.linalg.solve(precision, prior @ mean + noise * values @ vectors)
     np.testing.assert_allclose(expected[:count], np.tile(truth, (count, 1)), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(expected[count], mean, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(roots[0].T @ roots[0], precision, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(roots[0] @ roots[0].T, precision, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(drawn[:count].mean(0), truth, atol=5 / np.sqrt(count))
     np.testing.assert_allclose(np.cov(drawn[:count].T), np.linalg.inv(precision), atol=5 / np.sqrt(count))
     found = np.square(values - drawn[:count] @ vectors.T).sum(1)
@@ -467,7 +467,7 @@ def test_the_chain_finds_the_posterior_mean_of_a_case_that_can_be_summed_up() ->
     chain = Chain(ratings, values, 1, False, 4.0, None, np.random.default_rng(0))
     found = []
     rng = np.random.default_rng(1)
-    for _ in range(2500):
+    for _ in range(1200):
         chain.sweep(rng)
         found.append((chain.state["users"] @ chain.state["items"].T)[:, 0])
     # of the integral over mean and precision of n numbers about zero: a determinant, (1 + scatter)^-(1 + n) / 2
@@ -478,7 +478,7 @@ def test_the_chain_finds_the_posterior_mean_of_a_case_that_can_be_summed_up() ->
     logs = -1.5 * np.log(pair) - np.log(single) - 2 * ((values[0] - u * v) ** 2 + (values[1] - w * v) ** 2)
     weight = np.exp(logs) * (1 + u**2) * (1 + w**2) * (1 + v**2)
     expected = np.array([(weight * u * v).sum(), (weight * w * v).sum()]) / weight.sum()
-    np.testing.assert_allclose(np.mean(found, axis=0), expected, atol=0.05)
+    np.testing.assert_allclose(np.mean(found, axis=0), expected, atol=0.06)
 
 
 def test_bayesian_pmf_answers_by_the_mean_of_its_sets_and_knows_how_unsure_it_is() -> None:
@@ -523,10 +523,10 @@ def test_bayesian_pmf_answers_by_the_mean_of_its_sets_and_knows_how_unsure_it_is
 
 
 VALUED = {
-    "svd": {"learns": "values", "observed": True, "l2": 0.3, "width": 2},
+    "svd": {"learns": "values", "observed": True, "l2": 45.0, "width": 2},
     "svdpp": {"width": 4, "sweeps": 40, "learning_rate": 0.02},
     "nmf": {"learns": "values", "width": 6, "l2": 0.02},
-    "pmf": {"width": 4, "sweeps": 60, "learning_rate": 0.01, "batch_size": 50},
+    "pmf": {"width": 4, "sweeps": 60, "learning_rate": 0.01, "batch_size": 50, "l2": 0.05},
     "bayesian_pmf": {"width": 4, "sweeps": 60},
 }
 

@@ -200,9 +200,9 @@ class BayesianPMF(RatingFactors):
             found_NI = rows_NB @ vectors_IB.T + (it.items_IB[:, 0] if self.config.biases else 0.0)
             sums_NI += found_NI
             squares_NI += np.square(found_NI, dtype=np.float64)
-            covered_NBB = np.linalg.inv(roots_NBB)
+            whitened_NBB = np.linalg.inv(roots_NBB).transpose(0, 2, 1)
             for n in range(len(queries)):
-                within_NI[n] += np.square(vectors_IB @ covered_NBB[n]).sum(axis=1) + 1.0 / it.noise[0]
+                within_NI[n] += np.square(vectors_IB @ whitened_NBB[n]).sum(axis=1) + 1.0 / it.noise[0]
         between_NI = squares_NI / len(samples) - np.square(sums_NI / len(samples))
         found = np.sqrt(np.maximum(between_NI, 0.0) + within_NI / len(samples)) * float(self.more["spread"][0])
         return pick_candidates(found.astype(np.float32), candidates)

@@ -45,7 +45,7 @@ class NMF(Solver):
     class Config(Settings):
         """Settings of ``nmf``."""
 
-        width: Annotated[int, Ge(1)] = 32
+        width: Annotated[int, Ge(1)] = 64
         """Parts: factors of a user and of an item."""
         sweeps: Annotated[int, Ge(1)] = 50
         """Times that all users and then all items are made better."""
@@ -55,7 +55,7 @@ class NMF(Solver):
         """What an event weighs where events are learned: 1, or its value, which is never below zero."""
         solver: Literal["coordinate", "multiplicative"] = "coordinate"
         """One dimension after the other, or all by ratios as first published, which takes many times the sweeps."""
-        l2: Annotated[float, Ge(0)] = 0.05
+        l2: Annotated[float, Ge(0)] = 0.1
         """Ridge of the factors."""
         weighted: bool = True
         """Whether a row's ridge grows with its number of events."""

@@ -61,7 +61,7 @@ class PMF(RatingFactors):
         """Step of each rating, where values are in units of their standard deviation (``squash``: of their range)."""
         momentum: Annotated[float, Ge(0), Lt(1)] = 0.8
         """Share of its last move that a row goes on with."""
-        l2: Annotated[float, Gt(0)] = 0.05
+        l2: Annotated[float, Gt(0)] = 0.12
         """Ridge of the factors: the variance of the noise over that of a factor."""
         weighted: bool = True
         """Whether a row's ridge grows with its number of ratings, as in the authors' program."""

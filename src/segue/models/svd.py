@@ -43,15 +43,14 @@ class SVD(Solver):
     class Config(Settings):
         """Settings of ``svd``."""
 
-        width: Annotated[int, Ge(1)] = 64
+        width: Annotated[int, Ge(1)] = 128
         """Singular values that are kept."""
         learns: Literal["events", "values"] = "events"
         """What happened, to rank; or values such as ratings, to predict them."""
         weights: Weights = "binary"
         """What an event weighs where events are learned: 1, its value, or its value less the mean of all."""
-        l2: Annotated[float, Ge(0)] = 100.0
-        """Ridge: a dimension counts by its squared singular value s as s² / (s² + l2). 0: PureSVD as published. Of
-        factors that are fitted (``observed``) the variance of the noise."""
+        l2: Annotated[float, Ge(0)] = 300.0
+        """Ridge: a dimension counts by its singular value s as s² / (s² + l2). 0: PureSVD as published."""
         l2_bias: Annotated[float, Ge(0)] = 10.0
         """Ridge of the biases, where values are learned: so many ratings that say zero."""
         observed: bool = False
@@ -123,15 +122,15 @@ class SVD(Solver):
         if not self.config.observed:
             table_NI = known.csr(self.domain.n_items, rest_T)
             return _joined(biases_N, self._filtered(table_NI @ self.items_IB[:, 1:]))
-        # factors of variance s² / U, as over all users: the ridge of a dimension is the noise over that
-        variances_D = np.maximum(self.squares_D, TINY) / max(1, self.domain.n_users)
+        # of one who rated everything it gives what the projection gives
+        ridge_D = np.maximum(self.config.l2, TINY) / np.maximum(self.squares_D, TINY)
         factors_ND, _ = solve_rows(
             known.offsets,
             known.items,
             np.ones(known.size, np.float32),
             rest_T,
             np.ascontiguousarray(self.items_IB[:, 1:]),
-            ridge_D=np.maximum(self.config.l2, TINY) / variances_D,
+            ridge_D=ridge_D.astype(np.float32),
             ridge_R=np.ones(len(history), np.float32),
         )
         return _joined(biases_N, factors_ND)

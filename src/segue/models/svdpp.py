@@ -39,15 +39,15 @@ class SVDpp(RatingFactors):
     class Config(Settings):
         """Settings of ``svdpp``."""
 
-        width: Annotated[int, Ge(1)] = 50
+        width: Annotated[int, Ge(1)] = 100
         """Factors of a user and of an item."""
-        sweeps: Annotated[int, Ge(1)] = 40
+        sweeps: Annotated[int, Ge(1)] = 60
         """Passes over the ratings."""
-        learning_rate: Annotated[float, Gt(0)] = 0.01
+        learning_rate: Annotated[float, Gt(0)] = 0.015
         """Step of the first pass, where values are in units of their standard deviation."""
-        decay: Annotated[float, Gt(0), Le(1)] = 0.95
+        decay: Annotated[float, Gt(0), Le(1)] = 0.97
         """What the step is multiplied by after each pass."""
-        l2: Annotated[float, Ge(0)] = 0.05
+        l2: Annotated[float, Ge(0)] = 0.09
         """Ridge of the factors, for each rating that reads them."""
         l2_bias: Annotated[float, Ge(0)] = 0.01
         """Ridge of the biases, likewise."""

@@ -6,8 +6,9 @@ Mnih 2008, doi:10.1145/1390156.1390267, eq. 11 to 13):
 
     precision  A = L + a sum_e z_e z_e'        mean  A^-1 (L m_r + a sum_e y_e z_e)
 
-With A = U'U and U' v = the right side, the mean is U^-1 v and a draw is U^-1 (v + n), n standard normal: the Cholesky
-factorisation of the one serves the other. Normal numbers are handed over, so that threads do not matter.
+With A = K K' and K v = the right side, the mean is K'^-1 v and a draw is K'^-1 (v + n), n standard normal: the Cholesky
+factorisation of the one serves the other. Normal numbers are handed over, so that threads do not matter. The sum of
+outer products is a matrix product of the row's vectors, laid side by side.
 
 Shapes: R rows, T events, C columns, D width.
 """
@@ -27,6 +28,8 @@ Numbers = NDArray[np.float64]
 Beliefs = tuple[Numbers, Numbers]
 """Mean ``(D,)`` and precision ``(D, D)`` of all rows."""
 
+ALONE = 262_144
+"""Multiplications of a matrix product up to which OpenBLAS shares it with no other thread."""
 PRIOR_COUNT = 2.0
 """beta_0: rows at zero that the prior mean counts for (section 4 there)."""
 
@@ -81,7 +84,7 @@ def draw_rows(
 ) -> tuple[Scores, Scores, Scores, Scores]:
     """``(R, D)`` a draw of every row, ``(R, D)`` what is expected of it, and ``(R,)`` the draw's squared errors.
 
-    The last is ``(R, D, D)`` the upper factors U of the rows' precisions where ``roots``, else empty.
+    The last is ``(R, D, D)`` the lower factors K of the rows' precisions where ``roots``, else empty.
 
     Args:
         offsets: ``(R + 1,)`` the events of row r are ``offsets[r]:offsets[r + 1]``.
@@ -141,66 +144,63 @@ def _draw(
     errors: Scores,
     roots: Scores,
 ) -> None:
-    """Rows ``first:stop``; of the symmetric matrix only the upper triangle is used."""
-    width = vectors.shape[1]
-    matrix = np.empty((width, width), np.float32)
+    """Rows ``first:stop``; of symmetric matrices only the lower triangle is used."""
+    width, zero = vectors.shape[1], np.float32(0.0)
+    most = max(8, min(256, ALONE // (width * width)))
+    table, product = np.empty((most, width), np.float32), np.empty((width, width), np.float32)
+    matrix, inverse = np.empty((width, width), np.float32), np.empty(width, np.float32)
     side, other = np.empty(width, np.float32), np.empty(width, np.float32)
     for row in range(first, stop):
         begin, end = offsets[row], offsets[row + 1]
-        matrix[:] = np.float32(0.0)
-        side[:] = np.float32(0.0)
-        fours = begin + (end - begin) // 4 * 4
-        for e in range(begin, fours, 4):
-            z0, z1 = vectors[columns[e]], vectors[columns[e + 1]]
-            z2, z3 = vectors[columns[e + 2]], vectors[columns[e + 3]]
-            y0, y1, y2, y3 = values[e], values[e + 1], values[e + 2], values[e + 3]
+        matrix[:], side[:] = zero, zero
+        for low in range(begin, end, most):
+            count = min(most, end - low)
+            for e in range(count):
+                z, y, copy = vectors[columns[low + e]], values[low + e], table[e]
+                for a in range(width):
+                    copy[a] = z[a]
+                    side[a] += y * z[a]
+            np.dot(table[:count].T, table[:count], product)
             for a in range(width):
-                c0, c1, c2, c3 = z0[a], z1[a], z2[a], z3[a]
-                side[a] += y0 * c0 + y1 * c1 + y2 * c2 + y3 * c3
-                for b in range(a, width):
-                    matrix[a, b] += c0 * z0[b] + c1 * z1[b] + c2 * z2[b] + c3 * z3[b]
-        for e in range(fours, end):
-            z = vectors[columns[e]]
-            for a in range(width):
-                c = z[a]
-                side[a] += values[e] * c
-                for b in range(a, width):
-                    matrix[a, b] += c * z[b]
+                for b in range(width):
+                    matrix[a, b] += product[a, b]
         before = sides[row] if len(sides) > 1 else sides[0]
         for a in range(width):
             side[a] = before[a] + noise * side[a]
-            for b in range(a, width):
+            for b in range(a + 1):
                 matrix[a, b] = precision[a, b] + noise * matrix[a, b]
-        # Cholesky: matrix = U'U, by rows of U, so that every inner loop runs over neighbours in memory
+        # Cholesky by rows of K, whose inner loops only add up: matrix = K K', and K v = side with it
         for a in range(width):
-            pivot = np.float32(1.0) / np.sqrt(matrix[a, a])
-            for b in range(a, width):
-                matrix[a, b] *= pivot
-            for c in range(a + 1, width):
-                factor = matrix[a, c]
-                for b in range(c, width):
-                    matrix[c, b] -= factor * matrix[a, b]
+            own = matrix[a]
+            for b in range(a):
+                that, total = matrix[b], zero
+                for c in range(b):
+                    total += own[c] * that[c]
+                own[b] = (own[b] - total) * inverse[b]
+            square, total = zero, zero
+            for c in range(a):
+                square += own[c] * own[c]
+                total += own[c] * side[c]
+            own[a] = np.sqrt(own[a] - square)
+            inverse[a] = np.float32(1.0) / own[a]
+            side[a] = (side[a] - total) * inverse[a]
         for a in range(width):
-            side[a] /= matrix[a, a]
-            for b in range(a + 1, width):
-                side[b] -= matrix[a, b] * side[a]
+            other[a] = side[a] + normals[row, a]
         for a in range(width - 1, -1, -1):
-            mean, draw = side[a], side[a] + normals[row, a]
-            for b in range(a + 1, width):
-                mean -= matrix[a, b] * expected[row, b]
-                draw -= matrix[a, b] * other[b]
-            expected[row, a] = mean / matrix[a, a]
-            other[a] = draw / matrix[a, a]
-        drawn[row] = other
-        total = np.float32(0.0)
+            own = matrix[a]
+            mean, draw = side[a] * inverse[a], other[a] * inverse[a]
+            expected[row, a], drawn[row, a] = mean, draw
+            for b in range(a):
+                side[b] -= mean * own[b]
+                other[b] -= draw * own[b]
+        found, squares = drawn[row], zero
         for e in range(begin, end):
-            z = vectors[columns[e]]
-            error = values[e]
+            z, total = vectors[columns[e]], values[e]
             for a in range(width):
-                error -= other[a] * z[a]
-            total += error * error
-        errors[row] = total
+                total -= found[a] * z[a]
+            squares += total * total
+        errors[row] = squares
         if len(roots):
             for a in range(width):
-                roots[row, a, :a] = np.float32(0.0)
-                roots[row, a, a:] = matrix[a, a:]
+                roots[row, a, : a + 1] = matrix[a, : a + 1]
+                roots[row, a, a + 1 :] = zero
