@@ -21,7 +21,10 @@ from segue.core.types import Dataset, Events, Queries
 from segue.models.factorization_machine import FactorizationMachine
 from segue.models.parts import probit
 from segue.models.parts.fm_coefficients import Coefficients, row_sums, scores_of
-from segue.models.parts.fm_gibbs import Sweeper
+from segue.models.parts.fm_gibbs import Sweeper, drawn_freedom
+from segue.models.parts.fm_training import Chain
+from segue.models.parts.probit_means import expected
+from segue.models.parts.ratings import ratings_of
 from segue.models.parts.relations import Block, Relations, flat
 from segue.models.parts.truncated_normal import errors_between
 from segue.testing import dataset, tastes
@@ -42,9 +45,8 @@ def relations_of(seed: int, ratings: int = 40) -> list[Block]:
 
 def state_of(blocks: list[Block], width: int, seed: int) -> Coefficients:
     rng = np.random.default_rng(seed)
-    columns = sum(block.design_RC.shape[1] for block in blocks)
-    groups = sum(len(block.groups) for block in blocks)
-    state = Coefficients.begun(columns, width, groups, rng)
+    state = Coefficients.begun(Relations(blocks), width, rng)
+    columns = len(state.linear_C)
     state.offset[0], state.noise[0] = 0.3, 1.7
     state.linear_C[:] = rng.standard_normal(columns)
     state.factors_DC[:] = 0.4 * rng.standard_normal((width, columns))
@@ -137,15 +139,16 @@ def test_a_sweep_draws_every_coefficient_given_all_others(width: int) -> None:
 
 def test_relations_are_the_flat_table_and_less_work() -> None:
     blocks = relations_of(4)
-    states = [state_of(blocks, 3, 5) for _ in range(2)]
+    states = [state_of(form, 3, 5) for form in (blocks, [flat(blocks)])]
     aims_T = np.random.default_rng(6).standard_normal(40).astype(np.float32)
     for state, form in zip(states, (blocks, [flat(blocks)]), strict=True):
         sweeper = Sweeper(Relations(form), True)
         for sweep in range(5):
             scores_T, vectors = fast(form, state)
             sweeper.sweep(state, vectors, scores_T - aims_T, np.random.default_rng(sweep), True, True)
-    for name, array in states[0].arrays().items():
-        np.testing.assert_allclose(states[1].arrays()[name], array, rtol=2e-3, atol=2e-4, err_msg=name)
+    for name in ("offset", "linear_C", "factors_DC", "noise", "means", "precisions"):
+        array = getattr(states[0], name)
+        np.testing.assert_allclose(getattr(states[1], name), array, rtol=2e-3, atol=2e-4, err_msg=name)
 
 
 def test_priors_are_drawn_from_their_posteriors() -> None:
@@ -158,21 +161,29 @@ def test_priors_are_drawn_from_their_posteriors() -> None:
     sweeper.draw_priors(np.tile(values_C, (times, 1)), means, precisions, rng)
     for g in range(len(means_G)):
         own = values_C[(tables.groups_C == g) & tables.met_C]
-        shape, rate = (2 + len(own)) / 2, (1 + ((own - means_G[g]) ** 2).sum() + means_G[g] ** 2) / 2
+        shape, rate = (2 + len(own)) / 2, 0.05 + (((own - means_G[g]) ** 2).sum() + means_G[g] ** 2) / 2
         assert stats.kstest(precisions[:, g], stats.gamma(shape, scale=1 / rate).cdf).pvalue > 1e-4
         apart = (means[:, g] - own.sum() / (len(own) + 1)) * np.sqrt(precisions[:, g] * (len(own) + 1))
         assert stats.kstest(apart, stats.norm.cdf).pvalue > 1e-4
 
 
-@given(low=st.floats(-60, 60), width=st.floats(1e-3, 100), open_end=st.sampled_from(["no", "low", "high", "both"]))
+@given(
+    low=st.floats(-60, 60),
+    width=st.floats(1e-3, 100),
+    open_end=st.sampled_from(["no", "low", "high", "both"]),
+    root=st.sampled_from([0.5, 1.0, 2.0]),
+)
 @settings(max_examples=200, deadline=None)
-def test_hidden_values_are_truncated_normal_as_scipy_has_them(low: float, width: float, open_end: str) -> None:
+def test_hidden_values_are_truncated_normal_as_scipy_has_them(
+    low: float, width: float, open_end: str, root: float
+) -> None:
     shares = np.array([1e-12, 0.01, 0.3, 0.5, 0.9, 0.999])
     cuts = {"no": [low, low + width], "low": [low], "high": [low], "both": []}[open_end]
     level = {"no": 1, "low": 0, "high": 1, "both": 0}[open_end]
     edges = [-np.inf, *cuts, np.inf]
     a, b = edges[level], edges[level + 1]
-    found = -errors_between(np.zeros(6, np.float32), np.full(6, level, np.int32), np.array(cuts), shares).astype(float)
+    known = np.zeros(6, np.float32), np.full(6, level, np.int32), np.full(6, root, np.float32)
+    found = -errors_between(*known, np.array(cuts) / root, shares).astype(float) * root
     assert ((found >= a - 1e-5) & (found <= b + 1e-5)).all()
     turned = a > -b
     below, above = (stats.norm.logcdf(z) for z in ((-b, -a) if turned else (a, b)))
@@ -182,52 +193,54 @@ def test_hidden_values_are_truncated_normal_as_scipy_has_them(low: float, width:
     np.testing.assert_allclose(found, -expected if turned else expected, rtol=1e-5, atol=1e-3 if far.any() else 2e-5)
 
 
-def leveled(seed: int = 0, count: int = 60, levels: int = 4) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def leveled(seed: int = 0, count: int = 60, levels: int = 4) -> tuple[tuple[Any, Any, Any], np.ndarray]:
+    """Scores, levels and roots; and cuts."""
     rng = np.random.default_rng(seed)
     scores = rng.standard_normal(count).astype(np.float32)
+    roots = np.exp(0.3 * rng.standard_normal(count)).astype(np.float32)
     cuts = np.sort(rng.standard_normal(levels - 1))
-    hidden = scores + rng.standard_normal(count)
+    hidden = scores + rng.standard_normal(count) / roots
     found = np.searchsorted(cuts, hidden).astype(np.int32)
     found[:levels] = np.arange(levels)
-    return scores, found, cuts
+    return (scores, found, roots), cuts
 
 
-def log_posterior(cuts: np.ndarray, scores: np.ndarray, levels: np.ndarray) -> float:
+def log_posterior(cuts: np.ndarray, scores: Any, levels: Any, roots: Any) -> float:
     if (np.diff(cuts) <= 0).any():
         return -np.inf
     edges = np.concatenate([[-np.inf], cuts, [np.inf]])
-    mass = stats.norm.cdf(edges[levels + 1] - scores) - stats.norm.cdf(edges[levels] - scores)
+    mass = stats.norm.cdf((edges[levels + 1] - scores) * roots) - stats.norm.cdf((edges[levels] - scores) * roots)
     return float(np.log(mass).sum() - 0.5 * probit.PRIOR * (cuts**2).sum())
 
 
 def test_likelihood_of_levels_and_its_derivatives() -> None:
-    scores, levels, cuts = leveled()
-    wide = scores.astype(np.float64)
-    fit = probit.fit_of(scores, levels, cuts)
-    assert fit.posterior == pytest.approx(log_posterior(cuts, wide, levels), rel=1e-6)
-    slope = approx_fprime(cuts, log_posterior, 1e-6, wide, levels)
+    known, cuts = leveled()
+    wide = known[0].astype(np.float64), known[1], known[2].astype(np.float64)
+    fit = probit.fit_of(*known, cuts)
+    assert fit.posterior == pytest.approx(log_posterior(cuts, *wide), rel=1e-6)
+    slope = approx_fprime(cuts, log_posterior, 1e-6, *wide)
     np.testing.assert_allclose(fit.slope_J, slope, rtol=1e-3, atol=1e-3)
-    rows = [approx_fprime(cuts, lambda at, j=j: probit.fit_of(scores, levels, at).slope_J[j], 1e-6) for j in range(3)]
+    rows = [approx_fprime(cuts, lambda at, j=j: probit.fit_of(*known, at).slope_J[j], 1e-6) for j in range(3)]
     np.testing.assert_allclose(fit.curve_JJ, -np.array(rows), rtol=1e-3, atol=1e-3)
     edges = np.concatenate([[-np.inf], cuts, [np.inf]])
-    pulls = stats.truncnorm.mean(edges[levels] - wide, edges[levels + 1] - wide)
-    np.testing.assert_allclose(fit.pulls_T, pulls, rtol=1e-4, atol=1e-5)
-    best = minimize(lambda at: -log_posterior(at, wide, levels), cuts, method="Nelder-Mead", options={"xatol": 1e-6})
+    low, high = ((edges[known[1] + more] - wide[0]) * wide[2] for more in (0, 1))
+    np.testing.assert_allclose(fit.pulls_T, stats.truncnorm.mean(low, high) / wide[2], rtol=1e-4, atol=1e-5)
+    best = minimize(lambda at: -log_posterior(at, *wide), cuts, method="Nelder-Mead", options={"xatol": 1e-6})
     for _ in range(20):
-        cuts = probit.improve_cuts(scores, levels, cuts, probit.fit_of(scores, levels, cuts))
+        cuts = probit.improve_cuts(*known, cuts, probit.fit_of(*known, cuts))
     np.testing.assert_allclose(cuts, best.x, atol=1e-3)
 
 
 def test_the_chain_of_cuts_has_the_right_distribution_and_order() -> None:
-    scores, levels, cuts = leveled(3, 30, 3)
+    known, cuts = leveled(3, 30, 3)
     chain = []
     rng = np.random.default_rng(0)
     for _ in range(3000):
-        cuts = probit.draw_cuts(scores, levels, cuts, probit.fit_of(scores, levels, cuts), rng, settling=False)
+        cuts = probit.draw_cuts(*known, cuts, probit.fit_of(*known, cuts), rng, settling=False)
         assert (np.diff(cuts) > 0).all()
         chain.append(cuts)
     grid = np.linspace(-3, 3, 41)
-    mass = np.array([[log_posterior(np.array([a, b]), scores, levels) for b in grid] for a in grid])
+    mass = np.array([[log_posterior(np.array([a, b]), *known) for b in grid] for a in grid])
     mass = np.exp(mass - mass.max())
     mass /= mass.sum()
     for j, margin in enumerate((mass.sum(1), mass.sum(0))):
@@ -238,12 +251,60 @@ def test_the_chain_of_cuts_has_the_right_distribution_and_order() -> None:
         assert found.std() == pytest.approx(spread, rel=0.1)
 
 
+def levels_mean(scores: Any, roots: Any, cuts: Any, values: Any) -> np.ndarray:
+    edges = np.concatenate([[-np.inf], cuts, [np.inf]])
+    chances = np.diff(stats.norm.cdf((edges - np.asarray(scores)[:, None]) * np.asarray(roots)[:, None]), axis=1)
+    found: np.ndarray = chances @ values
+    return found
+
+
 def test_what_is_expected_of_levels() -> None:
     cuts, values = np.array([-1.0, 0.5]), np.array([1.0, 2.0, 4.0])
-    scores = np.linspace(-4, 4, 9)
-    edges = np.array([-np.inf, *cuts, np.inf])
-    chances = np.diff(stats.norm.cdf(edges - scores[:, None]), axis=1)
-    np.testing.assert_allclose(probit.expected(scores, cuts, values), chances @ values, rtol=1e-12)
+    scores, roots = np.linspace(-4, 4, 200).astype(np.float32), np.linspace(0.5, 2, 200).astype(np.float32)
+    np.testing.assert_allclose(
+        expected(scores, roots, cuts, values), levels_mean(scores, roots, cuts, values), atol=1e-5
+    )
+    np.testing.assert_array_equal(expected(scores, roots, np.zeros(0), np.array([3.0])), np.full(200, 3, np.float32))
+
+
+def test_users_noise_is_drawn_from_its_posterior() -> None:
+    """Users whose ratings are as noisy as others, and users who rate at random."""
+    rng = np.random.default_rng(0)
+    users, items = 200, 30
+    spread = np.where(np.arange(users) % 4 == 0, 2.0, 0.5)
+    values = 3 + rng.standard_normal(items) + spread[:, None] * rng.standard_normal((users, items))
+    rows = Events(
+        np.arange(users + 1) * items, np.tile(np.arange(items), users).astype(np.int32), values=values.ravel()
+    )
+    config = FactorizationMachine.Config(width=0, inputs=(), sweeps=40)
+    data = dataset(rows, items)
+    chain = Chain(config, data, ratings_of(data, "test"), rng)
+    kept = []
+    for sweep in range(40):
+        chain.sweep(sweep, np.random.default_rng(sweep))
+        kept.append(chain.state.own_U * chain.state.noise[0] / chain.target.values_K[1] ** 2)
+    found = 1 / np.sqrt(np.mean(kept[10:], axis=0))
+    assert np.corrcoef(found, spread)[0, 1] > 0.95
+    assert np.median(found / spread) == pytest.approx(1, abs=0.1)
+    assert chain.state.freedom[0] < 10
+    even = Sweeper(chain.relations, True, True)
+    state = Coefficients.begun(chain.relations, 0, rng)
+    state.noise[0], state.freedom[0] = 1.7, 6.0
+    errors = rng.standard_normal(users * items).astype(np.float32)
+    draws = []
+    for seed in range(600):
+        state.freedom[0] = 6.0
+        even.draw_noise(state, errors, np.random.default_rng(seed), noisy=False)
+        draws.append(state.own_U[3])
+    rate = (6.0 + 1.7 * float(np.square(errors[90:120]).sum())) / 2
+    assert stats.kstest(draws, stats.gamma(18.0, scale=1 / rate).cdf).pvalue > 1e-3
+
+
+def test_the_freedom_of_the_noise_is_found() -> None:
+    rng = np.random.default_rng(0)
+    for truth in (3.0, 20.0):
+        own = rng.gamma(truth / 2, 2 / truth, size=4000)
+        assert np.median([drawn_freedom(own, chance) for chance in rng.random(50)]) == pytest.approx(truth, rel=0.15)
 
 
 def fitted(data: Dataset, folder: Path | None = None, trackers: Any = (), **values: Any) -> FactorizationMachine:
@@ -314,9 +375,6 @@ def test_the_point_estimate_never_gets_worse(likelihood: str, tmp_path: Path) ->
     config = {"likelihood": likelihood, "learner": "als", "width": 3, "inputs": ALL, "l2": 2.0, "l2_bias": 1.0}
     told = []
     model = FactorizationMachine(FactorizationMachine.Config(**config, sweeps=1), data.domain)
-    from segue.models.parts.fm_training import Chain
-    from segue.models.parts.ratings import ratings_of
-
     chain = Chain(model.config, data, ratings_of(data, "test"), np.random.default_rng(0))
     count = data.histories.size
     for sweep in range(25):
@@ -378,7 +436,7 @@ def test_a_prediction_is_the_mean_over_the_kept_states(likelihood: str) -> None:
         if likelihood == "gaussian":
             total += kept.values[0, 0] + kept.values[0, 1] * score
         else:
-            total += probit.expected(score, kept.cuts[m].astype(np.float64), kept.values[0].astype(np.float64))
+            total += levels_mean(score, kept.roots[m, users], kept.cuts[m], kept.values[0])
     found = model.predict(users, items, times)
     np.testing.assert_allclose(found, total / 4, rtol=1e-4, atol=1e-4)
     asked = Queries(data.histories, users, np.ones(40, np.bool_), times)
@@ -425,12 +483,12 @@ def test_newcomers_are_the_posterior_given_their_ratings(likelihood: str) -> Non
         return float(prior - np.log(mass).sum())
 
     best = minimize(against, means.astype(np.float64), method="BFGS").x
-    expected = scored(best)
+    answer = scored(best)
     if likelihood == "gaussian":
-        expected = kept.values[0, 0] + kept.values[0, 1] * expected
+        answer = kept.values[0, 0] + kept.values[0, 1] * answer
     else:
-        expected = probit.expected(expected, kept.cuts[0].astype(np.float64), kept.values[0].astype(np.float64))
-    np.testing.assert_allclose(scores, expected, rtol=2e-3, atol=5e-3)
+        answer = levels_mean(answer, np.ones(25), kept.cuts[0], kept.values[0])
+    np.testing.assert_allclose(scores, answer, rtol=2e-3, atol=5e-3)
 
 
 def test_newcomers_are_answered_by_what_they_tell() -> None:

@@ -69,6 +69,8 @@ class FactorizationMachine(Solver):
         """Samples that are kept, evenly spread over the other sweeps; the model's size is in proportion to them."""
         days: Annotated[int, Ge(1), Le(36_500)] = 1
         """Days of one period, where ``date`` is read."""
+        own_noise: bool = True
+        """Of ``gibbs``: whether each user has a noise of his own, so that erratic ratings count for less."""
         l2: Annotated[float, Gt(0)] = 8.0
         """Of ``als``: ridge of the vectors; in units of the ratings' standard deviation."""
         l2_bias: Annotated[float, Gt(0)] = 2.0
@@ -120,7 +122,8 @@ class FactorizationMachine(Solver):
 
         Of these, what is implicit and features are read as they are, and values tell the rest.
         """
-        persons_MNW = self.samples.users[:, np.where(queries.known, queries.users, 0)]
+        users = np.where(queries.known, queries.users, 0)
+        persons_MNW = self.samples.users[:, users]
         if (new := np.flatnonzero(~queries.known)).size:
             history = queries.history.take(new)
             profile = None if queries.profile is None else queries.profile[new]
@@ -128,7 +131,8 @@ class FactorizationMachine(Solver):
             told = valued(history)
             persons_MNW[:, new] = welcomed(self.samples, known_NF, told, self.dates.rows(told.times, told.size))
         persons_MNW = self.samples.of(persons_MNW, self.dates.rows(queries.times, len(queries)))
-        return pick_candidates(self.samples.ratings(persons_MNW), candidates)
+        roots_MN = self.samples.roots_of(users, queries.known)
+        return pick_candidates(self.samples.ratings(persons_MNW, roots_MN), candidates)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
         """See :meth:`segue.core.model.Predictor.predict`."""

@@ -6,7 +6,8 @@ rating is then the sum of the biases of its rows and of the products of their ve
 
     q_r = sum_c x_rc v_c        b_r = sum_c w_c x_rc + (|q_r|² - sum_c x_rc² |v_c|²) / 2
 
-Shapes: T ratings, B blocks, R rows of a block, S rows of all blocks, C columns of all blocks, D width, G groups.
+Shapes: T ratings, U users, B blocks, R rows of a block, S rows of all blocks, C columns of all blocks, D width, G
+groups.
 """
 
 from __future__ import annotations
@@ -23,13 +24,18 @@ from segue.core.compiled import over_rows, read, summing_kernel, written
 from segue.core.model import Arrays
 from segue.core.types import Codes, Scores
 from segue.models.parts.memory import take_back
+from segue.models.parts.relations import Relations
 
 __all__ = ["Coefficients", "row_sums", "scores_of"]
 
 Numbers = NDArray[np.float64]
 
-SPREAD = 0.1
-"""Standard deviation of the factors in the beginning."""
+SHARE = 0.1
+"""Of the variance of ratings that all factors together make in the beginning: small ones are never found again where
+their prior is learned."""
+
+FREEDOM = 10.0
+"""Degrees of freedom of the users' noise in the beginning."""
 
 
 @dataclass(eq=False)
@@ -43,36 +49,43 @@ class Coefficients:
     factors_DC: Numbers
     """v, by dimension"""
     noise: Numbers
-    """``(1,)`` precision of a rating about what it is expected to be."""
+    """``(1,)`` precision of ratings about what they are expected to be."""
+    own_U: Numbers
+    """``(U,)`` what it is multiplied with for each row of the first block: the ratings of each user."""
+    freedom: Numbers
+    """``(1,)`` of the prior of these: degrees of freedom; more are nearer to 1."""
     means: Numbers
     """``(1 + D, G)`` of the priors, those of w first."""
     precisions: Numbers
     """``(1 + D, G)`` of the priors, likewise."""
 
     @classmethod
-    def begun(cls, columns: int, width: int, groups: int, rng: np.random.Generator) -> Coefficients:
+    def begun(cls, relations: Relations, width: int, rng: np.random.Generator) -> Coefficients:
         """Small random factors, and all else zero; noise and precisions 1."""
-        factors_DC = SPREAD * rng.standard_normal((width, columns))
-        shape = width + 1, groups
-        return cls(np.zeros(1), np.zeros(columns), factors_DC, np.ones(1), np.zeros(shape), np.ones(shape))
+        spread = (SHARE / max(width, 1)) ** 0.25
+        factors_DC = spread * rng.standard_normal((width, relations.columns))
+        shape = width + 1, len(relations.sizes_G)
+        own_U = np.ones(int(relations.starts_B[1]))
+        return cls(
+            offset=np.zeros(1),
+            linear_C=np.zeros(relations.columns),
+            factors_DC=factors_DC,
+            noise=np.ones(1),
+            own_U=own_U,
+            freedom=np.full(1, FREEDOM),
+            means=np.zeros(shape),
+            precisions=np.ones(shape),
+        )
 
     def arrays(self) -> Arrays:
         """All of them, by name."""
         return {f"state/{name}": np.array(array) for name, array in vars(self).items()}
 
-    @classmethod
-    def restored(cls, arrays: Mapping[str, NDArray[Any]], columns: int, width: int, groups: int) -> Coefficients:
-        """Take back what :meth:`arrays` gave."""
-        shapes: dict[str, tuple[int | None, ...]] = {
-            "offset": (1,),
-            "linear_C": (columns,),
-            "factors_DC": (width, columns),
-            "noise": (1,),
-            "means": (width + 1, groups),
-            "precisions": (width + 1, groups),
-        }
+    def restored(self, arrays: Mapping[str, NDArray[Any]]) -> Coefficients:
+        """What :meth:`arrays` of another state of the same training gave."""
+        shapes = {name: array.shape for name, array in vars(self).items()}
         found = {name: take_back(arrays, f"state/{name}", shape, np.float64) for name, shape in shapes.items()}
-        return cls(**{name: np.array(array) for name, array in found.items()})
+        return Coefficients(**{name: np.array(array) for name, array in found.items()})
 
 
 def row_sums(design_RC: Any, linear_C: Numbers, factors_DC: Numbers) -> tuple[Numbers, Numbers]:

@@ -19,8 +19,8 @@ __all__ = ["NUMBER", "move_factors", "move_linear"]
 Numbers = NDArray[np.float64]
 
 NUMBER, OTHERS, SQUARES, ERRORS, PRODUCTS, OWN, GROWTH, CHANGE = range(8)
-"""What a row knows of its ratings: n, sums of s, s², e and e s; its own q, how much the sum of its squared parts has
-grown, and what its change adds to a rating. One line of the processor's cache."""
+"""What a row knows of its ratings: the sum n of their weights, weighted sums of s, s², e and e s; its own q, how much
+the sum of its squared parts has grown, and what its change adds to a rating. One line of the processor's cache."""
 
 TABLE = read(int32, 2), read(int64), read(int64), read(int64), read(int32), read(float32), read(int32)
 """Places, first rows and columns of blocks; columns' offsets, their rows and values; their groups."""
@@ -83,6 +83,7 @@ def _move_columns(
     float64,
     written(float64),
     written(float64, 2),
+    read(float32),
     written(float32),
 )
 def move_linear(
@@ -99,6 +100,7 @@ def move_linear(
     noise: float,
     own: Numbers,
     cells: Numbers,
+    weights: Scores,
     errors: Scores,
 ) -> None:
     """Every w; a rating changes by x times the step."""
@@ -106,7 +108,7 @@ def move_linear(
         for s in range(starts[b], starts[b + 1]):
             cells[s, ERRORS] = cells[s, CHANGE] = 0.0
         for t in range(len(errors)):
-            cells[places[b, t], ERRORS] += errors[t]
+            cells[places[b, t], ERRORS] += weights[t] * errors[t]
         for c in range(columns[b], columns[b + 1]):
             square, push = 0.0, 0.0
             for at in range(offsets[c], offsets[c + 1]):
@@ -135,6 +137,7 @@ def move_linear(
     written(float64, 2),
     read(float64, 2),
     written(float64, 2),
+    read(float32),
     written(float32),
 )
 def move_factors(
@@ -152,6 +155,7 @@ def move_factors(
     factors: Numbers,
     vectors: Numbers,
     cells: Numbers,
+    weights: Scores,
     errors: Scores,
 ) -> None:
     """Every v, dimension by dimension and block by block.
@@ -179,9 +183,10 @@ def move_factors(
                     errors[t] += cells[before, GROWTH] * totals[t] + cells[before, CHANGE]
                 totals[t] = total
                 s = places[b, t]
-                others, error = total - cells[s, OWN], np.float64(errors[t])
-                cells[s, OTHERS] += others
-                cells[s, SQUARES] += others * others
+                others = total - cells[s, OWN]
+                weighed, error = weights[t] * others, np.float64(weights[t] * errors[t])
+                cells[s, OTHERS] += weighed
+                cells[s, SQUARES] += weighed * others
                 cells[s, ERRORS] += error
                 cells[s, PRODUCTS] += error * others
             _move_columns(

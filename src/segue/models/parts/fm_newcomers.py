@@ -109,8 +109,8 @@ def _regressed(samples: Samples, beside_MNW: Scores, history: Events, dates_T: C
     found_MNW, ones_MT = begun_MNW, np.ones_like(known_MT)
     for _ in range(ROUNDS):
         scores_MT = known_MT + np.einsum("mtw,mtw->mt", factors_MTW, found_MNW[:, rows_T])
-        pulls = [fit_of(scores, levels_T, cuts) for scores, cuts in zip(scores_MT, samples.cuts, strict=True)]
-        found_MNW = solved(scores_MT + np.array([fit.pulls_T for fit in pulls]), ones_MT)
+        fits = [fit_of(scores_MT[m], levels_T, ones_MT[m], samples.cuts[m]) for m in range(states)]
+        found_MNW = solved(scores_MT + np.array([fit.pulls_T for fit in fits]), ones_MT)
     return found_MNW
 
 

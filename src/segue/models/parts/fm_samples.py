@@ -12,17 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numba import float32, int32, int64
+from numba import float32, int32
 
 from segue.core.compiled import over_rows, read, summing_kernel, written
 from segue.core.model import Arrays
-from segue.core.types import Codes, Domain, Scores
+from segue.core.types import Codes, Domain, Mask, Scores
 from segue.models.parts.memory import take_back
-from segue.models.parts.probit_curve import Curve
+from segue.models.parts.probit_means import CHANCES, add_expected, chance
 
 __all__ = ["Samples"]
 
@@ -41,6 +40,9 @@ class Samples:
     """``(M, I, W)``"""
     dates: Scores
     """``(M, P, W)``; no rows without dates, else the last is of no known period."""
+    roots: Scores
+    """``(M, U)`` roots of what the noise's precision is multiplied with for each user; no columns where all are 1, or
+    do not matter."""
     cuts: Scores
     """``(M, J)``"""
     values: Scores
@@ -76,6 +78,7 @@ class Samples:
             "users": (states, domain.n_users, wide),
             "items": (states, domain.n_items, wide),
             "dates": (states, None, wide),
+            "roots": (states, None),
             "cuts": (states, levels - 1 if ordered else 0),
             "values": (1, levels if ordered else 2),
             "columns": (states, None, wide),
@@ -89,10 +92,11 @@ class Samples:
         """M."""
         return len(self.offsets)
 
-    @cached_property
-    def curves(self) -> list[Curve]:
-        """The expected rating by score; none where scores are ratings."""
-        return [Curve.of(cuts_J, self.values[0]) for cuts_J in self.cuts] if self.ordered else []
+    def roots_of(self, users: Codes, known: Mask) -> Scores:
+        """``(M, N)`` roots of what the noise's precision is multiplied with; 1 of who is not ``known``."""
+        if not self.roots.shape[1]:
+            return np.ones((len(self), len(users)), np.float32)
+        return np.where(known, self.roots[:, users], np.float32(1.0))
 
     def of(self, persons_MNW: Scores, dates_N: Codes) -> Scores:
         """``(M, N, W)`` persons, each at a period: to items these are one row."""
@@ -103,16 +107,15 @@ class Samples:
         found_MNW[:, :, 0] += np.einsum("mnd,mnd->mn", persons_MNW[:, :, 1:], when_MNW[:, :, 1:])
         return found_MNW
 
-    def ratings(self, persons_MNW: Scores) -> Scores:
+    def ratings(self, persons_MNW: Scores, roots_MN: Scores) -> Scores:
         """``(N, I)`` what is expected of every item."""
-        persons, items = persons_MNW.shape[1], self.items.shape[1]
-        totals_NI = np.zeros((persons, items), np.float32)
+        totals_NI = np.zeros((persons_MNW.shape[1], self.items.shape[1]), np.float32)
         for m in range(len(self)):
             scores_NI = persons_MNW[m, :, 1:] @ self.items[m, :, 1:].T
             scores_NI += persons_MNW[m, :, :1] + self.offsets[m]
             scores_NI += self.items[m, :, 0]
             if self.ordered:
-                self.curves[m].add(scores_NI, totals_NI)
+                add_expected(scores_NI, roots_MN[m], self.cuts[m], self.values[0], totals_NI)
             else:
                 totals_NI += scores_NI
         return self._mean(totals_NI)
@@ -120,18 +123,14 @@ class Samples:
     def pairs(self, users: Codes, items: Codes, dates: Codes) -> Scores:
         """``(T,)`` what is expected of each user's rating of an item, at a period."""
         who, what, when = (np.ascontiguousarray(code, np.int32) for code in (users, items, dates))
-        tables = self.users, self.items, self.dates
+        tables = self.users, self.items, self.dates, self.roots
+        levels = CHANCES, self.cuts, self.values[0] if self.ordered else np.zeros(0, np.float32)
         offsets = np.ascontiguousarray(self.offsets[:, 0])
-        curves = np.zeros((len(self), 0), np.float32)
-        spans = np.zeros((len(self), 2), np.float32)
-        if self.ordered:
-            curves = np.stack([curve.ratings_S for curve in self.curves])
-            spans = np.stack([curve.span for curve in self.curves])
         totals_T = np.zeros(len(users), np.float32)
 
         def work(first: int, stop: int) -> None:
             part = slice(first, stop)
-            _pair(who[part], what[part], when[part], offsets, *tables, curves, spans, totals_T[part])
+            _pair(who[part], what[part], when[part], offsets, *tables, *levels, totals_T[part])
 
         over_rows(work, np.arange(len(users) + 1))
         return self._mean(totals_T)
@@ -154,7 +153,9 @@ class Samples:
     read(float32, 3),
     read(float32, 3),
     read(float32, 2),
+    read(float32),
     read(float32, 2),
+    read(float32),
     written(float32),
 )
 def _pair(
@@ -165,11 +166,13 @@ def _pair(
     user_rows: Scores,
     item_rows: Scores,
     date_rows: Scores,
-    curves: Scores,
-    spans: Scores,
+    roots: Scores,
+    chances: Scores,
+    cuts: Scores,
+    values: Scores,
     totals: Scores,
 ) -> None:
-    width, last = user_rows.shape[2], curves.shape[1] - 1
+    width = user_rows.shape[2]
     for m in range(len(offsets)):
         for t in range(len(users)):
             user, item = user_rows[m, users[t]], item_rows[m, items[t]]
@@ -181,9 +184,10 @@ def _pair(
                 score += date[0]
                 for d in range(1, width):
                     score += date[d] * (user[d] + item[d])
-            if last > 0:
-                place = min(max((score - spans[m, 0]) * spans[m, 1], np.float32(0.0)), np.float32(last))
-                before = min(int64(place), last - 1)
-                share = place - np.float32(before)
-                score = curves[m, before] + share * (curves[m, before + 1] - curves[m, before])
+            if len(values):
+                root = roots[m, users[t]] if roots.shape[1] else np.float32(1.0)
+                total = values[0]
+                for j in range(cuts.shape[1]):
+                    total += chance(chances, (score - cuts[m, j]) * root) * (values[j + 1] - values[j])
+                score = total
             totals[t] += score

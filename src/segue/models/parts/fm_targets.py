@@ -17,7 +17,7 @@ from segue.core.model import Arrays
 from segue.core.types import Scores
 from segue.models.parts import probit
 from segue.models.parts.memory import take_back
-from segue.models.parts.probit_curve import Curve
+from segue.models.parts.probit_means import expected
 from segue.models.parts.truncated_normal import errors_between
 
 __all__ = ["Gaussian", "OrderedProbit", "Target"]
@@ -40,11 +40,15 @@ class Target(Protocol):
     values_K: Numbers
     """What levels stand for; without levels, mean and standard deviation that scores are in terms of."""
 
-    def errors(self, scores_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
-        """Scores minus what they should have been, for the next sweep."""
+    def errors(self, scores_T: Scores, roots_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
+        """Scores minus what they should have been, for the next sweep.
+
+        Args:
+            roots_T: roots of what the noise's precision is multiplied with.
+        """
         ...
 
-    def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
+    def told(self, scores_T: Scores, roots_T: Scores, noise: float) -> dict[str, float]:
         """``loss``, minus the logarithm of the likelihood of a rating on average, and ``train/rmse``."""
         ...
 
@@ -69,16 +73,18 @@ class Gaussian:
         self.cuts_J = np.zeros(0)
         self.aims_T = ((ratings_T - mean) / self.values_K[1]).astype(np.float32)
 
-    def errors(self, scores_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
+    def errors(self, scores_T: Scores, roots_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
         """See :meth:`Target.errors`."""
         errors_T: Scores = scores_T - self.aims_T
         return errors_T
 
-    def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
+    def told(self, scores_T: Scores, roots_T: Scores, noise: float) -> dict[str, float]:
         """See :meth:`Target.told`."""
-        square = float(np.square(scores_T - self.aims_T, dtype=np.float64).mean())
-        loss = 0.5 * (noise * square + np.log(2 * np.pi / noise)) + np.log(self.values_K[1])
-        return {"loss": float(loss), "train/rmse": float(self.values_K[1] * np.sqrt(square))}
+        squares_T = np.square(scores_T - self.aims_T, dtype=np.float64)
+        weighed = float((np.square(roots_T, dtype=np.float64) * squares_T).mean())
+        spread = self.values_K[1] * np.sqrt(2 * np.pi / noise)
+        loss = 0.5 * noise * weighed + np.log(spread) - float(np.log(roots_T, dtype=np.float64).mean())
+        return {"loss": float(loss), "train/rmse": float(self.values_K[1] * np.sqrt(squares_T.mean()))}
 
     def arrays(self) -> Arrays:
         """Nothing."""
@@ -114,19 +120,20 @@ class OrderedProbit:
         self.cuts_J = probit.first_cuts(self.levels_T, len(values))
         self._fit: probit.Fit | None = None
 
-    def errors(self, scores_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
+    def errors(self, scores_T: Scores, roots_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
         """See :meth:`Target.errors`; new cuts, then hidden values given these."""
-        at = self._fit or probit.fit_of(scores_T, self.levels_T, self.cuts_J)
+        known = scores_T, self.levels_T, roots_T
+        at = self._fit or probit.fit_of(*known, self.cuts_J)
         if not self.draws:
-            self.cuts_J = probit.improve_cuts(scores_T, self.levels_T, self.cuts_J, at)
-            return -probit.fit_of(scores_T, self.levels_T, self.cuts_J).pulls_T
-        self.cuts_J = probit.draw_cuts(scores_T, self.levels_T, self.cuts_J, at, rng, settling)
-        return errors_between(scores_T, self.levels_T, self.cuts_J, rng.random(len(scores_T)))
+            self.cuts_J = probit.improve_cuts(*known, self.cuts_J, at)
+            return -probit.fit_of(*known, self.cuts_J).pulls_T
+        self.cuts_J = probit.draw_cuts(*known, self.cuts_J, at, rng, settling)
+        return errors_between(*known, self.cuts_J, rng.random(len(scores_T)))
 
-    def told(self, scores_T: Scores, noise: float) -> dict[str, float]:
+    def told(self, scores_T: Scores, roots_T: Scores, noise: float) -> dict[str, float]:
         """See :meth:`Target.told`."""
-        self._fit = probit.fit_of(scores_T, self.levels_T, self.cuts_J)
-        apart_T = Curve.of(self.cuts_J, self.values_K).at(scores_T) - self.ratings_T
+        self._fit = probit.fit_of(scores_T, self.levels_T, roots_T, self.cuts_J)
+        apart_T = expected(scores_T, roots_T, self.cuts_J, self.values_K) - self.ratings_T
         return {"loss": -self._fit.value / len(scores_T), "train/rmse": float(np.sqrt(np.square(apart_T).mean()))}
 
     def arrays(self) -> Arrays:

@@ -31,7 +31,7 @@ class Chain:
 
     Args:
         config: ``likelihood``, ``learner``, ``inputs``, ``width``, ``sweeps``, ``burn_in``, ``samples``, ``days``,
-            ``l2``, ``l2_bias``.
+            ``own_noise``, ``l2``, ``l2_bias``.
     """
 
     def __init__(self, config: Any, train: Dataset, ratings: Ratings, rng: np.random.Generator) -> None:
@@ -39,11 +39,11 @@ class Chain:
         draws = config.learner == "gibbs"
         blocks, self.dates = blocks_of(train, ratings, config.inputs, config.days, "factorization_machine.inputs")
         self.relations = Relations(blocks)
-        self.sweeper = Sweeper(self.relations, draws)
+        self.sweeper = Sweeper(self.relations, draws, draws and config.own_noise)
         self.target: Target = Gaussian(ratings.values)
         if config.likelihood == "ordered_probit":
             self.target = OrderedProbit(ratings.values, draws, "factorization_machine.likelihood")
-        self.state = Coefficients.begun(self.relations.columns, config.width, len(self.relations.sizes_G), rng)
+        self.state = Coefficients.begun(self.relations, config.width, rng)
         if not draws:
             self.state.precisions[0], self.state.precisions[1:] = config.l2_bias, config.l2
         self.settled = int(config.burn_in * config.sweeps)
@@ -55,12 +55,12 @@ class Chain:
     def sweep(self, number: int, rng: np.random.Generator) -> dict[str, float]:
         """Move on by one state; its loss and error."""
         settling = number < self.settled
-        errors_T = self.target.errors(self.scores_T, rng, settling)
+        errors_T = self.target.errors(self.scores_T, self._roots(), rng, settling)
         self.sweeper.sweep(self.state, self.vectors_SD, errors_T, rng, self.target.offset, self.target.noisy)
         self._look()
         if number in self.keeps:
             self.kept = self._sample() if self.kept is None else Samples.joined([self.kept, self._sample()])
-        return self.target.told(self.scores_T, float(self.state.noise[0]))
+        return self.target.told(self.scores_T, self._roots(), float(self.state.noise[0]))
 
     def samples(self) -> Samples:
         """What is kept; before anything is, the state as it is."""
@@ -73,9 +73,7 @@ class Chain:
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take back what :meth:`arrays` gave."""
-        self.state = Coefficients.restored(
-            arrays, self.relations.columns, self.config.width, len(self.relations.sizes_G)
-        )
+        self.state = self.state.restored(arrays)
         self.target.restore(arrays)
         found = {name.removeprefix(KEPT): array for name, array in arrays.items() if name.startswith(KEPT)}
         self.kept = Samples(**found, ordered=self._ordered) if found else None
@@ -86,6 +84,12 @@ class Chain:
         state, relations = self.state, self.relations
         self.biases_S, self.vectors_SD = row_sums(relations.by_row, state.linear_C, state.factors_DC)
         self.scores_T = scores_of(float(state.offset[0]), relations.places_BT, self.biases_S, self.vectors_SD)
+
+    def _roots(self) -> Scores:
+        """``(T,)``"""
+        roots_U: Scores = np.sqrt(self.state.own_U).astype(np.float32)
+        found_T: Scores = roots_U[self.relations.places_BT[0]]
+        return found_T
 
     @property
     def _ordered(self) -> bool:
@@ -100,20 +104,21 @@ class Chain:
         # of the users' block, what stands behind the ids is known of newcomers too
         behind = slice(self.n_users, int(self.relations.columns_B[1]))
         columns = np.column_stack([state.linear_C[behind], state.factors_DC[:, behind].T])
-        one: list[NDArray[Any]] = [state.offset, state.noise, tables[0], tables[1], dates, self.target.cuts_J]
-        offsets, noises, users, items, when, cuts = (_single(array) for array in one)
+        # of ratings that are their scores, the noise says nothing to what is expected
+        roots = np.sqrt(state.own_U) if self.sweeper.own_noise and self._ordered else np.zeros(0)
         return Samples(
-            offsets,
-            noises,
-            users,
-            items,
-            when,
-            cuts,
-            _single(self.target.values_K),
-            _single(columns),
-            _single(state.means[:, 0]),
-            _single(state.precisions[:, 0]),
-            self._ordered,
+            offsets=_single(state.offset),
+            noises=_single(state.noise),
+            users=_single(tables[0]),
+            items=_single(tables[1]),
+            dates=_single(dates),
+            roots=_single(roots),
+            cuts=_single(self.target.cuts_J),
+            values=_single(self.target.values_K),
+            columns=_single(columns),
+            means=_single(state.means[:, 0]),
+            precisions=_single(state.precisions[:, 0]),
+            ordered=self._ordered,
         )
 
 

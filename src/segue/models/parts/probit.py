@@ -1,8 +1,8 @@
 """Ordered probit: ratings as levels in an order (Albert and Chib 1993, doi:10.1080/01621459.1993.10476321).
 
-A rating has level k where a hidden value, normal about its score with variance 1, lies between cuts k - 1 and k; there
-is no cut below the lowest level, and none above the highest. So the step from three stars to four may be another than
-from four to five, and no rating lies outside the scale.
+A rating has level k where a hidden value, normal about its score with a given variance, lies between cuts k - 1 and k;
+there is no cut below the lowest level, and none above the highest. So the step from three stars to four may be another
+than from four to five, and no rating lies outside the scale.
 
 Shapes: T ratings, K levels, J = K - 1 cuts.
 """
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from numba import float32, float64, int32
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtri
 
 from segue.core.compiled import read, summing_kernel, written
 from segue.core.types import Codes, Scores
 
-__all__ = ["Fit", "draw_cuts", "expected", "first_cuts", "fit_of", "improve_cuts"]
+__all__ = ["Fit", "draw_cuts", "first_cuts", "fit_of", "improve_cuts"]
 
 Numbers = NDArray[np.float64]
 
@@ -52,13 +52,17 @@ class Fit:
     """What is expected of each hidden value, minus its score."""
 
 
-def fit_of(scores_T: Scores, levels_T: Codes, cuts_J: Numbers) -> Fit:
-    """Likelihood of the levels given the scores; in one pass over the ratings."""
+def fit_of(scores_T: Scores, levels_T: Codes, roots_T: Scores, cuts_J: Numbers) -> Fit:
+    """Likelihood of the levels given the scores; in one pass over the ratings.
+
+    Args:
+        roots_T: roots of the precisions of hidden values about their scores.
+    """
     edges = np.concatenate([[-np.inf], cuts_J, [np.inf]])
     pulls_T = np.empty(len(scores_T), np.float32)
     value, slope, curve, beside = np.zeros(1), *np.zeros((3, len(edges)))
-    scores = np.ascontiguousarray(scores_T, np.float32)
-    _terms(scores, levels_T, edges, pulls_T, value, slope, curve, beside)
+    scores, roots = np.ascontiguousarray(scores_T, np.float32), np.ascontiguousarray(roots_T, np.float32)
+    _terms(scores, levels_T, roots, edges, pulls_T, value, slope, curve, beside)
     curve_JJ = np.diag(curve[1:-1] + PRIOR) + np.diag(beside[1:-2], 1) + np.diag(beside[1:-2], -1)
     posterior = float(value[0]) - 0.5 * PRIOR * float(cuts_J @ cuts_J)
     return Fit(float(value[0]), posterior, slope[1:-1] - PRIOR * cuts_J, curve_JJ, pulls_T)
@@ -72,7 +76,13 @@ def first_cuts(levels_T: Codes, count: int) -> Numbers:
 
 
 def draw_cuts(
-    scores_T: Scores, levels_T: Codes, cuts_J: Numbers, at: Fit, rng: np.random.Generator, settling: bool
+    scores_T: Scores,
+    levels_T: Codes,
+    roots_T: Scores,
+    cuts_J: Numbers,
+    at: Fit,
+    rng: np.random.Generator,
+    settling: bool,
 ) -> Numbers:
     """The next cuts of a chain whose hidden values are integrated out: a step of Metropolis and Hastings.
 
@@ -93,17 +103,17 @@ def draw_cuts(
         return cuts_J
     if settling:
         return new_J
-    there = fit_of(scores_T, levels_T, new_J)
+    there = fit_of(scores_T, levels_T, roots_T, new_J)
     gain = there.posterior - at.posterior + _proposal(there, new_J, cuts_J) - _proposal(at, cuts_J, new_J)
     return new_J if math.log(max(chance, SMALLEST)) < gain else cuts_J
 
 
-def improve_cuts(scores_T: Scores, levels_T: Codes, cuts_J: Numbers, at: Fit) -> Numbers:
+def improve_cuts(scores_T: Scores, levels_T: Codes, roots_T: Scores, cuts_J: Numbers, at: Fit) -> Numbers:
     """Cuts that fit no worse: a step of Newton's method, made shorter where it goes too far."""
     step_J = np.linalg.solve(at.curve_JJ, at.slope_J)
     for _ in range(TRIALS):
         new_J: Numbers = cuts_J + step_J
-        if (np.diff(new_J) > 0).all() and fit_of(scores_T, levels_T, new_J).posterior >= at.posterior:
+        if (np.diff(new_J) > 0).all() and fit_of(scores_T, levels_T, roots_T, new_J).posterior >= at.posterior:
             return new_J
         step_J /= 2
     return cuts_J
@@ -115,16 +125,10 @@ def _proposal(at: Fit, from_J: Numbers, to_J: Numbers) -> float:
     return float(0.5 * np.linalg.slogdet(at.curve_JJ)[1] - 0.5 * apart_J @ at.curve_JJ @ apart_J)
 
 
-def expected(scores: NDArray[np.floating], cuts_J: Numbers, values_K: Numbers) -> Numbers:
-    """What is expected of a rating, given its score, where level k stands for ``values_K[k]``."""
-    above = ndtr(np.asarray(scores, np.float64)[..., None] - cuts_J)
-    found: Numbers = values_K[0] + above @ np.diff(values_K)
-    return found
-
-
 @summing_kernel(
     read(float32),
     read(int32),
+    read(float32),
     read(float64),
     written(float32),
     written(float64),
@@ -135,6 +139,7 @@ def expected(scores: NDArray[np.floating], cuts_J: Numbers, values_K: Numbers) -
 def _terms(
     scores: Scores,
     levels: Codes,
+    roots: Scores,
     edges: Numbers,
     pulls: Scores,
     value: Numbers,
@@ -147,8 +152,9 @@ def _terms(
     height = 1.0 / math.sqrt(2.0 * math.pi)
     for t in range(len(scores)):
         k = levels[t]
-        low = max(edges[k] - scores[t], -FURTHEST)
-        high = min(edges[k + 1] - scores[t], FURTHEST)
+        root = np.float64(roots[t])
+        low = max((edges[k] - scores[t]) * root, -FURTHEST)
+        high = min((edges[k + 1] - scores[t]) * root, FURTHEST)
         low, high = min(low, FURTHEST), max(high, -FURTHEST)
         if low + high > 0:
             mass = 0.5 * (math.erfc(low * half) - math.erfc(high * half))
@@ -158,9 +164,9 @@ def _terms(
         at_low = height * math.exp(-0.5 * low * low) / mass
         at_high = height * math.exp(-0.5 * high * high) / mass
         value[0] += math.log(mass)
-        slope[k] -= at_low
-        slope[k + 1] += at_high
-        curve[k] += at_low * (at_low - low)
-        curve[k + 1] += at_high * (at_high + high)
-        beside[k] -= at_low * at_high
-        pulls[t] = at_low - at_high
+        slope[k] -= root * at_low
+        slope[k + 1] += root * at_high
+        curve[k] += root * root * at_low * (at_low - low)
+        curve[k + 1] += root * root * at_high * (at_high + high)
+        beside[k] -= root * root * at_low * at_high
+        pulls[t] = (at_low - at_high) / root

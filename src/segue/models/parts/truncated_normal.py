@@ -27,16 +27,17 @@ FURTHEST = 36.0
 HALF = math.sqrt(0.5)
 
 
-def errors_between(scores_T: Scores, levels_T: Codes, cuts_J: Numbers, uniforms_T: Numbers) -> Scores:
-    """``(T,)`` scores minus values that are normal about them with variance 1, between the two cuts of their level.
+def errors_between(scores_T: Scores, levels_T: Codes, roots_T: Scores, cuts_J: Numbers, uniforms_T: Numbers) -> Scores:
+    """``(T,)`` scores minus values that are normal about them, between the two cuts of their level.
 
     Args:
         levels_T: level k lies between cuts k - 1 and k; the lowest and the highest have one cut.
+        roots_T: roots of the precisions of the values.
         uniforms_T: at least 0 and below 1.
     """
     edges = np.concatenate([[-np.inf], cuts_J, [np.inf]])
     errors_T = np.empty(len(scores_T), np.float32)
-    _draw(scores_T, levels_T, edges, uniforms_T, errors_T)
+    _draw(scores_T, levels_T, roots_T, edges, uniforms_T, errors_T)
     return errors_T
 
 
@@ -80,10 +81,11 @@ def _quantile(share: float) -> float:
     return q * top / low
 
 
-@summing_kernel(read(float32), read(int32), read(float64), read(float64), written(float32))
-def _draw(scores: Scores, levels: Codes, edges: Numbers, uniforms: Numbers, errors: Scores) -> None:
+@summing_kernel(read(float32), read(int32), read(float32), read(float64), read(float64), written(float32))
+def _draw(scores: Scores, levels: Codes, roots: Scores, edges: Numbers, uniforms: Numbers, errors: Scores) -> None:
     for t in range(len(scores)):
-        low, high = edges[levels[t]] - scores[t], edges[levels[t] + 1] - scores[t]
+        root = np.float64(roots[t])
+        low, high = (edges[levels[t]] - scores[t]) * root, (edges[levels[t] + 1] - scores[t]) * root
         turned = low > -high  # near minus infinity probabilities keep their digits, near 1 they do not
         if turned:
             low, high = -high, -low
@@ -96,4 +98,4 @@ def _draw(scores: Scores, levels: Codes, edges: Numbers, uniforms: Numbers, erro
             below, above = 0.5 * math.erfc(-low * HALF), 0.5 * math.erfc(-high * HALF)
             found = _quantile(min(below + share * (above - below), 1.0 - 2.0**-54))
         found = min(max(found, low), high)
-        errors[t] = found if turned else -found
+        errors[t] = (found if turned else -found) / root
