@@ -570,8 +570,6 @@ def test_a_stopped_run_goes_on_bit_for_bit(key: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", VALUED)
 def test_who_was_there_is_predicted_as_his_history_scores(key: str) -> None:
-    if key in ("svdpp", "pmf"):
-        pytest.skip("its users are where gradient descent left them")
     data = tastes().train
     data = data.having(Events(data.histories.offsets, data.histories.items, values=data.histories.values + 6))
     model = fitted(key, data, **VALUED[key])

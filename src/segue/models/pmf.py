@@ -129,6 +129,8 @@ class PMF(RatingFactors):
             validate=validate,
             show=show,
         )
+        # users as they are folded in: who was there in training is answered like anyone with his history
+        self._keep(mean, self.fold_in(train.histories), self.items_ID, limits)
 
     def _targets(self, values_T: Scores, limits: tuple[float, float]) -> tuple[float, float, Scores, float]:
         """What is added to products, what they are in units of, what they are to be, and the unit of that."""

@@ -122,6 +122,8 @@ class SVDpp(RatingFactors):
             validate=validate,
             show=show,
         )
+        # users as they are folded in: who was there in training is answered like anyone with his history
+        self._keep(mean, self.fold_in(train.histories), self.items_ID, limits)
 
     def _implied(self, history: Events) -> Scores:
         """``(N, D)`` what having the items of each history tells."""
