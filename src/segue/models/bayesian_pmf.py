@@ -43,7 +43,7 @@ class BayesianPMF(RatingFactors):
 
         width: Annotated[int, Ge(1)] = 32
         """Factors of a user and of an item."""
-        sweeps: Annotated[int, Ge(1)] = 120
+        sweeps: Annotated[int, Ge(1)] = 200
         """Times that everything is drawn."""
         burn_in: Annotated[float, Ge(0), Lt(1)] = 0.2
         """Share of the sweeps, the first ones, of which nothing is kept."""
@@ -51,8 +51,9 @@ class BayesianPMF(RatingFactors):
         """Sets that are kept, at even distances; memory and the time of an answer grow with them."""
         biases: bool = True
         """Whether users and items have biases beside factors."""
-        implicit: bool = False
-        """Whether the items that a person has tell of him whatever their ratings, and an item's people of the item."""
+        implicit: bool = True
+        """Whether the items that a person has tell of him whatever their ratings, and an item's people of the item: the
+        Bayesian form of SVD++. False: as first published."""
         noise_precision: Annotated[float, Gt(0)] | None = None
         """One over the variance of a rating about its mean, in units of that of all ratings; none: it is drawn too."""
         clip: bool = False

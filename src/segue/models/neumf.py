@@ -40,8 +40,8 @@ from segue.models.parts.holdings import Holdings
 
 __all__ = ["NeuMF"]
 
-CELLS = 1 << 21
-"""Numbers of a layer held at once when answering (8 MiB): few enough to stay near the processor."""
+CELLS = 1 << 19
+"""Numbers of a layer held at once when answering (2 MiB): few enough to stay near the processor."""
 
 RIDGE = 0.01
 """Of the regression that folds in: a share of the mean variance of what it reads."""
@@ -234,8 +234,8 @@ class _Tower(nn.Module):
 
     def forward(self, people_NH: Tensor, items: Tensor) -> Tensor:
         """``(N, C)`` logits, for ``items`` ``(N, C, H)`` or ``(C, H)``."""
-        x_NCH = F.relu(self.of_user(people_NH)[:, None] + self.of_item(items))
+        x_NCH = (self.of_user(people_NH)[:, None] + self.of_item(items)).relu_()
         for layer in self.further:
-            x_NCH = F.relu(layer(x_NCH))
+            x_NCH = layer(x_NCH).relu_()
         logits_NC: Tensor = self.out(x_NCH)[..., 0]
         return logits_NC

@@ -57,7 +57,7 @@ def _mean(
     """Of what ``first:stop`` tell, by their likeness ``own``; ``likes`` and ``places`` have room for ``count``."""
     size, floor = 0, np.float32(0.0)
     for t in range(first, stop):
-        found = own[tellers[t]]
+        found = own[np.uint32(tellers[t])]
         if found > floor:
             if size < count:
                 likes[size], places[size] = found, t
@@ -154,10 +154,10 @@ def of_everyone(
             row = near[place]
             weight = like[n, row]
             for t in range(offsets[row], offsets[row + 1]):
-                item = items[t]
+                item = np.uint32(items[t])
                 if heard[item] < count:
                     heard[item] += 1
                     above[item] += weight * told[t]
                     below[item] += weight
-        for item in range(n_items):
-            out[n, item] = above[item] / below[item] if heard[item] >= max(least, 1) else 0.0
+        for code in range(n_items):
+            out[n, code] = above[code] / below[code] if heard[code] >= max(least, 1) else 0.0

@@ -195,5 +195,7 @@ def _spread(
     for n in range(first, stop):
         for e in range(offsets[n], offsets[n + 1]):
             row, weight = codes[e], weights[e]
-            for t in range(row_offsets[row], row_offsets[row + 1]):
-                out[n, columns[t]] += weight * values[t]
+            begin, end = row_offsets[row], row_offsets[row + 1]
+            its, held = columns[begin:end], values[begin:end]
+            for t in range(len(its)):
+                out[n, np.uint32(its[t])] += weight * held[t]

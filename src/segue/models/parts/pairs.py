@@ -117,7 +117,7 @@ def pairs_of(asked: Table, table: Table, first: int, stop: int, most: int | None
             int(np.searchsorted(ends, ends[row - first] + (most or max(BLOCK_PAIRS, len(table))), side="right")) - 1
         )
         end = max(row + 1, first + fitting)
-        size = int(ends[end - first] - ends[row - first])
+        size = int(ends[end - first] - ends[row - first]) + 1
         offsets, others, both = np.zeros(end - row + 1, np.int64), np.empty(size, np.int32), np.empty(size, np.float32)
         walks.meet(row, end, asked.offsets, asked.columns, lists.offsets, lists.rows, len(table), offsets, others, both)
         yield Pairs(asked, table, row, end, offsets, others[: offsets[-1]], both[: offsets[-1]])

@@ -41,8 +41,7 @@ FLAT = 1e-9
 
 def cosine(pairs: Pairs, shrink: float) -> Scores:
     """Cosine of the angle between two rows, absent cells being 0."""
-    norms = np.sqrt(pairs.own("squares")).astype(np.float32) * np.sqrt(pairs.other("squares")).astype(np.float32)
-    return _ratio(pairs.dot, norms + np.float32(shrink))
+    return _ratio(pairs.dot, pairs.own("norms") * pairs.other("norms") + np.float32(shrink))
 
 
 def adjusted_cosine(pairs: Pairs, shrink: float) -> Scores:

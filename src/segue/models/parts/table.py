@@ -132,6 +132,11 @@ class Table:
         return _sums(self.rows, np.square(self.values, dtype=np.float64), len(self))
 
     @cached_property
+    def norms(self) -> Scores:
+        """``(R,)`` lengths of the rows."""
+        return np.sqrt(self.squares).astype(np.float32)
+
+    @cached_property
     def binary(self) -> bool:
         """Whether every cell holds 1."""
         return bool((self.values == 1.0).all())

@@ -1,7 +1,8 @@
 """Walks from rows to the other rows that they meet: the compiled loops of :mod:`segue.models.parts.pairs`.
 
 For a row, the other rows of each of its columns are walked through, and what is asked for is added up by other row. The
-cost is that of the meetings, not of rows², and memory is that of one block of pairs.
+cost is that of the meetings, not of rows², and memory is that of one block of pairs. Indices are unsigned, so that no
+time goes into asking whether they count from the end.
 
 Shapes: B rows of a block, R other rows, P pairs, T cells, C columns.
 """
@@ -40,33 +41,37 @@ def meet(
     others: Codes,
     both: Scores,
 ) -> None:
-    """Whom rows ``first:stop`` meet, and in how many columns: ``(B + 1,)`` offsets, ``(P,)`` others and counts."""
+    """Whom rows ``first:stop`` meet, and in how many columns: ``(B + 1,)`` offsets, ``(P,)`` others and counts.
+
+    ``others`` and ``both`` have room for one pair more than there can be.
+    """
     seen = np.zeros(n_others, np.int32)
     touched = np.empty(n_others, np.int32)
     place = 0
     for row in range(first, stop):
-        met = 0
+        cost = 0
         for e in range(offsets[row], offsets[row + 1]):
-            met += list_offsets[columns[e] + 1] - list_offsets[columns[e]]
-        if 8 * met >= n_others:  # most others are met: look at all of them
+            cost += list_offsets[columns[e] + 1] - list_offsets[columns[e]]
+        if 8 * cost >= n_others:  # most others are met: look at all of them
             for e in range(offsets[row], offsets[row + 1]):
-                for t in range(list_offsets[columns[e]], list_offsets[columns[e] + 1]):
-                    seen[lists[t]] += 1
-            for other in range(n_others):
-                if seen[other] > 0:
-                    others[place] = other
-                    both[place] = seen[other]
-                    seen[other] = 0
-                    place += 1
+                near = lists[list_offsets[columns[e]] : list_offsets[columns[e] + 1]]
+                for t in range(len(near)):
+                    seen[np.uint32(near[t])] += np.int32(1)
+            for other in range(n_others):  # written in any case, kept if met: nothing for a processor to guess wrong
+                others[place] = other
+                both[place] = seen[other]
+                place += 1 if seen[other] > 0 else 0
+                seen[other] = 0
         else:
             count = 0
             for e in range(offsets[row], offsets[row + 1]):
-                for t in range(list_offsets[columns[e]], list_offsets[columns[e] + 1]):
-                    other = lists[t]
-                    if seen[other] == 0:
-                        touched[count] = other
+                near = lists[list_offsets[columns[e]] : list_offsets[columns[e] + 1]]
+                for t in range(len(near)):
+                    met = np.uint32(near[t])
+                    if seen[met] == 0:
+                        touched[count] = near[t]
                         count += 1
-                    seen[other] += 1
+                    seen[met] += np.int32(1)
             touched[:count].sort()
             for t in range(count):
                 other = touched[t]
@@ -97,8 +102,10 @@ def multiply(
     for row in range(first, stop):
         for e in range(offsets[row], offsets[row + 1]):
             x = np.float64(xs[e])
-            for t in range(list_offsets[columns[e]], list_offsets[columns[e] + 1]):
-                total[lists[t]] += x * ys[t]
+            begin, end = list_offsets[columns[e]], list_offsets[columns[e] + 1]
+            near, theirs = lists[begin:end], ys[begin:end]
+            for t in range(len(near)):
+                total[np.uint32(near[t])] += x * theirs[t]
         for p in range(pair_offsets[row - first], pair_offsets[row - first + 1]):
             out[p] = total[others[p]]
             total[others[p]] = 0.0
@@ -124,9 +131,10 @@ def moments(
     for row in range(first, stop):
         for e in range(offsets[row], offsets[row + 1]):
             x = np.float64(xs[e])
-            for t in range(list_offsets[columns[e]], list_offsets[columns[e] + 1]):
-                y = np.float64(ys[t])
-                other = lists[t]
+            begin, end = list_offsets[columns[e]], list_offsets[columns[e] + 1]
+            near, theirs = lists[begin:end], ys[begin:end]
+            for t in range(len(near)):
+                y, other = np.float64(theirs[t]), np.uint32(near[t])
                 total[other, 0] += x
                 total[other, 1] += y
                 total[other, 2] += x * x
@@ -160,18 +168,20 @@ def terms(
         for e in range(offsets[row], offsets[row + 1]):
             x = np.float64(xs[e])
             own = x * np.log2(x) if what == 3 and x > 0.0 else 0.0
-            for t in range(list_offsets[columns[e]], list_offsets[columns[e] + 1]):
-                y = np.float64(ys[t])
+            begin, end = list_offsets[columns[e]], list_offsets[columns[e] + 1]
+            near, theirs = lists[begin:end], ys[begin:end]
+            for t in range(len(near)):
+                y, other = np.float64(theirs[t]), np.uint32(near[t])
                 if what == 0:
-                    total[lists[t]] += abs(x) + abs(y) - abs(x - y)
+                    total[other] += abs(x) + abs(y) - abs(x - y)
                 elif what == 1:
-                    total[lists[t]] += 1.0 if x == y else 0.0
+                    total[other] += 1.0 if x == y else 0.0
                 elif what == 2:
-                    total[lists[t]] += (x - y) * (x - y)
+                    total[other] += (x - y) * (x - y)
                 elif x + y > 0.0:
                     mean = 0.5 * (x + y)
                     its = y * np.log2(y) if y > 0.0 else 0.0
-                    total[lists[t]] += mean - 0.5 * (own + its) + mean * np.log2(mean)
+                    total[other] += mean - 0.5 * (own + its) + mean * np.log2(mean)
         for p in range(pair_offsets[row - first], pair_offsets[row - first + 1]):
             out[p] = total[others[p]]
             total[others[p]] = 0.0
