@@ -30,6 +30,9 @@ PARTS = {
     "opening": "opening a prepared dataset",
     "cells": "xLSTM blocks beside the xlstm package and Transformers",
     "growth": "cost against length, width and catalogue, and of steps from a state, with a plot",
+    "ratings_speed": "factorisations of ratings beside Spark, LensKit, Cornac and Surprise",
+    "ranking_speed": "ials, ease and item_knn beside implicit, RecTools and LensKit",
+    "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, beside RecBole",
     "beyond": "a run's accuracy with less and more history than it was trained on; needs --run",
     "ablation": "what each choice is worth, three seeds: hours",
     "tuned": "every sequential model under one equal tuning budget: hours",
@@ -52,7 +55,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--libraries", default="segue,rectools,recbole", help="of parts beside and pace; default %(default)s"
     )
-    parser.add_argument("--contests", help="of part beside, such as sasrec-50,gru4rec-50; default: all, and the races")
+    parser.add_argument(
+        "--contests",
+        help="of parts beside, such as sasrec-50,gru4rec-50, and ranking_speed, such as ease; default: all",
+    )
     parser.add_argument("--minutes", type=float, help="of part pace: how long RecTools trains; default 15")
     parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
@@ -98,7 +104,7 @@ def main() -> None:
         except ValueError as error:
             sys.exit(str(error))
         text = gpu.page(found)
-    elif ask.part in ("cells", "growth", "beyond"):
+    elif ask.part in ("cells", "growth", "beyond", "ratings_speed", "ranking_speed", "bpr_tutorial"):
         module = import_module(f"benchmarks.{ask.part}")
         try:
             found |= module.run(ask)

@@ -20,8 +20,15 @@ RECIPES: dict[str, list[str]] = {
     "rectools": ["rectools[torch]==0.19.0", "pytorch-lightning==2.5.2", TORCH],
     "recbole": ["recbole==1.2.1", "setuptools<81", "numpy<2", "pandas<3", "scipy<1.16", TORCH],
     "xlstm": ["xlstm==2.0.6", "mlstm_kernels==2.0.6", TORCH, "-e", str(ROOT)],
+    "implicit": ["implicit==0.7.3", "scikit-surprise==1.1.5", "pandas", "threadpoolctl"],
+    "lenskit": ["lenskit==2025.8.1", TORCH],
+    "cornac": ["cornac==3.0.1"],
+    "spark": ["pyspark==4.3.0", "numpy"],
 }
-"""What each environment holds; torch comes first, so that nothing else chooses its version."""
+"""What each environment holds; torch comes first where it is, so that nothing else chooses its version.
+
+Surprise lives with implicit.
+"""
 
 
 def interpreter(name: str, install: bool = False) -> Path | None:
@@ -40,7 +47,7 @@ def interpreter(name: str, install: bool = False) -> Path | None:
         raise ValueError(f"SEGUE_PEERS={given}: no environment '{name}' there ({python} is missing)")
     print(f"making {folder} (once, some minutes)", file=sys.stderr)
     venv.create(folder, with_pip=True, clear=True)
-    for wanted in ([TORCH], RECIPES[name]):
+    for wanted in ([TORCH], RECIPES[name]) if TORCH in RECIPES[name] else (RECIPES[name],):
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
     done.touch()
     return python.absolute()

@@ -1,7 +1,7 @@
 """What every side of a comparison measures in the same way. Standard library and NumPy: it runs in each environment.
 
 A side is a script started in a fresh process: ``python run_x.py JOB``; JOB is a folder with ``job.json`` (settings)
-and ``events.npz`` (``offsets``, ``items``: whole histories, oldest first), and it leaves ``figures.json`` there.
+and ``events.npz`` (mostly ``offsets``, ``items``: whole histories, oldest first), and it leaves ``figures.json`` there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Clock", "Job", "Race", "age", "memory", "score"]
+__all__ = ["Clock", "Job", "Race", "age", "hu_objective", "memory", "score"]
 
 
 def age() -> float:
@@ -45,6 +45,23 @@ def score(
     hits = recommended == items[offsets[1:] - 1 - before][:, None]
     gains = hits / np.log2(np.arange(k) + 2.0)
     return {f"hit_rate@{k}": float(hits.any(1).mean()), f"ndcg@{k}": float(gains.sum(1).mean())}
+
+
+def hu_objective(seen: Any, users: NDArray[Any], items: NDArray[Any], confidence: float, l2: float) -> float:
+    """What Hu et al. minimise: ``sum_seen c (1 - x.y)² + sum_rest (x.y)² + l2 (|X|² + |Y|²)``, in float64.
+
+    Args:
+        seen: ``(U, I)`` a sparse table by rows, whose cells are 1.
+        confidence: c, the weight of a cell that is there, where one that is not weighs 1.
+    """
+    grams = [(table.T.astype(np.float64) @ table) for table in (users, items)]
+    total = float((grams[0] * grams[1]).sum()) + l2 * float(np.trace(grams[0]) + np.trace(grams[1]))
+    rows = np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr))
+    for start in range(0, len(rows), 100_000):
+        part = slice(start, start + 100_000)
+        found = np.einsum("td,td->t", users[rows[part]], items[seen.indices[part]]).astype(np.float64)
+        total += float((confidence * (1.0 - found) ** 2 - found**2).sum())
+    return total
 
 
 class Clock:
@@ -128,6 +145,11 @@ class Job:
         with np.load(self.folder / "events.npz") as arrays:
             return arrays["offsets"], arrays["items"]
 
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that was handed over."""
+        with np.load(self.folder / "events.npz") as arrays:
+            return dict(arrays)
+
     def race(self) -> Race:
         """The race that the settings ask for: ``minutes`` and ``level``."""
         return Race(self.events(), 60.0 * self.settings["minutes"], self.settings["level"])
@@ -136,10 +158,12 @@ class Job:
         """Add to what was found."""
         self.found |= figures
 
-    def finish(self, recommended: NDArray[np.int64] | None = None) -> None:
-        """Write the figures with the peak of memory, and the lists ``(users, k)`` of item codes, -1 where none."""
+    def finish(self, recommended: NDArray[np.int64] | None = None, predicted: NDArray[Any] | None = None) -> None:
+        """Write the figures, with the peak of memory, the lists ``(users, k)`` of codes, -1 where none, and values."""
         peak = memory()["peak"]
         self.note(peak_mib=peak, own_mib=peak - self.found["import_mib"])
         if recommended is not None:
             np.save(self.folder / "recommended.npy", recommended)
+        if predicted is not None:
+            np.save(self.folder / "predicted.npy", predicted)
         (self.folder / "figures.json").write_text(json.dumps(self.found))

@@ -1,0 +1,119 @@
+"""Segue's factorisations of ratings beside those of Spark, LensKit, Cornac and Surprise, on one random split.
+
+Four fifths of the ratings of MovieLens 1M train, and the same pairs of the last fifth are asked of everybody. Fitting
+alone is timed, from a table in the library's own form in memory; each side runs in fresh processes, in turn with the
+others, and the fastest counts. Errors are counted here, for every side by the same function; what a side leaves
+unanswered gets the mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from benchmarks.fresh import Arrays, in_turn
+from benchmarks.machine import busy, told, undisturbed
+
+__all__ = ["AGAINST", "SIDES", "errors", "page", "pairs", "run"]
+
+SIDES: dict[str, tuple[str, dict[str, Any]]] = {
+    "Segue als": ("segue", {"model": "als", "settings": {"width": 64, "sweeps": 10}}),
+    "Spark ALS": ("spark", {"settings": {"rank": 64, "maxIter": 10, "regParam": 0.05}}),
+    "LensKit BiasedMF": ("lenskit", {"settings": {"embedding_size": 64, "epochs": 10}}),
+    "Cornac MF": ("cornac", {"settings": {"k": 64, "max_iter": 20, "learning_rate": 0.02, "lambda_reg": 0.05}}),
+    "Surprise SVD": ("surprise", {"settings": {}}),
+}
+"""Library and settings of each side; what is not told is as the library has it."""
+
+AGAINST = [(name, "Segue als") for name in SIDES if not name.startswith("Segue")]
+"""Which are compared."""
+
+ROUNDS = 3
+
+
+def pairs(data: Any, seed: int) -> Arrays:
+    """Users, items and values of a random fifth, and of the rest."""
+    from segue.data.splits import SplitSettings, split
+
+    parts = split(data, SplitSettings(kind="random", test=0.2, valid=0.0, seed=seed))
+    train, test = parts.train.histories, parts.test.targets
+    return {
+        "train_users": train.rows.astype(np.int32),
+        "train_items": train.items,
+        "train_values": train.values,
+        "test_users": parts.test.queries.users[test.rows],
+        "test_items": test.items,
+        "test_values": test.values,
+    }
+
+
+def errors(predicted: Any, arrays: Arrays) -> dict[str, float]:
+    """Root of the mean squared error and mean absolute error, and the share of pairs that were answered."""
+    answered = np.isfinite(predicted)
+    filled = np.where(answered, predicted, arrays["train_values"].mean(dtype=np.float64))
+    error = filled.astype(np.float64) - arrays["test_values"]
+    return {
+        "rmse": float(np.sqrt(np.square(error).mean())),
+        "mae": float(np.abs(error).mean()),
+        "answered": float(answered.mean()),
+    }
+
+
+def run(ask: Any) -> dict[str, Any]:
+    """Figures of every side, and the ratios of their times."""
+    from benchmarks.__main__ import load
+
+    source, data = load(ask.source or ("ml-100k" if ask.quick else None))
+    arrays = pairs(data, ask.seed)
+    base = {"part": "ratings", "threads": ask.threads, "seed": ask.seed, "users": data.n_users, "items": data.n_items}
+    values = arrays["train_values"]
+    base |= {"scale": [float(values.min()), float(values.max())]}
+    found: dict[str, Any] = {"source": source, "busy_before_percent": busy(), "settings": base}
+    found["data"] = {"train": len(values), "test": len(arrays["test_values"]), "hash": data.header.get("hash")}
+    sides = [(name, library, base | own) for name, (library, own) in SIDES.items()]
+    found["sides"] = {
+        name: figures | errors(left["predicted"], arrays)
+        for name, (figures, left) in in_turn(1 if ask.quick else ROUNDS, sides, arrays).items()
+    }
+    return found
+
+
+def page(found: dict[str, Any]) -> str:
+    """The tables, as Markdown."""
+    settings, sides = found["settings"], found["sides"]
+    lines = [
+        f"# Ratings of {found['source']}: factorisations beside each other",
+        "",
+        f"{found['data']['train']:,} ratings train, {found['data']['test']:,} are asked for; "
+        f"{settings['threads']} threads, the fastest of fresh processes.",
+        "",
+        "| side | fit, s | test RMSE | MAE | answered | prepare, s | predict, s | import, s | peak MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {name} | {side['fit_seconds']:.2f} | {side['rmse']:.4f} | {side['mae']:.4f} | {side['answered']:.2%} "
+        f"| {side['prepare_seconds']:.2f} | {side['predict_seconds']:.2f} | {side['import_seconds']:.1f} "
+        f"| {side['peak_mib']:,.0f} |"
+        for name, side in sides.items()
+    ]
+    lines += [
+        "",
+        "| beside | Segue's | times as fast | RMSE, Segue's less the other's |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    lines += [
+        f"| {other} | {own} | {sides[other]['fit_seconds'] / sides[own]['fit_seconds']:.2f} "
+        f"| {sides[own]['rmse'] - sides[other]['rmse']:+.4f} |"
+        for other, own in AGAINST
+        if other in sides and own in sides
+    ]
+    lines += ["", *(f"* {name}: {own or 'as it is'}" for name, own in _told())]
+    return "\n".join([*lines, f"* data hash {found['data']['hash']}", undisturbed(found), *told(found["machine"]), ""])
+
+
+def _told() -> list[tuple[str, str]]:
+    return [
+        (name, ", ".join(f"{key} {value}" for key, value in own["settings"].items()))
+        for name, (_, own) in SIDES.items()
+    ]
