@@ -30,13 +30,14 @@ PARTS = {
     "opening": "opening a prepared dataset",
     "cells": "xLSTM blocks beside the xlstm package and Transformers",
     "growth": "cost against length, width and catalogue, and of steps from a state, with a plot",
+    "ratings": "predicted ratings under the splits that papers use; needs --task: an hour or two",
     "ratings_speed": "factorisations of ratings beside Spark, LensKit, Cornac and Surprise",
     "ranking_speed": "ials, ease and item_knn beside implicit, RecTools and LensKit",
     "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, beside RecBole",
     "beyond": "a run's accuracy with less and more history than it was trained on; needs --run",
     "ablation": "what each choice is worth, three seeds: hours",
     "tuned": "every sequential model under one equal tuning budget: hours",
-    "accuracy": "every model's metrics on one dataset, trained from its recipe: hours",
+    "accuracy": "every model's metrics on one board (--source), trained from its recipe: hours",
 }
 
 
@@ -67,7 +68,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
     parser.add_argument("--seeds", type=int, default=3, help="of part ablation; default %(default)s")
     parser.add_argument("--trials", type=int, default=4, help="of part tuned, for each model; default %(default)s")
-    parser.add_argument("--models", help="of part tuned; default: every sequential model")
+    parser.add_argument("--models", help="of parts tuned and ratings; default: every model that it suits")
+    parser.add_argument("--task", default="ml-100k-u1", help="of part ratings: a key of its TASKS; default %(default)s")
     parser.add_argument("--quick", action="store_true", help="as little as possible: to see that it runs")
     return parser.parse_args()
 
@@ -123,6 +125,16 @@ def main() -> None:
         name = f"ablation-{ask.study}"
         found |= ablation.run(ask.study, ask.seeds, tell, ask.quick)
         text = ablation.page(found)
+    elif ask.part == "ratings":
+        from benchmarks import ratings
+
+        name = f"ratings-{ask.task}"
+        try:
+            models = ask.models.split(",") if ask.models else ratings.predictors(ask.task)
+            found |= ratings.run(ask.task, models, tell, ask.quick)
+        except ValueError as error:
+            sys.exit(str(error))
+        text = ratings.page(found)
     elif ask.part == "tuned":
         from benchmarks import tuned
 

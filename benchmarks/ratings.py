@@ -15,12 +15,12 @@ from scipy.stats import t
 
 from benchmarks.machine import trainings
 from segue.core.files import read_json
-from segue.core.registry import model_class, model_keys
 from segue.experiment.compare import run_of
+from segue.experiment.home import recipes_folder
 from segue.experiment.plan import plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["TASKS", "page", "predictors", "run"]
+__all__ = ["MODELS", "TASKS", "page", "predictors", "run"]
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Task:
     data: str
     times: tuple[tuple[str, ...], ...]
     """Settings of each repetition."""
-    without: tuple[str, ...] = ()
-    """Models that this task is too much for, or that it says nothing of."""
+    also: tuple[str, ...] = ()
+    """Models beside :data:`MODELS`."""
     facts: dict[str, str] = field(default_factory=dict)
     """Figures published under this protocol, by their origin."""
 
@@ -41,11 +41,25 @@ def _seeds(*settings: str, count: int) -> tuple[tuple[str, ...], ...]:
     return tuple((*settings, f"run.seed={seed}") for seed in range(count))
 
 
+MODELS = (
+    "bayesian_pmf",
+    "factorization_machine",
+    "svdpp",
+    "als",
+    "pmf",
+    "svd@ratings",
+    "nmf@ratings",
+    "item_knn@ratings",
+    "user_knn@ratings",
+)
+"""Models that predict values; ``key@what`` is the one of the recipe ``key-what.toml``."""
+
 TASKS = {
     "ml-100k-u1": Task(
         "u1.base and u1.test",
         "ml-100k",
         _seeds("split.kind=given", "split.name=u1", "split.tell_time=true", count=3),
+        ("factorization_machine@features", "als@features"),
         facts={
             "Bayesian factorisation machine, ordered probit, dates and side information": "0.8808",
             "GLocal-K, ids only": "0.8889",
@@ -55,12 +69,14 @@ TASKS = {
         "five random folds",
         "ml-100k",
         tuple(("split.kind=k_fold", f"split.fold={fold}") for fold in range(5)),
+        ("als@features",),
         facts={"Surprise SVD++": "0.919", "Surprise KNNBaseline": "0.931", "Surprise SVD": "0.934"},
     ),
     "ml-100k-given": Task(
         "u1 to u5",
         "ml-100k",
-        tuple(("split.kind=given", f"split.name=u{number}") for number in range(1, 6)),
+        tuple(("split.kind=given", f"split.name=u{number}", "split.tell_time=true") for number in range(1, 6)),
+        ("factorization_machine@features", "als@features"),
     ),
     "ml-1m-90": Task(
         "random 90/10",
@@ -71,13 +87,23 @@ TASKS = {
 }
 
 
-def predictors() -> list[str]:
-    """Keys of the models that learn from values."""
-    return [key for key in model_keys() if model_class(key).needs_values]
+def predictors(task: str) -> list[str]:
+    """The models of a task.
+
+    Raises:
+        ValueError: an unknown task.
+    """
+    return [*MODELS, *_task(task).also]
+
+
+def _task(name: str) -> Task:
+    if name not in TASKS:
+        raise ValueError(f"task: unknown '{name}', expected one of {', '.join(TASKS)}")
+    return TASKS[name]
 
 
 def run(task: str, models: list[str], say: Any, quick: bool = False) -> dict[str, Any]:
-    """Each of ``models`` (``key``, or ``key@recipe`` for a recipe of another name) trained for every repetition.
+    """Each of ``models`` (see :data:`MODELS`) trained for every repetition.
 
     Returns:
         per model the root mean squared errors, their mean and 95 % interval (Student's t over repetitions), and cost.
@@ -85,14 +111,12 @@ def run(task: str, models: list[str], say: Any, quick: bool = False) -> dict[str
     Raises:
         ValueError: an unknown task.
     """
-    if task not in TASKS:
-        raise ValueError(f"task: unknown '{task}', expected one of {', '.join(TASKS)}")
-    asked = TASKS[task]
+    asked = _task(task)
     times = asked.times[:1] if quick else asked.times
     rows: dict[str, Any] = {}
     for name in models:
-        key, _, recipe = name.partition("@")
-        path = f"recipes/{asked.data}/{recipe}.toml" if recipe else None
+        key, _, what = name.partition("@")
+        path = recipes_folder() / asked.data / f"{key}-{what}.toml" if what else None
         records = []
         for settings in times:
             wanted = [*settings, "split.valid=0", 'evaluation.metrics=["rmse","mae"]', *(["sweeps=2"] if quick else [])]

@@ -153,6 +153,21 @@ def test_leave_one_out_is_what_it_says(dataset: Dataset) -> None:
     assert done.facts["train_only_users"] == int((dataset.histories.lengths < 3).sum())
 
 
+@given(dataset=logs())
+def test_leave_one_out_without_validation_trains_all_but_the_last(dataset: Dataset) -> None:
+    done = split(dataset, SplitSettings(valid=0.0))
+    assert not len(done.valid)
+    for user in range(dataset.n_users):
+        row = numbers(dataset.histories, user)
+        asked = np.flatnonzero(done.test.queries.users == user)
+        if len(row) < 2:
+            assert not len(asked)
+            assert numbers(done.train.histories, user) == row
+        else:
+            assert numbers(done.train.histories, user) == numbers(done.test.queries.history, int(asked[0])) == row[:-1]
+            assert numbers(done.test.targets, int(asked[0])) == [row[-1]]
+
+
 @given(dataset=logs(actions=True))
 def test_leave_one_out_of_one_kind_keeps_the_others_as_input(dataset: Dataset) -> None:
     done = split(dataset)

@@ -109,7 +109,8 @@ def test_what_changes_the_result_changes_the_fingerprint() -> None:
     "path", sorted(recipes_folder().glob("*/*.toml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
 )
 def test_our_recipes_are_understood(path: Path) -> None:
-    chosen = plan({"model": path.stem, "data": path.parent.name})
+    model, _, variant = path.stem.partition("-")
+    chosen = plan({"model": model, "data": path.parent.name}, (), path if variant else None)
     assert chosen.task.recipe == f"recipes/{path.parent.name}/{path.name}"
 
 

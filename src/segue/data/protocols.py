@@ -41,22 +41,24 @@ class Parts:
 def leave_one_out(data: Dataset, settings: SplitSettings) -> Parts:
     """Per user the last event is the test, the one before validation, the rest trains.
 
-    With a target action these are the last two events of that kind; between them, events of other kinds are history of
-    the test only, and what comes after the last is not used. Who would have no event left to train trains with all.
+    ``valid=0``: there is no validation, and all but the last trains. With a target action these are the last two events
+    of that kind; between them, events of other kinds are history of the test only, and what comes after the last is not
+    used. Who would have no event left to train trains with all.
     """
     events = data.histories
     rows, place = events.rows, np.arange(events.size)
     wanted = np.flatnonzero(_wanted(data))
     found = np.bincount(rows[wanted], minlength=len(events))
     ends = np.cumsum(found)
-    asked = found >= 2
+    held = 2 if settings.valid else 1
+    asked = found >= held
     valid_at, test_at = np.full(len(events), events.size), np.full(len(events), events.size)
-    valid_at[asked], test_at[asked] = wanted[ends[asked] - 2], wanted[ends[asked] - 1]
+    valid_at[asked], test_at[asked] = wanted[ends[asked] - held], wanted[ends[asked] - 1]
     asked &= valid_at > events.offsets[:-1]
     valid_at[~asked] = test_at[~asked] = events.size
     return Parts(
         train=place < valid_at[rows],
-        valid=place == valid_at[rows],
+        valid=(place == valid_at[rows]) & (place != test_at[rows]),
         test=place == test_at[rows],
         before_valid=asked[rows] & (place < valid_at[rows]),
         before_test=asked[rows] & (place < test_at[rows]),

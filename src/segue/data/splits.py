@@ -27,7 +27,8 @@ class SplitSettings(Settings):
     test: Share = 0.2
     """Share of the events (``held_out_users``: of the users) that is the test; not for leave-one-out and k-fold."""
     valid: Share = 0.1
-    """Share of all events (``held_out_users``: of the users) that is validation; 0: no validation."""
+    """Share of all events (``held_out_users``: of the users) that is validation; of leave-one-out it is one event per
+    user, whatever the share. 0: no validation."""
     seed: Annotated[int, Ge(0)] = 0
     """Of what is drawn."""
     name: str | None = None
