@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.parts.conjugate_gradient import approach_rows
+from segue.models.parts.conjugate_gradient import approach
+from segue.models.parts.improvement import improved
 from segue.models.parts.least_squares import gram, solve_rows
-from segue.models.parts.subspace import improve_rows
+from segue.models.parts.subspace import improve
 from segue.testing import dataset, tastes
 
 SHAPES = {"width": st.integers(1, 40), "rows": st.integers(1, 30), "seed": st.integers(0, 99)}
@@ -70,11 +71,11 @@ def test_blocks_lead_to_the_same_rows(width: int, rows: int, seed: int, block: i
     exact, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
     found, before = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(400):
-        found, gains = improve_rows(**it, rows_RD=found, block=min(block, width))
+        found, gains = improved(improve, min(block, width), **it, rows_RD=found)
         assert (gains >= before - 1e-4 * (1 + np.abs(before))).all()
         before = gains
     assert (gains >= most - 0.02 * (1e-2 + np.abs(most))).all()
-    whole, _ = improve_rows(**it, rows_RD=np.zeros((rows, width), np.float32), block=width)
+    whole, _ = improved(improve, width, **it, rows_RD=np.zeros((rows, width), np.float32))
     np.testing.assert_allclose(whole, exact, rtol=2e-3, atol=2e-4)
 
 
@@ -85,7 +86,7 @@ def test_steps_lead_to_the_same_rows(width: int, rows: int, seed: int) -> None:
     _, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
     found, before = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(30):
-        found, gains = approach_rows(**it, rows_RD=found, steps=3)
+        found, gains = improved(approach, 3, **it, rows_RD=found)
         assert (gains >= before - 1e-4 * (1 + np.abs(before))).all()
         before = gains
     np.testing.assert_allclose(gains, most, rtol=1e-2, atol=1e-2)

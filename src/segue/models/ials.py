@@ -26,11 +26,12 @@ from segue.core.config import Settings
 from segue.core.model import Arrays, Solver, Validate, pick_candidates
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
-from segue.models.parts.conjugate_gradient import approach_rows
+from segue.models.parts.conjugate_gradient import approach
 from segue.models.parts.factors import cosine_likeness
+from segue.models.parts.improvement import improved
 from segue.models.parts.least_squares import gram, solve_rows
 from segue.models.parts.memory import take_back
-from segue.models.parts.subspace import improve_rows
+from segue.models.parts.subspace import improve
 from segue.models.parts.sweeps import sweeps
 
 __all__ = ["IALS"]
@@ -119,11 +120,10 @@ class IALS(Solver):
         common_DD = np.float32(config.unobserved_weight) * gram_DD
         ridge_R = self._ridge(offsets, len(fixed_CD))
         fixed = offsets, columns, weights_T, seen_T, fixed_CD
-        if config.solver == "subspace" and rows_RD is not None:
-            block = min(config.block, config.width)
-            return improve_rows(*fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD, block=block)
-        if config.solver == "conjugate_gradient" and rows_RD is not None:
-            return approach_rows(*fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD, steps=config.steps)
+        steps = {"conjugate_gradient": (approach, config.steps), "subspace": (improve, min(config.block, config.width))}
+        if config.solver in steps and rows_RD is not None:
+            loop, setting = steps[config.solver]
+            return improved(loop, setting, *fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD)
         ones_D = np.ones(config.width, np.float32)
         return solve_rows(*fixed, ridge_D=ones_D, ridge_R=ridge_R, common_DD=common_DD)
 

@@ -10,61 +10,17 @@ Shapes: R rows, T events, C columns, D width.
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, int32, int64
 from numpy.typing import NDArray
 
-from segue.core.compiled import over_rows, read, summing_kernel, written
+from segue.core.compiled import summing_kernel
 from segue.core.types import Codes, Scores
+from segue.models.parts.improvement import IMPROVES
 
-__all__ = ["improve_rows"]
-
-
-def improve_rows(
-    offsets: NDArray[np.int64],
-    columns: Codes,
-    weights_T: Scores,
-    sides_T: Scores,
-    vectors_CD: Scores,
-    rows_RD: Scores,
-    *,
-    ridge_R: Scores,
-    common_DD: Scores,
-    block: int,
-) -> tuple[Scores, Scores]:
-    """``(R, D)`` better rows than ``rows_RD``, and ``(R,)`` what their objective is below that of zero.
-
-    Arguments are those of ``solve_rows``; a row's ridge is the same in all dimensions.
-
-    Args:
-        block: dimensions that are solved together, at most D.
-    """
-    out = np.array(rows_RD, np.float32, order="C")
-    gains = np.empty(len(out), np.float32)
-    fixed = np.ascontiguousarray(vectors_CD, np.float32), np.ascontiguousarray(ridge_R, np.float32)
-    common = np.ascontiguousarray(common_DD, np.float32)
-
-    def work(first: int, stop: int) -> None:
-        _improve(first, stop, offsets, columns, weights_T, sides_T, *fixed, common, block, out, gains)
-
-    over_rows(work, offsets)
-    return out, gains
+__all__ = ["improve"]
 
 
-@summing_kernel(
-    int64,
-    int64,
-    read(int64),
-    read(int32),
-    read(float32),
-    read(float32),
-    read(float32, 2),
-    read(float32),
-    read(float32, 2),
-    int64,
-    written(float32, 2),
-    written(float32),
-)
-def _improve(
+@summing_kernel(*IMPROVES)
+def improve(
     first: int,
     stop: int,
     offsets: NDArray[np.int64],
@@ -78,7 +34,11 @@ def _improve(
     out: Scores,
     gains: Scores,
 ) -> None:
-    """Rows ``first:stop`` in place."""
+    """Rows ``first:stop`` in place, for :func:`segue.models.parts.improvement.improved`.
+
+    Args:
+        block: dimensions that are solved together, at most D.
+    """
     width = vectors.shape[1]
     longest = 1
     for row in range(first, stop):
