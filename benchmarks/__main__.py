@@ -32,6 +32,7 @@ PARTS = {
     "growth": "cost against length, width and catalogue, and of steps from a state, with a plot",
     "ratings": "predicted ratings under the splits that papers use; needs --task: an hour or two",
     "ratings_speed": "factorisations of ratings beside Spark, LensKit, Cornac and Surprise",
+    "ratings_growth": "a sweep of ALS against ratings, users and width, with a plot",
     "ranking_speed": "ials, ease and item_knn beside implicit, RecTools and LensKit",
     "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, beside RecBole",
     "beyond": "a run's accuracy with less and more history than it was trained on; needs --run",
@@ -39,6 +40,10 @@ PARTS = {
     "tuned": "every sequential model under one equal tuning budget: hours",
     "accuracy": "every model's metrics on one board (--source), trained from its recipe: hours",
 }
+
+
+MODULES = ("cells", "growth", "beyond", "ratings_speed", "ratings_growth", "ranking_speed", "bpr_tutorial")
+"""Parts that are a module of that name, with ``run`` and ``page``."""
 
 
 def arguments() -> argparse.Namespace:
@@ -106,7 +111,7 @@ def main() -> None:
         except ValueError as error:
             sys.exit(str(error))
         text = gpu.page(found)
-    elif ask.part in ("cells", "growth", "beyond", "ratings_speed", "ranking_speed", "bpr_tutorial"):
+    elif ask.part in MODULES:
         module = import_module(f"benchmarks.{ask.part}")
         try:
             found |= module.run(ask)
