@@ -39,7 +39,7 @@ BOARDS = {
     "ml-1m-sasrec": Board("ml-1m-sasrec", ["xlstm", "ease", "item_knn", "popular"]),
     "amazon-beauty": Board("amazon-beauty", ["sasrec", "ease", "item_knn", "popular"]),
     "ml-100k": Board("ml-100k", ["xlstm", "sasrec", "lstm", "gru4rec", "ease", "item_knn", "popular"]),
-    "ml-1m-collaborative": Board("ml-1m", [*CLASSIC, "popular", "xlstm"]),
+    "ml-1m-collaborative": Board("ml-1m", [*CLASSIC, "popular"]),
     "ml-1m-among-100": Board(
         "ml-1m",
         ["ials", "bpr", "neumf", "ease", "lightgcn", "multi_vae", "item_knn", "popular"],
@@ -54,7 +54,7 @@ BOARDS = {
     ),
     "amazon-book": Board(
         "amazon-book-kgat",
-        ["ials", "bpr", "ease", "item_knn", "lightgcn", "popular"],
+        ["ials", "bpr", "ease", "item_knn", "popular"],
         ["split.kind=given", "split.name=kgat", "split.valid=0", "evaluation.ks=[10,20]"],
         "the given train and test, whole catalogue",
         "ndcg@20",
