@@ -121,7 +121,8 @@ def sampled(name: str, hidden: Tensor, vectors: Tensor, bias: Tensor, target: Te
         if name == "bce":
             total = total - F.logsigmoid(positive) - sum(F.logsigmoid(-x) for x in others) / len(negative)
         elif name == "gbce":
-            total = total - power * F.logsigmoid(positive) - sum(F.logsigmoid(-x) for x in others)
+            rare = math.log(len(negative) / power)  # where the odds of targets and negatives are even
+            total = total - power * F.logsigmoid(positive - rare) - sum(F.logsigmoid(rare - x) for x in others)
         elif name == "nll":
             total = total - torch.log(positive.exp() / (positive.exp() + sum(x.exp() for x in others)))
         elif name == "bpr":

@@ -177,15 +177,18 @@ def gbce(
     """Generalised BCE against overconfidence of negative sampling (Petrov & Macdonald 2023, arXiv:2308.07192, eq. 12).
 
     The power of the target's probability follows from the share of the catalogue that is drawn; the derivation is for
-    uniform negatives.
+    uniform negatives. Scores are read as above the log-odds at which targets and negatives balance, which changes no
+    ranking: a model that knows nothing has nothing to learn about how rare targets are. Without it the first steps
+    push all scores down by one direction in common, and what is learned next to that is little.
 
     Args:
-        calibration: t in [0, 1]; 0 is plain BCE, 1 makes the scores estimate true probabilities.
+        calibration: t in [0, 1]; 0 is plain BCE, 1 makes the scores, less that constant, estimate true probabilities.
     """
     positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
     rate = len(drawn.items_K) / max(len(vectors_ID) - 1, 1)
     power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
-    return (power * F.softplus(-positive_M) + F.softplus(negative_MK).sum(1)).mean()
+    rare = math.log(len(drawn.items_K) / power)
+    return (power * F.softplus(rare - positive_M) + F.softplus(negative_MK - rare).sum(1)).mean()
 
 
 @full_precision
