@@ -8,14 +8,19 @@ before, on a part of the training data.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import t
 
+from benchmarks.fresh import fresh, python_of
 from benchmarks.machine import trainings
+from benchmarks.ratings_speed import errors, pairs
 from segue.core.files import read_json
+from segue.data.splits import split
 from segue.experiment.compare import run_of
+from segue.experiment.data import load_data
 from segue.experiment.home import recipes_folder
 from segue.experiment.plan import plan
 from segue.experiment.run_folder import METRICS
@@ -35,6 +40,8 @@ class Task:
     """Models beside :data:`MODELS`."""
     facts: dict[str, str] = field(default_factory=dict)
     """Figures published under this protocol, by their origin."""
+    peers: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
+    """Models of other libraries that get the same splits: library, and what its side is asked for."""
 
 
 def _seeds(*settings: str, count: int) -> tuple[tuple[str, ...], ...]:
@@ -71,6 +78,11 @@ TASKS = {
         tuple(("split.kind=k_fold", f"split.fold={fold}") for fold in range(5)),
         ("als@features",),
         facts={"Surprise SVD++": "0.919", "Surprise KNNBaseline": "0.931", "Surprise SVD": "0.934"},
+        peers={
+            "Surprise SVD++": ("surprise", {"model": "SVDpp", "settings": {}}),
+            "Surprise KNNBaseline": ("surprise", {"model": "KNNBaseline", "settings": {}}),
+            "Surprise SVD": ("surprise", {"model": "SVD", "settings": {}}),
+        },
     ),
     "ml-100k-given": Task(
         "u1 to u5",
@@ -131,6 +143,11 @@ def run(task: str, models: list[str], say: Any, quick: bool = False) -> dict[str
             "recipe": records[0]["recipe"],
         }
     record = records[-1]
+    for name, (library, wanted) in asked.peers.items():
+        python = python_of(library)
+        if python is not None:
+            rows[name] = _peer(f"ratings_{library}", python, asked.data, wanted, times)
+            say(f"{name}: {', '.join(f'{value:.4f}' for value in rows[name]['rmse'])}")
     return {
         "task": task,
         "title": asked.title,
@@ -140,6 +157,23 @@ def run(task: str, models: list[str], say: Any, quick: bool = False) -> dict[str
         "rows": rows,
         **{key: record[key] for key in ("data_hash", "date", "warnings")},
     }
+
+
+def _peer(
+    script: str, python: Path, data: str, wanted: dict[str, Any], times: tuple[tuple[str, ...], ...]
+) -> dict[str, Any]:
+    """Another library's model on the same splits, one after the other."""
+    figures = []
+    for number, settings in enumerate(times):
+        chosen = plan({"model": "als", "data": data}, [*settings, "split.valid=0"], "none")
+        log = load_data(chosen)
+        arrays = pairs(split(log, chosen.split))
+        values = arrays["train_values"]
+        ask = {"threads": 1, "seed": number, "users": log.n_users, "items": log.n_items}
+        told, left = fresh(script, python, ask | {"scale": [float(values.min()), float(values.max())]} | wanted, arrays)
+        figures.append(errors(left["predicted"], arrays) | {"seconds": told["fit_seconds"]})
+    found: dict[str, Any] = {name: [one[name] for one in figures] for name in ("rmse", "mae", "seconds")}
+    return found | {"parameters": None, "recipe": "its own defaults"}
 
 
 def estimated(values: list[float]) -> tuple[float, float]:
@@ -164,7 +198,8 @@ def page(found: dict[str, Any]) -> str:
     ]
     for name, row in sorted(found["rows"].items(), key=lambda item: float(np.mean(item[1]["rmse"]))):
         figures = [f"{value:.4f}" for metric in ("rmse", "mae") for value in estimated(row[metric])]
-        cells = [name, *figures, f"{np.mean(row['seconds']):,.1f}", f"{row['parameters']:,}"]
+        cells = [name, *figures, f"{np.mean(row['seconds']):,.1f}"]
+        cells.append("" if row["parameters"] is None else f"{row['parameters']:,}")
         lines.append("| " + " | ".join(cells) + " |")
     if found["published"]:
         lines += ["", "Published under this protocol:", ""]

@@ -32,11 +32,8 @@ AGAINST = [(name, "Segue als") for name in SIDES if not name.startswith("Segue")
 ROUNDS = 3
 
 
-def pairs(data: Any, seed: int) -> Arrays:
-    """Users, items and values of a random fifth, and of the rest."""
-    from segue.data.splits import SplitSettings, split
-
-    parts = split(data, SplitSettings(kind="random", test=0.2, valid=0.0, seed=seed))
+def pairs(parts: Any) -> Arrays:
+    """Users, items and values of a split's training and of its test."""
     train, test = parts.train.histories, parts.test.targets
     return {
         "train_users": train.rows.astype(np.int32),
@@ -63,9 +60,10 @@ def errors(predicted: Any, arrays: Arrays) -> dict[str, float]:
 def run(ask: Any) -> dict[str, Any]:
     """Figures of every side, and the ratios of their times."""
     from benchmarks.__main__ import load
+    from segue.data.splits import SplitSettings, split
 
     source, data = load(ask.source or ("ml-100k" if ask.quick else None))
-    arrays = pairs(data, ask.seed)
+    arrays = pairs(split(data, SplitSettings(kind="random", test=0.2, valid=0.0, seed=ask.seed)))
     base = {"part": "ratings", "threads": ask.threads, "seed": ask.seed, "users": data.n_users, "items": data.n_items}
     values = arrays["train_values"]
     base |= {"scale": [float(values.min()), float(values.max())]}

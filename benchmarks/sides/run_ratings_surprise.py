@@ -1,12 +1,13 @@
-"""Surprise's side of the ratings: SVD, which is stochastic gradient descent of biased factors."""
+"""Surprise's side of the ratings: SVD, stochastic gradient descent of biased factors, or another model by name."""
 
 from __future__ import annotations
 
 import time
 
 import numpy as np
+import surprise
 from measure import Job
-from surprise import SVD, Dataset, Reader
+from surprise import Dataset, Reader
 
 
 class Rows:
@@ -24,7 +25,9 @@ def main() -> None:
     train = data.construct_trainset(Rows(*(pairs[f"train_{name}"] for name in ("users", "items", "values"))).rows)
     job.note(prepare_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    model = SVD(random_state=ask["seed"], **ask["settings"])
+    kind = getattr(surprise, ask.get("model", "SVD"))
+    own = {"verbose": False} if "KNN" in kind.__name__ else {"random_state": ask["seed"]}
+    model = kind(**own, **ask["settings"])
     model.fit(train)
     job.note(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()
