@@ -25,9 +25,9 @@ def age() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
 
 
-def memory() -> dict[str, float]:
-    """Memory of the process in MiB: now, and at its highest since it began (``VmHWM``)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def memory(process: int | str = "self") -> dict[str, float]:
+    """Memory of a process in MiB: now, and at its highest since it began (``VmHWM``)."""
+    lines = Path(f"/proc/{process}/status").read_text().splitlines()
     fields = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith("Vm")}
     return {"now": int(fields["VmRSS"]) / 1024, "peak": int(fields["VmHWM"]) / 1024}
 
@@ -160,7 +160,7 @@ class Job:
 
     def finish(self, recommended: NDArray[np.int64] | None = None, predicted: NDArray[Any] | None = None) -> None:
         """Write the figures, with the peak of memory, the lists ``(users, k)`` of codes, -1 where none, and values."""
-        peak = memory()["peak"]
+        peak = memory()["peak"] + self.found.get("beside_mib", 0.0)
         self.note(peak_mib=peak, own_mib=peak - self.found["import_mib"])
         if recommended is not None:
             np.save(self.folder / "recommended.npy", recommended)

@@ -83,10 +83,10 @@ def main() -> None:
     start = time.perf_counter()
     model = get_model("BPR")(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], "BPR")(config, model)
-    trainer.fit(train, valid, verbose=False, saved=True, show_progress=False)
+    trainer.fit(train, valid, verbose=False, saved=False, show_progress=False)
     job.note(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    own = trainer.evaluate(test, load_best_model=True, show_progress=False)
+    own = trainer.evaluate(test, load_best_model=False, show_progress=False)
     job.note(
         evaluate_seconds=time.perf_counter() - start, own_metrics={name: float(value) for name, value in own.items()}
     )

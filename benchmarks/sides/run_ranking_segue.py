@@ -18,17 +18,16 @@ from segue.core.types import Dataset, Events, Queries, Vocab
 
 
 class Sweeps:
-    """Keeps what is logged after each sweep, and when."""
+    """Keeps what is logged after each sweep, and when, counted from the beginning of the fit."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []
-        self.took = 0.0
+        self.begun = time.perf_counter()
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Take one sweep."""
         if "loss" in values:
-            self.took += values["seconds"]
-            self.points.append((self.took, values["loss"]))
+            self.points.append((time.perf_counter() - self.begun, values["loss"]))
 
 
 def main() -> None:
@@ -42,8 +41,8 @@ def main() -> None:
     vocabs = (Vocab([str(code) for code in range(count)]) for count in (len(users), ask["items"]))
     train = Dataset("log", *vocabs, told)
     job.note(prepare_seconds=time.perf_counter() - start)
-    logged = Sweeps()
     start = time.perf_counter()
+    logged = Sweeps()
     model = kind(kind.Config(**ask["settings"]), train.domain)
     model.fit(train, Run(ask["seed"], trackers=(logged,)), None)
     job.note(fit_seconds=time.perf_counter() - start)

@@ -18,8 +18,8 @@ def main() -> None:
     train = Dataset.from_uir(list(zip(*told, strict=True)), seed=ask["seed"])
     job.note(prepare_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    # without a seed it uses several threads, which race each other
-    model = MF(seed=ask["seed"], num_threads=ask["threads"], verbose=False, **ask["settings"])
+    # with a seed it would use one thread; without, several race each other
+    model = MF(num_threads=ask["threads"], verbose=False, **ask["settings"])
     model.fit(train)
     job.note(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()

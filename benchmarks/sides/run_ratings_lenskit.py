@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from lenskit.als import BiasedMFScorer
 from lenskit.data import ItemList, RecQuery, from_interactions_df
+from lenskit.training import TrainingOptions
 from measure import Job
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     job.note(prepare_seconds=time.perf_counter() - start)
     start = time.perf_counter()
     model = BiasedMFScorer(**ask["settings"])
-    model.train(train)
+    model.train(train, TrainingOptions(rng=ask["seed"]))
     job.note(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()
     users = pairs["test_users"]

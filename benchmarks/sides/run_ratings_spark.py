@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from measure import Job
+from measure import Job, memory
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
 
@@ -47,6 +47,7 @@ def main() -> None:
     for row in model.transform(test).select("place", "prediction").toLocalIterator():
         predicted[row["place"]] = row["prediction"]
     job.note(predict_seconds=time.perf_counter() - start)
+    job.note(beside_mib=memory(spark.sparkContext._gateway.proc.pid)["peak"])  # the JVM, which holds it all
     spark.stop()
     job.finish(predicted=predicted)
 

@@ -32,7 +32,7 @@ def main() -> None:
     job.note(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()
     asked = zip(pairs["test_users"].tolist(), pairs["test_items"].tolist(), strict=True)
-    predicted = np.array([model.predict(user, item, clip=False).est for user, item in asked])
+    predicted = np.array([model.predict(user, item).est for user, item in asked])
     job.note(predict_seconds=time.perf_counter() - start)
     job.finish(predicted=predicted)
 

@@ -231,6 +231,16 @@ def test_likelihood_of_levels_and_its_derivatives() -> None:
     np.testing.assert_allclose(cuts, best.x, atol=1e-3)
 
 
+@pytest.mark.parametrize(("score", "level"), [(34.0, 0), (36.0, 0), (60.0, 0), (-34.0, 1), (-36.0, 1), (-60.0, 1)])
+def test_a_level_that_is_all_but_impossible_pulls_by_its_distance(score: float, level: int) -> None:
+    one = np.array([score], np.float32), np.array([level], np.int32), np.ones(1, np.float32)
+    fit = probit.fit_of(*one, np.zeros(1))
+    low, high = ((-np.inf, -score), (-score, np.inf))[level]
+    assert fit.pulls_T[0] == pytest.approx(stats.truncnorm.mean(low, high), rel=1e-3)
+    assert fit.value == pytest.approx(stats.norm.logcdf(-abs(score)), rel=1e-3)
+    assert fit.curve_JJ[0, 0] == pytest.approx(1.0, abs=probit.PRIOR + 0.01)
+
+
 def test_the_chain_of_cuts_has_the_right_distribution_and_order() -> None:
     known, cuts = leveled(3, 30, 3)
     chain = []

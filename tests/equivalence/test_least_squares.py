@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from segue.core import compiled
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
@@ -90,6 +91,32 @@ def test_steps_lead_to_the_same_rows(width: int, rows: int, seed: int) -> None:
         assert (gains >= before - 1e-4 * (1 + np.abs(before))).all()
         before = gains
     np.testing.assert_allclose(gains, most, rtol=1e-2, atol=1e-2)
+
+
+def test_blocks_of_people_who_had_little_have_a_solution() -> None:
+    rng = np.random.default_rng(0)
+    few = dataset(Events.of([rng.choice(10, 6, replace=False).tolist() for _ in range(40)]), 10)
+    for solver in ("subspace", "exact", "conjugate_gradient"):
+        kind = model_class("ials")
+        model = kind(kind.Config(width=32, l2=1e-7, solver=solver), few.domain)
+        model.fit(few, Run(0), None)
+        assert np.isfinite(model.score(Queries.of_users(np.arange(40, dtype=np.int32), few.histories))).all()
+
+
+def test_the_limit_on_libraries_ends_with_the_last_who_needs_it() -> None:
+    from threadpoolctl import threadpool_info
+
+    def now() -> list[int]:
+        return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+    before, small = now(), compiled._SmallProducts()
+    with small:
+        first = small.__enter__()
+        assert first is None
+        assert set(now()) <= {1}
+    assert set(now()) <= {1}
+    small.__exit__()
+    assert now() == before
 
 
 def test_no_solution_is_told() -> None:

@@ -6,10 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from segue.core.run import Run
 from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Scores
 from segue.evaluation.evaluate import evaluate, validator
-from segue.evaluation.pointwise import Errors, mae, rmse
+from segue.evaluation.pointwise import Errors, errors, mae, rmse
 from segue.evaluation.significance import compare
+from segue.testing import tastes
+from segue.training.train import Training
+from segue.training.train import train as train_model
 
 
 @dataclass
@@ -26,6 +30,9 @@ class Constant:
 
     def predict(self, users: Codes, items: Codes, times: Any = None) -> Scores:
         return np.full(len(users), self.value, np.float32)
+
+    def in_scale(self, scores: Scores) -> Scores:
+        return scores + np.float32(1.0)
 
 
 def held(values: list[list[float]]) -> HeldOut:
@@ -92,8 +99,26 @@ def test_a_target_whose_value_is_missing_is_left_out() -> None:
         evaluate(Constant(3.0), held([[np.nan]]), metrics=())
 
 
+def test_people_who_were_not_there_are_answered_by_their_queries() -> None:
+    both = held([[2.0, 2.0], [3.0], [1.0, 1.0, 1.0]])
+    queries = replace(both.queries, known=np.array([False, True, False]))
+    found = errors(Constant(3.0), HeldOut(queries, both.targets))
+    assert found.errors.tolist() == [1.0 - 2.0, 2.0 - 2.0, 3.0 - 3.0, 0.0, 1.0, 2.0]
+
+
+def test_history_counts_where_a_user_was_held_out() -> None:
+    world = tastes()
+    asked = world.test.queries
+    model = train_model("als", {"width": 4, "sweeps": 8}, Training(), world.train, Run(0), None)
+    known, unknown = (
+        rmse(errors(model, HeldOut(queries, world.test.targets))).mean()
+        for queries in (asked, Queries.anonymous(asked.history))
+    )
+    assert unknown == pytest.approx(known, rel=1e-3)
+
+
 def test_a_prediction_that_is_no_number_is_told() -> None:
-    with pytest.raises(ValueError, match="Constant: predicts nan for user 0 and item 0"):
+    with pytest.raises(ValueError, match="Constant: predicts nan of item 0 in answer to query 0, expected a number"):
         evaluate(Constant(np.nan), held([[2.0]]), metrics=())
 
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 import numba
@@ -74,15 +75,39 @@ def over_rows(work: Callable[[int, int], None], offsets: NDArray[np.int64]) -> N
     """
     rows, parts = len(offsets) - 1, threads()
     if parts == 1 or rows < 2 * parts:
-        work(0, rows)
+        with _SMALL_PRODUCTS:
+            work(0, rows)
         return
     # a row costs something without any event too; several ranges for each thread even out what is guessed wrong
     cost = offsets + np.arange(rows + 1) * max(1, int(offsets[-1] // rows))
     cuts = np.searchsorted(cost, np.linspace(0, cost[-1], 4 * parts + 1))
     cuts[0], cuts[-1] = 0, rows
-    # products within a row are small: libraries that share them out too would only stand in each other's way
-    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(parts) as pool:
+    with _SMALL_PRODUCTS, ThreadPoolExecutor(parts) as pool:
         list(pool.map(work, cuts[:-1].tolist(), cuts[1:].tolist()))
+
+
+class _SmallProducts:
+    """While rows are worked on: products within a row are small, and libraries that share them out among threads too
+    would only stand in each other's way, and add up in another order.
+
+    The limit is the whole process's: the first who comes in sets it, and the last who leaves ends it.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside = Lock(), 0
+        self._limit: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._limit = _libraries().limit(limits=1, user_api="blas")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._limit.restore_original_limits()
 
 
 @cache
@@ -92,3 +117,6 @@ def _libraries() -> Any:
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()
+
+
+_SMALL_PRODUCTS = _SmallProducts()

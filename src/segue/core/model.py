@@ -119,6 +119,11 @@ class Predictor(Recommender, Protocol):
         """
         ...
 
+    def in_scale(self, scores: Scores) -> Scores:
+        """Scores as values in the scale of the data, clipped where a setting asks: what people who were not there in
+        training would give, by what their queries tell."""
+        ...
+
 
 @runtime_checkable
 class Similar(Protocol):

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.model import Predictor
-from segue.core.types import HeldOut
+from segue.core.recommend import score_blocks
+from segue.core.types import Codes, HeldOut, Queries, Scores
 
 __all__ = ["mae", "rmse"]
 
@@ -41,6 +42,8 @@ class Errors:
 def errors(model: Predictor, held_out: HeldOut) -> Errors:
     """What ``model`` predicts for every target that has a value, minus the value.
 
+    Of people who were not there in training it is what their history leads to.
+
     Raises:
         ValueError: no target has a value, or a prediction that is not finite.
     """
@@ -49,15 +52,31 @@ def errors(model: Predictor, held_out: HeldOut) -> Errors:
     if targets.values is None or not valued.any():
         raise ValueError(f"ratings: none of {targets.size:,} targets has a value to be predicted")
     rows = targets.rows[valued]
-    users, items = queries.users[rows], targets.items[valued]
-    times = None if queries.times is None or targets.times is None else targets.times[valued]
-    found = model.predict(users, items, times)
+    items, known = targets.items[valued], queries.known[rows]
+    told = queries.times is not None and targets.times is not None
+    times = targets.times[valued][known] if told and targets.times is not None else None
+    found = np.empty(len(rows), np.float32)
+    found[known] = model.predict(queries.users[rows[known]], items[known], times)
+    if not known.all():
+        found[~known] = _of_newcomers(model, queries, rows[~known], items[~known])
     if not np.isfinite(found).all():
         at = int(np.argmin(np.isfinite(found)))
         raise ValueError(
-            f"{type(model).__name__}: predicts {found[at]} for user {users[at]} and item {items[at]}, expected a number"
+            f"{type(model).__name__}: predicts {found[at]} of item {items[at]} in answer to query {rows[at]}, expected "
+            "a number"
         )
     return Errors(rows, found.astype(np.float64) - targets.values[valued], len(held_out))
+
+
+def _of_newcomers(model: Predictor, queries: Queries, rows_T: NDArray[np.int64], items_T: Codes) -> Scores:
+    """What people who were not there in training would give, by their histories; ``rows_T`` ascend."""
+    found_T = np.empty(len(rows_T), np.float32)
+    start = 0
+    for block, scores_RI in score_blocks(model, queries):
+        own = slice(*np.searchsorted(rows_T, (start, start + len(block))))
+        found_T[own] = scores_RI[rows_T[own] - start, items_T[own]]
+        start += len(block)
+    return model.in_scale(found_T)
 
 
 def rmse(found: Errors) -> Values:

@@ -137,7 +137,11 @@ class FactorizationMachine(Solver):
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
         """See :meth:`segue.core.model.Predictor.predict`."""
         found = self.samples.pairs(users, items, self.dates.rows(times, len(users)))
-        return np.clip(found, *self.limits) if self.config.clip else found
+        return self.in_scale(found)
+
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return np.clip(scores, *self.limits) if self.config.clip else scores
 
     def similar(self, items: Codes) -> Scores:
         """The cosine between the items' vectors, averaged over the samples."""

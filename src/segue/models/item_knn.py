@@ -99,6 +99,10 @@ class ItemKNN(Solver):
         """See :meth:`segue.core.model.Predictor.predict`."""
         return self.opinions.predict(users, items)
 
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return self.opinions.in_scale(scores)
+
     def similar(self, items: Codes) -> Scores:
         """Likeness of each item's neighbours, or of all items where it learns from values; 0 for the item itself."""
         return self.opinions.similar_items(items) if self.predicts else self.near_II[items].toarray()

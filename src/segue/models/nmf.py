@@ -184,7 +184,11 @@ class NMF(Solver):
         if not self.predicts:
             raise ValueError("nmf.learns: got 'events', expected 'values' of a model that predicts them")
         found = pair_products(self.users_UD, self.items_ID, users, items)
-        return np.clip(found, *self.limits) if self.config.clip else found
+        return self.in_scale(found)
+
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return np.clip(scores, *self.limits) if self.config.clip else scores
 
     def similar(self, items: Codes) -> Scores:
         """The cosine between the items' factors."""

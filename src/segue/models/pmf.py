@@ -146,13 +146,13 @@ class PMF(RatingFactors):
         counts_R = np.maximum(counts_R, 1) if self.config.weighted else np.ones_like(counts_R)
         return counts_R.astype(np.float32)
 
-    def in_scale(self, sums_T: Scores) -> Scores:
+    def in_scale(self, scores: Scores) -> Scores:
         """The logistic function of the sums, over the scale of the data, where ratings are squashed."""
         if not self.config.squash:
-            return sums_T
+            return super().in_scale(scores)
         low, high = self.limits
-        found_T: Scores = low + (high - low) * _logistic(sums_T)
-        return found_T
+        found: Scores = low + (high - low) * _logistic(scores)
+        return found
 
     def fold_in(self, history: Events) -> Scores:
         """The factors that make the objective least given those of the items; squashed, the limit of falling steps."""

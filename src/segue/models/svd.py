@@ -176,7 +176,11 @@ class SVD(Solver):
             raise ValueError("svd.learns: got 'events', expected 'values' of a model that predicts them")
         found = self.mean + self.users_UB[users, 0] + self.items_IB[items, 0]
         found += pair_products(self.users_UB[:, 1:], self.items_IB[:, 1:], users, items)
-        return np.asarray(np.clip(found, *self.limits) if self.config.clip else found, np.float32)
+        return self.in_scale(np.asarray(found, np.float32))
+
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return np.clip(scores, *self.limits) if self.config.clip else scores
 
     def similar(self, items: Codes) -> Scores:
         """The cosine between the items' right vectors, each dimension by its singular value."""

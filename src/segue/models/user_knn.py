@@ -109,6 +109,10 @@ class UserKNN(Solver):
         """See :meth:`segue.core.model.Predictor.predict`."""
         return self.opinions.predict(users, items)
 
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return self.opinions.in_scale(scores)
+
     def similar_users(self, queries: Queries) -> Scores:
         """See :meth:`segue.core.model.SimilarUsers.similar_users`."""
         if self.predicts:

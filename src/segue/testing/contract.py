@@ -211,6 +211,8 @@ def _predicts(it: Subject) -> None:
     _need(model.predict(nobody, nobody).shape == (0,), "predicting nothing does not give nothing")
     single = np.concatenate([model.predict(users[n : n + 1], items[n : n + 1]) for n in range(5)])
     np.testing.assert_allclose(model.predict(users, items), single, rtol=1e-5, atol=1e-5)
+    values = model.in_scale(model.score(_questions(it.data)))
+    _need(bool(np.isfinite(values).all()), "scores in the scale of the data are not all finite")
 
 
 def _threads_do_not_matter(it: Subject) -> None:

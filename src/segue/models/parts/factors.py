@@ -82,12 +82,11 @@ class RatingFactors(Solver):
         """See :meth:`segue.core.model.Predictor.predict`."""
         found = self.mean + self.users_UD[users, 0] + self.items_ID[items, 0]
         found += pair_products(self.users_UD[:, 1:], self.items_ID[:, 1:], users, items)
-        found = self.in_scale(found)
-        return np.clip(found, *self.limits) if self.config.clip else found
+        return self.in_scale(found)
 
-    def in_scale(self, sums_T: Scores) -> Scores:
-        """Sums as values in the scale of the data: as they are, unless a subclass squashes them."""
-        return sums_T
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return np.clip(scores, *self.limits) if self.config.clip else scores
 
     def similar(self, items: Codes) -> Scores:
         """The cosine between the items' factors."""

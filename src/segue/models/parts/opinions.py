@@ -96,7 +96,11 @@ class Opinions:
             found_T[asked_T] = self._of_questions(place_T[asked_T] - start, lists[asked_T], like_BR)
         found_T *= self.centre.units[rows]
         found_T += self.centre.mean + self.centre.users_U[users] + self.centre.items_I[items]
-        return np.clip(found_T, *self._limits) if self.config.clip else found_T
+        return self.in_scale(found_T)
+
+    def in_scale(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.in_scale`."""
+        return np.clip(scores, *self._limits) if self.config.clip else scores
 
     def score(self, queries: Queries) -> Scores:
         """``(N, I)`` the value that each person would give each item, folded in from the values of his history.

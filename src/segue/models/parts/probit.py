@@ -155,15 +155,20 @@ def _terms(
         root = np.float64(roots[t])
         low = max((edges[k] - scores[t]) * root, -FURTHEST)
         high = min((edges[k + 1] - scores[t]) * root, FURTHEST)
-        low, high = min(low, FURTHEST), max(high, -FURTHEST)
-        if low + high > 0:
-            mass = 0.5 * (math.erfc(low * half) - math.erfc(high * half))
+        if low >= FURTHEST or high <= -FURTHEST:  # all of it is so far away that its nearer edge is as good as all
+            near = low if low >= FURTHEST else -high
+            rate = near + 1.0 / near
+            at_low, at_high = (rate, 0.0) if low >= FURTHEST else (0.0, rate)
+            value[0] += math.log(height / near) - 0.5 * near * near
         else:
-            mass = 0.5 * (math.erfc(-high * half) - math.erfc(-low * half))
-        mass = max(mass, SMALLEST)
-        at_low = height * math.exp(-0.5 * low * low) / mass
-        at_high = height * math.exp(-0.5 * high * high) / mass
-        value[0] += math.log(mass)
+            if low + high > 0:
+                mass = 0.5 * (math.erfc(low * half) - math.erfc(high * half))
+            else:
+                mass = 0.5 * (math.erfc(-high * half) - math.erfc(-low * half))
+            mass = max(mass, SMALLEST)
+            at_low = height * math.exp(-0.5 * low * low) / mass
+            at_high = height * math.exp(-0.5 * high * high) / mass
+            value[0] += math.log(mass)
         slope[k] -= root * at_low
         slope[k + 1] += root * at_high
         curve[k] += root * root * at_low * (at_low - low)

@@ -18,6 +18,8 @@ from segue.models.parts.improvement import IMPROVES
 
 __all__ = ["improve"]
 
+EPSILON = np.finfo(np.float32).eps
+
 
 @summing_kernel(*IMPROVES)
 def improve(
@@ -73,8 +75,12 @@ def improve(
             if count:
                 matrix += np.dot(heavy.T, seen)
                 step += np.dot(pulls[:count], seen)
+            largest = np.float32(0.0)
             for d in range(size):
-                matrix[d, d] += ridge
+                largest = max(largest, matrix[d, d])
+            for d in range(size):
+                # less than this is nothing beside the largest number of the matrix: there would be no factorisation
+                matrix[d, d] += max(ridge, largest * width * EPSILON)
             lower = np.linalg.cholesky(matrix)
             for d in range(size):
                 for c in range(d):
