@@ -17,8 +17,12 @@ from benchmarks.machine import busy, told, undisturbed
 
 __all__ = ["AGAINST", "SIDES", "errors", "page", "pairs", "run"]
 
+STEPS = {"width": 64, "sweeps": 30, "learning_rate": 0.022, "decay": 0.95, "l2": 0.06, "l2_bias": 0.005}
+"""Of ``svdpp``, as a tenth of the training part has it."""
+
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
-    "Segue als": ("segue", {"model": "als", "settings": {"width": 64, "sweeps": 10}}),
+    "Segue als": ("segue", {"model": "als", "settings": {"width": 64, "sweeps": 10, "l2": 0.08, "l2_bias": 0.03}}),
+    "Segue svdpp": ("segue", {"model": "svdpp", "settings": STEPS}),
     "Spark ALS": ("spark", {"settings": {"rank": 64, "maxIter": 10, "regParam": 0.05}}),
     "LensKit BiasedMF": ("lenskit", {"settings": {"embedding_size": 64, "epochs": 10}}),
     "Cornac MF": ("cornac", {"settings": {"k": 64, "max_iter": 20, "learning_rate": 0.02, "lambda_reg": 0.05}}),
@@ -26,7 +30,10 @@ SIDES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Library and settings of each side; what is not told is as the library has it."""
 
-AGAINST = [(name, "Segue als") for name in SIDES if not name.startswith("Segue")]
+AGAINST = [
+    *((name, "Segue als") for name in ("Spark ALS", "LensKit BiasedMF", "Surprise SVD")),
+    *((name, "Segue svdpp") for name in ("Cornac MF", "Surprise SVD")),
+]
 """Which are compared."""
 
 ROUNDS = 3
