@@ -20,6 +20,7 @@ from segue.core.types import Codes, Dataset, Domain, Queries, Scores
 from segue.models.parts.cooccurrence import cooccurrence
 from segue.models.parts.memory import take_back
 from segue.models.parts.popularity import answer_ties, shares
+from segue.models.parts.room import ITEMS_OR_NEIGHBOURS, need
 
 __all__ = ["EASE"]
 
@@ -46,7 +47,8 @@ class EASE(Solver):
         Raises:
             ValueError: the weights do not fit in memory, or ``l2`` is too small for float32.
         """
-        _check_memory(train.n_items)
+        n_items = train.n_items
+        need(f"ease: the matrix of {n_items:,} x {n_items:,} items", n_items**2, ITEMS_OR_NEIGHBOURS)
         gram_II = np.empty((train.n_items, train.n_items), np.float32)
         with run.progress(train.n_items, "ease: counting") as progress:
             for rows, both_BI in cooccurrence(train.histories.csr(train.n_items)):
@@ -77,17 +79,6 @@ class EASE(Solver):
         n_items = self.domain.n_items
         self.weights_II = take_back(arrays, "weights", (n_items, n_items), np.float32)
         self.shares_I = take_back(arrays, "shares", (n_items,), np.float32)
-
-
-def _check_memory(n_items: int) -> None:
-    import psutil
-
-    needed, free = 4 * n_items**2, psutil.virtual_memory().available
-    if needed > 0.9 * free:
-        raise ValueError(
-            f"ease: the weights of {n_items:,} x {n_items:,} items need {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} "
-            "GiB are free; keep fewer items (min_item_events) or train item_knn, whose memory grows with the items"
-        )
 
 
 def _invert(gram_II: Scores, l2: float) -> Scores:

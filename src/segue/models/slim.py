@@ -29,6 +29,7 @@ from segue.core.types import Codes, Dataset, Domain, Queries, Scores
 from segue.models.parts.cooccurrence import cooccurrence
 from segue.models.parts.memory import take_back
 from segue.models.parts.popularity import answer_ties, shares
+from segue.models.parts.room import ITEMS_OR_NEIGHBOURS, need
 
 __all__ = ["SLIM"]
 
@@ -68,7 +69,7 @@ class SLIM(Solver):
             ValueError: the Gram matrix does not fit in memory.
         """
         n_items = train.n_items
-        _check_memory(n_items)
+        need(f"slim: the Gram matrix of {n_items:,} x {n_items:,} items", n_items**2, ITEMS_OR_NEIGHBOURS)
         seen_UI = train.histories.csr(n_items)
         gram_II = np.empty((n_items, n_items), np.float32)
         for rows, both_BI in cooccurrence(seen_UI):
@@ -113,18 +114,6 @@ class SLIM(Solver):
         offsets = take_back(arrays, "offsets", (n_items + 1,), np.int64)
         self.shares_I = take_back(arrays, "shares", (n_items,), np.float32)
         self._keep(csr_array((weights, columns, offsets), shape=(n_items, n_items)))
-
-
-def _check_memory(n_items: int) -> None:
-    import psutil
-
-    needed, free = 4 * n_items**2, psutil.virtual_memory().available
-    if needed > 0.9 * free:
-        raise ValueError(
-            f"slim: the Gram matrix of {n_items:,} x {n_items:,} items needs {needed / 2**30:,.1f} GiB, "
-            f"{free / 2**30:,.1f} GiB are free; keep fewer items (min_item_events) or train item_knn, whose memory "
-            "grows with the items"
-        )
 
 
 def _solve_block(gram_II: Scores, start: int, stop: int, config: SLIM.Config) -> Scores:

@@ -17,15 +17,13 @@ from segue.core.compiled import over_rows, read, summing_kernel, written
 from segue.core.types import Codes, Scores
 from segue.models.parts.measures import Measure
 from segue.models.parts.pairs import Pairs, meetings, pairs_of
+from segue.models.parts.room import need
 from segue.models.parts.table import Table
 
 __all__ = ["Rows", "arrays_of", "likeness", "nearest", "spread"]
 
 Rows: TypeAlias = tuple[NDArray[np.int64], Codes, Scores]
 """Offsets, columns and values of sparse rows."""
-
-CERTAIN_BYTES = 2**28
-"""Memory that is there without asking."""
 
 
 def nearest(
@@ -69,7 +67,8 @@ def likeness(asked: Table, table: Table, like: Measure, shrink: float, itself: C
     Raises:
         ValueError: that does not fit in memory.
     """
-    _check_memory(len(asked), len(table))
+    what = f"neighbours: the likeness of {len(asked):,} x {len(table):,} rows"
+    need(what, len(asked) * len(table), "keep fewer users or items (min_user_events, min_item_events)")
     out = np.zeros((len(asked), len(table)), np.float32)
 
     def work(first: int, stop: int) -> None:
@@ -88,20 +87,6 @@ def _blocks(
         if itself is not None:
             found[pairs.others == itself[pairs.rows]] = 0.0
         yield pairs, found
-
-
-def _check_memory(asked: int, rows: int) -> None:
-    needed = 4 * asked * rows
-    if needed < CERTAIN_BYTES:
-        return
-    import psutil
-
-    free = psutil.virtual_memory().available
-    if needed > 0.9 * free:
-        raise ValueError(
-            f"neighbours: the likeness of {asked:,} x {rows:,} rows needs {needed / 2**30:,.1f} GiB, "
-            f"{free / 2**30:,.1f} GiB are free; keep fewer users or items (min_user_events, min_item_events)"
-        )
 
 
 def spread(weights_NR: csr_array[Any], rows: Rows, n_columns: int) -> Scores:
