@@ -17,11 +17,15 @@ from benchmarks.machine import busy, told, undisturbed
 
 __all__ = ["AGAINST", "SIDES", "errors", "page", "pairs", "run"]
 
+ROWS = {"width": 64, "sweeps": 10, "l2": 0.08, "l2_bias": 0.03}
+"""Of ``als``, as a tenth of the training part has it."""
+
 STEPS = {"width": 64, "sweeps": 30, "learning_rate": 0.022, "decay": 0.95, "l2": 0.06, "l2_bias": 0.005}
 """Of ``svdpp``, as a tenth of the training part has it."""
 
 SIDES: dict[str, tuple[str, dict[str, Any]]] = {
-    "Segue als": ("segue", {"model": "als", "settings": {"width": 64, "sweeps": 10, "l2": 0.08, "l2_bias": 0.03}}),
+    "Segue als": ("segue", {"model": "als", "settings": ROWS}),
+    "Segue als, steps": ("segue", {"model": "als", "settings": ROWS | {"solver": "conjugate_gradient"}}),
     "Segue svdpp": ("segue", {"model": "svdpp", "settings": STEPS}),
     "Spark ALS": ("spark", {"settings": {"rank": 64, "maxIter": 10, "regParam": 0.05}}),
     "LensKit BiasedMF": ("lenskit", {"settings": {"embedding_size": 64, "epochs": 10}}),
@@ -31,8 +35,8 @@ SIDES: dict[str, tuple[str, dict[str, Any]]] = {
 """Library and settings of each side; what is not told is as the library has it."""
 
 AGAINST = [
-    *((name, "Segue als") for name in ("Spark ALS", "LensKit BiasedMF", "Surprise SVD")),
-    *((name, "Segue svdpp") for name in ("Cornac MF", "Surprise SVD")),
+    *((name, own) for name in ("Spark ALS", "LensKit BiasedMF") for own in ("Segue als", "Segue als, steps")),
+    *((name, own) for name in ("Cornac MF", "Surprise SVD") for own in ("Segue als, steps", "Segue svdpp")),
 ]
 """Which are compared."""
 

@@ -139,7 +139,8 @@ def losses(key: str, data: Dataset, folder: Path, **values: Any) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-ALS = [{}, {"weighted": False, "l2": 1.0, "l2_bias": 0.5}, {"width": 1}]
+STEPS = {"solver": "conjugate_gradient"}
+ALS = [{}, {"weighted": False, "l2": 1.0, "l2_bias": 0.5}, {"width": 1}, STEPS, STEPS | {"width": 9, "steps": 1}]
 
 
 @pytest.mark.parametrize("values", ALS, ids=str)
