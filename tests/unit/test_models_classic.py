@@ -175,7 +175,7 @@ def test_ease_against_the_closed_form_column_by_column(log: Dataset, l2: float) 
 
 
 def test_ease_names_the_size_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match=r"5,000,000 x 5,000,000 items need 93,132\.3 GiB"):
+    with pytest.raises(ValueError, match=r"5,000,000 x 5,000,000 items needs 93,132\.3 GiB"):
         fitted("ease", dataset(Events.of([[0]]), 5_000_000))
 
 
