@@ -4,7 +4,7 @@ All but the last item of each user of MovieLens 1M trains, and the last is to be
 catalogue without the history. ``ials`` and implicit's AlternatingLeastSquares minimise the same objective, that of Hu
 et al. with the same weights; what implicit comes to in its sweeps is the level, and the time until each is there is
 compared. Fitting alone is timed, without the objective; lists are made for all users, as fast as in the best of some
-repeats.
+repeats, LensKit's once.
 """
 
 from __future__ import annotations

@@ -67,8 +67,6 @@ def main() -> None:
     sys.argv = sys.argv[:1]
     disable()
     torch.set_num_threads(ask["threads"])
-    load = torch.load  # newer torch refuses RecBole's pickles unless told
-    torch.load = lambda *args, **kwargs: load(*args, **{"weights_only": False} | kwargs)
     os.chdir(job.folder)
     os.makedirs("log", exist_ok=True)
     for part in PARTS:
