@@ -7,6 +7,7 @@ import time
 import numpy as np
 from measure import Job
 
+from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.data import load
 from segue.data.splits import SplitSettings, split
@@ -15,7 +16,8 @@ from segue.training.train import Training, train
 
 
 def main() -> None:
-    job = Job()
+    model_class("bpr")
+    job = Job()  # with the model imported
     ask, arrays = job.settings, job.arrays()
     start = time.perf_counter()
     parts = split(load(ask["source"]), SplitSettings(**ask["split"]))

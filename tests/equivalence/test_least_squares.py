@@ -1,6 +1,7 @@
 """Small ridge regressions, one by one in float64, against the compiled loops; sweeps that never make it worse."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from segue.core import compiled
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.parts.conjugate_gradient import approach
+from segue.models.parts.conjugate_gradient import Fixed, approached, reached
 from segue.models.parts.improvement import improved
 from segue.models.parts.least_squares import gram, solve_rows
 from segue.models.parts.subspace import improve
@@ -36,6 +37,16 @@ def problem(width: int, rows: int, seed: int) -> dict[str, Any]:
         "ridge_R": (0.5 + rng.random(rows)).astype(np.float32),
         "common_DD": gram(vectors),
     }
+
+
+def shared(it: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in it.items() if name != "common_DD"} | {"common": it["common_DD"]}
+
+
+def in_own_axes(it: dict[str, Any]) -> dict[str, Any]:
+    gone = ("vectors_CD", "common_DD")
+    rest = {name: value for name, value in it.items() if name not in gone}
+    return rest | {"fixed": Fixed.of(it["vectors_CD"], it["common_DD"])}
 
 
 def one_by_one(it: dict[str, Any], ridge_D: np.ndarray, prior_RD: np.ndarray) -> np.ndarray:
@@ -72,11 +83,11 @@ def test_blocks_lead_to_the_same_rows(width: int, rows: int, seed: int, block: i
     exact, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
     found, before = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(400):
-        found, gains = improved(improve, min(block, width), **it, rows_RD=found)
+        found, gains = improved(improve, min(block, width), **shared(it), rows_RD=found)
         assert (gains >= before - 1e-4 * (1 + np.abs(before))).all()
         before = gains
     assert (gains >= most - 0.02 * (1e-2 + np.abs(most))).all()
-    whole, _ = improved(improve, width, **it, rows_RD=np.zeros((rows, width), np.float32))
+    whole, _ = improved(improve, width, **shared(it), rows_RD=np.zeros((rows, width), np.float32))
     np.testing.assert_allclose(whole, exact, rtol=2e-3, atol=2e-4)
 
 
@@ -87,10 +98,18 @@ def test_steps_lead_to_the_same_rows(width: int, rows: int, seed: int) -> None:
     _, most = solve_rows(**it, ridge_D=np.ones(width, np.float32))
     found, before = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(30):
-        found, gains = improved(approach, 3, **it, rows_RD=found)
+        found, gains = approached(3, **in_own_axes(it), rows_RD=found)
         assert (gains >= before - 1e-4 * (1 + np.abs(before))).all()
         before = gains
     np.testing.assert_allclose(gains, most, rtol=1e-2, atol=1e-2)
+
+
+@given(**SHAPES)
+@settings(max_examples=40, deadline=None)
+def test_steps_from_zero_reach_the_same_rows(width: int, rows: int, seed: int) -> None:
+    it = problem(width, rows, seed)
+    exact, _ = solve_rows(**it, ridge_D=np.ones(width, np.float32))
+    np.testing.assert_allclose(reached(**in_own_axes(it)), exact, rtol=2e-3, atol=2e-4)
 
 
 def test_blocks_of_people_who_had_little_have_a_solution() -> None:
@@ -230,3 +249,18 @@ def test_a_stopped_run_goes_on_bit_for_bit(key: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(parts.arrays()[name], array)
     lines = [(tmp_path / name / "history.jsonl").read_text().splitlines() for name in ("whole", "parts")]
     assert [json.loads(line)["loss"] for line in lines[0]] == [json.loads(line)["loss"] for line in lines[1]]
+
+
+def test_who_has_the_history_of_training_is_answered_as_if_folded_in() -> None:
+    rng = np.random.default_rng(0)
+    events = Events.of([rng.choice(40, rng.integers(3, 12)).tolist() for _ in range(50)])
+    data = dataset(replace(events, values=rng.random(events.size).astype(np.float32)), 40)
+    model = fitted("ials", data, value_weight=0.5)
+    users = np.arange(data.n_users, dtype=np.int32)
+    whole = data.histories
+    assert model.users.still(Queries.of_users(users, whole), True).all()
+    strangers = replace(Queries.of_users(users, whole), known=np.zeros(len(users), np.bool_))
+    assert (model.encode(strangers) == model.encode(Queries.of_users(users, whole))).all()
+    shorter = Queries.of_users(users, whole.last(2))
+    assert not model.users.still(shorter, True).any()
+    assert (model.encode(shorter) == model.encode(replace(shorter, known=strangers.known))).all()

@@ -24,10 +24,9 @@ from segue.core.config import Settings
 from segue.core.model import Validate
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Scores
-from segue.models.parts.conjugate_gradient import approach
+from segue.models.parts.conjugate_gradient import Fixed, approached
 from segue.models.parts.design import design
 from segue.models.parts.factors import RatingFactors, pair_products
-from segue.models.parts.improvement import improved
 from segue.models.parts.least_squares import solve_rows
 from segue.models.parts.ratings import Ratings, ratings_of, valued
 from segue.models.parts.sweeps import sweeps
@@ -115,7 +114,7 @@ class _Sides:
         self.mean = float(ratings.values.mean(dtype=np.float64))
         self.residuals_T = (ratings.values - np.float32(self.mean)).astype(np.float32)
         self.ones_T = np.ones(len(ratings.values), np.float32)
-        self.by_item = ratings.users[ratings.order]
+        self.by_item, self.residuals_by_item = ratings.users[ratings.order], self.residuals_T[ratings.order]
         self.features_IF = (
             design(train.item_features, train.n_items, "als.item_features") if config.item_features else None
         )
@@ -133,8 +132,8 @@ class _Sides:
 
     def items(self, users_UD: Scores, items_ID: Scores) -> tuple[Scores, dict[str, float]]:
         """All items, given the users; and the objective that the two come to, with its mean squared error's root."""
-        order, prior_ID = self.ratings.order, self._prior(items_ID)
-        sides_T = self.residuals_T[order] - users_UD[self.by_item, 0]
+        prior_ID = self._prior(items_ID)
+        sides_T = self.residuals_by_item - users_UD[self.by_item, 0]
         table = self.ratings.item_offsets, self.by_item, sides_T, _with_one(users_UD)
         if self.config.solver == "exact":
             found_ID, gains_I = self._solved(*table, self.scale_I, prior_ID)
@@ -177,9 +176,8 @@ class _Sides:
         roots_D: Scores = np.sqrt(self.ridge_D).astype(np.float32)
         scaled_CD: Scores = vectors_CD / roots_D
         begun_RD: Scores = rows_RD * roots_D
-        nothing_DD = np.zeros((len(roots_D), len(roots_D)), np.float32)
-        problem = offsets, columns, self.ones_T, sides_T, scaled_CD, begun_RD
-        found_RD, gains_R = improved(approach, self.config.steps, *problem, ridge_R=scale_R, common_DD=nothing_DD)
+        problem = offsets, columns, self.ones_T, sides_T, Fixed.of(scaled_CD), begun_RD
+        found_RD, gains_R = approached(self.config.steps, *problem, ridge_R=scale_R)
         found_RD /= roots_D
         return found_RD, gains_R
 

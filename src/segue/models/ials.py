@@ -26,11 +26,12 @@ from segue.core.config import Settings
 from segue.core.model import Arrays, Solver, Validate, pick_candidates
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
-from segue.models.parts.conjugate_gradient import approach
+from segue.models.parts.conjugate_gradient import Fixed, approached, reached
 from segue.models.parts.factors import cosine_likeness
 from segue.models.parts.improvement import improved
 from segue.models.parts.least_squares import gram, solve_rows
 from segue.models.parts.memory import take_back
+from segue.models.parts.remembered import Remembered
 from segue.models.parts.subspace import improve
 from segue.models.parts.sweeps import sweeps
 
@@ -41,7 +42,10 @@ _Rows: TypeAlias = tuple[NDArray[np.int64], Codes, Scores]
 
 
 class IALS(Solver):
-    """Implicit alternating least squares; everybody is folded in from his history, known or not."""
+    """Implicit alternating least squares; everybody is folded in from his history, known or not.
+
+    Who still has the history that he was trained with is remembered instead, which gives the same.
+    """
 
     class Config(Settings):
         """Settings of ``ials``."""
@@ -70,11 +74,16 @@ class IALS(Solver):
     def __init__(self, config: Any, domain: Domain) -> None:
         super().__init__(config, domain)
         self._keep(np.zeros((domain.n_items, config.width), np.float32), np.zeros(config.width, np.float32))
+        self._by_value = config.value_weight > 0
+        self.users = Remembered(
+            np.zeros((domain.n_users, config.width), np.float32), np.zeros(domain.n_users, np.uint64)
+        )
 
     def _keep(self, items_ID: Scores, newcomer_D: Scores) -> None:
         """Take what was learned; the Gram matrix, which every question needs, follows from it."""
         self.items_ID, self.newcomer_D = items_ID, newcomer_D
         self._gram_DD = gram(items_ID)
+        self._fixed: Fixed | None = None  # made when somebody asks
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
         """Sweep; each sweep's objective goes into the run's history."""
@@ -98,34 +107,46 @@ class IALS(Solver):
         def restore(arrays: Arrays) -> None:
             nonlocal users_UD
             users_UD = take_back(arrays, "users", users_UD.shape, np.float32)
-            self.restore({name: array for name, array in arrays.items() if name != "users"})
+            self._keep(take_back(arrays, "items", items_ID.shape, np.float32), users_UD.mean(axis=0))
 
         sweeps(
             config.sweeps,
             once,
             run,
-            arrays=lambda: {**self.arrays(), "users": users_UD},
+            arrays=lambda: {"items": self.items_ID, "users": users_UD},
             restore=restore,
             model=self,
             validate=validate,
             validate_every=config.sweeps,
         )
+        self.users = Remembered.of(train.histories, self._fold_in(by_user), self._by_value)
 
-    def _half(
-        self, rows: _Rows, fixed_CD: Scores, gram_DD: Scores, rows_RD: Scores | None = None
-    ) -> tuple[Scores, Scores]:
-        """All rows of one side, given the other, and what they gain; better than ``rows_RD``, or the best there are."""
-        config, (offsets, columns, seen_T) = self.config, rows
-        weights_T = seen_T if config.unobserved == "all" else seen_T - np.float32(config.unobserved_weight)
-        common_DD = np.float32(config.unobserved_weight) * gram_DD
-        ridge_R = self._ridge(offsets, len(fixed_CD))
-        fixed = offsets, columns, weights_T, seen_T, fixed_CD
-        steps = {"conjugate_gradient": (approach, config.steps), "subspace": (improve, min(config.block, config.width))}
-        if config.solver in steps and rows_RD is not None:
-            loop, setting = steps[config.solver]
-            return improved(loop, setting, *fixed, rows_RD, ridge_R=ridge_R, common_DD=common_DD)
+    def _half(self, rows: _Rows, fixed_CD: Scores, gram_DD: Scores, rows_RD: Scores) -> tuple[Scores, Scores]:
+        """All rows of one side, better than ``rows_RD``, given the other side; and what they gain."""
+        config, problem = self.config, self._problem(rows)
+        common_DD, ridge_R = self._common(gram_DD), self._ridge(rows[0], len(fixed_CD))
+        if config.solver == "conjugate_gradient":
+            return approached(config.steps, *problem, Fixed.of(fixed_CD, common_DD), rows_RD, ridge_R=ridge_R)
+        if config.solver == "subspace":
+            block = min(config.block, config.width)
+            return improved(improve, block, *problem, fixed_CD, rows_RD, ridge_R=ridge_R, common=common_DD)
         ones_D = np.ones(config.width, np.float32)
-        return solve_rows(*fixed, ridge_D=ones_D, ridge_R=ridge_R, common_DD=common_DD)
+        return solve_rows(*problem, fixed_CD, ridge_D=ones_D, ridge_R=ridge_R, common_DD=common_DD)
+
+    def _fold_in(self, rows: _Rows) -> Scores:
+        """The solution for people with these events."""
+        if self._fixed is None:
+            self._fixed = Fixed.of(self.items_ID, self._common(self._gram_DD))
+        return reached(*self._problem(rows), self._fixed, ridge_R=self._ridge(rows[0], self.domain.n_items))
+
+    def _problem(self, rows: _Rows) -> tuple[NDArray[np.int64], Codes, Scores, Scores]:
+        """Offsets, columns, weights and right sides of the rows' equations."""
+        offsets, columns, seen_T = rows
+        rest = self.config.unobserved == "rest"
+        return offsets, columns, seen_T - np.float32(self.config.unobserved_weight) if rest else seen_T, seen_T
+
+    def _common(self, gram_DD: Scores) -> Scores:
+        return np.float32(self.config.unobserved_weight) * gram_DD
 
     def _ridge(self, offsets: NDArray[np.int64], others: int) -> Scores:
         """``(R,)`` the ridge of rows with so many events, among so many others."""
@@ -134,9 +155,13 @@ class IALS(Solver):
         return ridge_R
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """The exact solution for each history; the mean of all training users for an empty one."""
-        rows = _rows(_seen(queries.history, self.domain.n_items, self.config))
-        found_ND, _ = self._half(rows, self.items_ID, self._gram_DD)
+        """The solution for each history; the mean of all training users for an empty one."""
+        found_ND = np.empty((len(queries), self.config.width), np.float32)
+        still = self.users.still(queries, self._by_value)
+        found_ND[still] = self.users.rows_UD[queries.users[still]]
+        if not still.all():
+            others = queries.history if not still.any() else queries.history.take(np.flatnonzero(~still))
+            found_ND[~still] = self._fold_in(_rows(_seen(others, self.domain.n_items, self.config)))
         found_ND[queries.history.lengths == 0] = self.newcomer_D
         return found_ND
 
@@ -159,14 +184,21 @@ class IALS(Solver):
         return cosine_likeness(self.items_ID, items)
 
     def arrays(self) -> Arrays:
-        """The items' factors, and the mean of the users'."""
-        return {"items": self.items_ID, "newcomer": self.newcomer_D}
+        """The items' factors, the users' with fingerprints of their histories, and the mean of the users'."""
+        return {
+            "items": self.items_ID,
+            "newcomer": self.newcomer_D,
+            "users": self.users.rows_UD,
+            "prints": self.users.prints_U,
+        }
 
     def restore(self, arrays: Arrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
         width = self.config.width
         items_ID = take_back(arrays, "items", (self.domain.n_items, width), np.float32)
         self._keep(items_ID, take_back(arrays, "newcomer", (width,), np.float32))
+        users_UD = take_back(arrays, "users", (self.domain.n_users, width), np.float32)
+        self.users = Remembered(users_UD, take_back(arrays, "prints", (self.domain.n_users,), np.uint64))
 
 
 def _seen(events: Events, n_items: int, config: IALS.Config) -> csr_array[Any]:

@@ -49,20 +49,21 @@ def improved(
     rows_RD: Scores,
     *,
     ridge_R: Scores,
-    common_DD: Scores,
+    common: Scores,
 ) -> tuple[Scores, Scores]:
     """``(R, D)`` better rows than ``rows_RD``, and ``(R,)`` what their objective is below that of zero.
 
     Args:
         improve: a compiled loop over :data:`IMPROVES`.
         setting: its own one.
+        common: what all rows have in common, in the form that the loop expects.
     """
     out = np.array(rows_RD, np.float32, order="C")
     gains = np.empty(len(out), np.float32)
-    vectors, ridges, common = (np.ascontiguousarray(array, np.float32) for array in (vectors_CD, ridge_R, common_DD))
+    vectors, ridges, shared = (np.ascontiguousarray(array, np.float32) for array in (vectors_CD, ridge_R, common))
 
     def work(first: int, stop: int) -> None:
-        improve(first, stop, offsets, columns, weights_T, sides_T, vectors, ridges, common, setting, out, gains)
+        improve(first, stop, offsets, columns, weights_T, sides_T, vectors, ridges, shared, setting, out, gains)
 
     over_rows(work, offsets)
     return out, gains

@@ -52,11 +52,11 @@ def improve(
         begin, count = offsets[row], offsets[row + 1] - offsets[row]
         own, ridge = out[row], ridges[row]
         for e in range(count):
+            z, seen_e = vectors[columns[begin + e]], gathered[e]
             total = np.float32(0.0)
             for d in range(width):
-                z = vectors[columns[begin + e], d]
-                gathered[e, d] = z
-                total += z * own[d]
+                seen_e[d] = z[d]
+                total += z[d] * own[d]
             products[e] = total
         np.dot(common, own, bent)
         for low in range(0, width, block):
