@@ -1,6 +1,7 @@
 """Segue's side of the ranking: train on all but the last item of each user, and list the best for everybody.
 
-For ``ials`` the objective after each sweep is the one that the sweep itself logs, in the units of Hu et al.
+For ``ials`` with the objective of Hu et al. what it comes to after each sweep is what the sweep itself logs, in
+their units.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def main() -> None:
     model.fit(train, Run(ask["seed"], trackers=(logged,)), None)
     job.note(fit_seconds=time.perf_counter() - start)
     queries = Queries.of_users(users, told)
-    if ask["model"] == "ials":
+    if ask["settings"].get("unobserved") == "rest":
         weight = ask["settings"]["unobserved_weight"]
         job.note(points=[(seconds, loss / weight) for seconds, loss in logged.points])
         # counted again here, with the users that the last items lead to
