@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 __all__ = ["load_arrays", "read_json", "save_arrays", "settle", "sha256", "write_folder", "write_json", "write_text"]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` in one step."""
+def write_text(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``text`` in one step; ``mode`` says who may read it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -27,7 +27,7 @@ def write_text(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # a temporary file is its owner's alone
+        Path(name).chmod(mode)  # a temporary file is its owner's alone
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
