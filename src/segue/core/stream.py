@@ -24,7 +24,7 @@ from segue.core.types import Domain, Queries, Recommendations
 if TYPE_CHECKING:
     from segue.core.model import Arrays, Streaming
 
-__all__ = ["State", "fingerprint", "recommend"]
+__all__ = ["Answered", "State", "fingerprint", "recommend"]
 
 FORMAT = 1
 
@@ -152,7 +152,7 @@ def fingerprint(arrays: Arrays) -> str:
 
 
 @dataclass(eq=False)
-class _Answered:
+class Answered:
     """A factored model whose vectors are there already; the user of a query is its row."""
 
     domain: Domain
@@ -162,9 +162,11 @@ class _Answered:
     answers_ND: NDArray[np.float32]
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
+        """The vectors of the rows that the queries' users name."""
         return self.answers_ND[queries.users]
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Nobody asks."""
         raise AssertionError("factored: the product is taken by whoever asks")
 
 
@@ -186,5 +188,5 @@ def recommend(
     """
     history = Events.of([[]] * len(state)) if seen is None else seen
     queries = Queries.of_users(np.arange(len(state), dtype=np.int32), history)
-    answers = _Answered(model.domain, model.scale, model.vectors, model.bias, model.answer(state, times))
+    answers = Answered(model.domain, model.scale, model.vectors, model.bias, model.answer(state, times))
     return recommend_queries(answers, queries, k, repeats=repeats, allowed=allowed)
