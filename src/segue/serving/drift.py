@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -76,11 +77,12 @@ class Drift:
             raise ValueError(f"drift: {slots} slots of {seconds} seconds in all; expected at least one, and some time")
         self._fewest, self._slots, self._step, self._clock = fewest, slots, seconds / slots, clock
         self._lock = threading.Lock()
-        count_I = np.bincount(histories.items, minlength=n_items)
+        blocks = list(_blocks(histories))
+        count_I = sum((np.bincount(block.items, minlength=n_items) for block in blocks), np.zeros(n_items, np.int64))
         order_I = np.argsort(-count_I, kind="stable")
-        upto_I = np.cumsum(count_I[order_I]) / max(histories.size, 1)
+        before_I = np.cumsum(count_I[order_I]) - count_I[order_I]
         self._decile_I = np.empty(n_items, np.int8)
-        self._decile_I[order_I] = np.minimum((upto_I - count_I[order_I] / max(histories.size, 1)) * 10, 9)
+        self._decile_I[order_I] = np.minimum(before_I * 10 // max(histories.size, 1), 9)
         lengths_U = histories.lengths if most is None else np.minimum(histories.lengths, most)
         inner = np.quantile(lengths_U, TENTHS, method="lower") if len(lengths_U) else np.zeros(0)
         self._edges = np.unique(np.concatenate([[0], inner]))
@@ -88,8 +90,10 @@ class Drift:
         self._bins = {"items": 10, "lengths": len(self._edges) + 1} | ({"actions": kinds + 1} if kinds else {})
         self._counts = {name: np.zeros((slots, bins), np.int64) for name, bins in self._bins.items()}
         self._slot = self._clock() // self._step
-        cut = histories if most is None else histories.last(most)
-        self._then = self._counted(cut)
+        self._then = {name: np.zeros(bins, np.int64) for name, bins in self._bins.items()}
+        for block in blocks:
+            for name, count_B in self._counted(block if most is None else block.last(most)).items():
+                self._then[name] += count_B
 
     def asked(self, histories: Events) -> None:
         """Questions came, with these histories."""
@@ -133,6 +137,14 @@ class Drift:
             self._slot = slot
 
 
+def _blocks(histories: Events, size: int = 1_000_000) -> Iterator[Events]:
+    """Rows in blocks of about ``size`` events, so that what is counted never stands in memory whole."""
+    inner = np.searchsorted(histories.offsets, np.arange(size, histories.size, size))
+    edges = np.unique([0, *inner.tolist(), len(histories)]).tolist()
+    for start, stop in pairwise(edges):
+        yield histories.block(start, stop)
+
+
 def stability(now_B: NDArray[np.int64], then_B: NDArray[np.int64]) -> float:
     """The population stability index of two counts over the same bins; at least 0, symmetric.
 
@@ -153,6 +165,5 @@ def divergence(now_B: NDArray[np.int64], then_B: NDArray[np.int64]) -> float:
 
 
 def _shares(count_B: NDArray[np.int64]) -> NDArray[np.float64]:
-    smooth_B: NDArray[np.float64] = count_B + 0.5
-    shares_B: NDArray[np.float64] = smooth_B / smooth_B.sum()
-    return shares_B
+    smooth_B: NDArray[np.float64] = count_B.astype(np.float64) + 0.5
+    return smooth_B / float(smooth_B.sum())
