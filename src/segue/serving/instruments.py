@@ -137,8 +137,8 @@ INSTRUMENTS: tuple[Instrument, ...] = (
         "input",
     ),
     _gauge(
-        "segue_drift_divergence_bits",
-        "Jensen-Shannon divergence of what is asked against training, from 0 to 1.",
+        "segue_drift_divergence_ratio",
+        "Jensen-Shannon divergence of what is asked against training, in bits, from 0 to 1.",
         "livemax",
         "model",
         "input",
@@ -202,8 +202,9 @@ class Instruments:
         self._child(name, labels).inc(by)
 
     def set(self, name: str, value: float, *labels: str) -> None:
-        """Let a gauge stand at ``value``."""
-        self._child(name, labels).set(value)
+        """Let a gauge stand at ``value``; NaN: there is none. Of several processes one without a value tells 0, as the
+        greatest of what they tell would be NaN as well."""
+        self._child(name, labels).set(0 if self._several and value != value else value)
 
     def observe(self, name: str, value: float, *labels: str) -> None:
         """Count ``value`` in a histogram."""

@@ -189,7 +189,7 @@ class Metrics:
             for name, measured in drift.measures().items():
                 self._told.set("segue_drift_sample", measured.sample, model, name)
                 self._told.set("segue_drift_stability_index", measured.stability, model, name)
-                self._told.set("segue_drift_divergence_bits", measured.divergence, model, name)
+                self._told.set("segue_drift_divergence_ratio", measured.divergence, model, name)
         return self._told.text()
 
     def close(self) -> None:
