@@ -70,7 +70,8 @@ def open_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, share: float,
     beyond_BL = torch.arange(k_BHLP.shape[-2], device=lengths_B.device) >= lengths_B[:, None]
     on_cpu = q_BHKP.device.type == "cpu"
     hidden = None
-    if not on_cpu or bool(beyond_BL.any()):  # looking for padding would make another device wait
+    # looking for padding would make another device wait, and cannot be written down as a graph
+    if not on_cpu or torch.compiler.is_exporting() or bool(beyond_BL.any()):
         hidden = q_BHKP.new_zeros(beyond_BL.shape).masked_fill_(beyond_BL, -math.inf)[:, None, None]
     if share == 0.0 or not on_cpu:
         return F.scaled_dot_product_attention(q_BHKP, k_BHLP, v_BHLP, attn_mask=hidden, dropout_p=share)
