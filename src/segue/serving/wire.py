@@ -20,11 +20,13 @@ __all__ = [
     "Events",
     "Explanation",
     "Fault",
+    "Forgotten",
     "Given",
     "Id",
     "Influence",
     "Item",
     "Items",
+    "Live",
     "Models",
     "Past",
     "Person",
@@ -346,6 +348,32 @@ class Person(Wire):
     """All events, also those that are not shown."""
     forgotten: bool = False
     """Whether he was deleted: what was there in training is not used for him."""
+
+
+class Forgotten(Wire):
+    """That a user was deleted."""
+
+    id: str
+    events: int
+    """Events that were deleted. What was there in training is not used for him any more."""
+
+
+class Live(Wire):
+    """How the service fares, over the last minute."""
+
+    requests_per_second: float
+    p50_ms: float | None
+    """Half of all requests under ``/v1`` were faster."""
+    p95_ms: float | None
+    p99_ms: float | None
+    in_flight: int
+    waiting: int
+    """Questions that wait for the engine."""
+    steps: dict[str, int]
+    """Answers by the step of the ladder that gave them, since the start."""
+    errors: int
+    """Answers of status 5xx since the start."""
+    uptime_seconds: float
 
 
 class Persons(Wire):

@@ -1,0 +1,86 @@
+"""From scores to lists for many questions at once, each with rules of its own.
+
+Questions without rules, or with the same items allowed, are ranked together by the one ``recommend``; the others one by
+one.
+
+Shapes: N questions, I items.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from segue.core.model import Factored, Recommender
+from segue.core.recommend import recommend, score_blocks
+from segue.core.types import Queries
+from segue.serving import wire
+from segue.serving.catalogue import Catalogue
+from segue.serving.rules import Applied, Picked, pick
+
+__all__ = ["listed"]
+
+
+def listed(
+    model: Recommender,
+    queries: Queries,
+    questions: Sequence[wire.Question],
+    rules: Sequence[Applied],
+    catalogue: Catalogue,
+) -> list[Picked]:
+    """The list of each question, best first."""
+    found: dict[int, Picked] = {}
+    alike: dict[tuple[bool, int], list[int]] = {}
+    others = []
+    for row, (question, own) in enumerate(zip(questions, rules, strict=True)):
+        if own.plain:
+            alike.setdefault((question.repeats, id(own.allowed)), []).append(row)
+        else:
+            others.append(row)
+    for (repeats, _), rows in alike.items():
+        asked = queries if len(rows) == len(queries) else _taken(queries, rows)
+        most = max(questions[row].k for row in rows)
+        lists = recommend(model, asked, most, repeats=repeats, allowed=rules[rows[0]].allowed)
+        for index, row in enumerate(rows):
+            count = min(int(lists.lengths[index]), questions[row].k)
+            seen = 0 if repeats else len(np.unique(asked.history.block(index, index + 1).items))
+            found[row] = Picked(
+                lists.items[index, :count],
+                lists.scores[index, :count],
+                None if lists.probabilities is None else lists.probabilities[index, :count],
+                np.zeros(count, np.bool_),
+                {"history": seen} if seen else {},
+                (),
+            )
+    if others:
+        logits = getattr(model, "scale", "score") == "logit"
+        vectors_ID = model.vectors if isinstance(model, Factored) else None
+        row = 0
+        for block, scores_RI in score_blocks(model, _taken(queries, others)):
+            for index, scores_I in enumerate(scores_RI):
+                question = questions[others[row]]
+                seen_T = block.history.block(index, index + 1).items
+                found[others[row]] = pick(
+                    scores_I,
+                    seen_T,
+                    rules[others[row]],
+                    question.k,
+                    repeats=question.repeats,
+                    logits=logits,
+                    catalogue=catalogue,
+                    vectors_ID=vectors_ID,
+                )
+                row += 1
+    return [found[row] for row in range(len(questions))]
+
+
+def _taken(queries: Queries, rows: Sequence[int]) -> Queries:
+    index = np.array(rows, np.int64)
+    return Queries(
+        queries.history.take(index),
+        queries.users[index],
+        queries.known[index],
+        None if queries.times is None else queries.times[index],
+        None if queries.profile is None else queries.profile[index],
+    )

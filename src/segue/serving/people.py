@@ -1,0 +1,164 @@
+"""Who asks: histories from what is sent along, from training, and from the store, as queries of one model.
+
+Shapes: N questions, T events.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from segue.core.types import Events, Queries
+from segue.serving import wire
+from segue.serving.publication import Publication
+from segue.serving.stores import store
+
+__all__ = ["Asked", "People", "coded", "stacked", "together"]
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """Questions as one model takes them, row by row, and what it could not take."""
+
+    queries: Queries
+    unknown: tuple[wire.Unknown, ...]
+    """Items of the history, users and features of the profile; not yet those of rules."""
+    kept: tuple[store.Kept | None, ...]
+    """What the store has of who is answered by what is known of him; none where a history was sent along, or nobody
+    was named."""
+
+
+class People:
+    """Looks up what is known of people.
+
+    Args:
+        kept: where their events are.
+        recent: newest events of a user that are looked at.
+    """
+
+    def __init__(self, kept: store.Store, recent: int) -> None:
+        self._store, self._recent = kept, recent
+
+    def ask(self, publication: Publication, questions: Sequence[wire.Question], *, alone: bool = False) -> Asked:
+        """The questions as queries of this publication.
+
+        Args:
+            alone: without the store: nothing is known of what came in since training, nor of who is forgotten, so
+                that nobody's history of training is used.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        own = [row for row, question in enumerate(questions) if question.history is None and question.user is not None]
+        users = [str(questions[row].user) for row in own]
+        found = [store.Kept(forgotten=True)] * len(own) if alone else []
+        if own and not alone:
+            found = self._store.kept(users, self._recent, publication.place)
+        kept = dict(zip(own, found, strict=True))
+        codes_N, known_N = publication.bundle.users.encode([question.user or "" for question in questions])
+        known_N = known_N & np.array([question.user is not None for question in questions], np.bool_)
+        for row, one in kept.items():
+            known_N[row] &= not one.forgotten
+        parts = [
+            self._events(publication, question, kept.get(row), int(codes_N[row]) if known_N[row] else None)
+            for row, question in enumerate(questions)
+        ]
+        asked_N = self._times(publication, questions)
+        profile, strange = _profiles(publication, questions)
+        queries = Queries(
+            stacked([events for events, _ in parts], publication.columns), codes_N, known_N, asked_N, profile
+        )
+        unknown = tuple(
+            wire.Unknown(user=question.user is not None and not known, items=items, features=features)
+            for question, (_, items), known, features in zip(questions, parts, known_N.tolist(), strange, strict=True)
+        )
+        return Asked(queries, unknown, tuple(kept.get(row) for row in range(len(questions))))
+
+    def _events(
+        self, publication: Publication, question: wire.Question, kept: store.Kept | None, code: int | None
+    ) -> tuple[Events, list[str]]:
+        """One history in codes, and the items that are not in the catalogue."""
+        if question.history is not None:
+            return coded(publication, question.history)
+        events, unknown = coded(publication, [] if kept is None else kept.events)
+        if code is None or publication.histories is None:
+            return events, unknown
+        before = publication.histories.block(code, code + 1)
+        return together([before.last(self._recent), events], publication.columns).last(self._recent), unknown
+
+    def _times(self, publication: Publication, questions: Sequence[wire.Question]) -> NDArray[np.int64] | None:
+        if not publication.tells_time:
+            return None
+        now = int(time.time())
+        return np.array([now if question.time is None else question.time for question in questions], np.int64)
+
+
+def coded(publication: Publication, told: Sequence[str | wire.Given | store.Event]) -> tuple[Events, list[str]]:
+    """One history, oldest first, in the codes and columns that the model reads; and items it does not have.
+
+    A kind of action that the model does not know counts as its first; a time that is not told, as that of the event
+    before.
+    """
+    ids = [one if isinstance(one, str) else one.item for one in told]
+    codes, known = publication.bundle.items.encode(ids)
+    unknown = [item for item, there in zip(ids, known.tolist(), strict=True) if not there]
+    columns: dict[str, Any] = {}
+    rest = [None if isinstance(one, str) else one for one in told] if publication.columns else []
+    if "actions" in publication.columns:
+        kinds = {action: code for code, action in enumerate(publication.bundle.model.domain.actions)}
+        columns["actions"] = np.array([0 if e is None else kinds.get(e.action or "", 0) for e in rest], np.uint8)[known]
+    if "values" in publication.columns:
+        values = [np.nan if e is None or e.value is None else e.value for e in rest]
+        columns["values"] = np.array(values, np.float32)[known]
+    if "times" in publication.columns:
+        latest, times = 0, []
+        for e in rest:
+            latest = latest if e is None or e.time is None else e.time
+            times.append(latest)
+        columns["times"] = np.array(times, np.int64)[known]
+    return Events(np.array([0, int(known.sum())]), codes[known], **columns), unknown
+
+
+def together(parts: Sequence[Events], columns: Sequence[str]) -> Events:
+    """One history of several, one after the other, each a single row."""
+    own = {name: np.concatenate([_column(part, name) for part in parts]) for name in columns}
+    items = np.concatenate([part.items for part in parts])
+    return Events(np.array([0, len(items)]), items, **own)
+
+
+def stacked(rows: Sequence[Events], columns: Sequence[str]) -> Events:
+    """Single rows under each other."""
+    own = {name: np.concatenate([_column(row, name) for row in rows]) for name in columns}
+    offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])])
+    return Events(offsets, np.concatenate([row.items for row in rows]), **own)
+
+
+def _column(events: Events, name: str) -> NDArray[Any]:
+    column: NDArray[Any] | None = getattr(events, name)
+    if column is not None:
+        return column
+    kinds: dict[str, tuple[Any, Any]] = {
+        "actions": (0, np.uint8),
+        "values": (np.nan, np.float32),
+        "times": (0, np.int64),
+    }
+    return np.full(events.size, *kinds[name])
+
+
+def _profiles(
+    publication: Publication, questions: Sequence[wire.Question]
+) -> tuple[pl.DataFrame | None, list[list[str]]]:
+    """Features of those who ask, and for each question the names that the data did not have."""
+    names = publication.user_features
+    told = [question.profile or {} for question in questions]
+    unknown = [[name for name in one if name not in names] for one in told]
+    if not any(told) or not names:
+        return None, unknown
+    columns = {name: [one.get(name) for one in told] for name in names if any(name in one for one in told)}
+    return (pl.DataFrame(columns, strict=False) if columns else None), unknown

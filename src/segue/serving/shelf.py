@@ -1,0 +1,150 @@
+"""The models at hand: which is active, and the change from one to another while requests run.
+
+Which model is active stands in the store, so that all processes that share it agree, and a restart goes on with it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from segue.core.config import suggest
+from segue.serving import wire
+from segue.serving.catalogue import Catalogue
+from segue.serving.publication import Publication, open_publication
+from segue.serving.stores.store import Store
+
+__all__ = ["Ready", "Shelf"]
+
+ACTIVE = "models"
+"""The store's setting that tells the active model and the one before it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A model that can answer at once."""
+
+    publication: Publication
+    catalogue: Catalogue
+    version: wire.Version
+
+    @classmethod
+    def of(cls, publication: Publication) -> Self:
+        """With its catalogue indexed."""
+        told = {"name": publication.name, "key": publication.bundle.key, "version": publication.version}
+        version = wire.Version(**told, engine=publication.engine.name)
+        return cls(publication, Catalogue(publication.bundle, publication.popularity), version)
+
+
+class Shelf:
+    """Publications by name.
+
+    Args:
+        folders: of publications; the first is active unless the store names another.
+        library: a folder with further publications, one folder each, which are opened when they are asked for.
+        opened: is told each model that was opened, and may refuse it with a ``ValueError``.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        kept: Store,
+        library: Path | None = None,
+        opened: Callable[[Ready], None] = lambda ready: None,
+    ) -> None:
+        self._store, self._library, self._opened = kept, library, opened
+        self._lock = threading.Lock()
+        self._open: dict[str, Ready] = {}
+        for folder in folders:
+            self._add(folder)
+        if not self._open:
+            raise ValueError("models: none was given, expected at least one publication")
+        self._active, self._previous = next(iter(self._open)), None
+        self.follow()
+
+    @property
+    def active(self) -> Ready:
+        """The model that answers where a question names none."""
+        return self._open[self._active]
+
+    @property
+    def previous(self) -> str | None:
+        """The name of the model that was active before."""
+        return self._previous
+
+    def names(self) -> list[str]:
+        """Names of all models at hand, opened or not."""
+        there = [] if self._library is None else [path.name for path in sorted(self._library.iterdir())
+                                                  if (path / "publication.json").exists()]  # fmt: skip
+        return list(dict.fromkeys([*self._open, *there]))
+
+    def opened(self) -> list[Ready]:
+        """The models that can answer at once."""
+        return list(self._open.values())
+
+    def find(self, name: str | None) -> Ready:
+        """The model of this name, which is opened where it is not yet; the active one without a name.
+
+        Raises:
+            ValueError: there is none, or it cannot be opened as it is.
+        """
+        if name is None:
+            return self.active
+        if name not in self._open:
+            with self._lock:
+                if name not in self._open:
+                    if self._library is None or name not in self.names():
+                        raise ValueError(f"model: unknown '{name}'{suggest(name, self.names())}")
+                    self._add(self._library / name)
+        return self._open[name]
+
+    def activate(self, name: str) -> Ready:
+        """Let ``name`` answer from the next question on; requests that run end with the model that they began with.
+
+        Raises:
+            ValueError: see :meth:`find`; the active model stays.
+        """
+        found = self.find(name)
+        if name != self._active:
+            self._set(name, self._active)
+            self._store.put(ACTIVE, json.dumps({"active": self._active, "previous": self._previous}))
+        return found
+
+    def rollback(self) -> Ready:
+        """Activate the model that was active before.
+
+        Raises:
+            ValueError: none was.
+        """
+        if self._previous is None:
+            raise ValueError("rollback: no model was active before this one")
+        return self.activate(self._previous)
+
+    def follow(self) -> None:
+        """Take over what another process, or an earlier one, activated; what cannot be opened leaves all as it is.
+
+        Raises:
+            StoreError: the store cannot be read.
+            ValueError: the model that the store names cannot be opened.
+        """
+        told = self._store.get(ACTIVE)
+        if told is None:
+            return
+        wanted = json.loads(told)
+        if wanted["active"] != self._active and wanted["active"] in self.names():
+            self.find(wanted["active"])
+            self._set(wanted["active"], wanted["previous"])
+
+    def _set(self, active: str, previous: str | None) -> None:
+        self._active, self._previous = active, previous
+
+    def _add(self, folder: Path) -> None:
+        found = Ready.of(open_publication(folder))
+        if found.version.name in self._open:
+            raise ValueError(f"{folder}: a model named '{found.version.name}' is open already")
+        self._opened(found)
+        self._open[found.version.name] = found
