@@ -12,7 +12,7 @@ import numpy as np
 from segue.core.model import Factored, Recommender
 from segue.core.types import Events, Mask, Queries, Recommendations, Scores
 
-__all__ = ["exclude", "recommend", "score_blocks", "top_k"]
+__all__ = ["exclude", "log_partition", "recommend", "score_blocks", "top_k"]
 
 BLOCK_SCORES = 16_000_000
 """Scores held at once: 64 MB as float32."""
@@ -46,7 +46,7 @@ def recommend(
     for block, scores_RI in score_blocks(model, queries):
         if not repeats:
             exclude(scores_RI, block.history)
-        totals_R = _log_partition(scores_RI) if logits else None
+        totals_R = log_partition(scores_RI) if logits else None
         if allowed is not None:
             scores_RI[:, ~allowed] = -np.inf
         parts.append(top_k(scores_RI, k, totals_R))
@@ -160,7 +160,8 @@ def _exactly(scores_NI: Scores, k: int) -> Mask:
     return chosen
 
 
-def _log_partition(scores_NI: Scores) -> Scores:
+def log_partition(scores_NI: Scores) -> Scores:
+    """``(N,)`` the logarithm of the sum of exponentials of each row; minus infinity where nothing is left of it."""
     top = scores_NI.max(axis=1, keepdims=True)
     top[np.isneginf(top)] = 0.0  # nothing is left
     with np.errstate(divide="ignore"):
