@@ -44,7 +44,8 @@ class Asked:
     @classmethod
     def last(cls, last_B: Tensor) -> Asked:
         """One position of each sequence."""
-        return cls(torch.arange(len(last_B), device=last_B.device), last_B, torch.zeros_like(last_B), (len(last_B), 1))
+        rows = last_B.shape[0]  # not its len(), which a graph would take for a constant
+        return cls(torch.arange(rows, device=last_B.device), last_B, torch.zeros_like(last_B), (rows, 1))
 
     @classmethod
     def flat(cls, positions_M: Tensor, batch: int, length: int) -> Asked:

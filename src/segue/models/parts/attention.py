@@ -18,7 +18,7 @@ __all__ = ["AttentionBlock", "CausalBlock", "at"]
 
 def at(x_BLD: Tensor, last_B: Tensor) -> Tensor:
     """``(B, D)`` the positions ``last`` of each sequence."""
-    return x_BLD[torch.arange(len(x_BLD), device=x_BLD.device), last_B]
+    return x_BLD[torch.arange(x_BLD.shape[0], device=x_BLD.device), last_B]
 
 
 class AttentionBlock(nn.Module):
