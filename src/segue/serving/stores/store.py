@@ -14,7 +14,8 @@ __all__ = ["Event", "Exposure", "Kept", "Memory", "Store", "StoreError"]
 
 
 class StoreError(Exception):
-    """The store cannot be reached or refuses; nothing of what was asked has been done, unless it says so."""
+    """The store cannot be reached or refuses; nothing of what was asked has been done, unless it says that this is not
+    known. It tells no id and no password."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Event:
     """Seconds since 1970."""
     action: str | None = None
     value: float | None = None
+    """Finite."""
     key: str | None = None
     """Of several events of a user with one key only the first is kept."""
 
@@ -40,7 +42,8 @@ class Kept:
     total: int = 0
     """All that there are of him, also older ones."""
     last: int = 0
-    """The place of the newest of all his events in the store's order; 0: none. It only grows."""
+    """The place in the store's order of the newest of all his events, or of his being forgotten if that came later; 0:
+    neither. It only grows."""
     forgotten: bool = False
     """Whether :meth:`Store.forget` was ever called for him: what was known of him elsewhere is not to be used."""
 
@@ -79,12 +82,14 @@ class Store(Protocol):
         as far as the store is set to."""
         ...
 
-    def kept(self, users: Sequence[str], most: int) -> list[Kept]:
-        """For each of ``users``, in their order, the newest ``most`` events and what else is known."""
+    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
+        """For each of ``users``, in their order, the newest ``most`` of his events after the place ``after`` in the
+        store's order (:attr:`Kept.total` counts those alone too), and what else is known."""
         ...
 
     def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """The first ``most`` events of a user after ``place``, oldest first, and the place of the last of them."""
+        """The first ``most`` events of a user after ``place``, oldest first, and the place of the last of them, or
+        ``place`` if there are none."""
         ...
 
     def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
@@ -92,11 +97,13 @@ class Store(Protocol):
         ...
 
     def remember(self, memories: Mapping[str, Memory]) -> None:
-        """Keep by user, unless what is there of the same model already went further."""
+        """Keep by user, unless what is there of the same model already went further, or the user was forgotten after
+        :attr:`Memory.last`. A memory may be lost in a power cut: it can be had again from the events."""
         ...
 
     def forget(self, user: str) -> int:
-        """Delete all events and memories of a user, and note that he was forgotten; how many events there were."""
+        """Delete all events, keys, memories and exposures of a user, and note that he was forgotten, which has a place
+        in the store's order too; how many events there were."""
         ...
 
     def get(self, name: str) -> str | None:
