@@ -162,6 +162,16 @@ class Queries:
             None if self.profile is None else self.profile[start:stop],
         )
 
+    def take(self, rows: NDArray[np.integer[Any]]) -> Queries:
+        """Queries by index, in the order asked."""
+        return Queries(
+            self.history.take(rows),
+            self.users[rows],
+            self.known[rows],
+            None if self.times is None else self.times[rows],
+            None if self.profile is None else self.profile[rows.tolist()],
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:

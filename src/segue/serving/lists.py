@@ -39,7 +39,7 @@ def listed(
         else:
             others.append(row)
     for (repeats, _), rows in alike.items():
-        asked = queries if len(rows) == len(queries) else _taken(queries, rows)
+        asked = queries if len(rows) == len(queries) else queries.take(np.array(rows, np.int64))
         most = max(questions[row].k for row in rows)
         lists = recommend(model, asked, most, repeats=repeats, allowed=rules[rows[0]].allowed)
         for index, row in enumerate(rows):
@@ -57,7 +57,7 @@ def listed(
         logits = getattr(model, "scale", "score") == "logit"
         vectors_ID = model.vectors if isinstance(model, Factored) else None
         row = 0
-        for block, scores_RI in score_blocks(model, _taken(queries, others)):
+        for block, scores_RI in score_blocks(model, queries.take(np.array(others, np.int64))):
             for index, scores_I in enumerate(scores_RI):
                 question = questions[others[row]]
                 seen_T = block.history.block(index, index + 1).items
@@ -73,14 +73,3 @@ def listed(
                 )
                 row += 1
     return [found[row] for row in range(len(questions))]
-
-
-def _taken(queries: Queries, rows: Sequence[int]) -> Queries:
-    index = np.array(rows, np.int64)
-    return Queries(
-        queries.history.take(index),
-        queries.users[index],
-        queries.known[index],
-        None if queries.times is None else queries.times[index],
-        None if queries.profile is None else queries.profile[index],
-    )

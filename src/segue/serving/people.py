@@ -127,14 +127,14 @@ def coded(publication: Publication, told: Sequence[str | wire.Given | store.Even
 
 def together(parts: Sequence[Events], columns: Sequence[str]) -> Events:
     """One history of several, one after the other, each a single row."""
-    own = {name: np.concatenate([_column(part, name) for part in parts]) for name in columns}
+    own: dict[str, Any] = {name: np.concatenate([_column(part, name) for part in parts]) for name in columns}
     items = np.concatenate([part.items for part in parts])
     return Events(np.array([0, len(items)]), items, **own)
 
 
 def stacked(rows: Sequence[Events], columns: Sequence[str]) -> Events:
     """Single rows under each other."""
-    own = {name: np.concatenate([_column(row, name) for row in rows]) for name in columns}
+    own: dict[str, Any] = {name: np.concatenate([_column(row, name) for row in rows]) for name in columns}
     offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])])
     return Events(offsets, np.concatenate([row.items for row in rows]), **own)
 

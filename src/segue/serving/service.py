@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from segue.core.model import Factored, Recommender, Streaming
 from segue.core.stream import Answered
 from segue.core.types import Queries
 from segue.serving import wire
+from segue.serving.faults import track
 from segue.serving.ladder import Pace
 from segue.serving.lists import listed
 from segue.serving.metrics import Metrics
@@ -68,23 +69,13 @@ class _Group:
     notes: tuple[str, ...] = ()
 
     def take(self, rows: Sequence[int]) -> _Group:
-        index = np.array(rows, np.int64)
-        old = self.asked.queries
-        queries = Queries(
-            old.history.take(index),
-            old.users[index],
-            old.known[index],
-            None if old.times is None else old.times[index],
-            None if old.profile is None else old.profile[index],
+        asked = Asked(
+            self.asked.queries.take(np.array(rows, np.int64)),
+            tuple(self.asked.unknown[row] for row in rows),
+            tuple(self.asked.kept[row] for row in rows),
         )
-        unknown, kept = (tuple(part[row] for row in rows) for part in (self.asked.unknown, self.asked.kept))
-        return _Group(
-            self.ready,
-            [self.timed[row] for row in rows],
-            [self.rules[row] for row in rows],
-            Asked(queries, unknown, kept),
-            self.notes,
-        )
+        timed, rules = [self.timed[row] for row in rows], [self.rules[row] for row in rows]
+        return _Group(self.ready, timed, rules, asked, self.notes)
 
     @property
     def questions(self) -> list[wire.Question]:
@@ -176,13 +167,14 @@ class Service:
 
     def _group(self, ready: Ready, timed: Sequence[Timed], rules: Sequence[Applied]) -> _Group:
         questions = [one.question for one in timed]
-        begun, failed, notes = time.monotonic(), False, ()
+        begun, failed = time.monotonic(), False
+        notes: tuple[str, ...] = ()
         try:
             asked = self.people.ask(ready.publication, questions)
-        except StoreError:
+        except StoreError as error:
             failed, notes = True, (UNREACHED,)
             self.metrics.error("store")
-            logger.exception("the store cannot be read")
+            logger.error("the store cannot be read", extra={"traceback": track(error)})
             asked = self.people.ask(ready.publication, questions, alone=True)
         if any(one.user is not None and one.history is None for one in questions):
             self.metrics.store(self.store.name, "kept", time.monotonic() - begun, failed)
@@ -219,7 +211,8 @@ class Service:
                     picked = compute(part)
             except Exception as error:
                 self.metrics.error("store" if isinstance(error, StoreError) else "engine")
-                logger.exception("step %s of model %s failed", step, part.ready.version.name)
+                told = {"traceback": track(error)}
+                logger.error("step %s of model %s failed", step, part.ready.version.name, extra=told)
                 for row in rows:
                     causes[row] = "error"
                 continue
@@ -234,8 +227,8 @@ class Service:
             return None
         try:
             return self.shelf.find(name)
-        except ValueError:
-            logger.exception("the fallback cannot be opened")
+        except ValueError as error:
+            logger.error("the fallback cannot be opened", extra={"traceback": track(error)})
             return None
 
     def _by_model(self, group: _Group) -> list[Picked]:
@@ -249,7 +242,7 @@ class Service:
                 vectors_ND[own] = self._vectors_of_states(group.ready, group.questions, group.asked, own)
             if rest := [row for row in range(len(queries)) if row not in set(own)]:
                 vectors_ND[rest] = model.encode(queries if not own else group.take(rest).asked.queries)
-            scale = getattr(model, "scale", "score")
+            scale: Literal["logit", "score"] = getattr(model, "scale", "score")
             model = Answered(model.domain, scale, model.vectors, model.bias, vectors_ND)
             rows_N = np.arange(len(queries), dtype=np.int32)
             queries = Queries(queries.history, rows_N, np.ones(len(queries), np.bool_))
@@ -314,7 +307,7 @@ class Service:
         )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Scored:
     """Scores of the whole catalogue by a function of the histories, as a recommender."""
 

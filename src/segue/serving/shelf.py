@@ -63,7 +63,8 @@ class Shelf:
             self._add(folder)
         if not self._open:
             raise ValueError("models: none was given, expected at least one publication")
-        self._active, self._previous = next(iter(self._open)), None
+        self._active = next(iter(self._open))
+        self._previous: str | None = None
         self.follow()
 
     @property

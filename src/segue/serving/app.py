@@ -1,0 +1,148 @@
+"""The application: routes, the page, health and metrics, behind a shield, with an orderly beginning and end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Response
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+
+from segue import __version__
+from segue.serving import wire
+from segue.serving.api import Api
+from segue.serving.batcher import Batcher
+from segue.serving.faults import track
+from segue.serving.keys import Keys
+from segue.serving.live import Figures
+from segue.serving.passage import Exchange
+from segue.serving.routing import Experiments
+from segue.serving.service import Job, Service
+from segue.serving.shield import protect
+from segue.serving.stores.store import Event
+
+__all__ = ["create"]
+
+logger = logging.getLogger("segue.serving")
+
+PAGE = Path(__file__).parent / "page"
+
+LOOK_SECONDS = 1.0
+"""How often it is looked whether another process activated a model."""
+
+
+def create(
+    service: Service,
+    *,
+    keys: Keys | None = None,
+    experiments: Experiments | None = None,
+    hosts: Collection[str] | None = None,
+) -> FastAPI:
+    """The application of a service; it is ready once it has begun.
+
+    Args:
+        keys: ``None``: everybody may do everything.
+        hosts: names by which it may be asked; ``None``: any.
+    """
+    settings, metrics, figures = service.settings, service.metrics, Figures()
+    answers: Batcher[Job, Any] = Batcher(
+        service.work, settings.batch, settings.waiting, "segue-answers", lambda size: metrics.batch(size)
+    )
+    intake: Batcher[Event, bool] = Batcher(
+        service.take, settings.most_events, settings.waiting, "segue-events", lambda size: metrics.batch(size, "events")
+    )
+    api = Api(service, experiments or Experiments(None), answers, intake, figures)
+    state = {"ready": False}
+
+    @asynccontextmanager
+    async def life(app: FastAPI) -> AsyncIterator[None]:
+        watching = asyncio.create_task(_watch(api))
+        state["ready"] = True
+        metrics.ready(True)
+        try:
+            yield
+        finally:
+            state["ready"] = False
+            metrics.ready(False)
+            watching.cancel()
+            await api.drained()
+            await asyncio.to_thread(answers.close)
+            await asyncio.to_thread(intake.close)
+            service.store.close()
+            metrics.close()
+
+    app = FastAPI(
+        title="Segue",
+        version=__version__,
+        summary="What next? Recommendations from who did what and when.",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=life,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    app.include_router(api.router)
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> Response:
+        return Response('{"alive": true}', media_type="application/json")
+
+    @app.get("/readyz", include_in_schema=False)
+    async def readyz() -> Response:
+        told = '{"ready": true}' if state["ready"] else '{"ready": false}'
+        return Response(told, 200 if state["ready"] else 503, media_type="application/json")
+
+    @app.get("/metrics", include_in_schema=False)
+    async def shown() -> Response:
+        metrics.queue("questions", len(answers), settings.waiting)
+        metrics.queue("events", len(intake), settings.waiting)
+        body, kind = await asyncio.to_thread(metrics.text)
+        return Response(body, media_type=kind)
+
+    _pages(app)
+    protect(app, settings=settings, keys=keys, hosts=hosts, seen=lambda exchange: _seen(api, exchange))
+    return app
+
+
+def _pages(app: FastAPI) -> None:
+    """The page, and the description of the interface, whose scripts and styles come with a package."""
+    import fastapi_offline
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> FileResponse:
+        return FileResponse(PAGE / "docs.html")
+
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
+    app.mount("/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="static")
+
+
+def _seen(api: Api, exchange: Exchange) -> None:
+    api.service.metrics.request(exchange.route, exchange.method, exchange.status, exchange.seconds)
+    if exchange.route.startswith("/v1/") and exchange.route != "/v1/live":
+        api.figures.left(exchange.status, exchange.seconds)
+
+
+async def _watch(api: Api) -> None:
+    """Follow what other processes activate."""
+    shelf, metrics = api.service.shelf, api.service.metrics
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        before, begun = shelf.active.version, time.monotonic()
+        try:
+            await asyncio.to_thread(shelf.follow)
+        except Exception as error:
+            metrics.store(api.service.store.name, "get", time.monotonic() - begun, failed=True)
+            logger.error("the active model could not be looked up", extra={"traceback": track(error)})
+            continue
+        now: wire.Version = shelf.active.version
+        if now is not before:
+            metrics.model(now.name, now.key, now.version, True)

@@ -1,0 +1,74 @@
+"""How the service fares now: requests of the last minute, for whoever looks at the page.
+
+Prometheus tells the same at length; this needs nothing beside the service.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+
+import numpy as np
+
+from segue.serving import wire
+
+__all__ = ["Figures"]
+
+WINDOW = 60.0
+"""Seconds that are looked at."""
+
+MOST = 100_000
+"""Requests of the window that are kept; of more the newest."""
+
+
+class Figures:
+    """Counts and times of requests."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._begun = clock, clock()
+        self._recent: deque[tuple[float, float]] = deque(maxlen=MOST)
+        self._steps: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._flying, self._errors = 0, 0
+
+    def arrived(self) -> None:
+        """A request under ``/v1`` came."""
+        with self._lock:
+            self._flying += 1
+
+    def left(self, status: int, seconds: float) -> None:
+        """It was answered after so many seconds."""
+        with self._lock:
+            self._flying -= 1
+            self._errors += status >= 500
+            self._recent.append((self._clock(), seconds))
+
+    def step(self, name: str) -> None:
+        """A step of the ladder gave an answer."""
+        with self._lock:
+            self._steps[name] += 1
+
+    def told(self, waiting: int) -> wire.Live:
+        """The figures as they stand."""
+        with self._lock:
+            now = self._clock()
+            while self._recent and self._recent[0][0] < now - WINDOW:
+                self._recent.popleft()
+            milliseconds = np.array([seconds for _, seconds in self._recent]) * 1000
+            uptime = now - self._begun
+            points: list[float | None] = [None] * 3
+            if len(milliseconds):
+                points = [round(float(x), 3) for x in np.quantile(milliseconds, [0.5, 0.95, 0.99])]
+            return wire.Live(
+                requests_per_second=round(len(milliseconds) / max(min(uptime, WINDOW), 1.0), 2),
+                p50_ms=points[0],
+                p95_ms=points[1],
+                p99_ms=points[2],
+                in_flight=self._flying,
+                waiting=waiting,
+                steps=dict(self._steps),
+                errors=self._errors,
+                uptime_seconds=round(uptime, 1),
+            )
