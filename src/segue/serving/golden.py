@@ -21,7 +21,7 @@ from segue.core.recommend import exclude, score_blocks, top_k
 from segue.core.types import Codes, Events, Queries, Recommendations, Scores
 from segue.serving.reads import COLUMNS
 
-__all__ = ["PLACES", "TOLERANCE", "Golden", "askers", "check", "golden"]
+__all__ = ["PLACES", "TOLERANCE", "Golden", "askers", "check"]
 
 PLACES = 10
 """Places that must agree."""
@@ -54,6 +54,19 @@ class Golden:
     def __len__(self) -> int:
         return len(self.queries)
 
+    @classmethod
+    def of(cls, model: Recommender, queries: Queries) -> Self:
+        """The answers of ``model``."""
+        parts, spread = [], []
+        for block, scores_RI in score_blocks(model, queries):
+            exclude(scores_RI, block.history)
+            left_RI = np.isfinite(scores_RI)
+            best_R = scores_RI.max(axis=1, initial=-np.inf)
+            worst_R = scores_RI.min(axis=1, initial=np.inf, where=left_RI)
+            spread.append(np.where(left_RI.any(axis=1), best_R.astype(np.float64) - worst_R, 0.0))
+            parts.append(top_k(scores_RI, KEPT))
+        return cls(queries, Recommendations.joined(parts, KEPT), np.concatenate([np.zeros(0), *spread]))
+
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file."""
         history, users = self.queries.history, self.queries
@@ -77,7 +90,7 @@ class Golden:
         told = value["queries"]
         offsets = np.concatenate([[0], np.cumsum([len(one["history"]["items"]) for one in told])])
         names = [name for name in COLUMNS if told and name in told[0]["history"]]
-        columns = {name: np.concatenate([_column(one, name) for one in told]) for name in names}
+        columns: dict[str, Any] = {name: np.concatenate([_column(one, name) for one in told]) for name in names}
         items = np.concatenate([np.zeros(0, np.int32), *(np.array(one["history"]["items"], np.int32) for one in told)])
         known = np.array([one["user"] is not None for one in told], np.bool_)
         users = np.array([one["user"] or 0 for one in told], np.int32)
@@ -123,27 +136,13 @@ def askers(histories: Events | None, n_items: int, count: int) -> Queries:
     return Queries(history.cut(history.lengths - read, history.lengths), people.astype(np.int32), known)
 
 
-def golden(model: Recommender, queries: Queries) -> Golden:
-    """The answers of the trained ``model``."""
-    parts, spread = [], []
-    for block, scores_RI in score_blocks(model, queries):
-        exclude(scores_RI, block.history)
-        left = np.isfinite(scores_RI)
-        best = np.where(left, scores_RI, -np.inf).max(axis=1, initial=-np.inf)
-        worst = np.where(left, scores_RI, np.inf).min(axis=1, initial=np.inf)
-        some = left.any(axis=1)
-        spread.append(np.where(some, best - np.where(some, worst, 0.0), 0.0).astype(np.float64))
-        parts.append(top_k(scores_RI, KEPT))
-    return Golden(queries, Recommendations.joined(parts, KEPT), np.concatenate([np.zeros(0), *spread]))
-
-
 def check(expected: Golden, model: Recommender) -> list[str]:
     """What ``model`` ranks otherwise than the trained model, one line for each query; empty if nothing.
 
     Only the first ``PLACES`` are compared; see above for what may differ.
     """
     faults = []
-    found = golden(model, expected.queries)
+    found = Golden.of(model, expected.queries)
     for n in range(len(expected)):
         of, now = _list(expected.answers, n), _list(found.answers, n)
         scores = dict(zip(of[0].tolist(), of[1].tolist(), strict=True))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,8 @@ class Neighbours:
     """``(I,)`` neighbours there are; what stands beyond means nothing."""
 
     def __post_init__(self) -> None:
-        for name, kind in zip(NAMES, (np.int32, np.float32, np.int64), strict=True):
+        kinds: tuple[Any, ...] = (np.int32, np.float32, np.int64)
+        for name, kind in zip(NAMES, kinds, strict=True):
             object.__setattr__(self, name, frozen(getattr(self, name), kind))
         if self.codes.shape != self.likeness.shape or self.lengths.shape != self.codes.shape[:1]:
             shapes = ", ".join(f"{name} {getattr(self, name).shape}" for name in NAMES)
@@ -56,7 +57,9 @@ class Neighbours:
     def found(cls, histories: Events | None, n_items: int, count: int = COUNT, shrink: float = SHRINK) -> Self:
         """The neighbours of all items among the people of ``histories``; none at all without histories."""
         if histories is None or histories.size == 0:
-            return cls(np.zeros((n_items, 0)), np.zeros((n_items, 0)), np.zeros(n_items))  # type: ignore[arg-type]
+            return cls(
+                np.zeros((n_items, 0), np.int32), np.zeros((n_items, 0), np.float32), np.zeros(n_items, np.int64)
+            )
         table = Table.of(csr_array(histories.csr(n_items).T))
         near_II = nearest(table, table, cosine, shrink, count, itself=np.arange(n_items, dtype=np.int32))
         lengths = np.diff(near_II.indptr).astype(np.int64)

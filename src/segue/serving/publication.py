@@ -10,9 +10,9 @@ Shapes: I items, U users.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,13 @@ from segue.core.bundle import Bundle, load, write
 from segue.core.config import suggest
 from segue.core.events import frozen
 from segue.core.files import read_json, sha256, write_folder, write_json
-from segue.core.types import Events
+from segue.core.model import Model
+from segue.core.types import Events, Queries
 from segue.serving.engines.engine import Engine
 from segue.serving.engines.native import Native
-from segue.serving.golden import Golden, askers, check, golden
+from segue.serving.golden import Golden, askers, check
 from segue.serving.neighbours import Neighbours
-from segue.serving.reads import COLUMNS, reads
+from segue.serving.reads import COLUMNS, Reads, reads
 
 __all__ = ["FORMAT", "MANIFEST", "Publication", "open_publication", "publish", "verify"]
 
@@ -37,8 +38,15 @@ FORMAT = 1
 
 MANIFEST = "publication.json"
 
-NEEDED = ("bundle/bundle.json", "bundle/arrays.safetensors", "bundle/items.parquet", "bundle/users.parquet",
-          "golden.json", "popularity.npy")  # fmt: skip
+ARRAYS = "bundle/arrays.safetensors"
+GRAPH = "engine/model.onnx"
+
+NEEDED = ("bundle/bundle.json", ARRAYS, "bundle/items.parquet", "bundle/users.parquet", "golden.json",
+          "popularity.npy", "neighbours/codes.npy", "neighbours/likeness.npy", "neighbours/lengths.npy")  # fmt: skip
+
+HISTORIES = ("offsets", "items", *COLUMNS, "time_known")
+
+ENGINES = ("auto", "native", "onnx")
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,22 +102,24 @@ def publish(
             had, or ranks otherwise than the trained model.
     """
     domain = trained.model.domain
+    if engine not in ENGINES:
+        raise ValueError(f"engine: unknown '{engine}'{suggest(engine, ENGINES)}")
     if histories is not None and len(histories) != domain.n_users:
         raise ValueError(f"publish: {len(histories)} histories for {domain.n_users} users of the model")
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is no publication; give another folder")
-    if engine not in ("auto", "native"):
-        raise ValueError(f"engine: unknown '{engine}'{suggest(engine, ['auto', 'native', 'onnx'])}")
     asked = askers(histories, domain.n_items, golden)
     read = reads(trained.model, asked)
+    expected = Golden.of(Native(trained.model).model, _told(asked, read))
     with write_folder(out) as fresh:
         write(fresh / "bundle", trained)
         if histories is not None:
-            _write_histories(fresh / "histories", histories, read.columns)
+            _write_histories(fresh / "histories", histories)
         (fresh / "neighbours").mkdir()
         Neighbours.found(histories, domain.n_items).write(fresh / "neighbours")
         np.save(fresh / "popularity.npy", _popularity(histories, domain.n_items), allow_pickle=False)
-        write_json(fresh / "golden.json", _golden(trained, asked, read.columns).to_json())
+        write_json(fresh / "golden.json", expected.to_json())
+        chosen, note = _build(engine, trained.model, fresh, expected)
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
         hashes = {path.relative_to(fresh).as_posix(): sha256(path) for path in files}
         about = {
@@ -117,9 +127,9 @@ def publish(
             "segue": __version__,
             "name": name,
             "key": trained.key,
-            "version": hashes["bundle/arrays.safetensors"][:12],
-            "engine": "native",
-            "engine_note": "",
+            "version": hashes[ARRAYS][:12],
+            "engine": chosen,
+            "engine_note": note,
             "place": place,
             "columns": list(read.columns),
             "tells_time": read.asked,
@@ -131,37 +141,40 @@ def publish(
     return open_publication(out)
 
 
-def open_publication(folder: Path, *, engine: str | None = None) -> Publication:
+def open_publication(
+    folder: Path, *, engine: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
+) -> Publication:
     """Read a publication back, see that every file is as it was written, and that the engine ranks as it must.
 
     Args:
-        engine: another than the one it was published for, such as ``native``.
+        engine: ``native`` instead of the one it was published for.
+        threads: of an engine with threads of its own; 0: as many as other computations have.
+        providers: of ONNX Runtime, by name, those to try first to last.
 
     Raises:
-        ValueError: not a publication, one of a newer format, a file that is missing or was changed, or golden queries
-            that the engine ranks otherwise; the file or the query is named.
+        ValueError: not a publication, one of a newer format, a file that is missing or was changed, an engine that it
+            was not published for or that is not installed, or golden queries that the engine ranks otherwise; the file
+            or the query is named.
     """
     about = _manifest(folder)
     if faults := verify(folder):
         raise ValueError("\n".join(faults))
     bundle = load(folder / "bundle")
-    live: Engine = Native(bundle.model)
+    live = _engine(engine or about["engine"], bundle.model, folder, about, threads, providers)
     expected = Golden.from_json(read_json(folder / "golden.json"))
     if wrong := check(expected, live.model):
         raise ValueError("\n".join(f"{folder}: engine {live.name}: {line}" for line in wrong))
-    histories = _histories(folder / "histories") if (folder / "histories").is_dir() else None
-    facts = {**about["facts"], "engine_note": about["engine_note"]}
     return Publication(
         about["name"],
         about["version"],
         bundle,
         live,
-        histories,
+        _histories(folder / "histories") if (folder / "histories").is_dir() else None,
         int(about["place"]),
         Neighbours.read(folder / "neighbours"),
         frozen(np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)),
         len(expected),
-        facts,
+        {**about["facts"], "engine_note": about["engine_note"]},
         tuple(about["columns"]),
         bool(about["tells_time"]),
         tuple(str(feature) for feature in bundle.facts.get("user_features", ())),
@@ -178,7 +191,8 @@ def verify(folder: Path) -> list[str]:
             faults.append(f"{path}: missing")
         elif (found := sha256(path)) != expected:
             faults.append(f"{path}: sha256 {found}, expected {expected}")
-    return faults
+    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return faults + [f"{folder / name}: not in {MANIFEST}" for name in there if name not in {*hashes, MANIFEST}]
 
 
 def _manifest(folder: Path) -> Any:
@@ -190,11 +204,53 @@ def _manifest(folder: Path) -> Any:
     return about
 
 
-def _golden(trained: Bundle, asked: Any, columns: tuple[str, ...]) -> Golden:
-    from dataclasses import replace
+def _told(asked: Queries, read: Reads) -> Queries:
+    """With the columns that are read alone, and the moment where it is told: an hour after the newest event."""
+    kept: dict[str, Any] = {name: None for name in COLUMNS if name not in read.columns}
+    told = replace(asked, history=replace(asked.history, context={}, **kept))
+    if not read.asked:
+        return told
+    newest = 0 if asked.history.times is None else int(asked.history.times.max(initial=0))
+    return replace(told, times=np.full(len(asked), newest + 3_600))
 
-    history = replace(asked.history, **{name: None for name in COLUMNS if name not in columns}, context={})
-    return golden(trained.model, replace(asked, history=history))
+
+def _build(engine: str, trained: Model, folder: Path, expected: Golden) -> tuple[str, str]:
+    """The engine that is published for, with what it needs in ``folder``, and why it is no other.
+
+    Raises:
+        ValueError: the engine was asked for by name, and cannot be had or ranks otherwise.
+    """
+    if engine == "native":
+        return "native", "asked for"
+    from segue.serving.engines import onnx
+
+    try:
+        if why := onnx.refusal(trained):
+            raise ValueError(f"onnx: {why}")
+        (folder / GRAPH).parent.mkdir()
+        onnx.export(trained, folder / GRAPH)
+        if wrong := check(expected, onnx.Onnx(trained, folder / GRAPH).model):
+            raise ValueError("\n".join(f"onnx: {line}" for line in wrong))
+    except ValueError as error:
+        if engine == "onnx":
+            raise
+        shutil.rmtree((folder / GRAPH).parent, ignore_errors=True)
+        return "native", str(error).splitlines()[0]
+    return "onnx", ""
+
+
+def _engine(
+    name: str, trained: Model, folder: Path, about: Any, threads: int, providers: Sequence[str] | None
+) -> Engine:
+    if name == "native":
+        return Native(trained)
+    if name != "onnx":
+        raise ValueError(f"engine: unknown '{name}'{suggest(name, ['native', 'onnx'])}")
+    if GRAPH not in about["sha256"]:
+        raise ValueError(f"{folder}: published without onnx: {about['engine_note']}")
+    from segue.serving.engines.onnx import Onnx
+
+    return Onnx(trained, folder / GRAPH, threads, providers)
 
 
 def _popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:
@@ -203,18 +259,18 @@ def _popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:
     return np.bincount(histories.items, minlength=n_items).astype(np.float32)
 
 
-def _write_histories(folder: Path, histories: Events, columns: tuple[str, ...]) -> None:
+def _write_histories(folder: Path, histories: Events) -> None:
     folder.mkdir()
-    there = histories.columns()
-    for name, array in {"offsets": histories.offsets, **there}.items():
-        if name in ("offsets", "items", *COLUMNS):
+    for name, array in {"offsets": histories.offsets, **histories.columns()}.items():
+        if name in HISTORIES:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
 def _histories(folder: Path) -> Events:
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in ("offsets", "items", *COLUMNS)
-        if os.path.exists(folder / f"{name}.npy")
+        for name in HISTORIES
+        if (folder / f"{name}.npy").exists()
     }
-    return Events(**arrays)
+    context = {name: arrays.pop(name) for name in ("time_known",) if name in arrays}
+    return Events(**arrays, context=context)

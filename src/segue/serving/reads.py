@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from segue.core.model import Recommender
-from segue.core.types import Queries, Scores
+from segue.core.types import Queries
 
 __all__ = ["COLUMNS", "Reads", "reads"]
 
@@ -22,6 +22,10 @@ COLUMNS = ("actions", "values", "times")
 
 LATER = (3_600, 300_000_000)
 """Seconds after the newest event at which it is asked, to see whether the answer depends on it."""
+
+
+ASKED = 16
+"""Queries that are asked for it."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,7 @@ def reads(model: Recommender, queries: Queries) -> Reads:
     told: Any = getattr(model, "columns", None)
     if told is not None:
         return Reads(tuple(name for name in COLUMNS if name in told), "asked" in told)
+    queries = queries.block(0, ASKED)
     both = (queries, Queries.anonymous(queries.history))
     columns = [name for name in COLUMNS if any(_differs(model, asker, _without(asker, name)) for asker in both)]
     newest = 0 if queries.history.times is None else int(queries.history.times.max(initial=0))
@@ -47,14 +52,11 @@ def reads(model: Recommender, queries: Queries) -> Reads:
 
 
 def _without(queries: Queries, column: str) -> Queries:
-    return replace(queries, history=replace(queries.history, **{column: None}))
+    absent: dict[str, Any] = {column: None}
+    return replace(queries, history=replace(queries.history, **absent))
 
 
 def _differs(model: Recommender, one: Queries, other: Queries) -> bool:
     if one.history is not other.history and one.history.columns().keys() == other.history.columns().keys():
         return False  # the data has no such column
-    return not np.array_equal(_scores(model, one), _scores(model, other))
-
-
-def _scores(model: Recommender, queries: Queries) -> Scores:
-    return model.score(queries)
+    return not np.array_equal(model.score(one), model.score(other))
