@@ -94,7 +94,8 @@ class Metrics:
 
     def cache(self, name: str, hit: bool) -> None:
         """Something was looked for in a cache."""
-        self._told.count("segue_cache_lookups_total", name, "hit" if hit else "miss")
+        self._told.count("segue_cache_lookups_total", name, "hit", by=hit)
+        self._told.count("segue_cache_lookups_total", name, "miss", by=not hit)
 
     def store(self, store: str, operation: str, seconds: float, failed: bool = False) -> None:
         """The state store was called: its name, and that of the method."""
