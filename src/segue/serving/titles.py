@@ -1,31 +1,43 @@
 """Items by the words of their titles and ids: case, accents and marks do not matter.
 
-An inverted index (Zobel & Moffat 2006, doi:10.1145/1132956.1132959) whose words are sorted, so that all that begin
-with a text stand together, and whose items are numbered from the most popular down, so that the best come first.
+An inverted index in memory by FTS5 of SQLite, whose words are found by their beginnings too. Items are numbered in it
+from the most popular down, and it answers in the order of its numbers, so that the best come first and no more than are
+asked for are looked at.
 
-Shapes: I items, W distinct words, T words of all items in total.
+Shapes: I items.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import re
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from segue.core.events import Codes
 
-__all__ = ["Titles"]
+__all__ = ["LONGEST", "Titles"]
 
-LAST = "\U0010ffff"
-"""Behind every text that begins alike."""
+LONGEST = 200
+"""Characters of a text that are searched for."""
 
-Ranks = NDArray[np.int32]
+END = "\ue000"
+"""A letter of nobody's alphabet behind the last word: what is called exactly so ends with it."""
+
+GONE = re.compile(f"['’ʼ`{END}]")
+
+UNSAID = re.compile(r'["\x00-\x1f]')
+"""What has a meaning of its own in a query."""
+
+TABLE = """create virtual table texts using fts5(
+    title, id, content='', columnsize=0, prefix='1 2 3', tokenize='unicode61 remove_diacritics 2')"""
 
 
 class Titles:
-    """Titles and ids, to be searched. Any thread may ask.
+    """Titles and ids, to be searched. Any thread may ask; the first one waits until the index is made.
 
     Args:
         titles: ``(I,)`` texts, some may be null; ``None``: there are none.
@@ -33,65 +45,60 @@ class Titles:
     """
 
     def __init__(self, ids: pl.Series, titles: pl.Series | None, order: Codes) -> None:
-        self._order = order
-        told = [ids, *([] if titles is None else [titles])]
-        rank_I = np.empty(len(order), np.int32)
-        rank_I[order] = np.arange(len(order), dtype=np.int32)
-        tables = [pl.DataFrame({"rank": rank_I, "words": _words(column)}) for column in told]
-        table = pl.concat(tables).drop_nulls().filter(pl.col("words").list.len() > 0)
-        names = table.select("rank", name=pl.col("words").list.join(" ")).unique().sort("name", "rank")
-        self._names, self._named = names["name"], names["rank"].to_numpy()
-        words = table.explode("words").unique().sort("words", "rank")
-        self._ranks: Ranks = words["rank"].to_numpy()
-        starts = words.select(pl.int_range(pl.len()).filter(pl.col("words").is_first_distinct())).to_series()
-        self._words = words["words"].gather(starts)
-        self._starts = np.append(starts.to_numpy(), len(words))
+        self._ids, self._titles, self._order = ids, titles, order
+        self._lock = threading.Lock()
+        self._index: sqlite3.Connection | None = None
 
     def search(self, text: str, most: int) -> Codes:
-        """At most ``most`` items, best first: called so, beginning so, then those that have all the words, each at
-        least as the beginning of one of theirs; among equals the most popular first. Without a text, the most popular.
+        """At most ``most`` items, best first: called so; beginning with these words; beginning so; and those that have
+        all the words, each at least as the beginning of one of theirs. Among equals the most popular come first.
+        Without a text, the most popular.
         """
-        asked = _words(pl.Series([text.encode("utf-8", "ignore").decode()]))[0].to_list()
-        if not asked:
-            return self._order[:most] if not text.strip() else self._order[:0]
-        name = " ".join(asked)
-        found = [self._called(name, name + " "), self._called(name, name + LAST)]
-        if sum(len(ranks) for ranks in found) < most:
-            found.append(self._having(asked))
-        ranks = np.concatenate([_first(ranks, most) for ranks in found])
-        places = np.sort(np.unique(ranks, return_index=True)[1])
-        codes: Codes = self._order[ranks[places][:most]]
+        told = UNSAID.sub(" ", text[:LONGEST]).encode("utf-8", "ignore").decode()
+        words = [word for part in told.split() if (word := _plain(part))]
+        if not words or most < 1:
+            return self._order[: max(0, most) if not text.strip() else 0]
+        name = " ".join(words)
+        found: dict[int, None] = {}
+        with self._lock:
+            if self._index is None:
+                self._index = self._made()
+            asked = (f'^ "{name}{END}"', f'^ "{name}"', f'^ "{name}" *', " ".join(f'"{word}" *' for word in words))
+            for query in asked:
+                rows = self._index.execute(
+                    "select rowid from texts where texts match ? order by rowid limit ?", (query, most)
+                )
+                found |= dict.fromkeys(row[0] for row in rows)
+                if len(found) >= most:
+                    break
+        codes: Codes = self._order[np.array(list(found), np.int64)[:most]]
         return codes
 
-    def _called(self, first: str, behind: str) -> Ranks:
-        ranks: Ranks = self._named[bisect_left(self._names, first) : bisect_left(self._names, behind)]
-        return ranks
-
-    def _having(self, asked: list[str]) -> Ranks:
-        """All that have words that begin so, unordered, some perhaps twice."""
-        parts = []
-        for word in set(asked):
-            first, behind = bisect_left(self._words, word), bisect_left(self._words, word + LAST)
-            parts.append(self._ranks[self._starts[first] : self._starts[behind]])
-        parts.sort(key=len)
-        found = parts[0]
-        for part in parts[1:]:
-            there = np.zeros(len(self._order), np.bool_)
-            there[part] = True
-            found = found[there[found]]
-        return found
+    def _made(self) -> sqlite3.Connection:
+        index = sqlite3.connect(":memory:", check_same_thread=False)
+        places = self._order.astype(np.int64)
+        ids = _ended(self._ids.gather(places))
+        titles = iter([""] * len(places)) if self._titles is None else _ended(self._titles.gather(places))
+        index.execute(TABLE)
+        index.executemany(
+            "insert into texts (rowid, title, id) values (?, ?, ?)", zip(range(len(places)), titles, ids, strict=True)
+        )
+        index.execute("insert into texts (texts) values ('optimize')")
+        index.commit()
+        return index
 
 
-def _first(ranks: Ranks, most: int) -> Ranks:
-    """The smallest ``most`` of them, in order, each once."""
-    if len(ranks) > 8 * most:  # some may be there several times
-        few = np.unique(np.partition(ranks, 8 * most)[: 8 * most])
-        if len(few) >= most:
-            return few[:most]
-    return np.unique(ranks)[:most]
+def _ended(texts: Iterable[str | None]) -> Iterator[str]:
+    """Each text with its last word marked."""
+    for text in texts:
+        plain = _plain(text or "")
+        yield plain and plain + END
 
 
-def _words(texts: pl.Series) -> pl.Series:
-    """The words of each text, without accents and in small letters; an apostrophe is no gap."""
-    plain = texts.cast(pl.String).str.normalize("NFKD").str.replace_all(r"[\p{Mn}'’ʼ`]", "").str.to_lowercase()
-    return plain.str.extract_all(r"[\p{L}\p{N}\p{Mc}]+")
+def _plain(text: str) -> str:
+    """``text`` up to its last letter or digit; an apostrophe is no gap: ``Schindler's`` is ``schindlers`` too."""
+    text = GONE.sub("", text)
+    end = len(text)
+    while end and not text[end - 1].isalnum():
+        end -= 1
+    return text[:end]
