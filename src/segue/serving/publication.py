@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segue import __version__
 from segue.core.bundle import Bundle, load, write
 from segue.core.config import suggest
 from segue.core.events import frozen
@@ -124,7 +123,6 @@ def publish(
         hashes = {path.relative_to(fresh).as_posix(): sha256(path) for path in files}
         about = {
             "format": FORMAT,
-            "segue": __version__,
             "name": name,
             "key": trained.key,
             "version": hashes[ARRAYS][:12],
