@@ -32,10 +32,10 @@ class Pace:
     def fits(self, step: str, seconds: float) -> bool:
         """Whether a step will be done in so many seconds; one that was never taken is tried."""
         with self._lock:
-            expected = self._seconds.get(step, 0.0) * MARGIN
-            if expected <= seconds:
+            expected = self._seconds.get(step, 0.0)
+            if expected * MARGIN <= seconds:
                 return True
-            self._seconds[step] = self._seconds[step] * FADING
+            self._seconds[step] = expected * FADING
             return False
 
     @contextmanager
