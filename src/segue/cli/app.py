@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from segue import __version__
-from segue.cli import ask, data, doctor, measure, runs, train
+from segue.cli import abtest, ask, data, doctor, export, keys, measure, runs, serve, train
 from segue.cli.terminal import Json
 
 __all__ = ["app"]
@@ -41,6 +41,18 @@ def everywhere(
 
 
 app.add_typer(data.app, name="data")
-for verb in (train.train, measure.evaluate, measure.compare, ask.recommend, ask.similar, runs.runs, runs.verify):
+app.add_typer(keys.app, name="keys")
+for verb in (
+    train.train,
+    measure.evaluate,
+    measure.compare,
+    ask.recommend,
+    ask.similar,
+    export.export,
+    serve.serve,
+    abtest.abtest,
+    runs.runs,
+    runs.verify,
+):
     app.command()(verb)
 app.command()(doctor.doctor)
