@@ -32,12 +32,9 @@ def file(path: Path, *experiments: dict[str, Any]) -> Path:
 CLOCK = iter(range(0, 10**15, 10**10))
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 2.0
-        return self.now
+def followed(routes: Experiments) -> Route | None:
+    routes.follow()
+    return routes.route("ada")
 
 
 def test_assignments_are_these_in_every_release() -> None:
@@ -145,36 +142,26 @@ def test_a_new_file_is_followed_and_a_broken_one_is_not(tmp_path: Path, caplog: 
             raise ValueError("model: unknown 'nobody'")
 
     caplog.set_level(logging.INFO)
-    path, clock = file(tmp_path / "e.json", {"name": "colours", "variants": HALVES}), Clock()
-    routes = Experiments(path, known, clock=clock)
+    path = file(tmp_path / "e.json", {"name": "colours", "variants": HALVES})
+    routes = Experiments(path, known)
     assert [one.name for one in routes.all] == ["colours"]
     path.write_text("{")
-    assert routes.route("ada") == Route("colours", "new", "fresh")
+    assert followed(routes) == Route("colours", "new", "fresh")
     assert "kept as they were" in caplog.text
     assert "not JSON" in caplog.text
     file(path, {"name": "x", "variants": HALVES | {"control": {"model": "nobody", "share": 0.5}}})
-    assert routes.route("ada") == Route("colours", "new", "fresh")
+    assert followed(routes) == Route("colours", "new", "fresh")
     assert "unknown 'nobody'" in caplog.text
     path.unlink()
-    assert routes.route("ada") == Route("colours", "new", "fresh")
+    assert followed(routes) == Route("colours", "new", "fresh")
     file(path, {"name": "sizes", "variants": HALVES})
-    assert routes.route("ada") == Route("sizes", assign(experiment(name="sizes"), "ada") or "", "old")
+    assert followed(routes) == Route("sizes", assign(experiment(name="sizes"), "ada") or "", "old")
     caplog.clear()
     file(path, {"name": "sizes", "variants": {"control": HALVES["control"], "third": HALVES["new"]}})
-    routes.route("ada")
+    followed(routes)
     assert "divides users in another way" in caplog.text
     file(path)
-    assert routes.route("ada") is None
-
-
-def test_the_file_is_looked_at_once_a_second(tmp_path: Path) -> None:
-    path = file(tmp_path / "e.json", {"name": "colours", "variants": HALVES})
-    now = [0.0]
-    routes = Experiments(path, clock=lambda: now[0])
-    file(path)
-    assert routes.route("ada") is not None
-    now[0] = 1.5
-    assert routes.route("ada") is None
+    assert followed(routes) is None
 
 
 def test_the_store_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

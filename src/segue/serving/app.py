@@ -132,10 +132,11 @@ def _seen(api: Api, exchange: Exchange) -> None:
 
 
 async def _watch(api: Api) -> None:
-    """Follow what other processes activate."""
+    """Follow what other processes activate, and the file of experiments."""
     shelf, metrics = api.service.shelf, api.service.metrics
     while True:
         await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.to_thread(api.experiments.follow)
         before, begun = shelf.active.version, time.monotonic()
         try:
             await asyncio.to_thread(shelf.follow)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import threading
-import time
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -99,14 +97,13 @@ def assign(experiment: Experiment, user: str) -> str | None:
 class Experiments:
     """The experiments of a file, which may change while the service runs.
 
-    A user is in the first experiment of the file whose shares include him, and in no other. The file is looked at again
-    at most once a second. One that is broken, or is gone, leaves the experiments as they were and says so in the log.
+    A user is in the first experiment of the file whose shares include him, and in no other. Whoever runs the service
+    calls :meth:`follow` now and then.
 
     Args:
         path: the file, JSON or TOML; ``None``: there are no experiments.
         known: is told each model that is named, and refuses it with a ``ValueError`` where there is none.
         kept: where experiments are noted for :func:`noted`.
-        clock: seconds that only grow.
 
     Raises:
         ValueError: the file is missing, is not one of experiments, or names a model that is refused.
@@ -117,11 +114,9 @@ class Experiments:
         path: Path | None,
         known: Callable[[str], object] = lambda name: None,
         kept: Store | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._path, self._known, self._store, self._clock = path, known, kept, clock
-        self._lock = threading.Lock()
-        self._looked, self._stamp = clock(), _stamp(path)
+        self._path, self._known, self._store = path, known, kept
+        self._stamp = _stamp(path)
         self._all: tuple[Experiment, ...] = ()
         if path is not None:
             self._take(path)
@@ -133,7 +128,6 @@ class Experiments:
 
     def route(self, user: str | None) -> Route | None:
         """Where a user is sent; ``None``: he is in no experiment, or it is not known who he is."""
-        self._look()
         if user is None:
             return None
         for experiment in self._all:
@@ -142,23 +136,21 @@ class Experiments:
                 return Route(experiment.name, variant, experiment.variants[variant].model, experiment.shadow)
         return None
 
-    def _look(self) -> None:
-        if self._path is None or self._clock() - self._looked < 1.0 or not self._lock.acquire(blocking=False):
+    def follow(self) -> None:
+        """Read the file anew if it has changed; one that is broken, or is gone, is told in the log and changes nothing.
+
+        Never raises; models may be opened meanwhile, so it is nothing for a thread that answers.
+        """
+        stamp = _stamp(self._path)
+        if self._path is None or stamp == self._stamp:
             return
+        self._stamp = stamp
         try:
-            self._looked = self._clock()
-            stamp = _stamp(self._path)
-            if stamp == self._stamp:
-                return
-            self._stamp = stamp
-            try:
-                self._take(self._path)
-            except (ValueError, OSError) as error:
-                logger.error("experiments: kept as they were, as the new file does not do: %s", error)
-            else:
-                logger.info("experiments: read anew: %s", ", ".join(e.name for e in self._all) or "none")
-        finally:
-            self._lock.release()
+            self._take(self._path)
+        except Exception as error:  # also whatever is wrong with a model that is opened for it
+            logger.error("experiments: kept as they were, as the new file does not do: %s", error)
+        else:
+            logger.info("experiments: read anew: %s", ", ".join(e.name for e in self._all) or "none")
 
     def _take(self, path: Path) -> None:
         found = read_experiments(path)
