@@ -116,14 +116,17 @@ class Catalogue:
         return None if column is None else column.groups
 
     @cached_property
+    def telling(self) -> dict[str, Groups]:
+        """The features that tell items apart and bring some together: texts, tags and truths; not numbers, nor texts
+        that are nearly all different."""
+        columns = {name: column for name, column in self._columns.items() if name != "title"}
+        groups = {name: column.groups for name, column in columns.items() if column.kind in ("text", "boolean")}
+        return {name: found for name, found in groups.items() if _tells(found)}
+
+    @cached_property
     def marks(self) -> Groups:
-        """What tells how alike two items are where nothing else does: all their texts, tags and truths; not numbers,
-        nor texts that are nearly all different."""
-        parts = [
-            (name, column.groups)
-            for name, column in self._columns.items()
-            if column.kind in ("text", "boolean") and name != "title" and _tells(column.groups)
-        ]
+        """All values of :attr:`telling` together, for how alike two items are."""
+        parts = list(self.telling.items())
         rows = [np.repeat(np.arange(self.n_items), np.diff(groups.offsets)) for _, groups in parts]
         starts = np.cumsum([0, *(len(groups.values) for _, groups in parts)])
         codes = [groups.codes + start for (_, groups), start in zip(parts, starts, strict=False)]
