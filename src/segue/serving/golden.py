@@ -126,7 +126,8 @@ def askers(histories: Events | None, n_items: int, count: int) -> Queries:
         return Queries.anonymous(Events.of([[], [int(rng.integers(n_items))], *rows]))
     lengths = histories.lengths
     longest = int(lengths.argmax())
-    people = np.concatenate([[longest] * 3, rng.permutation(np.flatnonzero(lengths))])[: max(count, 3)]
+    others = np.resize(rng.permutation(np.flatnonzero(lengths)), max(count - 3, 0))
+    people = np.concatenate([[longest] * 3, others])
     wanted = np.array([*LENGTHS, LONGEST])[np.arange(len(people)) % (len(LENGTHS) + 1)]
     wanted[:3] = 0, 1, LONGEST
     history = histories.take(people)

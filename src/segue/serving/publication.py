@@ -14,13 +14,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.bundle import Bundle, load, write
-from segue.core.config import suggest
+from segue.core.config import Settings, parse, suggest
 from segue.core.events import frozen
 from segue.core.files import read_json, sha256, write_folder, write_json
 from segue.core.model import Model
@@ -29,7 +29,7 @@ from segue.serving.engines.engine import Engine
 from segue.serving.engines.native import Native
 from segue.serving.golden import Golden, askers, check
 from segue.serving.neighbours import Neighbours
-from segue.serving.reads import COLUMNS, Reads, reads
+from segue.serving.reads import COLUMNS, Column, Reads, reads
 
 __all__ = ["FORMAT", "MANIFEST", "Publication", "open_publication", "publish", "verify"]
 
@@ -46,6 +46,24 @@ NEEDED = ("bundle/bundle.json", ARRAYS, "bundle/items.parquet", "bundle/users.pa
 HISTORIES = ("offsets", "items", *COLUMNS, "time_known")
 
 ENGINES = ("auto", "native", "onnx")
+
+
+class Manifest(Settings):
+    """What ``publication.json`` tells."""
+
+    format: int = FORMAT
+    name: str
+    key: str
+    version: str
+    engine: Literal["native", "onnx"]
+    engine_note: str
+    """Why it is no other engine."""
+    place: int
+    columns: tuple[Column, ...]
+    tells_time: bool
+    facts: dict[str, Any]
+    sha256: dict[str, str]
+    """By file, with ``/`` between folders; every file but the manifest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,20 +139,19 @@ def publish(
         chosen, note = _build(engine, trained.model, fresh, expected)
         files = sorted(path for path in fresh.rglob("*") if path.is_file())
         hashes = {path.relative_to(fresh).as_posix(): sha256(path) for path in files}
-        about = {
-            "format": FORMAT,
-            "name": name,
-            "key": trained.key,
-            "version": hashes[ARRAYS][:12],
-            "engine": chosen,
-            "engine_note": note,
-            "place": place,
-            "columns": list(read.columns),
-            "tells_time": read.asked,
-            "facts": dict(facts or {}),
-            "sha256": hashes,
-        }
-        write_json(fresh / MANIFEST, about)
+        about = Manifest(
+            name=name,
+            key=trained.key,
+            version=hashes[ARRAYS][:12],
+            engine=chosen,
+            engine_note=note,
+            place=place,
+            columns=read.columns,
+            tells_time=read.asked,
+            facts=dict(facts or {}),
+            sha256=hashes,
+        )
+        write_json(fresh / MANIFEST, about.model_dump(mode="json"))
         open_publication(fresh)
     return open_publication(out)
 
@@ -158,30 +175,30 @@ def open_publication(
     if faults := verify(folder):
         raise ValueError("\n".join(faults))
     bundle = load(folder / "bundle")
-    live = _engine(engine or about["engine"], bundle.model, folder, about, threads, providers)
+    live = _engine(engine or about.engine, bundle.model, folder, about, threads, providers)
     expected = Golden.from_json(read_json(folder / "golden.json"))
     if wrong := check(expected, live.model):
         raise ValueError("\n".join(f"{folder}: engine {live.name}: {line}" for line in wrong))
     return Publication(
-        about["name"],
-        about["version"],
+        about.name,
+        about.version,
         bundle,
         live,
         _histories(folder / "histories") if (folder / "histories").is_dir() else None,
-        int(about["place"]),
+        about.place,
         Neighbours.read(folder / "neighbours"),
         frozen(np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)),
         len(expected),
-        {**about["facts"], "engine_note": about["engine_note"]},
-        tuple(about["columns"]),
-        bool(about["tells_time"]),
+        {**about.facts, "engine_note": about.engine_note},
+        about.columns,
+        about.tells_time,
         tuple(str(feature) for feature in bundle.facts.get("user_features", ())),
     )
 
 
 def verify(folder: Path) -> list[str]:
     """What is wrong with the files of a publication, one line each; empty when all hashes agree."""
-    hashes: Mapping[str, str] = _manifest(folder)["sha256"]
+    hashes = _manifest(folder).sha256
     faults = [f"{folder / name}: not in {MANIFEST}" for name in NEEDED if name not in hashes]
     for name, expected in hashes.items():
         path = folder / name
@@ -193,13 +210,13 @@ def verify(folder: Path) -> list[str]:
     return faults + [f"{folder / name}: not in {MANIFEST}" for name in there if name not in {*hashes, MANIFEST}]
 
 
-def _manifest(folder: Path) -> Any:
+def _manifest(folder: Path) -> Manifest:
     about = read_json(folder / MANIFEST)
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
         raise ValueError(f"{folder / MANIFEST}: not the manifest of a publication")
     if about["format"] > FORMAT:
         raise ValueError(f"{folder}: publication format {about['format']}, this Segue reads {FORMAT}")
-    return about
+    return parse(Manifest, about, str(folder / MANIFEST))
 
 
 def _told(asked: Queries, read: Reads) -> Queries:
@@ -212,7 +229,7 @@ def _told(asked: Queries, read: Reads) -> Queries:
     return replace(told, times=np.full(len(asked), newest + 3_600))
 
 
-def _build(engine: str, trained: Model, folder: Path, expected: Golden) -> tuple[str, str]:
+def _build(engine: str, trained: Model, folder: Path, expected: Golden) -> tuple[Literal["native", "onnx"], str]:
     """The engine that is published for, with what it needs in ``folder``, and why it is no other.
 
     Raises:
@@ -238,14 +255,14 @@ def _build(engine: str, trained: Model, folder: Path, expected: Golden) -> tuple
 
 
 def _engine(
-    name: str, trained: Model, folder: Path, about: Any, threads: int, providers: Sequence[str] | None
+    name: str, trained: Model, folder: Path, about: Manifest, threads: int, providers: Sequence[str] | None
 ) -> Engine:
     if name == "native":
         return Native(trained)
     if name != "onnx":
         raise ValueError(f"engine: unknown '{name}'{suggest(name, ['native', 'onnx'])}")
-    if GRAPH not in about["sha256"]:
-        raise ValueError(f"{folder}: published without onnx: {about['engine_note']}")
+    if GRAPH not in about.sha256:
+        raise ValueError(f"{folder}: published without onnx: {about.engine_note}")
     from segue.serving.engines.onnx import Onnx
 
     return Onnx(trained, folder / GRAPH, threads, providers)

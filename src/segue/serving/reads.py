@@ -8,20 +8,19 @@ Shapes: N queries.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from segue.core.model import Recommender
 from segue.core.types import Queries
 
-__all__ = ["COLUMNS", "Reads", "reads"]
+__all__ = ["COLUMNS", "Column", "Reads", "reads"]
 
-COLUMNS = ("actions", "values", "times")
+Column: TypeAlias = Literal["actions", "values", "times"]
+
+COLUMNS: tuple[Column, ...] = get_args(Column)
 """Columns of events that a model may read beside the items."""
-
-LATER = (3_600, 300_000_000)
-"""Seconds after the newest event at which it is asked, to see whether the answer depends on it."""
 
 
 ASKED = 16
@@ -32,7 +31,7 @@ ASKED = 16
 class Reads:
     """What a model has to be told beside the items."""
 
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     """Of :data:`COLUMNS`."""
     asked: bool
     """Whether the moment of asking."""
@@ -46,9 +45,10 @@ def reads(model: Recommender, queries: Queries) -> Reads:
     queries = queries.block(0, ASKED)
     both = (queries, Queries.anonymous(queries.history))
     columns = [name for name in COLUMNS if any(_differs(model, asker, _without(asker, name)) for asker in both)]
-    newest = 0 if queries.history.times is None else int(queries.history.times.max(initial=0))
-    moments = (np.full(len(queries), newest + later) for later in LATER)
-    return Reads(tuple(columns), any(_differs(model, queries, replace(queries, times=times)) for times in moments))
+    times = np.zeros(1, np.int64) if queries.history.times is None else queries.history.times
+    moments = (times.min(initial=2**62), np.median(times), times.max(initial=0), times.max(initial=0) + 3_600)
+    timed = (replace(asker, times=np.full(len(queries), moment)) for asker in both for moment in moments)
+    return Reads(tuple(columns), any(_differs(model, replace(one, times=None), one) for one in timed))
 
 
 def _without(queries: Queries, column: str) -> Queries:
