@@ -16,6 +16,7 @@ from segue.serving import wire
 from segue.serving.batcher import Batcher, Busy
 from segue.serving.explain import explain
 from segue.serving.faults import Problem, track
+from segue.serving.limits import Slots
 from segue.serving.live import Figures
 from segue.serving.overlap import overlap
 from segue.serving.routing import Experiments, Route
@@ -58,6 +59,7 @@ class Api:
     Args:
         answers: the queue in front of the thread that may use the engines.
         intake: the queue in front of the thread that writes events.
+        slots: those of requests that are being answered.
     """
 
     def __init__(
@@ -67,8 +69,9 @@ class Api:
         answers: Batcher[Job, Any],
         intake: Batcher[Event, bool],
         figures: Figures,
+        slots: Slots,
     ) -> None:
-        self.service, self.experiments, self.figures = service, experiments, figures
+        self.service, self.experiments, self.figures, self.slots = service, experiments, figures, slots
         self.answers, self.intake = answers, intake
         self._background: set[asyncio.Task[None]] = set()
 
@@ -226,7 +229,7 @@ class Api:
 
     async def live(self) -> Response:
         """How the service fares, over the last minute."""
-        return _json(self.figures.told(len(self.answers)))
+        return _json(self.figures.told(len(self.answers), self.slots.taken))
 
     def _tell(self, ready: Ready) -> None:
         version = ready.version

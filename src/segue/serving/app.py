@@ -20,7 +20,8 @@ from segue.serving.api import Api
 from segue.serving.batcher import Batcher
 from segue.serving.faults import track
 from segue.serving.keys import Keys
-from segue.serving.live import Figures
+from segue.serving.limits import Slots
+from segue.serving.live import Arrivals, Figures
 from segue.serving.passage import Exchange
 from segue.serving.routing import Experiments
 from segue.serving.service import Job, Service
@@ -32,6 +33,9 @@ __all__ = ["create"]
 logger = logging.getLogger("segue.serving")
 
 PAGE = Path(__file__).parent / "page"
+
+REFUSED = {401: "auth", 403: "auth", 413: "too_large", 422: "invalid", 400: "invalid", 429: "rate", 503: "busy"}
+"""By status, why a request was turned away, as metrics call it."""
 
 LOOK_SECONDS = 1.0
 """How often it is looked whether another process activated a model."""
@@ -57,7 +61,8 @@ def create(
     intake: Batcher[Event, bool] = Batcher(
         service.take, settings.most_events, settings.waiting, "segue-events", lambda size: metrics.batch(size, "events")
     )
-    api = Api(service, experiments or Experiments(None), answers, intake, figures)
+    slots = Slots(settings.concurrent)
+    api = Api(service, experiments or Experiments(None), answers, intake, figures, slots)
     state = {"ready": False}
 
     @asynccontextmanager
@@ -105,7 +110,8 @@ def create(
         return Response(body, media_type=kind)
 
     _pages(app)
-    protect(app, settings=settings, keys=keys, hosts=hosts, seen=lambda exchange: _seen(api, exchange))
+    protect(app, settings=settings, keys=keys, hosts=hosts, slots=slots, seen=lambda exchange: _seen(api, exchange))
+    app.add_middleware(Arrivals, arrived=metrics.arrived)
     return app
 
 
@@ -126,7 +132,10 @@ def _pages(app: FastAPI) -> None:
 
 
 def _seen(api: Api, exchange: Exchange) -> None:
-    api.service.metrics.request(exchange.route, exchange.method, exchange.status, exchange.seconds)
+    metrics = api.service.metrics
+    if (reason := REFUSED.get(exchange.status)) is not None:
+        metrics.refused(reason)
+    metrics.request(exchange.route, exchange.method, exchange.status, exchange.seconds)
     if exchange.route.startswith("/v1/") and exchange.route != "/v1/live":
         api.figures.left(exchange.status, exchange.seconds)
 

@@ -9,18 +9,32 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from segue.serving import wire
 
-__all__ = ["Figures"]
+__all__ = ["Arrivals", "Figures"]
 
 WINDOW = 60.0
 """Seconds that are looked at."""
 
 MOST = 100_000
 """Requests of the window that are kept; of more the newest."""
+
+
+class Arrivals:
+    """ASGI middleware that calls ``arrived`` with every request, before anything else is done with it."""
+
+    def __init__(self, app: Any, arrived: Callable[[], None]) -> None:
+        self._app, self._arrived = app, arrived
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One connection, as ASGI has it."""
+        if scope["type"] == "http":
+            self._arrived()
+        await self._app(scope, receive, send)
 
 
 class Figures:
@@ -31,17 +45,11 @@ class Figures:
         self._recent: deque[tuple[float, float]] = deque(maxlen=MOST)
         self._steps: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._flying, self._errors = 0, 0
-
-    def arrived(self) -> None:
-        """A request under ``/v1`` came."""
-        with self._lock:
-            self._flying += 1
+        self._errors = 0
 
     def left(self, status: int, seconds: float) -> None:
-        """It was answered after so many seconds."""
+        """A request under ``/v1`` was answered after so many seconds."""
         with self._lock:
-            self._flying -= 1
             self._errors += status >= 500
             self._recent.append((self._clock(), seconds))
 
@@ -50,7 +58,7 @@ class Figures:
         with self._lock:
             self._steps[name] += 1
 
-    def told(self, waiting: int) -> wire.Live:
+    def told(self, waiting: int, in_flight: int) -> wire.Live:
         """The figures as they stand."""
         with self._lock:
             now = self._clock()
@@ -66,7 +74,7 @@ class Figures:
                 p50_ms=points[0],
                 p95_ms=points[1],
                 p99_ms=points[2],
-                in_flight=self._flying,
+                in_flight=in_flight,
                 waiting=waiting,
                 steps=dict(self._steps),
                 errors=self._errors,

@@ -83,6 +83,7 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
     """
     metrics = Metrics()
     kept = open_store(store_address(address))
+    drifts: dict[str, Drift] = {}
 
     def opened(ready: Ready) -> None:
         publication, version = ready.publication, ready.version
@@ -100,7 +101,7 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
         raise
     active = shelf.active.version
     metrics.model(active.name, active.key, active.version, True)
-    return Service(shelf, kept, settings, metrics)
+    return Service(shelf, kept, settings, metrics, drifts)
 
 
 def store_address(address: str | None) -> str:

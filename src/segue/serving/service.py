@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -20,7 +20,9 @@ from segue.core.model import Factored, Recommender, Streaming
 from segue.core.stream import Answered
 from segue.core.types import Queries
 from segue.serving import wire
+from segue.serving.drift import Drift
 from segue.serving.faults import track
+from segue.serving.instruments import RULES
 from segue.serving.ladder import Pace
 from segue.serving.lists import listed
 from segue.serving.metrics import Metrics
@@ -88,12 +90,16 @@ class Service:
     Args:
         shelf: the models.
         kept: what is known of people.
+        drifts: by model, what watches how far the questions are from training; new ones may come in.
     """
 
-    def __init__(self, shelf: Shelf, kept: Store, settings: Serving, metrics: Metrics) -> None:
+    def __init__(
+        self, shelf: Shelf, kept: Store, settings: Serving, metrics: Metrics, drifts: Mapping[str, Drift] | None = None
+    ) -> None:
         self.shelf, self.store, self.settings, self.metrics = shelf, kept, settings, metrics
         self.people = People(kept, settings.recent)
         self._states = States(kept)
+        self._drifts = {} if drifts is None else drifts
         self._pace = Pace()
 
     def work(self, jobs: Sequence[Job]) -> list[Any]:
@@ -127,6 +133,7 @@ class Service:
             all_rules.append(rules)
         for ready, rows, all_rules in groups.values():
             group = self._group(ready, [asked[row] for row in rows], all_rules)
+            self._note(group)
             found.update(zip(rows, self._climb(group), strict=True))
         return [found[row] for row in range(len(asked))]
 
@@ -179,6 +186,18 @@ class Service:
         if any(one.user is not None and one.history is None for one in questions):
             self.metrics.store(self.store.name, "kept", time.monotonic() - begun, failed)
         return _Group(ready, timed, rules, asked, notes)
+
+    def _note(self, group: _Group) -> None:
+        """Tell metrics what was asked."""
+        queries, questions = group.asked.queries, group.questions
+        users = {"none": 0, "known": 0, "unknown": 0}
+        for question, unknown in zip(questions, group.asked.unknown, strict=True):
+            users["none" if question.user is None else "unknown" if unknown.user else "known"] += 1
+        strange = sum(len(unknown.items) for unknown in group.asked.unknown)
+        rules = [name for question in questions for name in RULES if getattr(question, name)]
+        self.metrics.asked(queries.history.lengths, [question.k for question in questions], users, strange, rules)
+        if (drift := self._drifts.get(group.ready.version.name)) is not None:
+            drift.asked(queries.history)
 
     def _climb(self, group: _Group) -> list[wire.Answer]:
         """Down the ladder until every question has its answer."""
