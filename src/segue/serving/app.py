@@ -10,13 +10,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Response
+from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 
 from segue import __version__
 from segue.serving import wire
-from segue.serving.api import Api
 from segue.serving.batcher import Batcher
 from segue.serving.faults import track
 from segue.serving.keys import Keys
@@ -27,6 +26,10 @@ from segue.serving.routing import Experiments
 from segue.serving.service import Job, Service
 from segue.serving.shield import protect
 from segue.serving.stores.store import Event
+from segue.serving.v1.answering import Answering
+from segue.serving.v1.attending import Attending
+from segue.serving.v1.desk import FAULTS, Desk
+from segue.serving.v1.showing import Showing
 
 __all__ = ["create"]
 
@@ -62,12 +65,12 @@ def create(
         service.take, settings.most_events, settings.waiting, "segue-events", lambda size: metrics.batch(size, "events")
     )
     slots = Slots(settings.concurrent)
-    api = Api(service, experiments or Experiments(None), answers, intake, figures, slots)
+    desk = Desk(service, experiments or Experiments(None), answers, intake, figures, slots)
     state = {"ready": False}
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(api))
+        watching = asyncio.create_task(_watch(desk))
         state["ready"] = True
         metrics.ready(True)
         try:
@@ -76,7 +79,7 @@ def create(
             state["ready"] = False
             metrics.ready(False)
             watching.cancel()
-            await api.drained()
+            await desk.drained()
             await asyncio.to_thread(answers.close)
             await asyncio.to_thread(intake.close)
             service.store.close()
@@ -91,7 +94,10 @@ def create(
         lifespan=life,
         generate_unique_id_function=lambda route: route.name,
     )
-    app.include_router(api.router)
+    router = APIRouter(prefix="/v1", responses=FAULTS)
+    for routes in (Answering(desk), Attending(desk), Showing(desk)):
+        routes.add(router)
+    app.include_router(router)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
@@ -110,7 +116,7 @@ def create(
         return Response(body, media_type=kind)
 
     _pages(app)
-    protect(app, settings=settings, keys=keys, hosts=hosts, slots=slots, seen=lambda exchange: _seen(api, exchange))
+    protect(app, settings=settings, keys=keys, hosts=hosts, slots=slots, seen=lambda exchange: _seen(desk, exchange))
     app.add_middleware(Arrivals, arrived=metrics.arrived)
     return app
 
@@ -131,26 +137,26 @@ def _pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="static")
 
 
-def _seen(api: Api, exchange: Exchange) -> None:
-    metrics = api.service.metrics
+def _seen(desk: Desk, exchange: Exchange) -> None:
+    metrics = desk.service.metrics
     if (reason := REFUSED.get(exchange.status)) is not None:
         metrics.refused(reason)
     metrics.request(exchange.route, exchange.method, exchange.status, exchange.seconds)
     if exchange.route.startswith("/v1/") and exchange.route != "/v1/live":
-        api.figures.left(exchange.status, exchange.seconds)
+        desk.figures.left(exchange.status, exchange.seconds)
 
 
-async def _watch(api: Api) -> None:
+async def _watch(desk: Desk) -> None:
     """Follow what other processes activate, and the file of experiments."""
-    shelf, metrics = api.service.shelf, api.service.metrics
+    shelf, metrics = desk.service.shelf, desk.service.metrics
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        await asyncio.to_thread(api.experiments.follow)
+        await asyncio.to_thread(desk.experiments.follow)
         before, begun = shelf.active.version, time.monotonic()
         try:
             await asyncio.to_thread(shelf.follow)
         except Exception as error:
-            metrics.store(api.service.store.name, "get", time.monotonic() - begun, failed=True)
+            metrics.store(desk.service.store.name, "get", time.monotonic() - begun, failed=True)
             logger.error("the active model could not be looked up", extra={"traceback": track(error)})
             continue
         now: wire.Version = shelf.active.version

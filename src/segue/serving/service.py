@@ -11,27 +11,22 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-import numpy as np
-
-from segue.core.model import Factored, Recommender, Streaming
-from segue.core.stream import Answered
-from segue.core.types import Queries
 from segue.serving import wire
 from segue.serving.drift import Drift
 from segue.serving.faults import track
 from segue.serving.instruments import RULES
 from segue.serving.ladder import Pace
-from segue.serving.lists import listed
 from segue.serving.metrics import Metrics
-from segue.serving.people import Asked, People
+from segue.serving.people import People
 from segue.serving.rules import Applied, Picked, applied
+from segue.serving.scoring import Group, Scoring, Timed
 from segue.serving.settings import Serving
 from segue.serving.shelf import Ready, Shelf
-from segue.serving.states import Followed, States, streams
+from segue.serving.states import States, streams
 from segue.serving.stores.store import Event, Store, StoreError
+from segue.serving.telling import told
 
 __all__ = ["Job", "Refused", "Service", "Timed"]
 
@@ -48,40 +43,8 @@ class Refused(ValueError):
         self.field, self.why = field, why
 
 
-@dataclass(frozen=True)
-class Timed:
-    """A question, and the moment of :func:`time.monotonic` after which its answer is of no use."""
-
-    question: wire.Question
-    until: float
-
-
 Job: TypeAlias = Timed | Callable[[], Any]
 """What the one thread that may use the engines does: answers a question, or anything else that needs them."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Questions to one model, with what was found out about them."""
-
-    ready: Ready
-    timed: Sequence[Timed]
-    rules: Sequence[Applied]
-    asked: Asked
-    notes: tuple[str, ...] = ()
-
-    def take(self, rows: Sequence[int]) -> _Group:
-        asked = Asked(
-            self.asked.queries.take(np.array(rows, np.int64)),
-            tuple(self.asked.unknown[row] for row in rows),
-            tuple(self.asked.kept[row] for row in rows),
-        )
-        timed, rules = [self.timed[row] for row in rows], [self.rules[row] for row in rows]
-        return _Group(self.ready, timed, rules, asked, self.notes)
-
-    @property
-    def questions(self) -> list[wire.Question]:
-        return [timed.question for timed in self.timed]
 
 
 class Service:
@@ -98,7 +61,7 @@ class Service:
     ) -> None:
         self.shelf, self.store, self.settings, self.metrics = shelf, kept, settings, metrics
         self.people = People(kept, settings.recent)
-        self._states = States(kept)
+        self._scoring = Scoring(States(kept), metrics)
         self._drifts = {} if drifts is None else drifts
         self._pace = Pace()
 
@@ -157,7 +120,7 @@ class Service:
         if streams(ready.publication):
             questions = [wire.Question(user=user) for user in dict.fromkeys(users)]
             asked = self.people.ask(ready.publication, questions)
-            self._vectors_of_states(ready, questions, asked, list(range(len(questions))))
+            self._scoring.vectors_of_states(ready, questions, asked, list(range(len(questions))))
 
     def _model(self, question: wire.Question) -> Ready:
         try:
@@ -172,7 +135,7 @@ class Service:
             field, _, why = str(error).partition(": ")
             raise Refused(field, why) from None
 
-    def _group(self, ready: Ready, timed: Sequence[Timed], rules: Sequence[Applied]) -> _Group:
+    def _group(self, ready: Ready, timed: Sequence[Timed], rules: Sequence[Applied]) -> Group:
         questions = [one.question for one in timed]
         begun, failed = time.monotonic(), False
         notes: tuple[str, ...] = ()
@@ -185,9 +148,9 @@ class Service:
             asked = self.people.ask(ready.publication, questions, alone=True)
         if any(one.user is not None and one.history is None for one in questions):
             self.metrics.store(self.store.name, "kept", time.monotonic() - begun, failed)
-        return _Group(ready, timed, rules, asked, notes)
+        return Group(ready, timed, rules, asked, notes)
 
-    def _note(self, group: _Group) -> None:
+    def _note(self, group: Group) -> None:
         """Tell metrics what was asked."""
         queries, questions = group.asked.queries, group.questions
         users = {"none": 0, "known": 0, "unknown": 0}
@@ -199,15 +162,15 @@ class Service:
         if (drift := self._drifts.get(group.ready.version.name)) is not None:
             drift.asked(queries.history)
 
-    def _climb(self, group: _Group) -> list[wire.Answer]:
+    def _climb(self, group: Group) -> list[wire.Answer]:
         """Down the ladder until every question has its answer."""
         answers: dict[int, wire.Answer] = {}
         causes = ["none"] * len(group.timed)
-        steps: list[tuple[wire.Step, Callable[[_Group], list[Picked]]]] = [("model", self._by_model)]
+        steps: list[tuple[wire.Step, Callable[[Group], list[Picked]]]] = [("model", self._scoring.by_model)]
         fallback = self._fallback(group.ready)
         if fallback is not None:
-            steps.append(("fallback", self._by_model))
-        steps += [("neighbours", self._by_neighbours), ("popular", self._by_popularity)]
+            steps.append(("fallback", self._scoring.by_model))
+        steps += [("neighbours", self._scoring.by_neighbours), ("popular", self._scoring.by_popularity)]
         for step, compute in steps:
             left = [row for row in range(len(group.timed)) if row not in answers]
             if not left:
@@ -230,13 +193,16 @@ class Service:
                     picked = compute(part)
             except Exception as error:
                 self.metrics.error("store" if isinstance(error, StoreError) else "engine")
-                told = {"traceback": track(error)}
-                logger.error("step %s of model %s failed", step, part.ready.version.name, extra=told)
+                extra = {"traceback": track(error)}
+                logger.error("step %s of model %s failed", step, part.ready.version.name, extra=extra)
                 for row in rows:
                     causes[row] = "error"
                 continue
             for index, (row, one) in enumerate(zip(rows, picked, strict=True)):
-                answers[row] = self._told(part, index, one, step, causes[row])
+                answers[row] = told(part, index, one, step, causes[row])
+                ready = part.ready
+                popularity_I, n_items = ready.publication.popularity, ready.catalogue.n_items
+                self.metrics.served(one.codes, popularity_I, n_items, ready.version.name)
                 self.metrics.step(step, causes[row])
         return [answers[row] for row in range(len(group.timed))]
 
@@ -249,90 +215,3 @@ class Service:
         except ValueError as error:
             logger.error("the fallback cannot be opened", extra={"traceback": track(error)})
             return None
-
-    def _by_model(self, group: _Group) -> list[Picked]:
-        engine, queries = group.ready.publication.engine, group.asked.queries
-        begun = time.monotonic()
-        model: Recommender = engine.model
-        if isinstance(model, Factored):
-            own = [row for row, one in enumerate(group.asked.kept) if one is not None] if self._streams(group) else []
-            vectors_ND = np.empty((len(queries), model.vectors.shape[1]), np.float32)
-            if own:
-                vectors_ND[own] = self._vectors_of_states(group.ready, group.questions, group.asked, own)
-            if rest := [row for row in range(len(queries)) if row not in set(own)]:
-                vectors_ND[rest] = model.encode(queries if not own else group.take(rest).asked.queries)
-            scale: Literal["logit", "score"] = getattr(model, "scale", "score")
-            model = Answered(model.domain, scale, model.vectors, model.bias, vectors_ND)
-            rows_N = np.arange(len(queries), dtype=np.int32)
-            queries = Queries(queries.history, rows_N, np.ones(len(queries), np.bool_))
-        found = listed(model, queries, group.questions, group.rules, group.ready.catalogue)
-        self.metrics.engine(engine.name, group.ready.version.name, time.monotonic() - begun, len(queries))
-        return found
-
-    def _streams(self, group: _Group) -> bool:
-        return streams(group.ready.publication) and not group.notes
-
-    def _vectors_of_states(
-        self, ready: Ready, questions: Sequence[wire.Question], asked: Asked, rows: Sequence[int]
-    ) -> Any:
-        """``(len(rows), D)`` the vectors of users from what the model remembers of them."""
-        model = ready.publication.bundle.model
-        assert isinstance(model, Streaming)
-        index = np.array(rows, np.int64)
-        kept = [one for row in rows if (one := asked.kept[row]) is not None]
-        users = [str(questions[row].user) for row in rows]
-        queries = asked.queries
-        wanted = Followed(users, queries.users[index], queries.known[index], kept)
-        times = None if queries.times is None else queries.times[index]
-        return model.answer(self._states.of(ready.publication, wanted), times)
-
-    def _by_neighbours(self, group: _Group) -> list[Picked]:
-        return self._by(group, group.ready.publication.neighbours.scores)
-
-    def _by_popularity(self, group: _Group) -> list[Picked]:
-        popularity_I = group.ready.publication.popularity
-        return self._by(group, lambda history: np.tile(popularity_I, (len(history), 1)))
-
-    def _by(self, group: _Group, scores: Callable[[Any], Any]) -> list[Picked]:
-        domain = group.ready.publication.bundle.model.domain
-        model = _Scored(domain, scores)
-        return listed(model, group.asked.queries, group.questions, group.rules, group.ready.catalogue)
-
-    def _told(self, group: _Group, row: int, picked: Picked, step: wire.Step, cause: str) -> wire.Answer:
-        """The answer as it goes over the wire; it is made of what is known to be right, and not checked again."""
-        ready, rules = group.ready, group.rules[row]
-        codes = picked.codes
-        shares = [None] * len(codes) if picked.probabilities is None else picked.probabilities.tolist()
-        columns = ready.catalogue.ids(codes), ready.catalogue.titles(codes), picked.scores.tolist(), shares
-        items = [
-            wire.Ranked.model_construct(id=item, title=title, score=score, probability=share, pinned=pinned)
-            for item, title, score, share, pinned in zip(*columns, picked.pinned.tolist(), strict=True)
-        ]
-        unknown = group.asked.unknown[row]
-        if rules.unknown_items or rules.unknown_features:
-            unknown = wire.Unknown(
-                user=unknown.user,
-                items=[*unknown.items, *rules.unknown_items],
-                features=[*unknown.features, *rules.unknown_features],
-            )
-        notes = [*group.notes, *picked.notes]
-        if cause != "none":
-            told = {"deadline": "would not have answered in time", "error": "failed"}[cause]
-            notes.append(f"the model that was asked {told}; this is the answer of step '{step}'")
-        self.metrics.served(codes, ready.publication.popularity, ready.catalogue.n_items, ready.version.name)
-        removed = {**rules.removed, **picked.removed}
-        return wire.Answer.model_construct(
-            items=items, model=ready.version, step=step, removed=removed, unknown=unknown, notes=notes
-        )
-
-
-@dataclass(eq=False)
-class _Scored:
-    """Scores of the whole catalogue by a function of the histories, as a recommender."""
-
-    domain: Any
-    scores: Callable[[Any], Any]
-
-    def score(self, queries: Queries, candidates: Any = None) -> Any:
-        """See :meth:`segue.core.model.Recommender.score`."""
-        return self.scores(queries.history)

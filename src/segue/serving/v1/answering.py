@@ -1,0 +1,134 @@
+"""Questions: what next, and why?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from fastapi import APIRouter, Response
+
+from segue.serving import wire
+from segue.serving.explain import explain
+from segue.serving.faults import Problem, track
+from segue.serving.overlap import overlap
+from segue.serving.routing import Route
+from segue.serving.rules import applied
+from segue.serving.service import Job, Refused, Timed
+from segue.serving.stores.store import Exposure
+from segue.serving.v1.desk import MISSING, Desk, good, invalid, reply
+
+__all__ = ["Answering"]
+
+logger = logging.getLogger("segue.serving")
+
+
+class Answering:
+    """The routes that ask models."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def add(self, router: APIRouter) -> None:
+        """Declare the routes."""
+        router.add_api_route("/recommend", self.recommend, methods=["POST"], response_model=wire.Answer)
+        router.add_api_route("/recommend/batch", self.recommend_batch, methods=["POST"], response_model=wire.Answers)
+        router.add_api_route(
+            "/explain", self.explain, methods=["POST"], response_model=wire.Explanation, responses=MISSING
+        )
+
+    async def recommend(self, question: wire.Question) -> Response:
+        """What next, for one?"""
+        (answer,) = await self._answered([question])
+        return reply(answer)
+
+    async def recommend_batch(self, questions: wire.Questions) -> Response:
+        """What next, for several at once?"""
+        most = self._desk.service.settings.most_questions
+        if len(questions.questions) > most:
+            raise invalid("questions", f"got {len(questions.questions)}, expected at most {most}")
+        answers = await self._answered(questions.questions)
+        return reply(wire.Answers.model_construct(answers=answers))
+
+    async def explain(self, question: wire.WhyQuestion) -> Response:
+        """Why is this item recommended, or why not?"""
+        self._desk.check([question], "")
+        ready = self._desk.ready(question.model)
+        codes, _ = ready.catalogue.encode([question.item])
+        if not len(codes):
+            raise Problem(404, message="item: not in the catalogue", fields={"item": "not in the catalogue"})
+
+        def job() -> wire.Explanation:
+            asked = self._desk.service.people.ask(ready.publication, [question])
+            told: wire.Explanation = explain(
+                ready.publication.engine.model,
+                asked.queries,
+                int(codes[0]),
+                applied(question, self._desk.service.settings.rules, ready.catalogue),
+                question.k,
+                question.repeats,
+                ready.catalogue,
+                ready.publication.neighbours,
+                ready.version,
+            )
+            return told
+
+        (found,) = await self._desk.asked([job])
+        if isinstance(found, ValueError):
+            field, _, why = str(found).partition(": ")
+            raise invalid(field, why or field)
+        return reply(good(found))
+
+    async def _answered(self, questions: Sequence[wire.Question]) -> list[wire.Answer]:
+        arrived, settings = time.monotonic(), self._desk.service.settings
+        self._desk.check(questions, "questions" if len(questions) > 1 else "")
+        routes = [
+            None if question.model is not None else self._desk.experiments.route(question.user)
+            for question in questions
+        ]
+        jobs: list[Job] = []
+        for question, route in zip(questions, routes, strict=True):
+            sent = question if route is None else question.model_copy(update={"model": route.model})
+            jobs.append(Timed(sent, arrived + (question.deadline_ms or settings.deadline_ms) / 1000))
+        found = await self._desk.asked(jobs)
+        answers: list[wire.Answer] = []
+        for place, answer in enumerate(found):
+            if isinstance(answer, Refused):
+                field = f"questions[{place}].{answer.field}" if len(questions) > 1 else answer.field
+                raise invalid(field, answer.why)
+            answers.append(good(answer))
+            self._desk.figures.step(answers[-1].step)
+        if any(route is not None for route in routes):
+            self._expose(questions, routes, answers)
+        return answers
+
+    def _expose(
+        self, questions: Sequence[wire.Question], routes: Sequence[Route | None], answers: Sequence[wire.Answer]
+    ) -> None:
+        """Keep what was shown in experiments, and ask shadows, when the answers are on their way."""
+        now = int(time.time())
+        shown = [
+            (question, route, [item.id for item in answer.items])
+            for question, route, answer in zip(questions, routes, answers, strict=True)
+            if route is not None
+        ]
+
+        async def later() -> None:
+            exposures = [
+                Exposure(route.experiment, route.variant, str(question.user), now, tuple(items))
+                for question, route, items in shown
+            ]
+            try:
+                await asyncio.to_thread(self._desk.service.store.expose, exposures)
+                for question, route, items in shown:
+                    if route.shadow is not None:
+                        asked = question.model_copy(update={"model": route.shadow})
+                        (other,) = await self._desk.answers.ask([Timed(asked, time.monotonic() + 60)])
+                        alike = overlap(items, [item.id for item in good(other).items])
+                        logger.info("shadow", extra={"experiment": route.experiment, "overlap": round(alike, 4)})
+            except Exception as error:
+                self._desk.service.metrics.error("exposure")
+                logger.error("what was shown could not be kept", extra={"traceback": track(error)})
+
+        self._desk.later(later())

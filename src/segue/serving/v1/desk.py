@@ -1,0 +1,156 @@
+"""What the routes share: the service and its queues, checks of what is asked, and how answers and faults leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Path, Query, Response
+from pydantic import BaseModel
+
+from segue.serving import wire
+from segue.serving.batcher import Batcher, Busy
+from segue.serving.faults import Problem, track
+from segue.serving.limits import Slots
+from segue.serving.live import Figures
+from segue.serving.routing import Experiments
+from segue.serving.service import Job, Service
+from segue.serving.shelf import Ready
+from segue.serving.stores.store import Event, StoreError
+
+__all__ = ["CLASHING", "FAULTS", "MISSING", "Desk", "Limit", "Name", "Reply", "good", "invalid", "reply"]
+
+logger = logging.getLogger("segue.serving")
+
+T = TypeVar("T")
+
+Reply = dict[int | str, dict[str, Any]]
+"""What FastAPI is told of answers by status."""
+
+FAULTS: Reply = {
+    code: {"model": wire.Fault, "description": text}
+    for code, text in {
+        400: "The request cannot be read.",
+        401: "A key is needed.",
+        403: "The key may not do that.",
+        408: "The request took too long to arrive.",
+        413: "The request is too large.",
+        415: "Not JSON.",
+        422: "The request is not as expected.",
+        429: "Too many requests with this key.",
+        503: "Too much is going on, or the store does not answer.",
+    }.items()
+}
+MISSING: Reply = {404: {"model": wire.Fault, "description": "There is no such thing."}}
+CLASHING: Reply = {409: {"model": wire.Fault, "description": "Not as things stand."}}
+PAGE = 1_000
+"""Items, users or events that one look shows at most."""
+
+Limit = Annotated[int, Query(ge=1, le=PAGE, description="How many at most.")]
+Name = Annotated[str, Path(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+@dataclass(eq=False)
+class Desk:
+    """What the routes need."""
+
+    service: Service
+    experiments: Experiments
+    answers: Batcher[Job, Any]
+    """The queue in front of the thread that may use the engines."""
+    intake: Batcher[Event, bool]
+    """The queue in front of the thread that writes events."""
+    figures: Figures
+    slots: Slots
+    """Those of requests that are being answered."""
+    background: set[asyncio.Task[None]] = field(default_factory=set)
+    """What goes on after answers."""
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something go on after the answer."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+
+    async def drained(self) -> None:
+        """Wait for what goes on after answers."""
+        if self.background:
+            await asyncio.wait(self.background)
+
+    async def asked(self, jobs: Sequence[Job]) -> list[Any]:
+        """What each job came to, or its exception.
+
+        Raises:
+            Problem: too many wait.
+        """
+        try:
+            return await self.answers.ask(jobs)
+        except Busy as busy:
+            raise Problem(503, retry_after=busy.seconds) from None
+
+    async def stored(self, operation: str, look: Callable[[], T]) -> T:
+        """What the store answers, away from the event loop.
+
+        Raises:
+            Problem: it does not.
+        """
+        try:
+            return await asyncio.to_thread(look)
+        except StoreError as error:
+            raise self.broken(operation, error) from None
+
+    def broken(self, operation: str, error: StoreError) -> Problem:
+        """What is told when the store fails."""
+        self.service.metrics.error("store")
+        logger.error("store: %s failed", operation, extra={"traceback": track(error)})
+        return Problem(503, message="the store does not answer; nothing was done", retry_after=2.0)
+
+    def ready(self, name: str | None) -> Ready:
+        """The model of this name, or the active one.
+
+        Raises:
+            Problem: there is none.
+        """
+        try:
+            return self.service.shelf.find(name)
+        except ValueError as error:
+            raise invalid("model", str(error).removeprefix("model: ")) from None
+
+    def check(self, questions: Sequence[wire.Question], where: str) -> None:
+        """See that questions keep the limits that the operator set.
+
+        Raises:
+            Problem: they do not.
+        """
+        settings = self.service.settings
+        fields = {}
+        for place, question in enumerate(questions):
+            at = f"{where}[{place}]." if where else ""
+            if question.k > settings.most_k:
+                fields[f"{at}k"] = f"got {question.k}, expected at most {settings.most_k}"
+            if question.history is not None and len(question.history) > settings.most_history:
+                fields[f"{at}history"] = f"got {len(question.history)} events, expected at most {settings.most_history}"
+        if fields:
+            raise Problem(422, message="; ".join(f"{name}: {why}" for name, why in fields.items()), fields=fields)
+
+
+def good(answer: Any) -> Any:
+    """The answer, or the fault that its exception is."""
+    if isinstance(answer, StoreError):
+        raise Problem(503, message="the store does not answer", retry_after=2.0)
+    if isinstance(answer, BaseException):
+        raise answer
+    return answer
+
+
+def invalid(field: str, why: str) -> Problem:
+    """The fault of one field."""
+    return Problem(422, message=f"{field}: {why}", fields={field: why})
+
+
+def reply(told: BaseModel) -> Response:
+    """An answer that is known to be as it must be, and is not checked again."""
+    return Response(told.model_dump_json(), media_type="application/json")

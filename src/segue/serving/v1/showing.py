@@ -1,0 +1,143 @@
+"""The catalogue, and the models: looked at by everybody, changed by operators."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from segue.serving import wire
+from segue.serving.faults import Problem
+from segue.serving.shelf import Ready
+from segue.serving.stores.store import StoreError
+from segue.serving.v1.desk import CLASHING, MISSING, Desk, Limit, Name, reply
+
+__all__ = ["Showing"]
+
+logger = logging.getLogger("segue.serving")
+
+Text = Annotated[str, Query(max_length=256, description="Words of titles or ids; empty: the most popular.")]
+
+
+class Showing:
+    """The routes that show items and models, and activate these."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def add(self, router: APIRouter) -> None:
+        """Declare the routes."""
+        router.add_api_route("/items", self.items, methods=["GET"], response_model=wire.Items)
+        router.add_api_route("/items/{id}", self.item, methods=["GET"], response_model=wire.Item, responses=MISSING)
+        router.add_api_route(
+            "/items/{id}/similar", self.similar, methods=["GET"], response_model=wire.Items, responses=MISSING
+        )
+        router.add_api_route("/models", self.models, methods=["GET"], response_model=wire.Models)
+        router.add_api_route(
+            "/models/rollback", self.rollback, methods=["POST"], response_model=wire.Models, responses=CLASHING
+        )
+        router.add_api_route(
+            "/models/{name}/activate",
+            self.activate,
+            methods=["POST"],
+            response_model=wire.Models,
+            responses=MISSING | CLASHING,
+        )
+        router.add_api_route("/live", self.live, methods=["GET"], response_model=wire.Live)
+
+    async def items(self, query: Text = "", limit: Limit = 20) -> Response:
+        """Items by words of their titles, or the most popular."""
+        catalogue = self._desk.service.shelf.active.catalogue
+        found = await asyncio.to_thread(lambda: [catalogue.item(int(code)) for code in catalogue.search(query, limit)])
+        return reply(wire.Items(items=found))
+
+    async def item(self, id: Name) -> Response:  # noqa: A002
+        """One item of the catalogue."""
+        catalogue = self._desk.service.shelf.active.catalogue
+        return reply(catalogue.item(_code(self._desk.service.shelf.active, id)))
+
+    async def similar(
+        self,
+        id: Name,  # noqa: A002
+        k: Annotated[int, Query(ge=1, le=50)] = 10,
+    ) -> Response:
+        """Items that people have together with this one."""
+        ready = self._desk.service.shelf.active
+        codes, likeness = ready.publication.neighbours.of(_code(ready, id), k)
+        found = [
+            ready.catalogue.item(code, min(1.0, like))
+            for code, like in zip(codes.tolist(), likeness.tolist(), strict=True)
+        ]
+        return reply(wire.Items(items=found))
+
+    async def models(self) -> Response:
+        """The models at hand."""
+        return reply(await asyncio.to_thread(self._models))
+
+    async def activate(self, name: Name) -> Response:
+        """Let this model answer from now on; requests that run end with the one that they began with."""
+        shelf = self._desk.service.shelf
+        if name not in shelf.names():
+            raise Problem(404, message="there is no such model")
+        before = shelf.active.version.name
+        ready = await self._changed(lambda: shelf.activate(name))
+        if before != name:
+            self._desk.service.metrics.activated()
+        self._tell(ready)
+        return reply(self._models())
+
+    async def rollback(self) -> Response:
+        """Go back to the model that was active before."""
+        if self._desk.service.shelf.previous is None:
+            raise Problem(409, message="no model was active before this one")
+        ready = await self._changed(self._desk.service.shelf.rollback)
+        self._desk.service.metrics.activated(rollback=True)
+        self._tell(ready)
+        return reply(self._models())
+
+    async def live(self) -> Response:
+        """How the service fares, over the last minute."""
+        return reply(self._desk.figures.told(len(self._desk.answers), self._desk.slots.taken))
+
+    def _tell(self, ready: Ready) -> None:
+        version = ready.version
+        self._desk.service.metrics.model(version.name, version.key, version.version, True)
+
+    async def _changed(self, change: Callable[[], Ready]) -> Ready:
+        try:
+            ready = await asyncio.to_thread(change)
+        except ValueError as error:
+            logger.error("a model could not be activated: %s", error)
+            raise Problem(409, message="this model cannot be opened as it is; the active one stays") from None
+        except StoreError as error:
+            raise self._desk.broken("put", error) from None
+        return ready
+
+    def _models(self) -> wire.Models:
+        shelf = self._desk.service.shelf
+        found = []
+        for ready in shelf.opened():
+            facts, domain = ready.publication.facts, ready.publication.bundle.model.domain
+            found.append(
+                wire.Published(
+                    **ready.version.model_dump(),
+                    active=ready is shelf.active,
+                    items=domain.n_items,
+                    users=domain.n_users,
+                    trained=facts.get("trained"),
+                    data=facts.get("data"),
+                    metrics={str(name): float(value) for name, value in (facts.get("metrics") or {}).items()},
+                    golden=ready.publication.golden,
+                )
+            )
+        return wire.Models(models=found, previous=shelf.previous)
+
+
+def _code(ready: Ready, item: str) -> int:
+    codes, _ = ready.catalogue.encode([item])
+    if not len(codes):
+        raise Problem(404, message="there is no such item")
+    return int(codes[0])

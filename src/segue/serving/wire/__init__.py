@@ -1,0 +1,63 @@
+"""What goes over the wire: questions, events and answers as they stand in JSON, checked strictly.
+
+Ids are text of 1 to 256 characters without control characters. A key that is not known is refused, and so are numbers
+that are not finite. Limits that an operator sets (``k``, length of a history, ...) are checked where they are known, in
+:mod:`segue.serving.service`.
+"""
+
+from __future__ import annotations
+
+from segue.serving.wire.answers import (
+    Answer,
+    Answers,
+    Explanation,
+    Influence,
+    Item,
+    Items,
+    Ranked,
+    Reason,
+    Unknown,
+    Version,
+)
+from segue.serving.wire.base import Id, Scalar, Step, Time, Wire
+from segue.serving.wire.figures import Fault, Forgotten, Live, Models, Past, Person, Persons, Published, Taken
+from segue.serving.wire.questions import Event, Events, Given, Question, Questions, WhyQuestion
+from segue.serving.wire.rules import Boost, Condition, Pin, Rules, Where
+
+__all__ = [
+    "Answer",
+    "Answers",
+    "Boost",
+    "Condition",
+    "Event",
+    "Events",
+    "Explanation",
+    "Fault",
+    "Forgotten",
+    "Given",
+    "Id",
+    "Influence",
+    "Item",
+    "Items",
+    "Live",
+    "Models",
+    "Past",
+    "Person",
+    "Persons",
+    "Pin",
+    "Published",
+    "Question",
+    "Questions",
+    "Ranked",
+    "Reason",
+    "Rules",
+    "Scalar",
+    "Step",
+    "Taken",
+    "Time",
+    "Unknown",
+    "Version",
+    "Where",
+    "WhyQuestion",
+    "Wire",
+]
