@@ -43,6 +43,8 @@ STATUSES: Mapping[int, tuple[str, str]] = {
 
 MOST_FIELDS, MOST_TEXT, MOST_NAME = 20, 300, 64
 """Faulty fields that are named, characters of what is said, and of one name."""
+MOST_LOOKED = 100
+"""Faults that are looked at: a body can hold any number."""
 
 TAG = re.compile(
     r"(?:constrained-)?(?:str|int|float)|bool|Given|(?:list|dict|tagged-union|union|nullable)\[.*\]|function-.*"
@@ -102,6 +104,7 @@ def install(app: FastAPI) -> None:
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
+    app.router.redirect_slashes = False  # an address with a slash too many is a 404, not a trip elsewhere
     app.add_exception_handler(Problem, _problem)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
@@ -144,14 +147,16 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
     """What pydantic found, without the values; JSON that cannot be read is a 400, all else a 422."""
-    found = error.errors()
-    if any(one["type"] == "json_invalid" for one in found):
+    found = error.errors()[:MOST_LOOKED]
+    if found[0]["type"] == "json_invalid":
         place = found[0]["loc"][-1]
         why = found[0].get("ctx", {}).get("error", "")
         return _answer(request, Problem(400, message=f"the body is not JSON, from character {place} on: {why}"))
     fields: dict[str, str] = {}
     for one in found:
         fields.setdefault(_place(one["loc"]), _text(str(one["msg"]).removeprefix("Value error, ")))
+    for name in [name for name in fields if any(other.startswith((f"{name}.", f"{name}[")) for other in fields)]:
+        del fields[name]  # another way to write the field, which was not meant
     first = next(iter(fields), "")
     more = f", and {len(fields) - 1} more" if len(fields) > 1 else ""
     return _answer(request, Problem(422, message=f"{first}: {fields.get(first, '')}{more}", fields=fields))

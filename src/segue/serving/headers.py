@@ -61,10 +61,14 @@ class Given:
 def guarded(
     raw: Iterable[tuple[bytes, bytes]], request_id: str, policy: str, more: Mapping[bytes, bytes]
 ) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer with those that protect it; answers are not kept by caches unless they say so."""
+    """The headers of an answer with those that protect it; no cache keeps an answer that does not say so.
+
+    Files, which have an ``ETag``, may be kept, and are asked for anew.
+    """
     kept = [(name, value) for name, value in raw if name.lower() not in OWN]
-    if not any(name.lower() == b"cache-control" for name, _ in kept):
-        kept.append((b"cache-control", b"no-store"))
+    names = {name.lower() for name, _ in kept}
+    if b"cache-control" not in names:
+        kept.append((b"cache-control", b"no-cache" if b"etag" in names else b"no-store"))
     own = {**ALWAYS, b"content-security-policy": policy.encode(), b"x-request-id": request_id.encode(), **more}
     return [*kept, *own.items()]
 

@@ -104,8 +104,9 @@ class Keys:
         """Whether there are no keys to be asked for."""
         return self._path is None
 
-    def __len__(self) -> int:
-        """Keys that open something now."""
+    @property
+    def valid(self) -> int:
+        """How many keys open something now."""
         return sum(key.state(self._now()) == "valid" for key in self._keys.values())
 
     def check(self, token: str) -> Key | None:
@@ -133,7 +134,7 @@ class Keys:
         except (ValueError, OSError) as error:
             logger.error("keys: kept as they were, as the file cannot be read: %s", error)
         else:
-            logger.info("keys: read anew, %d open something", len(self))
+            logger.info("keys: read anew, %d open something", self.valid)
 
 
 def local(host: str) -> bool:

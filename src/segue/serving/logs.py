@@ -69,7 +69,8 @@ def start_logs(form: Literal["json", "text"] = "json", level: str = "INFO", to: 
         logging.getLogger(name).setLevel(level.upper())
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = name != "uvicorn.access"
+        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.access").setLevel("CRITICAL")  # it tells addresses and queries
 
 
 def _json() -> logging.Formatter:

@@ -21,9 +21,10 @@ from segue.serving.headers import DOCS, PAGE, Given, named
 from segue.serving.keys import Keys, Scope
 from segue.serving.limits import Rate, Slots
 from segue.serving.passage import Exchange, Passage, Send
+from segue.serving.routes import UNMATCHED, Routes
 from segue.serving.scopes import needed
 from segue.serving.settings import Serving
-from segue.serving.sound import check, check_site
+from segue.serving.sound import check, check_json, check_site
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -53,6 +54,8 @@ class Shield:
         routes: those of the application, for the names of addresses in logs.
         hosts: names by which the service may be asked; ``None``: any. A service without keys is to be known by local
             names alone, or a page elsewhere could give itself this address (DNS rebinding).
+        docs: where the interface is described, by a page with scripts of its own.
+        slots: for requests at a time, if somebody else wants to see how many are taken.
         seen: is told of every request, for metrics.
         clock: seconds that only grow.
     """
@@ -67,14 +70,16 @@ class Shield:
         routes: Sequence[Any] = (),
         hosts: Collection[str] | None = None,
         docs: str = "/docs",
+        slots: Slots | None = None,
         seen: Callable[[Exchange], None] = lambda exchange: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
-        self._settings, self._needs, self._routes, self._hosts = settings, needs, routes, hosts
+        self._settings, self._needs, self._routes, self._hosts = settings, needs, Routes(routes), hosts
         self._keys = None if keys is None or keys.open else keys
         self._docs, self._seen, self._clock = docs, seen, clock
-        self._rate, self._slots = Rate(settings.rate, clock=clock), Slots(settings.concurrent)
+        self._rate = Rate(settings.rate, clock=clock)
+        self._slots = Slots(settings.concurrent) if slots is None else slots
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """One connection, as ASGI has it."""
@@ -100,7 +105,7 @@ class Shield:
             if not passage.started:
                 await self._refuse(passage, given, body, problem)
         finally:
-            self._tell(passage, self._clock() - begun)
+            self._tell(passage, path, self._clock() - begun)
         return None
 
     async def _enter(self, passage: Passage, given: Given, path: str, body: Body) -> None:
@@ -117,7 +122,7 @@ class Shield:
                 raise Problem(401)
             scope["state"]["key"] = passage.key
             if not set(needs) & set(passage.key.scopes):
-                if self._routes and self._route(scope) == "unmatched":
+                if self._routes and self._routes.name(path) == UNMATCHED:
                     raise Problem(404)
                 raise Problem(403, message=f"this key may not do that: it needs {' or '.join(sorted(needs))}")
         if path in PROBES:
@@ -146,7 +151,7 @@ class Shield:
                 kind != "application/json" and passage.scope["method"] in ("POST", "PUT", "PATCH")
             ):
                 raise Problem(415)
-        await body.take(self._settings.body_bytes, self._settings.body_seconds)
+        check_json(await body.take(self._settings.body_bytes, self._settings.body_seconds))
         await self.app(passage.scope, body.receive, passage.send)
 
     async def _refuse(self, passage: Passage, given: Given, body: Body, problem: Problem) -> None:
@@ -154,15 +159,9 @@ class Shield:
         done = waits and await body.drain(2 * self._settings.body_bytes, 0.5)
         await passage.refuse(problem, close=not done)
 
-    def _route(self, scope: Any) -> str:
-        found = scope.get("route")
-        if found is None:  # refused before the application looked
-            found = next((route for route in self._routes if route.matches(scope)[0].value), None)
-        return "unmatched" if found is None else str(getattr(found, "path", "unmatched"))
-
-    def _tell(self, passage: Passage, seconds: float) -> None:
+    def _tell(self, passage: Passage, path: str, seconds: float) -> None:
         method = passage.scope["method"] if passage.scope["method"] in METHODS else "OTHER"
-        route, key = self._route(passage.scope), None if passage.key is None else passage.key.id
+        route, key = self._routes.name(path), None if passage.key is None else passage.key.id
         exchange = Exchange(method, route, passage.status, seconds, passage.request_id, key)
         told = {"method": method, "route": route, "status": passage.status, "ms": round(1000 * seconds, 2)}
         quiet = route in PROBES and passage.status == 200

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from segue.serving.faults import Problem
 from segue.serving.headers import Given
 
-__all__ = ["check", "check_site"]
+__all__ = ["check", "check_json", "check_site"]
 
 LONGEST = 8_192
 """Bytes of an address with its query."""
@@ -50,6 +52,25 @@ def check_site(method: str, given: Given, friends: Collection[str]) -> None:
         return
     if site is not None or (origin is not None and urlsplit(origin).netloc != given.one(b"host")):
         raise Problem(403, message="a page of another site may not do that, unless the setting cors names it")
+
+
+def check_json(body: bytes) -> None:
+    """Refuse what Python reads as JSON though it is none (RFC 8259): ``NaN``, ``Infinity``, and UTF-16 or UTF-32.
+
+    Only a body that holds one of these words is read here.
+
+    Raises:
+        Problem: 400.
+    """
+    if b"\0" in body:
+        raise Problem(400, message="the body is not JSON in UTF-8")
+    if b"NaN" in body or b"Infinity" in body:
+        with suppress(ValueError, RecursionError):  # broken in another way, which the application says
+            json.loads(body, parse_constant=_constant)
+
+
+def _constant(name: str) -> float:
+    raise Problem(400, message="the body is not JSON: it holds NaN or Infinity; leave out what is not known")
 
 
 def _mangled(scope: Any) -> bool:
