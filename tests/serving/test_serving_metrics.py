@@ -23,23 +23,30 @@ from segue.serving.metrics import Metrics
 parser = pytest.importorskip("prometheus_client.parser", reason="prometheus-client is not installed")
 
 WORKER = """
+import os
 import sys
 from segue.core.events import Events
 from segue.serving.drift import Drift
 from segue.serving.metrics import Metrics
+version, requests, way = sys.argv[1:]
 metrics = Metrics()
 metrics.arrived()
 metrics.ready(True)
-metrics.model("films", "sasrec", sys.argv[1], active=True)
+metrics.model("films", "sasrec", version, active=True)
 metrics.watch("films", Drift(Events.of([[0, 1, 2]] * 10), 3, fewest=1))
-if sys.argv[3] == "stay":
-    metrics._watched["films"].asked(Events.of([[2, 2]] * int(sys.argv[2])))
-metrics.text()
-for _ in range(int(sys.argv[2])):
+for _ in range(int(requests)):
     metrics.arrived()
     metrics.request("/v1/recommend", "POST", 200, 0.003)
-if sys.argv[3] == "leave":
+if way == "stay":
+    metrics._watched["films"].asked(Events.of([[2, 2]] * 3))
+print(metrics.text()[0].decode(), flush=True)
+if way == "leave":
     metrics.close()
+elif way == "die":
+    os._exit(1)
+elif way == "stay":
+    print("# stays", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -262,22 +269,25 @@ def test_nothing_is_lost_between_threads() -> None:
 def test_processes_add_up(tmp_path: Path) -> None:
     environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
 
-    def work(*words: str) -> str:
-        command = [sys.executable, "-c", WORKER + "\nprint(metrics.text()[0].decode())", *words]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    def work(*words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", WORKER, *words]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        return subprocess.Popen(command, env=environment, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
-    work("v1", "3", "stay")
-    work("v2", "4", "leave")
-    text = work("v2", "5", "quiet")
+    for way in ("leave", "die"):
+        work("v0", "4", way).communicate()
+    with work("v1", "3", "stay") as other:
+        assert other.stdout is not None
+        assert any(line.startswith("# stays") for line in other.stdout)
+        text, _ = work("v2", "5", "look").communicate()
+        other.communicate()
     lines = [line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#")]
     found = {name: float(value) for name, _, value in lines}
-    assert found['segue_request_seconds_count{method="POST",route="/v1/recommend",status="2xx"}'] == 12
-    assert found["segue_requests_in_flight"] == 2  # of the process that left none
+    assert found['segue_request_seconds_count{method="POST",route="/v1/recommend",status="2xx"}'] == 4 + 4 + 3 + 5
+    assert found["segue_requests_in_flight"] == 2  # of the two that live
     assert found["segue_ready"] == 1
     assert found['segue_drift_sample{input="items",model="films"}'] == 6
-    assert found['segue_drift_stability_index{input="items",model="films"}'] > 0.25
+    assert found['segue_drift_stability_index{input="items",model="films"}'] > 0.25  # though one has nothing to tell
     active = {name for name, value in found.items() if name.startswith("segue_model_active") and value == 1}
     assert {re.findall(r'version="(\w+)"', name)[0] for name in active} == {"v1", "v2"}
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 __all__ = ["CAUSES", "INSTRUMENTS", "REASONS", "RULES", "STEPS", "Instrument", "Instruments"]
 
@@ -217,16 +220,26 @@ class Instruments:
 
         registry = self._registry
         if self._several:
+            self._bury()
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def close(self) -> None:
-        """Take this process's gauges out of the numbers of the others."""
+        """Take this process's gauges out of the numbers of the others; what it counted stays."""
         from prometheus_client.multiprocess import mark_process_dead
 
         if self._several:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
+
+    def _bury(self) -> None:
+        """Take out the gauges of processes that ended without a word."""
+        from prometheus_client.multiprocess import mark_process_dead
+
+        files = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db")
+        for pid in {int(path.stem.rpartition("_")[2]) for path in files}:
+            if not psutil.pid_exists(pid):
+                mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
     def _make(self, one: Instrument) -> Any:
         from prometheus_client import Counter, Gauge, Histogram
