@@ -101,7 +101,8 @@ def pick(
         probabilities = np.exp(scores - np.float32(total))
         probabilities[[code in impossible for code in codes.tolist()]] = 0.0
     if len(codes) < k:
-        notes.append(f"only {len(codes)} items were left to recommend")
+        left = f"only {len(codes)} item{'s were' if len(codes) > 1 else ' was'}" if len(codes) else "nothing was"
+        notes.append(f"{left} left to recommend")
     history = 0 if repeats else len(np.setdiff1d(seen, codes[is_pinned]))
     removed = {"history": history, **rules.removed, "most": passed}
     return Picked(
