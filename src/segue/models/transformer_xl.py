@@ -55,6 +55,8 @@ class TransformerXL(SequenceModel):
         """See :meth:`SequenceModel.hidden`."""
         config, length, final = self.config, x_BLD.shape[1], self.blocks[-1]
         x_BLD = dropout(x_BLD * config.width**0.5, config.dropout, self.training)
+        if torch.compiler.is_exporting():
+            return self._at_once(x_BLD, last_B)
         far_KD = sinusoids(min(length, config.segment + config.memory), config.width, x_BLD)
         memories = [x_BLD[:, :0] for _ in self.blocks]
         parts, ending = [], []
@@ -73,6 +75,17 @@ class TransformerXL(SequenceModel):
                 ending.append(rows)
             memories[-1] = self._remembered(memories[-1], x_BSD)
         normed: Tensor = self.norm(torch.cat(parts)[torch.cat(ending).argsort()] if ending else torch.cat(parts, 1))
+        return normed
+
+    def _at_once(self, x_BLD: Tensor, last_B: Tensor | None) -> Tensor:
+        """The same without a loop over segments, for a graph: what a segment does not remember is hidden from it."""
+        config, length = self.config, x_BLD.shape[1]
+        here_L = torch.arange(length, device=x_BLD.device)
+        forgotten_LL = here_L < (here_L // config.segment * config.segment - config.memory)[:, None]
+        far_LD = sinusoids(length, config.width, x_BLD)
+        for block in self.blocks:
+            x_BLD = block(x_BLD, x_BLD[:, :0], far_LD, forgotten_LL)
+        normed: Tensor = self.norm(x_BLD if last_B is None else at(x_BLD, last_B))
         return normed
 
     def _remembered(self, memory_BZD: Tensor, x_BSD: Tensor) -> Tensor:

@@ -54,17 +54,24 @@ class RelativeBlock(nn.Module):
         self.up = nn.Linear(width, inner)
         self.down = nn.Linear(inner, width)
 
-    def forward(self, x_BSD: Tensor, memory_BZD: Tensor, far_KD: Tensor) -> Tensor:
-        """``(B, S, D)``; ``memory`` is what this block read at the positions before, ``far`` is :func:`sinusoids`."""
-        segment = x_BSD.shape[1]
+    def forward(
+        self, x_BSD: Tensor, memory_BZD: Tensor, far_KD: Tensor, forgotten_SK: Tensor | None = None
+    ) -> Tensor:
+        """``(B, S, D)``; ``memory`` is what this block read at the positions before, ``far`` is :func:`sinusoids`.
+
+        Args:
+            forgotten_SK: bool, positions that are hidden beside those after each.
+        """
+        segment, keys = x_BSD.shape[1], memory_BZD.shape[1] + x_BSD.shape[1]
         normed_BKD = self.norm_attention(torch.cat([memory_BZD, x_BSD], 1))
         query = self._heads(self.query(normed_BKD[:, -segment:]))
         key, value = (self._heads(part) for part in self.key_value(normed_BKD).chunk(2, -1))
         distance_HKP = self.distance(far_KD).unflatten(-1, (self.heads, -1)).transpose(0, 1)
         by_distance = torch.matmul((query + self.to_distance) * query.shape[-1] ** -0.5, distance_HKP.mT)
-        after_SK = torch.ones(segment, len(far_KD), dtype=torch.bool, device=x_BSD.device)
-        after_SK = after_SK.triu_(len(far_KD) - segment + 1)
-        bias = shifted(by_distance).masked_fill(after_SK, -math.inf)
+        hidden_SK = torch.ones(segment, keys, dtype=torch.bool, device=x_BSD.device).triu_(keys - segment + 1)
+        if forgotten_SK is not None:
+            hidden_SK = hidden_SK | forgotten_SK
+        bias = shifted(by_distance).masked_fill(hidden_SK, -math.inf)
         mixed = biased_attention(query + self.to_content, key, value, self.dropout if self.training else 0.0, bias)
         x_BSD = x_BSD + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
         fed = self.down(self._drop(F.relu(self.up(self.norm_feed(x_BSD)))))

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.models.parts import mlstm, slstm
+from segue.models.parts import mlstm, slstm, xlstm_graph
 from segue.models.parts.attention import at
 from segue.models.parts.convolution import CausalConvolution, continued
 from segue.models.parts.dropout import dropout
@@ -135,7 +135,8 @@ class MLSTMBlock(nn.Module):
     def _mixed(self, wide_EBL: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         conv, skip_HP = self.convolution, self.skip.view(self.heads, -1)
         gates = self.gates.weight, self.gates.bias
-        return mixing(wide_EBL, conv.weight[:, 0], conv.bias, self.query_key, self.value, *gates, skip_HP)
+        mix = xlstm_graph.mixing if torch.compiler.is_exporting() else mixing
+        return mix(wide_EBL, conv.weight[:, 0], conv.bias, self.query_key, self.value, *gates, skip_HP)
 
     def _capped(self, gates_BGL: Tensor) -> tuple[Tensor, ...]:
         """Pre-activations ``(B, H, L)`` of input and forget gates."""
@@ -143,6 +144,8 @@ class MLSTMBlock(nn.Module):
 
     def _cell(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...]:
         """Outputs ``(B, L, P)`` by head."""
+        if torch.compiler.is_exporting():
+            return xlstm_graph.parallel_heads(q, k, v, i, f)
         if self.form != "parallel" and (heads := self.kernels.heads(q, k, v, i, f)) is not None:
             return heads
         if self.form == "parallel" or (self.form == "auto" and q.shape[2] <= PARALLEL_LENGTH):
@@ -152,7 +155,8 @@ class MLSTMBlock(nn.Module):
     def _out(self, x: Tensor, normed: Tensor, heads: tuple[Tensor, ...], skipped: tuple[Tensor, ...]) -> Tensor:
         """The residual stream ``(..., D)`` with the cell's outputs ``(..., P)``, through the output gate."""
         gate = F.linear(normed, self.up.weight[len(self.skip) :]).unflatten(-1, (self.heads, -1))
-        y = gated(gate, self.head_norm.weight.view(self.heads, -1), *heads, *skipped)
+        norm = xlstm_graph.gated if torch.compiler.is_exporting() else gated
+        y = norm(gate, self.head_norm.weight.view(self.heads, -1), *heads, *skipped)
         return x + dropout(self.down(y.flatten(-2)), self.dropout, self.training)
 
 
@@ -190,7 +194,10 @@ class SLSTMBlock(nn.Module):
         """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
         normed_BLD = self.norm(x_BLD)
         raw_LHBG = self._raw(normed_BLD, F.silu(self.convolution(normed_BLD)))
-        y_LHBP, _ = slstm.sequence(raw_LHBG, self.recurrent)
+        if torch.compiler.is_exporting():
+            y_LHBP = xlstm_graph.sequence(raw_LHBG, self.recurrent)
+        else:
+            y_LHBP, _ = slstm.sequence(raw_LHBG, self.recurrent)
         y_BLHP = y_LHBP.permute(2, 0, 1, 3)
         if last_B is not None:
             x_BLD, y_BLHP = at(x_BLD, last_B), at(y_BLHP, last_B)
