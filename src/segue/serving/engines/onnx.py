@@ -216,7 +216,8 @@ def _silence() -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of what went wrong first."""
+    """What went wrong first, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {(str(error).strip() or 'no reason told').splitlines()[0]}"
+    first, *more = str(error).strip().splitlines() or ["no reason told"]
+    return f"{type(error).__name__}: {first}{f' {more[0].strip()}' if first.endswith(':') and more else ''}"
