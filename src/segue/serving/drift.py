@@ -4,8 +4,9 @@ Two measures of two distributions over the same bins, ``now`` and ``then``:
 
 * the population stability index, ``sum((now - then) * ln(now / then))`` (Lewis 1994, *An Introduction to Credit
   Scoring*): the Kullback-Leibler divergences both ways, added. By custom 0.1 to 0.25 is some drift and more is much
-  (Siddiqi 2006, *Credit Risk Scorecards*). Where nothing has changed it is about ``(B - 1) / sample`` (Yurdakul 2018,
-  *Statistical Properties of Population Stability Index*), so that nothing is told of a small sample;
+  (Siddiqi 2006, *Credit Risk Scorecards*; reviewed by du Pisanie et al. 2023, arXiv:2303.01227). Where nothing has
+  changed it is about ``(B - 1) / sample`` (Yurdakul 2018, *Statistical Properties of Population Stability Index*), so
+  that nothing is told of a small sample;
 * the Jensen-Shannon divergence in bits, from 0 to 1 (Lin 1991, doi:10.1109/18.61115).
 
 Shapes: N questions, T events, B bins, I items, W slots of the window.
