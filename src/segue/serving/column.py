@@ -194,7 +194,7 @@ class Column:
             raise ValueError(f"{self.name}: got {value!r}, the catalogue holds {self.holds} there")
         if self.kind in ("number", "time"):
             try:
-                return value if isinstance(value, int) and abs(value) < 2**63 else float(value)
+                return value if isinstance(value, int) and abs(value) < 2**64 else float(value)
             except OverflowError:  # an integer of hundreds of digits
                 return np.inf if isinstance(value, int) and value > 0 else -np.inf
         return value
