@@ -295,11 +295,12 @@ def test_every_answer_is_guarded(guarded: Service, tokens: dict[str, str]) -> No
         assert headers["cache-control"] == ("no-cache" if "static" in path else "no-store")
 
 
-def test_the_description_of_the_interface_may_start_itself(service: Service) -> None:
+def test_the_description_of_the_interface_may_show_the_images_of_its_styles(service: Service) -> None:
     policy = service.ask("GET", "/docs").headers["content-security-policy"]
-    assert "script-src 'self' 'unsafe-inline'" in policy
+    assert "img-src 'self' data:;" in policy
     assert "frame-ancestors 'none'" in policy
-    assert "unsafe" not in service.ask("GET", "/docs/oauth2-redirect").headers["content-security-policy"]
+    assert "unsafe" not in policy
+    assert "data:" not in service.ask("GET", "/docs/oauth2-redirect").headers["content-security-policy"]
 
 
 def test_an_answer_streams_through_and_keeps_its_own_say_in_caches(service: Service) -> None:

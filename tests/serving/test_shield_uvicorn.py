@@ -20,10 +20,10 @@ pytest.importorskip("httptools", reason="httptools is not installed: pip install
 from fastapi import FastAPI, Response  # noqa: E402
 from fastapi.responses import StreamingResponse  # noqa: E402
 
-from segue.serving import wire  # noqa: E402
+from segue.serving import patience, wire  # noqa: E402
 from segue.serving.limits import Slots  # noqa: E402
 from segue.serving.logs import start_logs  # noqa: E402
-from segue.serving.patience import patient  # noqa: E402
+from segue.serving.patience import HTTP, patient  # noqa: E402
 from segue.serving.settings import Serving  # noqa: E402
 from segue.serving.shield import protect  # noqa: E402
 
@@ -122,6 +122,14 @@ def request(*headers: str, path: str = "/v1/recommend", method: str = "POST") ->
 def status(answer: bytes) -> int:
     assert answer.startswith(b"HTTP/1.1 "), answer[:200]
     return int(answer[9:12])
+
+
+def test_another_process_finds_the_protocol_by_its_name() -> None:
+    config = uvicorn.Config(FastAPI(), http=HTTP, log_config=None)
+    config.load()
+    assert config.http_protocol_class is patient()
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = patience.nothing  # type: ignore[attr-defined]
 
 
 def test_it_answers_and_does_not_say_what_it_is(server: Server) -> None:

@@ -161,7 +161,7 @@ def guard_public(host: str, keys: bool, allow_open: bool) -> None:
     if not (keys or allow_open or local(host)):
         raise ValueError(
             f"host: got '{host}', which others can reach, and no key is asked for: make one with"
-            " 'segue keys add NAME --scope read', or let everybody in with --open"
+            " 'segue keys add NAME --scope read' and name its file with --keys, or let everybody in with --open"
         )
 
 

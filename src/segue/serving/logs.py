@@ -95,4 +95,6 @@ def _moment(record: logging.LogRecord) -> str:
 
 
 def _cut(text: str) -> str:
-    return SECRET.sub(r"\1***", QUERY.sub(r"\1", text))
+    if "?" in text:
+        text = QUERY.sub(r"\1", text)
+    return SECRET.sub(r"\1***", text) if "segue_" in text else text

@@ -9,11 +9,22 @@ that the parser and the transport make.
 from __future__ import annotations
 
 import asyncio
+from functools import cache
 from typing import Any
 
-__all__ = ["patient"]
+__all__ = ["HTTP", "patient"]
+
+HTTP = "segue.serving.patience:Patient"
+"""For ``uvicorn.Config(http=...)``: :func:`patient` with its defaults, by a name that other processes find too."""
 
 
+def __getattr__(name: str) -> Any:
+    if name == "Patient":
+        return patient()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+@cache
 def patient(seconds: float = 10.0, most: int = 65_536, reading: float = 60.0) -> type[asyncio.Protocol]:
     """A protocol for ``uvicorn.Config(http=...)`` that closes connections whose headers do not end, or who do not read.
 

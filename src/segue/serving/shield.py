@@ -54,7 +54,7 @@ class Shield:
         routes: those of the application, for the names of addresses in logs.
         hosts: names by which the service may be asked; ``None``: any. A service without keys is to be known by local
             names alone, or a page elsewhere could give itself this address (DNS rebinding).
-        docs: where the interface is described, by a page with scripts of its own.
+        docs: where the interface is described, by a page whose styles hold images.
         slots: for requests at a time, if somebody else wants to see how many are taken.
         seen: is told of every request, for metrics.
         clock: seconds that only grow.
