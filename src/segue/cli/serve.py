@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,7 +35,8 @@ def serve(
         Path | None, typer.Option(metavar="FOLDER", help="Further publications that can be activated.")
     ] = None,
     experiments: Annotated[Path | None, typer.Option(metavar="FILE", help="Experiments, as JSON or TOML.")] = None,
-    log_format: Annotated[str, typer.Option(metavar="json|text", help="Of the log on standard error.")] = "text",
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port and the store.")] = 1,
+    log_format: Annotated[Literal["json", "text"], typer.Option(help="Of the log on standard error.")] = "text",
     set: Set = None,  # noqa: A002
 ) -> None:
     """Answer "what next?" over HTTP, with a page to try it at /.
@@ -43,25 +44,22 @@ def serve(
     Without keys it listens on this machine alone.
     """
     from segue.core.config import assign, parse
-    from segue.serving.running import run
+    from segue.serving.running import Start, run
     from segue.serving.settings import Serving
 
     terminal = Terminal.of(context, False)
     settings = parse(Serving, assign({"serving": Serving}, set or [])["serving"], "serving")
-    folders = [_publication(name, terminal) for name in runs]
-    run(
-        folders,
+    start = Start(
+        folders=tuple(_publication(name, terminal) for name in runs),
         host=host,
-        port=port,
-        address=store,
-        keys_file=keys,
-        open_to_all=open_to_all,
+        store=store,
+        keys=keys,
         library=models,
-        experiments_file=experiments,
-        settings=settings,
+        experiments=experiments,
         log_format=log_format,
-        say=terminal.say,
+        serving=settings,
     )
+    run(start, port=port, open_to_all=open_to_all, workers=workers, say=terminal.say)
 
 
 def _publication(name: str, terminal: Terminal) -> Path:
@@ -72,4 +70,4 @@ def _publication(name: str, terminal: Terminal) -> Path:
 
     if (Path(name) / MANIFEST).exists():
         return Path(name)
-    return published(find_run(name))
+    return published(find_run(name), say=terminal.say)

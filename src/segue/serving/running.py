@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from platformdirs import user_data_path
 
+from segue.core.config import Settings
 from segue.serving.drift import Drift
 from segue.serving.headers import LOCAL
 from segue.serving.keys import Keys, guard_public, local
@@ -20,59 +22,98 @@ from segue.serving.settings import Serving
 from segue.serving.shelf import Ready, Shelf
 from segue.serving.stores.opening import open_store
 
-__all__ = ["assemble", "run", "store_address"]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+__all__ = ["Start", "application", "assemble", "run", "store_address", "worker"]
+
+START = "SEGUE_SERVING"
+"""The environment variable by which workers are told what to serve."""
+
+
+class Start(Settings):
+    """All that a process of the service has to know to begin."""
+
+    folders: tuple[Path, ...]
+    """Publications; the first answers."""
+    host: str = "127.0.0.1"
+    store: str | None = None
+    """The address of the store; none: a file under ``SEGUE_HOME``."""
+    keys: Path | None = None
+    """The file of keys; none: everybody may do everything."""
+    library: Path | None = None
+    """A folder of further publications."""
+    experiments: Path | None = None
+    """The file of experiments."""
+    log_format: Literal["json", "text"] = "text"
+    serving: Serving = Serving()
 
 
 def run(
-    folders: Sequence[Path],
-    *,
-    host: str,
-    port: int,
-    address: str | None,
-    keys_file: Path | None,
-    open_to_all: bool,
-    library: Path | None,
-    experiments_file: Path | None,
-    settings: Serving,
-    log_format: str,
-    say: Callable[[str], None],
+    start: Start, *, port: int = 8000, open_to_all: bool = False, workers: int = 1, say: Callable[[str], None]
 ) -> None:
     """Listen until SIGTERM or Ctrl-C, and end what was begun.
 
+    Several workers are processes that share the port and the store; one that dies is replaced.
+
     Raises:
-        ValueError: a publication, a store, keys, experiments or settings that will not do; or a public address without
-            keys.
+        ValueError: a publication, a store, keys, experiments or settings that will not do; a public address without
+            keys; or a port that is taken.
     """
     try:
         import uvicorn
+        from uvicorn.supervisors import Multiprocess
 
-        from segue.serving.app import create
         from segue.serving.logs import start_logs
     except ImportError as error:
         raise ValueError(f"serve: {error.name} is not installed: pip install 'segue[serve]'") from None
-    if log_format not in ("json", "text"):
-        raise ValueError(f"--log-format: got '{log_format}', expected json or text")
-    keys = None if keys_file is None else Keys(keys_file)
-    guard_public(host, keys is not None and not keys.open, open_to_all)
-    service = assemble(folders, address, library, settings)
-    experiments = Experiments(experiments_file, service.shelf.find, service.store)
-    hosts = LOCAL | {host} if keys is None and local(host) else None
-    app = create(service, keys=keys, experiments=experiments, hosts=hosts)
-    listening = _listening(host, port)
-    start_logs("json" if log_format == "json" else "text")
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=True,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.drain_seconds) or None,
-        h11_max_incomplete_event_size=65_536,
-    )
-    shown = f"[{host}]" if ":" in host else host
+    keys = None if start.keys is None else Keys(start.keys)
+    guard_public(start.host, keys is not None and not keys.open, open_to_all)
+    options: dict[str, Any] = {
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "timeout_keep_alive": 30,
+        "timeout_graceful_shutdown": int(start.serving.drain_seconds) or None,
+        "h11_max_incomplete_event_size": 65_536,
+    }
+    if workers == 1:
+        app = application(start)
+    listening = _listening(start.host, port)
+    shown = f"[{start.host}]" if ":" in start.host else start.host
     say(f"http://{shown}:{listening.getsockname()[1]}/  the page;  /docs  the interface;  Ctrl-C ends it")
-    uvicorn.Server(config).run(sockets=[listening])
+    start_logs(start.log_format)
+    if workers == 1:
+        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
+        return
+    with tempfile.TemporaryDirectory(prefix="segue-metrics-") as folder:
+        os.environ.update({START: start.model_dump_json(), "PROMETHEUS_MULTIPROC_DIR": folder})
+        config = uvicorn.Config(f"{__name__}:worker", factory=True, workers=workers, **options)
+        Multiprocess(config, [listening]).run()
+
+
+def worker() -> FastAPI:
+    """The application of one of several processes, which are told by their environment what to serve."""
+    from segue.serving.logs import start_logs
+
+    start = Start.model_validate_json(os.environ[START])
+    start_logs(start.log_format)
+    return application(start)
+
+
+def application(start: Start) -> FastAPI:
+    """The application, ready to answer.
+
+    Raises:
+        ValueError: see :func:`run`.
+    """
+    from segue.serving.app import create
+
+    keys = None if start.keys is None else Keys(start.keys)
+    service = assemble(start.folders, start.store, start.library, start.serving)
+    experiments = Experiments(start.experiments, service.shelf.find, service.store)
+    hosts = LOCAL | {start.host} if keys is None and local(start.host) else None
+    return create(service, keys=keys, experiments=experiments, hosts=hosts)
 
 
 def assemble(folders: Sequence[Path], address: str | None, library: Path | None, settings: Serving) -> Service:
@@ -90,7 +131,9 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
         metrics.model(version.name, version.key, version.version, False)
         metrics.golden(version.name, publication.golden, 0)
         if publication.histories is not None:
-            metrics.watch(version.name, Drift(publication.histories, ready.catalogue.n_items, most=settings.recent))
+            drift = Drift(publication.histories, ready.catalogue.n_items, most=settings.recent)
+            drifts[version.name] = drift
+            metrics.watch(version.name, drift)
 
     try:
         shelf = Shelf(folders, kept, library, opened)

@@ -196,7 +196,7 @@ class Service:
                 extra = {"traceback": track(error)}
                 logger.error("step %s of model %s failed", step, part.ready.version.name, extra=extra)
                 for row in rows:
-                    causes[row] = "error"
+                    causes[row] = "store" if isinstance(error, StoreError) else "error"
                 continue
             for index, (row, one) in enumerate(zip(rows, picked, strict=True)):
                 answers[row] = told(part, index, one, step, causes[row])

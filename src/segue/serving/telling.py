@@ -28,7 +28,9 @@ def told(group: Group, row: int, picked: Picked, step: wire.Step, cause: str) ->
         )
     notes = [*group.notes, *picked.notes]
     if cause != "none":
-        told = {"deadline": "would not have answered in time", "error": "failed"}[cause]
+        told = {"deadline": "would not have answered in time", "error": "failed", "store": "could not read the store"}[
+            cause
+        ]
         notes.append(f"the model that was asked {told}; this is the answer of step '{step}'")
     removed = {**rules.removed, **picked.removed}
     return wire.Answer.model_construct(
