@@ -191,5 +191,6 @@ def _pinned(standing: Standing, own: str, pins: Sequence[wire.Pin]) -> str:
         )
     taken = int(standing.picked.pinned.sum())
     if not standing.recommended and not standing.had and not standing.forbidden and standing.by_score <= standing.k:
-        return f"{taken} places are taken by items that are pinned" if taken else ""
+        words = "is taken by an item that is" if taken == 1 else "are taken by items that are"
+        return f"{taken} of the places {words} pinned" if taken else ""
     return ""
