@@ -77,19 +77,22 @@ def run(
         "timeout_graceful_shutdown": int(start.serving.drain_seconds) or None,
         "h11_max_incomplete_event_size": 65_536,
     }
-    if workers == 1:
-        app = application(start)
     listening = _listening(start.host, port)
     shown = f"[{start.host}]" if ":" in start.host else start.host
-    say(f"http://{shown}:{listening.getsockname()[1]}/  the page;  /docs  the interface;  Ctrl-C ends it")
-    start_logs(start.log_format)
-    if workers == 1:
-        uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
-        return
-    with tempfile.TemporaryDirectory(prefix="segue-metrics-") as folder:
-        os.environ.update({START: start.model_dump_json(), "PROMETHEUS_MULTIPROC_DIR": folder})
-        config = uvicorn.Config(f"{__name__}:worker", factory=True, workers=workers, **options)
-        Multiprocess(config, [listening]).run()
+    address = f"http://{shown}:{listening.getsockname()[1]}/"
+    with listening:
+        if workers == 1:
+            app = application(start)
+            say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
+            start_logs(start.log_format)
+            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
+            return
+        say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
+        start_logs(start.log_format)
+        with tempfile.TemporaryDirectory(prefix="segue-metrics-") as folder:
+            os.environ.update({START: start.model_dump_json(), "PROMETHEUS_MULTIPROC_DIR": folder})
+            config = uvicorn.Config(f"{__name__}:worker", factory=True, workers=workers, **options)
+            Multiprocess(config, [listening]).run()
 
 
 def worker() -> FastAPI:
@@ -163,7 +166,12 @@ def _listening(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, where = found[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(where)
+        try:
+            listening.bind(where)
+            listening.listen(2048)
+        except BaseException:
+            listening.close()
+            raise
     except OSError as error:
         raise ValueError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
     return listening
