@@ -97,7 +97,7 @@ function draw() {
     ...metrics.map((metric) => h("td", { class: "n" }, metric in one.metrics ? one.metrics[metric].toFixed(4) : "–")),
     h("td", { class: "n" }, count(one.golden)), h("td", {}, [one.trained?.slice(0, 10) ?? "–", one.data].filter(Boolean).join(", "))));
   shelf.replaceChildren(
-    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Models" }, h("table", {},
+    h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Models" }, h("table", { "aria-label": "Models" },
       h("thead", {}, h("tr", {}, head.map((text, index) => h("th", { scope: "col", class: index > 3 && index < head.length - 1 ? "n" : null }, text || h("span", { class: "unseen" }, "State"))))),
       h("tbody", {}, rows))),
     h("div", { class: "row" }, previous === null ? h("p", { class: "soft" }, "No other model was active before this one.")

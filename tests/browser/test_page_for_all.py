@@ -1,0 +1,294 @@
+"""The page for everybody: by keyboard alone, by name, in light and dark, on a phone, and with titles of any kind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the page is tried against a small service: pip install 'segue[serve]'")
+pytest.importorskip("playwright", reason="the page is driven by playwright, which is not installed")
+
+from made_up import HOSTILE
+from playwright.sync_api import Page, expect
+from standin import PAGE, Service
+
+Visit = Callable[..., Page]
+
+VIEWS: dict[str, tuple[dict[str, Any], str]] = {
+    "next": ({"user": "42", "deny": '["60"]', "where": '{"year": {"min": 1951}}'}, "#next .ranking"),
+    "travel": ({"view": "travel", "user": "42"}, "#travel .ranking"),
+    "compare": ({"view": "compare", "history": json.dumps(list(HOSTILE))}, ".columns .ranking >> nth=1"),
+    "operate": ({"view": "operate"}, "#operate table"),
+}
+"""Each view with what is asked, and what is there once it has come."""
+
+CONTROLS = {
+    "button", "checkbox", "combobox", "dialog", "heading", "image", "link", "listbox", "option", "radio", "region",
+    "searchbox", "slider", "spinbutton", "tab", "tablist", "tabpanel", "textbox", "table",
+}  # fmt: skip
+
+CONTRAST = """() => {
+  const channel = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const parsed = (text) => { const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number); return [r, g, b, a]; };
+  const light = ([r, g, b]) => 0.2126 * channel(r / 255) + 0.7152 * channel(g / 255) + 0.0722 * channel(b / 255);
+  const over = ([r, g, b, a], under) => [r, g, b].map((c, i) => c * a + under[i] * (1 - a));
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const own = parsed(getComputedStyle(element).backgroundColor);
+    return own[3] === 1 ? own.slice(0, 3) : over(own, behind(element.parentElement));
+  };
+  const ratio = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const faults = [];
+  let looked = 0;
+  const check = (element, colour, least, what) => {
+    const under = behind(element), found = ratio(over(parsed(colour), under), under);
+    looked++;
+    if (found < least) faults.push(`${found.toFixed(2)}: ${what}`);
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement, text = walker.currentNode.textContent.trim();
+    if (!text || !element.checkVisibility() || element.closest(":disabled, option, .unseen, script, style")) continue;
+    const style = getComputedStyle(element);
+    check(element, element.closest("svg") ? style.fill : style.color, 4.5, text.slice(0, 40));
+  }
+  for (const field of document.querySelectorAll("main input, main select")) {
+    if (!field.checkVisibility() || !["text", "number", "select-one"].includes(field.type)) continue;
+    check(field.parentElement, getComputedStyle(field).borderColor, 3, `edge of ${field.id}`);
+    if (field.placeholder) check(field, getComputedStyle(field, "::placeholder").color, 4.5, `in ${field.id}`);
+  }
+  for (const mark of document.querySelectorAll(".bar > span, .strip path, .chart .line")) {
+    const style = getComputedStyle(mark);
+    const colour = mark.closest("svg") ? style.stroke : style.backgroundColor;
+    check(mark.closest(".bar")?.parentElement ?? mark.parentElement, colour, 3, mark.getAttribute("class") ?? "bar");
+  }
+  return [looked, faults];
+}"""
+
+WIDE = """() => [...document.querySelectorAll("body *")].filter((element) => {
+  if (!element.checkVisibility() || element.closest(".unseen, .skip, .scroll table, pre, .label")) return false;
+  const box = element.getBoundingClientRect();
+  return box.width && (box.right > innerWidth + 1 || box.left < -1);
+}).map((element) => element.outerHTML.slice(0, 120))"""
+
+
+def opened(visit: Visit, view: str, **options: Any) -> Page:
+    asked, there = VIEWS[view]
+    page = visit(**asked, **options)
+    expect(page.locator(there)).to_be_visible()
+    return page
+
+
+def focused(page: Page) -> str:
+    return str(page.evaluate("document.activeElement.getAttribute('aria-label') ?? document.activeElement.innerText"))
+
+
+def test_a_history_by_keyboard_alone(visit: Visit, service: Service) -> None:
+    page = visit()
+    key = page.keyboard.press
+    key("Tab")
+    assert focused(page) == "Skip to the answer"
+    key("Tab")
+    assert focused(page) == "Next"
+    for _ in range(2):
+        key("Tab")
+    assert page.evaluate("document.activeElement.value") == "user"
+    key("ArrowRight")
+    expect(page).to_have_url(re.compile("history="))
+    key("Tab")
+    box = page.get_by_role("combobox", name="Add what happened next")
+    expect(box).to_be_focused()
+    items = page.get_by_role("list", name="History, oldest first").get_by_role("listitem")
+    for number, text in enumerate(("the last", "quiet", "owl"), 1):
+        page.keyboard.type(text)
+        expect(box).to_have_attribute("aria-expanded", "true")
+        key("ArrowDown")
+        option = page.locator(f"#{box.get_attribute('aria-activedescendant')}")
+        expect(option).to_have_attribute("aria-selected", "true")
+        key("Enter")
+        expect(items).to_have_count(number)
+        expect(box).to_have_value("")
+        expect(box).to_have_attribute("aria-expanded", "false")
+    texts = items.all_inner_texts()
+    assert "Owl" in texts[2]
+    page.keyboard.type("signal")
+    expect(box).to_have_attribute("aria-expanded", "true")
+    key("ArrowUp")
+    options = page.locator("#by-history [role=option]")
+    expect(options.last).to_have_attribute("aria-selected", "true")
+    key("Escape")
+    expect(box).to_have_attribute("aria-expanded", "false")
+    expect(box).to_have_value("signal")
+    key("Escape")
+    expect(box).to_have_value("")
+    key("Shift+Tab")
+    assert focused(page).startswith("Remove")
+    key("Shift+Tab")
+    assert focused(page).startswith("Earlier:")
+    key("Enter")
+    assert focused(page).startswith("Earlier:")
+    expect(items.nth(1)).to_contain_text("Owl")
+    box.focus()
+    key("Backspace")
+    expect(items).to_have_count(2)
+    history = json.loads(page.evaluate("new URLSearchParams(location.hash.slice(1)).get('history')"))
+    assert history[1] == "emoji"
+    expect(page.locator("#next .ranking > li")).to_have_count(10)
+
+
+def test_answers_and_dialogs_by_keyboard_alone(visit: Visit, service: Service) -> None:
+    page = opened(visit, "next")
+    key = page.keyboard.press
+    page.locator(".skip").focus()
+    key("Enter")
+    for word in ("Why", "Similar", "Never", "It happened"):
+        key("Tab")
+        assert focused(page).startswith(word)
+    events = len(service.world.past["42"])
+    key("Enter")
+    expect(page.locator(".changed")).to_contain_text("After")
+    assert focused(page).startswith("It happened")
+    assert len(service.world.past["42"]) == events + 1
+    for _ in range(2):
+        key("Shift+Tab")
+    key("Space")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("heading", level=2)).to_be_focused()
+    for _ in range(30):
+        key("Tab")
+        assert page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('dialog')")
+    key("Escape")
+    assert focused(page).startswith("Similar")
+
+
+def test_tabs_by_keyboard_alone(visit: Visit) -> None:
+    page = opened(visit, "next")
+    tabs = page.get_by_role("tab")
+    tabs.first.focus()
+    for key, at in (("ArrowRight", 1), ("ArrowRight", 2), ("End", 3), ("ArrowRight", 0), ("ArrowLeft", 3), ("Home", 0)):
+        page.keyboard.press(key)
+        expect(tabs.nth(at)).to_be_focused()
+        expect(page.get_by_role("tabpanel")).to_have_count(1)
+        assert tabs.evaluate_all("tabs => tabs.map((tab) => [tab.ariaSelected, tab.tabIndex])") == [
+            ["true", 0] if place == at else ["false", -1] for place in range(4)
+        ]
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_control_has_a_name_and_stands_in_a_landmark(visit: Visit, view: str) -> None:
+    page = opened(visit, view)
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+    roles = {role for role, _ in told}
+    assert {"banner", "navigation", "main", "contentinfo", "tab", "tabpanel", "button"} <= roles
+    assert not [role for role, name in told if role in CONTROLS and not name.strip()]
+    names = [name for role, name in told if role == "button"]
+    assert len(names) == len(set(names)), "two buttons that say the same"
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids))
+    for name in ("aria-controls", "aria-labelledby", "aria-describedby"):
+        named = page.locator(f"[{name}]:not(dialog)").evaluate_all(
+            f"all => all.map((one) => one.getAttribute('{name}'))"
+        )
+        assert set(named) <= set(ids)
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, select, input:not([type=radio], [type=checkbox])')].filter((element) =>"
+        "element.checkVisibility() && element.getBoundingClientRect().height < 23.9).map((one) => one.outerHTML)"
+    )
+    assert not small, "too small to hit"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast(visit: Visit, scheme: str) -> None:
+    for view in VIEWS:
+        page = opened(visit, view, _media={"color_scheme": scheme})
+        if view == "next":
+            page.locator("#next").get_by_role("button", name="Why").first.click()
+            page.get_by_text("In figures").click()
+            page.locator("#next .happen").nth(1).click()
+            expect(page.locator(".changed")).to_be_visible()
+            page.get_by_role("combobox", name="Never these").fill("the")
+            page.get_by_role("combobox", name="Never these").press("ArrowDown")
+            expect(page.locator("[role=option][aria-selected=true]")).to_be_visible()
+        looked, faults = page.evaluate(CONTRAST)
+        assert looked > 30
+        assert not faults, view
+
+
+def test_colours_can_be_chosen_and_are_kept(visit: Visit) -> None:
+    page = visit(_media={"color_scheme": "light"})
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.get_by_label("Colours").select_option("dark")
+    dark = page.evaluate(background)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(background) == dark
+    page.get_by_label("Colours").select_option("")
+    assert page.evaluate(background) == light
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_phone_needs_no_scrolling_to_the_side(visit: Visit, view: str) -> None:
+    page = opened(visit, view, _size=(360, 740))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate(WIDE) == []
+    if view == "next":
+        page.locator("#rules > summary").click()
+        page.locator("#next").get_by_role("button", name="Why").first.click()
+        page.get_by_text("In figures").click()
+        page.locator("#next").get_by_role("button", name="Similar").first.click()
+        expect(page.get_by_role("dialog").get_by_role("list")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate(WIDE) == []
+
+
+def test_titles_of_any_kind_are_text(visit: Visit, service: Service) -> None:
+    page = visit(history=json.dumps(list(HOSTILE)), repeats="1", k=100)
+    rows = page.locator("#next .ranking > li")
+    expect(rows).to_have_count(len(service.world.items))
+    for item, title in HOSTILE.items():
+        text = (title or item).replace("\u202e", "")
+        row = page.locator(f"#next li[data-id='{item}']")
+        assert row.locator("bdi").text_content() == text
+        assert row.bounding_box()["height"] < 140  # type: ignore[index]
+        assert page.locator("#by-history bdi").filter(has_text=text[:60]).count() == 1
+    assert page.evaluate("document.querySelectorAll('bdi *, bdi + img, main script').length") == 0
+    expect(page).to_have_title("Next · Segue")
+    page.locator("#next li[data-id='script']").get_by_role("button", name="Similar").click()
+    expect(page.get_by_role("dialog").get_by_role("heading", level=2)).to_have_text(HOSTILE["script"] or "")
+    page.keyboard.press("Escape")
+    page.locator("#next li[data-id='slash/../?#%']").get_by_role("button", name="Similar").click()
+    expect(page.get_by_role("dialog").get_by_role("heading", level=2)).to_have_text("A Path of Its Own")
+
+
+def test_nothing_moves_for_those_who_asked_for_that(visit: Visit) -> None:
+    page = opened(visit, "next", _media={"reduced_motion": "reduce"})
+    page.route("**/v1/recommend", lambda route: None)
+    page.locator("#next .happen").first.click()
+    expect(page.locator("#next")).to_have_attribute("aria-busy", "true")
+    assert page.evaluate("document.getAnimations().length") == 0
+
+
+def test_the_page_is_small_and_comes_from_here_alone() -> None:
+    files = [
+        path for path in PAGE.iterdir() if path.suffix in {".html", ".css", ".js", ".svg"} and "docs" not in path.name
+    ]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in files}
+    assert sum(len(text) for text in texts.values()) < 120_000
+    addresses = {found for text in texts.values() for found in re.findall(r"https?://[^\s\"'`]+", text)}
+    assert addresses == {"http://www.w3.org/2000/svg"}
+    unsafe = r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function|cssText|\son[a-z]+=|style="
+    assert not [name for name, text in texts.items() if re.search(unsafe, text)]
+    assert not re.search(r"<script(?![^>]* src=)|<style", texts["index.html"])
+    for name, text in texts.items():
+        for module in re.findall(r"from \"\./([\w.]+)\"", text):
+            assert module in texts, f"{name} asks for {module}"
+    assert max(len(text.splitlines()) for name, text in texts.items() if name.endswith(".js")) <= 260
