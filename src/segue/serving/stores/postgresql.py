@@ -95,7 +95,7 @@ class PostgreSQL:
         )
         with self._write("keep events") as connection:
             connection.execute(tables.ORDER)
-            cursor = connection.execute(tables.APPEND, columns)
+            cursor = connection.execute(tables.APPEND, columns, prepare=False)  # planned for as many as they are
         for (number,) in cursor.fetchall():
             new[rows[number - 1]] = True
         return new
@@ -236,10 +236,10 @@ class PostgreSQL:
             for name in ("fsync", "synchronous_commit", "full_page_writes"):
                 if settings[name] == "off":
                     logger.warning("postgresql: %s is off: a power cut can lose events that were acknowledged", name)
-            if connection.execute("SELECT to_regclass('segue_store')").fetchone() == (None,):
+            if connection.execute(tables.THERE).fetchone() == (0,):
                 with connection.transaction():
                     connection.execute(tables.MAKE)
-                    if connection.execute("SELECT to_regclass('segue_store')").fetchone() == (None,):
+                    if connection.execute(tables.THERE).fetchone() == (0,):
                         connection.execute(tables.TABLES)
             row = connection.execute("SELECT format FROM segue_store").fetchone()
             if row != (tables.FORMAT,):

@@ -68,23 +68,22 @@ class Redis:
         arguments: list[str] = []
         for e in events:
             told = _json([e.item, e.time, e.action, e.value, e.key])
-            arguments += (e.user, "" if e.key is None else f"k{e.key}", told)
+            arguments += (e.user, "" if e.key is None else f"k{e.key}", told[1:])
         return [new == 49 for new in self._run("keep events", "APPEND", arguments, writes=True)]  # 49: "1"
 
     def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
         """See :meth:`segue.serving.stores.store.Store.kept`."""
         found = self._run("read events", "KEPT", [most, after, *users])
         return [
-            Kept(_events(user, events), total, last, forgotten > 0)
+            Kept(tuple([Event(user, *event[1:]) for event in json.loads(events)]), total, last, forgotten > 0)
             for user, (events, total, last, forgotten) in zip(users, found, strict=True)
         ]
 
     def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
         """See :meth:`segue.serving.stores.store.Store.since`."""
-        if most == 0:  # Redis counts all then
-            return (), place
-        events, last = self._run("read events", "SINCE", [user, place, most])
-        return _events(user, events), int(last)
+        told = self._run("read events", "SINCE", [user, place, most]) if most else b"[]"
+        events = json.loads(told)
+        return tuple([Event(user, *event[1:]) for event in events]), events[-1][0] if events else place
 
     def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
         """See :meth:`segue.serving.stores.store.Store.memories`."""
@@ -135,9 +134,9 @@ class Redis:
         """See :meth:`segue.serving.stores.store.Store.events`."""
         while True:
             found = self._run("read events", "EVENTS", [after, PAGE])
-            for place, user, event in found:
-                after = int(place)
-                yield after, Event(user.decode(), *json.loads(event))
+            for user, told in found:
+                after, *event = json.loads(told)
+                yield after, Event(user.decode(), *event)
             if len(found) < PAGE:
                 return
 
@@ -198,10 +197,6 @@ class Redis:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _events(user: str, told: bytes) -> tuple[Event, ...]:
-    return tuple([Event(user, *event) for event in json.loads(told)])
 
 
 def _reason(error: Exception) -> str:

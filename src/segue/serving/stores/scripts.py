@@ -8,8 +8,9 @@ Of Redis's numbers only whole ones below 2^53 are exact in Lua; ``%.0f`` writes 
 Keys:
 
 - ``segue:place``: the last place that was given out
-- ``segue:events``: stream of all events; the id is ``PLACE-0``, the entry only tells the user
-- ``segue:user:USER``: stream of a user's events; the id is ``PLACE-0``, the entry the event and its number among his
+- ``segue:user:USER``: list of a user's events in JSON: ``[place, item, time, action, value, key]``
+- ``segue:events``: stream of all events; the id is ``PLACE-0``, the entry tells the user and the event's number in his
+  list, from 1
 - ``segue:keys:USER``: set of the keys of his events
 - ``segue:memory:USER``: hash of ``last:MODEL`` and ``data:MODEL``
 - ``segue:forgotten``: hash of users and the places of their being forgotten
@@ -23,6 +24,21 @@ __all__ = ["APPEND", "EVENTS", "EXPOSE", "FORGET", "FORMAT", "KEPT", "MEMORIES",
 
 FORMAT = 1
 
+_SEARCH = """
+local function place(list, nr) return tonumber(string.match(redis.call('LINDEX', list, nr), '^%[(%d+)')) end
+local function behind(list, after)
+    local low, high = 0, redis.call('LLEN', list)
+    local length = high
+    if after == 0 then return 0, length end
+    while low < high do
+        local middle = math.floor((low + high) / 2)
+        if place(list, middle) > after then high = middle else low = middle + 1 end
+    end
+    return low, length
+end
+"""
+"""Where in a user's list the events after a place begin, and its length."""
+
 APPEND = """
 local place = tonumber(redis.call('GET', 'segue:place') or '0')
 local new, first = {}, place
@@ -30,9 +46,9 @@ for i = 1, #ARGV, 3 do
     local user, key = ARGV[i], ARGV[i + 1]
     if key == '' or redis.call('SADD', 'segue:keys:' .. user, key) == 1 then
         place = place + 1
-        local id, stream = string.format('%.0f-0', place), 'segue:user:' .. user
-        redis.call('XADD', stream, id, 'e', ARGV[i + 2], 'n', redis.call('XLEN', stream) + 1)
-        redis.call('XADD', 'segue:events', id, 'u', user)
+        local told = string.format('%.0f', place)
+        local nth = redis.call('RPUSH', 'segue:user:' .. user, '[' .. told .. ',' .. ARGV[i + 2])
+        redis.call('XADD', 'segue:events', told .. '-0', 'u', user, 'n', nth)
         new[#new + 1] = '1'
     else
         new[#new + 1] = '0'
@@ -41,51 +57,46 @@ end
 if place > first then redis.call('SET', 'segue:place', string.format('%.0f', place)) end
 return table.concat(new)
 """
-"""User, key after a ``k`` or nothing, event; of each. Gives ``1`` for each that is new and ``0`` for the others."""
+"""User, key after a ``k`` or nothing, event without ``[place,``; of each. Gives ``1`` for each that is new, ``0`` for
+the others."""
 
-KEPT = """
-local most, after, out = ARGV[1], ARGV[2], {}
-local function place(entry) return tonumber(string.match(entry[1], '^%d+')) end
+KEPT = (
+    _SEARCH
+    + """
+local most, after, out = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
 for i = 3, #ARGV do
-    local stream = 'segue:user:' .. ARGV[i]
+    local list = 'segue:user:' .. ARGV[i]
     local forgotten = tonumber(redis.call('HGET', 'segue:forgotten', ARGV[i]) or '0')
-    local newest = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
-    local last, total, events = forgotten, 0, {}
-    if newest then
-        last = place(newest)
-        if last > tonumber(after) then
-            local before = redis.call('XREVRANGE', stream, after, '-', 'COUNT', 1)[1]
-            total = tonumber(newest[2][4]) - (before and tonumber(before[2][4]) or 0)
-            if most ~= '0' then
-                local found = redis.call('XREVRANGE', stream, '+', '(' .. after, 'COUNT', most)
-                for j = #found, 1, -1 do events[#events + 1] = found[j][2][2] end
-            end
-        end
-    end
-    out[#out + 1] = {'[' .. table.concat(events, ',') .. ']', total, last, forgotten}
+    local from, length = behind(list, after)
+    local events = {}
+    if most > 0 then events = redis.call('LRANGE', list, math.max(from, length - most), -1) end
+    local last = length > 0 and place(list, -1) or forgotten
+    out[#out + 1] = {'[' .. table.concat(events, ',') .. ']', length - from, last, forgotten}
 end
 return out
 """
+)
 """Most, after, users. Gives of each his events as a JSON list, how many there are, the newest place, and that of his
 being forgotten."""
 
-SINCE = """
-local found = redis.call('XRANGE', 'segue:user:' .. ARGV[1], '(' .. ARGV[2], '+', 'COUNT', ARGV[3])
-local events = {}
-for i, entry in ipairs(found) do events[i] = entry[2][2] end
-return {'[' .. table.concat(events, ',') .. ']', #found > 0 and string.match(found[#found][1], '^%d+') or ARGV[2]}
+SINCE = (
+    _SEARCH
+    + """
+local list = 'segue:user:' .. ARGV[1]
+local from = behind(list, tonumber(ARGV[2]))
+return '[' .. table.concat(redis.call('LRANGE', list, from, from + tonumber(ARGV[3]) - 1), ',') .. ']'
 """
-"""User, place, most."""
+)
+"""User, place, most (at least 1). Gives his events as a JSON list."""
 
 EVENTS = """
 local out = {}
 for i, entry in ipairs(redis.call('XRANGE', 'segue:events', '(' .. ARGV[1], '+', 'COUNT', ARGV[2])) do
-    local event = redis.call('XRANGE', 'segue:user:' .. entry[2][2], entry[1], entry[1])[1]
-    out[i] = {string.match(entry[1], '^%d+'), entry[2][2], event[2][2]}
+    out[i] = {entry[2][2], redis.call('LINDEX', 'segue:user:' .. entry[2][2], entry[2][4] - 1)}
 end
 return out
 """
-"""Place, most. Gives place, user and event of each."""
+"""Place, most. Gives user and event of each."""
 
 MEMORIES = """
 local out = {}
@@ -110,20 +121,20 @@ end
 
 FORGET = """
 local user = ARGV[1]
-local stream, shown = 'segue:user:' .. user, 'segue:shown:' .. user
-local count, from = redis.call('XLEN', stream), '-'
-while true do
-    local found, ids = redis.call('XRANGE', stream, from, '+', 'COUNT', 1000), {}
-    if #found == 0 then break end
-    for i, entry in ipairs(found) do ids[i] = entry[1] end
+local list, shown = 'segue:user:' .. user, 'segue:shown:' .. user
+local count = redis.call('LLEN', list)
+for from = 0, count - 1, 1000 do
+    local ids = {}
+    for i, event in ipairs(redis.call('LRANGE', list, from, from + 999)) do
+        ids[i] = string.match(event, '^%[(%d+)') .. '-0'
+    end
     redis.call('XDEL', 'segue:events', unpack(ids))
-    from = '(' .. ids[#ids]
 end
 for _, member in ipairs(redis.call('SMEMBERS', shown)) do
     local id, experiment = string.match(member, '^(%S+) (.*)$')
     redis.call('XDEL', 'segue:exposures:' .. experiment, id)
 end
-redis.call('DEL', stream, shown, 'segue:keys:' .. user, 'segue:memory:' .. user)
+redis.call('DEL', list, shown, 'segue:keys:' .. user, 'segue:memory:' .. user)
 redis.call('HSET', 'segue:forgotten', user, redis.call('INCR', 'segue:place'))
 return count
 """

@@ -220,6 +220,8 @@ class SQLite:
         with suppress(sqlite3.OperationalError):  # while others open the file too; it is durable in any mode
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB
+        connection.execute("PRAGMA cache_size = -8000")  # KiB
         connection.execute("PRAGMA secure_delete = ON")  # who is forgotten leaves no trace in free pages
         return connection
 

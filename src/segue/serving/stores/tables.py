@@ -31,6 +31,7 @@ __all__ = [
     "STATES",
     "STATES_SHARED",
     "TABLES",
+    "THERE",
 ]
 
 FORMAT = 1
@@ -43,6 +44,9 @@ STATES = f"SELECT pg_advisory_xact_lock({_LOCKS}, 2)"
 """Held by who forgets a user, so that nobody remembers him at the same time."""
 STATES_SHARED = f"SELECT pg_advisory_xact_lock_shared({_LOCKS}, 2)"
 """Held by who remembers."""
+
+THERE = "SELECT count(*) FROM pg_tables WHERE tablename = 'segue_store' AND schemaname = ANY (current_schemas(false))"
+"""Whether there are tables; a name alone is looked up in a cache that may not know yet what another process made."""
 
 TABLES = f"""
 CREATE SEQUENCE segue_place AS bigint;
@@ -96,11 +100,12 @@ SELECT nr FROM fresh
 """Users, items, times, actions, values, keys, none twice: which rows, from 1, are new."""
 
 KEPT = """
-SELECT w.nr, u.total - coalesce((
-        SELECT nth FROM segue_events WHERE person = u.id AND place <= %(after)s ORDER BY place DESC LIMIT 1
-    ), 0), u.last, u.forgotten > 0, e.item, e.time, e.action, e.value, e.key
+SELECT w.nr, u.total - coalesce(b.nth, 0), u.last, u.forgotten > 0, e.item, e.time, e.action, e.value, e.key
 FROM unnest(%(users)s::text[]) WITH ORDINALITY AS w (name, nr)
 CROSS JOIN LATERAL (SELECT * FROM segue_users WHERE name = w.name LIMIT 1) u
+LEFT JOIN LATERAL (
+    SELECT nth FROM segue_events WHERE person = u.id AND place <= %(after)s ORDER BY place DESC LIMIT 1
+) b ON true
 LEFT JOIN LATERAL (
     SELECT * FROM segue_events WHERE person = u.id AND place > %(after)s ORDER BY place DESC LIMIT %(most)s
 ) e ON true
