@@ -63,9 +63,34 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     queries = Queries.of_users(np.arange(11, dtype=np.int32), Events.of([[r % 6] for r in range(11)]))
     whole = recommend(Told(scores, "logit"), queries, 3)
     monkeypatch.setattr(module, "BLOCK_SCORES", 25)
+    monkeypatch.setattr(module, "CACHE_SCORES", 13)
     parts = recommend(Told(scores, "logit"), queries, 3)
     for name in ("items", "scores", "lengths", "probabilities"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
+
+
+class Turned:
+    """A factored recommender."""
+
+    def __init__(self, answers: Scores, vectors: Scores) -> None:
+        self.answers, self.vectors, self.bias = answers, vectors, vectors[:, 0]
+        self.domain = Domain(len(answers), len(vectors))
+
+    def encode(self, queries: Queries) -> Scores:
+        return self.answers[queries.users]
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        return self.encode(queries) @ self.vectors.T + self.bias
+
+
+@pytest.mark.parametrize("n", [1, 2, module.FEW, module.FEW + 1])
+def test_a_product_by_blocks_of_items_is_the_product(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK_ITEMS", 10)
+    rng = np.random.default_rng(n)
+    model = Turned(*(rng.normal(size=(size, 5)).astype(np.float32) for size in (n, 37)))
+    queries = Queries.of_users(np.arange(n, dtype=np.int32), Events.of([[]] * n))
+    found = np.concatenate([scores.copy() for _, scores in module.score_blocks(model, queries)])
+    np.testing.assert_allclose(found, model.score(queries), 1e-5, 1e-5)
 
 
 def test_probabilities_are_a_softmax_of_all_but_the_history() -> None:

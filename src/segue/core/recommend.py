@@ -26,6 +26,12 @@ CACHE_SCORES = 262_144
 MIN_ROWS = 64
 """Queries worked on at once even where the catalogue is large, so that a matrix product stays efficient."""
 
+FEW = 16
+"""Queries up to which the product goes block by block through the catalogue, which is then twice as fast."""
+
+BLOCK_ITEMS = 8_192
+"""Items in such a block."""
+
 GROUP = 16
 """Items of which the best is looked at first when the best k are searched."""
 
@@ -65,7 +71,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
     n_items = model.domain.n_items
     most = max(1, BLOCK_SCORES // n_items, min(MIN_ROWS, LARGEST_SCORES // n_items))
     rows = min(max(MIN_ROWS, CACHE_SCORES // n_items), most, max(1, len(queries)))
-    given = max(1, BLOCK_SCORES // n_items)  # what follows makes arrays of its own as large as a block
+    given = max(1, CACHE_SCORES // n_items)  # what follows makes arrays of its own as large as what it is given
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
     # a protocol's properties may cost something: ask for them once
@@ -79,21 +85,36 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
             part = slice(first, min(first + rows, len(asked)))
             scores_RI = buffer_RI[: part.stop - first]
             if factors:
-                np.matmul(answer[part], factors[1].T, out=scores_RI)
-                scores_RI += factors[2]
+                _product(answer[part], factors[1], scores_RI)
             else:
                 scores_RI[:] = answer[part]
-            with np.errstate(invalid="ignore"):  # zero times NaN or infinity is NaN: one fast pass finds them
-                finite_R = np.isfinite(scores_RI @ zeros_I)
-            if not finite_R.all():
-                row = int(np.argmin(finite_R))
-                item = int(np.argmin(np.isfinite(scores_RI[row])))
-                raise ValueError(
-                    f"{type(model).__name__}: score of item {item} for query {start + first + row} is "
-                    f"{scores_RI[row, item]}, expected a finite number"
-                )
             for row in range(0, len(scores_RI), given):
-                yield asked.block(first + row, min(first + row + given, part.stop)), scores_RI[row : row + given]
+                few_RI = scores_RI[row : row + given]
+                if factors:
+                    few_RI += factors[2]
+                with np.errstate(invalid="ignore"):  # zero times NaN or infinity is NaN: one fast pass finds them
+                    finite_R = np.isfinite(few_RI @ zeros_I)
+                if not finite_R.all():
+                    faulty = int(np.argmin(finite_R))
+                    item = int(np.argmin(np.isfinite(few_RI[faulty])))
+                    raise ValueError(
+                        f"{type(model).__name__}: score of item {item} for query {start + first + row + faulty} is "
+                        f"{few_RI[faulty, item]}, expected a finite number"
+                    )
+                yield asked.block(first + row, min(first + row + given, part.stop)), few_RI
+
+
+def _product(answers_ND: Scores, vectors_ID: Scores, out_NI: Scores) -> None:
+    n = len(answers_ND)
+    if n == 1 or n > FEW:
+        np.matmul(answers_ND, vectors_ID.T, out=out_NI)
+        return
+    answers_DN = np.ascontiguousarray(answers_ND.T)
+    block_BN = np.empty((min(BLOCK_ITEMS, len(vectors_ID)), n), np.float32)
+    for start in range(0, len(vectors_ID), BLOCK_ITEMS):
+        part_BD = vectors_ID[start : start + BLOCK_ITEMS]
+        found_BN = np.matmul(part_BD, answers_DN, out=block_BN[: len(part_BD)])
+        out_NI[:, start : start + len(part_BD)] = found_BN.T
 
 
 def exclude(scores_NI: Scores, history: Events) -> None:
