@@ -1,24 +1,24 @@
 """What the service answers is what the model would, with what came in since; and in trouble, something that is well made."""
 
-import time
 from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.serving.world import service, shop
 
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
 from segue.serving import wire
 from segue.serving.service import Refused, Service, Timed
 from segue.serving.stores.store import Event, StoreError
-from tests.serving.world import service, shop
 
 KEYS = ("ease", "ials", "gru4rec", "sasrec")
 
 
 def asked(it: Service, *questions: wire.Question, seconds: float = 60.0) -> list[Any]:
-    until = time.monotonic() + seconds
+    until = monotonic() + seconds
     return it.answer([Timed(question, until) for question in questions])
 
 

@@ -16,6 +16,7 @@ from segue.serving.drift import Drift
 from segue.serving.headers import LOCAL
 from segue.serving.keys import Keys, guard_public, local
 from segue.serving.metrics import Metrics
+from segue.serving.patience import HTTP
 from segue.serving.routing import Experiments
 from segue.serving.service import Service
 from segue.serving.settings import Serving
@@ -75,7 +76,8 @@ def run(
         "server_header": False,
         "timeout_keep_alive": 30,
         "timeout_graceful_shutdown": int(start.serving.drain_seconds) or None,
-        "h11_max_incomplete_event_size": 65_536,
+        "http": HTTP,
+        "ws": "none",
     }
     listening = _listening(start.host, port)
     shown = f"[{start.host}]" if ":" in start.host else start.host

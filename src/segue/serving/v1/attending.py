@@ -37,8 +37,8 @@ class Attending:
         router.add_api_route("/events", self.event, methods=["POST"], response_model=wire.Taken)
         router.add_api_route("/events/batch", self.events, methods=["POST"], response_model=wire.Taken)
         router.add_api_route("/users", self.users, methods=["GET"], response_model=wire.Persons)
-        router.add_api_route("/users/{id}", self.person, methods=["GET"], response_model=wire.Person)
-        router.add_api_route("/users/{id}", self.forget, methods=["DELETE"], response_model=wire.Forgotten)
+        router.add_api_route("/users/{id:path}", self.person, methods=["GET"], response_model=wire.Person)
+        router.add_api_route("/users/{id:path}", self.forget, methods=["DELETE"], response_model=wire.Forgotten)
 
     async def event(self, event: wire.Event) -> Response:
         """Something happened. It is on disk when this is answered, and the next answer knows it."""

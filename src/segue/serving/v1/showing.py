@@ -31,16 +31,18 @@ class Showing:
     def add(self, router: APIRouter) -> None:
         """Declare the routes."""
         router.add_api_route("/items", self.items, methods=["GET"], response_model=wire.Items)
-        router.add_api_route("/items/{id}", self.item, methods=["GET"], response_model=wire.Item, responses=MISSING)
         router.add_api_route(
-            "/items/{id}/similar", self.similar, methods=["GET"], response_model=wire.Items, responses=MISSING
+            "/items/{id:path}/similar", self.similar, methods=["GET"], response_model=wire.Items, responses=MISSING
+        )
+        router.add_api_route(
+            "/items/{id:path}", self.item, methods=["GET"], response_model=wire.Item, responses=MISSING
         )
         router.add_api_route("/models", self.models, methods=["GET"], response_model=wire.Models)
         router.add_api_route(
             "/models/rollback", self.rollback, methods=["POST"], response_model=wire.Models, responses=CLASHING
         )
         router.add_api_route(
-            "/models/{name}/activate",
+            "/models/{name:path}/activate",
             self.activate,
             methods=["POST"],
             response_model=wire.Models,

@@ -106,7 +106,8 @@ class Fault(Wire):
     """What is wrong. The same form for every error."""
 
     error: str
-    """In one word: ``invalid``, ``unauthorised``, ``forbidden``, ``missing``, ``too_large``, ``too_many``, ``busy``."""
+    """In one word: ``invalid``, ``unauthorised``, ``forbidden``, ``missing``, ``too_large``, ``too_many``, ``slow``,
+    ``busy``, ``failed``."""
     message: str
     """In words, naming the field."""
     fields: dict[str, str] = {}
