@@ -1,4 +1,4 @@
-"""What the service answers is what the model would, with what came in since; and in trouble, something that is well made."""
+"""What the service answers is what the model would, with what came in since; in trouble it is still well made."""
 
 from collections.abc import Sequence
 from time import monotonic
