@@ -239,6 +239,7 @@ def test_odd_catalogues(table: dict[str, Any]) -> None:
     assert items.search("", 5).tolist() == list(range(len(table["id"])))
     assert len(items.marks.values) == 0
     assert items.telling == {}
+    items.prepare()
     for name in items.features:
         assert items.groups(name) is not None
 

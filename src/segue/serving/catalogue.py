@@ -86,6 +86,11 @@ class Catalogue:
         """At most ``most`` items by words of their titles and ids; see :meth:`segue.serving.titles.Titles.search`."""
         return self._found.search(text, most)
 
+    def prepare(self) -> None:
+        """Make now what else is made when it is first asked for: the index of titles, and the values of features."""
+        self._found.search("a", 1)
+        len(self.marks)
+
     def mask(self, where: Mapping[str, wire.Condition]) -> tuple[Mask, list[str]]:
         """``(I,)`` items that meet all conditions, and features that the catalogue does not have.
 
@@ -127,11 +132,11 @@ class Catalogue:
     def marks(self) -> Groups:
         """All values of :attr:`telling` together, for how alike two items are."""
         parts = list(self.telling.items())
-        rows = [np.repeat(np.arange(self.n_items), np.diff(groups.offsets)) for _, groups in parts]
+        rows = [groups.rows for _, groups in parts]
         starts = np.cumsum([0, *(len(groups.values) for _, groups in parts)])
         codes = [groups.codes + start for (_, groups), start in zip(parts, starts, strict=False)]
         names = [f"{name}: {value}" for name, groups in parts for value in groups.values]
-        row_T, code_T = _joined(rows, np.int64), _joined(codes, np.int32)
+        row_T, code_T = _joined(rows, np.int32), _joined(codes, np.int32)
         order = np.argsort(row_T, kind="stable")
         offsets = np.searchsorted(row_T[order], np.arange(self.n_items + 1))
         return Groups(offsets, code_T[order].astype(np.int32), pl.Series("mark", names, pl.String))

@@ -44,6 +44,15 @@ class Groups:
     values: pl.Series
     """``(V,)`` distinct, in their order."""
 
+    def __len__(self) -> int:
+        """The number of items, I."""
+        return len(self.offsets) - 1
+
+    @cached_property
+    def rows(self) -> NDArray[np.int32]:
+        """``(T,)`` the item of each value."""
+        return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
+
     def of(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Codes]:
         """For the values of all of ``items``: the place in ``items`` that each belongs to, and its code."""
         starts = self.offsets[items]
@@ -99,7 +108,7 @@ class Column:
 
     @cached_property
     def _known(self) -> tuple[NDArray[np.int32], pl.Series]:
-        """``(T,)`` the item of each known value, and the values: texts, booleans or numbers, each once in its item."""
+        """``(T,)`` the item of each known value, and the values: texts, booleans or numbers."""
         if self.kind in ("vector", "other"):
             raise ValueError(f"{self.name}: nothing can be asked of it: the catalogue holds {self.holds} there")
         cells = self._series.cast(pl.List(self._type)) if isinstance(self._series.dtype, pl.Array) else self._series
@@ -114,9 +123,17 @@ class Column:
         elif self.kind == "number" and not self._type.is_integer():
             value = value.cast(pl.Float64).fill_nan(None)
         table = table.with_columns(value).drop_nulls()
-        if self.listed:
-            table = table.unique(maintain_order=True)
         return table["row"].to_numpy(), table["value"]
+
+    @cached_property
+    def _coded(self) -> tuple[Codes, pl.Series]:
+        """``(T,)`` the code of each known value, and the distinct values ``(V,)`` in their order."""
+        values = self._known[1]
+        if self.kind == "text":
+            distinct = values.unique().sort()
+            return values.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int32), distinct
+        numbers, codes = np.unique(values.to_numpy(), return_inverse=True)
+        return codes.astype(np.int32), pl.Series(self.name, numbers)
 
     @cached_property
     def groups(self) -> Groups:
@@ -125,14 +142,11 @@ class Column:
         Raises:
             ValueError: of vectors and the like.
         """
-        rows, values = self._known
+        rows, (codes, distinct) = self._known[0], self._coded
+        if self.listed:  # a tag may be told twice
+            pairs = np.sort(rows.astype(np.int64) * max(1, len(distinct)) + codes)
+            rows, codes = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], max(1, len(distinct)))
         offsets = np.searchsorted(rows, np.arange(len(self._series) + 1))
-        if self.kind == "text":
-            distinct = values.unique().sort()
-            codes = values.cast(pl.Enum(distinct)).to_physical().to_numpy()
-        else:
-            numbers, codes = np.unique(values.to_numpy(), return_inverse=True)
-            distinct = pl.Series(self.name, numbers)
         return Groups(offsets, codes.astype(np.int32), distinct)
 
     def meets(self, condition: wire.Condition) -> Mask:
@@ -168,11 +182,11 @@ class Column:
         """``(T,)`` which values are among those wanted."""
         told = [self._read(one) for one in wanted]
         if self.kind == "text":
-            groups = self.groups
-            table_V = np.zeros(len(groups.values) + 1, np.bool_)
-            table_V[[_found(groups.values, one) for one in told]] = True
+            codes, distinct = self._coded
+            table_V = np.zeros(len(distinct) + 1, np.bool_)
+            table_V[[_found(distinct, one) for one in told]] = True
             table_V[-1] = False
-            return table_V[groups.codes]
+            return table_V[codes]
         numbers = values.to_numpy()
         if self.kind == "number" and numbers.dtype.kind in "iu":
             bounds = np.iinfo(numbers.dtype)

@@ -46,16 +46,17 @@ class Quota:
         self._counts[own] += 1
         return bool((self._counts[own] == self._most).any())
 
-    def full(self, items: NDArray[np.integer[Any]] | None = None) -> Mask:
-        """Which of ``items``, or of all, have a value that is full."""
-        full_V = self._counts >= self._most
-        if items is None:
-            owners = np.arange(len(self._groups.offsets) - 1)
-            rows, values, count = np.repeat(owners, np.diff(self._groups.offsets)), self._groups.codes, len(owners)
-        else:
-            (rows, values), count = self._groups.of(items), len(items)
-        found = np.zeros(count, np.bool_)
-        found[rows[full_V[values]]] = True
+    def full(self, items: NDArray[np.integer[Any]]) -> Mask:
+        """Which of ``items`` have a value that is full."""
+        groups = self._groups
+        if 4 * len(items) > len(groups):  # to look at all is cheaper than to gather so many
+            found_I = np.zeros(len(groups), np.bool_)
+            found_I[groups.rows[np.flatnonzero(self._counts[groups.codes] >= self._most)]] = True
+            found: Mask = found_I[items]
+            return found
+        rows, values = groups.of(items)
+        found = np.zeros(len(items), np.bool_)
+        found[rows[self._counts[values] >= self._most]] = True
         return found
 
 
@@ -75,8 +76,8 @@ def choose(
             for quota in quotas:
                 quota.take(item)
     size = max(POOL, 4 * len(shown))
-    open_I = ranked_I
-    pool = _Pool(ranked_I, _best(open_I, size), diversify, likeness)
+    left: Codes | None = None
+    pool = _Pool(ranked_I, _best(ranked_I, size), diversify, likeness)
     scale = pool.scale
     pool.close(quotas)
     chosen: list[int] = []
@@ -85,9 +86,9 @@ def choose(
         if pinned is None:
             found = pool.best()
             if found is None and quotas:  # nothing of the pool is left: the best of what is still open
-                open_I = np.where(_full(quotas, None), -np.inf, open_I).astype(np.float32)
-                open_I[chosen] = -np.inf
-                pool = _Pool(ranked_I, _best(open_I, size), diversify, likeness, scale, above)
+                left = np.flatnonzero(ranked_I > -np.inf).astype(np.int32) if left is None else left
+                left = left[~(_full(quotas, left) | np.isin(left, chosen))]
+                pool = _Pool(ranked_I, left[_best(ranked_I[left], size)], diversify, likeness, scale, above)
                 found = pool.best()
             if found is None:
                 break
@@ -151,13 +152,16 @@ def _scale(scores: NDArray[np.float64]) -> tuple[float, float]:
     return float(scores[-1]), 1.0 / float(scores[0] - scores[-1])
 
 
-def _best(open_I: Scores, size: int) -> Codes:
-    found = top_k(open_I[None], size)
+def _best(scores: Scores, size: int) -> Codes:
+    """The places of the best, best first."""
+    if not len(scores):
+        return np.zeros(0, np.int32)
+    found = top_k(scores[None], size)
     best: Codes = found.items[0, : found.lengths[0]]
     return best
 
 
-def _full(quotas: Sequence[Quota], items: NDArray[np.integer[Any]] | None) -> Mask:
+def _full(quotas: Sequence[Quota], items: NDArray[np.integer[Any]]) -> Mask:
     full = quotas[0].full(items)
     for quota in quotas[1:]:
         full |= quota.full(items)
@@ -166,13 +170,16 @@ def _full(quotas: Sequence[Quota], items: NDArray[np.integer[Any]] | None) -> Ma
 
 def _passed(ranked_I: Scores, chosen: Sequence[int], quotas: Sequence[Quota], short: bool) -> int:
     """Eligible items that a quota keeps out, of those that stand above the last that was chosen."""
-    if not quotas or not (chosen or short):
+    if not quotas:
         return 0
-    last = min(((float(ranked_I[item]), -item) for item in chosen), default=None)
     better = ranked_I > -np.inf
-    if not short and last is not None:
-        better &= ranked_I >= last[0]
-        ties = np.flatnonzero(better & (ranked_I == last[0]))
-        better[ties[ties > -last[1]]] = False
+    if short:  # quotas keep out all that are left
+        return int(np.count_nonzero(better)) - len(chosen)
+    if not chosen:
+        return 0
+    last = min((float(ranked_I[item]), -item) for item in chosen)
+    better &= ranked_I >= last[0]
+    ties = np.flatnonzero(better & (ranked_I == last[0]))
+    better[ties[ties > -last[1]]] = False
     better[list(chosen)] = False
     return int(_full(quotas, np.flatnonzero(better)).sum())
