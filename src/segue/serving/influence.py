@@ -8,6 +8,7 @@ Shapes: T events of the history, L items left out, N = L + 1 queries.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -39,14 +40,8 @@ def influences(model: Recommender, queries: Queries, item: int) -> tuple[Codes, 
     left = newest[np.sort(places)]
     keep = np.ones((len(left) + 1, history.size), np.bool_)
     keep[:-1] = history.items != left[:, None]
-    rows = np.zeros(len(keep), np.int64)
-    without = Queries(
-        history.take(rows).where(keep.ravel()),
-        queries.users[rows],
-        queries.known[rows],
-        None if queries.times is None else queries.times[rows],
-        None if queries.profile is None else queries.profile[rows],
-    )
+    copies = queries.take(np.zeros(len(keep), np.int64))
+    without = replace(copies, history=copies.history.where(keep.ravel()))
     scores_N = _scores(model, without, item)
     return left, scores_N[-1] - scores_N[:-1]
 

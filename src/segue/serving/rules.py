@@ -20,7 +20,7 @@ from segue.serving.catalogue import Catalogue
 from segue.serving.greedy import Quota, choose
 from segue.serving.likeness import cosine, jaccard
 
-__all__ = ["Applied", "Picked", "applied", "boosted", "pick"]
+__all__ = ["Applied", "Picked", "applied", "boosted", "pick", "shortfall"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +100,20 @@ def pick(
     if logits:
         probabilities = np.exp(scores - np.float32(total))
         probabilities[[code in impossible for code in codes.tolist()]] = 0.0
-    if len(codes) < k:
-        left = f"only {len(codes)} item{'s were' if len(codes) > 1 else ' was'}" if len(codes) else "nothing was"
-        notes.append(f"{left} left to recommend")
+    notes += shortfall(len(codes), k)
     history = 0 if repeats else len(np.setdiff1d(seen, codes[is_pinned]))
     removed = {"history": history, **rules.removed, "most": passed}
     return Picked(
         codes, scores, probabilities, is_pinned, {rule: n for rule, n in removed.items() if n > 0}, tuple(notes)
     )
+
+
+def shortfall(found: int, k: int) -> tuple[str, ...]:
+    """What is to be said of a list that is shorter than was asked for."""
+    if found >= k:
+        return ()
+    left = f"only {found} item{'s were' if found > 1 else ' was'}" if found else "nothing was"
+    return (f"{left} left to recommend",)
 
 
 def boosted(scores_I: Scores, rules: Applied, logits: bool) -> Scores:
