@@ -17,7 +17,7 @@ from segue.core.recommend import recommend, score_blocks
 from segue.core.types import Queries
 from segue.serving import wire
 from segue.serving.catalogue import Catalogue
-from segue.serving.rules import Applied, Picked, pick
+from segue.serving.rules import Applied, Picked, pick, shortfall
 
 __all__ = ["listed"]
 
@@ -50,8 +50,8 @@ def listed(
                 lists.scores[index, :count],
                 None if lists.probabilities is None else lists.probabilities[index, :count],
                 np.zeros(count, np.bool_),
-                {"history": seen} if seen else {},
-                (),
+                {**rules[row].removed, **({"history": seen} if seen else {})},
+                (*rules[row].notes, *shortfall(count, questions[row].k)),
             )
     if others:
         logits = getattr(model, "scale", "score") == "logit"
