@@ -11,8 +11,10 @@ import logging
 import re
 import traceback
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from segue.serving.routes import Routes
 from segue.serving.wire import Fault
 
 if TYPE_CHECKING:
@@ -107,7 +109,7 @@ def install(app: FastAPI) -> None:
     app.router.redirect_slashes = False  # an address with a slash too many is a 404, not a trip elsewhere
     app.add_exception_handler(Problem, _problem)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, _http)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, partial(_http, Routes(app.routes)))
     app.add_exception_handler(Exception, _unforeseen)
 
 
@@ -139,9 +141,11 @@ async def _problem(request: Request, problem: Problem) -> Response:
     return _answer(request, problem)
 
 
-async def _http(request: Request, error: HTTPException) -> Response:
+async def _http(routes: Routes, request: Request, error: HTTPException) -> Response:
     """An error of the framework: of its headers, ``Allow`` says what a wrong method should have been."""
     more = {name: value for name, value in (error.headers or {}).items() if name.lower() in ("allow", "retry-after")}
+    if error.status_code == 405 and (methods := routes.methods(str(request.scope["path"]))):
+        more = {"Allow": ", ".join(methods)}  # the framework names those of one of several routes alone
     return _answer(request, Problem(error.status_code), more)
 
 

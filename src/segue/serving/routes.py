@@ -6,7 +6,7 @@ Logs and metrics speak of these, also where a request is refused before the appl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -38,26 +38,38 @@ class Routes:
             return path
         return next((name for name, pattern in patterns if pattern.fullmatch(path)), UNMATCHED)
 
+    def methods(self, path: str) -> list[str]:
+        """What may be done at ``path``, in the order of the alphabet."""
+        return sorted(self._methods.get(self.name(path), ()))
+
+    @cached_property
+    def _methods(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for name, _, methods in _declared(self._routes):
+            found.setdefault(PART.sub(_plain, name), set()).update(methods)
+        return found
+
     @cached_property
     def _table(self) -> tuple[frozenset[str], list[tuple[str, re.Pattern[str]]]]:
         declared = list(_declared(self._routes))
         patterns = []
-        for name, open_end in declared:
+        for name, open_end, _ in declared:
             if open_end:
                 patterns.append((f"{name}/*", re.compile(re.escape(name) + "(/.*)?", re.DOTALL)))
             elif PART.search(name):
                 patterns.append((PART.sub(_plain, name), _pattern(name)))
-        return frozenset(name for name, open_end in declared if not open_end and not PART.search(name)), patterns
+        return frozenset(name for name, open_end, _ in declared if not open_end and not PART.search(name)), patterns
 
 
-def _declared(routes: Sequence[Any]) -> Iterator[tuple[str, bool]]:
-    """Each address, and whether all below it belongs to it too."""
+def _declared(routes: Sequence[Any]) -> Iterator[tuple[str, bool, Collection[str]]]:
+    """Each address, whether all below it belongs to it too, and what may be done there."""
     for route in routes:
         included = getattr(route, "effective_route_contexts", None)  # what FastAPI makes of include_router
         if included is not None:
-            yield from ((str(one.path), False) for one in included())
+            yield from ((str(one.path), False, one.methods or ()) for one in included())
         elif (path := getattr(route, "path", None)) is not None:
-            yield str(path).rstrip("/") or str(path), not hasattr(route, "methods")
+            methods = getattr(route, "methods", None)
+            yield str(path).rstrip("/") or str(path), not hasattr(route, "methods"), methods or ()
 
 
 def _plain(match: re.Match[str]) -> str:
