@@ -19,7 +19,7 @@ from segue.serving.wire.answers import (
     Unknown,
     Version,
 )
-from segue.serving.wire.base import Id, Scalar, Step, Time, Wire
+from segue.serving.wire.base import Id, Scalar, Step, Time, Whole, Wire
 from segue.serving.wire.figures import Fault, Forgotten, Live, Models, Past, Person, Persons, Published, Taken
 from segue.serving.wire.questions import Event, Events, Given, Question, Questions, WhyQuestion
 from segue.serving.wire.rules import Boost, Condition, Pin, Rules, Where
@@ -58,6 +58,7 @@ __all__ = [
     "Unknown",
     "Version",
     "Where",
+    "Whole",
     "WhyQuestion",
     "Wire",
 ]

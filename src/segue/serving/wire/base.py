@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-__all__ = ["Id", "Scalar", "Step", "Time", "Wire"]
+__all__ = ["Id", "Scalar", "Step", "Time", "Whole", "Wire"]
 
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """The outside id of a user or an item."""
@@ -14,7 +14,15 @@ Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, p
 Scalar: TypeAlias = Annotated[str, StringConstraints(max_length=1024)] | bool | int | float
 """One value of a feature."""
 
-Time: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53)]
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+"""A whole number. JSON has one kind of numbers: ``5.0`` is whole too."""
+
+Time: TypeAlias = Annotated[Whole, Field(ge=-(2**53), le=2**53)]
 """Seconds since 1970."""
 
 Step: TypeAlias = Literal["model", "fallback", "neighbours", "popular"]

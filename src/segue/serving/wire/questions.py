@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from segue.serving.wire.base import Id, Scalar, Time, Wire
+from segue.serving.wire.base import Id, Scalar, Time, Whole, Wire
 from segue.serving.wire.rules import Rules
 
 __all__ = ["Event", "Events", "Given", "Question", "Questions", "WhyQuestion"]
@@ -34,7 +34,7 @@ class Question(Rules):
     """What to go by instead: items, or events, oldest first; may be empty."""
     profile: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=100)] | None = None
     """Features of the user, by the names the data had for them."""
-    k: Annotated[int, Field(ge=1)] = 10
+    k: Annotated[Whole, Field(ge=1)] = 10
     """How many items."""
     repeats: bool = False
     """Whether items of the history may be recommended again."""
@@ -42,7 +42,7 @@ class Question(Rules):
     """The moment of asking, for models that are told; without it, now."""
     model: Id | None = None
     """Which model; without it the active one, or the one that an experiment chooses."""
-    deadline_ms: Annotated[int, Field(ge=1, le=600_000)] | None = None
+    deadline_ms: Annotated[Whole, Field(ge=1, le=600_000)] | None = None
     """An answer after so many milliseconds is of no use: a cheaper one is given in time."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field, StringConstraints
 
-from segue.serving.wire.base import Id, Scalar, Wire
+from segue.serving.wire.base import Id, Scalar, Whole, Wire
 
 __all__ = ["Boost", "Condition", "Pin", "Rules", "Where"]
 
@@ -45,7 +45,7 @@ class Pin(Wire):
 
     item: Id
     """The item; it is shown even if the history holds it, but not if a rule forbids it."""
-    place: Annotated[int, Field(ge=1, le=1000)]
+    place: Annotated[Whole, Field(ge=1, le=1000)]
     """Where it stands, from 1."""
 
 
@@ -61,7 +61,7 @@ class Rules(Wire):
     boosts: Annotated[list[Boost], Field(max_length=50)] = []
     """Items to move up or down."""
     most: Annotated[
-        dict[Annotated[str, StringConstraints(min_length=1, max_length=256)], Annotated[int, Field(ge=1, le=1000)]],
+        dict[Annotated[str, StringConstraints(min_length=1, max_length=256)], Annotated[Whole, Field(ge=1, le=1000)]],
         Field(max_length=10),
     ] = {}
     """Quotas: at most so many items of each value of this feature, such as ``{"genres": 3}``."""
