@@ -17,6 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from segue import __version__
 from segue.serving import wire
 from segue.serving.batcher import Batcher
+from segue.serving.described import describe
 from segue.serving.faults import track
 from segue.serving.keys import Keys
 from segue.serving.limits import Slots
@@ -116,6 +117,7 @@ def create(
         return Response(body, media_type=kind)
 
     _pages(app)
+    describe(app, settings, keys is not None and not keys.open)
     protect(app, settings=settings, keys=keys, hosts=hosts, slots=slots, seen=lambda exchange: _seen(desk, exchange))
     app.add_middleware(Arrivals, arrived=metrics.arrived)
     return app

@@ -15,8 +15,8 @@ __all__ = ["Serving"]
 class Serving(Settings):
     """Settings of ``segue serve``."""
 
-    most_k: Annotated[int, Ge(1), Le(10_000)] = 200
-    """Items that one question may ask for."""
+    most_k: Annotated[int, Ge(10), Le(10_000)] = 200
+    """Items that one question may ask for; not fewer than the 10 that it asks for of itself."""
     most_history: Annotated[int, Ge(1)] = 2_000
     """Events that a question may send along."""
     recent: Annotated[int, Ge(1)] = 1_000

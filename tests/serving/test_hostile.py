@@ -1,0 +1,60 @@
+"""Whoever sends nonsense, much of it, or half of it, learns what is wrong with it, and nothing else; others are answered."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+from tests.serving.world import service
+
+from segue.serving.app import create
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    with TestClient(create(service("sasrec", "ease")), raise_server_exceptions=False) as found:
+        yield found
+
+
+def test_a_wrong_method_learns_all_right_ones(client: TestClient) -> None:
+    for path, methods in {
+        "/v1/users/a%2Fb": "DELETE, GET",
+        "/v1/items/i1/similar": "GET",
+        "/v1/events": "POST",
+        "/docs": "GET",
+    }.items():
+        answer = client.request("PUT", path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, methods), path
+
+
+def test_numbers_that_are_whole_however_they_are_written(client: TestClient) -> None:
+    answer = client.post("/v1/recommend", content='{"k": 3.0, "time": 1e9, "most": {"genres": 1.0}}', headers=JSON)
+    assert (answer.status_code, len(answer.json()["items"])) == (200, 3)
+    for k in ("2.5", "true", '"3"', "1e400", "[3]", "null"):
+        assert client.post("/v1/recommend", content=f'{{"k": {k}}}', headers=JSON).status_code in (400, 422), k
+
+
+def test_the_description_tells_the_limits_that_hold() -> None:
+    it = service("ease", most_k=12, most_history=3, most_questions=2, most_events=4)
+    with TestClient(create(it)) as small:
+        schemas: Any = small.get("/openapi.json").json()["components"]["schemas"]
+        question = schemas["Question"]["properties"]
+        assert question["k"]["maximum"] == 12
+        assert question["history"]["anyOf"][0]["maxItems"] == 3
+        assert schemas["WhyQuestion"]["properties"]["k"]["maximum"] == 12
+        assert schemas["Questions"]["properties"]["questions"]["maxItems"] == 2
+        assert schemas["Events"]["properties"]["events"]["maxItems"] == 4
+        event = {"user": "u1", "item": "i1"}
+        for path, good, bad in (
+            ("recommend", {"k": 12}, {"k": 13}),
+            ("recommend", {"history": ["i1"] * 3}, {"history": ["i1"] * 4}),
+            ("explain", {"item": "i1", "history": ["i1"] * 3}, {"item": "i1", "history": ["i1"] * 4}),
+            ("recommend/batch", {"questions": [{}] * 2}, {"questions": [{}] * 3}),
+            ("events/batch", {"events": [event] * 4}, {"events": [event] * 5}),
+        ):
+            assert small.post(f"/v1/{path}", content=json.dumps(good), headers=JSON).status_code == 200
+            assert small.post(f"/v1/{path}", content=json.dumps(bad), headers=JSON).status_code == 422
+
+
+JSON = {"Content-Type": "application/json"}
