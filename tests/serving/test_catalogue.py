@@ -53,6 +53,7 @@ def test_ids_and_titles() -> None:
         ("genres", {"any": ["war"]}, []),
         ("series", {"any": ["x", "z"]}, [0, 3]),
         ("series", {"none": ["x"]}, [1, 2]),
+        ("series", {"any": ["", "xx", "zz", "ä", "y"]}, [1]),
         ("title", {"any": ["Cube"]}, [2]),
         ("year", {"any": [1979, 1984.0, 1997.5, 10**400, -(10**30)]}, [0, 3]),
         ("year", {"min": 1980.0}, [2, 3]),

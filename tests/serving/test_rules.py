@@ -362,6 +362,13 @@ def test_what_was_worked_out_is_kept_for_the_same_rules_alone() -> None:
     assert applied(wire.Rules(allow=["i0"]), standing, FILMS) is not applied(wire.Rules(deny=["i0"]), standing, FILMS)
 
 
+def test_a_question_may_not_look_at_the_catalogue_as_often_as_it_likes() -> None:
+    boost = {"where": {"year": {"min": 1.0}, "title": {"any": ["Alien"]}}, "factor": 2.0}
+    assert len(listed(boosts=[boost] * 50).codes) == 4
+    with pytest.raises(ValueError, match="boosts: 101 conditions with those of 'where', expected at most 100"):
+        listed(boosts=[boost] * 50, where={"year": {"min": 1.0}})
+
+
 def test_k_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="k: got 0"):
         listed(k=0)

@@ -21,6 +21,9 @@ __all__ = ["Applied", "applied"]
 
 NONE = wire.Rules()
 
+MOST_CONDITIONS = 100
+"""Conditions in all rules of one question: each looks at the whole catalogue."""
+
 
 @dataclass(frozen=True, eq=False)
 class Applied:
@@ -64,7 +67,8 @@ def applied(own: wire.Rules, standing: wire.Rules, catalogue: Catalogue) -> Appl
     holds, and the larger ``diversify``. A pin whose place is taken, by the question's own first, goes to the next.
 
     Raises:
-        ValueError: a condition or a quota asks for what its feature cannot hold.
+        ValueError: a condition or a quota asks for what its feature cannot hold, or there are more than
+            ``MOST_CONDITIONS`` in the question.
     """
     if not (_told(own) or _told(standing)):
         return NOTHING
@@ -76,6 +80,9 @@ def applied(own: wire.Rules, standing: wire.Rules, catalogue: Catalogue) -> Appl
         found = _apply(own, standing, catalogue)
         return found, 10_000 + sum(array.nbytes for array in (found.allowed, found.shift) if array is not None)
 
+    count = len(own.where) + sum(len(boost.where) for boost in own.boosts)
+    if count > MOST_CONDITIONS:
+        raise ValueError(f"boosts: {count} conditions with those of 'where', expected at most {MOST_CONDITIONS}")
     found: Applied = catalogue.cache.get(key, make)
     return found
 

@@ -183,9 +183,12 @@ class Column:
         told = [self._read(one) for one in wanted]
         if self.kind == "text":
             codes, distinct = self._coded
-            table_V = np.zeros(len(distinct) + 1, np.bool_)
-            table_V[[_found(distinct, one) for one in told]] = True
-            table_V[-1] = False
+            asked = pl.Series(told, dtype=pl.String)
+            places = asked.to_frame("text").with_columns(place=distinct.search_sorted(asked))
+            there = places.filter(pl.col("place") < len(distinct))
+            there = there.filter(pl.col("text") == distinct.gather(there["place"]))
+            table_V = np.zeros(len(distinct), np.bool_)
+            table_V[there["place"].to_numpy()] = True
             return table_V[codes]
         numbers = values.to_numpy()
         if self.kind == "number" and numbers.dtype.kind in "iu":
@@ -218,18 +221,6 @@ def _seconds(value: pl.Expr, held: pl.DataType) -> pl.Expr:
     if held == pl.Duration:
         return value.dt.total_microseconds() / 1e6
     return value.cast(pl.Datetime("us")).to_physical() / 1e6
-
-
-def _found(sorted_texts: pl.Series, text: str) -> int:
-    """The row of ``text``; one behind the last where it is not there."""
-    low, high = 0, len(sorted_texts)
-    while low < high:
-        middle = (low + high) // 2
-        if sorted_texts[middle] < text:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < len(sorted_texts) and sorted_texts[low] == text else len(sorted_texts)
 
 
 def _shown(value: Any) -> Any:
