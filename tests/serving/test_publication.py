@@ -14,6 +14,7 @@ import pytest
 from segue.core import bundle
 from segue.core.bundle import Bundle
 from segue.core.events import Events
+from segue.core.model import Factored
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Dataset, Queries, Scores
 from segue.serving import publication as module
@@ -111,8 +112,9 @@ def test_a_graph_needs_its_runtime(
     assert open_publication(graphed, engine="native").engine.name == "native"
     other = publish("n", network, DATA.histories, tmp_path / "n")
     assert other.engine.name == "native"
-    assert "not installed" in other.facts["engine_note"]
-    with pytest.raises(ValueError, match="published without onnx: onnx: onnx, onnxscript, onnxruntime not installed"):
+    told = "onnx: onnx, onnxscript, onnxruntime not installed: pip install 'segue[onnx]'"
+    assert other.facts["engine_note"] == told
+    with pytest.raises(ValueError, match=r"onnx is asked for, and there is no .*: it was published without"):
         open_publication(tmp_path / "n", engine="onnx")
 
 
@@ -129,6 +131,18 @@ def test_an_engine_that_ranks_otherwise_is_refused(
     found = publish("n", network, DATA.histories, tmp_path / "n")
     assert found.engine.name == "native"
     assert "golden query" in found.facts["engine_note"]
+
+
+def test_a_large_catalogue_has_a_graph_of_its_items(tmp_path: Path) -> None:
+    pytest.importorskip("usearch", reason="the extra 'ann' is not installed")
+    trained = bundle.of("ials", train_small("ials", DATA), DATA)
+    found = publish("x", trained, DATA.histories, tmp_path / "x", engine="native", index_above=23)
+    assert found.index is not None
+    assert isinstance(found.engine.model, Factored)
+    queries = Queries.anonymous(Events.of([[1, 2], [3]]))
+    best = found.index.search(found.engine.model.encode(queries), 3, queries.history)
+    np.testing.assert_array_equal(best.items, recommend(trained.model, queries, 3).items)
+    assert publish("x", trained, None, tmp_path / "x", engine="native", index_above=24).index is None
 
 
 @pytest.mark.parametrize("engine", ["onnx", "auto"])
@@ -274,6 +288,15 @@ def test_only_rounding_may_change_a_ranking() -> None:
     assert "ranked [1, 0, 2, 3, 4, 5, 6, 7, 8, 9], the trained model [0, 1, 2" in check(expected, Fixed(far))[0]
     stranger = [*scores[:-1], 99.0]
     assert len(check(expected, Fixed(stranger))) == 2
+
+
+def test_equal_scores_may_come_in_any_order() -> None:
+    queries = Queries.anonymous(Events.of([[], [0]]))
+    expected = Golden.of(Fixed([1.0] * 100), queries)
+    assert check(expected, Fixed([1.0, *np.arange(99.0)])) == []
+    few = Golden.of(Fixed([2.0, 1.0, 1.0]), queries)
+    assert check(few, Fixed([2.0, 1.0, 1.0 + 1e-6])) == []
+    assert len(check(few, Fixed([0.0, 1.0, 1.0]))) == 1, "the other may not have item 0"
 
 
 def test_golden_queries_survive_a_file() -> None:

@@ -39,7 +39,7 @@ def export(
     """
     from segue.core.files import read_json
     from segue.experiment.home import find_run
-    from segue.serving.publication import MANIFEST
+    from segue.serving.manifest import MANIFEST
 
     terminal = Terminal.of(context, json)
     folder = published(find_run(run), out=out, engine=engine, name=name, say=terminal.say)
@@ -98,7 +98,7 @@ def published(
 
 def _intact(folder: Path, name: str, arrays: str, engine: Engine) -> bool:
     from segue.core.files import read_json, settle
-    from segue.serving.publication import FORMAT, MANIFEST, verify
+    from segue.serving.manifest import ARRAYS, FORMAT, MANIFEST, verify
 
     settle(folder)
     if not (folder / MANIFEST).exists():
@@ -106,7 +106,7 @@ def _intact(folder: Path, name: str, arrays: str, engine: Engine) -> bool:
     about = read_json(folder / MANIFEST)
     expected = {"format": FORMAT, "name": name, "engine": about["engine"] if engine == "auto" else engine}
     same = {key: about[key] for key in expected} == expected
-    return same and about["sha256"].get("bundle/arrays.safetensors") == arrays and not verify(folder)
+    return same and about["sha256"].get(ARRAYS) == arrays and not verify(folder)
 
 
 def _histories(run: Path, say: Callable[[str], None]) -> Any:

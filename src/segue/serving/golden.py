@@ -1,6 +1,6 @@
 """Golden queries: questions with the answers of the trained model, which whatever runs it must rank as it does.
 
-Two items may stand the other way round only where the trained model's own scores for them differ by less than
+Two items may stand the other way round only where the trained model's own scores for them differ by at most
 ``TOLERANCE`` of the spread of its scores (the best less the worst of the catalogue): that is rounding, in which the
 products of two libraries differ, and no opinion of the model.
 
@@ -30,7 +30,7 @@ KEPT = 30
 """Places that are kept: what stands just behind may come forward by rounding."""
 
 TOLERANCE = 1e-5
-"""Difference of two scores, as a share of the spread of all, below which their order means nothing."""
+"""Difference of two scores, as a share of the spread of all, up to which their order means nothing."""
 
 LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200)
 """Newest events of a person that are asked with, beside all."""
@@ -145,17 +145,25 @@ def check(expected: Golden, model: Recommender) -> list[str]:
     faults = []
     found = Golden.of(model, expected.queries)
     for n in range(len(expected)):
-        of, now = _list(expected.answers, n), _list(found.answers, n)
-        scores = dict(zip(of[0].tolist(), of[1].tolist(), strict=True))
-        allowed = TOLERANCE * float(expected.spread_N[n])
-        here, there = of[0][:PLACES].tolist(), now[0][:PLACES].tolist()
-        same = len(here) == len(there) and all(
-            a == b or (b in scores and abs(scores[a] - scores[b]) < allowed) for a, b in zip(here, there, strict=True)
-        )
-        if not same:
+        there, here = _list(expected.answers, n), _list(found.answers, n)
+        if not _same(*there, here[0][:PLACES], TOLERANCE * float(expected.spread_N[n])):
+            ranked, rightly = here[0][:PLACES].tolist(), there[0][:PLACES].tolist()
             length = int(expected.queries.history.lengths[n])
-            faults.append(f"golden query {n}, a history of {length} events: ranked {there}, the trained model {here}")
+            faults.append(
+                f"golden query {n}, a history of {length} events: ranked {ranked}, the trained model {rightly}"
+            )
     return faults
+
+
+def _same(items: Codes, scores: Scores, found: Codes, allowed: float) -> bool:
+    """Whether ``found`` is the begin of the ranking ``items``, but for what rounding may do."""
+    if len(found) != min(PLACES, len(items)):
+        return False
+    of = dict(zip(items.tolist(), scores.tolist(), strict=True))
+    # what was not kept is no better than the last that was: as good as the right one, if that one is
+    beyond = scores[-1] if len(items) == KEPT else np.inf
+    pairs = zip(items.tolist(), found.tolist(), strict=False)
+    return all(abs(of[right] - of.get(item, beyond)) <= allowed for right, item in pairs)
 
 
 def _list(answers: Recommendations, n: int) -> tuple[Codes, Scores]:

@@ -10,60 +10,41 @@ Shapes: I items, U users.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.bundle import Bundle, load, write
-from segue.core.config import Settings, parse, suggest
 from segue.core.events import frozen
-from segue.core.files import read_json, sha256, write_folder, write_json
-from segue.core.model import Model
-from segue.core.types import Events, Queries
+from segue.core.files import read_json, write_folder, write_json
+from segue.core.model import Factored
+from segue.core.types import Events
 from segue.serving.engines.engine import Engine
 from segue.serving.engines.native import Native
+from segue.serving.engines.opening import open_engine, prepare
 from segue.serving.golden import Golden, askers, check
+from segue.serving.index import LARGE, ApproximateIndex, ExactIndex, Index
+from segue.serving.manifest import (
+    ARRAYS,
+    GOLDEN,
+    GRAPH,
+    INDEX,
+    MANIFEST,
+    POPULARITY,
+    Manifest,
+    hashes,
+    verify,
+)
 from segue.serving.neighbours import Neighbours
-from segue.serving.reads import COLUMNS, Column, Reads, reads
+from segue.serving.reads import COLUMNS, reads
 
-__all__ = ["FORMAT", "MANIFEST", "Publication", "open_publication", "publish", "verify"]
-
-FORMAT = 1
-
-MANIFEST = "publication.json"
-
-ARRAYS = "bundle/arrays.safetensors"
-GRAPH = "engine/model.onnx"
-
-NEEDED = ("bundle/bundle.json", ARRAYS, "bundle/items.parquet", "bundle/users.parquet", "golden.json",
-          "popularity.npy", "neighbours/codes.npy", "neighbours/likeness.npy", "neighbours/lengths.npy")  # fmt: skip
+__all__ = ["MANIFEST", "Publication", "open_publication", "publish", "verify"]
 
 HISTORIES = ("offsets", "items", *COLUMNS, "time_known")
-
-ENGINES = ("auto", "native", "onnx")
-
-
-class Manifest(Settings):
-    """What ``publication.json`` tells."""
-
-    format: int = FORMAT
-    name: str
-    key: str
-    version: str
-    engine: Literal["native", "onnx"]
-    engine_note: str
-    """Why it is no other engine."""
-    place: int
-    columns: tuple[Column, ...]
-    tells_time: bool
-    facts: dict[str, Any]
-    sha256: dict[str, str]
-    """By file, with ``/`` between folders; every file but the manifest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +72,8 @@ class Publication:
     """Whether the model reads the moment of asking."""
     user_features: tuple[str, ...]
     """What the data had of its users, by name."""
+    index: Index | None = None
+    """What finds the best items of a very large catalogue, where it was asked for."""
 
 
 def publish(
@@ -103,6 +86,7 @@ def publish(
     place: int = 0,
     golden: int = 64,
     facts: Mapping[str, Any] | None = None,
+    index_above: int = LARGE,
 ) -> Publication:
     """Write a publication to ``out`` in one step, and open it.
 
@@ -113,43 +97,46 @@ def publish(
         place: see :attr:`Publication.place`.
         golden: golden queries.
         facts: what else is to be known of it, such as ``data``, ``trained`` and ``metrics``.
+        index_above: items of a factored model above which a graph is built that finds the best without looking at all.
 
     Raises:
         ValueError: the histories are of other users; ``out`` holds something else; the engine is not known, cannot be
-            had, or ranks otherwise than the trained model.
+            had, or ranks otherwise than the trained model; a graph is to be built, and usearch is not installed.
     """
-    domain = trained.model.domain
-    if engine not in ENGINES:
-        raise ValueError(f"engine: unknown '{engine}'{suggest(engine, ENGINES)}")
-    if histories is not None and len(histories) != domain.n_users:
-        raise ValueError(f"publish: {len(histories)} histories for {domain.n_users} users of the model")
+    model = trained.model
+    n_users, n_items = model.domain.n_users, model.domain.n_items
+    if histories is not None and len(histories) != n_users:
+        raise ValueError(f"publish: {len(histories)} histories for {n_users} users of the model")
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is no publication; give another folder")
-    asked = askers(histories, domain.n_items, golden)
-    read = reads(trained.model, asked)
-    expected = Golden.of(Native(trained.model).model, _told(asked, read))
+    asked = askers(histories, n_items, golden)
+    read = reads(model, asked)
+    held = Native(model).model
+    expected = Golden.of(held, read.told(asked))
     with write_folder(out) as fresh:
+        chosen, note = prepare(engine, model, fresh / GRAPH, expected)
         write(fresh / "bundle", trained)
         if histories is not None:
             _write_histories(fresh / "histories", histories)
         (fresh / "neighbours").mkdir()
-        Neighbours.found(histories, domain.n_items).write(fresh / "neighbours")
-        np.save(fresh / "popularity.npy", _popularity(histories, domain.n_items), allow_pickle=False)
-        write_json(fresh / "golden.json", expected.to_json())
-        chosen, note = _build(engine, trained.model, fresh, expected)
-        files = sorted(path for path in fresh.rglob("*") if path.is_file())
-        hashes = {path.relative_to(fresh).as_posix(): sha256(path) for path in files}
+        Neighbours.found(histories, n_items).write(fresh / "neighbours")
+        np.save(fresh / POPULARITY, _popularity(histories, n_items), allow_pickle=False)
+        write_json(fresh / GOLDEN, expected.to_json())
+        if n_items > index_above and isinstance(held, Factored):
+            (fresh / INDEX).parent.mkdir(exist_ok=True)
+            ApproximateIndex.built(ExactIndex(held.vectors, held.bias)).write(fresh / INDEX)
+        files = hashes(fresh)
         about = Manifest(
             name=name,
             key=trained.key,
-            version=hashes[ARRAYS][:12],
+            version=files[ARRAYS][:12],
             engine=chosen,
             engine_note=note,
             place=place,
             columns=read.columns,
             tells_time=read.asked,
             facts=dict(facts or {}),
-            sha256=hashes,
+            sha256=files,
         )
         write_json(fresh / MANIFEST, about.model_dump(mode="json"))
         open_publication(fresh)
@@ -171,14 +158,18 @@ def open_publication(
             was not published for or that is not installed, or golden queries that the engine ranks otherwise; the file
             or the query is named.
     """
-    about = _manifest(folder)
+    about = Manifest.read(folder)
     if faults := verify(folder):
         raise ValueError("\n".join(faults))
     bundle = load(folder / "bundle")
-    live = _engine(engine or about.engine, bundle.model, folder, about, threads, providers)
-    expected = Golden.from_json(read_json(folder / "golden.json"))
-    if wrong := check(expected, live.model):
+    live = open_engine(engine or about.engine, bundle.model, folder / GRAPH, threads, providers)
+    model = live.model
+    expected = Golden.from_json(read_json(folder / GOLDEN))
+    if wrong := check(expected, model):
         raise ValueError("\n".join(f"{folder}: engine {live.name}: {line}" for line in wrong))
+    index = None
+    if INDEX in about.sha256 and isinstance(model, Factored):
+        index = ApproximateIndex.read(ExactIndex(model.vectors, model.bias), folder / INDEX)
     return Publication(
         about.name,
         about.version,
@@ -187,85 +178,14 @@ def open_publication(
         _histories(folder / "histories") if (folder / "histories").is_dir() else None,
         about.place,
         Neighbours.read(folder / "neighbours"),
-        frozen(np.load(folder / "popularity.npy", mmap_mode="r", allow_pickle=False)),
+        frozen(np.load(folder / POPULARITY, mmap_mode="r", allow_pickle=False)),
         len(expected),
         {**about.facts, "engine_note": about.engine_note},
         about.columns,
         about.tells_time,
         tuple(str(feature) for feature in bundle.facts.get("user_features", ())),
+        index,
     )
-
-
-def verify(folder: Path) -> list[str]:
-    """What is wrong with the files of a publication, one line each; empty when all hashes agree."""
-    hashes = _manifest(folder).sha256
-    faults = [f"{folder / name}: not in {MANIFEST}" for name in NEEDED if name not in hashes]
-    for name, expected in hashes.items():
-        path = folder / name
-        if not path.is_file():
-            faults.append(f"{path}: missing")
-        elif (found := sha256(path)) != expected:
-            faults.append(f"{path}: sha256 {found}, expected {expected}")
-    there = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return faults + [f"{folder / name}: not in {MANIFEST}" for name in there if name not in {*hashes, MANIFEST}]
-
-
-def _manifest(folder: Path) -> Manifest:
-    about = read_json(folder / MANIFEST)
-    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-        raise ValueError(f"{folder / MANIFEST}: not the manifest of a publication")
-    if about["format"] > FORMAT:
-        raise ValueError(f"{folder}: publication format {about['format']}, this Segue reads {FORMAT}")
-    return parse(Manifest, about, str(folder / MANIFEST))
-
-
-def _told(asked: Queries, read: Reads) -> Queries:
-    """With the columns that are read alone, and the moment where it is told: an hour after the newest event."""
-    kept: dict[str, Any] = {name: None for name in COLUMNS if name not in read.columns}
-    told = replace(asked, history=replace(asked.history, context={}, **kept))
-    if not read.asked:
-        return told
-    newest = 0 if asked.history.times is None else int(asked.history.times.max(initial=0))
-    return replace(told, times=np.full(len(asked), newest + 3_600))
-
-
-def _build(engine: str, trained: Model, folder: Path, expected: Golden) -> tuple[Literal["native", "onnx"], str]:
-    """The engine that is published for, with what it needs in ``folder``, and why it is no other.
-
-    Raises:
-        ValueError: the engine was asked for by name, and cannot be had or ranks otherwise.
-    """
-    if engine == "native":
-        return "native", "asked for"
-    from segue.serving.engines import onnx
-
-    try:
-        if why := onnx.refusal(trained):
-            raise ValueError(f"onnx: {why}")
-        (folder / GRAPH).parent.mkdir()
-        onnx.export(trained, folder / GRAPH)
-        if wrong := check(expected, onnx.Onnx(trained, folder / GRAPH).model):
-            raise ValueError("\n".join(f"onnx: {line}" for line in wrong))
-    except ValueError as error:
-        if engine == "onnx":
-            raise
-        shutil.rmtree((folder / GRAPH).parent, ignore_errors=True)
-        return "native", str(error).splitlines()[0]
-    return "onnx", ""
-
-
-def _engine(
-    name: str, trained: Model, folder: Path, about: Manifest, threads: int, providers: Sequence[str] | None
-) -> Engine:
-    if name == "native":
-        return Native(trained)
-    if name != "onnx":
-        raise ValueError(f"engine: unknown '{name}'{suggest(name, ['native', 'onnx'])}")
-    if GRAPH not in about.sha256:
-        raise ValueError(f"{folder}: published without onnx: {about.engine_note}")
-    from segue.serving.engines.onnx import Onnx
-
-    return Onnx(trained, folder / GRAPH, threads, providers)
 
 
 def _popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:

@@ -36,6 +36,15 @@ class Reads:
     asked: bool
     """Whether the moment of asking."""
 
+    def told(self, queries: Queries) -> Queries:
+        """``queries`` with what is read alone; asked an hour after the newest event, where the moment is read."""
+        left_out: dict[str, Any] = {name: None for name in COLUMNS if name not in self.columns}
+        history = replace(queries.history, context={}, **left_out)
+        if not self.asked:
+            return replace(queries, history=history, times=None)
+        newest = 0 if queries.history.times is None else int(queries.history.times.max(initial=0))
+        return replace(queries, history=history, times=np.full(len(queries), newest + 3_600))
+
 
 def reads(model: Recommender, queries: Queries) -> Reads:
     """What ``model`` reads, by its word or by its answers to ``queries``, which have all columns that there are."""
