@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -33,9 +34,11 @@ def prepare(engine: str, trained: Recommender, graph: Path, expected: Golden) ->
         raise ValueError(f"engine: unknown '{engine}'{suggest(engine, ENGINES)}")
     if engine == "native":
         return "native", "asked for"
-    from segue.serving.engines import onnx
-
     try:
+        if "torch" not in sys.modules:  # what no model asked for need not be loaded to say so
+            raise ValueError(f"onnx: {type(trained).__name__} is no network that reads histories")
+        from segue.serving.engines import onnx
+
         if why := onnx.refusal(trained):
             raise ValueError(f"onnx: {why}")
         graph.parent.mkdir()
