@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
@@ -79,11 +80,17 @@ WIDE = """() => [...document.querySelectorAll("body *")].filter((element) => {
 }).map((element) => element.outerHTML.slice(0, 120))"""
 
 
-def opened(visit: Visit, view: str, **options: Any) -> Page:
-    asked, there = VIEWS[view]
-    page = visit(**asked, **options)
-    expect(page.locator(there)).to_be_visible()
-    return page
+def shows(page: Page, view: str) -> None:
+    expect(page.locator(VIEWS[view][1])).to_be_visible()
+
+
+def tour(visit: Visit, **options: Any) -> Iterator[tuple[str, Page]]:
+    """The page in one view after the other."""
+    page = visit(**VIEWS["next"][0], **options)
+    for view, (asked, _) in VIEWS.items():
+        page.evaluate("(address) => (location.hash = address)", urlencode(asked))
+        shows(page, view)
+        yield view, page
 
 
 def focused(page: Page) -> str:
@@ -144,7 +151,8 @@ def test_a_history_by_keyboard_alone(visit: Visit, service: Service) -> None:
 
 
 def test_answers_and_dialogs_by_keyboard_alone(visit: Visit, service: Service) -> None:
-    page = opened(visit, "next")
+    page = visit(**VIEWS["next"][0])
+    shows(page, "next")
     key = page.keyboard.press
     page.locator(".skip").focus()
     key("Enter")
@@ -169,7 +177,8 @@ def test_answers_and_dialogs_by_keyboard_alone(visit: Visit, service: Service) -
 
 
 def test_tabs_by_keyboard_alone(visit: Visit) -> None:
-    page = opened(visit, "next")
+    page = visit(**VIEWS["next"][0])
+    shows(page, "next")
     tabs = page.get_by_role("tab")
     tabs.first.focus()
     for key, at in (("ArrowRight", 1), ("ArrowRight", 2), ("End", 3), ("ArrowRight", 0), ("ArrowLeft", 3), ("Home", 0)):
@@ -181,34 +190,31 @@ def test_tabs_by_keyboard_alone(visit: Visit) -> None:
         ]
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_every_control_has_a_name_and_stands_in_a_landmark(visit: Visit, view: str) -> None:
-    page = opened(visit, view)
-    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
-    told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
-    roles = {role for role, _ in told}
-    assert {"banner", "navigation", "main", "contentinfo", "tab", "tabpanel", "button"} <= roles
-    assert not [role for role, name in told if role in CONTROLS and not name.strip()]
-    names = [name for role, name in told if role == "button"]
-    assert len(names) == len(set(names)), "two buttons that say the same"
-    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
-    assert len(ids) == len(set(ids))
-    for name in ("aria-controls", "aria-labelledby", "aria-describedby"):
-        named = page.locator(f"[{name}]:not(dialog)").evaluate_all(
-            f"all => all.map((one) => one.getAttribute('{name}'))"
+def test_every_control_has_a_name_and_stands_in_a_landmark(visit: Visit) -> None:
+    for view, page in tour(visit):
+        nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
+        told = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes if not node["ignored"]]
+        roles = {role for role, _ in told}
+        assert {"banner", "navigation", "main", "contentinfo", "tab", "tabpanel", "button"} <= roles
+        assert not [role for role, name in told if role in CONTROLS and not name.strip()]
+        names = [name for role, name in told if role == "button"]
+        assert len(names) == len(set(names)), f"{view}: two buttons that say the same"
+        ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+        assert len(ids) == len(set(ids))
+        for name in ("aria-controls", "aria-labelledby", "aria-describedby"):
+            named = page.locator(f"[{name}]:not(dialog)").evaluate_all(
+                f"all => all.map((one) => one.getAttribute('{name}'))"
+            )
+            assert set(named) <= set(ids)
+        small = page.locator("button, select, input:not([type=radio]):not([type=checkbox])").evaluate_all(
+            "all => all.filter((one) => one.checkVisibility() && one.getBoundingClientRect().height < 23.9)"
+            ".map((one) => one.outerHTML)"
         )
-        assert set(named) <= set(ids)
-    small = page.evaluate(
-        "[...document.querySelectorAll('button, select, input:not([type=radio], [type=checkbox])')].filter((element) =>"
-        "element.checkVisibility() && element.getBoundingClientRect().height < 23.9).map((one) => one.outerHTML)"
-    )
-    assert not small, "too small to hit"
+        assert not small, "too small to hit"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_contrast(visit: Visit, scheme: str) -> None:
-    for view in VIEWS:
-        page = opened(visit, view, _media={"color_scheme": scheme})
+def test_contrast(visit: Visit) -> None:
+    for view, page in tour(visit):
         if view == "next":
             page.locator("#next").get_by_role("button", name="Why").first.click()
             page.get_by_text("In figures").click()
@@ -217,9 +223,14 @@ def test_contrast(visit: Visit, scheme: str) -> None:
             page.get_by_role("combobox", name="Never these").fill("the")
             page.get_by_role("combobox", name="Never these").press("ArrowDown")
             expect(page.locator("[role=option][aria-selected=true]")).to_be_visible()
-        looked, faults = page.evaluate(CONTRAST)
-        assert looked > 30
-        assert not faults, view
+        backgrounds = set()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+            looked, faults = page.evaluate(CONTRAST)
+            assert looked > 30
+            assert not faults, (view, scheme)
+            backgrounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert len(backgrounds) == 2
 
 
 def test_colours_can_be_chosen_and_are_kept(visit: Visit) -> None:
@@ -235,19 +246,19 @@ def test_colours_can_be_chosen_and_are_kept(visit: Visit) -> None:
     assert page.evaluate(background) == light
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_a_phone_needs_no_scrolling_to_the_side(visit: Visit, view: str) -> None:
-    page = opened(visit, view, _size=(360, 740))
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert page.evaluate(WIDE) == []
-    if view == "next":
-        page.locator("#rules > summary").click()
-        page.locator("#next").get_by_role("button", name="Why").first.click()
-        page.get_by_text("In figures").click()
-        page.locator("#next").get_by_role("button", name="Similar").first.click()
-        expect(page.get_by_role("dialog").get_by_role("list")).to_be_visible()
+def test_a_phone_needs_no_scrolling_to_the_side(visit: Visit) -> None:
+    for view, page in tour(visit, _size=(360, 740)):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         assert page.evaluate(WIDE) == []
+        if view == "next":
+            page.locator("#rules > summary").click()
+            page.locator("#next").get_by_role("button", name="Why").first.click()
+            page.get_by_text("In figures").click()
+            page.locator("#next").get_by_role("button", name="Similar").first.click()
+            expect(page.get_by_role("dialog").get_by_role("list")).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            assert page.evaluate(WIDE) == []
+        page.keyboard.press("Escape")
 
 
 def test_titles_of_any_kind_are_text(visit: Visit, service: Service) -> None:
@@ -270,7 +281,8 @@ def test_titles_of_any_kind_are_text(visit: Visit, service: Service) -> None:
 
 
 def test_nothing_moves_for_those_who_asked_for_that(visit: Visit) -> None:
-    page = opened(visit, "next", _media={"reduced_motion": "reduce"})
+    page = visit(**VIEWS["next"][0], _media={"reduced_motion": "reduce"})
+    shows(page, "next")
     page.route("**/v1/recommend", lambda route: None)
     page.locator("#next .happen").first.click()
     expect(page.locator("#next")).to_have_attribute("aria-busy", "true")

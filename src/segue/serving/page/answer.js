@@ -5,7 +5,7 @@ import { and, count, percent, score, sentence } from "./number.js";
 
 const STEPS = { model: "the model", fallback: "a cheaper model", neighbours: "neighbours of the history", popular: "what is popular" };
 const RULES = {
-  history: "were had before", allow: "are not among those allowed", deny: "are denied", where: "do not meet a condition", most: "were passed over by a quota",
+  history: "had before", allow: "not among those allowed", deny: "denied", where: "not meeting a condition", most: "passed over by a quota",
 };
 
 /**
@@ -43,7 +43,7 @@ export function told(answer) {
   const removed = Object.entries(answer.removed).filter(([, n]) => n);
   const { user, items, features } = answer.unknown;
   const lines = [
-    removed.length ? h("p", {}, `Kept out: ${and(removed.map(([rule, n]) => `${count(n)} that ${RULES[rule] ?? `“${rule}” forbids`}`))}.`) : h("p", {}, "No item was kept out."),
+    removed.length ? h("p", {}, `Kept out: ${and(removed.map(([rule, n]) => `${count(n)} ${RULES[rule] ?? `by the rule “${rule}”`}`))}.`) : h("p", {}, "No item was kept out."),
     user ? h("p", {}, "This user was not there in training.") : null,
     items.length ? h("p", {}, "Not in the catalogue: ", codes(items)) : null,
     features.length ? h("p", {}, "Features that nobody knows: ", codes(features)) : null,

@@ -101,7 +101,7 @@ export function combobox({ label, hint = "", placeholder = "", none, search, cho
   };
   input.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
-    if (event.key === "Backspace" && input.value === "" && back) back();
+    if (event.key === "Backspace" && !event.repeat && input.value === "") back?.();
     if (!keys[event.key]) return;
     event.preventDefault();
     event.stopPropagation();

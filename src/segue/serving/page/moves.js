@@ -23,6 +23,19 @@ export function summed({ moved, left }) {
   return and(parts);
 }
 
+/** Places of rows on the screen, by the id of their items. */
+export const tops = (list) => new Map([...list.querySelectorAll("li[data-id]")].map((row) => [row.dataset.id, row.getBoundingClientRect().top]));
+
+/** Rows that changed place come from where they were, unless somebody asked for less motion. */
+export function glide(list, before) {
+  if (matchMedia("(prefers-reduced-motion: reduce)").matches) return;
+  const now = tops(list);
+  for (const row of list.querySelectorAll("li[data-id]")) {
+    const by = before.get(row.dataset.id) - now.get(row.dataset.id);
+    if (by) row.animate([{ transform: `translateY(${by}px)` }, { transform: "none" }], { duration: 240, easing: "ease-out" });
+  }
+}
+
 /** A mark beside a title: new, up, down; nothing for what stayed. */
 export function marked(by) {
   if (by === null) return h("span", { class: "moved new" }, "new");

@@ -6,7 +6,7 @@ import { heard, item, search } from "./catalogue.js";
 import { combobox } from "./combobox.js";
 import { button, called, fresh, h, name, tell, unseen } from "./element.js";
 import { empty, faulty, loading } from "./message.js";
-import { marked, moves, summed } from "./moves.js";
+import { glide, marked, moves, summed, tops } from "./moves.js";
 import { about } from "./similar.js";
 import { reload } from "./person.js";
 import { asRequest } from "./request.js";
@@ -62,7 +62,7 @@ export async function ask() {
 function show(answer, body, who, took) {
   const change = before?.person === who ? moves(before.items, answer.items) : null;
   if (change) change.left = change.left.filter(({ id }) => id !== since?.id);
-  const focus = focused();
+  const focus = focused(), stood = tops(panel);
   const list = ranking(answer.items, {
     label: "Recommended items, best first",
     tagged: (one) => (change ? marked(change.moved.get(one.id)) : null),
@@ -80,7 +80,8 @@ function show(answer, body, who, took) {
   tell(`${since ? `${since.text} ` : ""}${answer.items.length} items${change ? `: ${summed(change)}` : ""}. First: ${answer.items.length ? name(answer.items[0]) : "none"}.`);
   before = { person: who, items: answer.items };
   since = null;
-  if (focus !== null) (list.querySelectorAll(".happen")[focus] ?? panel).focus();
+  if (change) glide(list, stood);
+  if (focus) refocus(focus);
 }
 
 function changed(change) {
@@ -99,11 +100,17 @@ function beside(one, body) {
   return h("div", { class: "beside" }, h("div", { class: "acts" }, opener, button("Similar", one, () => about(one.id)), button("Never", one, () => never(one.id))), box);
 }
 
-/** Which "it happened" has the focus, by its place: it stays there while the list changes. */
+/** Which button of which row has the focus: it stays there while the list changes. */
 function focused() {
-  const all = [...panel.querySelectorAll(".happen")];
-  const place = all.indexOf(document.activeElement);
-  return place < 0 ? null : place;
+  const rows = [...panel.querySelectorAll(".ranking > li")];
+  const place = rows.findIndex((row) => row.contains(document.activeElement));
+  return place < 0 ? null : { place, button: [...rows[place].querySelectorAll("button")].indexOf(document.activeElement) };
+}
+
+function refocus({ place, button: which }) {
+  const rows = panel.querySelectorAll(".ranking > li");
+  const row = rows[Math.min(place, rows.length - 1)];
+  (row?.querySelectorAll("button")[which] ?? panel).focus();
 }
 
 /** Post that it happened and ask again. A second try carries the same key: it counts once. */

@@ -18,7 +18,7 @@ const SHOWN = 6;
 const panel = document.getElementById("travel");
 let events = [], total = 0, owner = null; // what is travelled through, oldest first
 let answers = new Map(); // by question, so that going back costs nothing
-let asked = null, timer, parts = null;
+let asked = null, timer, parts = null, turns = 0;
 
 export function begin() {
   watch((changed) => {
@@ -51,6 +51,7 @@ async function gather() {
 }
 
 async function draw() {
+  const turn = ++turns;
   parts = null;
   if (!somebody()) {
     return panel.replaceChildren(empty("Choose a user to go through what happened, event by event.",
@@ -60,6 +61,7 @@ async function draw() {
   if (state.who === "user" && fault) return panel.replaceChildren(faulty(fault));
   if (state.who === "user" && !known) return panel.replaceChildren(loading("Looking up the events…"));
   await gather();
+  if (turn !== turns) return;
   if (!events.length) return panel.replaceChildren(empty("Nothing has happened yet: there is nothing to go through."));
   const slider = h("input", { id: "moment", type: "range", min: 1, max: events.length, step: 1, on: { input: () => change({ at: slider.valueAsNumber }) } });
   parts = {

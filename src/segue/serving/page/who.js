@@ -12,6 +12,7 @@ import { change, state, watch } from "./state.js";
 
 const LATELY = 5;
 const COPIED = 50;
+const MANY = 1000;
 
 let folded = null; // whether the latest events were folded away by hand
 
@@ -49,12 +50,12 @@ export function begin() {
 /** Choose a user at random: one of those that a random piece of somebody's id finds. */
 export async function anybody() {
   try {
-    const { users } = await call("GET", "users", { query: { query: "", limit: 100 } });
+    const { users } = await call("GET", "users", { query: { query: "", limit: MANY } });
     if (!users.length) return tell("The service knows no users.");
     let found = users;
-    if (users.length === 100) {
+    if (users.length === MANY) {
       const piece = String(Math.floor(10 + 90 * Math.random()));
-      const more = await call("GET", "users", { query: { query: piece, limit: 100 } });
+      const more = await call("GET", "users", { query: { query: piece, limit: MANY } });
       if (more.users.length) found = more.users;
     }
     change({ who: "user", user: found[Math.floor(Math.random() * found.length)], at: null });
