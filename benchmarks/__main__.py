@@ -35,6 +35,8 @@ PARTS = {
     "ratings_growth": "a sweep of ALS against ratings, users and width, with a plot",
     "ranking_speed": "ials, ease and item_knn beside implicit, RecTools and LensKit",
     "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, beside RecBole",
+    "serving": "the service under load, beside one answer of RecTools and RecBole; needs wrk",
+    "soak": "a service under traffic and trouble: what is kept, told and counted (--minutes, --store)",
     "beyond": "a run's accuracy with less and more history than it was trained on; needs --run",
     "ablation": "what each choice is worth, three seeds: hours",
     "tuned": "every sequential model under one equal tuning budget: hours",
@@ -42,7 +44,17 @@ PARTS = {
 }
 
 
-MODULES = ("cells", "growth", "beyond", "ratings_speed", "ratings_growth", "ranking_speed", "bpr_tutorial")
+MODULES = (
+    "cells",
+    "growth",
+    "beyond",
+    "ratings_speed",
+    "ratings_growth",
+    "ranking_speed",
+    "bpr_tutorial",
+    "serving",
+    "soak",
+)
 """Parts that are a module of that name, with ``run`` and ``page``."""
 
 
@@ -65,7 +77,12 @@ def arguments() -> argparse.Namespace:
         "--contests",
         help="of parts beside, such as sasrec-50,gru4rec-50, and ranking_speed, such as ease; default: all",
     )
-    parser.add_argument("--minutes", type=float, help="of part pace: how long RecTools trains; default 15")
+    parser.add_argument(
+        "--minutes", type=float, help="of part pace: how long RecTools trains; default 15; of part soak; default 20"
+    )
+    parser.add_argument(
+        "--store", choices=("postgresql", "redis", "sqlite", "all"), default="all", help="of part soak; default all"
+    )
     parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
     parser.add_argument("--run", default="latest", help="of part beyond: a run; default %(default)s")

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.world import published, service
 
 from segue.serving import wire
 from segue.serving.app import create
 from segue.serving.keys import Keys, make
 from segue.serving.routing import Experiments
 from segue.serving.stores.store import StoreError
+from tests.serving.world import published, service
 
 
 @pytest.fixture

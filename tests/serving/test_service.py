@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.serving.world import service, shop
 
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
 from segue.serving import wire
 from segue.serving.service import Refused, Service, Timed
 from segue.serving.stores.store import Event, StoreError
+from tests.serving.world import service, shop
 
 KEYS = ("ease", "ials", "gru4rec", "sasrec")
 
@@ -231,3 +231,8 @@ def test_models_change_and_change_back_and_others_follow(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="did you mean 'sasrec'"):
         one.shelf.activate("sasrek")
     assert one.shelf.active.version.name == "ease"
+
+
+def test_standing_rules_that_do_not_fit_refuse_the_model() -> None:
+    with pytest.raises(ValueError, match="year"):
+        service("ease", rules={"where": {"year": {"any": ["long ago"]}}})

@@ -52,6 +52,6 @@ def published(key: str, engine: str = "native") -> Path:
 
 def service(*keys: str, store: str = "memory:", library: Path | None = None, **settings: Any) -> Service:
     """A service with models by key, the first of them active."""
-    kept = open_store(store)
-    shelf = Shelf([published(key) for key in keys], kept, library)
-    return Service(shelf, kept, Serving(**settings), Metrics())
+    kept, own = open_store(store), Serving(**settings)
+    shelf = Shelf([published(key) for key in keys], kept, library, standing=own.rules)
+    return Service(shelf, kept, own, Metrics())

@@ -48,13 +48,14 @@ def recommend(
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
     logits = getattr(model, "scale", "score") == "logit"
+    barred = None if allowed is None else np.flatnonzero(~allowed)
     parts = []
     for block, scores_RI in score_blocks(model, queries):
         if not repeats:
             exclude(scores_RI, block.history)
         totals_R = log_partition(scores_RI) if logits else None
-        if allowed is not None:
-            scores_RI[:, ~allowed] = -np.inf
+        if barred is not None:
+            scores_RI[:, barred] = -np.inf
         parts.append(top_k(scores_RI, k, totals_R))
     return Recommendations.joined(parts, k)
 

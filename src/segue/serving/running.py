@@ -141,7 +141,7 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
             metrics.watch(version.name, drift)
 
     try:
-        shelf = Shelf(folders, kept, library, opened)
+        shelf = Shelf(folders, kept, library, opened, settings.rules)
         if settings.fallback is not None:
             shelf.find(settings.fallback)
     except BaseException:

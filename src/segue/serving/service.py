@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from segue.serving import wire
@@ -187,7 +188,7 @@ class Service:
                 continue
             part = group.take(rows)
             if step == "fallback" and fallback is not None:
-                part = self._group(fallback, part.timed, [self._rules(fallback, one) for one in part.questions])
+                rows, part = self._instead(fallback, rows, part)
             try:
                 with self._pace.timed(pace):
                     picked = compute(part)
@@ -205,6 +206,15 @@ class Service:
                 self.metrics.served(one.codes, popularity_I, n_items, ready.version.name)
                 self.metrics.step(step, causes[row])
         return [answers[row] for row in range(len(group.timed))]
+
+    def _instead(self, fallback: Ready, rows: list[int], group: Group) -> tuple[list[int], Group]:
+        """The questions that another model can answer, by their rows, as it takes them: its features may be others."""
+        found: list[tuple[int, Timed, Applied]] = []
+        for row, timed in zip(rows, group.timed, strict=True):
+            with suppress(Refused):
+                found.append((row, timed, self._rules(fallback, timed.question)))
+        taken = [timed for _, timed, _ in found], [rules for _, _, rules in found]
+        return [row for row, _, _ in found], self._group(fallback, *taken)
 
     def _fallback(self, ready: Ready) -> Ready | None:
         name = self.settings.fallback

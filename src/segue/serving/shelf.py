@@ -16,6 +16,7 @@ from segue.core.config import suggest
 from segue.serving import wire
 from segue.serving.catalogue import Catalogue
 from segue.serving.publication import Publication, open_publication
+from segue.serving.rules import applied
 from segue.serving.stores.store import Store
 
 __all__ = ["Ready", "Shelf"]
@@ -33,11 +34,18 @@ class Ready:
     version: wire.Version
 
     @classmethod
-    def of(cls, publication: Publication) -> Self:
-        """With its catalogue indexed."""
+    def of(cls, publication: Publication, standing: wire.Rules) -> Self:
+        """With its catalogue indexed.
+
+        Raises:
+            ValueError: the standing rules do not fit the catalogue.
+        """
         told = {"name": publication.name, "key": publication.bundle.key, "version": publication.version}
         version = wire.Version(**told, engine=publication.engine.name)
-        return cls(publication, Catalogue(publication.bundle, publication.popularity), version)
+        catalogue = Catalogue(publication.bundle, publication.popularity)
+        catalogue.prepare()
+        applied(wire.Rules(), standing, catalogue)
+        return cls(publication, catalogue, version)
 
 
 class Shelf:
@@ -47,6 +55,7 @@ class Shelf:
         folders: of publications; the first is active unless the store names another.
         library: a folder with further publications, one folder each, which are opened when they are asked for.
         opened: is told each model that was opened, and may refuse it with a ``ValueError``.
+        standing: rules that hold for every answer.
     """
 
     def __init__(
@@ -55,8 +64,9 @@ class Shelf:
         kept: Store,
         library: Path | None = None,
         opened: Callable[[Ready], None] = lambda ready: None,
+        standing: wire.Rules = wire.Rules(),  # noqa: B008 - frozen
     ) -> None:
-        self._store, self._library, self._opened = kept, library, opened
+        self._store, self._library, self._opened, self._standing = kept, library, opened, standing
         self._lock = threading.Lock()
         self._open: dict[str, Ready] = {}
         for folder in folders:
@@ -144,7 +154,7 @@ class Shelf:
         self._active, self._previous = active, previous
 
     def _add(self, folder: Path) -> None:
-        found = Ready.of(open_publication(folder))
+        found = Ready.of(open_publication(folder), self._standing)
         if found.version.name in self._open:
             raise ValueError(f"{folder}: a model named '{found.version.name}' is open already")
         self._opened(found)

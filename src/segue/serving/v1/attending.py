@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Annotated
 
 import numpy as np
@@ -25,12 +25,17 @@ __all__ = ["Attending"]
 
 logger = logging.getLogger("segue.serving")
 
+MOST_BEHIND, TOGETHER = 10_000, 8
+"""Users whose states may wait to be brought up to date, and how many are at once: questions wait meanwhile."""
+
 
 class Attending:
     """The routes that take events and show people."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._behind: dict[str, None] = {}  # users in the order of their events
+        self._following = False
 
     def add(self, router: APIRouter) -> None:
         """Declare the routes."""
@@ -84,15 +89,26 @@ class Attending:
         _, unknown = self._desk.service.shelf.active.catalogue.encode(list(dict.fromkeys(e.item for e in events)))
         self._desk.service.metrics.events(sum(new), len(new) - sum(new), len(unknown))
         if streams(self._desk.service.shelf.active.publication):
-            self._desk.later(self._followed(list(dict.fromkeys(event.user for event in kept))))
+            self._behind.update(dict.fromkeys(event.user for event in kept[: MOST_BEHIND - len(self._behind)]))
+            if not self._following:
+                self._following = True
+                self._desk.later(self._follow())
         return reply(wire.Taken(accepted=sum(new), duplicates=len(new) - sum(new), unknown_items=unknown))
 
-    async def _followed(self, users: Sequence[str]) -> None:
-        """Bring the states of users up to date, unless there is more urgent work: the next answer does it too."""
-        with suppress(Busy):
-            (failed,) = await self._desk.answers.ask([lambda: self._desk.service.follow(users)])
-            if failed is not None:
-                logger.error("states could not be brought up to date", extra={"traceback": track(failed)})
+    async def _follow(self) -> None:
+        """Bring states of users up to date, a few at a time between questions; the next answer would do it too."""
+        try:
+            while self._behind and not self._desk.closing:
+                users = list(self._behind)[:TOGETHER]
+                for user in users:
+                    del self._behind[user]
+                (failed,) = await self._desk.answers.ask([partial(self._desk.service.follow, users)])
+                if failed is not None:
+                    logger.error("states could not be brought up to date", extra={"traceback": track(failed)})
+        except Busy:
+            self._behind.clear()
+        finally:
+            self._following = False
 
     def _person(self, user: str, limit: int) -> wire.Person:
         ready = self._desk.service.shelf.active

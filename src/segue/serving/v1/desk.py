@@ -70,6 +70,8 @@ class Desk:
     """Those of requests that are being answered."""
     background: set[asyncio.Task[None]] = field(default_factory=set)
     """What goes on after answers."""
+    closing: bool = False
+    """Whether the service ends: what can wait for another time is left."""
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something go on after the answer."""
@@ -78,7 +80,8 @@ class Desk:
         task.add_done_callback(self.background.discard)
 
     async def drained(self) -> None:
-        """Wait for what goes on after answers."""
+        """Wait for what goes on after answers and cannot be left."""
+        self.closing = True
         if self.background:
             await asyncio.wait(self.background)
 

@@ -1,0 +1,75 @@
+"""Segue's side of one answer to one user: in memory, and over HTTP from a client with one connection."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import numpy as np
+import torch
+from measure import Job
+
+from segue.core import bundle
+from segue.core.registry import model_class
+from segue.core.types import Dataset, Events, Vocab
+from segue.serving import wire
+from segue.serving.publication import publish
+from segue.serving.running import Start, application, assemble
+from segue.serving.service import Timed
+from segue.serving.settings import Serving
+
+
+def main() -> None:
+    job = Job()
+    ask, (offsets, items) = job.settings, job.events()
+    torch.set_num_threads(ask["threads"])
+    vocabs = [Vocab([f"{sort}{code}" for code in range(count)])
+              for sort, count in (("u", len(offsets) - 1), ("i", int(items.max()) + 1))]  # fmt: skip
+    data = Dataset("log", *vocabs, Events(offsets, items))
+    kind = model_class("sasrec")
+    config = kind.Config(width=ask["width"], blocks=ask["blocks"], heads=ask["heads"], max_length=ask["length"])
+    model = kind(config, data.domain)
+    model.eval()
+    place = Path(job.folder) / "publication"
+    publish("sasrec", bundle.of("sasrec", model, data), data.histories, place)
+    service = assemble([place], "memory:", None, Serving())
+    users = np.random.default_rng(ask["seed"]).integers(data.n_users, size=ask["calls"] + 20)
+
+    def one(user: int) -> None:
+        (answer,) = service.answer([Timed(wire.Question(user=f"u{user}", k=ask["k"]), time.monotonic() + 60)])
+        assert len(answer.items) == ask["k"]
+
+    job.note(**timed(one, users, ""), engine=service.shelf.active.version.engine)
+    import uvicorn
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    app = application(Start(folders=(place,), store="memory:"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
+
+        def over_http(user: int) -> None:
+            answer = client.post("/v1/recommend", json={"user": f"u{user}", "k": ask["k"]})
+            assert len(answer.json()["items"]) == ask["k"]
+
+        job.note(**timed(over_http, users, "http_"))
+    server.should_exit = True
+    thread.join()
+    job.finish()
+
+
+def timed(call, users, prefix: str) -> dict[str, float]:
+    """The median of the calls after the first twenty, and what 95 % are within, in milliseconds."""
+    took = []
+    for user in users:
+        start = time.perf_counter()
+        call(int(user))
+        took.append(1000 * (time.perf_counter() - start))
+    return {f"{prefix}ms": float(np.median(took[20:])), f"{prefix}p95_ms": float(np.quantile(took[20:], 0.95))}
+
+
+main()
