@@ -90,17 +90,13 @@ def test_each_faulty_field_is_named() -> None:
     assert answer.status_code == 422
     assert set(answer.json()["fields"]) == {
         "k",
-        "history[2].value",
-        "history[3].item",
-        "history[3].itm",
-        "history[4]",
-        "history[5]",
+        "history[2].value",  # a list ends at its first fault
         "widht",
         "where.genres.any",
         "where.year.min",
         "boosts[0].factor",
     }
-    assert ", and 9 more" in answer.json()["message"]
+    assert ", and 5 more" in answer.json()["message"]
 
 
 def test_fields_of_a_batch_and_of_a_query() -> None:
@@ -138,7 +134,7 @@ def test_what_is_told_is_short_whatever_was_sent() -> None:
     answer = post(json.dumps({f"{'x' * 1000}{i}": "y" * 1000 for i in range(1000)}))
     assert answer.status_code == 422
     assert len(answer.content) < 3000
-    answer = post(json.dumps({"history": [{"item": ""}] * 10_000}))
+    answer = post(json.dumps({str(name): 1 for name in range(60)}))
     assert len(answer.json()["fields"]) == 20
 
 

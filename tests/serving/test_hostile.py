@@ -1,4 +1,4 @@
-"""Whoever sends nonsense, much of it, or half of it, learns what is wrong with it, and nothing else; others are answered."""
+"""Whoever sends nonsense, or much of it, or half of it, learns what is wrong with it; the others are answered."""
 
 import json
 from collections.abc import Iterator
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from tests.serving.world import service
 
 from segue.serving.app import create
+from tests.serving.world import service
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +58,26 @@ def test_the_description_tells_the_limits_that_hold() -> None:
 
 
 JSON = {"Content-Type": "application/json"}
+
+KEYS = {str(key): 1 for key in range(150_000)}
+FLOODS: dict[str, tuple[str, Any]] = {
+    "nothing asked very often": ("recommend/batch", {"questions": [{}] * 600_000}),
+    "events of nobody": ("events/batch", {"events": [{}] * 600_000}),
+    "wrong ids": ("recommend", {"allow": [1] * 900_000}),
+    "wrong histories": ("recommend", {"history": [{}] * 90_000}),
+    "wrong features": ("recommend", {"profile": {"age": [{}] * 600_000}}),
+    "wrong lists in many questions": ("recommend/batch", {"questions": [{"deny": [1] * 1_000}] * 900}),
+    "strange keys": ("recommend", KEYS),
+    "strange keys in a list": ("events/batch", {"events": [KEYS]}),
+    "many quotas": ("recommend", {"most": KEYS}),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_what_is_wrong_a_thousand_times_is_told_once(client: TestClient, name: str) -> None:
+    path, told = FLOODS[name]
+    body = json.dumps(told, separators=(",", ":"))
+    assert len(body) < 2_000_000
+    answer = client.post(f"/v1/{path}", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert len(answer.json()["fields"]) <= 9

@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from segue.core.config import Settings
-from segue.serving.wire import Rules
+from segue.serving.wire import MOST, Rules
 
 __all__ = ["Serving"]
 
@@ -17,13 +17,13 @@ class Serving(Settings):
 
     most_k: Annotated[int, Ge(10), Le(10_000)] = 200
     """Items that one question may ask for; not fewer than the 10 that it asks for of itself."""
-    most_history: Annotated[int, Ge(1)] = 2_000
+    most_history: Annotated[int, Ge(1), Le(100_000)] = 2_000
     """Events that a question may send along."""
     recent: Annotated[int, Ge(1)] = 1_000
     """Newest events of a user that are looked at when nothing is sent along, those of training among them."""
-    most_questions: Annotated[int, Ge(1)] = 256
+    most_questions: Annotated[int, Ge(1), Le(MOST)] = 256
     """Questions in one batch."""
-    most_events: Annotated[int, Ge(1)] = 1_000
+    most_events: Annotated[int, Ge(1), Le(MOST)] = 1_000
     """Events in one batch."""
     body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
     """Bytes of a request."""

@@ -1,8 +1,9 @@
 """What goes over the wire: questions, events and answers as they stand in JSON, checked strictly.
 
 Ids are text of 1 to 256 characters without control characters. A key that is not known is refused, and so are numbers
-that are not finite. Limits that an operator sets (``k``, length of a history, ...) are checked where they are known, in
-:mod:`segue.serving.service`.
+that are not finite. A list ends at its first fault: to tell a hundred thousand takes longer than a good answer. Limits
+that an operator sets (``k``, length of a history, ...) are checked where they are known, in
+:mod:`segue.serving.v1.desk`.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from segue.serving.wire.answers import (
     Unknown,
     Version,
 )
-from segue.serving.wire.base import Id, Scalar, Step, Time, Whole, Wire
+from segue.serving.wire.base import Feature, Id, Scalar, Step, Time, Value, Whole, Wire
 from segue.serving.wire.figures import Fault, Forgotten, Live, Models, Past, Person, Persons, Published, Taken
-from segue.serving.wire.questions import Event, Events, Given, Question, Questions, WhyQuestion
+from segue.serving.wire.questions import MOST, Event, Events, Given, Question, Questions, WhyQuestion
 from segue.serving.wire.rules import Boost, Condition, Pin, Rules, Where
 
 __all__ = [
+    "MOST",
     "Answer",
     "Answers",
     "Boost",
@@ -33,6 +35,7 @@ __all__ = [
     "Events",
     "Explanation",
     "Fault",
+    "Feature",
     "Forgotten",
     "Given",
     "Id",
@@ -56,6 +59,7 @@ __all__ = [
     "Taken",
     "Time",
     "Unknown",
+    "Value",
     "Version",
     "Where",
     "Whole",

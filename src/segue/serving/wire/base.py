@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
 
-__all__ = ["Id", "Scalar", "Step", "Time", "Whole", "Wire"]
+__all__ = ["Feature", "Id", "Scalar", "Step", "Time", "Value", "Whole", "Wire"]
+
+MOST_KEYS = 100
+"""Keys of an object that are looked at one by one; there are none with so many."""
 
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 """The outside id of a user or an item."""
+
+Feature: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+"""The name of a feature."""
 
 Scalar: TypeAlias = Annotated[str, StringConstraints(max_length=1024)] | bool | int | float
 """One value of a feature."""
@@ -25,6 +32,9 @@ Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
 Time: TypeAlias = Annotated[Whole, Field(ge=-(2**53), le=2**53)]
 """Seconds since 1970."""
 
+Value: TypeAlias = Annotated[float, Field(ge=-1e15, le=1e15)]
+"""The value of an event. Models compute with 32 bits: squares of what is larger are infinite."""
+
 Step: TypeAlias = Literal["model", "fallback", "neighbours", "popular"]
 """Who answered: the model that was asked, a cheaper one, neighbours of the history's items, or what is popular."""
 
@@ -35,3 +45,11 @@ class Wire(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, told: Any) -> Any:
+        """Each key that is not known is a fault of its own: a hundred thousand of them would keep everybody waiting."""
+        if isinstance(told, dict) and len(told) > MOST_KEYS:
+            raise PydanticCustomError("too_many_keys", "got {n} keys, most of them unknown", {"n": len(told)})
+        return told

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from segue.serving.wire.base import Id, Scalar, Time, Whole, Wire
+from segue.serving.wire.base import Feature, Id, Scalar, Time, Value, Whole, Wire
 from segue.serving.wire.rules import Rules
 
-__all__ = ["Event", "Events", "Given", "Question", "Questions", "WhyQuestion"]
+__all__ = ["MOST", "Event", "Events", "Given", "Question", "Questions", "WhyQuestion"]
+
+MOST = 10_000
+"""Questions or events that are looked at one by one. What operators allow is told apart, and is less."""
+
+
+Scalars: TypeAlias = Annotated[list[Scalar], Field(fail_fast=True, max_length=1000)]
+"""Several values of a feature."""
 
 
 class Given(Wire):
@@ -19,7 +26,7 @@ class Given(Wire):
     """The item."""
     action: Id | None = None
     """The kind of event, such as ``purchase``."""
-    value: float | None = None
+    value: Value | None = None
     """Its value, such as a rating."""
     time: Time | None = None
     """When, in seconds since 1970."""
@@ -30,9 +37,9 @@ class Question(Rules):
 
     user: Id | None = None
     """Who asks. Without ``history`` he is answered by what the service knows of him."""
-    history: Annotated[list[Id | Given], Field(max_length=100_000)] | None = None
+    history: Annotated[list[Id | Given], Field(fail_fast=True, max_length=100_000)] | None = None
     """What to go by instead: items, or events, oldest first; may be empty."""
-    profile: Annotated[dict[str, Scalar | list[Scalar]], Field(max_length=100)] | None = None
+    profile: Annotated[dict[Feature, Scalar | Scalars], Field(max_length=100)] | None = None
     """Features of the user, by the names the data had for them."""
     k: Annotated[Whole, Field(ge=1)] = 10
     """How many items."""
@@ -49,7 +56,7 @@ class Question(Rules):
 class Questions(Wire):
     """Several questions at once, answered in their order."""
 
-    questions: Annotated[list[Question], Field(min_length=1)]
+    questions: Annotated[list[Question], Field(fail_fast=True, min_length=1, max_length=MOST)]
     """The questions."""
 
 
@@ -69,7 +76,7 @@ class Event(Wire):
     """What with. An item outside the catalogue is kept too."""
     action: Id | None = None
     """The kind of event, such as ``purchase``."""
-    value: float | None = None
+    value: Value | None = None
     """Its value, such as a rating."""
     time: Time | None = None
     """When, in seconds since 1970; without it, the moment of arrival."""
@@ -80,5 +87,5 @@ class Event(Wire):
 class Events(Wire):
     """Several events at once: all are kept, or none."""
 
-    events: Annotated[list[Event], Field(min_length=1)]
+    events: Annotated[list[Event], Field(fail_fast=True, min_length=1, max_length=MOST)]
     """The events, in their order."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import Field, StringConstraints
+from pydantic import Field
 
-from segue.serving.wire.base import Id, Scalar, Whole, Wire
+from segue.serving.wire.base import Feature, Id, Scalar, Whole, Wire
 
 __all__ = ["Boost", "Condition", "Pin", "Rules", "Where"]
 
@@ -14,9 +14,9 @@ __all__ = ["Boost", "Condition", "Pin", "Rules", "Where"]
 class Condition(Wire):
     """What a feature of an item must be. Several parts must all hold; an item whose feature is not known fails."""
 
-    any: Annotated[list[Scalar], Field(min_length=1, max_length=1000)] | None = None
+    any: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
     """One of these values; of a list of tags, one of its tags."""
-    none: Annotated[list[Scalar], Field(min_length=1, max_length=1000)] | None = None
+    none: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
     """None of these values; what is not known passes."""
     min: float | None = None
     """A number of at least this."""
@@ -24,9 +24,7 @@ class Condition(Wire):
     """A number of at most this."""
 
 
-Where: TypeAlias = Annotated[
-    dict[Annotated[str, StringConstraints(min_length=1, max_length=256)], Condition], Field(max_length=50)
-]
+Where: TypeAlias = Annotated[dict[Feature, Condition], Field(max_length=50)]
 """Conditions by the name of a feature, all of which must hold."""
 
 
@@ -52,16 +50,16 @@ class Pin(Wire):
 class Rules(Wire):
     """What an answer may hold."""
 
-    allow: Annotated[list[Id], Field(max_length=100_000)] | None = None
+    allow: Annotated[list[Id], Field(fail_fast=True, max_length=100_000)] | None = None
     """The only items that may be recommended."""
-    deny: Annotated[list[Id], Field(max_length=100_000)] = []
+    deny: Annotated[list[Id], Field(fail_fast=True, max_length=100_000)] = []
     """Items that may not."""
     where: Where = {}
     """Conditions that every item must meet."""
     boosts: Annotated[list[Boost], Field(max_length=50)] = []
     """Items to move up or down."""
     most: Annotated[
-        dict[Annotated[str, StringConstraints(min_length=1, max_length=256)], Annotated[Whole, Field(ge=1, le=1000)]],
+        dict[Feature, Annotated[Whole, Field(ge=1, le=1000)]],
         Field(max_length=10),
     ] = {}
     """Quotas: at most so many items of each value of this feature, such as ``{"genres": 3}``."""
