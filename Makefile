@@ -61,7 +61,7 @@ endef
 $(VENV)/.ready-demo: pyproject.toml constraints.txt
 	@echo "Installing Segue into $(VENV); the first time takes some minutes."
 	@$(call environment,$(VENV))
-	$(BIN)/python $(INSTALL) -e '.[track,plots]'
+	$(BIN)/python $(INSTALL) -e '.[track,plots,serve,onnx]'
 	@touch $@
 
 $(VENV)/.ready-dev: pyproject.toml constraints.txt
