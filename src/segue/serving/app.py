@@ -12,6 +12,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse
+from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from segue import __version__
@@ -95,10 +96,9 @@ def create(
         lifespan=life,
         generate_unique_id_function=lambda route: route.name,
     )
-    router = APIRouter(prefix="/v1", responses=FAULTS)
-    for routes in (Answering(desk), Attending(desk), Showing(desk)):
-        routes.add(router)
-    app.include_router(router)
+    app.include_router(_described(Answering(desk), "questions"))
+    app.include_router(_described(Attending(desk), "people"))
+    app.include_router(_described(Showing(desk), "operation"))
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
@@ -121,6 +121,16 @@ def create(
     protect(app, settings=settings, keys=keys, hosts=hosts, slots=slots, seen=lambda exchange: _seen(desk, exchange))
     app.add_middleware(Arrivals, arrived=metrics.arrived)
     return app
+
+
+def _described(routes: Answering | Attending | Showing, tag: str) -> APIRouter:
+    """The routes of a group; each is told of by the first line of what it says of itself."""
+    router = APIRouter(prefix="/v1", tags=[tag], responses=FAULTS)
+    routes.add(router)
+    for route in router.routes:
+        if isinstance(route, APIRoute):
+            route.summary, _, route.description = (route.endpoint.__doc__ or "").partition("\n")
+    return router
 
 
 def _pages(app: FastAPI) -> None:
