@@ -16,7 +16,7 @@ from segue.serving.stores.opening import open_store
 from segue.serving.stores.postgresql import PostgreSQL
 from segue.serving.stores.redis import Redis
 from segue.serving.stores.sqlite import SQLite
-from segue.serving.stores.store import Event, Store, StoreError
+from segue.serving.stores.store import Event, Memory, Store, StoreError
 
 SECRET = "s3cret"
 
@@ -159,3 +159,17 @@ def test_a_store_that_was_closed_is_no_more(fresh: Callable[[str], str]) -> None
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.ping()
+
+
+def test_a_memory_does_not_wait_for_who_holds_the_file(tmp_path: Path, opened: Callable[[str], Store]) -> None:
+    store = opened(f"sqlite:///{tmp_path / 'store.db'}")
+    store.append([Event("zoe", "a", 1)])
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="keep memories: SQLITE_BUSY"):
+        store.remember({"zoe": Memory("m", 1, b"x")})
+    assert store.kept(["zoe"], 1)[0].total == 1
+    other.execute("ROLLBACK")
+    other.close()
+    store.remember({"zoe": Memory("m", 1, b"x")})
+    assert store.memories(["zoe"], "m") == [Memory("m", 1, b"x")]

@@ -14,10 +14,16 @@ from pathlib import Path
 import pytest
 from servers import PostgreSQLServer
 
-from segue.serving.stores import tables
+from segue.serving.stores import sqlite, tables
 from segue.serving.stores.store import Event, Memory, Store
 
 USERS = ["u0", "u1", "u2", "shared"]
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here all write at once, and none is to give up."""
+    monkeypatch.setattr(sqlite, "HURRY_SECONDS", sqlite.BUSY_SECONDS)
 
 
 class Follower(threading.Thread):

@@ -8,6 +8,7 @@ Shapes: N users.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,11 @@ from segue.core.stream import State
 from segue.core.types import Codes, Events, Mask, Queries
 from segue.serving.people import coded, stacked, together
 from segue.serving.publication import Publication
-from segue.serving.stores.store import Kept, Memory, Store
+from segue.serving.stores.store import Kept, Memory, Store, StoreError
 
 __all__ = ["Followed", "States", "streams"]
+
+logger = logging.getLogger("segue.serving")
 
 PAGE = 10_000
 """Events that are read from the store at once."""
@@ -80,12 +83,15 @@ class States:
             for index, (row, (_, place)) in enumerate(zip(late, news, strict=True)):
                 states[row], places[row] = further.take(np.array([index])), place
             moved.update(late)
-        self._store.remember(
-            {
-                wanted.users[row]: Memory(publication.version, places[row], _there(states[row]).to_bytes())
-                for row in sorted(moved)
-            }
-        )
+        brought_on = {
+            wanted.users[row]: Memory(publication.version, places[row], _there(states[row]).to_bytes())
+            for row in sorted(moved)
+        }
+        try:
+            if brought_on:
+                self._store.remember(brought_on)
+        except StoreError as error:
+            logger.warning("states are not kept: %s", error)
         return State.joined([_there(state) for state in states])
 
     def _whole(self, publication: Publication, wanted: Followed, row: int) -> tuple[Events, int]:

@@ -24,8 +24,8 @@ APPLICATION = 0x53656775
 """Marks the file as a store of Segue."""
 PAGE = 1_000
 """Rows that an iterator reads at once."""
-BUSY_SECONDS = 10.0
-"""How long to wait for another process."""
+BUSY_SECONDS, HURRY_SECONDS = 10.0, 0.1
+"""How long to wait for others who write, and how long with what can be done another time."""
 MOST_CONNECTIONS = 32
 
 TABLES = f"""
@@ -148,7 +148,7 @@ class SQLite:
     def remember(self, memories: Mapping[str, Memory]) -> None:
         """See :meth:`segue.serving.stores.store.Store.remember`."""
         rows = [(user, memory.model, memory.last, memory.data) for user, memory in memories.items()]
-        with self._write("keep memories") as connection:
+        with self._write("keep memories", HURRY_SECONDS) as connection:  # answers wait, and it can be had again
             connection.executemany(REMEMBER, rows)
 
     def forget(self, user: str) -> int:
@@ -265,16 +265,25 @@ class SQLite:
         return Kept(tuple([Event(user, *row) for row in reversed(rows)]), total, last, forgotten > 0)
 
     @contextmanager
-    def _write(self, what: str) -> Iterator[sqlite3.Connection]:
-        with self._told(what), self._writing, self._connections.lend() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+    def _write(self, what: str, seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
+        """A transaction, once others have written for at most so many seconds."""
+        if not self._writing.acquire(timeout=seconds):
+            raise StoreError(f"sqlite: cannot {what}: others are writing")
+        try:
+            with self._told(what), self._connections.lend() as connection:
+                connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+                try:
+                    connection.execute("BEGIN IMMEDIATE")
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                finally:
+                    connection.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+        finally:
+            self._writing.release()
 
     @contextmanager
     def _read(self, what: str) -> Iterator[sqlite3.Connection]:
