@@ -51,7 +51,9 @@ class Figures:
         """A request under ``/v1`` was answered after so many seconds."""
         with self._lock:
             self._errors += status >= 500
-            self._recent.append((self._clock(), seconds))
+            now = self._clock()
+            self._forget(now)  # also where nobody looks
+            self._recent.append((now, seconds))
 
     def step(self, name: str) -> None:
         """A step of the ladder gave an answer."""
@@ -62,8 +64,7 @@ class Figures:
         """The figures as they stand."""
         with self._lock:
             now = self._clock()
-            while self._recent and self._recent[0][0] < now - WINDOW:
-                self._recent.popleft()
+            self._forget(now)
             milliseconds = np.array([seconds for _, seconds in self._recent]) * 1000
             uptime = now - self._begun
             points: list[float | None] = [None] * 3
@@ -80,3 +81,8 @@ class Figures:
                 errors=self._errors,
                 uptime_seconds=round(uptime, 1),
             )
+
+    def _forget(self, now: float) -> None:
+        """Drop what is older than the window."""
+        while self._recent and self._recent[0][0] < now - WINDOW:
+            self._recent.popleft()
