@@ -12,7 +12,7 @@ from segue.serving import wire
 from segue.serving.app import create
 from segue.serving.keys import Keys, make
 from segue.serving.routing import Experiments
-from segue.serving.stores.store import StoreError
+from segue.serving.stores.store import UNSURE, StoreError
 from tests.serving.world import published, service
 
 
@@ -144,6 +144,48 @@ def test_a_store_that_is_gone_is_503_for_what_needs_it(client: TestClient, monke
             assert told(answer, 503)["error"] == "busy"
             assert int(answer.headers["retry-after"]) >= 1
         assert told(other.post("/v1/recommend", json={"user": "u1"}))["notes"]
+
+
+def test_what_is_not_known_to_be_done_is_not_said_to_be_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = service("ease")
+
+    def lost(*_: Any) -> Any:
+        raise StoreError(f"lost; {UNSURE}")
+
+    monkeypatch.setattr(it.store, "append", lost)
+    with TestClient(create(it)) as other:
+        assert UNSURE in told(other.post("/v1/events", json={"user": "u1", "item": "i1"}), 503)["message"]
+
+
+def test_failures_of_the_store_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = service("ease", "sasrec")
+
+    def gone(*_: Any) -> Any:
+        raise StoreError("gone")
+
+    with TestClient(create(it)) as other:
+        for name in ("kept", "forget", "put"):
+            monkeypatch.setattr(it.store, name, gone)
+        told(other.post("/v1/explain", json={"user": "u1", "item": "i1"}), 503)
+        told(other.get("/v1/users/u1"), 503)
+        told(other.delete("/v1/users/u1"), 503)
+        told(other.post("/v1/models/sasrec/activate"), 503)
+        metrics = other.get("/metrics").text
+    assert 'segue_errors_total{kind="store"} 4.0' in metrics
+    for name in ("kept", "forget", "put"):
+        assert f'segue_store_failures_total{{operation="{name}",store="sqlite"}} 1.0' in metrics
+
+
+def test_a_change_knows_what_another_process_changed(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    one, two = (service("ease", "sasrec", store=address) for _ in range(2))
+    one.shelf.activate("sasrec")
+    with TestClient(create(two)) as other:  # before it has looked
+        assert told(other.post("/v1/models/ease/activate"))["previous"] == "sasrec"
+        one.shelf.follow()
+        assert one.shelf.active.version.name == "ease"
+        assert told(other.post("/v1/models/rollback"))["previous"] == "ease"
+        assert "segue_model_activations_total 2.0" in other.get("/metrics").text
 
 
 def test_keys_open_what_their_scopes_say(tmp_path: Path) -> None:

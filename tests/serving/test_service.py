@@ -216,6 +216,41 @@ def test_a_streaming_model_goes_on_from_what_it_remembers() -> None:
     assert [ids(answer)] == offline(it, [[*before, 1, 2]], [3], 5)
 
 
+def test_a_state_that_cannot_be_kept_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = service("gru4rec")
+    expected = asked(it, wire.Question(user="u3", k=5))
+    it.take([Event("u3", "outside", 0)])
+
+    def gone(*_: Any) -> Any:
+        raise StoreError("gone")
+
+    monkeypatch.setattr(it.store, "remember", gone)
+    (answer,) = asked(it, wire.Question(user="u3", k=5))
+    assert (ids(answer), answer.step) == (ids(expected[0]), "model")
+
+
+def test_what_cannot_be_kept_is_not_activated(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = service("ease", "sasrec")
+
+    def gone(*_: Any) -> Any:
+        raise StoreError("gone")
+
+    monkeypatch.setattr(it.store, "put", gone)
+    with pytest.raises(StoreError):
+        it.shelf.activate("sasrec")
+    assert it.shelf.active.version.name == "ease"
+    assert it.shelf.previous is None
+
+
+def test_the_model_before_is_known_after_a_restart(tmp_path: Any) -> None:
+    address = f"sqlite:///{tmp_path / 'store.sqlite'}"
+    one = service("ease", "sasrec", store=address)
+    one.shelf.activate("sasrec")
+    one.shelf.activate("ease")
+    again = service("ease", "sasrec", store=address)
+    assert (again.shelf.active.version.name, again.shelf.previous) == ("ease", "sasrec")
+
+
 def test_models_change_and_change_back_and_others_follow(tmp_path: Any) -> None:
     address = f"sqlite:///{tmp_path / 'store.sqlite'}"
     one, other = service("ease", "sasrec", store=address), service("ease", "sasrec", store=address)

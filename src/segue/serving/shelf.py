@@ -67,7 +67,7 @@ class Shelf:
         standing: wire.Rules = wire.Rules(),  # noqa: B008 - frozen
     ) -> None:
         self._store, self._library, self._opened, self._standing = kept, library, opened, standing
-        self._lock = threading.Lock()
+        self._lock, self._changing = threading.Lock(), threading.Lock()
         self._open: dict[str, Ready] = {}
         for folder in folders:
             self._add(folder)
@@ -118,11 +118,13 @@ class Shelf:
 
         Raises:
             ValueError: see :meth:`find`; the active model stays.
+            StoreError: it cannot be kept; the active model stays.
         """
         found = self.find(name)
-        if name != self._active:
-            self._set(name, self._active)
-            self._store.put(ACTIVE, json.dumps({"active": self._active, "previous": self._previous}))
+        with self._changing:
+            if name != self._active:
+                self._store.put(ACTIVE, json.dumps({"active": name, "previous": self._active}))
+                self._set(name, self._active)
         return found
 
     def rollback(self) -> Ready:
@@ -142,13 +144,14 @@ class Shelf:
             StoreError: the store cannot be read.
             ValueError: the model that the store names cannot be opened.
         """
-        told = self._store.get(ACTIVE)
-        if told is None:
-            return
-        wanted = json.loads(told)
-        if wanted["active"] != self._active and wanted["active"] in self.names():
-            self.find(wanted["active"])
-            self._set(wanted["active"], wanted["previous"])
+        with self._changing:  # what was read is not to undo what is kept meanwhile
+            told = self._store.get(ACTIVE)
+            if told is None:
+                return
+            wanted = json.loads(told)
+            if wanted["active"] == self._active or wanted["active"] in self.names():
+                self.find(wanted["active"])
+                self._set(wanted["active"], wanted["previous"])
 
     def _set(self, active: str, previous: str | None) -> None:
         self._active, self._previous = active, previous

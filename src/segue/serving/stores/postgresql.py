@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from segue.serving.stores import tables
 from segue.serving.stores.connections import Connections
-from segue.serving.stores.store import Event, Exposure, Kept, Memory, StoreError
+from segue.serving.stores.store import UNSURE, Event, Exposure, Kept, Memory, StoreError
 
 if TYPE_CHECKING:
     import psycopg
@@ -193,7 +193,7 @@ class PostgreSQL:
     @contextmanager
     def _write(self, what: str) -> Iterator[Connection]:
         """A transaction that goes to the server in one piece, so that its locks are never held while we think."""
-        lost = "; whether it was done is not known"
+        lost = f"; {UNSURE}"
         with self._lend(what, lost) as connection, connection.pipeline(), connection.transaction():
             yield connection
 

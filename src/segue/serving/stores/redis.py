@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from segue.serving.stores import scripts
-from segue.serving.stores.store import Event, Exposure, Kept, Memory, StoreError
+from segue.serving.stores.store import UNSURE, Event, Exposure, Kept, Memory, StoreError
 
 __all__ = ["Redis"]
 
@@ -165,7 +165,7 @@ class Redis:
         except self._errors.RedisError as error:
             lost = reached and writes and isinstance(error, self._errors.ConnectionError | self._errors.TimeoutError)
             refused = isinstance(error.__context__, ConnectionRefusedError)
-            unknown = "; whether it was done is not known" if lost and not refused else ""
+            unknown = f"; {UNSURE}" if lost and not refused else ""
             raise StoreError(f"redis: cannot {what}: {_reason(error)}{unknown}") from None
 
     def _look(self) -> None:

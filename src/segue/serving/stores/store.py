@@ -10,7 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Event", "Exposure", "Kept", "Memory", "Store", "StoreError"]
+__all__ = ["UNSURE", "Event", "Exposure", "Kept", "Memory", "Store", "StoreError"]
+
+UNSURE = "whether it was done is not known"
+"""What a :class:`StoreError` says where the store was lost on the way."""
 
 
 class StoreError(Exception):

@@ -16,7 +16,7 @@ from segue.serving.overlap import overlap
 from segue.serving.routing import Route
 from segue.serving.rules import applied
 from segue.serving.service import Job, Refused, Timed
-from segue.serving.stores.store import Exposure
+from segue.serving.stores.store import Exposure, StoreError
 from segue.serving.v1.desk import MISSING, Desk, good, invalid, reply
 
 __all__ = ["Answering"]
@@ -75,6 +75,8 @@ class Answering:
             return told
 
         (found,) = await self._desk.asked([job])
+        if isinstance(found, StoreError):
+            raise self._desk.broken("kept", found)
         if isinstance(found, ValueError):
             field, _, why = str(found).partition(": ")
             raise invalid(field, why or field)

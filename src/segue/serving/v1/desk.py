@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -19,7 +20,7 @@ from segue.serving.live import Figures
 from segue.serving.routing import Experiments
 from segue.serving.service import Job, Service
 from segue.serving.shelf import Ready
-from segue.serving.stores.store import Event, StoreError
+from segue.serving.stores.store import UNSURE, Event, StoreError
 
 __all__ = ["CLASHING", "FAULTS", "MISSING", "Desk", "Limit", "Name", "Reply", "good", "invalid", "reply"]
 
@@ -102,16 +103,19 @@ class Desk:
         Raises:
             Problem: it does not.
         """
+        begun = time.monotonic()
         try:
             return await asyncio.to_thread(look)
         except StoreError as error:
+            self.service.metrics.store(self.service.store.name, operation, time.monotonic() - begun, failed=True)
             raise self.broken(operation, error) from None
 
     def broken(self, operation: str, error: StoreError) -> Problem:
         """What is told when the store fails."""
         self.service.metrics.error("store")
         logger.error("store: %s failed", operation, extra={"traceback": track(error)})
-        return Problem(503, message="the store does not answer; nothing was done", retry_after=2.0)
+        done = UNSURE if UNSURE in str(error) else "nothing was done"
+        return Problem(503, message=f"the store does not answer; {done}", retry_after=2.0)
 
     def ready(self, name: str | None) -> Ready:
         """The model of this name, or the active one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -12,7 +13,6 @@ from fastapi import APIRouter, Query, Response
 from segue.serving import wire
 from segue.serving.faults import Problem
 from segue.serving.shelf import Ready
-from segue.serving.stores.store import StoreError
 from segue.serving.v1.desk import CLASHING, MISSING, Desk, Limit, Name, reply
 
 __all__ = ["Showing"]
@@ -84,6 +84,7 @@ class Showing:
         shelf = self._desk.service.shelf
         if name not in shelf.names():
             raise Problem(404, message="there is no such model")
+        await self._caught_up()
         before = shelf.active.version.name
         ready = await self._changed(lambda: shelf.activate(name))
         if before != name:
@@ -93,6 +94,7 @@ class Showing:
 
     async def rollback(self) -> Response:
         """Go back to the model that was active before."""
+        await self._caught_up()
         if self._desk.service.shelf.previous is None:
             raise Problem(409, message="no model was active before this one")
         ready = await self._changed(self._desk.service.shelf.rollback)
@@ -108,15 +110,18 @@ class Showing:
         version = ready.version
         self._desk.service.metrics.model(version.name, version.key, version.version, True)
 
+    async def _caught_up(self) -> None:
+        """Know what another process has activated since it was last looked up; a model that cannot be opened here is no
+        reason not to activate another."""
+        with suppress(ValueError):
+            await self._desk.stored("get", self._desk.service.shelf.follow)
+
     async def _changed(self, change: Callable[[], Ready]) -> Ready:
         try:
-            ready = await asyncio.to_thread(change)
+            return await self._desk.stored("put", change)
         except ValueError as error:
             logger.error("a model could not be activated: %s", error)
             raise Problem(409, message="this model cannot be opened as it is; the active one stays") from None
-        except StoreError as error:
-            raise self._desk.broken("put", error) from None
-        return ready
 
     def _models(self) -> wire.Models:
         shelf = self._desk.service.shelf
