@@ -43,7 +43,7 @@ class Neighbours:
     likeness: Scores
     """``(I, m)`` above 0 and below 1, falling along a row."""
     lengths: NDArray[np.int64]
-    """``(I,)`` neighbours there are; what stands beyond means nothing."""
+    """``(I,)`` neighbours there are; what stands beyond is item 0 with likeness 0."""
 
     def __post_init__(self) -> None:
         kinds: tuple[Any, ...] = (np.int32, np.float32, np.int64)
@@ -84,9 +84,9 @@ class Neighbours:
 
     @cached_property
     def _rows(self) -> Rows:
-        there = np.arange(self.codes.shape[1]) < self.lengths[:, None]
-        offsets = np.concatenate([[0], np.cumsum(self.lengths)])
-        return offsets, self.codes[there], self.likeness[there]
+        # as they lie on disk: what stands beyond the lengths has no likeness and adds nothing
+        offsets = np.arange(len(self.lengths) + 1, dtype=np.int64) * self.codes.shape[1]
+        return offsets, self.codes.ravel(), self.likeness.ravel()
 
     def write(self, folder: Path) -> None:
         """Write the arrays to an existing folder."""

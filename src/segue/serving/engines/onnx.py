@@ -26,7 +26,7 @@ from segue.core.batches import Sequences, query_batches
 from segue.core.compiled import threads
 from segue.core.model import Recommender
 from segue.core.types import Queries
-from segue.models.parts.sequence import QUERY_TOKENS, SequenceModel
+from segue.models.parts.sequence import SequenceModel
 from segue.serving.engines.held import held
 
 __all__ = ["Onnx", "export", "installed", "refusal"]
@@ -38,6 +38,9 @@ EXTRA = "pip install 'segue[onnx]'"
 
 MOST_BYTES = 2**31 - 2**24
 """A file of ONNX holds no more than 2 GB."""
+
+TOKENS = 2_048
+"""Positions, padding included, that are read at once: rows of like length together, and little memory."""
 
 LONGEST = 2_048
 """Positions that the graph reads at most; a longer history goes to the trained model, whose memory grows slower."""
@@ -164,7 +167,7 @@ class Onnx:
         trained, config = self._trained, self._trained.config
         result_ND = np.empty((len(queries), config.width), np.float32)
         length = None if trained.recurrent else config.max_length
-        for rows, read in query_batches(queries, trained.domain.n_items, length, QUERY_TOKENS, hidden=trained.cloze):
+        for rows, read in query_batches(queries, trained.domain.n_items, length, TOKENS, hidden=trained.cloze):
             items_BL = read.items_BL.numpy()
             if items_BL.shape[1] > LONGEST:
                 with torch.inference_mode():
