@@ -2,12 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from time import monotonic
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from segue.serving import wire
 from segue.serving.app import create
+from segue.serving.scoring import Timed
+from tests.serving import knowing
 from tests.serving.world import service
 
 
@@ -81,3 +85,51 @@ def test_what_is_wrong_a_thousand_times_is_told_once(client: TestClient, name: s
     answer = client.post(f"/v1/{path}", content=body, headers=JSON)
     assert answer.status_code == 422
     assert len(answer.json()["fields"]) <= 9
+
+
+def test_profiles_count_and_nobody_s_changes_how_another_s_is_read() -> None:
+    told = [{"age": 30}, {"city": "Oslo"}, {"tastes": ["jazz"]}, {"tastes": "folk"}, {"face": [1, 2, 3.5]}, {}]
+    wrong: list[dict[str, Any]] = [
+        {"age": "30"}, {"age": True}, {"age": 1e300}, {"age": 10**400}, {"age": [1]}, {"city": ["Oslo"]},
+        {"face": [1, 2]}, {"face": 1}, {"face": [1, 2, "x"]}, {"face": [1, 2, 1e16]},
+    ]  # fmt: skip
+    for model in ("sasrec", "gru4rec"):
+        with TestClient(create(knowing.service(model))) as client:
+            alone = [client.post("/v1/recommend", json={"user": "u1", "profile": one}).json() for one in told]
+            assert len({answer["items"][0]["score"] for answer in alone}) == len(told), "each is heard"
+            assert not any(answer["unknown"]["features"] for answer in alone)
+            odd = [{"city": 5}, {"city": True}, {"tastes": [1, True, 2.5, "x"]}, {"tastes": []}]
+            questions = [{"user": "u1", "profile": one} for one in (*odd, *told)]
+            answers = client.post("/v1/recommend/batch", json={"questions": questions}).json()["answers"]
+            for answer, other in zip(answers[4:], alone, strict=True):
+                assert answer["items"][0]["score"] == pytest.approx(other["items"][0]["score"], abs=1e-5)
+            for one in wrong:
+                answer = client.post("/v1/recommend/batch", json={"questions": [{"profile": one}, {"user": "u1"}]})
+                (name,) = one
+                assert (answer.status_code, list(answer.json()["fields"])) == (422, [f"questions[0].profile.{name}"])
+                why = client.post("/v1/explain", json={"profile": one, "item": "i1"})
+                assert (why.status_code, list(why.json()["fields"])) == (422, [f"profile.{name}"])
+
+
+def test_what_fails_for_one_question_fails_for_no_other() -> None:
+    it = service("sasrec")
+    by_model, ask = it._scoring.by_model, it.people.ask
+
+    def scored(group: Any) -> Any:
+        if any(question.user == "poison" for question in group.questions):
+            raise ValueError("poison")
+        return by_model(group)
+
+    def asked(publication: Any, questions: Any, **more: Any) -> Any:
+        if any(question.user == "worse" for question in questions):
+            raise RuntimeError("worse")
+        return ask(publication, questions, **more)
+
+    it._scoring.by_model, it.people.ask = scored, asked  # type: ignore[method-assign]
+    users = ["u1", "poison", "u2", "worse", "u3", "u4", "poison"]
+    questions = [Timed(wire.Question(user=user), monotonic() + 60) for user in users]
+    found: list[Any] = it.answer(questions)
+    assert isinstance(found[3], RuntimeError)
+    del found[3], users[3]
+    assert [one.step for one in found] == ["popular" if user == "poison" else "model" for user in users]
+    it.store.close()

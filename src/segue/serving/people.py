@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.types import Events, Queries
 from segue.serving import wire
+from segue.serving.profiles import fitted, tabled
 from segue.serving.publication import Publication
 from segue.serving.stores import store
 
@@ -54,6 +54,7 @@ class People:
 
         Raises:
             StoreError: the store cannot be read.
+            ValueError: something of a profile cannot be what its feature holds.
         """
         own = [row for row, question in enumerate(questions) if question.history is None and question.user is not None]
         users = [str(questions[row].user) for row in own]
@@ -70,13 +71,19 @@ class People:
             for row, question in enumerate(questions)
         ]
         asked_N = self._times(publication, questions)
-        profile, strange = _profiles(publication, questions)
+        features = publication.bundle.model.domain.user_features
+        there = {*publication.user_features, *(feature.name for feature in features)}
+        profile = tabled(features, [fitted(features, question.profile) for question in questions])
         queries = Queries(
             stacked([events for events, _ in parts], publication.columns), codes_N, known_N, asked_N, profile
         )
         unknown = tuple(
-            wire.Unknown(user=question.user is not None and not known, items=items, features=features)
-            for question, (_, items), known, features in zip(questions, parts, known_N.tolist(), strange, strict=True)
+            wire.Unknown(
+                user=question.user is not None and not known,
+                items=items,
+                features=[name for name in question.profile or () if name not in there],
+            )
+            for question, (_, items), known in zip(questions, parts, known_N.tolist(), strict=True)
         )
         return Asked(queries, unknown, tuple(kept.get(row) for row in range(len(questions))))
 
@@ -149,16 +156,3 @@ def _column(events: Events, name: str) -> NDArray[Any]:
         "times": (0, np.int64),
     }
     return np.full(events.size, *kinds[name])
-
-
-def _profiles(
-    publication: Publication, questions: Sequence[wire.Question]
-) -> tuple[pl.DataFrame | None, list[list[str]]]:
-    """Features of those who ask, and for each question the names that the data did not have."""
-    names = publication.user_features
-    told = [question.profile or {} for question in questions]
-    unknown = [[name for name in one if name not in names] for one in told]
-    if not any(told) or not names:
-        return None, unknown
-    columns = {name: [one.get(name) for one in told] for name in names if any(name in one for one in told)}
-    return (pl.DataFrame(columns, strict=False) if columns else None), unknown

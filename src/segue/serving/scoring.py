@@ -77,11 +77,11 @@ class Scoring:
         begun = time.monotonic()
         model: Recommender = engine.model
         if isinstance(model, Factored):
-            own = [row for row, one in enumerate(group.asked.kept) if one is not None] if self._streams(group) else []
+            own = self._remembered(group)
             vectors_ND = np.empty((len(queries), model.vectors.shape[1]), np.float32)
             if own:
                 vectors_ND[own] = self.vectors_of_states(group.ready, group.questions, group.asked, own)
-            if rest := [row for row in range(len(queries)) if row not in set(own)]:
+            if rest := sorted({*range(len(queries))} - {*own}):
                 vectors_ND[rest] = model.encode(queries if not own else group.take(rest).asked.queries)
             scale: Literal["logit", "score"] = getattr(model, "scale", "score")
             model = Answered(model.domain, scale, model.vectors, model.bias, vectors_ND)
@@ -114,8 +114,13 @@ class Scoring:
         times = None if queries.times is None else queries.times[index]
         return model.answer(self._states.of(ready.publication, wanted), times)
 
-    def _streams(self, group: Group) -> bool:
-        return streams(group.ready.publication) and not group.notes
+    def _remembered(self, group: Group) -> list[int]:
+        """Questions that a memory answers; not those that tell of a person what it does not know."""
+        if not streams(group.ready.publication) or group.notes:
+            return []
+        read = {feature.name for feature in group.ready.publication.bundle.model.domain.user_features}
+        known = [read.isdisjoint(question.profile or ()) for question in group.questions]
+        return [row for row, one in enumerate(group.asked.kept) if one is not None and known[row]]
 
     def _by(self, group: Group, scores: Callable[[Any], Any]) -> list[Picked]:
         domain = group.ready.publication.bundle.model.domain

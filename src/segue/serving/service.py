@@ -21,12 +21,14 @@ from segue.serving.instruments import RULES
 from segue.serving.ladder import Pace
 from segue.serving.metrics import Metrics
 from segue.serving.people import People
+from segue.serving.profiles import fitted
 from segue.serving.rules import Applied, Picked, applied
 from segue.serving.scoring import Group, Scoring, Timed
 from segue.serving.settings import Serving
 from segue.serving.shelf import Ready, Shelf
 from segue.serving.states import States, streams
 from segue.serving.stores.store import Event, Store, StoreError
+from segue.serving.stores.timely import Timely
 from segue.serving.telling import told
 
 __all__ = ["Job", "Refused", "Service", "Timed"]
@@ -61,8 +63,9 @@ class Service:
         self, shelf: Shelf, kept: Store, settings: Serving, metrics: Metrics, drifts: Mapping[str, Drift] | None = None
     ) -> None:
         self.shelf, self.store, self.settings, self.metrics = shelf, kept, settings, metrics
-        self.people = People(kept, settings.recent)
-        self._scoring = Scoring(States(kept), metrics)
+        self._reads = Timely(kept, settings.store_ms / 1000)
+        self.people = People(self._reads, settings.recent)
+        self._scoring = Scoring(States(self._reads), metrics)
         self._drifts = {} if drifts is None else drifts
         self._pace = Pace()
 
@@ -80,15 +83,16 @@ class Service:
                     done[row] = error
         return done
 
-    def answer(self, asked: Sequence[Timed]) -> list[wire.Answer | Refused]:
-        """An answer to each question, or why there is none: a model or a feature that there is not, or rules that
-        do not go together."""
-        found: dict[int, wire.Answer | Refused] = {}
+    def answer(self, asked: Sequence[Timed]) -> list[wire.Answer | Refused | Exception]:
+        """An answer to each question, or why there is none: a model or a feature that there is not, a profile that
+        does not fit, rules that do not go together; or what nothing foresaw."""
+        found: dict[int, wire.Answer | Refused | Exception] = {}
         groups: dict[str, tuple[Ready, list[int], list[Applied]]] = {}
         for row, timed in enumerate(asked):
             try:
                 ready = self._model(timed.question)
                 rules = self._rules(ready, timed.question)
+                self._fit(ready, timed.question)
             except Refused as refused:
                 found[row] = refused
                 continue
@@ -96,10 +100,14 @@ class Service:
             rows.append(row)
             all_rules.append(rules)
         for ready, rows, all_rules in groups.values():
-            group = self._group(ready, [asked[row] for row in rows], all_rules)
-            self._note(group)
-            found.update(zip(rows, self._climb(group), strict=True))
+            answers = self._together(ready, [asked[row] for row in rows], all_rules)
+            found.update(zip(rows, answers, strict=True))
         return [found[row] for row in range(len(asked))]
+
+    def close(self) -> None:
+        """Leave the store; nothing is asked of it afterwards."""
+        self._reads.close()
+        self.store.close()
 
     def take(self, events: Sequence[Event]) -> list[bool]:
         """Keep events; whether each is new.
@@ -122,6 +130,28 @@ class Service:
             questions = [wire.Question(user=user) for user in dict.fromkeys(users)]
             asked = self.people.ask(ready.publication, questions)
             self._scoring.vectors_of_states(ready, questions, asked, list(range(len(questions))))
+
+    def _together(
+        self, ready: Ready, timed: Sequence[Timed], rules: Sequence[Applied]
+    ) -> list[wire.Answer | Refused | Exception]:
+        """The answers to questions that one model is asked; where something fails that nothing foresaw, those of each
+        half by itself, so that what is wrong with one question is not everybody's."""
+        try:
+            group = self._group(ready, timed, rules)
+            self._note(group)
+            return list(self._climb(group))
+        except Exception as error:
+            if len(timed) == 1:
+                return [error]
+        half = len(timed) // 2
+        return self._together(ready, timed[:half], rules[:half]) + self._together(ready, timed[half:], rules[half:])
+
+    def _fit(self, ready: Ready, question: wire.Question) -> None:
+        try:
+            fitted(ready.publication.bundle.model.domain.user_features, question.profile)
+        except ValueError as error:
+            field, _, why = str(error).partition(": ")
+            raise Refused(field, why) from None
 
     def _model(self, question: wire.Question) -> Ready:
         try:
@@ -189,17 +219,22 @@ class Service:
             part = group.take(rows)
             if step == "fallback" and fallback is not None:
                 rows, part = self._instead(fallback, rows, part)
+            if not rows:
+                continue
+            picked: Sequence[Picked | Exception]
             try:
                 with self._pace.timed(pace):
                     picked = compute(part)
             except Exception as error:
-                self.metrics.error("store" if isinstance(error, StoreError) else "engine")
-                extra = {"traceback": track(error)}
+                picked = _apart(compute, part, error)
+            if failed := [one for one in picked if isinstance(one, Exception)]:
+                self.metrics.error("store" if isinstance(failed[0], StoreError) else "engine")
+                extra = {"traceback": track(failed[0])}
                 logger.error("step %s of model %s failed", step, part.ready.version.name, extra=extra)
-                for row in rows:
-                    causes[row] = "store" if isinstance(error, StoreError) else "error"
-                continue
             for index, (row, one) in enumerate(zip(rows, picked, strict=True)):
+                if isinstance(one, Exception):
+                    causes[row] = "store" if isinstance(one, StoreError) else "error"
+                    continue
                 answers[row] = told(part, index, one, step, causes[row])
                 ready = part.ready
                 popularity_I, n_items = ready.publication.popularity, ready.catalogue.n_items
@@ -212,9 +247,10 @@ class Service:
         found: list[tuple[int, Timed, Applied]] = []
         for row, timed in zip(rows, group.timed, strict=True):
             with suppress(Refused):
+                self._fit(fallback, timed.question)
                 found.append((row, timed, self._rules(fallback, timed.question)))
         taken = [timed for _, timed, _ in found], [rules for _, _, rules in found]
-        return [row for row, _, _ in found], self._group(fallback, *taken)
+        return [row for row, _, _ in found], self._group(fallback, *taken) if found else group
 
     def _fallback(self, ready: Ready) -> Ready | None:
         name = self.settings.fallback
@@ -225,3 +261,20 @@ class Service:
         except ValueError as error:
             logger.error("the fallback cannot be opened", extra={"traceback": track(error)})
             return None
+
+
+def _apart(compute: Callable[[Group], list[Picked]], group: Group, error: Exception) -> list[Picked | Exception]:
+    """The list of each question, or why there is none: what failed with ``error`` for all together, for each half by
+    itself while there is time, so that what is wrong with one question is not everybody's."""
+    count = len(group.timed)
+    late = time.monotonic() > min(timed.until for timed in group.timed)
+    if count == 1 or late or isinstance(error, StoreError):
+        return [error] * count
+    found: list[Picked | Exception] = []
+    for rows in (range(count // 2), range(count // 2, count)):
+        half = group.take(rows)
+        try:
+            found += compute(half)
+        except Exception as failed:
+            found += _apart(compute, half, failed)
+    return found
