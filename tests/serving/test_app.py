@@ -247,6 +247,11 @@ def test_models_of_a_library_are_opened_when_they_are_asked_for(tmp_path: Path) 
     it = service("sasrec", library=tmp_path)
     assert it.shelf.names() == ["sasrec", "broken", "ease"]
     with TestClient(create(it)) as client:
+        models = told(client.get("/v1/models"))["models"]
+        assert [(one["name"], one["opened"], one["items"]) for one in models] == [
+            ("sasrec", True, 40),
+            ("ease", False, None),
+        ]
         told(client.post("/v1/models/broken/activate"), 409)
         assert told(client.post("/v1/recommend", json={"user": "u1"}))["model"]["name"] == "sasrec"
         told(client.post("/v1/models/ease/activate"))

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from segue.core.config import suggest
+from segue.core.files import read_json
 from segue.serving import wire
 from segue.serving.catalogue import Catalogue
-from segue.serving.publication import Publication, open_publication
+from segue.serving.publication import MANIFEST, Publication, open_publication
 from segue.serving.rules import applied
 from segue.serving.stores.store import Store
 
@@ -90,8 +92,19 @@ class Shelf:
     def names(self) -> list[str]:
         """Names of all models at hand, opened or not."""
         there = [] if self._library is None else [path.name for path in sorted(self._library.iterdir())
-                                                  if (path / "publication.json").exists()]  # fmt: skip
+                                                  if (path / MANIFEST).exists()]  # fmt: skip
         return list(dict.fromkeys([*self._open, *there]))
+
+    def closed(self) -> dict[str, Mapping[str, Any]]:
+        """Manifests of the models at hand that are not opened, by name; one that cannot be read is left out."""
+        found: dict[str, Mapping[str, Any]] = {}
+        for name in self.names():
+            if name not in self._open and self._library is not None:
+                with suppress(ValueError):
+                    about = read_json(self._library / name / MANIFEST)
+                    if isinstance(about, dict) and {"key", "version", "engine", "facts"} <= about.keys():
+                        found[name] = about
+        return found
 
     def opened(self) -> list[Ready]:
         """The models that can answer at once."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 
@@ -127,20 +127,20 @@ class Showing:
         shelf = self._desk.service.shelf
         found = []
         for ready in shelf.opened():
-            facts, domain = ready.publication.facts, ready.publication.bundle.model.domain
-            found.append(
-                wire.Published(
-                    **ready.version.model_dump(),
-                    active=ready is shelf.active,
-                    items=domain.n_items,
-                    users=domain.n_users,
-                    trained=facts.get("trained"),
-                    data=facts.get("data"),
-                    metrics={str(name): float(value) for name, value in (facts.get("metrics") or {}).items()},
-                    golden=ready.publication.golden,
-                )
-            )
+            publication, domain = ready.publication, ready.publication.bundle.model.domain
+            own = {"active": ready is shelf.active, "opened": True, "items": domain.n_items, "users": domain.n_users}
+            own |= {"golden": publication.golden, **_facts(publication.facts)}
+            found.append(wire.Published(**ready.version.model_dump(), **own))
+        for name, about in shelf.closed().items():
+            told = {key: str(about[key]) for key in ("key", "version", "engine")}
+            found.append(wire.Published(name=name, active=False, opened=False, **told, **_facts(about["facts"])))
         return wire.Models(models=found, previous=shelf.previous)
+
+
+def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a model beside what it is."""
+    metrics = {str(name): float(value) for name, value in (facts.get("metrics") or {}).items()}
+    return {"trained": facts.get("trained"), "data": facts.get("data"), "metrics": metrics}
 
 
 def _code(ready: Ready, item: str) -> int:

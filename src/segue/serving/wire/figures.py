@@ -65,8 +65,11 @@ class Published(Version):
     """A model that the service has at hand."""
 
     active: bool
-    items: int
-    users: int
+    opened: bool
+    """Whether it can answer at once; another is opened when it is asked for."""
+    items: int | None = None
+    """How many its catalogue has, once it is opened."""
+    users: int | None = None
     trained: str | None = None
     """When, as an ISO date."""
     data: str | None = None
