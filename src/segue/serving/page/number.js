@@ -5,7 +5,7 @@ const three = new Intl.NumberFormat("en-GB", { maximumSignificantDigits: 3 });
 const day = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
 const listed = new Intl.ListFormat("en-GB", { type: "conjunction" });
 
-export const count = (n) => whole.format(n);
+export const count = (n) => (n === null ? "–" : whole.format(n));
 export const counted = (n, one, many = `${one}s`) => `${count(n)} ${n === 1 ? one : many}`;
 export const about = (x) => (Number.isFinite(x) ? three.format(x) : "–");
 export const and = (words) => listed.format(words);

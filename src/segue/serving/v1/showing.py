@@ -128,11 +128,11 @@ class Showing:
         found = []
         for ready in shelf.opened():
             publication, domain = ready.publication, ready.publication.bundle.model.domain
-            own = {"active": ready is shelf.active, "opened": True, "items": domain.n_items, "users": domain.n_users}
+            own: dict[str, Any] = {"active": ready is shelf.active, "opened": True, "items": domain.n_items, "users": domain.n_users}
             own |= {"golden": publication.golden, **_facts(publication.facts)}
             found.append(wire.Published(**ready.version.model_dump(), **own))
         for name, about in shelf.closed().items():
-            told = {key: str(about[key]) for key in ("key", "version", "engine")}
+            told: dict[str, Any] = {key: str(about[key]) for key in ("key", "version", "engine")}
             found.append(wire.Published(name=name, active=False, opened=False, **told, **_facts(about["facts"])))
         return wire.Models(models=found, previous=shelf.previous)
 
