@@ -131,8 +131,8 @@ def make(world: World) -> FastAPI:
     async def models() -> wire.Models:
         metrics = {"sasrec": (0.1712, 0.2994), "ease": (0.1533, 0.2741), "popular": (0.0417, 0.0803)}
         listed = [
-            wire.Published(**world.version(name).model_dump(), active=name == world.active, opened=True, items=len(world.items),
-                           users=240, trained="2026-03-14T09:00:00", data="made-up", golden=32,
+            wire.Published(**world.version(name).model_dump(), active=name == world.active, opened=True,
+                           items=len(world.items), users=240, trained="2026-03-14T09:00:00", data="made-up", golden=32,
                            metrics=dict(zip(("ndcg@10", "recall@10"), metrics[name], strict=True)))
             for name in world.models
         ]  # fmt: skip
