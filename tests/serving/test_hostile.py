@@ -44,7 +44,8 @@ def test_the_description_tells_the_limits_that_hold() -> None:
     with TestClient(create(it)) as small:
         schemas: Any = small.get("/openapi.json").json()["components"]["schemas"]
         question = schemas["Question"]["properties"]
-        assert question["k"]["maximum"] == 12
+        assert (question["k"]["minimum"], question["k"]["maximum"]) == (1, 12)
+        assert schemas["Pin"]["properties"]["place"]["maximum"] == 1000
         assert question["history"]["anyOf"][0]["maxItems"] == 3
         assert schemas["WhyQuestion"]["properties"]["k"]["maximum"] == 12
         assert schemas["Questions"]["properties"]["questions"]["maxItems"] == 2

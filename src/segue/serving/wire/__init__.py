@@ -20,13 +20,14 @@ from segue.serving.wire.answers import (
     Unknown,
     Version,
 )
-from segue.serving.wire.base import Feature, Id, Scalar, Step, Time, Value, Whole, Wire
+from segue.serving.wire.base import WHOLE, Feature, Id, Scalar, Step, Time, Value, Wire
 from segue.serving.wire.figures import Fault, Forgotten, Live, Models, Past, Person, Persons, Published, Taken
 from segue.serving.wire.questions import MOST, Event, Events, Given, Question, Questions, WhyQuestion
 from segue.serving.wire.rules import Boost, Condition, Pin, Rules, Where
 
 __all__ = [
     "MOST",
+    "WHOLE",
     "Answer",
     "Answers",
     "Boost",
@@ -62,7 +63,6 @@ __all__ = [
     "Value",
     "Version",
     "Where",
-    "Whole",
     "WhyQuestion",
     "Wire",
 ]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["Feature", "Id", "Scalar", "Step", "Time", "Value", "Whole", "Wire"]
+__all__ = ["WHOLE", "Feature", "Id", "Scalar", "Step", "Time", "Value", "Wire"]
 
 MOST_KEYS = 100
 """Keys of an object that are looked at one by one; there are none with so many."""
@@ -26,10 +26,10 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-Whole: TypeAlias = Annotated[int, BeforeValidator(_whole)]
-"""A whole number. JSON has one kind of numbers: ``5.0`` is whole too."""
+WHOLE = BeforeValidator(_whole)
+"""JSON has one kind of numbers: ``5.0`` is whole too. It stands behind the bounds, or no description tells these."""
 
-Time: TypeAlias = Annotated[Whole, Field(ge=-(2**53), le=2**53)]
+Time: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53), WHOLE]
 """Seconds since 1970."""
 
 Value: TypeAlias = Annotated[float, Field(ge=-1e15, le=1e15)]

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from segue.serving.wire.base import Feature, Id, Scalar, Time, Value, Whole, Wire
+from segue.serving.wire.base import WHOLE, Feature, Id, Scalar, Time, Value, Wire
 from segue.serving.wire.rules import Rules
 
 __all__ = ["MOST", "Event", "Events", "Given", "Question", "Questions", "WhyQuestion"]
@@ -41,7 +41,7 @@ class Question(Rules):
     """What to go by instead: items, or events, oldest first; may be empty."""
     profile: Annotated[dict[Feature, Scalar | Scalars], Field(max_length=100)] | None = None
     """Features of the user, by the names the data had for them."""
-    k: Annotated[Whole, Field(ge=1)] = 10
+    k: Annotated[int, Field(ge=1), WHOLE] = 10
     """How many items."""
     repeats: bool = False
     """Whether items of the history may be recommended again."""
@@ -49,7 +49,7 @@ class Question(Rules):
     """The moment of asking, for models that are told; without it, now."""
     model: Id | None = None
     """Which model; without it the active one, or the one that an experiment chooses."""
-    deadline_ms: Annotated[Whole, Field(ge=1, le=600_000)] | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE] | None = None
     """An answer after so many milliseconds is of no use: a cheaper one is given in time."""
 
 

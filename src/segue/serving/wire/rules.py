@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from segue.serving.wire.base import Feature, Id, Scalar, Whole, Wire
+from segue.serving.wire.base import WHOLE, Feature, Id, Scalar, Wire
 
 __all__ = ["Boost", "Condition", "Pin", "Rules", "Where"]
 
@@ -43,7 +43,7 @@ class Pin(Wire):
 
     item: Id
     """The item; it is shown even if the history holds it, but not if a rule forbids it."""
-    place: Annotated[Whole, Field(ge=1, le=1000)]
+    place: Annotated[int, Field(ge=1, le=1000), WHOLE]
     """Where it stands, from 1."""
 
 
@@ -59,7 +59,7 @@ class Rules(Wire):
     boosts: Annotated[list[Boost], Field(max_length=50)] = []
     """Items to move up or down."""
     most: Annotated[
-        dict[Feature, Annotated[Whole, Field(ge=1, le=1000)]],
+        dict[Feature, Annotated[int, Field(ge=1, le=1000), WHOLE]],
         Field(max_length=10),
     ] = {}
     """Quotas: at most so many items of each value of this feature, such as ``{"genres": 3}``."""
