@@ -84,7 +84,7 @@ def create(
             await desk.drained()
             await asyncio.to_thread(answers.close)
             await asyncio.to_thread(intake.close)
-            service.store.close()
+            service.close()
             metrics.close()
 
     app = FastAPI(

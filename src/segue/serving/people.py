@@ -18,6 +18,7 @@ from segue.serving import wire
 from segue.serving.profiles import fitted, tabled
 from segue.serving.publication import Publication
 from segue.serving.stores import store
+from segue.serving.stores.timely import Reads
 
 __all__ = ["Asked", "People", "coded", "stacked", "together"]
 
@@ -42,7 +43,7 @@ class People:
         recent: newest events of a user that are looked at.
     """
 
-    def __init__(self, kept: store.Store, recent: int) -> None:
+    def __init__(self, kept: Reads, recent: int) -> None:
         self._store, self._recent = kept, recent
 
     def ask(self, publication: Publication, questions: Sequence[wire.Question], *, alone: bool = False) -> Asked:

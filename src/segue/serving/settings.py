@@ -32,6 +32,8 @@ class Serving(Settings):
     deadline_ms: Annotated[int, Ge(1)] = 1_000
     """Milliseconds until an answer, where the question does not say; what would take longer is answered by a cheaper
     step of the ladder."""
+    store_ms: Annotated[int, Ge(1)] = 500
+    """Milliseconds that an answer waits for the store; without it, nobody is known."""
     batch: Annotated[int, Ge(1), Le(1_024)] = 64
     """Questions of different requests that are answered together."""
     waiting: Annotated[int, Ge(1)] = 512

@@ -19,7 +19,8 @@ from segue.core.stream import State
 from segue.core.types import Codes, Events, Mask, Queries
 from segue.serving.people import coded, stacked, together
 from segue.serving.publication import Publication
-from segue.serving.stores.store import Kept, Memory, Store, StoreError
+from segue.serving.stores.store import Kept, Memory, StoreError
+from segue.serving.stores.timely import Reads
 
 __all__ = ["Followed", "States", "streams"]
 
@@ -51,7 +52,7 @@ def streams(publication: Publication) -> bool:
 class States:
     """Reads, brings on and keeps states."""
 
-    def __init__(self, kept: Store) -> None:
+    def __init__(self, kept: Reads) -> None:
         self._store = kept
 
     def of(self, publication: Publication, wanted: Followed) -> State:

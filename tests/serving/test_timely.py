@@ -1,0 +1,56 @@
+"""Who answers does not wait for a store that is silent, and goes on when it speaks again."""
+
+from __future__ import annotations
+
+import threading
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from segue.serving import wire
+from segue.serving.service import Timed
+from segue.serving.stores.opening import open_store
+from segue.serving.stores.store import Event, Memory, StoreError
+from segue.serving.stores.timely import Timely
+from tests.serving.world import service
+
+
+def test_what_is_in_time_is_as_the_store_has_it() -> None:
+    store = open_store("memory:")
+    timely = Timely(store, 30)
+    store.append([Event("zoe", "a", 1), Event("zoe", "b", 2)])
+    timely.remember({"zoe": Memory("m", 1, b"x")})
+    assert timely.kept(["zoe", "bob"], 5) == store.kept(["zoe", "bob"], 5)
+    assert timely.since("zoe", 1, 5) == store.since("zoe", 1, 5)
+    assert timely.memories(["zoe"], "m") == store.memories(["zoe"], "m")
+    timely.close()
+
+
+def test_an_answer_does_not_wait_for_a_store_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = service("gru4rec", store_ms=50)
+    calls, speaks = [], threading.Event()
+    kept = it.store.kept
+
+    def silent(*given: Any) -> Any:
+        calls.append(given)
+        speaks.wait(60)
+        return kept(*given)
+
+    monkeypatch.setattr(it.store, "kept", silent)
+
+    def answer() -> wire.Answer:
+        (found,) = it.answer([Timed(wire.Question(user="u3", k=5), monotonic() + 60)])
+        assert isinstance(found, wire.Answer)
+        return found
+
+    assert all(answer().notes for _ in range(3))
+    assert len(calls) == 1  # the others did not wait at all
+    with pytest.raises(StoreError, match="overdue"):
+        it.follow(["u3"])
+    speaks.set()
+    for _ in range(600):
+        if not answer().notes:
+            return
+        threading.Event().wait(0.05)
+    raise AssertionError("never asked again")
