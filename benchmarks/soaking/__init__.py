@@ -1,0 +1,1 @@
+"""Part ``soak``: a service under traffic and trouble, and what is found afterwards."""
