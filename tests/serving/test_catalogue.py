@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.catalogues import catalogue, meets
 
 from segue.serving import wire
 from segue.serving.cache import Cache
+from tests.serving.catalogues import catalogue, meets
 
 ITEMS = catalogue(
     {

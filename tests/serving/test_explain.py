@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from tests.serving.catalogues import catalogue
 
 from segue.core.model import Factored
 from segue.core.types import Codes, Domain, Events, Queries
@@ -15,6 +14,7 @@ from segue.serving.influence import influences
 from segue.serving.rules import applied
 from segue.testing import clusters
 from segue.testing.training import train_small
+from tests.serving.catalogues import catalogue
 
 VERSION = wire.Version(name="one", key="linear", version="0" * 12, engine="native")
 

@@ -7,13 +7,13 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serving.catalogues import Slow, catalogue
 
 from segue.core.recommend import recommend
 from segue.core.types import Domain, Events, Queries
 from segue.serving import greedy, wire
 from segue.serving.catalogue import Catalogue
 from segue.serving.rules import Picked, applied, pick
+from tests.serving.catalogues import Slow, catalogue
 
 GENRES = ["Comedy", "Drama", "War"]
 
