@@ -30,8 +30,17 @@ __all__ = ["figure", "page", "run", "verdict"]
 
 WALKERS = 8
 SIDE = Path(__file__).parent / "sides" / "run_soak.py"
-FLAT = 60.0
-"""MB per hour of growth from which memory is said to grow."""
+FLAT, LONG = 60.0, 5.0
+"""MB per hour of growth from which memory is said to grow, and minutes for which it must have been watched."""
+
+READING = (
+    "Memory is that of the one worker that no disturbance killed after the first quarter. Counters are read every five "
+    "seconds, in each life of the service for the last time shortly before its end: what was answered a second before "
+    "must be counted, and no more than what was begun. What a worker counted stays when it is killed; what it had "
+    "answered and not yet counted may be missing: as many requests as were under way. Of failures of the store there "
+    "is no upper bound, as work behind the answers fails too."
+)
+"""What the tables of a page mean."""
 
 
 def run(ask: Any) -> dict[str, Any]:
@@ -138,7 +147,7 @@ def verdict(trial: dict[str, Any]) -> dict[str, str]:
         "failures only while something was down": _fault({"unexplained": trial["refusals"]["unexplained_count"]})
         or f"yes: {', '.join(f'{n:,} x {kind}' for kind, n in trial['refusals']['failed'].items()) or 'none'}",
         "counters agree with what was answered": f"**no**: {'; '.join(misfits)}" if misfits else "yes",
-        "memory is flat": "too short to tell" if slope is None
+        "memory is flat": "too short to tell" if slope is None or memory["minutes"] < LONG
         else f"{'yes' if slope < FLAT else '**no**'}: {memory['first_mb']:.0f} MB, then {memory['last_mb']:.0f} MB; "
         f"{memory['slope_mb_per_hour']:+.1f} MB/h after the first quarter, {slope:+.1f} MB/h in the last half",
     }  # fmt: skip
@@ -181,6 +190,8 @@ def page(found: dict[str, Any]) -> str:
         f"`segue serve` with two workers, two models of {found['source']}, keys and an experiment; {found['walkers']} "
         f"clients at a time, {found['minutes']:g} minutes for each store. Times are those of a machine that did other "
         "things too, and that ran traffic, service and store alike: they are not figures of the service.",
+        "",
+        READING,
     ]
     for store, trial in found["runs"].items():
         kinds = [one["kind"] for one in trial["disturbances"]]
@@ -194,6 +205,7 @@ def page(found: dict[str, Any]) -> str:
             *(f"| {name} | {row['answers']:,} | {row['p50_ms']:.1f} | {row['p95_ms']:.1f} | {row['p99_ms']:.1f} "
               f"| {row['most_ms']:,.0f} |" for name, row in trial["speeds"].items()),
             "", "| no recommendation for | at | during |", "| ---: | ---: | --- |",
+            *(() if trial["gaps"] else ("| never longer than a second | | |",)),
             *(f"| {gap['seconds']:.1f} s | {gap['at']:.0f} s | {gap['during'].replace('_', ' ')} |"
               for gap in trial["gaps"]),
             "", "| life | what | answered at least | at most | counted | may be missing |",

@@ -45,26 +45,30 @@ def kept(trails: Mapping[str, Sequence[Sequence[Any]]], events: Iterable[Event])
     texts: list[str] = []
     for user, trail in trails.items():
         acknowledged: dict[str, str] = {}
-        maybe: set[str] = set()
+        maybe: set[str] = set()  # may be there
+        gone: set[str] = set()  # may be gone, as a deletion may have come late
+        late = False
         for key, item, answered, unsure in trail:
             if key is None:
                 found["forgotten"] += answered
-                maybe |= {one for one in acknowledged if not answered}
+                late |= unsure or not answered
                 if answered:
                     found["deleted"] += len(acknowledged)
                     acknowledged = {}
+                else:
+                    gone |= set(acknowledged)
                 continue
             found["acknowledged"] += answered
             found["unanswered"] += not answered
             if answered:
                 acknowledged[key] = item
+                gone |= {key} if late else set()
             if unsure or not answered:
                 maybe.add(key)
         there = stored.pop(user, [])
         times = Counter(key for key, _ in there)
         problems = {
-            "lost": [key for key in acknowledged if key not in times and key not in maybe]
-            + [key for key in acknowledged if key not in times and key in maybe and not _forgets(trail)],
+            "lost": [key for key in acknowledged if key not in times and key not in gone],
             "twice": [key for key, count in times.items() if count > 1],
             "unasked": [key for key in times if key not in acknowledged and key not in maybe],
             "changed": [key for key, item in there if key in acknowledged and acknowledged[key] != item],
@@ -77,10 +81,6 @@ def kept(trails: Mapping[str, Sequence[Sequence[Any]]], events: Iterable[Event])
     found["strangers"] = sum(map(len, stored.values()))
     names = ("lost", "twice", "unasked", "changed", "disordered", "strangers", "deleted", "forgotten", "unanswered")
     return {**dict.fromkeys(names, 0), **found, "texts": texts[:20]}
-
-
-def _forgets(trail: Sequence[Sequence[Any]]) -> bool:
-    return any(key is None for key, *_ in trail)
 
 
 def refusals(attempts: Sequence[Row], seen: Sequence[Row], lives: Sequence[Row]) -> dict[str, Any]:
