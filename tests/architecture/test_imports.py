@@ -69,7 +69,7 @@ def outside(path: Path, top_level: bool) -> set[str]:
     return {dist.replace("_", "-").split("-")[0].lower() for name in modules for dist in PROVIDERS.get(name, [name])}
 
 
-WEB = ("serving/app.py", "serving/v1/")
+WEB = ("serving/app.py", "serving/described.py", "serving/v1/")
 """The application, which FastAPI reads the types of: it is loaded when something is served, and never before."""
 
 

@@ -1,1 +1,1 @@
-"""A trained recommender as a service: answers in milliseconds, takes events, says what it does. Import what you need."""
+"""A trained recommender as a service: answers in milliseconds, takes events, says what it does."""
