@@ -23,13 +23,21 @@ T = TypeVar("T")
 class Reads(Protocol):
     """What answers need of a store: see :class:`segue.serving.stores.store.Store`."""
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]: ...  # noqa: D102
+    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
+        """See :meth:`segue.serving.stores.store.Store.kept`."""
+        ...
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]: ...  # noqa: D102
+    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
+        """See :meth:`segue.serving.stores.store.Store.since`."""
+        ...
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]: ...  # noqa: D102
+    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
+        """See :meth:`segue.serving.stores.store.Store.memories`."""
+        ...
 
-    def remember(self, memories: Mapping[str, Memory]) -> None: ...  # noqa: D102
+    def remember(self, memories: Mapping[str, Memory]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.remember`."""
+        ...
 
 
 class Timely:
