@@ -36,6 +36,7 @@ def pages() -> dict[str, str]:
         "simulator": _simulator(),
         "evaluation": _evaluation(),
         "commands": "\n\n".join(["# Commands", *_commands()]),
+        "service": _service(),
         "python": _python(),
         "values": _values(),
         "contract": _contract(),
@@ -71,6 +72,7 @@ def _index() -> str:
         ("[Data](data.md)", "logs by name; groups `filters` and `split`; kinds of split"),
         ("[The simulated world](simulator.md)", "its law, and what can be set in `simulated?key=value`"),
         ("[Evaluation](evaluation.md)", "group `evaluation`; metrics"),
+        ("[The service](service.md)", "settings of `segue serve`, what goes over the wire, metrics"),
         ("[Python](python.md)", "the functions of `import segue`"),
         ("[Values](values.md)", "the types that models and metrics speak in"),
         ("[The contract](contract.md)", "what every model keeps"),
@@ -170,6 +172,27 @@ def _evaluation() -> str:
     ):
         parts += [f"### {name}", prose((module.__doc__ or "").partition("Shapes:")[0]), _functions(module)]
     return "\n\n".join(parts)
+
+
+def _service() -> str:
+    from segue.serving import wire
+    from segue.serving.instruments import INSTRUMENTS
+    from segue.serving.routing import Experiment, Variant
+    from segue.serving.settings import Serving
+
+    parts = ["# The service", "## Settings", "`segue serve --set KEY=VALUE` sets any of these.", settings(Serving)]
+    parts += ["## Experiments", prose(Experiment.__doc__ or ""), settings(Experiment)]
+    parts += [
+        "Each variant:",
+        settings(Variant),
+        "## What goes over the wire",
+        "`/docs` of a running service tells more.",
+    ]
+    for name in ("Question", "Rules", "Condition", "Boost", "Pin", "Event", "Answer", "Explanation", "Fault"):
+        kind = getattr(wire, name)
+        parts += [f"### `{name}`", prose(kind.__doc__ or ""), settings(kind)]
+    rows = ((f"`{one.name}`", one.kind, ", ".join(one.labels), words(one.text)) for one in INSTRUMENTS)
+    return "\n\n".join([*parts, "## Metrics", table(("name", "kind", "labels", "what it is"), rows)])
 
 
 def _commands() -> Iterator[str]:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from segue.core.config import Settings
-
 __all__ = ["function", "prose", "settings", "table", "words"]
 
-WORDS = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`", NoneType: "`none`"}
+WORDS = {Any: "anything", int: "whole number", float: "number", str: "text", bool: "`true` or `false`", NoneType: "`none`"}
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 SECTION = re.compile(r"^(Args|Returns|Raises):\n((?:[ ]{4}.*\n?|\n)+)", re.MULTILINE)
 TITLES = {"Args": "Arguments", "Returns": "Returns", "Raises": "Raises"}
@@ -87,7 +86,7 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def settings(kind: type[Settings]) -> str:
+def settings(kind: type[BaseModel]) -> str:
     """Every field of a group of settings: key, what it takes, default, and its docstring."""
     if not kind.model_fields:
         return "No settings."
@@ -106,6 +105,8 @@ def _default(field: FieldInfo) -> str:
         return "`none`"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
+    if isinstance(value, BaseModel):
+        return "none set"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in value) + "]`"
     return f"`{value}`"
@@ -119,10 +120,13 @@ def _takes(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         text = ", ".join(f"`{value}`" for value in inner)
     elif origin in (Union, UnionType):
         text = " or ".join(_takes(part) for part in inner)
-    elif origin is tuple:
+    elif origin in (tuple, list):
         text = f"list of: {_takes(inner[0])}"
     elif origin is dict:
-        text = "pairs of texts"
+        what = _takes(inner[1])
+        text = "pairs of texts" if what == "text" else f"by name: {what}"
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        text = f"`{annotation.__name__}`"
     else:
         text = WORDS[annotation]
     bounds = [bound for entry in metadata for bound in _bounds(entry)]
