@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -133,4 +133,22 @@ def test_what_fails_for_one_question_fails_for_no_other() -> None:
     assert isinstance(found[3], RuntimeError)
     del found[3], users[3]
     assert [one.step for one in found] == ["popular" if user == "poison" else "model" for user in users]
+    it.store.close()
+
+
+def test_what_takes_long_for_many_is_no_sign_for_one() -> None:
+    it = service("ease")
+    by_model = it._scoring.by_model
+
+    def scored(group: Any) -> Any:
+        if len(group.timed) > 1 or not group.rules[0].plain:
+            sleep(0.3)
+        return by_model(group)
+
+    it._scoring.by_model = scored  # type: ignore[method-assign]
+    plain, ruled = wire.Question(user="u1"), wire.Question(user="u1", diversify=0.5)
+    it.answer([Timed(plain, monotonic() + 60)] * 60)
+    it.answer([Timed(ruled, monotonic() + 60)])
+    found: list[Any] = [it.answer([Timed(question, monotonic() + 0.2)])[0] for question in (ruled, plain)]
+    assert [answer.step for answer in found] == ["neighbours", "model"]
     it.store.close()

@@ -206,7 +206,7 @@ class Service:
             left = [row for row in range(len(group.timed)) if row not in answers]
             if not left:
                 break
-            pace = f"{group.ready.version.name}/{step}"
+            pace = f"{group.ready.version.name}/{step}/{_size([group.rules[row] for row in left])}"
             now = time.monotonic()
             rows = [row for row in left if step == "popular" or self._pace.fits(pace, group.timed[row].until - now)]
             for row in set(left) - set(rows):
@@ -261,6 +261,11 @@ class Service:
         except ValueError as error:
             logger.error("the fallback cannot be opened", extra={"traceback": track(error)})
             return None
+
+
+def _size(rules: Sequence[Applied]) -> str:
+    """About how much is asked at once: what took long for many, or for rules, is no sign for a plain question."""
+    return f"{len(rules).bit_length()}{'' if all(one.plain for one in rules) else ' with rules'}"
 
 
 def _apart(compute: Callable[[Group], list[Picked]], group: Group, error: Exception) -> list[Picked | Exception]:
