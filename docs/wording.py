@@ -14,7 +14,14 @@ from pydantic_core import PydanticUndefined
 
 __all__ = ["function", "prose", "settings", "table", "words"]
 
-WORDS = {Any: "anything", int: "whole number", float: "number", str: "text", bool: "`true` or `false`", NoneType: "`none`"}
+WORDS = {
+    Any: "anything",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "`true` or `false`",
+    NoneType: "`none`",
+}
 SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 SECTION = re.compile(r"^(Args|Returns|Raises):\n((?:[ ]{4}.*\n?|\n)+)", re.MULTILINE)
 TITLES = {"Args": "Arguments", "Returns": "Returns", "Raises": "Raises"}
@@ -103,6 +110,8 @@ def _default(field: FieldInfo) -> str:
         return "needed"
     if value is None:
         return "`none`"
+    if value == "":
+        return "empty"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, BaseModel):
