@@ -43,7 +43,7 @@ BOARDS = {
     "ml-1m-among-100": Board(
         "ml-1m",
         ["ials", "bpr", "neumf", "ease", "lightgcn", "multi_vae", "item_knn", "popular"],
-        ["split.valid=0", "evaluation.sampled=99", "ials.unobserved_weight=0.2", "ials.l2=0.005"],
+        ["split.valid=0", "evaluation.sampled=99", "ials.width=64", "ials.unobserved_weight=0.2", "ials.l2=0.005"],
         "leave-one-out, one item to be found among 99 drawn ones",
         "sampled_ndcg@10",
         {
