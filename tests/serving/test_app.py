@@ -1,7 +1,9 @@
 """The service over HTTP, as its interface describes it."""
 
 import json
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +176,24 @@ def test_failures_of_the_store_are_counted(monkeypatch: pytest.MonkeyPatch) -> N
     assert 'segue_errors_total{kind="store"} 4.0' in metrics
     for name in ("kept", "forget", "put"):
         assert f'segue_store_failures_total{{operation="{name}",store="sqlite"}} 1.0' in metrics
+
+
+def test_a_silent_store_keeps_nobody_from_metrics_and_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, speaks = service("ease"), threading.Event()
+    kept = it.store.kept
+
+    def silent(*given: Any) -> Any:
+        speaks.wait(60)
+        return kept(*given)
+
+    monkeypatch.setattr(it.store, "kept", silent)
+    with TestClient(create(it)) as other, ThreadPoolExecutor(40) as pool:
+        people = [pool.submit(other.get, "/v1/users/u1") for _ in range(40)]
+        for path in ("/metrics", "/v1/items", "/v1/models"):
+            assert other.get(path).status_code == 200
+        assert not any(person.done() for person in people)
+        speaks.set()
+        assert {person.result().status_code for person in people} == {200}
 
 
 def test_a_change_knows_what_another_process_changed(tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ async def _watch(desk: Desk) -> None:
         await asyncio.to_thread(desk.experiments.follow)
         before, begun = shelf.active.version, time.monotonic()
         try:
-            await asyncio.to_thread(shelf.follow)
+            await desk.away(shelf.follow)
         except Exception as error:
             metrics.store(desk.service.store.name, "get", time.monotonic() - begun, failed=True)
             logger.error("the active model could not be looked up", extra={"traceback": track(error)})

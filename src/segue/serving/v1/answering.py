@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -122,7 +121,7 @@ class Answering:
                 for question, route, items in shown
             ]
             try:
-                await asyncio.to_thread(self._desk.service.store.expose, exposures)
+                await self._desk.away(lambda: self._desk.service.store.expose(exposures))
                 for question, route, items in shown:
                     if route.shadow is not None:
                         asked = question.model_copy(update={"model": route.shadow})

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -49,6 +50,8 @@ FAULTS: Reply = {
 }
 MISSING: Reply = {404: {"model": wire.Fault, "description": "There is no such thing."}}
 CLASHING: Reply = {409: {"model": wire.Fault, "description": "Not as things stand."}}
+MOST_CALLS = 16
+"""Calls of the store at a time, beside those of who answers and of who takes events."""
 PAGE = 1_000
 """Items, users or events that one look shows at most."""
 
@@ -74,6 +77,10 @@ class Desk:
     closing: bool = False
     """Whether the service ends: what can wait for another time is left."""
 
+    _threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MOST_CALLS, "segue-stored"), init=False
+    )
+
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something go on after the answer."""
         task = asyncio.get_running_loop().create_task(work)
@@ -85,6 +92,7 @@ class Desk:
         self.closing = True
         if self.background:
             await asyncio.wait(self.background)
+        self._threads.shutdown(wait=False)
 
     async def asked(self, jobs: Sequence[Job]) -> list[Any]:
         """What each job came to, or its exception.
@@ -97,6 +105,11 @@ class Desk:
         except Busy as busy:
             raise Problem(503, retry_after=busy.seconds) from None
 
+    async def away(self, call: Callable[[], T]) -> T:
+        """What a call of the store comes to, on threads of its own: while the store is silent these wait, and whoever
+        wants something else, such as metrics, does not."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
     async def stored(self, operation: str, look: Callable[[], T]) -> T:
         """What the store answers, away from the event loop.
 
@@ -105,7 +118,7 @@ class Desk:
         """
         begun = time.monotonic()
         try:
-            return await asyncio.to_thread(look)
+            return await self.away(look)
         except StoreError as error:
             self.service.metrics.store(self.service.store.name, operation, time.monotonic() - begun, failed=True)
             raise self.broken(operation, error) from None
