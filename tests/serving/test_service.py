@@ -1,17 +1,25 @@
 """What the service answers is what the model would, with what came in since; in trouble it is still well made."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import monotonic
 from typing import Any
 
 import numpy as np
 import pytest
 
+from segue.core import bundle
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
 from segue.serving import wire
+from segue.serving.metrics import Metrics
+from segue.serving.publication import publish
 from segue.serving.service import Refused, Service, Timed
+from segue.serving.settings import Serving
+from segue.serving.shelf import Shelf
+from segue.serving.stores.opening import open_store
 from segue.serving.stores.store import Event, StoreError
+from segue.testing.training import train_small
 from tests.serving.world import service, shop
 
 KEYS = ("ease", "ials", "gru4rec", "sasrec")
@@ -271,3 +279,42 @@ def test_models_change_and_change_back_and_others_follow(tmp_path: Any) -> None:
 def test_standing_rules_that_do_not_fit_refuse_the_model() -> None:
     with pytest.raises(ValueError, match="year"):
         service("ease", rules={"where": {"year": {"any": ["long ago"]}}})
+
+
+def test_a_large_catalogue_is_searched_by_its_index(tmp_path: Any) -> None:
+    data = shop()
+    trained = bundle.of("bpr", train_small("bpr", data), data)
+    publish("bpr", trained, data.histories, tmp_path / "bpr", index_above=10)
+    kept = open_store("memory:")
+    it = Service(Shelf([tmp_path / "bpr"], kept), kept, Serving(), Metrics())
+    assert it.shelf.active.publication.index is not None
+    exact = service("bpr")
+    for question in (
+        wire.Question(user="u1", k=5),
+        wire.Question(history=["i1", "i2"], k=5, repeats=True),
+        wire.Question(history=["i1"], k=5, where={"genres": wire.Condition(any=["Comedy"])}),
+        wire.Question(history=["i1"], k=5, most={"genres": 2}),
+    ):
+        assert ids(asked(it, question)[0]) == ids(asked(exact, question)[0])
+
+
+def test_a_model_that_reads_times_is_told_which_are_real(tmp_path: Any) -> None:
+    data = shop()
+    times = np.arange(data.histories.size, dtype=np.int64) * 3600
+    timed = data.having(replace(data.histories, times=times))
+    trained = bundle.of("gru4rec", train_small("gru4rec", timed, inputs=("gap",)), timed)
+    publish("gru4rec", trained, timed.histories, tmp_path / "gru4rec")
+    kept = open_store("memory:")
+    it = Service(Shelf([tmp_path / "gru4rec"], kept), kept, Serving(), Metrics())
+    assert it.shelf.active.publication.columns == ("times",)
+    last = int(timed.histories.block(1, 2).times[-1])
+    plain = asked(it, wire.Question(user="u1", k=40))[0]
+    queries = Queries.of_users(np.array([1], np.int32), timed.histories.block(1, 2))
+    lists = recommend(trained.model, queries, 40)
+    assert ids(plain) == it.shelf.active.catalogue.ids(lists.items[0, : lists.lengths[0]])
+    it.take([Event("u1", "i3", last + 60)])
+    soon = asked(it, wire.Question(user="u1", k=40))[0]
+    assert {item.id: item.score for item in soon.items} != {item.id: item.score for item in plain.items}
+    sent = wire.Question(history=["i1", wire.Given(item="i2", time=5), "i4"])
+    history = it.people.ask(it.shelf.active.publication, [sent]).queries.history
+    assert history.context["time_known"].tolist() == [False, True, False]

@@ -8,18 +8,22 @@ Shapes: N questions, I items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from segue.core.model import Factored, Recommender
 from segue.core.recommend import recommend, score_blocks
-from segue.core.types import Queries
+from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import wire
 from segue.serving.catalogue import Catalogue
 from segue.serving.rules import Applied, Picked, pick, shortfall
 
-__all__ = ["listed"]
+__all__ = ["Search", "listed"]
+
+Search: TypeAlias = Callable[[Queries, int, Events | None, Mask | None], Recommendations]
+"""The best items of queries, so many, without those of the histories, among those that are allowed."""
 
 
 def listed(
@@ -28,8 +32,14 @@ def listed(
     questions: Sequence[wire.Question],
     rules: Sequence[Applied],
     catalogue: Catalogue,
+    search: Search | None = None,
 ) -> list[Picked]:
-    """The list of each question, best first."""
+    """The list of each question, best first.
+
+    Args:
+        search: what is used instead of a look at the whole catalogue, where it is so large that this takes long, for
+            questions without rules that need all scores; it gives no probabilities.
+    """
     found: dict[int, Picked] = {}
     alike: dict[tuple[bool, int], list[int]] = {}
     others = []
@@ -41,7 +51,11 @@ def listed(
     for (repeats, _), rows in alike.items():
         asked = queries if len(rows) == len(queries) else queries.take(np.array(rows, np.int64))
         most = max(questions[row].k for row in rows)
-        lists = recommend(model, asked, most, repeats=repeats, allowed=rules[rows[0]].allowed)
+        allowed = rules[rows[0]].allowed
+        if search is None:
+            lists = recommend(model, asked, most, repeats=repeats, allowed=allowed)
+        else:
+            lists = search(asked, most, None if repeats else asked.history, allowed)
         for index, row in enumerate(rows):
             count = min(int(lists.lengths[index]), questions[row].k)
             seen = 0 if repeats else len(np.unique(asked.history.block(index, index + 1).items))

@@ -130,21 +130,28 @@ def coded(publication: Publication, told: Sequence[str | wire.Given | store.Even
             latest = latest if e is None or e.time is None else e.time
             times.append(latest)
         columns["times"] = np.array(times, np.int64)[known]
+        told_N = np.array([e is not None and e.time is not None for e in rest], np.bool_)
+        columns["context"] = {"time_known": told_N[known]}
     return Events(np.array([0, int(known.sum())]), codes[known], **columns), unknown
 
 
 def together(parts: Sequence[Events], columns: Sequence[str]) -> Events:
     """One history of several, one after the other, each a single row."""
-    own: dict[str, Any] = {name: np.concatenate([_column(part, name) for part in parts]) for name in columns}
-    items = np.concatenate([part.items for part in parts])
-    return Events(np.array([0, len(items)]), items, **own)
+    return _joined(parts, columns, np.array([0, sum(part.size for part in parts)]))
 
 
 def stacked(rows: Sequence[Events], columns: Sequence[str]) -> Events:
     """Single rows under each other."""
-    own: dict[str, Any] = {name: np.concatenate([_column(row, name) for row in rows]) for name in columns}
-    offsets = np.concatenate([[0], np.cumsum([row.size for row in rows])])
-    return Events(offsets, np.concatenate([row.items for row in rows]), **own)
+    return _joined(rows, columns, np.concatenate([[0], np.cumsum([row.size for row in rows])]))
+
+
+def _joined(parts: Sequence[Events], columns: Sequence[str], offsets: NDArray[np.int64]) -> Events:
+    """All events in one value; of times it is told which are real, where the model reads them."""
+    own: dict[str, Any] = {name: np.concatenate([_column(part, name) for part in parts]) for name in columns}
+    if "times" in columns:
+        real = [part.context.get("time_known", np.ones(part.size, np.bool_)) for part in parts]
+        own["context"] = {"time_known": np.concatenate(real)}
+    return Events(offsets, np.concatenate([part.items for part in parts]), **own)
 
 
 def _column(events: Events, name: str) -> NDArray[Any]:

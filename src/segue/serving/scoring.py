@@ -14,9 +14,9 @@ import numpy as np
 
 from segue.core.model import Factored, Recommender, Streaming
 from segue.core.stream import Answered
-from segue.core.types import Queries
+from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import wire
-from segue.serving.lists import listed
+from segue.serving.lists import Search, listed
 from segue.serving.metrics import Metrics
 from segue.serving.people import Asked
 from segue.serving.rules import Applied, Picked
@@ -76,6 +76,7 @@ class Scoring:
         engine, queries = group.ready.publication.engine, group.asked.queries
         begun = time.monotonic()
         model: Recommender = engine.model
+        search: Search | None = None
         if isinstance(model, Factored):
             own = self._remembered(group)
             vectors_ND = np.empty((len(queries), model.vectors.shape[1]), np.float32)
@@ -87,7 +88,12 @@ class Scoring:
             model = Answered(model.domain, scale, model.vectors, model.bias, vectors_ND)
             rows_N = np.arange(len(queries), dtype=np.int32)
             queries = Queries(queries.history, rows_N, np.ones(len(queries), np.bool_))
-        found = listed(model, queries, group.questions, group.rules, group.ready.catalogue)
+            if (index := group.ready.publication.index) is not None:
+
+                def search(asked: Queries, k: int, had: Events | None, allowed: Mask | None) -> Recommendations:
+                    return index.search(vectors_ND[asked.users], k, had, allowed)
+
+        found = listed(model, queries, group.questions, group.rules, group.ready.catalogue, search)
         self._metrics.engine(engine.name, group.ready.version.name, time.monotonic() - begun, len(queries))
         return found
 
