@@ -128,8 +128,8 @@ class Showing:
         found = []
         for ready in shelf.opened():
             publication, domain = ready.publication, ready.publication.bundle.model.domain
-            own: dict[str, Any] = {"active": ready is shelf.active, "opened": True, "items": domain.n_items, "users": domain.n_users}
-            own |= {"golden": publication.golden, **_facts(publication.facts)}
+            own: dict[str, Any] = {"active": ready is shelf.active, "opened": True, "golden": publication.golden}
+            own |= {"items": domain.n_items, "users": domain.n_users, **_facts(publication.facts)}
             found.append(wire.Published(**ready.version.model_dump(), **own))
         for name, about in shelf.closed().items():
             told: dict[str, Any] = {key: str(about[key]) for key in ("key", "version", "engine")}
