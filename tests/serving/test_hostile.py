@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic, sleep
 from typing import Any
 
@@ -152,3 +153,34 @@ def test_what_takes_long_for_many_is_no_sign_for_one() -> None:
     found: list[Any] = [it.answer([Timed(question, monotonic() + 0.2)])[0] for question in (ruled, plain)]
     assert [answer.step for answer in found] == ["neighbours", "model"]
     it.store.close()
+
+
+def test_a_great_many_heavy_questions_let_others_through() -> None:
+    it = service("ease", batch=16)
+    sizes = []
+    answer = it.answer
+
+    def slowly(asked: Any) -> Any:
+        sizes.append([one.question.user for one in asked])
+        sleep(0.05)
+        return answer(asked)
+
+    it.answer = slowly  # type: ignore[method-assign]
+    heavy = [{"user": "heavy", "diversify": 1.0, "deadline_ms": 600_000}] * 64
+    with TestClient(create(it)) as client, ThreadPoolExecutor(1) as pool:
+        many = pool.submit(client.post, "/v1/recommend/batch", json={"questions": heavy})
+        while not sizes:
+            sleep(0.01)
+        assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
+        told = wire.Answers.model_validate_json(many.result().text)
+    assert len(told.answers) == 64
+    assert all(one.step == "model" for one in told.answers)
+    assert len(sizes[0]) == 2
+    assert ["u1"] in sizes[1:-1], "between slices"
+
+
+def test_the_only_question_of_a_batch_is_named_like_others(client: TestClient) -> None:
+    for question in ({"k": 0}, {"k": 999}, {"model": "nix"}, {"where": {"year": {"any": ["x"]}}}):
+        answer = client.post("/v1/recommend/batch", json={"questions": [question]})
+        (field,) = answer.json()["fields"]
+        assert (answer.status_code, field.startswith("questions[0].")) == (422, True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Response
 
@@ -19,6 +19,9 @@ from segue.serving.stores.store import Exposure, StoreError
 from segue.serving.v1.desk import MISSING, Desk, good, invalid, reply
 
 __all__ = ["Answering"]
+
+HEAVY = 8
+"""Plain questions that a question whose list is made place by place counts as."""
 
 logger = logging.getLogger("segue.serving")
 
@@ -39,7 +42,7 @@ class Answering:
 
     async def recommend(self, question: wire.Question) -> Response:
         """What next, for one?"""
-        (answer,) = await self._answered([question])
+        (answer,) = await self._answered([question], "")
         return reply(answer)
 
     async def recommend_batch(self, questions: wire.Questions) -> Response:
@@ -47,7 +50,7 @@ class Answering:
         most = self._desk.service.settings.most_questions
         if len(questions.questions) > most:
             raise invalid("questions", f"got {len(questions.questions)}, expected at most {most}")
-        answers = await self._answered(questions.questions)
+        answers = await self._answered(questions.questions, "questions")
         return reply(wire.Answers.model_construct(answers=answers))
 
     async def explain(self, question: wire.WhyQuestion) -> Response:
@@ -81,22 +84,23 @@ class Answering:
             raise invalid(field, why or field)
         return reply(good(found))
 
-    async def _answered(self, questions: Sequence[wire.Question]) -> list[wire.Answer]:
+    async def _answered(self, questions: Sequence[wire.Question], where: str) -> list[wire.Answer]:
+        """The answers to questions that stand in the field ``where`` of a request, if not alone."""
         arrived, settings = time.monotonic(), self._desk.service.settings
-        self._desk.check(questions, "questions" if len(questions) > 1 else "")
+        self._desk.check(questions, where)
         routes = [
             None if question.model is not None else self._desk.experiments.route(question.user)
             for question in questions
         ]
-        jobs: list[Job] = []
+        jobs: list[Timed] = []
         for question, route in zip(questions, routes, strict=True):
             sent = question if route is None else question.model_copy(update={"model": route.model})
             jobs.append(Timed(sent, arrived + (question.deadline_ms or settings.deadline_ms) / 1000))
-        found = await self._desk.asked(jobs)
+        found = [answer for some in _slices(jobs, settings.batch) for answer in await self._desk.asked(some)]
         answers: list[wire.Answer] = []
         for place, answer in enumerate(found):
             if isinstance(answer, Refused):
-                field = f"questions[{place}].{answer.field}" if len(questions) > 1 else answer.field
+                field = f"{where}[{place}].{answer.field}" if where else answer.field
                 raise invalid(field, answer.why)
             answers.append(good(answer))
             self._desk.figures.step(answers[-1].step)
@@ -133,3 +137,19 @@ class Answering:
                 logger.error("what was shown could not be kept", extra={"traceback": track(error)})
 
         self._desk.later(later())
+
+
+def _slices(jobs: Sequence[Timed], most: int) -> Iterator[list[Job]]:
+    """Jobs a few at a time, so that what others ask meanwhile is answered between them."""
+    some: list[Job] = []
+    taken = 0
+    for job in jobs:
+        asked = job.question
+        weight = HEAVY if asked.diversify or asked.most or asked.boosts or asked.pins else 1
+        if some and taken + weight > most:
+            yield some
+            some, taken = [], 0
+        some.append(job)
+        taken += weight
+    if some:
+        yield some
