@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as Late
 from time import monotonic
 from typing import Any
 
@@ -54,3 +56,16 @@ def test_an_answer_does_not_wait_for_a_store_that_is_silent(monkeypatch: pytest.
             return
         threading.Event().wait(0.05)
     raise AssertionError("never asked again")
+
+
+def test_what_comes_at_the_last_moment_is_an_answer() -> None:
+    class Last(Future):  # type: ignore[type-arg]
+        def result(self, timeout: float | None = None) -> Any:
+            if timeout is not None:
+                self.set_result(["came"])
+                raise Late
+            return super().result()
+
+    timely = Timely(open_store("memory:"), 1)
+    timely._thread.submit = lambda call: Last()  # type: ignore[method-assign,assignment]
+    assert timely.kept(["zoe"], 5) == ["came"]

@@ -80,8 +80,8 @@ class Timely:
         try:
             return found.result(self._seconds)
         except Late:
-            if found.done():  # it came, and this is what it says
-                raise
+            if found.done():  # it came at the last moment, or this is what it says itself
+                return found.result()
             self._overdue.set()
             found.add_done_callback(self._back)
             raise StoreError(f"{self._store.name}: no answer in {self._seconds:g} s") from None
