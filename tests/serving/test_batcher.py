@@ -127,3 +127,17 @@ def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
         return await asyncio.gather(*asked)
 
     assert asyncio.run(scene()) == [[n] for n in range(5)]
+
+
+def test_a_count_that_fails_ends_no_queue() -> None:
+    def broken(size: int) -> None:
+        raise OSError("no space left on device")
+
+    async def both() -> None:
+        queue: Batcher[int, int] = Batcher(lambda asked: asked, 4, 4, "test", broken)
+        for _ in range(2):
+            with pytest.raises(OSError, match="space"):
+                await asyncio.wait_for(queue.ask([1]), 30)
+        queue.close()
+
+    asyncio.run(both())

@@ -89,8 +89,8 @@ class Batcher(Generic[Q, A]):
     def _run(self) -> None:
         while batch := self._next():
             asked = [question for waiting in batch for question in waiting.asked]
-            self._seen(len(asked))
             try:
+                self._seen(len(asked))
                 answers = self._work(asked)
             except BaseException as error:
                 self._deliver(batch, None, error)
