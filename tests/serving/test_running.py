@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from segue.serving.running import Start, run
+from segue.serving.settings import Serving
 from segue.serving.stores.opening import open_store
 from tests.serving.world import published
 
@@ -149,3 +151,22 @@ def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
         start = Start(folders=(published("ease"),), store="memory:")
         with pytest.raises(ValueError, match=r"cannot listen at 127\.0\.0\.1"):
             run(start, port=taken.getsockname()[1], say=lambda text: None)
+
+
+def test_seconds_to_end_in_are_as_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+
+    class Server:
+        def __init__(self, config: Any) -> None:
+            told.append(config.timeout_graceful_shutdown)
+
+        def run(self, sockets: Any) -> None:
+            pass
+
+    monkeypatch.setattr("uvicorn.Server", Server)
+    monkeypatch.setattr("segue.serving.running.application", lambda start: None)
+    monkeypatch.setattr("segue.serving.logs.start_logs", lambda form: None)
+    for seconds in (0.0, 0.5, 20.0):
+        start = Start(folders=(published("ease"),), store="memory:", serving=Serving(drain_seconds=seconds))
+        run(start, port=0, say=lambda text: None)
+    assert told == [0, 1, 20]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import tempfile
@@ -75,7 +76,7 @@ def run(
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": int(start.serving.drain_seconds) or None,
+        "timeout_graceful_shutdown": math.ceil(start.serving.drain_seconds),
         "http": HTTP,
         "ws": "none",
     }
