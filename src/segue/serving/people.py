@@ -20,7 +20,7 @@ from segue.serving.publication import Publication
 from segue.serving.stores import store
 from segue.serving.stores.timely import Reads
 
-__all__ = ["Asked", "People", "coded", "stacked", "together"]
+__all__ = ["Asked", "People", "coded", "later", "stacked", "together"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +61,14 @@ class People:
         users = [str(questions[row].user) for row in own]
         found = [store.Kept(forgotten=True)] * len(own) if alone else []
         if own and not alone:
-            found = self._store.kept(users, self._recent, publication.place)
+            found = later(self._store, publication, users, self._recent)
         kept = dict(zip(own, found, strict=True))
         codes_N, known_N = publication.bundle.users.encode([question.user or "" for question in questions])
         known_N = known_N & np.array([question.user is not None for question in questions], np.bool_)
         for row, one in kept.items():
             known_N[row] &= not one.forgotten
+        # a history that is sent along stands for all that is known of him, who may be forgotten
+        own_N = np.array([question.history is None for question in questions], np.bool_)
         parts = [
             self._events(publication, question, kept.get(row), int(codes_N[row]) if known_N[row] else None)
             for row, question in enumerate(questions)
@@ -75,9 +77,8 @@ class People:
         features = publication.bundle.model.domain.user_features
         there = {*publication.user_features, *(feature.name for feature in features)}
         profile = tabled(features, [fitted(features, question.profile) for question in questions])
-        queries = Queries(
-            stacked([events for events, _ in parts], publication.columns), codes_N, known_N, asked_N, profile
-        )
+        history = stacked([events for events, _ in parts], publication.columns)
+        queries = Queries(history, codes_N, known_N & own_N, asked_N, profile)
         unknown = tuple(
             wire.Unknown(
                 user=question.user is not None and not known,
@@ -105,6 +106,24 @@ class People:
             return None
         now = int(time.time())
         return np.array([now if question.time is None else question.time for question in questions], np.int64)
+
+
+def later(kept: Reads, publication: Publication, users: Sequence[str], most: int) -> list[store.Kept]:
+    """Of each user the newest ``most`` events that the histories of a publication do not hold, and what else is known;
+    of who was not there in training, or is forgotten, they hold none.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    found = kept.kept(users, most, publication.place)
+    if publication.place:
+        _, known = publication.bundle.users.encode(list(users))
+        rows = [
+            row for row, one in enumerate(found) if one.forgotten or not known[row] or publication.histories is None
+        ]
+        for row, one in zip(rows, kept.kept([users[row] for row in rows], most) if rows else (), strict=True):
+            found[row] = one
+    return found
 
 
 def coded(publication: Publication, told: Sequence[str | wire.Given | store.Event]) -> tuple[Events, list[str]]:

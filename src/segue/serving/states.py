@@ -87,6 +87,8 @@ class States:
         brought_on = {
             wanted.users[row]: Memory(publication.version, places[row], _there(states[row]).to_bytes())
             for row in sorted(moved)
+            # what came meanwhile may have come after he was forgotten, and the state be of before
+            if places[row] <= max(wanted.kept[row].last, publication.place)
         }
         try:
             if brought_on:
@@ -97,9 +99,9 @@ class States:
 
     def _whole(self, publication: Publication, wanted: Followed, row: int) -> tuple[Events, int]:
         """All that is known of a user, and the place of the newest."""
-        later, place = self._since(publication, wanted.users[row], publication.place)
         if not wanted.known[row] or publication.histories is None:
-            return later, place
+            return self._since(publication, wanted.users[row], 0)
+        later, place = self._since(publication, wanted.users[row], publication.place)
         code = int(wanted.codes[row])
         return together([publication.histories.block(code, code + 1), later], publication.columns), place
 

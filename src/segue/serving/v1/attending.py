@@ -16,6 +16,7 @@ from segue.core.types import Events
 from segue.serving import wire
 from segue.serving.batcher import Busy
 from segue.serving.faults import Problem, track
+from segue.serving.people import later
 from segue.serving.shelf import Ready
 from segue.serving.states import streams
 from segue.serving.stores.store import Event, StoreError
@@ -113,7 +114,7 @@ class Attending:
     def _person(self, user: str, limit: int) -> wire.Person:
         ready = self._desk.service.shelf.active
         publication = ready.publication
-        (kept,) = self._desk.service.store.kept([user], limit, publication.place)
+        (kept,) = later(self._desk.service.store, publication, [user], limit)
         codes, known = publication.bundle.users.encode([user])
         before: list[wire.Past] = []
         total = kept.total
