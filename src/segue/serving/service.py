@@ -96,6 +96,9 @@ class Service:
             except Refused as refused:
                 found[row] = refused
                 continue
+            except Exception as error:  # such as a file of a model that cannot be read; no other question is to know
+                found[row] = error
+                continue
             _, rows, all_rules = groups.setdefault(ready.version.name, (ready, [], []))
             rows.append(row)
             all_rules.append(rules)

@@ -123,7 +123,7 @@ class Shelf:
                 if name not in self._open:
                     if self._library is None or name not in self.names():
                         raise ValueError(f"model: unknown '{name}'{suggest(name, self.names())}")
-                    self._add(self._library / name)
+                    self._add(self._library / name, name)
         return self._open[name]
 
     def activate(self, name: str) -> Ready:
@@ -169,8 +169,11 @@ class Shelf:
     def _set(self, active: str, previous: str | None) -> None:
         self._active, self._previous = active, previous
 
-    def _add(self, folder: Path) -> None:
-        found = Ready.of(open_publication(folder), self._standing)
+    def _add(self, folder: Path, name: str | None = None) -> None:
+        opened = open_publication(folder)
+        if name not in (None, opened.name):  # nobody would find it
+            raise ValueError(f"model: the folder '{name}' holds one of another name")
+        found = Ready.of(opened, self._standing)
         if found.version.name in self._open:
             raise ValueError(f"{folder}: a model named '{found.version.name}' is open already")
         self._opened(found)
