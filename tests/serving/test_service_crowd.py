@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import threading
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from segue.core import bundle
 from segue.serving import wire
+from segue.serving.app import create
 from segue.serving.metrics import Metrics
 from segue.serving.publication import publish
+from segue.serving.routing import Experiments
 from segue.serving.service import Refused, Service, Timed
 from segue.serving.settings import Serving
 from segue.serving.shelf import Shelf
 from segue.serving.stores.opening import open_store
 from segue.serving.stores.store import Event
+from segue.serving.v1 import answering
 from segue.testing.training import train_small
 from tests.serving.world import published, service, shop
 
@@ -76,6 +82,25 @@ def test_a_state_of_before_forgetting_is_not_kept(monkeypatch: pytest.MonkeyPatc
     assert scores(there) == scores(sent)
 
 
+@pytest.mark.parametrize("route", ["recommend", "explain"])
+def test_models_are_opened_away_from_who_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, route: str) -> None:
+    shutil.copytree(published("ease"), tmp_path / "ease")
+    it = service("sasrec", library=tmp_path)
+    threads: list[str] = []
+    add = it.shelf._add
+
+    def noted(*given: Any) -> None:
+        threads.append(threading.current_thread().name)
+        add(*given)
+
+    monkeypatch.setattr(it.shelf, "_add", noted)
+    question = {"user": "u1", "model": "ease"} | ({"item": "i1"} if route == "explain" else {})
+    with TestClient(create(it)) as client:
+        for _ in range(2):
+            assert client.post(f"/v1/{route}", json=question).json()["model"]["name"] == "ease"
+    assert [name.rpartition("_")[0] for name in threads] == ["segue-opening"]
+
+
 def test_a_model_whose_files_cannot_be_read_fails_its_question_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     it = service("sasrec")
     find = it.shelf.find
@@ -89,3 +114,42 @@ def test_a_model_whose_files_cannot_be_read_fails_its_question_alone(monkeypatch
     good, bad = asked(it, wire.Question(history=["i1"]), wire.Question(history=["i1"], model="lost"))
     assert isinstance(bad, PermissionError)
     assert len(good.items) == 10
+
+
+def plan(folder: Path, shadow: str | None = None) -> Path:
+    variants = {"control": {"model": "sasrec", "share": 0.5}, "other": {"model": "ease", "share": 0.5}}
+    (folder / "plan.json").write_text(
+        json.dumps({"experiments": [{"name": "a", "variants": variants} | ({"shadow": shadow} if shadow else {})]})
+    )
+    return folder / "plan.json"
+
+
+def test_why_is_asked_of_the_model_that_answers_the_user(tmp_path: Path) -> None:
+    it = service("sasrec", "ease")
+    with TestClient(create(it, experiments=Experiments(plan(tmp_path), it.shelf.find))) as client:
+        for user in range(8):
+            answer = client.post("/v1/recommend", json={"user": f"u{user}"}).json()
+            why = client.post("/v1/explain", json={"user": f"u{user}", "item": answer["items"][0]["id"]}).json()
+            assert (why["model"], why["place"]) == (answer["model"], 1)
+
+
+def test_what_was_shown_waits_for_a_silent_store_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "MOST_EXPOSING", 3)
+    it, speaks, kept = service("sasrec", "ease"), threading.Event(), []
+    monkeypatch.setattr(it.store, "expose", lambda exposures: (speaks.wait(60), kept.append(exposures)))
+    failed: list[str] = []
+    monkeypatch.setattr(it.metrics, "error", failed.append)
+    with TestClient(create(it, experiments=Experiments(plan(tmp_path, "ease"), it.shelf.find))) as client:
+        for user in range(8):
+            assert client.post("/v1/recommend", json={"user": f"u{user}"}).status_code == 200
+        speaks.set()
+    assert (len(kept), failed) == (3, ["exposure"] * 5)
+
+
+def test_the_end_does_not_wait_for_a_silent_store_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    it, speaks = service("sasrec", "ease", drain_seconds=0), threading.Event()
+    monkeypatch.setattr(it.store, "expose", lambda exposures: speaks.wait(60))
+    with TestClient(create(it, experiments=Experiments(plan(tmp_path), it.shelf.find))) as client:
+        client.post("/v1/recommend", json={"user": "u1"})
+    assert not speaks.is_set()
+    speaks.set()

@@ -23,6 +23,9 @@ __all__ = ["Answering"]
 HEAVY = 8
 """Plain questions that a question whose list is made place by place counts as."""
 
+MOST_EXPOSING, MOST_SHADOWED = 1_000, 64
+"""Requests whose exposures may wait for the store, and those whose shadows may wait to be asked."""
+
 logger = logging.getLogger("segue.serving")
 
 
@@ -31,6 +34,7 @@ class Answering:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._exposing = self._shadowed = 0
 
     def add(self, router: APIRouter) -> None:
         """Declare the routes."""
@@ -56,7 +60,8 @@ class Answering:
     async def explain(self, question: wire.WhyQuestion) -> Response:
         """Why is this item recommended, or why not?"""
         self._desk.check([question], "")
-        ready = self._desk.ready(question.model)
+        route = None if question.model is not None else self._desk.experiments.route(question.user)
+        ready = await self._desk.ready(question.model if route is None else route.model)
         codes, _ = ready.catalogue.encode([question.item])
         if not len(codes):
             raise Problem(404, message="item: not in the catalogue", fields={"item": "not in the catalogue"})
@@ -96,6 +101,11 @@ class Answering:
         for question, route in zip(questions, routes, strict=True):
             sent = question if route is None else question.model_copy(update={"model": route.model})
             jobs.append(Timed(sent, arrived + (question.deadline_ms or settings.deadline_ms) / 1000))
+        first: dict[str | None, int] = {}
+        for place, job in enumerate(jobs):
+            first.setdefault(job.question.model, place)
+        for model, place in first.items():  # opened here, as the thread that answers has others to answer
+            await self._desk.ready(model, f"{where}[{place}].model" if where else "model")
         found = [answer for some in _slices(jobs, settings.batch) for answer in await self._desk.asked(some)]
         answers: list[wire.Answer] = []
         for place, answer in enumerate(found):
@@ -119,24 +129,43 @@ class Answering:
             if route is not None
         ]
 
-        async def later() -> None:
-            exposures = [
-                Exposure(route.experiment, route.variant, str(question.user), now, tuple(items))
-                for question, route, items in shown
-            ]
+        exposures = [
+            Exposure(route.experiment, route.variant, str(question.user), now, tuple(items))
+            for question, route, items in shown
+        ]
+
+        async def expose() -> None:
             try:
                 await self._desk.away(lambda: self._desk.service.store.expose(exposures))
+            except Exception as error:
+                self._desk.service.metrics.error("exposure")
+                logger.error("what was shown could not be kept", extra={"traceback": track(error)})
+            finally:
+                self._exposing -= 1
+
+        async def shadow() -> None:
+            try:
                 for question, route, items in shown:
-                    if route.shadow is not None:
+                    if route.shadow is not None and not self._desk.closing:
                         asked = question.model_copy(update={"model": route.shadow})
                         (other,) = await self._desk.answers.ask([Timed(asked, time.monotonic() + 60)])
                         alike = overlap(items, [item.id for item in good(other).items])
                         logger.info("shadow", extra={"experiment": route.experiment, "overlap": round(alike, 4)})
             except Exception as error:
-                self._desk.service.metrics.error("exposure")
-                logger.error("what was shown could not be kept", extra={"traceback": track(error)})
+                self._desk.service.metrics.error("shadow")
+                logger.error("a shadow could not be asked", extra={"traceback": track(error)})
+            finally:
+                self._shadowed -= 1
 
-        self._desk.later(later())
+        if self._exposing < MOST_EXPOSING:
+            self._exposing += 1
+            self._desk.later(expose())
+        else:
+            self._desk.service.metrics.error("exposure")
+            logger.error("what was shown could not be kept: too much waits for the store")
+        if self._shadowed < MOST_SHADOWED and any(route.shadow is not None for _, route, _ in shown):
+            self._shadowed += 1
+            self._desk.later(shadow())
 
 
 def _slices(jobs: Sequence[Timed], most: int) -> Iterator[list[Job]]:

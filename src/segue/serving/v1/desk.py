@@ -80,6 +80,7 @@ class Desk:
     _threads: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(MOST_CALLS, "segue-stored"), init=False
     )
+    _opening: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "segue-opening"), init=False)
 
     def later(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something go on after the answer."""
@@ -91,8 +92,9 @@ class Desk:
         """Wait for what goes on after answers and cannot be left."""
         self.closing = True
         if self.background:
-            await asyncio.wait(self.background)
-        self._threads.shutdown(wait=False)
+            await asyncio.wait(self.background, timeout=max(1.0, self.service.settings.drain_seconds))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._opening.shutdown(wait=False, cancel_futures=True)
 
     async def asked(self, jobs: Sequence[Job]) -> list[Any]:
         """What each job came to, or its exception.
@@ -130,16 +132,19 @@ class Desk:
         done = UNSURE if UNSURE in str(error) else "nothing was done"
         return Problem(503, message=f"the store does not answer; {done}", retry_after=2.0)
 
-    def ready(self, name: str | None) -> Ready:
-        """The model of this name, or the active one.
+    async def ready(self, name: str | None, where: str = "model") -> Ready:
+        """The model of this name, or the active one; one that has to be opened first keeps nobody else waiting.
 
         Raises:
-            Problem: there is none.
+            Problem: there is none, which is told of the field ``where``.
         """
+        shelf = self.service.shelf
         try:
-            return self.service.shelf.find(name)
+            if name is None or any(one.version.name == name for one in shelf.opened()):
+                return shelf.find(name)
+            return await asyncio.get_running_loop().run_in_executor(self._opening, shelf.find, name)
         except ValueError as error:
-            raise invalid("model", str(error).removeprefix("model: ")) from None
+            raise invalid(where, str(error).removeprefix("model: ")) from None
 
     def check(self, questions: Sequence[wire.Question], where: str) -> None:
         """See that questions keep the limits that the operator set.
