@@ -257,3 +257,13 @@ def test_what_postgresql_refuses_is_told_without_ids(
         assert "zoe" not in str(raised.value)
     assert list(store.events()) == []
     assert store.append([Event("bob", "x9", 1)]) == [True]
+
+
+def test_a_connection_that_is_ended_by_the_server_may_have_done_it(
+    postgresql_server: PostgreSQLServer, fresh: Callable[[str], str], opened: Callable[[str], Any]
+) -> None:
+    store = opened(fresh("postgresql"))
+    store.ping()
+    with pytest.raises(StoreError, match=f"AdminShutdown 57P01; .*{NOT_KNOWN}"), store._write("try") as connection:
+        connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+    store.ping()

@@ -208,7 +208,9 @@ class PostgreSQL:
                 reached = True
                 yield connection
         except self._psycopg.Error as error:
-            broken = error.sqlstate is None and isinstance(error, self._psycopg.OperationalError)
+            # a server that is told to end says so (57P01) after it may have done what was asked
+            left = error.sqlstate is None or error.sqlstate.startswith(("57P", "08"))
+            broken = left and isinstance(error, self._psycopg.OperationalError)
             known = [] if reached else [reason for reason in REASONS if reason in str(error)]
             why = " ".join(
                 [type(error).__name__, *filter(None, [error.sqlstate]), *known[:1]]
