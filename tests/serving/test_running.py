@@ -140,6 +140,8 @@ def test_what_will_not_do_is_told_in_a_line(tmp_path: Path) -> None:
     assert "segue keys add" in fails(model, "--host", "0.0.0.0")
     assert "store" in fails(model, "--store", "mongodb://x")
     assert "did you mean 'most_k'" in fails(model, "--set", "serving.most_q=3")
+    pytest.importorskip("psycopg")
+    assert "refused" in fails(model, "--store", "postgresql://u:p@127.0.0.1:1/x")
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from segue.serving.service import Service
 from segue.serving.settings import Serving
 from segue.serving.shelf import Ready, Shelf
 from segue.serving.stores.opening import open_store
+from segue.serving.stores.store import StoreError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -129,7 +130,10 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
         ValueError: see :func:`run`.
     """
     metrics = Metrics()
-    kept = open_store(store_address(address))
+    try:
+        kept = open_store(store_address(address))
+    except StoreError as error:
+        raise ValueError(str(error)) from None
     drifts: dict[str, Drift] = {}
 
     def opened(ready: Ready) -> None:
@@ -145,6 +149,9 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
         shelf = Shelf(folders, kept, library, opened, settings.rules)
         if settings.fallback is not None:
             shelf.find(settings.fallback)
+    except StoreError as error:
+        kept.close()
+        raise ValueError(f"store: {error}") from None
     except BaseException:
         kept.close()
         raise
