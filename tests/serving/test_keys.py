@@ -7,6 +7,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -296,3 +297,13 @@ def test_a_key_is_a_value(path: Path) -> None:
     change: Callable[[Key], None] = lambda key: setattr(key, "scopes", ("admin",))  # noqa: E731
     with pytest.raises(ValueError, match="frozen"):
         change(listed(path)[0])
+
+
+def test_a_date_without_its_zone_is_a_broken_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    token = make(path, "shop", ["read"], days=30)
+    keys = Keys(path, clock=iter(range(0, 100, 2)).__next__)
+    path.write_text(re.sub(r'("expires": "[^"]*)Z"', r'\1"', path.read_text()))
+    assert keys.check(token) is not None  # as they were
+    with pytest.raises(ValueError, match=r"keys.0.expires"):
+        Keys(path)

@@ -21,7 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from segue.core.config import suggest
 from segue.core.files import write_text
@@ -53,10 +53,10 @@ class Key(BaseModel):
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", repr=False)]
     """SHA-256 of the secret."""
     scopes: Annotated[tuple[Scope, ...], Field(min_length=1)]
-    created: datetime
-    expires: datetime | None = None
+    created: AwareDatetime
+    expires: AwareDatetime | None = None
     """From when on it is worth nothing."""
-    revoked: datetime | None = None
+    revoked: AwareDatetime | None = None
     """Since when it is worth nothing."""
 
     def state(self, now: datetime) -> Literal["valid", "expired", "revoked"]:
