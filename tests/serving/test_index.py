@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,3 +127,18 @@ def test_without_usearch_one_line_tells_what_to_install(exact: ExactIndex, monke
     monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"usearch is not installed: pip install 'segue\[ann\]'"):
         ApproximateIndex.built(exact)
+
+
+def test_an_item_stands_once_where_a_graph_finds_fewer_than_it_is_asked_for(exact: ExactIndex) -> None:
+    class Few:
+        """What usearch gives then: the rest is filled up with 0."""
+
+        def search(self, asked: Scores, count: int, threads: int) -> Any:
+            keys = np.zeros((len(asked), count), np.uint64)
+            keys[:, :3] = 0, 5, 7
+            return SimpleNamespace(keys=keys)
+
+    queries = exact.vectors[:2].copy()
+    found = ApproximateIndex(exact, Few()).search(queries, 4)
+    assert all(len(set(row)) == 4 for row in _lists(found))
+    assert _lists(found) == _lists(exact.search(queries, 4))  # too few: taken from all

@@ -155,6 +155,7 @@ class ApproximateIndex:
         scores_NW: Scores = np.matmul(vectors_NWD, queries_ND[:, :, None])[:, :, 0] + self.exact.bias[items_NW]
         if allowed is not None:
             scores_NW[~allowed[items_NW]] = -np.inf
+        scores_NW[:, 1:][items_NW[:, 1:] == items_NW[:, :-1]] = -np.inf  # a graph that finds fewer fills up with 0
         if exclude is not None:
             n_items = len(self.exact.vectors)
             rows_N1 = np.arange(len(items_NW))[:, None] * n_items
