@@ -153,3 +153,18 @@ def test_the_end_does_not_wait_for_a_silent_store_for_ever(tmp_path: Path, monke
         client.post("/v1/recommend", json={"user": "u1"})
     assert not speaks.is_set()
     speaks.set()
+
+
+def test_answers_of_shadows_are_not_counted_among_those_that_are_shown() -> None:
+    it = service("sasrec")
+    question = wire.Question(user="u1", k=5)
+    for unseen in (False, True, True):
+        assert len(it.answer([Timed(question, monotonic() + 60, unseen)])[0].items) == 5
+    assert len(it.answer([Timed(question, monotonic() + 60, unseen) for unseen in (True, False)])) == 2
+    told = it.metrics.text()[0].decode()
+    for line in (
+        'segue_answers_total{cause="none",step="model"} 2.0',
+        'segue_questions_total{user="known"} 2.0',
+        'segue_served_items_total{model="sasrec"} 10.0',
+    ):
+        assert line in told

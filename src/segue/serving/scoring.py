@@ -32,6 +32,8 @@ class Timed:
 
     question: wire.Question
     until: float
+    unseen: bool = False
+    """Whether nobody asked and nobody sees the answer, so that metrics do not count it: a shadow's."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -186,6 +186,10 @@ class Service:
 
     def _note(self, group: Group) -> None:
         """Tell metrics what was asked."""
+        if seen := [row for row, timed in enumerate(group.timed) if not timed.unseen]:
+            self._note_seen(group.take(seen) if len(seen) < len(group.timed) else group)
+
+    def _note_seen(self, group: Group) -> None:
         queries, questions = group.asked.queries, group.questions
         users = {"none": 0, "known": 0, "unknown": 0}
         for question, unknown in zip(questions, group.asked.unknown, strict=True):
@@ -239,6 +243,8 @@ class Service:
                     causes[row] = "store" if isinstance(one, StoreError) else "error"
                     continue
                 answers[row] = told(part, index, one, step, causes[row])
+                if group.timed[row].unseen:
+                    continue
                 ready = part.ready
                 popularity_I, n_items = ready.publication.popularity, ready.catalogue.n_items
                 self.metrics.served(one.codes, popularity_I, n_items, ready.version.name)

@@ -148,7 +148,7 @@ class Answering:
                 for question, route, items in shown:
                     if route.shadow is not None and not self._desk.closing:
                         asked = question.model_copy(update={"model": route.shadow})
-                        (other,) = await self._desk.answers.ask([Timed(asked, time.monotonic() + 60)])
+                        (other,) = await self._desk.answers.ask([Timed(asked, time.monotonic() + 60, unseen=True)])
                         alike = overlap(items, [item.id for item in good(other).items])
                         logger.info("shadow", extra={"experiment": route.experiment, "overlap": round(alike, 4)})
             except Exception as error:
