@@ -23,11 +23,12 @@ from segue.serving.faults import track
 from segue.serving.keys import Keys
 from segue.serving.limits import Slots
 from segue.serving.live import Arrivals, Figures
+from segue.serving.memory import every, tidy
 from segue.serving.passage import Exchange
 from segue.serving.routing import Experiments
 from segue.serving.service import Job, Service
 from segue.serving.shield import protect
-from segue.serving.stores.store import Event
+from segue.serving.stores.store import Event, Exposure
 from segue.serving.v1.answering import Answering
 from segue.serving.v1.attending import Attending
 from segue.serving.v1.desk import FAULTS, Desk
@@ -42,6 +43,8 @@ PAGE = Path(__file__).parent / "page"
 REFUSED = {401: "auth", 403: "auth", 413: "too_large", 422: "invalid", 400: "invalid", 429: "rate", 503: "busy"}
 """By status, why a request was turned away, as metrics call it."""
 
+TIDY_SECONDS = 60.0
+"""How often memory that is free goes back to the system."""
 LOOK_SECONDS = 1.0
 """How often it is looked whether another process activated a model."""
 
@@ -66,8 +69,9 @@ def create(
     intake: Batcher[Event, bool] = Batcher(
         service.take, settings.most_events, settings.waiting, "segue-events", lambda size: metrics.batch(size, "events")
     )
+    exposed: Batcher[Exposure, None] = Batcher(service.show, settings.most_events, settings.waiting, "segue-exposures")
     slots = Slots(settings.concurrent)
-    desk = Desk(service, experiments or Experiments(None), answers, intake, figures, slots)
+    desk = Desk(service, experiments or Experiments(None), answers, intake, exposed, figures, slots)
     state = {"ready": False}
 
     @asynccontextmanager
@@ -84,6 +88,7 @@ def create(
             await desk.drained()
             await asyncio.to_thread(answers.close)
             await asyncio.to_thread(intake.close)
+            await asyncio.to_thread(exposed.close)
             service.close()
             metrics.close()
 
@@ -160,9 +165,10 @@ def _seen(desk: Desk, exchange: Exchange) -> None:
 
 async def _watch(desk: Desk) -> None:
     """Follow what other processes activate, and the file of experiments."""
-    shelf, metrics = desk.service.shelf, desk.service.metrics
+    shelf, metrics, tidied = desk.service.shelf, desk.service.metrics, every(TIDY_SECONDS, tidy)
     while True:
         await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.to_thread(tidied)
         await asyncio.to_thread(desk.experiments.follow)
         before, begun = shelf.active.version, time.monotonic()
         try:

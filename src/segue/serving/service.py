@@ -27,7 +27,7 @@ from segue.serving.scoring import Group, Scoring, Timed
 from segue.serving.settings import Serving
 from segue.serving.shelf import Ready, Shelf
 from segue.serving.states import States, streams
-from segue.serving.stores.store import Event, Store, StoreError
+from segue.serving.stores.store import Event, Exposure, Store, StoreError
 from segue.serving.stores.timely import Timely
 from segue.serving.telling import told
 
@@ -125,6 +125,20 @@ class Service:
         finally:
             self.metrics.store(self.store.name, "append", time.monotonic() - begun, failed)
         return new
+
+    def show(self, exposures: Sequence[Exposure]) -> list[None]:
+        """Keep what was shown.
+
+        Raises:
+            StoreError: nothing was kept.
+        """
+        begun, failed = time.monotonic(), True
+        try:
+            self.store.expose(exposures)
+            failed = False
+        finally:
+            self.metrics.store(self.store.name, "expose", time.monotonic() - begun, failed)
+        return [None] * len(exposures)
 
     def follow(self, users: Sequence[str]) -> None:
         """Bring what the active model remembers of users up to date; for the thread that may use the engines."""

@@ -136,7 +136,7 @@ class Answering:
 
         async def expose() -> None:
             try:
-                await self._desk.away(lambda: self._desk.service.store.expose(exposures))
+                await self._desk.exposed.ask(exposures)
             except Exception as error:
                 self._desk.service.metrics.error("exposure")
                 logger.error("what was shown could not be kept", extra={"traceback": track(error)})

@@ -21,7 +21,7 @@ from segue.serving.live import Figures
 from segue.serving.routing import Experiments
 from segue.serving.service import Job, Service
 from segue.serving.shelf import Ready
-from segue.serving.stores.store import UNSURE, Event, StoreError
+from segue.serving.stores.store import UNSURE, Event, Exposure, StoreError
 
 __all__ = ["CLASHING", "FAULTS", "MISSING", "Desk", "Limit", "Name", "Reply", "good", "invalid", "reply"]
 
@@ -69,6 +69,8 @@ class Desk:
     """The queue in front of the thread that may use the engines."""
     intake: Batcher[Event, bool]
     """The queue in front of the thread that writes events."""
+    exposed: Batcher[Exposure, None]
+    """The queue in front of the thread that writes what experiments showed: nobody waits for it."""
     figures: Figures
     slots: Slots
     """Those of requests that are being answered."""
