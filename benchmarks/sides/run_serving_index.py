@@ -1,4 +1,4 @@
-"""The ten best of a whole catalogue for vectors that are there already, against reading the catalogue's vectors once."""
+"""The ten best of a whole catalogue for vectors that are there already, against reading its vectors once."""
 
 from __future__ import annotations
 

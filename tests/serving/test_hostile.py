@@ -184,3 +184,31 @@ def test_the_only_question_of_a_batch_is_named_like_others(client: TestClient) -
         answer = client.post("/v1/recommend/batch", json={"questions": [question]})
         (field,) = answer.json()["fields"]
         assert (answer.status_code, field.startswith("questions[0].")) == (422, True)
+
+
+HEADERS = [
+    ("Origin", "http://["), ("Origin", "http://a]b"), ("Origin", "null"), ("Origin", ""), ("Host", "[::1"),
+    ("Host", ""), ("Host", "localhost:abc"), ("Host", "a:b:c"), ("Range", "bytes=" + "0-0," * 5_000), ("Range", "bytes=-"),
+    ("Range", "bytes=9-1"), ("Range", "bytes=99999999999999999999-"), ("If-Modified-Since", "yesterday"),
+    ("If-Modified-Since", "Sun, 99 Nov 9999 99:99:99 GMT"), ("If-None-Match", '"' * 5_000), ("If-Range", "x"),
+    ("Upgrade", "websocket"), ("Upgrade", "h2c"), ("Expect", "nothing"), ("Cookie", "a=" + "b" * 20_000),
+    ("X-Forwarded-Host", "a[b"), ("Forwarded", 'for="["'), ("Content-Type", "application/json; charset=\xff"),
+    ("Content-Type", "application/json; charset=utf-7"), ("Sec-Fetch-Site", "\xff"), ("Authorization", "\xff"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), HEADERS, ids=range(len(HEADERS)))
+def test_headers_of_all_kinds_do_no_harm(client: TestClient, name: str, value: str) -> None:
+    header = (name.encode(), value.encode("latin-1"))
+    json_too = [] if name == "Content-Type" else [(b"content-type", b"application/json")]
+    for method, path in (
+        ("POST", "/v1/recommend"),
+        ("GET", "/v1/models"),
+        ("GET", "/page/docs.js"),
+        ("GET", "/nowhere"),
+    ):
+        body = b"{}" if method == "POST" else None
+        answer = client.request(method, path, headers=[header, *json_too], content=body)
+        assert answer.status_code in (200, 206, 304, 400, 403, 404, 415, 416), answer.text
+        if answer.status_code in (403, 404):
+            assert wire.Fault.model_validate_json(answer.text).request_id

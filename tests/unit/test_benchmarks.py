@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import ablation, flops, gpu, large, losses, pace, peers, report
 from benchmarks.beside import CONTESTS, histories
 from benchmarks.sides.measure import Clock, Race, memory, score
-
 from segue.core.config import parse
 from segue.core.registry import model_class
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split, Vocab

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks import beyond, cells, growth
 from benchmarks.machine import describe
-
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
 from segue.testing import cycle, train_small

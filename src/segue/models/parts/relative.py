@@ -54,9 +54,7 @@ class RelativeBlock(nn.Module):
         self.up = nn.Linear(width, inner)
         self.down = nn.Linear(inner, width)
 
-    def forward(
-        self, x_BSD: Tensor, memory_BZD: Tensor, far_KD: Tensor, forgotten_SK: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x_BSD: Tensor, memory_BZD: Tensor, far_KD: Tensor, forgotten_SK: Tensor | None = None) -> Tensor:
         """``(B, S, D)``; ``memory`` is what this block read at the positions before, ``far`` is :func:`sinusoids`.
 
         Args:
