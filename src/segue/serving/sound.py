@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from segue.serving.faults import Problem
 from segue.serving.headers import Given
@@ -50,7 +50,7 @@ def check_site(method: str, given: Given, friends: Collection[str]) -> None:
     origin, site = given.one(b"origin"), given.one(b"sec-fetch-site")
     if method in ("GET", "HEAD", "OPTIONS") or origin in friends or "*" in friends or site in ("same-origin", "none"):
         return
-    if site is not None or (origin is not None and urlsplit(origin).netloc != given.one(b"host")):
+    if site is not None or (origin is not None and origin.partition("://")[2] != given.one(b"host")):
         raise Problem(403, message="a page of another site may not do that, unless the setting cors names it")
 
 
