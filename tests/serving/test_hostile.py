@@ -188,8 +188,8 @@ def test_the_only_question_of_a_batch_is_named_like_others(client: TestClient) -
 
 HEADERS = [
     ("Origin", "http://["), ("Origin", "http://a]b"), ("Origin", "null"), ("Origin", ""), ("Host", "[::1"),
-    ("Host", ""), ("Host", "localhost:abc"), ("Host", "a:b:c"), ("Range", "bytes=" + "0-0," * 5_000), ("Range", "bytes=-"),
-    ("Range", "bytes=9-1"), ("Range", "bytes=99999999999999999999-"), ("If-Modified-Since", "yesterday"),
+    ("Host", ""), ("Host", "localhost:abc"), ("Host", "a:b:c"), ("Range", "bytes=" + "0-0," * 5_000),
+    ("Range", "bytes=-"), ("Range", "bytes=9-1"), ("Range", "bytes=99999999999999999999-"), ("If-Modified-Since", "yesterday"),
     ("If-Modified-Since", "Sun, 99 Nov 9999 99:99:99 GMT"), ("If-None-Match", '"' * 5_000), ("If-Range", "x"),
     ("Upgrade", "websocket"), ("Upgrade", "h2c"), ("Expect", "nothing"), ("Cookie", "a=" + "b" * 20_000),
     ("X-Forwarded-Host", "a[b"), ("Forwarded", 'for="["'), ("Content-Type", "application/json; charset=\xff"),
