@@ -7,6 +7,7 @@ import shutil
 import threading
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -168,3 +169,53 @@ def test_answers_of_shadows_are_not_counted_among_those_that_are_shown() -> None
         'segue_served_items_total{model="sasrec"} 10.0',
     ):
         assert line in told
+
+
+class Failing:
+    """An engine whose model fails."""
+
+    name = "failing"
+
+    def __init__(self, model: Any, encode: Any) -> None:
+        self.model = SimpleNamespace(domain=model.domain, vectors=model.vectors, bias=model.bias, encode=encode)
+        self.model.score = encode
+
+
+def failing(it: Service, encode: Any) -> Service:
+    publication = it.shelf.active.publication
+    object.__setattr__(publication, "engine", Failing(publication.engine.model, encode))
+    return it
+
+
+def fails(queries: Any) -> Any:
+    raise RuntimeError("the engine is gone")
+
+
+def test_a_fallback_that_cannot_be_asked_is_a_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = failing(service("sasrec", "ease", fallback="ease"), fails)
+    ask = it.people.ask
+
+    def without(publication: Any, questions: Any, **more: Any) -> Any:
+        if publication.name == "ease":
+            raise OSError("no such file")
+        return ask(publication, questions, **more)
+
+    monkeypatch.setattr(it.people, "ask", without)
+    answers = asked(it, wire.Question(history=["i1"]), wire.Question(history=["i2"]))
+    assert [answer.step for answer in answers] == ["neighbours"] * 2
+    assert 'segue_questions_total{user="none"} 2.0' in it.metrics.text()[0].decode()
+
+
+def test_what_fails_is_not_tried_again_when_it_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [monotonic()]
+
+    def slow(queries: Any) -> Any:
+        clock[0] += 0.3
+        raise RuntimeError("the engine is gone")
+
+    it = failing(service("sasrec"), slow)
+    monkeypatch.setattr("segue.serving.service.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    begun = clock[0]
+    answers = it.answer([Timed(wire.Question(history=["i1"]), begun + 0.5)] * 8)
+    assert {answer.step for answer in answers} <= {"neighbours", "popular"}
+    assert clock[0] - begun < 0.7  # all together, and one half

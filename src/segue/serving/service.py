@@ -239,7 +239,13 @@ class Service:
                 continue
             part = group.take(rows)
             if step == "fallback" and fallback is not None:
-                rows, part = self._instead(fallback, rows, part)
+                try:
+                    rows, part = self._instead(fallback, rows, part)
+                except Exception as error:
+                    self.metrics.error("engine")
+                    extra = {"traceback": track(error)}
+                    logger.error("model %s cannot be asked instead", fallback.version.name, extra=extra)
+                    continue
             if not rows:
                 continue
             picked: Sequence[Picked | Exception]
@@ -301,6 +307,9 @@ def _apart(compute: Callable[[Group], list[Picked]], group: Group, error: Except
     found: list[Picked | Exception] = []
     for rows in (range(count // 2), range(count // 2, count)):
         half = group.take(rows)
+        if time.monotonic() > min(timed.until for timed in group.timed):
+            found += [error] * len(rows)
+            continue
         try:
             found += compute(half)
         except Exception as failed:
