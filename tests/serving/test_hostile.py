@@ -189,8 +189,9 @@ def test_the_only_question_of_a_batch_is_named_like_others(client: TestClient) -
 HEADERS = [
     ("Origin", "http://["), ("Origin", "http://a]b"), ("Origin", "null"), ("Origin", ""), ("Host", "[::1"),
     ("Host", ""), ("Host", "localhost:abc"), ("Host", "a:b:c"), ("Range", "bytes=" + "0-0," * 5_000),
-    ("Range", "bytes=-"), ("Range", "bytes=9-1"), ("Range", "bytes=99999999999999999999-"), ("If-Modified-Since", "yesterday"),
-    ("If-Modified-Since", "Sun, 99 Nov 9999 99:99:99 GMT"), ("If-None-Match", '"' * 5_000), ("If-Range", "x"),
+    ("Range", "bytes=-"), ("Range", "bytes=9-1"), ("Range", "bytes=99999999999999999999-"),
+    ("If-Modified-Since", "yesterday"), ("If-Modified-Since", "Sun, 99 Nov 9999 99:99:99 GMT"),
+    ("If-None-Match", '"' * 5_000), ("If-Range", "x"),
     ("Upgrade", "websocket"), ("Upgrade", "h2c"), ("Expect", "nothing"), ("Cookie", "a=" + "b" * 20_000),
     ("X-Forwarded-Host", "a[b"), ("Forwarded", 'for="["'), ("Content-Type", "application/json; charset=\xff"),
     ("Content-Type", "application/json; charset=utf-7"), ("Sec-Fetch-Site", "\xff"), ("Authorization", "\xff"),
@@ -212,3 +213,21 @@ def test_headers_of_all_kinds_do_no_harm(client: TestClient, name: str, value: s
         assert answer.status_code in (200, 206, 304, 400, 403, 404, 415, 416), answer.text
         if answer.status_code in (403, 404):
             assert wire.Fault.model_validate_json(answer.text).request_id
+
+
+def test_a_model_that_fails_is_not_taken_for_a_wrong_question() -> None:
+    it = service("ease")
+
+    def score(*_: Any) -> Any:
+        raise ValueError(f"queries: {wire.Question.__name__} of alice")
+
+    with TestClient(create(it), raise_server_exceptions=False) as client:
+        wrong = client.post("/v1/explain", json={"item": "i1", "where": {"year": {"any": ["x"]}}})
+        assert (wrong.status_code, list(wrong.json()["fields"])) == (422, ["where.year"])
+        model: Any = it.shelf.active.publication.engine.model
+        own, model.score = model.score, score
+        answer = client.post("/v1/explain", json={"item": "i1", "history": ["i2"]})
+        model.score = own
+        assert (answer.status_code, wire.Fault.model_validate_json(answer.text).error) == (500, "failed")
+        assert "alice" not in answer.text
+        assert client.post("/v1/explain", json={"item": "i1", "history": ["i2"]}).status_code == 200

@@ -12,6 +12,7 @@ from segue.serving import wire
 from segue.serving.explain import explain
 from segue.serving.faults import Problem, track
 from segue.serving.overlap import overlap
+from segue.serving.profiles import fitted
 from segue.serving.routing import Route
 from segue.serving.rules import applied
 from segue.serving.service import Job, Refused, Timed
@@ -67,12 +68,18 @@ class Answering:
             raise Problem(404, message="item: not in the catalogue", fields={"item": "not in the catalogue"})
 
         def job() -> wire.Explanation:
+            try:
+                fitted(ready.publication.bundle.model.domain.user_features, question.profile)
+                rules = applied(question, self._desk.service.settings.rules, ready.catalogue)
+            except ValueError as error:
+                field, _, why = str(error).partition(": ")
+                raise Refused(field, why) from None
             asked = self._desk.service.people.ask(ready.publication, [question])
             told: wire.Explanation = explain(
                 ready.publication.engine.model,
                 asked.queries,
                 int(codes[0]),
-                applied(question, self._desk.service.settings.rules, ready.catalogue),
+                rules,
                 question.k,
                 question.repeats,
                 ready.catalogue,
@@ -84,9 +91,8 @@ class Answering:
         (found,) = await self._desk.asked([job])
         if isinstance(found, StoreError):
             raise self._desk.broken("kept", found)
-        if isinstance(found, ValueError):
-            field, _, why = str(found).partition(": ")
-            raise invalid(field, why or field)
+        if isinstance(found, Refused):
+            raise invalid(found.field, found.why)
         return reply(good(found))
 
     async def _answered(self, questions: Sequence[wire.Question], where: str) -> list[wire.Answer]:
