@@ -1,8 +1,10 @@
 """Whoever sends nonsense, or much of it, or half of it, learns what is wrong with it; the others are answered."""
 
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -231,3 +233,16 @@ def test_a_model_that_fails_is_not_taken_for_a_wrong_question() -> None:
         assert (answer.status_code, wire.Fault.model_validate_json(answer.text).error) == (500, "failed")
         assert "alice" not in answer.text
         assert client.post("/v1/explain", json={"item": "i1", "history": ["i2"]}).status_code == 200
+
+
+def test_whatever_is_written_of_a_model_it_is_listed(tmp_path: Path) -> None:
+    odd = {"trained": 5, "data": ["x"], "metrics": {"a": math.nan, "b": None, "c": {}, "d": 10**400, "ndcg": 0.5}}
+    for name, facts in {"odd": odd, "none": None, "list": [1], "text": {"metrics": "much"}}.items():
+        (tmp_path / name).mkdir()
+        about = {"key": "ease", "version": 1, "engine": "native", "facts": facts}
+        (tmp_path / name / "publication.json").write_text(json.dumps(about))
+    with TestClient(create(service("ease", library=tmp_path)), raise_server_exceptions=False) as client:
+        found = wire.Models.model_validate_json(client.get("/v1/models").text).models
+        assert {one.name: one.metrics for one in found} == {
+            "ease": {}, "list": {}, "none": {}, "odd": {"ndcg": 0.5}, "text": {}
+        }  # fmt: skip

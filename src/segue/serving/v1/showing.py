@@ -19,6 +19,9 @@ __all__ = ["Showing"]
 
 logger = logging.getLogger("segue.serving")
 
+FURTHEST = 1e300
+"""Figures beyond are none: JSON has no infinity."""
+
 Text = Annotated[str, Query(max_length=256, description="Words of titles or ids; empty: the most popular.")]
 
 
@@ -137,10 +140,16 @@ class Showing:
         return wire.Models(models=found, previous=shelf.previous)
 
 
-def _facts(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What is told of a model beside what it is."""
-    metrics = {str(name): float(value) for name, value in (facts.get("metrics") or {}).items()}
-    return {"trained": facts.get("trained"), "data": facts.get("data"), "metrics": metrics}
+def _facts(facts: Any) -> dict[str, Any]:
+    """What is told of a model beside what it is: of whatever its makers wrote, what can be told."""
+    facts = facts if isinstance(facts, Mapping) else {}
+    texts = {name: told for name in ("trained", "data") if isinstance(told := facts.get(name), str)}
+    measured = facts.get("metrics")
+    numbers = measured.items() if isinstance(measured, Mapping) else ()
+    metrics = {
+        name: float(value) for name, value in numbers if isinstance(value, int | float) and abs(value) < FURTHEST
+    }
+    return {**texts, "metrics": metrics}
 
 
 def _code(ready: Ready, item: str) -> int:
