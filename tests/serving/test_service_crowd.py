@@ -137,7 +137,7 @@ def test_why_is_asked_of_the_model_that_answers_the_user(tmp_path: Path) -> None
 def test_what_was_shown_waits_for_a_silent_store_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answering, "MOST_EXPOSING", 3)
     it, speaks, kept = service("sasrec", "ease"), threading.Event(), []
-    monkeypatch.setattr(it.store, "expose", lambda exposures: (speaks.wait(60), kept.append(exposures)))
+    monkeypatch.setattr(it.store, "expose", lambda exposures: (speaks.wait(60), kept.extend(exposures)))
     failed: list[str] = []
     monkeypatch.setattr(it.metrics, "error", failed.append)
     with TestClient(create(it, experiments=Experiments(plan(tmp_path, "ease"), it.shelf.find))) as client:
