@@ -24,8 +24,8 @@ from segue.serving import wire
 KINDS = {"recommend": 40, "several": 6, "event": 22, "events": 10, "explain": 5, "look": 12, "forget": 1, "wrong": 4}
 """What a walker does, and how often."""
 
-READERS, READING = 2, ("recommend", "several", "explain", "look", "wrong")
-"""The first of the walkers only ask: they go on while those who tell wait for the store."""
+READERS, READING = 2, ("recommend", "several", "wrong")
+"""The first of the walkers only do what needs no store: they go on while the others wait for it."""
 
 THINKING = 0.12
 """Seconds between what a walker does, in the mean."""
