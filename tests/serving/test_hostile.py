@@ -2,8 +2,9 @@
 
 import json
 import math
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -246,3 +247,34 @@ def test_whatever_is_written_of_a_model_it_is_listed(tmp_path: Path) -> None:
         assert {one.name: one.metrics for one in found} == {
             "ease": {}, "list": {}, "none": {}, "odd": {"ndcg": 0.5}, "text": {}
         }  # fmt: skip
+
+
+def test_only_a_full_queue_turns_good_questions_away() -> None:
+    it = service("ease", waiting=2)
+    answer, held, entered = it.answer, threading.Event(), threading.Event()
+
+    def waits(asked: Any) -> Any:
+        entered.set()
+        held.wait(60)
+        return answer(asked)
+
+    it.answer = waits  # type: ignore[method-assign]
+    with TestClient(create(it)) as client, ThreadPoolExecutor(8) as pool:
+
+        def ask() -> Any:
+            return client.post("/v1/recommend", json={"user": "u1", "deadline_ms": 600_000})
+
+        first = pool.submit(ask)
+        entered.wait(60)
+        others = [pool.submit(ask) for _ in range(6)]
+        for turned, _ in enumerate(as_completed(others, timeout=60), 1):  # two wait, four come back at once
+            if turned == 4:
+                held.set()
+        told = [first.result(), *(one.result() for one in others)]
+    assert sorted(one.status_code for one in told) == [200, 200, 200, 503, 503, 503, 503]
+    for one in told:
+        if one.status_code == 503:
+            assert wire.Fault.model_validate_json(one.text).error == "busy"
+            assert int(one.headers["retry-after"]) >= 1
+        else:
+            assert wire.Answer.model_validate_json(one.text).step == "model"
