@@ -1,9 +1,9 @@
 """The service under load, beside what RecTools and RecBole need for one answer; events, states, and top-k by bandwidth.
 
 Models are as their recipes for MovieLens 1M have them, with the weights that they begin with: what they learn changes
-no time. Their catalogues have 10^4 to 10^6 items. ``segue serve`` runs in a process of its own with a store on disk, and
-``wrk`` asks it from another over loopback, each question with a history of 50 items that is drawn anew. One answer to
-one user is asked of each library as it stands in memory, by its own call, and of the service over HTTP.
+no time. Their catalogues have 10^4 to 10^6 items. ``segue serve`` runs in a process of its own with a store on disk,
+and ``wrk`` asks it from another over loopback, each question with a history of 50 items that is drawn anew. One answer
+to one user is asked of each library as it stands in memory, by its own call, and of the service over HTTP.
 """
 
 from __future__ import annotations
