@@ -93,6 +93,9 @@ class Walker:
         self._trails: dict[str, list[list[Any]]] = {user: [] for user in own}
         self._trails |= {f"soak-{number}-{one}": [] for one in range(MADE_UP)}
         self._next = 0
+        # of rules there are as many as a shop has: what the service keeps of each is soon all that it keeps
+        self._denied = [self._draw.sample(self._items, 20) for _ in range(10)]
+        self._pinned = self._draw.sample(self._items, 10)
         self._kinds = READING if number < READERS else tuple(KINDS)
 
     async def walk(self, until: float) -> dict[str, list[list[Any]]]:
@@ -231,13 +234,13 @@ class Walker:
         elif kind < 0.9:
             question["history"] = draw.sample(items, draw.randint(1, 30))
         if (rule := draw.random()) < 0.08:
-            question["deny"] = draw.sample(items, 20)
+            question["deny"] = draw.choice(self._denied)
         elif rule < 0.16 and self._feature:
             question["where"] = {self._feature: {"any": [draw.choice(self._values)]}}
         elif rule < 0.2 and self._feature:
             question |= {"most": {self._feature: 2}, "diversify": 0.3}
         elif rule < 0.24:
-            question["pins"] = [{"item": draw.choice(items), "place": 1}]
+            question["pins"] = [{"item": draw.choice(self._pinned), "place": 1}]
         return question
 
     def _compare(self, question: dict[str, Any], answer: wire.Answer) -> None:
