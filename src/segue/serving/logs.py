@@ -70,6 +70,7 @@ def start_logs(form: Literal["json", "text"] = "json", level: str = "INFO", to: 
     for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
         logging.getLogger(name).handlers.clear()
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").setLevel("NOTSET")  # as its parent
     logging.getLogger("uvicorn.access").setLevel("CRITICAL")  # it tells addresses and queries
 
 

@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any, TypeAlias
 
 from segue.serving import wire
+from segue.serving.attempts import apart, note
 from segue.serving.drift import Drift
 from segue.serving.faults import track
-from segue.serving.instruments import RULES
 from segue.serving.ladder import Pace
 from segue.serving.metrics import Metrics
 from segue.serving.people import People
@@ -201,18 +201,8 @@ class Service:
     def _note(self, group: Group) -> None:
         """Tell metrics what was asked."""
         if seen := [row for row, timed in enumerate(group.timed) if not timed.unseen]:
-            self._note_seen(group.take(seen) if len(seen) < len(group.timed) else group)
-
-    def _note_seen(self, group: Group) -> None:
-        queries, questions = group.asked.queries, group.questions
-        users = {"none": 0, "known": 0, "unknown": 0}
-        for question, unknown in zip(questions, group.asked.unknown, strict=True):
-            users["none" if question.user is None else "unknown" if unknown.user else "known"] += 1
-        strange = sum(len(unknown.items) for unknown in group.asked.unknown)
-        rules = [name for question in questions for name in RULES if getattr(question, name)]
-        self.metrics.asked(queries.history.lengths, [question.k for question in questions], users, strange, rules)
-        if (drift := self._drifts.get(group.ready.version.name)) is not None:
-            drift.asked(queries.history)
+            told_of = group.take(seen) if len(seen) < len(group.timed) else group
+            note(told_of, self.metrics, self._drifts.get(group.ready.version.name))
 
     def _climb(self, group: Group) -> list[wire.Answer]:
         """Down the ladder until every question has its answer."""
@@ -253,7 +243,7 @@ class Service:
                 with self._pace.timed(pace):
                     picked = compute(part)
             except Exception as error:
-                picked = _apart(compute, part, error)
+                picked = apart(compute, part, error)
             if failed := [one for one in picked if isinstance(one, Exception)]:
                 self.metrics.error("store" if isinstance(failed[0], StoreError) else "engine")
                 extra = {"traceback": track(failed[0])}
@@ -295,23 +285,3 @@ class Service:
 def _size(rules: Sequence[Applied]) -> str:
     """About how much is asked at once: what took long for many, or for rules, is no sign for a plain question."""
     return f"{len(rules).bit_length()}{'' if all(one.plain for one in rules) else ' with rules'}"
-
-
-def _apart(compute: Callable[[Group], list[Picked]], group: Group, error: Exception) -> list[Picked | Exception]:
-    """The list of each question, or why there is none: what failed with ``error`` for all together, for each half by
-    itself while there is time, so that what is wrong with one question is not everybody's."""
-    count = len(group.timed)
-    late = time.monotonic() > min(timed.until for timed in group.timed)
-    if count == 1 or late or isinstance(error, StoreError):
-        return [error] * count
-    found: list[Picked | Exception] = []
-    for rows in (range(count // 2), range(count // 2, count)):
-        half = group.take(rows)
-        if time.monotonic() > min(timed.until for timed in group.timed):
-            found += [error] * len(rows)
-            continue
-        try:
-            found += compute(half)
-        except Exception as failed:
-            found += _apart(compute, half, failed)
-    return found
