@@ -214,7 +214,8 @@ def test_what_fails_is_not_tried_again_when_it_is_late(monkeypatch: pytest.Monke
         raise RuntimeError("the engine is gone")
 
     it = failing(service("sasrec"), slow)
-    monkeypatch.setattr("segue.serving.service.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for place in ("service", "attempts"):
+        monkeypatch.setattr(f"segue.serving.{place}.time", SimpleNamespace(monotonic=lambda: clock[0]))
     begun = clock[0]
     answers = it.answer([Timed(wire.Question(history=["i1"]), begun + 0.5)] * 8)
     assert {answer.step for answer in answers} <= {"neighbours", "popular"}
