@@ -23,7 +23,6 @@ from segue.serving.faults import track
 from segue.serving.keys import Keys
 from segue.serving.limits import Slots
 from segue.serving.live import Arrivals, Figures
-from segue.serving.memory import every, tidy
 from segue.serving.passage import Exchange
 from segue.serving.routing import Experiments
 from segue.serving.service import Job, Service
@@ -43,8 +42,6 @@ PAGE = Path(__file__).parent / "page"
 REFUSED = {401: "auth", 403: "auth", 413: "too_large", 422: "invalid", 400: "invalid", 429: "rate", 503: "busy"}
 """By status, why a request was turned away, as metrics call it."""
 
-TIDY_SECONDS = 60.0
-"""How often memory that is free goes back to the system."""
 LOOK_SECONDS = 1.0
 """How often it is looked whether another process activated a model."""
 
@@ -165,11 +162,14 @@ def _seen(desk: Desk, exchange: Exchange) -> None:
 
 async def _watch(desk: Desk) -> None:
     """Follow what other processes activate, and the file of experiments."""
-    shelf, metrics, tidied = desk.service.shelf, desk.service.metrics, every(TIDY_SECONDS, tidy)
+    shelf, metrics = desk.service.shelf, desk.service.metrics
     while True:
         await asyncio.sleep(LOOK_SECONDS)
-        await asyncio.to_thread(tidied)
-        await asyncio.to_thread(desk.experiments.follow)
+        try:
+            await asyncio.to_thread(desk.experiments.follow)
+        except Exception as error:  # or nobody would look any more
+            metrics.error("experiments")
+            logger.error("the file of experiments could not be followed", extra={"traceback": track(error)})
         before, begun = shelf.active.version, time.monotonic()
         try:
             await desk.away(shelf.follow)
