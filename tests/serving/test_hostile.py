@@ -179,7 +179,7 @@ def test_a_great_many_heavy_questions_let_others_through() -> None:
     assert len(told.answers) == 64
     assert all(one.step == "model" for one in told.answers)
     assert len(sizes[0]) == 2
-    assert ["u1"] in sizes[1:-1], "between slices"
+    assert any("u1" in slice_ for slice_ in sizes[1:-1]), "among the slices, not after them"
 
 
 def test_the_only_question_of_a_batch_is_named_like_others(client: TestClient) -> None:
