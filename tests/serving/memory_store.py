@@ -8,7 +8,7 @@ from segue.serving.stores.store import Event, Exposure, Kept, Memory, Store, Sto
 
 
 class MemoryStore:
-    name = "memory"
+    name, prompt = "memory", False
 
     def __init__(self) -> None:
         self.log: list[Event] = []

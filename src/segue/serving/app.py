@@ -83,9 +83,8 @@ def create(
             metrics.ready(False)
             watching.cancel()
             await desk.drained()
-            await asyncio.to_thread(answers.close)
-            await asyncio.to_thread(intake.close)
-            await asyncio.to_thread(exposed.close)
+            for queue in (answers, intake, exposed):  # threads that a silent store holds end with the process
+                await asyncio.to_thread(queue.close, max(1.0, settings.drain_seconds))
             service.close()
             metrics.close()
 

@@ -79,12 +79,12 @@ class Batcher(Generic[Q, A]):
             self._there.notify()
         return await waiting.answer
 
-    def close(self) -> None:
-        """Answer what waits, and stop."""
+    def close(self, seconds: float | None = None) -> None:
+        """Answer what waits, and stop; at most so many ``seconds`` are waited for work that does not end."""
         with self._there:
             self._open = False
             self._there.notify()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while batch := self._next():

@@ -25,6 +25,9 @@ __all__ = ["Catalogue"]
 CACHED_BYTES = 64_000_000
 """Answers to conditions that are kept."""
 
+FEW = 64
+"""Texts up to which looking each up by itself is faster."""
+
 
 class Catalogue:
     """The items of one bundle. Any thread may ask.
@@ -67,13 +70,13 @@ class Catalogue:
 
     def ids(self, codes: NDArray[np.integer[Any]]) -> list[str]:
         """The ids of ``codes``."""
-        return self._ids.gather(np.asarray(codes, np.int64)).to_list()
+        return _texts(self._ids, codes)
 
     def titles(self, codes: NDArray[np.integer[Any]]) -> list[str | None]:
         """The titles of ``codes``, where they are known."""
         if self._titles is None:
             return [None] * len(codes)
-        return self._titles.gather(np.asarray(codes, np.int64)).to_list()
+        return _texts(self._titles, codes)
 
     def item(self, code: int, likeness: float | None = None) -> wire.Item:
         """All that is known of an item, but for vectors; long texts are cut."""
@@ -145,6 +148,13 @@ class Catalogue:
         key = ("mask", column.name, repr(condition))
         found: Mask = self.cache.get(key, lambda: (frozen(column.meets(condition)), self.n_items))
         return found
+
+
+def _texts(texts: pl.Series, codes: NDArray[np.integer[Any]]) -> list[Any]:
+    """The texts at ``codes``; of a few it is cheaper to ask one by one than to plan how to gather them."""
+    if len(codes) <= FEW:
+        return [texts[code] for code in codes.tolist()]
+    return texts.gather(np.asarray(codes, np.int64)).to_list()
 
 
 def _tells(groups: Groups) -> bool:

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from segue.core.events import Codes, Mask, Scores
-from segue.core.model import Factored, Recommender
+from segue.core.model import Recommender, is_factored
 from segue.core.recommend import log_partition, score_blocks
 from segue.core.types import Queries
 from segue.serving import wire
@@ -112,7 +112,7 @@ def _standing(
     scores_I = next(iter(score_blocks(model, queries)))[1][0].copy()
     logits = getattr(model, "scale", "score") == "logit"
     seen = queries.history.items
-    vectors_ID = model.vectors if isinstance(model, Factored) else None
+    vectors_ID = model.vectors if is_factored(model) else None
     picked = pick(scores_I, seen, rules, k, repeats=repeats, logits=logits, catalogue=catalogue, vectors_ID=vectors_ID)
     ranked_I = boosted(scores_I, rules, logits)
     own = float(ranked_I[item])

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.events import Codes, Scores
-from segue.core.model import Factored, Recommender
+from segue.core.model import Recommender, is_factored
 from segue.core.types import Queries
 
 __all__ = ["NEWEST", "influences"]
@@ -48,7 +48,7 @@ def influences(model: Recommender, queries: Queries, item: int) -> tuple[Codes, 
 
 def _scores(model: Recommender, queries: Queries, item: int) -> NDArray[Any]:
     """``(N,)`` the score of one item in answer to each query."""
-    if isinstance(model, Factored):
+    if is_factored(model):
         scores: NDArray[Any] = model.encode(queries) @ model.vectors[item] + model.bias[item]
         return scores
     rows = max(1, BLOCK_SCORES // model.domain.n_items)

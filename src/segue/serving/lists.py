@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from segue.core.model import Factored, Recommender
+from segue.core.model import Recommender, is_factored
 from segue.core.recommend import recommend, score_blocks
 from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import wire
@@ -69,7 +69,7 @@ def listed(
             )
     if others:
         logits = getattr(model, "scale", "score") == "logit"
-        vectors_ID = model.vectors if isinstance(model, Factored) else None
+        vectors_ID = model.vectors if is_factored(model) else None
         row = 0
         for block, scores_RI in score_blocks(model, queries.take(np.array(others, np.int64))):
             for index, scores_I in enumerate(scores_RI):

@@ -98,8 +98,10 @@ class People:
         events, unknown = coded(publication, [] if kept is None else kept.events)
         if code is None or publication.histories is None:
             return events, unknown
-        before = publication.histories.block(code, code + 1)
-        return together([before.last(self._recent), events], publication.columns).last(self._recent), unknown
+        before = publication.histories.block(code, code + 1).last(self._recent)
+        if not events.size:
+            return before, unknown
+        return together([before, events], publication.columns).last(self._recent), unknown
 
     def _times(self, publication: Publication, questions: Sequence[wire.Question]) -> NDArray[np.int64] | None:
         if not publication.tells_time:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from segue.core.bundle import Bundle, load, write
 from segue.core.events import frozen
 from segue.core.files import read_json, write_folder, write_json
-from segue.core.model import Factored
+from segue.core.model import Factored, Streaming
 from segue.core.types import Events
 from segue.serving.engines.engine import Engine
 from segue.serving.engines.native import Native
@@ -74,6 +75,12 @@ class Publication:
     """What the data had of its users, by name."""
     index: Index | None = None
     """What finds the best items of a very large catalogue, where it was asked for."""
+
+    @cached_property
+    def streams(self) -> bool:
+        """Whether the model goes on from a state; asked for once, as it looks at every array of the model."""
+        model = self.bundle.model
+        return isinstance(model, Streaming) and not getattr(model, "cloze", False)
 
 
 def publish(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.core.model import Factored, Recommender, Streaming
+from segue.core.model import Recommender, Streaming, is_factored
 from segue.core.stream import Answered
 from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import wire
@@ -21,7 +21,7 @@ from segue.serving.metrics import Metrics
 from segue.serving.people import Asked
 from segue.serving.rules import Applied, Picked
 from segue.serving.shelf import Ready
-from segue.serving.states import Followed, States, streams
+from segue.serving.states import Followed, States
 
 __all__ = ["Group", "Scoring", "Timed"]
 
@@ -79,7 +79,7 @@ class Scoring:
         begun = time.monotonic()
         model: Recommender = engine.model
         search: Search | None = None
-        if isinstance(model, Factored):
+        if is_factored(model):
             own = self._remembered(group)
             vectors_ND = np.empty((len(queries), model.vectors.shape[1]), np.float32)
             if own:
@@ -124,7 +124,7 @@ class Scoring:
 
     def _remembered(self, group: Group) -> list[int]:
         """Questions that a memory answers; not those that tell of a person what it does not know."""
-        if not streams(group.ready.publication) or group.notes:
+        if not group.ready.publication.streams or group.notes:
             return []
         read = {feature.name for feature in group.ready.publication.bundle.model.domain.user_features}
         known = [read.isdisjoint(question.profile or ()) for question in group.questions]

@@ -26,7 +26,7 @@ from segue.serving.rules import Applied, Picked, applied
 from segue.serving.scoring import Group, Scoring, Timed
 from segue.serving.settings import Serving
 from segue.serving.shelf import Ready, Shelf
-from segue.serving.states import States, streams
+from segue.serving.states import States
 from segue.serving.stores.store import Event, Exposure, Store, StoreError
 from segue.serving.stores.timely import Timely
 from segue.serving.telling import told
@@ -143,7 +143,7 @@ class Service:
     def follow(self, users: Sequence[str]) -> None:
         """Bring what the active model remembers of users up to date; for the thread that may use the engines."""
         ready = self.shelf.active
-        if streams(ready.publication):
+        if ready.publication.streams:
             questions = [wire.Question(user=user) for user in dict.fromkeys(users)]
             asked = self.people.ask(ready.publication, questions)
             self._scoring.vectors_of_states(ready, questions, asked, list(range(len(questions))))

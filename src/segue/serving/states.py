@@ -22,7 +22,7 @@ from segue.serving.publication import Publication
 from segue.serving.stores.store import Kept, Memory, StoreError
 from segue.serving.stores.timely import Reads
 
-__all__ = ["Followed", "States", "streams"]
+__all__ = ["Followed", "States"]
 
 logger = logging.getLogger("segue.serving")
 
@@ -41,12 +41,6 @@ class Followed:
     """``(N,)`` whether they were there, and are not forgotten."""
     kept: Sequence[Kept]
     """What the store has of them."""
-
-
-def streams(publication: Publication) -> bool:
-    """Whether the model goes on from a state."""
-    model = publication.bundle.model
-    return isinstance(model, Streaming) and not getattr(model, "cloze", False)
 
 
 class States:

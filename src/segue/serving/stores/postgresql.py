@@ -49,7 +49,7 @@ class PostgreSQL:
         ValueError: the extra is not installed, or the address cannot be read.
     """
 
-    name = "postgresql"
+    name, prompt = "postgresql", False
 
     def __init__(self, address: str) -> None:
         try:

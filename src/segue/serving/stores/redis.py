@@ -36,7 +36,7 @@ class Redis:
         ValueError: the extra is not installed, or the address cannot be read.
     """
 
-    name = "redis"
+    name, prompt = "redis", False
 
     def __init__(self, address: str) -> None:
         try:

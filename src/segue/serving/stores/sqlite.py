@@ -23,7 +23,8 @@ __all__ = ["SQLite"]
 PAGE = 1_000
 """Rows that an iterator reads at once."""
 BUSY_SECONDS, HURRY_SECONDS = 10.0, 0.1
-"""How long to wait for others who write, and how long with what can be done another time."""
+"""How long to wait for others who write; and how long with what can be done another time, or when somebody keeps the
+whole file to himself, so that it cannot be read either."""
 MOST_CONNECTIONS = 32
 
 
@@ -36,7 +37,7 @@ class SQLite:
         StoreError: it cannot be read or made.
     """
 
-    name = "sqlite"
+    name, prompt = "sqlite", True
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -177,6 +178,7 @@ class SQLite:
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB
         connection.execute("PRAGMA cache_size = -8000")  # KiB
         connection.execute("PRAGMA secure_delete = ON")  # who is forgotten leaves no trace in free pages
+        connection.execute(f"PRAGMA busy_timeout = {round(1000 * HURRY_SECONDS)}")
         return connection
 
     def _make(self, connection: sqlite3.Connection) -> None:
@@ -235,7 +237,7 @@ class SQLite:
                         connection.execute("ROLLBACK")
                     raise
                 finally:
-                    connection.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_SECONDS)}")
+                    connection.execute(f"PRAGMA busy_timeout = {round(1000 * HURRY_SECONDS)}")
         finally:
             self._writing.release()
 

@@ -79,6 +79,8 @@ class Store(Protocol):
 
     name: str
     """Such as ``sqlite``, for metrics."""
+    prompt: bool
+    """Whether it answers out of this process, and nothing that others do keeps it from telling so in time."""
 
     def append(self, events: Sequence[Event]) -> list[bool]:
         """Keep all events or none, in their order; whether each is new. When this returns they survive a power cut,

@@ -41,7 +41,7 @@ class Reads(Protocol):
 
 
 class Timely:
-    """Calls a store on a thread of its own, and waits for at most so many seconds.
+    """Calls a store on a thread of its own, and waits for at most so many seconds; one that is prompt, at once.
 
     Args:
         kept: the store.
@@ -74,6 +74,8 @@ class Timely:
         self._thread.shutdown(wait=False)
 
     def _in_time(self, call: Callable[[], T]) -> T:
+        if self._store.prompt:
+            return call()
         if self._overdue.is_set():
             raise StoreError(f"{self._store.name}: a call has been overdue for a while")
         found = self._thread.submit(call)

@@ -18,7 +18,6 @@ from segue.serving.batcher import Busy
 from segue.serving.faults import Problem, track
 from segue.serving.people import later
 from segue.serving.shelf import Ready
-from segue.serving.states import streams
 from segue.serving.stores.store import Event, StoreError
 from segue.serving.v1.desk import Desk, Limit, Name, invalid, reply
 
@@ -89,7 +88,7 @@ class Attending:
             raise self._desk.broken("append", error) from None
         _, unknown = self._desk.service.shelf.active.catalogue.encode(list(dict.fromkeys(e.item for e in events)))
         self._desk.service.metrics.events(sum(new), len(new) - sum(new), len(unknown))
-        if streams(self._desk.service.shelf.active.publication):
+        if self._desk.service.shelf.active.publication.streams:
             self._behind.update(dict.fromkeys(event.user for event in kept[: MOST_BEHIND - len(self._behind)]))
             if not self._following:
                 self._following = True
