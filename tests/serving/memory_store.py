@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from segue.serving.stores.store import Event, Exposure, Kept, Memory, Store, StoreError
 
@@ -45,6 +45,11 @@ class MemoryStore:
 
     def remember(self, memories: Mapping[str, Memory]) -> None:
         self.notes |= memories
+
+    def prune(self, models: Collection[str]) -> int:
+        before = len(self.notes)
+        self.notes = {user: one for user, one in self.notes.items() if one.model in models}
+        return before - len(self.notes)
 
     def forget(self, user: str) -> int:
         before = len(self.log)

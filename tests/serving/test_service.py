@@ -18,7 +18,7 @@ from segue.serving.service import Refused, Service, Timed
 from segue.serving.settings import Serving
 from segue.serving.shelf import Shelf
 from segue.serving.stores.opening import open_store
-from segue.serving.stores.store import Event, StoreError
+from segue.serving.stores.store import Event, Memory, StoreError
 from segue.testing.training import train_small
 from tests.serving.world import service, shop
 
@@ -222,6 +222,15 @@ def test_a_streaming_model_goes_on_from_what_it_remembers() -> None:
     (answer,) = asked(it, wire.Question(user="u3", k=5))  # what cannot be read is made anew
     before = shop().histories.block(3, 4).items.tolist()
     assert [ids(answer)] == offline(it, [[*before, 1, 2]], [3], 5)
+
+
+def test_what_models_of_before_remember_is_deleted() -> None:
+    it = service("gru4rec")
+    it.follow(["u1", "u2"])
+    it.store.remember({user: Memory("of before", 0, b"x") for user in ("u1", "u2", "u3")})
+    assert it.tidy() == 3
+    version = it.shelf.active.version.version
+    assert [one is not None for one in it.store.memories(["u1", "u2", "u3"], version)] == [True, True, False]
 
 
 def test_a_state_that_cannot_be_kept_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -244,3 +244,16 @@ def test_what_is_kept_outlives_the_store_that_kept_it(address: str, opened: Call
     assert again.memories(["u"], "m") == [Memory("m", 9, b"x")]
     assert again.get("active") == "one"
     assert again.kept(["v"], 1)[0].forgotten
+
+
+def test_memories_of_other_models_are_pruned(store: Store) -> None:
+    users = [f"u{number}" for number in range(250)] + ODD
+    for model, some in (("old", users), ("new", users[::2]), ("other", ["u0"])):
+        store.remember({user: Memory(model, 1, model.encode()) for user in some})
+    assert store.prune({"old", "new", "other", "nobody"}) == 0
+    assert store.prune(["new", "other"]) == len(users)
+    assert not any(store.memories(users, "old"))
+    assert [one and one.data for one in store.memories(users[:4], "new")] == [b"new", None, b"new", None]
+    assert store.memories(["u0"], "other") == [Memory("other", 1, b"other")]
+    assert store.prune([]) == len(users[::2]) + 1
+    assert store.prune([]) == 0

@@ -42,8 +42,8 @@ PAGE = Path(__file__).parent / "page"
 REFUSED = {401: "auth", 403: "auth", 413: "too_large", 422: "invalid", 400: "invalid", 429: "rate", 503: "busy"}
 """By status, why a request was turned away, as metrics call it."""
 
-LOOK_SECONDS = 1.0
-"""How often it is looked whether another process activated a model."""
+LOOK_SECONDS, TIDY_SECONDS = 1.0, 3_600.0
+"""How often it is looked whether another process activated a model, and whether the store holds what is of no use."""
 
 
 def create(
@@ -73,7 +73,7 @@ def create(
 
     @asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        watching = asyncio.create_task(_watch(desk))
+        beside = [asyncio.create_task(work) for work in (_watch(desk), _tidy(desk))]
         state["ready"] = True
         metrics.ready(True)
         try:
@@ -81,7 +81,8 @@ def create(
         finally:
             state["ready"] = False
             metrics.ready(False)
-            watching.cancel()
+            for task in beside:
+                task.cancel()
             await desk.drained()
             for queue in (answers, intake, exposed):  # threads that a silent store holds end with the process
                 await asyncio.to_thread(queue.close, max(1.0, settings.drain_seconds))
@@ -179,3 +180,16 @@ async def _watch(desk: Desk) -> None:
         now: wire.Version = shelf.active.version
         if now is not before:
             metrics.model(now.name, now.key, now.version, True)
+
+
+async def _tidy(desk: Desk) -> None:
+    """Delete what models of before remember, so that the store does not grow with every model that is published; not
+    at once, as those who are about to be replaced may still need it."""
+    while True:
+        await asyncio.sleep(TIDY_SECONDS)
+        try:
+            if count := await desk.away(desk.service.tidy):
+                logger.info("memories of models that are no longer at hand are deleted", extra={"count": count})
+        except Exception as error:
+            desk.service.metrics.error("store")
+            logger.error("old memories could not be deleted", extra={"traceback": track(error)})

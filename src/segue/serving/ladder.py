@@ -40,10 +40,14 @@ class Pace:
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """What is within is taken to be this step; one that fails tells nothing."""
-        begun = time.monotonic()
-        yield
-        took = time.monotonic() - begun
-        with self._lock:
-            before = self._seconds.get(step, took)
-            self._seconds[step] = took if took > before else KEPT * before + (1 - KEPT) * took
+        """What is within is taken to be this step; of one that fails it only counts how long that took."""
+        begun, failed = time.monotonic(), True
+        try:
+            yield
+            failed = False
+        finally:
+            took = time.monotonic() - begun
+            with self._lock:
+                before = self._seconds.get(step, took)
+                lower = before if failed else KEPT * before + (1 - KEPT) * took
+                self._seconds[step] = took if took > before else lower

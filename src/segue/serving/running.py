@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import socket
@@ -89,6 +90,7 @@ def run(
             app = application(start)
             say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
             start_logs(start.log_format)
+            _settle()
             uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
             return
         say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
@@ -105,7 +107,9 @@ def worker() -> FastAPI:
 
     start = Start.model_validate_json(os.environ[START])
     start_logs(start.log_format)
-    return application(start)
+    app = application(start)
+    _settle()
+    return app
 
 
 def application(start: Start) -> FastAPI:
@@ -168,6 +172,14 @@ def store_address(address: str | None) -> str:
     folder = Path(home).expanduser() if home else user_data_path("segue")
     folder.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{folder.resolve() / 'serving.sqlite'}"
+
+
+def _settle() -> None:
+    """What is there now stays to the end: the search for garbage need not go through it again and again, which it would
+    every few hundred requests, and keep all others waiting meanwhile."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)  # a batch of questions alone makes thousands of objects, none of which stays
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -148,6 +148,14 @@ class Service:
             asked = self.people.ask(ready.publication, questions)
             self._scoring.vectors_of_states(ready, questions, asked, list(range(len(questions))))
 
+    def tidy(self) -> int:
+        """Delete what models that are no longer at hand remember of people; of how many memories.
+
+        Raises:
+            StoreError: the store fails; some may be gone.
+        """
+        return self.store.prune(self.shelf.versions())
+
     def _together(
         self, ready: Ready, timed: Sequence[Timed], rules: Sequence[Applied]
     ) -> list[wire.Answer | Refused | Exception]:

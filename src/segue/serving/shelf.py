@@ -106,6 +106,12 @@ class Shelf:
                         found[name] = about
         return found
 
+    def versions(self) -> set[str]:
+        """Versions of all models at hand, opened or not."""
+        return {ready.version.version for ready in self.opened()} | {
+            str(about["version"]) for about in self.closed().values()
+        }
+
     def opened(self) -> list[Ready]:
         """The models that can answer at once."""
         return list(self._open.values())

@@ -10,7 +10,7 @@ import json
 import logging
 import selectors
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -132,6 +132,17 @@ class PostgreSQL:
             connection.execute("SET LOCAL synchronous_commit = off")  # it can be had again from the events
             connection.execute(tables.STATES_SHARED)
             connection.execute(tables.REMEMBER, [[row[column] for row in rows] for column in range(4)])
+
+    def prune(self, models: Collection[str]) -> int:
+        """See :meth:`segue.serving.stores.store.Store.prune`."""
+        count, at = 0, ("", "")
+        while rows := self._rows("look for old memories", tables.LOOK, (*at, PAGE)):
+            at = rows[-1]
+            if old := [row for row in rows if row[1] not in models]:
+                with self._write("delete old memories") as connection:
+                    connection.execute(tables.PRUNE, [[row[column] for row in old] for column in range(2)])
+                count += len(old)
+        return count
 
     def forget(self, user: str) -> int:
         """See :meth:`segue.serving.stores.store.Store.forget`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,6 +94,15 @@ class Redis:
         """See :meth:`segue.serving.stores.store.Store.remember`."""
         arguments = [part for user, m in memories.items() for part in (user, m.model, m.last, m.data)]
         self._run("keep memories", "REMEMBER", arguments, writes=True)
+
+    def prune(self, models: Collection[str]) -> int:
+        """See :meth:`segue.serving.stores.store.Store.prune`."""
+        count, cursor = 0, -1
+        while cursor:
+            with self._told("look for old memories"):
+                cursor, keys = self._client.scan(max(cursor, 0), "segue:memory:*", PAGE)
+            count += int(self._run("delete old memories", "PRUNE", [len(models), *models, *keys], writes=True))
+        return count
 
     def forget(self, user: str) -> int:
         """See :meth:`segue.serving.stores.store.Store.forget`."""

@@ -20,7 +20,7 @@ Keys:
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "EVENTS", "EXPOSE", "FORGET", "FORMAT", "KEPT", "MEMORIES", "REMEMBER", "SINCE"]
+__all__ = ["APPEND", "EVENTS", "EXPOSE", "FORGET", "FORMAT", "KEPT", "MEMORIES", "PRUNE", "REMEMBER", "SINCE"]
 
 FORMAT = 1
 
@@ -118,6 +118,22 @@ for i = 1, #ARGV, 4 do
 end
 """
 """User, model, last, data; of each."""
+
+PRUNE = """
+local wanted, count = {}, 0
+for i = 2, ARGV[1] + 1 do wanted[ARGV[i]] = true end
+for i = ARGV[1] + 2, #ARGV do
+    for _, field in ipairs(redis.call('HKEYS', ARGV[i])) do
+        local model = string.match(field, '^last:(.*)$')
+        if model and not wanted[model] then
+            count = count + 1
+            redis.call('HDEL', ARGV[i], field, 'data:' .. model)
+        end
+    end
+end
+return count
+"""
+"""How many models, models, keys of memories. Gives how many memories there were of other models."""
 
 FORGET = """
 local user = ARGV[1]

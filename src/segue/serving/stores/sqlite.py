@@ -10,18 +10,18 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from segue.serving.stores.connections import Connections
-from segue.serving.stores.statements import ADD, APPLICATION, EVENTS, FORGET, FORMAT, REMEMBER, TABLES
+from segue.serving.stores.statements import ADD, APPLICATION, EVENTS, FORGET, FORMAT, LOOK, REMEMBER, TABLES
 from segue.serving.stores.store import Event, Exposure, Kept, Memory, StoreError
 
 __all__ = ["SQLite"]
 
-PAGE = 1_000
-"""Rows that an iterator reads at once."""
+PAGE, FEW = 1_000, 100
+"""Rows that an iterator reads at once, and memories, which are large, that are deleted at once."""
 BUSY_SECONDS, HURRY_SECONDS = 10.0, 0.1
 """How long to wait for others who write; and how long with what can be done another time, or when somebody keeps the
 whole file to himself, so that it cannot be read either."""
@@ -105,6 +105,20 @@ class SQLite:
         rows = [(user, memory.model, memory.last, memory.data) for user, memory in memories.items()]
         with self._write("keep memories", HURRY_SECONDS) as connection:  # answers wait, and it can be had again
             connection.executemany(REMEMBER, rows)
+
+    def prune(self, models: Collection[str]) -> int:
+        """See :meth:`segue.serving.stores.store.Store.prune`."""
+        count = at = 0
+        while True:
+            with self._read("look for old memories") as connection:
+                rows = connection.execute(LOOK, (at, FEW)).fetchall()
+            if old := [row for row in rows if row[1] not in models]:
+                with self._write("delete old memories") as connection:
+                    connection.executemany("DELETE FROM memories WHERE rowid = ? AND model = ?", old)
+                count += len(old)
+            if len(rows) < FEW:
+                return count
+            at = rows[-1][0]
 
     def forget(self, user: str) -> int:
         """See :meth:`segue.serving.stores.store.Store.forget`."""

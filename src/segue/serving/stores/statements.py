@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ADD", "APPLICATION", "EVENTS", "FORGET", "FORMAT", "REMEMBER", "TABLES"]
+__all__ = ["ADD", "APPLICATION", "EVENTS", "FORGET", "FORMAT", "LOOK", "REMEMBER", "TABLES"]
 
 FORMAT = 1
 APPLICATION = 0x53656775
@@ -43,6 +43,7 @@ INSERT INTO memories (name, model, last, data) SELECT ?1, ?2, ?3, ?4
 WHERE ?3 >= coalesce((SELECT forgotten FROM users WHERE name = ?1), 0)
 ON CONFLICT (name, model) DO UPDATE SET last = excluded.last, data = excluded.data WHERE excluded.last >= memories.last
 """
+LOOK = "SELECT rowid, model FROM memories WHERE rowid > ? ORDER BY rowid LIMIT ?"
 FORGET = """
 INSERT INTO users (name, last, forgotten) SELECT ?, last, last FROM places WHERE true
 ON CONFLICT (name) DO UPDATE SET total = 0, last = excluded.last, forgotten = excluded.forgotten

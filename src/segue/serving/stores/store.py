@@ -6,7 +6,7 @@ may use one store. A store is opened by its address; see :func:`segue.serving.st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,6 +104,10 @@ class Store(Protocol):
     def remember(self, memories: Mapping[str, Memory]) -> None:
         """Keep by user, unless what is there of the same model already went further, or the user was forgotten after
         :attr:`Memory.last`. A memory may be lost in a power cut: it can be had again from the events."""
+        ...
+
+    def prune(self, models: Collection[str]) -> int:
+        """Delete the memories of all but these models, some at a time; how many there were."""
         ...
 
     def forget(self, user: str) -> int:

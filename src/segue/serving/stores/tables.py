@@ -21,10 +21,12 @@ __all__ = [
     "FORGET",
     "FORMAT",
     "KEPT",
+    "LOOK",
     "MAKE",
     "MARK",
     "MEMORIES",
     "ORDER",
+    "PRUNE",
     "PUT",
     "REMEMBER",
     "SINCE",
@@ -126,6 +128,13 @@ SELECT g.name, g.model, g.last, g.data
 FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[]) AS g (name, model, last, data)
 WHERE g.last >= coalesce((SELECT forgotten FROM segue_users WHERE name = g.name), 0)
 ON CONFLICT (name, model) DO UPDATE SET last = excluded.last, data = excluded.data WHERE excluded.last >= m.last
+"""
+LOOK = """
+SELECT name, model FROM segue_memories WHERE (name, model) > (%s, %s) ORDER BY name, model LIMIT %s
+"""
+PRUNE = """
+DELETE FROM segue_memories AS m USING unnest(%s::text[], %s::text[]) AS g (name, model)
+WHERE m.name = g.name AND m.model = g.model
 """
 FORGET = (
     "DELETE FROM segue_events WHERE person = (SELECT id FROM segue_users WHERE name = %s)",
