@@ -155,6 +155,9 @@ def page(found: dict[str, Any]) -> str:
     lines += ["| side | ms | 95 % within | times Segue's, over HTTP |", "| --- | ---: | ---: | ---: |"]
     own = one["Segue"]["http_ms"]
     lines += [f"| Segue, over HTTP | {own:.2f} | {one['Segue']['http_p95_ms']:.2f} | 1.0 |"]
+    for prefix, what in (("nothing_", "a request that asks nothing, over HTTP"), ("engine_", "the network alone")):
+        ms, p95 = one["Segue"][f"{prefix}ms"], one["Segue"][f"{prefix}p95_ms"]
+        lines += [f"| Segue: {what} | {ms:.2f} | {p95:.2f} | {ms / own:.1f} |"]
     for name, figures in one.items():
         lines.append(
             f"| {name}, in memory | {figures['ms']:.2f} | {figures['p95_ms']:.2f} | {figures['ms'] / own:.1f} |"

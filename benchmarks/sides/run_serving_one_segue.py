@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
+from http.client import HTTPConnection
 from pathlib import Path
 
-import httpx
 import numpy as np
 import torch
 from measure import Job
 
 from segue.core import bundle
 from segue.core.registry import model_class
-from segue.core.types import Dataset, Events, Vocab
+from segue.core.types import Dataset, Events, Queries, Vocab
 from segue.serving import wire
 from segue.serving.publication import publish
 from segue.serving.running import Start, application, assemble
@@ -43,6 +44,13 @@ def main() -> None:
         assert len(answer.items) == ask["k"]
 
     job.note(**timed(one, users, ""), engine=service.shelf.active.version.engine)
+    publication = service.shelf.active.publication
+
+    def forward(user: int) -> None:
+        history = publication.histories.block(user, user + 1)
+        publication.engine.model.encode(Queries.of_users(np.array([user], np.int32), history))
+
+    job.note(**timed(forward, users, "engine_"))
     import uvicorn
 
     listening = socket.create_server(("127.0.0.1", 0))
@@ -50,13 +58,19 @@ def main() -> None:
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=60) as client:
+    client = HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=60)
 
-        def over_http(user: int) -> None:
-            answer = client.post("/v1/recommend", json={"user": f"u{user}", "k": ask["k"]})
-            assert len(answer.json()["items"]) == ask["k"]
+    def over_http(user: int) -> None:
+        question = json.dumps({"user": f"u{user}", "k": ask["k"]})
+        client.request("POST", "/v1/recommend", question, {"Content-Type": "application/json"})
+        assert len(json.load(client.getresponse())["items"]) == ask["k"]
 
-        job.note(**timed(over_http, users, "http_"))
+    def nothing(user: int) -> None:
+        client.request("GET", "/healthz")
+        assert json.load(client.getresponse())["alive"]
+
+    job.note(**timed(over_http, users, "http_"), **timed(nothing, users, "nothing_"))
+    client.close()
     server.should_exit = True
     thread.join()
     job.finish()
