@@ -93,6 +93,15 @@ def test_a_graph_leaves_out_what_it_must(exact: ExactIndex, graph: ApproximateIn
         assert permitted is None or permitted[found.items].all()
 
 
+def test_a_query_is_answered_as_if_it_was_asked_alone(exact: ExactIndex, graph: ApproximateIndex) -> None:
+    rng = np.random.default_rng(2)
+    rows = Events.of([rng.integers(5_000, size=rng.integers(300)).tolist() for _ in QUERIES])
+    together = graph.search(QUERIES, 10, rows)
+    for row in range(len(QUERIES)):
+        alone = graph.search(QUERIES[row : row + 1], 10, rows.take(np.array([row])))
+        assert alone.items[0].tolist() == together.items[row].tolist()
+
+
 def test_few_items_that_are_allowed_are_found_exactly(exact: ExactIndex, graph: ApproximateIndex) -> None:
     allowed = np.zeros(5_000, np.bool_)
     allowed[[7, 70, 700]] = True

@@ -30,6 +30,10 @@ EXTRA = "pip install 'segue[ann]'"
 MORE = 2
 """Times as many items as are wanted that are taken from the graph, beside those that may be excluded."""
 
+STEP = 64
+"""Items that are taken from the graph are a multiple of this, so that queries with histories of like length go
+together."""
+
 SCAN = 0.1
 """Share of the catalogue from which on it is faster to look at all of it."""
 
@@ -129,12 +133,29 @@ class ApproximateIndex:
     def search(
         self, queries_ND: NDArray[np.float32], k: int, exclude: Events | None = None, allowed: Mask | None = None
     ) -> Recommendations:
-        """See :meth:`Index.search`; nearly the best, ranked as they are exactly."""
+        """See :meth:`Index.search`; nearly the best, ranked as they are exactly. What is found for a query does not
+        depend on those that are asked with it."""
         n, n_items = len(queries_ND), len(self.exact.vectors)
         share = 1.0 if allowed is None else float(allowed.mean())
-        excluded = 0 if exclude is None else int(exclude.lengths.max(initial=0))
-        wanted = math.ceil(MORE * k / max(share, 1.0 / n_items)) + excluded
-        if n == 0 or wanted > SCAN * n_items:
+        wanted_N = np.full(n, math.ceil(MORE * k / max(share, 1.0 / n_items)))
+        if exclude is not None:
+            wanted_N += exclude.lengths
+        steps, step_N = np.unique(-(-wanted_N // STEP), return_inverse=True)
+        parts = [np.flatnonzero(step_N == number) for number in range(len(steps))]
+        found = [
+            self._found(queries_ND[rows], k, None if exclude is None else exclude.take(rows), allowed, STEP * step)
+            for rows, step in zip(parts, steps.tolist(), strict=True)
+        ]
+        joined = Recommendations.joined(found, k)
+        order = np.argsort(np.concatenate([*parts, np.zeros(0, np.int64)]), kind="stable")
+        return Recommendations(joined.items[order], joined.scores[order], joined.lengths[order])
+
+    def _found(
+        self, queries_ND: NDArray[np.float32], k: int, exclude: Events | None, allowed: Mask | None, wanted: int
+    ) -> Recommendations:
+        """The answers to queries of each of which ``wanted`` items are taken from the graph."""
+        n = len(queries_ND)
+        if wanted > SCAN * len(self.exact.vectors):
             return self.exact.search(queries_ND, k, exclude, allowed)
         asked = np.column_stack([queries_ND, np.ones(n, np.float32)])
         matches = self._graph.search(asked, wanted, threads=1)

@@ -41,14 +41,16 @@ def listed(
             questions without rules that need all scores; it gives no probabilities.
     """
     found: dict[int, Picked] = {}
-    alike: dict[tuple[bool, int], list[int]] = {}
+    alike: dict[tuple[bool, int, int], list[int]] = {}
     others = []
     for row, (question, own) in enumerate(zip(questions, rules, strict=True)):
         if own.plain:
-            alike.setdefault((question.repeats, id(own.allowed)), []).append(row)
+            # what a graph finds depends on how much is wanted of it, and is not to depend on what others ask
+            k = question.k if search is not None else 0
+            alike.setdefault((question.repeats, id(own.allowed), k), []).append(row)
         else:
             others.append(row)
-    for (repeats, _), rows in alike.items():
+    for (repeats, _, _), rows in alike.items():
         asked = queries if len(rows) == len(queries) else queries.take(np.array(rows, np.int64))
         most = max(questions[row].k for row in rows)
         allowed = rules[rows[0]].allowed

@@ -106,7 +106,7 @@ class Scoring:
     def by_popularity(self, group: Group) -> list[Picked]:
         """By what most people have."""
         popularity_I = group.ready.publication.popularity
-        return self._by(group, lambda history: np.tile(popularity_I, (len(history), 1)))
+        return self._by(group, lambda history: np.broadcast_to(popularity_I, (len(history), len(popularity_I))))
 
     def vectors_of_states(
         self, ready: Ready, questions: Sequence[wire.Question], asked: Asked, rows: Sequence[int]

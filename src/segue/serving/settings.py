@@ -37,7 +37,7 @@ class Serving(Settings):
     batch: Annotated[int, Ge(1), Le(1_024)] = 64
     """Questions of different requests that are answered together."""
     waiting: Annotated[int, Ge(1)] = 512
-    """Questions, and events, that may wait; more are refused with 503."""
+    """Requests with questions, and requests with events, that may wait; more are refused with 503."""
     concurrent: Annotated[int, Ge(1)] = 1_000
     """Requests at a time; more are refused with 503."""
     rate: Annotated[float, Ge(0)] = 0.0
