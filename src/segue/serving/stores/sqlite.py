@@ -103,7 +103,8 @@ class SQLite:
     def remember(self, memories: Mapping[str, Memory]) -> None:
         """See :meth:`segue.serving.stores.store.Store.remember`."""
         rows = [(user, memory.model, memory.last, memory.data) for user, memory in memories.items()]
-        with self._write("keep memories", HURRY_SECONDS) as connection:  # answers wait, and it can be had again
+        # answers wait for this, and it can be had again from the events
+        with self._write("keep memories", HURRY_SECONDS, synced=False) as connection:
             connection.executemany(REMEMBER, rows)
 
     def prune(self, models: Collection[str]) -> int:
@@ -235,13 +236,16 @@ class SQLite:
         return Kept(tuple([Event(user, *row) for row in reversed(rows)]), total, last, forgotten > 0)
 
     @contextmanager
-    def _write(self, what: str, seconds: float = BUSY_SECONDS) -> Iterator[sqlite3.Connection]:
-        """A transaction, once others have written for at most so many seconds."""
+    def _write(self, what: str, seconds: float = BUSY_SECONDS, synced: bool = True) -> Iterator[sqlite3.Connection]:
+        """A transaction, once others have written for at most so many seconds; what is not ``synced`` may be lost when
+        the machine fails, and nothing else."""
         if not self._writing.acquire(timeout=seconds):
             raise StoreError(f"sqlite: cannot {what}: others are writing")
         try:
             with self._told(what), self._connections.lend() as connection:
                 connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+                if not synced:
+                    connection.execute("PRAGMA synchronous = NORMAL")
                 try:
                     connection.execute("BEGIN IMMEDIATE")
                     yield connection
@@ -252,6 +256,8 @@ class SQLite:
                     raise
                 finally:
                     connection.execute(f"PRAGMA busy_timeout = {round(1000 * HURRY_SECONDS)}")
+                    if not synced:
+                        connection.execute("PRAGMA synchronous = FULL")
         finally:
             self._writing.release()
 
