@@ -19,7 +19,8 @@ CALLS = 50
 def main() -> None:
     job = Job()
     ask = job.settings
-    service = assemble([Path(ask["publication"])], "memory:", None, Serving())
+    store = f"sqlite:///{Path(job.folder).resolve() / 'store.sqlite'}"
+    service = assemble([Path(ask["publication"])], store, None, Serving())
     rng, points = np.random.default_rng(ask["seed"]), []
     for length in LENGTHS:
         user = f"new{length}"

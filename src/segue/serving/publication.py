@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,11 @@ class Publication:
         """Whether the model goes on from a state; asked for once, as it looks at every array of the model."""
         model = self.bundle.model
         return isinstance(model, Streaming) and not getattr(model, "cloze", False)
+
+    @property
+    def streaming(self) -> Streaming:
+        """The model, where it goes on from a state."""
+        return cast("Streaming", self.bundle.model)
 
 
 def publish(
@@ -169,6 +174,8 @@ def open_publication(
     if faults := verify(folder):
         raise ValueError("\n".join(faults))
     bundle = load(folder / "bundle")
+    if (answering := getattr(bundle.model, "eval", None)) is not None:
+        answering()  # a network, for good: otherwise each answer would turn all its parts to and fro
     live = open_engine(engine or about.engine, bundle.model, folder / GRAPH, threads, providers)
     model = live.model
     expected = Golden.from_json(read_json(folder / GOLDEN))

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.core.model import Recommender, Streaming, is_factored
-from segue.core.stream import Answered
+from segue.core.model import Recommender, is_factored
+from segue.core.stream import Answered, State
 from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import wire
 from segue.serving.lists import Search, listed
@@ -112,15 +112,18 @@ class Scoring:
         self, ready: Ready, questions: Sequence[wire.Question], asked: Asked, rows: Sequence[int]
     ) -> Any:
         """``(len(rows), D)`` the vectors of users from what the model remembers of them."""
-        model = ready.publication.bundle.model
-        assert isinstance(model, Streaming)
+        times_N = asked.queries.times
+        times = None if times_N is None else times_N[np.array(rows, np.int64)]
+        return ready.publication.streaming.answer(self.states(ready, questions, asked, rows), times)
+
+    def states(self, ready: Ready, questions: Sequence[wire.Question], asked: Asked, rows: Sequence[int]) -> State:
+        """What the model remembers of users, brought up to date."""
         index = np.array(rows, np.int64)
         kept = [one for row in rows if (one := asked.kept[row]) is not None]
         users = [str(questions[row].user) for row in rows]
         queries = asked.queries
         wanted = Followed(users, queries.users[index], queries.known[index], kept)
-        times = None if queries.times is None else queries.times[index]
-        return model.answer(self._states.of(ready.publication, wanted), times)
+        return self._states.of(ready.publication, wanted)
 
     def _remembered(self, group: Group) -> list[int]:
         """Questions that a memory answers; not those that tell of a person what it does not know."""

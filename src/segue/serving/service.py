@@ -146,7 +146,7 @@ class Service:
         if ready.publication.streams:
             questions = [wire.Question(user=user) for user in dict.fromkeys(users)]
             asked = self.people.ask(ready.publication, questions)
-            self._scoring.vectors_of_states(ready, questions, asked, list(range(len(questions))))
+            self._scoring.states(ready, questions, asked, list(range(len(questions))))
 
     def tidy(self) -> int:
         """Delete what models that are no longer at hand remember of people; of how many memories.

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segue.core.model import Streaming
 from segue.core.stream import State
 from segue.core.types import Codes, Events, Mask, Queries
 from segue.serving.people import coded, stacked, together
@@ -57,8 +56,7 @@ class States:
         Raises:
             StoreError: the store cannot be read; that a state cannot be kept is no error.
         """
-        model = publication.bundle.model
-        assert isinstance(model, Streaming)
+        model = publication.streaming
         memories = self._store.memories(wanted.users, publication.version)
         states = [None if memory is None else _state(memory) for memory in memories]
         places = [0 if memory is None else memory.last for memory in memories]
