@@ -14,10 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
+from segue.serving import logs, running
 from segue.serving.running import Start, run
 from segue.serving.settings import Serving
 from segue.serving.stores.opening import open_store
+from segue.serving.stores.store import StoreError
 from tests.serving.world import published
 
 SERVE = [sys.executable, "-m", "segue", "serve", "--port", "0"]
@@ -141,7 +144,30 @@ def test_what_will_not_do_is_told_in_a_line(tmp_path: Path) -> None:
     assert "store" in fails(model, "--store", "mongodb://x")
     assert "did you mean 'most_k'" in fails(model, "--set", "serving.most_q=3")
     pytest.importorskip("psycopg")
-    assert "refused" in fails(model, "--store", "postgresql://u:p@127.0.0.1:1/x")
+    for workers in ("1", "2"):
+        assert "refused" in fails(model, "--store", "postgresql://u:p@127.0.0.1:1/x", "--workers", workers)
+
+
+def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Start(folders=(published("ease"),), store="memory:")
+    monkeypatch.setenv(running.START, start.model_dump_json())
+    monkeypatch.setattr(running, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(running, "_settle", lambda: None)
+    monkeypatch.setattr(logs, "start_logs", lambda form: None)
+    tried = []
+
+    def away(address: str) -> Any:
+        tried.append(address)
+        if len(tried) < 3:
+            raise StoreError("refused")
+        return open_store(address)
+
+    monkeypatch.setattr(running, "open_store", away)
+    before = signal.getsignal(signal.SIGTERM)
+    with TestClient(running.worker(), base_url="http://localhost") as client:
+        assert client.get("/readyz").status_code == 200
+    assert len(tried) == 3
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import gc
+import logging
 import math
 import os
+import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,10 +34,20 @@ from segue.serving.stores.store import StoreError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Start", "application", "assemble", "run", "store_address", "worker"]
+__all__ = ["Start", "Unreached", "application", "assemble", "run", "store_address", "worker"]
 
 START = "SEGUE_SERVING"
 """The environment variable by which workers are told what to serve."""
+
+
+WAIT_SECONDS = 2.0
+"""How soon a worker that cannot reach its store tries again."""
+
+logger = logging.getLogger("segue.serving")
+
+
+class Unreached(ValueError):
+    """The store cannot be reached."""
 
 
 class Start(Settings):
@@ -93,23 +108,48 @@ def run(
             _settle()
             uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
             return
+        told = start.model_dump_json()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # or workers would fail one after the other for ever
+            if (why := pool.submit(_why_not, told).result()) is not None:
+                raise ValueError(why)
         say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
         start_logs(start.log_format)
         with tempfile.TemporaryDirectory(prefix="segue-metrics-") as folder:
-            os.environ.update({START: start.model_dump_json(), "PROMETHEUS_MULTIPROC_DIR": folder})
+            os.environ.update({START: told, "PROMETHEUS_MULTIPROC_DIR": folder})
             config = uvicorn.Config(f"{__name__}:worker", factory=True, workers=workers, **options)
             Multiprocess(config, [listening]).run()
 
 
 def worker() -> FastAPI:
-    """The application of one of several processes, which are told by their environment what to serve."""
+    """The application of one of several processes, which are told by their environment what to serve; it waits for a
+    store that is away, as the others go on without it."""
     from segue.serving.logs import start_logs
 
     start = Start.model_validate_json(os.environ[START])
     start_logs(start.log_format)
-    app = application(start)
+    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGINT)}
+    while True:
+        try:
+            app = application(start)
+            break
+        except Unreached as error:
+            logger.error("waiting for the store: %s", error)
+            time.sleep(WAIT_SECONDS)
+    for one, handler in before.items():
+        signal.signal(one, handler)
     _settle()
     return app
+
+
+def _why_not(told: str) -> str | None:
+    """Why this cannot be served, if so."""
+    try:
+        start = Start.model_validate_json(told)
+        service = assemble(start.folders, start.store, start.library, start.serving)
+        service.close()
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def application(start: Start) -> FastAPI:
@@ -137,7 +177,7 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
     try:
         kept = open_store(store_address(address))
     except StoreError as error:
-        raise ValueError(str(error)) from None
+        raise Unreached(str(error)) from None
     drifts: dict[str, Drift] = {}
 
     def opened(ready: Ready) -> None:
@@ -155,7 +195,7 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
             shelf.find(settings.fallback)
     except StoreError as error:
         kept.close()
-        raise ValueError(f"store: {error}") from None
+        raise Unreached(f"store: {error}") from None
     except BaseException:
         kept.close()
         raise
