@@ -143,6 +143,11 @@ def test_what_will_not_do_is_told_in_a_line(tmp_path: Path) -> None:
     assert "segue keys add" in fails(model, "--host", "0.0.0.0")
     assert "store" in fails(model, "--store", "mongodb://x")
     assert "did you mean 'most_k'" in fails(model, "--set", "serving.most_q=3")
+    (tmp_path / "experiments.json").write_text("{")
+    for workers in ("1", "2"):
+        assert "experiments.json" in fails(
+            model, "--experiments", str(tmp_path / "experiments.json"), "--workers", workers
+        )
     pytest.importorskip("psycopg")
     for workers in ("1", "2"):
         assert "refused" in fails(model, "--store", "postgresql://u:p@127.0.0.1:1/x", "--workers", workers)

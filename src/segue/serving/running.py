@@ -142,11 +142,9 @@ def worker() -> FastAPI:
 
 
 def _why_not(told: str) -> str | None:
-    """Why this cannot be served, if so."""
+    """Why this cannot be served, if so; for a process of its own, whose end takes back what was begun."""
     try:
-        start = Start.model_validate_json(told)
-        service = assemble(start.folders, start.store, start.library, start.serving)
-        service.close()
+        application(Start.model_validate_json(told))
     except ValueError as error:
         return str(error)
     return None
