@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -128,11 +129,16 @@ def _trial(world: dict[str, Any], server: Any, models: Path, place: Path, minute
         "speeds": checks.speeds(attempts, trouble.seen),
         "gaps": [one | {"at": one["at"] - begin} for one in checks.gaps(attempts, trouble.seen)],
         "disturbances": [one | {"begin": one["begin"] - begin, "end": one["end"] - begin} for one in trouble.seen],
-        "samples": [(round(when - begin, 1), pid, round(size / 1e6, 1)) for when, pid, size in watch.memory],
+        "samples": _thinned((round(when - begin, 1), pid, round(size / 1e6, 1)) for when, pid, size in watch.memory),
         "busy_percent": sum(busy_all) / max(1, len(busy_all)),
         "others_percent": sum(both[1] for both in watch.busy) / max(1, len(watch.busy)),
         "others": sorted(watch.others),
     }
+
+
+def _thinned(samples: Iterable[tuple[float, int, float]], seconds: float = 20.0) -> list[tuple[float, int, float]]:
+    """Of each process one sample in so many seconds: enough to draw."""
+    return list({(pid, when // seconds): (when, pid, size) for when, pid, size in samples}.values())
 
 
 def verdict(trial: dict[str, Any]) -> dict[str, str]:

@@ -133,6 +133,8 @@ class Events:
     def last(self, count: int) -> Events:
         """The newest ``count`` events of each row (all of a shorter row)."""
         lengths = self.lengths
+        if lengths.max(initial=0) <= count:
+            return self
         return self.cut(np.maximum(lengths - count, 0), lengths)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Events:
@@ -144,6 +146,8 @@ class Events:
 
     def block(self, start: int, stop: int) -> Events:
         """Rows ``start:stop`` without copying any column."""
+        if start == 0 and stop >= len(self):
+            return self
         first, last = int(self.offsets[start]), int(self.offsets[min(stop, len(self))])
         return self.pick(slice(first, last), self.offsets[start : stop + 1] - first)
 

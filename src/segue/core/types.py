@@ -154,6 +154,8 @@ class Queries:
 
     def block(self, start: int, stop: int) -> Queries:
         """Queries ``start:stop`` without copying histories."""
+        if start == 0 and stop >= len(self):
+            return self
         return Queries(
             self.history.block(start, stop),
             self.users[start:stop],

@@ -44,7 +44,8 @@ class _Text(logging.Formatter):
         track_ = more.pop("traceback", None)
         words = [_moment(record), record.levelname, record.name, record.getMessage()]
         line = " ".join([*words, *(f"{name}={value}" for name, value in more.items())])
-        line = "".join(char if char.isprintable() else "\ufffd" for char in line)
+        if not line.isprintable():
+            line = "".join(char if char.isprintable() else "\ufffd" for char in line)
         return line if track_ is None else f"{line}\n{track_}"
 
 

@@ -209,8 +209,7 @@ class Service:
     def _note(self, group: Group) -> None:
         """Tell metrics what was asked."""
         if seen := [row for row, timed in enumerate(group.timed) if not timed.unseen]:
-            told_of = group.take(seen) if len(seen) < len(group.timed) else group
-            note(told_of, self.metrics, self._drifts.get(group.ready.version.name))
+            note(group.take(seen), self.metrics, self._drifts.get(group.ready.version.name))
 
     def _climb(self, group: Group) -> list[wire.Answer]:
         """Down the ladder until every question has its answer."""

@@ -7,8 +7,8 @@ read before it is known that he may send one.
 from __future__ import annotations
 
 import logging
+import random
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -90,7 +90,7 @@ class Shield:
         begun = self._clock()
         given, path = Given(scope["headers"]), _path(scope)
         told = given.one(b"x-request-id") or ""
-        request_id = told if REQUEST_ID.fullmatch(told) else secrets.token_hex(8)
+        request_id = told if REQUEST_ID.fullmatch(told) else f"{random.getrandbits(64):016x}"
         scope.setdefault("state", {}).update(request_id=request_id, key=None)
         passage = Passage(scope, send, request_id, DOCS if path == self._docs else PAGE)
         body = Body(receive)
