@@ -188,7 +188,7 @@ def assemble(folders: Sequence[Path], address: str | None, library: Path | None,
             metrics.watch(version.name, drift)
 
     try:
-        shelf = Shelf(folders, kept, library, opened, settings.rules)
+        shelf = Shelf(folders, kept, library, opened, settings.rules, settings.engine_threads)
         if settings.fallback is not None:
             shelf.find(settings.fallback)
     except StoreError as error:

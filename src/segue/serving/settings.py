@@ -45,6 +45,9 @@ class Serving(Settings):
     0: no limit."""
     cors: tuple[str, ...] = ()
     """Origins of other sites whose pages may ask; none by default."""
+    engine_threads: Annotated[int, Ge(0)] = 1
+    """Threads of a single operation of an engine that has threads of its own, such as ONNX Runtime: of one question
+    they make little, and more workers are the better use of more cores. 0: as many as other computations have."""
     fallback: str | None = None
     """The model, by its name, that answers where the active one cannot in time."""
     drain_seconds: Annotated[float, Ge(0)] = 20.0

@@ -58,6 +58,7 @@ class Shelf:
         library: a folder with further publications, one folder each, which are opened when they are asked for.
         opened: is told each model that was opened, and may refuse it with a ``ValueError``.
         standing: rules that hold for every answer.
+        threads: of engines; see :func:`segue.serving.publication.open_publication`.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Shelf:
         library: Path | None = None,
         opened: Callable[[Ready], None] = lambda ready: None,
         standing: wire.Rules = wire.Rules(),  # noqa: B008 - frozen
+        threads: int = 0,
     ) -> None:
         self._store, self._library, self._opened, self._standing = kept, library, opened, standing
+        self._threads = threads
         self._lock, self._changing = threading.Lock(), threading.Lock()
         self._open: dict[str, Ready] = {}
         for folder in folders:
@@ -176,7 +179,7 @@ class Shelf:
         self._active, self._previous = active, previous
 
     def _add(self, folder: Path, name: str | None = None) -> None:
-        opened = open_publication(folder)
+        opened = open_publication(folder, threads=self._threads)
         if name not in (None, opened.name):  # nobody would find it
             raise ValueError(f"model: the folder '{name}' holds one of another name")
         found = Ready.of(opened, self._standing)
