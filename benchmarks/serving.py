@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -17,8 +18,9 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +78,37 @@ def _one(ask: Any, arrays: dict[str, Any]) -> dict[str, Any]:
     job = SMALL | {"model": "sasrec", "threads": ask.threads, "seed": ask.seed, "k": 10, "batch": 128}
     job |= {"calls": 5 if ask.quick else 100, "warm_up": 0, "batches": 3}
     found = {}
-    for name, library in (("Segue", "segue"), ("RecTools", "rectools"), ("RecBole", "recbole")):
-        python = python_of(library)
-        if python is not None:
-            found[name], _ = fresh(f"serving_one_{library}", python, job, arrays)
+    with tempfile.TemporaryDirectory(prefix="segue-serving-") as folder:
+        job["out"] = str(Path(folder) / "one")
+        for name, library in (("Segue", "segue"), ("RecTools", "rectools"), ("RecBole", "recbole")):
+            python = python_of(library)
+            if python is not None:
+                found[name], _ = fresh(f"serving_one_{library}", python, job, arrays)
+        users = random.Random(ask.seed).choices(range(len(arrays["offsets"]) - 1), k=job["calls"] + 20)
+        with _served(Path(job["out"])) as address:
+            found["Segue"] |= _over_http(address, users, job["k"])
+    return found
+
+
+def _over_http(address: str, users: Sequence[int], k: int) -> dict[str, float]:
+    """Milliseconds of one client with one connection, from a process of its own: for answers, and for nothing."""
+    client = HTTPConnection(address.removeprefix("http://"), timeout=60)
+    found = {}
+    for prefix in ("http", "nothing"):
+        took = []
+        for user in users:
+            question = json.dumps({"user": f"u{user}", "k": k})
+            start = time.perf_counter()
+            if prefix == "http":
+                client.request("POST", "/v1/recommend", question, {"Content-Type": "application/json"})
+            else:
+                client.request("GET", "/healthz")
+            told = json.load(client.getresponse())
+            took.append(1000 * (time.perf_counter() - start))
+            assert prefix == "nothing" or len(told["items"]) == k
+        ordered = sorted(took[20:])
+        found |= {f"{prefix}_ms": ordered[len(ordered) // 2], f"{prefix}_p95_ms": ordered[int(0.95 * len(ordered))]}
+    client.close()
     return found
 
 

@@ -1,12 +1,8 @@
-"""Segue's side of one answer to one user: in memory, and over HTTP from a client with one connection."""
+"""Segue's side of one answer to one user, in memory; it leaves the publication to be asked over HTTP."""
 
 from __future__ import annotations
 
-import json
-import socket
-import threading
 import time
-from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +14,7 @@ from segue.core.registry import model_class
 from segue.core.types import Dataset, Events, Queries, Vocab
 from segue.serving import wire
 from segue.serving.publication import publish
-from segue.serving.running import Start, application, assemble
+from segue.serving.running import assemble
 from segue.serving.service import Timed
 from segue.serving.settings import Serving
 
@@ -34,7 +30,7 @@ def main() -> None:
     config = kind.Config(width=ask["width"], blocks=ask["blocks"], heads=ask["heads"], max_length=ask["length"])
     model = kind(config, data.domain)
     model.eval()
-    place = Path(job.folder) / "publication"
+    place = Path(ask["out"])
     publish("sasrec", bundle.of("sasrec", model, data), data.histories, place)
     service = assemble([place], "memory:", None, Serving())
     users = np.random.default_rng(ask["seed"]).integers(data.n_users, size=ask["calls"] + 20)
@@ -51,28 +47,6 @@ def main() -> None:
         publication.engine.model.encode(Queries.of_users(np.array([user], np.int32), history))
 
     job.note(**timed(forward, users, "engine_"))
-    import uvicorn
-
-    listening = socket.create_server(("127.0.0.1", 0))
-    app = application(Start(folders=(place,), store="memory:"))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    client = HTTPConnection("127.0.0.1", listening.getsockname()[1], timeout=60)
-
-    def over_http(user: int) -> None:
-        question = json.dumps({"user": f"u{user}", "k": ask["k"]})
-        client.request("POST", "/v1/recommend", question, {"Content-Type": "application/json"})
-        assert len(json.load(client.getresponse())["items"]) == ask["k"]
-
-    def nothing(user: int) -> None:
-        client.request("GET", "/healthz")
-        assert json.load(client.getresponse())["alive"]
-
-    job.note(**timed(over_http, users, "http_"), **timed(nothing, users, "nothing_"))
-    client.close()
-    server.should_exit = True
-    thread.join()
     job.finish()
 
 
