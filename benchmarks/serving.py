@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -18,9 +17,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -84,31 +82,10 @@ def _one(ask: Any, arrays: dict[str, Any]) -> dict[str, Any]:
             python = python_of(library)
             if python is not None:
                 found[name], _ = fresh(f"serving_one_{library}", python, job, arrays)
-        users = random.Random(ask.seed).choices(range(len(arrays["offsets"]) - 1), k=job["calls"] + 20)
         with _served(Path(job["out"])) as address:
-            found["Segue"] |= _over_http(address, users, job["k"])
-    return found
-
-
-def _over_http(address: str, users: Sequence[int], k: int) -> dict[str, float]:
-    """Milliseconds of one client with one connection, from a process of its own: for answers, and for nothing."""
-    client = HTTPConnection(address.removeprefix("http://"), timeout=60)
-    found = {}
-    for prefix in ("http", "nothing"):
-        took = []
-        for user in users:
-            question = json.dumps({"user": f"u{user}", "k": k})
-            start = time.perf_counter()
-            if prefix == "http":
-                client.request("POST", "/v1/recommend", question, {"Content-Type": "application/json"})
-            else:
-                client.request("GET", "/healthz")
-            told = json.load(client.getresponse())
-            took.append(1000 * (time.perf_counter() - start))
-            assert prefix == "nothing" or len(told["items"]) == k
-        ordered = sorted(took[20:])
-        found |= {f"{prefix}_ms": ordered[len(ordered) // 2], f"{prefix}_p95_ms": ordered[int(0.95 * len(ordered))]}
-    client.close()
+            for prefix, route in (("http", "known"), ("nothing", "healthz")):
+                told = _wrk(address, route, 1, 1 if ask.quick else 10, 0)
+                found["Segue"] |= {f"{prefix}_ms": told["p50_ms"], f"{prefix}_p95_ms": told["p95_ms"]}
     return found
 
 

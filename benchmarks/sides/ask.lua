@@ -25,6 +25,10 @@ end
 
 function request()
   local body
+  if route == "healthz" then return wrk.format("GET", "/healthz") end
+  if route == "known" then
+    return wrk.format(nil, "/v1/recommend", nil, '{"k":10,"user":"u' .. math.random(0, 6039) .. '"}')
+  end
   if route == "events" then
     body = event()
   elseif route == "events/batch" then
