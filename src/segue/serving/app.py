@@ -84,8 +84,8 @@ def create(
             for task in beside:
                 task.cancel()
             await desk.drained()
-            for queue in (answers, intake, exposed):  # threads that a silent store holds end with the process
-                await asyncio.to_thread(queue.close, max(1.0, settings.drain_seconds))
+            closing = (answers.close, intake.close, exposed.close)  # what a silent store holds ends with the process
+            await asyncio.gather(*(asyncio.to_thread(close, max(1.0, settings.drain_seconds)) for close in closing))
             service.close()
             metrics.close()
 
