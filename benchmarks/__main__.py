@@ -158,13 +158,13 @@ def main() -> None:
             sys.exit(str(error))
         text = ratings.page(found)
     elif ask.part == "tuned":
-        from benchmarks import tuned
+        from benchmarks import equal_budget_tuning
 
         source = ask.source or "ml-100k"
         name = f"tuned-{source}"
-        models = ask.models.split(",") if ask.models else tuned.sequential()
-        found |= tuned.run(source, models, ask.trials, tell, ask.quick)
-        text = tuned.page(found)
+        models = ask.models.split(",") if ask.models else equal_budget_tuning.sequential()
+        found |= equal_budget_tuning.run(source, models, ask.trials, tell, ask.quick)
+        text = equal_budget_tuning.page(found)
     else:
         found |= alone(ask)
         text = report.plain(PARTS[ask.part], found)
@@ -174,9 +174,9 @@ def main() -> None:
 
 
 def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    from benchmarks import pace
-    from benchmarks.beside import CONTESTS, run
-    from benchmarks.peers import interpreter
+    from benchmarks import time_to_accuracy
+    from benchmarks.compare_libraries import CONTESTS, run
+    from benchmarks.environments import interpreter
     from segue.data.splits import SplitSettings, split
 
     libraries = ask.libraries.split(",")
@@ -203,7 +203,7 @@ def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[st
         found |= run(source, parts, chosen, libraries, ask.threads, ask.seed, ask.quick)
     races = ask.part == "pace" or not ask.contests
     minutes = ask.minutes or (0.1 if ask.quick else 15.0)
-    found["races"] = pace.run(source, parts, libraries, ask.threads, ask.seed, minutes) if races else []
+    found["races"] = time_to_accuracy.run(source, parts, libraries, ask.threads, ask.seed, minutes) if races else []
     return report.beside(found) if ask.part == "beside" else report.races(found), found
 
 
@@ -217,14 +217,14 @@ def alone(ask: argparse.Namespace) -> dict[str, Any]:
 
         return large.run(ask.source, ask.threads, ask.quick)
     if ask.part == "preparing":
-        from benchmarks import preparing
+        from benchmarks import dataset_build
 
-        return preparing.run([ask.source] if ask.source else None)
+        return dataset_build.run([ask.source] if ask.source else None)
     source, data = load(ask.source)
     if ask.part == "opening":
-        from benchmarks import opening
+        from benchmarks import dataset_open
 
-        return {"source": source} | opening.run(source)
+        return {"source": source} | dataset_open.run(source)
     from benchmarks import ranking
     from segue.data.splits import SplitSettings, split
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.machine import trainings
 from segue.core.files import read_json
-from segue.evaluation.intervals import estimate
+from segue.evaluation.bootstrap import estimate
 from segue.experiment.compare import run_of
 from segue.experiment.plan import Plan, plan
 from segue.experiment.run_folder import METRICS

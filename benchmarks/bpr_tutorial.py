@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fresh import in_turn
 from benchmarks.machine import busy, told, undisturbed
+from benchmarks.subprocess_runner import in_turn
 
 __all__ = ["page", "run"]
 

@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from benchmarks.beside import side
+from benchmarks.compare_libraries import side
 from benchmarks.machine import told
 from segue.core.files import read_json
 from segue.core.registry import model_class

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.sides.measure import memory
+from benchmarks.runners.measure import memory
 
 __all__ = ["SOURCE", "measure", "run"]
 

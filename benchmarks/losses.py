@@ -39,8 +39,8 @@ def measure(
     import torch
     import torch.nn.functional as F
 
-    from benchmarks.sides.measure import memory
-    from segue.models.parts.losses import cross_entropy
+    from benchmarks.runners.measure import memory
+    from segue.nn.losses.losses import cross_entropy
 
     torch.manual_seed(0)
     hidden_BLD = torch.randn(batch, length, width, requires_grad=True)

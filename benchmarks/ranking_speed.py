@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.fresh import in_turn
 from benchmarks.machine import busy, told, undisturbed
+from benchmarks.subprocess_runner import in_turn
 
 __all__ = ["SIDES", "contests", "page", "run"]
 
@@ -91,8 +91,8 @@ def contests(wanted: str | None) -> list[str]:
 def run(ask: Any) -> dict[str, Any]:
     """Figures of every side by contest."""
     from benchmarks.__main__ import load
-    from benchmarks.beside import histories
-    from benchmarks.sides.measure import score
+    from benchmarks.compare_libraries import histories
+    from benchmarks.runners.measure import score
     from segue.data.splits import SplitSettings, split
 
     source, data = load(ask.source or ("ml-100k" if ask.quick else None))

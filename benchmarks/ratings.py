@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from benchmarks.fresh import fresh, python_of
 from benchmarks.machine import trainings
 from benchmarks.ratings_speed import errors, pairs
+from benchmarks.subprocess_runner import fresh, python_of
 from segue.core.files import read_json
 from segue.data.splits import split
 from segue.experiment.compare import run_of
 from segue.experiment.data import load_data
-from segue.experiment.home import recipes_folder
+from segue.experiment.paths import recipes_folder
 from segue.experiment.plan import plan
 from segue.experiment.run_folder import METRICS
 

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fresh import fresh
 from benchmarks.machine import busy, told, undisturbed
+from benchmarks.subprocess_runner import fresh
 
 __all__ = ["arithmetic", "figure", "page", "run"]
 

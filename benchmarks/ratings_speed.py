@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.fresh import Arrays, in_turn
 from benchmarks.machine import busy, told, undisturbed
+from benchmarks.subprocess_runner import Arrays, in_turn
 
 __all__ = ["AGAINST", "SIDES", "errors", "page", "pairs", "run"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import pace
-from benchmarks.beside import TITLES
+from benchmarks import time_to_accuracy
+from benchmarks.compare_libraries import TITLES
 from benchmarks.machine import told
 from segue.core.files import write_json, write_text
 
@@ -29,7 +29,7 @@ def beside(found: dict[str, Any]) -> str:
     lines = [f"# Speed and memory on {found['data']['name']}: Segue, RecTools and RecBole, one after the other", ""]
     lines += [*_disturbed(found), *_summary(found["contests"]), ""]
     if found["races"]:
-        lines += ["## Time to the same NDCG@10", "", *pace.page(found["races"]), ""]
+        lines += ["## Time to the same NDCG@10", "", *time_to_accuracy.page(found["races"]), ""]
     for contest in found["contests"]:
         lines += [*_contest(contest, found["rates"]), ""]
     lines += ["## Machine and data", "", _rates(found["rates"]), "", *_provenance(found), ""]
@@ -39,7 +39,7 @@ def beside(found: dict[str, Any]) -> str:
 def races(found: dict[str, Any]) -> str:
     """A Markdown page of the races alone."""
     lines = [f"# Time to the same NDCG@10 on {found['data']['name']}", "", *_disturbed(found)]
-    return "\n".join([*lines, *pace.page(found["races"]), "", *_provenance(found), ""])
+    return "\n".join([*lines, *time_to_accuracy.page(found["races"]), "", *_provenance(found), ""])
 
 
 def _disturbed(found: dict[str, Any]) -> list[str]:

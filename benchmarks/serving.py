@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fresh import fresh, python_of
 from benchmarks.machine import busy, told, undisturbed
+from benchmarks.subprocess_runner import fresh, python_of
 
 __all__ = ["page", "run"]
 
@@ -36,7 +36,7 @@ USERS = 6_040
 SMALL = {"width": 64, "blocks": 2, "heads": 2, "inner": 256, "length": 50, "dropout": 0.2, "learning_rate": 1e-3}
 """SASRec as all three libraries can have it, for one answer to one user."""
 
-SCRIPTS = Path(__file__).parent / "sides"
+SCRIPTS = Path(__file__).parent / "runners"
 
 
 def run(ask: Any) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def run(ask: Any) -> dict[str, Any]:
     if shutil.which("wrk") is None:
         raise ValueError("serving: wrk is not installed; on Debian: apt-get install wrk")
     from benchmarks.__main__ import load
-    from benchmarks.beside import histories
+    from benchmarks.compare_libraries import histories
     from segue.data.splits import SplitSettings, split
 
     seconds = 1 if ask.quick else 10

@@ -24,14 +24,14 @@ from typing import Any
 
 from benchmarks.machine import busy, told, undisturbed
 from benchmarks.soaking import checks
+from benchmarks.soaking.fault_injection import Trouble
+from benchmarks.soaking.monitor import Watch
 from benchmarks.soaking.service import STORES, Service, behind, publications
-from benchmarks.soaking.trouble import Trouble
-from benchmarks.soaking.watch import Watch
 
 __all__ = ["figure", "page", "run", "verdict"]
 
 WALKERS = 8
-SIDE = Path(__file__).parent / "sides" / "run_soak.py"
+SIDE = Path(__file__).parent / "runners" / "run_soak.py"
 FLAT, LONG = 60.0, 5.0
 """MB per hour of growth from which memory is said to grow, and minutes for which it must have been watched."""
 
@@ -80,7 +80,7 @@ def run(ask: Any) -> dict[str, Any]:
 
 def _trial(world: dict[str, Any], server: Any, models: Path, place: Path, minutes: float, ask: Any) -> dict[str, Any]:
     """One trial."""
-    from segue.serving.stores.opening import open_store
+    from segue.serving.stores.open import open_store
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -18,7 +18,7 @@ from wording import function, prose, settings, table, words
 
 from segue.core.config import Settings
 from segue.core.model import Model, Solver
-from segue.core.registry import functions, keys, model_class
+from segue.core.registry import builtin_models, functions, keys, model_class
 
 __all__ = ["groups", "main", "pages"]
 
@@ -61,7 +61,7 @@ def groups() -> dict[str, type[Settings]]:
         "evaluation": Evaluation,
         "simulated": SimulatorSettings,
     }
-    return shared | {f"models.{key}": model_class(key).Config for key in keys("segue.models")}
+    return shared | {f"models.{key}": model_class(key).Config for key in builtin_models()}
 
 
 def _index() -> str:
@@ -86,7 +86,7 @@ def _index() -> str:
 
 def _models() -> str:
     parts = ["# Models", "A model's key is the name of its file; these are the files that come with Segue."]
-    for key in keys("segue.models"):
+    for key in builtin_models():
         kind = model_class(key)
         parts += [f"## `{key}`", prose(sys.modules[kind.__module__].__doc__ or ""), prose(kind.__doc__ or "")]
         parts += [_abilities(kind), settings(kind.Config)]
@@ -105,7 +105,7 @@ def _abilities(kind: type[Model]) -> str:
 
 
 def _training() -> str:
-    from segue.models.parts import losses, samplers
+    from segue.nn.losses import losses, negative_samplers
 
     shown = groups()
     parts = ["# Training", "## Group `training`", prose(shown["training"].__doc__ or ""), settings(shown["training"])]
@@ -114,7 +114,7 @@ def _training() -> str:
     parts.append(
         "`task` is what the command line's own options fill: MODEL, `--data`, `--columns`, `--target`, `--limit`."
     )
-    parts += ["## Losses", _functions(losses), "## Samplers of negatives", _functions(samplers)]
+    parts += ["## Losses", _functions(losses), "## Samplers of negatives", _functions(negative_samplers)]
     return "\n\n".join(parts)
 
 
@@ -127,7 +127,7 @@ def _functions(module: Any) -> str:
 
 
 def _data() -> str:
-    from segue.data import protocols
+    from segue.data import split_strategies
 
     sources = []
     for name in keys("segue.data.sources"):
@@ -138,7 +138,7 @@ def _data() -> str:
     parts = ["# Data", "## Logs by name", table(("name", "what it is", "settings"), sources)]
     for name in ("filters", "split"):
         parts += [f"## Group `{name}`", prose(shown[name].__doc__ or ""), settings(shown[name])]
-    return "\n\n".join([*parts, "### Kinds of split", _functions(protocols)])
+    return "\n\n".join([*parts, "### Kinds of split", _functions(split_strategies)])
 
 
 def _simulator() -> str:
@@ -151,10 +151,10 @@ def _simulator() -> str:
 
 def _evaluation() -> str:
     from segue.evaluation import metrics
-    from segue.models.parts import (
+    from segue.similarity import (
         distribution_similarity,
+        row_similarity,
         sequence_similarity,
-        similarity,
         vector_similarity,
         weighting,
     )
@@ -164,7 +164,7 @@ def _evaluation() -> str:
     parts += ["## Metrics", prose(metrics.__doc__ or ""), _functions(metrics)]
     parts.append("## Measures of likeness")
     for name, module in (
-        ("Of rows of a table", similarity),
+        ("Of rows of a table", row_similarity),
         ("Of distributions", distribution_similarity),
         ("Of histories", sequence_similarity),
         ("Of learned vectors", vector_similarity),
@@ -175,9 +175,9 @@ def _evaluation() -> str:
 
 
 def _service() -> str:
-    from segue.serving import wire
-    from segue.serving.instruments import INSTRUMENTS
-    from segue.serving.routing import Experiment, Variant
+    from segue.serving import schemas
+    from segue.serving.experiments.assignment import Experiment, Variant
+    from segue.serving.monitoring.metric_definitions import INSTRUMENTS
     from segue.serving.settings import Serving
 
     parts = ["# The service", "## Settings", "`segue serve --set KEY=VALUE` sets any of these.", settings(Serving)]
@@ -189,7 +189,7 @@ def _service() -> str:
         "`/docs` of a running service tells more.",
     ]
     for name in ("Question", "Rules", "Condition", "Boost", "Pin", "Event", "Answer", "Explanation", "Fault"):
-        kind = getattr(wire, name)
+        kind = getattr(schemas, name)
         parts += [f"### `{name}`", prose(kind.__doc__ or ""), settings(kind)]
     rows = ((f"`{one.name}`", one.kind, ", ".join(one.labels), words(one.text)) for one in INSTRUMENTS)
     return "\n\n".join([*parts, "## Metrics", table(("name", "kind", "labels", "what it is"), rows)])
@@ -227,7 +227,7 @@ def _default(param: Any) -> str:
 
 
 def _python() -> str:
-    from segue.experiment import api
+    from segue import api
 
     first = ["load", "split", "train", "evaluate", "recommend"]
     names = [*first, *(name for name in api.__all__ if name not in first)]

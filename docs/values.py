@@ -11,7 +11,7 @@ from wording import prose, table, words
 
 __all__ = ["described"]
 
-MODULES = ("types", "events", "vocab", "model", "network", "stream", "run", "bundle")
+MODULES = ("types", "events", "vocab", "model", "network", "state", "run", "bundle")
 
 
 def described() -> str:

@@ -23,8 +23,8 @@ def publications(folder: Path) -> dict[str, Any]:
     """Publish both models, and say what traffic is to know of their world."""
     from segue.core import bundle
     from segue.data import load
-    from segue.serving.catalogue import Catalogue
-    from segue.serving.publication import publish
+    from segue.serving.artifacts.artifact import publish
+    from segue.serving.catalog.catalog import Catalogue
     from segue.testing.training import train_small
 
     there = (Path(os.environ.get("SEGUE_ARCHIVES", "nowhere")) / "ml-100k.zip").exists()
@@ -96,7 +96,7 @@ class Service:
     """``segue serve`` with two workers, which may be ended and begun again at the same address."""
 
     def __init__(self, folder: Path, models: Path, store: str, port: int) -> None:
-        from segue.serving.keys import make
+        from segue.serving.auth.api_keys import make
 
         keys, experiments = folder / "keys.json", folder / "experiments.json"
         self.key = make(keys, "traffic", ("read", "write"))

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segue.experiment.api import evaluate, load, model_keys, recommend, restore, save, similar, split, stream, train
+    from segue.api import evaluate, load, model_keys, recommend, restore, save, similar, split, stream, train
 
 __all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "stream", "train"]
 
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("segue.experiment.api"), name)
+        return getattr(import_module("segue.api"), name)
     raise AttributeError(f"module 'segue' has no attribute '{name}'")
 
 

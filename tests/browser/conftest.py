@@ -15,8 +15,8 @@ from urllib.parse import urlencode
 import pytest
 
 if TYPE_CHECKING:
+    from fake_service import Service
     from playwright.sync_api import BrowserContext, Page
-    from standin import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EXPECTED = "Failed to load resource"  # how Chromium tells of an answer that is an error, which tests provoke
@@ -26,8 +26,8 @@ PATIENCE_MS = 10_000
 @pytest.fixture(scope="module")
 def running() -> Iterator[Service]:
     import uvicorn
-    from made_up import World
-    from standin import Service, make
+    from fake_service import Service, make
+    from fake_world import World
 
     world = World()
     config = uvicorn.Config(make(world), log_level="critical", lifespan="off", ws="none", timeout_graceful_shutdown=1)
@@ -45,7 +45,7 @@ def running() -> Iterator[Service]:
 @pytest.fixture
 def service(running: Service) -> Service:
     """The stand-in as it is at first."""
-    from made_up import World
+    from fake_world import World
 
     vars(running.world).update(vars(World()))
     return running

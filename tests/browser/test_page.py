@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from segue.serving import wire
+from segue.serving import schemas
 
 pytest.importorskip("fastapi", reason="the page is tried against a small service: pip install 'segue[serve]'")
 pytest.importorskip("playwright", reason="the page is driven by playwright, which is not installed")
 
+from fake_service import Service
 from playwright.sync_api import Locator, Page, Route, expect
-from standin import Service
 
 Visit = Callable[..., Page]
 
@@ -28,7 +28,7 @@ def shown(page: Page, within: str = "#next") -> list[str]:
 
 
 def best(service: Service, **question: Any) -> list[str]:
-    return [item.id for item in service.world.answer(wire.Question(**question)).items]
+    return [item.id for item in service.world.answer(schemas.Question(**question)).items]
 
 
 def row(page: Page, place: int) -> Locator:
@@ -36,7 +36,7 @@ def row(page: Page, place: int) -> Locator:
 
 
 def refusing(status: int, error: str) -> Callable[[Route], None]:
-    fault = wire.Fault(error=error, message="It is as it is.", request_id="r-4711")
+    fault = schemas.Fault(error=error, message="It is as it is.", request_id="r-4711")
     return lambda route: route.fulfill(status=status, body=fault.model_dump_json(), content_type="application/json")
 
 
@@ -48,7 +48,7 @@ def test_a_user_is_searched_and_answered(visit: Visit, service: Service) -> None
     assert shown(page) == best(service, user="142")
     expect(page).to_have_url(re.compile("user=142"))
     expect(page).to_have_title("Next · Segue")
-    answer = service.world.answer(wire.Question(user="142"))
+    answer = service.world.answer(schemas.Question(user="142"))
     expect(row(page, 0)).to_contain_text(f"{100 * (answer.items[0].probability or 0):.1f} %")
     expect(row(page, 0)).to_contain_text(f"{answer.items[0].score:.3f}")
     expect(page.locator("#next .by")).to_contain_text("sasrec")
@@ -120,11 +120,11 @@ def test_rules_are_set_told_and_taken_away(visit: Visit, service: Service) -> No
         page.get_by_role("button", name="Add the rule").click()
     rules: dict[str, Any] = {
         "where": {
-            "genres": wire.Condition(any=["Drama", "Comedy"]),
-            "colour": wire.Condition(none=[False]),
-            "year": wire.Condition(min=1950.0),
+            "genres": schemas.Condition(any=["Drama", "Comedy"]),
+            "colour": schemas.Condition(none=[False]),
+            "year": schemas.Condition(min=1950.0),
         },
-        "boosts": [wire.Boost(where={"genres": wire.Condition(any=["Comedy"])}, factor=2.5)],
+        "boosts": [schemas.Boost(where={"genres": schemas.Condition(any=["Comedy"])}, factor=2.5)],
         "most": {"genres": 4},
     }
     expected = best(service, user="42", **rules)

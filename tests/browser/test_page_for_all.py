@@ -13,9 +13,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the page is tried against a small service: pip install 'segue[serve]'")
 pytest.importorskip("playwright", reason="the page is driven by playwright, which is not installed")
 
-from made_up import HOSTILE
+from fake_service import PAGE, Service
+from fake_world import HOSTILE
 from playwright.sync_api import Page, expect
-from standin import PAGE, Service
 
 Visit = Callable[..., Page]
 

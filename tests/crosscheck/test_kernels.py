@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from segue.core.types import Domain, Events, Queries
-from segue.models.parts import mlstm
-from segue.models.parts.package_kernels import BEST, Kernels, _missing
-from segue.models.parts.xlstm_blocks import MLSTMBlock
-from segue.models.xlstm import XLSTM
+from segue.models.sequential.xlstm import XLSTM
+from segue.nn.xlstm import mlstm
+from segue.nn.xlstm.blocks import MLSTMBlock
+from segue.nn.xlstm.triton_kernels import BEST, Kernels, _missing
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

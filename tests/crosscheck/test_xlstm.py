@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.models.parts import mlstm, slstm
+from segue.nn.xlstm import mlstm, slstm
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

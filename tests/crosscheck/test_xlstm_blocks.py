@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segue.models.parts.xlstm_blocks import MLSTMBlock, SLSTMBlock
+from segue.nn.xlstm.blocks import MLSTMBlock, SLSTMBlock
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

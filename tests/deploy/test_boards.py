@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import pytest
 import yaml
 from annotated_types import Ge, Gt, Le, Len
-from operated import DEPLOY
+from operator_docs import DEPLOY
 from pydantic import BaseModel, ConfigDict
 
 GRAFANA = DEPLOY / "grafana"

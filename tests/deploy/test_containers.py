@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from operated import DEPLOY, ROOT
+from operator_docs import DEPLOY, ROOT
 
 from segue.cli.app import app
-from segue.serving.keys import listed
+from segue.serving.auth.api_keys import listed
 from segue.serving.settings import Serving
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")

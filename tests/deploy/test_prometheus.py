@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from operated import DEPLOY, GIVEN, OTHERS, RECORDED, SERIES, names, rules, selected
+from operator_docs import DEPLOY, GIVEN, OTHERS, RECORDED, SERIES, names, rules, selected
 
 from segue.core.events import Events
-from segue.serving.drift import Drift
-from segue.serving.instruments import CLOSED
-from segue.serving.metrics import Metrics
+from segue.serving.monitoring.drift import Drift
+from segue.serving.monitoring.metric_definitions import CLOSED
+from segue.serving.monitoring.metrics import Metrics
 
 PROMETHEUS = DEPLOY / "prometheus"
 KEY = "segue_00000000_secret"

@@ -10,12 +10,12 @@ from torch import Tensor
 from segue.core.batches import Sequences
 from segue.core.registry import model_class
 from segue.core.types import Domain
-from segue.models.parts.asked import Asked
-from segue.models.parts.attention import AttentionBlock, CausalBlock
-from segue.models.parts.bert import BertBlock
-from segue.models.parts.causal import causal_attention, open_attention
-from segue.models.parts.ligr import LiGRBlock
-from segue.models.parts.sequence import SequenceModel
+from segue.nn.layers.attention import AttentionBlock, CausalBlock
+from segue.nn.layers.attention_kernels import causal_attention, open_attention
+from segue.nn.layers.bert_block import BertBlock
+from segue.nn.layers.ligr_block import LiGRBlock
+from segue.nn.sequence_model import SequenceModel
+from segue.nn.target_positions import Asked
 
 LENGTHS = torch.tensor([5, 1, 9])
 

@@ -13,8 +13,8 @@ from scipy.optimize import nnls
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.parts.pairwise import adam, descend
-from segue.models.parts.triples import Draws
+from segue.solvers.bpr_sgd import adam, descend
+from segue.solvers.triplet_sampling import Draws
 from segue.testing import clusters, dataset, hit_rate
 
 USERS, ITEMS, WIDTH = 9, 13, 6

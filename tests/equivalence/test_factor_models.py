@@ -10,19 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
+from segue.core.ratings import ratings_of
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.parts import truncated as truncation
-from segue.models.parts.baseline import baseline
-from segue.models.parts.chain import Chain
-from segue.models.parts.descent import descend
-from segue.models.parts.gibbs import believe, draw_rows
-from segue.models.parts.links import draw_links
-from segue.models.parts.momentum import Side, descend_in_batches
-from segue.models.parts.nonnegative import improve_filled, improve_observed
-from segue.models.parts.ratings import ratings_of
-from segue.models.parts.truncated import truncated
+from segue.solvers import truncated_svd as truncation
+from segue.solvers.bayesian.gibbs_kernels import believe, draw_rows
+from segue.solvers.bayesian.gibbs_sampler import Chain
+from segue.solvers.bayesian.side_information import draw_links
+from segue.solvers.bias_baseline import baseline
+from segue.solvers.momentum_sgd import Side, descend_in_batches
+from segue.solvers.nonnegative_updates import improve_filled, improve_observed
+from segue.solvers.sgd import descend
+from segue.solvers.truncated_svd import truncated
 from segue.testing import clusters, dataset, tastes
 
 F32 = np.float32

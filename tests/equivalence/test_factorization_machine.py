@@ -16,17 +16,17 @@ from scipy.optimize import approx_fprime, minimize
 from scipy.sparse import csr_array
 from scipy.special import ndtri_exp
 
+from segue.core.ratings import ratings_of
 from segue.core.run import Interrupted, Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.factorization_machine import FactorizationMachine
-from segue.models.parts import probit
-from segue.models.parts.fm_coefficients import Coefficients, row_sums, scores_of
-from segue.models.parts.fm_gibbs import Sweeper, drawn_freedom
-from segue.models.parts.fm_training import Chain
-from segue.models.parts.probit_means import expected
-from segue.models.parts.ratings import ratings_of
-from segue.models.parts.relations import Block, Relations, flat
-from segue.models.parts.truncated_normal import errors_between
+from segue.models.factorization.factorization_machine import FactorizationMachine
+from segue.solvers.bayesian import ordered_probit
+from segue.solvers.bayesian.probit_expectation import expected
+from segue.solvers.bayesian.truncated_normal import errors_between
+from segue.solvers.fm.gibbs_sweep import Sweeper, drawn_freedom
+from segue.solvers.fm.parameters import Coefficients, row_sums, scores_of
+from segue.solvers.fm.relational_blocks import Block, Relations, flat
+from segue.solvers.fm.sampler import Chain
 from segue.testing import dataset, tastes
 
 ALL = ("implicit_user", "implicit_item", "user_features", "item_features", "date")
@@ -210,35 +210,35 @@ def log_posterior(cuts: np.ndarray, scores: Any, levels: Any, roots: Any) -> flo
         return -np.inf
     edges = np.concatenate([[-np.inf], cuts, [np.inf]])
     mass = stats.norm.cdf((edges[levels + 1] - scores) * roots) - stats.norm.cdf((edges[levels] - scores) * roots)
-    return float(np.log(mass).sum() - 0.5 * probit.PRIOR * (cuts**2).sum())
+    return float(np.log(mass).sum() - 0.5 * ordered_probit.PRIOR * (cuts**2).sum())
 
 
 def test_likelihood_of_levels_and_its_derivatives() -> None:
     known, cuts = leveled()
     wide = known[0].astype(np.float64), known[1], known[2].astype(np.float64)
-    fit = probit.fit_of(*known, cuts)
+    fit = ordered_probit.fit_of(*known, cuts)
     assert fit.posterior == pytest.approx(log_posterior(cuts, *wide), rel=1e-6)
     slope = approx_fprime(cuts, log_posterior, 1e-6, *wide)
     np.testing.assert_allclose(fit.slope_J, slope, rtol=1e-3, atol=1e-3)
-    rows = [approx_fprime(cuts, lambda at, j=j: probit.fit_of(*known, at).slope_J[j], 1e-6) for j in range(3)]
+    rows = [approx_fprime(cuts, lambda at, j=j: ordered_probit.fit_of(*known, at).slope_J[j], 1e-6) for j in range(3)]
     np.testing.assert_allclose(fit.curve_JJ, -np.array(rows), rtol=1e-3, atol=1e-3)
     edges = np.concatenate([[-np.inf], cuts, [np.inf]])
     low, high = ((edges[known[1] + more] - wide[0]) * wide[2] for more in (0, 1))
     np.testing.assert_allclose(fit.pulls_T, stats.truncnorm.mean(low, high) / wide[2], rtol=1e-4, atol=1e-5)
     best = minimize(lambda at: -log_posterior(at, *wide), cuts, method="Nelder-Mead", options={"xatol": 1e-6})
     for _ in range(20):
-        cuts = probit.improve_cuts(*known, cuts, probit.fit_of(*known, cuts))
+        cuts = ordered_probit.improve_cuts(*known, cuts, ordered_probit.fit_of(*known, cuts))
     np.testing.assert_allclose(cuts, best.x, atol=1e-3)
 
 
 @pytest.mark.parametrize(("score", "level"), [(34.0, 0), (36.0, 0), (60.0, 0), (-34.0, 1), (-36.0, 1), (-60.0, 1)])
 def test_a_level_that_is_all_but_impossible_pulls_by_its_distance(score: float, level: int) -> None:
     one = np.array([score], np.float32), np.array([level], np.int32), np.ones(1, np.float32)
-    fit = probit.fit_of(*one, np.zeros(1))
+    fit = ordered_probit.fit_of(*one, np.zeros(1))
     low, high = ((-np.inf, -score), (-score, np.inf))[level]
     assert fit.pulls_T[0] == pytest.approx(stats.truncnorm.mean(low, high), rel=1e-3)
     assert fit.value == pytest.approx(stats.norm.logcdf(-abs(score)), rel=1e-3)
-    assert fit.curve_JJ[0, 0] == pytest.approx(1.0, abs=probit.PRIOR + 0.01)
+    assert fit.curve_JJ[0, 0] == pytest.approx(1.0, abs=ordered_probit.PRIOR + 0.01)
 
 
 def test_the_chain_of_cuts_has_the_right_distribution_and_order() -> None:
@@ -246,7 +246,7 @@ def test_the_chain_of_cuts_has_the_right_distribution_and_order() -> None:
     chain = []
     rng = np.random.default_rng(0)
     for _ in range(3000):
-        cuts = probit.draw_cuts(*known, cuts, probit.fit_of(*known, cuts), rng, settling=False)
+        cuts = ordered_probit.draw_cuts(*known, cuts, ordered_probit.fit_of(*known, cuts), rng, settling=False)
         assert (np.diff(cuts) > 0).all()
         chain.append(cuts)
     grid = np.linspace(-3, 3, 41)
@@ -390,7 +390,7 @@ def test_the_point_estimate_never_gets_worse(likelihood: str, tmp_path: Path) ->
     for sweep in range(25):
         loss = chain.sweep(sweep, np.random.default_rng(sweep))["loss"] * count
         ridge = 0.5 * (np.square(chain.state.linear_C).sum() + 2.0 * np.square(chain.state.factors_DC).sum())
-        cuts = 0.5 * probit.PRIOR * np.square(chain.target.cuts_J).sum()
+        cuts = 0.5 * ordered_probit.PRIOR * np.square(chain.target.cuts_J).sum()
         told.append(loss + ridge + cuts)
     assert (np.diff(told) <= 1e-4 * np.abs(told[:-1])).all()
     assert told[-1] < told[0]

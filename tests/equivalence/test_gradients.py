@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segue.models.parts.rows import look_up
+from segue.nn.sparse_embedding import look_up
 from segue.training.gradients import Gradients
 
 ITEMS = 9

@@ -13,8 +13,8 @@ from torch import Tensor
 from segue.core.batches import Sequences
 from segue.core.registry import model_class
 from segue.core.types import Domain
-from segue.models.parts import mlstm_gating, mlstm_mixing, mlstm_parallel, xlstm_graph
-from segue.models.parts.sequence import SequenceModel
+from segue.nn.sequence_model import SequenceModel
+from segue.nn.xlstm import mlstm_inputs, mlstm_output, mlstm_parallel, onnx_ops
 from segue.testing.training import small
 
 N_ITEMS = 12
@@ -41,16 +41,16 @@ def test_the_parts_of_an_mlstm_block(batch: int, length: int, kernel: int, seed:
             _drawn(2 * heads, 3 * channels), _drawn(2 * heads), _drawn(heads, width),
         )  # fmt: skip
         (*found, skipped), (*expected, around) = (
-            (*inputs, skips) for inputs, skips in (xlstm_graph.mixing(*arguments), mlstm_mixing.mixing(*arguments))
+            (*inputs, skips) for inputs, skips in (onnx_ops.mixing(*arguments), mlstm_inputs.mixing(*arguments))
         )
         _near(found, expected)
         _near(list(skipped), list(around))
         q, k, v = (_drawn(batch, heads, length, width) for _ in range(3))
         i, f = _drawn(batch, heads, length), 3.0 + 3.0 * _drawn(batch, heads, length)
         cells = mlstm_parallel.parallel_heads(q, k, v, i, f)
-        _near(list(xlstm_graph.parallel_heads(q, k, v, i, f)), list(cells))
+        _near(list(onnx_ops.parallel_heads(q, k, v, i, f)), list(cells))
         gate, weight = _drawn(batch, length, heads, width), _drawn(heads, width)
-        _near(xlstm_graph.gated(gate, weight, *cells, *around), mlstm_gating.gated(gate, weight, *cells, *around))
+        _near(onnx_ops.gated(gate, weight, *cells, *around), mlstm_output.gated(gate, weight, *cells, *around))
 
 
 @pytest.mark.parametrize("segment", [3, 8])

@@ -12,10 +12,10 @@ from torch import Tensor
 from segue.core.batches import Sequences
 from segue.core.config import parse
 from segue.core.types import Domain
-from segue.models.hstu import HSTU
-from segue.models.parts.asked import Asked
-from segue.models.parts.hstu import HSTUBlock
-from segue.models.parts.pointwise import BUCKETS, between, look_up, pointwise_attention
+from segue.models.sequential.hstu import HSTU
+from segue.nn.layers.hstu_block import HSTUBlock
+from segue.nn.layers.pointwise_attention import BUCKETS, between, look_up, pointwise_attention
+from segue.nn.target_positions import Asked
 
 LENGTH, WIDTH, HEADS, PLACES = 7, 6, 2, 10
 NAN = math.nan

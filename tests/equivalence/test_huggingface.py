@@ -13,8 +13,8 @@ from torch import nn
 
 from segue.core.batches import Sequences
 from segue.core.types import Domain, Events, Queries
-from segue.models.huggingface import HuggingFace
-from segue.models.parts import architecture
+from segue.models.sequential.huggingface import HuggingFace
+from segue.nn import huggingface_encoder
 from segue.testing import cycle, hit_rate, train_small
 
 pytest.importorskip("transformers", reason="needs the extra huggingface")
@@ -141,7 +141,7 @@ def test_an_answer_is_the_same_alone_and_in_a_batch() -> None:
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"transformers is not installed: pip install 'segue\[huggingface\]'"):
-        architecture.Architecture("gpt2", 16, 1, 2, 5, 0.0, {}, False)
+        huggingface_encoder.Architecture("gpt2", 16, 1, 2, 5, 0.0, {}, False)
 
 
 def test_settings_are_read_without_the_package() -> None:

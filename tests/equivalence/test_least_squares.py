@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.core import compiled
+from segue.core import numba_kernels
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.parts.conjugate_gradient import Fixed, approached, reached
-from segue.models.parts.improvement import improved
-from segue.models.parts.least_squares import gram, solve_rows
-from segue.models.parts.subspace import improve
+from segue.solvers.block_coordinate_descent import improve
+from segue.solvers.conjugate_gradient import Fixed, approached, reached
+from segue.solvers.iterative_solver import improved
+from segue.solvers.ridge import gram, solve_rows
 from segue.testing import dataset, tastes
 
 SHAPES = {"width": st.integers(1, 40), "rows": st.integers(1, 30), "seed": st.integers(0, 99)}
@@ -128,7 +128,7 @@ def test_the_limit_on_libraries_ends_with_the_last_who_needs_it() -> None:
     def now() -> list[int]:
         return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
 
-    before, small = now(), compiled._SmallProducts()
+    before, small = now(), numba_kernels._SmallProducts()
     with small:
         first = small.__enter__()
         assert first is None

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.core.registry import functions
-from segue.core.seen import Seen
-from segue.models.parts import cross_entropy, losses
-from segue.models.parts.causal import causal_attention
-from segue.models.parts.dropout import dropout
-from segue.models.parts.negatives import Negatives
-from segue.training.loss import names_of, samples
+from segue.core.seen_items import Seen
+from segue.nn.layers.attention_kernels import causal_attention
+from segue.nn.layers.dropout import dropout
+from segue.nn.losses import blocked_cross_entropy, losses
+from segue.nn.losses.negatives import Negatives
+from segue.training.configured_loss import names_of, samples
 from segue.training.train import Training
 
 DEFAULTS = Training()
@@ -54,7 +54,7 @@ def plain(name: str, logits_MI: Tensor, target_M: Tensor, setting: float) -> Ten
 def test_blocked_losses_are_their_formulas(
     name: str, setting: str, value: float, rows: int, with_bias: bool, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "_rows", lambda items, device: rows)
+    monkeypatch.setattr(blocked_cross_entropy, "_rows", lambda items, device: rows)
     hidden, vectors, offsets, target = case()
     bias = offsets if with_bias else None
     inputs = [x for x in (hidden, vectors, bias) if x is not None]
@@ -73,7 +73,7 @@ def test_focal_loss_is_finite_where_the_target_is_certain_or_impossible(gamma: f
 
 
 def test_blocks_shrink_as_the_catalogue_grows() -> None:
-    rows = cross_entropy._rows
+    rows = blocked_cross_entropy._rows
     assert rows(3_706, "cpu") == rows(30_000, "cpu") == 256
     assert 64 < rows(100_000, "cpu") < 128
     assert rows(10_000_000, "cpu") == 64
@@ -165,7 +165,7 @@ def seen_by(sequences: list[tuple[list[int], int]]) -> Seen:
 def test_seen_items_are_as_good_as_not_in_the_catalogue(
     rows: int, gamma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "_rows", lambda items, device: rows)
+    monkeypatch.setattr(blocked_cross_entropy, "_rows", lambda items, device: rows)
     hidden, vectors, bias, _ = case(targets=6, items=20)
     sequences = [([3, 9, 3, 7], 3), ([5], 1), ([1, 2, 4], 2)]
     target = torch.tensor([8, 3, 0, 5, 4, 19])  # the second and the fourth were seen themselves
@@ -174,7 +174,7 @@ def test_seen_items_are_as_good_as_not_in_the_catalogue(
     for row, gone in enumerate(before):
         index = torch.tensor([item for item in gone if item != target[row]], dtype=torch.int64)
         logits = logits.index_put((torch.full_like(index, row), index), torch.tensor(-math.inf, dtype=logits.dtype))
-    found = cross_entropy.blocked(hidden, vectors, bias, target, seen_by(sequences), gamma)
+    found = blocked_cross_entropy.blocked(hidden, vectors, bias, target, seen_by(sequences), gamma)
     agree(found, plain("focal" if gamma else "cross_entropy", logits, target, gamma), [hidden, vectors, bias])
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from segue.models.parts import mlstm
+from segue.nn.xlstm import mlstm
 
 Inputs = tuple[Tensor, ...]
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.models.parts import mlstm
-from segue.models.parts.xlstm_blocks import MLSTMBlock
+from segue.nn.xlstm import mlstm
+from segue.nn.xlstm.blocks import MLSTMBlock
 
 WIDTH, HEADS = 12, 3
 

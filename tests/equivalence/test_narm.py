@@ -9,9 +9,9 @@ from torch import Tensor
 
 from segue.core.batches import Sequences
 from segue.core.types import Domain, Events, Queries
-from segue.models.narm import NARM
-from segue.models.parts import additive
-from segue.models.parts.additive import additive_scores
+from segue.models.sequential.narm import NARM
+from segue.nn.layers import additive_attention
+from segue.nn.layers.additive_attention import additive_scores
 
 N_ITEMS = 9
 
@@ -22,7 +22,7 @@ def plain(query_BLA: Tensor, key_BLA: Tensor, weight_A: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("room", [1, 500, 1 << 18])
 def test_scores_are_the_formula_forward_and_backward(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(additive.ELEMENTS, "cpu", room)
+    monkeypatch.setitem(additive_attention.ELEMENTS, "cpu", room)
     make = torch.Generator().manual_seed(0)
     shapes = [(3, 21, 5), (3, 21, 5), (5,)]
     given = [torch.randn(*shape, generator=make, dtype=torch.float64).requires_grad_() for shape in shapes]

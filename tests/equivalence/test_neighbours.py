@@ -12,12 +12,12 @@ from scipy.sparse import csr_array
 from segue.core.registry import functions, model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.models.parts import weighting
-from segue.models.parts.centre import Centre, mean_values
-from segue.models.parts.measures import MEASURES, ONE_WAY, SEQUENCES
-from segue.models.parts.neighbours import arrays_of, likeness, nearest, spread
-from segue.models.parts.table import Table
-from segue.models.parts.weighting import Corpus
+from segue.similarity import weighting
+from segue.similarity.nearest import arrays_of, likeness, nearest, spread
+from segue.similarity.rating_baseline import Centre, mean_values
+from segue.similarity.similarity_registry import MEASURES, ONE_WAY, SEQUENCES
+from segue.similarity.sparse_rows import Table
+from segue.similarity.weighting import Corpus
 from segue.testing import dataset, tastes
 
 DATA = tastes(users=30, n_items=20).train
@@ -82,8 +82,8 @@ def test_nearest_do_not_depend_on_threads_or_blocks(monkeypatch: pytest.MonkeyPa
 
     whole = found()
     assert done == [70]
-    monkeypatch.setattr("segue.core.compiled.threads", lambda: 3)
-    monkeypatch.setattr("segue.models.parts.pairs.BLOCK_PAIRS", 100)
+    monkeypatch.setattr("segue.core.numba_kernels.threads", lambda: 3)
+    monkeypatch.setattr("segue.similarity.row_pairs.BLOCK_PAIRS", 100)
     assert (found() != whole).nnz == 0
 
 
@@ -306,7 +306,7 @@ def test_small_blocks_give_the_same(key: str, monkeypatch: pytest.MonkeyPatch) -
     queries = Queries.anonymous(DATA.histories)
     whole = model.predict(*everything()), model.score(queries)
     for name in ("BLOCK_CELLS", "HELD_CELLS"):
-        monkeypatch.setattr(f"segue.models.parts.opinions.{name}", 90)
+        monkeypatch.setattr(f"segue.similarity.rating_predictor.{name}", 90)
     np.testing.assert_allclose(model.predict(*everything()), whole[0], rtol=1e-6)
     np.testing.assert_allclose(model.score(queries), whole[1], rtol=1e-6)
 

@@ -18,9 +18,9 @@ from segue.core.model import Model, Recommender
 from segue.core.registry import model_class
 from segue.core.run import Interrupted, Run
 from segue.core.types import Events, HeldOut, Queries
-from segue.models.parts.graph import Graph
-from segue.models.parts.holdings import Holdings
-from segue.models.parts.likelihood import gaussian_kl, multinomial_nll
+from segue.nn.graph_propagation import Graph
+from segue.nn.variational_losses import gaussian_kl, multinomial_nll
+from segue.solvers.interaction_pairs import Holdings
 from segue.testing import World, clusters, dataset, hit_rate, train_small
 from segue.training.train import Training, train
 

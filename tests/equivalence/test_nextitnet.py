@@ -9,8 +9,8 @@ from torch import Tensor
 
 from segue.core.batches import Sequences
 from segue.core.types import Domain
-from segue.models.nextitnet import NextItNet
-from segue.models.parts.dilated import Convolution, Dilated
+from segue.models.sequential.nextitnet import NextItNet
+from segue.nn.layers.dilated_convolution import Convolution, Dilated
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

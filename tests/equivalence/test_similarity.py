@@ -14,11 +14,11 @@ from scipy.sparse import csr_array
 from scipy.spatial.distance import cdist, jensenshannon
 
 from segue.core.types import Events
-from segue.models.parts import distribution_similarity, sequence_similarity, similarity, vector_similarity, weighting
-from segue.models.parts.measures import MEASURES, ONE_WAY, SEQUENCES
-from segue.models.parts.neighbours import likeness
-from segue.models.parts.pairs import pairs_of
-from segue.models.parts.table import Table
+from segue.similarity import distribution_similarity, row_similarity, sequence_similarity, vector_similarity, weighting
+from segue.similarity.nearest import likeness
+from segue.similarity.row_pairs import pairs_of
+from segue.similarity.similarity_registry import MEASURES, ONE_WAY, SEQUENCES
+from segue.similarity.sparse_rows import Table
 
 ROWS, COLUMNS = 14, 17
 TABLES = [name for name in MEASURES if name not in SEQUENCES]
@@ -163,7 +163,7 @@ def test_measures_against_their_formulas(name: str, shrink: float) -> None:
 
 
 def test_every_measure_of_a_table_is_checked() -> None:
-    listed = {*similarity.__all__, *distribution_similarity.__all__}
+    listed = {*row_similarity.__all__, *distribution_similarity.__all__}
     assert listed == set(TABLES)
     assert set(sequence_similarity.__all__) == set(SEQUENCES)
 
@@ -339,7 +339,7 @@ def test_one_history_against_many_is_shared_out(monkeypatch: pytest.MonkeyPatch)
     table = histories_table([rng.integers(9, size=12).tolist() for _ in range(40)])
     one = table.take(np.array([3]))
     alone = [likeness(one, table, MEASURES[name], 1.0) for name in SEQUENCES]
-    monkeypatch.setattr("segue.core.compiled.threads", lambda: 3)
+    monkeypatch.setattr("segue.core.numba_kernels.threads", lambda: 3)
     for name, wanted in zip(SEQUENCES, alone, strict=True):
         np.testing.assert_array_equal(likeness(one, table, MEASURES[name], 1.0), wanted)
 

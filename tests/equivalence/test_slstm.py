@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.models.parts import slstm
+from segue.nn.xlstm import slstm
 
 
 def tensors(length: int = 23, heads: int = 2, batch: int = 3, width: int = 5) -> tuple[Tensor, Tensor]:

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import segue
-from segue.core import bundle, stream
+from segue.core import bundle, state
 from segue.core.batches import Sequences
 from segue.core.files import read_json
 from segue.core.model import Streaming
 from segue.core.recommend import recommend
 from segue.core.registry import model_class
-from segue.core.stream import State
+from segue.core.state import State
 from segue.core.types import Domain, Events, Queries
-from segue.models.parts.streaming import StreamingModel
-from segue.models.xlstm import XLSTM
+from segue.models.sequential.xlstm import XLSTM
+from segue.nn.streaming_model import StreamingModel
 from segue.testing import dataset
 
 ITEMS = 40
@@ -250,12 +250,12 @@ def test_a_list_from_a_state_is_that_from_the_history() -> None:
     allowed = np.arange(ITEMS) % 3 > 0
     for repeats in (False, True):
         expected = recommend(model, queries, 5, repeats=repeats, allowed=allowed)
-        found = stream.recommend(model, state, 5, seen=queries.history, repeats=repeats, allowed=allowed)
+        found = state.recommend(model, state, 5, seen=queries.history, repeats=repeats, allowed=allowed)
         np.testing.assert_array_equal(found.items, expected.items)
         np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
         assert found.probabilities is not None
         np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-3)
-    forgetful = stream.recommend(model, state, 5)
+    forgetful = state.recommend(model, state, 5)
     np.testing.assert_array_equal(forgetful.items, recommend(model, queries, 5, repeats=True).items)
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from segue.core.batches import Sequences
 from segue.core.types import Domain, Events, Queries
-from segue.models.parts.causal import biased_attention
-from segue.models.parts.relative import RelativeBlock, shifted, sinusoids
-from segue.models.transformer_xl import TransformerXL
+from segue.models.sequential.transformer_xl import TransformerXL
+from segue.nn.layers.attention_kernels import biased_attention
+from segue.nn.layers.relative_attention import RelativeBlock, shifted, sinusoids
 
 WIDTH, HEADS = 6, 2
 

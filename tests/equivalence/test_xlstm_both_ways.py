@@ -11,7 +11,7 @@ from torch import Tensor
 
 from segue.core.batches import Sequences
 from segue.core.types import Domain, Events, Queries
-from segue.models.xlstm import XLSTM, turned
+from segue.models.sequential.xlstm import XLSTM, turned
 from segue.testing import cycle, hit_rate, train_small
 
 ITEMS = 30

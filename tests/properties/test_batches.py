@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from segue.core.batches import by_length, query_batches, training_batches
 from segue.core.types import Events, Queries
-from segue.models.parts.objectives import next_item
+from segue.nn.training_targets import next_item
 
 FILL = 1000
 rows = st.lists(st.lists(st.integers(0, 999), max_size=12), min_size=1, max_size=12)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from segue.core.registry import functions
-from segue.models.parts import samplers
-from segue.models.parts.negatives import Draw
-from segue.training.loss import names_of
+from segue.nn.losses import negative_samplers
+from segue.nn.losses.negatives import Draw
+from segue.training.configured_loss import names_of
 from segue.training.train import Training
 
 COUNTS = torch.tensor([40, 0, 1, 9, 16, 25, 4, 0, 5, 0])
@@ -21,7 +21,7 @@ TARGETS = torch.repeat_interleave(torch.arange(10), COUNTS)
 
 
 def made(name: str, counts: Tensor = COUNTS, **settings: float) -> Draw:
-    sampler = functions(samplers)[name]
+    sampler = functions(negative_samplers)[name]
     own = {key: getattr(Training(), key) for key in names_of(sampler)} | settings
     draw: Draw = sampler(counts, **own)
     return draw
@@ -105,7 +105,7 @@ def test_hard_without_a_larger_pool_is_uniform() -> None:
     torch.testing.assert_close(kept.log_q_K, even.log_q_K)
 
 
-@pytest.mark.parametrize("name", functions(samplers))
+@pytest.mark.parametrize("name", functions(negative_samplers))
 def test_the_same_seed_draws_the_same_and_no_gradient_is_asked_for(name: str) -> None:
     draw, (hidden, vectors, _, targets) = made(name), scene()
     found = []
@@ -119,7 +119,7 @@ def test_the_same_seed_draws_the_same_and_no_gradient_is_asked_for(name: str) ->
     assert not found[0].log_q_K.requires_grad
 
 
-@pytest.mark.parametrize("name", functions(samplers))
+@pytest.mark.parametrize("name", functions(negative_samplers))
 def test_a_catalogue_of_one_item_can_be_drawn_from(name: str) -> None:
     one = torch.zeros(4, dtype=torch.int64)
     drawn = made(name, torch.tensor([4]))(5, torch.ones(4, 2), torch.ones(1, 2), None, one)
@@ -128,7 +128,7 @@ def test_a_catalogue_of_one_item_can_be_drawn_from(name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", functions(samplers))
+@pytest.mark.parametrize("name", functions(negative_samplers))
 def test_a_device_draws_there(name: str) -> None:
     hidden, vectors, _, targets = scene()
     drawn = made(name, COUNTS.cuda())(50, hidden.cuda(), vectors.cuda(), None, targets.cuda())

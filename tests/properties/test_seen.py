@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.batches import Objective, Windows, training_batches
-from segue.core.seen import Seen
+from segue.core.seen_items import Seen
 from segue.core.types import Events
-from segue.models.parts.objectives import all_following, cloze, next_item
+from segue.nn.training_targets import all_following, cloze, next_item
 
 N_ITEMS = 9
 OBJECTIVES: dict[str, Objective] = {

@@ -8,8 +8,8 @@ import polars as pl
 
 from segue.core.bundle import Bundle
 from segue.core.types import Vocab
-from segue.serving import wire
-from segue.serving.catalogue import Catalogue
+from segue.serving import schemas
+from segue.serving.catalog.catalog import Catalogue
 
 Row = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ def values(cell: Any) -> list[Any] | None:
     return list(cell) if isinstance(cell, list) else [cell]
 
 
-def meets(cell: Any, condition: wire.Condition) -> bool:
+def meets(cell: Any, condition: schemas.Condition) -> bool:
     """Whether one cell meets a condition."""
     own = values(cell)
     if condition.any is not None and (own is None or not set(own) & set(condition.any)):
@@ -45,12 +45,12 @@ def meets(cell: Any, condition: wire.Condition) -> bool:
     return True
 
 
-def meets_all(row: Row, where: Mapping[str, wire.Condition]) -> bool:
+def meets_all(row: Row, where: Mapping[str, schemas.Condition]) -> bool:
     """Whether an item meets all conditions."""
     return all(meets(row.get(name), condition) for name, condition in where.items())
 
 
-def forbidden(row: Row, rules: wire.Rules) -> set[str]:
+def forbidden(row: Row, rules: schemas.Rules) -> set[str]:
     """Which rules keep an item out."""
     found = set()
     if rules.allow is not None and row["id"] not in rules.allow:
@@ -63,14 +63,14 @@ def forbidden(row: Row, rules: wire.Rules) -> set[str]:
 
 
 class Slow:
-    """Rules as :mod:`segue.serving.wire` tells them, item by item."""
+    """Rules as :mod:`segue.serving.schemas` tells them, item by item."""
 
     def __init__(
         self,
         rows: Sequence[Row],
         scores: Sequence[float],
         seen: Sequence[int],
-        rules: Sequence[wire.Rules],
+        rules: Sequence[schemas.Rules],
         k: int,
         repeats: bool,
         logits: bool,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from servers import PostgreSQLServer, RedisServer
 
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.serving.stores.store import Store
 
 NUMBERS = itertools.count()

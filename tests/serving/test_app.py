@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from segue.serving import wire
+from segue.serving import schemas
 from segue.serving.app import create
-from segue.serving.keys import Keys, make
-from segue.serving.routing import Experiments
+from segue.serving.auth.api_keys import Keys, make
+from segue.serving.experiments.assignment import Experiments
 from segue.serving.stores.store import UNSURE, StoreError
 from tests.serving.world import published, service
 
@@ -123,7 +123,7 @@ def test_health_metrics_and_the_figures_of_the_page(client: TestClient) -> None:
     metrics = client.get("/metrics").text
     assert 'segue_request_seconds_count{method="POST",route="/v1/recommend",status="2xx"} 1.0' in metrics
     assert "segue_requests_in_flight 1.0" in metrics
-    live = wire.Live.model_validate_json(client.get("/v1/live").text)
+    live = schemas.Live.model_validate_json(client.get("/v1/live").text)
     assert live.steps == {"model": 1}
     assert live.in_flight == 1  # this very look
     assert live.p50_ms is not None

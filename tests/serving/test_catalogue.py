@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.serving import wire
-from segue.serving.cache import Cache
+from segue.serving import schemas
+from segue.serving.catalog.lru_cache import Cache
 from tests.serving.catalogues import catalogue, meets
 
 ITEMS = catalogue(
@@ -29,7 +29,7 @@ ITEMS = catalogue(
 
 
 def met(name: str, **condition: Any) -> list[int]:
-    mask, unknown = ITEMS.mask({name: wire.Condition(**condition)})
+    mask, unknown = ITEMS.mask({name: schemas.Condition(**condition)})
     assert unknown == []
     assert not mask.flags.writeable
     return np.flatnonzero(mask).tolist()
@@ -90,11 +90,11 @@ def test_what_a_feature_cannot_hold(name: str, condition: dict[str, Any], messag
 
 
 def test_several_conditions_and_features_that_are_not_there() -> None:
-    where = {"genres": wire.Condition(any=["War"]), "year": wire.Condition(min=1980.0)}
+    where = {"genres": schemas.Condition(any=["War"]), "year": schemas.Condition(min=1980.0)}
     assert np.flatnonzero(ITEMS.mask(where)[0]).tolist() == [3]
-    mask, unknown = ITEMS.mask({"colour": wire.Condition(any=["red"]), "year": wire.Condition(min=0.0)})
+    mask, unknown = ITEMS.mask({"colour": schemas.Condition(any=["red"]), "year": schemas.Condition(min=0.0)})
     assert (mask.any(), unknown) == (False, ["colour"])
-    assert ITEMS.mask({"colour": wire.Condition(none=["red"])})[0].all()
+    assert ITEMS.mask({"colour": schemas.Condition(none=["red"])})[0].all()
     assert ITEMS.mask({})[0].all()
 
 
@@ -113,7 +113,7 @@ def test_groups() -> None:
 
 
 def test_an_item_is_fit_for_json() -> None:
-    assert ITEMS.item(0, 0.5) == wire.Item(
+    assert ITEMS.item(0, 0.5) == schemas.Item(
         id="a",
         title="Alien",
         features={"genres": ["Horror", "War"], "series": "x", "year": 1979, "price": 1.5, "in_stock": True},
@@ -171,7 +171,7 @@ def test_conditions_on_odd_features() -> None:
     )
 
     def met(name: str, **condition: Any) -> list[int]:
-        return np.flatnonzero(odd.mask({name: wire.Condition(**condition)})[0]).tolist()
+        return np.flatnonzero(odd.mask({name: schemas.Condition(**condition)})[0]).tolist()
 
     assert met("released", any=["2020-01-02"]) == [0]
     assert met("released", max=0.0) == [1]
@@ -215,7 +215,7 @@ def test_conditions_are_what_a_slow_reading_gives(data: st.DataObject) -> None:
     items = catalogue(pl.DataFrame({"x": pl.Series(column, dtype=pl.List(kind) if tags else kind)}))
     wanted = st.one_of(st.none(), st.lists(cells.filter(lambda value: value == value), min_size=1, max_size=3))
     bound = st.one_of(st.none(), st.sampled_from([-2.0, 0.0, 0.5, 2.5])) if kind.is_numeric() else st.none()
-    condition = wire.Condition(
+    condition = schemas.Condition(
         any=data.draw(wanted), none=data.draw(wanted), min=data.draw(bound), max=data.draw(bound)
     )
     told = [None if one is None else [part for part in one if part is not None] if tags else one for one in column]
@@ -287,5 +287,5 @@ def test_what_conditions_came_to_is_bounded() -> None:
     items = catalogue({"x": list(range(1000))})
     items.cache._most = 5_000
     for value in range(20):
-        items.mask({"x": wire.Condition(any=[value])})
+        items.mask({"x": schemas.Condition(any=[value])})
     assert len(items.cache) == 5

@@ -9,7 +9,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import rel_entr
 
 from segue.core.events import Events
-from segue.serving.drift import Drift, divergence, stability
+from segue.serving.monitoring.drift import Drift, divergence, stability
 
 COUNTS = st.lists(st.integers(0, 1000), min_size=2, max_size=12)
 
@@ -136,7 +136,7 @@ def test_the_longest_history_is_cut_alike(shares_I: NDArray[np.float64]) -> None
 
 
 def test_large_histories_are_counted_in_blocks(shares_I: NDArray[np.float64], monkeypatch: pytest.MonkeyPatch) -> None:
-    from segue.serving import drift as module
+    from segue.serving.monitoring import drift as module
 
     full, whole = log(np.random.default_rng(7), 500, shares_I), module._blocks
     trained = full.where(full.rows > 3)  # the first rows are empty

@@ -15,7 +15,7 @@ from segue.core.model import Factored, Model, Streaming
 from segue.core.recommend import recommend
 from segue.core.registry import model_class
 from segue.core.types import Dataset, Domain, Queries
-from segue.models.parts.sequence import SequenceModel
+from segue.nn.sequence_model import SequenceModel
 from segue.serving.engines import onnx
 from segue.serving.engines.engine import Engine
 from segue.serving.engines.native import Native

@@ -8,15 +8,15 @@ import pytest
 
 from segue.core.model import Factored
 from segue.core.types import Codes, Domain, Events, Queries
-from segue.serving import wire
-from segue.serving.explain import explain
-from segue.serving.influence import influences
-from segue.serving.rules import applied
+from segue.serving import schemas
+from segue.serving.explain.explain import explain
+from segue.serving.explain.leave_one_out import influences
+from segue.serving.rules.rerank import applied
 from segue.testing import clusters
 from segue.testing.training import train_small
 from tests.serving.catalogues import catalogue
 
-VERSION = wire.Version(name="one", key="linear", version="0" * 12, engine="native")
+VERSION = schemas.Version(name="one", key="linear", version="0" * 12, engine="native")
 
 FILMS = catalogue(
     {
@@ -74,13 +74,18 @@ def query(history: list[int]) -> Queries:
 
 
 def told(
-    item: int | str, history: list[int], k: int = 2, model: Any = None, standing: wire.Rules | None = None, **rules: Any
-) -> wire.Explanation:
-    both = applied(wire.Rules.model_validate(rules), standing or wire.Rules(), FILMS)
+    item: int | str,
+    history: list[int],
+    k: int = 2,
+    model: Any = None,
+    standing: schemas.Rules | None = None,
+    **rules: Any,
+) -> schemas.Explanation:
+    both = applied(schemas.Rules.model_validate(rules), standing or schemas.Rules(), FILMS)
     return explain(model or Linear(), query(history), item, both, k, False, FILMS, Near(), VERSION)
 
 
-def texts(explanation: wire.Explanation, kind: str) -> list[str]:
+def texts(explanation: schemas.Explanation, kind: str) -> list[str]:
     return [reason.text for reason in explanation.reasons if reason.kind == kind]
 
 
@@ -93,7 +98,7 @@ def test_each_item_of_the_history_did_what_it_did(model: Linear) -> None:
         ("i2", "Cube", 1.0),
         ("i1", "Brazil", -0.5),
     ]
-    assert found.item == wire.Ranked(id="i4", title="Eraserhead", score=3.5)
+    assert found.item == schemas.Ranked(id="i4", title="Eraserhead", score=3.5)
     assert texts(found, "influence") == [
         "its score is raised by 'Alien' (+3), 'Cube' (+1)",
         "its score is lowered by 'Brazil' (-0.5)",
@@ -108,7 +113,7 @@ def test_only_the_newest_events_are_left_out_but_all_count() -> None:
 
 
 def test_a_model_that_scores_the_whole_catalogue_is_asked_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segue.serving.influence.BLOCK_SCORES", 12)
+    monkeypatch.setattr("segue.serving.explain.leave_one_out.BLOCK_SCORES", 12)
     left, changes = influences(Linear(), query([0, 1, 2]), 4)
     assert (left.tolist(), changes.tolist()) == ([2, 1, 0], [1.0, -0.5, 1.5])
 
@@ -126,7 +131,7 @@ def test_profiles_and_times_stay_with_who_asks() -> None:
 
     history = Events.of([[0, 1]])
     asked = Queries(history, np.array([3]), np.array([True]), np.array([7]), pl.DataFrame({"age": [30]}))
-    rules = applied(wire.Rules(), wire.Rules(), FILMS)
+    rules = applied(schemas.Rules(), schemas.Rules(), FILMS)
     found = explain(Looking(), asked, 4, rules, 2, False, FILMS, None, VERSION)
     assert [one.change for one in found.influences] == [1.5, -0.5]
 
@@ -176,7 +181,7 @@ def test_what_keeps_it_out(item: int, rules: dict[str, Any], rule: str, text: st
     assert texts(found, "rule") == [f"{rule}: {text}"]
     assert texts(found, "rank")[0].startswith("not recommended: a rule keeps it out; without that it would have place ")
     if rules:
-        own = told(item, [0], standing=wire.Rules.model_validate(rules)).rules[rule]
+        own = told(item, [0], standing=schemas.Rules.model_validate(rules)).rules[rule]
         assert own == text.replace("the question", "the service")
 
 
@@ -234,7 +239,7 @@ def test_an_unknown_item_and_nobody_known() -> None:
 
 
 def test_one_question_at_a_time() -> None:
-    rules = applied(wire.Rules(), wire.Rules(), FILMS)
+    rules = applied(schemas.Rules(), schemas.Rules(), FILMS)
     with pytest.raises(ValueError, match="got 2 queries, expected 1"):
         explain(Linear(), Queries.anonymous(Events.of([[0], [1]])), 0, rules, 2, False, FILMS, None, VERSION)
 
@@ -246,7 +251,7 @@ def test_a_trained_model_goes_by_items_of_the_same_half() -> None:
     items = catalogue({"id": world.train.items.ids})
     history = [0, 1, half, 2]
     found = explain(
-        model, query(history), 5, applied(wire.Rules(), wire.Rules(), items), 3, False, items, None, VERSION
+        model, query(history), 5, applied(schemas.Rules(), schemas.Rules(), items), 3, False, items, None, VERSION
     )
     changes = {one.id: one.change for one in found.influences}
     assert all(changes[f"i{code}"] > changes[f"i{half}"] for code in (0, 1, 2))

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from segue.cli import main
 from segue.cli.export import export, published
 from segue.experiment.run_folder import verify as verify_run
-from segue.serving.manifest import MANIFEST
-from segue.serving.publication import open_publication
+from segue.serving.artifacts.artifact import open_publication
+from segue.serving.artifacts.manifest import MANIFEST
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install
 from fastapi import APIRouter, FastAPI  # noqa: E402
 from starlette.exceptions import HTTPException  # noqa: E402
 
-from segue.serving import wire  # noqa: E402
-from segue.serving.faults import STATUSES, Problem, install, track  # noqa: E402
+from segue.serving import schemas  # noqa: E402
+from segue.serving.errors import STATUSES, Problem, install, track  # noqa: E402
 
 FORM = {"error", "message", "fields", "request_id"}
 
@@ -26,21 +26,21 @@ def application() -> FastAPI:
     v1 = APIRouter()
 
     @v1.post("/recommend")
-    async def recommend(question: wire.Question) -> dict[str, int]:
+    async def recommend(question: schemas.Question) -> dict[str, int]:
         return {"k": question.k}
 
     @v1.post("/recommend/batch")
-    async def batch(questions: wire.Questions) -> int:
+    async def batch(questions: schemas.Questions) -> int:
         return len(questions.questions)
 
     @v1.post("/events")
-    async def events(event: wire.Event) -> None: ...
+    async def events(event: schemas.Event) -> None: ...
 
     @v1.get("/items")
     async def items(query: str, k: int = 3) -> None: ...
 
     @v1.get("/users/{user}")
-    async def user(user: wire.Id) -> None:
+    async def user(user: schemas.Id) -> None:
         raise KeyError(user)
 
     @app.get("/problem")
@@ -65,7 +65,7 @@ def ask(method: str, path: str, **more: Any) -> Any:
     answer = asyncio.run(one())
     if answer.status_code >= 400:
         assert set(answer.json()) == FORM, answer.text
-        assert wire.Fault.model_validate_json(answer.text).error
+        assert schemas.Fault.model_validate_json(answer.text).error
         assert len(answer.content) < 12_000
     return answer
 
@@ -201,7 +201,7 @@ def test_what_nobody_thought_of_tells_the_client_nothing(caplog: pytest.LogCaptu
     assert answer.status_code == 500
     assert answer.json()["error"] == "failed"
     assert "alice" not in answer.text
-    (record,) = [record for record in caplog.records if record.name == "segue.serving.faults"]
+    (record,) = [record for record in caplog.records if record.name == "segue.serving.errors"]
     assert record.levelno == logging.ERROR
     text = record.__dict__["traceback"]
     assert "in user" in text

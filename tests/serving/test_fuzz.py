@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from segue.serving import wire
+from segue.serving import schemas
 from segue.serving.app import create
-from segue.serving.keys import Keys, make
-from tests.serving import knowing
+from segue.serving.auth.api_keys import Keys, make
+from tests.serving import rich_world
 from tests.serving.world import service
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
@@ -29,11 +29,11 @@ EXAMPLES = 8
 WORDS = ["u1", "u2", "i1", "i2", "i39", "genres", "year", "title", "War", "Title 3", "age", "city", "jazz", "purchase"]
 """Texts that mean something here, among those that mean nothing."""
 
-KINDS: dict[str, type[wire.Wire]] = {
-    "recommend": wire.Answer, "recommend_batch": wire.Answers, "explain": wire.Explanation, "event": wire.Taken,
-    "events": wire.Taken, "users": wire.Persons, "person": wire.Person, "forget": wire.Forgotten, "items": wire.Items,
-    "item": wire.Item, "similar": wire.Items, "models": wire.Models, "activate": wire.Models, "rollback": wire.Models,
-    "live": wire.Live,
+KINDS: dict[str, type[schemas.Wire]] = {
+    "recommend": schemas.Answer, "recommend_batch": schemas.Answers, "explain": schemas.Explanation, "event": schemas.Taken,
+    "events": schemas.Taken, "users": schemas.Persons, "person": schemas.Person, "forget": schemas.Forgotten, "items": schemas.Items,
+    "item": schemas.Item, "similar": schemas.Items, "models": schemas.Models, "activate": schemas.Models, "rollback": schemas.Models,
+    "live": schemas.Live,
 }  # fmt: skip
 """By operation, what it answers."""
 
@@ -102,7 +102,7 @@ def _read(case: Any, answer: Any) -> list[str]:
     """What is wrong with an answer by our own reading of it."""
     try:
         if answer.status_code >= 400:
-            fault = wire.Fault.model_validate_json(answer.content)
+            fault = schemas.Fault.model_validate_json(answer.content)
             return [] if [fault.request_id] == answer.headers["x-request-id"] else ["another request_id"]
         KINDS[case.operation.definition.raw["operationId"]].model_validate_json(answer.content)
         json.loads(answer.content, parse_constant=lambda name: pytest.fail(name))
@@ -127,7 +127,7 @@ def test_an_open_service_is_as_described() -> None:
 
 def test_a_service_with_keys_is_as_described(tmp_path: Path) -> None:
     key = make(tmp_path / "keys.json", "all", ["read", "write", "admin"])
-    app = create(knowing.service("sasrec", "ease"), keys=Keys(tmp_path / "keys.json"))
+    app = create(rich_world.service("sasrec", "ease"), keys=Keys(tmp_path / "keys.json"))
     faults, statuses = looked(app, 2, EXAMPLES // 2, {"Authorization": f"Bearer {key}"})
     assert not faults, "\n\n".join(faults[:5])
     answered = {label for label, status in statuses if status == 200}

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from segue.serving import wire
+from segue.serving import schemas
 from segue.serving.app import create
-from segue.serving.scoring import Timed
-from tests.serving import knowing
+from segue.serving.ranking.scorer import Timed
+from tests.serving import rich_world
 from tests.serving.world import service
 
 
@@ -99,7 +99,7 @@ def test_profiles_count_and_nobody_s_changes_how_another_s_is_read() -> None:
         {"face": [1, 2]}, {"face": 1}, {"face": [1, 2, "x"]}, {"face": [1, 2, 1e16]},
     ]  # fmt: skip
     for model in ("sasrec", "gru4rec"):
-        with TestClient(create(knowing.service(model))) as client:
+        with TestClient(create(rich_world.service(model))) as client:
             alone = [client.post("/v1/recommend", json={"user": "u1", "profile": one}).json() for one in told]
             assert len({answer["items"][0]["score"] for answer in alone}) == len(told), "each is heard"
             assert not any(answer["unknown"]["features"] for answer in alone)
@@ -132,7 +132,7 @@ def test_what_fails_for_one_question_fails_for_no_other() -> None:
 
     it._scoring.by_model, it.people.ask = scored, asked  # type: ignore[method-assign]
     users = ["u1", "poison", "u2", "worse", "u3", "u4", "poison"]
-    questions = [Timed(wire.Question(user=user), monotonic() + 60) for user in users]
+    questions = [Timed(schemas.Question(user=user), monotonic() + 60) for user in users]
     found: list[Any] = it.answer(questions)
     assert isinstance(found[3], RuntimeError)
     del found[3], users[3]
@@ -150,7 +150,7 @@ def test_what_takes_long_for_many_is_no_sign_for_one() -> None:
         return by_model(group)
 
     it._scoring.by_model = scored  # type: ignore[method-assign]
-    plain, ruled = wire.Question(user="u1"), wire.Question(user="u1", diversify=0.5)
+    plain, ruled = schemas.Question(user="u1"), schemas.Question(user="u1", diversify=0.5)
     it.answer([Timed(plain, monotonic() + 60)] * 60)
     it.answer([Timed(ruled, monotonic() + 60)])
     found: list[Any] = [it.answer([Timed(question, monotonic() + 0.2)])[0] for question in (ruled, plain)]
@@ -175,7 +175,7 @@ def test_a_great_many_heavy_questions_let_others_through() -> None:
         while not sizes:
             sleep(0.01)
         assert client.post("/v1/recommend", json={"user": "u1"}).status_code == 200
-        told = wire.Answers.model_validate_json(many.result().text)
+        told = schemas.Answers.model_validate_json(many.result().text)
     assert len(told.answers) == 64
     assert all(one.step == "model" for one in told.answers)
     assert len(sizes[0]) == 2
@@ -215,7 +215,7 @@ def test_headers_of_all_kinds_do_no_harm(client: TestClient, name: str, value: s
         answer = client.request(method, path, headers=[header, *json_too], content=body)
         assert answer.status_code in (200, 206, 304, 400, 403, 404, 415, 416), answer.text
         if answer.status_code in (403, 404):
-            assert wire.Fault.model_validate_json(answer.text).request_id
+            assert schemas.Fault.model_validate_json(answer.text).request_id
 
 
 def test_a_model_that_fails_is_not_taken_for_a_wrong_question() -> None:
@@ -231,7 +231,7 @@ def test_a_model_that_fails_is_not_taken_for_a_wrong_question() -> None:
         own, model.score = model.score, score
         answer = client.post("/v1/explain", json={"item": "i1", "history": ["i2"]})
         model.score = own
-        assert (answer.status_code, wire.Fault.model_validate_json(answer.text).error) == (500, "failed")
+        assert (answer.status_code, schemas.Fault.model_validate_json(answer.text).error) == (500, "failed")
         assert "alice" not in answer.text
         assert client.post("/v1/explain", json={"item": "i1", "history": ["i2"]}).status_code == 200
 
@@ -243,7 +243,7 @@ def test_whatever_is_written_of_a_model_it_is_listed(tmp_path: Path) -> None:
         about = {"key": "ease", "version": 1, "engine": "native", "facts": facts}
         (tmp_path / name / "publication.json").write_text(json.dumps(about))
     with TestClient(create(service("ease", library=tmp_path)), raise_server_exceptions=False) as client:
-        found = wire.Models.model_validate_json(client.get("/v1/models").text).models
+        found = schemas.Models.model_validate_json(client.get("/v1/models").text).models
         assert {one.name: one.metrics for one in found} == {
             "ease": {}, "list": {}, "none": {}, "odd": {"ndcg": 0.5}, "text": {}
         }  # fmt: skip
@@ -274,7 +274,7 @@ def test_only_a_full_queue_turns_good_questions_away() -> None:
     assert sorted(one.status_code for one in told) == [200, 200, 200, 503, 503, 503, 503]
     for one in told:
         if one.status_code == 503:
-            assert wire.Fault.model_validate_json(one.text).error == "busy"
+            assert schemas.Fault.model_validate_json(one.text).error == "busy"
             assert int(one.headers["retry-after"]) >= 1
         else:
-            assert wire.Answer.model_validate_json(one.text).step == "model"
+            assert schemas.Answer.model_validate_json(one.text).step == "model"

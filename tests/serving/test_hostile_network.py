@@ -18,10 +18,10 @@ from typing import Any
 import httpx
 import pytest
 
-from segue.serving import wire
+from segue.serving import schemas
 from segue.serving.app import create
-from segue.serving.keys import Keys, make
-from segue.serving.logs import start_logs
+from segue.serving.auth.api_keys import Keys, make
+from segue.serving.monitoring.logs import start_logs
 from tests.serving.world import service
 
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: pip install 'segue[serve]'")
@@ -36,7 +36,7 @@ class Server:
     """The service on a free port of this machine, with a store on disk and a key for everything."""
 
     def __init__(self, folder: Path) -> None:
-        from segue.serving.patience import patient
+        from segue.serving.middleware.http_timeouts import patient
 
         self.folder, self.logs = folder, io.StringIO()
         self.key = make(folder / "keys.json", "all", ["read", "write", "admin"])
@@ -130,7 +130,7 @@ def answers_afterwards(server: Server) -> Iterator[None]:
     yield
     with server.client() as client:
         answer = client.post("/v1/recommend", json={"user": "u1", "k": 3})
-        assert (answer.status_code, len(wire.Answer.model_validate_json(answer.text).items)) == (200, 3)
+        assert (answer.status_code, len(schemas.Answer.model_validate_json(answer.text).items)) == (200, 3)
 
 
 LEAKS = re.compile(
@@ -145,7 +145,7 @@ def proper(server: Server, answer: bytes, *allowed: int) -> int:
     assert status in allowed if allowed else status < 500, answer[:500]
     assert not LEAKS.search(answer), answer[:2000]
     if status >= 400 and body != b"Invalid HTTP request received.":  # which uvicorn says of what is no HTTP
-        fault = wire.Fault.model_validate_json(body)
+        fault = schemas.Fault.model_validate_json(body)
         assert fault.request_id == headers["x-request-id"]
         assert SECRET not in fault.model_dump_json()
     assert answer.count(b"\r\nHTTP/1.1 ") == 0
@@ -201,10 +201,10 @@ def test_ids_are_what_they_are_in_every_form(server: Server) -> None:
             told = "".join(f"%{byte:02X}" for byte in name.encode())
             answer = server.send(server.request(b"/v1/users/" + told.encode(), b"GET", b"Connection: close"))
             assert proper(server, answer, 200)
-            person = wire.Person.model_validate_json(read(answer)[2])
+            person = schemas.Person.model_validate_json(read(answer)[2])
             assert (person.id, [(event.item, event.time) for event in person.events]) == (name, [(name, place)])
             answer = server.send(server.request(b"/v1/users/" + told.encode(), b"DELETE", b"Connection: close"))
-            assert wire.Forgotten.model_validate_json(read(answer)[2]).events == 1
+            assert schemas.Forgotten.model_validate_json(read(answer)[2]).events == 1
 
 
 WRONG: list[bytes] = [
@@ -244,7 +244,9 @@ def test_a_key_that_may_read_does_no_more(server: Server) -> None:
         ):  # fmt: skip
             method, path = asked.split()
             answer = reader.request(method, path, json={"user": SECRET, "item": "i1"} if method == "POST" else None)
-            assert (answer.status_code, wire.Fault.model_validate_json(answer.text).error) == (403, "forbidden"), path
+            assert (answer.status_code, schemas.Fault.model_validate_json(answer.text).error) == (403, "forbidden"), (
+                path
+            )
 
 
 def test_what_was_sent_puts_nothing_into_headers(server: Server) -> None:
@@ -263,7 +265,7 @@ def test_what_was_sent_puts_nothing_into_headers(server: Server) -> None:
         assert b"set-cookie" not in answer.lower()
         assert not value or value not in answer
     answer = server.send(server.request(b"/v1/nowhere", b"GET", b"X-Request-ID: mine-1", b"Connection: close"))
-    assert wire.Fault.model_validate_json(read(answer)[2]).request_id == "mine-1"
+    assert schemas.Fault.model_validate_json(read(answer)[2]).request_id == "mine-1"
 
 
 QUESTION = json.dumps({"user": SECRET, "history": ["i1"], "k": 2}).encode()
@@ -274,9 +276,9 @@ def test_requests_behind_each_other_are_answered_in_their_order(server: Server) 
     last = server.request(b"/v1/live", b"GET", b"Connection: close")
     parts = server.send(b"".join([*asked, last])).split(b"HTTP/1.1 ")[1:]
     assert [part[:3] for part in parts] == [b"422", b"200", b"200", b"200", b"200"]
-    answers = [wire.Answer.model_validate_json(part.partition(b"\r\n\r\n")[2]) for part in parts[1:4]]
+    answers = [schemas.Answer.model_validate_json(part.partition(b"\r\n\r\n")[2]) for part in parts[1:4]]
     assert [len(answer.items) for answer in answers] == [1, 2, 3]
-    wire.Live.model_validate_json(parts[4].partition(b"\r\n\r\n")[2])
+    schemas.Live.model_validate_json(parts[4].partition(b"\r\n\r\n")[2])
 
 
 def test_pieces_make_a_whole_and_halves_do_not(server: Server) -> None:
@@ -353,7 +355,7 @@ def test_good_questions_are_answered_among_all_that(server: Server) -> None:
             user = f"u{asked % 40}"
             answer = client.post("/v1/recommend", json={"user": user, "model": "ease", "k": 5, "deadline_ms": 60_000})
             assert answer.status_code == 200
-            told = wire.Answer.model_validate_json(answer.text)
+            told = schemas.Answer.model_validate_json(answer.text)
             assert (len(told.items), told.step, told.unknown.user) == (5, "model", False)
             asked += 1
         statuses = set().union(*(one.result() for one in crowd))

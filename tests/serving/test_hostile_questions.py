@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from segue.serving import wire
+from segue.serving import schemas
 from segue.serving.app import create
-from tests.serving import knowing
+from tests.serving import rich_world
 from tests.serving.world import service
 
-ANSWERS: dict[str, type[wire.Wire]] = {
-    "recommend": wire.Answer,
-    "recommend/batch": wire.Answers,
-    "explain": wire.Explanation,
-    "events": wire.Taken,
-    "events/batch": wire.Taken,
+ANSWERS: dict[str, type[schemas.Wire]] = {
+    "recommend": schemas.Answer,
+    "recommend/batch": schemas.Answers,
+    "explain": schemas.Explanation,
+    "events": schemas.Taken,
+    "events/batch": schemas.Taken,
 }
 
 
@@ -32,7 +32,7 @@ def plain() -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def rich() -> Iterator[TestClient]:
-    with TestClient(create(knowing.service("sasrec", "gru4rec")), raise_server_exceptions=False) as found:
+    with TestClient(create(rich_world.service("sasrec", "gru4rec")), raise_server_exceptions=False) as found:
         yield found
 
 
@@ -57,7 +57,7 @@ def told(client: TestClient, path: str, body: str) -> Any:
     if answer.status_code == 200:
         return ANSWERS[path].model_validate_json(answer.text)
     assert answer.status_code in (400, 404, 413, 422), answer.text
-    fault = wire.Fault.model_validate_json(answer.text)
+    fault = schemas.Fault.model_validate_json(answer.text)
     assert fault.request_id == answer.headers["x-request-id"]
     assert "Traceback" not in answer.text
     return None
@@ -183,7 +183,7 @@ QUESTIONS = st.fixed_dictionaries(
 )
 
 
-def coherent(question: dict[str, Any], answer: wire.Answer) -> None:
+def coherent(question: dict[str, Any], answer: schemas.Answer) -> None:
     ids = [item.id for item in answer.items]
     assert len(set(ids)) == len(ids) <= question["k"]
     assert answer.step == "model", answer.notes
@@ -223,7 +223,7 @@ def test_any_events_leave_people_who_can_be_answered(
 ) -> None:
     sent = json.dumps({"events": [{**event, "user": user} for event in events]})
     assert told(rich, "events/batch", sent).accepted == len(events)
-    wire.Person.model_validate_json(rich.get(f"/v1/users/{user}").text)
+    schemas.Person.model_validate_json(rich.get(f"/v1/users/{user}").text)
     question = {"user": user, "model": model, "k": 5, "deadline_ms": 600_000}
     coherent(question, told(rich, "recommend", json.dumps(question)))
 
@@ -234,6 +234,6 @@ def test_any_text_is_searched_for(plain: TestClient, text: str, what: str) -> No
     if len(text) > 256:
         assert answer.status_code == 422
     elif what == "items":
-        assert len(wire.Items.model_validate_json(answer.text).items) <= 5
+        assert len(schemas.Items.model_validate_json(answer.text).items) <= 5
     else:
-        assert len(wire.Persons.model_validate_json(answer.text).users) <= 5
+        assert len(schemas.Persons.model_validate_json(answer.text).users) <= 5

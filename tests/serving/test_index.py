@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segue.core.types import Events, Mask, Recommendations, Scores
-from segue.serving import index as module
-from segue.serving.index import ApproximateIndex, ExactIndex, recall
+from segue.serving.artifacts import ann_index as module
+from segue.serving.artifacts.ann_index import ApproximateIndex, ExactIndex, recall
 
 SMALL = st.sampled_from([-2.0, -1.0, 0.0, 0.5, 1.0, 3.0])
 

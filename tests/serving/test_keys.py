@@ -19,7 +19,7 @@ import pytest
 from typer.testing import CliRunner
 
 from segue.cli.keys import app
-from segue.serving.keys import Key, Keys, guard_public, keys_file, listed, local, make, revoke
+from segue.serving.auth.api_keys import Key, Keys, guard_public, keys_file, listed, local, make, revoke
 
 
 class Clock:
@@ -102,7 +102,7 @@ def test_the_work_is_the_same_for_keys_that_nobody_has(path: Path, monkeypatch: 
         compared.append((len(a), len(b)))
         return digest(a, b)
 
-    monkeypatch.setattr("segue.serving.keys.hmac.compare_digest", count)
+    monkeypatch.setattr("segue.serving.auth.api_keys.hmac.compare_digest", count)
     for text in (token, *wrong(token)):
         keys.check(text)
     assert compared == [(64, 64)] * (1 + len(wrong(token)))
@@ -121,7 +121,7 @@ def test_a_key_expires(path: Path) -> None:
 
 
 def test_keys_are_added_and_revoked_while_the_service_runs(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "segue.serving.keys")
+    caplog.set_level(logging.INFO, "segue.serving.auth.api_keys")
     clock = Clock()
     first = make(path, "shop", ["read"])
     keys = Keys(path, clock=clock)

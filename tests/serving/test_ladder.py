@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from segue.serving import ladder
-from segue.serving.ladder import Pace
+from segue.serving.ranking import latency_estimator
+from segue.serving.ranking.latency_estimator import Pace
 
 
 class Clock:
@@ -21,7 +21,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(ladder, "time", SimpleNamespace(monotonic=clock.monotonic))
+    monkeypatch.setattr(latency_estimator, "time", SimpleNamespace(monotonic=clock.monotonic))
     return clock
 
 

@@ -17,11 +17,11 @@ from segue.core.events import Events
 from segue.core.model import Factored
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Dataset, Queries, Scores
-from segue.serving import publication as module
+from segue.serving.artifacts import artifact as module
+from segue.serving.artifacts.artifact import MANIFEST, open_publication, publish, verify
 from segue.serving.engines import onnx
-from segue.serving.golden import Golden, check
-from segue.serving.publication import MANIFEST, open_publication, publish, verify
-from segue.serving.reads import reads
+from segue.serving.engines.golden_queries import Golden, check
+from segue.serving.engines.input_columns import reads
 from segue.testing import dataset
 from segue.testing.training import train_small
 

@@ -13,8 +13,8 @@ import pytest
 from memory_store import MemoryStore
 from scipy.stats import chi2_contingency, chisquare
 
-from segue.serving.overlap import overlap
-from segue.serving.routing import Experiment, Experiments, Route, assign, noted, read_experiments
+from segue.serving.experiments.assignment import Experiment, Experiments, Route, assign, noted, read_experiments
+from segue.serving.experiments.rank_biased_overlap import overlap
 
 HALVES = {"control": {"model": "old", "share": 0.5}, "new": {"model": "fresh", "share": 0.5}}
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from segue.core.recommend import recommend
 from segue.core.types import Domain, Events, Queries
-from segue.serving import greedy, wire
-from segue.serving.catalogue import Catalogue
-from segue.serving.rules import Picked, applied, pick
+from segue.serving import schemas
+from segue.serving.catalog.catalog import Catalogue
+from segue.serving.rules import mmr
+from segue.serving.rules.rerank import Picked, applied, pick
 from tests.serving.catalogues import Slow, catalogue
 
 GENRES = ["Comedy", "Drama", "War"]
@@ -31,10 +32,10 @@ ROW = st.fixed_dictionaries(
 TYPES = {"genres": pl.List(pl.String), "series": pl.String, "price": pl.Float64, "in_stock": pl.Boolean}
 
 
-def condition(own: st.SearchStrategy[Any], bounds: bool = False) -> st.SearchStrategy[wire.Condition]:
+def condition(own: st.SearchStrategy[Any], bounds: bool = False) -> st.SearchStrategy[schemas.Condition]:
     listed = st.one_of(st.none(), st.lists(own, min_size=1, max_size=2))
     number = st.one_of(st.none(), st.integers(0, 4).map(float)) if bounds else st.none()
-    return st.builds(wire.Condition, any=listed, none=listed, min=number, max=number)
+    return st.builds(schemas.Condition, any=listed, none=listed, min=number, max=number)
 
 
 WHERE = st.fixed_dictionaries(
@@ -51,14 +52,14 @@ WHERE = st.fixed_dictionaries(
 IDS = st.integers(0, 30).map(lambda code: f"i{code}")
 
 RULES = st.builds(
-    wire.Rules,
+    schemas.Rules,
     allow=st.one_of(st.none(), st.none(), st.lists(IDS, min_size=5, max_size=30)),
     deny=st.lists(IDS, max_size=4),
     where=st.one_of(st.just({}), st.just({}), WHERE),
-    boosts=st.lists(st.builds(wire.Boost, where=WHERE, factor=st.sampled_from([0.1, 2.0, 30.0])), max_size=2),
+    boosts=st.lists(st.builds(schemas.Boost, where=WHERE, factor=st.sampled_from([0.1, 2.0, 30.0])), max_size=2),
     most=st.dictionaries(st.sampled_from(["genres", "series", "price", "colour"]), st.integers(1, 3), max_size=2),
     diversify=st.sampled_from([0.0, 0.0, 0.3, 0.8, 1.0]),
-    pins=st.lists(st.builds(wire.Pin, item=IDS, place=st.integers(1, 8)), max_size=3),
+    pins=st.lists(st.builds(schemas.Pin, item=IDS, place=st.integers(1, 8)), max_size=3),
 )
 
 
@@ -71,7 +72,7 @@ def asked(draw: st.DrawFn) -> dict[str, Any]:
         "rows": rows,
         "scores": np.array(scores, np.float32),
         "seen": draw(st.lists(st.integers(0, n - 1), max_size=6)),
-        "rules": (draw(RULES), draw(st.one_of(st.just(wire.Rules()), RULES))),
+        "rules": (draw(RULES), draw(st.one_of(st.just(schemas.Rules()), RULES))),
         "k": draw(st.integers(1, 8)),
         "repeats": draw(st.booleans()),
         "logits": draw(st.booleans()),
@@ -132,12 +133,12 @@ def dense(rng: np.random.Generator) -> dict[str, Any]:
     ]
     rules = []
     for _ in range(2):
-        where = {"genres": wire.Condition(any=[str(rng.choice(GENRES))])}
-        pins = [wire.Pin(item=f"i{rng.integers(n)}", place=int(rng.integers(1, 8))) for _ in range(rng.integers(3))]
+        where = {"genres": schemas.Condition(any=[str(rng.choice(GENRES))])}
+        pins = [schemas.Pin(item=f"i{rng.integers(n)}", place=int(rng.integers(1, 8))) for _ in range(rng.integers(3))]
         rules.append(
-            wire.Rules(
+            schemas.Rules(
                 deny=[f"i{rng.integers(n)}"],
-                boosts=[wire.Boost(where=where, factor=float(rng.choice([0.2, 3.0])))] if rng.random() < 0.3 else [],
+                boosts=[schemas.Boost(where=where, factor=float(rng.choice([0.2, 3.0])))] if rng.random() < 0.3 else [],
                 most={name: int(rng.integers(1, 3)) for name in ("genres", "series") if rng.random() < 0.5},
                 diversify=float(rng.choice([0.0, 0.4, 1.0])),
                 pins=pins,
@@ -157,7 +158,7 @@ def dense(rng: np.random.Generator) -> dict[str, Any]:
 
 @pytest.mark.parametrize("pool", [2, 256])
 def test_many_rules_at_once(pool: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(greedy, "POOL", pool)  # of two: quotas leave none of it, and the next best join
+    monkeypatch.setattr(mmr, "POOL", pool)  # of two: quotas leave none of it, and the next best join
     for seed in range(240):
         question = dense(np.random.default_rng(seed))
         if pool == 2:
@@ -182,11 +183,11 @@ class Fixed:
 def test_without_rules_it_is_recommend(question: dict[str, Any]) -> None:
     model = Fixed(question["scores"][None], "logit" if question["logits"] else "score")
     allow = [f"i{code}" for code in range(0, len(question["rows"]), 2)]
-    for own in (wire.Rules(), wire.Rules(allow=allow)):
+    for own in (schemas.Rules(), schemas.Rules(allow=allow)):
         items = catalogue({"id": [row["id"] for row in question["rows"]]})
-        rules = applied(own, wire.Rules(), items)
+        rules = applied(own, schemas.Rules(), items)
         assert rules.plain
-        found = picked({**question, "rules": (own, wire.Rules())}, items)
+        found = picked({**question, "rules": (own, schemas.Rules())}, items)
         queries = Queries.anonymous(Events.of([question["seen"]]))
         best = recommend(model, queries, question["k"], repeats=question["repeats"], allowed=rules.allowed)
         count = int(best.lengths[0])
@@ -207,8 +208,8 @@ SCORES = np.array([6, 5, 4, 3, 2, 1], np.float32)
 NONE = np.zeros(0, np.int32)
 
 
-def listed(k: int = 4, seen: Any = NONE, standing: wire.Rules | None = None, **rules: Any) -> Picked:
-    told = applied(wire.Rules.model_validate(rules), standing or wire.Rules(), FILMS)
+def listed(k: int = 4, seen: Any = NONE, standing: schemas.Rules | None = None, **rules: Any) -> Picked:
+    told = applied(schemas.Rules.model_validate(rules), standing or schemas.Rules(), FILMS)
     return pick(SCORES, seen, told, k, repeats=False, logits=True, catalogue=FILMS, vectors_ID=None)
 
 
@@ -244,7 +245,7 @@ def test_each_rule(rules: dict[str, Any], expected: list[str]) -> None:
 
 
 def test_rules_of_the_question_and_standing_ones_both_hold() -> None:
-    standing = wire.Rules.model_validate(
+    standing = schemas.Rules.model_validate(
         {
             "allow": ["i0", "i1", "i2", "i3"],
             "deny": ["i0"],
@@ -254,7 +255,9 @@ def test_rules_of_the_question_and_standing_ones_both_hold() -> None:
     )
     assert ids(listed(standing=standing)) == ["3*", "1"]
     assert ids(listed(standing=standing, pins=[{"item": "i1", "place": 1}])) == ["1*", "3*"]
-    both = applied(wire.Rules(most={"genres": 3}, diversify=0.2), wire.Rules(most={"genres": 2}, diversify=0.1), FILMS)
+    both = applied(
+        schemas.Rules(most={"genres": 3}, diversify=0.2), schemas.Rules(most={"genres": 2}, diversify=0.1), FILMS
+    )
     assert (both.most, both.diversify) == ((("genres", 2),), 0.2)
 
 
@@ -280,8 +283,8 @@ def test_a_boost_multiplies_the_probability() -> None:
 
 def test_a_boost_of_equal_scores_still_orders() -> None:
     rules = applied(
-        wire.Rules.model_validate({"boosts": [{"where": {"genres": {"any": ["War"]}}, "factor": 2.0}]}),
-        wire.Rules(),
+        schemas.Rules.model_validate({"boosts": [{"where": {"genres": {"any": ["War"]}}, "factor": 2.0}]}),
+        schemas.Rules(),
         FILMS,
     )
     found = pick(np.zeros(6, np.float32), NONE, rules, 2, repeats=False, logits=False, catalogue=FILMS, vectors_ID=None)
@@ -290,7 +293,7 @@ def test_a_boost_of_equal_scores_still_orders() -> None:
 
 def test_what_is_unknown_is_told() -> None:
     told = applied(
-        wire.Rules.model_validate(
+        schemas.Rules.model_validate(
             {
                 "allow": ["i0", "x", "y"],
                 "deny": ["x", "z"],
@@ -300,7 +303,7 @@ def test_what_is_unknown_is_told() -> None:
                 "boosts": [{"where": {"weight": {"min": 1.0}}, "factor": 2.0}],
             }
         ),
-        wire.Rules(deny=["hidden"]),
+        schemas.Rules(deny=["hidden"]),
         FILMS,
     )
     assert told.unknown_items == ("x", "y", "z", "p")
@@ -312,7 +315,7 @@ def test_what_is_unknown_is_told() -> None:
 def test_a_pin_that_another_rule_forbids_is_told() -> None:
     found = listed(pins=[{"item": "i5", "place": 1}], deny=["i5"])
     assert found.notes == ("pins: 'i5' is not shown: another rule forbids it",)
-    assert listed(standing=wire.Rules(pins=[wire.Pin(item="i5", place=1)], deny=["i5"])).notes == ()
+    assert listed(standing=schemas.Rules(pins=[schemas.Pin(item="i5", place=1)], deny=["i5"])).notes == ()
 
 
 def test_a_short_list_says_so_and_an_empty_one_is_no_fault() -> None:
@@ -338,12 +341,12 @@ def test_what_a_feature_cannot_hold_is_refused(rules: dict[str, Any], message: s
     with pytest.raises(ValueError, match=message):
         listed(**rules)
     with pytest.raises(ValueError, match="standing rules: " + message):
-        listed(standing=wire.Rules.model_validate(rules))
+        listed(standing=schemas.Rules.model_validate(rules))
 
 
 def test_lists_differ_by_features_where_there_are_no_vectors_and_say_when_there_is_nothing() -> None:
     bare = catalogue({"id": ["a", "b"]})
-    rules = applied(wire.Rules(diversify=0.5), wire.Rules(), bare)
+    rules = applied(schemas.Rules(diversify=0.5), schemas.Rules(), bare)
     found = pick(
         np.array([1, 2], np.float32), NONE, rules, 2, repeats=False, logits=False, catalogue=bare, vectors_ID=None
     )
@@ -353,13 +356,15 @@ def test_lists_differ_by_features_where_there_are_no_vectors_and_say_when_there_
 
 def test_what_was_worked_out_is_kept_for_the_same_rules_alone() -> None:
     rules = {"deny": ["i0"], "where": {"year": {"any": [1979]}}}
-    standing = wire.Rules()
-    one = applied(wire.Rules.model_validate(rules), standing, FILMS)
-    assert applied(wire.Question.model_validate({**rules, "user": "u", "k": 3}), standing, FILMS) is one
+    standing = schemas.Rules()
+    one = applied(schemas.Rules.model_validate(rules), standing, FILMS)
+    assert applied(schemas.Question.model_validate({**rules, "user": "u", "k": 3}), standing, FILMS) is one
     assert not hasattr(one.own, "user")
     for other in ({"deny": ["i0"]}, {**rules, "allow": []}, {**rules, "where": {"year": {"any": [1979.5]}}}):
-        assert applied(wire.Rules.model_validate(other), standing, FILMS) is not one
-    assert applied(wire.Rules(allow=["i0"]), standing, FILMS) is not applied(wire.Rules(deny=["i0"]), standing, FILMS)
+        assert applied(schemas.Rules.model_validate(other), standing, FILMS) is not one
+    assert applied(schemas.Rules(allow=["i0"]), standing, FILMS) is not applied(
+        schemas.Rules(deny=["i0"]), standing, FILMS
+    )
 
 
 def test_a_question_may_not_look_at_the_catalogue_as_often_as_it_likes() -> None:
@@ -377,11 +382,11 @@ def test_k_below_one_is_refused() -> None:
 def test_what_joins_the_pool_is_measured_as_the_first_of_it_and_against_all_above(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(greedy, "POOL", 8)
+    monkeypatch.setattr(mmr, "POOL", 8)
     items = catalogue({"kind": ["a"] * 8 + ["b", "c"]})
     vectors = np.tile(np.array([[1, 0]], np.float32), (10, 1))
     vectors[8:] = [[2, 2 * 3**0.5], [0, 1]]  # a cosine of 1/2 with the first, and of 0
     scores = np.array([100, 99, 98, 97, 96, 95, 94, 93, 20, 19], np.float32)
-    told = applied(wire.Rules(most={"kind": 1}, diversify=0.5), wire.Rules(), items)
+    told = applied(schemas.Rules(most={"kind": 1}, diversify=0.5), schemas.Rules(), items)
     found = pick(scores, NONE, told, 2, repeats=False, logits=False, catalogue=items, vectors_ID=vectors)
     assert found.codes.tolist() == [0, 9]  # a seventh less in relevance, half less in likeness

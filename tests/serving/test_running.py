@@ -16,10 +16,11 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
-from segue.serving import logs, running
-from segue.serving.running import Start, run
+from segue.serving import server
+from segue.serving.monitoring import logs
+from segue.serving.server import Start, run
 from segue.serving.settings import Serving
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.serving.stores.store import StoreError
 from tests.serving.world import published
 
@@ -155,9 +156,9 @@ def test_what_will_not_do_is_told_in_a_line(tmp_path: Path) -> None:
 
 def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     start = Start(folders=(published("ease"),), store="memory:")
-    monkeypatch.setenv(running.START, start.model_dump_json())
-    monkeypatch.setattr(running, "WAIT_SECONDS", 0.0)
-    monkeypatch.setattr(running, "_settle", lambda: None)
+    monkeypatch.setenv(server.START, start.model_dump_json())
+    monkeypatch.setattr(server, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(server, "_settle", lambda: None)
     monkeypatch.setattr(logs, "start_logs", lambda form: None)
     tried = []
 
@@ -167,9 +168,9 @@ def test_a_worker_waits_for_a_store_that_is_away(tmp_path: Path, monkeypatch: py
             raise StoreError("refused")
         return open_store(address)
 
-    monkeypatch.setattr(running, "open_store", away)
+    monkeypatch.setattr(server, "open_store", away)
     before = signal.getsignal(signal.SIGTERM)
-    with TestClient(running.worker(), base_url="http://localhost") as client:
+    with TestClient(server.worker(), base_url="http://localhost") as client:
         assert client.get("/readyz").status_code == 200
     assert len(tried) == 3
     assert signal.getsignal(signal.SIGTERM) is before
@@ -197,8 +198,8 @@ def test_seconds_to_end_in_are_as_they_are_set(monkeypatch: pytest.MonkeyPatch) 
             pass
 
     monkeypatch.setattr("uvicorn.Server", Server)
-    monkeypatch.setattr("segue.serving.running.application", lambda start: None)
-    monkeypatch.setattr("segue.serving.logs.start_logs", lambda form: None)
+    monkeypatch.setattr("segue.serving.server.application", lambda start: None)
+    monkeypatch.setattr("segue.serving.monitoring.logs.start_logs", lambda form: None)
     for seconds in (0.0, 0.5, 20.0):
         start = Start(folders=(published("ease"),), store="memory:", serving=Serving(drain_seconds=seconds))
         run(start, port=0, say=lambda text: None)

@@ -11,13 +11,13 @@ import pytest
 from segue.core import bundle
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
-from segue.serving import wire
-from segue.serving.metrics import Metrics
-from segue.serving.publication import publish
+from segue.serving import schemas
+from segue.serving.artifacts.artifact import publish
+from segue.serving.model_registry import Shelf
+from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Refused, Service, Timed
 from segue.serving.settings import Serving
-from segue.serving.shelf import Shelf
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.serving.stores.store import Event, Memory, StoreError
 from segue.testing.training import train_small
 from tests.serving.world import service, shop
@@ -25,12 +25,12 @@ from tests.serving.world import service, shop
 KEYS = ("ease", "ials", "gru4rec", "sasrec")
 
 
-def asked(it: Service, *questions: wire.Question, seconds: float = 60.0) -> list[Any]:
+def asked(it: Service, *questions: schemas.Question, seconds: float = 60.0) -> list[Any]:
     until = monotonic() + seconds
     return it.answer([Timed(question, until) for question in questions])
 
 
-def ids(answer: wire.Answer) -> list[str]:
+def ids(answer: schemas.Answer) -> list[str]:
     return [item.id for item in answer.items]
 
 
@@ -46,7 +46,7 @@ def offline(it: Service, histories: Sequence[list[int]], users: Sequence[int] | 
 def test_known_users_are_answered_as_offline(key: str) -> None:
     it, data = service(key), shop()
     rows = [data.histories.block(user, user + 1).items.tolist() for user in range(20)]
-    answers = asked(it, *(wire.Question(user=f"u{user}", k=5) for user in range(20)))
+    answers = asked(it, *(schemas.Question(user=f"u{user}", k=5) for user in range(20)))
     assert [ids(answer) for answer in answers] == offline(it, rows, range(20), 5)
     assert {answer.step for answer in answers} == {"model"}
     assert not any(answer.unknown.user for answer in answers)
@@ -57,7 +57,7 @@ def test_known_users_are_answered_as_offline(key: str) -> None:
 def test_a_history_that_is_sent_is_answered_as_offline_alone_or_with_others(key: str) -> None:
     it = service(key)
     rows = [[1, 2, 3], [], [25], list(range(20, 39))]
-    questions = [wire.Question(history=[f"i{item}" for item in row], k=4) for row in rows]
+    questions = [schemas.Question(history=[f"i{item}" for item in row], k=4) for row in rows]
     expected = offline(it, rows, None, 4)
     assert [ids(answer) for answer in asked(it, *questions)] == expected
     assert [ids(asked(it, question)[0]) for question in questions] == expected
@@ -67,14 +67,14 @@ def test_a_history_that_is_sent_is_answered_as_offline_alone_or_with_others(key:
 def test_the_very_next_answer_knows_what_happened(key: str) -> None:
     it, data = service(key), shop()
     before = data.histories.block(3, 4).items.tolist()
-    asked(it, wire.Question(user="u3"))
+    asked(it, schemas.Question(user="u3"))
     for item in (0, 21, 5):
         assert it.take([Event("u3", f"i{item}", 100)]) == [True]
         before.append(item)
-        (answer,) = asked(it, wire.Question(user="u3", k=6))
+        (answer,) = asked(it, schemas.Question(user="u3", k=6))
         assert [ids(answer)] == offline(it, [before], [3], 6)
     it.take([Event("new", "i30", 100), Event("new", "i31", 100)])
-    (answer,) = asked(it, wire.Question(user="new", k=6))
+    (answer,) = asked(it, schemas.Question(user="new", k=6))
     assert answer.unknown.user
     assert [ids(answer)] == offline(it, [[30, 31]], None, 6)
 
@@ -82,9 +82,9 @@ def test_the_very_next_answer_knows_what_happened(key: str) -> None:
 def test_who_is_forgotten_is_somebody_new() -> None:
     it = service("gru4rec")
     it.take([Event("u3", "i1", 100)])
-    asked(it, wire.Question(user="u3"))
+    asked(it, schemas.Question(user="u3"))
     assert it.store.forget("u3") == 1
-    (answer,) = asked(it, wire.Question(user="u3", k=6))
+    (answer,) = asked(it, schemas.Question(user="u3", k=6))
     assert answer.unknown.user
     assert answer.removed == {}
     assert [ids(answer)] == offline(it, [[]], None, 6)
@@ -92,10 +92,10 @@ def test_who_is_forgotten_is_somebody_new() -> None:
 
 def test_rules_hold_alone_and_in_a_batch_with_others() -> None:
     it = service("sasrec")
-    plain = wire.Question(history=["i1"], k=10)
-    comedies = wire.Question(history=["i1"], k=10, where={"genres": wire.Condition(any=["Comedy"])})
-    few = wire.Question(history=["i1"], k=10, most={"genres": 1})
-    pinned = wire.Question(history=["i1"], k=5, pins=[wire.Pin(item="i39", place=2)], deny=["i2", "nix"])
+    plain = schemas.Question(history=["i1"], k=10)
+    comedies = schemas.Question(history=["i1"], k=10, where={"genres": schemas.Condition(any=["Comedy"])})
+    few = schemas.Question(history=["i1"], k=10, most={"genres": 1})
+    pinned = schemas.Question(history=["i1"], k=5, pins=[schemas.Pin(item="i39", place=2)], deny=["i2", "nix"])
     together = asked(it, plain, comedies, few, pinned)
     for answer, question in zip(together, (plain, comedies, few, pinned), strict=True):
         assert ids(answer) == ids(asked(it, question)[0])
@@ -110,20 +110,20 @@ def test_rules_hold_alone_and_in_a_batch_with_others() -> None:
 
 def test_standing_rules_hold_for_every_answer() -> None:
     it = service("ease", rules={"deny": ["i2"], "where": {"year": {"max": 2009}}})
-    (answer,) = asked(it, wire.Question(history=["i1"], k=40, repeats=True))
+    (answer,) = asked(it, schemas.Question(history=["i1"], k=40, repeats=True))
     assert set(ids(answer)) == {f"i{item}" for item in range(20)} - {"i2"}
 
 
 def test_what_is_unknown_is_told() -> None:
     it = service("sasrec")
-    (answer,) = asked(it, wire.Question(history=["i1", "nix", "i2"], profile={"age": 3}))
-    assert answer.unknown == wire.Unknown(items=["nix"], features=["age"])
-    assert ids(answer) == ids(asked(it, wire.Question(history=["i1", "i2"]))[0])
+    (answer,) = asked(it, schemas.Question(history=["i1", "nix", "i2"], profile={"age": 3}))
+    assert answer.unknown == schemas.Unknown(items=["nix"], features=["age"])
+    assert ids(answer) == ids(asked(it, schemas.Question(history=["i1", "i2"]))[0])
 
 
 def test_a_model_that_there_is_not_refuses_its_question_alone() -> None:
     it = service("ease")
-    good, bad = asked(it, wire.Question(history=["i1"]), wire.Question(history=["i1"], model="sasrex"))
+    good, bad = asked(it, schemas.Question(history=["i1"]), schemas.Question(history=["i1"], model="sasrex"))
     assert len(good.items) == 10
     assert isinstance(bad, Refused)
     assert bad.field == "model"
@@ -158,9 +158,9 @@ def test_an_engine_that_fails_leads_down_the_ladder() -> None:
     it = broken(service("sasrec"))
     told, nobody, ruled = asked(
         it,
-        wire.Question(history=["i1", "i2"], k=5),
-        wire.Question(history=[], k=5),
-        wire.Question(history=["i1"], k=5, deny=["i3"], where={"genres": wire.Condition(any=["Comedy"])}),
+        schemas.Question(history=["i1", "i2"], k=5),
+        schemas.Question(history=[], k=5),
+        schemas.Question(history=["i1"], k=5, deny=["i3"], where={"genres": schemas.Condition(any=["Comedy"])}),
     )
     assert [answer.step for answer in (told, nobody, ruled)] == ["neighbours", "popular", "neighbours"]
     assert all(int(item[1:]) < 20 for item in ids(told))  # people stay in their half
@@ -168,25 +168,25 @@ def test_an_engine_that_fails_leads_down_the_ladder() -> None:
     for answer in (told, nobody, ruled):
         assert len(answer.items) == 5
         assert any("failed" in note for note in answer.notes)
-        wire.Answer.model_validate_json(answer.model_dump_json())
+        schemas.Answer.model_validate_json(answer.model_dump_json())
 
 
 def test_a_fallback_answers_before_neighbours_do() -> None:
     it = service("sasrec", "ease", fallback="ease")
     broken(it)
-    (answer,) = asked(it, wire.Question(user="u1", k=5))
+    (answer,) = asked(it, schemas.Question(user="u1", k=5))
     assert answer.step == "fallback"
     assert answer.model.name == "ease"
-    assert ids(answer) == ids(asked(it, wire.Question(user="u1", k=5, model="ease"))[0])
+    assert ids(answer) == ids(asked(it, schemas.Question(user="u1", k=5, model="ease"))[0])
 
 
 def test_a_deadline_that_is_near_is_kept_by_a_cheaper_step() -> None:
     it = service("sasrec")
-    asked(it, wire.Question(history=["i1"]))
-    (answer,) = asked(it, wire.Question(history=["i1"]), seconds=-1.0)
+    asked(it, schemas.Question(history=["i1"]))
+    (answer,) = asked(it, schemas.Question(history=["i1"]), seconds=-1.0)
     assert answer.step == "popular"
     assert any("in time" in note for note in answer.notes)
-    assert asked(it, wire.Question(history=["i1"]))[0].step == "model"
+    assert asked(it, schemas.Question(history=["i1"]))[0].step == "model"
 
 
 def test_a_store_that_is_gone_is_told_and_does_not_stop_answers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +197,7 @@ def test_a_store_that_is_gone_is_told_and_does_not_stop_answers(monkeypatch: pyt
 
     for name in ("kept", "memories", "since", "append"):
         monkeypatch.setattr(it.store, name, gone)
-    known, sent = asked(it, wire.Question(user="u3", k=5), wire.Question(history=["i1"], k=5))
+    known, sent = asked(it, schemas.Question(user="u3", k=5), schemas.Question(history=["i1"], k=5))
     assert len(known.items) == 5
     assert any("store" in note for note in known.notes)
     assert [ids(sent)] == offline(it, [[1]], None, 5)
@@ -208,7 +208,7 @@ def test_a_store_that_is_gone_is_told_and_does_not_stop_answers(monkeypatch: pyt
 def test_a_streaming_model_goes_on_from_what_it_remembers() -> None:
     it = service("gru4rec")
     version = it.shelf.active.version.version
-    asked(it, wire.Question(user="u3"))
+    asked(it, schemas.Question(user="u3"))
     (first,) = it.store.memories(["u3"], version)
     assert first is not None
     it.take([Event("u3", "i1", 0), Event("u3", "outside", 0), Event("u3", "i2", 0)])
@@ -219,7 +219,7 @@ def test_a_streaming_model_goes_on_from_what_it_remembers() -> None:
     assert second.last > first.last
     assert len(second.data) == len(first.data)
     it.store.remember({"u3": type(second)(version, second.last + 1, b"nonsense")})
-    (answer,) = asked(it, wire.Question(user="u3", k=5))  # what cannot be read is made anew
+    (answer,) = asked(it, schemas.Question(user="u3", k=5))  # what cannot be read is made anew
     before = shop().histories.block(3, 4).items.tolist()
     assert [ids(answer)] == offline(it, [[*before, 1, 2]], [3], 5)
 
@@ -235,14 +235,14 @@ def test_what_models_of_before_remember_is_deleted() -> None:
 
 def test_a_state_that_cannot_be_kept_is_no_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
     it = service("gru4rec")
-    expected = asked(it, wire.Question(user="u3", k=5))
+    expected = asked(it, schemas.Question(user="u3", k=5))
     it.take([Event("u3", "outside", 0)])
 
     def gone(*_: Any) -> Any:
         raise StoreError("gone")
 
     monkeypatch.setattr(it.store, "remember", gone)
-    (answer,) = asked(it, wire.Question(user="u3", k=5))
+    (answer,) = asked(it, schemas.Question(user="u3", k=5))
     assert (ids(answer), answer.step) == (ids(expected[0]), "model")
 
 
@@ -272,7 +272,7 @@ def test_models_change_and_change_back_and_others_follow(tmp_path: Any) -> None:
     address = f"sqlite:///{tmp_path / 'store.sqlite'}"
     one, other = service("ease", "sasrec", store=address), service("ease", "sasrec", store=address)
     assert one.shelf.activate("sasrec").version.name == "sasrec"
-    assert asked(one, wire.Question(history=["i1"]))[0].model.name == "sasrec"
+    assert asked(one, schemas.Question(history=["i1"]))[0].model.name == "sasrec"
     assert other.shelf.active.version.name == "ease"
     other.shelf.follow()
     assert other.shelf.active.version.name == "sasrec"
@@ -299,10 +299,10 @@ def test_a_large_catalogue_is_searched_by_its_index(tmp_path: Any) -> None:
     assert it.shelf.active.publication.index is not None
     exact = service("bpr")
     for question in (
-        wire.Question(user="u1", k=5),
-        wire.Question(history=["i1", "i2"], k=5, repeats=True),
-        wire.Question(history=["i1"], k=5, where={"genres": wire.Condition(any=["Comedy"])}),
-        wire.Question(history=["i1"], k=5, most={"genres": 2}),
+        schemas.Question(user="u1", k=5),
+        schemas.Question(history=["i1", "i2"], k=5, repeats=True),
+        schemas.Question(history=["i1"], k=5, where={"genres": schemas.Condition(any=["Comedy"])}),
+        schemas.Question(history=["i1"], k=5, most={"genres": 2}),
     ):
         assert ids(asked(it, question)[0]) == ids(asked(exact, question)[0])
 
@@ -317,13 +317,13 @@ def test_a_model_that_reads_times_is_told_which_are_real(tmp_path: Any) -> None:
     it = Service(Shelf([tmp_path / "gru4rec"], kept), kept, Serving(), Metrics())
     assert it.shelf.active.publication.columns == ("times",)
     last = int(timed.histories.block(1, 2).times[-1])
-    plain = asked(it, wire.Question(user="u1", k=40))[0]
+    plain = asked(it, schemas.Question(user="u1", k=40))[0]
     queries = Queries.of_users(np.array([1], np.int32), timed.histories.block(1, 2))
     lists = recommend(trained.model, queries, 40)
     assert ids(plain) == it.shelf.active.catalogue.ids(lists.items[0, : lists.lengths[0]])
     it.take([Event("u1", "i3", last + 60)])
-    soon = asked(it, wire.Question(user="u1", k=40))[0]
+    soon = asked(it, schemas.Question(user="u1", k=40))[0]
     assert {item.id: item.score for item in soon.items} != {item.id: item.score for item in plain.items}
-    sent = wire.Question(history=["i1", wire.Given(item="i2", time=5), "i4"])
+    sent = schemas.Question(history=["i1", schemas.Given(item="i2", time=5), "i4"])
     history = it.people.ask(it.shelf.active.publication, [sent]).queries.history
     assert history.context["time_known"].tolist() == [False, True, False]

@@ -14,33 +14,33 @@ import pytest
 from starlette.testclient import TestClient
 
 from segue.core import bundle
-from segue.serving import wire
+from segue.serving import schemas
+from segue.serving.api import recommend
 from segue.serving.app import create
-from segue.serving.metrics import Metrics
-from segue.serving.publication import publish
-from segue.serving.routing import Experiments
+from segue.serving.artifacts.artifact import publish
+from segue.serving.experiments.assignment import Experiments
+from segue.serving.model_registry import Shelf
+from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Refused, Service, Timed
 from segue.serving.settings import Serving
-from segue.serving.shelf import Shelf
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.serving.stores.store import Event
-from segue.serving.v1 import answering
 from segue.testing.training import train_small
 from tests.serving.world import published, service, shop
 
 
-def asked(it: Service, *questions: wire.Question) -> list[Any]:
+def asked(it: Service, *questions: schemas.Question) -> list[Any]:
     return it.answer([Timed(question, monotonic() + 60) for question in questions])
 
 
-def scores(answer: wire.Answer) -> dict[str, float]:
+def scores(answer: schemas.Answer) -> dict[str, float]:
     return {item.id: round(item.score, 4) for item in answer.items}
 
 
 def test_a_folder_under_another_name_refuses_its_question_alone(tmp_path: Path) -> None:
     shutil.copytree(published("ease"), tmp_path / "renamed")
     it = service("sasrec", library=tmp_path)
-    good, bad = asked(it, wire.Question(history=["i1"]), wire.Question(history=["i1"], model="renamed"))
+    good, bad = asked(it, schemas.Question(history=["i1"]), schemas.Question(history=["i1"], model="renamed"))
     assert isinstance(bad, Refused)
     assert len(good.items) == 10
     assert [ready.version.name for ready in it.shelf.opened()] == ["sasrec"]
@@ -49,7 +49,7 @@ def test_a_folder_under_another_name_refuses_its_question_alone(tmp_path: Path) 
 def test_a_history_that_is_sent_stands_for_all_that_is_known_of_a_user() -> None:
     it = service("bpr")  # whose people have factors of their own, which a history does not change
     it.store.forget("u3")
-    nobody, sent = asked(it, wire.Question(history=["i1"]), wire.Question(user="u3", history=["i1"]))
+    nobody, sent = asked(it, schemas.Question(history=["i1"]), schemas.Question(user="u3", history=["i1"]))
     assert scores(sent) == scores(nobody)
 
 
@@ -60,13 +60,13 @@ def test_what_came_in_after_forgetting_is_known_to_a_newer_publication(tmp_path:
     data = shop()
     publish("ease", bundle.of("ease", train_small("ease", data), data), data.histories, tmp_path / "ease", place=3)
     it = Service(Shelf([tmp_path / "ease"], kept), kept, Serving(), Metrics())
-    there, sent = asked(it, wire.Question(user="u3"), wire.Question(history=["i30", "i31"]))
+    there, sent = asked(it, schemas.Question(user="u3"), schemas.Question(history=["i30", "i31"]))
     assert scores(there) == scores(sent)
 
 
 def test_a_state_of_before_forgetting_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     it = service("gru4rec")
-    asked(it, wire.Question(user="u3"))
+    asked(it, schemas.Question(user="u3"))
     memories = it.store.memories
     it.take([Event("u3", "i1", 1)])
 
@@ -78,8 +78,8 @@ def test_a_state_of_before_forgetting_is_not_kept(monkeypatch: pytest.MonkeyPatc
         return found
 
     monkeypatch.setattr(it.store, "memories", meanwhile)
-    asked(it, wire.Question(user="u3"))
-    there, sent = asked(it, wire.Question(user="u3"), wire.Question(history=["i30"]))
+    asked(it, schemas.Question(user="u3"))
+    there, sent = asked(it, schemas.Question(user="u3"), schemas.Question(history=["i30"]))
     assert scores(there) == scores(sent)
 
 
@@ -112,7 +112,7 @@ def test_a_model_whose_files_cannot_be_read_fails_its_question_alone(monkeypatch
         return find(name)
 
     monkeypatch.setattr(it.shelf, "find", lost)
-    good, bad = asked(it, wire.Question(history=["i1"]), wire.Question(history=["i1"], model="lost"))
+    good, bad = asked(it, schemas.Question(history=["i1"]), schemas.Question(history=["i1"], model="lost"))
     assert isinstance(bad, PermissionError)
     assert len(good.items) == 10
 
@@ -135,7 +135,7 @@ def test_why_is_asked_of_the_model_that_answers_the_user(tmp_path: Path) -> None
 
 
 def test_what_was_shown_waits_for_a_silent_store_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answering, "MOST_EXPOSING", 3)
+    monkeypatch.setattr(recommend, "MOST_EXPOSING", 3)
     it, speaks, kept = service("sasrec", "ease"), threading.Event(), []
     monkeypatch.setattr(it.store, "expose", lambda exposures: (speaks.wait(60), kept.extend(exposures)))
     failed: list[str] = []
@@ -158,7 +158,7 @@ def test_the_end_does_not_wait_for_a_silent_store_for_ever(tmp_path: Path, monke
 
 def test_answers_of_shadows_are_not_counted_among_those_that_are_shown() -> None:
     it = service("sasrec")
-    question = wire.Question(user="u1", k=5)
+    question = schemas.Question(user="u1", k=5)
     for unseen in (False, True, True):
         assert len(it.answer([Timed(question, monotonic() + 60, unseen)])[0].items) == 5
     assert len(it.answer([Timed(question, monotonic() + 60, unseen) for unseen in (True, False)])) == 2
@@ -201,7 +201,7 @@ def test_a_fallback_that_cannot_be_asked_is_a_step_down(monkeypatch: pytest.Monk
         return ask(publication, questions, **more)
 
     monkeypatch.setattr(it.people, "ask", without)
-    answers = asked(it, wire.Question(history=["i1"]), wire.Question(history=["i2"]))
+    answers = asked(it, schemas.Question(history=["i1"]), schemas.Question(history=["i2"]))
     assert [answer.step for answer in answers] == ["neighbours"] * 2
     assert 'segue_questions_total{user="none"} 2.0' in it.metrics.text()[0].decode()
 
@@ -217,6 +217,6 @@ def test_what_fails_is_not_tried_again_when_it_is_late(monkeypatch: pytest.Monke
     for place in ("service", "attempts"):
         monkeypatch.setattr(f"segue.serving.{place}.time", SimpleNamespace(monotonic=lambda: clock[0]))
     begun = clock[0]
-    answers = it.answer([Timed(wire.Question(history=["i1"]), begun + 0.5)] * 8)
+    answers = it.answer([Timed(schemas.Question(history=["i1"]), begun + 0.5)] * 8)
     assert {answer.step for answer in answers} <= {"neighbours", "popular"}
     assert clock[0] - begun < 0.7  # all together, and one half

@@ -14,11 +14,11 @@ import pytest
 from scipy.stats import rankdata
 
 from segue.core.events import Events
-from segue.serving import instruments
-from segue.serving.coverage import Coverage, percentiles
-from segue.serving.drift import Drift
-from segue.serving.instruments import CLOSED, INSTRUMENTS, OPEN, Instruments
-from segue.serving.metrics import Metrics
+from segue.serving.monitoring import metric_definitions
+from segue.serving.monitoring.coverage import Coverage, percentiles
+from segue.serving.monitoring.drift import Drift
+from segue.serving.monitoring.metric_definitions import CLOSED, INSTRUMENTS, OPEN, Instruments
+from segue.serving.monitoring.metrics import Metrics
 
 parser = pytest.importorskip("prometheus_client.parser", reason="prometheus-client is not installed")
 
@@ -26,8 +26,8 @@ WORKER = """
 import os
 import sys
 from segue.core.events import Events
-from segue.serving.drift import Drift
-from segue.serving.metrics import Metrics
+from segue.serving.monitoring.drift import Drift
+from segue.serving.monitoring.metrics import Metrics
 version, requests, way = sys.argv[1:]
 metrics = Metrics()
 metrics.arrived()
@@ -193,7 +193,7 @@ def test_a_caller_cannot_make_series_without_end() -> None:
 
 
 def test_labels_have_room_for_what_the_service_has() -> None:
-    assert set(instruments.STEPS) == {"model", "fallback", "neighbours", "popular"}
+    assert set(metric_definitions.STEPS) == {"model", "fallback", "neighbours", "popular"}
     assert all(len(values) < 20 for values in CLOSED.values())
     assert not {"user_id", "item", "id", "path", "address", "request"} & (CLOSED.keys() | OPEN.keys())
 

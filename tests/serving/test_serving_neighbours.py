@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.events import Events
-from segue.serving.neighbours import Neighbours
+from segue.serving.artifacts.item_neighbors import Neighbours
 
 N_ITEMS = 7
 HISTORIES = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=8), min_size=1, max_size=12)

@@ -19,15 +19,15 @@ from fastapi import APIRouter, FastAPI, Request  # noqa: E402
 from fastapi.responses import HTMLResponse, StreamingResponse  # noqa: E402
 from starlette.staticfiles import StaticFiles  # noqa: E402
 
-from segue.serving import wire  # noqa: E402
-from segue.serving.headers import LOCAL  # noqa: E402
-from segue.serving.keys import Keys, make  # noqa: E402
+from segue.serving import schemas  # noqa: E402
+from segue.serving.auth.api_keys import Keys, make  # noqa: E402
+from segue.serving.auth.scopes import needed  # noqa: E402
 from segue.serving.limits import Slots  # noqa: E402
-from segue.serving.logs import start_logs  # noqa: E402
-from segue.serving.passage import Exchange  # noqa: E402
-from segue.serving.scopes import needed  # noqa: E402
+from segue.serving.middleware.request_context import Exchange  # noqa: E402
+from segue.serving.middleware.security import Shield, protect  # noqa: E402
+from segue.serving.middleware.security_headers import LOCAL  # noqa: E402
+from segue.serving.monitoring.logs import start_logs  # noqa: E402
 from segue.serving.settings import Serving  # noqa: E402
-from segue.serving.shield import Shield, protect  # noqa: E402
 
 
 def application(tmp_path: Path) -> FastAPI:
@@ -38,19 +38,19 @@ def application(tmp_path: Path) -> FastAPI:
     (tmp_path / "secret.txt").write_text("secret")
 
     @v1.post("/recommend")
-    async def recommend(question: wire.Question) -> dict[str, Any]:
+    async def recommend(question: schemas.Question) -> dict[str, Any]:
         return {"k": question.k, "history": len(question.history or [])}
 
     @v1.post("/events")
-    async def events(event: wire.Event) -> wire.Event:
+    async def events(event: schemas.Event) -> schemas.Event:
         return event
 
     @v1.get("/users/{user}")
-    async def user(user: wire.Id, request: Request) -> dict[str, str]:
+    async def user(user: schemas.Id, request: Request) -> dict[str, str]:
         return {"request_id": request.state.request_id}
 
     @v1.delete("/users/{user:path}")
-    async def forget(user: wire.Id) -> None:
+    async def forget(user: schemas.Id) -> None:
         raise KeyError(user)
 
     @v1.get("/items")
@@ -106,7 +106,7 @@ class Service:
         answer = asyncio.run(self.one(method, path, **more))
         assert "x-request-id" in answer.headers
         if answer.status_code >= 400:
-            fault = wire.Fault.model_validate_json(answer.text)
+            fault = schemas.Fault.model_validate_json(answer.text)
             assert fault.request_id == answer.headers["x-request-id"]
         return answer
 
@@ -248,7 +248,7 @@ def test_headers_that_stand_there_twice(guarded: Service, tokens: dict[str, str]
 
 
 def test_a_key_that_is_revoked_opens_nothing_any_more(tmp_path: Path, tokens: dict[str, str]) -> None:
-    from segue.serving.keys import revoke
+    from segue.serving.auth.api_keys import revoke
 
     seconds = [0.0]
     service = Service(tmp_path, Keys(tmp_path / "keys.json", clock=lambda: seconds[0]))

@@ -20,12 +20,13 @@ pytest.importorskip("httptools", reason="httptools is not installed: pip install
 from fastapi import FastAPI, Response  # noqa: E402
 from fastapi.responses import StreamingResponse  # noqa: E402
 
-from segue.serving import patience, wire  # noqa: E402
+from segue.serving import schemas  # noqa: E402
 from segue.serving.limits import Slots  # noqa: E402
-from segue.serving.logs import start_logs  # noqa: E402
-from segue.serving.patience import HTTP, patient  # noqa: E402
+from segue.serving.middleware import http_timeouts
+from segue.serving.middleware.http_timeouts import HTTP, patient  # noqa: E402
+from segue.serving.middleware.security import protect  # noqa: E402
+from segue.serving.monitoring.logs import start_logs  # noqa: E402
 from segue.serving.settings import Serving  # noqa: E402
-from segue.serving.shield import protect  # noqa: E402
 
 LARGE = 20_000_000
 
@@ -38,7 +39,7 @@ class Server:
         app = FastAPI()
 
         @app.post("/v1/recommend")
-        async def recommend(question: wire.Question) -> dict[str, int]:
+        async def recommend(question: schemas.Question) -> dict[str, int]:
             return {"k": question.k}
 
         @app.get("/v1/large")
@@ -129,7 +130,7 @@ def test_another_process_finds_the_protocol_by_its_name() -> None:
     config.load()
     assert config.http_protocol_class is patient()
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = patience.nothing  # type: ignore[attr-defined]
+        _ = http_timeouts.nothing  # type: ignore[attr-defined]
 
 
 def test_it_answers_and_does_not_say_what_it_is(server: Server) -> None:

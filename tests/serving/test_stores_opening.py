@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from segue.serving.stores import sqlite
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.serving.stores.postgresql import PostgreSQL
 from segue.serving.stores.redis import Redis
 from segue.serving.stores.sqlite import SQLite

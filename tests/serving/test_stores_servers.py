@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from servers import PostgreSQLServer, RedisServer, Server
 
-from segue.serving.stores import tables
+from segue.serving.stores import postgresql_sql
 from segue.serving.stores.store import Event, Exposure, Memory, Store, StoreError
 
 NOT_KNOWN = "not known"
@@ -113,7 +113,7 @@ def test_an_append_on_the_way_when_the_server_dies_is_not_repeated(server: Serve
 
             stack.enter_context(suppress(psycopg.OperationalError))
             other = stack.enter_context(psycopg.connect(server.address))
-            other.execute(tables.ORDER)
+            other.execute(postgresql_sql.ORDER)
             waiting = lambda: server.query("SELECT 1 FROM pg_locks WHERE NOT granted")  # noqa: E731
         else:
             import redis

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from servers import PostgreSQLServer
 
-from segue.serving.stores import sqlite, tables
+from segue.serving.stores import postgresql_sql, sqlite
 from segue.serving.stores.store import Event, Memory, Store
 
 USERS = ["u0", "u1", "u2", "shared"]
@@ -127,8 +127,8 @@ def test_threads_that_remember_the_same_users_in_another_order(store: Store) -> 
 
 @contextmanager
 def processes(address: str, names: str, count: int, batch: int) -> Iterator[list[subprocess.Popen[str]]]:
-    """Processes of ``appending.py``, all of which begin at the same time."""
-    command = [sys.executable, str(Path(__file__).with_name("appending.py")), address]
+    """Processes of ``event_feed.py``, all of which begin at the same time."""
+    command = [sys.executable, str(Path(__file__).with_name("event_feed.py")), address]
     started = [
         subprocess.Popen(
             [*command, name, str(count), str(batch)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -193,7 +193,7 @@ def test_who_goes_on_after_a_place_misses_nothing(
     import psycopg
 
     if not locked:
-        monkeypatch.setattr(tables, "ORDER", "SELECT 1")
+        monkeypatch.setattr(postgresql_sql, "ORDER", "SELECT 1")
     address = fresh("postgresql")
     store, reader = opened(address), opened(address)
     store.ping()
@@ -205,8 +205,8 @@ def test_who_goes_on_after_a_place_misses_nothing(
 
     with Follower(reader, "u") as follower, ThreadPoolExecutor(1) as threads:
         with psycopg.connect(address) as slow:
-            slow.execute(tables.ORDER)
-            slow.execute(tables.APPEND, (["u2"], ["slow"], [1], ["buy"], [1.0], ["k"]))
+            slow.execute(postgresql_sql.ORDER)
+            slow.execute(postgresql_sql.APPEND, (["u2"], ["slow"], [1], ["buy"], [1.0], ["k"]))
             running = threads.submit(append)
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while not done.is_set() and postgresql_server.query(waiting) == [(0,)]:
@@ -229,8 +229,8 @@ def test_who_forgets_waits_for_who_remembers(
     store.append([Event("u", "a", 1)])
     with ThreadPoolExecutor(1) as threads:
         with psycopg.connect(address) as slow:
-            slow.execute(tables.STATES_SHARED)
-            slow.execute(tables.REMEMBER, (["u"], ["m"], [store.kept(["u"], 1)[0].last], [b"x"]))
+            slow.execute(postgresql_sql.STATES_SHARED)
+            slow.execute(postgresql_sql.REMEMBER, (["u"], ["m"], [store.kept(["u"], 1)[0].last], [b"x"]))
             running = threads.submit(store.forget, "u")
             waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while not running.done() and not postgresql_server.query(waiting):

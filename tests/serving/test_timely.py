@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from segue.serving import wire
+from segue.serving import schemas
 from segue.serving.service import Timed
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.serving.stores.store import Event, Memory, StoreError
-from segue.serving.stores.timely import Timely
+from segue.serving.stores.timeout import Timely
 from tests.serving.world import service
 
 
@@ -46,9 +46,9 @@ def test_an_answer_does_not_wait_for_a_store_that_is_silent(monkeypatch: pytest.
     monkeypatch.setattr(it.store, "kept", silent)
     monkeypatch.setattr(it.store, "prompt", False)
 
-    def answer() -> wire.Answer:
-        (found,) = it.answer([Timed(wire.Question(user="u3", k=5), monotonic() + 60)])
-        assert isinstance(found, wire.Answer)
+    def answer() -> schemas.Answer:
+        (found,) = it.answer([Timed(schemas.Question(user="u3", k=5), monotonic() + 60)])
+        assert isinstance(found, schemas.Answer)
         return found
 
     assert all(answer().notes for _ in range(3))

@@ -11,12 +11,12 @@ import polars as pl
 
 from segue.core import bundle
 from segue.core.types import Dataset, Events
-from segue.serving.metrics import Metrics
-from segue.serving.publication import publish
+from segue.serving.artifacts.artifact import publish
+from segue.serving.model_registry import Shelf
+from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Service
 from segue.serving.settings import Serving
-from segue.serving.shelf import Shelf
-from segue.serving.stores.opening import open_store
+from segue.serving.stores.open import open_store
 from segue.testing import dataset
 from segue.testing.training import train_small
 

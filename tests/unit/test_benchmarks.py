@@ -10,9 +10,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import ablation, flops, gpu, large, losses, pace, peers, report
-from benchmarks.beside import CONTESTS, histories
-from benchmarks.sides.measure import Clock, Race, memory, score
+from benchmarks import ablation, environments, flops, gpu, large, losses, report, time_to_accuracy
+from benchmarks.compare_libraries import CONTESTS, histories
+from benchmarks.runners.measure import Clock, Race, memory, score
 from segue.core.config import parse
 from segue.core.registry import model_class
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split, Vocab
@@ -71,8 +71,8 @@ def test_whole_histories_end_with_the_target() -> None:
 def test_the_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(warm_up=1)
     for at, targets in ((10.0, 1000), (12.0, 6), (14.0, 4)):
-        monkeypatch.setattr("benchmarks.sides.measure.time.perf_counter", lambda at=at: at)
-        monkeypatch.setattr("benchmarks.sides.measure.time.process_time", lambda at=at: 2 * at)
+        monkeypatch.setattr("benchmarks.runners.measure.time.perf_counter", lambda at=at: at)
+        monkeypatch.setattr("benchmarks.runners.measure.time.process_time", lambda at=at: 2 * at)
         clock.batch(targets, 2)
     assert clock.figures()["targets_per_second"] == 10 / 4.0
     assert clock.figures()["sequences_per_second"] == 4 / 4.0
@@ -85,7 +85,7 @@ def test_the_warm_up_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_race_counts_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("benchmarks.sides.measure.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("benchmarks.runners.measure.time.perf_counter", lambda: now[0])
     race = Race((np.array([0, 3]), np.array([7, 8, 9], np.int32)), limit=100.0, level=0.6)
     for seconds in (2.0, 3.0):
         race.start()
@@ -104,8 +104,8 @@ def test_the_time_to_the_level_is_told() -> None:
     race = {"model": "sasrec", "length": 50, "library": "rectools", "minutes": 1.0, "level": 0.2, "sides": sides}
     race |= {"settings": {"width": 64}, "segue_settings": {"windows": "all"}, "peer_settings": {}}
     found = race | {"peer_seconds": 60.0, "segue_seconds": 4.0}
-    assert "| 0.2000 | 60 | 4.0 | 15.0 x less |" in "\n".join(pace.page([found]))
-    assert "not reached" in "\n".join(pace.page([found | {"segue_seconds": None}]))
+    assert "| 0.2000 | 60 | 4.0 | 15.0 x less |" in "\n".join(time_to_accuracy.page([found]))
+    assert "not reached" in "\n".join(time_to_accuracy.page([found | {"segue_seconds": None}]))
 
 
 def test_every_contest_has_settings_for_all_its_sides() -> None:
@@ -174,10 +174,10 @@ def test_ratios_say_how_many_times_better() -> None:
 def test_an_unknown_peer_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEGUE_PEERS", str(tmp_path))
     with pytest.raises(ValueError, match="expected one of rectools, recbole, xlstm"):
-        peers.interpreter("lightfm")
-    assert peers.interpreter("rectools") is None
+        environments.interpreter("lightfm")
+    assert environments.interpreter("rectools") is None
     with pytest.raises(ValueError, match="no environment 'rectools' there"):
-        peers.interpreter("rectools", install=True)
+        environments.interpreter("rectools", install=True)
 
 
 @pytest.mark.parametrize("study", [file.stem for file in ablation.STUDIES.glob("*.toml")])

@@ -10,7 +10,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import beyond, cells, growth
+from benchmarks import length_generalization, scaling, xlstm_blocks
 from benchmarks.machine import describe
 from segue.core.recommend import recommend
 from segue.core.types import Events, Queries
@@ -27,22 +27,22 @@ def test_a_model_that_reads_less_leaves_out_the_whole_history_all_the_same() -> 
     world = cycle()
     model: Any = train_small("lstm", world.train, epochs=2)
     queries = Queries.anonymous(Events.of([[3, 1, 4, 2, 5], [6], []]))
-    cut = beyond.Cut(model, 2, model.domain, model.scale)
+    cut = length_generalization.Cut(model, 2, model.domain, model.scale)
     np.testing.assert_array_equal(cut.encode(queries), model.encode(Queries.anonymous(queries.history.last(2))))
     found = recommend(cut, queries, 4)
     assert not set(found.items[0, : found.lengths[0]]) & {3, 1, 4, 2, 5}
-    longer = beyond.Cut(model, 9, model.domain, model.scale)
+    longer = length_generalization.Cut(model, 9, model.domain, model.scale)
     np.testing.assert_array_equal(longer.score(queries), model.score(queries))
 
 
 def test_the_page_of_what_is_beyond_has_a_line_per_group() -> None:
     rows = [
         {"read": cut, "over": over, "upto": upto, "questions": 7, "mean": 0.5, "low": 0.4, "high": 0.6}
-        for cut in beyond.CUTS
-        for over, upto in ((None, None), (0, 50), (400, beyond.GROUPS[-1]))
+        for cut in length_generalization.CUTS
+        for over, upto in ((None, None), (0, 50), (400, length_generalization.GROUPS[-1]))
     ]
     about = {"run": "r", "model": "xlstm", "data": "d", "hash": "h", "warnings": ["rebuilt"], "seed": 0}
-    text = beyond.page({**about, "max_length": 200, "rows": rows, **FACTS})
+    text = length_generalization.page({**about, "max_length": 200, "rows": rows, **FACTS})
     assert "warning: rebuilt" in text
     assert [line.split(" | ")[0] for line in text.splitlines() if "0.5000" in line] == [
         "| all",
@@ -52,20 +52,22 @@ def test_the_page_of_what_is_beyond_has_a_line_per_group() -> None:
 
 
 def test_ratios_of_cells_are_between_what_they_name() -> None:
-    for one, other in cells.AGAINST:
-        assert one in cells.SIDES
-        assert other in cells.SIDES
+    for one, other in xlstm_blocks.AGAINST:
+        assert one in xlstm_blocks.SIDES
+        assert other in xlstm_blocks.SIDES
         assert one[1] == "segue"
         assert one[2] == other[2], "the same dropout on both sides"
     side = {"positions_per_second": 1.0, "milliseconds": 2.0, "processor_milliseconds": 2.0, "peak_mib": 3.0}
-    sides = [{"length": 50, "kind": k, "library": b, "dropout": d, "parameters": 4, **side} for k, b, d in cells.SIDES]
+    sides = [
+        {"length": 50, "kind": k, "library": b, "dropout": d, "parameters": 4, **side} for k, b, d in xlstm_blocks.SIDES
+    ]
     ratios = [
         {"length": 50, "of": list(a), "to": list(b), "faster": 2.0, "faster_by_processor": 3.0}
-        for a, b in cells.AGAINST
+        for a, b in xlstm_blocks.AGAINST
     ]
-    settings = {**cells.SETTINGS, "threads": 1}
-    text = cells.page({"settings": settings, "sides": sides, "ratios": ratios, **FACTS})
-    assert text.count("| 2.00 | 3.00 |") == len(cells.AGAINST)
+    settings = {**xlstm_blocks.SETTINGS, "threads": 1}
+    text = xlstm_blocks.page({"settings": settings, "sides": sides, "ratios": ratios, **FACTS})
+    assert text.count("| 2.00 | 3.00 |") == len(xlstm_blocks.AGAINST)
     assert "disturbed" in text
 
 
@@ -84,12 +86,12 @@ def test_growth_is_drawn_with_every_model() -> None:
         }
         for axis in ("length", "width", "items")
         for value in (50, 100)
-        for model in growth.MODELS
-        for loss in growth.LOSSES[: 2 if axis == "items" else 1]
+        for model in scaling.MODELS
+        for loss in scaling.LOSSES[: 2 if axis == "items" else 1]
     ]
-    drawing = growth.figure(points)
+    drawing = scaling.figure(points)
     assert drawing.startswith("<svg")
-    assert all(name in drawing for name in growth.MODELS)
+    assert all(name in drawing for name in scaling.MODELS)
     steps = [{"model": "lstm", "steps": [{"events": 10, "bytes": 8, "step_ms": 1.0, "answer_ms": 2.0}]}]
-    text = growth.page({"settings": {"threads": 1, "items": 5}, "points": points, "steps": steps, **FACTS})
+    text = scaling.page({"settings": {"threads": 1, "items": 5}, "points": points, "steps": steps, **FACTS})
     assert "| lstm | 8 | 10 | 1.00 | 2.00 |" in text

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from benchmarks import soak
 from benchmarks.machine import describe
 from benchmarks.soaking import checks
-from benchmarks.soaking.watch import counted
+from benchmarks.soaking.monitor import counted
 from segue.serving.stores.store import Event
 
 NAMES = ("lost", "twice", "unasked", "changed", "disordered", "strangers")

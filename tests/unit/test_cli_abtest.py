@@ -15,8 +15,8 @@ import typer
 from typer.testing import CliRunner
 
 from segue.cli.abtest import abtest, measured
-from segue.serving.outcomes import outcomes
-from segue.serving.routing import Experiment, Experiments
+from segue.serving.experiments.assignment import Experiment, Experiments
+from segue.serving.experiments.outcomes import outcomes
 from segue.serving.stores.store import Event, Exposure
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
@@ -183,9 +183,9 @@ def test_what_is_missing_is_told() -> None:
 @pytest.fixture
 def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
     kept = played({"control": 0.1, "new": 0.25})
-    opening = types.ModuleType("segue.serving.stores.opening")
+    opening = types.ModuleType("segue.serving.stores.open")
     opening.open_store = lambda address: kept  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "segue.serving.stores.opening", opening)
+    monkeypatch.setitem(sys.modules, "segue.serving.stores.open", opening)
     app = typer.Typer()
     app.command()(abtest)
 

@@ -48,7 +48,7 @@ def test_every_model_is_found_by_its_file() -> None:
 
 
 def test_models_of_other_packages_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    outside = EntryPoint("my_model", "segue.models.popular:Popular", registry.PLUGINS)
+    outside = EntryPoint("my_model", "segue.models.baselines.popular:Popular", registry.PLUGINS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [outside] if group == registry.PLUGINS else [])
     assert "my_model" in registry.model_keys()
     assert registry.model_class("my_model").__name__ == "Popular"

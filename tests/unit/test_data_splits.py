@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from segue.core.types import Dataset
-from segue.data import SplitSettings, load, protocols, split
+from segue.data import SplitSettings, load, split, split_strategies
 
 real = pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
 
@@ -74,7 +74,7 @@ def test_rebuilt_times_are_told_beside_the_split() -> None:
 
 
 def test_every_protocol_is_a_setting() -> None:
-    assert sorted(get_args(SplitSettings.model_fields["kind"].annotation)) == sorted(protocols.__all__)
+    assert sorted(get_args(SplitSettings.model_fields["kind"].annotation)) == sorted(split_strategies.__all__)
 
 
 def test_a_given_split_that_is_not_there() -> None:

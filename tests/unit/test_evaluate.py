@@ -12,10 +12,10 @@ import pytest
 from segue.core.types import Codes, Dataset, Domain, Events, HeldOut, Queries, Scores, Split, Vocab
 from segue.data import splits
 from segue.evaluation import metrics
-from segue.evaluation.audit import audit
 from segue.evaluation.evaluate import evaluate, evaluate_lists, validator
-from segue.evaluation.lists import read_lists, write_lists
+from segue.evaluation.leakage import audit
 from segue.evaluation.ranking import rank
+from segue.evaluation.recommendation_files import read_lists, write_lists
 
 N_ITEMS = 30
 USERS = Vocab([f"u{n}" for n in range(40)])

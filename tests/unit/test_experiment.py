@@ -16,12 +16,12 @@ from segue.core.config import Settings
 from segue.core.model import Arrays, Solver, Validate
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Queries, Scores, Vocab
-from segue.experiment import ask
-from segue.experiment.alike import alike_items
+from segue.experiment import recommend
 from segue.experiment.data import limited
 from segue.experiment.plan import plan
 from segue.experiment.run_folder import abandon, begin, fresh, point, seal, verify
-from segue.experiment.runs import mark
+from segue.experiment.run_history import mark
+from segue.experiment.similar import alike_items
 
 
 class ByCode(Solver):
@@ -66,7 +66,7 @@ def trained(data: Dataset) -> bundle.Bundle:
 
 
 def test_answer_for_a_user(trained: bundle.Bundle, data: Dataset) -> None:
-    answer = ask.by_user(trained, data, "ann", 2)
+    answer = recommend.by_user(trained, data, "ann", 2)
     exponentials = np.exp([-np.inf, 1.0, 2.0, 3.0, -np.inf])  # of what she has not had
     assert answer.items["item"].to_list() == ["i3", "i2"]
     assert answer.items["place"].to_list() == [1, 2]
@@ -74,19 +74,19 @@ def test_answer_for_a_user(trained: bundle.Bundle, data: Dataset) -> None:
     assert answer.items["logit"].to_list() == [3.0, 2.0]
     np.testing.assert_allclose(answer.items["probability"], exponentials[[3, 2]] / exponentials.sum(), rtol=1e-5)
     assert answer.history["item"].to_list() == ["i4", "i0"]
-    assert ask.by_user(trained, data, "ann", 2, repeats=True).items["item"].to_list() == ["i4", "i3"]
+    assert recommend.by_user(trained, data, "ann", 2, repeats=True).items["item"].to_list() == ["i4", "i3"]
 
 
 def test_fewer_items_than_asked_is_told(trained: bundle.Bundle) -> None:
-    answer = ask.by_history(trained, ["i4", "nowhere", "i0"], 10)
+    answer = recommend.by_history(trained, ["i4", "nowhere", "i0"], 10)
     assert answer.items["item"].to_list() == ["i3", "i2", "i1"]
     assert [note.split()[0] for note in answer.notes] == ["item", "only"]
 
 
 def test_titles(trained: bundle.Bundle) -> None:
-    assert ask.titled(trained, ["alien (1979)", "HEAT", "dust"]) == ["i0", "i2", "i4"]
+    assert recommend.titled(trained, ["alien (1979)", "HEAT", "dust"]) == ["i0", "i2", "i4"]
     with pytest.raises(ValueError, match="2 items") as error:
-        ask.titled(trained, ["alien", "Haet"])
+        recommend.titled(trained, ["alien", "Haet"])
     assert "i1  Aliens (1986)" in str(error.value)
     assert "did you mean 'Heat'" in str(error.value)
 
@@ -98,8 +98,8 @@ def test_likeness_needs_an_opinion(trained: bundle.Bundle) -> None:
 
 def test_unknown_features_are_refused_and_unused_ones_told(trained: bundle.Bundle) -> None:
     with pytest.raises(ValueError, match="unknown 'ago', did you mean 'age'"):
-        ask.by_history(trained, [], 2, profile={"ago": 3})
-    assert ask.by_history(trained, [], 2, profile={"age": 3}).notes == (
+        recommend.by_history(trained, [], 2, profile={"ago": 3})
+    assert recommend.by_history(trained, [], 2, profile={"age": 3}).notes == (
         "'by_code' makes no use of these user features",
     )
 

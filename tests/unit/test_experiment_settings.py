@@ -9,10 +9,10 @@ import pytest
 
 from segue.core.registry import model_keys
 from segue.experiment import recipe as module
-from segue.experiment.home import recipes_folder
+from segue.experiment.paths import recipes_folder
 from segue.experiment.plan import plan, read_plan
 from segue.experiment.settings import groups
-from segue.experiment.toml import write_plan
+from segue.experiment.settings_file import write_plan
 
 TASK = {"model": "ease", "data": "simulated?users=50"}
 

@@ -17,12 +17,13 @@ from hypothesis.extra.numpy import arrays
 from segue.core import bundle
 from segue.core.batches import UNCOUNTED, Windows, query_batches
 from segue.core.features import coded, described
-from segue.core.registry import functions, keys, model_class
+from segue.core.registry import builtin_models, functions, model_class
 from segue.core.run import Interrupted, Run
 from segue.core.types import Dataset, Domain, Events, Feature, Queries
-from segue.models.parts import losses, objectives
-from segue.models.parts.event_inputs import edges_of, gaps, log_bins, places
-from segue.models.parts.sequence import SequenceModel
+from segue.nn import training_targets
+from segue.nn.inputs.event_embeddings import edges_of, gaps, log_bins, places
+from segue.nn.losses import losses
+from segue.nn.sequence_model import SequenceModel
 from segue.testing import dataset, small, train_small
 from segue.training.train import Training, train
 
@@ -72,7 +73,7 @@ def world(seed: int = 0) -> Dataset:
 
 def sequence_models() -> list[str]:
     found = []
-    for key in keys("segue.models"):
+    for key in builtin_models():
         try:
             kind = model_class(key)
         except ValueError:  # its extra is not installed
@@ -302,7 +303,7 @@ def test_an_item_never_met_has_its_features_alone() -> None:
 
 def batch_of(model: SequenceModel, events: Events) -> Any:
     windows = Windows(events, np.arange(len(events)), events.offsets[:-1], events.offsets[1:], N_ITEMS, model.columns)
-    return objectives.next_item(windows, np.random.default_rng(0))
+    return training_targets.next_item(windows, np.random.default_rng(0))
 
 
 def hidden_of(model: SequenceModel, events: Events) -> torch.Tensor:
@@ -343,7 +344,7 @@ def test_nothing_of_a_hidden_event_is_seen(name: str) -> None:
 
     def embedded(events: Events) -> tuple[torch.Tensor, torch.Tensor]:
         windows = Windows(events, np.zeros(1, np.int64), np.array([0]), np.array([events.size]), N_ITEMS, model.columns)
-        batch = objectives.cloze(windows, np.random.default_rng(1), 0.4, 0.0)
+        batch = training_targets.cloze(windows, np.random.default_rng(1), 0.4, 0.0)
         with torch.no_grad():
             return model.embed(batch)[0], batch.positions_M
 
@@ -478,7 +479,7 @@ def test_a_domain_travels_and_an_old_one_is_read(tmp_path: Path) -> None:
 
 
 def test_what_is_kept_of_the_data_is_not_counted_as_learned() -> None:
-    from segue.experiment.cost import parameters
+    from segue.experiment.resources import parameters
 
     model = built()
     assert parameters(model) == sum(parameter.numel() for parameter in model.parameters())

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from segue.core.types import Domain
-from segue.models.parts import package_kernels
-from segue.models.parts.package_kernels import Kernels
-from segue.models.xlstm import XLSTM
+from segue.models.sequential.xlstm import XLSTM
+from segue.nn.xlstm import triton_kernels
+from segue.nn.xlstm.triton_kernels import Kernels
 
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    package_kernels._missing.cache_clear()
+    triton_kernels._missing.cache_clear()
 
 
 def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> str:
@@ -24,10 +24,10 @@ def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> s
             raise PackageNotFoundError(name)
         return found
 
-    monkeypatch.setattr(package_kernels, "version", version)
+    monkeypatch.setattr(triton_kernels, "version", version)
     with pytest.raises(ValueError, match=r"model\.chunkwise_kernel: 'chunkwise--triton_xl_chunk'") as error:
         Kernels("chunkwise--triton_xl_chunk")._chosen("chunkwise", torch.device(device))
-    package_kernels._missing.cache_clear()
+    triton_kernels._missing.cache_clear()
     return str(error.value)
 
 
@@ -41,7 +41,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_is_own_code_without_a_device_or_the_package() -> None:
     for device in ("cpu", "cuda"):
-        if device == "cpu" or package_kernels._missing("step", "triton", device):
+        if device == "cpu" or triton_kernels._missing("step", "triton", device):
             assert Kernels()._chosen("step", torch.device(device)) is None
 
 

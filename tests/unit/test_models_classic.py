@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from segue.core.model import Model
+from segue.core.model_arrays import take_back
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Queries
-from segue.models.parts.cooccurrence import cooccurrence
-from segue.models.parts.memory import take_back
+from segue.solvers.cooccurrence import cooccurrence
 from segue.testing import dataset
 
 DAY = 86_400

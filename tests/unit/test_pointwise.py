@@ -9,7 +9,7 @@ import pytest
 from segue.core.run import Run
 from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Scores
 from segue.evaluation.evaluate import evaluate, validator
-from segue.evaluation.pointwise import Errors, errors, mae, rmse
+from segue.evaluation.rating_metrics import Errors, errors, mae, rmse
 from segue.evaluation.significance import compare
 from segue.testing import tastes
 from segue.training.train import Training

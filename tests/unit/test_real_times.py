@@ -13,7 +13,7 @@ from segue.core.batches import query_batches, times_at, training_batches
 from segue.core.types import Events, Queries
 from segue.data import Filters, load, open_dataset, split
 from segue.data.splits import SplitSettings
-from segue.models.parts.objectives import cloze, next_item
+from segue.nn.training_targets import cloze, next_item
 
 RATINGS = "1::10::5::100\n1::11::4::200\n2::10::3::300\n2::12::3::301\n2::11::1::302\n"
 MOVIES = "10::A (1990)::Drama\n11::B (1991)::Comedy\n12::C (1992)::Drama\n"

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import integrate, stats
 
-from segue.evaluation import sequential
-from segue.evaluation.sequential import bounded, grid, means, mismatch
+from segue.evaluation import confidence_sequences
+from segue.evaluation.confidence_sequences import bounded, grid, means, mismatch
 
 R, N, ALPHA = 2000, 1500, 0.05
 LOOKS = np.arange(10, N + 1, 10)
@@ -115,7 +115,7 @@ def test_what_looking_at_any_time_costs_in_width() -> None:
 def test_the_normal_mixture_is_the_integral() -> None:
     """Of exp(theta s - theta^2 n / 2) over theta ~ normal(0, rho^2); and its boundary is where that is 1/alpha."""
     n, expected = 400, 250
-    rho = np.sqrt(sequential._constant(ALPHA) / expected)
+    rho = np.sqrt(confidence_sequences._constant(ALPHA) / expected)
     rng = np.random.default_rng(6)
     treated = np.arange(n) % 2 == 1
     values = rng.normal(0.2 * treated, 1)
@@ -151,18 +151,18 @@ def test_the_gamma_exponential_mixture_is_the_integral() -> None:
             return weight(left) / whole * float(np.exp(rate * s - psi * v))
 
         value = integrate.quad(integrand, 1e-12, 1 / scale, limit=200)[0]
-        log, slope = sequential._gamma_exponential(np.array(s), np.array(v), scale, rho)
+        log, slope = confidence_sequences._gamma_exponential(np.array(s), np.array(v), scale, rho)
         assert np.exp(log) == pytest.approx(value, rel=1e-6)
-        above = sequential._gamma_exponential(np.array(s + 1e-4), np.array(v), scale, rho)[0]
+        above = confidence_sequences._gamma_exponential(np.array(s + 1e-4), np.array(v), scale, rho)[0]
         assert slope == pytest.approx((above - log) / 1e-4, rel=1e-3, abs=1e-6)
 
 
 def test_the_boundary_is_where_the_mixture_says() -> None:
     v = np.array([0.0, 0.3, 1, 10, 1e3, 1e5, 1e7])
     for scale, rho, level in ((2.0, 30.0, 3.7), (20.0, 400.0, 3.7), (1.0, 1e5, 8.0)):
-        s = sequential._boundary(v, scale, rho, level)
+        s = confidence_sequences._boundary(v, scale, rho, level)
         assert (np.diff(s) > 0).all()
-        assert sequential._gamma_exponential(s, v, scale, rho)[0] == pytest.approx(level, abs=1e-6)
+        assert confidence_sequences._gamma_exponential(s, v, scale, rho)[0] == pytest.approx(level, abs=1e-6)
 
 
 def test_p_values_never_rise_and_looks_do_not_change_what_is_seen() -> None:
@@ -211,7 +211,7 @@ def test_sizes_of_groups_that_are_as_they_should_be_are_rarely_doubted() -> None
 
 def test_the_multinomial_test_is_the_bayes_factor() -> None:
     """Of the Dirichlet-multinomial against the multinomial, one user after the other."""
-    shares, strength = np.array([0.7, 0.3]), 500 / sequential._constant(ALPHA)
+    shares, strength = np.array([0.7, 0.3]), 500 / confidence_sequences._constant(ALPHA)
     groups, evidence, prior = [0, 1, 1, 1, 0, 1, 1, 1, 1], 1.0, strength * shares
     expected = []
     for group in groups:

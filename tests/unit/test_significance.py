@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from segue.evaluation import intervals
-from segue.evaluation.intervals import estimate
+from segue.evaluation import bootstrap
+from segue.evaluation.bootstrap import estimate
 from segue.evaluation.significance import compare, holm, paired
 
 
@@ -27,8 +27,8 @@ def test_counts_of_equal_queries_are_drawn_as_the_queries_would_be(monkeypatch: 
     coins = (np.random.default_rng(7).random((500, 1)) < 0.2).astype(float)
     spreads = []
     for few in (1, 10**9):
-        monkeypatch.setattr(intervals, "FEW", few)
-        means = intervals.resampled_means(coins, np.random.default_rng(8), 4000)
+        monkeypatch.setattr(bootstrap, "FEW", few)
+        means = bootstrap.resampled_means(coins, np.random.default_rng(8), 4000)
         assert means.mean() == pytest.approx(coins.mean(), abs=0.002)
         spreads.append(means.std())
     assert spreads == pytest.approx([coins.std() / np.sqrt(500)] * 2, rel=0.05)

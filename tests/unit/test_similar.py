@@ -17,7 +17,7 @@ from segue.core import bundle
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Vocab
-from segue.models.parts.measures import MEASURES, OF_VALUES, SEQUENCES
+from segue.similarity.similarity_registry import MEASURES, OF_VALUES, SEQUENCES
 
 DATA = "simulated?users=60&items=40&seed=3"
 
@@ -262,6 +262,6 @@ def test_without_the_data_only_the_reason_is_missing(
 
 
 def run_folder(name: str) -> str:
-    from segue.experiment.home import find_run
+    from segue.experiment.paths import find_run
 
     return str(find_run(name))

@@ -10,9 +10,9 @@ from segue.core.config import parse
 from segue.core.registry import functions
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries, Vocab
-from segue.models.parts import losses, samplers
-from segue.training.choices import users
-from segue.training.loss import loss_of
+from segue.nn.losses import losses, negative_samplers
+from segue.training.configured_loss import loss_of
+from segue.training.settings_checks import users
 from segue.training.train import DEPENDENT, Training, train
 
 ITEMS = 12
@@ -38,7 +38,7 @@ def test_every_loss_trains(loss: str) -> None:
     assert next_of(Training(loss=loss, temperature=0.7, **QUICK)) == [4, 9, 1]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sampler", functions(samplers))
+@pytest.mark.parametrize("sampler", functions(negative_samplers))
 def test_every_sampler_trains(sampler: str) -> None:
     training = Training(loss="sampled_softmax", sampler=sampler, negatives=6, **QUICK)  # type: ignore[arg-type]
     assert next_of(training) == [4, 9, 1]

@@ -9,7 +9,7 @@ import pytest
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Domain, Events, Queries, Scores, Vocab
 from segue.data.simulator import Optimal, Oracle, SimulatorSettings, World, expected_ndcg
-from segue.data.simulator.law import SESSION_GAP, alias
+from segue.data.simulator.choice_model import SESSION_GAP, alias
 
 USERS = 1500
 HABITS = {"film": 0.0, "music": 0.3}

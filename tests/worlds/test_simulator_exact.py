@@ -10,7 +10,7 @@ import pytest
 
 from segue.core.types import Dataset, Events, Queries
 from segue.data.simulator import Optimal, SimulatorSettings, World
-from segue.data.simulator.law import SESSION_GAP
+from segue.data.simulator.choice_model import SESSION_GAP
 
 SHARED = {
     "users": 20, "items": 5, "tastes": 2, "appetites": 2, "genres": 3, "min_length": 2, "mean_length": 3,
@@ -134,7 +134,7 @@ def test_with_times_ratings_profile_and_time_of_asking(repeats: float) -> None:
 def test_unknown_parts_of_a_profile_are_summed_out() -> None:
     people = World.of(tiny(0.0)).people
     inner = people.prior[:-1, :-1, :-1]
-    from segue.data.simulator.people import AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES
+    from segue.data.simulator.users import AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES
 
     frame = pl.DataFrame({"age": [30, None, None, 5], "gender": ["M", "M", "?", "F"], "occupation": [None] * 4})
     found = people.priors(people.read(frame))

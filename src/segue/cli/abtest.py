@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli.terminal import Json, Terminal
+from segue.cli.console import Json, Terminal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from segue.serving.outcomes import Outcomes
-    from segue.serving.routing import Experiment
+    from segue.serving.experiments.assignment import Experiment
+    from segue.serving.experiments.outcomes import Outcomes
     from segue.serving.stores.store import Store
 
 __all__ = ["abtest", "measured"]
@@ -50,8 +50,8 @@ def abtest(
     from contextlib import closing
 
     from segue.core.config import suggest
-    from segue.serving.routing import noted, read_experiments
-    from segue.serving.stores.opening import open_store
+    from segue.serving.experiments.assignment import noted, read_experiments
+    from segue.serving.stores.open import open_store
     from segue.serving.stores.store import StoreError
 
     terminal = Terminal.of(context, json)
@@ -116,9 +116,9 @@ def measured(
     """
     import numpy as np
 
-    from segue.evaluation.sequential import mismatch
+    from segue.evaluation.confidence_sequences import mismatch
     from segue.reports.variants import conclusions
-    from segue.serving.outcomes import outcomes
+    from segue.serving.experiments.outcomes import outcomes
 
     if not 0 < alpha < 1:
         raise ValueError(f"--alpha {alpha}: expected a number between 0 and 1")
@@ -176,7 +176,7 @@ def _compared(
     """One treatment against the control, one of ``family`` comparisons."""
     import numpy as np
 
-    from segue.evaluation.sequential import bounded, grid, means
+    from segue.evaluation.confidence_sequences import bounded, grid, means
 
     if not len(values_N):
         return {"difference": None, "low": -np.inf, "high": np.inf, "p": 1.0, "shown_at": None}

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from segue import __version__
-from segue.cli import abtest, ask, data, doctor, export, keys, measure, runs, serve, train
-from segue.cli.terminal import Json
+from segue.cli import abtest, data, doctor, evaluate, export, keys, recommend, runs, serve, train
+from segue.cli.console import Json
 
 __all__ = ["app"]
 
@@ -44,10 +44,10 @@ app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
 for verb in (
     train.train,
-    measure.evaluate,
-    measure.compare,
-    ask.recommend,
-    ask.similar,
+    evaluate.evaluate,
+    evaluate.compare,
+    recommend.recommend,
+    recommend.similar,
     export.export,
     serve.serve,
     abtest.abtest,

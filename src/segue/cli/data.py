@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.terminal import Columns, Json, Set, Target, Terminal, pairs
+from segue.cli.console import Columns, Json, Set, Target, Terminal, pairs
 
 __all__ = ["app"]
 

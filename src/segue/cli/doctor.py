@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from segue.cli.terminal import Json, Terminal
+from segue.cli.console import Json, Terminal
 
 __all__ = ["doctor"]
 
@@ -33,8 +33,8 @@ def doctor(context: typer.Context, json: Json = False) -> None:
 
 def _report() -> dict[str, Any]:
     from segue import __version__
-    from segue.experiment.cost import machine, threads
-    from segue.experiment.home import recipes_folder, runs_folder
+    from segue.experiment.paths import recipes_folder, runs_folder
+    from segue.experiment.resources import machine, threads
 
     faults: list[str] = []
     devices = _devices(faults)

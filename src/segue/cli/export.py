@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from segue.cli.terminal import Json, Terminal
+from segue.cli.console import Json, Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,8 +38,8 @@ def export(
     What is there already and intact is left alone.
     """
     from segue.core.files import read_json
-    from segue.experiment.home import find_run
-    from segue.serving.manifest import MANIFEST
+    from segue.experiment.paths import find_run
+    from segue.serving.artifacts.manifest import MANIFEST
 
     terminal = Terminal.of(context, json)
     folder = published(find_run(run), out=out, engine=engine, name=name, say=terminal.say)
@@ -54,7 +54,7 @@ def export(
 
 def publications_folder() -> Path:
     """``publications``, beside the folder of runs."""
-    from segue.experiment.home import runs_folder
+    from segue.experiment.paths import runs_folder
 
     return runs_folder().parent / "publications"
 
@@ -76,10 +76,10 @@ def published(
         say: told what is done, and what cannot be had.
 
     Raises:
-        ValueError: the run has no bundle, or see :func:`segue.serving.publication.publish`.
+        ValueError: the run has no bundle, or see :func:`segue.serving.artifacts.artifact.publish`.
     """
     from segue.core.bundle import load, verify
-    from segue.serving.publication import publish
+    from segue.serving.artifacts.artifact import publish
 
     run = run.resolve()
     name = run.name if name is None else name
@@ -98,7 +98,7 @@ def published(
 
 def _intact(folder: Path, name: str, arrays: str, engine: Engine) -> bool:
     from segue.core.files import read_json, settle
-    from segue.serving.manifest import ARRAYS, FORMAT, MANIFEST, verify
+    from segue.serving.artifacts.manifest import ARRAYS, FORMAT, MANIFEST, verify
 
     settle(folder)
     if not (folder / MANIFEST).exists():

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli.terminal import Json, Terminal
+from segue.cli.console import Json, Terminal
 
 __all__ = ["app"]
 
@@ -33,7 +33,7 @@ def add(
 
     A running service knows it within a second.
     """
-    from segue.serving.keys import keys_file, make
+    from segue.serving.auth.api_keys import keys_file, make
 
     terminal = Terminal.of(context, json)
     path = file or keys_file()
@@ -50,7 +50,7 @@ def list_(context: typer.Context, file: File = None, json: Json = False) -> None
     """List the keys, without their secrets."""
     from datetime import UTC, datetime
 
-    from segue.serving.keys import keys_file, listed
+    from segue.serving.auth.api_keys import keys_file, listed
 
     terminal = Terminal.of(context, json)
     now = datetime.now(UTC)
@@ -79,10 +79,10 @@ def revoke(
 
     A running service knows it within a second.
     """
-    from segue.serving import keys
+    from segue.serving.auth import api_keys
 
     terminal = Terminal.of(context, json)
-    key = keys.revoke(file or keys.keys_file(), key_id)
+    key = api_keys.revoke(file or api_keys.keys_file(), key_id)
     if terminal.json:
         terminal.result({"id": key.id, "name": key.name, "revoked": key.model_dump(mode="json")["revoked"]})
         return

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli.terminal import Json, Terminal
+from segue.cli.console import Json, Terminal
 
 __all__ = ["runs", "verify"]
 
@@ -17,7 +17,7 @@ def runs(
     json: Json = False,
 ) -> None:
     """List all runs and what came of them."""
-    from segue.experiment.runs import listed
+    from segue.experiment.run_history import listed
 
     terminal = Terminal.of(context, json)
     records = [record for record in listed() if data in (None, record["data"])]
@@ -38,7 +38,7 @@ def verify(
 
     The exit status is 1 if one differs.
     """
-    from segue.experiment.home import find_run
+    from segue.experiment.paths import find_run
     from segue.experiment.run_folder import verify as check
 
     terminal = Terminal.of(context, json)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from segue.cli.terminal import Set, Terminal
+from segue.cli.console import Set, Terminal
 
 __all__ = ["serve"]
 
@@ -44,7 +44,7 @@ def serve(
     Without keys it listens on this machine alone.
     """
     from segue.core.config import assign, parse
-    from segue.serving.running import Start, run
+    from segue.serving.server import Start, run
     from segue.serving.settings import Serving
 
     terminal = Terminal.of(context, False)
@@ -65,8 +65,8 @@ def serve(
 def _publication(name: str, terminal: Terminal) -> Path:
     """The publication of a run, which is made where there is none yet; or the one in this folder."""
     from segue.cli.export import published
-    from segue.experiment.home import find_run
-    from segue.serving.publication import MANIFEST
+    from segue.experiment.paths import find_run
+    from segue.serving.artifacts.artifact import MANIFEST
 
     if (Path(name) / MANIFEST).exists():
         return Path(name)

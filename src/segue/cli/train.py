@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli.terminal import Columns, Json, Set, Target, Terminal, pairs
+from segue.cli.console import Columns, Json, Set, Target, Terminal, pairs
 
 if TYPE_CHECKING:
     from segue.experiment.plan import Plan
@@ -76,7 +76,7 @@ def _planned(task: dict[str, Any], assignments: list[str], recipe: str | None) -
 
 
 def _resumed(run: str, given: list[str]) -> tuple[Plan, Path]:
-    from segue.experiment.home import find_run
+    from segue.experiment.paths import find_run
     from segue.experiment.plan import read_plan
 
     if given:
@@ -87,15 +87,15 @@ def _resumed(run: str, given: list[str]) -> tuple[Plan, Path]:
 
 def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[str, Any]:
     from segue.core.run import Interrupted
+    from segue.experiment.run_experiment import run_plan
     from segue.experiment.run_folder import abandon
-    from segue.experiment.train import run_plan
 
     command = " ".join(["segue", *sys.argv[1:]])
     show = not terminal.json or sys.stderr.isatty()
     try:
         if not profile:
             return run_plan(plan, folder, say=terminal.say, show=show, command=command)
-        from segue.experiment.profile import profiled
+        from segue.experiment.profiler import profiled
 
         record, table = profiled(lambda: run_plan(plan, folder, say=terminal.say, show=show, command=command))
         terminal.say(table)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segue.core.seen import Seen
+from segue.core.seen_items import Seen
 from segue.core.types import Events, Queries
 
 __all__ = [

@@ -17,7 +17,7 @@ from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
 
 if TYPE_CHECKING:
     from segue.core.run import Run
-    from segue.core.stream import State
+    from segue.core.state import State
 
 __all__ = [
     "LESS_IS_BETTER",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.model import Arrays, Model
-from segue.core.seen import Seen
+from segue.core.seen_items import Seen
 from segue.core.types import Dataset, Domain
 
 __all__ = ["Loss", "Network"]

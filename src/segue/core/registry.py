@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
@@ -14,9 +15,13 @@ from segue.core.config import suggest
 if TYPE_CHECKING:
     from segue.core.model import Model
 
-__all__ = ["functions", "keys", "model_class", "model_keys", "module"]
+__all__ = ["builtin_models", "functions", "keys", "model_class", "model_keys", "module"]
+
+MODELS = "segue.models"
+"""The package whose folders are families of models and whose files are models."""
 
 PLUGINS = "segue.models"
+"""The entry-point group through which other packages add models."""
 
 
 def keys(package: str) -> list[str]:
@@ -37,9 +42,17 @@ def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
     return {name: getattr(module, name) for name in module.__all__}
 
 
+@cache
+def builtin_models() -> dict[str, str]:
+    """Model keys and the modules that hold them: the files in the family folders of ``segue.models``."""
+    path = importlib.import_module(MODELS).__path__
+    families = [entry.name for entry in pkgutil.iter_modules(path) if entry.ispkg]
+    return {key: f"{MODELS}.{family}.{key}" for family in families for key in keys(f"{MODELS}.{family}")}
+
+
 def model_keys() -> list[str]:
-    """Keys of all models: files in ``segue.models`` and entry points of the group ``segue.models``."""
-    return sorted({*keys("segue.models"), *(entry.name for entry in entry_points(group=PLUGINS))})
+    """Keys of all models: files in the families of ``segue.models`` and entry points of the group ``segue.models``."""
+    return sorted({*builtin_models(), *(entry.name for entry in entry_points(group=PLUGINS))})
 
 
 def model_class(key: str) -> type[Model]:
@@ -49,5 +62,5 @@ def model_class(key: str) -> type[Model]:
             return cast("type[Model]", entry.load())
     if key not in model_keys():
         raise ValueError(f"model: unknown '{key}'{suggest(key, model_keys())}")
-    found = module("segue.models", key, "model")
+    found = importlib.import_module(builtin_models()[key])
     return cast("type[Model]", getattr(found, found.__all__[0]))

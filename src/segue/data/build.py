@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from segue.core.config import suggest
 from segue.core.types import Dataset, Events, Vocab
-from segue.data.attach import Attachment, attach
-from segue.data.codes import encode, sort_log
 from segue.data.filters import Filters, apply, repeats_and_identical
-from segue.data.log import GIVEN, TIME_KNOWN, Log, Raw, Say, silent
+from segue.data.id_encoding import encode, sort_log
+from segue.data.raw_log import GIVEN, TIME_KNOWN, Log, Raw, Say, silent
+from segue.data.side_tables import Attachment, attach
 from segue.data.validate import checked
 from segue.data.writer import DatasetWriter, attached_digests, content_hash
 

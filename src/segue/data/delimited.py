@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from segue.data.log import Place
+from segue.data.raw_log import Place
 
 __all__ = ["check_text", "read_delimited"]
 

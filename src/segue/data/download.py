@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from segue.data.archives import Archived
-from segue.data.log import Say
+from segue.data.raw_log import Say
 
 __all__ = ["DownloadError", "download", "fetch"]
 

@@ -12,7 +12,7 @@ from pydantic import field_validator
 
 from segue.core.config import Settings
 from segue.core.types import Mask
-from segue.data.log import Log
+from segue.data.raw_log import Log
 
 __all__ = ["Filters", "apply"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segue.core.files import read_json
 from segue.core.types import Dataset, Events, Vocab
-from segue.data.log import TIME_KNOWN
+from segue.data.raw_log import TIME_KNOWN
 from segue.data.writer import ARRAYS, FORMAT
 
 __all__ = ["given_split", "is_dataset", "open_dataset"]

@@ -18,14 +18,14 @@ from segue import __version__
 from segue.core.config import suggest
 from segue.core.registry import keys, module
 from segue.core.types import Dataset
-from segue.data import archives, files
-from segue.data.attach import Attachment, attachments
+from segue.data import archives, event_files
 from segue.data.build import build
+from segue.data.dataframes import is_table, read_table
 from segue.data.download import download
 from segue.data.filters import Filters
 from segue.data.folder import is_dataset, open_dataset
-from segue.data.log import Raw, Say, silent
-from segue.data.tables import is_table, read_table
+from segue.data.raw_log import Raw, Say, silent
+from segue.data.side_tables import Attachment, attachments
 from segue.data.writer import FORMAT
 
 __all__ = ["home", "load", "sources_listed"]
@@ -101,16 +101,16 @@ def load(
                 f"{address}: is prepared already; columns, target, filters, items, users and out apply to its source"
             )
         return _opened(Path(address), say)
-    if not files.looks_like(address):
+    if not event_files.looks_like(address):
         known = [name.replace("_", "-") for name in keys(PACKAGE)]
         raise ValueError(f"data: unknown source '{address}'{suggest(key, known)}; no such file or folder either")
-    paths = files.found(address)
+    paths = event_files.found(address)
     facts = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
     ready = out or _cached(name, {"address": address, "files": facts, **asked})
     if out is None and is_dataset(ready):
         return _opened(ready, say)
-    raw = files.read_files(paths, columns)
+    raw = event_files.read_files(paths, columns)
     return build(raw, name, target=target, filters=filters, more=more, out=ready, header={"source": address}, say=say)
 
 
@@ -185,7 +185,7 @@ def _made(
     ready = out or _cached(key, {"address": address, **asked})
     if out is None and is_dataset(ready):
         return _opened(ready, say)
-    raw = files.read_prepared(dataset)
+    raw = event_files.read_prepared(dataset)
     return build(raw, key, target=target, filters=filters, more=more, out=ready, header={"source": address}, say=say)
 
 

@@ -8,7 +8,7 @@ import polars as pl
 
 from segue.data.archives import Archive
 from segue.data.delimited import check_text, read_delimited
-from segue.data.log import Place, Raw
+from segue.data.raw_log import Place, Raw
 
 __all__ = ["csv_layout", "double_colon", "movies_double_colon", "movies_from", "tags_of"]
 

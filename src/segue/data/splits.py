@@ -10,7 +10,7 @@ from pydantic import model_validator
 
 from segue.core.config import Settings
 from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Split
-from segue.data import protocols
+from segue.data import split_strategies
 
 __all__ = ["SplitSettings", "split"]
 
@@ -62,7 +62,7 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
         ValueError: the protocol needs something the data has not, or leaves nothing to train.
     """
     settings = settings or SplitSettings()
-    parts = getattr(protocols, settings.kind)(dataset, settings)
+    parts = getattr(split_strategies, settings.kind)(dataset, settings)
     events = dataset.histories
     if not parts.train.any():
         raise ValueError(f"split.kind={settings.kind}: no event of {dataset.name} is left to train")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from segue.data.log import TIME_KNOWN, Raw, Say
-from segue.data.times import seconds
+from segue.data.raw_log import TIME_KNOWN, Raw, Say
+from segue.data.timestamps import seconds
 
 __all__ = ["checked"]
 

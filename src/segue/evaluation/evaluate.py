@@ -14,8 +14,8 @@ from segue.core.model import LESS_IS_BETTER, Predictor, Recommender, Validate
 from segue.core.registry import functions
 from segue.core.types import Events, HeldOut, Ranks, Recommendations
 from segue.evaluation import metrics as registry
-from segue.evaluation import pointwise
-from segue.evaluation.intervals import Estimate, estimate
+from segue.evaluation import rating_metrics
+from segue.evaluation.bootstrap import Estimate, estimate
 from segue.evaluation.ranking import distinct, rank, rank_lists
 from segue.evaluation.sampled import rank_sampled
 
@@ -98,7 +98,7 @@ def evaluate_lists(
     metrics: Sequence[Metric] = METRICS,
     seed: int = 0,
 ) -> Evaluation:
-    """Measure lists that came from elsewhere, list n for query n; see :mod:`segue.evaluation.lists` to read them.
+    """Measure lists that came from elsewhere, list n for query n; see :mod:`segue.evaluation.recommendation_files` to read them.
 
     Raises:
         ValueError: as :func:`evaluate`, another number of lists, an item twice in a list, or a k above their length.
@@ -137,8 +137,8 @@ def validator(held_out: HeldOut, metric: str = "ndcg@10", repeats: bool = False)
 def _mean_errors(model: Recommender, held_out: HeldOut) -> Mapping[str, float]:
     if not (isinstance(model, Predictor) and model.predicts):
         raise ValueError(f"{type(model).__name__} predicts no values, so that no error can choose its best state")
-    found = pointwise.errors(model, held_out)
-    return {name: float(np.nanmean(function(found))) for name, function in functions(pointwise).items()}
+    found = rating_metrics.errors(model, held_out)
+    return {name: float(np.nanmean(function(found))) for name, function in functions(rating_metrics).items()}
 
 
 def _valued(held_out: HeldOut) -> bool:
@@ -147,8 +147,8 @@ def _valued(held_out: HeldOut) -> bool:
 
 
 def _errors(model: Predictor, held_out: HeldOut, seed: int) -> Evaluation:
-    found = pointwise.errors(model, held_out)
-    values = {name: function(found) for name, function in functions(pointwise).items()}
+    found = rating_metrics.errors(model, held_out)
+    values = {name: function(found) for name, function in functions(rating_metrics).items()}
     intervals = estimate(np.column_stack(list(values.values())), seed)
     facts = {
         "queries": len(held_out),

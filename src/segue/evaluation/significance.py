@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segue.core.config import suggest
-from segue.evaluation.intervals import estimate
+from segue.evaluation.bootstrap import estimate
 
 __all__ = ["Comparison", "compare", "holm", "paired"]
 

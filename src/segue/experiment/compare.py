@@ -18,10 +18,10 @@ from segue.core.model import LESS_IS_BETTER
 from segue.core.run import Interrupted
 from segue.evaluation import significance
 from segue.experiment.data import check_inputs, load_data
-from segue.experiment.home import SETTINGS, runs_folder
+from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, plan
 from segue.experiment.run_folder import METRICS, begin, finished, fresh
-from segue.experiment.runs import reusable
+from segue.experiment.run_history import reusable
 from segue.reports.page import write_page
 
 __all__ = ["compare", "plans", "run_of"]

@@ -13,7 +13,7 @@ from segue.core.files import read_json
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
 from segue.data.splits import split
-from segue.experiment.home import SETTINGS
+from segue.experiment.paths import SETTINGS
 from segue.experiment.plan import Plan, read_plan
 from segue.experiment.run_folder import METRICS
 

@@ -12,8 +12,8 @@ from segue.core.config import assign, parse
 from segue.core.files import read_json
 from segue.data.splits import split
 from segue.experiment.data import reopen
-from segue.experiment.home import SETTINGS
-from segue.experiment.measure import intervals, means, measure
+from segue.experiment.metrics import intervals, means, measure
+from segue.experiment.paths import SETTINGS
 from segue.experiment.plan import read_plan
 from segue.experiment.run_folder import METRICS
 from segue.experiment.settings import Evaluation

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from segue.core.config import suggest
-from segue.experiment.home import recipes_folder
+from segue.experiment.paths import recipes_folder
 
 __all__ = ["Groups", "find_recipe", "read_groups", "shown"]
 

@@ -9,9 +9,9 @@ from datetime import datetime
 from pathlib import Path
 
 from segue.core.files import read_json, sha256, write_json, write_text
-from segue.experiment.home import SETTINGS, runs_folder
+from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, read_plan
-from segue.experiment.toml import write_plan
+from segue.experiment.settings_file import write_plan
 
 __all__ = ["METRICS", "abandon", "begin", "finished", "fresh", "point", "seal", "verify"]
 

@@ -16,22 +16,22 @@ from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
 from segue import __version__
-from segue.serving import wire
+from segue.serving import schemas
+from segue.serving.api.catalog_and_models import Showing
+from segue.serving.api.dependencies import FAULTS, Desk
+from segue.serving.api.events import Attending
+from segue.serving.api.openapi import describe
+from segue.serving.api.recommend import Answering
+from segue.serving.auth.api_keys import Keys
 from segue.serving.batcher import Batcher
-from segue.serving.described import describe
-from segue.serving.faults import track
-from segue.serving.keys import Keys
+from segue.serving.errors import track
+from segue.serving.experiments.assignment import Experiments
 from segue.serving.limits import Slots
-from segue.serving.live import Arrivals, Figures
-from segue.serving.passage import Exchange
-from segue.serving.routing import Experiments
+from segue.serving.middleware.request_context import Exchange
+from segue.serving.middleware.security import protect
+from segue.serving.monitoring.live_stats import Arrivals, Figures
 from segue.serving.service import Job, Service
-from segue.serving.shield import protect
 from segue.serving.stores.store import Event, Exposure
-from segue.serving.v1.answering import Answering
-from segue.serving.v1.attending import Attending
-from segue.serving.v1.desk import FAULTS, Desk
-from segue.serving.v1.showing import Showing
 
 __all__ = ["create"]
 
@@ -177,7 +177,7 @@ async def _watch(desk: Desk) -> None:
             metrics.store(desk.service.store.name, "get", time.monotonic() - begun, failed=True)
             logger.error("the active model could not be looked up", extra={"traceback": track(error)})
             continue
-        now: wire.Version = shelf.active.version
+        now: schemas.Version = shelf.active.version
         if now is not before:
             metrics.model(now.name, now.key, now.version, True)
 

@@ -14,22 +14,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-from segue.serving import wire
-from segue.serving.attempts import apart, note
-from segue.serving.drift import Drift
-from segue.serving.faults import track
-from segue.serving.ladder import Pace
-from segue.serving.metrics import Metrics
-from segue.serving.people import People
-from segue.serving.profiles import fitted
-from segue.serving.rules import Applied, Picked, applied
-from segue.serving.scoring import Group, Scoring, Timed
+from segue.serving import schemas
+from segue.serving.errors import track
+from segue.serving.model_registry import Ready, Shelf
+from segue.serving.monitoring.drift import Drift
+from segue.serving.monitoring.metrics import Metrics
+from segue.serving.ranking.bisect_failures import apart, note
+from segue.serving.ranking.latency_estimator import Pace
+from segue.serving.ranking.response import told
+from segue.serving.ranking.scorer import Group, Scoring, Timed
+from segue.serving.rules.rerank import Applied, Picked, applied
 from segue.serving.settings import Serving
-from segue.serving.shelf import Ready, Shelf
-from segue.serving.states import States
 from segue.serving.stores.store import Event, Exposure, Store, StoreError
-from segue.serving.stores.timely import Timely
-from segue.serving.telling import told
+from segue.serving.stores.timeout import Timely
+from segue.serving.users.query_builder import People
+from segue.serving.users.user_features import fitted
+from segue.serving.users.user_states import States
 
 __all__ = ["Job", "Refused", "Service", "Timed"]
 
@@ -83,10 +83,10 @@ class Service:
                     done[row] = error
         return done
 
-    def answer(self, asked: Sequence[Timed]) -> list[wire.Answer | Refused | Exception]:
+    def answer(self, asked: Sequence[Timed]) -> list[schemas.Answer | Refused | Exception]:
         """An answer to each question, or why there is none: a model or a feature that there is not, a profile that
         does not fit, rules that do not go together; or what nothing foresaw."""
-        found: dict[int, wire.Answer | Refused | Exception] = {}
+        found: dict[int, schemas.Answer | Refused | Exception] = {}
         groups: dict[str, tuple[Ready, list[int], list[Applied]]] = {}
         for row, timed in enumerate(asked):
             try:
@@ -144,7 +144,7 @@ class Service:
         """Bring what the active model remembers of users up to date; for the thread that may use the engines."""
         ready = self.shelf.active
         if ready.publication.streams:
-            questions = [wire.Question(user=user) for user in dict.fromkeys(users)]
+            questions = [schemas.Question(user=user) for user in dict.fromkeys(users)]
             asked = self.people.ask(ready.publication, questions)
             self._scoring.states(ready, questions, asked, list(range(len(questions))))
 
@@ -158,7 +158,7 @@ class Service:
 
     def _together(
         self, ready: Ready, timed: Sequence[Timed], rules: Sequence[Applied]
-    ) -> list[wire.Answer | Refused | Exception]:
+    ) -> list[schemas.Answer | Refused | Exception]:
         """The answers to questions that one model is asked; where something fails that nothing foresaw, those of each
         half by itself, so that what is wrong with one question is not everybody's."""
         try:
@@ -171,20 +171,20 @@ class Service:
         half = len(timed) // 2
         return self._together(ready, timed[:half], rules[:half]) + self._together(ready, timed[half:], rules[half:])
 
-    def _fit(self, ready: Ready, question: wire.Question) -> None:
+    def _fit(self, ready: Ready, question: schemas.Question) -> None:
         try:
             fitted(ready.publication.bundle.model.domain.user_features, question.profile)
         except ValueError as error:
             field, _, why = str(error).partition(": ")
             raise Refused(field, why) from None
 
-    def _model(self, question: wire.Question) -> Ready:
+    def _model(self, question: schemas.Question) -> Ready:
         try:
             return self.shelf.find(question.model)
         except ValueError as error:
             raise Refused("model", str(error).removeprefix("model: ")) from None
 
-    def _rules(self, ready: Ready, question: wire.Question) -> Applied:
+    def _rules(self, ready: Ready, question: schemas.Question) -> Applied:
         try:
             return applied(question, self.settings.rules, ready.catalogue)
         except ValueError as error:
@@ -211,11 +211,11 @@ class Service:
         if seen := [row for row, timed in enumerate(group.timed) if not timed.unseen]:
             note(group.take(seen), self.metrics, self._drifts.get(group.ready.version.name))
 
-    def _climb(self, group: Group) -> list[wire.Answer]:
+    def _climb(self, group: Group) -> list[schemas.Answer]:
         """Down the ladder until every question has its answer."""
-        answers: dict[int, wire.Answer] = {}
+        answers: dict[int, schemas.Answer] = {}
         causes = ["none"] * len(group.timed)
-        steps: list[tuple[wire.Step, Callable[[Group], list[Picked]]]] = [("model", self._scoring.by_model)]
+        steps: list[tuple[schemas.Step, Callable[[Group], list[Picked]]]] = [("model", self._scoring.by_model)]
         fallback = self._fallback(group.ready)
         if fallback is not None:
             steps.append(("fallback", self._scoring.by_model))

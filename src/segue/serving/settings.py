@@ -7,7 +7,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from segue.core.config import Settings
-from segue.serving.wire import MOST, Rules
+from segue.serving.schemas import MOST, Rules
 
 __all__ = ["Serving"]
 

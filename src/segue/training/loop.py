@@ -23,11 +23,11 @@ from segue.core.model import LESS_IS_BETTER, Model, Validate
 from segue.core.network import Network
 from segue.core.run import Interrupted, Progress, Run
 from segue.core.types import Dataset
-from segue.training.average import Average
-from segue.training.choices import overlooked
+from segue.training.configured_loss import loss_of, samples
+from segue.training.ema import Average
 from segue.training.gradients import Gradients
-from segue.training.loss import loss_of, samples
 from segue.training.optim import learning_rate, optimizer
+from segue.training.settings_checks import overlooked
 from segue.training.train import Training
 
 __all__ = ["fit"]

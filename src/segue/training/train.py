@@ -111,7 +111,7 @@ class Training(Settings):
     @classmethod
     def _known(cls, name: str, info: ValidationInfo) -> str:
         if name != cls.model_fields[str(info.field_name)].default:
-            from segue.training.choices import known  # which needs torch
+            from segue.training.settings_checks import known  # which needs torch
 
             known(str(info.field_name), name)
         return name
@@ -119,7 +119,7 @@ class Training(Settings):
     @model_validator(mode="after")
     def _used(self) -> Self:
         if any(getattr(self, name) != type(self).model_fields[name].default for name in DEPENDENT):
-            from segue.training.choices import unused
+            from segue.training.settings_checks import unused
 
             if faults := unused(self):
                 raise ValueError("\n".join(faults))

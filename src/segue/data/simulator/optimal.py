@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from segue.core.model import Recommender, pick_candidates
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Dataset, Queries, Scores
-from segue.data.simulator.reading import READS, Reader
+from segue.data.simulator.query_encoder import READS, Reader
 
 __all__ = ["Optimal", "Oracle", "expected_ndcg"]
 

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from segue.core.config import parse
 from segue.core.types import Dataset, Events, Vocab
-from segue.data.simulator.catalogue import Catalogue
-from segue.data.simulator.law import Alias, Law, alias, choices
-from segue.data.simulator.life import live
-from segue.data.simulator.people import People
+from segue.data.simulator.catalog import Catalogue
+from segue.data.simulator.choice_model import Alias, Law, alias, choices
+from segue.data.simulator.event_sampler import live
 from segue.data.simulator.settings import SimulatorSettings
+from segue.data.simulator.users import People
 
 __all__ = ["Chunk", "World"]
 

@@ -10,8 +10,8 @@ import polars as pl
 
 from segue.data.archives import Archive, Archived
 from segue.data.delimited import read_delimited
-from segue.data.log import Place, Raw
-from segue.data.rows import read_rows
+from segue.data.raw_log import Place, Raw
+from segue.data.user_sequences import read_rows
 
 __all__ = ["ABOUT", "ARCHIVE", "SETTINGS", "read"]
 

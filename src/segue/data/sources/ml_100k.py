@@ -8,7 +8,7 @@ import polars as pl
 
 from segue.data.archives import Archive, Archived
 from segue.data.delimited import read_delimited
-from segue.data.log import GIVEN, Place, Raw
+from segue.data.raw_log import GIVEN, Place, Raw
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 

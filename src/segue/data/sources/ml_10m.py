@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import polars as pl
 
 from segue.data.archives import Archive, Archived
-from segue.data.log import Raw
 from segue.data.movielens import double_colon, movies_double_colon, tags_of
+from segue.data.raw_log import Raw
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 

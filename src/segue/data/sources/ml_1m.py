@@ -9,8 +9,8 @@ import polars as pl
 
 from segue.data.archives import Archive, Archived
 from segue.data.delimited import read_delimited
-from segue.data.log import TIME_KNOWN, Raw
 from segue.data.movielens import double_colon, movies_double_colon
+from segue.data.raw_log import TIME_KNOWN, Raw
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 

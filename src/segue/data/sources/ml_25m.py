@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from segue.data.archives import Archive, Archived
-from segue.data.log import Raw
 from segue.data.movielens import csv_layout
+from segue.data.raw_log import Raw
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 

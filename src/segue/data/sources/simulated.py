@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from segue.core.config import parse
-from segue.data.log import Say
+from segue.data.raw_log import Say
 from segue.data.simulator.settings import SimulatorSettings
 from segue.data.writer import DatasetWriter
 

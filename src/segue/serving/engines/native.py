@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from segue.core.model import Recommender
-from segue.serving.engines.held import held
+from segue.serving.engines.cached_model import held
 
 __all__ = ["Native"]
 

@@ -1,6 +1,6 @@
 """Next-item networks by ONNX Runtime: the encoder as a graph of its own, from item codes to one vector per history.
 
-Exported is what :meth:`segue.models.parts.sequence.SequenceModel.encode` computes for a batch, with any number of rows
+Exported is what :meth:`segue.nn.sequence_model.SequenceModel.encode` computes for a batch, with any number of rows
 and positions. The items' vectors stay outside the graph; the product with them is taken by whoever asks.
 
 Shapes: B sequences, L positions, D width, N queries.
@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences, query_batches
-from segue.core.compiled import threads
 from segue.core.model import Recommender
+from segue.core.numba_kernels import threads
 from segue.core.types import Queries
-from segue.models.parts.sequence import SequenceModel
-from segue.serving.engines.held import held
+from segue.nn.sequence_model import SequenceModel
+from segue.serving.engines.cached_model import held
 
 __all__ = ["Onnx", "export", "installed", "refusal"]
 

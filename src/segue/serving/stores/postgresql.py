@@ -1,7 +1,7 @@
 """Events in PostgreSQL, for several machines that serve together; needs the extra ``postgresql``.
 
 How long acknowledged events last is the server's ``fsync`` and ``synchronous_commit``; a word is said where they are
-off. See :mod:`segue.serving.stores.tables` for how all readers come to see one order.
+off. See :mod:`segue.serving.stores.postgresql_sql` for how all readers come to see one order.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from segue.serving.stores import tables
-from segue.serving.stores.connections import Connections
+from segue.serving.stores import postgresql_sql
+from segue.serving.stores.connection_pool import Connections
 from segue.serving.stores.store import UNSURE, Event, Exposure, Kept, Memory, StoreError
 
 if TYPE_CHECKING:
@@ -94,15 +94,17 @@ class PostgreSQL:
             [event.key for event in given],
         )
         with self._write("keep events") as connection:
-            connection.execute(tables.ORDER)
-            cursor = connection.execute(tables.APPEND, columns, prepare=False)  # planned for as many as they are
+            connection.execute(postgresql_sql.ORDER)
+            cursor = connection.execute(
+                postgresql_sql.APPEND, columns, prepare=False
+            )  # planned for as many as they are
         for (number,) in cursor.fetchall():
             new[rows[number - 1]] = True
         return new
 
     def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
         """See :meth:`segue.serving.stores.store.Store.kept`."""
-        rows = self._rows("read events", tables.KEPT, {"users": list(users), "most": most, "after": after})
+        rows = self._rows("read events", postgresql_sql.KEPT, {"users": list(users), "most": most, "after": after})
         found = [Kept()] * len(users)
         events: list[Event] = []
         at = 0
@@ -116,12 +118,12 @@ class PostgreSQL:
 
     def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
         """See :meth:`segue.serving.stores.store.Store.since`."""
-        rows = self._rows("read events", tables.SINCE, (user, place, most))
+        rows = self._rows("read events", postgresql_sql.SINCE, (user, place, most))
         return tuple([Event(user, *row[:5]) for row in rows]), rows[-1][5] if rows else place
 
     def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
         """See :meth:`segue.serving.stores.store.Store.memories`."""
-        rows = self._rows("read memories", tables.MEMORIES, (list(users), model))
+        rows = self._rows("read memories", postgresql_sql.MEMORIES, (list(users), model))
         found = {user: Memory(model, last, data) for user, last, data in rows}
         return [found.get(user) for user in users]
 
@@ -130,27 +132,27 @@ class PostgreSQL:
         rows = sorted((user, memory.model, memory.last, memory.data) for user, memory in memories.items())
         with self._write("keep memories") as connection:
             connection.execute("SET LOCAL synchronous_commit = off")  # it can be had again from the events
-            connection.execute(tables.STATES_SHARED)
-            connection.execute(tables.REMEMBER, [[row[column] for row in rows] for column in range(4)])
+            connection.execute(postgresql_sql.STATES_SHARED)
+            connection.execute(postgresql_sql.REMEMBER, [[row[column] for row in rows] for column in range(4)])
 
     def prune(self, models: Collection[str]) -> int:
         """See :meth:`segue.serving.stores.store.Store.prune`."""
         count, at = 0, ("", "")
-        while rows := self._rows("look for old memories", tables.LOOK, (*at, PAGE)):
+        while rows := self._rows("look for old memories", postgresql_sql.LOOK, (*at, PAGE)):
             at = rows[-1]
             if old := [row for row in rows if row[1] not in models]:
                 with self._write("delete old memories") as connection:
-                    connection.execute(tables.PRUNE, [[row[column] for row in old] for column in range(2)])
+                    connection.execute(postgresql_sql.PRUNE, [[row[column] for row in old] for column in range(2)])
                 count += len(old)
         return count
 
     def forget(self, user: str) -> int:
         """See :meth:`segue.serving.stores.store.Store.forget`."""
         with self._write("forget a user") as connection:
-            connection.execute(tables.ORDER)
-            connection.execute(tables.STATES)
-            events, *_ = [connection.execute(statement, (user,)) for statement in tables.FORGET]
-            connection.execute(tables.MARK, (user,))
+            connection.execute(postgresql_sql.ORDER)
+            connection.execute(postgresql_sql.STATES)
+            events, *_ = [connection.execute(statement, (user,)) for statement in postgresql_sql.FORGET]
+            connection.execute(postgresql_sql.MARK, (user,))
         return events.rowcount
 
     def get(self, name: str) -> str | None:
@@ -161,19 +163,19 @@ class PostgreSQL:
     def put(self, name: str, value: str) -> None:
         """See :meth:`segue.serving.stores.store.Store.put`."""
         with self._write("keep a setting") as connection:
-            connection.execute(tables.PUT, (name, value))
+            connection.execute(postgresql_sql.PUT, (name, value))
 
     def expose(self, exposures: Sequence[Exposure]) -> None:
         """See :meth:`segue.serving.stores.store.Store.expose`."""
         rows = [(e.experiment, e.variant, e.user, e.time, json.dumps(e.items)) for e in exposures]
         with self._write("keep exposures") as connection:
-            connection.execute(tables.EXPOSE, [[row[column] for row in rows] for column in range(5)])
+            connection.execute(postgresql_sql.EXPOSE, [[row[column] for row in rows] for column in range(5)])
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
         """See :meth:`segue.serving.stores.store.Store.exposures`."""
         last = 0
         while True:
-            rows = self._rows("read exposures", tables.EXPOSURES, (experiment, last, PAGE))
+            rows = self._rows("read exposures", postgresql_sql.EXPOSURES, (experiment, last, PAGE))
             for _, variant, user, time, items in rows:
                 yield Exposure(experiment, variant, user, time, tuple(json.loads(items)))
             if len(rows) < PAGE:
@@ -183,7 +185,7 @@ class PostgreSQL:
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """See :meth:`segue.serving.stores.store.Store.events`."""
         while True:
-            rows = self._rows("read events", tables.EVENTS, (after, PAGE))
+            rows = self._rows("read events", postgresql_sql.EVENTS, (after, PAGE))
             for after, *event in rows:
                 yield after, Event(*event)
             if len(rows) < PAGE:
@@ -249,14 +251,14 @@ class PostgreSQL:
             for name in ("fsync", "synchronous_commit", "full_page_writes"):
                 if settings[name] == "off":
                     logger.warning("postgresql: %s is off: a power cut can lose events that were acknowledged", name)
-            if connection.execute(tables.THERE).fetchone() == (0,):
+            if connection.execute(postgresql_sql.THERE).fetchone() == (0,):
                 with connection.transaction():
-                    connection.execute(tables.MAKE)
-                    if connection.execute(tables.THERE).fetchone() == (0,):
-                        connection.execute(tables.TABLES)
+                    connection.execute(postgresql_sql.MAKE)
+                    if connection.execute(postgresql_sql.THERE).fetchone() == (0,):
+                        connection.execute(postgresql_sql.TABLES)
             row = connection.execute("SELECT format FROM segue_store").fetchone()
-            if row != (tables.FORMAT,):
-                raise StoreError(f"postgresql: tables of format {row and row[0]}, this Segue reads {tables.FORMAT}")
+            if row != (postgresql_sql.FORMAT,):
+                raise StoreError(f"postgresql: tables of format {row and row[0]}, this Segue reads {postgresql_sql.FORMAT}")
             self._made = True
 
 

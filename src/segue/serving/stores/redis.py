@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-from segue.serving.stores import scripts
+from segue.serving.stores import redis_scripts
 from segue.serving.stores.store import UNSURE, Event, Exposure, Kept, Memory, StoreError
 
 __all__ = ["Redis"]
@@ -57,7 +57,7 @@ class Redis:
             ) from None
         self._errors = redis.exceptions
         self._ready = False
-        self._scripts = {name: self._client.register_script(getattr(scripts, name)) for name in scripts.__all__
+        self._scripts = {name: self._client.register_script(getattr(redis_scripts, name)) for name in redis_scripts.__all__
                          if name != "FORMAT"}  # fmt: skip
 
     def __repr__(self) -> str:
@@ -183,10 +183,10 @@ class Redis:
         Raises:
             StoreError: a format that this Segue cannot read.
         """
-        self._client.set("segue:format", scripts.FORMAT, nx=True)
+        self._client.set("segue:format", redis_scripts.FORMAT, nx=True)
         there = self._client.get("segue:format").decode()
-        if there != str(scripts.FORMAT):
-            raise StoreError(f"redis: what is there has format {there}, this Segue reads {scripts.FORMAT}")
+        if there != str(redis_scripts.FORMAT):
+            raise StoreError(f"redis: what is there has format {there}, this Segue reads {redis_scripts.FORMAT}")
         self._ready = True
         about = self._client.info()
         if not about.get("aof_enabled"):

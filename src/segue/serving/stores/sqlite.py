@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segue.serving.stores.connections import Connections
-from segue.serving.stores.statements import ADD, APPLICATION, EVENTS, FORGET, FORMAT, LOOK, REMEMBER, TABLES
+from segue.serving.stores.connection_pool import Connections
+from segue.serving.stores.sqlite_sql import ADD, APPLICATION, EVENTS, FORGET, FORMAT, LOOK, REMEMBER, TABLES
 from segue.serving.stores.store import Event, Exposure, Kept, Memory, StoreError
 
 __all__ = ["SQLite"]

@@ -1,7 +1,7 @@
 """What a store is: events in the order of their arrival, kept for good before they are acknowledged.
 
 Each user's events have an order, that of their arrival, and everybody who asks sees the same order. Several processes
-may use one store. A store is opened by its address; see :func:`segue.serving.stores.opening.open_store`.
+may use one store. A store is opened by its address; see :func:`segue.serving.stores.open.open_store`.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Memory:
     last: int
     """The place of the newest event that went in; see :attr:`Kept.last`."""
     data: bytes
-    """See :meth:`segue.core.stream.State.to_bytes`."""
+    """See :meth:`segue.core.state.State.to_bytes`."""
 
 
 @dataclass(frozen=True)

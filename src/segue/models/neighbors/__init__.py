@@ -1,0 +1,1 @@
+"""Neighborhood and linear item-item models."""

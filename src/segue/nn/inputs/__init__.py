@@ -1,0 +1,1 @@
+"""Input encoders: item embeddings, event inputs, side features."""

@@ -1,0 +1,1 @@
+"""Losses over items and samplers of negatives."""

@@ -1,0 +1,1 @@
+"""Model artifacts: what the service loads."""

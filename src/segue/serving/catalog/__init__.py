@@ -1,0 +1,1 @@
+"""The item catalog of a model: features, titles, search."""

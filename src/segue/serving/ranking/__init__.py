@@ -1,0 +1,1 @@
+"""From a batch of queries to ranked lists."""

@@ -1,0 +1,1 @@
+"""Rerank rules: filters, boosts, quotas, pins, diversity."""

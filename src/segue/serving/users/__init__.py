@@ -1,0 +1,1 @@
+"""Queries, features and states of users."""

@@ -1,1 +1,0 @@
-"""The routes under ``/v1``, a file for each group of them."""

@@ -1,0 +1,1 @@
+"""Similarity measures of items and users, and nearest neighbors."""

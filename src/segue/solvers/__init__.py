@@ -1,0 +1,1 @@
+"""Solvers of factor and linear models: ridge, conjugate gradients, SGD, Gibbs sampling."""

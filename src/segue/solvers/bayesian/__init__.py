@@ -1,0 +1,1 @@
+"""Gibbs sampling for Bayesian matrix factorization."""

@@ -1,0 +1,1 @@
+"""Factorization machines: design matrices, Gibbs sampling and ALS."""

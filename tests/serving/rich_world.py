@@ -1,0 +1,63 @@
+"""A shop that knows much: values, kinds and times of events, features of people; and models that read all of it."""
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+import polars as pl
+
+from segue.core import bundle
+from segue.core.types import Dataset, Events
+from segue.serving.artifacts.artifact import publish
+from segue.serving.model_registry import Shelf
+from segue.serving.monitoring.metrics import Metrics
+from segue.serving.service import Service
+from segue.serving.settings import Serving
+from segue.serving.stores.open import open_store
+from segue.testing.training import train_small
+from tests.serving.world import shop
+
+INPUTS = ("value", "action", "gap", "query_time", "session_position", "item_features", "user_features")
+
+
+def rich_world() -> Dataset:
+    """The shop, and what is known of its people."""
+    data = shop()
+    rng = np.random.default_rng(1)
+    size, n_users = data.histories.size, data.n_users
+    histories = Events(
+        data.histories.offsets,
+        data.histories.items,
+        actions=rng.integers(0, 2, size).astype(np.uint8),
+        values=rng.integers(1, 6, size).astype(np.float32),
+        times=1_700_000_000 + np.arange(size) * 3_600,
+    )
+    people = pl.LazyFrame(
+        {
+            "id": data.users.ids,
+            "age": rng.integers(18, 80, n_users),
+            "city": [("Bonn", "Lima", "Oslo")[user % 3] for user in range(n_users)],
+            "tastes": [[("jazz", "folk")[user % 2], "all"] for user in range(n_users)],
+            "face": rng.normal(size=(n_users, 3)).tolist(),
+        }
+    )
+    return replace(data, histories=histories, user_features=people, actions=("view", "purchase"))
+
+
+@cache
+def published(key: str) -> Path:
+    """A publication of the model ``key`` that reads whatever it can of this; its name is the key."""
+    data = rich_world()
+    folder = Path(mkdtemp(prefix="segue-test-")) / key
+    facts = {"user_features": ["age", "city", "tastes", "face"]}
+    trained = bundle.of(key, train_small(key, data, inputs=INPUTS), data, facts)
+    publish(key, trained, data.histories, folder, engine="native")
+    return folder
+
+
+def service(*keys: str) -> Service:
+    """A service with models by key, the first of them active."""
+    kept = open_store("memory:")
+    return Service(Shelf([published(key) for key in keys], kept), kept, Serving(), Metrics())
