@@ -1,7 +1,7 @@
 # make demo    MovieLens 100K -> xLSTM -> metrics -> ten recommendations
 # make test    everything: linters, types, import contracts, tests
 # make check   the fast part of it
-# make bench   speed, memory and time to the same quality beside RecTools and RecBole: 40 minutes
+# make bench   speed, memory and time to the same accuracy as RecTools and RecBole: 40 minutes
 # make crosscheck   the xLSTM cells beside the packages xlstm and mlstm_kernels
 # make docs    these pages and the reference as a site, in site/
 # Each sets up what it needs, once.

@@ -1,1 +1,1 @@
-"""Speed and memory: Segue beside the libraries people use today, and its parts alone. Not part of the package."""
+"""Benchmarks: Segue compared with other libraries, and measurements of its parts. Not part of the package."""

@@ -1,8 +1,9 @@
-"""``python -m benchmarks``: Segue beside RecTools and RecBole; or one part alone.
+"""``python -m benchmarks``: compare Segue with other libraries, or run one part alone.
 
-Nothing else should run meanwhile. The peers' environments are made first where there are none (some minutes, once);
-``SEGUE_PEERS`` names a folder that has them. Takes about 40 minutes on two cores, of which 25 are the two races to the
-same NDCG@10 (``--minutes``); ``--quick`` takes three, on a small simulated log.
+Nothing else should run meanwhile. Missing environments of the other libraries are created first (some minutes, once);
+``SEGUE_PEERS`` names a folder that contains them. The default part, ``compare_libraries``, takes about 40 minutes on
+two cores, of which 25 are part ``time_to_accuracy`` (``--minutes``); with ``--quick`` it takes three minutes on a small
+simulated log.
 """
 
 from __future__ import annotations
@@ -10,185 +11,209 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report
-from benchmarks.machine import REST, describe
+from benchmarks import compare_checkouts, report
+from benchmarks.machine import MAX_LOAD, describe
 
 __all__ = ["main"]
 
 PARTS = {
-    "beside": "Segue, RecTools and RecBole: training, evaluation, memory; then part pace",
-    "pace": "how soon Segue is as good as RecTools and RecBole became in some minutes",
+    "compare_libraries": "Segue, RecTools and RecBole: training, evaluation, memory; then part time_to_accuracy",
+    "time_to_accuracy": "training time until Segue reaches the accuracy of RecTools and RecBole",
+    "api": "ten everyday tasks in Segue, RecTools, LensKit and implicit: amount of code, checked results",
+    "compare_checkouts": "two checkouts of Segue: equal arrays, metrics, responses (--old, --new, --out FILE.md)",
     "gpu": "SASRec and xLSTM in bfloat16 on a CUDA device, then two boards from their recipes: hours",
-    "losses": "head and cross-entropy alone, three ways",
+    "losses": "output layer and cross-entropy alone, three implementations",
     "large": "a million items: an epoch, evaluation, memory",
-    "evaluation": "ranking all users alone",
-    "preparing": "preparing datasets from their sources: seconds and memory",
-    "opening": "opening a prepared dataset",
-    "cells": "xLSTM blocks beside the xlstm package and Transformers",
-    "growth": "cost against length, width and catalogue, and of steps from a state, with a plot",
-    "ratings": "predicted ratings under the splits that papers use; needs --task: an hour or two",
-    "ratings_speed": "factorisations of ratings beside Spark, LensKit, Cornac and Surprise",
-    "ratings_growth": "a sweep of ALS against ratings, users and width, with a plot",
-    "ranking_speed": "ials, ease and item_knn beside implicit, RecTools and LensKit",
-    "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, beside RecBole",
-    "serving": "the service under load, beside one answer of RecTools and RecBole; needs wrk",
-    "soak": "a service under traffic and trouble: what is kept, told and counted (--minutes, --store)",
-    "beyond": "a run's accuracy with less and more history than it was trained on; needs --run",
-    "ablation": "what each choice is worth, three seeds: hours",
-    "tuned": "every sequential model under one equal tuning budget: hours",
-    "accuracy": "every model's metrics on one board (--source), trained from its recipe: hours",
+    "evaluation": "evaluation of all users alone",
+    "dataset_build": "preparing datasets from their sources: seconds and memory",
+    "dataset_open": "opening a prepared dataset",
+    "xlstm_blocks": "xLSTM blocks compared with the xlstm package and Transformers",
+    "scaling": "cost against length, width and catalog size, and cost of recurrent steps, with a plot",
+    "ratings": "accuracy of predicted ratings under published splits; needs --task: an hour or two",
+    "ratings_speed": "rating factorizations compared with Spark, LensKit, Cornac and Surprise",
+    "ratings_scaling": "an iteration of ALS against ratings, users and width, with a plot",
+    "ranking_speed": "ials, ease and item_knn compared with implicit, RecTools and LensKit",
+    "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, compared with RecBole",
+    "serving": "the service under load, and single requests compared with RecTools and RecBole; needs wrk",
+    "soak": "the service under traffic and injected faults: durability, counters, memory (--minutes, --store)",
+    "length_generalization": "accuracy with shorter and longer histories than in training; needs --run",
+    "ablation": "effect of each setting, three seeds: hours",
+    "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
+    "accuracy": "metrics of all models on one board (--source), trained from its recipes: hours",
 }
 
-
 MODULES = (
-    "cells",
-    "growth",
-    "beyond",
+    "api",
+    "xlstm_blocks",
+    "scaling",
+    "length_generalization",
     "ratings_speed",
-    "ratings_growth",
+    "ratings_scaling",
     "ranking_speed",
     "bpr_tutorial",
     "serving",
     "soak",
 )
-"""Parts that are a module of that name, with ``run`` and ``page``."""
+"""Parts whose module has ``run(options)`` and ``page(found)``."""
+
+Found = dict[str, Any]
 
 
 def arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog="\n".join(f"{name:12} {what}" for name, what in PARTS.items()),
+        epilog="\n".join(f"{name:22} {what}" for name, what in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("part", nargs="?", choices=PARTS, default="beside", metavar="PART", help="see below")
-    parser.add_argument("--source", help="any source of Segue's; default: ml-1m, or a simulated log of its size")
+    parser.add_argument(
+        "part", nargs="?", choices=PARTS, default="compare_libraries", metavar="PART", help="one of those listed below"
+    )
+    parser.add_argument("--source", help="any source of Segue; default: ml-1m, or a simulated log of the same size")
     parser.add_argument(
         "--out", type=Path, default=Path("runs/bench"), help="folder of the report; default %(default)s"
     )
     parser.add_argument(
-        "--libraries", default="segue,rectools,recbole", help="of parts beside and pace; default %(default)s"
+        "--libraries",
+        default="segue,rectools,recbole",
+        help="of parts compare_libraries and time_to_accuracy; default %(default)s",
     )
     parser.add_argument(
-        "--contests",
-        help="of parts beside, such as sasrec-50,gru4rec-50, and ranking_speed, such as ease; default: all",
+        "--comparisons",
+        help="of parts compare_libraries, such as sasrec-50,gru4rec-50, and ranking_speed, such as ease; default: all",
     )
     parser.add_argument(
-        "--minutes", type=float, help="of part pace: how long RecTools trains; default 15; of part soak; default 20"
+        "--minutes",
+        type=float,
+        help="of part time_to_accuracy: training time of RecTools, default 15; of part soak: default 20",
     )
     parser.add_argument(
         "--store", choices=("postgresql", "redis", "sqlite", "all"), default="all", help="of part soak; default all"
     )
     parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
-    parser.add_argument("--run", default="latest", help="of part beyond: a run; default %(default)s")
+    parser.add_argument("--run", default="latest", help="of part length_generalization: a run; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
     parser.add_argument("--seeds", type=int, default=3, help="of part ablation; default %(default)s")
-    parser.add_argument("--trials", type=int, default=4, help="of part tuned, for each model; default %(default)s")
-    parser.add_argument("--models", help="of parts tuned and ratings; default: every model that it suits")
+    parser.add_argument(
+        "--trials", type=int, default=4, help="of part equal_budget_tuning, per model; default %(default)s"
+    )
+    parser.add_argument(
+        "--models", help="of parts equal_budget_tuning and ratings; default: every model that supports the task"
+    )
     parser.add_argument("--task", default="ml-100k-u1", help="of part ratings: a key of its TASKS; default %(default)s")
-    parser.add_argument("--quick", action="store_true", help="as little as possible: to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="as little work as possible: checks that the part runs")
     return parser.parse_args()
 
 
 def load(source: str | None) -> tuple[str, Any]:
-    """The data, MovieLens 1M unless asked otherwise, and the source it came from."""
+    """Load ``source``, by default MovieLens 1M, and return the name of the source that was used and the data."""
     from segue.data import load as prepare
 
     if source is not None:
-        return source, prepare(source, say=tell)
+        return source, prepare(source, log=log)
     try:
-        return "ml-1m", prepare("ml-1m", say=tell)
+        return "ml-1m", prepare("ml-1m", log=log)
     except (ValueError, OSError) as error:
-        tell(f"{error}\nml-1m is not at hand: a simulated log of its size instead")
+        log(f"{error}\nml-1m is not available; using a simulated log of the same size")
     source = "simulated?users=6040&items=3706&seed=1"
-    return source, prepare(source, say=tell)
+    return source, prepare(source, log=log)
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
+    """Write a line of progress to standard error."""
     print(text, file=sys.stderr)
 
 
 def main() -> None:
-    ask = arguments()
-    found: dict[str, Any] = {"machine": describe(), "rest_percent": REST}
-    name = ask.part
-    if ask.part in ("beside", "pace"):
-        text, found = beside(ask, found)
-    elif ask.part == "gpu":
-        from benchmarks import gpu
-
-        try:
-            found |= gpu.run(ask.device, tell, ask.quick)
-        except ValueError as error:
-            sys.exit(str(error))
-        text = gpu.page(found)
-    elif ask.part in MODULES:
-        module = import_module(f"benchmarks.{ask.part}")
-        try:
-            found |= module.run(ask)
-        except ValueError as error:
-            sys.exit(str(error))
-        text = module.page(found)
-    elif ask.part == "accuracy":
-        from benchmarks import accuracy
-
-        name = ask.source or "ml-1m"
-        found |= accuracy.accuracy(name)
-        text = accuracy.page(found)
-    elif ask.part == "ablation":
-        from benchmarks import ablation
-
-        name = f"ablation-{ask.study}"
-        found |= ablation.run(ask.study, ask.seeds, tell, ask.quick)
-        text = ablation.page(found)
-    elif ask.part == "ratings":
-        from benchmarks import ratings
-
-        name = f"ratings-{ask.task}"
-        try:
-            models = ask.models.split(",") if ask.models else ratings.predictors(ask.task)
-            found |= ratings.run(ask.task, models, tell, ask.quick)
-        except ValueError as error:
-            sys.exit(str(error))
-        text = ratings.page(found)
-    elif ask.part == "tuned":
-        from benchmarks import equal_budget_tuning
-
-        source = ask.source or "ml-100k"
-        name = f"tuned-{source}"
-        models = ask.models.split(",") if ask.models else equal_budget_tuning.sequential()
-        found |= equal_budget_tuning.run(source, models, ask.trials, tell, ask.quick)
-        text = equal_budget_tuning.page(found)
-    else:
-        found |= alone(ask)
-        text = report.plain(PARTS[ask.part], found)
+    """Run one part, print its page, and write the page and its figures as JSON."""
+    if sys.argv[1:2] == ["compare_checkouts"]:  # has a command line and an exit code of its own
+        sys.exit(compare_checkouts.main(sys.argv[2:]))
+    options = arguments()
+    found: Found = {"machine": describe(), "max_load_percent": MAX_LOAD}
+    try:
+        name, text, found = RUNNERS.get(options.part, run_plain)(options, found)
+    except ValueError as error:
+        sys.exit(str(error))
     print(text)
-    report.save(ask.out / name, text, found)
-    tell(f"written: {ask.out / name}.md and .json")
+    report.save(options.out / name, text, found)
+    log(f"written: {options.out / name}.md and .json")
 
 
-def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def run_module(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run a part of :data:`MODULES`; return the name of its page, the page and the figures."""
+    module = import_module(f"benchmarks.{options.part}")
+    found |= module.run(options)
+    return options.part, module.page(found), found
+
+
+def run_gpu(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``gpu``."""
+    from benchmarks import gpu
+
+    found |= gpu.run(options.device, log, options.quick)
+    return options.part, gpu.page(found), found
+
+
+def run_accuracy(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``accuracy``; the page has the name of the board."""
+    from benchmarks import accuracy
+
+    name = options.source or "ml-1m"
+    found |= accuracy.accuracy(name)
+    return name, accuracy.page(found), found
+
+
+def run_ablation(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``ablation``; the page has the name of the study."""
+    from benchmarks import ablation
+
+    found |= ablation.run(options.study, options.seeds, log, options.quick)
+    return f"ablation-{options.study}", ablation.page(found), found
+
+
+def run_ratings(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``ratings``; the page has the name of the task."""
+    from benchmarks import ratings
+
+    models = options.models.split(",") if options.models else ratings.rating_models(options.task)
+    found |= ratings.run(options.task, models, log, options.quick)
+    return f"ratings-{options.task}", ratings.page(found), found
+
+
+def run_tuning(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``equal_budget_tuning``; the page has the name of the data."""
+    from benchmarks import equal_budget_tuning
+
+    source = options.source or "ml-100k"
+    models = options.models.split(",") if options.models else equal_budget_tuning.sequential_models()
+    found |= equal_budget_tuning.run(source, models, options.trials, log, options.quick)
+    return f"equal_budget_tuning-{source}", equal_budget_tuning.page(found), found
+
+
+def run_comparison(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``compare_libraries`` or ``time_to_accuracy`` alone."""
     from benchmarks import time_to_accuracy
-    from benchmarks.compare_libraries import CONTESTS, run
+    from benchmarks.compare_libraries import COMPARISONS, run
     from benchmarks.environments import interpreter
     from segue.data.splits import SplitSettings, split
 
-    libraries = ask.libraries.split(",")
-    wanted = ask.contests.split(",") if ask.contests else [contest.name for contest in CONTESTS]
-    chosen = [contest for contest in CONTESTS if contest.name in wanted]
-    if len(chosen) < len(wanted):
-        names = ", ".join(contest.name for contest in CONTESTS)
-        sys.exit(f"contests: got '{ask.contests}', expected some of {names}")
+    libraries = options.libraries.split(",")
+    names = [comparison.name for comparison in COMPARISONS]
+    wanted = options.comparisons.split(",") if options.comparisons else names
+    if set(wanted) - set(names):
+        raise ValueError(f"--comparisons: got '{options.comparisons}', expected some of {', '.join(names)}")
     for name in libraries:
         if name != "segue":
             interpreter(name, install=True)
-    source, data = load(ask.source or ("simulated?users=400&items=300&seed=1" if ask.quick else None))
+    source, data = load(options.source or ("simulated?users=400&items=300&seed=1" if options.quick else None))
     parts = split(data, SplitSettings())
     found["data"] = {
         "name": data.name,
@@ -199,36 +224,59 @@ def beside(ask: argparse.Namespace, found: dict[str, Any]) -> tuple[str, dict[st
         "hash": data.header.get("hash"),
         "warnings": list(data.header.get("warnings", [])),
     }
-    if ask.part == "beside":
-        found |= run(source, parts, chosen, libraries, ask.threads, ask.seed, ask.quick)
-    races = ask.part == "pace" or not ask.contests
-    minutes = ask.minutes or (0.1 if ask.quick else 15.0)
-    found["races"] = time_to_accuracy.run(source, parts, libraries, ask.threads, ask.seed, minutes) if races else []
-    return report.beside(found) if ask.part == "beside" else report.races(found), found
+    seed, threads = options.seed, options.threads
+    is_whole = options.part == "compare_libraries"
+    if is_whole:
+        chosen = [comparison for comparison in COMPARISONS if comparison.name in wanted]
+        found |= run(source, parts, chosen, libraries, threads, seed, options.quick)
+    found["time_comparisons"] = []
+    if not is_whole or not options.comparisons:
+        minutes = options.minutes or (0.1 if options.quick else 15.0)
+        found["time_comparisons"] = time_to_accuracy.run(source, parts, libraries, threads, seed, minutes)
+    return options.part, report.comparison_page(found) if is_whole else report.time_page(found), found
 
 
-def alone(ask: argparse.Namespace) -> dict[str, Any]:
-    if ask.part == "losses":
+def run_plain(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run a part whose page is a plain list of its figures."""
+    found |= measure_part(options)
+    return options.part, report.plain_page(PARTS[options.part], found), found
+
+
+def measure_part(options: argparse.Namespace) -> Found:
+    """Measure one of ``losses``, ``large``, ``dataset_build``, ``dataset_open`` and ``evaluation``."""
+    if options.part == "losses":
         from benchmarks import losses
 
-        return losses.run(ask.quick)
-    if ask.part == "large":
+        return losses.run(options.quick)
+    if options.part == "large":
         from benchmarks import large
 
-        return large.run(ask.source, ask.threads, ask.quick)
-    if ask.part == "preparing":
+        return large.run(options.source, options.threads, options.quick)
+    if options.part == "dataset_build":
         from benchmarks import dataset_build
 
-        return dataset_build.run([ask.source] if ask.source else None)
-    source, data = load(ask.source)
-    if ask.part == "opening":
+        return dataset_build.run([options.source] if options.source else None)
+    source, data = load(options.source)
+    if options.part == "dataset_open":
         from benchmarks import dataset_open
 
         return {"source": source} | dataset_open.run(source)
-    from benchmarks import ranking
+    from benchmarks import evaluation
     from segue.data.splits import SplitSettings, split
 
-    return {"source": source} | ranking.run(split(data, SplitSettings()), repeat=1 if ask.quick else 3)
+    return {"source": source} | evaluation.run(split(data, SplitSettings()), repeat=1 if options.quick else 3)
+
+
+RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]] = {
+    **dict.fromkeys(MODULES, run_module),
+    **dict.fromkeys(("compare_libraries", "time_to_accuracy"), run_comparison),
+    "gpu": run_gpu,
+    "accuracy": run_accuracy,
+    "ablation": run_ablation,
+    "ratings": run_ratings,
+    "equal_budget_tuning": run_tuning,
+}
+"""By part its function; :func:`run_plain` runs the others."""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What each choice is worth: one setting changed at a time, several seeds, paired with the base on the same questions.
+"""Effect of each setting: one change at a time, several seeds, paired with the base on the same queries.
 
 A file of ``benchmarks/ablations`` names the data, the model, the base settings and the variants. Every run is an
-ordinary ``segue train``: an interrupted ablation goes on where it was, finished runs are used again.
+ordinary ``segue train``: an interrupted ablation resumes, and finished runs are reused.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from benchmarks.machine import trainings
+from benchmarks.machine import training_lines
 from segue.core.files import read_json
 from segue.evaluation.bootstrap import estimate
-from segue.experiment.compare import run_of
-from segue.experiment.plan import Plan, plan
+from segue.experiment.compare_runs import ensure_run
+from segue.experiment.plan import Plan, make_plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["STUDIES", "page", "planned", "run", "variants"]
+__all__ = ["STUDIES", "make_variant_plan", "page", "run", "variants"]
 
 STUDIES = Path(__file__).parent / "ablations"
 METRIC = "ndcg@10"
 
 
 def variants(study: str) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """What the file of ``study`` says, and the assignments of each variant, the base first with none.
+    """Read a study; return its content, and the changed settings of each variant, the base first.
 
     Raises:
-        ValueError: there is no such file.
+        ValueError: an unknown study.
     """
     path = STUDIES / f"{study}.toml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.toml")))
         raise ValueError(f"study: no '{study}' in {STUDIES}, expected one of {known}")
-    asked = tomllib.loads(path.read_text(encoding="utf-8"))
-    return asked, {"base": [], **asked["variants"]}
+    study_file = tomllib.loads(path.read_text(encoding="utf-8"))
+    return study_file, {"base": [], **study_file["variants"]}
 
 
-def planned(asked: dict[str, Any], changed: list[str], seed: int) -> Plan:
-    """The training of one variant: the base, and what is changed; ``model=KEY`` among it is another model."""
-    # the later of two assignments to one setting is the one that counts
-    settings = {text.partition("=")[0]: text for text in [f"model={asked['model']}", *asked["base"], *changed]}
-    task = {"model": settings.pop("model").partition("=")[2], "data": asked["data"]}
-    return plan(task, [*settings.values(), f"run.seed={seed}"], "none")
+def make_variant_plan(content: dict[str, Any], changed: list[str], seed: int) -> Plan:
+    """Plan the training of one variant: the base with its changes, of which ``model=KEY`` changes the model."""
+    # of two assignments to a setting the later one wins
+    settings = {text.partition("=")[0]: text for text in [f"model={content['model']}", *content["base"], *changed]}
+    task = {"model": settings.pop("model").partition("=")[2], "data": content["data"]}
+    return make_plan(task, [*settings.values(), f"run.seed={seed}"], "none")
 
 
-def run(study: str, seeds: int, say: Any, quick: bool = False) -> dict[str, Any]:
-    """All variants of ``study`` (a file of ``benchmarks/ablations``), each with seeds ``0 .. seeds - 1``.
+def run(study: str, seeds: int, log: Any, quick: bool = False) -> dict[str, Any]:
+    """Train all variants of ``study`` with seeds ``0 .. seeds - 1``.
 
     Returns:
-        per variant: its assignments; validation and test means; the test's interval over users (of each user's mean
-        over seeds), its spread over seeds; and the paired difference from the base with its interval.
+        per variant its changes; means on validation and test; the interval of the test mean over users (of each
+        user's mean over seeds) and its spread over seeds; and the paired difference from the base with its interval.
     """
-    asked, changes = variants(study)
+    content, changes = variants(study)
     if quick:
-        asked["base"], changes, seeds = [*asked["base"], "epochs=1"], dict(list(changes.items())[:2]), 1
+        content["base"], changes, seeds = [*content["base"], "epochs=1"], dict(list(changes.items())[:2]), 1
     per_user: dict[str, NDArray[np.float64]] = {}
     rows: dict[str, Any] = {}
     for name, changed in changes.items():
-        folders = [run_of(planned(asked, changed, seed), say) for seed in range(seeds)]
+        folders = [ensure_run(make_variant_plan(content, changed, seed), log) for seed in range(seeds)]
         records = [read_json(folder / METRICS) for folder in folders]
         values = np.stack([pl.read_parquet(folder / "values.parquet")[METRIC].to_numpy() for folder in folders])
         per_user[name] = values.mean(0)
@@ -78,45 +78,45 @@ def run(study: str, seeds: int, say: Any, quick: bool = False) -> dict[str, Any]
             "seconds": float(np.mean([record["cost"]["seconds"]["train"] for record in records])),
             "parameters": records[0]["cost"]["parameters"],
         }
-        say(f"{name}: test {METRIC} {found}, against the base {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
+        log(f"{name}: test {METRIC} {found}, against the base {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]")
     record = records[0]
     return {
         "study": study,
-        "data": asked["data"],
-        "model": asked["model"],
-        "base": asked["base"],
+        "data": content["data"],
+        "model": content["model"],
+        "base": content["base"],
         "seeds": seeds,
         "rows": rows,
         "data_hash": record["data_hash"],
-        "questions": record["counts"]["test_questions"],
-        "audit": record["audit"],
+        "queries": record["counts"]["test_queries"],
+        "leakage": record["leakage"],
         "date": record["date"],
     }
 
 
 def page(found: dict[str, Any]) -> str:
-    """Markdown: one line per variant."""
+    """Format a table with a row per variant."""
     lines = [
-        f"# {found['model']} on {found['data']}: one choice changed at a time",
+        f"# {found['model']} on {found['data']}: one setting changed at a time",
         "",
-        f"Made by `python -m benchmarks ablation --study {found['study']}`. Base: `{' '.join(found['base'])}`.",
-        f"Each line is the mean of {found['seeds']} seeds; NDCG@10 of the {found['questions']:,} test questions, whole",
-        "catalogue. The intervals (95 %) are over users, of each user's mean over the seeds; the gain is paired",
-        "with the base; ± is the standard deviation over seeds. Settings were chosen on validation; the table is of "
-        "the test.",
+        f"Command: `python -m benchmarks ablation --study {found['study']}`. Base: `{' '.join(found['base'])}`.",
+        f"Each row is the mean of {found['seeds']} seeds; NDCG@10 of the {found['queries']:,} test queries, whole",
+        "catalog. Intervals (95 %) are over users, of each user's mean over the seeds; the difference is paired with",
+        "the base; ± is the standard deviation over seeds. Settings were chosen on validation; the table shows the",
+        "test.",
         "",
-        "| changed | validation | test | 95 % | ± seeds | HR@10 | gain | 95 % | train, s | numbers |",
+        "| changed | validation | test | 95 % | ± seeds | HR@10 | difference | 95 % | train, s | parameters |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for name, row in found["rows"].items():
         test, gain = row["test"], row["gain"]
         label = name if not row["changed"] else f"{name}: `{' '.join(row['changed'])}`"
         spread = float(np.std(test["seeds"], ddof=1)) if len(test["seeds"]) > 1 else 0.0
-        told = ["", ""]
+        difference = ["", ""]
         if row["changed"]:
-            clear = gain["low"] > 0 or gain["high"] < 0
-            told = [
-                f"**{gain['mean']:+.4f}**" if clear else f"{gain['mean']:+.4f}",
+            is_clear = gain["low"] > 0 or gain["high"] < 0
+            difference = [
+                f"**{gain['mean']:+.4f}**" if is_clear else f"{gain['mean']:+.4f}",
                 f"{gain['low']:+.4f} to {gain['high']:+.4f}",
             ]
         cells = [
@@ -126,16 +126,16 @@ def page(found: dict[str, Any]) -> str:
             f"{test['low']:.4f} to {test['high']:.4f}",
             f"{spread:.4f}",
             f"{row['hit_rate@10']:.4f}",
-            *told,
+            *difference,
             f"{row['seconds']:,.0f}",
             f"{row['parameters']:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     lines += [
         "",
-        "A gain in bold has an interval that leaves zero out; no correction for the number of lines.",
+        "The interval of a difference in bold excludes zero; it is not corrected for the number of rows.",
         "",
-        *trainings(found),
+        *training_lines(found),
         "",
     ]
     return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""Segue beside RecTools and RecBole: the same log, the same model, one after the other, each in a fresh process.
+"""Compare Segue with RecTools and RecBole: same log, same model, one library after the other, in fresh processes.
 
-Trained: cross-entropy over the whole catalogue, for some batches after a warm-up. A target is a position that counts:
-one that is not padding, of BERT4Rec one that is hidden. Evaluated: the ten best of the whole catalogue for every user.
-Memory: the peak of the process. Peers train on part of an epoch; rates are of the batches that were timed.
+Training uses cross-entropy over the whole catalog, for some batches after a warm-up. A target is a position that
+contributes to the loss: not padding, and in BERT4Rec masked. Evaluation ranks the whole catalog and keeps the top ten
+of every user. Memory is the peak of the process. The other libraries train on part of an epoch; rates refer to the
+timed batches.
 """
 
 from __future__ import annotations
@@ -20,40 +21,37 @@ from numpy.typing import NDArray
 
 from benchmarks import flops
 from benchmarks.environments import interpreter
-from benchmarks.machine import REST, busy
 from benchmarks.runners.measure import score
+from benchmarks.subprocess_runner import RUNNERS, measure_load
 from segue.core.types import Split
 
-__all__ = ["CONTESTS", "MODELS", "SETTINGS", "TITLES", "Contest", "histories", "run", "side", "timed"]
-
-SIDES = Path(__file__).parent / "runners"
+__all__ = ["COMPARISONS", "MODELS", "SETTINGS", "TITLES", "Comparison", "histories", "run", "run_library", "run_runner"]
 
 SETTINGS: dict[str, Any] = {
-    "width": 64,
+    "embedding_dim": 64,
     "dropout": 0.2,
     "batch": 128,
     "learning_rate": 1e-3,
-    "windows": "newest",
+    "windows": "last",
     "k": 10,
     "rows": 512,
 }
-"""The same for all models and libraries."""
+"""Settings of all models and libraries."""
 
 MODELS: dict[str, dict[str, Any]] = {
-    "sasrec": {"blocks": 2, "heads": 1, "inner": 64},
-    "bert4rec": {"blocks": 2, "heads": 2, "inner": 256, "hidden_share": 0.2, "last_share": 0.0},
-    "gru4rec": {"blocks": 1, "inner": 128},
+    "sasrec": {"num_blocks": 2, "num_heads": 1, "inner": 64},
+    "bert4rec": {"num_blocks": 2, "num_heads": 2, "inner": 256, "mask_prob": 0.2, "mask_last_prob": 0.0},
+    "gru4rec": {"num_blocks": 1, "inner": 128},
 }
-"""What each model has besides, the same in all libraries: ``inner`` is the width of the feed-forward layers, of GRU4Rec
-that of the state."""
-
+"""Further settings of each model, the same in all libraries: ``inner`` is the width of the feed-forward layers, or of
+the state in GRU4Rec."""
 
 TITLES = {"sasrec": "SASRec", "bert4rec": "BERT4Rec", "gru4rec": "GRU4Rec"}
 
 
 @dataclass(frozen=True)
-class Contest:
-    """One model at one length, in some libraries."""
+class Comparison:
+    """One model at one length, in several libraries."""
 
     model: str
     length: int
@@ -61,20 +59,20 @@ class Contest:
 
     @property
     def name(self) -> str:
-        """As in ``--contests``."""
+        """Return the name used by ``--comparisons``."""
         return f"{self.model}-{self.length}"
 
     def settings(self) -> dict[str, Any]:
-        """Settings of every side."""
+        """Return the settings that every library gets."""
         return SETTINGS | MODELS[self.model] | {"model": self.model, "length": self.length}
 
 
-CONTESTS = (
-    Contest("sasrec", 200, ("segue", "rectools", "recbole")),
-    Contest("bert4rec", 200, ("segue", "rectools")),
-    Contest("sasrec", 50, ("segue", "rectools", "recbole")),
-    Contest("gru4rec", 50, ("segue", "recbole")),
-    Contest("bert4rec", 50, ("segue", "rectools", "recbole")),
+COMPARISONS = (
+    Comparison("sasrec", 200, ("segue", "rectools", "recbole")),
+    Comparison("bert4rec", 200, ("segue", "rectools")),
+    Comparison("sasrec", 50, ("segue", "rectools", "recbole")),
+    Comparison("gru4rec", 50, ("segue", "recbole")),
+    Comparison("bert4rec", 50, ("segue", "rectools", "recbole")),
 )
 
 AMOUNTS = {
@@ -82,75 +80,73 @@ AMOUNTS = {
     "rectools": {50: 40, 200: 14},
     "recbole": {50: 40, 200: 14},
 }
-"""How much each side trains, by length: Segue epochs, the others batches."""
+"""Amount of training by length: epochs for Segue, batches for the others."""
 WARM_UP = {"segue": 1, "rectools": 2, "recbole": 4}
 
 
 def run(
-    source: str, split: Split, contests: list[Contest], libraries: list[str], threads: int, seed: int, quick: bool
+    source: str, split: Split, comparisons: list[Comparison], libraries: list[str], threads: int, seed: int, quick: bool
 ) -> dict[str, Any]:
-    """Figures by contest and side, with the machine's rates before and after."""
+    """Measure every comparison, and the machine's rate of matrix products before and after."""
     whole = histories(split)
     more = {"threads": threads, "seed": seed, "source": source, "items": split.train.n_items}
-    found: dict[str, Any] = {"common": SETTINGS | more, "contests": []}
-    shapes = CONTESTS[0].settings() | more
-    found["rates"] = {"before": side("gemm", sys.executable, shapes, whole)}
-    for contest in contests:
-        ask = contest.settings() | more
-        sides = {}
-        for name in (name for name in contest.libraries if name in libraries):
-            batches = WARM_UP[name] + (1 if quick else AMOUNTS[name][contest.length])
-            sides[name] = timed(name, ask | {"batches": batches, "warm_up": WARM_UP[name]}, whole, contest.name)
-        lengths = np.minimum(split.train.histories.lengths, contest.length)
-        needed = flops.needed(ask, lengths[lengths > 0])
-        found["contests"].append({"name": contest.name, "settings": ask, "operations": needed, "sides": sides})
-    found["rates"]["after"] = side("gemm", sys.executable, shapes, whole)
+    found: dict[str, Any] = {"common": SETTINGS | more, "comparisons": []}
+    shapes = COMPARISONS[0].settings() | more
+    found["rates"] = {"before": run_runner("gemm", sys.executable, shapes, whole)}
+    for comparison in comparisons:
+        job = comparison.settings() | more
+        runs = {}
+        for name in (name for name in comparison.libraries if name in libraries):
+            batches = WARM_UP[name] + (1 if quick else AMOUNTS[name][comparison.length])
+            runs[name] = run_library(name, job | {"batches": batches, "warm_up": WARM_UP[name]}, whole, comparison.name)
+        lengths = np.minimum(split.train.histories.lengths, comparison.length)
+        needed = flops.needed(job, lengths[lengths > 0])
+        found["comparisons"].append({"name": comparison.name, "settings": job, "operations": needed, "runs": runs})
+    found["rates"]["after"] = run_runner("gemm", sys.executable, shapes, whole)
     return found
 
 
 def histories(split: Split) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    """Whole histories, oldest first: what the test asks about, then its target."""
-    asked, targets = split.test.queries.history, split.test.targets
-    offsets = asked.offsets + targets.offsets
+    """Return offsets and items of whole histories, oldest first: the test query's history, then its target."""
+    history, targets = split.test.queries.history, split.test.targets
+    offsets = history.offsets + targets.offsets
     items = np.empty(offsets[-1], np.int32)
     last = np.zeros(len(items), bool)
     last[offsets[1:] - 1] = True
-    items[last], items[~last] = targets.items, asked.items
+    items[last], items[~last] = targets.items, history.items
     return offsets, items
 
 
-def timed(
-    name: str, ask: dict[str, Any], events: tuple[NDArray[np.int64], NDArray[np.int32]], what: str
+def run_library(
+    name: str, job: dict[str, Any], events: tuple[NDArray[np.int64], NDArray[np.int32]], title: str
 ) -> dict[str, Any]:
-    """One side in its own environment, with how busy the machine was when it began.
+    """Run one library in its own environment, and record the CPU load at the start.
 
     Raises:
-        ValueError: there is no environment for the library.
+        ValueError: the library has no environment.
     """
     python = Path(sys.executable) if name == "segue" else interpreter(name)
     if python is None:
-        raise ValueError(f"{name}: no environment; make it with: python -m benchmarks.environments {name}")
-    load = busy()
-    if load > REST:
-        print(f"{load:.0f} % of the processors are busy with something else: not a fair figure", file=sys.stderr)
-    print(f"{what}: {name} ...", file=sys.stderr)
-    return side(name, python, ask, events) | {"busy_before_percent": load}
+        raise ValueError(f"{name}: no environment; create it with: python -m benchmarks.environments {name}")
+    load = measure_load()
+    print(f"{title}: {name} ...", file=sys.stderr)
+    return run_runner(name, python, job, events) | {"load_before_percent": load}
 
 
-def side(
-    name: str, python: str | Path, ask: dict[str, Any], events: tuple[NDArray[np.int64], NDArray[np.int32]]
+def run_runner(
+    name: str, python: str | Path, job: dict[str, Any], events: tuple[NDArray[np.int64], NDArray[np.int32]]
 ) -> dict[str, Any]:
-    """Run one side in a fresh process and a folder of its own; its figures, with metrics of what it recommended."""
+    """Run ``run_NAME.py`` in a fresh process and a temporary folder; add metrics of the lists it recommended."""
     with tempfile.TemporaryDirectory(prefix=f"segue-bench-{name}-") as folder:
-        place = Path(folder)
-        (place / "job.json").write_text(json.dumps(ask))
-        np.savez(place / "events.npz", offsets=events[0], items=events[1])
+        path = Path(folder)
+        (path / "job.json").write_text(json.dumps(job))
+        np.savez(path / "events.npz", offsets=events[0], items=events[1])
         done = subprocess.run(
-            [python, SIDES / f"run_{name}.py", folder], cwd=folder, capture_output=True, text=True, check=False
+            [python, RUNNERS / f"run_{name}.py", folder], cwd=folder, capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
             raise RuntimeError(f"{name}: exit status {done.returncode}\n{done.stderr[-4000:]}")
-        figures: dict[str, Any] = json.loads((place / "figures.json").read_text())
-        if (place / "recommended.npy").exists():
-            figures["metrics"] = score(np.load(place / "recommended.npy"), *events)
+        figures: dict[str, Any] = json.loads((path / "figures.json").read_text())
+        if (path / "recommended.npy").exists():
+            figures["metrics"] = score(np.load(path / "recommended.npy"), *events)
     return figures

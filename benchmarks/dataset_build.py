@@ -1,4 +1,4 @@
-"""Seconds and peak memory of preparing a dataset, each in a fresh process and an empty cache."""
+"""Measure seconds and peak memory of preparing a dataset, each in a fresh process with an empty cache."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ CASES = {
     "simulated, 20 million rows": ("simulated?users=500000&items=20000&mean_length=40", 60.0, 4.0),
     "Parquet in random order, 20 million rows": ("table", 60.0, 4.0),
 }
-"""Source, and the seconds and GiB it should stay below."""
+"""Source, and its limits in seconds and GiB."""
 ROWS = 20_000_000
 
 
 def run(sources: list[str] | None = None) -> dict[str, Any]:
-    """Rows, seconds, peak GiB and milliseconds of opening again, by case."""
+    """Measure rows, seconds, peak GiB and the milliseconds to open the result, by case."""
     cases = CASES if sources is None else {source: (source, None, None) for source in sources}
     return {
         name: {**_case(source), "limit_seconds": seconds, "limit_gib": gib}
@@ -38,13 +38,14 @@ def _case(source: str) -> dict[str, float]:
             source = f"{home}/table.parquet"
             subprocess.run([sys.executable, __file__, "--write", source], check=True)
         environment = {**os.environ, "SEGUE_HOME": home}
-        command = [sys.executable, __file__, "--one", source]
+        command = [sys.executable, __file__, "--build", source]
         done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE)
     found: dict[str, float] = json.loads(done.stdout)
     return found
 
 
-def one(source: str) -> None:
+def build(source: str) -> None:
+    """Prepare ``source`` in this process and print the figures as JSON."""
     from segue.data import load
 
     start = time.perf_counter()
@@ -53,11 +54,12 @@ def one(source: str) -> None:
     load(dataset.header["folder"])
     opened = time.perf_counter()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    facts = {"rows": dataset.histories.size, "seconds": prepared - start, "gib": peak}
-    print(json.dumps({**facts, "open_ms": 1000 * (opened - prepared)}))
+    figures = {"rows": dataset.histories.size, "seconds": prepared - start, "gib": peak}
+    print(json.dumps({**figures, "open_ms": 1000 * (opened - prepared)}))
 
 
-def write(path: str) -> None:
+def write_table(path: str) -> None:
+    """Write a table of random events in random order as Parquet."""
     import numpy as np
     import polars as pl
 
@@ -72,7 +74,7 @@ def write(path: str) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--one"]:
-        one(sys.argv[2])
+    if sys.argv[1:2] == ["--build"]:
+        build(sys.argv[2])
     else:
-        write(sys.argv[2])
+        write_table(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Opening a prepared dataset: seconds and memory in a fresh process, and how much of it is read."""
+"""Measure seconds and memory of opening a prepared dataset in a fresh process."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ print(json.dumps({"milliseconds": 1000 * opened, "first_pass_milliseconds": 1000
 
 
 def run(source: str) -> dict[str, Any]:
-    """Prepare ``source`` (or reuse it), then open it three times, each in a process of its own; the fastest counts."""
-    from benchmarks.compare_libraries import SIDES
+    """Prepare ``source`` or reuse it, open it in three fresh processes, and return the fastest."""
+    from benchmarks.subprocess_runner import RUNNERS
     from segue.data import load
 
     folder = str(load(source).header["folder"])
-    tries = []
+    repeats = []
     for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", PROBE, folder, SIDES], check=True, capture_output=True, text=True)
-        tries.append(json.loads(done.stdout.splitlines()[-1]))
-    fastest: dict[str, Any] = min(tries, key=lambda one: one["milliseconds"])
+        done = subprocess.run(
+            [sys.executable, "-c", PROBE, folder, RUNNERS], check=True, capture_output=True, text=True
+        )
+        repeats.append(json.loads(done.stdout.splitlines()[-1]))
+    fastest: dict[str, Any] = min(repeats, key=lambda one: one["milliseconds"])
     return fastest

@@ -1,7 +1,8 @@
-"""The environments of the libraries compared with: found in ``SEGUE_PEERS``, else made in ``.venv-peers``.
+"""Virtual environments of the other libraries: found in ``SEGUE_PEERS``, otherwise created in ``.venv-peers``.
 
-``python -m benchmarks.environments rectools`` prints the path of that environment's interpreter, and makes it first if needed.
-The libraries ask for older NumPy and pandas than Segue, and each for others: one virtual environment each.
+``python -m benchmarks.environments rectools`` prints the path of that environment's interpreter, and creates the
+environment first if needed. Each library has an environment of its own, because they need different versions of NumPy
+and pandas.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import sys
 import venv
 from pathlib import Path
 
-__all__ = ["RECIPES", "interpreter"]
+__all__ = ["REQUIREMENTS", "interpreter"]
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
-RECIPES: dict[str, list[str]] = {
+REQUIREMENTS: dict[str, list[str]] = {
     "rectools": ["rectools[torch]==0.19.0", "pytorch-lightning==2.5.2", TORCH],
     "recbole": ["recbole==1.2.1", "setuptools<81", "numpy<2", "pandas<3", "scipy<1.16", TORCH],
     "xlstm": ["xlstm==2.0.6", "mlstm_kernels==2.0.6", TORCH, "-e", str(ROOT)],
@@ -25,16 +26,22 @@ RECIPES: dict[str, list[str]] = {
     "cornac": ["cornac==3.0.1"],
     "spark": ["pyspark==4.3.0", "numpy"],
 }
-"""What each environment holds; torch comes first where it is, so that nothing else chooses its version.
-
-Surprise lives with implicit.
-"""
+"""Requirements of each environment, which also holds Surprise for ``implicit``. PyTorch is installed first, so that its
+version is the one given here."""
 
 
 def interpreter(name: str, install: bool = False) -> Path | None:
-    """The Python of ``name``'s environment; ``None`` where there is none, unless ``install`` makes it (minutes)."""
-    if name not in RECIPES:
-        raise ValueError(f"peer: got '{name}', expected one of {', '.join(RECIPES)}")
+    """Return the Python of ``name``'s environment.
+
+    Args:
+        name: a key of :data:`REQUIREMENTS`.
+        install: create a missing environment (some minutes); otherwise the result is ``None``.
+
+    Raises:
+        ValueError: an unknown name, or ``SEGUE_PEERS`` has no such environment.
+    """
+    if name not in REQUIREMENTS:
+        raise ValueError(f"library: got '{name}', expected one of {', '.join(REQUIREMENTS)}")
     given = os.environ.get("SEGUE_PEERS")
     folder = Path(given) / name if given else ROOT / ".venv-peers" / name
     python = folder / "bin" / "python"
@@ -45,9 +52,9 @@ def interpreter(name: str, install: bool = False) -> Path | None:
         return None
     if given:
         raise ValueError(f"SEGUE_PEERS={given}: no environment '{name}' there ({python} is missing)")
-    print(f"making {folder} (once, some minutes)", file=sys.stderr)
+    print(f"creating {folder} (once, some minutes)", file=sys.stderr)
     venv.create(folder, with_pip=True, clear=True)
-    for wanted in ([TORCH], RECIPES[name]) if TORCH in RECIPES[name] else (RECIPES[name],):
+    for wanted in ([TORCH], REQUIREMENTS[name]) if TORCH in REQUIREMENTS[name] else (REQUIREMENTS[name],):
         subprocess.run([python, "-m", "pip", "install", "--quiet", *wanted], check=True, stdout=sys.stderr)
     done.touch()
     return python.absolute()
@@ -55,7 +62,7 @@ def interpreter(name: str, install: bool = False) -> Path | None:
 
 if __name__ == "__main__":
     try:
-        for asked in sys.argv[1:]:
-            print(interpreter(asked, install=True))
+        for library in sys.argv[1:]:
+            print(interpreter(library, install=True))
     except (ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"{error}")

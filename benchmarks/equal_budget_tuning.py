@@ -1,7 +1,7 @@
-"""Every sequential model under one equal tuning budget: the same trials, chosen on validation, then the test.
+"""Every sequential model under an equal tuning budget: the same trials, selected on validation, then tested.
 
-A model's trials are settings drawn from one space that is the same for all; the first is the space's middle. The trial
-with the best validation NDCG@10 is the one whose test figures stand in the table.
+The trials of a model are settings drawn from one space that all models share; the first is the center of the space. The
+table shows the test metrics of the trial with the best validation NDCG@10.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.machine import trainings
+from benchmarks.machine import training_lines
 from segue.core.files import read_json
 from segue.core.registry import model_class, model_keys
 from segue.evaluation import significance
 from segue.evaluation.bootstrap import estimate
-from segue.experiment.compare import run_of
-from segue.experiment.plan import plan
+from segue.experiment.compare_runs import ensure_run
+from segue.experiment.plan import make_plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["SPACE", "page", "run", "sequential"]
+__all__ = ["SPACE", "page", "run", "sequential_models"]
 
 METRIC = "ndcg@10"
 
 SPACE: dict[str, list[Any]] = {
     "learning_rate": [2e-3, 1e-3, 4e-3],
     "dropout": [0.3, 0.2, 0.5],
-    "width": [64, 128],
+    "embedding_dim": [64, 128],
     "batch_size": [32, 64],
     "max_length": [50, 100],
 }
-"""What is drawn from, the middle first."""
+"""Values of each setting, the center of the space first."""
 
 FIXED = ["windows=all", "mask_seen=true", "epochs=20", "patience=4", "schedule=cosine", "warmup=1"]
-"""What all trials of all models share."""
+"""Settings of every trial."""
 
 
-def sequential() -> list[str]:
-    """Keys of the models that read a history in order and are trained by the one loop."""
+def sequential_models() -> list[str]:
+    """List the models that read a history in order."""
     from segue.nn.sequence_model import SequenceModel
 
     return [key for key in model_keys() if issubclass(model_class(key), SequenceModel)]
 
 
 def trials(count: int) -> list[list[str]]:
-    """Assignments of each trial: the middle of the space, then draws that are the same for every model."""
+    """Draw the settings of each trial: the center of the space, then draws that all models share."""
     rng = np.random.default_rng(0)
     drawn = [{name: values[0] for name, values in SPACE.items()}]
     while len(drawn) < count:
@@ -56,8 +56,8 @@ def trials(count: int) -> list[list[str]]:
     return [[f"{name}={value}" for name, value in one.items()] for one in drawn]
 
 
-def run(source: str, models: list[str], count: int, say: Any, quick: bool = False) -> dict[str, Any]:
-    """``count`` trials of each model on ``source``: what was found, the best by validation, and paired tests."""
+def run(source: str, models: list[str], count: int, log: Any, quick: bool = False) -> dict[str, Any]:
+    """Train ``count`` trials of each model; return the best by validation, and paired tests."""
     rows: dict[str, Any] = {}
     values: dict[str, np.ndarray[Any, Any]] = {}
     for model in models:
@@ -65,10 +65,10 @@ def run(source: str, models: list[str], count: int, say: Any, quick: bool = Fals
         for settings in trials(count):
             own = [*FIXED, *settings, *(["epochs=1"] if quick else [])]
             chosen = list({text.partition("=")[0]: text for text in own}.values())
-            folder = run_of(plan({"model": model, "data": source}, chosen, "none"), say)
+            folder = ensure_run(make_plan({"model": model, "data": source}, chosen, "none"), log)
             record = read_json(folder / METRICS)
             tried.append({"settings": settings, "valid": record["valid"][METRIC], "folder": folder, "record": record})
-            say(f"{model} {' '.join(settings)}: validation {tried[-1]['valid']:.4f}")
+            log(f"{model} {' '.join(settings)}: validation {tried[-1]['valid']:.4f}")
         best = max(tried, key=lambda trial: float(trial["valid"]))
         table = pl.read_parquet(best["folder"] / "values.parquet")
         values[model] = table[METRIC].to_numpy()
@@ -83,7 +83,7 @@ def run(source: str, models: list[str], count: int, say: Any, quick: bool = Fals
             "parameters": best["record"]["cost"]["parameters"],
         }
     record = best["record"]
-    tests = significance.compare(values) if len(values) > 1 else []
+    tests = significance.compare_all(values) if len(values) > 1 else []
     return {
         "source": source,
         "trials": count,
@@ -92,27 +92,27 @@ def run(source: str, models: list[str], count: int, say: Any, quick: bool = Fals
         "rows": rows,
         "tests": [vars(test) | {"significant": test.significant} for test in tests],
         "data_hash": record["data_hash"],
-        "questions": record["counts"]["test_questions"],
-        "audit": record["audit"],
+        "queries": record["counts"]["test_queries"],
+        "leakage": record["leakage"],
         "seed": record["seed"],
         "date": record["date"],
     }
 
 
 def page(found: dict[str, Any]) -> str:
-    """Markdown: the models by test NDCG@10, and which neighbours are told apart."""
+    """Format the models by test NDCG@10, and the pairs with a significant difference."""
     names = ["hit_rate@5", "ndcg@5", "mrr@10", "hit_rate@10", "ndcg@10"]
     rows = sorted(found["rows"].items(), key=lambda item: -float(item[1]["test"]["ndcg@10"][0]))
     lines = [
         f"# Sequential models on {found['source']}, {found['trials']} trials each",
         "",
-        f"Made by `python -m benchmarks tuned --source {found['source']} --trials {found['trials']}`.",
-        f"All models had the same trials: `{' '.join(found['fixed'])}` and draws from `{json.dumps(found['space'])}`;",
-        "the one with the best validation NDCG@10 is shown.",
-        f"Test, {found['questions']:,} questions, whole catalogue, history removed, 95 % intervals over users; seed "
+        f"Command: `python -m benchmarks equal_budget_tuning --source {found['source']} --trials {found['trials']}`.",
+        f"All models have the same trials: `{' '.join(found['fixed'])}` and draws from `{json.dumps(found['space'])}`;",
+        "the table shows the trial with the best validation NDCG@10.",
+        f"Test, {found['queries']:,} queries, whole catalog, history removed, 95 % intervals over users; seed "
         f"{found['seed']}.",
         "",
-        "| model | chosen | validation | HR@5 | NDCG@5 | MRR@10 | HR@10 | NDCG@10 | 95 % | trials, s | numbers |",
+        "| model | settings | validation | HR@5 | NDCG@5 | MRR@10 | HR@10 | NDCG@10 | 95 % | trials, s | parameters |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for model, row in rows:
@@ -127,13 +127,13 @@ def page(found: dict[str, Any]) -> str:
             f"{row['parameters']:,}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    apart = [f"{test['first']} and {test['second']}" for test in found["tests"] if test["significant"]]
+    pairs = [f"{test['first']} and {test['second']}" for test in found["tests"] if test["significant"]]
     lines += [
         "",
-        f"Pairs that are told apart (paired test of NDCG@10, Holm over {len(found['tests'])} pairs): "
-        f"{', '.join(apart) if apart else 'none'}.",
+        f"Pairs with a significant difference (paired test of NDCG@10, Holm over {len(found['tests'])} pairs): "
+        f"{', '.join(pairs) if pairs else 'none'}.",
         "",
-        *trainings(found),
+        *training_lines(found),
         "",
     ]
     return "\n".join(lines)

@@ -1,20 +1,20 @@
-"""The multiplications and additions that training one target cannot do without.
+"""Operations that training one target requires.
 
-Counted: matrix products only, two operations per multiply-add, forward once and backward twice (one product for the
-gradient of each factor). Not counted: what an implementation does besides (logits computed anew, padding, positions
-above the causal diagonal), softmax, norms, dropout, the optimiser. So the share of the machine's rate is of work that
-is needed, and 100 % cannot be reached.
+Only matrix products count, two operations per multiply-add, once for the forward pass and twice for the backward pass
+(one product for the gradient of each factor). Additional work of an implementation does not count: recomputed logits,
+padding, positions above the causal diagonal, softmax, norms, dropout, the optimizer. The share of the machine's rate
+therefore stays below 100 %.
 
-Per target, width D, inner width F (of GRU4Rec: of the state), I items, a mean of C positions visible to a position:
+Per target, with width D, inner width F (of GRU4Rec: of the state), I items, and a mean of C visible positions:
 
-* head: ``2 D I``
-* per attention block and position: ``8 D^2`` for query, key, value and output, ``4 D F`` for the feed-forward,
+* output layer: ``2 D I``
+* per attention block and position: ``8 D^2`` for query, key, value and output, ``4 D F`` for the feed-forward layer,
   ``4 D C`` for attention
-* per recurrent layer and position: ``6 F (D + F)`` for the gates of a GRU, the later layers with F in place of D; and
-  ``2 F D`` once for what leaves them
+* per recurrent layer and position: ``6 F (D + F)`` for the gates of a GRU, with F in place of D in later layers; and
+  ``2 F D`` once for the output projection
 
-SASRec and GRU4Rec have a target at every position. BERT4Rec has one where an item is hidden, so a target costs as many
-positions as there are to each hidden one; and every position sees all of its window.
+SASRec and GRU4Rec have a target at every position. BERT4Rec has one at every masked position, so a target costs several
+positions, and every position attends to its whole window.
 """
 
 from __future__ import annotations
@@ -27,28 +27,29 @@ from numpy.typing import NDArray
 __all__ = ["needed", "visible"]
 
 
-def visible(lengths: NDArray[np.int64], both_ways: bool = False) -> float:
-    """Mean number of positions that a position sees (itself included) in windows of ``lengths``."""
-    seen = lengths**2 if both_ways else lengths * (lengths + 1) / 2
+def visible(lengths: NDArray[np.int64], bidirectional: bool = False) -> float:
+    """Compute the mean number of visible positions, including the position itself, in windows of ``lengths``."""
+    seen = lengths**2 if bidirectional else lengths * (lengths + 1) / 2
     return float(seen.sum() / lengths.sum())
 
 
-def needed(ask: dict[str, Any], lengths: NDArray[np.int64]) -> dict[str, float]:
-    """Operations to train one target, by part and in total (``"target"``), in windows of ``lengths``.
+def needed(job: dict[str, Any], lengths: NDArray[np.int64]) -> dict[str, float]:
+    """Count the operations to train one target, by part and in total (``"target"``).
 
     Args:
-        ask: ``model``, ``width``, ``inner``, ``blocks``, ``items``, and ``hidden_share`` of BERT4Rec.
+        job: ``model``, ``embedding_dim``, ``inner``, ``num_blocks``, ``items``, and ``mask_prob`` for BERT4Rec.
+        lengths: of the training windows.
     """
-    width, inner, blocks = ask["width"], ask["inner"], ask["blocks"]
-    head = 3 * 2.0 * width * ask["items"]
+    width, inner, blocks = job["embedding_dim"], job["inner"], job["num_blocks"]
+    head = 3 * 2.0 * width * job["items"]
     context = 0.0
-    if ask["model"] == "gru4rec":
+    if job["model"] == "gru4rec":
         dense = 3 * (6.0 * inner * (width + inner + (blocks - 1) * 2 * inner) + 2.0 * inner * width)
         attention = 0.0
     else:
-        both_ways = ask["model"] == "bert4rec"
-        context = visible(lengths, both_ways)
-        positions = 1.0 / ask["hidden_share"] if both_ways else 1.0
+        bidirectional = job["model"] == "bert4rec"
+        context = visible(lengths, bidirectional)
+        positions = 1.0 / job["mask_prob"] if bidirectional else 1.0
         dense = positions * 3 * blocks * (8.0 * width**2 + 4.0 * width * inner)
         attention = positions * 3 * blocks * 4.0 * width * context
     total = head + dense + attention

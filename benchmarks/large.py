@@ -1,8 +1,8 @@
-"""A catalogue of a million items in a fresh process: an epoch of a million targets, a checkpoint, and exact evaluation.
+"""A catalog of a million items in a fresh process: an epoch of a million targets, a checkpoint, and exact evaluation.
 
-SASRec of width 64 reads 50 items; the loss is a softmax over 256 sampled negatives; some thousands of test users are
-ranked against the whole catalogue. ``python -m benchmarks.large SOURCE THREADS`` is that process: it prints its figures
-as JSON.
+SASRec of width 64 reads 50 items; the loss is a softmax over 256 sampled negatives; evaluation ranks the whole catalog
+for several thousand test users. ``python -m benchmarks.large SOURCE THREADS`` is that process: it prints its figures as
+JSON.
 """
 
 from __future__ import annotations
@@ -26,54 +26,53 @@ SOURCE = "simulated?users=25000&items=1000000&seed=1"
 SMALL = "simulated?users=200&items=20000&seed=1"
 
 VALIDATED = 256
-"""Questions that the training is validated on: enough for a best model to be kept."""
-
+"""Validation queries: enough to keep a best model."""
 
 EVALUATED = 5000
-"""Questions that are ranked."""
+"""Test queries that are ranked."""
 
 
 def run(source: str | None, threads: int, quick: bool) -> dict[str, Any]:
-    """Seconds of an epoch and of evaluation, targets and users per second, and peaks of memory."""
+    """Measure an epoch and evaluation: seconds, targets and users per second, and peak memory."""
     from segue.data import load
 
     source = source or (SMALL if quick else SOURCE)
-    load(source)  # prepared here: making the log is not what is measured
+    load(source)  # prepare the data here, outside the measured process
     command = [sys.executable, "-m", "benchmarks.large", source, str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: ended with {done.returncode}\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(command)}: exit status {done.returncode}\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
 def measure(source: str, threads: int) -> dict[str, Any]:
-    """The figures, in this process; the training's own log tells the epoch."""
+    """Measure in this process; the seconds of the epoch are those that training logs."""
     import torch
 
     from segue.core.run import Run
     from segue.core.types import HeldOut
     from segue.data import load
     from segue.data.splits import SplitSettings, split
-    from segue.evaluation.evaluate import evaluate, validator
+    from segue.evaluation.evaluate import evaluate, make_validator
     from segue.training.train import Training, train
 
     torch.set_num_threads(threads)
     found: dict[str, Any] = {"source": source, "threads": threads, "import_mib": memory()["now"]}
     parts = split(load(source), SplitSettings())
     logged: list[Mapping[str, float]] = []
-    track = type("Track", (), {"log": lambda self, step, values: logged.append(values)})()
-    settings = {"width": 64, "max_length": 50, "windows": "all"}
+    tracker = type("Tracker", (), {"log": lambda self, step, values: logged.append(values)})()
+    settings = {"embedding_dim": 64, "max_length": 50, "windows": "all"}
     training = Training(epochs=1, loss="sampled_softmax")
     valid, test = (
-        HeldOut(held.queries.block(0, most), held.targets.block(0, most))
+        HeldOut(held.queries.rows_between(0, most), held.targets.rows_between(0, most))
         for held, most in ((parts.valid, VALIDATED), (parts.test, EVALUATED))
     )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        run = Run(0, Path(folder), trackers=(track,))
-        model = train("sasrec", settings, training, parts.train, run, validator(valid))
-        found["train_seconds"] = time.perf_counter() - start  # with validation and the checkpoint
+        run = Run(0, Path(folder), trackers=(tracker,))
+        model = train("sasrec", settings, training, parts.train, run, make_validator(valid))
+        found["train_seconds"] = time.perf_counter() - start  # includes validation and the checkpoint
     (epoch,) = logged
     found |= {
         "items": parts.train.n_items,

@@ -1,8 +1,8 @@
-"""How good a recurrent model is beyond the length it was trained on: the same questions with less and less history.
+"""Accuracy of a recurrent model on histories shorter and longer than those of training, on the same queries.
 
-A run's model answers validation with the newest 50, 100, 200, 400 events of each history, and with all; what is left
-out of the lists is always the whole history. NDCG@10 with 95 % intervals, by the length of the history: the groups
-beyond ``max_length`` ask whether a state that training never reached helps or harms.
+The model reads the last 50, 100, 200, 400 events of each history, or all of them; recommendations always exclude the
+whole history. NDCG@10 with 95 % intervals is grouped by history length: groups beyond ``max_length`` show whether
+states that training never reached improve or degrade accuracy.
 """
 
 from __future__ import annotations
@@ -13,64 +13,64 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import told
+from benchmarks.machine import describe_lines
 from segue.core.model import Factored
-from segue.core.types import Codes, Domain, Queries, Scores
+from segue.core.types import Codes, DataSchema, Queries, Scores
 
 __all__ = ["CUTS", "page", "run"]
 
 CUTS: tuple[int | None, ...] = (50, 100, 200, 400, None)
-"""Newest events that are read."""
+"""Numbers of last events that are read."""
 
 GROUPS = (0, 50, 100, 200, 400, 10**9)
-"""Ends of the groups of histories: more than one, and up to the next."""
+"""Bounds of the groups of history lengths: more than one bound, up to the next."""
 
 
 @dataclass(eq=False)
-class Cut:
-    """A model that reads the newest ``length`` events of a history."""
+class TruncatedHistory:
+    """A model that reads only the last ``length`` events of a history."""
 
     model: Factored
     length: int
-    domain: Domain
+    schema: DataSchema
     scale: Literal["logit", "score"]
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """The model's own, of less."""
+        """Delegate to the model, with the last events only."""
         return self.model.encode(replace(queries, history=queries.history.last(self.length)))
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """The model's own."""
+        """Return those of the model."""
         return self.model.vectors
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """The model's own."""
+        """Return those of the model."""
         return self.model.bias
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """The model's own, of less."""
+        """Delegate to the model, with the last events only."""
         return self.model.score(replace(queries, history=queries.history.last(self.length)), candidates)
 
 
-def run(ask: Any) -> dict[str, Any]:
-    """NDCG@10 by how much is read and by the length of the history."""
+def run(options: Any) -> dict[str, Any]:
+    """Measure NDCG@10 by the number of events read and by history length."""
     from segue.core import bundle
     from segue.data.splits import split
     from segue.evaluation.bootstrap import estimate
     from segue.evaluation.evaluate import evaluate
-    from segue.experiment.data import reopen
+    from segue.experiment.data import load_run_data
     from segue.experiment.paths import SETTINGS, find_run
     from segue.experiment.plan import read_plan
 
-    folder = find_run(ask.run)
+    folder = find_run(options.run)
     plan = read_plan(folder / SETTINGS)
     trained = bundle.load(folder / "bundle")
     model: Any = trained.model
-    if not getattr(model, "recurrent", False):
-        raise ValueError(f"run: '{trained.key}' reads no more than its window; expected a recurrent model")
-    data = reopen(folder)
+    if not getattr(model, "reads_full_history", False):
+        raise ValueError(f"run: '{trained.key}' reads only its window; expected a recurrent model")
+    data = load_run_data(folder)
     valid = split(data, plan.split).valid
     lengths = valid.queries.history.lengths
     group_N = np.searchsorted(GROUPS[1:], lengths)
@@ -85,40 +85,40 @@ def run(ask: Any) -> dict[str, Any]:
         "rows": [],
     }
     for cut in CUTS:
-        reader = model if cut is None else Cut(model, cut, model.domain, model.scale)
+        reader = model if cut is None else TruncatedHistory(model, cut, model.schema, model.scale)
         values_N = evaluate(reader, valid, ks=(10,), seed=plan.run.seed).values["ndcg@10"]
         for group in [None, *range(len(GROUPS) - 1)]:
             inside = np.ones(len(values_N), bool) if group is None else group_N == group
             if inside.any():
                 (mean,) = estimate(values_N[inside][:, None], plan.run.seed)
-                over, upto = (None, None) if group is None else GROUPS[group : group + 2]
-                figures = {"questions": int(inside.sum()), "mean": mean.mean, "low": mean.low, "high": mean.high}
-                found["rows"].append({"read": cut, "over": over, "upto": upto, **figures})
+                above, up_to = (None, None) if group is None else GROUPS[group : group + 2]
+                figures = {"queries": int(inside.sum()), "mean": mean.mean, "low": mean.low, "high": mean.high}
+                found["rows"].append({"read": cut, "above": above, "up_to": up_to, **figures})
     return found
 
 
 def page(found: dict[str, Any]) -> str:
-    """The table, as Markdown: a line per group of histories, a column per amount that is read."""
+    """Format a table: a row per group of history lengths, a column per number of events read."""
     lines = [
-        f"# {found['run']} beyond the length it was trained on",
+        f"# Length generalization of {found['run']}",
         "",
         f"`{found['model']}` on {found['data']}, trained on windows of {found['max_length']} targets; NDCG@10 on "
-        "validation with 95 % intervals, whole catalogue, whole history removed.",
+        "validation with 95 % intervals, whole catalog, whole history removed.",
         "",
-        "| events in the history | questions | "
-        + " | ".join("all read" if cut is None else f"newest {cut} read" for cut in CUTS)
+        "| events in the history | queries | "
+        + " | ".join("all read" if cut is None else f"last {cut} read" for cut in CUTS)
         + " |",
         "| --- | ---: | " + " | ".join("---:" for _ in CUTS) + " |",
     ]
-    for over, upto in dict.fromkeys((row["over"], row["upto"]) for row in found["rows"]):
-        rows = {row["read"]: row for row in found["rows"] if (row["over"], row["upto"]) == (over, upto)}
-        name = "all" if over is None else f"more than {over}" if upto == GROUPS[-1] else f"{over + 1} to {upto}"
+    for above, up_to in dict.fromkeys((row["above"], row["up_to"]) for row in found["rows"]):
+        rows = {row["read"]: row for row in found["rows"] if (row["above"], row["up_to"]) == (above, up_to)}
+        name = "all" if above is None else f"more than {above}" if up_to == GROUPS[-1] else f"{above + 1} to {up_to}"
         cells = [f"{rows[cut]['mean']:.4f} ({rows[cut]['low']:.4f} to {rows[cut]['high']:.4f})" for cut in CUTS]
-        lines.append(f"| {name} | {rows[None]['questions']:,} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | {rows[None]['queries']:,} | " + " | ".join(cells) + " |")
     lines += [
         "",
         f"* data: {found['data']}, hash {found['hash']}; bootstrap with seed {found['seed']}",
         *(f"* warning: {text}" for text in found["warnings"]),
-        *told(found["machine"]),
+        *describe_lines(found["machine"]),
     ]
     return "\n".join([*lines, ""])

@@ -1,4 +1,4 @@
-"""The machine under a figure: what it is, whether it is at rest, and where a command came from."""
+"""Describe the machine, its load and the command behind a figure."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 import psutil
 
-__all__ = ["busy", "describe", "told", "trainings", "undisturbed"]
+__all__ = ["MAX_LOAD", "cpu_load", "describe", "describe_lines", "load_line", "training_lines"]
 
-REST = 15.0
-"""Percent of the processors that others may use before a figure is marked as disturbed."""
+MAX_LOAD = 15.0
+"""CPU load of other processes, in percent, above which a figure is marked as disturbed."""
 
 
-def busy(seconds: float = 2.0) -> float:
-    """Percent of all processors in use over the next ``seconds``, while this process sleeps."""
+def cpu_load(seconds: float = 2.0) -> float:
+    """Measure the load of all CPUs in percent over the next ``seconds``, while this process sleeps."""
     return float(psutil.cpu_percent(interval=seconds))
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, system, versions, commit, command and date."""
+    """Collect processor, memory, system, versions, commit, command and date."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
@@ -42,28 +42,27 @@ def describe() -> dict[str, Any]:
     }
 
 
-def told(machine: dict[str, Any]) -> list[str]:
-    """Lines of a page: the machine, and the command that made it."""
+def describe_lines(machine: dict[str, Any]) -> list[str]:
+    """Format the machine and the command as lines of a page."""
     return [
         f"* machine: {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
         f"{machine['system']}; Python {machine['python']}, torch {machine['torch']}, Segue {machine['segue']} "
         f"({machine['commit']})",
-        f"* made by `{machine['command']}`, {machine['date']}",
+        f"* command: `{machine['command']}`, {machine['date']}",
     ]
 
 
-def undisturbed(found: dict[str, Any]) -> str:
-    """A line of a page: how busy the machine was before its figures were taken, and whether that spoils them."""
-    spoilt = ": **disturbed, not a result**" if found["busy_before_percent"] > found["rest_percent"] else ""
-    return (
-        f"* {found['busy_before_percent']:.0f} % of the processors were busy with something else when it began{spoilt}"
-    )
+def load_line(found: dict[str, Any]) -> str:
+    """Format the CPU load before the measurement as a line of a page, with a mark if it was too high."""
+    mark = ": **disturbed, not a result**" if found["load_before_percent"] > found["max_load_percent"] else ""
+    return f"* CPU load of other processes at the start: {found['load_before_percent']:.0f} %{mark}"
 
 
-def trainings(found: dict[str, Any]) -> list[str]:
-    """Lines of a page: where the figures of many trainings come from."""
+def training_lines(found: dict[str, Any]) -> list[str]:
+    """Format the data, the date and the machine of several trainings as lines of a page."""
     return [
-        f"* data hash {found['data_hash']}; the split was audited before each training, no faults; {found['date']}",
-        "* trainings may have shared the machine: their seconds are upper bounds",
-        *told(found["machine"]),
+        f"* data hash {found['data_hash']}; the split was checked for leakage before each training and passed; "
+        f"{found['date']}",
+        "* trainings may have run concurrently: training times are upper bounds",
+        *describe_lines(found["machine"]),
     ]

@@ -1,9 +1,10 @@
-"""A service under mixed traffic and trouble for some minutes, and whether it kept its word.
+"""Soak test: the service under mixed traffic and injected faults for some minutes, with checks of its guarantees.
 
-``segue serve`` with two workers, keys, an experiment and two models answers people who ask, tell, look and leave, each
-one thing after another. Every few seconds something is done to it: another model is activated, a worker or the store's
-server is killed, the store is away or held, the service is stopped and begun again. What was acknowledged is then
-compared with the store, what was answered with the counters, and memory is watched in one worker all along.
+``segue serve`` runs with two workers, API keys, an experiment and two models. Clients request recommendations, append
+events, look up users and items, and delete users, each one request at a time. Every few seconds a fault is injected:
+another model is activated, a worker or the store's server is killed, the store is down, frozen or locked, or the
+service is restarted. Afterwards acknowledged events are compared with the store and responses with the counters. The
+memory of one worker is monitored throughout.
 """
 
 from __future__ import annotations
@@ -22,213 +23,224 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import busy, told, undisturbed
+from benchmarks.machine import cpu_load, describe_lines, load_line
 from benchmarks.soaking import checks
-from benchmarks.soaking.fault_injection import Trouble
-from benchmarks.soaking.monitor import Watch
-from benchmarks.soaking.service import STORES, Service, behind, publications
+from benchmarks.soaking.fault_injection import FaultInjector
+from benchmarks.soaking.monitor import Monitor
+from benchmarks.soaking.service import STORES, Service, build_artifacts, start_store
 
 __all__ = ["figure", "page", "run", "verdict"]
 
-WALKERS = 8
-SIDE = Path(__file__).parent / "runners" / "run_soak.py"
-FLAT, LONG = 60.0, 5.0
-"""MB per hour of growth from which memory is said to grow, and minutes for which it must have been watched."""
+CLIENTS = 8
+CLIENT_SCRIPT = Path(__file__).parent / "runners" / "run_soak.py"
+MAX_SLOPE, MIN_MINUTES = 60.0, 5.0
+"""MB per hour above which memory is said to grow, and minutes of monitoring that this needs."""
 
-READING = (
-    "Memory is that of the one worker that no disturbance killed after the first quarter. Counters are read every five "
-    "seconds, in each life of the service for the last time shortly before its end: what was answered a second before "
-    "must be counted, and no more than what was begun. What a worker counted stays when it is killed; what it had "
-    "answered and not yet counted may be missing: as many requests as were under way. Of failures of the store there "
-    "is no upper bound, as work behind the answers fails too."
+NOTES = (
+    "Memory is that of the one worker that no fault killed after the first quarter. Counters are read every five "
+    "seconds, and in each lifetime of the service for the last time shortly before its end: they must include every "
+    "response of up to a second before, and no more than the requests sent. Counts of a killed worker are kept; "
+    "responses that it had not counted yet may be missing, at most one per client. Store failures have no upper bound, "
+    "as background work fails too."
 )
-"""What the tables of a page mean."""
+"""How to read the tables of the page."""
 
 
-def run(ask: Any) -> dict[str, Any]:
-    """A trial with each store that was asked for, all at the same time; plots of memory are left beside the report.
+def run(options: Any) -> dict[str, Any]:
+    """Test each requested store, all at the same time; write plots of memory next to the page.
 
     Raises:
-        ValueError: a store that there is none of, or whose server is not installed.
+        ValueError: the server of a store is not installed.
     """
-    stores = STORES if ask.store == "all" else (ask.store,)
-    minutes = 0.5 if ask.quick else ask.minutes or 20.0
-    found: dict[str, Any] = {"busy_before_percent": busy(), "minutes": minutes, "walkers": WALKERS, "runs": {}}
-    with tempfile.TemporaryDirectory(prefix="segue-soak-") as folder:
-        world = publications(Path(folder))
+    stores = STORES if options.store == "all" else (options.store,)
+    minutes = 0.5 if options.quick else options.minutes or 20.0
+    found: dict[str, Any] = {"load_before_percent": cpu_load(), "minutes": minutes, "clients": CLIENTS, "runs": {}}
+    with tempfile.TemporaryDirectory(prefix="segue-soak-") as name:
+        root = Path(name)
+        world = build_artifacts(root)
         found["source"] = world["source"]
 
-        def one(store: str) -> dict[str, Any]:
-            place = Path(folder) / store
-            place.mkdir()
-            server = behind(store, place)
+        def test(store: str) -> dict[str, Any]:
+            folder = root / store
+            folder.mkdir()
+            server = start_store(store, folder)
             try:
-                return _trial(world, server, Path(folder), place, minutes, ask)
+                return _test_store(world, server, root, folder, minutes, options)
             finally:
                 server.stop()
 
         with ThreadPoolExecutor(len(stores)) as pool:
-            found["runs"] = dict(zip(stores, pool.map(one, stores), strict=True))
-        Path(ask.out).mkdir(parents=True, exist_ok=True)
+            found["runs"] = dict(zip(stores, pool.map(test, stores), strict=True))
+        Path(options.out).mkdir(parents=True, exist_ok=True)
         for store, trial in found["runs"].items():
-            picture = Path(ask.out) / f"soak-{store}.svg"
-            picture.write_text(figure(trial), encoding="utf-8")
+            plot = Path(options.out) / f"soak-{store}.svg"
+            plot.write_text(figure(trial), encoding="utf-8")
             for name in ("service.log", "attempts.jsonl"):
-                shutil.copy(Path(folder) / store / name, picture.with_name(f"soak-{store}-{name}"))
+                shutil.copy(root / store / name, plot.with_name(f"soak-{store}-{name}"))
     return found
 
 
-def _trial(world: dict[str, Any], server: Any, models: Path, place: Path, minutes: float, ask: Any) -> dict[str, Any]:
-    """One trial."""
+def _test_store(
+    world: dict[str, Any], server: Any, models: Path, folder: Path, minutes: float, options: Any
+) -> dict[str, Any]:
+    """Run traffic and faults against one store, then check."""
     from segue.serving.stores.open import open_store
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    service = Service(place, models, server.address, port)
-    watch, traffic = Watch(service), None
-    trouble = Trouble(service, server, ask.seed, 2.0 if ask.quick else 10.0)
+    service = Service(folder, models, server.address, port)
+    monitor, traffic = Monitor(service), None
+    injector = FaultInjector(service, server, options.seed, 2.0 if options.quick else 10.0)
     try:
         service.start()
         begin = time.time()
         until = begin + 60 * minutes
-        job = {**world, "address": service.address, "key": service.key, "until": until, "walkers": WALKERS}
-        (place / "job.json").write_text(json.dumps(job | {"seed": ask.seed}))
-        watch.start()
+        job = {**world, "address": service.address, "key": service.key, "until": until, "clients": CLIENTS}
+        (folder / "job.json").write_text(json.dumps(job | {"seed": options.seed}))
+        monitor.start()
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
-        traffic = subprocess.Popen([sys.executable, SIDE, place], env=env)
-        trouble.go_on(begin, until - (3 if ask.quick else 10))
+        traffic = subprocess.Popen([sys.executable, CLIENT_SCRIPT, folder], env=env)
+        injector.run(begin, until - (3 if options.quick else 10))
         if traffic.wait(180):
-            raise RuntimeError(f"traffic ended with status {traffic.returncode}")
-        trails = json.loads((place / "trails.json").read_text())
-        compared = trouble.compare([user for user in trails if trails[user]][::3])
+            raise RuntimeError(f"the clients failed with exit status {traffic.returncode}")
+        trails = json.loads((folder / "trails.json").read_text())
+        n_compared = injector.compare_states([user for user in trails if trails[user]][::3])
         time.sleep(1.5)
-        watch.scrape()
-        watch.end()
+        monitor.scrape()
+        monitor.stop()
     finally:
         if traffic is not None and traffic.poll() is None:
             traffic.kill()
             traffic.wait()
         service.stop()
-    attempts = [json.loads(line) for line in (place / "attempts.jsonl").read_text().splitlines()]
+    attempts = [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()]
     with closing(open_store(server.address)) as store:
-        events = checks.kept(trails, (event for _, event in store.events()))
-    everything = sorted([*attempts, *trouble.attempts], key=lambda one: float(one["begin"]))
-    kills = [one["begin"] for one in trouble.seen if one["kind"] == "worker_killed"]
-    busy_all = [both[0] for both in watch.busy]
+        events = checks.check_events(trails, (event for _, event in store.events()))
+    all_attempts = sorted([*attempts, *injector.attempts], key=lambda one: float(one["begin"]))
+    kills = [fault["begin"] for fault in injector.faults if fault["kind"] == "worker_killed"]
+    n_loads = max(1, len(monitor.load))
     return {
         "seconds": until - begin,
         "attempts": len(attempts),
-        "compared": compared,
+        "compared": n_compared,
         "events": events,
-        "traffic_faults": json.loads((place / "faults.json").read_text()),
-        "trouble_faults": trouble.faults,
-        "refusals": checks.refusals(everything, trouble.seen, service.lives),
-        "counters": checks.counters(everything, watch.scrapes, service.lives, kills, WALKERS + 1),
-        "memory": checks.memory(watch.memory, begin, until),
-        "speeds": checks.speeds(attempts, trouble.seen),
-        "gaps": [one | {"at": one["at"] - begin} for one in checks.gaps(attempts, trouble.seen)],
-        "disturbances": [one | {"begin": one["begin"] - begin, "end": one["end"] - begin} for one in trouble.seen],
-        "samples": _thinned((round(when - begin, 1), pid, round(size / 1e6, 1)) for when, pid, size in watch.memory),
-        "busy_percent": sum(busy_all) / max(1, len(busy_all)),
-        "others_percent": sum(both[1] for both in watch.busy) / max(1, len(watch.busy)),
-        "others": sorted(watch.others),
+        "client_errors": json.loads((folder / "errors.json").read_text()),
+        "injector_errors": injector.errors,
+        "failures": checks.explain_failures(all_attempts, injector.faults, service.lifetimes),
+        "counters": checks.check_counters(all_attempts, monitor.scrapes, service.lifetimes, kills, CLIENTS + 1),
+        "memory": checks.memory_trend(monitor.memory, begin, until),
+        "latencies": checks.latencies(attempts, injector.faults),
+        "gaps": [one | {"at": one["at"] - begin} for one in checks.find_gaps(attempts, injector.faults)],
+        "faults": [one | {"begin": one["begin"] - begin, "end": one["end"] - begin} for one in injector.faults],
+        "samples": _thin((round(when - begin, 1), pid, round(size / 1e6, 1)) for when, pid, size in monitor.memory),
+        "load_percent": sum(total for total, _ in monitor.load) / n_loads,
+        "others_percent": sum(others for _, others in monitor.load) / n_loads,
+        "others": sorted(monitor.others),
     }
 
 
-def _thinned(samples: Iterable[tuple[float, int, float]], seconds: float = 20.0) -> list[tuple[float, int, float]]:
-    """Of each process one sample in so many seconds: enough to draw."""
+def _thin(samples: Iterable[tuple[float, int, float]], seconds: float = 20.0) -> list[tuple[float, int, float]]:
+    """Keep one sample per process and interval: enough for the plot."""
     return list({(pid, when // seconds): (when, pid, size) for when, pid, size in samples}.values())
 
 
 def verdict(trial: dict[str, Any]) -> dict[str, str]:
-    """What was to be shown, and how it came out."""
+    """Return the result of each check."""
     events, memory = trial["events"], trial["memory"]
-    broken = {name: events[name] for name in ("lost", "twice", "unasked", "changed", "disordered", "strangers")}
-    faults = trial["traffic_faults"]["counts"]
+    violations = {name: events[name] for name in checks.VIOLATIONS if events[name]}
     slope = memory.get("slope_of_last_half_mb_per_hour")
-    misfits = [f"life {row['life']}, {row['what']}" for row in trial["counters"] if not row["fits"] or row["falls"]]
+    inconsistent = [
+        f"lifetime {row['lifetime']}, {row['what']}"
+        for row in trial["counters"]
+        if not row["is_consistent"] or row["decreases"]
+    ]
+    failed = trial["failures"]["failed"]
     return {
-        "acknowledged events are kept once, in order": _fault({name: n for name, n in broken.items() if n})
+        "acknowledged events are stored once, in order": _describe_failure(violations)
         or f"yes: {events['acknowledged']:,} acknowledged, {events['stored']:,} in the store, {events['deleted']:,} "
-        f"deleted with {events['forgotten']:,} users; {events['unanswered']:,} never acknowledged",
-        "every answer is well formed, fresh and true": _fault(faults) or f"yes: {trial['attempts']:,} requests",
-        "swaps hold, and nothing else moves": _fault(dict.fromkeys(trial["trouble_faults"][:5], 1))
-        or f"yes: {len(trial['disturbances'])} disturbances; {trial['compared']} users remembered event by event are "
-        "answered as by all of their events",
-        "failures only while something was down": _fault({"unexplained": trial["refusals"]["unexplained_count"]})
-        or f"yes: {', '.join(f'{n:,} x {kind}' for kind, n in trial['refusals']['failed'].items()) or 'none'}",
-        "counters agree with what was answered": f"**no**: {'; '.join(misfits)}" if misfits else "yes",
-        "memory is flat": "too short to tell" if slope is None or memory["minutes"] < LONG
-        else f"{'yes' if slope < FLAT else '**no**'}: {memory['first_mb']:.0f} MB, then {memory['last_mb']:.0f} MB; "
+        f"deleted with {events['deleted_users']:,} users; {events['unacknowledged']:,} never acknowledged",
+        "every response is well formed, current and correct": _describe_failure(trial["client_errors"]["counts"])
+        or f"yes: {trial['attempts']:,} requests",
+        "model changes are effective and complete": _describe_failure(dict.fromkeys(trial["injector_errors"][:5], 1))
+        or f"yes: {len(trial['faults'])} faults; for {trial['compared']} users the state updated event by event "
+        "recommends the same as all of their events at once",
+        "requests fail only during faults": _describe_failure({"unexplained": trial["failures"]["unexplained_count"]})
+        or f"yes: {', '.join(f'{n:,} x {kind}' for kind, n in failed.items()) or 'none'}",
+        "counters agree with the responses": f"**no**: {'; '.join(inconsistent)}" if inconsistent else "yes",
+        "memory is constant": "too short to tell" if slope is None or memory["minutes"] < MIN_MINUTES
+        else f"{'yes' if slope < MAX_SLOPE else '**no**'}: {memory['first_mb']:.0f} MB, then "
+        f"{memory['last_mb']:.0f} MB; "
         f"{memory['slope_mb_per_hour']:+.1f} MB/h after the first quarter, {slope:+.1f} MB/h in the last half",
     }  # fmt: skip
 
 
-def _fault(found: dict[str, Any]) -> str:
+def _describe_failure(found: dict[str, Any]) -> str:
     return "**no**: " + ", ".join(f"{name} {n}" for name, n in found.items()) if any(found.values()) else ""
 
 
 def figure(trial: dict[str, Any]) -> str:
-    """Memory of each worker over time, with what was done to the service, as SVG."""
+    """Plot the memory of each worker over time, with the faults, as SVG."""
     from matplotlib.figure import Figure
 
-    from segue.reports.plots import LIGHT, svg
+    from segue.reports.plots import LIGHT, to_svg
 
-    drawn = Figure(figsize=(9.0, 3.4), layout="constrained")
-    axes = drawn.subplots()
+    plot = Figure(figsize=(9.0, 3.4), layout="constrained")
+    axes = plot.subplots()
     for pid in dict.fromkeys(pid for _, pid, _ in trial["samples"]):
         line = [(when / 60, size) for when, one, size in trial["samples"] if one == pid]
         axes.plot(*zip(*line, strict=True), linewidth=1.3)
-    kinds = list(dict.fromkeys(one["kind"] for one in trial["disturbances"]))
+    kinds = list(dict.fromkeys(one["kind"] for one in trial["faults"]))
     for number, kind in enumerate(kinds):
-        for place, one in enumerate(one for one in trial["disturbances"] if one["kind"] == kind):
-            label = kind.replace("_", " ") if not place else None
-            colour = LIGHT[f"c{number % 5 + 1}"] if kind != "service_restarted" else LIGHT["ink"]
-            axes.axvline(one["begin"] / 60, color=colour, linewidth=0.7, linestyle=":", label=label)
+        for index, one in enumerate(one for one in trial["faults"] if one["kind"] == kind):
+            label = kind.replace("_", " ") if not index else None
+            color = LIGHT[f"c{number % 5 + 1}"] if kind != "service_restarted" else LIGHT["ink"]
+            axes.axvline(one["begin"] / 60, color=color, linewidth=0.7, linestyle=":", label=label)
     axes.set_xlabel("minutes")
-    axes.set_ylabel("MB in memory, each worker")
+    axes.set_ylabel("resident memory per worker, MB")
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower right")
-    return svg(drawn)
+    return to_svg(plot)
 
 
 def page(found: dict[str, Any]) -> str:
-    """The findings, as Markdown."""
+    """Format the results, with a section per store."""
     lines = [
-        "# A service under traffic and trouble",
+        "# The service under traffic and injected faults",
         "",
-        f"`segue serve` with two workers, two models of {found['source']}, keys and an experiment; {found['walkers']} "
-        f"clients at a time, {found['minutes']:g} minutes with each store, all stores at the same time. Times are "
-        "those of a machine that ran traffic, services and stores alike: they are not figures of the service.",
+        f"`segue serve` with two workers, two models of {found['source']}, API keys and an experiment; "
+        f"{found['clients']} concurrent clients, {found['minutes']:g} minutes with each store, all stores at the same "
+        "time. Latencies are those of a machine shared by clients, services and stores; they do not describe the "
+        "service alone.",
         "",
-        READING,
+        NOTES,
     ]
     for store, trial in found["runs"].items():
-        kinds = [one["kind"] for one in trial["disturbances"]]
-        done = ", ".join(f"{kinds.count(kind)} x {kind.replace('_', ' ')}" for kind in dict.fromkeys(kinds))
+        kinds = [one["kind"] for one in trial["faults"]]
+        counts = ", ".join(f"{kinds.count(kind)} x {kind.replace('_', ' ')}" for kind in dict.fromkeys(kinds))
         lines += [
-            "", f"## {store}", "", "| | |", "| --- | --- |",
+            "", f"## {store}", "", "| check | result |", "| --- | --- |",
             *(f"| {name} | {text} |" for name, text in verdict(trial).items()),
-            "", f"Disturbances: {done}.", "", f"![memory](soak-{store}.svg)", "",
-            "| answers | count | p50, ms | p95, ms | p99, ms | most, ms |",
+            "", f"Faults: {counts}.", "", f"![memory](soak-{store}.svg)", "",
+            "| responses | count | p50, ms | p95, ms | p99, ms | max, ms |",
             "| --- | ---: | ---: | ---: | ---: | ---: |",
-            *(f"| {name} | {row['answers']:,} | {row['p50_ms']:.1f} | {row['p95_ms']:.1f} | {row['p99_ms']:.1f} "
-              f"| {row['most_ms']:,.0f} |" for name, row in trial["speeds"].items()),
+            *(f"| {name} | {row['responses']:,} | {row['p50_ms']:.1f} | {row['p95_ms']:.1f} | {row['p99_ms']:.1f} "
+              f"| {row['max_ms']:,.0f} |" for name, row in trial["latencies"].items()),
             "", "| no recommendation for | at | during |", "| ---: | ---: | --- |",
             *(() if trial["gaps"] else ("| never longer than a second | | |",)),
             *(f"| {gap['seconds']:.1f} s | {gap['at']:.0f} s | {gap['during'].replace('_', ' ')} |"
               for gap in trial["gaps"]),
-            "", "| life | what | answered at least | at most | counted | may be missing |",
+            "", "| lifetime | what | minimum | maximum | counted | tolerance |",
             "| ---: | --- | ---: | ---: | ---: | ---: |",
-            *(f"| {row['life']} | {row['what']}{'' if row['fits'] else ' **differs**'} | {row['least']:,} | "
-              f"{'' if row['most'] >= 10**9 else format(row['most'], ',')} | {row['counted']:,} | {row['slack']} |"
+            *(f"| {row['lifetime']} | {row['what']}{'' if row['is_consistent'] else ' **differs**'} | "
+              f"{row['minimum']:,} | {'' if row['maximum'] >= 10**9 else format(row['maximum'], ',')} | "
+              f"{row['counted']:,} | {row['tolerance']} |"
               for row in trial["counters"]),
-            "", f"* {trial['busy_percent']:.0f} % of the processors were busy, {trial['others_percent']:.0f} % with "
-            f"something else: {', '.join(trial['others']) or 'nothing above 5 %'}",
-            *(f"* {text}" for text in [*trial["events"]["texts"], *trial["refusals"]["unexplained"],
-                                       *trial["trouble_faults"]]),
-            *(f"* {kind}: {text}" for kind, texts in trial["traffic_faults"]["texts"].items() for text in texts[:5]),
+            "", f"* CPU load {trial['load_percent']:.0f} %, of which {trial['others_percent']:.0f} % by other "
+            f"processes: {', '.join(trial['others']) or 'none above 5 %'}",
+            *(f"* {text}" for text in [*trial["events"]["texts"], *trial["failures"]["unexplained"],
+                                       *trial["injector_errors"]]),
+            *(f"* {kind}: {text}" for kind, texts in trial["client_errors"]["texts"].items() for text in texts[:5]),
         ]  # fmt: skip
-    return "\n".join([*lines, "", undisturbed(found), *told(found["machine"]), ""])
+    return "\n".join([*lines, "", load_line(found), *describe_lines(found["machine"]), ""])

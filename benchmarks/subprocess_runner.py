@@ -1,4 +1,4 @@
-"""A side of a comparison in a fresh process: its own environment, the threads it may use, arrays in and out."""
+"""Run a benchmark script in a fresh process: its environment, its threads, arrays in and out."""
 
 from __future__ import annotations
 
@@ -14,49 +14,61 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.environments import interpreter
-from benchmarks.machine import REST, busy
+from benchmarks.machine import MAX_LOAD, cpu_load
 
-__all__ = ["Arrays", "fresh", "in_turn", "python_of"]
+__all__ = ["RUNNERS", "Arrays", "find_python", "measure_load", "run_alternating", "run_in_subprocess"]
 
-SIDES = Path(__file__).parent / "runners"
+RUNNERS = Path(__file__).parent / "runners"
 
 Arrays = dict[str, NDArray[Any]]
 
 SHARED = {"surprise": "implicit"}
-"""Libraries that live in the environment of another."""
+"""Libraries installed in the environment of another."""
 
 
-def python_of(library: str) -> Path | None:
-    """The interpreter of a library's environment; ``None``, and a line that says so, where there is none."""
+def find_python(library: str) -> Path | None:
+    """Return the interpreter of a library's environment; ``None``, with a warning, if there is none."""
     if library == "segue":
         return Path(sys.executable)
     library = SHARED.get(library, library)
     found = interpreter(library)
     if found is None:
         print(
-            f"no environment for {library}; make it with: python -m benchmarks.environments {library}", file=sys.stderr
+            f"warning: no environment for {library}; create it with: python -m benchmarks.environments {library}",
+            file=sys.stderr,
         )
     return found
 
 
-def fresh(script: str, python: Path, ask: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
-    """Run ``sides/run_SCRIPT.py`` in a folder of its own: its figures, and the arrays that it left.
+def measure_load() -> float:
+    """Measure the CPU load in percent, and warn if it is too high for a fair measurement."""
+    load = cpu_load()
+    if load > MAX_LOAD:
+        print(f"warning: other processes use {load:.0f} % of the CPUs; figures are disturbed", file=sys.stderr)
+    return load
+
+
+def run_in_subprocess(script: str, python: Path, job: dict[str, Any], arrays: Arrays) -> tuple[dict[str, Any], Arrays]:
+    """Run ``runners/run_SCRIPT.py`` in a temporary folder; return its figures and the arrays it wrote.
 
     Args:
-        ask: its settings, ``threads`` among them.
-        arrays: what it reads from ``events.npz``.
+        script: the script's name without ``run_``.
+        python: the interpreter.
+        job: the script's settings, including ``threads``.
+        arrays: written to ``events.npz``, which the script reads.
+
+    Raises:
+        RuntimeError: the script failed; the message ends with its standard error.
     """
-    load = busy()
-    if load > REST:
-        print(f"{load:.0f} % of the processors are busy with something else: not a fair figure", file=sys.stderr)
-    threads = str(ask["threads"])
+    load = measure_load()
+    threads = str(job["threads"])
     names = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "LK_NUM_THREADS", "LK_NUM_BACKEND_THREADS", "RAYON_NUM_THREADS")
-    with tempfile.TemporaryDirectory(prefix=f"segue-bench-{script}-") as folder:
-        place = Path(folder)
-        (place / "job.json").write_text(json.dumps(ask))
-        np.savez(place / "events.npz", **arrays)
+    with tempfile.TemporaryDirectory(prefix=f"segue-bench-{script}-") as name:
+        folder = Path(name)
+        (folder / "job.json").write_text(json.dumps(job))
+        np.savez(folder / "events.npz", **arrays)
         done = subprocess.run(
-            [python, SIDES / f"run_{script}.py", folder],
+            [python, RUNNERS / f"run_{script}.py", folder],
             cwd=folder,
             env=os.environ | dict.fromkeys(names, threads),
             capture_output=True,
@@ -65,27 +77,31 @@ def fresh(script: str, python: Path, ask: dict[str, Any], arrays: Arrays) -> tup
         )
         if done.returncode != 0:
             raise RuntimeError(f"{script}: exit status {done.returncode}\n{done.stderr[-4000:]}")
-        figures: dict[str, Any] = json.loads((place / "figures.json").read_text())
-        left = {path.stem: np.load(path) for path in place.glob("*.npy")}
-    return figures | {"busy_before_percent": load}, left
+        figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+        results = {path.stem: np.load(path) for path in folder.glob("*.npy")}
+    return figures | {"load_before_percent": load}, results
 
 
-def in_turn(rounds: int, sides: list[tuple[str, str, dict[str, Any]]], arrays: Arrays) -> dict[str, tuple[Any, Arrays]]:
-    """Several sides, each in ``rounds`` fresh processes in turn with the others; of each the round that fitted fastest.
+def run_alternating(
+    rounds: int, runs: list[tuple[str, str, dict[str, Any]]], arrays: Arrays
+) -> dict[str, tuple[Any, Arrays]]:
+    """Run several jobs alternately, ``rounds`` times each, and return the run with the fastest fit of each.
 
     Args:
-        sides: name, library and settings of each; the script is ``run_PART_LIBRARY.py``, PART being ``ask["part"]``.
+        rounds: fresh processes per job.
+        runs: name, library and settings of each; the script is ``run_PART_LIBRARY.py``, PART being ``job["part"]``.
+        arrays: see :func:`run_in_subprocess`.
     """
     found: dict[str, list[tuple[Any, Arrays]]] = {}
     for number in range(rounds):
-        for name, library, ask in sides:
-            python = python_of(library)
+        for name, library, job in runs:
+            python = find_python(library)
             if python is None:
                 continue
             print(f"{name} ({number + 1} of {rounds}) ...", file=sys.stderr)
-            found.setdefault(name, []).append(fresh(f"{ask['part']}_{library}", python, ask, arrays))
+            found.setdefault(name, []).append(run_in_subprocess(f"{job['part']}_{library}", python, job, arrays))
     best = {}
-    for name, runs in found.items():
-        figures, left = min(runs, key=lambda one: float(one[0]["fit_seconds"]))
-        best[name] = figures | {"all_fit_seconds": [one["fit_seconds"] for one, _ in runs]}, left
+    for name, repeats in found.items():
+        figures, results = min(repeats, key=lambda one: float(one[0]["fit_seconds"]))
+        best[name] = figures | {"all_fit_seconds": [one["fit_seconds"] for one, _ in repeats]}, results
     return best

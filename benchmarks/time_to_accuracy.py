@@ -1,8 +1,8 @@
-"""How soon Segue is as good as a peer became: NDCG@10 on validation against the time of training.
+"""Measure the training time until Segue reaches the NDCG@10 of another library on validation data.
 
-The peer trains for some minutes, and the best value it reached is the level; then Segue trains until it is there. The
-lists of both are scored by the same function for the same held-out items, without the history; making and scoring them
-is not counted in the time. The model's own settings are the same; how it is trained is each side's choice, and told.
+The other library trains for some minutes and its best value is the target; then Segue trains until it reaches it. The
+same function scores the lists of both for the same held-out items, without the history; the time to make and score
+lists is excluded. The settings of the model are equal. Training settings may differ, and the page lists them.
 """
 
 from __future__ import annotations
@@ -10,102 +10,108 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.compare_libraries import MODELS, SETTINGS, TITLES, histories, timed
+from benchmarks.compare_libraries import MODELS, SETTINGS, TITLES, histories, run_library
 from segue.core.types import Split
 
-__all__ = ["RACES", "Race", "page", "run"]
+__all__ = ["TIME_COMPARISONS", "TimeComparison", "lines", "run"]
 
 
 @dataclass(frozen=True)
-class Race:
-    """One model beside one library."""
+class TimeComparison:
+    """One model, compared with one library."""
 
     model: str
     length: int
     library: str
     share: float
-    """Of the minutes asked for: how long the peer trains."""
+    """Training time of the other library as a share of ``--minutes``."""
     segue: dict[str, Any] = field(default_factory=dict)
-    """How Segue trains, where it differs."""
+    """Training settings of Segue that differ from the common ones."""
     peer: dict[str, Any] = field(default_factory=dict)
-    """How the peer trains, where it differs."""
+    """Training settings of the other library that differ from the common ones."""
 
 
-OWN = {"windows": "all", "batch": 64, "learning_rate": 2e-3}
-"""How Segue's recipes train on MovieLens 1M, but for the schedule, which would have to know the end."""
+RECIPE = {"windows": "all", "batch": 64, "learning_rate": 2e-3}
+"""Training settings of Segue's recipes for MovieLens 1M, without the learning rate schedule, which needs the number of
+epochs in advance."""
 
-RACES = (
-    Race("sasrec", 50, "rectools", 1.0, OWN),
-    Race("bert4rec", 50, "recbole", 1 / 3, OWN | {"last_share": 0.1}, {"last_share": 0.5}),
+TIME_COMPARISONS = (
+    TimeComparison("sasrec", 50, "rectools", 1.0, RECIPE),
+    TimeComparison("bert4rec", 50, "recbole", 1 / 3, RECIPE | {"mask_last_prob": 0.1}, {"mask_last_prob": 0.5}),
 )
-"""RecBole's BERT4Rec hides the last item alone in half of its batches unless told otherwise."""
+"""``mask_last_prob`` of RecBole is its default."""
 
 
 def run(
     source: str, split: Split, libraries: list[str], threads: int, seed: int, minutes: float
 ) -> list[dict[str, Any]]:
-    """By race: the level, the seconds each side took to it, and all points."""
-    whole = histories(split)
+    """Measure each comparison: the target value, the seconds of both libraries until it, and all points."""
+    events = histories(split)
     found = []
-    for race in RACES:
-        if race.library not in libraries or "segue" not in libraries:
+    for one in TIME_COMPARISONS:
+        if one.library not in libraries or "segue" not in libraries:
             continue
-        ask = SETTINGS | MODELS[race.model] | {"model": race.model, "length": race.length, "warm_up": 1}
-        ask |= {"threads": threads, "seed": seed, "source": source, "items": split.train.n_items}
-        ask |= {"minutes": minutes * race.share, "level": None}
-        what = f"pace of {race.model}"
-        peer = timed(race.library, ask | race.peer, whole, what)
+        job = SETTINGS | MODELS[one.model] | {"model": one.model, "length": one.length, "warm_up": 1}
+        job |= {"threads": threads, "seed": seed, "source": source, "items": split.train.n_items}
+        job |= {"minutes": minutes * one.share, "target": None}
+        title = f"time to accuracy, {one.model}"
+        peer = run_library(one.library, job | one.peer, events, title)
         best = max(peer["points"], key=lambda point: float(point[1]))
-        own = timed("segue", ask | race.segue | {"level": best[1]}, whole, what)
-        reached = own["points"][-1][1] >= best[1]
+        own = run_library("segue", job | one.segue | {"target": best[1]}, events, title)
+        is_reached = own["points"][-1][1] >= best[1]
         found.append(
             {
-                "model": race.model,
-                "length": race.length,
-                "library": race.library,
-                "minutes": ask["minutes"],
-                "level": best[1],
+                "model": one.model,
+                "length": one.length,
+                "library": one.library,
+                "minutes": job["minutes"],
+                "target": best[1],
                 "peer_seconds": best[0],
-                "segue_seconds": own["points"][-1][0] if reached else None,
-                "settings": ask,
-                "segue_settings": race.segue,
-                "peer_settings": race.peer,
-                "sides": {race.library: peer, "segue": own},
+                "segue_seconds": own["points"][-1][0] if is_reached else None,
+                "settings": job,
+                "segue_settings": one.segue,
+                "peer_settings": one.peer,
+                "runs": {one.library: peer, "segue": own},
             }
         )
     return found
 
 
-def page(races: list[dict[str, Any]]) -> list[str]:
-    """Markdown lines: one row per race, and how it was run."""
-    lines = [
-        "| model | length | peer | trained, min | its best NDCG@10 | after, s | Segue there after, s | ratio |",
+def lines(found: list[dict[str, Any]]) -> list[str]:
+    """Format the comparisons as lines of a page: a table, then the settings."""
+    text = [
+        "| model | length | library | trained, min | its best NDCG@10 | reached after, s | Segue reaches it after, s "
+        "| ratio |",
         "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for race in races:
-        own = race["segue_seconds"]
+    for one in found:
+        own = one["segue_seconds"]
         cells = [
-            TITLES[race["model"]],
-            f"{race['length']}",
-            race["library"],
-            f"{race['minutes']:.2g}",
-            f"{race['level']:.4f}",
-            f"{race['peer_seconds']:,.0f}",
+            TITLES[one["model"]],
+            f"{one['length']}",
+            one["library"],
+            f"{one['minutes']:.2g}",
+            f"{one['target']:.4f}",
+            f"{one['peer_seconds']:,.0f}",
             "not reached" if own is None else f"{own:,.1f}",
-            "" if own is None else f"{race['peer_seconds'] / own:.1f} x less",
+            "" if own is None else f"{one['peer_seconds'] / own:.1f} x less",
         ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "Validation, whole catalogue, history removed. Lists and their scores are not in the time.", ""]
-    for race in races:
-        counts = ", ".join(f"{name} {len(side['points'])}" for name, side in race["sides"].items())
-        lines.append(
-            f"* {TITLES[race['model']]}: times validated: {counts}; both: {_told(race['settings'])}; "
-            f"Segue: {_told(race['segue_settings']) or 'nothing else'}; "
-            f"{race['library']}: {_told(race['peer_settings']) or 'nothing else'}"
+        text.append("| " + " | ".join(cells) + " |")
+    text += [
+        "",
+        "Validation, whole catalog, history removed. The time to make and score the lists is excluded.",
+        "",
+    ]
+    for one in found:
+        counts = ", ".join(f"{name} {len(run['points'])}" for name, run in one["runs"].items())
+        text.append(
+            f"* {TITLES[one['model']]}: validations: {counts}; both: {_format_settings(one['settings'])}; "
+            f"Segue: {_format_settings(one['segue_settings']) or 'no others'}; "
+            f"{one['library']}: {_format_settings(one['peer_settings']) or 'no others'}"
         )
-    return lines
+    return text
 
 
-def _told(settings: dict[str, Any]) -> str:
-    left = ("threads", "seed", "source", "items", "minutes", "level", "k", "rows", "warm_up", "model", "length")
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in left)
+def _format_settings(settings: dict[str, Any]) -> str:
+    omitted = ("threads", "seed", "source", "items", "minutes", "target", "k", "rows", "warm_up", "model", "length")
+    return ", ".join(f"{name} {value}" for name, value in settings.items() if name not in omitted)

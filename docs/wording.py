@@ -1,4 +1,4 @@
-"""How settings, signatures and docstrings of the code read as Markdown."""
+"""Render settings, signatures and docstrings of the code as Markdown."""
 
 from __future__ import annotations
 
@@ -12,45 +12,46 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-__all__ = ["function", "prose", "settings", "table", "words"]
+__all__ = ["inline", "paragraphs", "render_function", "render_settings", "render_table"]
 
-WORDS = {
+TYPE_NAMES = {
     Any: "anything",
-    int: "whole number",
+    int: "integer",
     float: "number",
     str: "text",
     bool: "`true` or `false`",
     NoneType: "`none`",
 }
-SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+BOUNDS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 SECTION = re.compile(r"^(Args|Returns|Raises):\n((?:[ ]{4}.*\n?|\n)+)", re.MULTILINE)
 TITLES = {"Args": "Arguments", "Returns": "Returns", "Raises": "Raises"}
 
 
-def words(text: str) -> str:
-    """A docstring's reStructuredText as Markdown, in one line."""
-    return " ".join(_marks(text).split())
+def inline(text: str) -> str:
+    """Convert reStructuredText to Markdown in one line."""
+    return " ".join(_convert_markup(text).split())
 
 
-def _marks(text: str) -> str:
+def _convert_markup(text: str) -> str:
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
 
-def prose(text: str) -> str:
-    """A docstring as paragraphs, lists, headings of level 3 and code; the explanation of shape letters stays away."""
+def paragraphs(text: str) -> str:
+    """Convert a docstring to paragraphs, lists, level-3 headings and code, without the explanation of shapes."""
     text = inspect.cleandoc(text)
     text = re.sub(r"^Shapes:.*?(\n\n|\Z)", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^(.+)\n-{3,}$", r"### \1\n", text, flags=re.MULTILINE)
-    return "\n".join(_fenced(text.split("\n"))).strip()
+    text = re.sub(r"``[^`]+``", lambda code: re.sub(r"\s*\n\s*", " ", code[0]), text)  # code that wraps over two lines
+    return "\n".join(_convert_lines(text.split("\n"))).strip()
 
 
-def _fenced(lines: list[str]) -> Iterator[str]:
-    """The lines, with the indented blocks that ``::`` announces as fenced code and all else as Markdown."""
+def _convert_lines(lines: list[str]) -> Iterator[str]:
+    """Yield the lines as Markdown, and indented blocks after ``::`` as fenced code."""
     block: list[str] | None = None
     for line in [*lines, ""]:
-        deep = len(line) - len(line.lstrip())
-        if block is not None and (not line or not block or deep >= len(block[0]) - len(block[0].lstrip())):
+        indent = len(line) - len(line.lstrip())
+        if block is not None and (not line or not block or indent >= len(block[0]) - len(block[0].lstrip())):
             block += [line] if line or block else []
             continue
         if block is not None:
@@ -59,55 +60,58 @@ def _fenced(lines: list[str]) -> Iterator[str]:
             line = line.strip()
         if line.endswith("::"):
             block = []
-        yield _marks(line.removesuffix("::") + (":" if line.endswith("::") else ""))
+        yield _convert_markup(line.removesuffix("::") + (":" if line.endswith("::") else ""))
 
 
-def function(name: str, what: Callable[..., Any], level: int = 2) -> str:
-    """A function with its signature and what its docstring says."""
-    shown = str(inspect.signature(what)).replace("'", "")
-    if len(name + shown) > 90:
-        parameters = [str(p).replace("'", "") for p in inspect.signature(what).parameters.values()]
-        kinds = [p.kind for p in inspect.signature(what).parameters.values()]
+def render_function(name: str, function: Callable[..., Any], level: int = 2) -> str:
+    """Render a function with its signature and its docstring."""
+    signature = str(inspect.signature(function)).replace("'", "")
+    if len(name + signature) > 90:
+        parameters = [str(p).replace("'", "") for p in inspect.signature(function).parameters.values()]
+        kinds = [p.kind for p in inspect.signature(function).parameters.values()]
         if inspect.Parameter.KEYWORD_ONLY in kinds and inspect.Parameter.VAR_POSITIONAL not in kinds:
             parameters.insert(kinds.index(inspect.Parameter.KEYWORD_ONLY), "*")
-        shown = "(\n    " + ",\n    ".join(parameters) + "\n)" + shown[shown.rindex(")") + 1 :]
-    text = inspect.getdoc(what) or ""
-    parts = [f"{'#' * level} `{name}`", f"```python\n{name}{shown}\n```", prose(SECTION.sub("", text + "\n"))]
+        signature = "(\n    " + ",\n    ".join(parameters) + "\n)" + signature[signature.rindex(")") + 1 :]
+    text = inspect.getdoc(function) or ""
+    parts = [
+        f"{'#' * level} `{name}`",
+        f"```python\n{name}{signature}\n```",
+        paragraphs(SECTION.sub("", text + "\n")),
+    ]
     for title, body in SECTION.findall(text + "\n"):
-        parts.append(f"{TITLES[title]}:\n\n{_section(title, inspect.cleandoc(body))}")
+        parts.append(f"{TITLES[title]}:\n\n{_render_section(title, inspect.cleandoc(body))}")
     return "\n\n".join(parts)
 
 
-def _section(title: str, body: str) -> str:
+def _render_section(title: str, body: str) -> str:
     if title == "Returns":
-        return _marks(body)
-    entries = re.split(r"\n(?=\S)", body)
-    named = (entry.partition(":") for entry in entries)
-    return "\n".join(f"- `{name}`: {words(text)}" for name, _, text in named)
+        return _convert_markup(body)
+    entries = (entry.partition(":") for entry in re.split(r"\n(?=\S)", body))
+    return "\n".join(f"- `{name}`: {inline(text)}" for name, _, text in entries)
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
+def render_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Render a Markdown table."""
     head = list(head)
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def settings(kind: type[BaseModel]) -> str:
-    """Every field of a group of settings: key, what it takes, default, and its docstring."""
-    if not kind.model_fields:
+def render_settings(group: type[BaseModel]) -> str:
+    """Render a group of settings as a table: key, type, default and docstring of every field."""
+    if not group.model_fields:
         return "No settings."
     rows = (
-        (f"`{key}`", _takes(field.annotation, field.metadata), _default(field), words(field.description or ""))
-        for key, field in kind.model_fields.items()
+        (f"`{key}`", _type_text(field.annotation, field.metadata), _default(field), inline(field.description or ""))
+        for key, field in group.model_fields.items()
     )
-    return table(("key", "takes", "default", "what it is"), rows)
+    return render_table(("key", "type", "default", "description"), rows)
 
 
 def _default(field: FieldInfo) -> str:
     value = field.default
     if value is PydanticUndefined:
-        return "needed"
+        return "required" if field.default_factory is None else "empty"
     if value is None:
         return "`none`"
     if value == "":
@@ -115,29 +119,29 @@ def _default(field: FieldInfo) -> str:
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
     if isinstance(value, BaseModel):
-        return "none set"
+        return "all defaults"
     if isinstance(value, tuple):
         return "`[" + ", ".join(f'"{part}"' if isinstance(part, str) else str(part) for part in value) + "]`"
     return f"`{value}`"
 
 
-def _takes(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+def _type_text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _takes(inner[0], inner[1:])
+        return _type_text(inner[0], inner[1:])
     if origin is Literal:
         text = ", ".join(f"`{value}`" for value in inner)
     elif origin in (Union, UnionType):
-        text = " or ".join(_takes(part) for part in inner)
+        text = " or ".join(_type_text(part) for part in inner)
     elif origin in (tuple, list):
-        text = f"list of: {_takes(inner[0])}"
+        element = _type_text(inner[0])
+        text = f"list of ({element})" if " or " in element else f"list of {element}"
     elif origin is dict:
-        what = _takes(inner[1])
-        text = "pairs of texts" if what == "text" else f"by name: {what}"
+        text = f"mapping of text to {_type_text(inner[1])}"
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         text = f"`{annotation.__name__}`"
     else:
-        text = WORDS[annotation]
+        text = TYPE_NAMES[annotation]
     bounds = [bound for entry in metadata for bound in _bounds(entry)]
     return f"{text} {', '.join(bounds)}" if bounds else text
 
@@ -145,9 +149,10 @@ def _takes(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 def _bounds(entry: Any) -> list[str]:
     if isinstance(entry, FieldInfo):
         return [bound for inner in entry.metadata for bound in _bounds(inner)]
-    return [f"{sign} {_number(getattr(entry, name))}" for name, sign in SIGNS.items() if hasattr(entry, name)]
+    return [f"{sign} {_number(getattr(entry, name))}" for name, sign in BOUNDS.items() if hasattr(entry, name)]
 
 
 def _number(value: float) -> str:
-    power = int(value).bit_length() - 1
-    return f"2^{power}" if power > 15 and value == 2**power else f"{value:g}"
+    power = int(abs(value)).bit_length() - 1
+    sign = "-" if value < 0 else ""
+    return f"{sign}2^{power}" if power > 15 and abs(value) == 2**power else f"{value:g}"

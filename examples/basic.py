@@ -1,9 +1,8 @@
-"""Segue in five lines, on a made-up film catalogue; the name or path of any other log goes in its place."""
+"""Segue in five lines, on the simulated film catalog; use the name or path of any other log instead."""
 
 import segue
 
-data = segue.load("simulated?users=300&items=120&seed=1")
-split = segue.split(data)
-model = segue.train("xlstm", split, epochs=3, width=32)
-print(segue.evaluate(model, split.test).summary["ndcg@10"])
-print(segue.recommend(model, data.items.ids[:3].to_list(), k=10))
+split = segue.split("simulated?users=300&items=120&seed=1")
+model = segue.train("xlstm", split, epochs=3, embedding_dim=32)
+print(segue.evaluate(model, split))
+print(segue.recommend(model, split.train.users.ids[:3], k=10))

@@ -1,4 +1,4 @@
-"""The machine's own rate of matrix products, in the shapes that training SASRec needs; float32, torch."""
+"""Measure the machine's rate of matrix products in the shapes of training SASRec; float32, PyTorch."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from measure import Job
 
 SECONDS = 0.6
-"""How long each shape is repeated; the fastest repetition counts."""
+"""Time for repeating each shape; the fastest repetition counts."""
 
 
 def rate(a: torch.Tensor, b: torch.Tensor) -> float:
-    """GFLOP/s of ``a @ b`` into memory that is already there."""
+    """Measure GFLOP/s of ``a @ b`` into preallocated memory."""
     out = a @ b
     best, until = float("inf"), time.perf_counter() + SECONDS
     while time.perf_counter() < until:
@@ -24,16 +24,20 @@ def rate(a: torch.Tensor, b: torch.Tensor) -> float:
 
 def main() -> None:
     job = Job()
-    ask = job.settings
-    torch.set_num_threads(ask["threads"])
-    width, items, rows, tokens = ask["width"], ask["items"], ask["rows"], ask["batch"] * ask["length"]
-    one = torch.rand
-    job.note(
-        square=rate(one(2048, 2048), one(2048, 2048)),
-        head_logits=rate(one(rows, width), one(items, width).T),
-        head_hidden=rate(one(rows, items), one(items, width)),
-        head_vectors=rate(one(rows, items).T, one(rows, width)),
-        dense=rate(one(tokens, width), one(width, width).T),
+    options = job.settings
+    torch.set_num_threads(options["threads"])
+    width, items, rows, tokens = (
+        options["embedding_dim"],
+        options["items"],
+        options["rows"],
+        options["batch"] * options["length"],
+    )
+    job.record(
+        square=rate(torch.rand(2048, 2048), torch.rand(2048, 2048)),
+        head_logits=rate(torch.rand(rows, width), torch.rand(items, width).T),
+        head_hidden=rate(torch.rand(rows, items), torch.rand(items, width)),
+        head_vectors=rate(torch.rand(rows, items).T, torch.rand(rows, width)),
+        dense=rate(torch.rand(tokens, width), torch.rand(width, width).T),
     )
     job.finish()
 

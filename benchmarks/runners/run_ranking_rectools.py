@@ -1,4 +1,4 @@
-"""RecTools's side of the ranking: its EASE, and implicit's item neighbours as it wraps them."""
+"""Fit and rank with RecTools's EASE and item neighbors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rectools.models import EASEModel, ImplicitItemKNNWrapperModel
 
 def main() -> None:
     job = Job()
-    ask, (offsets, items) = job.settings, job.events()
+    options, (offsets, items) = job.settings, job.events()
     start = time.perf_counter()
     last = np.zeros(len(items), bool)
     last[offsets[1:] - 1] = True
@@ -23,22 +23,22 @@ def main() -> None:
     rows = np.repeat(users, np.diff(offsets))[~last]
     table = {Columns.User: rows, Columns.Item: items[~last], Columns.Weight: 1.0, Columns.Datetime: "2000-01-01"}
     train = Dataset.construct(pd.DataFrame(table))
-    job.note(prepare_seconds=time.perf_counter() - start)
+    job.record(prepare_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    if ask["model"] == "ease":
-        model = EASEModel(recommend_n_threads=ask["threads"], **ask["settings"])
+    if options["model"] == "ease":
+        model = EASEModel(recommend_n_threads=options["threads"], **options["settings"])
     else:
-        model = ImplicitItemKNNWrapperModel(CosineRecommender(num_threads=ask["threads"], **ask["settings"]))
+        model = ImplicitItemKNNWrapperModel(CosineRecommender(num_threads=options["threads"], **options["settings"]))
     model.fit(train)
-    job.note(fit_seconds=time.perf_counter() - start)
+    job.record(fit_seconds=time.perf_counter() - start)
     rates = []
-    for _ in range(ask["repeats"]):
+    for _ in range(options["repeats"]):
         start = time.perf_counter()
-        answers = model.recommend(users, train, k=ask["k"], filter_viewed=True)
+        recommendations = model.recommend(users, train, k=options["k"], filter_viewed=True)
         rates.append(len(users) / (time.perf_counter() - start))
-    job.note(users_per_second=max(rates))
-    lists = np.full((len(users), ask["k"]), -1, np.int64)
-    lists[answers[Columns.User], answers[Columns.Rank] - 1] = answers[Columns.Item]
+    job.record(users_per_second=max(rates))
+    lists = np.full((len(users), options["k"]), -1, np.int64)
+    lists[recommendations[Columns.User], recommendations[Columns.Rank] - 1] = recommendations[Columns.Item]
     job.finish(lists)
 
 

@@ -1,4 +1,4 @@
-"""LensKit's side of the ratings: alternating least squares of biased factors."""
+"""Fit LensKit's BiasedMF (alternating least squares of biased factors) and predict ratings."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from measure import Job
 
 def main() -> None:
     job = Job()
-    ask, pairs = job.settings, job.arrays()
-    torch.set_num_threads(ask["threads"])
+    options, pairs = job.settings, job.arrays()
+    torch.set_num_threads(options["threads"])
     start = time.perf_counter()
-    told = {f"{name}_id": pairs[f"train_{name}s"] for name in ("user", "item")}
-    train = from_interactions_df(pd.DataFrame(told | {"rating": pairs["train_values"]}))
-    job.note(prepare_seconds=time.perf_counter() - start)
+    columns = {f"{name}_id": pairs[f"train_{name}s"] for name in ("user", "item")}
+    train = from_interactions_df(pd.DataFrame(columns | {"rating": pairs["train_values"]}))
+    job.record(prepare_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    model = BiasedMFScorer(**ask["settings"])
-    model.train(train, TrainingOptions(rng=ask["seed"]))
-    job.note(fit_seconds=time.perf_counter() - start)
+    model = BiasedMFScorer(**options["settings"])
+    model.train(train, TrainingOptions(rng=options["seed"]))
+    job.record(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()
     users = pairs["test_users"]
     order = np.argsort(users, kind="stable")
@@ -33,7 +33,7 @@ def main() -> None:
     for rows in np.split(order, cuts):
         scored = model(RecQuery(user_id=int(users[rows[0]])), ItemList(item_ids=pairs["test_items"][rows]))
         predicted[rows] = scored.scores("numpy")
-    job.note(predict_seconds=time.perf_counter() - start)
+    job.record(predict_seconds=time.perf_counter() - start)
     job.finish(predicted=predicted)
 
 

@@ -1,4 +1,4 @@
-"""Surprise's side of the ratings: SVD, stochastic gradient descent of biased factors, or another model by name."""
+"""Fit Surprise's SVD (biased factors by stochastic gradient descent), or another model by name, and predict ratings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from surprise import Dataset, Reader
 
 
 class Rows:
-    """The ratings as Surprise's own reader of tables takes them, without a table."""
+    """Ratings in the format of Surprise's reader, without a data frame."""
 
     def __init__(self, users, items, values) -> None:
         self.rows = list(zip(users.tolist(), items.tolist(), values.tolist(), [None] * len(users), strict=True))
@@ -19,21 +19,21 @@ class Rows:
 
 def main() -> None:
     job = Job()
-    ask, pairs = job.settings, job.arrays()
+    options, pairs = job.settings, job.arrays()
     start = time.perf_counter()
-    data = Dataset(Reader(rating_scale=tuple(ask["scale"])))
+    data = Dataset(Reader(rating_scale=tuple(options["scale"])))
     train = data.construct_trainset(Rows(*(pairs[f"train_{name}"] for name in ("users", "items", "values"))).rows)
-    job.note(prepare_seconds=time.perf_counter() - start)
+    job.record(prepare_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    kind = getattr(surprise, ask.get("model", "SVD"))
-    own = {"verbose": False} if "KNN" in kind.__name__ else {"random_state": ask["seed"]}
-    model = kind(**own, **ask["settings"])
+    model_type = getattr(surprise, options.get("model", "SVD"))
+    own = {"verbose": False} if "KNN" in model_type.__name__ else {"random_state": options["seed"]}
+    model = model_type(**own, **options["settings"])
     model.fit(train)
-    job.note(fit_seconds=time.perf_counter() - start)
+    job.record(fit_seconds=time.perf_counter() - start)
     start = time.perf_counter()
-    asked = zip(pairs["test_users"].tolist(), pairs["test_items"].tolist(), strict=True)
-    predicted = np.array([model.predict(user, item).est for user, item in asked])
-    job.note(predict_seconds=time.perf_counter() - start)
+    test_pairs = zip(pairs["test_users"].tolist(), pairs["test_items"].tolist(), strict=True)
+    predicted = np.array([model.predict(user, item).est for user, item in test_pairs])
+    job.record(predict_seconds=time.perf_counter() - start)
     job.finish(predicted=predicted)
 
 

@@ -1,10 +1,10 @@
-"""RecBole's side: SASRec, GRU4Rec or BERT4Rec with cross-entropy; its own full-sort evaluation of all users.
+"""RecBole's SASRec, GRU4Rec or BERT4Rec with cross-entropy; its own full-sort evaluation of all users.
 
 RecBole makes one sample of each prefix of a history, so a batch of N samples holds N targets; in BERT4Rec each sample
-holds as many as are hidden in it. It keeps times as 32-bit floats, parses the host's arguments and writes folders
-where it stands: it is given each event's place in the history as the time, an empty argument list and a folder of its
-own. An epoch takes so long that a race stops for validation within it; the history is then taken out of its ranking,
-as on every side.
+holds as many as are masked. It stores timestamps as 32-bit floats, parses the arguments of the process and writes to
+the working directory: it gets each event's position in the history as the timestamp, no arguments, and a temporary
+folder. As an epoch takes long, validation for the time to accuracy happens within it; the history is then removed from
+the ranking, as for every library.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from logging import disable
 
 import numpy as np
 import torch
-from measure import Clock, Job, memory
+from measure import Job, ThroughputMeter, memory
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.utils import get_model, get_trainer, init_seed
 
 NAMES = {"sasrec": "SASRec", "gru4rec": "GRU4Rec", "bert4rec": "BERT4Rec"}
 
-BETWEEN = 20.0
-"""Seconds of training between two validations of a race."""
+VALIDATE_SECONDS = 20.0
+"""Seconds of training between two validations."""
 
 
-class Some:
-    """Some batches of a loader, each counted when the next one is asked for: by then it is learned.
+class PartialLoader:
+    """The next batches of a loader, each recorded when the following one is requested, that is after its training step.
 
-    The next time it goes on where it was.
+    Each iteration continues where the last one ended.
     """
 
-    def __init__(self, loader, clock: Clock, count: int, seconds: float) -> None:
-        self.loader, self.clock, self.count, self.seconds = loader, clock, count, seconds
+    def __init__(self, loader, meter: ThroughputMeter, count: int, seconds: float) -> None:
+        self.loader, self.meter, self.count, self.seconds = loader, meter, count, seconds
         self.batches = iter(loader)
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class Some:
         return getattr(self.loader, name)
 
     def __iter__(self):
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(self.count):
             batch = next(self.batches, None)
             if batch is None:
@@ -52,51 +52,51 @@ class Some:
                 batch = next(self.batches)
             yield batch
             targets = (batch["MASK_INDEX"] > 0).sum() if "MASK_INDEX" in batch.columns else len(batch)
-            self.clock.batch(int(targets), len(batch))
-            if time.perf_counter() - began > self.seconds:
+            self.meter.batch(int(targets), len(batch))
+            if time.perf_counter() - started > self.seconds:
                 return
 
 
-def settings(ask) -> dict:
-    """In RecBole's names."""
+def recbole_settings(options) -> dict:
+    """Translate the settings to RecBole's names."""
     found = {
         "data_path": ".",
         "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
-        "MAX_ITEM_LIST_LENGTH": ask["length"],
+        "MAX_ITEM_LIST_LENGTH": options["length"],
         "loss_type": "CE",
         "train_neg_sample_args": None,
-        "train_batch_size": ask["batch"],
-        "learning_rate": ask["learning_rate"],
+        "train_batch_size": options["batch"],
+        "learning_rate": options["learning_rate"],
         "eval_args": {"split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full"},
         "metrics": ["Hit", "NDCG"],
-        "topk": [ask["k"]],
-        "valid_metric": f"NDCG@{ask['k']}",
-        "seed": ask["seed"],
+        "topk": [options["k"]],
+        "valid_metric": f"NDCG@{options['k']}",
+        "seed": options["seed"],
         "use_gpu": False,
         "show_progress": False,
     }
-    if ask["model"] == "gru4rec":
+    if options["model"] == "gru4rec":
         return found | {
-            "embedding_size": ask["width"],
-            "hidden_size": ask["inner"],
-            "num_layers": ask["blocks"],
-            "dropout_prob": ask["dropout"],
+            "embedding_size": options["embedding_dim"],
+            "hidden_size": options["inner"],
+            "num_layers": options["num_blocks"],
+            "dropout_prob": options["dropout"],
         }
     found |= {
-        "n_layers": ask["blocks"],
-        "n_heads": ask["heads"],
-        "hidden_size": ask["width"],
-        "inner_size": ask["inner"],
-        "hidden_dropout_prob": ask["dropout"],
-        "attn_dropout_prob": ask["dropout"],
+        "n_layers": options["num_blocks"],
+        "n_heads": options["num_heads"],
+        "hidden_size": options["embedding_dim"],
+        "inner_size": options["inner"],
+        "hidden_dropout_prob": options["dropout"],
+        "attn_dropout_prob": options["dropout"],
     }
-    if ask["model"] == "bert4rec":
-        found |= {"mask_ratio": ask["hidden_share"], "ft_ratio": ask["last_share"]}
+    if options["model"] == "bert4rec":
+        found |= {"mask_ratio": options["mask_prob"], "ft_ratio": options["mask_last_prob"]}
     return found
 
 
 def write_log(offsets, items) -> None:
-    """The log in RecBole's own format."""
+    """Write the log in RecBole's format."""
     os.makedirs("log", exist_ok=True)
     lengths = np.diff(offsets)
     rows = np.column_stack(
@@ -106,77 +106,77 @@ def write_log(offsets, items) -> None:
     np.savetxt("log/log.inter", rows, fmt="%d", delimiter="\t", header=header, comments="")
 
 
-def rate(job, trainer, train, test) -> None:
-    """Targets and samples per second, and the time of evaluation."""
-    ask = job.settings
-    clock = Clock(ask["warm_up"])
-    trainer._train_epoch(Some(train, clock, ask["batches"], np.inf), 0, show_progress=False)
-    job.note(**clock.figures(), epoch_targets=len(train._dataset), train_peak_mib=memory()["peak"])
+def measure_throughput(job, trainer, train, test) -> None:
+    """Measure targets and samples per second, and the time of evaluation."""
+    options = job.settings
+    meter = ThroughputMeter(options["warm_up"])
+    trainer._train_epoch(PartialLoader(train, meter, options["batches"], np.inf), 0, show_progress=False)
+    job.record(**meter.figures(), epoch_targets=len(train._dataset), train_peak_mib=memory()["peak"])
     start = time.perf_counter()
     own = trainer.evaluate(test, load_best_model=False, show_progress=False)
-    job.note(evaluate_seconds=time.perf_counter() - start, evaluated=len(test._dataset))
-    job.note(own_metrics={f"{name} (nothing removed)": float(value) for name, value in own.items()})
+    job.record(evaluate_seconds=time.perf_counter() - start, evaluated=len(test._dataset))
+    job.record(own_metrics={f"{name} (history not removed)": float(value) for name, value in own.items()})
     job.finish()
 
 
-def race(job, trainer, train, valid) -> None:
-    """Train until the minutes are over, with lists for validation now and then."""
-    timed, clock = job.race(), Clock(1)
-    some = Some(train, clock, len(train), min(BETWEEN, timed.limit))
+def measure_time_to_accuracy(job, trainer, train, valid) -> None:
+    """Train until the time is over, with regular validation."""
+    timer, meter = job.validation_timer(), ThroughputMeter(1)
+    loader = PartialLoader(train, meter, len(train), min(VALIDATE_SECONDS, timer.limit))
     while True:
-        timed.start()
-        trainer._train_epoch(some, 0, show_progress=False)
-        timed.stop()
-        if timed.judge(lists(job, trainer, valid)):
+        timer.start()
+        trainer._train_epoch(loader, 0, show_progress=False)
+        timer.stop()
+        if timer.record_lists(top_lists(job, trainer, valid)):
             break
-    job.note(points=timed.points, epoch_batches=len(train), batches=len(clock.times))
+    job.record(points=timer.points, epoch_batches=len(train), batches=len(meter.times))
     job.finish()
 
 
 @torch.no_grad()
-def lists(job, trainer, valid):
-    """``(users, k)`` the best items that are not in the history."""
+def top_lists(job, trainer, valid):
+    """Return the top items outside the history ``(users, k)``."""
     data, (offsets, items) = valid._dataset, job.events()
     users = data.id2token(data.uid_field, np.arange(1, data.user_num)).astype(np.int64)
     code_of = np.full(data.item_num, -1)
     code_of[1:] = data.id2token(data.iid_field, np.arange(1, data.item_num)).astype(np.int64)
-    own_of = np.zeros(code_of.max() + 1, np.int64)
-    own_of[code_of[1:]] = np.arange(1, data.item_num)
+    recbole_code_of = np.zeros(code_of.max() + 1, np.int64)
+    recbole_code_of[code_of[1:]] = np.arange(1, data.item_num)
     recommended = np.full((len(offsets) - 1, job.settings["k"]), -1)
     trainer.model.eval()
     trainer.tot_item_num = data.item_num
-    for batch in valid:
-        asked, scores, _, _ = trainer._full_sort_batch_eval(batch)
-        asking = users[asked[data.uid_field].numpy() - 1]
-        rows = np.repeat(np.arange(len(asking)), offsets[asking + 1] - offsets[asking] - 2)
-        seen = np.concatenate([own_of[items[offsets[user] : offsets[user + 1] - 2]] for user in asking])
+    for valid_batch in valid:
+        batch, scores, _, _ = trainer._full_sort_batch_eval(valid_batch)
+        batch_users = users[batch[data.uid_field].numpy() - 1]
+        rows = np.repeat(np.arange(len(batch_users)), offsets[batch_users + 1] - offsets[batch_users] - 2)
+        seen = np.concatenate([recbole_code_of[items[offsets[user] : offsets[user + 1] - 2]] for user in batch_users])
         scores[rows, seen] = -np.inf
-        recommended[asking] = code_of[scores.topk(job.settings["k"]).indices.numpy()]
+        recommended[batch_users] = code_of[scores.topk(job.settings["k"]).indices.numpy()]
     return recommended
 
 
 def main() -> None:
     job = Job()
-    ask = job.settings
+    options = job.settings
     sys.argv = sys.argv[:1]
     disable()
-    torch.set_num_threads(ask["threads"])
-    load = torch.load  # newer torch refuses RecBole's pickles unless told
+    torch.set_num_threads(options["threads"])
+    load = torch.load  # recent PyTorch does not load RecBole's pickles by default
     torch.load = lambda *args, **kwargs: load(*args, **{"weights_only": False} | kwargs)
     os.chdir(job.folder)
     write_log(*job.events())
-    name = NAMES[ask["model"]]
-    config = Config(model=name, dataset="log", config_dict=settings(ask))
+    name = NAMES[options["model"]]
+    config = Config(model=name, dataset="log", config_dict=recbole_settings(options))
     init_seed(config["seed"], config["reproducibility"])
     start = time.perf_counter()
     train, valid, test = data_preparation(config, create_dataset(config))
-    job.note(prepare_seconds=time.perf_counter() - start)
+    job.record(prepare_seconds=time.perf_counter() - start)
     model = get_model(name)(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-    if "minutes" in ask:
-        race(job, trainer, train, valid)
+    if "minutes" in options:
+        measure_time_to_accuracy(job, trainer, train, valid)
     else:
-        rate(job, trainer, train, test)
+        measure_throughput(job, trainer, train, test)
 
 
 main()

@@ -1,7 +1,7 @@
-"""Segue's side: through the public functions, as a user would: load, split, train, evaluate.
+"""Segue's models through its public functions: load, split, train, evaluate.
 
-A rate is what the training loop itself logs for each epoch after the warm-up: loading and padding count. In a race the
-lists for validation are judged after each epoch, and training ends when the level is reached.
+Throughput is what the training loop logs for each epoch after the warm-up, which includes loading and padding. For the
+time to accuracy the validation lists are scored after each epoch, and training ends when the target is reached.
 """
 
 from __future__ import annotations
@@ -23,90 +23,100 @@ from segue.data.splits import SplitSettings, split
 from segue.evaluation.evaluate import evaluate
 from segue.training.train import Training, train
 
-FOREVER = 100_000
-"""Epochs of a race, which ends earlier."""
+MAX_EPOCHS = 100_000
+"""Epochs of the time to accuracy, which ends earlier."""
 
 
-class Over(Exception):
-    """The race is over."""
+class TargetReached(Exception):
+    """Ends training."""
 
 
-class Epochs:
-    """Keeps what is logged, and the processors' time until then."""
+class EpochLog:
+    """A tracker that stores the values of every epoch and the CPU time until then."""
 
     def __init__(self) -> None:
         self.logged: list[Mapping[str, float]] = []
-        self.processor: list[float] = []
+        self.cpu: list[float] = []
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take one epoch."""
+        """Store one epoch."""
         self.logged.append(values)
-        self.processor.append(time.process_time())
+        self.cpu.append(time.process_time())
 
 
-def settings(ask: dict[str, Any]) -> dict[str, Any]:
-    """Of the model, in Segue's names."""
-    found = {name: ask[name] for name in ("width", "dropout", "windows")} | {"max_length": ask["length"]}
-    if ask["model"] == "gru4rec":
-        return found | {"layers": ask["blocks"], "hidden_width": ask["inner"]}
-    found |= {"blocks": ask["blocks"], "heads": ask["heads"], "expansion": ask["inner"] / ask["width"]}
-    if ask["model"] == "bert4rec":
-        found |= {"hidden_share": ask["hidden_share"], "last_share": ask["last_share"]}
+def model_settings(options: dict[str, Any]) -> dict[str, Any]:
+    """Translate the settings to those of Segue's model."""
+    found = {name: options[name] for name in ("embedding_dim", "dropout", "windows")} | {
+        "max_length": options["length"]
+    }
+    if options["model"] == "gru4rec":
+        return found | {"num_layers": options["num_blocks"], "hidden_dim": options["inner"]}
+    found |= {
+        "num_blocks": options["num_blocks"],
+        "num_heads": options["num_heads"],
+        "ffn_expansion": options["inner"] / options["embedding_dim"],
+    }
+    if options["model"] == "bert4rec":
+        found |= {"mask_prob": options["mask_prob"], "mask_last_prob": options["mask_last_prob"]}
     return found
 
 
-def lists(model: Recommender, held_out: HeldOut, k: int) -> NDArray[np.int64]:
-    """``(users, k)`` the best items, -1 where there are fewer."""
+def top_lists(model: Recommender, held_out: HeldOut, k: int) -> NDArray[np.int64]:
+    """Return the top items ``(users, k)``, -1 where there are fewer."""
     top = evaluate(model, held_out, ks=(k,)).top
     return np.where(np.arange(k) < top.lengths[:, None], top.items, -1)
 
 
-def rate(job: Job, parts: Split) -> None:
-    """Targets and sequences per second, the time of evaluation, and the lists for the test."""
-    ask = job.settings
-    epochs = Epochs()
+def measure_throughput(job: Job, parts: Split) -> None:
+    """Measure targets and sequences per second and the time of evaluation; write the test lists."""
+    options = job.settings
+    epochs = EpochLog()
     training = Training(
-        epochs=ask["warm_up"] + ask["batches"], batch_size=ask["batch"], learning_rate=ask["learning_rate"]
+        epochs=options["warm_up"] + options["batches"],
+        batch_size=options["batch"],
+        learning_rate=options["learning_rate"],
     )
-    model = train(ask["model"], settings(ask), training, parts.train, Run(ask["seed"], trackers=(epochs,)))
-    timed = epochs.logged[ask["warm_up"] :]
-    targets = sum(values["targets_per_second"] * values["seconds"] for values in timed)
-    seconds = sum(values["seconds"] for values in timed)
-    windows = len(timed) * int((parts.train.histories.lengths > 0).sum())  # the newest of each user
-    job.note(
+    model = train(
+        options["model"], model_settings(options), training, parts.train, Run(options["seed"], trackers=(epochs,))
+    )
+    measured = epochs.logged[options["warm_up"] :]
+    targets = sum(values["targets_per_second"] * values["seconds"] for values in measured)
+    seconds = sum(values["seconds"] for values in measured)
+    windows = len(measured) * int((parts.train.histories.lengths > 0).sum())  # the last window of each user
+    job.record(
         targets_per_second=targets / seconds,
         sequences_per_second=windows / seconds,
-        targets_per_processor_second=targets / (epochs.processor[-1] - epochs.processor[ask["warm_up"] - 1]),
+        targets_per_cpu_second=targets / (epochs.cpu[-1] - epochs.cpu[options["warm_up"] - 1]),
         train_seconds=seconds,
         train_targets=round(targets),
-        train_epochs=len(timed),
+        train_epochs=len(measured),
         train_peak_mib=memory()["peak"],
     )
     start = time.perf_counter()
-    recommended = lists(model, parts.test, ask["k"])
-    job.note(evaluate_seconds=time.perf_counter() - start, evaluated=len(parts.test))
+    recommended = top_lists(model, parts.test, options["k"])
+    job.record(evaluate_seconds=time.perf_counter() - start, evaluated=len(parts.test))
     job.finish(recommended)
 
 
-def race(job: Job, parts: Split) -> None:
-    """Train until validation reaches the level."""
-    ask = job.settings
-    timed = job.race()
+def measure_time_to_accuracy(job: Job, parts: Split) -> None:
+    """Train until validation reaches the target."""
+    options = job.settings
+    timer = job.validation_timer()
 
     def validate(model: Recommender) -> dict[str, float]:
-        timed.stop()
-        if timed.judge(lists(model, parts.valid, ask["k"])):
-            raise Over
-        timed.start()
-        return {"ndcg@10": timed.points[-1][1]}
+        timer.stop()
+        if timer.record_lists(top_lists(model, parts.valid, options["k"])):
+            raise TargetReached
+        timer.start()
+        return {"ndcg@10": timer.points[-1][1]}
 
-    given = {name: ask[name] for name in ("learning_rate", "warmup", "schedule") if name in ask}
-    training = Training(epochs=FOREVER, patience=FOREVER, batch_size=ask["batch"], **given)
-    timed.start()
+    training_settings = {name: options[name] for name in ("learning_rate", "warmup", "schedule") if name in options}
+    training = Training(epochs=MAX_EPOCHS, patience=MAX_EPOCHS, batch_size=options["batch"], **training_settings)
+    timer.start()
     try:
-        train(ask["model"], settings(ask), training, parts.train, Run(ask["seed"]), validate)
-    except Over:
-        job.note(points=timed.points)
+        train(options["model"], model_settings(options), training, parts.train, Run(options["seed"]), validate)
+    except TargetReached:
+        job.record(points=timer.points)
         job.finish()
 
 
@@ -114,7 +124,7 @@ def main() -> None:
     job = Job()
     torch.set_num_threads(job.settings["threads"])
     parts = split(load(job.settings["source"]), SplitSettings())
-    (race if "minutes" in job.settings else rate)(job, parts)
+    (measure_time_to_accuracy if "minutes" in job.settings else measure_throughput)(job, parts)
 
 
 main()

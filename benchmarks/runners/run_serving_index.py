@@ -1,5 +1,7 @@
-"""The ten best of a whole catalogue for vectors that are there already, against one plain product with a vector,
-which has to read all vectors once and does little else."""
+"""Measure the exact top ten of a catalog against a plain matrix-vector product.
+
+The product reads all vectors once and does little else.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,14 @@ from segue.serving.artifacts.ann_index import ExactIndex
 WIDTH = 64
 
 
-def best(call, repeats: int) -> float:
-    """Seconds of the fastest call."""
-    took = []
+def fastest(call, repeats: int) -> float:
+    """Return the seconds of the fastest call."""
+    times = []
     for _ in range(repeats):
         start = time.perf_counter()
         call()
-        took.append(time.perf_counter() - start)
-    return min(took)
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def main() -> None:
@@ -31,21 +33,21 @@ def main() -> None:
         index = ExactIndex(vectors_ID, None)
         repeats = max(5, 20_000_000 // items)
         one_D = rng.standard_normal(WIDTH, np.float32)
-        plain = best(lambda: vectors_ID @ one_D, min(repeats, 200))  # noqa: B023 - called at once
+        plain = fastest(lambda: vectors_ID @ one_D, min(repeats, 200))  # noqa: B023 - called at once
         for queries in (1, 16):
-            asked_ND = rng.standard_normal((queries, WIDTH), np.float32)
-            took = best(lambda: index.search(asked_ND, 10), min(repeats, 200))  # noqa: B023
+            queries_ND = rng.standard_normal((queries, WIDTH), np.float32)
+            seconds = fastest(lambda: index.search(queries_ND, 10), min(repeats, 200))  # noqa: B023
             points.append(
                 {
                     "items": items,
                     "queries": queries,
-                    "ms": 1000 * took,
-                    "gb_per_second": vectors_ID.nbytes / took / 1e9,
+                    "ms": 1000 * seconds,
+                    "gb_per_second": vectors_ID.nbytes / seconds / 1e9,
                     "plain_gb_per_second": vectors_ID.nbytes / plain / 1e9,
-                    "share": plain / took,
+                    "share": plain / seconds,
                 }
             )
-    job.note(points=points)
+    job.record(points=points)
     job.finish()
 
 

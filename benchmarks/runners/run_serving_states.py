@@ -1,4 +1,4 @@
-"""What an event costs a streaming model whose states are kept: after few events, and after many."""
+"""Time the update of a streaming model's stored state by an event, after few and after many events."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from measure import Job
 
-from segue.serving.server import assemble
-from segue.serving.settings import Serving
+from segue.serving.server import build_service
+from segue.serving.settings import ServingSettings
 from segue.serving.stores.store import Event
 
 LENGTHS = (10, 1_000, 10_000)
@@ -18,23 +18,23 @@ CALLS = 50
 
 def main() -> None:
     job = Job()
-    ask = job.settings
+    options = job.settings
     store = f"sqlite:///{Path(job.folder).resolve() / 'store.sqlite'}"
-    service = assemble([Path(ask["publication"])], store, None, Serving())
-    rng, points = np.random.default_rng(ask["seed"]), []
+    service = build_service([Path(options["artifact"])], store, None, ServingSettings())
+    rng, points = np.random.default_rng(options["seed"]), []
     for length in LENGTHS:
         user = f"new{length}"
-        service.take([Event(user, f"i{item}", 0) for item in rng.integers(1_000, size=length).tolist()])
-        service.follow([user])
-        took = []
+        service.append_events([Event(user, f"i{item}", 0) for item in rng.integers(1_000, size=length).tolist()])
+        service.update_user_states([user])
+        times = []
         for item in rng.integers(1_000, size=CALLS).tolist():
-            service.take([Event(user, f"i{item}", 0)])
+            service.append_events([Event(user, f"i{item}", 0)])
             start = time.perf_counter()
-            service.follow([user])
-            took.append(1000 * (time.perf_counter() - start))
-        (memory,) = service.store.memories([user], service.shelf.active.version.version)
-        points.append({"events": length, "ms": float(np.median(took[5:])), "bytes": len(memory.data)})
-    job.note(points=points)
+            service.update_user_states([user])
+            times.append(1000 * (time.perf_counter() - start))
+        (state,) = service.store.get_states([user], service.models.active.info.version)
+        points.append({"events": length, "ms": float(np.median(times[5:])), "bytes": len(state.data)})
+    job.record(points=points)
     job.finish()
 
 

@@ -1,7 +1,7 @@
-"""One stack of blocks, forward and backward on random input: positions per second.
+"""Measure one stack of blocks, forward and backward on random input: positions per second.
 
-The package's mLSTM cell is given the native kernel of ``mlstm_kernels`` with the chunk that divides the length, or
-the parallel one for short sequences, as its authors recommend on a CPU; its sLSTM runs the ``vanilla`` backend.
+The package's mLSTM cell uses the native kernel of ``mlstm_kernels``, with a chunk size that divides the length, or the
+parallel kernel for short sequences, as its authors recommend on a CPU; its sLSTM uses the ``vanilla`` backend.
 """
 
 from __future__ import annotations
@@ -12,40 +12,47 @@ import torch
 from measure import Job, memory
 from torch import nn
 
-WIDTH_OF_A_CHUNK = 50
+CHUNK_SIZE = 50
 
 
-def segue_stack(ask: dict) -> nn.Module:
+def segue_stack(options: dict) -> nn.Module:
+    """Build Segue's mLSTM and sLSTM blocks."""
     from segue.nn.xlstm.blocks import MLSTMBlock, SLSTMBlock
 
-    width, heads, blocks, dropout = ask["width"], ask["heads"], ask["blocks"], ask["dropout"]
-    kinds = ["mlstm"] * blocks if ask["kind"] == "mlstm" else ["mlstm", *["slstm"] * (blocks - 1)]
-    made = [
+    width, heads, blocks, dropout = (
+        options["embedding_dim"],
+        options["num_heads"],
+        options["num_blocks"],
+        options["dropout"],
+    )
+    kinds = ["mlstm"] * blocks if options["kind"] == "mlstm" else ["mlstm", *["slstm"] * (blocks - 1)]
+    layers = [
         MLSTMBlock(width, heads, blocks, 4, 4, 2.0, 0.0, dropout, "auto", 64)
         if kind == "mlstm"
         else SLSTMBlock(width, heads, blocks, index, 4, 1.3, dropout)
         for index, kind in enumerate(kinds)
     ]
-    return nn.Sequential(*made, nn.LayerNorm(width, bias=False))
+    return nn.Sequential(*layers, nn.LayerNorm(width, bias=False))
 
 
-def package_stack(ask: dict) -> nn.Module:
+def package_stack(options: dict) -> nn.Module:
+    """Build the same blocks of the package ``xlstm``."""
     import xlstm
     from mlstm_kernels.torch import get_mlstm_kernel
 
-    heads, blocks = ask["heads"], ask["blocks"]
-    short = ask["length"] <= 64
+    heads, blocks = options["num_heads"], options["num_blocks"]
+    short = options["length"] <= 64
     kernel = get_mlstm_kernel("parallel--native_autograd" if short else "chunkwise--native_autograd")
-    chunk = {} if short else {"chunk_size": WIDTH_OF_A_CHUNK}
+    chunk = {} if short else {"chunk_size": CHUNK_SIZE}
     config = xlstm.xLSTMBlockStackConfig(
         mlstm_block=xlstm.mLSTMBlockConfig(mlstm=xlstm.mLSTMLayerConfig(num_heads=heads)),
         slstm_block=xlstm.sLSTMBlockConfig(
             slstm=xlstm.sLSTMLayerConfig(num_heads=heads, backend="vanilla"), feedforward=xlstm.FeedForwardConfig()
         ),
-        context_length=ask["length"],
+        context_length=options["length"],
         num_blocks=blocks,
-        embedding_dim=ask["width"],
-        slstm_at=[] if ask["kind"] == "mlstm" else list(range(1, blocks)),
+        embedding_dim=options["embedding_dim"],
+        slstm_at=[] if options["kind"] == "mlstm" else list(range(1, blocks)),
     )
     stack = xlstm.xLSTMBlockStack(config)
 
@@ -58,37 +65,41 @@ def package_stack(ask: dict) -> nn.Module:
     return stack
 
 
-def as_large_as_mlstm(ask: dict) -> int:
-    """The inner width of the feed-forward at which a Transformer has as many parameters as the mLSTM stack."""
-    wanted = sum(p.numel() for p in segue_stack(ask | {"kind": "mlstm"}).parameters()) / ask["blocks"]
-    width = ask["width"]
+def matching_inner_width(options: dict) -> int:
+    """Compute the feed-forward width that gives a Transformer as many parameters as the mLSTM stack."""
+    wanted = sum(p.numel() for p in segue_stack(options | {"kind": "mlstm"}).parameters()) / options["num_blocks"]
+    width = options["embedding_dim"]
     return round((wanted - 4 * width * width - 9 * width) / (2 * width + 1))
 
 
-def sasrec_stack(ask: dict) -> nn.Module:
-    from segue.nn.layers.attention import CausalBlock
+def sasrec_stack(options: dict) -> nn.Module:
+    """Build Segue's Transformer blocks."""
+    from segue.nn.layers.attention import TransformerBlock
 
-    expansion = as_large_as_mlstm(ask) / ask["width"]
-    made = [CausalBlock(ask["width"], ask["heads"], expansion, ask["dropout"]) for _ in range(ask["blocks"])]
-    return nn.Sequential(*made, nn.LayerNorm(ask["width"]))
+    expansion = matching_inner_width(options) / options["embedding_dim"]
+    layers = [
+        TransformerBlock(options["embedding_dim"], options["num_heads"], expansion, options["dropout"])
+        for _ in range(options["num_blocks"])
+    ]
+    return nn.Sequential(*layers, nn.LayerNorm(options["embedding_dim"]))
 
 
 class TorchStack(nn.Module):
-    """torch's own encoder, norm first, under a causal mask."""
+    """PyTorch's encoder, norm first, with a causal mask."""
 
-    def __init__(self, ask: dict) -> None:
+    def __init__(self, options: dict) -> None:
         super().__init__()
-        inner = as_large_as_mlstm(ask)
+        inner = matching_inner_width(options)
         layer = nn.TransformerEncoderLayer(
-            ask["width"], ask["heads"], inner, ask["dropout"], batch_first=True, norm_first=True
+            options["embedding_dim"], options["num_heads"], inner, options["dropout"], batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(
-            layer, ask["blocks"], nn.LayerNorm(ask["width"]), enable_nested_tensor=False
+            layer, options["num_blocks"], nn.LayerNorm(options["embedding_dim"]), enable_nested_tensor=False
         )
-        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(ask["length"]))
+        self.register_buffer("mask", nn.Transformer.generate_square_subsequent_mask(options["length"]))
 
     def forward(self, x_BLD: torch.Tensor) -> torch.Tensor:
-        """Hidden states."""
+        """Return the hidden states."""
         return self.layers(x_BLD, mask=self.mask, is_causal=True)
 
 
@@ -102,23 +113,23 @@ def main() -> None:
         ("transformer", "torch"): TorchStack,
     }
     job = Job()
-    ask = job.settings
-    torch.set_num_threads(ask["threads"])
+    options = job.settings
+    torch.set_num_threads(options["threads"])
     torch.manual_seed(0)
-    stack = make[ask["kind"], ask["library"]](ask)
-    x_BLD = torch.randn(ask["batch"], ask["length"], ask["width"], requires_grad=True)
-    times, processor = [], []
-    until = time.perf_counter() + ask["seconds"]
+    stack = make[options["kind"], options["library"]](options)
+    x_BLD = torch.randn(options["batch"], options["length"], options["embedding_dim"], requires_grad=True)
+    times, cpu = [], []
+    until = time.perf_counter() + options["seconds"]
     while len(times) < 3 or time.perf_counter() < until:
         start, used = time.perf_counter(), time.process_time()
         stack(x_BLD).square().mean().backward()
         times.append(time.perf_counter() - start)
-        processor.append(time.process_time() - used)
+        cpu.append(time.process_time() - used)
     middle = len(times[1:]) // 2
-    job.note(
-        positions_per_second=ask["batch"] * ask["length"] / sorted(times[1:])[middle],
+    job.record(
+        positions_per_second=options["batch"] * options["length"] / sorted(times[1:])[middle],
         milliseconds=1000 * sorted(times[1:])[middle],
-        processor_milliseconds=1000 * sorted(processor[1:])[middle],
+        cpu_milliseconds=1000 * sorted(cpu[1:])[middle],
         repeats=len(times) - 1,
         parameters=sum(p.numel() for p in stack.parameters()),
         peak_after_mib=memory()["peak"],

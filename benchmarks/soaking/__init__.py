@@ -1,1 +1,1 @@
-"""Part ``soak``: a service under traffic and trouble, and what is found afterwards."""
+"""Part ``soak``: the service under traffic and injected faults, and the checks afterwards."""

@@ -1,4 +1,4 @@
-"""What is held against each other after a trial: what was acknowledged and what is kept, what was seen and counted."""
+"""Checks after a soak test: acknowledged against stored events, responses against counters, memory, latency."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ import numpy as np
 
 from segue.serving.stores.store import Event
 
-__all__ = ["counters", "gaps", "kept", "memory", "refusals", "speeds"]
+__all__ = ["VIOLATIONS", "check_counters", "check_events", "explain_failures", "find_gaps", "latencies", "memory_trend"]
 
-DOWN = {
+VIOLATIONS = ("lost", "duplicated", "unexpected", "changed", "reordered", "unknown_users")
+"""Ways in which stored events may contradict the acknowledged ones."""
+
+ALLOWED_FAILURES = {
     "worker_killed": (True, False),
     "service_restarted": (True, True),
     "store_restarted": (False, True),
     "store_killed": (False, True),
     "store_frozen": (False, True),
-    "hold": (False, True),
+    "store_locked": (False, True),
 }
-"""By disturbance, whether connections may fail meanwhile, and whether 503 may be answered."""
+"""By fault, whether connections may fail during it, and whether responses may be 503."""
 
-AFTER = 3.0
-"""Seconds after a disturbance that still belong to it."""
+RECOVERY_SECONDS = 3.0
+"""Time after a fault that still counts as part of it."""
 
 Row = Mapping[str, Any]
 
 
-def kept(trails: Mapping[str, Sequence[Sequence[Any]]], events: Iterable[Event]) -> dict[str, Any]:
-    """What was acknowledged against what is in the store.
+def check_events(trails: Mapping[str, Sequence[Sequence[Any]]], events: Iterable[Event]) -> dict[str, Any]:
+    """Compare acknowledged events with those in the store.
 
     Args:
-        trails: by user, in the order in which one client did one thing after another, ``[key, item, acknowledged,
-            unsure]`` of events, and without a key of his being forgotten. Unsure: something failed in a way that does
-            not tell whether it was done.
-        events: all of the store, in its order.
+        trails: by user, in the order in which one client acted, ``[key, item, is_acknowledged, is_uncertain]`` of
+            events, and the same with a key of ``None`` for the deletion of the user. Uncertain: a request failed in a
+            way that does not tell whether it was executed.
+        events: all events of the store, in its order.
     """
     stored: dict[str, list[tuple[str | None, str]]] = {}
     for event in events:
@@ -45,131 +48,146 @@ def kept(trails: Mapping[str, Sequence[Sequence[Any]]], events: Iterable[Event])
     texts: list[str] = []
     for user, trail in trails.items():
         acknowledged: dict[str, str] = {}
-        maybe: set[str] = set()  # may be there
-        gone: set[str] = set()  # may be gone, as a deletion may have come late
-        late = False
-        for key, item, answered, unsure in trail:
+        may_exist: set[str] = set()
+        may_be_deleted: set[str] = set()  # by a deletion that was executed late
+        is_deletion_pending = False
+        for key, item, is_acknowledged, is_uncertain in trail:
             if key is None:
-                found["forgotten"] += answered
-                late |= unsure or not answered
-                if answered:
+                found["deleted_users"] += is_acknowledged
+                is_deletion_pending |= is_uncertain or not is_acknowledged
+                if is_acknowledged:
                     found["deleted"] += len(acknowledged)
                     acknowledged = {}
                 else:
-                    gone |= set(acknowledged)
+                    may_be_deleted |= set(acknowledged)
                 continue
-            found["acknowledged"] += answered
-            found["unanswered"] += not answered
-            if answered:
+            found["acknowledged"] += is_acknowledged
+            found["unacknowledged"] += not is_acknowledged
+            if is_acknowledged:
                 acknowledged[key] = item
-                gone |= {key} if late else set()
-            if unsure or not answered:
-                maybe.add(key)
-        there = stored.pop(user, [])
-        times = Counter(key for key, _ in there)
-        problems = {
-            "lost": [key for key in acknowledged if key not in times and key not in gone],
-            "twice": [key for key, count in times.items() if count > 1],
-            "unasked": [key for key in times if key not in acknowledged and key not in maybe],
-            "changed": [key for key, item in there if key in acknowledged and acknowledged[key] != item],
+                may_be_deleted |= {key} if is_deletion_pending else set()
+            if is_uncertain or not is_acknowledged:
+                may_exist.add(key)
+        rows = stored.pop(user, [])
+        counts = Counter(key for key, _ in rows)
+        violations = {
+            "lost": [key for key in acknowledged if key not in counts and key not in may_be_deleted],
+            "duplicated": [key for key, count in counts.items() if count > 1],
+            "unexpected": [key for key in counts if key not in acknowledged and key not in may_exist],
+            "changed": [key for key, item in rows if key in acknowledged and acknowledged[key] != item],
         }
-        if [key for key, _ in there if key in acknowledged] != [key for key in acknowledged if key in times]:
-            problems["disordered"] = [user]
-        for kind, keys in problems.items():
+        if [key for key, _ in rows if key in acknowledged] != [key for key in acknowledged if key in counts]:
+            violations["reordered"] = [user]
+        for kind, keys in violations.items():
             found[kind] += len(keys)
             texts += [f"{kind}: {user} {key}" for key in keys[:3]]
-    found["strangers"] = sum(map(len, stored.values()))
-    names = ("lost", "twice", "unasked", "changed", "disordered", "strangers", "deleted", "forgotten", "unanswered")
+    found["unknown_users"] = sum(map(len, stored.values()))
+    names = (*VIOLATIONS, "deleted", "deleted_users", "unacknowledged")
     return {**dict.fromkeys(names, 0), **found, "texts": texts[:20]}
 
 
-def refusals(attempts: Sequence[Row], seen: Sequence[Row], lives: Sequence[Row]) -> dict[str, Any]:
-    """Failures by kind, and those that nothing that was done to the service explains."""
+def explain_failures(attempts: Sequence[Row], faults: Sequence[Row], lifetimes: Sequence[Row]) -> dict[str, Any]:
+    """Count failed requests by kind, and list those that no injected fault explains."""
     found: dict[str, Any] = {"failed": Counter(), "unexplained": [], "unexplained_count": 0}
-    windows = [(*DOWN[one["kind"]], one["begin"] - 0.1, one["end"] + AFTER) for one in seen if one["kind"] in DOWN]
+    windows = [
+        (*ALLOWED_FAILURES[fault["kind"]], fault["begin"] - 0.1, fault["end"] + RECOVERY_SECONDS)
+        for fault in faults
+        if fault["kind"] in ALLOWED_FAILURES
+    ]
     for one in attempts:
-        if one["status"] == one["wanted"]:
+        if one["status"] == one["expected"]:
             continue
         found["failed"][f"{one['status']}" if one["status"] else one["error"]] += 1
-        excused = any(
+        is_explained = any(
             one["end"] >= begin
             and one["begin"] <= end
-            and (cut if not one["status"] else one["status"] == 503 and busy)
-            for cut, busy, begin, end in windows
+            and (may_disconnect if not one["status"] else one["status"] == 503 and may_reject)
+            for may_disconnect, may_reject, begin, end in windows
         )
-        if not excused:
+        if not is_explained:
             found["unexplained_count"] += 1
             text = f"{one['begin']:.1f} {one['op']}: {one['status']} {one['error']} {one.get('message', '')}"
             found["unexplained"] += [text] if len(found["unexplained"]) < 20 else []
-    found["statuses"] = sorted({life.get("status") for life in lives}, key=str)
+    found["statuses"] = sorted({lifetime.get("status") for lifetime in lifetimes}, key=str)
     return found
 
 
-def counters(
-    attempts: Sequence[Row], scrapes: Sequence[Row], lives: Sequence[Row], kills: Sequence[float], walkers: int
-) -> list[dict[str, Any]]:
-    """For each life of the service and each kind of event: how often traffic saw it, and how often it was counted.
+Count = Callable[[Row], int]
 
-    A life's last scrape must have counted all that was answered a second before it began, and no more than was begun
-    before it ended; requests whose answer was lost may or may not be counted. A worker that is killed may have answered
-    as many requests as were under way without having counted them: so many each time may be missing. What it counted
-    before is in a file, and stays.
-    """
-    kinds: dict[str, tuple[str, Callable[[Row], int], Callable[[Row], int]]] = {
-        f"answers {status}xx": (
-            f"segue_request_seconds_count/{status}xx",
+
+def _counters() -> dict[str, tuple[str, Count, Count]]:
+    """Return by title a counter of the service, how much a request adds to it, and how much it may add if it failed."""
+    counters: dict[str, tuple[str, Count, Count]] = {
+        f"responses {status}xx": (
+            f"segue_request_duration_seconds_count/{status}xx",
             lambda one, status=status: one["status"] // 100 == status,
             lambda one: not one["status"],
         )
         for status in (2, 4, 5)
     }
-    kinds["refused: 503"] = (
-        "segue_refused_total/busy",
+    counters["rejected: 503"] = (
+        "segue_rejected_requests_total/overloaded",
         lambda one: one["status"] == 503,
         lambda one: not one["status"],
     )
-    kinds["store failures"] = (
+    counters["store failures"] = (
         "segue_errors_total/store",
-        lambda one: "the store" in one.get("message", "") or one.get("unreached", 0) > 0,
+        lambda one: "store unavailable" in one.get("message", "") or one.get("store_failures", 0) > 0,
         lambda one: 10**9,
     )
-    for step in ("model", "fallback", "neighbours", "popular"):
-        kinds[f"step {step}"] = (
-            f"segue_answers_total/{step}",
-            lambda one, step=step: one.get("steps", {}).get(step, 0),
-            lambda one: one["questions"] * (one["status"] != 200),
+    for source in ("model", "fallback", "neighbors", "popular"):
+        counters[f"source {source}"] = (
+            f"segue_recommend_responses_total/{source}",
+            lambda one, source=source: one.get("sources", {}).get(source, 0),
+            lambda one: one["queries"] * (one["status"] != 200),
         )
-    kinds["activations"] = (
+    counters["activations"] = (
         "segue_model_activations_total/",
         lambda one: one["op"] == "activate" and one["status"] == 200,
         lambda one: one["op"] == "activate" and not one["status"],
     )
+    return counters
+
+
+def check_counters(
+    attempts: Sequence[Row], scrapes: Sequence[Row], lifetimes: Sequence[Row], kills: Sequence[float], clients: int
+) -> list[dict[str, Any]]:
+    """Compare the counters of the service with the requests of the clients, per lifetime of the service.
+
+    The last scrape of a lifetime must include all responses of up to a second before it began, and no more requests
+    than were sent before it ended; requests without a response may or may not be included. A killed worker may have
+    sent responses that it had not counted yet, at most one per client: this is the tolerance. What it had counted is in
+    a file and remains.
+    """
     rows = []
-    for number, life in enumerate(lives):
-        within = [scrape for scrape in scrapes if life["begin"] <= scrape["begin"] <= life.get("end", np.inf)]
-        if not within:
+    for number, lifetime in enumerate(lifetimes):
+        own_scrapes = [one for one in scrapes if lifetime["begin"] <= one["begin"] <= lifetime.get("end", np.inf)]
+        if not own_scrapes:
             continue
-        last = within[-1]
-        own = [one for one in attempts if life["begin"] <= one["begin"] <= last["end"]]
-        slack = walkers * sum(life["begin"] <= kill <= last["end"] for kill in kills)
-        falls = sum(
+        last = own_scrapes[-1]
+        own = [one for one in attempts if lifetime["begin"] <= one["begin"] <= last["end"]]
+        tolerance = clients * sum(lifetime["begin"] <= kill <= last["end"] for kill in kills)
+        decreases = sum(
             value > after["counts"].get(name, 0)
-            for before, after in pairwise(within)
+            for before, after in pairwise(own_scrapes)
             for name, value in before["counts"].items()
         )
-        for name, (counter, sure, perhaps) in kinds.items():
-            least = sum(sure(one) for one in own if one["end"] <= last["begin"] - 1)
-            most = sum(sure(one) or perhaps(one) for one in own)
+        for name, (counter, certain, possible) in _counters().items():
+            minimum = sum(certain(one) for one in own if one["end"] <= last["begin"] - 1)
+            maximum = sum(certain(one) or possible(one) for one in own)
             count = int(last["counts"].get(counter, 0))
-            # of failures of the store a whole batch of questions is one
-            fits = (count > 0 or not least) if name == "store failures" else least - slack <= count <= most
-            rows.append({"life": number + 1, "what": name, "least": least, "most": most, "counted": count,
-                         "slack": slack, "fits": bool(fits), "falls": falls})  # fmt: skip
+            if name == "store failures":  # one failure may affect a whole batch of requests
+                is_consistent = count > 0 or not minimum
+            else:
+                is_consistent = minimum - tolerance <= count <= maximum
+            rows.append({"lifetime": number + 1, "what": name, "minimum": minimum, "maximum": maximum,
+                         "counted": count, "tolerance": tolerance, "is_consistent": bool(is_consistent),
+                         "decreases": decreases})  # fmt: skip
     return rows
 
 
-def memory(samples: Sequence[tuple[float, int, int]], begin: float, until: float) -> dict[str, Any]:
-    """Of the worker that lived longest, MB and MB per hour after the first quarter, by least squares."""
+def memory_trend(samples: Sequence[tuple[float, int, int]], begin: float, until: float) -> dict[str, Any]:
+    """Fit the memory of the longest-lived worker after the first quarter: MB, and MB per hour by least squares."""
     if not samples:
         return {}
     lived = {pid: [when for when, one, _ in samples if one == pid] for _, pid, _ in samples}
@@ -182,38 +200,43 @@ def memory(samples: Sequence[tuple[float, int, int]], begin: float, until: float
     for name, part in (("slope", rows), ("slope_of_last_half", rows[len(rows) // 2 :])):
         hours, sizes = np.array(part).T
         found[f"{name}_mb_per_hour"] = float(np.polyfit((hours - hours[0]) / 3600, sizes, 1)[0])
-    found |= {"first_mb": rows[0][1], "last_mb": rows[-1][1], "most_mb": max(size for _, size in rows)}
+    found |= {"first_mb": rows[0][1], "last_mb": rows[-1][1], "max_mb": max(size for _, size in rows)}
     return found
 
 
-def speeds(attempts: Sequence[Row], seen: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Milliseconds of answers of status 200, by what was asked, while nothing was wrong and while something was."""
+def latencies(attempts: Sequence[Row], faults: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Compute milliseconds of successful responses by operation, with and without a fault at the time."""
     groups: dict[str, list[float]] = {}
     for one in attempts:
-        if one["status"] == one["wanted"] == 200:
-            troubled = any(one["end"] >= d["begin"] and one["begin"] <= d["end"] + AFTER for d in seen)
-            groups.setdefault(f"{one['op']}, {'disturbed' if troubled else 'calm'}", []).append(
-                one["end"] - one["begin"]
+        if one["status"] == one["expected"] == 200:
+            is_disturbed = any(
+                one["end"] >= fault["begin"] and one["begin"] <= fault["end"] + RECOVERY_SECONDS for fault in faults
             )
+            name = f"{one['op']}, {'during faults' if is_disturbed else 'normal'}"
+            groups.setdefault(name, []).append(one["end"] - one["begin"])
     found = {}
     for name, seconds in sorted(groups.items()):
         p50, p95, p99 = (1000 * np.quantile(seconds, [0.5, 0.95, 0.99])).tolist()
         found[name] = {
-            "answers": len(seconds),
+            "responses": len(seconds),
             "p50_ms": p50,
             "p95_ms": p95,
             "p99_ms": p99,
-            "most_ms": 1000 * max(seconds),
+            "max_ms": 1000 * max(seconds),
         }
     return found
 
 
-def gaps(attempts: Sequence[Row], seen: Sequence[Row], least: float = 1.0) -> list[dict[str, Any]]:
-    """Stretches without any recommendation, in seconds, and what was done at the time."""
-    ends = sorted(one["end"] for one in attempts if one["op"] in ("recommend", "several") and one["status"] == 200)
+def find_gaps(attempts: Sequence[Row], faults: Sequence[Row], min_seconds: float = 1.0) -> list[dict[str, Any]]:
+    """List intervals without a recommendation, in seconds, with the faults at the time."""
+    ends = sorted(one["end"] for one in attempts if one["op"] in ("recommend", "batch") and one["status"] == 200)
     found = []
     for before, after in pairwise(ends):
-        if after - before >= least:
-            during = [one["kind"] for one in seen if one["begin"] <= after and one["end"] + AFTER >= before]
-            found.append({"at": before, "seconds": after - before, "during": ", ".join(during) or "nothing"})
+        if after - before >= min_seconds:
+            during = [
+                fault["kind"]
+                for fault in faults
+                if fault["begin"] <= after and fault["end"] + RECOVERY_SECONDS >= before
+            ]
+            found.append({"at": before, "seconds": after - before, "during": ", ".join(during) or "no fault"})
     return found

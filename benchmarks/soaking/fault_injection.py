@@ -1,4 +1,4 @@
-"""What is done to a service and its store while it is used, one thing after another, drawn from a seed."""
+"""Inject faults into a running service and its store, one after another, in an order drawn from a seed."""
 
 from __future__ import annotations
 
@@ -15,175 +15,186 @@ import psutil
 from benchmarks.soaking.service import Service
 from segue.serving import schemas
 
-__all__ = ["Trouble"]
+__all__ = ["FaultInjector"]
 
-FOLLOWED = 2.5
-"""Seconds after which all workers answer by the model that was activated."""
+SYNC_SECONDS = 2.5
+"""Time after an activation until all workers use the active model."""
 
 
-class Trouble:
-    """Disturbances, and what was seen of them.
+class FaultInjector:
+    """Injects faults and records them.
 
     Args:
-        behind: the store: a server, or a file.
-        quiet: seconds between one and the next.
+        service: the service under test.
+        store_server: its store: a server, or a file.
+        seed: of the order of faults.
+        pause: mean seconds between two faults.
     """
 
-    def __init__(self, service: Service, behind: Any, seed: int, quiet: float) -> None:
-        self._service, self._behind, self._quiet = service, behind, quiet
-        self._draw = random.Random(seed)
-        self.seen: list[dict[str, Any]] = []
+    def __init__(self, service: Service, store_server: Any, seed: int, pause: float) -> None:
+        self._service, self._store_server, self._pause = service, store_server, pause
+        self._random = random.Random(seed)
+        self.faults: list[dict[str, Any]] = []
+        """Injected faults: kind, begin, end, note."""
         self.attempts: list[dict[str, Any]] = []
-        """Requests that were made here, as traffic notes its own."""
-        self.faults: list[str] = []
-        self.changed: list[float] = []
-        """When the active model was changed."""
+        """Requests sent from here, in the format of the clients' attempts."""
+        self.errors: list[str] = []
+        """Wrong behavior of the service."""
         self._active, self._previous = "ease", ""
 
-    def go_on(self, begin: float, until: float) -> None:
-        """Disturb until the time has come. The service is stopped and begun again in the first quarter alone, and of
-        the workers the youngest is killed: one lives through all the rest, so that its memory can be watched."""
-        rounds = self._rounds(begin + (until - begin) / 4)
-        time.sleep(self._quiet)
-        while time.time() < until:
-            kind = next(rounds)
-            print(f"{time.time() - begin:7.1f} s {kind}", file=sys.stderr)
-            told = {"kind": kind, "begin": time.time()}
-            told["note"] = getattr(self, f"_{kind}")() or ""
-            self.seen.append(told | {"end": time.time()})
-            time.sleep(self._quiet * self._draw.uniform(0.7, 1.3))
+    def run(self, begin: float, until: float) -> None:
+        """Inject faults until the given time.
 
-    def ask(self, op: str, method: str, path: str, body: Any = None) -> httpx.Response | None:
-        """A request of the operator's, over a connection of its own; none where it failed."""
-        headers = {"Authorization": f"Bearer {self._service.admin}"}
+        The service is restarted in the first quarter only, and always the youngest worker is killed: one worker lives
+        through the rest, so that its memory can be monitored.
+        """
+        kinds = self._kinds(begin + (until - begin) / 4)
+        time.sleep(self._pause)
+        while time.time() < until:
+            kind = next(kinds)
+            print(f"{time.time() - begin:7.1f} s {kind}", file=sys.stderr)
+            fault = {"kind": kind, "begin": time.time()}
+            fault["note"] = getattr(self, f"_{kind}")() or ""
+            self.faults.append(fault | {"end": time.time()})
+            time.sleep(self._pause * self._random.uniform(0.7, 1.3))
+
+    def request(self, op: str, method: str, path: str, body: Any = None) -> httpx.Response | None:
+        """Send a request with the operator's key over a new connection; return ``None`` if it failed."""
+        headers = {"Authorization": f"Bearer {self._service.admin_key}"}
         begin, status, error, note = time.time(), 0, "", {}
-        reply = None
+        response = None
         try:
-            reply = httpx.request(method, self._service.address + path, json=body, headers=headers, timeout=30)
-            status = reply.status_code
+            response = httpx.request(method, self._service.address + path, json=body, headers=headers, timeout=30)
+            status = response.status_code
             if status >= 400:
-                note["message"] = schemas.Fault.model_validate_json(reply.content).message
-            elif op == "settled":
-                note["steps"] = {schemas.Answer.model_validate_json(reply.content).step: 1}
+                note["message"] = schemas.ErrorResponse.model_validate_json(response.content).message
+            elif op == "verify":
+                note["sources"] = {schemas.RecommendResponse.model_validate_json(response.content).source: 1}
         except httpx.HTTPError as failure:
             error = type(failure).__name__
-        told = {"op": op, "begin": begin, "end": time.time(), "status": status, "wanted": 200, "error": error}
-        self.attempts.append(told | {"questions": int(op == "settled"), **note})
-        return reply
+        attempt = {"op": op, "begin": begin, "end": time.time(), "status": status, "expected": 200, "error": error}
+        self.attempts.append(attempt | {"queries": int(op == "verify"), **note})
+        return response
 
-    def compare(self, users: Sequence[str], most: int = 150) -> int:
-        """Answer users by what the model remembers of them, event by event, and by all of their events at once; how
-        many were compared. Longer histories than ``most`` are left out, as the model reads no more at once."""
-        compared = 0
-        for user in users:
-            looked = self.ask("look", "GET", f"/v1/users/{user}?limit=1000")
-            person = None if looked is None else schemas.Person.model_validate_json(looked.content)
-            if person is None or not 0 < person.total <= most:
+    def compare_states(self, users: Sequence[str], max_events: int = 150) -> int:
+        """Compare recommendations from the stored state of a user with those from all of the user's events.
+
+        Users with more than ``max_events`` events are skipped, as the model does not read more at once. Returns how
+        many users were compared.
+        """
+        n_compared = 0
+        for name in users:
+            response = self.request("lookup", "GET", f"/v1/users/{name}?limit=1000")
+            user = None if response is None else schemas.User.model_validate_json(response.content)
+            if user is None or not 0 < user.total <= max_events:
                 continue
-            question = {"k": 10, "repeats": True, "model": "gru4rec"}
-            history = [past.item for past in person.events]
+            common = {"k": 10, "include_seen": True, "model": "gru4rec"}
+            history = [event.item for event in user.events]
             lists = []
-            for more in ({"user": user}, {"history": history}):
-                reply = self.ask("settled", "POST", "/v1/recommend", question | more)
-                lists.append({} if reply is None else {one["id"]: one["score"] for one in reply.json()["items"]})
-            both = lists[0].keys() & lists[1].keys()
-            compared += 1
-            if len(both) < 9 or max(abs(lists[0][item] - lists[1][item]) for item in both) > 0.01:
-                self.faults.append(f"{user}: remembered {len(history)} events other than they were")
-        return compared
+            for query in ({"user": name}, {"history": history}):
+                response = self.request("verify", "POST", "/v1/recommend", common | query)
+                items = [] if response is None else response.json()["items"]
+                lists.append({item["id"]: item["score"] for item in items})
+            shared = lists[0].keys() & lists[1].keys()
+            n_compared += 1
+            if len(shared) < 9 or max(abs(lists[0][item] - lists[1][item]) for item in shared) > 0.01:
+                self.errors.append(f"{name}: the stored state differs from that of the user's {len(history)} events")
+        return n_compared
 
-    def _rounds(self, quarter: float) -> Iterator[str]:
-        """All kinds in an order of chance, again and again."""
-        others = (
-            ["hold", "hold"] if hasattr(self._behind, "hold") else ["store_restarted", "store_killed", "store_frozen"]
+    def _kinds(self, quarter: float) -> Iterator[str]:
+        """Yield all kinds of faults in random order, repeatedly."""
+        store_faults = (
+            ["store_locked", "store_locked"]
+            if hasattr(self._store_server, "lock")
+            else ["store_restarted", "store_killed", "store_frozen"]
         )
         while True:
-            kinds = ["activated", "rolled_back", "worker_killed", *others]
-            self._draw.shuffle(kinds)
+            kinds = ["activated", "rolled_back", "worker_killed", *store_faults]
+            self._random.shuffle(kinds)
             yield from kinds
-            if time.time() < quarter or len(self._service.lives) < 2:
+            if time.time() < quarter or len(self._service.lifetimes) < 2:
                 yield "service_restarted"
 
     def _activated(self) -> None:
         other = "gru4rec" if self._active == "ease" else "ease"
-        self._change(f"/v1/models/{other}/activate", other)
+        self._change_model(f"/v1/models/{other}/activate", other)
 
     def _rolled_back(self) -> None:
         if self._previous:
-            self._change("/v1/models/rollback", self._previous)
+            self._change_model("/v1/models/rollback", self._previous)
         else:
             self._activated()
 
-    def _change(self, path: str, expected: str) -> None:
-        reply = self.ask("activate", "POST", path)
-        if reply is None or reply.status_code != 200:
-            self.faults.append(f"{path}: {'no answer' if reply is None else reply.text[:200]}")
+    def _change_model(self, path: str, expected: str) -> None:
+        response = self.request("activate", "POST", path)
+        if response is None or response.status_code != 200:
+            self.errors.append(f"{path}: {'no response' if response is None else response.text[:200]}")
             return
         self._active, self._previous = expected, self._active
-        self.changed.append(self.attempts[-1]["begin"])
-        self._agree()
+        self._verify_active()
 
-    def _agree(self) -> None:
-        """Whether all workers answer by the model that is active."""
-        time.sleep(FOLLOWED)
+    def _verify_active(self) -> None:
+        """Check that all workers use the active model."""
+        time.sleep(SYNC_SECONDS)
         for _ in range(8):
-            reply = self.ask("settled", "POST", "/v1/recommend", {"history": []})
-            if reply is None or reply.status_code != 200:
-                self.faults.append("after an activation: no answer")
-            elif (found := reply.json()["model"]["name"]) != self._active:
-                self.faults.append(f"answered by {found}, but {self._active} is active")
+            response = self.request("verify", "POST", "/v1/recommend", {"history": []})
+            if response is None or response.status_code != 200:
+                self.errors.append("no response after an activation")
+            elif (name := response.json()["model"]["name"]) != self._active:
+                self.errors.append(f"response by {name}, but {self._active} is active")
 
     def _worker_killed(self) -> str:
-        before, workers = self._service.told(), self._service.workers()
+        before, workers = self._service.n_started_workers(), self._service.workers()
         workers[-1].send_signal(signal.SIGKILL)
-        self._wait(lambda: self._service.told() > before, "a worker that was killed was not replaced")
+        self._wait(lambda: self._service.n_started_workers() > before, "a killed worker was not replaced")
         return str(workers[-1].pid)
 
     def _service_restarted(self) -> None:
         self._service.stop()
-        time.sleep(self._draw.uniform(0, 1))
+        time.sleep(self._random.uniform(0, 1))
         self._service.start()
-        self._agree()
+        self._verify_active()
 
     def _store_restarted(self) -> None:
-        # SIGINT: PostgreSQL ends at once and in order; Redis takes it like SIGTERM
-        self._behind.kill(signal.SIGINT)
-        self._away()
+        # SIGINT: fast and clean shutdown of PostgreSQL; Redis treats it like SIGTERM
+        self._store_server.kill(signal.SIGINT)
+        self._keep_store_down()
 
     def _store_killed(self) -> None:
-        self._behind.kill()
-        self._away()
+        self._store_server.kill()
+        self._keep_store_down()
 
-    def _away(self) -> None:
-        """The store stays away for a while; what is activated meanwhile is refused, and changes nothing."""
-        time.sleep(self._draw.uniform(0.5, 3))
+    def _keep_store_down(self) -> None:
+        """Keep the store down for a while; an activation meanwhile must fail and change nothing."""
+        time.sleep(self._random.uniform(0.5, 3))
         other = "gru4rec" if self._active == "ease" else "ease"
-        reply = self.ask("activate", "POST", f"/v1/models/{other}/activate")
-        if reply is None or reply.status_code != 503:
-            self.faults.append(f"activated without a store: {'no answer' if reply is None else reply.status_code}")
-        self._behind.start()
-        self._agree()
+        response = self.request("activate", "POST", f"/v1/models/{other}/activate")
+        if response is None or response.status_code != 503:
+            status = "no response" if response is None else response.status_code
+            self.errors.append(f"activation without a store: {status}, expected 503")
+        self._store_server.start()
+        self._verify_active()
 
     def _store_frozen(self) -> str:
-        """It takes connections and says nothing."""
-        server = psutil.Process(self._behind.process.pid)
-        seconds, family = self._draw.uniform(2, 8), [server, *server.children(recursive=True)]
-        for process in family:
+        """Suspend the store's processes: it accepts connections and does not respond."""
+        server = psutil.Process(self._store_server.process.pid)
+        seconds, processes = self._random.uniform(2, 8), [server, *server.children(recursive=True)]
+        for process in processes:
             process.suspend()
         time.sleep(seconds)
-        for process in family:
+        for process in processes:
             process.resume()
         return f"{seconds:.1f} s"
 
-    def _hold(self) -> str:
-        seconds = self._draw.uniform(2, 14)
-        self._behind.hold(seconds)
+    def _store_locked(self) -> str:
+        seconds = self._random.uniform(2, 14)
+        self._store_server.lock(seconds)
         return f"{seconds:.1f} s"
 
-    def _wait(self, there: Callable[[], bool], fault: str, seconds: float = 60) -> None:
+    def _wait(self, is_done: Callable[[], bool], error: str, seconds: float = 60) -> None:
         until = time.time() + seconds
-        while not there():
+        while not is_done():
             if time.time() > until:
-                self.faults.append(fault)
+                self.errors.append(error)
                 return
             time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What is looked at while a service is under trial: its counters, the memory of its processes, who else is at work."""
+"""Monitor a service under test: its counters, the memory of its processes, and the CPU load of other processes."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import psutil
 
 from benchmarks.soaking.service import Service
 
-__all__ = ["COUNTERS", "Watch", "counted"]
+__all__ = ["COUNTERS", "Monitor", "parse_counters"]
 
 COUNTERS = {
-    "segue_request_seconds_count": "status",
-    "segue_refused_total": "reason",
+    "segue_request_duration_seconds_count": "status",
+    "segue_rejected_requests_total": "reason",
     "segue_errors_total": "kind",
-    "segue_answers_total": "step",
+    "segue_recommend_responses_total": "source",
     "segue_events_total": "result",
     "segue_store_failures_total": "operation",
     "segue_model_activations_total": "",
     "segue_model_rollbacks_total": "",
 }
-"""What is read of ``/metrics``, each by one label."""
+"""Counters read from ``/metrics``, each with the label that is kept."""
 
-SAMPLE, SCRAPE, OTHERS = 2.0, 5.0, 20.0
-"""Seconds between looks at memory, at counters and at other processes."""
+MEMORY_SECONDS, SCRAPE_SECONDS, OTHERS_SECONDS = 2.0, 5.0, 20.0
+"""Intervals between samples of memory, of counters and of other processes."""
 
 
-def counted(text: str) -> dict[str, float]:
-    """Counters by name and label, such as ``segue_answers_total/model``; of requests those under ``/v1`` alone."""
+def parse_counters(text: str) -> dict[str, float]:
+    """Parse counters by name and label, such as ``segue_errors_total/store``; requests only under ``/v1``."""
     from prometheus_client.parser import text_string_to_metric_families
 
     found: Counter[str] = Counter()
@@ -42,59 +42,59 @@ def counted(text: str) -> dict[str, float]:
     return dict(found)
 
 
-class Watch(threading.Thread):
-    """Looks now and then, until :meth:`end`."""
+class Monitor(threading.Thread):
+    """Samples the service at intervals until :meth:`stop`."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(daemon=True)
-        self._service, self._over = service, threading.Event()
+        self._service, self._stopped = service, threading.Event()
         self.scrapes: list[dict[str, Any]] = []
         self.memory: list[tuple[float, int, int]] = []
-        """When, which process, bytes in memory."""
-        self.busy: list[tuple[float, float]] = []
-        """Percent of all processors in use, and by what is not part of this."""
+        """Time, process id, resident bytes."""
+        self.load: list[tuple[float, float]] = []
+        """CPU load in percent: of all processes, and of those that are not part of the test."""
         self.others: set[str] = set()
-        """Names of what else was busy."""
+        """Names of other processes with a CPU load above 5 %."""
 
     def run(self) -> None:
-        """See the class."""
-        scraped = looked = 0.0
-        spent: dict[int, float] = {}
+        """Sample until stopped."""
+        last_scrape = last_others = 0.0
+        cpu_seconds: dict[int, float] = {}
         before = time.time()
         psutil.cpu_percent()
-        while not self._over.wait(SAMPLE):
+        while not self._stopped.wait(MEMORY_SECONDS):
             now = time.time()
-            self._weigh(now)
-            family = _family()
-            own = sum(max(0.0, seconds - spent.get(pid, seconds)) for pid, seconds in family.items())
+            self._sample_memory(now)
+            current = _own_cpu_seconds()
+            own = sum(max(0.0, seconds - cpu_seconds.get(pid, seconds)) for pid, seconds in current.items())
             total = psutil.cpu_percent()
             share = 100 * own / (now - before) / (psutil.cpu_count() or 1)
-            self.busy.append((total, max(0.0, total - share)))
-            spent, before = family, now
-            if now > scraped + SCRAPE:
-                scraped = now
+            self.load.append((total, max(0.0, total - share)))
+            cpu_seconds, before = current, now
+            if now > last_scrape + SCRAPE_SECONDS:
+                last_scrape = now
                 self.scrape()
-            if now > looked + OTHERS:
-                self.others |= _others(set(family)) if looked else set()
-                looked = now
+            if now > last_others + OTHERS_SECONDS:
+                self.others |= _busy_processes(set(current)) if last_others else set()
+                last_others = now
 
     def scrape(self) -> None:
-        """Read the counters; nothing where the service does not answer."""
+        """Read the counters, if the service responds."""
         begin = time.time()
         try:
-            headers = {"Authorization": f"Bearer {self._service.admin}"}
-            reply = httpx.get(f"{self._service.address}/metrics", headers=headers, timeout=10)
+            headers = {"Authorization": f"Bearer {self._service.admin_key}"}
+            response = httpx.get(f"{self._service.address}/metrics", headers=headers, timeout=10)
         except httpx.HTTPError:
             return
-        if reply.status_code == 200:
-            self.scrapes.append({"begin": begin, "end": time.time(), "counts": counted(reply.text)})
+        if response.status_code == 200:
+            self.scrapes.append({"begin": begin, "end": time.time(), "counts": parse_counters(response.text)})
 
-    def end(self) -> None:
-        """Look no more."""
-        self._over.set()
+    def stop(self) -> None:
+        """Stop sampling and wait for the thread to end."""
+        self._stopped.set()
         self.join()
 
-    def _weigh(self, now: float) -> None:
+    def _sample_memory(self, now: float) -> None:
         for worker in self._service.workers():
             try:
                 self.memory.append((now, worker.pid, worker.memory_info().rss))
@@ -102,11 +102,11 @@ class Watch(threading.Thread):
                 continue
 
 
-def _family() -> dict[int, float]:
-    """Seconds of processor that this process and all that it began have used."""
+def _own_cpu_seconds() -> dict[int, float]:
+    """Return CPU seconds by process id of this process and its descendants."""
     found = {}
-    me = psutil.Process()
-    for process in [me, *me.children(recursive=True)]:
+    own = psutil.Process()
+    for process in [own, *own.children(recursive=True)]:
         try:
             times = process.cpu_times()
             found[process.pid] = times.user + times.system
@@ -115,7 +115,8 @@ def _family() -> dict[int, float]:
     return found
 
 
-def _others(own: set[int]) -> set[str]:
+def _busy_processes(own: set[int]) -> set[str]:
+    """Return names of other processes with a CPU load above 5 %."""
     found = set()
     for process in psutil.process_iter(["name"]):
         try:

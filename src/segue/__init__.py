@@ -1,6 +1,6 @@
-"""Segue: train, compare, explain and serve recommenders from a log of who did what and when.
+"""Segue: train, compare, explain and serve recommender systems from interaction logs.
 
-The names below are read when they are first used, so that ``import segue`` costs nothing.
+The names below are imported on first use, so that ``import segue`` costs nothing.
 """
 
 from __future__ import annotations
@@ -8,17 +8,65 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from segue.version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from segue.api import evaluate, load, model_keys, recommend, restore, save, similar, split, stream, train
+    from segue import models as models
+    from segue.api import (
+        compare,
+        cross_validate,
+        evaluate,
+        explain,
+        export,
+        load,
+        open,  # noqa: A004
+        predict,
+        rank,
+        recommend,
+        save,
+        serve,
+        similar,
+        split,
+        stream,
+        train,
+    )
 
-__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "stream", "train"]
+__all__ = [
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "explain",
+    "export",
+    "load",
+    "models",
+    "open",
+    "predict",
+    "rank",
+    "recommend",
+    "save",
+    "serve",
+    "similar",
+    "split",
+    "stream",
+    "train",
+]
 
-__version__ = "0.1.0"
+_TYPES = {
+    "Dataset": "segue.core.types",
+    "SegueWarning": "segue.core.messages",
+    "Split": "segue.core.types",
+    "TrainedModel": "segue.core.bundle",
+}
+"""Types for annotations, and the modules that define them."""
 
 
 def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("segue.models")
     if name in __all__:
         return getattr(import_module("segue.api"), name)
+    if name in _TYPES:
+        return getattr(import_module(_TYPES[name]), name)
     raise AttributeError(f"module 'segue' has no attribute '{name}'")
 
 

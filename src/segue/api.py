@@ -1,36 +1,59 @@
-"""Segue from Python: load, split, train, evaluate, recommend."""
+"""Segue from Python: load, split, train, evaluate, recommend.
+
+Every function here is a thin front to :mod:`segue.experiment`; the command line calls the same code.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from segue.core import bundle
-from segue.core.bundle import Bundle
+from segue.core.bundle import TrainedModel
 from segue.core.config import parse
-from segue.core.registry import model_keys
 from segue.core.run import Run
-from segue.core.types import Dataset, HeldOut, Split
+from segue.core.types import Dataset, Split
 from segue.data import load as load_data
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.data.splits import split as split_data
-from segue.evaluation.evaluate import Evaluation, validator
-from segue.evaluation.evaluate import evaluate as evaluate_model
-from segue.experiment import recommend as recommending
-from segue.experiment.data import check_inputs, user_features
+from segue.experiment.compare import compare
+from segue.experiment.cross_validate import cross_validate
+from segue.experiment.data import load_run_data, load_training_data
+from segue.experiment.evaluate import evaluate
+from segue.experiment.inference.frames import like_input
+from segue.experiment.inference.queries import build_queries
 from segue.experiment.paths import find_run
-from segue.experiment.plan import plan
-from segue.experiment.session import Stream
-from segue.experiment.similar import alike_items, alike_users
-from segue.training.train import train as train_model
+from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["evaluate", "load", "model_keys", "recommend", "restore", "save", "similar", "split", "stream", "train"]
+    from segue.experiment.inference.explain import ItemExplanation
+    from segue.experiment.inference.session import StreamingSession
+
+__all__ = [
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "explain",
+    "export",
+    "load",
+    "open",
+    "predict",
+    "rank",
+    "recommend",
+    "save",
+    "serve",
+    "similar",
+    "split",
+    "stream",
+    "train",
+]
+
+# Data
 
 
 def load(
@@ -40,147 +63,380 @@ def load(
     target: str | None = None,
     items: Any = None,
     users: Any = None,
-    say: Callable[[str], None] | None = None,
+    log: Callable[[str], None] | None = None,
     **filters: Any,
 ) -> Dataset:
-    """A log, prepared: a name such as ``ml-100k``, a file or folder, or a table in memory.
+    """Load and prepare an interaction log.
 
     Args:
+        source: a name such as ``ml-100k``; a file, folder or pattern of files; a database address; or a table in memory
+            (pandas, Polars, pyarrow, DuckDB).
         columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``.
-        target: the kind of action that is predicted; the others stay input.
-        items: what more is known of items: a file or a table with their ids in ``id`` or ``item_id``.
-        users: likewise of users, by ``id`` or ``user_id``.
-        say: gets decisions, counts and warnings, such as ``print``.
+        target: the kind of action to predict; the others remain input.
+        items: item features: a file or a table with the ids in ``id`` or ``item_id``.
+        users: user features, likewise, by ``id`` or ``user_id``.
+        log: receives decisions, counts and warnings, such as ``print``.
         filters: see :class:`segue.data.filters.Filters`, such as ``min_user_events=5``.
     """
     wanted = parse(Filters, filters, "filters")
-    return load_data(source, columns=columns, target=target, filters=wanted, items=items, users=users, say=say)
+    return load_data(source, columns=columns, target=target, filters=wanted, items=items, users=users, log=log)
 
 
-def split(data: Dataset, **settings: Any) -> Split:
-    """What trains and what is held out; by default each user's last item is the test, the one before validation.
+def split(data: Any, strategy: str = "leave_one_out", **settings: Any) -> Split:
+    """Split data into a training part and held-out queries with their targets.
 
     Args:
-        settings: see :class:`segue.data.splits.SplitSettings`, such as ``kind="temporal"``.
+        data: a dataset, or anything that :func:`load` reads.
+        strategy: by default each user's last item is the test and the one before is validation.
+        settings: see :class:`segue.data.splits.SplitSettings`, such as ``test=0.1`` or ``seed=1``; ``valid=0`` leaves
+            out validation.
     """
-    return split_data(data, parse(SplitSettings, settings, "split"))
+    return split_data(_dataset(data), parse(SplitSettings, {"strategy": strategy, **settings}, "split"))
+
+
+# Training
 
 
 def train(
-    model: str,
-    split: Split,
+    name: str,
+    data: Any,
     *,
     seed: int = 0,
     device: str = "cpu",
     recipe: str | Path | None = None,
-    folder: Path | None = None,
-    show: bool = False,
+    folder: str | Path | None = None,
+    progress: bool = False,
+    callbacks: Sequence[Any] = (),
+    loss: str | Callable[..., Any] | None = None,
+    metric: str | Callable[..., Any] | None = None,
     **settings: Any,
-) -> Bundle:
-    """A model trained on ``split.train``, its best epoch chosen on ``split.valid``, with its catalogue.
+) -> TrainedModel:
+    """Train a model; with validation data, the best epoch is kept.
 
     Args:
-        recipe: a TOML file; ``None``: the recipe that came with Segue for this data, if any; ``"none"``: no recipe.
-        folder: where checkpoints and history go; the same call goes on from there after an interruption.
-        show: whether progress is drawn.
-        settings: of the model and of its training by their names, such as ``epochs=5`` or ``width=64``.
+        name: key of the model; ``segue models`` lists all.
+        data: a split, whose training part is used and whose validation part selects the best epoch; or a dataset, or
+            anything that :func:`load` reads, which is used as a whole.
+        seed: determines every random choice.
+        device: a torch device, such as ``cuda``.
+        recipe: a TOML file with settings; ``None``: the recipe that comes with Segue for this model and data, if there
+            is one; ``"none"``: no recipe.
+        folder: where checkpoints and the training history are written; the same call resumes an interrupted training.
+        progress: whether to draw a progress bar.
+        callbacks: called at the events of training; see :mod:`segue.training`.
+        loss: name of a loss, or a function.
+        metric: name of the validation metric, or a function.
+        settings: of the model and of its training by name, such as ``epochs=5`` or ``embedding_dim=64``.
+
+    Raises:
+        ValueError: an unknown model or setting, or data that the model cannot be trained on.
     """
-    assignments = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
-    chosen = plan({"model": model, "data": split.train.name}, assignments, recipe)
-    held = [part.queries for part in (split.valid, split.test) if len(part)]
-    check_inputs(chosen, not held or any(queries.times is not None for queries in held))
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    run = Run(seed, folder, device, show=show)
-    validate = validator(split.valid, metric=chosen.metric) if len(split.valid) else None
-    trained = train_model(model, chosen.model, chosen.training, split.train, run, validate)
-    return bundle.of(model, trained, split.train, {"user_features": user_features(split.train)})
+    return train_model(
+        name,
+        data if isinstance(data, Split) else _dataset(data),
+        settings,
+        seed=seed,
+        device=device,
+        recipe=recipe,
+        folder=folder,
+        progress=progress,
+        callbacks=callbacks,
+        loss=loss,
+        metric=metric,
+    )
 
 
-def evaluate(
-    trained: Bundle, held_out: HeldOut, *, ks: Sequence[int] = (5, 10), repeats: bool = False, seed: int = 0
-) -> Evaluation:
-    """Metrics over the whole catalogue: ``.summary["ndcg@10"].mean``, ``.low`` and ``.high``, ``.values`` per question;
-    ``rmse`` and ``mae`` too, where the model predicts the values of the log.
+def save(model: TrainedModel, folder: str | Path) -> None:
+    """Write a trained model, its catalog and the histories of its log to ``folder``; nothing is pickled."""
+    try:
+        log = model.log
+    except ValueError:  # a model that was opened without its log is saved without it
+        log = None
+    bundle.save(Path(folder), model, log)
 
-    Args:
-        repeats: whether the items of a user's own history stay in his ranking.
-        seed: of the bootstrap behind the intervals.
+
+def open(path: str | Path) -> TrainedModel:  # noqa: A001 - the name in the public API
+    """Open a trained model: a run such as ``"latest"``, its folder, or a folder that :func:`save` wrote.
+
+    Raises:
+        ValueError: there is no such run or folder, or a file in it is broken.
     """
-    return evaluate_model(trained.model, held_out, ks=tuple(ks), repeats=repeats, seed=seed)
+    if (Path(path) / "bundle.json").exists():
+        return bundle.load(Path(path))
+    run = find_run(path)
+    return replace(
+        bundle.load(run / "bundle"),
+        training_history=tuple(Run(folder=run).history()),
+        load_log=lambda: load_run_data(run),
+        load_train_log=lambda: load_training_data(run),
+    )
+
+
+# Evaluation
 
 
 def recommend(
-    trained: Bundle,
-    items: Sequence[str] = (),
+    model: TrainedModel | str | Path,
+    users: Any = None,
     *,
-    titles: Sequence[str] = (),
-    user: str | None = None,
-    data: Dataset | None = None,
+    histories: Any = None,
+    titles: Sequence[str] | None = None,
     k: int = 10,
-    repeats: bool = False,
-    profile: Mapping[str, Any] | None = None,
-) -> pl.DataFrame:
-    """The best ``k`` items for a history of ids or titles, oldest first, or for a ``user`` of ``data``.
+    allow: Any = None,
+    deny: Any = None,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002 - the name in the public API
+    exclude_seen: bool = True,
+    rules: Mapping[str, Any] | None = None,
+    data: Any = None,
+    user_features: Any = None,
+) -> Any:
+    """Recommend ``k`` items to each user, or after each history.
+
+    Args:
+        model: a trained model, or the name or folder of one; see :func:`open`.
+        users: an id or several; a frame with ``user_id``; or an interaction frame with ``user_id`` and ``item_id``,
+            whose histories are then used. ``None``, without ``histories`` and ``titles``: every user of the log.
+        histories: lists of item ids, oldest first; or a mapping from user id to such a list.
+        titles: one history by titles.
+        k: items per user.
+        allow: ids of the only items that may be recommended; or a mapping from user to ids.
+        deny: ids of items that must not be recommended; or a mapping from user to ids.
+        filter: conditions on item features: ``{"genres": "Comedy"}``, ``{"year": {"min": 1990}}``.
+        exclude_seen: whether to leave out items of the user's history.
+        rules: reranking rules of the service: ``boosts``, ``max_per_value``, ``pins``, ``diversify``.
+        data: the log that holds the histories of ``users``; default: the log that the model was trained on.
+        user_features: features of new users: a mapping, or a frame or list with one row per query.
 
     Returns:
-        ``place``, ``item``, ``title`` and ``genres`` where known, ``logit`` and ``probability``, or ``score``.
+        A table with ``user_id`` (or ``query``, numbered from 0), ``item_id``, ``rank``, ``score``, ``probability``
+        (null unless scores are logits), ``title`` and ``genres`` where known, and ``notes`` (what could not be taken
+        into account, such as an unknown id). Pandas if ``users`` is a pandas object, else Polars. Ids have the type
+        that they have in the log.
+
+    Raises:
+        ValueError: an argument is malformed, or the log is not available.
     """
-    if user is None:
-        history = [*items, *recommending.titled(trained, titles)] if titles else items
-        return recommending.by_history(trained, history, k, repeats=repeats, profile=profile).items
-    if data is None or items or titles or profile:
-        raise ValueError("recommend: a user needs data=, where his history is, and no items of his own")
-    return recommending.by_user(trained, data, user, k, repeats=repeats).items
+    from segue.experiment.inference.recommend import recommend_table
+
+    trained = _trained(model)
+    batch = build_queries(trained, users, histories=histories, titles=titles, data=data, user_features=user_features)
+    table = recommend_table(
+        trained, batch, k, allow=allow, deny=deny, filter=filter, exclude_seen=exclude_seen, rules=rules
+    )
+    return like_input(table, users)
+
+
+def rank(
+    model: TrainedModel | str | Path,
+    user: Any = None,
+    *,
+    items: Any,
+    history: Sequence[Any] | None = None,
+    titles: Sequence[str] | None = None,
+    data: Any = None,
+) -> pl.DataFrame:
+    """Rank given items for one user, or after one history, best first.
+
+    Returns:
+        ``item_id``, ``rank``, ``score``, and ``title`` and ``genres`` where known.
+    """
+    from segue.experiment.inference.predict import rank_items
+
+    trained = _trained(model)
+    return rank_items(trained, _one_query(trained, user, history, titles, data), items)
+
+
+def predict(model: TrainedModel | str | Path, pairs: Any) -> Any:
+    """Predict the rating of each user-item pair, in the scale of the data.
+
+    Args:
+        pairs: a frame with ``user_id`` and ``item_id``, or a list of ``(user, item)`` tuples.
+
+    Returns:
+        ``user_id``, ``item_id``, ``prediction`` and ``notes``; pandas if ``pairs`` is a pandas frame, else Polars.
+
+    Raises:
+        ValueError: the model predicts no ratings.
+    """
+    from segue.experiment.inference.predict import predict_pairs
+
+    return predict_pairs(_trained(model), pairs)
 
 
 def similar(
-    trained: Bundle,
-    item: str | None = None,
+    model: TrainedModel | str | Path,
+    item: Any = None,
     *,
-    user: str | None = None,
+    user: Any = None,
     k: int = 10,
     measure: str | None = None,
     over: str | None = None,
     shrink: float | None = None,
     data: Dataset | None = None,
 ) -> pl.DataFrame:
-    """The ``k`` items most like ``item``, or the users most like ``user``, with their ``likeness``.
+    """List the items most similar to ``item``, or the users most similar to ``user``.
 
     Args:
-        measure: the name of a measure, such as ``jaccard``, ``pearson``, ``smith_waterman`` (between histories) or
-            ``vector_cosine`` (between learned vectors); none: the model's own notion.
-        over: what the measure is taken over: ``events``, ``values``, ``levels`` (how often each value was given) or
-            ``genres``; none: what it is made for.
-        shrink: draws likeness that rests on few events towards 0; 0: the bare measure; none: 10, and 0 over genres.
-        data: the log, such as ``split.train``; with it the answer says what both have in common. Users and measures of
-            the log need it.
+        measure: name of a similarity measure: ``jaccard``, ``pearson``, ``smith_waterman`` (between histories),
+            ``vector_cosine`` (between learned vectors), ...; ``None``: the model's own similarity.
+        over: what the measure compares: ``events``, ``values``, ``levels`` (how often each value occurs) or ``genres``;
+            ``None``: what the measure is defined for.
+        shrink: shrinks similarity that rests on few events towards 0; 0: the plain measure; ``None``: 10, and 0 for
+            genres.
+        data: the log; default: the log that the model was trained on, where it is available.
+
+    Returns:
+        ``rank``, ``item_id``, ``title``, ``genres``, ``similarity`` and ``users_in_common``; or ``rank``, ``user_id``,
+        ``similarity``, ``items_in_common`` and ``common``.
     """
+    from segue.experiment.inference.similar import similar_items, similar_users
+
+    trained = _trained(model)
     if (item is None) == (user is None):
-        raise ValueError("similar: to what? one of an item and user=")
-    if item is not None:
-        return alike_items(trained, item, k, measure=measure, over=over, shrink=shrink, log=data)
+        raise ValueError("similar: got neither or both of an item and user=, expected one of them")
+    if user is not None:
+        log = trained.train_log if data is None else data
+        return similar_users(trained, user, k, measure=measure, over=over, shrink=shrink, log=log)
     if data is None:
-        raise ValueError("similar: a user needs data=, where his history is, such as split.train")
-    return alike_users(trained, str(user), k, measure=measure, over=over, shrink=shrink, log=data)
+        try:
+            data = trained.train_log
+        except ValueError:  # only measures of the log need it, and they say so
+            data = None
+    return similar_items(trained, item, k, measure=measure, over=over, shrink=shrink, log=data)
 
 
-def save(trained: Bundle, folder: str | Path) -> None:
-    """Write a trained model and its catalogue to ``folder``."""
-    bundle.write(Path(folder), trained)
+def explain(
+    model: TrainedModel | str | Path,
+    user: Any = None,
+    *,
+    item: Any,
+    history: Sequence[Any] | None = None,
+    titles: Sequence[str] | None = None,
+    k: int = 10,
+    exclude_seen: bool = True,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002 - the name in the public API
+    rules: Mapping[str, Any] | None = None,
+    data: Any = None,
+) -> ItemExplanation:
+    """Explain why ``item`` is among the ``k`` recommended to a user, or why it is not.
+
+    Returns:
+        Rank and score of the item, the effect of each item of the history on its score (leave-one-out), what rules do
+        to it, and the same in words.
+    """
+    from segue.experiment.inference.explain import explain_item
+
+    trained = _trained(model)
+    batch = _one_query(trained, user, history, titles, data)
+    return explain_item(trained, batch, item, k, exclude_seen=exclude_seen, filter=filter, rules=rules)
 
 
-def restore(path: str | Path) -> Bundle:
-    """A trained model from a run, such as ``"latest"``, or from a folder that :func:`save` wrote."""
-    if (Path(path) / "bundle.json").exists():
-        return bundle.load(Path(path))
-    return bundle.load(find_run(path) / "bundle")
-
-
-def stream(trained: Bundle | str | Path) -> Stream:
-    """A model that goes on from a state of fixed size, event by event; also by its run or folder: see :func:`restore`.
+def stream(model: TrainedModel | str | Path) -> StreamingSession:
+    """Open a session that recommends from states of fixed size, updated event by event.
 
     Raises:
-        ValueError: the model has no state: it reads the whole history for every answer.
+        ValueError: the model has no state: it reads the whole history for every recommendation.
     """
-    return Stream(trained if isinstance(trained, Bundle) else restore(trained))
+    from segue.experiment.inference.session import StreamingSession
+
+    return StreamingSession(_trained(model))
+
+
+# Serving
+
+
+def export(
+    model: TrainedModel | str | Path,
+    folder: str | Path | None = None,
+    *,
+    engine: Literal["auto", "native", "onnx"] = "auto",
+    name: str | None = None,
+    index_above: int | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Path:
+    """Build the artifact that a service loads, unless an intact one exists already.
+
+    Args:
+        model: a run, such as ``"latest"``; a trained model; or a folder that :func:`save` wrote.
+        folder: folder of the artifact; ``None``: one in ``artifacts`` under ``SEGUE_HOME``.
+        engine: what computes the scores; ``auto`` takes ONNX where it is available and ranks as the trained model does.
+        name: the model's name in requests; ``None``: that of the run or of the folder.
+        index_above: number of items above which a factored model gets an approximate index; ``None``: the default.
+        log: receives messages about progress, such as ``print``.
+
+    Returns:
+        The folder of the artifact.
+    """
+    from segue.experiment.paths import artifacts_folder
+    from segue.experiment.publish import publish_model, publish_run
+
+    out = None if folder is None else Path(folder)
+    log = log or (lambda text: None)
+    if not isinstance(model, TrainedModel) and not (Path(model) / "bundle.json").exists():
+        return publish_run(find_run(model), out, engine=engine, name=name, index_above=index_above, log=log)
+    trained = _trained(model)
+    label = name or (trained.key if isinstance(model, TrainedModel) else Path(model).name)
+    try:
+        histories = trained.log.histories
+    except ValueError as error:
+        log(f"warning: exported without histories; users are unknown and items have no neighbors: {error}")
+        histories = None
+    out = artifacts_folder() / label if out is None else out
+    return publish_model(trained, histories, out, engine=engine, name=name or out.name, index_above=index_above)
+
+
+def serve(
+    model: TrainedModel | str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    store: str | None = None,
+    keys: str | Path | None = None,
+    workers: int = 1,
+    log: Callable[[str], None] = print,
+    **settings: Any,
+) -> None:
+    """Serve recommendations over HTTP until the process is interrupted.
+
+    Args:
+        model: an artifact that :func:`export` built, or a run or trained model, which is exported first.
+        host: address to listen on; other machines can connect only where API keys are required.
+        port: port to listen on; 0: any free port.
+        store: event store: ``sqlite:///FILE``, ``postgresql://...`` or ``redis://...``; ``None``: a file under
+            ``SEGUE_HOME``.
+        keys: file of API keys, which ``segue keys add`` creates.
+        workers: processes that share the port and the store.
+        log: receives messages.
+        settings: see :class:`segue.serving.settings.ServingSettings`.
+    """
+    from segue.serving.artifacts.manifest import MANIFEST
+    from segue.serving.server import ServerConfig, run
+    from segue.serving.settings import ServingSettings
+
+    is_artifact = not isinstance(model, TrainedModel) and (Path(model) / MANIFEST).exists()
+    config = ServerConfig(
+        folders=(Path(str(model)) if is_artifact else export(model, log=log),),
+        host=host,
+        store=store,
+        keys=None if keys is None else Path(keys),
+        serving=parse(ServingSettings, settings, "serving"),
+    )
+    run(config, port=port, allow_open=False, workers=workers, log=log)
+
+
+def _dataset(data: Any) -> Dataset:
+    return data if isinstance(data, Dataset) else load(data)
+
+
+def _trained(model: TrainedModel | str | Path) -> TrainedModel:
+    return model if isinstance(model, TrainedModel) else open(model)
+
+
+def _one_query(
+    trained: TrainedModel, user: Any, history: Sequence[Any] | None, titles: Sequence[str] | None, data: Any
+) -> Any:
+    """Build the query of one user, or of one history."""
+    if user is None and history is None and titles is None:
+        raise ValueError("got none of user, history= and titles=, expected one of them")
+    histories = None if history is None else [history]
+    return build_queries(trained, user, histories=histories, titles=titles, data=data)

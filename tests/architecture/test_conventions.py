@@ -1,4 +1,4 @@
-"""The house rules that a reader of the code may count on."""
+"""Conventions of the code: documentation, exports, no pickle, no unfinished work."""
 
 import ast
 import re
@@ -6,15 +6,14 @@ from pathlib import Path
 
 from sources import FILES, ROOT, SOURCE, imported, tree
 
-LONGEST = 300
 FORBIDDEN_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|managers?|misc)(_|$)")
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
 FORBIDDEN_TEXT = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError|/root/|/home/")
-MODULES = [path for path in FILES if path.name not in ("__init__.py", "__main__.py")]
+MODULE_FILES = [path for path in FILES if path.name not in ("__init__.py", "__main__.py")]
 
 
 def public(body: list[ast.stmt], prefix: str = "") -> list[tuple[str, ast.AST]]:
-    """Public classes and functions of a module, with the methods of classes."""
+    """Return the public classes and functions of a module, with the methods of classes."""
     found: list[tuple[str, ast.AST]] = []
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
@@ -25,7 +24,7 @@ def public(body: list[ast.stmt], prefix: str = "") -> list[tuple[str, ast.AST]]:
 
 
 def exported(path: Path) -> list[str] | None:
-    """The names of ``__all__``, if the file has it."""
+    """Return the names in ``__all__``, or ``None``."""
     for node in tree(path).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
@@ -39,67 +38,67 @@ def test_the_package_is_typed_and_found() -> None:
     assert len(FILES) > 20
 
 
-def test_a_file_is_one_noun() -> None:
-    lengths = {str(path): len((SOURCE / path).read_text(encoding="utf-8").splitlines()) for path in FILES}
-    assert not {path: length for path, length in lengths.items() if length > LONGEST}, "these hold two nouns"
+def test_file_names_say_what_is_inside() -> None:
     parts = {str(path): [part.removesuffix(".py") for part in path.parts] for path in FILES}
-    assert not [path for path, names in parts.items() if any(map(FORBIDDEN_NAMES.search, names))], "says nothing"
+    assert not [path for path, names in parts.items() if any(map(FORBIDDEN_NAMES.search, names))]
 
 
-def test_all_that_is_public_is_documented() -> None:
-    mute = [str(path) for path in FILES if not ast.get_docstring(tree(SOURCE / path))]
+def test_public_names_are_documented() -> None:
+    undocumented = [str(path) for path in FILES if not ast.get_docstring(tree(SOURCE / path))]
     for path in FILES:
         named = public(tree(SOURCE / path).body)
-        mute += [f"{path}: {name}" for name, node in named if not ast.get_docstring(node)]  # type: ignore[arg-type]
-    assert not mute
+        undocumented += [f"{path}: {name}" for name, node in named if not ast.get_docstring(node)]  # type: ignore[arg-type]
+    assert not undocumented
 
 
-def test_a_module_says_what_it_offers() -> None:
-    faults = []
-    for path in MODULES:
-        offered = exported(SOURCE / path)
-        if not offered:
-            faults.append(f"{path}: no names in __all__")
-        elif [name for name in offered if name.startswith("_") and not name.startswith("__")]:
-            faults.append(f"{path}: a private name in __all__")
+def test_modules_declare_their_exports() -> None:
+    errors = []
+    for path in MODULE_FILES:
+        names = exported(SOURCE / path)
+        if not names:
+            errors.append(f"{path}: no names in __all__")
+        elif [name for name in names if name.startswith("_") and not name.startswith("__")]:
+            errors.append(f"{path}: a private name in __all__")
         if "__future__" not in imported(SOURCE / path, top_level=True):
-            faults.append(f"{path}: annotations are not postponed")
-    assert not faults
+            errors.append(f"{path}: annotations are not postponed")
+    assert not errors
 
 
-def test_nothing_is_pickled_evaluated_or_left_undone() -> None:
-    faults = []
+def test_no_pickle_no_eval_no_unfinished_work() -> None:
+    errors = []
     for path in FILES:
         banned = {name.split(".")[0] for name in imported(SOURCE / path, top_level=False)} & FORBIDDEN_IMPORTS
         found = FORBIDDEN_TEXT.search((SOURCE / path).read_text(encoding="utf-8"))
         calls = [node for node in ast.walk(tree(SOURCE / path)) if isinstance(node, ast.Call)]
-        faults += [f"{path}: imports {name}" for name in banned]
-        faults += [f"{path}: {found[0]}"] if found else []
-        faults += [f"{path}:{call.lineno}: {ast.unparse(call)}" for call in calls if unsafe(call)]
-    assert not faults
+        errors += [f"{path}: imports {name}" for name in banned]
+        errors += [f"{path}: {found[0]}"] if found else []
+        errors += [f"{path}:{call.lineno}: {ast.unparse(call)}" for call in calls if unsafe(call)]
+    assert not errors
 
 
 def unsafe(call: ast.Call) -> bool:
-    """Whether a call runs or unpickles what it reads."""
-    pickled = [word for word in call.keywords if word.arg == "allow_pickle" and ast.unparse(word.value) != "False"]
-    return bool(pickled) or ast.unparse(call.func) in {"eval", "exec", "torch.load", "torch.save"}
+    """Return whether a call executes or unpickles data."""
+    allows_pickle = [
+        word for word in call.keywords if word.arg == "allow_pickle" and ast.unparse(word.value) != "False"
+    ]
+    return bool(allows_pickle) or ast.unparse(call.func) in {"eval", "exec", "torch.load", "torch.save"}
 
 
-def test_a_model_file_has_its_class_first() -> None:
-    for path in MODULES:
-        if path.parent == Path("models"):
+def test_model_files_export_their_class_first() -> None:
+    for path in MODULE_FILES:
+        if path.parent.parent == Path("models"):
             first = (exported(SOURCE / path) or [""])[0]
             assert first in {node.name for node in tree(SOURCE / path).body if isinstance(node, ast.ClassDef)}, path
 
 
-def test_no_test_measures_wall_time() -> None:
+def test_tests_measure_no_wall_time() -> None:
     pattern = re.compile(r"time\.(time|perf_counter|monotonic)\(")
     for path in (ROOT / "tests").rglob("test_*.py"):
         if path != Path(__file__):
             assert not pattern.search(path.read_text(encoding="utf-8")), path
 
 
-def test_the_rules_see_what_breaks_them(tmp_path: Path) -> None:
+def test_the_rules_find_violations(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("__all__: list[str] = ['f']\ndef f(): ...\nclass C:\n    def m(self): ...")
     assert exported(tmp_path / "a.py") == ["f"]
     assert [name for name, _ in public(tree(tmp_path / "a.py").body)] == ["f", "C", "C.m"]

@@ -13,7 +13,7 @@ import typer
 from sources import ROOT
 
 from segue.cli.app import app
-from segue.core.config import Settings, assign, parse
+from segue.core.config import Settings, apply_overrides, parse
 from segue.core.registry import builtin_models, model_class
 
 DOCS = ROOT / "docs"
@@ -88,14 +88,15 @@ def understood(line: str) -> None:
     settings, groups = given.get("set_") or [], reference.groups()
     if verb in ("describe", "prepare", "evaluate"):
         group = "evaluation" if verb == "evaluate" else "filters"
-        parse(groups[group], assign({group: groups[group]}, settings)[group], group)
+        parse(groups[group], apply_overrides({group: groups[group]}, settings)[group], group)
     models = given.get("models") or ([given["model"]] if given.get("model") else [])
+    models = [] if isinstance(models, Path) else models  # of segue serve, a folder
     for model in models:
         kinds = {name: groups[name] for name in ("run", "filters", "split", "training", "evaluation")}
         kinds["model"] = model_class(model.partition("@")[0]).Config
         own = [re.sub(rf"^{re.escape(model)}\.", "model.", text) for text in settings]
         mine = [text for text in own if text.partition(".")[0] not in models]
-        for group, values in assign(kinds, mine).items():
+        for group, values in apply_overrides(kinds, mine).items():
             parse(kinds[group], values, group)
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom, and what stays light."""
+"""Import layers, and modules that must stay cheap to import."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ LIGHT = [
 
 
 def loaded(code: str, names: list[str]) -> list[str]:
-    """Which of ``names`` a fresh interpreter has loaded after ``code``."""
+    """Return which of ``names`` a fresh interpreter has imported after running ``code``."""
     report = f"import sys\n{code}\nprint('loaded:', *[name for name in {names!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -43,7 +43,7 @@ def loaded(code: str, names: list[str]) -> list[str]:
 
 
 def test_layers() -> None:
-    # in a process of its own: it sets logging up for itself and silences everybody else's
+    # a separate process: import-linter reconfigures logging
     command = [str(Path(sys.executable).with_name("lint-imports")), "--no-cache"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -59,29 +59,29 @@ def test_help_loads_nothing_heavy() -> None:
 
 
 def names_of(requirements: list[str]) -> set[str]:
-    """Distribution names, normalised, of requirement lines."""
+    """Distribution names, normalized, of requirement lines."""
     return {"".join(c if c.isalnum() else " " for c in line).split(" ")[0] for line in requirements}
 
 
-def outside(path: Path, top_level: bool) -> set[str]:
+def third_party(path: Path, top_level: bool) -> set[str]:
     """Third-party distributions a file imports, first words of their names as ``names_of`` gives them."""
     modules = {name.split(".")[0] for name in imported(path, top_level)} - set(sys.stdlib_module_names) - {"segue"}
     return {dist.replace("_", "-").split("-")[0].lower() for name in modules for dist in PROVIDERS.get(name, [name])}
 
 
-WEB = ("serving/app.py", "serving/described.py", "serving/v1/")
-"""The application, which FastAPI reads the types of: it is loaded when something is served, and never before."""
+WEB = ("serving/app.py", "serving/api/")
+"""Modules of the application, whose types FastAPI reads; they are imported only when something is served."""
 
 
 def test_only_declared_packages_are_imported() -> None:
     needed = names_of(PROJECT["dependencies"])
     optional = names_of([line for group in PROJECT["optional-dependencies"].values() for line in group])
-    faults = {}
+    undeclared = {}
     for path in FILES:
         own = {"fastapi"} if str(path).startswith(WEB) else set()
-        at_once, ever = outside(SOURCE / path, True), outside(SOURCE / path, False)
-        faults[str(path)] = at_once - needed - own, ever - needed - optional
-    assert not {path: found for path, found in faults.items() if any(found)}, "undeclared, or optional at the top"
+        at_import, anywhere = third_party(SOURCE / path, True), third_party(SOURCE / path, False)
+        undeclared[str(path)] = at_import - needed - own, anywhere - needed - optional
+    assert not {path: found for path, found in undeclared.items() if any(found)}, "undeclared, or optional at the top"
 
 
 def test_the_reader_of_imports_sees_them(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""A small service with a made-up catalogue that speaks as the real one does, for the page to be tried against.
+"""Fake service with the API of the real one, for tests of the UI.
 
-``python tests/browser/fake_service.py [PORT] [KEY]`` serves it for people.
+``python tests/browser/fake_service.py [PORT] [KEY]`` runs it for manual tests.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fake_world import Refusal, World
+from fake_world import FakeError, World
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -22,41 +22,40 @@ from segue.serving import schemas
 from segue.serving.middleware import security_headers
 
 PAGE = Path(segue.serving.__file__).parent / "page"
-POLICY = f"{security_headers.PAGE}; require-trusted-types-for 'script'; trusted-types 'none'"
-"""What the service sends, and beside it that no text may ever become HTML or a script."""
+POLICY = f"{security_headers.UI_CSP}; require-trusted-types-for 'script'; trusted-types 'none'"
+"""Policy of the service, and in addition trusted types, so that no text can become HTML or a script."""
 
-REFUSALS = {401: "unauthorised", 403: "forbidden", 404: "missing", 422: "invalid"}
+ERROR_CODES = {401: "unauthorized", 403: "forbidden", 404: "not_found", 422: "invalid"}
 
 
 @dataclass(frozen=True)
 class Service:
-    """The stand-in where it runs, and what it knows."""
+    """Address of the fake service, and its state."""
 
     address: str
     world: World
 
 
-def make(world: World) -> FastAPI:
-    """The stand-in as an application; a ``world`` with a key asks for it."""
+def create_app(world: World) -> FastAPI:
+    """Create the application; it requires an API key if the ``world`` has one."""
     app = FastAPI(openapi_url=None)
 
-    @app.exception_handler(Refusal)
-    async def refused(request: Request, error: Refusal) -> JSONResponse:
-        fault = schemas.Fault(
-            error=REFUSALS[error.status], message=error.message, fields=error.fields, request_id="r-17"
-        )
-        return JSONResponse(fault.model_dump(), error.status)
+    @app.exception_handler(FakeError)
+    async def handle_error(request: Request, error: FakeError) -> JSONResponse:
+        code = ERROR_CODES[error.status]
+        body = schemas.ErrorResponse(error=code, message=error.message, fields=error.fields, request_id="r-17")
+        return JSONResponse(body.model_dump(), error.status)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def handle_validation_error(request: Request, error: RequestValidationError) -> JSONResponse:
         fields = {".".join(map(str, one["loc"][1:])): str(one["msg"]) for one in error.errors()}
-        return await refused(request, Refusal(422, "The question is not understood.", fields))
+        return await handle_error(request, FakeError(422, "invalid request", fields))
 
     @app.middleware("http")
-    async def guarded(request: Request, call: Any) -> Response:
+    async def check_key(request: Request, call: Any) -> Response:
         path = request.url.path
         if world.key and path.startswith("/v1/") and request.headers.get("authorization") != f"Bearer {world.key}":
-            return await refused(request, Refusal(401, "A key is needed, as 'Authorization: Bearer KEY'."))
+            return await handle_error(request, FakeError(401, "an API key is required"))
         response: Response = await call(request)
         response.headers["Content-Security-Policy"] = POLICY
         return response
@@ -68,104 +67,115 @@ def make(world: World) -> FastAPI:
     app.mount("/page", StaticFiles(directory=PAGE))
 
     @app.post("/v1/recommend")
-    async def recommend(question: schemas.Question) -> schemas.Answer:
-        return world.answer(question)
+    async def recommend(request: schemas.RecommendRequest) -> schemas.RecommendResponse:
+        return world.recommend(request)
 
     @app.post("/v1/recommend/batch")
-    async def batch(asked: schemas.Questions) -> schemas.Answers:
-        return schemas.Answers(answers=[world.answer(question) for question in asked.questions])
+    async def batch(batch: schemas.BatchRequest) -> schemas.BatchResponse:
+        return schemas.BatchResponse(responses=[world.recommend(request) for request in batch.requests])
 
     @app.post("/v1/explain")
-    async def explain(asked: schemas.WhyQuestion) -> schemas.Explanation:
-        return world.explain(asked)
+    async def explain(request: schemas.ExplainRequest) -> schemas.Explanation:
+        return world.explain(request)
 
     @app.post("/v1/events")
-    async def events(event: schemas.Event) -> schemas.Taken:
+    async def events(event: schemas.EventRequest) -> schemas.EventsAccepted:
         if event.key in world.keys:
-            return schemas.Taken(accepted=0, duplicates=1)
+            return schemas.EventsAccepted(accepted=0, duplicates=1)
         world.keys.add(event.key or "")
         known = world.items.get(event.item)
-        past = schemas.Past(
+        stored = schemas.UserEvent(
             item=event.item, title=known and known.title, action=event.action, time=event.time or 1_750_000_000
         )
-        world.past.setdefault(event.user, []).append(past)
-        return schemas.Taken(accepted=1, duplicates=0, unknown_items=[] if known else [event.item])
+        world.histories.setdefault(event.user, []).append(stored)
+        return schemas.EventsAccepted(accepted=1, duplicates=0, unknown_items=[] if known else [event.item])
 
     @app.get("/v1/items")
-    async def items(query: str = "", limit: int = 20) -> schemas.Items:
-        found = [item for item in world.items.values() if query.lower() in (item.title or item.id).lower()]
-        return schemas.Items(items=found[:limit])
+    async def items(query: str = "", limit: int = 20) -> schemas.ItemList:
+        matches = [item for item in world.items.values() if query.lower() in (item.title or item.id).lower()]
+        return schemas.ItemList(items=matches[:limit])
 
-    def found(item: str) -> schemas.Item:
+    def find(item: str) -> schemas.Item:
         if item not in world.items:
-            raise Refusal(404, f"item: '{item}' is not in the catalogue")
+            raise FakeError(404, f"item: '{item}' is not in the catalog")
         return world.items[item]
 
     @app.get("/v1/items/{item:path}/similar")
-    async def similar(item: str, k: int = 10) -> schemas.Items:
-        mine = set(world.genres(found(item).id))
-        like = {
-            other: len(mine & set(world.genres(other))) / len(mine | set(world.genres(other))) for other in world.items
-        }
-        best = sorted((other for other in like if other != item), key=lambda other: (-like[other], other))[:k]
-        return schemas.Items(items=[world.items[other].model_copy(update={"likeness": like[other]}) for other in best])
+    async def similar(item: str, k: int = 10) -> schemas.ItemList:
+        genres = set(world.genres(find(item).id))
+        others = {other: set(world.genres(other)) for other in world.items}
+        similarity = {other: len(genres & own) / len(genres | own) for other, own in others.items()}
+        best = sorted((other for other in similarity if other != item), key=lambda other: (-similarity[other], other))[
+            :k
+        ]
+        return schemas.ItemList(
+            items=[world.items[other].model_copy(update={"similarity": similarity[other]}) for other in best]
+        )
 
     @app.get("/v1/items/{item:path}")
     async def single(item: str) -> schemas.Item:
-        return found(item)
+        return find(item)
 
     @app.get("/v1/users")
-    async def users(query: str = "", limit: int = 20) -> schemas.Persons:
-        return schemas.Persons(users=[user for user in world.past if query in user][:limit])
+    async def users(query: str = "", limit: int = 20) -> schemas.UserList:
+        return schemas.UserList(users=[user for user in world.histories if query in user][:limit])
 
     @app.get("/v1/users/{user:path}")
-    async def person(user: str, limit: int = 20) -> schemas.Person:
-        past = world.past.get(user, [])
-        known = any(event.source == "training" for event in past)
-        gone = user in world.forgotten
-        return schemas.Person(id=user, known=known, events=past[-limit:], total=len(past), forgotten=gone)
+    async def user(user: str, limit: int = 20) -> schemas.User:
+        events = world.histories.get(user, [])
+        known = any(event.origin == "training" for event in events)
+        deleted = user in world.deleted
+        return schemas.User(id=user, known=known, events=events[-limit:], total=len(events), deleted=deleted)
 
     @app.delete("/v1/users/{user:path}")
-    async def forget(user: str) -> schemas.Forgotten:
-        world.forgotten.add(user)
-        return schemas.Forgotten(id=user, events=len(world.past.pop(user, [])))
+    async def delete_user(user: str) -> schemas.UserDeleted:
+        world.deleted.add(user)
+        return schemas.UserDeleted(id=user, deleted_events=len(world.histories.pop(user, [])))
 
     @app.get("/v1/models")
-    async def models() -> schemas.Models:
+    async def models() -> schemas.ModelList:
         metrics = {"sasrec": (0.1712, 0.2994), "ease": (0.1533, 0.2741), "popular": (0.0417, 0.0803)}
-        listed = [
-            schemas.Published(**world.version(name).model_dump(), active=name == world.active, opened=True,
-                           items=len(world.items), users=240, trained="2026-03-14T09:00:00", data="made-up", golden=32,
-                           metrics=dict(zip(("ndcg@10", "recall@10"), metrics[name], strict=True)))
+        statuses = [
+            schemas.ModelStatus(
+                **world.model_info(name).model_dump(),
+                active=name == world.active,
+                loaded=True,
+                items=len(world.items),
+                users=240,
+                trained_at="2026-03-14T09:00:00",
+                data="fake",
+                golden_queries=32,
+                metrics=dict(zip(("ndcg@10", "recall@10"), metrics[name], strict=True)),
+            )
             for name in world.models
-        ]  # fmt: skip
-        return schemas.Models(models=listed, previous=world.previous)
+        ]
+        return schemas.ModelList(models=statuses, previous=world.previous)
 
     @app.post("/v1/models/rollback")
-    async def rollback() -> schemas.Models:
+    async def rollback() -> schemas.ModelList:
         if world.previous is None:
-            raise Refusal(422, "rollback: no model was active before this one")
+            raise FakeError(422, "rollback: there is no previously active model")
         world.active, world.previous = world.previous, world.active
         return await models()
 
     @app.post("/v1/models/{name}/activate")
-    async def activate(name: str) -> schemas.Models:
-        world.version(name)
+    async def activate(name: str) -> schemas.ModelList:
+        world.model_info(name)
         world.active, world.previous = name, world.active
         return await models()
 
-    @app.get("/v1/live")
-    async def live() -> schemas.Live:
-        world.asked += 1
-        wave = math.sin(world.asked / 5)
-        return schemas.Live(
+    @app.get("/v1/stats")
+    async def stats() -> schemas.LiveStats:
+        world.n_requests += 1
+        wave = math.sin(world.n_requests / 5)
+        return schemas.LiveStats(
             requests_per_second=212.4 + 40 * wave,
             p50_ms=2.31 + 0.2 * wave,
             p95_ms=5.9 + wave,
-            p99_ms=11.2 + 3 * math.sin(world.asked / 3),
+            p99_ms=11.2 + 3 * math.sin(world.n_requests / 3),
             in_flight=3,
-            waiting=0,
-            steps={"model": 1000 + world.asked, "fallback": 12, "popular": 3},
+            queued=0,
+            sources={"model": 1000 + world.n_requests, "fallback": 12, "popular": 3},
             errors=2,
             uptime_seconds=86_400.0 * 2 + 3_700,
         )
@@ -176,5 +186,10 @@ def make(world: World) -> FastAPI:
 if __name__ == "__main__":
     import uvicorn
 
-    told = dict(enumerate(sys.argv))
-    uvicorn.run(make(World(key=told.get(2))), host="127.0.0.1", port=int(told.get(1, "8000")), log_level="warning")
+    arguments = dict(enumerate(sys.argv))
+    uvicorn.run(
+        create_app(World(key=arguments.get(2))),
+        host="127.0.0.1",
+        port=int(arguments.get(1, "8000")),
+        log_level="warning",
+    )

@@ -1,6 +1,6 @@
-"""A made-up catalogue, its users, and three models that recommend by shares of genres: always the same answers.
+"""Deterministic fake catalog, users and three models that rank by genres.
 
-Enough to see lists, rules and changes; some titles are such as nobody would wish for.
+Some titles are malicious or malformed.
 """
 
 from __future__ import annotations
@@ -28,63 +28,69 @@ HOSTILE = {
 }
 
 
-class Refusal(Exception):
+class FakeError(Exception):
     def __init__(self, status: int, message: str, fields: dict[str, str] | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.fields = status, message, fields or {}
 
 
-def catalogue() -> dict[str, schemas.Item]:
+def create_catalog() -> dict[str, schemas.Item]:
     draw = random.Random(7)
-    titles = [(f"{60 + place}", f"{first} {second}") for place, (first, second) in enumerate(
+    titles = [(f"{60 + index}", f"{first} {second}") for index, (first, second) in enumerate(
         (first, second) for first in PARTS[0] for second in PARTS[1])]  # fmt: skip
-    found = {}
+    catalog = {}
     for item, title in [*titles, *HOSTILE.items()]:
         year = draw.randrange(1950, 2020)
         features: dict[str, Any] = {
             "genres": sorted(draw.sample(GENRES, draw.randrange(1, 4))),
             "year": year,
-            "colour": year > 1962,
+            "color": year > 1962,
         }
-        shown = f"{title} ({year})" if title is not None and item.isdigit() else title
-        found[item] = schemas.Item(id=item, title=shown, features=features)
-    return found
+        full_title = f"{title} ({year})" if title is not None and item.isdigit() else title
+        catalog[item] = schemas.Item(id=item, title=full_title, features=features)
+    return catalog
 
 
 @dataclass
 class World:
-    """What the stand-in remembers, and what tests may set."""
+    """State of the fake service, which tests may change."""
 
     key: str | None = None
-    items: dict[str, schemas.Item] = field(default_factory=catalogue)
+    items: dict[str, schemas.Item] = field(default_factory=create_catalog)
     models: tuple[str, ...] = ("sasrec", "ease", "popular")
     active: str = "sasrec"
     previous: str | None = None
-    asked: int = 0
+    n_requests: int = 0
     keys: set[str] = field(default_factory=set)
-    forgotten: set[str] = field(default_factory=set)
-    past: dict[str, list[schemas.Past]] = field(default_factory=dict)
+    deleted: set[str] = field(default_factory=set)
+    histories: dict[str, list[schemas.UserEvent]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         draw = random.Random(3)
         ids = list(self.items)
         for user in range(1, 241):
             liked = set(draw.sample(GENRES, 2))
-            fond = [item for item in ids if liked & set(self.genres(item))]
-            chosen = draw.sample(fond, min(len(fond), draw.randrange(4, 24)))
-            self.past[str(user)] = [
-                schemas.Past(item=item, title=self.items[item].title, action="rating", value=float(draw.randrange(2, 6)),
-                          time=880_000_000 + 86_400 * 9 * place, source="training")
-                for place, item in enumerate(chosen)
-            ]  # fmt: skip
+            candidates = [item for item in ids if liked & set(self.genres(item))]
+            chosen = draw.sample(candidates, min(len(candidates), draw.randrange(4, 24)))
+            self.histories[str(user)] = [
+                schemas.UserEvent(
+                    item=item,
+                    title=self.items[item].title,
+                    action="rating",
+                    value=float(draw.randrange(2, 6)),
+                    time=880_000_000 + 86_400 * 9 * index,
+                    origin="training",
+                )
+                for index, item in enumerate(chosen)
+            ]
 
     def genres(self, item: str) -> list[str]:
-        return [str(one) for one in self.items[item].features["genres"]]  # type: ignore[union-attr]
+        return [str(genre) for genre in self.items[item].features["genres"]]  # type: ignore[union-attr]
 
-    def history(self, question: schemas.Question) -> list[str]:
-        if question.history is None:
-            return [event.item for event in self.past.get(question.user or "", [])]
-        return [one if isinstance(one, str) else one.item for one in question.history]
+    def history(self, request: schemas.RecommendRequest) -> list[str]:
+        if request.history is None:
+            return [event.item for event in self.histories.get(request.user or "", [])]
+        return [one if isinstance(one, str) else one.item for one in request.history]
 
     def scores(self, model: str, history: list[str]) -> dict[str, float]:
         weight: dict[str, float] = {}
@@ -101,101 +107,108 @@ class World:
             for item in self.items
         }
 
-    def version(self, name: str) -> schemas.Version:
+    def model_info(self, name: str) -> schemas.ModelInfo:
         if name not in self.models:
-            raise Refusal(422, f"model: unknown '{name}'; known: {', '.join(self.models)}", {"model": "unknown"})
-        return schemas.Version(name=name, key=name, version=f"{zlib.crc32(name.encode()):012x}", engine="native")
+            raise FakeError(422, f"model: unknown '{name}'; known: {', '.join(self.models)}", {"model": "unknown"})
+        return schemas.ModelInfo(name=name, key=name, version=f"{zlib.crc32(name.encode()):012x}", engine="native")
 
-    def answer(self, question: schemas.Question) -> schemas.Answer:
-        self.asked += 1
-        if question.k > 100:
-            raise Refusal(422, "k: got 101, expected at most 100", {"k": "at most 100"})
-        model = question.model or self.active
-        history, version = self.history(question), self.version(question.model or self.active)
-        left, removed = dict(self.scores(model, history)), {}
-        for boost in question.boosts:
-            for item in left:
-                left[item] += math.log(boost.factor) if self.fits(item, boost.where) else 0.0
+    def recommend(self, request: schemas.RecommendRequest) -> schemas.RecommendResponse:
+        self.n_requests += 1
+        if request.k > 100:
+            raise FakeError(422, "k: got 101, expected at most 100", {"k": "at most 100"})
+        model = request.model or self.active
+        history, info = self.history(request), self.model_info(model)
+        scores, filtered = dict(self.scores(model, history)), {}
+        for boost in request.boosts:
+            for item in scores:
+                scores[item] += math.log(boost.factor) if self.matches(item, boost.filter) else 0.0
         checks = {
-            "history": lambda item: question.repeats or item not in history,
-            "deny": lambda item: item not in question.deny,
-            "where": lambda item: self.fits(item, question.where),
+            "seen": lambda item: request.include_seen or item not in history,
+            "deny": lambda item: item not in request.deny,
+            "filter": lambda item: self.matches(item, request.filter),
         }
         for rule, check in checks.items():
-            before = len(left)
-            left = {item: score for item, score in left.items() if check(item)}
-            removed[rule] = before - len(left)
-        total = sum(map(math.exp, left.values())) or 1.0
-        chosen: list[str] = []
+            before = len(scores)
+            scores = {item: score for item, score in scores.items() if check(item)}
+            filtered[rule] = before - len(scores)
+        total = sum(map(math.exp, scores.values())) or 1.0
+        selected: list[str] = []
         counts: dict[tuple[str, str], int] = {}
-        rest = sorted(left, key=lambda item: (-left[item], item))
-        while rest and len(chosen) < question.k:
-            shown = {genre for item in chosen for genre in self.genres(item)}
-            best = max(rest, key=lambda item: (1 - question.diversify) * left[item]
-                       - 3 * question.diversify * len(shown & set(self.genres(item))))  # fmt: skip
+        rest = sorted(scores, key=lambda item: (-scores[item], item))
+        while rest and len(selected) < request.k:
+            genres = {genre for item in selected for genre in self.genres(item)}
+            best = max(rest, key=lambda item: (1 - request.diversify) * scores[item]
+                       - 3 * request.diversify * len(genres & set(self.genres(item))))  # fmt: skip
             rest.remove(best)
-            held = [(name, one) for name in question.most for one in self.held(best, name)]
-            if any(counts.get(one, 0) >= question.most[one[0]] for one in held):
-                removed["most"] = removed.get("most", 0) + 1
+            values = [(name, value) for name in request.max_per_value for value in self.values_of(best, name)]
+            if any(counts.get(value, 0) >= request.max_per_value[value[0]] for value in values):
+                filtered["max_per_value"] = filtered.get("max_per_value", 0) + 1
                 continue
-            counts.update({one: counts.get(one, 0) + 1 for one in held})
-            chosen.append(best)
-        return schemas.Answer(
-            items=[schemas.Ranked(id=item, title=self.items[item].title, score=left[item],
-                               probability=None if model == "ease" else math.exp(left[item]) / total)
-                   for item in chosen],
-            model=version,
-            step="popular" if model == "popular" else "model",
-            removed=removed,
-            unknown=schemas.Unknown(user=question.user is not None and question.user not in self.past,
-                                 items=[item for item in [*history, *question.deny] if item not in self.items]),
-            notes=[f"only {len(chosen)} items were left to recommend"] if len(chosen) < question.k else [],
-        )  # fmt: skip
+            counts.update({value: counts.get(value, 0) + 1 for value in values})
+            selected.append(best)
+        return schemas.RecommendResponse(
+            items=[
+                schemas.RecommendedItem(
+                    id=item,
+                    title=self.items[item].title,
+                    score=scores[item],
+                    probability=None if model == "ease" else math.exp(scores[item]) / total,
+                )
+                for item in selected
+            ],
+            model=info,
+            source="popular" if model == "popular" else "model",
+            filtered_counts=filtered,
+            unknown=schemas.UnknownInputs(
+                user=request.user is not None and request.user not in self.histories,
+                items=[item for item in [*history, *request.deny] if item not in self.items],
+            ),
+            notes=[f"only {len(selected)} items are left"] if len(selected) < request.k else [],
+        )
 
-    def held(self, item: str, name: str) -> list[Any]:
+    def values_of(self, item: str, name: str) -> list[Any]:
         value = self.items[item].features.get(name)
         return value if isinstance(value, list) else [] if value is None else [value]
 
-    def fits(self, item: str, where: dict[str, schemas.Condition]) -> bool:
-        for name, condition in where.items():
-            held = self.held(item, name)
-            if condition.any is not None and not set(held) & set(condition.any):
+    def matches(self, item: str, conditions: dict[str, schemas.Condition]) -> bool:
+        for name, condition in conditions.items():
+            values = self.values_of(item, name)
+            if condition.any is not None and not set(values) & set(condition.any):
                 return False
-            if condition.none is not None and set(held) & set(condition.none):
+            if condition.none is not None and set(values) & set(condition.none):
                 return False
-            if condition.min is not None and not all(float(one) >= condition.min for one in held):
+            if condition.min is not None and not all(float(value) >= condition.min for value in values):
                 return False
-            if condition.max is not None and not all(float(one) <= condition.max for one in held):
+            if condition.max is not None and not all(float(value) <= condition.max for value in values):
                 return False
         return True
 
-    def explain(self, asked: schemas.WhyQuestion) -> schemas.Explanation:
-        question = schemas.Question(**asked.model_dump(exclude={"item"}, exclude_unset=True))
-        if asked.item not in self.items:
-            raise Refusal(404, f"item: '{asked.item}' is not in the catalogue")
-        wide = self.answer(question.model_copy(update={"k": 100})).items
-        place = next((place for place, one in enumerate(wide, 1) if one.id == asked.item), None)
-        history = self.history(question)
-        mine = set(self.genres(asked.item))
-        near = [item for item in reversed(history) if item in self.items and mine & set(self.genres(item))][:3]
-        shared = sorted(mine & {genre for item in near for genre in self.genres(item)})
-        ranked = (
-            wide[place - 1] if place else schemas.Ranked(id=asked.item, title=self.items[asked.item].title, score=0.0)
-        )
-        reasons = (
-            [schemas.Reason(kind="features", text=f"It shares {', '.join(shared)} with what came before.")]
-            if shared
-            else []
-        )
+    def explain(self, request: schemas.ExplainRequest) -> schemas.Explanation:
+        recommend = schemas.RecommendRequest(**request.model_dump(exclude={"item"}, exclude_unset=True))
+        item = request.item
+        if item not in self.items:
+            raise FakeError(404, f"item: '{item}' is not in the catalog")
+        ranked = self.recommend(recommend.model_copy(update={"k": 100})).items
+        position = next((position for position, one in enumerate(ranked, 1) if one.id == item), None)
+        history = self.history(request)
+        genres = set(self.genres(item))
+        near = [one for one in reversed(history) if one in self.items and genres & set(self.genres(one))][:3]
+        shared = sorted(genres & {genre for one in near for genre in self.genres(one)})
+        unranked = schemas.RecommendedItem(id=item, title=self.items[item].title, score=0.0)
+        text = f"Shares {', '.join(shared)} with the history."
         return schemas.Explanation(
-            item=ranked,
-            recommended=place is not None and place <= question.k,
-            place=place,
-            influences=[schemas.Influence(id=item, title=self.items[item].title, change=0.9 / (1 + 2 * at) - 0.4)
-                        for at, item in enumerate(near)],
-            shared={"genres": shared} if shared else {},
-            neighbours=[self.items[item].model_copy(update={"likeness": 0.8 - at / 7}) for at, item in enumerate(near)],
-            rules={"history": "it was had before, and repeats are off"} if asked.item in history else {},
-            reasons=reasons,
-            model=self.version(question.model or self.active),
-        )  # fmt: skip
+            item=ranked[position - 1] if position else unranked,
+            recommended=position is not None and position <= request.k,
+            position=position,
+            attributions=[
+                schemas.Attribution(id=one, title=self.items[one].title, contribution=0.9 / (1 + 2 * age) - 0.4)
+                for age, one in enumerate(near)
+            ],
+            shared_features={"genres": shared} if shared else {},
+            neighbors=[
+                self.items[one].model_copy(update={"similarity": 0.8 - age / 7}) for age, one in enumerate(near)
+            ],
+            rules={"seen": "already seen"} if item in history else {},
+            reasons=[schemas.Reason(kind="features", text=text)] if shared else [],
+            model=self.model_info(request.model or self.active),
+        )

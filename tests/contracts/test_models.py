@@ -16,7 +16,7 @@ def test_contract_tells_all_faults_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     def broken(_: object) -> None:
         raise AssertionError("broken on purpose")
 
-    for name in ("any_question", "is_documented"):
+    for name in ("accepts_any_query", "is_documented"):
         monkeypatch.setitem(CHECKS, name, broken)  # type: ignore[arg-type]
-    with pytest.raises(AssertionError, match=r"popular: any_question: broken.*\n.*is_documented: broken"):
+    with pytest.raises(AssertionError, match=r"popular: accepts_any_query: broken.*\n.*is_documented: broken"):
         contract("popular")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.core.types import Domain, Events, Queries
+from segue.core.types import DataSchema, Events, Queries
 from segue.models.sequential.xlstm import XLSTM
 from segue.nn.xlstm import mlstm
 from segue.nn.xlstm.blocks import MLSTMBlock
-from segue.nn.xlstm.triton_kernels import BEST, Kernels, _missing
+from segue.nn.xlstm.triton_kernels import DEFAULT_KERNELS, Kernels, _unavailable_reason
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -37,7 +37,7 @@ def inputs(length: int, seed: int = 0) -> list[Tensor]:
 @pytest.mark.parametrize("length", [1, 16, 37])
 def test_a_sequence_of_any_length_with_its_gradients(chosen: Kernels, length: int) -> None:
     arguments = inputs(length)
-    heads = chosen.heads(*arguments)
+    heads = chosen.run_chunkwise(*arguments)
     assert heads is not None
     expected = mlstm.parallel_heads(*arguments)
     weights = torch.randn(2, length, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -54,10 +54,10 @@ def test_a_sequence_of_any_length_with_its_gradients(chosen: Kernels, length: in
 @pytest.mark.parametrize("length", [1, 5, 40])
 def test_onwards_from_memories_empty_or_not(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stabiliser of a memory may be another; what it stands for, and all that follows, is the same."""
-    ours = theirs = mlstm.empty(2, 3, 8, torch.zeros(1, dtype=torch.float64))
+    ours = theirs = mlstm.initial_state(2, 3, 8, torch.zeros(1, dtype=torch.float64))
     for seed in (1, 2):
         arguments = [x.detach() for x in inputs(length, seed)]
-        found = NATIVE.onwards(*arguments, theirs)
+        found = NATIVE.run_sequence(*arguments, theirs)
         assert found is not None
         expected, ours = mlstm.chunkwise_heads(*arguments, 16, ours)
         heads, theirs = found
@@ -66,7 +66,7 @@ def test_onwards_from_memories_empty_or_not(length: int, monkeypatch: pytest.Mon
         once = [x[:, :, 0] for x in arguments]
         with monkeypatch.context() as patch:
             patch.setattr(Kernels, "_chosen", lambda *_: "native")
-            stepped = NATIVE.once(*once, theirs)
+            stepped = NATIVE.run_step(*once, theirs)
         assert stepped is not None
         expected, ours = mlstm.step_heads(*once, ours)
         heads, theirs = stepped
@@ -85,7 +85,7 @@ def test_a_block_is_the_same_with_either() -> None:
     x_BLD = torch.randn(2, 23, 16, dtype=torch.float64)
     torch.testing.assert_close(other(x_BLD), own(x_BLD), rtol=1e-5, atol=1e-6)
     lengths_B = torch.tensor([23, 9])
-    memories = [block.empty(2) for block in (own, other)]
+    memories = [block.initial_state(2) for block in (own, other)]
     for part, lengths in ((x_BLD, lengths_B), (x_BLD[:, :1], torch.tensor([1, 1]))):
         outputs = []
         for at, block in enumerate((own, other)):
@@ -97,16 +97,18 @@ def test_a_block_is_the_same_with_either() -> None:
 
 def test_a_state_may_go_from_one_kernel_to_the_other() -> None:
     torch.manual_seed(0)
-    model = XLSTM(XLSTM.Config(width=16, slstm_at=()), Domain(1, 9)).eval()
+    model = XLSTM(XLSTM.Config(embedding_dim=16, slstm_at=()), DataSchema(1, 9)).eval()
     history = Events.of([np.arange(30) % 9])
     before = model.state(Queries.anonymous(history))
     for block in model.blocks:
         block.kernels = NATIVE
-    np.testing.assert_allclose(model.answer(before), model.encode(Queries.anonymous(history)), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(
+        model.encode_state(before), model.encode(Queries.anonymous(history)), rtol=1e-3, atol=1e-4
+    )
 
 
 def test_names_are_the_packages() -> None:
-    assert _missing("chunkwise", "chunkwise--native_autograd", "cpu") is None
-    assert "is not among" in (_missing("chunkwise", "chunkwise--native", "cpu") or "")
-    for kind, name in BEST.items():
-        assert "CUDA" in (_missing(kind, name, "cpu") or "")
+    assert _unavailable_reason("chunkwise", "chunkwise--native_autograd", "cpu") is None
+    assert "is not among" in (_unavailable_reason("chunkwise", "chunkwise--native", "cpu") or "")
+    for kind, name in DEFAULT_KERNELS.items():
+        assert "CUDA" in (_unavailable_reason(kind, name, "cpu") or "")

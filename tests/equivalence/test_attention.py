@@ -9,13 +9,13 @@ from torch import Tensor
 
 from segue.core.batches import Sequences
 from segue.core.registry import model_class
-from segue.core.types import Domain
-from segue.nn.layers.attention import AttentionBlock, CausalBlock
-from segue.nn.layers.attention_kernels import causal_attention, open_attention
-from segue.nn.layers.bert_block import BertBlock
-from segue.nn.layers.ligr_block import LiGRBlock
+from segue.core.types import DataSchema
+from segue.models.sequential.bert4rec import BertBlock
+from segue.models.sequential.esasrec import LiGRBlock
+from segue.nn.layers.attention import AttentionBlock, TransformerBlock
+from segue.nn.layers.attention_kernels import causal_attention, length_masked_attention
 from segue.nn.sequence_model import SequenceModel
-from segue.nn.target_positions import Asked
+from segue.nn.target_positions import TargetPositions
 
 LENGTHS = torch.tensor([5, 1, 9])
 
@@ -26,11 +26,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 def attended(block: AttentionBlock, x_LD: Tensor, position: int, seen: int) -> Tensor:
     """What one position gathers from the first ``seen`` ones, head by head."""
-    width = x_LD.shape[-1] // block.heads
+    width = x_LD.shape[-1] // block.num_heads
     key_LD, value_LD = block.key_value(x_LD[:seen]).chunk(2, -1)
     query_D = block.query(x_LD[position])
     heads = []
-    for head in range(block.heads):
+    for head in range(block.num_heads):
         cut = slice(head * width, (head + 1) * width)
         weights = torch.softmax(key_LD[:, cut] @ query_D[cut] / width**0.5, 0)
         heads.append(weights @ value_LD[:, cut])
@@ -39,11 +39,14 @@ def attended(block: AttentionBlock, x_LD: Tensor, position: int, seen: int) -> T
 
 def asked_positions_are_those_of_all(block: torch.nn.Module, x_BLD: Tensor, *more: Tensor | None) -> None:
     all_BLD = block(x_BLD, None, *more)
-    last = Asked.last(LENGTHS - 1)
-    torch.testing.assert_close(block(x_BLD, last, *more), last.pick(all_BLD))
+    last = TargetPositions.last(LENGTHS - 1)
+    torch.testing.assert_close(block(x_BLD, last, *more), last.select(all_BLD))
     positions_M = torch.tensor([0, 3, 4, 9, 18, 20, 26])  # 3, 1 and 3 of the 9 positions of each sequence
     torch.testing.assert_close(
-        block(x_BLD, Asked.flat(positions_M, 3, 9), *more), all_BLD.flatten(0, 1)[positions_M], rtol=1e-4, atol=1e-5
+        block(x_BLD, TargetPositions.from_flat(positions_M, 3, 9), *more),
+        all_BLD.flatten(0, 1)[positions_M],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
@@ -53,20 +56,20 @@ def test_attention_over_lengths_is_torchs_with_a_mask(questions: int) -> None:
     found, expected = ([normal(3, 2, n, 4, seed=n).requires_grad_() for n in (questions, 9, 9)] for _ in range(2))
     weight = normal(3, 2, questions, 4, seed=4)
     # a share that drops next to nothing: the own path is taken, and differs by its rounding to sixteen bits
-    own = open_attention(*found, 1e-9, LENGTHS)
+    own = length_masked_attention(*found, 1e-9, LENGTHS)
     (own * weight).sum().backward()
     theirs = F.scaled_dot_product_attention(*expected, attn_mask=seen)
     (theirs * weight).sum().backward()
     torch.testing.assert_close(own, theirs, rtol=1e-3, atol=1e-4)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(open_attention(*expected, 0.0, LENGTHS), theirs)
+    torch.testing.assert_close(length_masked_attention(*expected, 0.0, LENGTHS), theirs)
 
 
 def test_the_gradient_of_attention_with_dropout_is_exact() -> None:
     def mixed(causal: bool, *x: Tensor) -> Tensor:
         torch.manual_seed(3)  # the same mask in every evaluation
-        return causal_attention(*x, 0.3) if causal else open_attention(*x, 0.3, torch.tensor([4, 2]))
+        return causal_attention(*x, 0.3) if causal else length_masked_attention(*x, 0.3, torch.tensor([4, 2]))
 
     x = [normal(2, 1, 4, 3, seed=n).double().requires_grad_() for n in range(3)]
     assert torch.autograd.gradcheck(lambda *x: mixed(True, *x), x)
@@ -74,7 +77,7 @@ def test_the_gradient_of_attention_with_dropout_is_exact() -> None:
 
 
 def test_a_block_sees_what_came_before_or_all_there_is() -> None:
-    block = CausalBlock(8, 2, 2.0, 0.0)
+    block = TransformerBlock(8, 2, 2.0, 0.0)
     x_BLD = normal(3, 9, 8)
     for lengths in (None, LENGTHS):
         found = block(x_BLD, None, lengths)
@@ -127,12 +130,14 @@ def test_a_bert_block_is_torchs_encoder_layer(norm_first: bool) -> None:
 @pytest.mark.parametrize("key", ["sasrec", "bert4rec", "esasrec"])
 def test_a_cloze_is_answered_from_both_sides_and_never_from_padding(key: str) -> None:
     kind = model_class(key)
-    model = kind(kind.Config(objective="cloze", width=8, max_length=9, dropout=0.0), Domain(n_users=1, n_items=20))
+    model = kind(
+        kind.Config(objective="cloze", embedding_dim=8, max_length=9, dropout=0.0), DataSchema(n_users=1, n_items=20)
+    )
     assert isinstance(model, SequenceModel)
 
     def first(items_BL: Tensor) -> Tensor:
         read = Sequences(items_BL, LENGTHS, torch.full((3,), -1))
-        return model.hidden(model.embed(read), read)[:, 0]
+        return model.encode_sequence(model.embed(read), read)[:, 0]
 
     items_BL = torch.randint(20, (3, 9), generator=torch.Generator().manual_seed(0))
     items_BL[:, 0] = 21  # hidden

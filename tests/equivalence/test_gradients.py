@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from segue.nn.sparse_embedding import look_up
-from segue.training.gradients import Gradients
+from segue.nn.losses.negatives import lookup_rows
+from segue.training.gradients import GradientBuffer
 
 ITEMS = 9
 
@@ -23,7 +23,7 @@ class Model(nn.Module):
 
     def loss(self, read: Tensor, asked: Tensor, rows: bool) -> Tensor:
         vectors = self.items.weight[:ITEMS]
-        found = look_up(asked, vectors) if rows else vectors[asked]
+        found = lookup_rows(asked, vectors) if rows else vectors[asked]
         return (self.dense(self.items(read)) * found).sum().square()
 
 
@@ -32,7 +32,7 @@ class Model(nn.Module):
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad])
 def test_rows_make_the_same_steps_as_tables(bound: float, batches: int, kind: type[torch.optim.Optimizer]) -> None:
     whole, parts = Model().double(), Model().double()  # unbounded steps of SGD magnify every rounding
-    gradients = Gradients(parts, rows=True)
+    gradients = GradientBuffer(parts, sparse=True)
     steps = [kind(model.parameters(), lr=0.1) for model in (whole, parts)]  # type: ignore[call-arg]
     make = torch.Generator().manual_seed(1)
     for _ in range(5):
@@ -65,7 +65,7 @@ def test_only_the_first_rows_of_a_parameter_have_sparse_gradients() -> None:
         ((table * 1.0)[:3], False),
         (table.detach()[:3], None),
     ):
-        found = look_up(codes, vectors)
+        found = lookup_rows(codes, vectors)
         torch.testing.assert_close(found, vectors[codes])
         if sparse is not None:
             (gradient,) = torch.autograd.grad(found.sum(), table)

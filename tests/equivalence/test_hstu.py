@@ -11,11 +11,11 @@ from torch import Tensor
 
 from segue.core.batches import Sequences
 from segue.core.config import parse
-from segue.core.types import Domain
+from segue.core.types import DataSchema
 from segue.models.sequential.hstu import HSTU
 from segue.nn.layers.hstu_block import HSTUBlock
-from segue.nn.layers.pointwise_attention import BUCKETS, between, look_up, pointwise_attention
-from segue.nn.target_positions import Asked
+from segue.nn.layers.pointwise_attention import N_BUCKETS, gather_weights, pair_relations, pointwise_attention
+from segue.nn.target_positions import TargetPositions
 
 LENGTH, WIDTH, HEADS, PLACES = 7, 6, 2, 10
 NAN = math.nan
@@ -34,8 +34,8 @@ def times() -> Tensor:
 
 def bucket(now: float, then: float) -> int:
     if math.isnan(now) or math.isnan(then):
-        return BUCKETS + 1
-    return min(int(math.log(max(abs(now - then), 1.0)) / 0.301), BUCKETS)
+        return N_BUCKETS + 1
+    return min(int(math.log(max(abs(now - then), 1.0)) / 0.301), N_BUCKETS)
 
 
 def plain(block: HSTUBlock, x_LD: Tensor, times_L: list[float], now_L: list[float]) -> Tensor:
@@ -70,13 +70,13 @@ def test_a_layer_is_its_formula(time_bias: bool) -> None:
     x_BLD, times_BL = normal(2, LENGTH, WIDTH), times()
     now_BL = times_BL + 5000.0 * torch.arange(LENGTH)
     given = (times_BL, now_BL) if time_bias else (None, None)
-    found = block(x_BLD, between(LENGTH, None, *given, "cpu"))
+    found = block(x_BLD, pair_relations(LENGTH, None, *given, "cpu"))
     for row in range(2):
         expected = plain(block, x_BLD[row], times_BL[row].tolist(), now_BL[row].tolist())
         torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-4)
-    asked = Asked.flat(torch.tensor([1, 6, 8, 9, 13]), 2, LENGTH)
-    some = block(x_BLD, between(LENGTH, asked, *given, "cpu"), asked)
-    torch.testing.assert_close(some, asked.pick(found), rtol=1e-4, atol=1e-5)
+    targets = TargetPositions.from_flat(torch.tensor([1, 6, 8, 9, 13]), 2, LENGTH)
+    some = block(x_BLD, pair_relations(LENGTH, targets, *given, "cpu"), targets)
+    torch.testing.assert_close(some, targets.select(found), rtol=1e-4, atol=1e-5)
 
 
 def test_gradients_are_exact() -> None:
@@ -85,8 +85,8 @@ def test_gradients_are_exact() -> None:
     index = torch.randint(5, (2, 4, 4), generator=torch.Generator().manual_seed(4))
 
     def mixed(q: Tensor, k: Tensor, v: Tensor, weights: Tensor) -> Tensor:
-        alike = pointwise_attention(q, k, v, look_up(weights, index[0]), torch.ones(4, 4).tril() > 0)
-        apart = pointwise_attention(q, k, v, look_up(weights, index)[:, None], (index > 0)[:, None])
+        alike = pointwise_attention(q, k, v, gather_weights(weights, index[0]), torch.ones(4, 4).tril() > 0)
+        apart = pointwise_attention(q, k, v, gather_weights(weights, index)[:, None], (index > 0)[:, None])
         return alike + apart
 
     assert torch.autograd.gradcheck(mixed, (q, k, v, weights))
@@ -94,42 +94,44 @@ def test_gradients_are_exact() -> None:
 
 def test_the_time_asked_at_stands_in_the_place_of_the_positions_own() -> None:
     torch.manual_seed(0)
-    settings = {"width": WIDTH, "max_length": PLACES, "time_bias": True, "dropout": 0.0}
+    settings = {"embedding_dim": WIDTH, "max_length": PLACES, "time_bias": True, "dropout": 0.0}
     items_BL = torch.randint(20, (2, LENGTH), generator=torch.Generator().manual_seed(5))
     times_BL = times()
     last_B = torch.full((2,), LENGTH - 1)
 
     def answer(model: HSTU, **columns: Tensor) -> Tensor:
         read = Sequences(items_BL, last_B + 1, torch.full((2,), -1), columns)
-        return model.hidden(model.embed(read), read, last_B)
+        return model.encode_sequence(model.embed(read), read, last_B)
 
-    own, told = (HSTU(HSTU.Config(**settings, query_time=on), Domain(1, 20)) for on in (False, True))
+    own, told = (HSTU(HSTU.Config(**settings, query_time=on), DataSchema(1, 20)) for on in (False, True))
     told.load_state_dict(own.state_dict())
     assert own.columns == ("times",)
-    assert told.columns == ("times", "asked")
+    assert told.columns == ("times", "query_times")
     with torch.no_grad():
         for block in (*own.blocks, *told.blocks):
-            block.time_weights.copy_(normal(BUCKETS + 2, seed=6))
-    same = answer(told, times=times_BL, asked=times_BL)
+            block.time_weights.copy_(normal(N_BUCKETS + 2, seed=6))
+    same = answer(told, times=times_BL, query_times=times_BL)
     torch.testing.assert_close(answer(own, times=times_BL), same)
     for later in (times_BL + 1e7, torch.full_like(times_BL, NAN)):
-        other = answer(told, times=times_BL, asked=later)
+        other = answer(told, times=times_BL, query_times=later)
         assert other.isfinite().all()
         assert ((other - same).abs().amax(1) > 1e-3).all()
 
 
-@pytest.mark.parametrize("given", [{"query_time": True}, {"normalise": False, "temperature": 0.1}])
+@pytest.mark.parametrize("given", [{"query_time": True}, {"normalize": False, "temperature": 0.1}])
 def test_settings_without_effect_are_refused(given: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=f"{list(given)[-1]}: .* with .* false"):
         parse(HSTU.Config, given, "model")
-    kept = HSTU.Config(normalise=False)
+    kept = HSTU.Config(normalize=False)
     assert parse(HSTU.Config, kept.model_dump(), "model") == kept
 
 
 def test_scores_are_cosines_where_asked() -> None:
     torch.manual_seed(0)
-    model = HSTU(HSTU.Config(width=WIDTH, max_length=PLACES, normalise=True, temperature=0.1), Domain(1, 20)).eval()
+    model = HSTU(
+        HSTU.Config(embedding_dim=WIDTH, max_length=PLACES, normalize=True, temperature=0.1), DataSchema(1, 20)
+    ).eval()
     read = Sequences(torch.tensor([[20, 3, 4]]), torch.tensor([3]), torch.tensor([-1]))
-    hidden = model.hidden(model.embed(read), read, torch.tensor([2]))
+    hidden = model.encode_sequence(model.embed(read), read, torch.tensor([2]))
     cosines = F.cosine_similarity(hidden, model.items.weight[:20])
-    torch.testing.assert_close(hidden @ model.vectors_ID().T, cosines[None] / 0.1)
+    torch.testing.assert_close(hidden @ model.item_vectors().T, cosines[None] / 0.1)

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.core.registry import functions
-from segue.core.seen_items import Seen
+from segue.core.registry import exported_functions
+from segue.core.seen_items import SeenItems
 from segue.nn.layers.attention_kernels import causal_attention
 from segue.nn.layers.dropout import dropout
 from segue.nn.losses import blocked_cross_entropy, losses
 from segue.nn.losses.negatives import Negatives
-from segue.training.configured_loss import names_of, samples
+from segue.training.settings_checks import is_sampled, setting_names
 from segue.training.train import Training
 
 DEFAULTS = Training()
@@ -54,7 +54,7 @@ def plain(name: str, logits_MI: Tensor, target_M: Tensor, setting: float) -> Ten
 def test_blocked_losses_are_their_formulas(
     name: str, setting: str, value: float, rows: int, with_bias: bool, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocked_cross_entropy, "_rows", lambda items, device: rows)
+    monkeypatch.setattr(blocked_cross_entropy, "_rows_per_block", lambda n_items, device: rows)
     hidden, vectors, offsets, target = case()
     bias = offsets if with_bias else None
     inputs = [x for x in (hidden, vectors, bias) if x is not None]
@@ -73,7 +73,7 @@ def test_focal_loss_is_finite_where_the_target_is_certain_or_impossible(gamma: f
 
 
 def test_blocks_shrink_as_the_catalogue_grows() -> None:
-    rows = blocked_cross_entropy._rows
+    rows = blocked_cross_entropy._rows_per_block
     assert rows(3_706, "cpu") == rows(30_000, "cpu") == 256
     assert 64 < rows(100_000, "cpu") < 128
     assert rows(10_000_000, "cpu") == 64
@@ -97,13 +97,13 @@ def compute(
     bias: Tensor | None,
     target: Tensor,
     negative: Tensor,
-    seen: Seen | None = None,
+    seen: SeenItems | None = None,
 ) -> Tensor:
     """A loss with the settings as they are by default, its negatives drawn evenly."""
-    function = functions(losses)[name]
+    function = exported_functions(losses)[name]
     drawn = Negatives(negative, torch.full_like(negative, -math.log(max(len(vectors) - 1, 1)), dtype=vectors.dtype))
-    settings = {setting: getattr(DEFAULTS, setting) for setting in names_of(function)}
-    value: Tensor = function(hidden, vectors, bias, target, *([drawn] if samples(name) else []), seen, **settings)
+    settings = {setting: getattr(DEFAULTS, setting) for setting in setting_names(function)}
+    value: Tensor = function(hidden, vectors, bias, target, *([drawn] if is_sampled(name) else []), seen, **settings)
     return value
 
 
@@ -140,7 +140,7 @@ def sampled(name: str, hidden: Tensor, vectors: Tensor, bias: Tensor, target: Te
     return total / len(target)
 
 
-SAMPLED = [name for name in functions(losses) if samples(name)]
+SAMPLED = [name for name in exported_functions(losses) if is_sampled(name)]
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -151,13 +151,15 @@ def test_sampled_losses_are_their_formulas(name: str) -> None:
     agree(found, sampled(name, hidden, vectors, bias, target, negative), [hidden, vectors, bias])
 
 
-def seen_by(sequences: list[tuple[list[int], int]]) -> Seen:
+def seen_by(sequences: list[tuple[list[int], int]]) -> SeenItems:
     """Of each sequence its items, and how many targets it has, one after each of its last events."""
     items = torch.tensor([item for own, _ in sequences for item in own])
     places = torch.cat([torch.arange(len(own)) for own, _ in sequences]).int()
     rows = torch.repeat_interleave(torch.tensor([len(own) for own, _ in sequences]))
     until = torch.cat([torch.arange(len(own) - count + 1, len(own) + 1) for own, count in sequences]).int()
-    return Seen(items, rows, places, torch.repeat_interleave(torch.tensor([count for _, count in sequences])), until)
+    return SeenItems(
+        items, rows, places, torch.repeat_interleave(torch.tensor([count for _, count in sequences])), until
+    )
 
 
 @pytest.mark.parametrize("rows", [1, 2, 700])
@@ -165,7 +167,7 @@ def seen_by(sequences: list[tuple[list[int], int]]) -> Seen:
 def test_seen_items_are_as_good_as_not_in_the_catalogue(
     rows: int, gamma: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blocked_cross_entropy, "_rows", lambda items, device: rows)
+    monkeypatch.setattr(blocked_cross_entropy, "_rows_per_block", lambda n_items, device: rows)
     hidden, vectors, bias, _ = case(targets=6, items=20)
     sequences = [([3, 9, 3, 7], 3), ([5], 1), ([1, 2, 4], 2)]
     target = torch.tensor([8, 3, 0, 5, 4, 19])  # the second and the fourth were seen themselves
@@ -174,22 +176,22 @@ def test_seen_items_are_as_good_as_not_in_the_catalogue(
     for row, gone in enumerate(before):
         index = torch.tensor([item for item in gone if item != target[row]], dtype=torch.int64)
         logits = logits.index_put((torch.full_like(index, row), index), torch.tensor(-math.inf, dtype=logits.dtype))
-    found = blocked_cross_entropy.blocked(hidden, vectors, bias, target, seen_by(sequences), gamma)
+    found = blocked_cross_entropy.blocked_cross_entropy(hidden, vectors, bias, target, seen_by(sequences), gamma)
     agree(found, plain("focal" if gamma else "cross_entropy", logits, target, gamma), [hidden, vectors, bias])
 
 
-@pytest.mark.parametrize("name", functions(losses))
+@pytest.mark.parametrize("name", exported_functions(losses))
 def test_a_negative_that_was_seen_counts_as_little_as_the_target(name: str) -> None:
     hidden, vectors, bias, _ = case(targets=1, items=20)
     target, seen = torch.tensor([4]), seen_by([([7, 3, 7], 1)])
     inputs = [hidden, vectors, bias]
     found = compute(name, *inputs, target, torch.tensor([3, 11, 7, 15, 3]), seen)
-    assert samples(name) or found < compute(name, *inputs, target, torch.arange(1))
-    if name != "cross_entropy_pairwise" and samples(name):  # which looks at the catalogue too
+    assert is_sampled(name) or found < compute(name, *inputs, target, torch.arange(1))
+    if name != "cross_entropy_pairwise" and is_sampled(name):  # which looks at the catalogue too
         agree(found, compute(name, *inputs, target, torch.tensor([4, 11, 4, 15, 4])), inputs)
 
 
-@pytest.mark.parametrize("name", functions(losses))
+@pytest.mark.parametrize("name", exported_functions(losses))
 def test_a_loss_is_finite_where_every_negative_hits_its_target(name: str) -> None:
     for items in (1, 20):
         hidden, vectors, bias, _ = case(targets=3, items=max(items, 2))
@@ -198,7 +200,7 @@ def test_a_loss_is_finite_where_every_negative_hits_its_target(name: str) -> Non
         assert all(torch.isfinite(g).all() for g in (found, *torch.autograd.grad(found, (hidden, vectors, bias))))
 
 
-@pytest.mark.parametrize("name", functions(losses))
+@pytest.mark.parametrize("name", exported_functions(losses))
 def test_a_loss_computes_in_full_precision_under_autocast(name: str) -> None:
     hidden, vectors, bias, target = (x.detach() for x in case(targets=300, items=40))
     half = hidden.bfloat16().requires_grad_()
@@ -213,7 +215,7 @@ def test_a_loss_computes_in_full_precision_under_autocast(name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", functions(losses))
+@pytest.mark.parametrize("name", exported_functions(losses))
 def test_a_device_finds_the_same_loss(name: str) -> None:
     inputs = case(targets=300, items=40)
     found = []

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Ranks, Scores
+from segue.core.types import Codes, DataSchema, Events, HeldOut, Queries, Ranks, Scores
 from segue.evaluation import metrics
 from segue.evaluation.evaluate import evaluate, evaluate_lists
 
@@ -21,7 +21,7 @@ EVERY = tuple(getattr(metrics, name) for name in metrics.__all__)
 
 
 class Random:
-    domain = Domain(N, N_ITEMS)
+    schema = DataSchema(N, N_ITEMS)
 
     def __init__(self) -> None:
         self.table = np.random.default_rng(0).permuted(np.tile(np.arange(N_ITEMS, dtype=np.float32), (N, 1)), axis=1)
@@ -45,7 +45,9 @@ def theirs(run: dict[str, dict[str, float]], held_out: HeldOut, k: int) -> dict[
     """Their values per query, by our names; MAP is brought from their divisor, *relevant*, to min(k, relevant)."""
     from ir_measures import AP, RR, P, R, Success, nDCG
 
-    qrels = {str(n): {str(item): 1 for item in held_out.targets.block(n, n + 1).items} for n in range(len(held_out))}
+    qrels = {
+        str(n): {str(item): 1 for item in held_out.targets.rows_between(n, n + 1).items} for n in range(len(held_out))
+    }
     names = {
         "recall": R @ k,
         "precision": P @ k,
@@ -74,7 +76,7 @@ def test_random_rankings(held_out: HeldOut, k: int) -> None:
     run = {
         str(n): {
             str(item): float(model.table[n, item])
-            for item in np.setdiff1d(np.arange(N_ITEMS), history.block(n, n + 1).items)
+            for item in np.setdiff1d(np.arange(N_ITEMS), history.rows_between(n, n + 1).items)
         }
         for n in range(N)
     }

@@ -39,7 +39,7 @@ def paper(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
 
 
 def stepwise(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    memory = mlstm.empty(len(q), q.shape[1], q.shape[-1], q)
+    memory = mlstm.initial_state(len(q), q.shape[1], q.shape[-1], q)
     outputs = []
     for t in range(q.shape[2]):
         h, memory = mlstm.step(q[:, :, t], k[:, :, t], v[:, :, t], i[:, :, t], f[:, :, t], memory)
@@ -76,7 +76,7 @@ def test_a_memory_goes_on_where_it_stopped(length: int, chunk: int, cut: int, se
     outputs, memory = [], None
     for part in (slice(0, cut), slice(cut, length)):
         if part.start < part.stop:
-            out, memory = mlstm.chunkwise(*(x[:, :, part] for x in given_inputs), chunk=chunk, memory=memory)
+            out, memory = mlstm.chunkwise(*(x[:, :, part] for x in given_inputs), chunk=chunk, state=memory)
             outputs.append(out)
     torch.testing.assert_close(torch.cat(outputs, 2), whole, rtol=1e-9, atol=1e-10)
     assert memory is not None
@@ -89,7 +89,7 @@ def test_the_output_at_the_last_positions_alone_is_that_of_the_parallel_form() -
     last = torch.tensor([0, 7, 20])
     rows = torch.arange(3)
     expected = mlstm.parallel(q, k, v, i, f)[rows, :, last]
-    found = mlstm.final(q[rows, :, last], k, v, i, f, last)
+    found = mlstm.final_output(q[rows, :, last], k, v, i, f, last)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10)
 
 

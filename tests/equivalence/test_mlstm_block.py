@@ -40,7 +40,7 @@ def drawn(it: MLSTMBlock, x_BLD: Tensor) -> Tensor:
     gates = it.gates(torch.cat([q, k, v], -1)).mT
     i, f = (mlstm.soft_cap(gates, it.soft_cap) if it.soft_cap else gates).chunk(2, 1)
     split = [y.unflatten(-1, (HEADS, -1)).transpose(1, 2) for y in (q, k, v)]
-    memory = mlstm.empty(len(x_BLD), HEADS, split[0].shape[-1], x_BLD)
+    memory = mlstm.initial_state(len(x_BLD), HEADS, split[0].shape[-1], x_BLD)
     outputs = []
     for t in range(x_BLD.shape[1]):
         q_t, k_t, v_t, i_t, f_t = (y[:, :, t] for y in (*split, i, f))

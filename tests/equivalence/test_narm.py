@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from segue.core.batches import Sequences
-from segue.core.types import Domain, Events, Queries
+from segue.core.types import DataSchema, Events, Queries
 from segue.models.sequential.narm import NARM
 from segue.nn.layers import additive_attention
 from segue.nn.layers.additive_attention import additive_scores
@@ -39,9 +39,9 @@ def test_scores_are_the_formula_forward_and_backward(room: int, monkeypatch: pyt
 
 def model(attention: str, **settings: object) -> NARM:
     torch.manual_seed(0)
-    config = NARM.Config.model_validate({"width": 6, "hidden_width": 8, "attention": attention, **settings})
-    made = NARM(config, Domain(1, N_ITEMS)).eval()
-    torch.nn.init.normal_(made.weight)
+    config = NARM.Config.model_validate({"embedding_dim": 6, "hidden_dim": 8, "attention": attention, **settings})
+    made = NARM(config, DataSchema(1, N_ITEMS)).eval()
+    torch.nn.init.normal_(made.attention_weight)
     return made
 
 
@@ -54,13 +54,15 @@ def test_interests_add_up_to_the_score(attention: str, length: int) -> None:
     asked = model(attention, max_length=length, item_bias=True)
     torch.nn.init.normal_(asked.offsets)  # type: ignore[arg-type]
     found = asked.interests(QUERIES)
-    np.testing.assert_allclose(found.general + found.present + asked.bias, asked.score(QUERIES), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        found.global_scores + found.local_scores + asked.bias, asked.score(QUERIES), rtol=1e-5, atol=1e-6
+    )
     candidates = np.array([[3, 1]] * len(QUERIES), np.int32)
     some = asked.interests(QUERIES, candidates)
-    np.testing.assert_array_equal(some.general, np.take_along_axis(found.general, candidates, 1))
-    np.testing.assert_array_equal(some.present, np.take_along_axis(found.present, candidates, 1))
-    assert np.ptp(found.present[0]) > 1e-3
-    assert np.ptp(found.general[0]) > 1e-3
+    np.testing.assert_array_equal(some.global_scores, np.take_along_axis(found.global_scores, candidates, 1))
+    np.testing.assert_array_equal(some.local_scores, np.take_along_axis(found.local_scores, candidates, 1))
+    assert np.ptp(found.local_scores[0]) > 1e-3
+    assert np.ptp(found.global_scores[0]) > 1e-3
 
 
 @pytest.mark.parametrize("length", [5, 200])
@@ -80,13 +82,16 @@ def test_the_present_interest_is_the_attended_states() -> None:
     asked = model("sum")
     items = torch.tensor([[N_ITEMS, 1, 2, 3, 2]])
     states_LH = asked.gru(asked.items(items) * 6**0.5)[0][0]
-    scores_L = torch.sigmoid(asked.asking(states_LH[-1]) + asked.asked(states_LH)) @ asked.weight
-    found = asked.interests(QUERIES.block(0, 1))
+    scores_L = torch.sigmoid(asked.query(states_LH[-1]) + asked.key(states_LH)) @ asked.attention_weight
+    found = asked.interests(QUERIES.rows_between(0, 1))
     np.testing.assert_allclose(found.attention, scores_L[1:].detach().numpy(), rtol=1e-5, atol=1e-6)
-    present = asked.present((scores_L[1:, None] * states_LH[1:]).sum(0)) @ asked.vectors_ID().T
-    np.testing.assert_allclose(found.present[0], present.detach().numpy(), rtol=1e-4, atol=1e-6)
+    present = asked.local_out((scores_L[1:, None] * states_LH[1:]).sum(0)) @ asked.item_vectors().T
+    np.testing.assert_allclose(found.local_scores[0], present.detach().numpy(), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
-        found.general[0], (asked.general(states_LH[-1]) @ asked.vectors_ID().T).detach().numpy(), rtol=1e-4, atol=1e-6
+        found.global_scores[0],
+        (asked.global_out(states_LH[-1]) @ asked.item_vectors().T).detach().numpy(),
+        rtol=1e-4,
+        atol=1e-6,
     )
 
 
@@ -95,8 +100,8 @@ def test_every_position_answers_as_if_it_were_the_last(attention: str) -> None:
     asked = model(attention)
     items_BL = torch.tensor([[N_ITEMS, 1, 2, 3, 2], [5, 6, N_ITEMS, N_ITEMS, N_ITEMS]])
     read = Sequences(items_BL, torch.tensor([5, 2]), torch.tensor([-1, -1]))
-    whole = asked.hidden(asked.embed(read), read)
+    whole = asked.encode_sequence(asked.embed(read), read)
     for position in range(5):
         last = torch.tensor([position, min(position, 1)])
-        found = asked.hidden(asked.embed(read), read, last)
+        found = asked.encode_sequence(asked.embed(read), read, last)
         torch.testing.assert_close(found, whole[torch.arange(2), last])

@@ -18,9 +18,9 @@ from segue.core.model import Model, Recommender
 from segue.core.registry import model_class
 from segue.core.run import Interrupted, Run
 from segue.core.types import Events, HeldOut, Queries
-from segue.nn.graph_propagation import Graph
-from segue.nn.variational_losses import gaussian_kl, multinomial_nll
-from segue.solvers.interaction_pairs import Holdings
+from segue.models.neural.multi_vae import gaussian_kl, multinomial_nll
+from segue.nn.graph_propagation import UserItemGraph
+from segue.solvers.interaction_pairs import InteractionPairs
 from segue.testing import World, clusters, dataset, hit_rate, train_small
 from segue.training.train import Training, train
 
@@ -42,12 +42,12 @@ def untrained(key: str, events: Events, n_items: int, seed: int = 0, **values: A
     """A network with random parameters that has looked at the data, settled."""
     torch.manual_seed(seed)
     kind: Any = model_class(key)
-    model = kind(kind.Config(**values), dataset(events, n_items).domain)
+    model = kind(kind.Config(**values), dataset(events, n_items).schema)
     model.prepare(dataset(events, n_items))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(0.5 * torch.randn_like(parameter))
-    model.eval().settle()
+    model.eval().finalize()
     return model
 
 
@@ -67,7 +67,7 @@ def softplus(x: np.ndarray) -> np.ndarray:
 def test_pairs_are_dealt_once_and_what_is_drawn_was_not_had(seed: int, size: int, count: int) -> None:
     events = log(seed=seed)
     had = seen(events, 9) > 0
-    pairs, rng = Holdings(events, 9), np.random.default_rng(seed)
+    pairs, rng = InteractionPairs(events, 9), np.random.default_rng(seed)
     told, batches = pairs.batches(size, rng)
     found = np.zeros_like(had, dtype=int)
     parts = list(batches)
@@ -77,17 +77,19 @@ def test_pairs_are_dealt_once_and_what_is_drawn_was_not_had(seed: int, size: int
         users, items = pairs.users_P[part], pairs.items_P[part]
         assert (np.diff(users) >= 0).all()
         np.add.at(found, (users, items), 1)
-        drawn, wrong = pairs.others(users, count, rng)
+        drawn, wrong = pairs.sample_unseen(users, count, rng)
         np.testing.assert_array_equal(had[users[:, None], drawn], wrong)
         left_out = pairs.seen(torch.from_numpy(users).numpy())
-        np.testing.assert_array_equal(left_out.in_catalogue(0, len(users), 9).numpy(), had[users])
-        np.testing.assert_array_equal(left_out.among(torch.tensor([3, 0, 3])).numpy(), had[users][:, [3, 0, 3]])
+        np.testing.assert_array_equal(left_out.catalog_mask(0, len(users), 9).numpy(), had[users])
+        np.testing.assert_array_equal(
+            left_out.mask_for_items(torch.tensor([3, 0, 3])).numpy(), had[users][:, [3, 0, 3]]
+        )
     np.testing.assert_array_equal(found, had)
 
 
 def test_who_had_everything_has_nothing_drawn_that_counts() -> None:
-    pairs = Holdings(Events.of([[0, 1, 2], [1]]), 3)
-    drawn, wrong = pairs.others(np.array([0, 0, 1]), 50, np.random.default_rng(0))
+    pairs = InteractionPairs(Events.of([[0, 1, 2], [1]]), 3)
+    drawn, wrong = pairs.sample_unseen(np.array([0, 0, 1]), 50, np.random.default_rng(0))
     assert wrong[:2].all()
     assert not wrong[2].any()
     assert set(drawn[2]) == {0, 2}
@@ -112,7 +114,7 @@ def test_what_spreads_along_the_graph_is_the_mean_of_powers_of_a_matrix(layers: 
     dense = sum(np.linalg.matrix_power(adjacency(events, 9), k) for k in range(layers + 1)) / (layers + 1)
     x, weights = rng.standard_normal((2, 21, 5))
     given = torch.tensor(x, dtype=torch.float32, requires_grad=True)
-    found = Graph(events, 9).spread(given, layers)
+    found = UserItemGraph(events, 9).propagate(given, layers)
     np.testing.assert_allclose(found.detach(), dense @ x, rtol=1e-5, atol=1e-6)
     (found * torch.tensor(weights, dtype=torch.float32)).sum().backward()
     assert given.grad is not None
@@ -121,7 +123,7 @@ def test_what_spreads_along_the_graph_is_the_mean_of_powers_of_a_matrix(layers: 
 
 def test_lightgcn_answers_as_it_was_trained_and_folds_in_others() -> None:
     events, layers = log(), 2
-    model = untrained("lightgcn", events, 9, width=4, layers=layers)
+    model = untrained("lightgcn", events, 9, embedding_dim=4, num_layers=layers)
     it = numbers(model)
     matrix, first = adjacency(events, 9), np.concatenate([it["users_UD"], it["items_ID"]])
     each = [np.linalg.matrix_power(matrix, k) @ first for k in range(layers + 1)]
@@ -147,13 +149,13 @@ def test_lightgcn_answers_as_it_was_trained_and_folds_in_others() -> None:
 
 def test_lightgcn_asks_the_loss_for_all_pairs_and_adds_the_squares() -> None:
     events = log()
-    model = untrained("lightgcn", events, 9, width=4, layers=1, l2=0.3)
+    model = untrained("lightgcn", events, 9, embedding_dim=4, num_layers=1, l2=0.3)
     it, had = numbers(model), seen(events, 9)
     final = (np.eye(21) + adjacency(events, 9)) / 2 @ np.concatenate([it["users_UD"], it["items_ID"]])
 
     def loss(hidden: Tensor, vectors: Tensor, bias: Tensor | None, targets: Tensor, without: Any = None) -> Tensor:
         assert bias is None
-        np.testing.assert_array_equal(without.in_catalogue(0, len(targets), 9).numpy(), had[np.nonzero(had)[0]] > 0)
+        np.testing.assert_array_equal(without.catalog_mask(0, len(targets), 9).numpy(), had[np.nonzero(had)[0]] > 0)
         return ((hidden @ vectors.T)[torch.arange(len(targets)), targets]).sum()
 
     _, batches = model.batches(dataset(events, 9), 100, np.random.default_rng(0))
@@ -168,10 +170,10 @@ def test_lightgcn_asks_the_loss_for_all_pairs_and_adds_the_squares() -> None:
 
 def test_lightgcn_that_was_loaded_does_not_train() -> None:
     kind: Any = model_class("lightgcn")
-    model = kind(kind.Config(width=4), dataset(log(), 9).domain)
-    model.restore(untrained("lightgcn", log(), 9, width=4).arrays())
+    model = kind(kind.Config(embedding_dim=4), dataset(log(), 9).schema)
+    model.restore(untrained("lightgcn", log(), 9, embedding_dim=4).arrays())
     _, batches = model.batches(dataset(log(), 9), 9, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="can answer, not train"):
+    with pytest.raises(ValueError, match="cannot be trained further"):
         model.objective(next(batches), lambda *given: torch.zeros(()))
 
 
@@ -191,10 +193,10 @@ def logits(it: Mapping[str, np.ndarray], people: np.ndarray, items: np.ndarray, 
             ],
             axis=2,
         )
-        weight = np.concatenate([it["mlp.of_user.weight"], it["mlp.of_item.weight"]], axis=1)
-        x = np.maximum(side @ weight.T + it["mlp.of_user.bias"], 0)
-        for n in range(sum(name.startswith("mlp.further") for name in it) // 2):
-            x = np.maximum(x @ it[f"mlp.further.{n}.weight"].T + it[f"mlp.further.{n}.bias"], 0)
+        weight = np.concatenate([it["mlp.user_layer.weight"], it["mlp.item_layer.weight"]], axis=1)
+        x = np.maximum(side @ weight.T + it["mlp.user_layer.bias"], 0)
+        for n in range(sum(name.startswith("mlp.layers") for name in it) // 2):
+            x = np.maximum(x @ it[f"mlp.layers.{n}.weight"].T + it[f"mlp.layers.{n}.bias"], 0)
         found.append(x @ it["mlp.out.weight"][0] + it["mlp.out.bias"])
     return found
 
@@ -206,8 +208,8 @@ def fused(paths: list[np.ndarray], share: float) -> np.ndarray:
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layers", [1, 3])
 def test_the_forms_of_neumf(form: str, layers: int) -> None:
-    share = {"gmf_share": 0.3} if form == "neumf" else {}
-    model = untrained("neumf", log(), 9, form=form, layers=layers, width=3, **share)
+    share = {"gmf_weight": 0.3} if form == "neumf" else {}
+    model = untrained("neumf", log(), 9, variant=form, num_layers=layers, embedding_dim=3, **share)
     it = numbers(model)
     users = np.array([3, 1, 3], np.int32)
     expected = fused(logits(it, it["users_UE"][users], it["items_IE"], 3 if form != "mlp" else 0), 0.3)
@@ -220,12 +222,12 @@ def test_the_forms_of_neumf(form: str, layers: int) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_neumf_tells_what_was_had_from_what_was_drawn(form: str) -> None:
-    model = untrained("neumf", log(), 9, form=form, layers=2, width=3, negatives_each=2)
+    model = untrained("neumf", log(), 9, variant=form, num_layers=2, embedding_dim=3, num_negatives=2)
     it = numbers(model)
     paths = logits(it, it["users_UE"], it["items_IE"], 3 if form != "mlp" else 0)
     _, batches = model.batches(dataset(log(), 9), 5, np.random.default_rng(0))
     batch = next(batches)
-    users, items, counts = (getattr(batch, name).numpy() for name in ("users_M", "items_MK", "counts_MK"))
+    users, items, counts = (getattr(batch, name).numpy() for name in ("users_M", "items_MK", "weights_MK"))
     at = fused(paths, 0.5)[users[:, None], items]
     expected = (softplus(-at[:, :1]).sum(1) + (softplus(at[:, 1:]) * counts[:, 1:]).sum(1)).mean()
     value, count = model.objective(batch, None)
@@ -235,8 +237,8 @@ def test_neumf_tells_what_was_had_from_what_was_drawn(form: str) -> None:
 
 def test_neumf_is_pretrained_as_two_models_would_be_and_goes_on_from_both() -> None:
     """The paths learn what a model of each alone learns from the same batches; the fused logits are their mean."""
-    epochs, whole = 2, untrained("neumf", log(), 9, layers=2, width=3, pretraining=2)
-    alone = {form: untrained("neumf", log(), 9, form=form, layers=2, width=3) for form in ("gmf", "mlp")}
+    epochs, whole = 2, untrained("neumf", log(), 9, num_layers=2, embedding_dim=3, pretrain_epochs=2)
+    alone = {form: untrained("neumf", log(), 9, variant=form, num_layers=2, embedding_dim=3) for form in ("gmf", "mlp")}
     of = {"gmf": slice(0, 3), "mlp": slice(3, None)}
     with torch.no_grad():
         for form, model in alone.items():
@@ -257,7 +259,7 @@ def test_neumf_is_pretrained_as_two_models_would_be_and_goes_on_from_both() -> N
     batch = next(whole.batches(dataset(log(), 9), 5, np.random.default_rng(2))[1])
     at = fused(paths, 0.5)[batch.users_M[:, None], batch.items_MK]
     sign = np.where(np.arange(at.shape[1]) == 0, -1, 1)
-    expected = (softplus(sign * at) * batch.counts_MK.numpy()).sum(1).mean()
+    expected = (softplus(sign * at) * batch.weights_MK.numpy()).sum(1).mean()
     np.testing.assert_allclose(whole.objective(batch, None)[0].item(), expected, rtol=1e-5)
 
 
@@ -273,16 +275,16 @@ def learn(model: Any, epochs: range) -> None:
 def test_neumf_learns_to_fold_in() -> None:
     """Where users are a linear function of the mean of their items, so is who comes later."""
     events, rng = log(users=60), np.random.default_rng(0)
-    model = untrained("neumf", events, 9, form="gmf", width=2)
+    model = untrained("neumf", events, 9, variant="gmf", embedding_dim=2)
     items, matrix = model.items_IE.detach().numpy(), rng.standard_normal((2, 2))
     had = seen(events, 9)
     means = had @ items / np.maximum(had.sum(axis=1), 1)[:, None]
     with torch.no_grad():
         model.users_UE.copy_(torch.from_numpy(1.0 + means @ matrix))
-    model.settle()
+    model.finalize()
     asked = Queries.anonymous(Events.of([[2, 2, 5, 8], [], [8]]))
     expected = 1.0 + (items[2] + items[5]) / 2 @ matrix
-    found = model._people(asked)
+    found = model._user_vectors(asked)
     np.testing.assert_allclose(found[0], expected, atol=0.02)
     np.testing.assert_allclose(found[1:], [model.users_UE.detach().numpy()[1:].mean(axis=0)] * 2, atol=1e-5)
 
@@ -317,27 +319,29 @@ def test_a_gaussian_is_no_way_from_itself() -> None:
 def bag_to_hidden(it: Mapping[str, np.ndarray], had: np.ndarray, form: str) -> tuple[np.ndarray, np.ndarray]:
     """``(mean or point, its hidden layer)``: the formulas of the module, dense."""
     unit = had / np.sqrt(np.maximum(had.sum(axis=1, keepdims=True), 1))
-    told = unit @ it["read_IH"] + it["read_H"]
-    if "inner.weight" in it:
-        told = np.tanh(told) @ it["inner.weight"].T + it["inner.bias"]
+    told = unit @ it["encoder_IH"] + it["encoder_bias_H"]
+    if "encoder_layer.weight" in it:
+        told = np.tanh(told) @ it["encoder_layer.weight"].T + it["encoder_layer.bias"]
     point = np.tanh(told) if form == "dae" else told[:, : told.shape[1] // 2]
-    return told, np.tanh(point @ it["outer.weight"].T + it["outer.bias"]) if "outer.weight" in it else point
+    return told, np.tanh(
+        point @ it["decoder_layer.weight"].T + it["decoder_layer.bias"]
+    ) if "decoder_layer.weight" in it else point
 
 
 @pytest.mark.parametrize("form", ["vae", "dae"])
-@pytest.mark.parametrize("hidden_width", [None, 6])
-def test_multi_vae_answers_from_the_mean(form: str, hidden_width: int | None) -> None:
-    model = untrained("multi_vae", log(), 9, form=form, width=4, hidden_width=hidden_width)
+@pytest.mark.parametrize("hidden_dim", [None, 6])
+def test_multi_vae_answers_from_the_mean(form: str, hidden_dim: int | None) -> None:
+    model = untrained("multi_vae", log(), 9, variant=form, embedding_dim=4, hidden_dim=hidden_dim)
     it, had = numbers(model), seen(log(), 9)
     hidden = bag_to_hidden(it, had, form)[1]
     found = model.score(Queries.anonymous(log()))
-    np.testing.assert_allclose(found, hidden @ it["items_IH"].T + it["offsets_I"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, hidden @ it["decoder_IH"].T + it["decoder_bias_I"], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", ["vae", "dae"])
 def test_multi_vae_minimises_the_bound(form: str) -> None:
-    values = {"kl_weight": 0.7, "annealing": 2.0} if form == "vae" else {}
-    model = untrained("multi_vae", log(), 9, form=form, width=4, hidden_width=6, dropout=0.0, **values).train()
+    values = {"kl_weight": 0.7, "kl_annealing_epochs": 2.0} if form == "vae" else {}
+    model = untrained("multi_vae", log(), 9, variant=form, embedding_dim=4, hidden_dim=6, dropout=0.0, **values).train()
     count, batches = model.batches(dataset(log(), 9), 100, np.random.default_rng(0))
     (batch,) = batches
     model.steps += 1  # half of the way: one of two epochs of one batch
@@ -354,25 +358,25 @@ def test_multi_vae_minimises_the_bound(form: str) -> None:
         torch.manual_seed(3)
         mean, log_variance = told[:, :4], told[:, 4:]
         point = mean + np.exp(log_variance / 2) * torch.randn(11, 4).numpy()
-        hidden = np.tanh(point @ it["outer.weight"].T + it["outer.bias"])
+        hidden = np.tanh(point @ it["decoder_layer.weight"].T + it["decoder_layer.bias"])
         expected = 0.35 * 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(1).mean()
-    scores = hidden @ it["items_IH"].T + it["offsets_I"]
+    scores = hidden @ it["decoder_IH"].T + it["decoder_bias_I"]
     expected -= (had * (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))).sum(1).mean()
     np.testing.assert_allclose(value.item(), expected, rtol=1e-4)
 
 
 def test_the_divergence_is_annealed() -> None:
-    model = untrained("multi_vae", log(), 9, kl_weight=0.2, annealing=3.0)
+    model = untrained("multi_vae", log(), 9, kl_weight=0.2, kl_annealing_epochs=3.0)
     found = []
     for _ in range(15):
         found.append(model.beta(batches=4))
         model.steps += 1
     np.testing.assert_allclose(found, 0.2 * np.minimum(1, np.arange(15) / 12))
-    assert untrained("multi_vae", log(), 9, kl_weight=0.2, annealing=0.0).beta(4) == 0.2
+    assert untrained("multi_vae", log(), 9, kl_weight=0.2, kl_annealing_epochs=0.0).beta(4) == 0.2
 
 
 def test_multi_vae_drops_what_it_reads_and_nothing_of_what_it_is_to_find() -> None:
-    model = untrained("multi_vae", log(), 9, form="dae", dropout=0.9).train()
+    model = untrained("multi_vae", log(), 9, variant="dae", dropout=0.9).train()
     batch = next(model.batches(dataset(log(), 9), 100, np.random.default_rng(0))[1])
     torch.manual_seed(0)
     losses = {model.objective(batch, None)[0].item() for _ in range(3)}
@@ -406,10 +410,10 @@ class Validation:
 
 
 VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
-    ("lightgcn", {"width": 4}, {}),
-    ("lightgcn", {"width": 4, "layers": 1}, {"loss": "bpr", "negatives": 5, "ema": 0.9}),
-    ("multi_vae", {"width": 4, "hidden_width": 6, "annealing": 2.5}, {"accumulate": 2}),
-    ("neumf", {"width": 2, "pretraining": 1.5}, {"ema": 0.5}),
+    ("lightgcn", {"embedding_dim": 4}, {}),
+    ("lightgcn", {"embedding_dim": 4, "num_layers": 1}, {"loss": "bpr", "num_negatives": 5, "ema": 0.9}),
+    ("multi_vae", {"embedding_dim": 4, "hidden_dim": 6, "kl_annealing_epochs": 2.5}, {"gradient_accumulation": 2}),
+    ("neumf", {"embedding_dim": 2, "pretrain_epochs": 1.5}, {"ema": 0.5}),
 ]
 
 
@@ -446,23 +450,31 @@ def test_a_mean_of_weights_answers_from_what_follows_from_it() -> None:
         return {"ndcg@10": float(len(told))}
 
     how = Training(epochs=3, batch_size=3, learning_rate=0.1, ema=0.9)
-    model: Any = train("lightgcn", {"width": 4, "layers": 1}, how, dataset(log(), 9), Run(0), validate)
+    model: Any = train("lightgcn", {"embedding_dim": 4, "num_layers": 1}, how, dataset(log(), 9), Run(0), validate)
     np.testing.assert_allclose(model.vectors, spread(model), atol=1e-5)
     assert max(told) < 1e-5
 
 
 @pytest.mark.parametrize("key", ["multi_vae", "neumf"])
 def test_a_loss_that_nothing_looks_at_is_refused(key: str) -> None:
-    told = r"training\.loss: got 'bce', but this model minimises .*\ntraining\.negatives: got 3, "
+    told = r"training\.loss: got 'bce', but this model minimizes .*\ntraining\.num_negatives: got 3, "
     with pytest.raises(ValueError, match=told):
-        train(key, {}, Training(loss="bce", negatives=3), dataset(log(), 9), Run(0))
+        train(key, {}, Training(loss="bce", num_negatives=3), dataset(log(), 9), Run(0))
 
 
 def test_a_setting_of_another_form_is_refused() -> None:
     for key, values, told in (
-        ("neumf", {"form": "gmf", "pretraining": 2}, "neumf.pretraining: got 2.0, but the form 'gmf' has one path"),
-        ("multi_vae", {"form": "dae", "annealing": 2}, "multi_vae.annealing: got 2.0, but the form 'dae' does not use"),
+        (
+            "neumf",
+            {"variant": "gmf", "pretrain_epochs": 2},
+            "neumf.pretrain_epochs: got 2.0, but the variant 'gmf' has a single path",
+        ),
+        (
+            "multi_vae",
+            {"variant": "dae", "kl_annealing_epochs": 2},
+            "multi_vae.kl_annealing_epochs: got 2.0, but the variant 'dae' does not use",
+        ),
     ):
-        with pytest.raises(ValueError, match="but the form") as caught:
+        with pytest.raises(ValueError, match="but the variant") as caught:
             parse(model_class(key).Config, values, key)
         assert told in str(caught.value)

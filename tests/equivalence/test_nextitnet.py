@@ -1,4 +1,4 @@
-"""Dilated convolutions against their formula, and answering against the whole sequence."""
+"""DilatedStack convolutions against their formula, and answering against the whole sequence."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from segue.core.batches import Sequences
-from segue.core.types import Domain
+from segue.core.types import DataSchema
 from segue.models.sequential.nextitnet import NextItNet
-from segue.nn.layers.dilated_convolution import Convolution, Dilated
+from segue.nn.layers.dilated_convolution import DilatedConvolution, DilatedStack
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -20,7 +20,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize(("kernel", "dilation"), [(2, 1), (3, 1), (3, 4), (3, 20)])
 def test_a_convolution_is_its_formula(kernel: int, dilation: int) -> None:
     torch.manual_seed(0)
-    layer = Convolution(6, kernel, dilation).double()
+    layer = DilatedConvolution(6, kernel, dilation).double()
     x_BLD = drawn(2, 15, 6)
     expected = layer.taps.bias.expand(2, 15, 6).clone()
     for t in range(15):
@@ -34,7 +34,7 @@ def test_a_convolution_is_its_formula(kernel: int, dilation: int) -> None:
 @pytest.mark.parametrize("dilations", [(1, 2), (1, 2, 4, 8), (3, 1, 2, 7, 1, 1)])
 def test_the_last_positions_are_those_of_the_whole(dilations: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    stack = Dilated(6, 3, dilations, 0.0).double()
+    stack = DilatedStack(6, 3, dilations, 0.0).double()
     for convolution in stack.convolutions:
         torch.nn.init.normal_(convolution.norm.bias)  # type: ignore[union-attr, arg-type]
     x_BLD, last_B = drawn(5, 40, 6), torch.tensor([0, 1, 7, 25, 39])
@@ -43,17 +43,21 @@ def test_the_last_positions_are_those_of_the_whole(dilations: tuple[int, ...]) -
 
 def test_the_receptive_field_is_what_an_answer_depends_on() -> None:
     torch.manual_seed(0)
-    model = NextItNet(NextItNet.Config(width=8, blocks=3, dilations=(1, 4), dropout=0.0), Domain(1, 5)).double().eval()
+    model = (
+        NextItNet(NextItNet.Config(embedding_dim=8, num_blocks=3, dilations=(1, 4), dropout=0.0), DataSchema(1, 5))
+        .double()
+        .eval()
+    )
     x_BLD = drawn(1, 60, 8).requires_grad_()
     read = Sequences(torch.zeros(1, 60, dtype=torch.int64), torch.tensor([60]), torch.tensor([-1]))
-    (slope_BLD,) = torch.autograd.grad((model.hidden(x_BLD, read)[0, 50] ** 2 * drawn(8, seed=1)).sum(), x_BLD)
+    (slope_BLD,) = torch.autograd.grad((model.encode_sequence(x_BLD, read)[0, 50] ** 2 * drawn(8, seed=1)).sum(), x_BLD)
     moved = slope_BLD[0].abs().sum(-1).nonzero()[:, 0]
     assert model.receptive_field == 1 + 3 * 2 * (1 + 4 + 1)
     assert (moved.min(), moved.max()) == (50 - model.receptive_field + 1, 50)
 
 
 def test_reading_no_more_than_the_window_bounds_the_field() -> None:
-    assert NextItNet(NextItNet.Config(max_length=10), Domain(1, 5)).receptive_field == 10
+    assert NextItNet(NextItNet.Config(max_length=10), DataSchema(1, 5)).receptive_field == 10
 
 
 def test_no_dilations_are_refused() -> None:

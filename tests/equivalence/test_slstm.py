@@ -31,7 +31,7 @@ def plain(raw: Tensor, recurrent: Tensor) -> Tensor:
 
 
 def stepped(raw: Tensor, recurrent: Tensor) -> Tensor:
-    memory = slstm.empty(raw.shape[1], raw.shape[2], raw.shape[3] // 4, raw)
+    memory = slstm.initial_state(raw.shape[1], raw.shape[2], raw.shape[3] // 4, raw)
     outputs = []
     for step in raw:
         memory = slstm.step(step, recurrent, memory)

@@ -13,7 +13,9 @@ import torch
 from segue.core.model import Model, Recommender
 from segue.core.run import Interrupted, Run
 from segue.core.types import Dataset, Events, Queries, Vocab
-from segue.training.optim import FINAL, REFUSED, learning_rate
+from segue.training.callbacks import Callback, TrainingState
+from segue.training.optim import FINAL_LR_FRACTION, learning_rate
+from segue.training.settings_checks import UNSUPPORTED
 from segue.training.train import Training, train
 
 ITEMS = 12
@@ -27,7 +29,7 @@ def world(users: int = 40) -> Dataset:
 
 
 TRAINING = Training(epochs=4, batch_size=8, learning_rate=0.01, schedule="one_cycle", loss="cross_entropy")
-SMALL = {"width": 8, "max_length": 6}
+SMALL = {"embedding_dim": 8, "max_length": 6}
 
 
 class Validation:
@@ -81,13 +83,13 @@ OPTIMIZERS = sorted(
     if isinstance(kind, type) and kind is not torch.optim.Optimizer and issubclass(kind, torch.optim.Optimizer)
 )
 VARIANTS = [
-    *({"optimizer": name} for name in OPTIMIZERS if name.lower() not in REFUSED),
+    *({"optimizer": name} for name in OPTIMIZERS if name.lower() not in UNSUPPORTED),
     {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.01},
     {"optimizer": "rmsprop", "momentum": 0.5},
     {"ema": 0.9},
-    {"accumulate": 2},
-    {"accumulate": 3, "ema": 0.9, "precision": "bfloat16", "loss": "gbce", "sampler": "popularity"},
-    {"loss": "sampled_softmax", "sampler": "hard", "negatives": 3},
+    {"gradient_accumulation": 2},
+    {"gradient_accumulation": 3, "ema": 0.9, "precision": "bfloat16", "loss": "gbce", "sampler": "popularity"},
+    {"loss": "sampled_softmax", "sampler": "hard", "num_negatives": 3},
 ]
 
 
@@ -149,12 +151,12 @@ def test_the_best_model_is_kept_and_patience_ends_training() -> None:
 
 
 def test_a_metric_that_validation_does_not_give_is_told() -> None:
-    with pytest.raises(ValueError, match="'recall@99', validation gives ndcg@10"):
+    with pytest.raises(ValueError, match="'recall@99', expected one of the validation metrics: ndcg@10"):
         fit("sasrec", Run(0), TRAINING.model_copy(update={"metric": "recall@99"}))
 
 
 def test_nothing_to_train_on_is_told() -> None:
-    empty = world().having(Events.of([[]] * 40))
+    empty = world().with_histories(Events.of([[]] * 40))
     with pytest.raises(ValueError, match="nothing to train on"):
         train("sasrec", SMALL, TRAINING, empty, Run(0))
 
@@ -203,7 +205,7 @@ def test_accumulated_batches_are_one_large_batch() -> None:
     for schedule in ("constant", "one_cycle"):
         one, several = (
             train("gru4rec", settings, Training(schedule=schedule, **same_steps, **size), world(), Run(3))
-            for size in ({"batch_size": 40}, {"batch_size": 10, "accumulate": 4})
+            for size in ({"batch_size": 40}, {"batch_size": 10, "gradient_accumulation": 4})
         )
         for name, array in one.arrays().items():
             np.testing.assert_allclose(several.arrays()[name], array, rtol=0, atol=1e-5, err_msg=name)
@@ -230,15 +232,76 @@ def test_schedules_begin_and_end_where_they_should() -> None:
     assert at("constant", 0) == at("constant", 99) == 1.0
     assert at("step", 9.9) == 1.0
     assert at("step", 10) == 0.5
-    assert at("step", 29, step_factor=0.1) == pytest.approx(0.01)
+    assert at("step", 29, lr_step_factor=0.1) == pytest.approx(0.01)
     assert at("cosine", 0) == 1.0
-    assert at("cosine", 50) == pytest.approx((1 + FINAL) / 2)
-    assert at("cosine", 100) == pytest.approx(FINAL)
-    assert at("one_cycle", 0) == pytest.approx(FINAL)
+    assert at("cosine", 50) == pytest.approx((1 + FINAL_LR_FRACTION) / 2)
+    assert at("cosine", 100) == pytest.approx(FINAL_LR_FRACTION)
+    assert at("one_cycle", 0) == pytest.approx(FINAL_LR_FRACTION)
     assert at("one_cycle", 30) == pytest.approx(1.0)
-    assert at("one_cycle", 100) == pytest.approx(FINAL)
+    assert at("one_cycle", 100) == pytest.approx(FINAL_LR_FRACTION)
     assert at("plateau", 50, down=2) == 0.25
     assert at("constant", 1, warmup=4) == 0.25
     rates = [at("one_cycle", e) for e in range(101)]
     assert max(rates) == pytest.approx(1.0)
     assert math.isclose(rates.index(max(rates)), 30)
+
+
+class Recorder(Callback):
+    """Records the hooks it sees and requests a stop after an epoch."""
+
+    def __init__(self, stop_after: int = 0) -> None:
+        self.stop_after = stop_after
+        self.hooks: list[tuple[str, int]] = []
+        self.states: list[TrainingState] = []
+
+    def on_train_start(self, state: TrainingState) -> None:
+        self.hooks.append(("start", state.epoch))
+
+    def on_step_end(self, state: TrainingState) -> None:
+        self.hooks.append(("step", state.batch))
+
+    def on_validation_end(self, state: TrainingState) -> None:
+        assert state.validation.keys() == {"ndcg@10"}
+        self.hooks.append(("validation", state.epoch))
+
+    def on_epoch_end(self, state: TrainingState) -> None:
+        self.hooks.append(("epoch", state.epoch))
+        self.states.append(state)
+        if state.epoch == self.stop_after:
+            state.request_stop()
+
+    def on_train_end(self, state: TrainingState) -> None:
+        self.hooks.append(("end", state.epoch))
+
+
+def test_a_callback_sees_every_epoch_and_changes_nothing(tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"validate_every": 2})
+    expected = fit("gru4rec", Run(5), training)
+    recorder, run = Recorder(), Run(5, tmp_path)
+    same(train("gru4rec", SMALL, training, world(), run, Validation(), [recorder]), expected)
+    steps = [("step", batch) for batch in range(1, 6)]
+    assert recorder.hooks == [
+        ("start", 0),
+        *(*steps, ("epoch", 1)),
+        *(*steps, ("validation", 2), ("epoch", 2)),
+        *(*steps, ("epoch", 3)),
+        *(*steps, ("validation", 4), ("epoch", 4)),
+        ("end", 4),
+    ]
+    assert [{"step": state.epoch, **state.metrics} for state in recorder.states] == run.history()
+    assert [bool(state.validation) for state in recorder.states] == [False, True, False, True]
+    assert recorder.states[-1].n_updates == 20
+
+
+def test_a_callback_stops_training_and_a_resumed_run_stays_stopped(tmp_path: Path) -> None:
+    recorder = Recorder(stop_after=2)
+    stopped = train("gru4rec", SMALL, TRAINING, world(), Run(5, tmp_path), None, [recorder])
+    assert recorder.hooks[-1] == ("end", 2)
+    assert len(Run(5, tmp_path).history()) == 2
+    same(train("gru4rec", SMALL, TRAINING, world(), Run(5, tmp_path)), stopped)
+    assert len(Run(5, tmp_path).history()) == 2
+
+
+def test_callbacks_of_a_model_that_is_not_a_network_are_an_error() -> None:
+    with pytest.raises(ValueError, match="callbacks: 'ease' is not trained in epochs"):
+        train("ease", {}, TRAINING, world(), Run(0), None, [Recorder()])

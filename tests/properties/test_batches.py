@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.core.batches import by_length, query_batches, training_batches
+from segue.core.batches import length_bucketed_batches, query_batches, training_batches
 from segue.core.types import Events, Queries
 from segue.nn.training_targets import next_item
 
@@ -18,7 +18,7 @@ rows = st.lists(st.lists(st.integers(0, 999), max_size=12), min_size=1, max_size
 
 
 def numbered(lengths: list[int]) -> Events:
-    """Each event is an item of its own, so that inputs and targets can be told apart."""
+    """Each event has a distinct item, so that inputs and targets can be distinguished."""
     ends = np.cumsum(lengths)
     return Events.of([list(range(end - length, end)) for end, length in zip(ends, lengths, strict=True)])
 
@@ -27,13 +27,13 @@ def numbered(lengths: list[int]) -> Events:
     lengths=st.lists(st.integers(0, 20), min_size=1, max_size=15),
     length=st.integers(1, 8),
     size=st.integers(1, 5),
-    cover=st.booleans(),
+    all_windows=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_targets_and_inputs(lengths: list[int], length: int, size: int, cover: bool, seed: int) -> None:
+def test_targets_and_inputs(lengths: list[int], length: int, size: int, all_windows: bool, seed: int) -> None:
     histories = numbered(lengths)
     count, batches = training_batches(
-        histories, FILL, length, size, np.random.default_rng(seed), next_item, cover=cover, pool=2
+        histories, FILL, length, size, np.random.default_rng(seed), next_item, all_windows=all_windows, pool=2
     )
     made = list(batches)
     assert len(made) == count
@@ -49,7 +49,7 @@ def test_targets_and_inputs(lengths: list[int], length: int, size: int, cover: b
         unused = torch.ones(batch.items_BL.numel(), dtype=torch.bool)
         unused[batch.positions_M] = False
         assert (batch.items_BL.reshape(-1)[unused] == FILL).all()
-    if cover:
+    if all_windows:
         expected = set(range(histories.size))
     else:
         expected = {
@@ -61,7 +61,7 @@ def test_targets_and_inputs(lengths: list[int], length: int, size: int, cover: b
 
 
 @given(lists=rows, limit=st.one_of(st.none(), st.integers(1, 9)), tokens=st.integers(1, 40))
-def test_queries_are_read_whole_after_a_start_or_cut_to_the_newest(
+def test_query_batches_hold_start_token_and_newest_events(
     lists: list[list[int]], limit: int | None, tokens: int
 ) -> None:
     seen: dict[int, list[int]] = {}
@@ -76,7 +76,7 @@ def test_queries_are_read_whole_after_a_start_or_cut_to_the_newest(
 
 
 @given(lengths=st.lists(st.integers(1, 50), max_size=40), size=st.integers(1, 7), pool=st.integers(1, 4))
-def test_batches_hold_every_row_once(lengths: list[int], size: int, pool: int) -> None:
-    batches = by_length(np.array(lengths, dtype=np.int64), size, np.random.default_rng(0), pool)
+def test_length_buckets_hold_every_row_once(lengths: list[int], size: int, pool: int) -> None:
+    batches = length_bucketed_batches(np.array(lengths, dtype=np.int64), size, np.random.default_rng(0), pool)
     assert sorted(np.concatenate([*batches, np.zeros(0, np.int64)]).tolist()) == list(range(len(lengths)))
     assert all(0 < len(batch) <= size for batch in batches)

@@ -41,7 +41,7 @@ def ordered(events: list[Row]) -> list[Row]:
 
 
 @given(rows)
-def test_preparation_sorts_and_keeps_ties_in_file_order(events: list[Row]) -> None:
+def test_events_are_sorted_and_ties_keep_file_order(events: list[Row]) -> None:
     data = load(table(events))
     assert back(data) == ordered(events)
     assert list(data.users.ids) == [str(u) for u in sorted({row[0] for row in events})]
@@ -49,7 +49,7 @@ def test_preparation_sorts_and_keeps_ties_in_file_order(events: list[Row]) -> No
 
 
 @given(rows)
-def test_repeats_and_identical_rows_are_counted(events: list[Row]) -> None:
+def test_repeated_and_identical_events_are_counted(events: list[Row]) -> None:
     counts = load(table(events)).header["counts"]
     assert counts["repeats"] == len(events) - len({(u, i) for u, i, _, _ in events})
     assert counts["identical"] == len(events) - len(set(events))
@@ -57,7 +57,7 @@ def test_repeats_and_identical_rows_are_counted(events: list[Row]) -> None:
 
 
 @given(rows, st.integers(1, 4), st.integers(1, 4))
-def test_the_core_is_stable_and_the_largest(events: list[Row], users: int, items: int) -> None:
+def test_k_core_is_stable_and_largest(events: list[Row], users: int, items: int) -> None:
     left = ordered(events)
     while True:  # one user or item at a time: another way to the same core
         of_user, of_item = Counter(r[0] for r in left), Counter(r[1] for r in left)
@@ -69,7 +69,7 @@ def test_the_core_is_stable_and_the_largest(events: list[Row], users: int, items
         left = [r for r in left if r[0 if weak[0] == "u" else 1] != weak[1]]
     filters = Filters(min_user_events=users, min_item_events=items)
     if not left:
-        with pytest.raises(ValueError, match="nothing is left"):
+        with pytest.raises(ValueError, match="no event is left"):
             load(table(events), filters=filters)
         return
     data = load(table(events), filters=filters)
@@ -80,7 +80,7 @@ def test_the_core_is_stable_and_the_largest(events: list[Row], users: int, items
 
 @pytest.mark.parametrize("which", ["first", "last"])
 @given(rows)
-def test_of_repeats_one_stays(which: Any, events: list[Row]) -> None:
+def test_one_of_repeated_events_is_kept(which: Any, events: list[Row]) -> None:
     kept: dict[tuple[int, int], int] = {}
     in_order = ordered(events)
     for place, row in enumerate(in_order):
@@ -92,7 +92,7 @@ def test_of_repeats_one_stays(which: Any, events: list[Row]) -> None:
 
 
 @given(rows)
-def test_small_values_and_other_times_go(events: list[Row]) -> None:
+def test_filters_by_value_and_time(events: list[Row]) -> None:
     left = [row for row in ordered(events) if row[3] >= 3.0 and 1 <= row[2] < 4]
     assume(left)
     filters = Filters(min_value=3.0, start="1970-01-01T00:00:01", end="1970-01-01T00:00:04+00:00")

@@ -1,4 +1,4 @@
-"""The blockwise ranking against one query at a time, sorted by hand."""
+"""Blockwise ranking against sorting one query at a time."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 
 from segue.core import recommend as core
 from segue.core.recommend import recommend, top_k
-from segue.core.types import Codes, Domain, Events, HeldOut, Queries, Ranks, Scores
+from segue.core.types import Codes, DataSchema, Events, HeldOut, Queries, Ranks, Scores
 from segue.evaluation import metrics, ranking
 from segue.evaluation.ranking import rank, rank_lists
 
 
 @dataclass
 class Table:
-    """A model that knows its scores by heart: row = user code."""
+    """A model with given scores; row = user code."""
 
     table: Scores
 
     @property
-    def domain(self) -> Domain:
-        return Domain(*self.table.shape)
+    def schema(self) -> DataSchema:
+        return DataSchema(*self.table.shape)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         return self.table[queries.users]
@@ -54,7 +54,7 @@ class Product(Table):
 class World:
     model: Table
     held_out: HeldOut
-    repeats: bool
+    exclude_seen: bool
 
 
 @st.composite
@@ -77,11 +77,11 @@ def by_hand(world: World) -> tuple[list[tuple[int, int, int]], list[list[int]]]:
     counts, orders = [], []
     for row in range(len(world.held_out)):
         scores = world.model.table[row].tolist()
-        history = world.held_out.queries.history.block(row, row + 1).items.tolist()
-        seen = set() if world.repeats else set(history)
+        history = world.held_out.queries.history.rows_between(row, row + 1).items.tolist()
+        seen = set(history) if world.exclude_seen else set()
         eligible = [item for item in range(len(scores)) if item not in seen]
         orders.append(sorted(eligible, key=lambda item: (-scores[item], item)))
-        for target in dict.fromkeys(world.held_out.targets.block(row, row + 1).items.tolist()):
+        for target in dict.fromkeys(world.held_out.targets.rows_between(row, row + 1).items.tolist()):
             if target in seen:
                 counts.append((len(eligible), 0, len(eligible)))
                 continue
@@ -97,30 +97,30 @@ def all_metrics(ranks: Ranks, k: int) -> dict[str, np.ndarray]:
 
 @settings(deadline=None, max_examples=150)
 @given(world=worlds(), k=st.integers(1, 45))
-def test_ranks_and_lists_are_those_of_a_sort(world: World, k: int) -> None:
-    ranks = rank(world.model, world.held_out, k, world.repeats)
+def test_ranks_and_lists_agree_with_a_sort(world: World, k: int) -> None:
+    ranks = rank(world.model, world.held_out, k, world.exclude_seen)
     counts, orders = by_hand(world)
-    found = list(zip(ranks.greater, ranks.equal, ranks.eligible[ranks.rows], strict=True))
+    found = list(zip(ranks.n_higher, ranks.n_tied, ranks.n_candidates[ranks.rows], strict=True))
     assert found == counts
-    assert ranks.eligible.tolist() == [len(order) for order in orders]
+    assert ranks.n_candidates.tolist() == [len(order) for order in orders]
     lists = [row[:length].tolist() for row, length in zip(ranks.top.items, ranks.top.lengths, strict=True)]
     assert lists == [order[:k] for order in orders]
-    same = recommend(world.model, world.held_out.queries, k, repeats=world.repeats)
+    same = recommend(world.model, world.held_out.queries, k, exclude_seen=world.exclude_seen)
     np.testing.assert_array_equal(same.items, ranks.top.items)
     np.testing.assert_array_equal(same.scores, ranks.top.scores)
 
 
 @settings(deadline=None, max_examples=50)
 @given(world=worlds(), most=st.integers(1, 200), cached=st.integers(1, 100), sorted_from=st.integers(1, 9))
-def test_blocks_change_nothing(world: World, most: int, cached: int, sorted_from: int) -> None:
-    whole = rank(world.model, world.held_out, 5, world.repeats)
+def test_block_sizes_do_not_change_the_result(world: World, most: int, cached: int, sorted_from: int) -> None:
+    whole = rank(world.model, world.held_out, 5, world.exclude_seen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "BLOCK_SCORES", most)
         patch.setattr(core, "CACHE_SCORES", cached)
         patch.setattr(core, "MIN_ROWS", 1)
-        patch.setattr(ranking, "SORTED_FROM", sorted_from)
-        parts = rank(world.model, world.held_out, 5, world.repeats)
-    for name in ("offsets", "greater", "equal", "eligible"):
+        patch.setattr(ranking, "MIN_TARGETS_TO_SORT", sorted_from)
+        parts = rank(world.model, world.held_out, 5, world.exclude_seen)
+    for name in ("offsets", "n_higher", "n_tied", "n_candidates"):
         np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
     np.testing.assert_array_equal(parts.top.items, whole.top.items)
     np.testing.assert_array_equal(parts.top.scores, whole.top.scores)
@@ -128,8 +128,8 @@ def test_blocks_change_nothing(world: World, most: int, cached: int, sorted_from
 
 @settings(deadline=None, max_examples=100)
 @given(world=worlds(), k=st.integers(1, 45))
-def test_metrics_are_shares_and_grow_with_k(world: World, k: int) -> None:
-    ranks = rank(world.model, world.held_out, 1, world.repeats)
+def test_metrics_are_between_0_and_1_and_grow_with_k(world: World, k: int) -> None:
+    ranks = rank(world.model, world.held_out, 1, world.exclude_seen)
     here, further = all_metrics(ranks, k), all_metrics(ranks, k + 1)
     counted = np.diff(ranks.offsets) > 0
     for name, values in here.items():
@@ -145,8 +145,8 @@ def test_metrics_are_shares_and_grow_with_k(world: World, k: int) -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(world=worlds(), seed=st.integers(0, 2**32))
-def test_the_order_of_the_catalogue_does_not_matter(world: World, seed: int) -> None:
-    n_items = world.model.domain.n_items
+def test_the_order_of_the_catalog_does_not_matter(world: World, seed: int) -> None:
+    n_items = world.model.schema.n_items
     new = np.random.default_rng(seed).permutation(n_items)  # old code -> new code
     table = np.empty_like(world.model.table)
     table[:, new] = world.model.table
@@ -155,38 +155,38 @@ def test_the_order_of_the_catalogue_does_not_matter(world: World, seed: int) -> 
         Queries.of_users(world.held_out.queries.users, Events(history.offsets, new[history.items])),
         Events(targets.offsets, new[targets.items]),
     )
-    before = rank(world.model, world.held_out, 1, world.repeats)
-    after = rank(Table(table), moved, 1, world.repeats)
-    np.testing.assert_array_equal(before.greater, after.greater)
-    np.testing.assert_array_equal(before.equal, after.equal)
+    before = rank(world.model, world.held_out, 1, world.exclude_seen)
+    after = rank(Table(table), moved, 1, world.exclude_seen)
+    np.testing.assert_array_equal(before.n_higher, after.n_higher)
+    np.testing.assert_array_equal(before.n_tied, after.n_tied)
     for name, values in all_metrics(before, 3).items():
         np.testing.assert_array_equal(values, all_metrics(after, 3)[name])
 
 
 @settings(deadline=None, max_examples=60)
 @given(world=worlds())
-def test_a_whole_list_measures_as_the_ranking_it_came_from(world: World) -> None:
-    """Without ties, the list of the whole ranking says all the ranking says."""
-    table = world.model.table + np.linspace(0, 0.5, world.model.domain.n_items, dtype=np.float32)
-    ranks = rank(Table(table), world.held_out, world.model.domain.n_items, world.repeats)
+def test_a_full_list_gives_the_metrics_of_its_ranking(world: World) -> None:
+    """Without ties, the list of the whole ranking determines all metrics."""
+    table = world.model.table + np.linspace(0, 0.5, world.model.schema.n_items, dtype=np.float32)
+    ranks = rank(Table(table), world.held_out, world.model.schema.n_items, world.exclude_seen)
     listed = rank_lists(ranks.top, world.held_out.targets)
-    np.testing.assert_array_equal(listed.places, ranks.places)
+    np.testing.assert_array_equal(listed.expected_ranks, ranks.expected_ranks)
 
 
-def test_expected_place_of_ties_is_the_mean_over_random_orders() -> None:
-    """Two targets among five equals, two better: the mean places of the first and the second of them."""
+def test_expected_rank_of_ties_is_the_mean_over_random_orders() -> None:
+    """Two targets among five tied items, two better: the mean ranks of the first and the second of them."""
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.broadcast_to(np.arange(5), (40_000, 5)), axis=1)
     simulated = 3 + np.sort(orders[:, :2], axis=1).mean(axis=0)
     table = np.array([[1, 2, 1, 1, 2, 1, 1, 0]], np.float32)
     held_out = HeldOut(Queries.anonymous(Events.of([[]])), Events.of([[3, 0]]))
-    places = rank(Table(table), held_out).places
+    places = rank(Table(table), held_out).expected_ranks
     np.testing.assert_allclose(np.sort(places), simulated, atol=0.02)
 
 
 @pytest.mark.parametrize("n_items", [100, 1000])
 @pytest.mark.parametrize("levels", [1, 3, 1_000_000])
-def test_the_best_k_of_a_large_catalogue(n_items: int, levels: int) -> None:
+def test_the_best_k_of_a_large_catalog(n_items: int, levels: int) -> None:
     """Above 16 k items, the search by groups; with few levels, the cut through many equal scores."""
     scores = np.random.default_rng(1).integers(0, levels, (50, n_items)).astype(np.float32)
     scores[3] = -np.inf
@@ -199,7 +199,7 @@ def test_the_best_k_of_a_large_catalogue(n_items: int, levels: int) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
+def test_scores_that_are_not_finite_are_rejected(bad: float) -> None:
     table = np.zeros((3, 4), np.float32)
     table[2, 1] = bad
     held_out = HeldOut(Queries.of_users(np.arange(3, dtype=np.int32), Events.of([[], [], []])), Events.of([[0]] * 3))
@@ -207,7 +207,7 @@ def test_scores_that_are_not_finite_are_refused(bad: float) -> None:
         rank(Table(table), held_out)
 
 
-def test_targets_outside_the_catalogue_are_refused() -> None:
+def test_targets_outside_the_catalog_are_rejected() -> None:
     held_out = HeldOut(Queries.anonymous(Events.of([[]])), Events.of([[4]]))
-    with pytest.raises(ValueError, match=r"item codes 4 to 4, expected 0\.\.3"):
+    with pytest.raises(ValueError, match=r"item codes 4 to 4, expected 0 to 3"):
         rank(Table(np.zeros((1, 4), np.float32)), held_out)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from segue.core.registry import functions
+from segue.core.registry import exported_functions
 from segue.nn.losses import negative_samplers
-from segue.nn.losses.negatives import Draw
-from segue.training.configured_loss import names_of
+from segue.nn.losses.negatives import SampleNegatives
+from segue.training.settings_checks import setting_names
 from segue.training.train import Training
 
 COUNTS = torch.tensor([40, 0, 1, 9, 16, 25, 4, 0, 5, 0])
@@ -20,10 +20,10 @@ COUNTS = torch.tensor([40, 0, 1, 9, 16, 25, 4, 0, 5, 0])
 TARGETS = torch.repeat_interleave(torch.arange(10), COUNTS)
 
 
-def made(name: str, counts: Tensor = COUNTS, **settings: float) -> Draw:
-    sampler = functions(negative_samplers)[name]
-    own = {key: getattr(Training(), key) for key in names_of(sampler)} | settings
-    draw: Draw = sampler(counts, **own)
+def made(name: str, counts: Tensor = COUNTS, **settings: float) -> SampleNegatives:
+    sampler = exported_functions(negative_samplers)[name]
+    own = {key: getattr(Training(), key) for key in setting_names(sampler)} | settings
+    draw: SampleNegatives = sampler(counts, **own)
     return draw
 
 
@@ -39,9 +39,9 @@ CASES = [
     ("popularity", {"sampler_alpha": 0.5}),
     ("popularity", {"sampler_alpha": 1.0}),
     ("in_batch", {}),
-    ("mixed", {"sampler_share": 0.3}),
-    ("mixed", {"sampler_share": 0.0}),
-    ("mixed", {"sampler_share": 1.0}),
+    ("mixed", {"in_batch_fraction": 0.3}),
+    ("mixed", {"in_batch_fraction": 0.0}),
+    ("mixed", {"in_batch_fraction": 1.0}),
 ]
 
 
@@ -52,9 +52,9 @@ def test_items_are_drawn_as_often_as_is_told(name: str, settings: dict[str, floa
     drawn = made(name, **settings)(many, *scene())
     found_I = torch.bincount(drawn.items_K, minlength=10) / many
     told_I = torch.zeros(10).scatter_(0, drawn.items_K, drawn.log_q_K.exp())
-    if name == "uniform" or settings.get("sampler_share", 1.0) < 1.0:
+    if name == "uniform" or settings.get("in_batch_fraction", 1.0) < 1.0:
         # even chances are told for the items that are not the target: of nine, not of ten
-        even = (1.0 - settings.get("sampler_share", 0.0)) / 9
+        even = (1.0 - settings.get("in_batch_fraction", 0.0)) / 9
         told_I = told_I - even + even * 0.9
     torch.testing.assert_close(found_I, told_I, rtol=0.05, atol=1e-3)
 
@@ -88,7 +88,7 @@ def test_hard_keeps_the_best_of_a_pool() -> None:
     torch.manual_seed(0)
     pool = made("uniform")(200, hidden, vectors, None, targets)
     torch.manual_seed(0)
-    kept = made("hard", sampler_pool=20.0)(10, hidden, vectors, None, targets)
+    kept = made("hard", hard_pool_factor=20.0)(10, hidden, vectors, None, targets)
     scores = (hidden @ vectors[pool.items_K].T).masked_fill(pool.items_K == targets[:, None], -math.inf)
     made_of = torch.softmax(scores, 1).sum(0)
     assert sorted(kept.items_K.tolist()) == sorted(pool.items_K[made_of.topk(10).indices].tolist())
@@ -98,14 +98,14 @@ def test_hard_keeps_the_best_of_a_pool() -> None:
 
 def test_hard_without_a_larger_pool_is_uniform() -> None:
     torch.manual_seed(0)
-    kept = made("hard", sampler_pool=1.0)(10, *scene())
+    kept = made("hard", hard_pool_factor=1.0)(10, *scene())
     torch.manual_seed(0)
     even = made("uniform")(10, *scene())
     assert sorted(kept.items_K.tolist()) == sorted(even.items_K.tolist())
     torch.testing.assert_close(kept.log_q_K, even.log_q_K)
 
 
-@pytest.mark.parametrize("name", functions(negative_samplers))
+@pytest.mark.parametrize("name", exported_functions(negative_samplers))
 def test_the_same_seed_draws_the_same_and_no_gradient_is_asked_for(name: str) -> None:
     draw, (hidden, vectors, _, targets) = made(name), scene()
     found = []
@@ -119,7 +119,7 @@ def test_the_same_seed_draws_the_same_and_no_gradient_is_asked_for(name: str) ->
     assert not found[0].log_q_K.requires_grad
 
 
-@pytest.mark.parametrize("name", functions(negative_samplers))
+@pytest.mark.parametrize("name", exported_functions(negative_samplers))
 def test_a_catalogue_of_one_item_can_be_drawn_from(name: str) -> None:
     one = torch.zeros(4, dtype=torch.int64)
     drawn = made(name, torch.tensor([4]))(5, torch.ones(4, 2), torch.ones(1, 2), None, one)
@@ -128,7 +128,7 @@ def test_a_catalogue_of_one_item_can_be_drawn_from(name: str) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("name", functions(negative_samplers))
+@pytest.mark.parametrize("name", exported_functions(negative_samplers))
 def test_a_device_draws_there(name: str) -> None:
     hidden, vectors, _, targets = scene()
     drawn = made(name, COUNTS.cuda())(50, hidden.cuda(), vectors.cuda(), None, targets.cuda())

@@ -1,4 +1,4 @@
-"""Splits over random logs: disjoint, complete, without leaks, the same twice. ``values`` number the events."""
+"""Splits of random logs are disjoint, complete, without leakage and reproducible. ``values`` number the events."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 
-from segue.core.types import Dataset, HeldOut
+from segue.core.types import Dataset, HeldOut, Split
 from segue.data import SplitSettings, load, split
+from segue.data.splits import folds, sliding_windows
+from segue.evaluation.leakage import check_leakage
 
-ORDERED = ("leave_one_out", "temporal", "ratio", "held_out_users")
-KINDS = (*ORDERED, "random", "random_ratio", "k_fold")
+HELD_OUT_USERS = ("held_out_users", "user_k_fold", "cold_users")
+ORDERED = ("leave_one_out", "leave_n_out", "global_temporal", "per_user_ratio", *HELD_OUT_USERS)
+STRATEGIES = (*ORDERED, "random", "per_user_random", "k_fold", "cold_items")
 
 
 @st.composite
 def logs(draw: st.DrawFn, actions: bool = False) -> Dataset:
-    """A log of up to 8 users, 6 items and 60 events with many ties in time and repeats."""
+    """A log of up to 8 users, 6 items and 60 events with many ties in time and repeated items."""
     cells = st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(0, 9), st.sampled_from(["buy", "view"]))
     rows = draw(st.lists(cells, min_size=12, max_size=60))
-    rows += [(8, i % 6, i, "buy") for i in range(4)]  # so that both kinds occur and something is left to train
+    rows += [(8, i % 6, i, "buy") for i in range(4)]  # both actions occur, and some events are left for training
     rows.append((8, 0, 4, "view"))
     users, items, times, kinds = zip(*rows, strict=True)
     table: dict[str, Any] = {"user_id": users, "item_id": items, "timestamp": times, "rating": range(len(rows))}
@@ -33,9 +36,13 @@ def logs(draw: st.DrawFn, actions: bool = False) -> Dataset:
 
 
 @st.composite
-def settings_of(draw: st.DrawFn, kinds: tuple[str, ...]) -> SplitSettings:
+def settings_of(draw: st.DrawFn, strategies: tuple[str, ...]) -> SplitSettings:
+    strategy = draw(st.sampled_from(strategies))
     return SplitSettings(
-        kind=draw(st.sampled_from(kinds)),
+        strategy=strategy,
+        n=draw(st.integers(1, 3)) if strategy == "leave_n_out" else 1,
+        drop_cold_targets=draw(st.booleans()),
+        drop_seen_targets=draw(st.booleans()),
         test=draw(st.sampled_from([0.1, 0.2, 0.4])),
         valid=draw(st.sampled_from([0.0, 0.1, 0.3])),
         seed=draw(st.integers(0, 3)),
@@ -53,6 +60,12 @@ def items(rows: Any, row: int) -> list[int]:
     return [int(item) for item in rows.items[rows.offsets[row] : rows.offsets[row + 1]]]
 
 
+def not_targets(done: Split) -> int:
+    """Count held-out events that are no targets: repeated items of a query, and dropped targets."""
+    counts = ("repeated_targets", "cold_targets_dropped", "seen_targets_dropped")
+    return sum(done.metadata[part].get(name, 0) for part in ("valid", "test") for name in counts)
+
+
 def same(a: HeldOut, b: HeldOut) -> bool:
     return all(
         np.array_equal(x, y)
@@ -65,23 +78,22 @@ def same(a: HeldOut, b: HeldOut) -> bool:
 
 @pytest.mark.parametrize("actions", [False, True])
 @given(data=st.data())
-def test_no_event_serves_twice(data: st.DataObject, actions: bool) -> None:
+def test_train_valid_and_test_are_disjoint_and_complete(data: st.DataObject, actions: bool) -> None:
     dataset = data.draw(logs(actions))
-    done = split(dataset, data.draw(settings_of(KINDS)))
+    done = split(dataset, data.draw(settings_of(STRATEGIES)))
     sets = [numbers(done.train.histories), numbers(done.valid.targets), numbers(done.test.targets)]
     every = [number for part in sets for number in part]
     assert len(every) == len(set(every))
-    repeated = done.facts["valid"]["targets_repeated"] + done.facts["test"]["targets_repeated"]
-    assert len(every) + repeated + done.facts["unused_events"] == dataset.histories.size
+    assert len(every) + not_targets(done) + done.metadata["unused_events"] == dataset.histories.size
 
 
 @pytest.mark.parametrize("actions", [False, True])
 @given(data=st.data())
-def test_queries_hold_nothing_of_their_targets_and_nothing_later(data: st.DataObject, actions: bool) -> None:
+def test_histories_exclude_targets_and_later_events(data: st.DataObject, actions: bool) -> None:
     dataset = data.draw(logs(actions))
-    settings = data.draw(settings_of(KINDS))
+    settings = data.draw(settings_of(STRATEGIES))
     done = split(dataset, settings)
-    place = {number: row for row, number in enumerate(numbers(dataset.histories))}
+    position = {number: row for row, number in enumerate(numbers(dataset.histories))}
     train = set(numbers(done.train.histories))
     for name, held in (("valid", done.valid), ("test", done.test)):
         for row, user in enumerate(held.queries.users):
@@ -91,9 +103,9 @@ def test_queries_hold_nothing_of_their_targets_and_nothing_later(data: st.DataOb
             own = set(numbers(dataset.histories, int(user)))
             assert {*history, *targets} <= own
             assert len(set(items(held.targets, row))) == len(targets)
-            if settings.kind in ORDERED:
-                assert all(place[a] < place[b] for a in history for b in targets)
-            if settings.kind == "held_out_users":
+            if settings.strategy in ORDERED:
+                assert all(position[a] < position[b] for a in history for b in targets)
+            if settings.strategy in HELD_OUT_USERS:
                 assert not own & train
                 assert not held.queries.known[row]
             elif name == "valid":
@@ -104,9 +116,9 @@ def test_queries_hold_nothing_of_their_targets_and_nothing_later(data: st.DataOb
 
 
 @given(data=st.data())
-def test_targets_are_of_the_wanted_kind(data: st.DataObject) -> None:
+def test_targets_are_of_the_target_action(data: st.DataObject) -> None:
     dataset = data.draw(logs(actions=True))
-    done = split(dataset, data.draw(settings_of(KINDS)))
+    done = split(dataset, data.draw(settings_of(STRATEGIES)))
     assert dataset.target == dataset.actions.index("buy")
     for held in (done.valid, done.test):
         assert held.targets.actions is not None
@@ -114,9 +126,9 @@ def test_targets_are_of_the_wanted_kind(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-def test_the_future_of_a_temporal_split_is_unseen(data: st.DataObject) -> None:
+def test_training_precedes_the_targets_of_a_temporal_split(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    done = split(dataset, data.draw(settings_of(("temporal",))))
+    done = split(dataset, data.draw(settings_of(("global_temporal",))))
     first = {name: getattr(done, name).targets.times for name in ("valid", "test")}
     for times in first.values():
         assert not len(times) or done.train.histories.times.max() < times.min()
@@ -125,91 +137,222 @@ def test_the_future_of_a_temporal_split_is_unseen(data: st.DataObject) -> None:
 
 
 @given(data=st.data())
-def test_the_same_settings_give_the_same_split(data: st.DataObject) -> None:
+def test_splits_are_reproducible(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    settings = data.draw(settings_of(KINDS))
+    settings = data.draw(settings_of(STRATEGIES))
     one, two = split(dataset, settings), split(dataset, settings)
     assert np.array_equal(one.train.histories.values, two.train.histories.values)
     assert same(one.valid, two.valid)
     assert same(one.test, two.test)
-    assert one.facts == two.facts
+    assert one.metadata == two.metadata
 
 
 @given(dataset=logs())
-def test_leave_one_out_is_what_it_says(dataset: Dataset) -> None:
+def test_leave_one_out_holds_out_the_last_two_events(dataset: Dataset) -> None:
     done = split(dataset)
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
-        asked = np.flatnonzero(done.test.queries.users == user)
+        queries = np.flatnonzero(done.test.queries.users == user)
         if len(row) < 3:
-            assert not len(asked)
+            assert not len(queries)
             assert numbers(done.train.histories, user) == row
         else:
             assert numbers(done.train.histories, user) == row[:-2]
-            assert numbers(done.valid.queries.history, int(asked[0])) == row[:-2]
-            assert numbers(done.valid.targets, int(asked[0])) == [row[-2]]
-            assert numbers(done.test.queries.history, int(asked[0])) == row[:-1]
-            assert numbers(done.test.targets, int(asked[0])) == [row[-1]]
-    assert done.facts["train_only_users"] == int((dataset.histories.lengths < 3).sum())
+            assert numbers(done.valid.queries.history, int(queries[0])) == row[:-2]
+            assert numbers(done.valid.targets, int(queries[0])) == [row[-2]]
+            assert numbers(done.test.queries.history, int(queries[0])) == row[:-1]
+            assert numbers(done.test.targets, int(queries[0])) == [row[-1]]
+    assert done.metadata["train_only_users"] == int((dataset.histories.lengths < 3).sum())
 
 
 @given(dataset=logs())
-def test_leave_one_out_without_validation_trains_all_but_the_last(dataset: Dataset) -> None:
+def test_leave_one_out_without_validation_holds_out_the_last_event(dataset: Dataset) -> None:
     done = split(dataset, SplitSettings(valid=0.0))
     assert not len(done.valid)
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
-        asked = np.flatnonzero(done.test.queries.users == user)
+        queries = np.flatnonzero(done.test.queries.users == user)
         if len(row) < 2:
-            assert not len(asked)
+            assert not len(queries)
             assert numbers(done.train.histories, user) == row
         else:
-            assert numbers(done.train.histories, user) == numbers(done.test.queries.history, int(asked[0])) == row[:-1]
-            assert numbers(done.test.targets, int(asked[0])) == [row[-1]]
+            assert (
+                numbers(done.train.histories, user) == numbers(done.test.queries.history, int(queries[0])) == row[:-1]
+            )
+            assert numbers(done.test.targets, int(queries[0])) == [row[-1]]
 
 
 @given(dataset=logs(actions=True))
-def test_leave_one_out_of_one_kind_keeps_the_others_as_input(dataset: Dataset) -> None:
+def test_leave_one_out_with_a_target_action_keeps_other_actions_as_input(dataset: Dataset) -> None:
     done = split(dataset)
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
         start = int(dataset.histories.offsets[user])
         wanted = [p for p in range(len(row)) if dataset.histories.actions[start + p] == dataset.target]
-        asked = np.flatnonzero(done.test.queries.users == user)
+        queries = np.flatnonzero(done.test.queries.users == user)
         if len(wanted) < 2 or wanted[-2] == 0:
-            assert not len(asked)
+            assert not len(queries)
             assert numbers(done.train.histories, user) == row
         else:
             assert numbers(done.train.histories, user) == row[: wanted[-2]]
-            assert numbers(done.test.queries.history, int(asked[0])) == row[: wanted[-1]]
-            assert numbers(done.test.targets, int(asked[0])) == [row[wanted[-1]]]
+            assert numbers(done.test.queries.history, int(queries[0])) == row[: wanted[-1]]
+            assert numbers(done.test.targets, int(queries[0])) == [row[wanted[-1]]]
 
 
 @given(dataset=logs())
-def test_the_folds_together_are_the_log(dataset: Dataset) -> None:
+def test_test_sets_of_folds_cover_the_log(dataset: Dataset) -> None:
     tested: Counter[int] = Counter()
     repeated = 0
     for fold in range(3):
-        done = split(dataset, SplitSettings(kind="k_fold", folds=3, fold=fold, valid=0.0))
+        done = split(dataset, SplitSettings(strategy="k_fold", folds=3, fold=fold, valid=0.0))
         tested.update(numbers(done.test.targets))
-        repeated += done.facts["test"]["targets_repeated"]
+        repeated += done.metadata["test"]["repeated_targets"]
     assert set(tested.values()) <= {1}
     assert len(tested) + repeated == dataset.histories.size
 
 
 @given(data=st.data())
-def test_facts_count_what_is_cold_and_repeated(data: st.DataObject) -> None:
+def test_metadata_counts_cold_and_repeated_targets(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    done = split(dataset, data.draw(settings_of(KINDS)))
+    done = split(dataset, data.draw(settings_of(STRATEGIES)))
     users = {u for u in range(dataset.n_users) if numbers(done.train.histories, u)}
     seen = {int(item) for item in done.train.histories.items}
     for name, held in (("valid", done.valid), ("test", done.test)):
-        facts = done.facts[name]
+        counts = done.metadata[name]
         targets = [(row, item) for row in range(len(held)) for item in items(held.targets, row)]
         again = [item in items(held.queries.history, row) for row, item in targets]
-        assert facts["queries"] == len(held)
-        assert facts["targets"] == len(targets)
-        assert facts["cold_users"] == sum(int(user) not in users for user in held.queries.users)
-        assert facts["cold_items"] == len({item for _, item in targets} - seen)
-        assert facts["cold_item_targets"] == sum(item not in seen for _, item in targets)
-        assert facts["targets_in_history"] == pytest.approx(sum(again) / len(again) if again else 0.0)
+        assert counts["queries"] == len(held)
+        assert counts["targets"] == len(targets)
+        assert counts["cold_users"] == sum(int(user) not in users for user in held.queries.users)
+        assert counts["cold_items"] == len({item for _, item in targets} - seen)
+        assert counts["cold_item_targets"] == sum(item not in seen for _, item in targets)
+        assert counts["targets_in_history"] == pytest.approx(sum(again) / len(again) if again else 0.0)
+
+
+@given(dataset=logs(), n=st.integers(1, 3), with_validation=st.booleans())
+def test_leave_n_out_holds_out_the_last_events(dataset: Dataset, n: int, with_validation: bool) -> None:
+    done = split(dataset, SplitSettings(strategy="leave_n_out", n=n, valid=0.1 if with_validation else 0.0))
+    n_valid = n if with_validation else 0
+    for user in range(dataset.n_users):
+        row = numbers(dataset.histories, user)
+        queries = np.flatnonzero(done.test.queries.users == user)
+        if len(row) <= n + n_valid:
+            assert not len(queries)
+            assert numbers(done.train.histories, user) == row
+        else:
+            assert numbers(done.train.histories, user) == row[: -n - n_valid]
+            assert numbers(done.test.queries.history, int(queries[0])) == row[:-n]
+            assert set(numbers(done.test.targets, int(queries[0]))) <= set(row[-n:])
+
+
+@given(dataset=logs())
+def test_leave_n_out_of_one_is_leave_one_out(dataset: Dataset) -> None:
+    one, other = split(dataset), split(dataset, SplitSettings(strategy="leave_n_out"))
+    assert np.array_equal(one.train.histories.values, other.train.histories.values)
+    assert same(one.valid, other.valid)
+    assert same(one.test, other.test)
+
+
+@given(data=st.data())
+def test_dropped_targets_are_exactly_the_cold_and_the_seen_ones(data: st.DataObject) -> None:
+    dataset = data.draw(logs())
+    settings = data.draw(settings_of(STRATEGIES)).model_copy(
+        update={"drop_cold_targets": False, "drop_seen_targets": False}
+    )
+    whole = split(dataset, settings)
+    known = {int(item) for item in whole.train.histories.items}
+    for cold, seen in ((True, False), (False, True), (True, True)):
+        kept = split(dataset, settings.model_copy(update={"drop_cold_targets": cold, "drop_seen_targets": seen}))
+        for before, after, name in ((whole.valid, kept.valid, "valid"), (whole.test, kept.test, "test")):
+            expected: dict[int, list[int]] = {}
+            for row, user in enumerate(before.queries.users):
+                history = items(before.queries.history, row)
+                for item in items(before.targets, row):
+                    is_cold = cold and not (item in known and before.queries.known[row])
+                    if not is_cold and not (seen and item in history):
+                        expected.setdefault(int(user), []).append(item)
+            found = {int(user): items(after.targets, row) for row, user in enumerate(after.queries.users)}
+            assert found == expected
+            counts = kept.metadata[name]
+            dropped = counts.get("cold_targets_dropped", 0) + counts.get("seen_targets_dropped", 0)
+            assert dropped == before.targets.size - after.targets.size
+
+
+@given(dataset=logs(), cutoff=st.integers(1, 9), valid=st.integers(0, 3), length=st.integers(0, 4))
+def test_a_cut_at_a_time_divides_by_time(dataset: Dataset, cutoff: int, valid: int, length: int) -> None:
+    times, end = dataset.histories.times, cutoff + length
+    assert times is not None
+    settings = SplitSettings(strategy="global_temporal", cutoff=cutoff, valid_cutoff=cutoff - valid, end=end)
+    if not (times < cutoff - valid).any():
+        with pytest.raises(ValueError, match="no event of table is left for training"):
+            split(dataset, settings)
+        return
+    done = split(dataset, settings)
+    assert done.train.histories.size == (times < cutoff - valid).sum()
+    assert done.metadata["unused_events"] == (times >= end).sum()
+    for held, low, high in ((done.valid, cutoff - valid, cutoff), (done.test, cutoff, end)):
+        found = held.targets.times
+        assert found is not None
+        assert ((found >= low) & (found < high)).all()
+    assert check_leakage(done) == []
+
+
+@given(dataset=logs(), k=st.integers(2, 4), over=st.sampled_from(["interactions", "users"]))
+def test_folds_divide_interactions_or_users(dataset: Dataset, k: int, over: Any) -> None:
+    splits = list(folds(dataset, k, over, valid=0.0))
+    assert len(splits) == k
+    tested: Counter[int] = Counter()
+    for done in splits:
+        assert check_leakage(done) == []
+        assert not len(done.valid)
+        tested.update(numbers(done.test.targets) if over == "interactions" else done.test.queries.users.tolist())
+    assert set(tested.values()) == {1}
+    if over == "users":
+        assert len(tested) == (dataset.histories.lengths >= 2).sum()
+
+
+@given(dataset=logs(), count=st.integers(1, 3), train=st.sampled_from([None, 2, 5]), valid=st.sampled_from([None, 1]))
+def test_sliding_windows_follow_each_other(dataset: Dataset, count: int, train: int | None, valid: int | None) -> None:
+    times = dataset.histories.times
+    assert times is not None
+    stop = int(times.max()) + 1
+    try:
+        windows = list(sliding_windows(dataset, test=1, count=count, train=train, valid=valid))
+    except ValueError as error:
+        assert "leave nothing to train on" in str(error) or "is left for training" in str(error)  # noqa: PT017
+        return
+    assert len(windows) == count
+    for number, done in enumerate(windows):
+        cutoff = stop - count + number
+        begin = 0 if train is None else cutoff - (valid or 0) - train
+        used = done.train.histories.times
+        assert used is not None
+        assert done.metadata["window"] == number
+        assert ((used >= begin) & (used < cutoff - (valid or 0))).all()
+        assert used.size == ((times >= begin) & (times < cutoff - (valid or 0))).sum()
+        assert done.test.targets.times is not None
+        assert (done.test.targets.times == cutoff).all()
+        assert check_leakage(done) == []
+        events = done.train.histories.size + done.valid.targets.size + done.test.targets.size
+        assert events + not_targets(done) + done.metadata["unused_events"] == dataset.histories.size
+
+
+@given(dataset=logs())
+def test_cold_users_and_items_do_not_occur_in_training(dataset: Dataset) -> None:
+    try:
+        users = split(dataset, SplitSettings(strategy="cold_users", test=0.4, valid=0.3))
+    except ValueError:
+        reject()  # all users with events are held out
+    assert not users.train.histories.lengths[users.test.queries.users].any()
+    assert users.test.queries.history.size == 0
+    some_items = split(dataset, SplitSettings(strategy="cold_items", test=0.4, valid=0.3))
+    assert not set(some_items.train.histories.items) & set(some_items.test.targets.items)
+    assert not set(some_items.valid.targets.items) & set(some_items.test.targets.items)
+    assert not set(some_items.test.queries.history.items) & set(some_items.test.targets.items)
+
+
+@given(dataset=logs())
+def test_no_split_trains_on_everything(dataset: Dataset) -> None:
+    done = split(dataset, SplitSettings(strategy="none"))
+    assert numbers(done.train.histories) == numbers(dataset.histories)
+    assert (len(done.valid), len(done.test), done.metadata["unused_events"]) == (0, 0, 0)

@@ -1,8 +1,8 @@
-"""A process that appends events and says so: ``python event_feed.py ADDRESS NAME COUNT BATCH``.
+"""Process that appends events and reports them: ``python event_feed.py ADDRESS NAME COUNT BATCH``.
 
-Events are of three users in turn, their items ``NAME-0``, ``NAME-1``, ...; every batch begins with an event whose key
-other processes use too. A line that it has begun, then one after each batch that was acknowledged, with how many events
-are kept and how many of the keys were new.
+Events belong to three users in turn, with items ``NAME-0``, ``NAME-1``, ...; every batch starts with an event whose key
+other processes use too. Prints one line at the start, then one line per acknowledged batch with the number of events
+stored and the number of keys that were new.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from segue.serving.stores.store import Event
 
 def main(address: str, name: str, count: int, batch: int) -> None:
     store = open_store(address)
-    print("begun", flush=True)
+    print("started", flush=True)
     sys.stdin.readline()
-    won = 0
-    for begin in range(0, count, batch):
-        shared = Event("shared", f"{name}-{begin}", begin, key=f"{begin}")
-        new = store.append([shared, *[Event(f"u{n % 3}", f"{name}-{n}", n) for n in range(begin, begin + batch)]])
-        won += new[0]
-        print(begin + batch, won, flush=True)
+    n_new_keys = 0
+    for start in range(0, count, batch):
+        shared = Event("shared", f"{name}-{start}", start, key=f"{start}")
+        is_new = store.append([shared, *[Event(f"u{n % 3}", f"{name}-{n}", n) for n in range(start, start + batch)]])
+        n_new_keys += is_new[0]
+        print(start + batch, n_new_keys, flush=True)
     store.close()
 
 

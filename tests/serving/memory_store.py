@@ -1,77 +1,79 @@
-"""A store in memory: the protocol and nothing else, for tests of what reads stores."""
+"""In-memory implementation of the store protocol, for tests of code that reads stores."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from segue.serving.stores.store import Event, Exposure, Kept, Memory, Store, StoreError
+from segue.serving.stores.store import Event, Exposure, Store, StoreError, UserEvents, UserState
 
 
 class MemoryStore:
-    name, prompt = "memory", False
+    name, is_in_process = "memory", False
 
     def __init__(self) -> None:
         self.log: list[Event] = []
-        self.shown: list[Exposure] = []
+        self.exposure_log: list[Exposure] = []
         self.settings: dict[str, str] = {}
-        self.notes: dict[str, Memory] = {}
-        self.gone: set[str] = set()
-        self.broken = False
-        self.closed = False
+        self.states: dict[str, UserState] = {}
+        self.deleted_users: set[str] = set()
+        self.is_broken = False
+        self.is_closed = False
 
     def append(self, events: Sequence[Event]) -> list[bool]:
-        new = []
+        is_new = []
         for event in events:
-            there = event.key is not None and any((e.user, e.key) == (event.user, event.key) for e in self.log)
-            new.append(not there)
-            self.log += [] if there else [event]
-        return new
+            is_duplicate = event.key is not None and any((e.user, e.key) == (event.user, event.key) for e in self.log)
+            is_new.append(not is_duplicate)
+            self.log += [] if is_duplicate else [event]
+        return is_new
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
         rows = [[(n, e) for n, e in self.events() if e.user == user] for user in users]
-        later = [[(n, e) for n, e in row if n > after] for row in rows]
+        newer = [[(n, e) for n, e in row if n > after] for row in rows]
         return [
-            Kept(tuple(e for _, e in new[-most:]), len(new), row[-1][0] if row else 0, user in self.gone)
-            for user, row, new in zip(users, rows, later, strict=True)
+            UserEvents(
+                tuple(e for _, e in new[-limit:]), len(new), row[-1][0] if row else 0, user in self.deleted_users
+            )
+            for user, row, new in zip(users, rows, newer, strict=True)
         ]
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        found = [(n, e) for n, e in self.events(place) if e.user == user][:most]
-        return tuple(e for _, e in found), found[-1][0] if found else place
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        rows = [(n, e) for n, e in self.events(sequence) if e.user == user][:limit]
+        return tuple(e for _, e in rows), rows[-1][0] if rows else sequence
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        found = [self.notes.get(user) for user in users]
-        return [one if one is not None and one.model == model else None for one in found]
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        states = [self.states.get(user) for user in users]
+        return [state if state is not None and state.model == model else None for state in states]
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        self.notes |= memories
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        self.states |= states
 
-    def prune(self, models: Collection[str]) -> int:
-        before = len(self.notes)
-        self.notes = {user: one for user, one in self.notes.items() if one.model in models}
-        return before - len(self.notes)
+    def prune_states(self, models: Collection[str]) -> int:
+        before = len(self.states)
+        self.states = {user: state for user, state in self.states.items() if state.model in models}
+        return before - len(self.states)
 
-    def forget(self, user: str) -> int:
+    def delete_user(self, user: str) -> int:
         before = len(self.log)
         self.log = [event for event in self.log if event.user != user]
-        self.gone.add(user)
+        self.deleted_users.add(user)
         return before - len(self.log)
 
-    def get(self, name: str) -> str | None:
+    def get_setting(self, name: str) -> str | None:
         return self.settings.get(name)
 
-    def put(self, name: str, value: str) -> None:
-        if self.broken:
-            raise StoreError("out of reach")
+    def put_setting(self, name: str, value: str) -> None:
+        if self.is_broken:
+            raise StoreError("unreachable")
         self.settings[name] = value
 
-    def expose(self, exposures: Sequence[Exposure]) -> None:
-        self.shown += exposures
+    def record_exposures(self, exposures: Sequence[Exposure]) -> None:
+        self.exposure_log += exposures
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
-        if self.broken:
-            raise StoreError("out of reach")
-        return (one for one in self.shown if one.experiment == experiment)
+        if self.is_broken:
+            raise StoreError("unreachable")
+        return (exposure for exposure in self.exposure_log if exposure.experiment == experiment)
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         return ((n, event) for n, event in enumerate(self.log, 1) if n > after)
@@ -79,7 +81,7 @@ class MemoryStore:
     def ping(self) -> None: ...
 
     def close(self) -> None:
-        self.closed = True
+        self.is_closed = True
 
 
 STORE: type[Store] = MemoryStore

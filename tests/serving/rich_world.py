@@ -1,4 +1,4 @@
-"""A shop that knows much: values, kinds and times of events, features of people; and models that read all of it."""
+"""A log with values, actions, times and user features, and models that read all of them."""
 
 from dataclasses import replace
 from functools import cache
@@ -10,11 +10,11 @@ import polars as pl
 
 from segue.core import bundle
 from segue.core.types import Dataset, Events
-from segue.serving.artifacts.artifact import publish
-from segue.serving.model_registry import Shelf
+from segue.serving.artifacts.artifact import build_artifact
+from segue.serving.model_registry import ModelRegistry
 from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Service
-from segue.serving.settings import Serving
+from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.testing.training import train_small
 from tests.serving.world import shop
@@ -23,7 +23,10 @@ INPUTS = ("value", "action", "gap", "query_time", "session_position", "item_feat
 
 
 def rich_world() -> Dataset:
-    """The shop, and what is known of its people."""
+    """The log of :func:`tests.serving.world.shop` with more columns.
+
+    Values, actions, times and user features.
+    """
     data = shop()
     rng = np.random.default_rng(1)
     size, n_users = data.histories.size, data.n_users
@@ -34,7 +37,7 @@ def rich_world() -> Dataset:
         values=rng.integers(1, 6, size).astype(np.float32),
         times=1_700_000_000 + np.arange(size) * 3_600,
     )
-    people = pl.LazyFrame(
+    users = pl.LazyFrame(
         {
             "id": data.users.ids,
             "age": rng.integers(18, 80, n_users),
@@ -43,21 +46,21 @@ def rich_world() -> Dataset:
             "face": rng.normal(size=(n_users, 3)).tolist(),
         }
     )
-    return replace(data, histories=histories, user_features=people, actions=("view", "purchase"))
+    return replace(data, histories=histories, user_features=users, actions=("view", "purchase"))
 
 
 @cache
-def published(key: str) -> Path:
-    """A publication of the model ``key`` that reads whatever it can of this; its name is the key."""
+def artifact_folder(key: str) -> Path:
+    """Build an artifact of the model ``key`` that reads all supported inputs."""
     data = rich_world()
     folder = Path(mkdtemp(prefix="segue-test-")) / key
-    facts = {"user_features": ["age", "city", "tastes", "face"]}
-    trained = bundle.of(key, train_small(key, data, inputs=INPUTS), data, facts)
-    publish(key, trained, data.histories, folder, engine="native")
+    metadata = {"user_features": ["age", "city", "tastes", "face"]}
+    trained = bundle.create(key, train_small(key, data, inputs=INPUTS), data, metadata)
+    build_artifact(key, trained, data.histories, folder, engine="native")
     return folder
 
 
 def service(*keys: str) -> Service:
-    """A service with models by key, the first of them active."""
-    kept = open_store("memory:")
-    return Service(Shelf([published(key) for key in keys], kept), kept, Serving(), Metrics())
+    """Create a service with models by key, the first of them active."""
+    store = open_store("memory:")
+    return Service(ModelRegistry([artifact_folder(key) for key in keys], store), store, ServingSettings(), Metrics())

@@ -1,4 +1,4 @@
-"""Real servers for tests: started once, killed and started again where a test asks, and gone at the end."""
+"""PostgreSQL and Redis servers for tests, which may kill and restart them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DATABASES = 64
 
 
 def program(name: str) -> str:
-    """Where a program is; a test that needs one that is absent is skipped."""
+    """Return the path of a program, or skip the test if it is not installed."""
     found = shutil.which(name, path=os.pathsep.join(FOLDERS))
     if found is None:
         pytest.skip(f"{name} is not installed")
@@ -35,8 +35,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def runs(process: psutil.Process) -> bool:
-    """Whether a process does anything any more; a dead one may wait long for whoever adopted it."""
+def is_alive(process: psutil.Process) -> bool:
+    """Check whether a process is alive; a zombie may remain until its parent reaps it."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -44,7 +44,7 @@ def runs(process: psutil.Process) -> bool:
 
 
 class Server:
-    """A process with a folder of its own; its addresses are the same after it was killed and started again."""
+    """Server process with its own folder; its address stays the same after a restart."""
 
     name: ClassVar[str]
 
@@ -56,7 +56,7 @@ class Server:
     def command(self) -> list[str]:
         raise AssertionError
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         raise AssertionError
 
     def start(self) -> None:
@@ -64,7 +64,7 @@ class Server:
         self.process = subprocess.Popen(self.command(), stdout=log, stderr=log, **self.as_user())
         log.close()
         for _ in range(SECONDS * 50):
-            if self.answers():
+            if self.is_ready():
                 return
             if self.process.poll() is not None:
                 break
@@ -74,15 +74,15 @@ class Server:
     def as_user(self) -> dict[str, Any]:
         return {} if self.user is None else {"user": self.user, "group": "nogroup", "extra_groups": [], "cwd": "/"}
 
-    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
-        """End it, and with SIGKILL all its children in the same moment."""
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Stop the server; SIGKILL also kills all its children at the same time."""
         if self.process is None:
             return
-        family = psutil.Process(self.process.pid).children(recursive=True) if how == signal.SIGKILL else []
+        family = psutil.Process(self.process.pid).children(recursive=True) if number == signal.SIGKILL else []
         for process in [self.process, *family]:
-            process.send_signal(how)
+            process.send_signal(number)
         self.process.wait(SECONDS)
-        while any(map(runs, family)):
+        while any(map(is_alive, family)):
             time.sleep(0.005)
         self.process = None
 
@@ -92,8 +92,9 @@ class Server:
 
 
 class PostgreSQLServer(Server):
-    """A cluster of its own on a Unix socket, which does not wait for the disk: tests cannot cut the power. It runs as
-    ``nobody`` where the tests run as root, which PostgreSQL refuses.
+    """PostgreSQL cluster on a Unix socket, without fsync, as tests cannot simulate a power failure.
+
+    It runs as the user ``nobody`` if the tests run as root, which PostgreSQL does not allow.
     """
 
     name = "postgresql"
@@ -104,9 +105,9 @@ class PostgreSQLServer(Server):
         if os.geteuid() == 0:
             self.user = "nobody"
             os.chown(self.folder, pwd.getpwnam("nobody").pw_uid, -1)
-        make = [str(self.programs / "initdb"), "-D", str(self.folder / "data"), "-A", "trust", "-U", "segue",
+        initdb = [str(self.programs / "initdb"), "-D", str(self.folder / "data"), "-A", "trust", "-U", "segue",
                 "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"]  # fmt: skip
-        subprocess.run(make, check=True, capture_output=True, **self.as_user())
+        subprocess.run(initdb, check=True, capture_output=True, **self.as_user())
 
     @property
     def address(self) -> str:
@@ -117,14 +118,14 @@ class PostgreSQLServer(Server):
         command = [str(self.programs / "postgres"), "-D", str(self.folder / "data"), "-k", str(self.folder)]
         return [*command, *[part for option in options for part in ("-c", option)]]
 
-    def answers(self) -> bool:
-        done = subprocess.run(
+    def is_ready(self) -> bool:
+        result = subprocess.run(
             [str(self.programs / "pg_isready"), "-q", "-h", str(self.folder)], check=False, timeout=SECONDS
         )
-        return done.returncode == 0
+        return result.returncode == 0
 
-    def fresh(self, number: int) -> str:
-        """The address of a schema that is made for it."""
+    def new_address(self, number: int) -> str:
+        """Create a schema and return its address."""
         self.query(f"CREATE SCHEMA s{number}")
         return f"{self.address}&options=-csearch_path%3Ds{number}"
 
@@ -137,7 +138,7 @@ class PostgreSQLServer(Server):
 
 
 class RedisServer(Server):
-    """A server on a free port that syncs every write before it answers."""
+    """Redis server on a free port that syncs every write."""
 
     name = "redis"
 
@@ -150,15 +151,15 @@ class RedisServer(Server):
         return [self.program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "",
                 "--appendonly", "yes", "--appendfsync", "always", "--databases", str(DATABASES)]  # fmt: skip
 
-    def fresh(self, number: int) -> str:
-        """The address of a database that is emptied for it."""
+    def new_address(self, number: int) -> str:
+        """Empty a database and return its address."""
         import redis
 
         with redis.Redis(port=self.port, db=number % DATABASES) as client:
             client.flushdb()
         return f"redis://127.0.0.1:{self.port}/{number % DATABASES}"
 
-    def answers(self) -> bool:
+    def is_ready(self) -> bool:
         import redis
 
         try:

@@ -1,4 +1,4 @@
-"""What many ask at the same time is answered together, in order, and nobody waits for ever."""
+"""Concurrent requests are batched in order, and every request ends."""
 
 import asyncio
 import threading
@@ -6,15 +6,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from segue.serving.batcher import Batcher, Busy
+from segue.serving.batcher import Batcher, Overloaded
 
 
-def test_answers_are_everybodys_own() -> None:
+def test_results_return_to_their_callers() -> None:
     sizes: list[int] = []
-    batcher: Batcher[int, int] = Batcher(lambda asked: [2 * one for one in asked], 8, 100, "test", sizes.append)
+    batcher: Batcher[int, int] = Batcher(lambda jobs: [2 * one for one in jobs], 8, 100, "test", sizes.append)
 
     async def all_at_once() -> list[list[int]]:
-        return await asyncio.gather(*(batcher.ask([n, n + 1]) for n in range(50)))
+        return await asyncio.gather(*(batcher.submit([n, n + 1]) for n in range(50)))
 
     assert asyncio.run(all_at_once()) == [[2 * n, 2 * n + 2] for n in range(50)]
     assert sum(sizes) == 100
@@ -22,122 +22,122 @@ def test_answers_are_everybodys_own() -> None:
     batcher.close()
 
 
-def test_what_comes_while_it_works_is_one_batch() -> None:
-    begun, go = threading.Event(), threading.Event()
+def test_requests_during_a_batch_form_the_next_batch() -> None:
+    started, proceed = threading.Event(), threading.Event()
     batches: list[list[int]] = []
 
-    def work(asked: list[int]) -> list[int]:
-        batches.append(asked)
-        begun.set()
-        go.wait(10)
-        return asked
+    def work(jobs: list[int]) -> list[int]:
+        batches.append(jobs)
+        started.set()
+        proceed.wait(10)
+        return jobs
 
     batcher: Batcher[int, int] = Batcher(work, 8, 100, "test")
 
-    async def scene() -> None:
-        first = asyncio.create_task(batcher.ask([0]))
-        await asyncio.to_thread(begun.wait, 10)
-        others = [asyncio.create_task(batcher.ask([n])) for n in range(1, 6)]
+    async def run() -> None:
+        first = asyncio.create_task(batcher.submit([0]))
+        await asyncio.to_thread(started.wait, 10)
+        others = [asyncio.create_task(batcher.submit([n])) for n in range(1, 6)]
         await asyncio.sleep(0)
-        go.set()
+        proceed.set()
         await asyncio.gather(first, *others)
 
-    asyncio.run(scene())
+    asyncio.run(run())
     assert batches == [[0], [1, 2, 3, 4, 5]]
     batcher.close()
 
 
-def test_a_request_larger_than_a_batch_is_not_split() -> None:
-    seen: list[int] = []
-    batcher: Batcher[int, int] = Batcher(lambda asked: asked, 4, 10, "test", seen.append)
-    assert asyncio.run(batcher.ask(list(range(9)))) == list(range(9))
-    assert seen == [9]
+def test_large_request_is_not_split() -> None:
+    sizes: list[int] = []
+    batcher: Batcher[int, int] = Batcher(lambda jobs: jobs, 4, 10, "test", sizes.append)
+    assert asyncio.run(batcher.submit(list(range(9)))) == list(range(9))
+    assert sizes == [9]
     batcher.close()
 
 
-def test_too_many_are_refused_and_the_others_answered() -> None:
-    begun, go = threading.Event(), threading.Event()
+def test_overload_rejects_new_requests_only() -> None:
+    started, proceed = threading.Event(), threading.Event()
 
-    def work(asked: list[int]) -> list[int]:
-        begun.set()
-        go.wait(10)
-        return asked
+    def work(jobs: list[int]) -> list[int]:
+        started.set()
+        proceed.wait(10)
+        return jobs
 
     batcher: Batcher[int, int] = Batcher(work, 1, 2, "test")
 
-    async def scene() -> Sequence[object]:
-        first = asyncio.create_task(batcher.ask([0]))
-        await asyncio.to_thread(begun.wait, 10)
-        waiting = [asyncio.create_task(batcher.ask([n])) for n in (1, 2)]
+    async def run() -> Sequence[object]:
+        first = asyncio.create_task(batcher.submit([0]))
+        await asyncio.to_thread(started.wait, 10)
+        queued = [asyncio.create_task(batcher.submit([n])) for n in (1, 2)]
         await asyncio.sleep(0)
-        with pytest.raises(Busy):
-            await batcher.ask([3])
-        go.set()
-        return await asyncio.gather(first, *waiting)
+        with pytest.raises(Overloaded):
+            await batcher.submit([3])
+        proceed.set()
+        return await asyncio.gather(first, *queued)
 
-    assert asyncio.run(scene()) == [[0], [1], [2]]
+    assert asyncio.run(run()) == [[0], [1], [2]]
     batcher.close()
 
 
-def test_an_error_is_told_and_work_goes_on() -> None:
-    def work(asked: list[int]) -> list[int]:
-        if 13 in asked:
+def test_error_is_raised_and_work_continues() -> None:
+    def work(jobs: list[int]) -> list[int]:
+        if 13 in jobs:
             raise KeyError("13")
-        return asked
+        return jobs
 
     batcher: Batcher[int, int] = Batcher(work, 4, 10, "test")
     with pytest.raises(KeyError):
-        asyncio.run(batcher.ask([13]))
-    assert asyncio.run(batcher.ask([7])) == [7]
+        asyncio.run(batcher.submit([13]))
+    assert asyncio.run(batcher.submit([7])) == [7]
     batcher.close()
 
 
-def test_who_goes_away_leaves_the_others() -> None:
-    begun, go = threading.Event(), threading.Event()
+def test_cancelled_request_does_not_affect_others() -> None:
+    started, proceed = threading.Event(), threading.Event()
 
-    def work(asked: list[int]) -> list[int]:
-        begun.set()
-        go.wait(10)
-        return asked
+    def work(jobs: list[int]) -> list[int]:
+        started.set()
+        proceed.wait(10)
+        return jobs
 
     batcher: Batcher[int, int] = Batcher(work, 8, 10, "test")
 
-    async def scene() -> list[int]:
-        gone = asyncio.create_task(batcher.ask([1]))
-        await asyncio.to_thread(begun.wait, 10)
-        gone.cancel()
-        stays = asyncio.create_task(batcher.ask([2]))
+    async def run() -> list[int]:
+        cancelled = asyncio.create_task(batcher.submit([1]))
+        await asyncio.to_thread(started.wait, 10)
+        cancelled.cancel()
+        remaining = asyncio.create_task(batcher.submit([2]))
         await asyncio.sleep(0)
-        go.set()
-        return await stays
+        proceed.set()
+        return await remaining
 
-    assert asyncio.run(scene()) == [2]
+    assert asyncio.run(run()) == [2]
     batcher.close()
 
 
-def test_closing_answers_what_waits_and_refuses_what_comes() -> None:
-    batcher: Batcher[int, int] = Batcher(lambda asked: asked, 1, 10, "test")
+def test_close_drains_the_queue_and_rejects_new_requests() -> None:
+    batcher: Batcher[int, int] = Batcher(lambda jobs: jobs, 1, 10, "test")
 
-    async def scene() -> list[list[int]]:
-        asked = [asyncio.create_task(batcher.ask([n])) for n in range(5)]
+    async def run() -> list[list[int]]:
+        jobs = [asyncio.create_task(batcher.submit([n])) for n in range(5)]
         await asyncio.sleep(0)
         await asyncio.to_thread(batcher.close)
-        with pytest.raises(Busy):
-            await batcher.ask([9])
-        return await asyncio.gather(*asked)
+        with pytest.raises(Overloaded):
+            await batcher.submit([9])
+        return await asyncio.gather(*jobs)
 
-    assert asyncio.run(scene()) == [[n] for n in range(5)]
+    assert asyncio.run(run()) == [[n] for n in range(5)]
 
 
-def test_a_count_that_fails_ends_no_queue() -> None:
-    def broken(size: int) -> None:
+def test_failing_callback_does_not_stop_the_batcher() -> None:
+    def fail(size: int) -> None:
         raise OSError("no space left on device")
 
     async def both() -> None:
-        queue: Batcher[int, int] = Batcher(lambda asked: asked, 4, 4, "test", broken)
+        queue: Batcher[int, int] = Batcher(lambda jobs: jobs, 4, 4, "test", fail)
         for _ in range(2):
             with pytest.raises(OSError, match="space"):
-                await asyncio.wait_for(queue.ask([1]), 30)
+                await asyncio.wait_for(queue.submit([1]), 30)
         queue.close()
 
     asyncio.run(both())

@@ -1,4 +1,4 @@
-"""Engines: the same answers as the trained model, whatever is asked."""
+"""Engines compute the same scores as the trained model for all kinds of queries."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from segue.core.events import Events
 from segue.core.model import Factored, Model, Streaming
 from segue.core.recommend import recommend
 from segue.core.registry import model_class
-from segue.core.types import Dataset, Domain, Queries
+from segue.core.types import DataSchema, Dataset, Queries
 from segue.nn.sequence_model import SequenceModel
 from segue.serving.engines import onnx
 from segue.serving.engines.engine import Engine
-from segue.serving.engines.native import Native
-from segue.serving.engines.onnx import Onnx, export, refusal
+from segue.serving.engines.native import NativeEngine
+from segue.serving.engines.onnx import OnnxEngine, export_encoder, unsupported_reason
 from segue.testing import dataset
 from segue.testing.training import small, train_small
 
 N_ITEMS = 40
 
 
-def untrained(key: str, **wanted: Any) -> SequenceModel:
-    """A network that answers something."""
+def untrained(key: str, **settings: Any) -> SequenceModel:
+    """Build a network with random weights."""
     torch.manual_seed(5)
     kind = model_class(key)
-    model = kind(small(kind.Config, wanted), Domain(3, N_ITEMS))
+    model = kind(small(kind.Config, settings), DataSchema(3, N_ITEMS))
     assert isinstance(model, SequenceModel)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -38,8 +38,11 @@ def untrained(key: str, **wanted: Any) -> SequenceModel:
     return model.eval()
 
 
-def questions(longest: int = 60) -> Queries:
-    """Empty and unknown, of one item, of very unequal lengths, at and beyond the window, one item again and again."""
+def sample_queries(longest: int = 60) -> Queries:
+    """Build queries with histories of all kinds.
+
+    Empty, unknown, of lengths below, at and beyond the window, with repeated items.
+    """
     rng = np.random.default_rng(1)
     lengths = (0, 1, 2, 23, 24, 25, longest, 0, 3)
     rows = [rng.integers(0, N_ITEMS, n).tolist() for n in lengths]
@@ -49,22 +52,22 @@ def questions(longest: int = 60) -> Queries:
 
 @pytest.fixture(scope="module", params=["sasrec", "gru4rec", "bert4rec"])
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[SequenceModel, Path]:
-    """A network and its graph; a graph takes seconds to make."""
+    """Export a network once; this takes seconds."""
     trained = untrained(request.param, blocks=2, item_bias=True)
     path = tmp_path_factory.mktemp("graphs") / "model.onnx"
-    export(trained, path)
+    export_encoder(trained, path)
     return trained, path
 
 
-def test_a_graph_computes_what_the_trained_model_does(exported: tuple[SequenceModel, Path]) -> None:
+def test_onnx_matches_the_trained_model(exported: tuple[SequenceModel, Path]) -> None:
     trained, path = exported
-    engine = Onnx(trained, path)
+    engine = OnnxEngine(trained, path)
     assert isinstance(engine, Engine)
     model = engine.model
     assert isinstance(model, Factored)
     assert isinstance(model, Streaming) == isinstance(trained, Streaming)
     assert getattr(model, "scale") == "logit"  # noqa: B009
-    queries = questions()
+    queries = sample_queries()
     np.testing.assert_allclose(model.encode(queries), trained.encode(queries), 1e-4, 1e-5)
     np.testing.assert_array_equal(model.vectors, trained.vectors)
     np.testing.assert_array_equal(model.bias, trained.bias)
@@ -72,21 +75,21 @@ def test_a_graph_computes_what_the_trained_model_does(exported: tuple[SequenceMo
     candidates = np.tile(np.array([3, 1], np.int32), (len(queries), 1))
     np.testing.assert_array_equal(model.score(queries, candidates), model.score(queries)[:, [3, 1]])
     for row in range(len(queries)):
-        one = queries.block(row, row + 1)
+        one = queries.rows_between(row, row + 1)
         np.testing.assert_allclose(model.encode(one), trained.encode(one), 1e-4, 1e-5)
-    assert model.encode(queries.block(0, 0)).shape == (0, trained.config.width)
-    if trained.recurrent:  # a history that is too long for the graph goes another way
-        long = Queries.anonymous(Events.of([[1], np.arange(onnx.LONGEST + 5) % N_ITEMS]))
+    assert model.encode(queries.rows_between(0, 0)).shape == (0, trained.config.embedding_dim)
+    if trained.reads_full_history:  # histories too long for the graph use the trained model
+        long = Queries.anonymous(Events.of([[1], np.arange(onnx.MAX_LENGTH + 5) % N_ITEMS]))
         np.testing.assert_allclose(model.encode(long), trained.encode(long), 1e-4, 1e-5)
 
 
-def test_what_reads_more_than_items_has_no_graph() -> None:
-    assert refusal(untrained("gru4rec", inputs=["gap"])) == "it reads more than items: gap"
-    assert refusal(untrained("hstu", time_bias=True)) == "it reads more than items: times"
-    assert refusal(untrained("narm")) == ""
+def test_models_with_other_inputs_are_unsupported() -> None:
+    assert unsupported_reason(untrained("gru4rec", inputs=["gap"])) == "it reads other inputs than items: gap"
+    assert unsupported_reason(untrained("hstu", time_bias=True)) == "it reads other inputs than items: times"
+    assert unsupported_reason(untrained("narm")) == ""
 
 
-def test_what_does_not_export_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_export_has_a_one_line_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> None:
         print("the whole graph", file=sys.stderr)
         try:
@@ -95,26 +98,26 @@ def test_what_does_not_export_is_told_in_one_line(tmp_path: Path, monkeypatch: p
             raise RuntimeError("step 1 of 3") from error
 
     monkeypatch.setattr(torch.onnx, "export", fails)
-    with pytest.raises(ValueError, match=r"^onnx: NARM does not export: KeyError: 's77[^\n]*$"):
-        export(untrained("narm"), tmp_path / "odd.onnx")
+    with pytest.raises(ValueError, match=r"^onnx: NARM cannot be exported: KeyError: 's77[^\n]*$"):
+        export_encoder(untrained("narm"), tmp_path / "odd.onnx")
 
 
-def test_a_graph_that_computes_something_else_is_refused(exported: tuple[SequenceModel, Path]) -> None:
+def test_graph_with_other_outputs_is_rejected(exported: tuple[SequenceModel, Path]) -> None:
     trained, path = exported
     other = untrained("nextitnet", max_length=trained.config.max_length)
-    with pytest.raises(ValueError, match=r"onnx: the graph is \S+ away from the trained model at \d+ x \d+"):
-        onnx._compare(onnx._Encoder(other), onnx._session(path, 1, None))
+    with pytest.raises(ValueError, match=r"onnx: outputs differ by \S+ from the trained model at \d+ x \d+"):
+        onnx._check_outputs(onnx._EncoderModule(other), onnx._open_session(path, 1, None))
 
 
-def test_a_graph_of_something_else_is_refused(tmp_path: Path) -> None:
+def test_invalid_graph_file_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not a graph")
-    with pytest.raises(ValueError, match=r"model\.onnx: ONNX Runtime cannot read it"):
-        Onnx(untrained("narm"), tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"model\.onnx: ONNX Runtime cannot read the file"):
+        OnnxEngine(untrained("narm"), tmp_path / "model.onnx")
 
 
-def test_an_unknown_provider_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"provider Abacus is not there; there are .*CPUExecutionProvider"):
-        Onnx(untrained("narm"), tmp_path / "model.onnx", providers=["Abacus"])
+def test_unknown_provider_raises(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"provider Abacus is not available; expected one of .*CPUExecutionProvider"):
+        OnnxEngine(untrained("narm"), tmp_path / "model.onnx", providers=["Abacus"])
 
 
 def _data() -> Dataset:
@@ -123,10 +126,10 @@ def _data() -> Dataset:
 
 
 @pytest.mark.parametrize("key", ["ials", "ease", "gru4rec", "hstu"])
-def test_native_answers_as_the_model(key: str) -> None:
+def test_native_engine_matches_the_model(key: str) -> None:
     data = _data()
     trained: Model = train_small(key, data)
-    model = Native(trained).model
+    model = NativeEngine(trained).model
     assert isinstance(model, Factored) == isinstance(trained, Factored)
     assert isinstance(model, Streaming) == isinstance(trained, Streaming)
     queries = Queries.of_users(np.arange(data.n_users, dtype=np.int32), data.histories)
@@ -134,10 +137,10 @@ def test_native_answers_as_the_model(key: str) -> None:
     np.testing.assert_array_equal(ours.items, theirs.items)
     np.testing.assert_array_equal(ours.scores, theirs.scores)
     if isinstance(model, Factored):
-        assert model.vectors is model.vectors, "made anew at every look"
+        assert model.vectors is model.vectors, "vectors are recomputed at each access"
     if isinstance(model, Streaming):
         state = model.step(model.state(queries), Events.of([[1]] * len(queries)))
-        longer = Events.of([[*data.histories.block(n, n + 1).items.tolist(), 1] for n in range(len(queries))])
+        longer = Events.of([[*data.histories.rows_between(n, n + 1).items.tolist(), 1] for n in range(len(queries))])
         np.testing.assert_allclose(
-            model.answer(state), model.encode(Queries.of_users(queries.users, longer)), 1e-4, 1e-5
+            model.encode_state(state), model.encode(Queries.of_users(queries.users, longer)), 1e-4, 1e-5
         )

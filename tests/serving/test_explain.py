@@ -1,4 +1,4 @@
-"""Explanations, in worlds where it is known why."""
+"""Explanations of models whose scores are known."""
 
 from typing import Any
 
@@ -7,18 +7,18 @@ import polars as pl
 import pytest
 
 from segue.core.model import Factored
-from segue.core.types import Codes, Domain, Events, Queries
+from segue.core.types import Codes, DataSchema, Events, Queries
 from segue.serving import schemas
 from segue.serving.explain.explain import explain
-from segue.serving.explain.leave_one_out import influences
-from segue.serving.rules.rerank import applied
+from segue.serving.explain.leave_one_out import compute_attributions
+from segue.serving.rules.rerank import compile_rules
 from segue.testing import clusters
 from segue.testing.training import train_small
-from tests.serving.catalogues import catalogue
+from tests.serving.reference_rules import make_catalog
 
-VERSION = schemas.Version(name="one", key="linear", version="0" * 12, engine="native")
+MODEL_INFO = schemas.ModelInfo(name="one", key="linear", version="0" * 12, engine="native")
 
-FILMS = catalogue(
+FILMS = make_catalog(
     {
         "title": ["Alien", "Brazil", "Cube", "Dune", "Eraserhead", "Fargo"],
         "genres": [["Horror", "War"], ["Comedy"], ["Horror"], ["War"], ["Horror"], ["Comedy"]],
@@ -27,7 +27,7 @@ FILMS = catalogue(
     }
 )
 
-LIKES = np.array(  # what an event with the item of the row adds to that of the column
+LIKES = np.array(  # what an event with the row's item adds to the score of the column's item
     [
         [0.0, 0.5, 3.0, 2.0, 1.5, -1.0],
         [0.0, 0.0, 0.0, 0.0, -0.5, 4.0],
@@ -41,11 +41,11 @@ LIKES = np.array(  # what an event with the item of the row adds to that of the 
 
 
 class Linear:
-    """The score of an item is a sum over the events of the history."""
+    """A model whose scores are sums over the events of the history."""
 
     def __init__(self, scale: str = "score", likes: Any = LIKES) -> None:
         self.scale, self.likes = scale, likes
-        self.domain = Domain(1, len(likes))
+        self.schema = DataSchema(1, len(likes))
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Any:
         counts = np.zeros((len(queries), len(self.likes)), np.float32)
@@ -55,7 +55,7 @@ class Linear:
 
 
 class LinearFactored(Linear):
-    """The same, as vectors."""
+    """The same, as a factored model."""
 
     vectors = np.eye(6, dtype=np.float32)
     bias = np.zeros(6, np.float32)
@@ -64,8 +64,8 @@ class LinearFactored(Linear):
         return super().score(queries)
 
 
-class Near:
-    def of(self, code: int, k: int) -> Any:
+class FixedNeighbors:
+    def nearest(self, code: int, k: int) -> Any:
         return np.array([5, 1, 0], np.int32)[:k], np.array([0.9, 0.6, 0.3], np.float32)[:k]
 
 
@@ -73,16 +73,16 @@ def query(history: list[int]) -> Queries:
     return Queries.anonymous(Events.of([history]))
 
 
-def told(
+def explain_item(
     item: int | str,
     history: list[int],
     k: int = 2,
     model: Any = None,
-    standing: schemas.Rules | None = None,
+    default_rules: schemas.Rules | None = None,
     **rules: Any,
 ) -> schemas.Explanation:
-    both = applied(schemas.Rules.model_validate(rules), standing or schemas.Rules(), FILMS)
-    return explain(model or Linear(), query(history), item, both, k, False, FILMS, Near(), VERSION)
+    compiled = compile_rules(schemas.Rules.model_validate(rules), default_rules or schemas.Rules(), FILMS)
+    return explain(model or Linear(), query(history), item, compiled, k, False, FILMS, FixedNeighbors(), MODEL_INFO)
 
 
 def texts(explanation: schemas.Explanation, kind: str) -> list[str]:
@@ -90,36 +90,38 @@ def texts(explanation: schemas.Explanation, kind: str) -> list[str]:
 
 
 @pytest.mark.parametrize("model", [Linear(), LinearFactored()])
-def test_each_item_of_the_history_did_what_it_did(model: Linear) -> None:
+def test_attributions_of_history_items(model: Linear) -> None:
     assert isinstance(model, Factored) == (type(model) is LinearFactored)
-    found = told(4, [0, 1, 0, 2], model=model)
-    assert [(one.id, one.title, one.change) for one in found.influences] == [
-        ("i0", "Alien", 3.0),  # both times
+    found = explain_item(4, [0, 1, 0, 2], model=model)
+    assert [(one.id, one.title, one.contribution) for one in found.attributions] == [
+        ("i0", "Alien", 3.0),  # both events
         ("i2", "Cube", 1.0),
         ("i1", "Brazil", -0.5),
     ]
-    assert found.item == schemas.Ranked(id="i4", title="Eraserhead", score=3.5)
-    assert texts(found, "influence") == [
+    assert found.item == schemas.RecommendedItem(id="i4", title="Eraserhead", score=3.5)
+    assert texts(found, "attribution") == [
         "its score is raised by 'Alien' (+3), 'Cube' (+1)",
         "its score is lowered by 'Brazil' (-0.5)",
     ]
 
 
-def test_only_the_newest_events_are_left_out_but_all_count() -> None:
+def test_only_the_newest_events_are_left_out() -> None:
     history = [0] * 30 + [1] * 30 + [2] * 25
-    left, changes = influences(Linear(), query(history), 4)
-    assert (left.tolist(), changes.tolist()) == ([2, 1], [25.0, -15.0])
-    assert "of 85 events of the history the newest 50 were left out in turn" in texts(told(4, history), "influence")
+    items, contributions = compute_attributions(Linear(), query(history), 4)
+    assert (items.tolist(), contributions.tolist()) == ([2, 1], [25.0, -15.0])
+    assert "only the newest 50 of 85 history events were left out in turn" in texts(
+        explain_item(4, history), "attribution"
+    )
 
 
-def test_a_model_that_scores_the_whole_catalogue_is_asked_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segue.serving.explain.leave_one_out.BLOCK_SCORES", 12)
-    left, changes = influences(Linear(), query([0, 1, 2]), 4)
-    assert (left.tolist(), changes.tolist()) == ([2, 1, 0], [1.0, -0.5, 1.5])
+def test_unfactored_models_are_scored_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("segue.serving.explain.leave_one_out.MAX_BLOCK_SCORES", 12)
+    items, contributions = compute_attributions(Linear(), query([0, 1, 2]), 4)
+    assert (items.tolist(), contributions.tolist()) == ([2, 1, 0], [1.0, -0.5, 1.5])
 
 
-def test_profiles_and_times_stay_with_who_asks() -> None:
-    class Looking(Linear):
+def test_profile_and_time_are_kept_in_reduced_queries() -> None:
+    class CheckingModel(Linear):
         def score(self, queries: Queries, candidates: Codes | None = None) -> Any:
             assert queries.times is not None
             assert queries.profile is not None
@@ -130,129 +132,137 @@ def test_profiles_and_times_stay_with_who_asks() -> None:
             return super().score(queries, candidates)
 
     history = Events.of([[0, 1]])
-    asked = Queries(history, np.array([3]), np.array([True]), np.array([7]), pl.DataFrame({"age": [30]}))
-    rules = applied(schemas.Rules(), schemas.Rules(), FILMS)
-    found = explain(Looking(), asked, 4, rules, 2, False, FILMS, None, VERSION)
-    assert [one.change for one in found.influences] == [1.5, -0.5]
+    queries = Queries(history, np.array([3]), np.array([True]), np.array([7]), pl.DataFrame({"age": [30]}))
+    rules = compile_rules(schemas.Rules(), schemas.Rules(), FILMS)
+    found = explain(CheckingModel(), queries, 4, rules, 2, False, FILMS, None, MODEL_INFO)
+    assert [one.contribution for one in found.attributions] == [1.5, -0.5]
 
 
-def test_recommended_and_what_speaks_for_it() -> None:
-    found = told(2, [0])
-    assert (found.recommended, found.place, found.rules) == (True, 1, {})
-    assert texts(found, "rank") == ["place 1 of 5 that may be recommended"]
-    assert found.shared == {"genres": ["Horror"]}
-    assert texts(found, "features") == ["genres Horror (as 1 of the history)"]
-    assert [(one.id, one.likeness) for one in found.neighbours] == [("i0", pytest.approx(0.3))]
-    assert texts(found, "neighbours") == ["people often have it together with 'Alien' of the history"]
+def test_recommended_item() -> None:
+    found = explain_item(2, [0])
+    assert (found.recommended, found.position, found.rules) == (True, 1, {})
+    assert texts(found, "rank") == ["rank 1 of 5 eligible items"]
+    assert found.shared_features == {"genres": ["Horror"]}
+    assert texts(found, "features") == ["genres Horror (shared with 1 history item)"]
+    assert [(one.id, one.similarity) for one in found.neighbors] == [("i0", pytest.approx(0.3))]
+    assert texts(found, "neighbors") == ["often co-occurs with 'Alien' of the history"]
 
 
-def test_below_the_last() -> None:
-    found = told(4, [0])
-    assert (found.recommended, found.place) == (False, 3)
+def test_item_below_the_list() -> None:
+    found = explain_item(4, [0])
+    assert (found.recommended, found.position) == (False, 3)
     assert texts(found, "rank") == [
-        "not recommended: by its score alone it has place 3 of 5, and 2 were asked for: its score 1.5 is 0.5 below the "
-        "last of those"
+        "not recommended: by score alone it would rank 3 of 5, and 2 items were requested; its score 1.5 is 0.5 below "
+        "the last of them"
     ]
 
 
 @pytest.mark.parametrize(
     ("item", "rules", "rule", "text"),
     [
-        (0, {}, "history", "it is in the history, and repeats were not asked for"),
-        (2, {"deny": ["i2"]}, "deny", "the question denies it"),
-        (2, {"allow": ["i1", "i3"]}, "allow", "the question allows 2 items, and it is none of them"),
-        (2, {"where": {"year": {"max": 1990}}}, "where", "year is 1997, the question wants at most 1990"),
-        (5, {"where": {"year": {"min": 1990.5}}}, "where", "year is not known, the question wants at least 1990.5"),
+        (0, {}, "seen", "it is in the history, and include_seen is false"),
+        (2, {"deny": ["i2"]}, "deny", "request: it is denied"),
+        (2, {"allow": ["i1", "i3"]}, "allow", "request: 2 items are allowed, and this is not one of them"),
+        (2, {"filter": {"year": {"max": 1990}}}, "filter", "request: year is 1997, expected at most 1990"),
+        (5, {"filter": {"year": {"min": 1990.5}}}, "filter", "request: year is unknown, expected at least 1990.5"),
         (
             2,
-            {"where": {"genres": {"none": ["Horror"], "any": ["War", "Comedy"]}, "in_stock": {"any": [True]}}},
-            "where",
-            "genres is Horror, the question wants one of War, Comedy and not Horror; in_stock is false, the question "
-            "wants true",
+            {"filter": {"genres": {"none": ["Horror"], "any": ["War", "Comedy"]}, "in_stock": {"any": [True]}}},
+            "filter",
+            "request: genres is Horror, expected one of War, Comedy and not Horror; request: in_stock is false, "
+            "expected true",
         ),
-        (2, {"where": {"colour": {"any": ["red"]}}}, "where", "colour is not known, the question wants red"),
-        (2, {"where": {"title": {"any": ["Dune"]}}}, "where", "title is Cube, the question wants Dune"),
+        (2, {"filter": {"color": {"any": ["red"]}}}, "filter", "request: color is unknown, expected red"),
+        (2, {"filter": {"title": {"any": ["Dune"]}}}, "filter", "request: title is Cube, expected Dune"),
     ],
 )
-def test_what_keeps_it_out(item: int, rules: dict[str, Any], rule: str, text: str) -> None:
-    found = told(item, [0], **rules)
-    assert (found.recommended, found.place) == (False, None)
+def test_excluding_rules(item: int, rules: dict[str, Any], rule: str, text: str) -> None:
+    found = explain_item(item, [0], **rules)
+    assert (found.recommended, found.position) == (False, None)
     assert found.rules == {rule: text}
     assert texts(found, "rule") == [f"{rule}: {text}"]
-    assert texts(found, "rank")[0].startswith("not recommended: a rule keeps it out; without that it would have place ")
+    assert texts(found, "rank")[0].startswith("not recommended: excluded by a rule; without the rule it would rank ")
     if rules:
-        own = told(item, [0], standing=schemas.Rules.model_validate(rules)).rules[rule]
-        assert own == text.replace("the question", "the service")
+        own = explain_item(item, [0], default_rules=schemas.Rules.model_validate(rules)).rules[rule]
+        assert own == text.replace("request", "default rules")
 
 
-def test_a_full_quota() -> None:
-    found = told(4, [0], k=3, most={"genres": 1})
-    assert (found.recommended, found.place) == (False, 3)
-    assert found.rules == {"most": "of genres Horror the answer holds 1 already, and no more may be"}
-    assert "but rules put others before it" in texts(found, "rank")[0]
-    below = told(4, [0], k=1, most={"genres": 1})
-    assert below.rules == {}  # it would not have been there anyway
+def test_full_quota() -> None:
+    found = explain_item(4, [0], k=3, max_per_value={"genres": 1})
+    assert (found.recommended, found.position) == (False, 3)
+    assert found.rules == {"max_per_value": "the list already holds 1 with genres Horror, the maximum"}
+    assert "but rules put other items above it" in texts(found, "rank")[0]
+    below = explain_item(4, [0], k=1, max_per_value={"genres": 1})
+    assert below.rules == {}  # its score does not suffice anyway
 
 
 def test_boosts() -> None:
-    rules = {"boosts": [{"where": {"genres": {"any": ["Comedy"]}}, "factor": 1000.0}]}
-    found = told(1, [0], model=Linear("logit"), **rules)
-    assert (found.recommended, found.place) == (True, 1)
-    assert found.rules == {"boosts": "its score is changed by +6.91, from place 4 to 1"}
+    rules = {"boosts": [{"filter": {"genres": {"any": ["Comedy"]}}, "factor": 1000.0}]}
+    found = explain_item(1, [0], model=Linear("logit"), **rules)
+    assert (found.recommended, found.position) == (True, 1)
+    assert found.rules == {"boosts": "its score changes by +6.91, its rank from 4 to 1"}
     shares = np.exp(LIKES[0, 1:] + np.log([1000, 1, 1, 1, 1000]))
     assert found.item.probability == pytest.approx(shares[0] / shares.sum(), rel=1e-5)
-    assert told(2, [0], model=Linear("logit"), **rules).rules == {}
+    assert explain_item(2, [0], model=Linear("logit"), **rules).rules == {}
 
 
 def test_diversity() -> None:
-    up, down = (told(item, [0], deny=["i3"], diversify=1.0) for item in (1, 4))
-    assert (up.recommended, up.place) == (True, 2)
-    assert up.rules == {"diversify": "it has place 2, not 3, so that neighbours in the list differ"}
-    assert (down.recommended, down.place) == (False, 2)
-    assert down.rules == {"diversify": "others that are less like those above them go before it"}
+    up, down = (explain_item(item, [0], deny=["i3"], diversify=1.0) for item in (1, 4))
+    assert (up.recommended, up.position) == (True, 2)
+    assert up.rules == {"diversify": "it ranks 2 instead of 3, for a more diverse list"}
+    assert (down.recommended, down.position) == (False, 2)
+    assert down.rules == {"diversify": "items that are less similar to those above them rank before it"}
 
 
 def test_pins() -> None:
-    pinned = told(5, [0], pins=[{"item": "i5", "place": 2}])
-    assert (pinned.recommended, pinned.place, pinned.item.pinned) == (True, 2, True)
-    assert pinned.rules == {"pins": "it is pinned to place 2"}
-    assert "by its score alone it has place 5 of 5" in texts(pinned, "rank")[0]
-    again = told(0, [0], pins=[{"item": "i0", "place": 1}])
-    assert (again.recommended, again.place) == (True, 1)
-    other = told(3, [0], pins=[{"item": "i5", "place": 1}])
-    assert (other.recommended, other.place) == (False, 2)
-    assert other.rules == {"pins": "1 of the places is taken by an item that is pinned"}
-    no = told(5, [0], pins=[{"item": "i5", "place": 1}], deny=["i5"])
-    assert no.rules["pins"] == "it is pinned to place 1, but another rule forbids it"
-    far = told(5, [0], pins=[{"item": "i5", "place": 9}])
-    assert far.rules == {"pins": "it is pinned to place 9, which an answer of 2 does not reach"}
+    pinned = explain_item(5, [0], pins=[{"item": "i5", "position": 2}])
+    assert (pinned.recommended, pinned.position, pinned.item.pinned) == (True, 2, True)
+    assert pinned.rules == {"pins": "it is pinned to position 2"}
+    assert "by score alone it would rank 5 of 5" in texts(pinned, "rank")[0]
+    again = explain_item(0, [0], pins=[{"item": "i0", "position": 1}])
+    assert (again.recommended, again.position) == (True, 1)
+    other = explain_item(3, [0], pins=[{"item": "i5", "position": 1}])
+    assert (other.recommended, other.position) == (False, 2)
+    assert other.rules == {"pins": "1 position is taken by a pinned item"}
+    no = explain_item(5, [0], pins=[{"item": "i5", "position": 1}], deny=["i5"])
+    assert no.rules["pins"] == "it is pinned to position 1, but another rule excludes it"
+    far = explain_item(5, [0], pins=[{"item": "i5", "position": 9}])
+    assert far.rules == {"pins": "it is pinned to position 9, beyond the 2 requested items"}
 
 
-def test_an_unknown_item_and_nobody_known() -> None:
-    found = told("x", [0])
-    assert (found.recommended, found.place, found.item.id) == (False, None, "x")
-    assert texts(found, "unknown") == ["'x' is not in the catalogue of this model"]
-    empty = told(3, [])
-    assert (empty.influences, empty.shared, empty.neighbours, empty.place) == ([], {}, [], 4)
-    assert texts(empty, "unknown") == ["nothing is known of who asks: there is no event that the model can go by"]
-    assert texts(told(4, [3]), "influence") == ["no single item of the history changes its score"]
+def test_unknown_item_and_empty_history() -> None:
+    found = explain_item("x", [0])
+    assert (found.recommended, found.position, found.item.id) == (False, None, "x")
+    assert texts(found, "unknown") == ["'x' is not in the catalog of this model"]
+    empty = explain_item(3, [])
+    assert (empty.attributions, empty.shared_features, empty.neighbors, empty.position) == ([], {}, [], 4)
+    assert texts(empty, "unknown") == ["the history is empty: the model has nothing to go by"]
+    assert texts(explain_item(4, [3]), "attribution") == ["no single item of the history changes its score"]
 
 
-def test_one_question_at_a_time() -> None:
-    rules = applied(schemas.Rules(), schemas.Rules(), FILMS)
+def test_exactly_one_query() -> None:
+    rules = compile_rules(schemas.Rules(), schemas.Rules(), FILMS)
     with pytest.raises(ValueError, match="got 2 queries, expected 1"):
-        explain(Linear(), Queries.anonymous(Events.of([[0], [1]])), 0, rules, 2, False, FILMS, None, VERSION)
+        explain(Linear(), Queries.anonymous(Events.of([[0], [1]])), 0, rules, 2, False, FILMS, None, MODEL_INFO)
 
 
-def test_a_trained_model_goes_by_items_of_the_same_half() -> None:
+def test_trained_model_attributes_to_the_same_cluster() -> None:
     world = clusters()
     model = train_small("ease", world.train)
     half = world.train.n_items // 2
-    items = catalogue({"id": world.train.items.ids})
+    items = make_catalog({"id": world.train.items.ids})
     history = [0, 1, half, 2]
     found = explain(
-        model, query(history), 5, applied(schemas.Rules(), schemas.Rules(), items), 3, False, items, None, VERSION
+        model,
+        query(history),
+        5,
+        compile_rules(schemas.Rules(), schemas.Rules(), items),
+        3,
+        False,
+        items,
+        None,
+        MODEL_INFO,
     )
-    changes = {one.id: one.change for one in found.influences}
+    changes = {one.id: one.contribution for one in found.attributions}
     assert all(changes[f"i{code}"] > changes[f"i{half}"] for code in (0, 1, 2))
     assert found.recommended

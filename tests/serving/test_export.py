@@ -1,4 +1,4 @@
-"""``segue export``: from a run to a publication, once."""
+"""``segue export`` builds a model artifact from a run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import typer
 from typer.testing import CliRunner
 
 from segue.cli import main
-from segue.cli.export import export, published
+from segue.cli.export import export
+from segue.experiment.publish import publish_run
 from segue.experiment.run_folder import verify as verify_run
-from segue.serving.artifacts.artifact import open_publication
+from segue.serving.artifacts.artifact import load_artifact
 from segue.serving.artifacts.manifest import MANIFEST
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A place with a finished run of ease."""
+    """Create a home folder with a finished run of ease."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGUE_HOME", str(home))
@@ -31,71 +32,71 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The same run, in a place of its own."""
+    """Copy the run to a home folder of its own."""
     shutil.copytree(home / "runs", tmp_path / "runs")
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
     return tmp_path / "runs" / "one"
 
 
-def test_a_run_is_published_once(run: Path) -> None:
-    said: list[str] = []
-    folder = published(run, say=said.append)
-    assert folder == run.parent.parent / "publications" / "one"
-    found = open_publication(folder)
+def test_run_is_exported_once(run: Path) -> None:
+    messages: list[str] = []
+    folder = publish_run(run, log=messages.append)
+    assert folder == run.parent.parent / "artifacts" / "one"
+    found = load_artifact(folder)
     assert (found.name, found.engine.name) == ("one", "native")
     assert found.histories is not None
     assert len(found.histories) == 60
-    assert found.facts["data"].startswith("simulated")
-    assert found.facts["trained"]
-    assert 0 <= found.facts["metrics"]["ndcg@10"] <= 1
-    assert verify_run(run) == [], "the run is as it was sealed"
+    assert found.metadata["data"].startswith("simulated")
+    assert found.metadata["trained"]
+    assert 0 <= found.metadata["metrics"]["ndcg@10"] <= 1
+    assert verify_run(run) == [], "the run is unchanged"
     before = (folder / MANIFEST).stat().st_mtime_ns
-    assert published(run, say=said.append) == folder
+    assert publish_run(run, log=messages.append) == folder
     assert (folder / MANIFEST).stat().st_mtime_ns == before
-    assert len(said) == 1
+    assert len(messages) == 1
 
 
-def test_what_is_broken_or_other_is_made_again(run: Path) -> None:
-    folder = published(run)
+def test_damaged_or_different_artifact_is_rebuilt(run: Path) -> None:
+    folder = publish_run(run)
     (folder / "popularity.npy").write_bytes(b"")
-    published(run)
-    open_publication(folder)
-    about = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**about, "name": "two"}))
-    published(run)
-    assert open_publication(folder).name == "one"
+    publish_run(run)
+    load_artifact(folder)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, "name": "two"}))
+    publish_run(run)
+    assert load_artifact(folder).name == "one"
 
 
-def test_a_broken_bundle_is_not_published(run: Path) -> None:
+def test_damaged_bundle_is_not_exported(run: Path) -> None:
     arrays = run / "bundle" / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"arrays\.safetensors: sha256"):
-        published(run)
+        publish_run(run)
     shutil.rmtree(run / "bundle")
     with pytest.raises(ValueError, match="not finished: it has no bundle"):
-        published(run)
+        publish_run(run)
 
 
-def test_without_the_data_nobody_is_known(run: Path) -> None:
+def test_missing_data_gives_no_histories(run: Path) -> None:
     record = json.loads((run / "metrics.json").read_text())
     (run / "metrics.json").write_text(json.dumps({**record, "data_folder": "/nowhere"}))
-    said: list[str] = []
-    found = open_publication(published(run, say=said.append))
+    messages: list[str] = []
+    found = load_artifact(publish_run(run, log=messages.append))
     assert found.histories is None
-    assert any("published without histories" in line for line in said)
+    assert any("published without histories" in line for line in messages)
 
 
-def test_the_command(run: Path, tmp_path: Path) -> None:
+def test_command(run: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(export)
-    told = CliRunner().invoke(
+    result = CliRunner().invoke(
         app, [str(run), "--out", str(tmp_path / "p"), "--name", "best", "--engine", "native", "--json"]
     )
-    assert told.exit_code == 0, told.output
-    about = json.loads(told.stdout)
-    assert (about["name"], about["key"], about["engine"]) == ("best", "ease", "native")
-    assert Path(about["folder"]) == tmp_path / "p"
-    words = CliRunner().invoke(app, [str(run), "--out", str(tmp_path / "p"), "--name", "best", "--engine", "native"])
-    assert words.stdout == f"{tmp_path / 'p'}: best, ease {about['version']}, engine native (asked for)\n"
-    with pytest.raises(ValueError, match="is no network"):
-        published(run, engine="onnx")
+    assert result.exit_code == 0, result.output
+    manifest = json.loads(result.stdout)
+    assert (manifest["name"], manifest["key"], manifest["engine"]) == ("best", "ease", "native")
+    assert Path(manifest["folder"]) == tmp_path / "p"
+    text = CliRunner().invoke(app, [str(run), "--out", str(tmp_path / "p"), "--name", "best", "--engine", "native"])
+    assert text.stdout == f"{tmp_path / 'p'}: best, ease {manifest['version']}, engine native (requested)\n"
+    with pytest.raises(ValueError, match="is not a network"):
+        publish_run(run, engine="onnx")

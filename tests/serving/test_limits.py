@@ -1,4 +1,4 @@
-"""Rates and slots, in time that is told to pass."""
+"""Rate limit and concurrency limit, with a simulated clock."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.serving.limits import Rate, Slots
+from segue.serving.limits import ConcurrencyLimiter, RateLimiter
 
 
 class Clock:
@@ -17,65 +17,65 @@ class Clock:
         return self.seconds
 
 
-def test_no_limit() -> None:
-    rate = Rate(0)
-    assert not any(rate.wait("a") for _ in range(1000))
+def test_rate_limit_disabled() -> None:
+    rate = RateLimiter(0)
+    assert not any(rate.acquire("a") for _ in range(1000))
     assert len(rate) == 0
 
 
-def test_what_was_saved_up_can_be_spent_at_once_and_no_more() -> None:
+def test_bursts() -> None:
     clock = Clock()
-    rate = Rate(5, clock=clock)
-    assert [rate.wait("a") == 0 for _ in range(11)] == [True] * 10 + [False]
-    assert rate.wait("b") == 0, "each key has its own"
-    wait = rate.wait("a")
+    rate = RateLimiter(5, clock=clock)
+    assert [rate.acquire("a") == 0 for _ in range(11)] == [True] * 10 + [False]
+    assert rate.acquire("b") == 0, "each key has its own limit"
+    wait = rate.acquire("a")
     assert wait == pytest.approx(0.2)
-    assert rate.wait("a") == wait, "who is refused does not wait longer for it"
+    assert rate.acquire("a") == wait, "a rejected request does not extend the wait"
     clock.seconds += wait
-    assert rate.wait("a") == 0
-    assert rate.wait("a") > 0
+    assert rate.acquire("a") == 0
+    assert rate.acquire("a") > 0
     clock.seconds += 1000
-    assert [rate.wait("a") == 0 for _ in range(11)] == [True] * 10 + [False]
+    assert [rate.acquire("a") == 0 for _ in range(11)] == [True] * 10 + [False]
 
 
-def test_a_rate_below_one_lets_one_pass_at_a_time() -> None:
+def test_rates_below_one_per_second() -> None:
     clock = Clock()
-    rate = Rate(0.1, clock=clock)
-    assert rate.wait("a") == 0
-    assert rate.wait("a") == pytest.approx(10)
+    rate = RateLimiter(0.1, clock=clock)
+    assert rate.acquire("a") == 0
+    assert rate.acquire("a") == pytest.approx(10)
     clock.seconds += 10
-    assert rate.wait("a") == 0
+    assert rate.acquire("a") == 0
 
 
 @given(st.lists(st.floats(0, 3), min_size=1, max_size=60), st.sampled_from([0.5, 1.0, 3.0, 10.0]))
-def test_never_more_than_the_bucket_and_what_flowed_in(steps: list[float], each: float) -> None:
+def test_rate_limit_is_never_exceeded(steps: list[float], each: float) -> None:
     clock = Clock()
-    rate = Rate(each, clock=clock)
-    begun, passed = clock.seconds, 0
+    rate = RateLimiter(each, clock=clock)
+    start, n_passed = clock.seconds, 0
     for step in steps:
         clock.seconds += step
         for _ in range(3):
-            wait = rate.wait("a")
-            passed += wait == 0
+            wait = rate.acquire("a")
+            n_passed += wait == 0
             assert 0 <= wait <= 1 / each + 1e-6
-        assert passed <= max(1, 2 * each) + each * (clock.seconds - begun) + 1e-6
+        assert n_passed <= max(1, 2 * each) + each * (clock.seconds - start) + 1e-6
     if wait:
         clock.seconds += wait
-        assert rate.wait("a") == 0
+        assert rate.acquire("a") == 0
 
 
 def test_memory_is_bounded() -> None:
-    rate = Rate(1, most=100, clock=Clock())
+    rate = RateLimiter(1, max_keys=100, clock=Clock())
     for i in range(10_000):
-        rate.wait(f"key {i}")
-        rate.wait("busy")
+        rate.acquire(f"key {i}")
+        rate.acquire("overloaded")
     assert len(rate) == 100
-    assert rate.wait("busy") > 0, "who asks often is not forgotten"
+    assert rate.acquire("overloaded") > 0, "frequently used keys are remembered"
 
 
-def test_slots_are_given_back() -> None:
-    slots = Slots(2)
-    assert [slots.take(), slots.take(), slots.take()] == [True, True, False]
-    slots.give()
-    assert slots.taken == 1
-    assert slots.take()
+def test_concurrency_limiter() -> None:
+    limiter = ConcurrencyLimiter(2)
+    assert [limiter.try_acquire(), limiter.try_acquire(), limiter.try_acquire()] == [True, True, False]
+    limiter.release()
+    assert limiter.in_use == 1
+    assert limiter.try_acquire()

@@ -1,4 +1,4 @@
-"""A small shop with titles and genres, models trained on it, and a service in front of them."""
+"""A small catalog with titles and genres, models trained on it, and a service for them."""
 
 from dataclasses import replace
 from functools import cache
@@ -11,11 +11,11 @@ import polars as pl
 
 from segue.core import bundle
 from segue.core.types import Dataset, Events
-from segue.serving.artifacts.artifact import publish
-from segue.serving.model_registry import Shelf
+from segue.serving.artifacts.artifact import build_artifact
+from segue.serving.model_registry import ModelRegistry
 from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Service
-from segue.serving.settings import Serving
+from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.testing import dataset
 from segue.testing.training import train_small
@@ -24,7 +24,7 @@ GENRES = ("Comedy", "Drama", "War")
 
 
 def shop(n_users: int = 60, n_items: int = 40) -> Dataset:
-    """People who stay in one of two halves of the catalogue."""
+    """Users who each interact with one half of the catalog."""
     rng = np.random.default_rng(0)
     half = n_items // 2
     rows = [(rng.permutation(half)[: rng.integers(4, 12)] + half * (user % 2)).tolist() for user in range(n_users)]
@@ -41,17 +41,18 @@ def shop(n_users: int = 60, n_items: int = 40) -> Dataset:
 
 
 @cache
-def published(key: str, engine: str = "native") -> Path:
-    """A publication of the model ``key``, trained on the shop; its name is the key."""
+def artifact_folder(key: str, engine: str = "native") -> Path:
+    """Build an artifact of the model ``key``, trained on :func:`shop`."""
     data = shop()
     folder = Path(mkdtemp(prefix="segue-test-")) / key
-    trained = bundle.of(key, train_small(key, data), data)
-    publish(key, trained, data.histories, folder, engine=engine)
+    trained = bundle.create(key, train_small(key, data), data)
+    build_artifact(key, trained, data.histories, folder, engine=engine)
     return folder
 
 
 def service(*keys: str, store: str = "memory:", library: Path | None = None, **settings: Any) -> Service:
-    """A service with models by key, the first of them active."""
-    kept, own = open_store(store), Serving(**settings)
-    shelf = Shelf([published(key) for key in keys], kept, library, standing=own.rules)
-    return Service(shelf, kept, own, Metrics())
+    """Create a service with models by key, the first of them active."""
+    event_store, serving_settings = open_store(store), ServingSettings(**settings)
+    folders = [artifact_folder(key) for key in keys]
+    models = ModelRegistry(folders, event_store, library, default_rules=serving_settings.default_rules)
+    return Service(models, event_store, serving_settings, Metrics())

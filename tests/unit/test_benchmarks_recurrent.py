@@ -1,4 +1,4 @@
-"""Benchmarks of recurrent models: what they compare is what they say."""
+"""Benchmarks of recurrent models: comparisons, tables and plots."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from segue.testing import cycle, train_small
 
 FACTS: dict[str, Any] = {
     "machine": describe(),
-    "rest_percent": 15.0,
-    "busy_before_percent": 50.0,
+    "max_load_percent": 15.0,
+    "load_before_percent": 50.0,
 }
 
 
-def test_a_model_that_reads_less_leaves_out_the_whole_history_all_the_same() -> None:
+def test_truncated_history_still_excludes_the_whole_history() -> None:
     world = cycle()
     model: Any = train_small("lstm", world.train, epochs=2)
     queries = Queries.anonymous(Events.of([[3, 1, 4, 2, 5], [6], []]))
-    cut = length_generalization.Cut(model, 2, model.domain, model.scale)
+    cut = length_generalization.TruncatedHistory(model, 2, model.schema, model.scale)
     np.testing.assert_array_equal(cut.encode(queries), model.encode(Queries.anonymous(queries.history.last(2))))
     found = recommend(cut, queries, 4)
     assert not set(found.items[0, : found.lengths[0]]) & {3, 1, 4, 2, 5}
-    longer = length_generalization.Cut(model, 9, model.domain, model.scale)
+    longer = length_generalization.TruncatedHistory(model, 9, model.schema, model.scale)
     np.testing.assert_array_equal(longer.score(queries), model.score(queries))
 
 
-def test_the_page_of_what_is_beyond_has_a_line_per_group() -> None:
+def test_length_generalization_page_has_a_row_per_group() -> None:
     rows = [
-        {"read": cut, "over": over, "upto": upto, "questions": 7, "mean": 0.5, "low": 0.4, "high": 0.6}
+        {"read": cut, "above": above, "up_to": up_to, "queries": 7, "mean": 0.5, "low": 0.4, "high": 0.6}
         for cut in length_generalization.CUTS
-        for over, upto in ((None, None), (0, 50), (400, length_generalization.GROUPS[-1]))
+        for above, up_to in ((None, None), (0, 50), (400, length_generalization.GROUPS[-1]))
     ]
     about = {"run": "r", "model": "xlstm", "data": "d", "hash": "h", "warnings": ["rebuilt"], "seed": 0}
     text = length_generalization.page({**about, "max_length": 200, "rows": rows, **FACTS})
@@ -51,27 +51,26 @@ def test_the_page_of_what_is_beyond_has_a_line_per_group() -> None:
     ]
 
 
-def test_ratios_of_cells_are_between_what_they_name() -> None:
-    for one, other in xlstm_blocks.AGAINST:
-        assert one in xlstm_blocks.SIDES
-        assert other in xlstm_blocks.SIDES
+def test_xlstm_blocks_pairs() -> None:
+    for one, other in xlstm_blocks.PAIRS:
+        assert one in xlstm_blocks.RUNS
+        assert other in xlstm_blocks.RUNS
         assert one[1] == "segue"
-        assert one[2] == other[2], "the same dropout on both sides"
-    side = {"positions_per_second": 1.0, "milliseconds": 2.0, "processor_milliseconds": 2.0, "peak_mib": 3.0}
-    sides = [
-        {"length": 50, "kind": k, "library": b, "dropout": d, "parameters": 4, **side} for k, b, d in xlstm_blocks.SIDES
+        assert one[2] == other[2], "the same dropout on both runs"
+    side = {"positions_per_second": 1.0, "milliseconds": 2.0, "cpu_milliseconds": 2.0, "peak_mib": 3.0}
+    runs = [
+        {"length": 50, "kind": k, "library": b, "dropout": d, "parameters": 4, **side} for k, b, d in xlstm_blocks.RUNS
     ]
     ratios = [
-        {"length": 50, "of": list(a), "to": list(b), "faster": 2.0, "faster_by_processor": 3.0}
-        for a, b in xlstm_blocks.AGAINST
+        {"length": 50, "of": list(a), "to": list(b), "faster": 2.0, "faster_by_cpu": 3.0} for a, b in xlstm_blocks.PAIRS
     ]
     settings = {**xlstm_blocks.SETTINGS, "threads": 1}
-    text = xlstm_blocks.page({"settings": settings, "sides": sides, "ratios": ratios, **FACTS})
-    assert text.count("| 2.00 | 3.00 |") == len(xlstm_blocks.AGAINST)
+    text = xlstm_blocks.page({"settings": settings, "runs": runs, "ratios": ratios, **FACTS})
+    assert text.count("| 2.00 | 3.00 |") == len(xlstm_blocks.PAIRS)
     assert "disturbed" in text
 
 
-def test_growth_is_drawn_with_every_model() -> None:
+def test_scaling_plot_shows_every_model() -> None:
     points = [
         {
             "axis": axis,
@@ -80,18 +79,18 @@ def test_growth_is_drawn_with_every_model() -> None:
             "loss": loss,
             "batch": 1,
             "milliseconds": 1.0,
-            "processor_milliseconds": 1.0,
+            "cpu_milliseconds": 1.0,
             "positions_per_second": 10.0,
             "own_mib": 5.0,
         }
-        for axis in ("length", "width", "items")
+        for axis in ("length", "embedding_dim", "items")
         for value in (50, 100)
         for model in scaling.MODELS
         for loss in scaling.LOSSES[: 2 if axis == "items" else 1]
     ]
-    drawing = scaling.figure(points)
-    assert drawing.startswith("<svg")
-    assert all(name in drawing for name in scaling.MODELS)
-    steps = [{"model": "lstm", "steps": [{"events": 10, "bytes": 8, "step_ms": 1.0, "answer_ms": 2.0}]}]
+    svg = scaling.figure(points)
+    assert svg.startswith("<svg")
+    assert all(name in svg for name in scaling.MODELS)
+    steps = [{"model": "lstm", "steps": [{"events": 10, "bytes": 8, "step_ms": 1.0, "encode_ms": 2.0}]}]
     text = scaling.page({"settings": {"threads": 1, "items": 5}, "points": points, "steps": steps, **FACTS})
     assert "| lstm | 8 | 10 | 1.00 | 2.00 |" in text

@@ -1,4 +1,4 @@
-"""The command line in this process: verbs, JSON, errors and exit statuses."""
+"""The command line in this process: commands, JSON, errors and exit statuses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from segue.cli import main
+from segue.core.registry import model_class
 
 DATA = "simulated?users=60&items=40&seed=3"
 
@@ -48,7 +49,7 @@ def run(home: Path) -> Path:
     return home / "runs" / "first"
 
 
-def test_a_run_holds_everything(run: Path) -> None:
+def test_a_run_contains_all_files(run: Path) -> None:
     record = json.loads((run / "metrics.json").read_text())
     low, high = record["intervals"]["ndcg@10"]
     assert low <= record["ndcg@10"] <= high
@@ -67,11 +68,12 @@ def test_a_run_holds_everything(run: Path) -> None:
 def test_settings_are_resolved_and_documented(run: Path) -> None:
     text = (run / "settings.toml").read_text()
     assert "l2 = 10" in text
-    assert "# Ridge" in text
+    description = model_class("ease").Config.model_fields["l2"].description or ""
+    assert f"# {description[:20]}" in text
 
 
-def test_train_prints_metrics_beside_popularity(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = call(capsys, "train", "item_knn", "--data", DATA, "--limit", "30")
+def test_train_prints_metrics_and_the_baseline(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, err = call(capsys, "train", "item_knn", "--data", DATA, "--max-users", "30")
     assert status == 0
     for word in ("Recall@5", "Precision@10", "HitRate@10", "MRR@5", "NDCG@10", "95 % interval", "popular"):
         assert word in out
@@ -79,7 +81,7 @@ def test_train_prints_metrics_beside_popularity(capsys: pytest.CaptureFixture[st
     assert "first 30" in err
 
 
-def test_evaluate_gives_what_training_recorded(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_evaluate_reproduces_the_recorded_metrics(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     recorded = json.loads((run / "metrics.json").read_text())
     again = result(capsys, "evaluate", str(run))
     assert again["ndcg@10"] == recorded["ndcg@10"]
@@ -87,7 +89,7 @@ def test_evaluate_gives_what_training_recorded(capsys: pytest.CaptureFixture[str
     assert "recall@7" in result(capsys, "evaluate", "first", "--set", "ks=[7]", "--part", "valid")
 
 
-def test_recommend_for_a_user_leaves_out_his_history(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_recommend_for_a_user_leaves_out_the_history(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     user = result(capsys, "data", "describe", DATA)
     assert user["users"] == 60
     from segue.data import load
@@ -96,46 +98,46 @@ def test_recommend_for_a_user_leaves_out_his_history(capsys: pytest.CaptureFixtu
     who = data.users.ids[7]
     seen = set(data.items.decode(data.histories.items[data.histories.offsets[7] : data.histories.offsets[8]]))
     answer = result(capsys, "recommend", "first", "--user", who, "-k", "4", "--last", "2")
-    items = [row["item"] for row in answer["recommendations"]]
+    items = [row["item_id"] for row in answer["recommendations"]]
     assert len(items) == 4
     assert not seen & set(items)
-    assert [row["place"] for row in answer["recommendations"]] == [1, 2, 3, 4]
+    assert [row["rank"] for row in answer["recommendations"]] == [1, 2, 3, 4]
     assert len(answer["history"]) == 2
     assert {"title", "genres", "score"} <= set(answer["recommendations"][0])
 
 
-def test_recommend_by_title_is_recommend_by_id(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_recommending_by_title_and_by_id_agree(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     from segue.data import load
 
     rows = load(DATA).item_features.select("id", "title").collect()  # type: ignore[union-attr]
-    by_id = result(capsys, "recommend", "latest", "--item", rows["id"][0])
+    by_id = result(capsys, "recommend", "latest", "--history", rows["id"][0])
     by_title = result(capsys, "recommend", "latest", "--title", rows["title"][0].upper())
     assert by_id["recommendations"] == by_title["recommendations"]
 
 
-def test_ambiguous_and_unknown_titles_are_told_together(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_ambiguous_and_unknown_titles_are_reported_together(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     status, _, err = call(capsys, "recommend", "first", "--title", "the", "--title", "no such film at all")
     assert status == 2
-    assert "'the' is the title of" in err
+    assert "'the' matches" in err
     assert "i0" in err
     assert "no item is called 'no such film at all'" in err
 
 
-def test_what_cannot_be_used_is_told(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    answer = result(capsys, "recommend", "first", "--item", "nowhere", "--user-features", "age=25")
+def test_unusable_inputs_are_reported(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    answer = result(capsys, "recommend", "first", "--history", "nowhere", "--user-features", "age=25")
     assert any("nowhere" in note for note in answer["notes"])
     assert any("no use of these user features" in note for note in answer["notes"])
     assert len(answer["recommendations"]) == 10
-    status, _, err = call(capsys, "recommend", "first", "--item", "i01", "--user-features", "agee=25")
+    status, _, err = call(capsys, "recommend", "first", "--history", "i01", "--user-features", "agee=25")
     assert status == 2
     assert "did you mean 'age'" in err
 
 
 def test_similar_is_ordered_and_without_the_item(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     found = result(capsys, "similar", "first", "--item", "i01", "-k", "5")["similar"]
-    likeness = [row["likeness"] for row in found]
-    assert likeness == sorted(likeness, reverse=True)
-    assert "i01" not in [row["item"] for row in found]
+    similarity = [row["similarity"] for row in found]
+    assert similarity == sorted(similarity, reverse=True)
+    assert "i01" not in [row["item_id"] for row in found]
 
 
 def test_runs_and_global_json(capsys: pytest.CaptureFixture[str], run: Path) -> None:
@@ -148,7 +150,7 @@ def test_runs_and_global_json(capsys: pytest.CaptureFixture[str], run: Path) -> 
     assert "first" in out
 
 
-def test_verify_sees_a_changed_byte(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_verify_detects_a_changed_byte(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     assert result(capsys, "verify", "first")["intact"]
     path = run / "bundle" / "arrays.safetensors"
     whole = path.read_bytes()
@@ -161,15 +163,15 @@ def test_verify_sees_a_changed_byte(capsys: pytest.CaptureFixture[str], run: Pat
     assert "arrays.safetensors" in out
 
 
-def test_doctor_lists_models_and_finds_no_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_lists_models_and_finds_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     report = result(capsys, "doctor")
     assert {"popular", "ease"} <= set(report["models"])
-    assert report["faults"] == []
+    assert report["errors"] == []
 
 
 def test_data_list(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {entry["data"]: entry for entry in result(capsys, "data", "list")}
-    assert listed["simulated"]["at_hand"]
+    assert listed["simulated"]["available"]
     assert "ml-100k" in listed
 
 
@@ -181,14 +183,14 @@ def test_prepare_into_a_folder_and_train_from_it(capsys: pytest.CaptureFixture[s
     told = result(capsys, "data", "prepare", str(log), "--out", str(tmp_path / "ready"), "--columns", columns)
     assert (told["users"], told["items"], told["events"]) == (12, 7, 48)
     record = result(capsys, "train", "popular", "--data", str(tmp_path / "ready"))
-    assert record["counts"]["test_questions"] == 12
+    assert record["counts"]["test_queries"] == 12
 
 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["train"], "which model?"),
-        (["train", "ease"], "on which data?"),
+        (["train"], "no MODEL given"),
+        (["train", "ease"], "no --data given"),
         (["train", "eese", "--data", DATA], "did you mean 'ease'"),
         (["train", "ease", "--data", "ml-100"], "did you mean 'ml-1"),
         (["train", "ease", "--data", DATA, "--set", "l3=1", "--set", "epoch=2"], "did you mean 'epochs'"),
@@ -197,17 +199,19 @@ def test_prepare_into_a_folder_and_train_from_it(capsys: pytest.CaptureFixture[s
         (["train", "ease", "--data", DATA, "--set", "seed=1"], "split.seed or run.seed"),
         (["train", "ease", "--data", DATA, "--recipe", "nowhere.toml"], "no such file: nowhere.toml"),
         (["train", "ease", "--data", DATA, "--set", 'metrics=["ndgc"]'], "did you mean 'ndcg'"),
-        (["train", "--resume", "first", "--seed", "3"], "not understood beside it: run.seed=3"),
+        (["train", "--resume", "first", "--seed", "3"], "remove run.seed=3"),
         (["evaluate", "nowhere"], "no run 'nowhere'"),
-        (["recommend", "first"], "for whom?"),
-        (["recommend", "first", "--user", "nobody"], "'nobody' is not in"),
-        (["recommend", "first", "--user", "1", "--item", "2"], "--user alone"),
-        (["similar", "first", "--item", "nowhere"], "'nowhere' is not in the catalogue"),
-        (["compare", DATA, "ease"], "two models or more"),
+        (["recommend", "first"], "for which users?"),
+        (["recommend", "first", "--all-users"], "--all-users needs --out"),
+        (["recommend", "first", "--user", "1", "--history", "2"], "got --user and --history, expected one of them"),
+        (["similar", "first", "--item", "nowhere"], "--item 'nowhere' is not in the catalog"),
+        (["explain", "first", "--user", "1", "--item", "nowhere"], "--item 'nowhere' is not in the catalog"),
+        (["rank", "first", "--user", "1"], "which items?"),
+        (["compare", DATA, "ease"], "expected at least 2"),
         (["data", "describe", DATA, "--columns", "user"], "expected name=value"),
     ],
 )
-def test_a_users_error_is_one_message_and_status_2(
+def test_a_user_error_is_one_message_with_status_2(
     capsys: pytest.CaptureFixture[str], run: Path, arguments: list[str], told: str
 ) -> None:
     status, out, err = call(capsys, *arguments)
@@ -217,7 +221,7 @@ def test_a_users_error_is_one_message_and_status_2(
     assert not out
 
 
-def test_an_unknown_option_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_option_has_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert call(capsys, "train", "--nonsense")[0] == 2
 
 
@@ -229,7 +233,71 @@ def test_a_failed_training_leaves_no_run(capsys: pytest.CaptureFixture[str], hom
     assert not (home / "runs" / "failed").exists()
 
 
-def test_out_refuses_a_finished_run(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_out_rejects_a_finished_run(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     status, _, err = call(capsys, "train", "ease", "--data", DATA, "--set", "l2=10", "--out", str(run))
     assert status == 2
     assert "holds a finished run" in err
+
+
+def test_evaluate_other_metrics_by_group(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    found = result(capsys, "evaluate", "first", "--metrics", "ndcg@10,map@3", "--by", "gender", "--include-seen")
+    assert list(found["intervals"]) == ["ndcg@10", "map@3"]
+    assert found["protocol"]["exclude_seen"] is False
+    assert sum(group["queries"] for group in found["groups"].values()) == 60
+    status, out, _ = call(capsys, "evaluate", "first", "--by", "history_length")
+    assert status == 0
+    assert "By history length" in out
+
+
+def test_cross_validate(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = (
+        "cross-validate",
+        DATA,
+        "ease",
+        "popular",
+        "--folds",
+        "2",
+        "--metrics",
+        "ndcg@10",
+        "--set",
+        "ease.l2=10",
+    )
+    found = result(capsys, *arguments)
+    assert {row["model"] for row in found["models"]} == {"ease", "popular"}
+    assert len(found["values"]["ease"]["ndcg@10"]) == 2
+    status, out, err = call(capsys, *arguments)
+    assert status == 0
+    assert "2-fold cross-validation" in out
+    assert "fold 2 of 2, popular: ndcg@10" in err
+
+
+def test_compare_averages_seeds(capsys: pytest.CaptureFixture[str]) -> None:
+    found = result(capsys, "compare", DATA, "popular", "random", "--seeds", "0,1", "--baseline", "popular")
+    chance = found["models"]["random"]
+    assert chance["seeds"] == [0, 1]
+    assert chance["ndcg@10"] == pytest.approx(sum(chance["seed_means"]["ndcg@10"]) / 2, abs=1e-6)
+    assert [(test["first"], test["second"]) for test in found["tests"]] == [("random", "popular")]
+    status, _, err = call(capsys, "compare", DATA, "popular", "random", "--seeds", "a")
+    assert status == 2
+    assert "--seeds: got 'a'" in err
+
+
+def test_train_reports_the_training_error_of_a_rating_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    log = tmp_path / "ratings.csv"
+    rows = [f"u{user},i{item},{1 + (user * item) % 5},{user + item}" for user in range(20) for item in range(12)]
+    log.write_text("user_id,item_id,rating,timestamp\n" + "\n".join(rows) + "\n")
+    arguments = ("train", "als", "--data", str(log), "--set", "embedding_dim=2", "--set", "iterations=2")
+    record = result(capsys, *arguments, "--set", "split.strategy=random")
+    assert set(record["train"]) == {"rmse", "mae"}
+    assert 0 < record["train"]["rmse"] < 5
+    status, out, err = call(capsys, *arguments, "--set", "split.strategy=random")
+    assert status == 0
+    assert f"rmse: train {record['train']['rmse']:.4f}, test {record['rmse']:.4f}" in err
+    assert "train" in out
+
+
+def test_the_folder_of_a_run_is_not_mistaken_for_an_artifact() -> None:
+    from segue.experiment.run_folder import MANIFEST as RUN_MANIFEST
+    from segue.serving.artifacts.manifest import MANIFEST
+
+    assert MANIFEST != RUN_MANIFEST

@@ -1,4 +1,4 @@
-"""``segue abtest``: whose outcome is what, and what is said of it."""
+"""``segue abtest``: outcomes per user, intervals and conclusions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from segue.cli.abtest import abtest, measured
+from segue.cli.abtest import abtest
+from segue.experiment.abtest import analyze
 from segue.serving.experiments.assignment import Experiment, Experiments
-from segue.serving.experiments.outcomes import outcomes
+from segue.serving.experiments.outcomes import collect_outcomes
 from segue.serving.stores.store import Event, Exposure
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
@@ -30,13 +31,13 @@ DAY = 86_400
 
 def store(exposures: Iterable[tuple[str, str, int]] = (), events: Iterable[Event] = ()) -> MemoryStore:
     kept = MemoryStore()
-    kept.expose([Exposure("x", variant, user, time, ("p", "q")) for user, variant, time in exposures])
+    kept.record_exposures([Exposure("x", variant, user, time, ("p", "q")) for user, variant, time in exposures])
     kept.append(list(events))
     return kept
 
 
 def played(rates: dict[str, float], n: int = 3000, seed: int = 0, shares: Any = None) -> MemoryStore:
-    """An experiment of ``n`` users, one a minute, who purchase an hour later or never, at a price."""
+    """Simulate ``n`` users, one a minute, who purchase an hour later or never, at a random price."""
     rng = np.random.default_rng(seed)
     names = list(rates)
     groups = rng.choice(len(names), n, p=shares)
@@ -49,7 +50,7 @@ def played(rates: dict[str, float], n: int = 3000, seed: int = 0, shares: Any = 
     return store(exposures, events)
 
 
-def test_the_first_exposure_decides_variant_and_start() -> None:
+def test_the_first_exposure_determines_variant_and_start() -> None:
     kept = store(
         [("ada", "new", 100), ("ben", "control", 110), ("ada", "control", 120), ("cy", "gone", 130)],
         [
@@ -63,70 +64,70 @@ def test_the_first_exposure_decides_variant_and_start() -> None:
             Event("cy", "p", 150),
         ],
     )
-    found = outcomes(kept, "x", ("control", "new"))
+    found = collect_outcomes(kept, "x", ("control", "new"))
     assert found.variants == ("control", "new", "gone")
     assert (found.groups.tolist(), found.starts.tolist()) == ([1, 0, 2], [100, 110, 130])
     assert found.values.tolist() == [1, 1, 0]
-    assert found.moved == 1
-    assert found.actions == {"purchase": 4, "view": 1, "interaction": 1}
-    assert outcomes(kept, "x", value=True).values.tolist() == [2, 24, 0]
-    assert outcomes(kept, "x", value=True, within=60).values.tolist() == [2, 8, 0]
-    assert outcomes(kept, "x", action="interaction").values.tolist() == [0, 0, 1]
-    assert len(outcomes(kept, "y")) == 0
+    assert found.n_switched == 1
+    assert found.action_counts == {"purchase": 4, "view": 1, "interaction": 1}
+    assert collect_outcomes(kept, "x", value=True).values.tolist() == [2, 24, 0]
+    assert collect_outcomes(kept, "x", value=True, within=60).values.tolist() == [2, 8, 0]
+    assert collect_outcomes(kept, "x", action="interaction").values.tolist() == [0, 0, 1]
+    assert len(collect_outcomes(kept, "y")) == 0
 
 
-def test_only_what_was_shown_may_count() -> None:
+def test_only_events_with_shown_items_count() -> None:
     kept = store(
         [("ada", "control", 100), ("ben", "control", 100)],
         [Event("ada", "z", 150, "purchase"), Event("ben", "q", 150, "purchase"), Event("ada", "r", 150, "purchase")],
     )
-    kept.expose([Exposure("x", "control", "ada", 200, ("r",))])
-    assert outcomes(kept, "x").values.tolist() == [1, 1]
-    assert outcomes(kept, "x", shown=True).values.tolist() == [0, 1], "r was shown only after it was bought"
+    kept.record_exposures([Exposure("x", "control", "ada", 200, ("r",))])
+    assert collect_outcomes(kept, "x").values.tolist() == [1, 1]
+    assert collect_outcomes(kept, "x", shown=True).values.tolist() == [0, 1], "r was shown only after it was bought"
     kept.append([Event("ada", "r", 250, "purchase")])
-    assert outcomes(kept, "x", shown=True).values.tolist() == [1, 1]
+    assert collect_outcomes(kept, "x", shown=True).values.tolist() == [1, 1]
 
 
-def test_a_difference_is_told_with_its_interval() -> None:
-    record = measured(played({"control": 0.1, "new": 0.2}), "x", DEFINED, within=DAY, now=10**9)
+def test_a_difference_is_reported_with_its_interval() -> None:
+    record = analyze(played({"control": 0.1, "new": 0.2}), "x", DEFINED, within=DAY, now=10**9)
     control, new = record["variants"]
     assert control["users"] + new["users"] == 3000
     (found,) = record["comparisons"]
     assert found["difference"] == pytest.approx(new["mean"] - control["mean"])
     assert 0 < found["low"] < 0.1 < found["high"]
     assert found["p"] <= 0.05
-    assert found["shown_at"] < 3000
+    assert found["significant_at"] < 3000
     assert record["conclusions"][0].startswith("new: the mean is higher than that of control, by +0.")
     assert record["notes"] == []
-    assert record["sizes_p"] > 0.05
+    assert record["sample_ratio_mismatch_p"] > 0.05
 
 
-def test_no_difference_is_told_as_such() -> None:
-    record = measured(played({"control": 0.1, "new": 0.1}), "x", DEFINED, within=DAY, now=10**9)
-    assert record["comparisons"][0]["shown_at"] is None
-    assert "no difference from control is shown yet" in record["conclusions"][0]
+def test_no_difference_is_reported_as_such() -> None:
+    record = analyze(played({"control": 0.1, "new": 0.1}), "x", DEFINED, within=DAY, now=10**9)
+    assert record["comparisons"][0]["significant_at"] is None
+    assert "no significant difference from control yet" in record["conclusions"][0]
 
 
 def test_sums_of_values() -> None:
-    record = measured(played({"control": 0.1, "new": 0.3}), "x", DEFINED, value=True, within=DAY, now=10**9)
+    record = analyze(played({"control": 0.1, "new": 0.3}), "x", DEFINED, value=True, within=DAY, now=10**9)
     assert record["variants"][0]["mean"] == pytest.approx(1, abs=0.25)
     assert record["comparisons"][0]["low"] > 0
-    few = measured(played({"control": 0.1, "new": 0.3}, 50), "x", DEFINED, value=True, within=DAY, now=10**9)
-    assert few["conclusions"] == ["new: too few users yet to say anything."]
+    few = analyze(played({"control": 0.1, "new": 0.3}, 50), "x", DEFINED, value=True, within=DAY, now=10**9)
+    assert few["conclusions"] == ["new: too few users for a conclusion yet."]
 
 
-def test_users_wait_until_their_time_is_up() -> None:
+def test_users_wait_until_their_window_has_passed() -> None:
     kept = played({"control": 0.5, "new": 0.5}, 100)
-    record = measured(kept, "x", DEFINED, within=DAY, now=60 * 49 + DAY)
+    record = analyze(kept, "x", DEFINED, within=DAY, now=60 * 49 + DAY)
     assert sum(one["users"] for one in record["variants"]) == 50
     assert sum(one["waiting"] for one in record["variants"]) == 50
-    early = measured(kept, "x", DEFINED, within=DAY, now=0)
+    early = analyze(kept, "x", DEFINED, within=DAY, now=0)
     assert early["variants"][0]["mean"] is None
-    assert early["conclusions"] == ["new: too few users yet to say anything."]
+    assert early["conclusions"] == ["new: too few users for a conclusion yet."]
 
 
-def test_a_shift_with_time_is_told() -> None:
-    """A novelty that wears off: better at first, worse later."""
+def test_a_change_over_time_is_reported() -> None:
+    """A novelty effect: better at first, worse later."""
     rng = np.random.default_rng(1)
     exposures, events = [], []
     for user in range(6000):
@@ -134,50 +135,50 @@ def test_a_shift_with_time_is_told() -> None:
         exposures.append((f"u{user}", "new" if treated else "control", user))
         if rng.random() < 0.3 + (0.3 if user < 2000 else -0.14) * treated:
             events.append(Event(f"u{user}", "p", user, "purchase"))
-    record = measured(store(exposures, events), "x", DEFINED, within=1, now=10**9)
+    record = analyze(store(exposures, events), "x", DEFINED, within=1, now=10**9)
     assert record["comparisons"][0]["low"] < 0 < record["comparisons"][0]["high"]
-    assert "it changed with time, or was chance" in record["conclusions"][0]
+    assert "it changed over time, or was a false positive" in record["conclusions"][0]
 
 
-def test_groups_of_wrong_sizes_forbid_conclusions() -> None:
+def test_sample_ratio_mismatch_prevents_conclusions() -> None:
     kept = played({"control": 0.1, "new": 0.3}, shares=[0.6, 0.4])
-    record = measured(kept, "x", DEFINED, within=DAY, now=10**9)
-    assert record["sizes_p"] < 0.001
+    record = analyze(kept, "x", DEFINED, within=DAY, now=10**9)
+    assert record["sample_ratio_mismatch_p"] < 0.001
     assert len(record["conclusions"]) == 1
-    assert "Nothing can be concluded" in record["conclusions"][0]
+    assert "Find the cause before drawing any conclusion" in record["conclusions"][0]
 
 
-def test_several_treatments_share_the_chance_of_a_false_finding() -> None:
+def test_several_treatments_share_alpha() -> None:
     variants = {name: {"model": "m", "share": 0.3} for name in ("control", "a", "b")}
     defined = Experiment.model_validate({"name": "x", "variants": variants})
     kept = played({"control": 0.1, "a": 0.1, "b": 0.25})
-    record = measured(kept, "x", defined, within=DAY, now=10**9)
+    record = analyze(kept, "x", defined, within=DAY, now=10**9)
     a, b = record["comparisons"]
     assert (a["variant"], b["variant"]) == ("a", "b")
-    assert a["shown_at"] is None
-    assert b["shown_at"] is not None
+    assert a["significant_at"] is None
+    assert b["significant_at"] is not None
     one = Experiment.model_validate({"name": "x", "variants": {name: variants[name] for name in ("control", "b")}})
-    alone = measured(kept, "x", one, within=DAY, now=10**9)
+    alone = analyze(kept, "x", one, within=DAY, now=10**9)
     assert alone["comparisons"][0]["low"] > b["low"]
     assert any("no such variants: a" in note for note in alone["notes"])
 
 
-def test_what_is_missing_is_told() -> None:
+def test_missing_information_is_reported() -> None:
     kept = played({"control": 0.1, "new": 0.2}, 200)
-    notes = " ".join(measured(kept, "x", None, action="click", now=0)["notes"])
+    notes = " ".join(analyze(kept, "x", None, action="click", now=0)["notes"])
     assert "without --within" in notes
-    assert "taken as equal" in notes
-    assert "no event of kind 'click' in time; kinds that there are: purchase" in notes
-    with pytest.raises(ValueError, match="nobody was shown anything"):
-        measured(kept, "y", None, now=0)
-    with pytest.raises(ValueError, match="which of a, b is the control"):
-        measured(played({"a": 0.1, "b": 0.2}, 20), "x", None, now=0)
-    with pytest.raises(ValueError, match=r"--alpha 5\.0"):
-        measured(kept, "x", None, alpha=5.0, now=0)
+    assert "assumed equal" in notes
+    assert "no event of kind 'click' in time; kinds found: purchase" in notes
+    with pytest.raises(ValueError, match="no user was exposed"):
+        analyze(kept, "y", None, now=0)
+    with pytest.raises(ValueError, match="no variant named control among a, b"):
+        analyze(played({"a": 0.1, "b": 0.2}, 20), "x", None, now=0)
+    with pytest.raises(ValueError, match=r"alpha: got 5\.0"):
+        analyze(kept, "x", None, alpha=5.0, now=0)
     alone = store([("ada", "new", 1)])
-    record = measured(alone, "x", DEFINED, now=0)
+    record = analyze(alone, "x", DEFINED, now=0)
     assert record["comparisons"][0]["difference"] is None
-    assert record["conclusions"] == ["new: too few users yet to say anything."]
+    assert record["conclusions"] == ["new: too few users for a conclusion yet."]
 
 
 @pytest.fixture
@@ -196,14 +197,14 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> Any:
     return call
 
 
-def test_the_verb_prints_a_table_and_json(runner: Any, tmp_path: Path) -> None:
+def test_the_command_prints_a_table_and_json(runner: Any, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(json.dumps({"experiments": [DEFINED.model_dump()]}))
-    Experiments(tmp_path / "e.json", kept=runner.kept)
+    Experiments(tmp_path / "e.json", store=runner.kept)
     shown = runner("--within", "86400")
     assert shown.exit_code == 0, shown.output
-    for text in ("x: users with purchase", "control", "40 %", "95 % at any time", "< 0.0001", "You may stop here."):
+    for text in ("x: users with purchase", "control", "40 %", "95 % interval", "< 0.0001", "You may stop here."):
         assert text in shown.output
-    assert runner.kept.closed
+    assert runner.kept.is_closed
     record = json.loads(runner("--within", "86400", "--value", "--json").stdout)
     assert record["outcome"] == "sum of values of purchase"
     assert record["comparisons"][0]["low"] > 0
@@ -211,12 +212,12 @@ def test_the_verb_prints_a_table_and_json(runner: Any, tmp_path: Path) -> None:
     assert few["variants"][0]["mean"] is None
 
 
-def test_the_verb_reads_the_file_of_experiments(runner: Any, tmp_path: Path) -> None:
+def test_the_command_reads_the_experiments_file(runner: Any, tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text(json.dumps({"experiments": [DEFINED.model_dump()]}))
     record = json.loads(runner("--experiments", str(tmp_path / "e.json"), "--json").stdout)
     assert record["variants"][0]["share"] == 0.4
     assert "without --within" in runner().stderr
     (tmp_path / "e.json").write_text('{"experiments": []}')
     assert isinstance(runner("--experiments", str(tmp_path / "e.json")).exception, ValueError)
-    runner.kept.broken = True
+    runner.kept.is_broken = True
     assert isinstance(runner().exception, OSError)

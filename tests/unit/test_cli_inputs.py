@@ -1,4 +1,4 @@
-"""Inputs from the command line: prepared, trained with, asked with."""
+"""Features on the command line: preparing, training and recommending with them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ import pytest
 import segue
 from segue.cli import main
 
-SETTINGS = ["epochs=25", "width=16", "hidden_width=16", "dropout=0", "learning_rate=0.02", "batch_size=16"]
-SETTINGS += ["split.kind=ratio", "split.valid=0"]  # a history of several items tells too: all epochs are for the first
+SETTINGS = ["epochs=25", "embedding_dim=16", "hidden_dim=16", "dropout=0", "learning_rate=0.02", "batch_size=16"]
+SETTINGS += [
+    "split.strategy=per_user_ratio",
+    "split.valid=0",
+]  # a history of several items tells too: all epochs are for the first
 
 
 @pytest.fixture(scope="module")
@@ -49,60 +52,58 @@ def prepared(home: Path) -> Path:
     return home / "ready"
 
 
-def test_from_two_files_to_an_answer(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_two_files_to_recommendations(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [str(home / "log.csv"), "--users", str(home / "people.csv")]
     status, _, err = call(capsys, "data", "prepare", *files, "--out", str(prepared))
     assert status == 0, err
-    assert "users: 120 rows of" in err
+    assert "users: joined 120 rows of" in err
     run = str(home / "runs" / "who")
     train = ["train", "gru4rec", "--data", str(prepared), "--out", run, "--set", "inputs=[user_features]"]
     status, _, err = call(capsys, *train, *[word for text in SETTINGS for word in ("--set", text)])
     assert status == 0, err
-    assert "user_features: read gender (a category, 2 known)" in err
+    assert "user_features: using gender (category, 2 values)" in err
 
     def asked(*told: str) -> tuple[str, list[str]]:
-        status, out, err = call(capsys, "recommend", run, "--item", "i3", "-k", "1", "--json", *told)
+        status, out, err = call(capsys, "recommend", run, "--history", "i3", "-k", "1", "--json", *told)
         assert status == 0, err
         found: Any = json.loads(out)
-        return found["recommendations"][0]["item"], found["notes"]
+        return found["recommendations"][0]["item_id"], found["notes"]
 
     assert asked("--user-features", "gender=F") == ("i4", [])
     assert asked("--user-features", "gender=M") == ("i5", [])
     item, notes = asked("--user-features", "gender=X")
     assert item in ("i4", "i5")
-    assert any("gender 'X' was not there in training" in note for note in notes)
+    assert any("gender 'X' did not occur in training" in note for note in notes)
     stream = segue.stream(run)
     for gender, wanted in (("F", "i4"), ("M", "i5")):
-        state = stream.step(stream.state(profile={"gender": gender}), "i3")
-        assert stream.recommend(state, k=1)["item"].to_list() == [wanted]
+        state = stream.step(stream.state(user_features={"gender": gender}), "i3")
+        assert stream.recommend(state, k=1)["item_id"].to_list() == [wanted]
     status, _, err = call(capsys, "recommend", run, "--user-features", "age=3")
     assert status != 0
     assert "unknown 'age', did you mean" in err or "unknown 'age'; known: gender" in err
 
 
-def test_the_moment_of_asking_must_be_told(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_query_times_must_be_available(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = home / "runs" / "when"
     log = str(home / "log.csv")
     train = ["train", "gru4rec", "--data", log, "--out", str(out), "--set", "inputs=[query_time]", "--set", "epochs=1"]
     status, _, err = call(capsys, *train)
     assert status != 0
-    assert "--set split.tell_time=true" in err
+    assert "--set split.use_query_time=true" in err
     assert not out.exists()
     status, _, err = call(capsys, "compare", log, "popular", "gru4rec", "--set", "gru4rec.inputs=[query_time]")
     assert status != 0
-    assert "--set split.tell_time=true" in err
-    status, _, err = call(capsys, *train, "--set", "split.tell_time=true")
+    assert "--set split.use_query_time=true" in err
+    status, _, err = call(capsys, *train, "--set", "split.use_query_time=true")
     assert status == 0, err
     data = segue.load(log)
-    with pytest.raises(ValueError, match="needs the time of each question"):
+    with pytest.raises(ValueError, match="needs the time of each query"):
         segue.train("gru4rec", segue.split(data), recipe="none", epochs=1, inputs=["query_time"])
-    told = segue.split(data, tell_time=True)
+    told = segue.split(data, use_query_time=True)
     assert segue.train("gru4rec", told, recipe="none", epochs=1, inputs=["query_time"]).key == "gru4rec"
 
 
-def test_files_of_features_are_named_where_they_are_faulty(
-    prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_errors_in_feature_files_name_the_file(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = call(capsys, "data", "describe", str(home / "log.csv"), "--items", str(home / "people.csv"))
     assert status != 0
-    assert "no column 'id' or 'item_id' of ids" in err
+    assert "no id column 'id' or 'item_id'" in err

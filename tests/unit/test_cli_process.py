@@ -1,4 +1,4 @@
-"""What starting the command line costs; interruption, resuming, and runs that are used again."""
+"""Start-up cost of the command line; interruption, resuming and reuse of runs."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from segue.cli import main
-from segue.training.trackers import TensorBoard
+from segue.experiment.run_experiment import TensorBoard
 
-HEAVY = ("torch", "polars", "numpy", "scipy", "segue.core", "segue.data", "segue.experiment", "matplotlib")
+HEAVY = ("torch", "polars", "numpy", "scipy", "segue.core.types", "segue.data", "segue.experiment", "matplotlib")
 EPOCHS = 5
-TRAIN = ["train", "gru4rec", "--data", "simulated?users=150&items=40", "--recipe", "none", "--set", "model.width=16",
-         "--set", f"epochs={EPOCHS}", "--set", "batch_size=16", "--set", "patience=100"]  # fmt: skip
+TRAIN = ["train", "gru4rec", "--data", "simulated?users=150&items=40", "--recipe", "none",
+         "--set", "model.embedding_dim=16", "--set", f"epochs={EPOCHS}",
+         "--set", "batch_size=16", "--set", "patience=100"]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
@@ -47,7 +48,7 @@ def in_process(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any
     return json.loads(out), err
 
 
-def test_an_interrupted_training_goes_on_to_the_same_model(
+def test_an_interrupted_training_resumes_to_the_same_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))

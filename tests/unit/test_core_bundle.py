@@ -23,10 +23,10 @@ def data() -> Dataset:
 @pytest.fixture
 def saved(data: Dataset, tmp_path: Path) -> Path:
     kind = model_class("popular")
-    model = kind(kind.Config(smoothing=2.0), data.domain)
+    model = kind(kind.Config(smoothing=2.0), data.schema)
     assert isinstance(model, Solver)
     model.fit(data, Run(), None)
-    bundle.save(tmp_path / "bundle", "popular", model, data, {"note": "by hand"})
+    bundle.save(tmp_path / "bundle", bundle.create("popular", model, data, {"note": "by hand"}))
     return tmp_path / "bundle"
 
 
@@ -34,11 +34,11 @@ def test_all_comes_back(saved: Path, data: Dataset) -> None:
     found = bundle.load(saved)
     assert found.key == "popular"
     assert found.model.config.smoothing == 2.0
-    assert found.model.domain == data.domain
-    assert found.facts["note"] == "by hand"
+    assert found.model.schema == data.schema
+    assert found.metadata["note"] == "by hand"
     assert found.items.decode(np.array([3])) == ["i3"]
     assert found.users.encode(["u2", "x"])[1].tolist() == [True, False]
-    assert found.catalogue.collect()["id"].to_list() == ["i0", "i1", "i2", "i3"]
+    assert found.catalog.collect()["id"].to_list() == ["i0", "i1", "i2", "i3"]
     assert bundle.verify(saved) == []
     scores = np.exp(found.model.score(Queries.anonymous(Events.of([[]]))))
     np.testing.assert_allclose(scores, [[3 / 12, 4 / 12, 3 / 12, 2 / 12]], rtol=1e-6)
@@ -48,11 +48,11 @@ def test_titles_travel_with_the_model(data: Dataset, tmp_path: Path) -> None:
     titles = pl.LazyFrame({"id": ["i0", "i1", "i2", "i3"], "title": ["Alien", "Brazil", "Cube", "Dune"]})
     described = Dataset("films", data.users, data.items, data.histories, item_features=titles)
     kind = model_class("random")
-    model = kind(kind.Config(), data.domain)
+    model = kind(kind.Config(), data.schema)
     assert isinstance(model, Solver)
     model.fit(described, Run(), None)
-    bundle.save(tmp_path / "b", "random", model, described)
-    assert bundle.load(tmp_path / "b").catalogue.collect()["title"].to_list()[3] == "Dune"
+    bundle.save(tmp_path / "b", bundle.create("random", model, described))
+    assert bundle.load(tmp_path / "b").catalog.collect()["title"].to_list()[3] == "Dune"
 
 
 @pytest.mark.parametrize("name", ["arrays.safetensors", "items.parquet", "users.parquet"])
@@ -77,7 +77,7 @@ def test_a_missing_file_is_found(saved: Path) -> None:
         ({"format": bundle.FORMAT + 1}, "bundle format 2"),
         ({"model": "poplar"}, "did you mean 'popular'"),
         ({"config": {"smothing": 1}}, r"config\.smothing: unknown key, did you mean 'smoothing'"),
-        ({"domain": {"n_users": 3, "n_items": 5, "actions": ["interaction"], "target": None}}, "log_shares"),
+        ({"schema": {"n_users": 3, "n_items": 5, "actions": ["interaction"], "target": None}}, "log_popularity"),
     ],
 )
 def test_what_does_not_fit_is_refused(saved: Path, change: dict[str, object], message: str) -> None:

@@ -1,4 +1,4 @@
-"""Settings: what is understood is typed, what is not is refused with the nearest known word, all at once."""
+"""Settings are typed; invalid settings are reported together with suggestions."""
 
 import re
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 import pytest
 from annotated_types import Gt
 
-from segue.core.config import Settings, assign, parse, suggest
+from segue.core.config import Settings, apply_overrides, parse, suggest
 
 
 class Inner(Settings):
@@ -41,12 +41,12 @@ class Other(Settings):
 GROUPS: dict[str, type[Settings]] = {"model": Outer, "training": Other}
 
 
-def test_good_values() -> None:
+def test_valid_settings() -> None:
     made = parse(Outer, {"width": 4, "inner": {"rate": 0.5}}, "model")
     assert (made.width, made.inner.rate, made.name) == (4, 0.5, "a")
 
 
-def test_all_faults_at_once() -> None:
+def test_all_errors_are_reported_together() -> None:
     with pytest.raises(ValueError, match="unknown") as caught:
         parse(Outer, {"widht": 4, "width": 0, "name": 3, "inner": {"rat": 1}, "maybe": {"rat": 1}}, "model")
     lines = sorted(str(caught.value).splitlines())
@@ -59,7 +59,7 @@ def test_all_faults_at_once() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_infinite_and_undefined_numbers_are_refused(value: float) -> None:
+def test_non_finite_numbers_are_rejected(value: float) -> None:
     with pytest.raises(ValueError, match=r"model\.inner\.rate: got (nan|inf)"):
         parse(Outer, {"inner": {"rate": value}}, "model")
 
@@ -70,13 +70,15 @@ def test_settings_are_frozen_and_documented() -> None:
     assert Outer.model_fields["width"].description == "How wide."
 
 
-def test_suggestion_or_all() -> None:
+def test_suggest_closest_or_list_all() -> None:
     assert suggest("widht", ["width", "depth"]) == ", did you mean 'width'?"
     assert suggest("xyz", ["width", "depth"]) == "; known: depth, width"
 
 
-def test_assignments_find_their_group() -> None:
-    values = assign(GROUPS, ["width=3", "training.name=x", "model.name=y=z", "epochs = 7", 'inner={"rate": 1}'])
+def test_overrides_are_assigned_to_groups() -> None:
+    values = apply_overrides(
+        GROUPS, ["width=3", "training.name=x", "model.name=y=z", "epochs = 7", 'inner={"rate": 1}']
+    )
     assert values == {
         "model": {"width": 3, "name": "y=z", "inner": {"rate": 1}},
         "training": {"name": "x", "epochs": 7},
@@ -87,8 +89,8 @@ def test_assignments_find_their_group() -> None:
     ("text", "value"),
     [("3", 3), ("0.5", 0.5), ("true", True), ("[1, 2]", [1, 2]), ("null", None), ("ndcg@10", "ndcg@10")],
 )
-def test_values_are_json_where_they_can_be(text: str, value: object) -> None:
-    assert assign(GROUPS, [f"width={text}"])["model"]["width"] == value
+def test_override_values_are_parsed_as_json(text: str, value: object) -> None:
+    assert apply_overrides(GROUPS, [f"width={text}"])["model"]["width"] == value
 
 
 @pytest.mark.parametrize(
@@ -96,17 +98,17 @@ def test_values_are_json_where_they_can_be(text: str, value: object) -> None:
     [
         ("width", "--set width: expected key=value"),
         ("=3", ": unknown key"),
-        ("name=x", "name: which one? model.name or training.name"),
+        ("name=x", "name: ambiguous, expected model.name or training.name"),
         ("epoch=1", "epoch: unknown key, did you mean 'epochs'?"),
         ("trainig.epochs=1", "trainig.epochs: unknown group 'trainig', did you mean 'training'?"),
         ("model.inner.rate=1", "model.inner.rate: unknown group 'model.inner'"),
     ],
 )
-def test_assignments_that_are_refused(text: str, message: str) -> None:
+def test_invalid_overrides(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
-        assign(GROUPS, [text])
+        apply_overrides(GROUPS, [text])
 
 
-def test_assignments_are_refused_together() -> None:
-    with pytest.raises(ValueError, match=r"epoch: unknown.*\nname: which one"):
-        assign(GROUPS, ["epoch=1", "name=x", "width=2"])
+def test_errors_of_overrides_are_reported_together() -> None:
+    with pytest.raises(ValueError, match=r"epoch: unknown.*\nname: ambiguous"):
+        apply_overrides(GROUPS, ["epoch=1", "name=x", "width=2"])

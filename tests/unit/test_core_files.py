@@ -9,14 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segue.core.files import load_arrays, read_json, save_arrays, settle, sha256, write_folder, write_json, write_text
+from segue.core.files import (
+    atomic_folder,
+    load_arrays,
+    read_json,
+    recover_interrupted_write,
+    save_arrays,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_text_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "deep" / "file.txt"
     write_text(path, "ä\n")
     write_text(path, "new\n")
@@ -28,7 +37,7 @@ def test_text_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert names(path.parent) == ["file.txt"]
 
 
-def test_json_goes_both_ways_and_faults_name_the_file(tmp_path: Path) -> None:
+def test_json_round_trip_and_errors(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": [1, None, "ü"]})
     assert read_json(tmp_path / "a.json") == {"x": [1, None, "ü"]}
     with pytest.raises(ValueError, match=r"b\.json: no such file"):
@@ -42,12 +51,12 @@ def test_json_goes_both_ways_and_faults_name_the_file(tmp_path: Path) -> None:
 
 
 def fill(path: Path, text: str) -> None:
-    with write_folder(path) as fresh:
+    with atomic_folder(path) as fresh:
         (fresh / "file").write_text(text)
 
 
-def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
-    with write_folder(tmp_path / "deep" / "made") as fresh:
+def test_atomic_folder_appears_complete(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "deep" / "made") as fresh:
         (fresh / "file").write_text("1")
         assert not (tmp_path / "deep" / "made").exists()
     assert (tmp_path / "deep" / "made" / "file").read_text() == "1"
@@ -57,14 +66,14 @@ def test_a_folder_appears_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def stumble(path: Path, error: type[BaseException]) -> None:
-    with write_folder(path) as fresh:
+    with atomic_folder(path) as fresh:
         (fresh / "file").write_text("new")
         raise error
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
 @pytest.mark.parametrize("before", [False, True])
-def test_a_fault_inside_leaves_nothing_new(tmp_path: Path, error: type[BaseException], before: bool) -> None:
+def test_error_in_atomic_folder_leaves_no_trace(tmp_path: Path, error: type[BaseException], before: bool) -> None:
     if before:
         fill(tmp_path / "made", "old")
     with pytest.raises(error):
@@ -73,7 +82,7 @@ def test_a_fault_inside_leaves_nothing_new(tmp_path: Path, error: type[BaseExcep
     assert not before or (tmp_path / "made" / "file").read_text() == "old"
 
 
-def test_a_fault_while_replacing_puts_the_old_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_while_replacing_restores_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "made", "old")
     rename = Path.rename
 
@@ -92,7 +101,7 @@ def test_a_fault_while_replacing_puts_the_old_back(tmp_path: Path, monkeypatch: 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from segue.core.files import write_folder
+from segue.core.files import atomic_folder
 rename, count = Path.rename, 0
 def die(self, target):
     global count
@@ -101,23 +110,23 @@ def die(self, target):
         os.kill(os.getpid(), signal.SIGKILL)
     return rename(self, target)
 Path.rename = die
-with write_folder(Path(sys.argv[1])) as fresh:
+with atomic_folder(Path(sys.argv[1])) as fresh:
     (fresh / "file").write_text("new")
 """
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_kill_at_any_rename_loses_nothing(tmp_path: Path, at: int) -> None:
+def test_killed_writer_loses_nothing(tmp_path: Path, at: int) -> None:
     fill(tmp_path / "made", "old")
     done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "made"), str(at)], check=False)
     assert done.returncode == -signal.SIGKILL
-    settle(tmp_path / "made")
+    recover_interrupted_write(tmp_path / "made")
     assert (tmp_path / "made" / "file").read_text() == "old"
     fill(tmp_path / "made", "newer")
     assert (tmp_path / "made" / "file").read_text() == "newer"
 
 
-def test_arrays_go_both_ways(tmp_path: Path) -> None:
+def test_arrays_round_trip(tmp_path: Path) -> None:
     arrays = {
         "scalar": np.array(3.5),
         "empty": np.zeros((0, 4), np.float32),
@@ -135,7 +144,7 @@ def test_arrays_go_both_ways(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.safetensors"]
 
 
-def test_faults_in_array_files_name_the_file(tmp_path: Path) -> None:
+def test_errors_of_array_files_name_the_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.safetensors: no such file"):
         load_arrays(tmp_path / "none.safetensors")
     (tmp_path / "bad.safetensors").write_bytes(b"not this")

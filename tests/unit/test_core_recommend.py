@@ -8,16 +8,16 @@ from hypothesis.extra.numpy import arrays
 
 from segue.core import recommend as module
 from segue.core.recommend import recommend, top_k
-from segue.core.types import Codes, Domain, Events, Mask, Queries, Scores
+from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Scores
 
 FEW = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])
 
 
-class Told:
-    """A recommender that says what it was told."""
+class FixedScores:
+    """A recommender with given scores."""
 
     def __init__(self, scores: Scores, scale: str = "score") -> None:
-        self.scores, self.scale, self.domain = scores, scale, Domain(1, scores.shape[1])
+        self.scores, self.scale, self.schema = scores, scale, DataSchema(1, scores.shape[1])
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         return self.scores[queries.users]
@@ -29,7 +29,7 @@ def sort(row: list[float], k: int) -> list[int]:
 
 
 @given(arrays(np.float32, st.tuples(st.integers(0, 4), st.integers(1, 9)), elements=FEW), st.integers(1, 12))
-def test_top_k_is_sorting(scores: Scores, k: int) -> None:
+def test_top_k_equals_sorting(scores: Scores, k: int) -> None:
     best = top_k(scores, k)
     assert best.items.shape == best.scores.shape == (len(scores), k)
     for row, items, values, length in zip(scores.tolist(), best.items, best.scores, best.lengths, strict=True):
@@ -41,15 +41,15 @@ def test_top_k_is_sorting(scores: Scores, k: int) -> None:
 
 
 @given(st.data())
-def test_recommend_excludes_history_and_what_is_not_allowed(data: st.DataObject) -> None:
+def test_recommend_excludes_seen_and_disallowed_items(data: st.DataObject) -> None:
     n, n_items, k = 5, 8, data.draw(st.integers(1, 10))
     scores = data.draw(arrays(np.float32, (n, n_items), elements=st.sampled_from([-1.0, 0.0, 0.5, 2.0])))
     rows = data.draw(st.lists(st.lists(st.integers(0, n_items - 1), max_size=9), min_size=n, max_size=n))
     allowed: Mask = data.draw(arrays(np.bool_, n_items))
     queries = Queries.of_users(np.arange(n, dtype=np.int32), Events.of(rows))
     before = scores.copy()
-    found = recommend(Told(scores), queries, k, allowed=allowed)
-    again = recommend(Told(scores), queries, k, repeats=True)
+    found = recommend(FixedScores(scores), queries, k, allowed=allowed)
+    again = recommend(FixedScores(scores), queries, k, exclude_seen=False)
     for r, row in enumerate(scores.tolist()):
         open_to = [v if allowed[j] and j not in rows[r] else -np.inf for j, v in enumerate(row)]
         assert found.items[r, : found.lengths[r]].tolist() == sort(open_to, k)
@@ -57,14 +57,14 @@ def test_recommend_excludes_history_and_what_is_not_allowed(data: st.DataObject)
     np.testing.assert_array_equal(scores, before)
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_block_size(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=(11, 6)).astype(np.float32)
     queries = Queries.of_users(np.arange(11, dtype=np.int32), Events.of([[r % 6] for r in range(11)]))
-    whole = recommend(Told(scores, "logit"), queries, 3)
+    whole = recommend(FixedScores(scores, "logit"), queries, 3)
     monkeypatch.setattr(module, "BLOCK_SCORES", 25)
     monkeypatch.setattr(module, "CACHE_SCORES", 13)
-    parts = recommend(Told(scores, "logit"), queries, 3)
+    parts = recommend(FixedScores(scores, "logit"), queries, 3)
     for name in ("items", "scores", "lengths", "probabilities"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))
 
@@ -74,7 +74,7 @@ class Turned:
 
     def __init__(self, answers: Scores, vectors: Scores) -> None:
         self.answers, self.vectors, self.bias = answers, vectors, vectors[:, 0]
-        self.domain = Domain(len(answers), len(vectors))
+        self.schema = DataSchema(len(answers), len(vectors))
 
     def encode(self, queries: Queries) -> Scores:
         return self.answers[queries.users]
@@ -83,8 +83,8 @@ class Turned:
         return self.encode(queries) @ self.vectors.T + self.bias
 
 
-@pytest.mark.parametrize("n", [1, 2, module.FEW, module.FEW + 1])
-def test_a_product_by_blocks_of_items_is_the_product(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("n", [1, 2, module.SMALL_BATCH, module.SMALL_BATCH + 1])
+def test_blocked_product_equals_the_product(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_ITEMS", 10)
     rng = np.random.default_rng(n)
     model = Turned(*(rng.normal(size=(size, 5)).astype(np.float32) for size in (n, 37)))
@@ -93,15 +93,15 @@ def test_a_product_by_blocks_of_items_is_the_product(n: int, monkeypatch: pytest
     np.testing.assert_allclose(found, model.score(queries), 1e-5, 1e-5)
 
 
-def test_probabilities_are_a_softmax_of_all_but_the_history() -> None:
+def test_probabilities_are_a_softmax_over_unseen_items() -> None:
     rng = np.random.default_rng(0)
     scores = (rng.normal(size=(4, 9)) * 30 + 200).astype(np.float32)
     queries = Queries.of_users(np.arange(4, dtype=np.int32), Events.of([[0], [], [1, 2], list(range(9))]))
-    everything = recommend(Told(scores, "logit"), queries, 9, repeats=True)
+    everything = recommend(FixedScores(scores, "logit"), queries, 9, exclude_seen=False)
     assert everything.probabilities is not None
     np.testing.assert_allclose(everything.probabilities.sum(axis=1), 1.0, rtol=1e-5)
     allowed = np.arange(9) != 8  # which counts all the same
-    some = recommend(Told(scores, "logit"), queries, 9, allowed=allowed)
+    some = recommend(FixedScores(scores, "logit"), queries, 9, allowed=allowed)
     assert some.probabilities is not None
     assert some.lengths.tolist() == [7, 8, 6, 0]
     odds = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
@@ -111,18 +111,18 @@ def test_probabilities_are_a_softmax_of_all_but_the_history() -> None:
         n = some.lengths[r]
         np.testing.assert_allclose(some.probabilities[r, :n], expected[r, some.items[r, :n]], rtol=1e-4, atol=1e-9)
         assert not some.probabilities[r, n:].any()
-    assert recommend(Told(scores), queries, 2).probabilities is None
+    assert recommend(FixedScores(scores), queries, 2).probabilities is None
 
 
-def test_fewer_than_k_eligible_and_none_at_all() -> None:
+def test_fewer_than_k_candidates() -> None:
     queries = Queries.of_users(np.zeros(2, np.int32), Events.of([[0, 1], [0, 1, 2]]))
-    found = recommend(Told(np.ones((1, 3), np.float32), "logit"), queries, 5)
+    found = recommend(FixedScores(np.ones((1, 3), np.float32), "logit"), queries, 5)
     assert found.lengths.tolist() == [1, 0]
     assert found.items.tolist() == [[2, 0, 0, 0, 0], [0] * 5]
 
 
-def test_no_questions_and_no_places() -> None:
-    nobody = Queries.anonymous(Events.of([]))
-    assert recommend(Told(np.ones((1, 3), np.float32)), nobody, 4).items.shape == (0, 4)
+def test_no_queries_and_invalid_k() -> None:
+    no_queries = Queries.anonymous(Events.of([]))
+    assert recommend(FixedScores(np.ones((1, 3), np.float32)), no_queries, 4).items.shape == (0, 4)
     with pytest.raises(ValueError, match="k: got 0, expected at least 1"):
-        recommend(Told(np.ones((1, 3), np.float32)), nobody, 0)
+        recommend(FixedScores(np.ones((1, 3), np.float32)), no_queries, 0)

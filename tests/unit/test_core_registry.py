@@ -27,18 +27,18 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         del sys.modules[name]
 
 
-def test_files_are_keys_and_listing_imports_none(package: str) -> None:
+def test_keys_are_listed_without_imports(package: str) -> None:
     assert registry.keys(package) == ["alpha", "beta"]
 
 
-def test_module_and_its_functions(package: str) -> None:
-    found = registry.module(package, "alpha", "letter")
-    assert list(registry.functions(found)) == ["second", "first"]
+def test_load_module_and_exported_functions(package: str) -> None:
+    found = registry.load_module(package, "alpha", "letter")
+    assert list(registry.exported_functions(found)) == ["second", "first"]
     with pytest.raises(ValueError, match=r"letter: unknown 'alpa', did you mean 'alpha'\?"):
-        registry.module(package, "alpa", "letter")
+        registry.load_module(package, "alpa", "letter")
 
 
-def test_every_model_is_found_by_its_file() -> None:
+def test_models_are_found_by_file_name() -> None:
     files = {path.stem for path in (Path(registry.__file__).parents[1] / "models").glob("*.py")} - {"__init__"}
     assert files <= set(registry.model_keys())
     for key in files:
@@ -47,7 +47,7 @@ def test_every_model_is_found_by_its_file() -> None:
         registry.model_class("poplar")
 
 
-def test_models_of_other_packages_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_models_are_found_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     outside = EntryPoint("my_model", "segue.models.baselines.popular:Popular", registry.PLUGINS)
     monkeypatch.setattr(registry, "entry_points", lambda group: [outside] if group == registry.PLUGINS else [])
     assert "my_model" in registry.model_keys()

@@ -11,19 +11,19 @@ import pytest
 from segue.core.run import Run
 
 
-def test_streams_are_named_independent_and_stable() -> None:
+def test_random_streams_are_independent_and_reproducible() -> None:
     run = Run(seed=3)
-    assert run.seed_of("negatives") == Run(seed=3).seed_of("negatives")
-    assert len({Run(seed).seed_of(name) for seed in range(20) for name in ("a", "b", "c")}) == 60
+    assert run.derive_seed("negatives") == Run(seed=3).derive_seed("negatives")
+    assert len({Run(seed).derive_seed(name) for seed in range(20) for name in ("a", "b", "c")}) == 60
     assert run.rng("a").integers(1 << 30, size=4).tolist() == run.rng("a").integers(1 << 30, size=4).tolist()
     both = np.corrcoef(run.rng("a").normal(size=4000), run.rng("b").normal(size=4000))
     assert abs(both[0, 1]) < 0.06
-    assert all(0 <= Run(seed).seed_of("x") < 2**63 for seed in range(50))
+    assert all(0 <= Run(seed).derive_seed("x") < 2**63 for seed in range(50))
 
 
-def test_streams_are_the_same_in_every_version() -> None:
+def test_random_streams_do_not_change_between_versions() -> None:
     # results of old runs can only be made again while these numbers stay
-    assert Run(0).seed_of("split") == 2515624203271457519
+    assert Run(0).derive_seed("split") == 2515624203271457519
     assert Run(0).rng("split").integers(1000, size=3).tolist() == [152, 131, 440]
 
 
@@ -37,7 +37,7 @@ class Listener:
         self.heard.append((step, dict(values)))
 
 
-def test_history_is_kept_and_told(tmp_path: Path) -> None:
+def test_history_is_stored_and_sent_to_trackers(tmp_path: Path) -> None:
     listener = Listener()
     run = Run(folder=tmp_path / "new" / "run", trackers=(listener,))
     run.log(1, {"loss": 0.5})
@@ -46,19 +46,19 @@ def test_history_is_kept_and_told(tmp_path: Path) -> None:
     assert listener.heard == [(1, {"loss": 0.5}), (2, {"loss": 0.25})]
 
 
-def test_without_a_folder_nothing_is_kept() -> None:
+def test_without_a_folder_nothing_is_stored() -> None:
     run = Run()
     run.log(1, {"loss": 0.5})
-    run.checkpoint({"epoch": 1}, {"a": np.ones(2)})
+    run.save_checkpoint({"epoch": 1}, {"a": np.ones(2)})
     assert run.history() == []
     assert run.resume() is None
 
 
-def test_resume_goes_on_from_the_checkpoint_and_cuts_the_history(tmp_path: Path) -> None:
+def test_resume_loads_the_checkpoint_and_truncates_the_history(tmp_path: Path) -> None:
     run = Run(seed=4, folder=tmp_path)
     for step in (1, 2):
         run.log(step, {"loss": 1 / step})
-        run.checkpoint({"epoch": step}, {"a": np.full(2, step, np.float32)})
+        run.save_checkpoint({"epoch": step}, {"a": np.full(2, step, np.float32)})
     run.log(3, {"loss": 0.1})
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed in the middle of a line
@@ -71,29 +71,29 @@ def test_resume_goes_on_from_the_checkpoint_and_cuts_the_history(tmp_path: Path)
     assert [line["step"] for line in again.history()] == [1, 2]
 
 
-def test_killed_before_the_first_checkpoint_begins_again(tmp_path: Path) -> None:
+def test_resume_without_checkpoint_starts_again(tmp_path: Path) -> None:
     Run(folder=tmp_path).log(1, {"loss": 1.0})
     again = Run(folder=tmp_path)
     assert again.resume() is None
     assert again.history() == []
 
 
-def test_a_checkpoint_set_aside_by_a_kill_is_found(tmp_path: Path) -> None:
-    Run(folder=tmp_path).checkpoint({"epoch": 1}, {"a": np.ones(1)})
+def test_resume_recovers_an_interrupted_checkpoint(tmp_path: Path) -> None:
+    Run(folder=tmp_path).save_checkpoint({"epoch": 1}, {"a": np.ones(1)})
     (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old")
     found = Run(folder=tmp_path).resume()
     assert found is not None
     assert found[0]["epoch"] == 1
 
 
-def test_another_seed_is_refused(tmp_path: Path) -> None:
-    Run(seed=1, folder=tmp_path).checkpoint({}, {"a": np.ones(1)})
+def test_resume_rejects_another_seed(tmp_path: Path) -> None:
+    Run(seed=1, folder=tmp_path).save_checkpoint({}, {"a": np.ones(1)})
     with pytest.raises(ValueError, match="has seed 1, this run has 2"):
         Run(seed=2, folder=tmp_path).resume()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_the_second_stops(number: signal.Signals) -> None:
+def test_first_signal_requests_second_raises(number: signal.Signals) -> None:
     run, before = Run(), signal.getsignal(number)
     with run.interruptible():
         os.kill(os.getpid(), number)
@@ -103,7 +103,7 @@ def test_the_first_signal_asks_the_second_stops(number: signal.Signals) -> None:
     assert signal.getsignal(number) is before
 
 
-def test_interruptible_in_another_thread_does_no_harm() -> None:
+def test_interruptible_in_another_thread() -> None:
     faults: list[BaseException] = []
 
     def work() -> None:
@@ -119,11 +119,11 @@ def test_interruptible_in_another_thread_does_no_harm() -> None:
     assert not faults
 
 
-def test_progress_is_silent_unless_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_silent_by_default(capsys: pytest.CaptureFixture[str]) -> None:
     with Run().progress(2, "quiet") as advance:
         advance(2)
     assert capsys.readouterr() == ("", "")
-    with Run(show=True).progress(2, "loud") as advance:
+    with Run(show_progress=True).progress(2, "loud") as advance:
         advance(2, "note")
     out, err = capsys.readouterr()
     assert out == ""

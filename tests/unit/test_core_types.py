@@ -24,7 +24,7 @@ def full(rows: list[list[int]]) -> Events:
 
 
 def lists(events: Events) -> list[list[tuple[float, ...]]]:
-    """Row by row the events as tuples of all columns: what must stay together."""
+    """Return the events of each row as tuples of all columns."""
     table = list(zip(*(column.tolist() for column in events.columns().values()), strict=True))
     return [table[start:stop] for start, stop in zip(events.offsets[:-1], events.offsets[1:], strict=True)]
 
@@ -42,11 +42,11 @@ def test_rows_lengths_and_columns(rows: list[list[int]]) -> None:
 
 
 @given(ROWS, st.data())
-def test_cut(rows: list[list[int]], data: st.DataObject) -> None:
+def test_slice_rows(rows: list[list[int]], data: st.DataObject) -> None:
     stops = [data.draw(st.integers(0, len(row))) for row in rows]
     starts = [data.draw(st.integers(0, stop)) for stop in stops]
     events = full(rows)
-    cut = events.cut(np.array(starts, np.int64), np.array(stops, np.int64))
+    cut = events.slice_rows(np.array(starts, np.int64), np.array(stops, np.int64))
     assert lists(cut) == [row[a:b] for row, a, b in zip(lists(events), starts, stops, strict=True)]
 
 
@@ -73,18 +73,18 @@ def test_where(rows: list[list[int]], data: st.DataObject) -> None:
 
 
 @given(ROWS, st.integers(0, 6), st.integers(0, 9))
-def test_block(rows: list[list[int]], start: int, length: int) -> None:
+def test_rows_between(rows: list[list[int]], start: int, length: int) -> None:
     events = full(rows)
     start = min(start, len(rows))
-    block = events.block(start, start + length)
+    block = events.rows_between(start, start + length)
     assert lists(block) == lists(events)[start : start + length]
     assert block.size == 0 or np.shares_memory(block.items, events.items)
 
 
 @given(ROWS)
-def test_pick_everything_is_the_same(rows: list[list[int]]) -> None:
+def test_select_everything(rows: list[list[int]]) -> None:
     events = full(rows)
-    assert lists(events.pick(np.arange(events.size), events.offsets)) == lists(events)
+    assert lists(events.select(np.arange(events.size), events.offsets)) == lists(events)
 
 
 @given(ROWS)
@@ -102,7 +102,7 @@ def test_csr(rows: list[list[int]]) -> None:
     assert events.csr(N_ITEMS, weights).toarray().tolist() == sums.tolist()
 
 
-def test_csr_leaves_the_weights_as_they_were() -> None:
+def test_csr_does_not_change_the_weights() -> None:
     weights = np.array([1.0, 2.0], np.float32)
     Events.of([[1, 1]]).csr(2, weights)
     assert weights.tolist() == [1.0, 2.0]
@@ -121,31 +121,31 @@ def test_arrays_are_read_only() -> None:
 
 
 @pytest.mark.parametrize("offsets", [[], [1, 3], [0, 2], [0, 4], [0, 3, 1, 3]])
-def test_offsets_that_are_not_the_rows_are_refused(offsets: list[int]) -> None:
+def test_invalid_offsets(offsets: list[int]) -> None:
     with pytest.raises(ValueError, match="offsets"):
         Events(np.array(offsets, np.int64), np.array([1, 2, 3], np.int32))
 
 
-def test_columns_of_other_lengths_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"events\.times: 1 values for 2 events"):
+def test_mismatched_lengths() -> None:
+    with pytest.raises(ValueError, match=r"events\.times: got 1 values for 2 events"):
         Events(np.array([0, 2]), np.array([1, 2]), times=np.array([5]))
-    with pytest.raises(ValueError, match=r"events\.place: 3 values for 2 events"):
+    with pytest.raises(ValueError, match=r"events\.place: got 3 values for 2 events"):
         Events(np.array([0, 2]), np.array([1, 2]), context={"place": np.arange(3)})
-    with pytest.raises(ValueError, match=r"queries\.users: 1 values for 2 histories"):
+    with pytest.raises(ValueError, match=r"queries\.users: got 1 values for 2 histories"):
         Queries(Events.of([[1], []]), np.array([0]), np.array([True, True]))
     with pytest.raises(ValueError, match="1 rows of targets for 2 queries"):
         HeldOut(Queries.anonymous(Events.of([[1], []])), Events.of([[1]]))
     with pytest.raises(ValueError, match="1 histories for 2 users"):
-        Dataset("d", Vocab(["a", "b"]), Vocab(["x"]), Events.of([[], []])).having(Events.of([[]]))
+        Dataset("d", Vocab(["a", "b"]), Vocab(["x"]), Events.of([[], []])).with_histories(Events.of([[]]))
 
 
 @given(ROWS, st.integers(0, 6), st.integers(0, 9))
-def test_query_blocks_cut_all_columns_alike(rows: list[list[int]], start: int, length: int) -> None:
+def test_query_blocks_include_all_columns(rows: list[list[int]], start: int, length: int) -> None:
     n = len(rows)
     start = min(start, n)
     profile = pl.DataFrame({"age": np.arange(n)})
     queries = Queries(full(rows), np.arange(n), np.arange(n) % 2 == 0, np.arange(n) * 7, profile)
-    block = queries.block(start, start + length)
+    block = queries.rows_between(start, start + length)
     index = list(range(n))[start : start + length]
     assert len(block) == len(index)
     assert lists(block.history) == [lists(queries.history)[row] for row in index]
@@ -158,19 +158,19 @@ def test_query_blocks_cut_all_columns_alike(rows: list[list[int]], start: int, l
 
 
 @given(st.lists(st.text(max_size=5), unique=True, max_size=8), st.lists(st.text(max_size=5), max_size=8))
-def test_vocab_goes_both_ways(ids: list[str], asked: list[str]) -> None:
+def test_vocab_round_trip(ids: list[str], queried: list[str]) -> None:
     vocab = Vocab(ids)
     codes, known = vocab.encode(ids)
     assert codes.tolist() == list(range(len(ids)))
     assert known.all()
     assert vocab.decode(codes) == ids
-    codes, known = vocab.encode(asked)
-    assert known.tolist() == [text in ids for text in asked]
-    assert [ids[code] for code, there in zip(codes, known, strict=True) if there] == [t for t in asked if t in ids]
+    codes, known = vocab.encode(queried)
+    assert known.tolist() == [text in ids for text in queried]
+    assert [ids[code] for code, there in zip(codes, known, strict=True) if there] == [t for t in queried if t in ids]
     assert codes.dtype == np.int32
 
 
-def test_vocab_is_read_at_the_first_use() -> None:
+def test_vocab_is_read_on_first_use() -> None:
     calls = []
 
     def read() -> pl.Series:
@@ -183,12 +183,12 @@ def test_vocab_is_read_at_the_first_use() -> None:
     assert vocab.decode(np.array([1, 0])) == ["b", "a"]
     assert vocab.encode(["b", "c"])[1].tolist() == [True, False]
     assert len(calls) == 1
-    with pytest.raises(ValueError, match="needs its size"):
+    with pytest.raises(ValueError, match="expected the number of ids"):
         Vocab(read)
 
 
-def test_places_share_ties() -> None:
+def test_expected_ranks_of_ties() -> None:
     nothing = Recommendations(np.zeros((1, 0), np.int32), np.zeros((1, 0), np.float32), np.zeros(1, np.int64))
     ranks = Ranks(np.array([0, 2]), np.array([0, 3]), np.array([0, 3]), np.array([10]), nothing)
-    assert ranks.places.tolist() == [1.0, 5.5]
+    assert ranks.expected_ranks.tolist() == [1.0, 5.5]
     assert len(ranks) == 1

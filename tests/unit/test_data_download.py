@@ -1,4 +1,4 @@
-"""Downloads from a server on this machine: whole, broken off and resumed, and failing."""
+"""Downloads from a local server: complete, interrupted and resumed, and failing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.data.archives import Archive, Archived
+from segue.data.archives import Archive, ArchiveSpec
 from segue.data.download import DownloadError, download, fetch
 
 BODY = bytes(range(256)) * 4000
@@ -18,15 +18,15 @@ SHA = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
 
 class Server(ThreadingHTTPServer):
-    """Serves ``BODY``; keeps what was asked for, and can break off or know no ranges."""
+    """Serve ``BODY`` and record range requests; may break off, or not support ranges."""
 
     daemon_threads = True
     break_at: int | None = None
-    ranges = True
+    supports_ranges = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str | None] = []
+        self.range_headers: list[str | None] = []
 
     @property
     def url(self) -> str:
@@ -37,12 +37,16 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        asked = self.headers.get("Range")
-        self.server.asked.append(asked)
+        range_header = self.headers.get("Range")
+        self.server.range_headers.append(range_header)
         if self.path == "/absent.zip":
             self.send_error(404)
             return
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked and self.server.ranges else 0
+        start = (
+            int(range_header.removeprefix("bytes=").removesuffix("-"))
+            if range_header and self.server.supports_ranges
+            else 0
+        )
         if start >= len(BODY):
             self.send_response(416)
             self.send_header("Content-Range", f"bytes */{len(BODY)}")
@@ -73,43 +77,43 @@ def server() -> Iterator[Server]:
         thread.join()
 
 
-def test_a_whole_file(server: Server, tmp_path: Path) -> None:
+def test_complete_download(server: Server, tmp_path: Path) -> None:
     target = fetch(server.url, tmp_path / "a" / "f.zip", SHA)
     assert target.read_bytes() == BODY
-    assert server.asked == [None]
+    assert server.range_headers == [None]
     assert [p.name for p in target.parent.iterdir()] == ["f.zip"]
 
 
-def test_what_broke_off_goes_on(server: Server, tmp_path: Path) -> None:
+def test_interrupted_download_is_resumed(server: Server, tmp_path: Path) -> None:
     server.break_at = 300_000
     assert fetch(server.url, tmp_path / "f.zip", SHA).read_bytes() == BODY
-    assert server.asked == [None, "bytes=300000-"]
+    assert server.range_headers == [None, "bytes=300000-"]
 
 
-def test_a_later_attempt_goes_on_where_the_first_stopped(server: Server, tmp_path: Path) -> None:
+def test_next_call_resumes(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.zip.part").write_bytes(BODY[:1000])
     assert fetch(server.url, tmp_path / "f.zip", SHA).read_bytes() == BODY
-    assert server.asked == ["bytes=1000-"]
+    assert server.range_headers == ["bytes=1000-"]
 
 
-def test_a_complete_part_needs_nothing_more(server: Server, tmp_path: Path) -> None:
+def test_complete_part_is_not_downloaded_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.zip.part").write_bytes(BODY)
     assert fetch(server.url, tmp_path / "f.zip", SHA).read_bytes() == BODY
 
 
-def test_a_part_that_is_too_long_starts_again(server: Server, tmp_path: Path) -> None:
+def test_too_long_part_is_downloaded_again(server: Server, tmp_path: Path) -> None:
     (tmp_path / "f.zip.part").write_bytes(BODY + b"more")
     assert fetch(server.url, tmp_path / "f.zip", SHA).read_bytes() == BODY
 
 
-def test_a_server_without_ranges_sends_it_all_again(server: Server, tmp_path: Path) -> None:
-    server.ranges = False
+def test_server_without_range_requests(server: Server, tmp_path: Path) -> None:
+    server.supports_ranges = False
     (tmp_path / "f.zip.part").write_bytes(b"wrong" * 10)
     assert fetch(server.url, tmp_path / "f.zip", SHA).read_bytes() == BODY
 
 
-def test_the_wrong_file_is_refused(server: Server, tmp_path: Path) -> None:
-    with pytest.raises(DownloadError, match="checksum is not the official one"):
+def test_wrong_checksum(server: Server, tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match="checksum does not match the official one"):
         fetch(server.url, tmp_path / "f.zip", "md5:" + "0" * 32)
     assert not list(tmp_path.iterdir())
 
@@ -117,18 +121,18 @@ def test_the_wrong_file_is_refused(server: Server, tmp_path: Path) -> None:
 def test_failures_are_download_errors(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="404"):
         fetch(server.url.replace("file", "absent"), tmp_path / "f.zip")
-    assert server.asked == [None], "what is not there is not asked for again"
+    assert server.range_headers == [None], "a missing file is requested once"
     with pytest.raises(DownloadError, match="SEGUE_ARCHIVES"):
         fetch("http://127.0.0.1:9/f.zip", tmp_path / "f.zip")
     with pytest.raises(DownloadError, match="no download"):
-        download(Archived(("nobody/has.this",)), "key", tmp_path, lambda text: None)
+        download(ArchiveSpec(("nobody/has.this",)), "key", tmp_path, lambda text: None)
     assert issubclass(DownloadError, OSError)
 
 
-def test_published_files_become_an_archive(server: Server, tmp_path: Path) -> None:
-    told: list[str] = []
-    archived = Archived(("x/a.txt",), files={"x/a.txt": (server.url, SHA), "x/b.txt": (server.url, None)})
-    path = download(archived, "key", tmp_path, told.append)
+def test_archive_from_published_files(server: Server, tmp_path: Path) -> None:
+    messages: list[str] = []
+    archived = ArchiveSpec(("x/a.txt",), files={"x/a.txt": (server.url, SHA), "x/b.txt": (server.url, None)})
+    path = download(archived, "key", tmp_path, messages.append)
     assert path == tmp_path / "key.zip"
     assert Archive(path).read("x/a.txt") == BODY
-    assert any("downloading 2 files" in text for text in told)
+    assert any("downloading 2 files" in text for text in messages)

@@ -29,7 +29,7 @@ def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
 
 
-def test_memory_and_folder_agree(tmp_path: Path) -> None:
+def test_in_memory_equals_folder(tmp_path: Path) -> None:
     memory, folder = load(TABLE), load(TABLE, out=tmp_path / "d")
     assert memory.header["hash"] == folder.header["hash"]
     for name, column in memory.histories.columns().items():
@@ -52,7 +52,7 @@ def test_memory_and_folder_agree(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]
 
 
-def test_interactions_are_a_table_for_others(tmp_path: Path) -> None:
+def test_interactions_table(tmp_path: Path) -> None:
     load(TABLE, out=tmp_path / "d")
     frame = pl.read_parquet(tmp_path / "d" / "interactions.parquet")
     assert frame.equals(TABLE.with_columns(pl.col("user_id", "item_id").cast(pl.String)).cast({"rating": pl.Float32}))
@@ -60,13 +60,13 @@ def test_interactions_are_a_table_for_others(tmp_path: Path) -> None:
     assert again.header["hash"] == open_dataset(tmp_path / "d").header["hash"]
 
 
-def test_chunks_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_writing_equals_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("segue.data.writer.BLOCK", 2)  # so that the table is streamed too
     whole = load(TABLE, out=tmp_path / "whole")
     events = whole.histories
     with DatasetWriter(tmp_path / "parts", "table", actions=("a", "b")) as writer:
         for start, stop in ((0, 1), (1, 1), (1, 3)):
-            part = events.block(start, stop)
+            part = events.rows_between(start, stop)
             writer.append(part.lengths, part.items, part.times, part.values, part.actions)
         writer.finish(whole.item_features.collect(), whole.user_features.collect())
     parts = open_dataset(tmp_path / "parts")
@@ -85,40 +85,40 @@ def _write(folder: Path, code: int = 0, finish: bool = True, stop: bool = False,
             writer.finish(pl.DataFrame({"id": ["x"]}))
 
 
-def test_an_error_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="times: nothing for 1 events"):
+def test_error_leaves_no_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="times: got nothing for 1 events"):
         _write(tmp_path / "d", times=True)
     with pytest.raises(ValueError, match="was not finished"):
         _write(tmp_path / "d", finish=False)
     with pytest.raises(KeyboardInterrupt):
         _write(tmp_path / "d", stop=True)
-    with pytest.raises(ValueError, match="items: 1 rows, but code 4 occurs"):
+    with pytest.raises(ValueError, match="items: got 1 rows, but code 4 occurs"):
         _write(tmp_path / "d", code=4)
     assert not list(tmp_path.iterdir())
     _write(tmp_path / "d")
     assert open_dataset(tmp_path / "d").histories.size == 1
 
 
-def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
+def test_other_folders_are_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(ValueError, match="is there and no prepared dataset"):
+    with pytest.raises(ValueError, match="exists and is no prepared dataset"):
         load(TABLE, out=tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
     load(TABLE, out=tmp_path / "d")
     assert load(TABLE.head(3), out=tmp_path / "d").histories.size == 3
 
 
-def test_opening_a_prepared_folder(tmp_path: Path) -> None:
+def test_open_prepared_folder(tmp_path: Path) -> None:
     prepared = load(TABLE, out=tmp_path / "d")
     assert load(tmp_path / "d").header["hash"] == prepared.header["hash"]
-    with pytest.raises(ValueError, match="is prepared already"):
+    with pytest.raises(ValueError, match="is already prepared"):
         load(str(tmp_path / "d"), filters=Filters(min_value=2))
     with pytest.raises(ValueError, match="no prepared dataset"):
         open_dataset(tmp_path)
     header = json.loads((tmp_path / "d" / "header.json").read_text())
     (tmp_path / "d" / "header.json").write_text(json.dumps(header | {"format": 99}))
-    with pytest.raises(ValueError, match="dataset format 99, this Segue reads 1"):
+    with pytest.raises(ValueError, match="dataset format 99, this version of Segue reads 2"):
         open_dataset(tmp_path / "d")
     (tmp_path / "d" / "header.json").write_text(json.dumps(header))
     whole = (tmp_path / "d" / "items.npy").read_bytes()
@@ -127,7 +127,7 @@ def test_opening_a_prepared_folder(tmp_path: Path) -> None:
         open_dataset(tmp_path / "d")
 
 
-def test_the_hash_follows_the_content() -> None:
+def test_hash_depends_on_content() -> None:
     base = load(TABLE).header["hash"]
     other = [
         TABLE.with_columns(pl.col("rating") + 1),
@@ -141,7 +141,7 @@ def test_the_hash_follows_the_content() -> None:
     assert load(TABLE.sort("rating", descending=True)).header["hash"] == base
 
 
-def test_simulated_with_filters_is_simulated_filtered() -> None:
+def test_filters_apply_to_simulated_data() -> None:
     address = "simulated?users=30&items=20&seed=2"
     plain = load(address)
     strict = load(address, filters=Filters(min_item_events=15))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from segue.data import Filters, SplitSettings, load, sources_listed, split
+from segue.data import Filters, SplitSettings, list_sources, load, split
 
 real = pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
 
@@ -48,14 +48,14 @@ def pack(path: Path, members: Mapping[str, str | bytes]) -> None:
         ("amazon-book-kgat", 70679, 24915, 846434),
     ],
 )
-def test_real_sizes(source: str, users: int, items: int, events: int) -> None:
+def test_sizes_of_public_datasets(source: str, users: int, items: int, events: int) -> None:
     data = load(source)
     assert (data.n_users, data.n_items, data.histories.size) == (users, items, events)
     assert data.header["counts"]["interactions"] == events
 
 
 @real
-def test_100k_films_and_users() -> None:
+def test_100k_movies_and_users() -> None:
     data = load("ml-100k")
     films, users = data.item_features.collect(), data.user_features.collect()
     toy = films.row(0, named=True)
@@ -75,18 +75,18 @@ def test_100k_films_and_users() -> None:
 
 
 @real
-def test_1m_says_what_was_rebuilt_and_who_is_never_rated() -> None:
-    told: list[str] = []
-    data = load("ml-1m", say=told.append, filters=Filters(min_user_events=2))
+def test_1m_reports_rebuilt_times_and_unrated_movies() -> None:
+    messages: list[str] = []
+    data = load("ml-1m", log=messages.append, filters=Filters(min_user_events=2))
     films = data.item_features.collect()
     assert films.filter(id="3114")["title"].item() == "Toy Story 2 (1999)"
     assert films["title"].str.contains("é").any(), "the file is Latin-1"
-    assert any("177 of 3883 that are listed have no events" in text for text in told)
+    assert any("177 of 3883 listed ids have no events" in text for text in messages)
     if data.header["warnings"]:
-        assert any(text.startswith("warning: ") and "users 1..2999" in text for text in told)
+        assert any(text.startswith("warning: ") and "users 1..2999" in text for text in messages)
     again: list[str] = []
-    load("ml-1m", say=again.append, filters=Filters(min_user_events=2))
-    assert [text for text in told if text.startswith("warning: ")] == again
+    load("ml-1m", log=again.append, filters=Filters(min_user_events=2))
+    assert [text for text in messages if text.startswith("warning: ")] == again
 
 
 def test_10m_layout(archives: Path) -> None:
@@ -161,13 +161,13 @@ def test_100k_layout(archives: Path) -> None:
     assert films["genres"].to_list() == [["Action", "Drama"], [], ["Drama"]]
     assert films["released"].to_list() == [date(1994, 2, 4), None, date(1971, 1, 1)]
     assert data.user_features.collect()["zip_code"].to_list() == ["85711", "T8H1N"]
-    done = split(data, SplitSettings(kind="given", name="u1", valid=0.0))
+    done = split(data, SplitSettings(strategy="predefined", name="u1", valid=0.0))
     assert data.items.decode(done.test.targets.items) == ["3"]
 
 
-def test_a_given_split_of_other_ratings_is_refused(archives: Path) -> None:
+def test_predefined_split_of_other_ratings(archives: Path) -> None:
     pack(archives / "a.zip", ml_100k() | {"ml-100k/u1.test": "2\t9\t1\t40\n"})
-    with pytest.raises(ValueError, match=r"u1\.base and u1\.test hold ratings that u\.data does not"):
+    with pytest.raises(ValueError, match=r"u1\.base and u1\.test contain ratings that are not in u\.data"):
         load("ml-100k")
 
 
@@ -225,16 +225,16 @@ def test_beauty_and_kgat_layouts(archives: Path) -> None:
     assert beauty.histories.items.tolist() == [0, 1, 0, 1]
     assert beauty.item_features.collect().rows() == [("2", "B2", None), ("4", "B4", ["1", "2"])]
     assert load("amazon-beauty?variant=bert4rec").items.ids.to_list() == ["1", "2"]
-    told: list[str] = []
-    book = load("amazon-book-kgat", say=told.append)
+    messages: list[str] = []
+    book = load("amazon-book-kgat", log=messages.append)
     assert book.histories.items.tolist() == [0, 1, 2, 1]
-    assert any("no times" in text for text in told)
-    done = split(book, SplitSettings(kind="given", name="kgat", valid=0.0))
+    assert any("no times" in text for text in messages)
+    done = split(book, SplitSettings(strategy="predefined", name="kgat", valid=0.0))
     assert done.train.histories.items.tolist() == [0, 1, 1]
     assert (done.test.targets.items.tolist(), done.test.queries.users.tolist()) == ([2], [0])
 
 
-def test_archives_are_known_by_their_members_and_prepared_again_when_they_change(archives: Path) -> None:
+def test_archives_are_found_by_members_and_prepared_again_after_changes(archives: Path) -> None:
     pack(archives / "a.zip", ml_100k())
     one = load("ml-100k")
     assert load("ml-100k").header["folder"] == one.header["folder"]
@@ -245,7 +245,7 @@ def test_archives_are_known_by_their_members_and_prepared_again_when_they_change
     two = load("ml-100k")
     assert two.header["folder"] != one.header["folder"]
     assert two.header["hash"] == one.header["hash"], "the events are the same"
-    listed = {key: there for key, _, there in sources_listed()}
+    listed = {key: there for key, _, there in list_sources()}
     assert listed["ml-100k"]
     assert listed["simulated"]
     assert not listed["ml-20m"]
@@ -257,7 +257,7 @@ def test_broken_archives(archives: Path) -> None:
     (archives / "ml-100k.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"ml-100k\.zip: broken or truncated archive"):
         load("ml-100k")
-    assert not {key: there for key, _, there in sources_listed()}["ml-100k"]
+    assert not {key: there for key, _, there in list_sources()}["ml-100k"]
     spot = whole.index(b"technician")
     (archives / "ml-100k.zip").write_bytes(whole[:spot] + b"X" + whole[spot + 1 :])
     with pytest.raises(ValueError, match=r"member ml-100k/u\.user is broken or truncated"):
@@ -266,13 +266,13 @@ def test_broken_archives(archives: Path) -> None:
     assert not home.exists() or not list(home.rglob("*"))
 
 
-def test_faults_in_an_archive_name_member_and_line(archives: Path) -> None:
+def test_archive_errors_name_member_and_line(archives: Path) -> None:
     pack(archives / "a.zip", ml_100k() | {"ml-100k/u.data": "1\t1\t5\t30\n1\t2\tfive\t20\n"})
     with pytest.raises(ValueError, match=r"a\.zip:u\.data, line 2, column value: got 'five', expected a number"):
         load("ml-100k")
 
 
-def test_what_is_not_understood_is_refused() -> None:
+def test_unknown_sources_and_settings() -> None:
     with pytest.raises(ValueError, match=r"unknown source 'ml-100'.*did you mean 'ml-100k'"):
         load("ml-100")
     with pytest.raises(ValueError, match=r"amazon-beauty\?varant: unknown setting, did you mean 'variant'"):

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from segue.core import bundle
-from segue.core.batches import UNCOUNTED, Windows, query_batches
-from segue.core.features import coded, described
-from segue.core.registry import builtin_models, functions, model_class
+from segue.core.batches import POSITION_UNSET, Windows, query_batches
+from segue.core.features import encode_features, infer_features
+from segue.core.registry import builtin_models, exported_functions, model_class
 from segue.core.run import Interrupted, Run
-from segue.core.types import Dataset, Domain, Events, Feature, Queries
+from segue.core.types import DataSchema, Dataset, Events, Feature, Queries
 from segue.nn import training_targets
-from segue.nn.inputs.event_embeddings import edges_of, gaps, log_bins, places
+from segue.nn.inputs.event_embeddings import log_bins, session_positions, time_gaps, value_bin_edges
 from segue.nn.losses import losses
 from segue.nn.sequence_model import SequenceModel
 from segue.testing import dataset, small, train_small
@@ -89,7 +89,7 @@ def built(key: str = "gru4rec", inputs: tuple[str, ...] = ALL, **settings: Any) 
     config = small(kind.Config, {"inputs": inputs, **settings})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model: SequenceModel = kind(config, kind.domain_of(config, world()))
+        model: SequenceModel = kind(config, kind.schema_for(config, world()))
     model.prepare(world())
     return model.eval()
 
@@ -102,9 +102,9 @@ def test_every_model_takes_every_input(key: str, tmp_path: Path) -> None:
     data = world()
     model: Any = train_small(key, data, epochs=1, inputs=ALL)
     assert model.config.inputs == ALL
-    bundle.save(tmp_path / "b", key, model, data)
+    bundle.save(tmp_path / "b", bundle.create(key, model, data))
     found: Any = bundle.load(tmp_path / "b").model
-    assert found.domain == model.domain
+    assert found.schema == model.schema
     profile = pl.DataFrame({"age": [33, None], "gender": [None, "F"]})
     users, known = np.array([1, 3], np.int32), np.array([True, False])
     bare = Queries(Events.of([[1, 2, 3], []]), users, known)
@@ -113,21 +113,21 @@ def test_every_model_takes_every_input(key: str, tmp_path: Path) -> None:
         scores = found.score(queries)
         assert np.isfinite(scores).all()
         np.testing.assert_array_equal(scores, model.score(queries))
-        single = np.concatenate([found.score(queries.block(row, row + 1)) for row in range(2)])
+        single = np.concatenate([found.score(queries.rows_between(row, row + 1)) for row in range(2)])
         np.testing.assert_allclose(scores, single, rtol=1e-5, atol=1e-5)
     assert not np.array_equal(found.score(full), found.score(replace(full, profile=None)))
 
 
-@pytest.mark.parametrize("loss", functions(losses))
+@pytest.mark.parametrize("loss", exported_functions(losses))
 @pytest.mark.parametrize("more", [{}, {"item_bias": True, "precision": "bfloat16", "sampler": "hard"}])
 def test_inputs_go_with_every_loss(loss: str, more: dict[str, Any]) -> None:
     """Also where some items are never met: these are no wrong answers, and no finite number is lost."""
     data = world()
-    model: Any = train_small("gru4rec", data, epochs=1, inputs=ALL, loss=loss, negatives=8, **more)
+    model: Any = train_small("gru4rec", data, epochs=1, inputs=ALL, loss=loss, num_negatives=8, **more)
     scores = model.score(Queries.of_users(np.arange(3, dtype=np.int32), data.histories.take(np.arange(3))))
     assert np.isfinite(scores).all()
     assert np.isfinite(model.bias).all()
-    unmet = ~model.inputs.items.met_I.numpy()
+    unmet = ~model.inputs.items.in_training_I.numpy()
     assert unmet.sum() == 2
     assert (model.bias[unmet] == 0).all()
 
@@ -136,14 +136,14 @@ def test_inputs_go_with_every_loss(loss: str, more: dict[str, Any]) -> None:
 
 
 def test_few_values_have_a_bin_each_and_many_have_quantiles() -> None:
-    few = edges_of(np.array([5, 1, 3, 3, np.nan], np.float32))
+    few = value_bin_edges(np.array([5, 1, 3, 3, np.nan], np.float32))
     assert few[:3].tolist() == [2, 4, INF]
     many = np.random.default_rng(0).normal(size=5000).astype(np.float32)
-    edges = edges_of(many)
+    edges = value_bin_edges(many)
     assert np.isfinite(edges).all()
     counts = np.bincount(np.searchsorted(edges, many, side="right"))
     assert counts.max() < 1.2 * counts.min()
-    tied = edges_of(np.array([0.0] * 900 + list(range(1, 101)), np.float32))
+    tied = value_bin_edges(np.array([0.0] * 900 + list(range(1, 101)), np.float32))
     assert (np.diff(tied[np.isfinite(tied)]) > 0).all()
 
 
@@ -152,21 +152,23 @@ def test_seconds_are_told_apart_by_powers_of_two() -> None:
     assert log_bins(seconds).tolist() == [0, 1, 1, 2, 2, 11, 16, 31, 32, 0, -1]
 
 
-def counted(times: list[float], events: list[bool] | None = None, known: list[int] | None = None) -> list[int]:
+def with_session_positions(
+    times: list[float], events: list[bool] | None = None, known: list[int] | None = None
+) -> list[int]:
     grid = torch.tensor([times], dtype=torch.float64)
     is_event = torch.tensor([events or [True] * len(times)])
-    before = torch.tensor([known]) if known else torch.full(grid.shape, UNCOUNTED)
-    return places(grid, is_event, before, 1800)[0].tolist()
+    before = torch.tensor([known]) if known else torch.full(grid.shape, POSITION_UNSET)
+    return session_positions(grid, is_event, before, 1800)[0].tolist()
 
 
 def test_places_in_sessions() -> None:
-    assert counted([0, 10, 20, 1820, 3621, 3622]) == [0, 1, 2, 3, 0, 1]
-    assert counted([NAN, 0, 5], events=[False, True, True]) == [-1, 0, 1]
+    assert with_session_positions([0, 10, 20, 1820, 3621, 3622]) == [0, 1, 2, 3, 0, 1]
+    assert with_session_positions([NAN, 0, 5], events=[False, True, True]) == [-1, 0, 1]
     # after a time that is not known, nothing is known until the next session surely begins
-    assert counted([0, 10, NAN, 20, 30, 9000, 9001]) == [0, 1, -1, -1, -1, 0, 1]
-    assert counted([NAN, NAN, 5], events=[True, True, True]) == [-1, -1, -1]
-    assert counted([50, 60, 70], known=[4, UNCOUNTED, UNCOUNTED]) == [4, 5, 6]
-    assert counted([50, 60, 9000], known=[-1, UNCOUNTED, UNCOUNTED]) == [-1, -1, 0]
+    assert with_session_positions([0, 10, NAN, 20, 30, 9000, 9001]) == [0, 1, -1, -1, -1, 0, 1]
+    assert with_session_positions([NAN, NAN, 5], events=[True, True, True]) == [-1, -1, -1]
+    assert with_session_positions([50, 60, 70], known=[4, POSITION_UNSET, POSITION_UNSET]) == [4, 5, 6]
+    assert with_session_positions([50, 60, 9000], known=[-1, POSITION_UNSET, POSITION_UNSET]) == [-1, -1, 0]
 
 
 @given(
@@ -178,14 +180,14 @@ def test_places_go_on_from_any_two_events(times: Any, unknown: set[int], cut: in
     """Counting may stop anywhere, keep its two newest events, and go on."""
     times = np.cumsum(times)
     times[[at for at in unknown if at < len(times)]] = np.nan
-    whole = counted(times.tolist())
+    whole = with_session_positions(times.tolist())
     cut = min(cut, max(len(times) - 2, 0))
-    known = [*whole[cut : cut + 2], *[UNCOUNTED] * (len(times) - cut - 2)]
-    assert counted(times[cut:].tolist(), known=known) == whole[cut:]
+    known = [*whole[cut : cut + 2], *[POSITION_UNSET] * (len(times) - cut - 2)]
+    assert with_session_positions(times[cut:].tolist(), known=known) == whole[cut:]
 
 
 def test_gaps_are_to_the_position_before() -> None:
-    found = gaps(torch.tensor([[NAN, 5.0, 8.0, NAN, 9.0]], dtype=torch.float64))
+    found = time_gaps(torch.tensor([[NAN, 5.0, 8.0, NAN, 9.0]], dtype=torch.float64))
     np.testing.assert_array_equal(found.numpy(), [[NAN, NAN, 3, NAN, NAN]])
 
 
@@ -195,7 +197,7 @@ def test_gaps_are_to_the_position_before() -> None:
 def test_columns_are_read_by_what_is_in_them() -> None:
     table = world().item_features
     assert table is not None
-    features, left = described(table)
+    features, left = infer_features(table)
     assert [(f.name, f.kind, f.size) for f in features] == [
         ("colour", "category", 1),
         ("genres", "tags", 2),
@@ -203,8 +205,8 @@ def test_columns_are_read_by_what_is_in_them() -> None:
         ("text", "vector", 3),
     ]
     assert list(left) == ["title"]
-    assert "nearly all different" in left["title"]
-    rows = coded(features, table.collect())
+    assert "almost all texts are distinct" in left["title"]
+    rows = encode_features(features, table.collect())
     np.testing.assert_array_equal(rows[:3, 0], [1, 0, NAN])
     np.testing.assert_array_equal(rows[:3, 1:3], [[1, NAN], [1, 0], [NAN, NAN]])
     known = rows[~np.isnan(rows[:, 3]), 3]
@@ -230,7 +232,7 @@ def test_what_tells_nothing_is_left_out() -> None:
             "array": pl.Series([[1.0, 2.0]] * 4, dtype=pl.Array(pl.Float32, 2)),
         }
     )
-    features, left = described(table)
+    features, left = infer_features(table)
     assert {f.name: f.kind for f in features} == {
         "nan": "number",
         "flag": "category",
@@ -238,30 +240,30 @@ def test_what_tells_nothing_is_left_out() -> None:
         "array": "vector",
     }
     assert left.keys() == {"one", "same", "empty", "once", "parts"}
-    assert np.isnan(coded(features, table)[1, 0])
+    assert np.isnan(encode_features(features, table)[1, 0])
 
 
 @pytest.mark.parametrize(
     ("column", "told"),
     [
         ([[1.0, 2.0], [1.0]], "lists of 1 to 2 numbers"),
-        ([[1.0], [INF]], "not a finite number"),
+        ([[1.0], [INF]], "something else than finite numbers"),
         ([1.0, INF], "got inf, expected a finite number"),
     ],
 )
 def test_faulty_features_are_refused(column: list[Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        described(pl.DataFrame({"id": ["a", "b"], "text": column}))
+        infer_features(pl.DataFrame({"id": ["a", "b"], "text": column}))
 
 
 def test_people_who_were_not_there_tell_of_themselves() -> None:
-    features, _ = described(world().user_features)
+    features, _ = infer_features(world().user_features)
     told = pl.DataFrame({"age": [20, 41], "gender": ["F", "unheard of"], "shoe": [1, 2]})
-    rows = coded(features, told)
-    assert rows[0].tolist() == coded(features, world().user_features.collect())[0].tolist()  # type: ignore[union-attr]
+    rows = encode_features(features, told)
+    assert rows[0].tolist() == encode_features(features, world().user_features.collect())[0].tolist()  # type: ignore[union-attr]
     assert np.isnan(rows[1]).tolist() == [False, True]
     with pytest.raises(ValueError, match="age: got 'old', expected a finite number"):
-        coded(features, pl.DataFrame({"age": ["old"]}))
+        encode_features(features, pl.DataFrame({"age": ["old"]}))
 
 
 def test_what_a_profile_does_not_tell_is_as_the_data_knew_it() -> None:
@@ -280,8 +282,8 @@ def test_item_vectors_are_the_same_for_all_and_for_some() -> None:
     items = built(inputs=("item_features",))
     assert items.inputs is not None
     codes = torch.tensor([[0, 5, N_ITEMS - 1, N_ITEMS]])
-    some = items.inputs._described(codes, items.items.weight)
-    table = torch.cat([items.vectors_ID(), items.items.weight[N_ITEMS:]])
+    some = items.inputs._embed_items(codes, items.items.weight)
+    table = torch.cat([items.item_vectors(), items.items.weight[N_ITEMS:]])
     assert codes.numel() < N_ITEMS
     torch.testing.assert_close(some, table[codes])
     torch.testing.assert_close(table[N_ITEMS], items.items.weight[N_ITEMS])
@@ -309,7 +311,9 @@ def batch_of(model: SequenceModel, events: Events) -> Any:
 def hidden_of(model: SequenceModel, events: Events) -> torch.Tensor:
     batch = batch_of(model, events)
     with torch.no_grad():
-        return model.hidden(model.embed(batch), batch).reshape(-1, model.config.width)[batch.positions_M]
+        return model.encode_sequence(model.embed(batch), batch).reshape(-1, model.config.embedding_dim)[
+            batch.positions_M
+        ]
 
 
 @pytest.mark.parametrize("key", ["sasrec", "gru4rec", "xlstm"])
@@ -369,7 +373,7 @@ def test_the_moment_of_asking_is_told_from_the_newest_event_on() -> None:
         assert model.inputs.events is not None
         events = replace(Events.of([[1, 2]]), times=np.array([100, 200]))
         queries = replace(Queries.anonymous(events), times=np.array([200 + 2**20]))
-        ((_, read),) = query_batches(queries, N_ITEMS, None, 100, hidden=model.cloze, columns=model.columns)
+        ((_, read),) = query_batches(queries, N_ITEMS, None, 100, append_mask=model.is_cloze, columns=model.columns)
         bins = model.inputs.events._bins("query_time", read, N_ITEMS)[0]
         assert int(bins[int(read.lengths_B[0]) - 1]) == 20
         bare = model.score(replace(queries, times=None))
@@ -411,9 +415,9 @@ def test_a_stream_carries_all_inputs(key: str) -> None:
     state = model.state(replace(whole, history=Events.of([[], [], []]), times=None))
     for at in range(int(events.lengths.max())):
         first = np.minimum(at, events.lengths)
-        state = model.step(state, events.cut(first, np.minimum(at + 1, events.lengths)))
+        state = model.step(state, events.slice_rows(first, np.minimum(at + 1, events.lengths)))
     for found in (state, model.state(replace(whole, times=None))):
-        np.testing.assert_allclose(model.answer(found, asked), model.encode(whole), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(model.encode_state(found, asked), model.encode(whole), rtol=1e-4, atol=1e-4)
 
 
 # --- what is asked for and is not there ----------------------------------------------------------------------------
@@ -423,67 +427,67 @@ def test_a_stream_carries_all_inputs(key: str) -> None:
     ("name", "change", "told"),
     [
         ("value", {"values": None}, "no values"),
-        ("action", {"actions": None}, "one kind of action"),
+        ("action", {"actions": None}, "only one type of action"),
         ("gap", {"times": None}, "no times"),
         ("session_position", {"times": None}, "no times"),
-        ("query_time", {"context": {"time_known": False}}, "no real times, only such as keep the order"),
+        ("query_time", {"context": {"time_known": False}}, "no real times, only times that preserve the order"),
     ],
 )
 def test_inputs_that_the_data_lacks_are_refused(name: str, change: dict[str, Any], told: str) -> None:
     data = world()
     context = {key: np.full(data.histories.size, value) for key, value in change.pop("context", {}).items()}
     lacking = replace(data, histories=replace(data.histories, context=context, **change))
-    with pytest.raises(ValueError, match=f"'{name}' is asked for, but world has {told}"):
+    with pytest.raises(ValueError, match=f"'{name}' is not available: world has {told}"):
         train_small("gru4rec", lacking, inputs=(name,))
 
 
 def test_a_bias_of_times_needs_real_ones() -> None:
     data = world()
     lacking = replace(data, histories=replace(data.histories, times=None))
-    with pytest.raises(ValueError, match="time_bias: true, but world has no times"):
+    with pytest.raises(ValueError, match="time_bias: got true, but world has no times"):
         train_small("hstu", lacking, time_bias=True)
 
 
 @pytest.mark.parametrize("name", ["item_features", "user_features"])
 def test_features_that_the_data_lacks_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"'{name}' is asked for, but the data has none that can be read"):
+    with pytest.raises(ValueError, match=f"'{name}' is not available: the data has no usable {name}"):
         train_small("gru4rec", replace(world(), **{name: None}), inputs=(name,))
 
 
 def test_settings_are_understood_as_they_are_typed() -> None:
-    from segue.core.config import assign, parse
+    from segue.core.config import apply_overrides, parse
 
     kind = model_class("gru4rec").Config
-    typed = assign({"model": kind}, ["inputs=[value,gap]"])["model"]
+    typed = apply_overrides({"model": kind}, ["inputs=[value,gap]"])["model"]
     assert parse(kind, typed, "model").inputs == ("value", "gap")  # type: ignore[attr-defined]
-    for text, told in (("inputs=[valu]", "valu"), ("inputs=[gap,gap]", "'gap' is named more than once")):
+    for text, told in (("inputs=[valu]", "valu"), ("inputs=[gap,gap]", "'gap' is listed more than once")):
         with pytest.raises(ValueError, match=told):
-            parse(kind, assign({"model": kind}, [text])["model"], "model")
+            parse(kind, apply_overrides({"model": kind}, [text])["model"], "model")
 
 
 def test_a_domain_travels_and_an_old_one_is_read(tmp_path: Path) -> None:
     data = world()
     model: Any = train_small("gru4rec", data, epochs=1)
-    assert model.domain == Domain(N_USERS, N_ITEMS, ("view", "buy"))
-    bundle.save(tmp_path / "b", "gru4rec", model, data)
+    assert model.schema == DataSchema(N_USERS, N_ITEMS, ("view", "buy"))
+    bundle.save(tmp_path / "b", bundle.create("gru4rec", model, data))
     about = (tmp_path / "b" / "bundle.json").read_text()
     import json
 
     facts = json.loads(about)
-    assert facts["domain"].pop("item_features") == facts["domain"].pop("user_features") == []
-    for name in ("inputs", "session_gap", "unknown_share"):
+    assert facts["schema"].pop("item_features") == facts["schema"].pop("user_features") == []
+    for name in ("inputs", "session_gap", "feature_dropout"):
         del facts["config"][name]
     (tmp_path / "b" / "bundle.json").write_text(json.dumps(facts))
-    assert bundle.load(tmp_path / "b").model.domain == model.domain
+    assert bundle.load(tmp_path / "b").model.schema == model.schema
     assert Feature("x", "number") == Feature(**json.loads(json.dumps({"name": "x", "kind": "number"})))
 
 
 def test_what_is_kept_of_the_data_is_not_counted_as_learned() -> None:
-    from segue.experiment.resources import parameters
+    from segue.experiment.resources import count_parameters
 
     model = built()
-    assert parameters(model) == sum(parameter.numel() for parameter in model.parameters())
-    assert parameters(model) < sum(array.size for array in model.arrays().values())
+    assert count_parameters(model) == sum(parameter.numel() for parameter in model.parameters())
+    assert count_parameters(model) < sum(array.size for array in model.arrays().values())
 
 
 def test_a_training_with_inputs_goes_on_as_if_not_interrupted(tmp_path: Path) -> None:

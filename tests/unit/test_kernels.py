@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError
 import pytest
 import torch
 
-from segue.core.types import Domain
+from segue.core.types import DataSchema
 from segue.models.sequential.xlstm import XLSTM
 from segue.nn.xlstm import triton_kernels
 from segue.nn.xlstm.triton_kernels import Kernels
@@ -15,7 +15,7 @@ from segue.nn.xlstm.triton_kernels import Kernels
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    triton_kernels._missing.cache_clear()
+    triton_kernels._unavailable_reason.cache_clear()
 
 
 def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> str:
@@ -26,8 +26,8 @@ def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> s
 
     monkeypatch.setattr(triton_kernels, "version", version)
     with pytest.raises(ValueError, match=r"model\.chunkwise_kernel: 'chunkwise--triton_xl_chunk'") as error:
-        Kernels("chunkwise--triton_xl_chunk")._chosen("chunkwise", torch.device(device))
-    triton_kernels._missing.cache_clear()
+        Kernels("chunkwise--triton_xl_chunk")._select("chunkwise", torch.device(device))
+    triton_kernels._unavailable_reason.cache_clear()
     return str(error.value)
 
 
@@ -36,19 +36,21 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         "cpu", monkeypatch, "2.0.6"
     )
     assert "pip install 'segue[xlstm-triton]'" in reason("cuda", monkeypatch, None)
-    assert "needs mlstm_kernels 2 or newer, and 1.0.3 is installed" in reason("cuda", monkeypatch, "1.0.3")
+    assert "needs mlstm_kernels 2 or newer; 1.0.3 is installed" in reason("cuda", monkeypatch, "1.0.3")
 
 
 def test_auto_is_own_code_without_a_device_or_the_package() -> None:
     for device in ("cpu", "cuda"):
-        if device == "cpu" or triton_kernels._missing("step", "triton", device):
-            assert Kernels()._chosen("step", torch.device(device)) is None
+        if device == "cpu" or triton_kernels._unavailable_reason("step", "triton", device):
+            assert Kernels()._select("step", torch.device(device)) is None
 
 
 def test_a_model_says_so_when_it_is_to_compute() -> None:
-    model = XLSTM(XLSTM.Config(width=8, slstm_at=(), step_kernel="triton", chunkwise_kernel="native"), Domain(1, 5))
+    model = XLSTM(
+        XLSTM.Config(embedding_dim=8, slstm_at=(), step_kernel="triton", chunkwise_kernel="native"), DataSchema(1, 5)
+    )
     block = model.blocks[0]
     x_BLD = torch.randn(1, 1, 8)
     assert torch.isfinite(block(x_BLD)).all()
     with pytest.raises(ValueError, match=r"model\.step_kernel: 'triton' needs a CUDA device"):
-        block.advance(x_BLD, torch.tensor([1]), block.empty(1))
+        block.advance(x_BLD, torch.tensor([1]), block.initial_state(1))

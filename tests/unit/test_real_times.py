@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 
-from segue.core.batches import query_batches, times_at, training_batches
+from segue.core.batches import known_times, query_batches, training_batches
 from segue.core.types import Events, Queries
 from segue.data import Filters, load, open_dataset, split
 from segue.data.splits import SplitSettings
@@ -40,7 +40,7 @@ def archive(folder: Path, rebuilt: str | None) -> None:
         ("rows were put together from pieces", [False] * 5),
     ],
 )
-def test_what_an_archive_says_of_its_times(
+def test_real_times_are_read_from_the_archive(
     rebuilt: str | None, known: list[bool] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive(tmp_path, rebuilt)
@@ -57,7 +57,7 @@ def test_what_an_archive_says_of_its_times(
         assert fewer.histories.context["time_known"].tolist() == known[:4]
 
 
-def test_marks_do_not_change_what_is_hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hash_does_not_depend_on_time_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = set()
     for name, rebuilt in (("official", None), ("rebuilt", SOME)):
         (tmp_path / name).mkdir()
@@ -68,15 +68,15 @@ def test_marks_do_not_change_what_is_hashed(tmp_path: Path, monkeypatch: pytest.
     assert len(hashes) == 1
 
 
-def test_a_stand_in_is_never_a_time() -> None:
+def test_unreal_times_are_unknown_inputs() -> None:
     times = np.array([10, 20, 30, 40, 50])
     known = np.array([True, False, True, True, False])
     events = Events(np.array([0, 3, 5]), np.arange(5), times=times, context={"time_known": known})
-    np.testing.assert_array_equal(times_at(events, np.arange(5)), [10, np.nan, 30, 40, np.nan])
-    wanted = ("times", "asked")
+    np.testing.assert_array_equal(known_times(events, np.arange(5)), [10, np.nan, 30, 40, np.nan])
+    wanted = ("times", "query_times")
     for objective in (next_item, cloze):
         _, batches = training_batches(
-            events, 9, 5, 5, np.random.default_rng(0), objective, cover=False, pool=1, columns=wanted
+            events, 9, 5, 5, np.random.default_rng(0), objective, all_windows=False, pool=1, columns=wanted
         )
         for batch in batches:
             for column in batch.columns.values():
@@ -85,12 +85,12 @@ def test_a_stand_in_is_never_a_time() -> None:
     for _, read in query_batches(queries, 9, None, 100, columns=wanted):
         for column in read.columns.values():
             assert not {20, 50} & set(column.flatten().tolist())
-    # rows, cuts and picks keep the mark beside its event
+    # all ways to select events keep the column aligned
     assert events.take(np.array([1])).context["time_known"].tolist() == [True, False]
 
 
 @pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
-def test_the_real_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuilt_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
     data = load("ml-1m")
     if not data.header["warnings"]:

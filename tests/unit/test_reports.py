@@ -1,4 +1,4 @@
-"""Tables, plots and the page: what they say, that nothing breaks out of them, and that they need nothing else."""
+"""Tables, plots and the page: content, escaping and self-containment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 
 from segue.reports import page as pages
 from segue.reports import plots, tables
-from segue.reports.page import page, write_page
+from segue.reports.page import render_page, write_page
 
 
 def record(model: str, ndcg: float, **more: Any) -> dict[str, Any]:
@@ -35,8 +35,8 @@ def record(model: str, ndcg: float, **more: Any) -> dict[str, Any]:
         "data_hash": "cafe",
         **values,
         "intervals": {name: [value - 0.01, value + 0.01] for name, value in values.items()},
-        "facts": {"queries": 943, "targets": 943, "items": 1682, "repeats": "remove", "time_told": False},
-        "split": {"kind": "leave_one_out"},
+        "protocol": {"queries": 943, "targets": 943, "items": 1682, "exclude_seen": True, "has_query_times": False},
+        "split": {"strategy": "leave_one_out"},
         "counts": {"users": 943, "items": 1682},
         "cost": {"seconds": {"train": 90.0}, "peak_memory_bytes": 2**29, "parameters": 123456, "threads": 2},
         "machine": {"processor": "Some <b>CPU</b>", "cores": 2},
@@ -69,11 +69,11 @@ def printed(table: object) -> str:
 
 
 def test_the_best_model_comes_first(result: dict[str, Any]) -> None:
-    table = tables.compared(result)
+    table = tables.comparison_table(result)
     assert [row[0] for row in table.rows] == ["xlstm", "popular"]
-    assert table.head == (
+    assert table.columns == (
         *("model", "HitRate@10", "MRR@10", "NDCG@10", "NDCG@10 95 %"),
-        *("train", "memory", "numbers"),
+        *("train", "memory", "parameters"),
     )
     assert table.rows[0] == (
         *("xlstm", "0.2880", "0.1440", "0.1600", "0.1500 to 0.1700"),
@@ -81,20 +81,20 @@ def test_the_best_model_comes_first(result: dict[str, Any]) -> None:
     )
 
 
-def test_a_pair_is_turned_so_that_the_better_is_first(result: dict[str, Any]) -> None:
-    table = tables.tested(result)
+def test_pairs_are_ordered_with_the_better_model_first(result: dict[str, Any]) -> None:
+    table = tables.tests_table(result)
     assert table.rows == (
-        ("xlstm − popular", "+0.1100", "+0.0900 to +0.1300", "0.0001", "< 0.0001", "0.0003", "better"),
+        ("xlstm − popular", "+0.1100", "+0.0900 to +0.1300", "0.0001", "< 0.0001", "0.0003", "significant"),
     )
-    assert table.marked == {0}
+    assert table.highlighted == {0}
 
 
-def test_one_run_beside_validation_and_baseline() -> None:
+def test_one_run_with_validation_and_baseline() -> None:
     beside = record("popular", 0.05)
-    table = tables.metrics(record("xlstm", 0.16, valid={"ndcg@10": 0.17}, baseline=beside))
-    assert table.head == ("", "xlstm", "95 % interval", "validation", "popular", "95 % interval")
+    table = tables.metrics_table(record("xlstm", 0.16, valid={"ndcg@10": 0.17}, baseline=beside))
+    assert table.columns == ("", "xlstm", "95 % interval", "validation", "popular", "95 % interval")
     assert ("NDCG@10", "0.1600", "0.1500–0.1700", "0.1700", "0.0500", "0.0400–0.0600") in table.rows
-    assert tables.metrics(record("xlstm", 0.16)).head == ("", "xlstm", "95 % interval")
+    assert tables.metrics_table(record("xlstm", 0.16)).columns == ("", "xlstm", "95 % interval")
 
 
 def test_items_in_a_terminal() -> None:
@@ -102,12 +102,12 @@ def test_items_in_a_terminal() -> None:
         {"place": 1, "title": "[REC] (2007)", "logit": 1.25, "genres": ["Horror", "Thriller"], "probability": 0.5},
         {"place": 2, "title": None, "logit": 1.0, "genres": [], "probability": 0.25},
     ]
-    table = tables.catalogue("Next", rows)
-    assert table.head == ("place", "title", "genres", "logit", "probability")
+    table = tables.item_table("Next", rows)
+    assert table.columns == ("place", "title", "genres", "logit", "probability")
     text = printed(table)
     for told in ("Next", "[REC] (2007)", "Horror, Thriller", "1.2500", "0.2500"):
         assert told in text
-    assert tables.catalogue("Nothing", []).rows == ()
+    assert tables.item_table("Nothing", []).rows == ()
 
 
 class Outline(HTMLParser):
@@ -137,7 +137,7 @@ class Outline(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_stands_alone(result: dict[str, Any], tmp_path: Path) -> None:
+def test_the_page_is_well_formed_and_self_contained(result: dict[str, Any], tmp_path: Path) -> None:
     write_page(tmp_path / "page.html", result, {"xlstm": HISTORY})
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.startswith("<!doctype html>")
@@ -151,55 +151,55 @@ def test_the_page_is_whole_and_stands_alone(result: dict[str, Any], tmp_path: Pa
     assert "prefers-color-scheme: dark" in text
 
 
-def test_the_page_says_what_was_found_and_how(result: dict[str, Any]) -> None:
-    text = page(result, {"xlstm": HISTORY})
+def test_the_page_states_result_and_protocol(result: dict[str, Any]) -> None:
+    text = render_page(result, {"xlstm": HISTORY})
     for told in (
         "xlstm reaches NDCG@10 0.1600 (95 % interval 0.1500 to 0.1700), the highest of 2 models.",
-        "It is 0.1100 ahead of popular, beyond chance (paired test).",
+        "It leads popular by 0.1100, which is significant (paired test).",
         "REBUILT &lt;script&gt;alert(1)&lt;/script&gt;",
         "Some &lt;b&gt;CPU&lt;/b&gt;",
         "segue train popular --data ml-100k",
         "cafe",
         "leave one out",
-        "the whole catalogue of 1,682 items",
-        "is removed from the ranking",
+        "the whole catalog of 1,682 items",
+        "excluded from the ranking",
     ):
         assert told in text
     assert "<script" not in text
-    assert page(result, {"xlstm": HISTORY}) == text
+    assert render_page(result, {"xlstm": HISTORY}) == text
 
 
 def test_one_model_and_no_tests(result: dict[str, Any]) -> None:
     alone = {**result, "models": {"xlstm": result["models"]["xlstm"]}, "tests": []}
-    text = page(alone)
+    text = render_page(alone)
     assert "Which differences" not in text
     assert "Evaluation on ml-100k" in text
-    with pytest.raises(ValueError, match="holds no model"):
-        page({**result, "models": {}})
+    with pytest.raises(ValueError, match="the result has no models"):
+        render_page({**result, "models": {}})
     with pytest.raises(ValueError, match="popular, xlstm: no metric 'map@10'"):
-        page({**result, "metric": "map@10"})
+        render_page({**result, "metric": "map@10"})
 
 
 def test_without_matplotlib_the_tables_remain(result: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "find_spec", lambda name: None)
-    outline = Outline(page(result, {"xlstm": HISTORY}))
+    outline = Outline(render_page(result, {"xlstm": HISTORY}))
     assert "svg" not in outline.tags
     assert outline.tags.count("table") == 4
 
 
-def test_bars_are_as_long_as_the_numbers(result: dict[str, Any]) -> None:
-    figure = plots.metric_bars(result, ["ndcg@10", "mrr@10"])
+def test_bar_lengths_equal_the_values(result: dict[str, Any]) -> None:
+    figure = plots.plot_metric_bars(result, ["ndcg@10", "mrr@10"])
     bars = [patch.get_width() for patch in figure.axes[0].patches]
     assert bars == [0.16, 0.05]
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["xlstm", "popular"]
 
 
-def test_plots_are_svg_in_the_colours_of_the_page(result: dict[str, Any]) -> None:
-    figure = plots.training_curves({"xlstm": HISTORY, "ease": []}, "ndcg@10")
+def test_plots_are_svg_in_the_colors_of_the_page(result: dict[str, Any]) -> None:
+    figure = plots.plot_training_curves({"xlstm": HISTORY, "ease": []}, "ndcg@10")
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[5.0, 4.0], []]
-    alone, themed = plots.svg(figure), plots.svg(figure, themed=True)
+    alone, themed = plots.to_svg(figure), plots.to_svg(figure, themed=True)
     assert ET.fromstring(themed).tag.endswith("svg")
     assert "var(--c1)" in themed
     assert plots.LIGHT["c1"] not in themed
     assert plots.LIGHT["c1"] in alone
-    assert ">epoch or sweep<" in themed
+    assert ">epoch or iteration<" in themed

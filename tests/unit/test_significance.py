@@ -1,4 +1,4 @@
-"""Intervals and tests against formulas and exact enumerations of their own."""
+"""Intervals and tests against independent formulas and exact enumeration."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy import stats
 
 from segue.evaluation import bootstrap
 from segue.evaluation.bootstrap import estimate
-from segue.evaluation.significance import compare, holm, paired
+from segue.evaluation.significance import compare_all, compare_pair, holm_correction
 
 
-def test_the_interval_is_the_one_of_the_central_limit() -> None:
+def test_the_interval_agrees_with_the_central_limit_theorem() -> None:
     values = np.random.default_rng(0).random((4000, 2)) ** np.array([1, 3])
     for column, found in zip(values.T, estimate(values, resamples=4000), strict=True):
         error = 1.96 * column.std() / np.sqrt(len(column))
@@ -22,19 +22,19 @@ def test_the_interval_is_the_one_of_the_central_limit() -> None:
         assert found.high == pytest.approx(column.mean() + error, abs=error / 10)
 
 
-def test_counts_of_equal_queries_are_drawn_as_the_queries_would_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to resample give the spread of a mean of coins."""
+def test_both_ways_of_resampling_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of resampling give the standard deviation of a mean of coin flips."""
     coins = (np.random.default_rng(7).random((500, 1)) < 0.2).astype(float)
     spreads = []
     for few in (1, 10**9):
-        monkeypatch.setattr(bootstrap, "FEW", few)
-        means = bootstrap.resampled_means(coins, np.random.default_rng(8), 4000)
+        monkeypatch.setattr(bootstrap, "MULTINOMIAL_RATIO", few)
+        means = bootstrap.resample_means(coins, np.random.default_rng(8), 4000)
         assert means.mean() == pytest.approx(coins.mean(), abs=0.002)
         spreads.append(means.std())
     assert spreads == pytest.approx([coins.std() / np.sqrt(500)] * 2, rel=0.05)
 
 
-def test_the_interval_holds_the_truth_95_times_in_100() -> None:
+def test_the_interval_covers_the_mean_95_times_in_100() -> None:
     rng = np.random.default_rng(1)
     held = [
         found.low <= 0.3 <= found.high
@@ -44,32 +44,32 @@ def test_the_interval_holds_the_truth_95_times_in_100() -> None:
     assert 0.91 < np.mean(held) < 0.98
 
 
-def test_blocks_of_resamples_differ_and_seeds_repeat() -> None:
+def test_blocks_differ_and_seeds_are_reproducible() -> None:
     values = np.random.default_rng(2).random((50, 1))
     assert estimate(values, 3) == estimate(values, 3)
     assert estimate(values, 3) != estimate(values, 4)
 
 
-def test_a_constant_has_no_width() -> None:
+def test_the_interval_of_a_constant_has_width_zero() -> None:
     found = estimate(np.full((7, 1), 0.1))[0]
     assert found.low == pytest.approx(0.1)
     assert found.low <= found.mean <= found.high
 
 
-def test_the_randomisation_test_is_the_exact_one() -> None:
+def test_the_randomization_test_agrees_with_the_exact_test() -> None:
     """All 2^12 signs, one by one."""
     differences = np.round(np.random.default_rng(3).normal(0.3, 1, 12), 2)
     sums = np.array(list(product([1, -1], repeat=12))) @ differences
     exact = np.mean(np.abs(sums) >= abs(differences.sum()) - 1e-9)
-    row = compare({"a": differences, "b": np.zeros(12)}, flips=100_000)[0]
+    row = compare_all({"a": differences, "b": np.zeros(12)}, permutations=100_000)[0]
     assert row.p == pytest.approx(exact, abs=0.006)
 
 
-def test_t_and_randomisation_agree_where_there_are_many_queries() -> None:
+def test_t_test_and_randomization_test_agree_for_many_queries() -> None:
     rng = np.random.default_rng(4)
     first = rng.random(2000)
     second = first + rng.normal(0.01, 0.2, 2000)
-    row = paired(first, second)
+    row = compare_pair(first, second)
     assert row.difference == pytest.approx((first - second).mean())
     assert row.p_t == pytest.approx(stats.ttest_rel(first, second).pvalue, rel=1e-9)
     assert row.p == pytest.approx(row.p_t, abs=0.015)
@@ -78,49 +78,49 @@ def test_t_and_randomisation_agree_where_there_are_many_queries() -> None:
 
 
 def test_no_difference_is_never_significant() -> None:
-    row = paired([0.0, 1.0, 0.5], [0.0, 1.0, 0.5])
+    row = compare_pair([0.0, 1.0, 0.5], [0.0, 1.0, 0.5])
     assert (row.difference, row.p, row.p_t, row.p_holm) == (0.0, 1.0, 1.0, 1.0)
     assert not row.significant
 
 
-def test_false_findings_are_as_rare_as_promised() -> None:
+def test_false_positives_have_the_nominal_rate() -> None:
     """The same model twice, 300 times: about 5 in 100 have p below 0.05."""
     rng = np.random.default_rng(5)
     columns = {str(model): rng.normal(size=100) for model in range(300)} | {"base": np.zeros(100)}
-    rows = compare(columns, against="base", flips=999)
+    rows = compare_all(columns, baseline="base", permutations=999)
     assert 0.02 < np.mean([row.p < 0.05 for row in rows]) < 0.09
     assert not any(row.significant for row in rows)
 
 
-def test_holm() -> None:
+def test_holm_correction() -> None:
     """0.01 x 4; 0.02 x 3; 0.03 x 2 = 0.06; 0.4 stays, none below the one before."""
-    assert holm([0.03, 0.01, 0.4, 0.02]) == pytest.approx([0.06, 0.04, 0.4, 0.06])
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    assert holm([]) == []
+    assert holm_correction([0.03, 0.01, 0.4, 0.02]) == pytest.approx([0.06, 0.04, 0.4, 0.06])
+    assert holm_correction([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert holm_correction([]) == []
 
 
-def test_families() -> None:
+def test_pairs_and_baseline() -> None:
     rng = np.random.default_rng(6)
     values = {name: rng.random(30) for name in "abc"}
-    assert [(row.first, row.second) for row in compare(values)] == [("a", "b"), ("a", "c"), ("b", "c")]
-    assert [(row.first, row.second) for row in compare(values, against="b")] == [("a", "b"), ("c", "b")]
+    assert [(row.first, row.second) for row in compare_all(values)] == [("a", "b"), ("a", "c"), ("b", "c")]
+    assert [(row.first, row.second) for row in compare_all(values, baseline="b")] == [("a", "b"), ("c", "b")]
 
 
-def test_queries_that_do_not_count_are_left_out() -> None:
-    row = paired([0.0, np.nan, 1.0], [0.5, np.nan, 0.0])
+def test_queries_without_a_value_are_left_out() -> None:
+    row = compare_pair([0.0, np.nan, 1.0], [0.5, np.nan, 0.0])
     assert (row.n, row.difference) == (2, 0.25)
 
 
-def test_what_does_not_belong_together_is_refused() -> None:
+def test_values_that_do_not_match_are_rejected() -> None:
     with pytest.raises(ValueError, match="got 1, expected at least 2"):
-        compare({"a": [1.0]})
+        compare_all({"a": [1.0]})
     with pytest.raises(ValueError, match=r"shapes \{'a': \(1,\), 'b': \(2,\)\}"):
-        compare({"a": [1.0], "b": [1.0, 2.0]})
+        compare_all({"a": [1.0], "b": [1.0, 2.0]})
     with pytest.raises(ValueError, match="query 1 has a value in some models"):
-        compare({"a": [1.0, 2.0], "b": [1.0, np.nan]})
+        compare_all({"a": [1.0, 2.0], "b": [1.0, np.nan]})
     with pytest.raises(ValueError, match="no query has a value"):
-        compare({"a": [np.nan], "b": [np.nan]})
-    with pytest.raises(ValueError, match="against: unknown 'sasrek', did you mean 'sasrec'"):
-        compare({"sasrec": [1.0], "xlstm": [1.0]}, against="sasrek")
-    with pytest.raises(ValueError, match="no query has a true item"):
+        compare_all({"a": [np.nan], "b": [np.nan]})
+    with pytest.raises(ValueError, match="baseline: unknown 'sasrek', did you mean 'sasrec'"):
+        compare_all({"sasrec": [1.0], "xlstm": [1.0]}, baseline="sasrek")
+    with pytest.raises(ValueError, match="none of 3 queries has a true item"):
         estimate(np.full((3, 1), np.nan))

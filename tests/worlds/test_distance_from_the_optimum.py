@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 
 from segue.core.run import Run
 from segue.core.types import Split
-from segue.data.simulator import Optimal, Oracle, SimulatorSettings, World, expected_ndcg
+from segue.data.simulator import (
+    BayesOptimalRecommender,
+    OracleRecommender,
+    SimulatedWorld,
+    SimulatorSettings,
+    expected_ndcg,
+)
 from segue.data.splits import SplitSettings, split
 from segue.training.train import Training, train
 
@@ -27,14 +33,14 @@ SETTINGS = SimulatorSettings(
 LADDER = ("random", "popular", "item_knn", "ease")
 """Each has one reason more than the one before to be right."""
 SEQUENTIAL = ("sasrec", "gru4rec", "lstm", "xlstm")
-MODELS = {"ease": {"l2": 50.0}} | {key: {"width": 32, "max_length": 40, "dropout": 0.1} for key in SEQUENTIAL}
+MODELS = {"ease": {"l2": 50.0}} | {key: {"embedding_dim": 32, "max_length": 40, "dropout": 0.1} for key in SEQUENTIAL}
 TRAINING = Training(epochs=8, batch_size=32, learning_rate=0.01, schedule="one_cycle")
 
 
 @cache
-def world() -> tuple[Split, Optimal, Oracle]:
-    data = World.build(SETTINGS).dataset()
-    return split(data, SplitSettings()), Optimal(data), Oracle(data)
+def world() -> tuple[Split, BayesOptimalRecommender, OracleRecommender]:
+    data = SimulatedWorld.build(SETTINGS).dataset()
+    return split(data, SplitSettings()), BayesOptimalRecommender(data), OracleRecommender(data)
 
 
 @cache
@@ -50,7 +56,7 @@ def bounds() -> tuple[float, float, float]:
     """Best attainable: with item sequences alone, with the whole log, with the hidden state."""
     parts, optimal, oracle = world()
     queries = parts.test.queries
-    alone = Optimal(World.build(SETTINGS).dataset(), reads=())
+    alone = BayesOptimalRecommender(SimulatedWorld.build(SETTINGS).dataset(), inputs=())
     pairs = ((optimal, alone), (optimal, optimal), (oracle, oracle))
     items, log, hidden = (float(expected_ndcg(truth, model, queries).mean()) for truth, model in pairs)
     return items, log, hidden
@@ -61,7 +67,7 @@ def clearly(better: NDArray[np.float64], worse: NDArray[np.float64]) -> bool:
     return bool(difference.mean() > 3 * difference.std() / len(difference) ** 0.5)
 
 
-def test_more_that_is_seen_is_a_higher_bound() -> None:
+def test_more_inputs_give_a_higher_bound() -> None:
     items, log, hidden = bounds()
     assert items <= log <= hidden
     assert items > 0.5

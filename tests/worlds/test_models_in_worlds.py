@@ -20,14 +20,14 @@ NARROW = {"ials": 4}
 """Widths of models that learn so small a world by heart when they are wider."""
 WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
 RATED = tastes()
-FROM_EVENTS = [key for key in model_keys() if not model_class(key).needs_values]
+FROM_EVENTS = [key for key in model_keys() if not model_class(key).requires_ratings]
 PERSONAL = [key for key in FROM_EVENTS if key not in ALIKE_FOR_ALL]
-FROM_VALUES = [key for key in model_keys() if model_class(key).needs_values]
+FROM_VALUES = [key for key in model_keys() if model_class(key).requires_ratings]
 
 
 @cache
 def trained(key: str, name: str) -> Model:
-    wanted = {"epochs": EPOCHS[name] * SLOW.get(key, 1), **({"width": NARROW[key]} if key in NARROW else {})}
+    wanted = {"epochs": EPOCHS[name] * SLOW.get(key, 1), **({"embedding_dim": NARROW[key]} if key in NARROW else {})}
     return train_small(key, WORLDS[name].train, **wanted)
 
 
@@ -75,7 +75,7 @@ def test_order_is_all_that_helps(key: str) -> None:
 
 @pytest.mark.parametrize("key", FROM_VALUES)
 def test_tastes_are_found(key: str) -> None:
-    found = rmse(train_small(key, RATED.train, sweeps=30, width=4), RATED)
+    found = rmse(train_small(key, RATED.train, iterations=30, embedding_dim=4), RATED)
     assert found < RATED.noise + 0.5 * (RATED.biases - RATED.noise)
 
 
@@ -92,7 +92,7 @@ def test_popular_knows_the_chances() -> None:
     world = WORLDS["popularity"]
     chances = 1 / np.arange(1, 21)
     chances /= chances.sum()
-    found = np.exp(trained("popular", "popularity").score(world.test.queries.block(0, 1))[0])
+    found = np.exp(trained("popular", "popularity").score(world.test.queries.rows_between(0, 1))[0])
     # five standard errors of a share counted among all events
     assert (np.abs(found - chances) < 5 * np.sqrt(chances / world.train.histories.size) + 1e-3).all()
 

@@ -1,4 +1,4 @@
-"""The simulated log against the law it is drawn from, and the best scores that can be had in it."""
+"""Simulated logs follow their choice model, and the optimum is the best attainable score."""
 
 from dataclasses import replace
 from functools import cache
@@ -7,19 +7,25 @@ import numpy as np
 import pytest
 
 from segue.core.recommend import recommend
-from segue.core.types import Dataset, Domain, Events, Queries, Scores, Vocab
-from segue.data.simulator import Optimal, Oracle, SimulatorSettings, World, expected_ndcg
-from segue.data.simulator.choice_model import SESSION_GAP, alias
+from segue.core.types import DataSchema, Dataset, Events, Queries, Scores, Vocab
+from segue.data.simulator import (
+    BayesOptimalRecommender,
+    OracleRecommender,
+    SimulatedWorld,
+    SimulatorSettings,
+    expected_ndcg,
+)
+from segue.data.simulator.choice_model import SESSION_GAP, build_alias_tables
 
 USERS = 1500
 HABITS = {"film": 0.0, "music": 0.3}
-"""Nobody repeats in the one, all do in the other."""
+"""Without and with repeats."""
 
 
 @cache
 def log(habit: str) -> Dataset:
     settings = SimulatorSettings(users=USERS, items=120, mean_length=25, repeats=HABITS[habit], seed=7)
-    return World.build(settings).dataset()
+    return SimulatedWorld.build(settings).dataset()
 
 
 @cache
@@ -27,7 +33,7 @@ def questions(habit: str) -> tuple[Queries, np.ndarray]:
     """Each user's life up to an event in the middle, and the item of that event."""
     histories = log(habit).histories
     stop = np.random.default_rng(0).integers(0, histories.lengths)
-    queries = Queries.of_users(np.arange(USERS, dtype=np.int32), histories.cut(stop * 0, stop))
+    queries = Queries.of_users(np.arange(USERS, dtype=np.int32), histories.slice_rows(stop * 0, stop))
     return queries, histories.items[histories.offsets[:-1] + stop]
 
 
@@ -35,7 +41,7 @@ class Popular:
     """Most chosen first, whoever asks."""
 
     def __init__(self, data: Dataset) -> None:
-        self.domain: Domain = data.domain
+        self.schema: DataSchema = data.schema
         self.counts = np.bincount(data.histories.items, minlength=data.n_items).astype(np.float32)
 
     def score(self, queries: Queries, candidates: np.ndarray | None = None) -> Scores:
@@ -51,7 +57,7 @@ def within(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray, err
 @pytest.mark.parametrize("habit", HABITS)
 def test_probabilities_are_those_of_the_log(habit: str) -> None:
     queries, targets = questions(habit)
-    p_NI = Optimal(log(habit)).probabilities(queries)
+    p_NI = BayesOptimalRecommender(log(habit)).probabilities(queries)
     np.testing.assert_allclose(p_NI.sum(axis=1), 1.0, rtol=1e-10)
     log_NI = np.log(p_NI, where=p_NI > 0, out=np.zeros_like(p_NI))
     mean = (p_NI * log_NI).sum(axis=1)
@@ -66,11 +72,11 @@ def test_probabilities_are_those_of_the_log(habit: str) -> None:
 
 
 @pytest.mark.parametrize("habit", HABITS)
-def test_each_part_of_the_law_is_met(habit: str) -> None:
+def test_samples_follow_the_choice_model(habit: str) -> None:
     """Sequels, repeats and likely items come as often as said."""
     queries, targets = questions(habit)
     data = log(habit)
-    p_NI = Optimal(data).probabilities(queries)
+    p_NI = BayesOptimalRecommender(data).probabilities(queries)
     rows = np.arange(USERS)
     old = np.zeros(p_NI.shape, bool)
     old[queries.history.rows, queries.history.items] = True
@@ -83,7 +89,7 @@ def test_each_part_of_the_law_is_met(habit: str) -> None:
         within(old[rows, targets], p_old, p_old * (1 - p_old))
     some = queries.history.lengths > 0
     last = queries.history.items[queries.history.offsets[1:][some] - 1]
-    part = World.of(data).law.sequel[last]
+    part = SimulatedWorld.of(data).choice_model.sequel[last]
     waits = np.flatnonzero(some)[part >= 0]
     p_part = p_NI[waits, part[part >= 0]]
     follows = targets[waits] == part[part >= 0]
@@ -92,9 +98,9 @@ def test_each_part_of_the_law_is_met(habit: str) -> None:
 
 
 @pytest.mark.parametrize("habit", HABITS)
-def test_believed_states_are_the_hidden_ones(habit: str) -> None:
+def test_filtered_states_match_the_hidden_states(habit: str) -> None:
     queries, _ = questions(habit)
-    belief, truth = Optimal(log(habit)).states(queries), Oracle(log(habit)).states(queries)
+    belief, truth = BayesOptimalRecommender(log(habit)).states(queries), OracleRecommender(log(habit)).states(queries)
     assert ((truth == 0) | (truth == 1)).all()
     for s in range(belief.shape[1]):
         within(truth[:, s], belief[:, s], belief[:, s] * (1 - belief[:, s]))
@@ -102,91 +108,94 @@ def test_believed_states_are_the_hidden_ones(habit: str) -> None:
 
 
 @pytest.mark.parametrize("habit", HABITS)
-def test_who_knows_more_answers_better(habit: str) -> None:
+def test_more_information_gives_better_recommendations(habit: str) -> None:
     data, (queries, targets) = log(habit), questions(habit)
     repeats = habit == "music"
-    best, blind, oracle = Optimal(data), Optimal(data, ()), Oracle(data)
+    best, blind, oracle = BayesOptimalRecommender(data), BayesOptimalRecommender(data, ()), OracleRecommender(data)
 
-    def reached(model: Optimal | Oracle | Popular) -> float:
-        return float(expected_ndcg(best, model, queries, repeats=repeats).mean())
+    def reached(model: BayesOptimalRecommender | OracleRecommender | Popular) -> float:
+        return float(expected_ndcg(best, model, queries, exclude_seen=not repeats).mean())
 
     assert reached(best) > reached(blind) > 1.2 * reached(Popular(data))
-    assert expected_ndcg(oracle, oracle, queries, repeats=repeats).mean() > reached(best)
+    assert expected_ndcg(oracle, oracle, queries, exclude_seen=not repeats).mean() > reached(best)
     rows = np.arange(USERS)
     likely = [np.log(model.probabilities(queries)[rows, targets]).mean() for model in (oracle, best, blind)]
     assert likely[0] > likely[1] > likely[2]
 
 
 @pytest.mark.parametrize("repeats", [False, True])
-def test_expected_ndcg_is_the_one_that_is_measured(repeats: bool) -> None:
+def test_expected_ndcg_matches_measured_ndcg(repeats: bool) -> None:
     data, (queries, targets) = log("music"), questions("music")
-    best = Optimal(data)
+    best = BayesOptimalRecommender(data)
     for model in (best, Popular(data)):
-        top = recommend(model, queries, 10, repeats=repeats).items
+        top = recommend(model, queries, 10, exclude_seen=not repeats).items
         hits = top == targets[:, None]
         measured = (hits / np.log2(np.arange(2, 12))).sum(axis=1)
-        expected = expected_ndcg(best, model, queries, 10, repeats=repeats)
+        expected = expected_ndcg(best, model, queries, 10, exclude_seen=not repeats)
         assert abs(measured.mean() - expected.mean()) < 4 * measured.std() / np.sqrt(USERS)
 
 
-def test_best_order_is_unbeaten_query_by_query() -> None:
+def test_optimal_order_is_best_for_every_query() -> None:
     """Against the ideal gain of the true probabilities, summed by hand."""
     queries, _ = questions("film")
-    best = Optimal(log("film"))
+    best = BayesOptimalRecommender(log("film"))
     ideal = -np.sort(-best.probabilities(queries), axis=1)[:, :10] @ (1 / np.log2(np.arange(2, 12)))
     np.testing.assert_allclose(expected_ndcg(best, best, queries, 10), ideal, rtol=1e-6)
 
 
-def test_every_question_has_finite_logits() -> None:
+def test_logits_are_finite() -> None:
     data = log("film")
-    best = Optimal(data)
+    best = BayesOptimalRecommender(data)
     odd = Queries.anonymous(Events.of([[], [3, 3, 3], list(range(120)), [0, 1]]))
     scores = best.score(odd)
     assert scores.dtype == np.float32
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(np.exp(scores.astype(float)).sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(best.score(odd, np.full((4, 2), 7, np.int32)), scores[:, [7, 7]])
-    assert np.isfinite(Oracle(data).score(odd)).all()
+    assert np.isfinite(OracleRecommender(data).score(odd)).all()
     assert best.score(Queries.anonymous(Events.of([]))).shape == (0, 120)
 
 
-def test_profile_says_something_of_taste() -> None:
-    told, plain = (
-        World.build(SimulatorSettings(users=USERS, items=120, profile=strength, seed=5)) for strength in (1.5, 0.0)
+def test_profile_is_informative_about_taste() -> None:
+    with_profile, plain = (
+        SimulatedWorld.build(SimulatorSettings(users=USERS, items=120, profile=strength, seed=5))
+        for strength in (1.5, 0.0)
     )
-    assert np.ptp(plain.people.prior, axis=(0, 1, 2)).max() < 1e-12
-    assert np.ptp(told.people.prior, axis=(0, 1, 2)).max() > 0.1
+    assert np.ptp(plain.population.prior, axis=(0, 1, 2)).max() < 1e-12
+    assert np.ptp(with_profile.population.prior, axis=(0, 1, 2)).max() > 0.1
 
-    def gain(world: World) -> np.ndarray:
-        """How much likelier each first item is to someone who knows the profile."""
+    def gain(world: SimulatedWorld) -> np.ndarray:
+        """Return how much more likely the first items are given the profile."""
         data = world.dataset()
         queries = Queries.of_users(np.arange(USERS, dtype=np.int32), Events.of([[]] * USERS))
         first = data.histories.items[data.histories.offsets[:-1]]
-        scores = [Optimal(data, reads).score(queries)[np.arange(USERS), first] for reads in (("profile",), ())]
+        scores = [
+            BayesOptimalRecommender(data, reads).score(queries)[np.arange(USERS), first] for reads in (("profile",), ())
+        ]
         return scores[0] - scores[1]
 
     assert np.abs(gain(plain)).max() < 1e-5
-    gained = gain(told)
+    gained = gain(with_profile)
     assert gained.mean() > 4 * gained.std() / np.sqrt(USERS)
-    data = told.dataset()
+    data = with_profile.dataset()
     frame = data.user_features.collect()
     by_code = Queries.of_users(np.arange(USERS, dtype=np.int32), Events.of([[1, 2]] * USERS))
     by_words = Queries.anonymous(by_code.history, profile=frame)
-    best = Optimal(data)
+    best = BayesOptimalRecommender(data)
     np.testing.assert_array_equal(best.states(by_code), best.states(by_words))
     assert np.ptp(best.states(by_code), axis=0).max() > 0.1
 
 
 def test_tastes_drift_more_between_sessions() -> None:
-    world = World.of(log("film"))
-    chunk = world.live(0, USERS, states=True)
+    world = SimulatedWorld.of(log("film"))
+    chunk = world.sample(0, USERS, states=True)
     inner = np.ones(chunk.events.size, bool)
     inner[chunk.events.offsets[:-1]] = False
     inner = np.flatnonzero(inner)
     moved = chunk.states[inner] != chunk.states[inner - 1]
     starts = np.diff(chunk.events.times)[inner - 1] > SESSION_GAP
     assert abs(starts.mean() - 1 / 8) < 4 * np.sqrt(1 / 8 * 7 / 8 / len(starts))
-    for begins, drift in ((False, world.law.drift[0]), (True, world.law.drift[1])):
+    for begins, drift in ((False, world.choice_model.drift[0]), (True, world.choice_model.drift[1])):
         before = chunk.states[inner - 1][starts == begins] % 8
         p = 1 - np.diag(drift)[before]
         within(moved[starts == begins], p, p * (1 - p))
@@ -195,41 +204,41 @@ def test_tastes_drift_more_between_sessions() -> None:
 
 
 def test_ratings_rise_with_fit() -> None:
-    world = World.of(log("film"))
-    chunk = world.live(0, USERS, states=True)
-    level = world.law.level[chunk.events.items, chunk.states % 8]
+    world = SimulatedWorld.of(log("film"))
+    chunk = world.sample(0, USERS, states=True)
+    level = world.choice_model.level[chunk.events.items, chunk.states % 8]
     for fit in range(5):
         found = np.bincount(chunk.events.values[level == fit].astype(int) - 1, minlength=5)
-        expected = found.sum() * world.law.rating[fit]
+        expected = found.sum() * world.choice_model.rating[fit]
         assert ((found - expected) ** 2 / expected).sum() < 4 + 4 * np.sqrt(8)
 
 
-def test_alias_tables_hold_the_law() -> None:
-    choice = World.of(log("film")).law.choice
-    keep, other = alias(choice)
+def test_alias_tables_reproduce_the_choice_model() -> None:
+    choice = SimulatedWorld.of(log("film")).choice_model.choice
+    keep, other = build_alias_tables(choice)
     p = keep.T.copy()
     for s in range(choice.shape[1]):
         np.add.at(p[:, s], other[s], 1 - keep[s])
     np.testing.assert_allclose(p / len(choice), choice, rtol=1e-9, atol=1e-16)
 
 
-def test_other_codes_other_columns() -> None:
+def test_item_codes_are_mapped() -> None:
     data, (queries, _) = log("music"), questions("music")
-    best, order = Optimal(data), np.random.default_rng(2).permutation(120)
+    best, order = BayesOptimalRecommender(data), np.random.default_rng(2).permutation(120)
     turned = replace(data, items=Vocab(data.items.ids.gather(order[:100])))
     places = np.argsort(order)
     inside = places[queries.history.items] < 100
     history = queries.history.where(inside)
     codes = replace(history, items=places[history.items].astype(np.int32))
-    found = Optimal(turned).probabilities(replace(queries, history=codes))
+    found = BayesOptimalRecommender(turned).probabilities(replace(queries, history=codes))
     np.testing.assert_array_equal(found, best.probabilities(replace(queries, history=history))[:, order[:100]])
 
 
-def test_refusals() -> None:
+def test_invalid_datasets() -> None:
     data = log("film")
     with pytest.raises(ValueError, match="not simulated"):
-        Optimal(replace(data, header={}))
-    with pytest.raises(ValueError, match=r"reads: got \['clock'\]"):
-        Optimal(data, ("clock",))
+        BayesOptimalRecommender(replace(data, header={}))
+    with pytest.raises(ValueError, match=r"inputs: got \['clock'\]"):
+        BayesOptimalRecommender(data, ("clock",))
     with pytest.raises(ValueError, match="k_core removed 3 events"):
-        Optimal(replace(data, header={**data.header, "filters": {"removed": {"k_core": 3}}}))
+        BayesOptimalRecommender(replace(data, header={**data.header, "filters": {"removed": {"k_core": 3}}}))

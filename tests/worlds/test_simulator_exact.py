@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from segue.core.types import Dataset, Events, Queries
-from segue.data.simulator import Optimal, SimulatorSettings, World
+from segue.data.simulator import BayesOptimalRecommender, SimulatedWorld, SimulatorSettings
 from segue.data.simulator.choice_model import SESSION_GAP
 
 SHARED = {
@@ -20,30 +20,30 @@ SHARED = {
 
 @cache
 def tiny(repeats: float) -> Dataset:
-    return World.build(SimulatorSettings(repeats=repeats, seed=3, **SHARED)).dataset()
+    return SimulatedWorld.build(SimulatorSettings(repeats=repeats, seed=3, **SHARED)).dataset()
 
 
-def emission(world: World, a: int, z: int, history: list[int], item: int) -> float:
+def emission(world: SimulatedWorld, a: int, z: int, history: list[int], item: int) -> float:
     """P(item | state, history) in plain words."""
-    law, n = world.law, world.settings.items
+    model, n = world.choice_model, world.settings.items
     s = a * world.settings.tastes + z
     unseen = [i for i in range(n) if i not in history] or list(range(n))
-    fresh = law.choice[item, s] / sum(law.choice[i, s] for i in unseen) if item in unseen else 0.0
+    fresh = model.choice[item, s] / sum(model.choice[i, s] for i in unseen) if item in unseen else 0.0
     if not history:
         return fresh
-    part = law.sequel[history[-1]]
-    q = law.following[a] if part >= 0 and part not in history else 0.0
+    part = model.sequel[history[-1]]
+    q = model.sequel_prob[a] if part >= 0 and part not in history else 0.0
     ages = [len(history) - 1 - place for place, i in enumerate(history) if i == item]
-    back = sum(law.recency**age for age in ages) / sum(law.recency**age for age in range(len(history)))
-    r = law.returning[a]
+    back = sum(model.recency**age for age in ages) / sum(model.recency**age for age in range(len(history)))
+    r = model.repeat_prob[a]
     return r * back + (1 - r) * (q * (item == part) + (1 - q) * fresh)
 
 
 def by_enumeration(
-    world: World, prior: np.ndarray, history: list[int], flags: list[int | None], ratings: list[int | None]
+    world: SimulatedWorld, prior: np.ndarray, history: list[int], flags: list[int | None], ratings: list[int | None]
 ) -> tuple[float, np.ndarray]:
     """P(history) and P(next | history) by summing over every appetite and every path of tastes."""
-    law, tastes, n = world.law, world.settings.tastes, len(history)
+    model, tastes, n = world.choice_model, world.settings.tastes, len(history)
     joint = np.zeros(world.settings.items)
     for a in range(world.settings.appetites):
         for path in product(range(tastes), repeat=n + 1):
@@ -51,9 +51,9 @@ def by_enumeration(
             for t, item in enumerate(history):
                 p *= emission(world, a, path[t], history[:t], item)
                 if ratings[t] is not None:
-                    p *= law.rating[law.level[item, path[t]], ratings[t] - 1]
-                b = [law.session] if flags[t + 1] is None else [float(flags[t + 1])]
-                p *= (1 - b[0]) * law.drift[0, path[t], path[t + 1]] + b[0] * law.drift[1, path[t], path[t + 1]]
+                    p *= model.rating[model.level[item, path[t]], ratings[t] - 1]
+                b = [model.session] if flags[t + 1] is None else [float(flags[t + 1])]
+                p *= (1 - b[0]) * model.drift[0, path[t], path[t + 1]] + b[0] * model.drift[1, path[t], path[t + 1]]
             joint += [p * emission(world, a, path[n], history, item) for item in range(world.settings.items)]
     return float(joint.sum()), joint / joint.sum() if joint.sum() > 0 else joint
 
@@ -72,9 +72,9 @@ def agree(found: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("repeats", [0.0, 0.3])
 def test_items_alone(repeats: float) -> None:
-    world, histories = World.of(tiny(repeats)), cases(repeats)
-    found = Optimal(tiny(repeats), ()).probabilities(Queries.anonymous(Events.of(histories)))
-    prior = world.people.prior[-1, -1, -1]
+    world, histories = SimulatedWorld.of(tiny(repeats)), cases(repeats)
+    found = BayesOptimalRecommender(tiny(repeats), ()).probabilities(Queries.anonymous(Events.of(histories)))
+    prior = world.population.prior[-1, -1, -1]
     for row, history in zip(found, histories, strict=True):
         nothing = [None] * (len(history) + 1)
         chance, expected = by_enumeration(world, prior, history, nothing, nothing)
@@ -83,21 +83,21 @@ def test_items_alone(repeats: float) -> None:
 
 
 @pytest.mark.parametrize("repeats", [0.0, 0.3])
-def test_lives_are_drawn_as_often_as_they_are_probable(repeats: float) -> None:
-    """All 625 lives of four events, among 300,000 people."""
-    people = 300_000
-    settings = {**SHARED, "users": people, "min_length": 4, "mean_length": 4, "length_spread": 0.0}
-    dataset = World.build(SimulatorSettings(repeats=repeats, seed=3, **settings)).dataset()
-    lives = dataset.histories.items.reshape(people, 4)
+def test_histories_are_sampled_with_their_probabilities(repeats: float) -> None:
+    """All 625 histories of four events, among 300,000 users."""
+    population = 300_000
+    settings = {**SHARED, "users": population, "min_length": 4, "mean_length": 4, "length_spread": 0.0}
+    dataset = SimulatedWorld.build(SimulatorSettings(repeats=repeats, seed=3, **settings)).dataset()
+    lives = dataset.histories.items.reshape(population, 4)
     seen = np.bincount(lives @ (5 ** np.arange(3, -1, -1)), minlength=625)
-    chance, optimal = np.ones(1), Optimal(dataset, ())
+    chance, optimal = np.ones(1), BayesOptimalRecommender(dataset, ())
     for length in range(4):
         beginnings = Events.of([list(h) for h in product(range(5), repeat=length)])
         chance = (chance[:, None] * optimal.probabilities(Queries.anonymous(beginnings))).ravel()
     assert chance.sum() == pytest.approx(1, abs=1e-12)
     assert seen[chance == 0].sum() == 0
-    often = people * chance >= 10
-    observed, expected = seen[often], people * chance[often]
+    often = population * chance >= 10
+    observed, expected = seen[often], population * chance[often]
     chi2, free = ((observed - expected) ** 2 / expected).sum(), often.sum()
     assert free > 50
     assert abs(chi2 - free) < 4 * np.sqrt(2 * free)
@@ -114,30 +114,30 @@ def observed(histories: list[list[int]], rng: np.random.Generator) -> tuple[Even
 
 
 @pytest.mark.parametrize("repeats", [0.0, 0.3])
-def test_with_times_ratings_profile_and_time_of_asking(repeats: float) -> None:
+def test_with_times_ratings_profile_and_query_time(repeats: float) -> None:
     dataset = tiny(repeats)
-    world, histories, rng = World.of(dataset), [h for h in cases(repeats) if h][::2], np.random.default_rng(1)
+    world, histories, rng = SimulatedWorld.of(dataset), [h for h in cases(repeats) if h][::2], np.random.default_rng(1)
     events, flags, ratings = observed(histories, rng)
     users = rng.integers(0, 20, len(histories)).astype(np.int32)
-    coming = rng.integers(0, 2, len(histories))
-    asked = events.times[events.offsets[1:] - 1] + np.where(coming, 2 * SESSION_GAP, 60)
-    queries = replace(Queries.of_users(users, events), times=asked)
-    found = Optimal(dataset).probabilities(queries)
-    untold = Optimal(dataset).probabilities(replace(queries, times=None))
-    priors = world.people.priors(world.people.codes(0, 20))
+    next_flags = rng.integers(0, 2, len(histories))
+    query_times = events.times[events.offsets[1:] - 1] + np.where(next_flags, 2 * SESSION_GAP, 60)
+    queries = replace(Queries.of_users(users, events), times=query_times)
+    found = BayesOptimalRecommender(dataset).probabilities(queries)
+    untold = BayesOptimalRecommender(dataset).probabilities(replace(queries, times=None))
+    priors = world.population.priors(world.population.codes(0, 20))
     for row, history in enumerate(histories):
         args = (world, priors[users[row]], history)
-        agree(found[row], by_enumeration(*args, [*flags[row], int(coming[row])], ratings[row])[1])
+        agree(found[row], by_enumeration(*args, [*flags[row], int(next_flags[row])], ratings[row])[1])
         agree(untold[row], by_enumeration(*args, [*flags[row], None], ratings[row])[1])
 
 
-def test_unknown_parts_of_a_profile_are_summed_out() -> None:
-    people = World.of(tiny(0.0)).people
-    inner = people.prior[:-1, :-1, :-1]
+def test_missing_profile_parts_are_marginalized() -> None:
+    population = SimulatedWorld.of(tiny(0.0)).population
+    inner = population.prior[:-1, :-1, :-1]
     from segue.data.simulator.users import AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES
 
     frame = pl.DataFrame({"age": [30, None, None, 5], "gender": ["M", "M", "?", "F"], "occupation": [None] * 4})
-    found = people.priors(people.read(frame))
+    found = population.priors(population.read(frame))
     jobs = np.array(OCCUPATION_SHARES)
     agree(found[0], np.einsum("os,o->s", inner[2, 1], jobs))
     agree(found[1], np.einsum("aos,a,o->s", inner[:, 1], np.array(AGE_SHARES), jobs))
@@ -147,29 +147,31 @@ def test_unknown_parts_of_a_profile_are_summed_out() -> None:
         assert sum(shares) == pytest.approx(1, abs=1e-12)
 
 
-def test_an_impossible_event_says_nothing() -> None:
-    """Nobody repeats in this world: the state is believed as if the second event had been hidden."""
+def test_impossible_events_are_ignored() -> None:
+    """Repeats are impossible in this world: the state is as if the second event were not observed."""
     dataset = tiny(0.0)
-    world, optimal = World.of(dataset), Optimal(dataset, ())
+    world, optimal = SimulatedWorld.of(dataset), BayesOptimalRecommender(dataset, ())
     found = optimal.states(Queries.anonymous(Events.of([[1, 1]])))[0]
     once = optimal.states(Queries.anonymous(Events.of([[1]])))[0]
-    drift = (1 - world.law.session) * world.law.drift[0] + world.law.session * world.law.drift[1]
+    drift = (1 - world.choice_model.session) * world.choice_model.drift[
+        0
+    ] + world.choice_model.session * world.choice_model.drift[1]
     agree(found, (once.reshape(2, 2) @ drift).ravel())
 
 
 @pytest.mark.parametrize("popularity", [0.0, 3.0])
-def test_what_is_left_of_a_nearly_finished_catalogue(popularity: float) -> None:
-    """Items are met from the most to the least probable: what cancels must not drown what is left."""
+def test_nearly_exhausted_catalog(popularity: float) -> None:
+    """Items occur from the most to the least probable: rounding errors must not exceed the remaining probability."""
     settings = SimulatorSettings(users=2, items=300, mean_length=5, popularity=popularity, novelty=0.0, series=0.0)
-    dataset = World.build(settings).dataset()
-    world = World.of(dataset)
-    order = np.argsort(-world.law.choice.sum(axis=1), kind="stable")
+    dataset = SimulatedWorld.build(settings).dataset()
+    world = SimulatedWorld.of(dataset)
+    order = np.argsort(-world.choice_model.choice.sum(axis=1), kind="stable")
     histories = [list(order[:n]) for n in (290, 298, 299, 300)]
-    optimal = Optimal(dataset, ())
+    optimal = BayesOptimalRecommender(dataset, ())
     found = optimal.probabilities(Queries.anonymous(Events.of(histories)))
     belief = optimal.states(Queries.anonymous(Events.of(histories)))
     for row, history in enumerate(histories):
-        left = world.law.choice.copy()
+        left = world.choice_model.choice.copy()
         if len(history) < 300:
             left[history] = 0.0
         expected = (left / left.sum(axis=0)) @ belief[row]

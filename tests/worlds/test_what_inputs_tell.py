@@ -116,11 +116,11 @@ def test_someone_new_is_known_by_what_he_tells() -> None:
     queries = Queries.anonymous(
         Events.of([[item] for item in last.repeat(2)]), pl.DataFrame({"gender": [*gender] * N_ITEMS})
     )
-    found = recommend(model, queries, 1, repeats=True).items[:, 0].reshape(-1, 2)
+    found = recommend(model, queries, 1, exclude_seen=False).items[:, 0].reshape(-1, 2)
     assert (found[:, 0] == (last + 2) % N_ITEMS).mean() > 0.9
     assert (found[:, 1] == (last + 1) % N_ITEMS).mean() > 0.9
     # who tells nothing is not taken for either: both answers are among the best two
-    silent = recommend(model, replace(queries, profile=None), 2, repeats=True)
+    silent = recommend(model, replace(queries, profile=None), 2, exclude_seen=False)
     both = [{(item + 1) % N_ITEMS, (item + 2) % N_ITEMS} for item in last.repeat(2)]
     assert np.mean([set(pair) == wanted for pair, wanted in zip(silent.items.tolist(), both, strict=True)]) > 0.8
 
@@ -153,15 +153,15 @@ def test_an_item_that_is_new_is_found_by_its_features(how: str) -> None:
     data, queries, wanted = by_genre(np.random.default_rng(0), how)
     is_new = np.arange(data.n_items) % EACH == EACH - 1
     reader = train_small("gru4rec", data, epochs=10, inputs=("item_features",))
-    found = recommend(reader, queries, 1, allowed=is_new, repeats=True).items[:, 0] // EACH
+    found = recommend(reader, queries, 1, allowed=is_new, exclude_seen=False).items[:, 0] // EACH
     assert (found == wanted).mean() > 0.95
     # it stands among the others of its genre, neither first nor last
-    best = recommend(reader, queries, EACH, repeats=True).items
+    best = recommend(reader, queries, EACH, exclude_seen=False).items
     assert (best // EACH == wanted[:, None]).all(1).mean() > 0.95
     # and what it means in a history is known too
     asked = Queries.anonymous(Events.of([[int(item)] for item in np.flatnonzero(is_new)]))
-    after = recommend(reader, asked, 1, repeats=True).items[:, 0] // EACH
+    after = recommend(reader, asked, 1, exclude_seen=False).items[:, 0] // EACH
     assert after.tolist() == [1, 2, 3, 0]
     blind = train_small("gru4rec", data, epochs=10)
-    guessed = recommend(blind, queries, 1, allowed=is_new, repeats=True).items[:, 0] // EACH
+    guessed = recommend(blind, queries, 1, allowed=is_new, exclude_seen=False).items[:, 0] // EACH
     assert (guessed == wanted).mean() < 0.7

@@ -1,23 +1,32 @@
-"""The command line. Nothing heavy is imported before a verb runs, so that help comes at once."""
+"""The command line.
+
+Nothing heavy is imported before a command runs, so that help appears at once.
+"""
 
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import NoReturn
 
 from segue.cli.app import app
+from segue.cli.console import show_warning, spell_option
+from segue.core.messages import SegueWarning, name_arguments
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run ``segue ARGUMENTS`` and leave.
+    """Run ``segue ARGUMENTS`` and exit.
 
-    The exit status is 0 when done, 2 for a user's error, 130 when interrupted, and 1 when something outside failed.
+    The exit status is 0 on success, 2 for a user's error, 130 after an interruption, and 1 if something outside failed.
     """
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="segue")
+        with name_arguments(spell_option), warnings.catch_warnings():
+            warnings.simplefilter("always", SegueWarning)
+            warnings.showwarning = show_warning
+            app(args=None if arguments is None else list(arguments), prog_name="segue")
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -1,19 +1,23 @@
-"""The application and its verbs; each file beside this one holds a group of them."""
+"""The application and its commands.
+
+Each module of this package holds a group of them.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
-from segue import __version__
-from segue.cli import abtest, data, doctor, evaluate, export, keys, recommend, runs, serve, train
+from segue.cli import abtest, components, data, doctor, evaluate, export, keys, predict, recommend, runs, serve, train
 from segue.cli.console import Json
+from segue.version import __version__
 
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="From a log of who did what and when to recommendations: train, compare, ask.",
+    help="Recommender systems from user-item interaction logs: train, compare, recommend, serve.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,30 +33,37 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
-def everywhere(
+def global_options(
     context: typer.Context,
     json: Json = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """From a log of who did what and when to recommendations: train, compare, ask."""
+    """Recommender systems from user-item interaction logs: train, compare, recommend, serve."""
     context.obj = json
 
 
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
-for verb in (
-    train.train,
+app.command(cls=train.TrainCommand)(train.train)
+COMMANDS: tuple[Callable[..., Any], ...] = (
     evaluate.evaluate,
     evaluate.compare,
+    evaluate.cross_validate,
     recommend.recommend,
+    predict.rank,
     recommend.similar,
+    predict.predict,
+    predict.explain,
     export.export,
     serve.serve,
     abtest.abtest,
     runs.runs,
     runs.verify,
-):
-    app.command()(verb)
-app.command()(doctor.doctor)
+    components.models,
+    *components.COMMANDS,
+    doctor.doctor,
+)
+for command in COMMANDS:
+    app.command()(command)

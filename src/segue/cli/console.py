@@ -1,43 +1,60 @@
-"""Where words go: results to standard output, as a table or as JSON; everything else to standard error."""
+"""Output of the command line: results to standard output, as tables or JSON; everything else to standard error.
+
+Errors and warnings name arguments as options: :func:`spell_option`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
-__all__ = ["Columns", "Json", "Set", "Target", "Terminal", "pairs"]
+__all__ = [
+    "Columns",
+    "Json",
+    "Set",
+    "Target",
+    "Terminal",
+    "parse_ids",
+    "parse_json_or_text",
+    "parse_pairs",
+    "show_warning",
+    "spell_option",
+]
 
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: epochs=1, model.width=64. Again for more."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting: epochs=1, model.embedding_dim=64. May be repeated."
+    ),
 ]
 Columns = Annotated[
     str | None,
     typer.Option(metavar="user=NAME,...", help="The log's own column names: user=customer,item=sku."),
 ]
 Target = Annotated[
-    str | None, typer.Option(help="The kind of action that is predicted, such as purchase; the others stay input.")
+    str | None, typer.Option(help="Kind of action to predict, such as purchase; the others remain input.")
 ]
 
 
 @dataclass(frozen=True)
 class Terminal:
-    """How one verb speaks."""
+    """Output of one verb."""
 
     json: bool
 
     @classmethod
-    def of(cls, context: typer.Context, json: bool) -> Terminal:
-        """JSON if it was asked for before the verb or after it."""
+    def from_context(cls, context: typer.Context, json: bool) -> Terminal:
+        """Read whether JSON was requested before the verb or after it."""
         return cls(json or bool(context.obj))
 
-    def say(self, text: str) -> None:
-        """Tell something that is not the result."""
+    def log(self, text: str) -> None:
+        """Print a message that is not part of the result."""
         print(text, file=sys.stderr, flush=True)
 
     def result(self, value: Any) -> None:
@@ -47,21 +64,78 @@ class Terminal:
         print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
 
     def table(self, table: Any) -> None:
-        """Print something made for rich; all of it, where nobody's terminal sets a width."""
+        """Print a rich table; in full where the output is not a terminal."""
         from rich.console import Console
 
         console = Console()
         Console(width=None if console.is_terminal else 160, highlight=False).print(table)
 
 
-def pairs(text: str | None, option: str) -> dict[str, str] | None:
-    """The pairs in ``a=b,c=d``."""
+def parse_pairs(text: str | None, option: str) -> dict[str, str] | None:
+    """Parse ``a=b,c=d``."""
     if text is None:
         return None
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
     if wrong := [name for name, equals, value in parts if not (equals and name.strip() and value.strip())]:
         raise ValueError(f"{option}: got '{wrong[0]}' in '{text}', expected name=value,name=value")
     return {name.strip(): value.strip() for name, _, value in parts}
+
+
+def parse_ids(texts: list[str], option: str) -> list[str]:
+    """Parse ids: ``ID,ID,...``, or ``@FILE`` with one id per line.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    ids: list[str] = []
+    for text in texts:
+        if text.startswith("@"):
+            path = Path(text[1:])
+            if not path.is_file():
+                raise ValueError(f"{option} {text}: no such file")
+            parts = path.read_text(encoding="utf-8").splitlines()
+        else:
+            parts = text.split(",")
+        ids += [part.strip() for part in parts if part.strip()]
+    return ids
+
+
+def parse_json_or_text(text: str) -> Any:
+    """Parse JSON, such as ``25`` or ``{"min": 1990}``; anything else is text."""
+    import json
+
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+OPTIONS = {
+    "users": "--user",
+    "histories": "--history",
+    "titles": "--title",
+    "items": "--item",
+    "pairs": "PAIRS",
+    "k": "-k",
+}
+"""Options whose name is not that of the argument in Python."""
+
+
+def spell_option(name: str) -> str:
+    """Spell the Python argument ``name`` as the option of the command line."""
+    return OPTIONS.get(name, f"--{name.replace('_', '-')}")
+
+
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning in one line."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def _finite(value: Any) -> Any:

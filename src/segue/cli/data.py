@@ -1,4 +1,4 @@
-"""``segue data``: what there is, what is in it, and preparing it."""
+"""``segue data``: list, describe and prepare interaction logs."""
 
 from __future__ import annotations
 
@@ -7,33 +7,38 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Set, Target, Terminal, pairs
+from segue.cli.console import Columns, Json, Set, Target, Terminal, parse_pairs
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Logs: list, describe, prepare.", no_args_is_help=True)
+app = typer.Typer(help="List, describe and prepare interaction logs.", no_args_is_help=True)
 
 Items = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="What more is known of items: a table with item_id and features.")
+    Path | None, typer.Option(metavar="FILE", help="Item features: a table with item_id and one column per feature.")
 ]
-Users = Annotated[Path | None, typer.Option(metavar="FILE", help="Likewise of users, with user_id.")]
-Source = Annotated[str, typer.Argument(metavar="D", help="A name such as ml-100k, a file, a folder, or simulated.")]
+Users = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="User features: a table with user_id and one column per feature.")
+]
+Source = Annotated[
+    str, typer.Argument(metavar="DATA", help="Name of a dataset such as ml-100k, a file, a folder, or simulated.")
+]
 
 
 @app.command("list")
 def list_(context: typer.Context, json: Json = False) -> None:
-    """List the logs that are known by name."""
-    from segue.data import sources_listed
+    """List the datasets that are known by name."""
+    from segue.data import list_sources
 
-    terminal = Terminal.of(context, json)
-    sources = sources_listed()
+    terminal = Terminal.from_context(context, json)
+    sources = list_sources()
     if terminal.json:
-        terminal.result([{"data": key, "description": text, "at_hand": there} for key, text, there in sources])
+        terminal.result([{"data": key, "description": text, "available": there} for key, text, there in sources])
         return
     from segue.reports.tables import Table
 
     rows = tuple((key, "yes" if there else "", text) for key, text, there in sources)
-    terminal.table(Table("Logs by name; a file or a folder is one too", ("data", "at hand", ""), rows, right=3))
+    title = "Datasets by name; a file or a folder works too"
+    terminal.table(Table(title, ("data", "available offline", "description"), rows, first_numeric=3))
 
 
 @app.command()
@@ -47,15 +52,17 @@ def describe(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Say how large a log is and what is known in it."""
-    _prepared(Terminal.of(context, json), source, None, columns, target, {"items": items, "users": users}, set_)
+    """Print the size of a log, its statistics and its features."""
+    _prepare(
+        Terminal.from_context(context, json), source, None, columns, target, {"items": items, "users": users}, set_
+    )
 
 
 @app.command()
 def prepare(
     context: typer.Context,
     source: Source,
-    out: Annotated[Path | None, typer.Option(help="Folder to prepare into, instead of the cache.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the prepared data. [default: the cache]")] = None,
     columns: Columns = None,
     target: Target = None,
     items: Items = None,
@@ -63,58 +70,59 @@ def prepare(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Read a log into a folder that opens in milliseconds.
+    """Convert a log into a folder that opens in milliseconds.
 
     --set changes filters, such as min_user_events=5.
     """
-    _prepared(Terminal.of(context, json), source, out, columns, target, {"items": items, "users": users}, set_)
+    _prepare(Terminal.from_context(context, json), source, out, columns, target, {"items": items, "users": users}, set_)
 
 
-def _prepared(
+def _prepare(
     terminal: Terminal,
     source: str,
     out: Path | None,
     columns: str | None,
     target: str | None,
-    more: dict[str, Path | None],
+    features: dict[str, Path | None],
     set_: list[str] | None,
 ) -> None:
-    from segue.core.config import assign, parse
+    from segue.core.config import apply_overrides, parse
     from segue.data import load
     from segue.data.filters import Filters
 
-    filters = parse(Filters, assign({"filters": Filters}, set_ or [])["filters"], "filters")
-    mapping = pairs(columns, "--columns")
-    say = terminal.say
-    told = _described(load(source, columns=mapping, target=target, filters=filters, out=out, say=say, **more))
+    filters = parse(Filters, apply_overrides({"filters": Filters}, set_ or [])["filters"], "filters")
+    mapping = parse_pairs(columns, "--columns")
+    log = terminal.log
+    data = load(source, columns=mapping, target=target, filters=filters, out=out, log=log, **features)
+    description = _describe(data)
     if terminal.json:
-        terminal.result(told)
+        terminal.result(description)
         return
-    from segue.cli.tables import facts
+    from segue.reports.tables import key_value_grid
 
-    terminal.table(facts(told))
+    terminal.table(key_value_grid(description))
 
 
-def _described(data: Any) -> dict[str, Any]:
-    """Sizes, spread and features of a dataset."""
+def _describe(data: Any) -> dict[str, Any]:
+    """Return sizes, statistics and features of a dataset."""
     import numpy as np
 
     lengths = data.histories.lengths
-    spread = np.percentile(lengths, (0, 50, 100)) if len(lengths) else np.zeros(3)
+    quantiles = np.percentile(lengths, (0, 50, 100)) if len(lengths) else np.zeros(3)
     counts = np.sort(np.bincount(data.histories.items, minlength=data.n_items))[::-1]
     tenth = max(1, data.n_items // 10)
-    known = {"item_features": data.item_features, "user_features": data.user_features}
+    features = {"item_features": data.item_features, "user_features": data.user_features}
     return {
         "data": data.name,
         "users": data.n_users,
         "items": data.n_items,
         "events": data.histories.size,
         "density": float(data.histories.size / max(1, data.n_users * data.n_items)),
-        "events_per_user": dict(zip(("least", "median", "most"), spread.tolist(), strict=True)),
-        "share_of_top_tenth_of_items": float(counts[:tenth].sum() / max(1, counts.sum())),
+        "events_per_user": dict(zip(("min", "median", "max"), quantiles.tolist(), strict=True)),
+        "event_share_of_top_10_percent_items": float(counts[:tenth].sum() / max(1, counts.sum())),
         "actions": list(data.actions),
         "target": None if data.target is None else data.actions[data.target],
         "columns": list(data.histories.columns()),
-        **{name: [] if frame is None else frame.collect_schema().names()[1:] for name, frame in known.items()},
+        **{name: [] if frame is None else frame.collect_schema().names()[1:] for name, frame in features.items()},
         **{key: data.header.get(key) for key in ("filters", "warnings", "hash", "folder")},
     }

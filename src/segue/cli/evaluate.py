@@ -1,77 +1,171 @@
-"""``segue evaluate`` and ``segue compare``."""
+"""``segue evaluate``, ``segue compare`` and ``segue cross-validate``."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Set, Target, Terminal, pairs
+from segue.cli.console import Columns, Json, Set, Target, Terminal, parse_pairs
+from segue.cli.train import MaxUsers
 
-__all__ = ["compare", "evaluate"]
+__all__ = ["compare", "cross_validate", "evaluate"]
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="Name of a dataset such as ml-100k, a file or a folder.")]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="NAME,...", help="Such as ndcg@10,map@10 or rmse. [default: the settings']"),
+]
+ExcludeSeen = Annotated[
+    bool | None,
+    typer.Option(
+        "--exclude-seen/--include-seen",
+        help="Whether items of a user's history are removed from the ranking. [default: removed]",
+        show_default=False,
+    ),
+]
 
 
 def evaluate(
     context: typer.Context,
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run, such as latest.")],
     part: Annotated[str, typer.Option(help="test or valid.")] = "test",
+    metrics: Metrics = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="GROUP", help="Also per group: a user feature such as age, or history_length.")
+    ] = None,
+    exclude_seen: ExcludeSeen = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Measure a run's model again, here and now.
+    """Evaluate the model of a run again.
 
-    The run stays as it is; --set changes what is measured, such as ks=[1,20].
+    The run stays unchanged; --set changes evaluation settings, such as ks=[1,20].
     """
     from segue.experiment.evaluate import evaluate_run
     from segue.experiment.paths import find_run
 
-    terminal = Terminal.of(context, json)
-    record = evaluate_run(find_run(run), part, set_ or [])
+    terminal = Terminal.from_context(context, json)
+    overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
+    found = evaluate_run(find_run(run), part, overrides, by)
     if terminal.json:
-        terminal.result(record)
+        terminal.result(found.record)
         return
-    from segue.reports.tables import metrics
+    from segue.reports.tables import groups_table, metrics_table
 
-    terminal.table(metrics(record))
-    for warning in record["warnings"]:
-        terminal.say(f"mind: {warning}")
+    terminal.table(metrics_table(found.record))
+    if by is not None:
+        terminal.table(groups_table(found.record, by))
+    for warning in found.record["warnings"]:
+        terminal.log(f"warning: {warning}")
 
 
 def compare(
     context: typer.Context,
-    data: Annotated[str, typer.Argument(metavar="D", help="A name such as ml-100k, a file or a folder.")],
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Keys of two models or more.")],
+    data: Data,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Keys of two or more models.")],
     set_: Set = None,
-    metric: Annotated[str, typer.Option(help="What the paired tests are made on.")] = "ndcg@10",
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N users, to try things out.")] = None,
+    metric: Annotated[str, typer.Option(help="Metric of the paired tests.")] = "ndcg@10",
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEED,...", help="Train each model with each seed, and average. [default: 0]")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Test only against this model. [default: every pair]")
+    ] = None,
+    exclude_seen: ExcludeSeen = None,
+    max_users: MaxUsers = None,
     columns: Columns = None,
     target: Target = None,
     json: Json = False,
 ) -> None:
     """Train models on one split and test their differences.
 
-    Each is trained in a process of its own; a finished run with the same settings is used again.
-    A setting of one model is set as MODEL.KEY=VALUE; MODEL@NAME is that model once more, such as
+    Each is trained in its own process; a finished run with the same settings is reused.
+    A setting of one model is MODEL.KEY=VALUE. MODEL@LABEL is a model once more, with settings of its own, such as
     xlstm@mlstm --set xlstm@mlstm.slstm_at=[].
     """
     from segue.core.run import Interrupted
-    from segue.experiment.compare import compare as carry_out
+    from segue.experiment.compare_runs import compare_runs
 
-    terminal = Terminal.of(context, json)
-    task = {"data": data, "limit": limit, "columns": pairs(columns, "--columns"), "target": target}
-    task = {key: value for key, value in task.items() if value is not None}
+    terminal = Terminal.from_context(context, json)
+    overrides = [*(set_ or []), *_evaluation_overrides(None, exclude_seen)]
+    task = _task(data, max_users, columns, target)
     try:
-        result = carry_out(models, task, set_ or [], metric, say=terminal.say)
+        result = compare_runs(models, task, overrides, metric, seeds=_seeds(seeds), baseline=baseline, log=terminal.log)
     except (Interrupted, KeyboardInterrupt):
-        terminal.say("\ninterrupted; the same command goes on from here")
+        terminal.log("\ninterrupted; repeat the command to continue")
         raise typer.Exit(130) from None
     if terminal.json:
         terminal.result(result)
         return
-    from segue.reports.tables import compared, tested
+    from segue.reports.tables import comparison_table, tests_table
 
-    terminal.table(compared(result))
-    terminal.table(tested(result))
+    terminal.table(comparison_table(result))
+    terminal.table(tests_table(result))
     for warning in result["warnings"]:
-        terminal.say(f"mind: {warning}")
-    terminal.say(f"page: {result['page']}")
+        terminal.log(f"warning: {warning}")
+    terminal.log(f"page: {result['page']}")
+
+
+def cross_validate(
+    context: typer.Context,
+    data: Data,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Keys of models.")],
+    folds: Annotated[int, typer.Option(min=2, help="Number of folds.")] = 5,
+    metrics: Metrics = None,
+    valid: Annotated[
+        float, typer.Option(min=0.0, max=0.5, help="Share of the events that is validation, in each fold.")
+    ] = 0.1,
+    exclude_seen: ExcludeSeen = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the models; split.seed is that of the folds.")] = 0,
+    set_: Set = None,
+    max_users: MaxUsers = None,
+    columns: Columns = None,
+    target: Target = None,
+    json: Json = False,
+) -> None:
+    """Cross-validate models over the same random folds of the events.
+
+    A setting of one model is MODEL.KEY=VALUE.
+    """
+    from segue.experiment.compare_runs import make_plans
+    from segue.experiment.cross_validate import cross_validate_plans
+    from segue.experiment.data import load_data
+
+    terminal = Terminal.from_context(context, json)
+    overrides = [*(set_ or []), f"run.seed={seed}"]
+    plans = make_plans(models, _task(data, max_users, columns, target), overrides, at_least=1)
+    result = cross_validate_plans(
+        plans,
+        load_data(next(iter(plans.values())), terminal.log),
+        folds=folds,
+        metrics=None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()],
+        valid=valid,
+        exclude_seen=exclude_seen is not False,
+        log=terminal.log,
+    )
+    rows = result.table.rows(named=True)
+    if terminal.json:
+        terminal.result({"data": data, "folds": folds, "models": rows, "values": result.values})
+        return
+    from segue.reports.tables import cross_validation_table
+
+    terminal.table(cross_validation_table(f"{data}: {folds}-fold cross-validation", rows))
+
+
+def _task(data: str, max_users: int | None, columns: str | None, target: str | None) -> dict[str, Any]:
+    task = {"data": data, "max_users": max_users, "columns": parse_pairs(columns, "--columns"), "target": target}
+    return {key: value for key, value in task.items() if value is not None}
+
+
+def _evaluation_overrides(metrics: str | None, exclude_seen: bool | None) -> list[str]:
+    """Write the options that are short for evaluation settings as overrides."""
+    overrides = [] if metrics is None else [f"evaluation.metrics=[{metrics}]"]
+    return overrides if exclude_seen is None else [*overrides, f"evaluation.exclude_seen={str(exclude_seen).lower()}"]
+
+
+def _seeds(text: str | None) -> list[int]:
+    parts = [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not part.isdigit()]:
+        raise ValueError(f"--seeds: got '{wrong[0]}', expected whole numbers such as 0,1,2")
+    return [int(part) for part in parts]

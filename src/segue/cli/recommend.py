@@ -2,137 +2,270 @@
 
 from __future__ import annotations
 
-import json as json_module
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli.console import Json, Terminal, pairs
+from segue.cli.console import Json, Terminal, parse_ids, parse_json_or_text, parse_pairs
 
-__all__ = ["recommend", "similar"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run, such as latest.")]
-Count = Annotated[int, typer.Option("-k", min=1, help="How many.")]
+    from polars import DataFrame
+
+    from segue.core.bundle import TrainedModel
+    from segue.experiment.inference.queries import QueryBatch
+
+__all__ = [
+    "ExcludeSeen",
+    "Filter",
+    "History",
+    "Items",
+    "K",
+    "Rules",
+    "Run",
+    "Title",
+    "constraint_values",
+    "recommend",
+    "run_name",
+    "similar",
+    "split_ids",
+]
+
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="Name or folder of a run, such as latest, or of a saved model.")
+]
+K = Annotated[int, typer.Option("-k", min=1, help="Number of results.")]
+History = Annotated[
+    list[str] | None, typer.Option("--history", metavar="ID,...", help="Item ids of a history, oldest first.")
+]
+Title = Annotated[list[str] | None, typer.Option("--title", metavar="TITLE", help="Title of an item of a history.")]
+Items = Annotated[list[str] | None, typer.Option("--item", metavar="ID,...", help="Candidate items.")]
+Filter = Annotated[
+    list[str] | None,
+    typer.Option("--filter", metavar="FEATURE=VALUE", help='Condition on items: genres=Comedy, year={"min":1990}.'),
+]
+Rules = Annotated[
+    str | None,
+    typer.Option("--rules", metavar="JSON|FILE", help='Reranking rules: {"diversify": 0.3}, or a .json file.'),
+]
+IdList = Annotated[
+    list[str] | None, typer.Option(metavar="ID,...|@FILE", help="Item ids, or a file with one per line.")
+]
+ExcludeSeen = Annotated[bool, typer.Option("--exclude-seen/--include-seen", help="Leave out items of the history.")]
 
 
 def recommend(
     context: typer.Context,
     run: Run,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="Someone who is in the data.")] = None,
-    item: Annotated[list[str] | None, typer.Option(metavar="ID", help="Of a history, oldest first.")] = None,
-    title: Annotated[list[str] | None, typer.Option(metavar="TITLE", help="Likewise, after all --item.")] = None,
-    user_features: Annotated[str | None, typer.Option(metavar="age=25,...", help="Of someone new.")] = None,
-    repeats: Annotated[bool, typer.Option("--repeats", help="Recommend what is in the history too.")] = False,
-    k: Count = 10,
-    last: Annotated[int, typer.Option(min=0, help="How many items of the history to show.")] = 5,
+    user: Annotated[list[str] | None, typer.Option(metavar="ID,...", help="Users of the log.")] = None,
+    history: History = None,
+    title: Title = None,
+    users_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Users of the log: a table with user_id, or one id per line.")
+    ] = None,
+    all_users: Annotated[bool, typer.Option("--all-users", help="All users of the log; needs --out.")] = False,
+    user_features: Annotated[
+        str | None, typer.Option(metavar="age=25,...", help="Features of a new user; the history may be empty.")
+    ] = None,
+    allow: IdList = None,
+    deny: IdList = None,
+    filter: Filter = None,  # noqa: A002 - the name of the option
+    rules: Rules = None,
+    exclude_seen: ExcludeSeen = True,
+    k: K = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a .parquet, .csv, .tsv or .jsonl file; resumes after an interruption."
+        ),
+    ] = None,
+    last: Annotated[int, typer.Option(min=0, help="Items of the history to show.")] = 5,
     json: Json = False,
 ) -> None:
-    """Recommend what comes next.
+    """Recommend items to users of the log, or after a history."""
+    from segue.api import open as open_model
+    from segue.experiment.inference.batch import recommend_to_file
+    from segue.experiment.inference.files import read_ids
+    from segue.experiment.inference.queries import build_queries
+    from segue.experiment.inference.recommend import history_table, recommend_table
 
-    For someone in the data, or for any history.
-    """
-    from segue.core.bundle import load
-    from segue.experiment import recommend
-    from segue.experiment.data import reopen
-    from segue.experiment.paths import find_run
-
-    terminal = Terminal.of(context, json)
-    if user is not None and (item or title or user_features):
-        raise ValueError("recommend: a --user has a history and features; give them without --user, or --user alone")
-    if user is None and not (item or title or user_features):
-        raise ValueError("recommend: for whom? --user ID, or a history: --item ID --item ID, --title 'Alien (1979)'")
-    folder = find_run(run)
-    trained = load(folder / "bundle")
-    if user is not None:
-        answer = recommend.by_user(trained, reopen(folder), user, k, repeats=repeats)
-    else:
-        items = [*(item or []), *recommend.titled(trained, title or [])]
-        profile = {name: _number(value) for name, value in (pairs(user_features, "--user-features") or {}).items()}
-        answer = recommend.by_history(trained, items, k, repeats=repeats, profile=profile)
-    history = answer.history.tail(last).to_dicts()
-    for note in answer.notes:
-        terminal.say(f"note: {note}")
-    if terminal.json:
-        terminal.result({"run": folder.name, "model": trained.key, "user": user, "history": history,
-                         "recommendations": answer.items.to_dicts(), "notes": list(answer.notes)})  # fmt: skip
+    terminal = Terminal.from_context(context, json)
+    sources = {"--user": user, "--history": history, "--title": title, "--users-file": users_file}
+    _check_source({**sources, "--all-users": all_users}, user_features, out)
+    trained = open_model(run)
+    constraints = constraint_values(allow, deny, filter, rules)
+    if out is not None and not (history or title or user_features):
+        users = None if all_users else split_ids(user) if user else read_ids(Path(str(users_file)))
+        rows = recommend_to_file(
+            trained, out, users, k, constraints=constraints, exclude_seen=exclude_seen, log=terminal.log
+        )
+        terminal.log(f"{out}: {rows:,} rows")
         return
-    from segue.reports.tables import catalogue
+    features = {
+        name: parse_json_or_text(value) for name, value in (parse_pairs(user_features, "--user-features") or {}).items()
+    }
+    batch = build_queries(
+        trained,
+        split_ids(user) if user else None if users_file is None else read_ids(users_file),
+        histories=None if user or users_file or title else [split_ids(history, trained)],
+        titles=title,
+        user_features=features or None,
+    )
+    table = recommend_table(trained, batch, k, exclude_seen=exclude_seen, **constraints)
+    if out is not None:
+        from segue.experiment.inference.files import write_table
 
-    whose = f"user {user}" if user is not None else "this history"
-    if history:
-        terminal.table(catalogue(f"The last {len(history)} of {answer.history.height} items of {whose}", history))
-    terminal.table(catalogue(f"What {trained.key} recommends next", answer.items.to_dicts()))
+        write_table(out, table)
+        terminal.log(f"{out}: {len(table):,} rows")
+        return
+    seen = history_table(trained, batch) if len(batch) == 1 else None
+    _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last))
 
 
 def similar(
     context: typer.Context,
     run: Run,
     item: Annotated[str | None, typer.Option(metavar="ID", help="The item.")] = None,
-    title: Annotated[str | None, typer.Option(metavar="TITLE", help="Or its title.")] = None,
-    user: Annotated[str | None, typer.Option(metavar="ID", help="Or a user, to see who is like him.")] = None,
+    title: Annotated[str | None, typer.Option(metavar="TITLE", help="The item, by its title.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user, to list similar users.")] = None,
     measure: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
-            help="cosine, jaccard, pearson, smith_waterman, vector_cosine, ...; without it the model's own notion.",
+            help="cosine, jaccard, pearson, smith_waterman, vector_cosine, ...; default: the model's own similarity.",
         ),
     ] = None,
     over: Annotated[
-        str | None, typer.Option(metavar="WHAT", help="What is measured: events, values, levels (of values) or genres.")
+        str | None, typer.Option(metavar="WHAT", help="What is compared: events, values, levels (of values) or genres.")
     ] = None,
     shrink: Annotated[
         float | None,
-        typer.Option(min=0, help="Draws likeness that rests on few events towards 0; 10 unless over genres, 0: none."),
+        typer.Option(min=0, help="Shrinks similarity that rests on few events towards 0; 10, and 0 for genres."),
     ] = None,
-    k: Count = 10,
+    k: K = 10,
     json: Json = False,
 ) -> None:
-    """List the items most like one item, or the users most like one user, and what they have in common.
+    """List the items most similar to an item, or the users most similar to a user.
 
-    Measures are taken over the training part of the run's data, or over the model's vectors.
+    Measures compare the training part of the run's data, or the model's vectors.
     """
-    from segue.core.bundle import load
-    from segue.experiment import recommend
-    from segue.experiment.data import training_part
-    from segue.experiment.paths import find_run
-    from segue.experiment.similar import alike_items, alike_users
+    from segue.api import open as open_model
+    from segue.experiment.inference.queries import resolve_titles
+    from segue.experiment.inference.similar import similar_items, similar_users
 
-    terminal = Terminal.of(context, json)
-    if sum(asked is not None for asked in (item, title, user)) != 1:
-        raise ValueError("similar: to what? one of --item ID, --title TITLE and --user ID")
-    folder = find_run(run)
-    trained = load(folder / "bundle")
+    terminal = Terminal.from_context(context, json)
+    if sum(value is not None for value in (item, title, user)) != 1:
+        raise ValueError("similar: expected one of --item ID, --title TITLE and --user ID")
+    trained = open_model(run)
     how: dict[str, Any] = {"measure": measure, "over": over, "shrink": shrink}
+    query: dict[str, Any]
     if user is not None:
-        found = alike_users(trained, user, k, **how, log=training_part(folder)).to_dicts()
-        asked = {"user": user}
+        found = similar_users(trained, user, k, **how, log=trained.train_log).to_dicts()
+        query = {"user": user}
     else:
-        known = item if item is not None else recommend.titled(trained, [str(title)])[0]
+        chosen = item if item is not None else resolve_titles(trained, [str(title)])[0]
         try:
-            log = training_part(folder)
-        except ValueError as gone:
+            log = trained.train_log
+        except ValueError as error:
             if measure is not None and not measure.startswith("vector_"):
                 raise
-            terminal.say(f"note: how many had both is not known: {gone}")
+            terminal.log(f"note: the number of users in common is not known: {error}")
             log = None
-        found = alike_items(trained, known, k, **how, log=log).to_dicts()
-        asked = {"item": known}
+        found = similar_items(trained, chosen, k, **how, log=log).to_dicts()
+        query = {"item": chosen}
     if terminal.json:
-        terminal.result({"run": folder.name, "model": trained.key, **asked, "measure": measure, "similar": found})
+        terminal.result({"run": run_name(run), "model": trained.key, **query, "measure": measure, "similar": found})
         return
-    from segue.reports.tables import catalogue
+    from segue.reports.tables import item_table
 
-    shown = [{**row, "common": _first(row["common"])} for row in found] if user is not None else found
-    terminal.table(catalogue(f"Most like {user or title or asked['item']}, by {measure or trained.key}", shown))
+    shown = [{**row, "common": _abbreviate(row["common"])} for row in found] if user is not None else found
+    title_text = f"Most similar to {user or title or query['item']} by {measure or trained.key}"
+    terminal.table(item_table(title_text, shown))
 
 
-def _first(names: list[str], most: int = 3) -> str:
-    """The first few of a list, and that there are more."""
+def constraint_values(
+    allow: list[str] | None, deny: list[str] | None, conditions: list[str] | None, rules: str | None
+) -> dict[str, Any]:
+    """Convert options to the arguments of :func:`segue.recommend`; only those that were given."""
+    import json
+
+    values: dict[str, Any] = {}
+    for name, texts in (("allow", allow), ("deny", deny)):
+        if texts is not None:
+            values[name] = parse_ids(texts, f"--{name}")
+    if conditions:
+        parts = [text.partition("=") for text in conditions]
+        if wrong := [text for text, (name, equals, _) in zip(conditions, parts, strict=True) if not (name and equals)]:
+            raise ValueError(f"--filter: got '{wrong[0]}', expected FEATURE=VALUE")
+        values["filter"] = {name.strip(): parse_json_or_text(value.strip()) for name, _, value in parts}
+    if rules is not None:
+        text = rules if rules.lstrip().startswith("{") else Path(rules).read_text(encoding="utf-8")
+        try:
+            values["rules"] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"--rules: not JSON: {error}") from None
+    return values
+
+
+def split_ids(texts: list[str] | None, trained: TrainedModel | None = None) -> list[str]:
+    """Split ``ID,ID`` into ids; an item id of the model that contains a comma stays whole."""
+    found: list[str] = []
+    for text in texts or []:
+        whole = "," not in text or (trained is not None and bool(trained.items.encode([text])[1][0]))
+        found += [text] if whole else [part.strip() for part in text.split(",") if part.strip()]
+    return found
+
+
+def run_name(run: str) -> str:
+    """Return the name of a run's folder, where ``run`` may be a link such as ``latest``, or that of a saved model."""
+    from segue.experiment.paths import find_run
+
+    return Path(run).name if (Path(run) / "bundle.json").exists() else find_run(run).name
+
+
+def _check_source(sources: Mapping[str, Any], user_features: str | None, out: Path | None) -> None:
+    """Check that exactly one option says for whom to recommend."""
+    named = [name for name, value in sources.items() if value]
+    if len(named) > 1:
+        raise ValueError(f"recommend: got {' and '.join(named)}, expected one of them")
+    if not named and not user_features:
+        raise ValueError(f"recommend: for which users? expected one of {', '.join(sources)}")
+    if user_features and named and named[0] not in ("--history", "--title"):
+        raise ValueError(f"recommend: --user-features describe a new user, {named[0]} names users of the log")
+    if named == ["--all-users"] and out is None:
+        raise ValueError("recommend: --all-users needs --out FILE")
+
+
+def _show(
+    terminal: Terminal, run: str, trained: TrainedModel, batch: QueryBatch, table: DataFrame, seen: DataFrame | None
+) -> None:
+    """Print recommendations; of a single query with the end of its history, and without its key."""
+    notes = list(dict.fromkeys(note for note in table["notes"].to_list() if note is not None))
+    rows = table.drop("notes", *(() if seen is None else [batch.keys.name])).to_dicts()
+    history = [] if seen is None else seen.to_dicts()
+    if terminal.json:
+        user = batch.keys[0] if seen is not None and batch.keys.name == "user_id" else None
+        terminal.result({"run": run_name(run), "model": trained.key, "user": user, "history": history,
+                         "recommendations": rows, "notes": notes})  # fmt: skip
+        return
+    warned = {text for texts in batch.notes.values() for text in texts}  # printed as a warning already
+    for text in dict.fromkeys(part for note in notes for part in note.split("; ") if part not in warned):
+        terminal.log(f"note: {text}")
+    from segue.reports.tables import item_table
+
+    if history:
+        count = batch.queries.history.size
+        terminal.table(item_table(f"Last {len(history)} of {count} items of the history", history))
+    terminal.table(item_table(f"Recommended by {trained.key}", _without_empty(rows)))
+
+
+def _abbreviate(names: list[str], most: int = 3) -> str:
     return "; ".join(names[:most]) + ("; ..." if len(names) > most else "")
 
 
-def _number(text: str) -> Any:
-    try:
-        return json_module.loads(text)
-    except json_module.JSONDecodeError:
-        return text
+def _without_empty(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out columns that have no value at all."""
+    empty = {name for name in (rows[0] if rows else ()) if all(row[name] is None for row in rows)}
+    return [{name: value for name, value in row.items() if name not in empty} for row in rows]

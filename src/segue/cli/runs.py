@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segue.cli.console import Json, Terminal
+
+if TYPE_CHECKING:
+    from segue.reports.tables import Table
 
 __all__ = ["runs", "verify"]
 
 
 def runs(
     context: typer.Context,
-    data: Annotated[str | None, typer.Option(metavar="D", help="Only runs on this data.")] = None,
+    data: Annotated[str | None, typer.Option(metavar="DATA", help="Only runs on this data.")] = None,
     json: Json = False,
 ) -> None:
-    """List all runs and what came of them."""
-    from segue.experiment.run_history import listed
+    """List all runs with their results."""
+    from segue.experiment.run_history import list_runs
 
-    terminal = Terminal.of(context, json)
-    records = [record for record in listed() if data in (None, record["data"])]
+    terminal = Terminal.from_context(context, json)
+    records = [record for record in list_runs() if data in (None, record["data"])]
     if terminal.json:
         terminal.result(records)
-        return
-    from segue.cli.tables import history
-
-    terminal.table(history(records))
+    else:
+        terminal.table(_runs_table(records))
 
 
 def verify(
@@ -34,21 +36,51 @@ def verify(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run, such as latest.")],
     json: Json = False,
 ) -> None:
-    """Check every file of a run against its hash.
+    """Compare every file of a run with its hash.
 
     The exit status is 1 if one differs.
     """
     from segue.experiment.paths import find_run
-    from segue.experiment.run_folder import verify as check
+    from segue.experiment.run_folder import verify as verify_run
 
-    terminal = Terminal.of(context, json)
+    terminal = Terminal.from_context(context, json)
     folder = find_run(run)
-    faults = check(folder)
+    errors = verify_run(folder)
     if terminal.json:
-        terminal.result({"run": folder.name, "intact": not faults, "faults": faults})
+        terminal.result({"run": folder.name, "intact": not errors, "errors": errors})
     else:
-        for fault in faults:
-            print(fault)
-        print(f"{folder}: {'every file is as it was written' if not faults else f'{len(faults)} faults'}")
-    if faults:
+        for error in errors:
+            print(error)
+        print(f"{folder}: {'all files are intact' if not errors else f'{len(errors)} errors'}")
+    if errors:
         raise typer.Exit(1)
+
+
+def _runs_table(records: list[dict[str, Any]]) -> Table:
+    """One row per run; the best of its data is highlighted."""
+    from segue.reports.tables import Table
+
+    head = ("run", "data", "model", "NDCG@10", "HitRate@10", "RMSE", "train", "memory", "parameters", "device", "seed")
+    best = frozenset(number for number, record in enumerate(records) if record["best"])
+    title = "Runs, oldest first; * is the best of its data by validation"
+    return Table(title, head, tuple(map(_row, records)), first_numeric=3, highlighted=best)
+
+
+def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+    from segue.reports.quantities import format_bytes, format_count, format_duration, format_mean
+
+    name = record["run"] + (" *" if record["best"] else "")
+    if not record["finished"]:
+        return (name, record["data"], record["model"], "not finished", *[""] * 6, str(record["seed"]))
+    cost = record["cost"]
+    return (
+        name,
+        record["data"],
+        record["model"],
+        *(format_mean(record[metric]) if metric in record else "" for metric in ("ndcg@10", "hit_rate@10", "rmse")),
+        format_duration(cost["seconds"]["train"]),
+        format_bytes(cost["peak_memory_bytes"]),
+        format_count(cost["parameters"]),
+        record["device"],
+        str(record["seed"]),
+    )

@@ -1,4 +1,4 @@
-"""``segue serve``."""
+"""``segue serve``: serve trained models over HTTP."""
 
 from __future__ import annotations
 
@@ -15,42 +15,44 @@ __all__ = ["serve"]
 def serve(
     context: typer.Context,
     runs: Annotated[
-        list[str], typer.Argument(metavar="RUN...", help="Runs, such as latest, or publications; the first answers.")
+        list[str],
+        typer.Argument(metavar="RUN...", help="Runs, such as latest, or model artifacts; the first one is active."),
     ],
-    host: Annotated[str, typer.Option(help="The address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
     store: Annotated[
         str | None,
         typer.Option(
             metavar="ADDRESS",
             envvar="SEGUE_STORE",
-            help="sqlite:///FILE, postgresql://... or redis://...; without it a file of its own under SEGUE_HOME.",
+            help="Event store: sqlite:///FILE, postgresql://... or redis://... [default: a file under SEGUE_HOME]",
         ),
     ] = None,
     keys: Annotated[
-        Path | None, typer.Option(metavar="FILE", envvar="SEGUE_KEYS", help="Keys; segue keys add makes them.")
+        Path | None,
+        typer.Option(metavar="FILE", envvar="SEGUE_KEYS", help="File of API keys, which segue keys add creates."),
     ] = None,
-    open_to_all: Annotated[bool, typer.Option("--open", help="Serve a public address without keys.")] = False,
+    open_to_all: Annotated[bool, typer.Option("--open", help="Allow a public address without API keys.")] = False,
     models: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Further publications that can be activated.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of further model artifacts that can be activated.")
     ] = None,
-    experiments: Annotated[Path | None, typer.Option(metavar="FILE", help="Experiments, as JSON or TOML.")] = None,
+    experiments: Annotated[Path | None, typer.Option(metavar="FILE", help="A/B experiments, as JSON or TOML.")] = None,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that share the port and the store.")] = 1,
-    log_format: Annotated[Literal["json", "text"], typer.Option(help="Of the log on standard error.")] = "text",
+    log_format: Annotated[Literal["json", "text"], typer.Option(help="Format of the log on standard error.")] = "text",
     set: Set = None,  # noqa: A002
 ) -> None:
-    """Answer "what next?" over HTTP, with a page to try it at /.
+    """Serve recommendations over HTTP, with a web UI at /.
 
-    Without keys it listens on this machine alone.
+    Without API keys it listens on this machine only.
     """
-    from segue.core.config import assign, parse
-    from segue.serving.server import Start, run
-    from segue.serving.settings import Serving
+    from segue.core.config import apply_overrides, parse
+    from segue.serving.server import ServerConfig, run
+    from segue.serving.settings import ServingSettings
 
-    terminal = Terminal.of(context, False)
-    settings = parse(Serving, assign({"serving": Serving}, set or [])["serving"], "serving")
-    start = Start(
-        folders=tuple(_publication(name, terminal) for name in runs),
+    terminal = Terminal.from_context(context, False)
+    settings = parse(ServingSettings, apply_overrides({"serving": ServingSettings}, set or [])["serving"], "serving")
+    config = ServerConfig(
+        folders=tuple(_find_artifact(name, terminal) for name in runs),
         host=host,
         store=store,
         keys=keys,
@@ -59,15 +61,15 @@ def serve(
         log_format=log_format,
         serving=settings,
     )
-    run(start, port=port, open_to_all=open_to_all, workers=workers, say=terminal.say)
+    run(config, port=port, allow_open=open_to_all, workers=workers, log=terminal.log)
 
 
-def _publication(name: str, terminal: Terminal) -> Path:
-    """The publication of a run, which is made where there is none yet; or the one in this folder."""
-    from segue.cli.export import published
+def _find_artifact(name: str, terminal: Terminal) -> Path:
+    """Return an artifact's folder; that of a run is built if necessary."""
     from segue.experiment.paths import find_run
-    from segue.serving.artifacts.artifact import MANIFEST
+    from segue.experiment.publish import publish_run
+    from segue.serving.artifacts.manifest import MANIFEST
 
     if (Path(name) / MANIFEST).exists():
         return Path(name)
-    return published(find_run(name), say=terminal.say)
+    return publish_run(find_run(name), log=terminal.log)

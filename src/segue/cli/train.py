@@ -1,86 +1,137 @@
-"""``segue train``: one model, from a log to a run."""
+"""``segue train``: train and evaluate one model on one log, as a run."""
 
 from __future__ import annotations
 
 import sys
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from segue.cli.console import Columns, Json, Set, Target, Terminal, pairs
+from segue.cli.console import Columns, Json, Set, Target, Terminal, parse_pairs
 
 if TYPE_CHECKING:
     from segue.experiment.plan import Plan
 
-__all__ = ["train"]
+__all__ = ["MaxUsers", "TrainCommand", "train"]
+
+MaxUsers = Annotated[
+    int | None, typer.Option("--max-users", metavar="N", help="Use only the first N users, to try things out.")
+]
+
+
+class TrainCommand(TyperCommand):
+    """The command, whose help lists the settings of the named model."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Remember the arguments, as help is printed before they are parsed."""
+        ctx.meta["segue.arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help and, of a model that is named, every setting."""
+        super().format_help(ctx, formatter)
+        arguments = ctx.meta.get("segue.arguments", [])
+        if not arguments or arguments[0].startswith("-"):
+            formatter.write(
+                "\nsegue train MODEL --help lists every setting of a model; segue models lists the models.\n"
+            )
+            return
+        from segue.experiment.describe import describe_settings, training_groups
+
+        for name, group in training_groups(arguments[0]).items():
+            formatter.write(f"\nSettings of group {name} (--set {name}.KEY=VALUE):\n")
+            for one in describe_settings(group):
+                head = f"{one.name}: {one.type} [default: {one.default}]"
+                for text, indent in ((head, 2), (one.description, 6)):
+                    lines = textwrap.wrap(text, formatter.width, initial_indent=" " * indent, subsequent_indent=" " * 6)
+                    formatter.write("\n".join([*lines, ""]))
 
 
 def train(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Key of a model, such as xlstm.")] = None,
-    data: Annotated[str | None, typer.Option(metavar="D", help="A name such as ml-100k, a file or a folder.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Name of a dataset such as ml-100k, a file or a folder.")
+    ] = None,
     set_: Set = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Settings to start from; 'none' for defaults. [default: ours]")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Settings to start from; 'none' for defaults. [default: the recipe for this data, if any]",
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Folder of the run. [default: a new one]")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run.")] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Only the first N users, to try things out.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same as --set run.seed=...")] = None,
-    device: Annotated[str | None, typer.Option(help="The same as --set run.device=...")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN", help="Resume an interrupted run.")] = None,
+    max_users: MaxUsers = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=...")] = None,
+    device: Annotated[str | None, typer.Option(help="Short for --set run.device=...")] = None,
     columns: Columns = None,
     target: Target = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Say where the time went.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Print the functions that took most time.")] = False,
     json: Json = False,
 ) -> None:
-    """Train and measure a model; all of it goes into a run.
+    """Train and evaluate a model, and store it all as a run.
 
-    A run is a folder: settings, the model, its metrics, their values per user, history, figures and a model card.
+    A run is a folder with settings, model, metrics, values per query, training history, figures and a model card.
     """
-    from segue.experiment.run_folder import begin
+    from segue.experiment.run_folder import create_run
 
-    terminal = Terminal.of(context, json)
+    terminal = Terminal.from_context(context, json)
     short = {"run.seed": seed, "run.device": device}
-    assignments = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
-    task = {"model": model, "data": data, "limit": limit, "columns": pairs(columns, "--columns"), "target": target}
+    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    task = {
+        "model": model,
+        "data": data,
+        "max_users": max_users,
+        "columns": parse_pairs(columns, "--columns"),
+        "target": target,
+    }
     if resume is not None:
-        given = {**task, "recipe": recipe, "out": out}
-        plan, out = _resumed(resume, [*assignments, *(name for name, value in given.items() if value is not None)])
+        options = {**task, "recipe": recipe, "out": out}
+        plan, out = _resume_plan(resume, [*overrides, *(name for name, value in options.items() if value is not None)])
     else:
-        plan = _planned({key: value for key, value in task.items() if value is not None}, assignments, recipe)
-        terminal.say(f"recipe: {plan.task.recipe or 'none, defaults'}")
-    folder = begin(plan, out)
-    terminal.say(f"run: {folder}")
+        plan = _new_plan({key: value for key, value in task.items() if value is not None}, overrides, recipe)
+        terminal.log(f"recipe: {plan.task.recipe or 'none, defaults'}")
+    folder = create_run(plan, out)
+    terminal.log(f"run: {folder}")
     record = _run(plan, folder, terminal, profile)
     if terminal.json:
         terminal.result(record)
         return
-    from segue.reports.tables import cost, metrics
+    from segue.reports.tables import cost_table, metrics_table
 
-    terminal.table(metrics(record))
-    terminal.table(cost({"models": {plan.task.model: record}, "metric": next(iter(record["intervals"]))}))
+    terminal.table(metrics_table(record))
+    terminal.table(cost_table({"models": {plan.task.model: record}, "metric": next(iter(record["intervals"]))}))
+    if record["train"]:
+        terminal.log(f"rmse: train {record['train']['rmse']:.4f}, test {record['rmse']:.4f}")
     for warning in record["warnings"]:
-        terminal.say(f"mind: {warning}")
+        terminal.log(f"warning: {warning}")
 
 
-def _planned(task: dict[str, Any], assignments: list[str], recipe: str | None) -> Plan:
+def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> Plan:
     from segue.core.registry import model_keys
-    from segue.experiment.plan import plan
+    from segue.experiment.plan import make_plan
 
     if "model" not in task:
-        raise ValueError(f"train: which model? known: {', '.join(model_keys())}")
+        raise ValueError(f"train: no MODEL given; known: {', '.join(model_keys())}")
     if "data" not in task:
-        raise ValueError("train: on which data? --data ml-100k, a file or a folder; 'segue data list' lists names")
-    return plan(task, assignments, recipe)
+        raise ValueError(
+            "train: no --data given, expected a name such as ml-100k, a file or a folder; segue sources lists the names"
+        )
+    return make_plan(task, overrides, recipe)
 
 
-def _resumed(run: str, given: list[str]) -> tuple[Plan, Path]:
+def _resume_plan(run: str, options: list[str]) -> tuple[Plan, Path]:
     from segue.experiment.paths import find_run
     from segue.experiment.plan import read_plan
 
-    if given:
-        raise ValueError(f"--resume goes on with the settings of the run; not understood beside it: {', '.join(given)}")
+    if options:
+        raise ValueError(f"--resume uses the settings of the run; remove {', '.join(options)}")
     folder = find_run(run)
     return read_plan(folder / "settings.toml"), folder
 
@@ -88,21 +139,36 @@ def _resumed(run: str, given: list[str]) -> tuple[Plan, Path]:
 def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[str, Any]:
     from segue.core.run import Interrupted
     from segue.experiment.run_experiment import run_plan
-    from segue.experiment.run_folder import abandon
+    from segue.experiment.run_folder import delete_if_untrained
 
     command = " ".join(["segue", *sys.argv[1:]])
-    show = not terminal.json or sys.stderr.isatty()
-    try:
-        if not profile:
-            return run_plan(plan, folder, say=terminal.say, show=show, command=command)
-        from segue.experiment.profiler import profiled
+    progress = not terminal.json or sys.stderr.isatty()
 
-        record, table = profiled(lambda: run_plan(plan, folder, say=terminal.say, show=show, command=command))
-        terminal.say(table)
+    def run() -> dict[str, Any]:
+        return run_plan(plan, folder, log=terminal.log, progress=progress, command=command)
+
+    try:
+        return _profile(run, terminal) if profile else run()
     except (ValueError, OSError):
-        abandon(folder)
+        delete_if_untrained(folder)
         raise
     except (Interrupted, KeyboardInterrupt):
-        terminal.say(f"\ninterrupted; go on with: segue train --resume {folder}")
+        terminal.log(f"\ninterrupted; resume with: segue train --resume {folder}")
         raise typer.Exit(130) from None
+
+
+def _profile(run: Callable[[], dict[str, Any]], terminal: Terminal, rows: int = 20) -> dict[str, Any]:
+    """Run, and print the ``rows`` functions that took most time themselves.
+
+    Operations of torch and numpy are included.
+    """
+    import cProfile
+    import io
+    import pstats
+
+    profiler = cProfile.Profile()
+    record = profiler.runcall(run)
+    text = io.StringIO()
+    pstats.Stats(profiler, stream=text).sort_stats("tottime").print_stats(rows)
+    terminal.log(text.getvalue().strip())
     return record

@@ -1,1 +1,1 @@
-"""What everyone shares: values, settings, the registry, the run and the bundle."""
+"""Core values, settings, registry, run context and bundles."""

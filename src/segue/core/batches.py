@@ -1,10 +1,9 @@
-"""What a network reads: sequences padded on the right, and the positions that have a target.
+"""Build batches for networks: right-padded sequences and the positions that have a target.
 
-Shapes: B sequences, L longest of them, M positions with a target (M <= B * L), T events, W windows.
+Shapes: B sequences, L length of the longest, M positions with a target (M <= B * L), T events, W windows.
 
-Sequences are padded on the right: under a causal encoder nothing before a position can see what comes after it, so
-the padding needs no mask and is never read; an encoder that reads both ways masks what is beyond ``lengths_B``. The
-filler is the start token. See ``docs/decisions``.
+Sequences are padded on the right with the start token. A causal encoder never attends to later positions, so the
+padding needs no mask; a bidirectional encoder masks positions beyond ``lengths_B``. See ``docs/decisions``.
 """
 
 from __future__ import annotations
@@ -18,72 +17,72 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segue.core.seen_items import Seen
+from segue.core.seen_items import SeenItems
 from segue.core.types import Events, Queries
 
 __all__ = [
     "COLUMNS",
-    "UNCOUNTED",
+    "POSITION_UNSET",
     "SequenceBatch",
     "Sequences",
     "Windows",
-    "by_length",
-    "gather",
+    "collect_seen_items",
+    "gather_columns",
+    "known_times",
+    "length_bucketed_batches",
     "query_batches",
-    "times_at",
     "training_batches",
-    "windows",
+    "window_bounds",
 ]
 
-COLUMNS = ("values", "actions", "times", "asked", "places")
-"""What can be read beside the items: three columns of events, the time at which the next item is asked for, and the
-place of an event within its session, as far as it was counted before."""
+COLUMNS = ("values", "actions", "times", "query_times", "session_positions")
+"""Columns that a model may read in addition to items: three event columns, the query time of the next item, and the
+position of an event within its session."""
 
-UNCOUNTED = -2
-"""A place that was not counted yet; one that was, and is not known, is -1."""
+POSITION_UNSET = -2
+"""Session position that has not been computed yet; a computed position that is unknown is -1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Histories as an encoder reads them."""
+    """Histories as input of an encoder."""
 
     items_BL: Tensor
-    """int64 item codes; ``n_items`` is the start of a history, and the filler after its end; ``n_items + 1`` stands for
-    an item that is hidden."""
+    """int64 item codes; ``n_items`` is the start token and the padding, ``n_items + 1`` the mask token."""
     lengths_B: Tensor
-    """int64 positions in use, at least 1."""
+    """int64 sequence lengths without padding, at least 1."""
     users_B: Tensor
-    """int64 user codes; -1 where the user is not known."""
+    """int64 user codes; -1 for unknown users."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """Of ``COLUMNS`` those asked for, ``(B, L)``, aligned with ``items_BL``: float32 values, float64 times, int64
-    actions and places. A time or value that is not known is NaN, an action that is not known is -1."""
+    """Requested ``COLUMNS``, ``(B, L)``, aligned with ``items_BL``: float32 values, float64 times, int64 actions and
+    session positions. Unknown times and values are NaN, unknown actions are -1."""
     profile_BJ: Tensor | None = field(default=None, kw_only=True)
-    """float32 ``(B, J)`` features of who asks, coded as the model does, NaN where not told; ``None``: those that the
-    model has of its users."""
+    """float32 ``(B, J)`` encoded user features sent with the queries, NaN where missing; ``None``: the model uses the
+    stored features of its users."""
 
     def to(self, device: str) -> Self:
-        """The same on ``device``."""
+        """Return a copy on ``device``."""
         if device == "cpu":
             return self
-        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor | Seen)}
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor | SeenItems)}
         return replace(self, **moved, columns={name: column.to(device) for name, column in self.columns.items()})
 
 
 @dataclass(frozen=True, eq=False)
 class SequenceBatch(Sequences):
-    """Histories and, for every position that counts, the item to be found there."""
+    """Histories with the target item of every position that has one."""
 
     positions_M: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """int64 flat positions ``b * L + l`` that have a target, rising."""
+    """int64 flat positions ``b * L + l`` that have a target, ascending."""
     targets_M: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
-    """int64 the item there: the one that follows, or the one that is hidden."""
-    seen: Seen | None = field(default=None, kw_only=True)
-    """Which items the user had before each target, where the loss is to leave them out."""
+    """int64 target items: the item that follows, or the item that is masked."""
+    seen: SeenItems | None = field(default=None, kw_only=True)
+    """Items seen before each target, where the loss excludes them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Some stretches ``start:stop`` of the flat events of ``histories``, each within one row."""
+    """Ranges ``start:stop`` of the flat events of ``histories``, each within one row."""
 
     histories: Events
     rows: NDArray[np.int64]
@@ -94,25 +93,27 @@ class Windows:
     """``(W,)`` greater than ``start``."""
     n_items: int
     columns: tuple[str, ...] = ()
-    """Columns to read beside the items."""
+    """Columns to read in addition to the items; of ``COLUMNS``."""
 
     @property
-    def at_start(self) -> NDArray[np.bool_]:
-        """``(W,)`` whether the window begins with the first event of its row."""
+    def is_history_start(self) -> NDArray[np.bool_]:
+        """``(W,)`` whether the window starts with the first event of its row."""
         first: NDArray[np.bool_] = self.start == self.histories.offsets[self.rows]
         return first
 
 
 Objective = Callable[[Windows, np.random.Generator], SequenceBatch]
-"""What is to be found in some windows: next items, hidden items, ..."""
+"""Turns windows into a batch with targets: next items, masked items, ..."""
 
 
-def windows(histories: Events, length: int, first: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Where training windows of at most ``length`` targets begin and end, as flat event positions ``(W,)``.
+def window_bounds(
+    histories: Events, length: int, first: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return starts and stops of training windows of at most ``length`` targets, as flat event positions ``(W,)``.
 
     Args:
-        first: ``(N,)`` events in the newest window of each row; the older events are cut into full windows before it.
-            ``min(length, row length)`` everywhere and rows no longer than ``length`` give one window per row.
+        first: ``(N,)`` events in the newest window of each row; older events are cut into full windows before it. Rows
+            no longer than ``length`` with ``first = row length`` give one window.
     """
     ends = histories.offsets[1:]
     older = np.maximum(histories.lengths - first, 0)
@@ -125,10 +126,12 @@ def windows(histories: Events, length: int, first: NDArray[np.int64]) -> tuple[N
     return start[used], stop[used]
 
 
-def by_length(lengths: NDArray[np.int64], size: int, rng: np.random.Generator, pool: int) -> list[NDArray[np.int64]]:
-    """Rows in random order cut into batches of ``size`` of nearly equal lengths, in random order.
+def length_bucketed_batches(
+    lengths: NDArray[np.int64], size: int, rng: np.random.Generator, pool: int
+) -> list[NDArray[np.int64]]:
+    """Group rows of similar lengths into batches of ``size``, in random order.
 
-    Rows are sorted by length within pools of ``pool`` batches, so that little padding is computed.
+    Rows are sorted by length within random pools of ``pool`` batches, which reduces padding.
     """
     order = rng.permutation(len(lengths))
     batches: list[NDArray[np.int64]] = []
@@ -147,53 +150,75 @@ def training_batches(
     rng: np.random.Generator,
     objective: Objective,
     *,
-    cover: bool,
+    all_windows: bool,
     pool: int,
     columns: tuple[str, ...] = (),
     seen: bool = False,
 ) -> tuple[int, Iterator[SequenceBatch]]:
-    """One epoch, as its number of batches and the batches: every window once.
+    """Return the number of batches of one epoch and the batches; every window occurs once.
 
     Args:
-        length: targets in a window at most.
-        objective: what is to be found in the windows of a batch.
-        cover: whether windows cover whole histories, cut at a random place in each epoch, or only their newest part.
-        columns: of ``COLUMNS``, what is read beside the items; one that the log lacks is unknown everywhere.
-        seen: whether to say of each target which items stand before it in the whole history, or, where it is an item
-            that is hidden, anywhere before the end of the window.
+        length: maximum number of targets per window.
+        size: number of windows per batch.
+        objective: turns the windows of a batch into inputs and targets.
+        all_windows: whether windows cover whole histories, with a random cut in each epoch, or only the newest part.
+        pool: number of batches that are sorted by length together.
+        columns: of ``COLUMNS``; a column that the log lacks is unknown everywhere.
+        seen: whether to add the items seen before each target (for a masked target, before the end of its window).
     """
     lengths = histories.lengths
-    if cover:
+    if all_windows:
         newest = np.where(lengths > length, rng.integers(1, length + 1, len(lengths)), lengths)
-        start, stop = windows(histories, length, newest)
+        start, stop = window_bounds(histories, length, newest)
     else:
         stop = histories.offsets[1:]
         start = np.maximum(histories.offsets[:-1], stop - length)
         start, stop = start[stop > start], stop[stop > start]
     rows = np.searchsorted(histories.offsets, start, side="right") - 1
-    parts = by_length(stop - start, size, rng, pool)
-    cuts = (Windows(histories, rows[part], start[part], stop[part], n_items, columns) for part in parts)
-    made = ((cut, objective(cut, rng)) for cut in cuts)
-    return len(parts), (replace(batch, seen=Seen.of(cut, batch)) if seen else batch for cut, batch in made)
+    index = length_bucketed_batches(stop - start, size, rng, pool)
+    groups = (Windows(histories, rows[at], start[at], stop[at], n_items, columns) for at in index)
+    batches = ((group, objective(group, rng)) for group in groups)
+    if not seen:
+        return len(index), (batch for _, batch in batches)
+    return len(index), (replace(batch, seen=collect_seen_items(group, batch)) for group, batch in batches)
 
 
-def gather(
+def collect_seen_items(windows: Windows, batch: SequenceBatch) -> SeenItems:
+    """Collect the history before each target of ``batch``; for a masked target, up to the end of its window."""
+    positions_M = batch.positions_M.numpy()
+    rows_M, offset_M = np.divmod(positions_M, batch.items_BL.shape[1])
+    masked_M = batch.items_BL.flatten().numpy()[positions_M] > windows.n_items
+    begin_B = windows.histories.offsets[windows.rows]
+    n_before_M = np.where(masked_M, windows.stop[rows_M], windows.start[rows_M] + offset_M) - begin_B[rows_M]
+    counts_B = windows.stop - begin_B
+    rows_T = np.repeat(np.arange(len(begin_B)), counts_B)
+    positions_T = np.arange(len(rows_T)) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
+    items_T = windows.histories.items[begin_B[rows_T] + positions_T].astype(np.int64)
+    arrays = items_T, rows_T, positions_T.astype(np.int32), rows_M, n_before_M.astype(np.int32)
+    return SeenItems(*(torch.from_numpy(array) for array in arrays))
+
+
+def gather_columns(
     histories: Events,
     at_BL: NDArray[np.int64],
-    real_BL: NDArray[np.bool_],
+    valid_BL: NDArray[np.bool_],
     columns: Sequence[str],
-    asked_BL: NDArray[np.float64] | None = None,
+    query_times_BL: NDArray[np.float64] | None = None,
 ) -> dict[str, Tensor]:
-    """The ``columns`` of the events ``at_BL``, unknown where not ``real_BL``; ``asked`` is what is given."""
-    found: dict[str, Tensor] = {}
-    index = at_BL[real_BL]
+    """Read ``columns`` of the events ``at_BL``; unknown where ``valid_BL`` is false.
+
+    Args:
+        query_times_BL: content of the column ``query_times``; ``None``: unknown.
+    """
+    result: dict[str, Tensor] = {}
+    index = at_BL[valid_BL]
     for name in columns:
-        if name == "asked":
+        if name == "query_times":
             unknown = np.full(at_BL.shape, np.nan)
-            found[name] = torch.from_numpy(unknown if asked_BL is None else asked_BL)
+            result[name] = torch.from_numpy(unknown if query_times_BL is None else query_times_BL)
             continue
-        if name == "places":
-            found[name] = torch.full(at_BL.shape, UNCOUNTED)
+        if name == "session_positions":
+            result[name] = torch.full(at_BL.shape, POSITION_UNSET)
             continue
         if name == "actions":
             grid: NDArray[np.generic] = np.full(at_BL.shape, -1, np.int64)
@@ -201,17 +226,17 @@ def gather(
             grid = np.full(at_BL.shape, np.nan, np.float32 if name == "values" else np.float64)
         column = getattr(histories, name)
         if name == "times":
-            grid[real_BL] = times_at(histories, index)
+            grid[valid_BL] = known_times(histories, index)
         elif column is not None:
-            grid[real_BL] = column[index]
-        found[name] = torch.from_numpy(grid)
-    return found
+            grid[valid_BL] = column[index]
+        result[name] = torch.from_numpy(grid)
+    return result
 
 
-def times_at(events: Events, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The times of the flat events ``index``; NaN where there is none, or one that only keeps the order.
+def known_times(events: Events, index: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the times of the flat events ``index``; NaN where unknown, or where a time only preserves the order.
 
-    The latter is what the column ``time_known`` of the context says, where there is one.
+    The context column ``time_known``, if present, is false for times that only preserve the order.
     """
     if events.times is None:
         return np.full(len(index), np.nan)
@@ -224,71 +249,73 @@ def query_batches(
     queries: Queries,
     n_items: int,
     length: int | None,
-    tokens: int,
+    max_tokens: int,
     *,
-    hidden: bool = False,
+    append_mask: bool = False,
     columns: Sequence[str] = (),
 ) -> Iterator[tuple[NDArray[np.int64], Sequences]]:
-    """Histories as the encoder reads them, and their rows, shortest first.
+    """Yield batches of query rows and their encoder inputs, shortest histories first.
 
-    A history that fits is preceded by the start token (so that an empty one can be answered); of a longer one the
-    newest ``length`` events are read. ``length=None`` reads everything.
+    A history shorter than ``length`` is preceded by the start token, so that empty histories have one position; of a
+    longer one the newest ``length`` events are read. ``length=None`` reads everything.
 
     Args:
-        tokens: positions in a batch, padding included, at most (but always one row).
-        hidden: instead of a start token before, a hidden item stands after the history: it is what is asked for.
+        max_tokens: maximum number of positions per batch, including padding (a batch has at least one row).
+        append_mask: append a mask token, the prediction target, instead of prepending the start token.
         columns: see :func:`training_batches`.
     """
     history = queries.history
     start, stop = history.offsets[:-1], history.offsets[1:]
-    if hidden:
+    if append_mask:
         start = start if length is None else np.maximum(start, stop - (length - 1))
         before, after = np.zeros(len(history), np.int64), 1
     else:
-        whole = np.ones(len(history), bool) if length is None else history.lengths < length
+        is_whole = np.ones(len(history), bool) if length is None else history.lengths < length
         start = start if length is None else np.maximum(start, stop - length)
-        before, after = whole.astype(np.int64), 0
-    read = stop - start + before + after
-    order = np.argsort(read, kind="stable")
+        before, after = is_whole.astype(np.int64), 0
+    lengths = stop - start + before + after
+    order = np.argsort(lengths, kind="stable")
     first = 0
     while first < len(order):
-        # rows are sorted, so the last row of a batch is its longest
-        room = np.arange(1, len(order) - first + 1) * read[order[first:]] <= tokens
-        rows = order[first : first + max(1, int(room.sum()))]
-        at_BL = start[rows][:, None] - before[rows][:, None] + np.arange(read[rows[-1]])
-        real_BL = (at_BL >= start[rows][:, None]) & (at_BL < stop[rows][:, None])
-        items_BL = np.full(real_BL.shape, n_items, dtype=np.int64)
-        items_BL[real_BL] = history.items[at_BL[real_BL]]
-        last = np.arange(len(rows)), read[rows] - 1
-        if hidden:
+        # rows are sorted by length: the last row of a batch is the longest
+        fits = np.arange(1, len(order) - first + 1) * lengths[order[first:]] <= max_tokens
+        rows = order[first : first + max(1, int(fits.sum()))]
+        at_BL = start[rows][:, None] - before[rows][:, None] + np.arange(lengths[rows[-1]])
+        valid_BL = (at_BL >= start[rows][:, None]) & (at_BL < stop[rows][:, None])
+        items_BL = np.full(valid_BL.shape, n_items, dtype=np.int64)
+        items_BL[valid_BL] = history.items[at_BL[valid_BL]]
+        last = np.arange(len(rows)), lengths[rows] - 1
+        if append_mask:
             items_BL[last] = n_items + 1
-        asked_BL = _asked(queries, rows, at_BL, stop[rows], last, hidden) if "asked" in columns else None
+        query_times_BL = None
+        if "query_times" in columns:
+            query_times_BL = _query_times(queries, rows, at_BL, stop[rows], last, append_mask)
         users = np.where(queries.known[rows], queries.users[rows], -1).astype(np.int64)
         yield (
             rows,
             Sequences(
                 torch.from_numpy(items_BL),
-                torch.from_numpy(read[rows]),
+                torch.from_numpy(lengths[rows]),
                 torch.from_numpy(users),
-                gather(history, at_BL, real_BL, columns, asked_BL),
+                gather_columns(history, at_BL, valid_BL, columns, query_times_BL),
             ),
         )
         first += len(rows)
 
 
-def _asked(
+def _query_times(
     queries: Queries,
     rows: NDArray[np.int64],
     at_BL: NDArray[np.int64],
     stop: NDArray[np.int64],
     last: tuple[NDArray[np.int64], NDArray[np.int64]],
-    hidden: bool,
+    append_mask: bool,
 ) -> NDArray[np.float64]:
-    """When what follows each position was asked for: at the time of the next event, the last at the query's time."""
-    asked_BL = np.full(at_BL.shape, np.nan)
-    if not hidden:
+    """Return the query time of each position: the time of the next event, and the query's time at the last."""
+    query_times_BL = np.full(at_BL.shape, np.nan)
+    if not append_mask:
         inside = at_BL + 1 < stop[:, None]
-        asked_BL[inside] = times_at(queries.history, (at_BL + 1)[inside])
+        query_times_BL[inside] = known_times(queries.history, (at_BL + 1)[inside])
     if queries.times is not None:
-        asked_BL[last] = queries.times[rows]
-    return asked_BL
+        query_times_BL[last] = queries.times[rows]
+    return query_times_BL

@@ -1,115 +1,213 @@
-"""A bundle: a trained model in a folder, with its catalogue and the hash of every file; never pickle.
+"""A trained model, and the folder that stores it with the hash of every file; never pickle.
 
-``bundle.json`` (model key, settings, domain, hashes), ``arrays.safetensors``, ``items.parquet`` (ids, titles, ...),
-``users.parquet`` (ids).
+``bundle.json`` (model key, settings, schema, hashes), ``arrays.safetensors``, ``items.parquet`` (ids, titles, ...),
+``users.parquet`` (ids) and, where the log was saved too, ``histories.safetensors``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from segue import __version__
 from segue.core.config import parse
-from segue.core.files import load_arrays, read_json, save_arrays, sha256, write_folder, write_json
+from segue.core.files import atomic_folder, load_arrays, read_json, save_arrays, sha256, write_json
 from segue.core.model import Model
 from segue.core.registry import model_class
-from segue.core.types import Dataset, Domain, Feature, Vocab
+from segue.core.types import DataSchema, Dataset, Events, Feature, Vocab
+from segue.version import __version__
 
-__all__ = ["Bundle", "load", "of", "save", "verify", "write"]
+__all__ = ["TrainedModel", "create", "load", "save", "verify"]
 
 FORMAT = 1
 
+HISTORIES = "histories.safetensors"
+
+
+def _no_log() -> Dataset:
+    raise ValueError("this model was stored without its interaction log")
+
 
 @dataclass(frozen=True, eq=False)
-class Bundle:
-    """A model that can answer, and the catalogue it answers from."""
+class TrainedModel:
+    """A trained model with its catalog and, where available, the log that it was trained on."""
 
     key: str
     model: Model
     items: Vocab
     users: Vocab
-    catalogue: pl.LazyFrame
+    catalog: pl.LazyFrame
     """One row per item code: ``id``, and ``title``, ``genres``, ... where known."""
-    facts: Mapping[str, Any]
-    """What else is known of it; after reading, the whole of ``bundle.json``."""
+    metadata: Mapping[str, Any]
+    """Further facts, such as ``data`` and ``user_features``; after loading, the content of ``bundle.json``."""
+    load_log: Callable[[], Dataset] = _no_log
+    """Gives :attr:`log`; raises ``ValueError`` where it is not available."""
+    load_train_log: Callable[[], Dataset] | None = None
+    """Gives :attr:`train_log`, where that is not the same."""
+    training_history: tuple[Mapping[str, Any], ...] = ()
+    """One mapping per epoch or iteration of training, such as ``{"epoch": 1, "loss": 0.5}``."""
+
+    @cached_property
+    def log(self) -> Dataset:
+        """The log whose histories recommendations continue by default.
+
+        After ``segue.train`` it is the data that the model was trained on; of a run, all of the run's data, held-out
+        events included.
+
+        Raises:
+            ValueError: the log is not available.
+        """
+        return self.load_log()
+
+    @cached_property
+    def train_log(self) -> Dataset:
+        """The log that the model was trained on, without held-out events.
+
+        Raises:
+            ValueError: the log is not available.
+        """
+        return self.log if self.load_train_log is None else self.load_train_log()
+
+    @property
+    def changed_settings(self) -> dict[str, Any]:
+        """Settings of the model that differ from its defaults, as JSON holds them."""
+        config = self.model.config
+        values = config.model_dump(mode="json")
+        fields = type(config).model_fields
+        return {name: value for name, value in values.items() if getattr(config, name) != fields[name].get_default()}
+
+    def __repr__(self) -> str:
+        return f"TrainedModel({', '.join(self._describe())})"
+
+    def _repr_html_(self) -> str:
+        return f"<code>{html.escape(repr(self))}</code>"
+
+    def _describe(self) -> list[str]:
+        settings = [f"{name}={value!r}" for name, value in self.changed_settings.items()]
+        data = [f"data={self.metadata['data']!r}"] if self.metadata.get("data") else []
+        epochs = [f"epochs={len(self.training_history)}"] if self.training_history else []
+        return [repr(self.key), *settings, *data, *epochs, f"{len(self.users):,} users", f"{len(self.items):,} items"]
 
 
-def of(key: str, model: Model, data: Dataset, facts: Mapping[str, Any] | None = None) -> Bundle:
-    """``model``, trained on ``data``, with the catalogue of ``data``; ``facts`` are what else is to be known of it."""
+def create(key: str, model: Model, data: Dataset, metadata: Mapping[str, Any] | None = None) -> TrainedModel:
+    """Combine ``model``, trained on ``data``, with the catalog of ``data`` and with the log itself."""
     items = data.item_features
-    catalogue = pl.LazyFrame({"id": data.items.ids}) if items is None else items
-    return Bundle(key, model, data.items, data.users, catalogue, facts or {})
+    catalog = pl.LazyFrame({"id": data.items.ids}) if items is None else items
+    return TrainedModel(key, model, data.items, data.users, catalog, metadata or {}, lambda: data)
 
 
-def save(folder: Path, key: str, model: Model, data: Dataset, facts: Mapping[str, Any] | None = None) -> None:
-    """Write ``model``, trained on ``data``, to ``folder`` in one step."""
-    write(folder, of(key, model, data, facts))
-
-
-def write(folder: Path, bundle: Bundle) -> None:
-    """Write a bundle to ``folder`` in one step."""
-    with write_folder(folder) as fresh:
-        save_arrays(fresh / "arrays.safetensors", bundle.model.arrays())
-        bundle.catalogue.collect().write_parquet(fresh / "items.parquet")
-        pl.DataFrame({"id": bundle.users.ids}).write_parquet(fresh / "users.parquet")
+def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> None:
+    """Write a trained model to ``folder`` in one step, with the histories of ``log`` where it is given."""
+    with atomic_folder(folder) as fresh:
+        save_arrays(fresh / "arrays.safetensors", trained.model.arrays())
+        trained.catalog.collect().write_parquet(fresh / "items.parquet")
+        pl.DataFrame({"id": trained.users.ids}).write_parquet(fresh / "users.parquet")
         about = {
-            **bundle.facts,
+            **{name: value for name, value in trained.metadata.items() if name != "log"},
             "format": FORMAT,
             "segue": __version__,
-            "model": bundle.key,
-            "config": bundle.model.config.model_dump(mode="json"),
-            "domain": asdict(bundle.model.domain),
-            "sha256": {path.name: sha256(path) for path in sorted(fresh.iterdir())},
+            "model": trained.key,
+            "config": trained.model.config.model_dump(mode="json"),
+            "schema": asdict(trained.model.schema),
+            "id_types": {"users": trained.users.id_type, "items": trained.items.id_type},
         }
+        if trained.training_history:
+            about["training_history"] = [dict(line) for line in trained.training_history]
+        if log is not None:
+            about["log"] = _write_log(fresh, trained, log)
+        about["sha256"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
         write_json(fresh / "bundle.json", about)
 
 
-def load(folder: Path) -> Bundle:
-    """Read a bundle back; what was written by a newer format, or is broken, is a ``ValueError``."""
-    facts = read_json(folder / "bundle.json")
-    if facts["format"] != FORMAT:
-        raise ValueError(f"{folder}: bundle format {facts['format']}, this Segue reads {FORMAT}")
-    kind = model_class(facts["model"])
-    config = parse(kind.Config, facts["config"], f"{folder}/bundle.json: config")
-    domain = _domain(facts["domain"])
-    model = kind(config, domain)
+def load(folder: Path) -> TrainedModel:
+    """Read a trained model from ``folder``.
+
+    Raises:
+        ValueError: a file is missing or broken, or the format is newer than this version of Segue.
+    """
+    metadata = read_json(folder / "bundle.json")
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"{folder}: bundle format {metadata['format']}, this Segue reads {FORMAT}")
+    kind = model_class(metadata["model"])
+    config = parse(kind.Config, metadata["config"], f"{folder}/bundle.json: config")
+    schema = _schema(metadata["schema"])
+    model = kind(config, schema)
     model.restore(load_arrays(folder / "arrays.safetensors"))
-    return Bundle(
-        facts["model"],
+    types = metadata.get("id_types", {})
+    trained = TrainedModel(
+        metadata["model"],
         model,
-        _vocab(folder / "items.parquet", domain.n_items),
-        _vocab(folder / "users.parquet", domain.n_users),
+        _vocab(folder / "items.parquet", schema.n_items, types.get("items", "string")),
+        _vocab(folder / "users.parquet", schema.n_users, types.get("users", "string")),
         pl.scan_parquet(folder / "items.parquet"),
-        facts,
+        metadata,
+        lambda: _read_log(folder, trained),
+        training_history=tuple(metadata.get("training_history", ())),
     )
+    return trained
 
 
-def _domain(values: Mapping[str, Any]) -> Domain:
-    """A domain as JSON has it; an older bundle tells of no features."""
+def verify(folder: Path) -> list[str]:
+    """List the files of a bundle that are missing or changed, one line each; empty if all hashes agree."""
+    metadata = read_json(folder / "bundle.json")
+    errors = []
+    for name, expected in metadata["sha256"].items():
+        path = folder / name
+        if not path.exists():
+            errors.append(f"{path}: missing")
+        elif (found := sha256(path)) != expected:
+            errors.append(f"{path}: sha256 {found}, expected {expected}")
+    return errors
+
+
+def _schema(values: Mapping[str, Any]) -> DataSchema:
+    """Read a schema from JSON; older bundles list no features."""
     tuples: dict[str, Any] = {"actions": tuple(values["actions"])}
     for name in ("item_features", "user_features"):
         listed = [{**feature, "categories": tuple(feature["categories"])} for feature in values.get(name, [])]
         tuples[name] = tuple(Feature(**feature) for feature in listed)
-    return Domain(**{**values, **tuples})
+    return DataSchema(**{**values, **tuples})
 
 
-def _vocab(path: Path, size: int) -> Vocab:
-    return Vocab(lambda: pl.read_parquet(path, columns=["id"])["id"], size)
+def _vocab(path: Path, size: int, id_type: str) -> Vocab:
+    return Vocab(lambda: pl.read_parquet(path, columns=["id"])["id"], size, id_type)
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with the files of a bundle, one line each; empty when all hashes agree."""
-    facts = read_json(folder / "bundle.json")
-    faults = []
-    for name, expected in facts["sha256"].items():
-        path = folder / name
-        if not path.exists():
-            faults.append(f"{path}: missing")
-        elif (found := sha256(path)) != expected:
-            faults.append(f"{path}: sha256 {found}, expected {expected}")
-    return faults
+def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, Any]:
+    """Write the histories of ``log``, whose users and items are those of the model; return what describes them.
+
+    Raises:
+        ValueError: the log has other users or items.
+    """
+    if (len(log.users), len(log.items)) != (len(trained.users), len(trained.items)):
+        raise ValueError(
+            f"log: {len(log.users)} users and {len(log.items)} items, the model has {len(trained.users)} and "
+            f"{len(trained.items)}"
+        )
+    columns = {name: column for name, column in log.histories.columns().items() if column.dtype.kind in "biuf"}
+    save_arrays(folder / HISTORIES, {"offsets": log.histories.offsets, **columns})
+    return {"name": log.name, "actions": list(log.actions), "target": log.target, "hash": log.header.get("hash")}
+
+
+def _read_log(folder: Path, trained: TrainedModel) -> Dataset:
+    about = trained.metadata.get("log")
+    if about is None:
+        raise ValueError(f"{folder}: this model was stored without its interaction log")
+    arrays = load_arrays(folder / HISTORIES)
+    known = {name: arrays.pop(name) for name in ("offsets", "items", "actions", "values", "times") if name in arrays}
+    return Dataset(
+        name=about["name"],
+        users=trained.users,
+        items=trained.items,
+        histories=Events(**known, context=arrays),
+        actions=tuple(about["actions"]),
+        target=about["target"],
+        item_features=trained.catalog,
+        user_features=pl.scan_parquet(folder / "users.parquet"),
+        header={"hash": about["hash"], "folder": str(folder)},
+    )

@@ -1,4 +1,4 @@
-"""Settings: frozen, typed, documented where they are declared; what is not understood is refused, all at once."""
+"""Define typed, frozen settings; invalid settings are rejected with all errors at once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Settings", "assign", "parse", "suggest"]
+__all__ = ["Settings", "apply_overrides", "parse", "suggest"]
 
 S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base of every group of settings. The text under a field is its documentation."""
+    """Base class of all groups of settings. The docstring under a field is its documentation."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
@@ -23,28 +23,32 @@ class Settings(BaseModel):
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """``", did you mean 'width'?"`` for the nearest known word, or the list of all when none is near."""
+    """Return ``", did you mean 'dropout'?"`` for the closest known word, or the list of all if none is close."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f", did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
 
 
 def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:
-    """``kind(**values)``, or one error that lists every fault as ``where.key: what came, what was expected``."""
+    """Create ``kind(**values)``.
+
+    Raises:
+        ValueError: a value is invalid; lists every error as ``where.key: got ..., expected ...``.
+    """
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        faults = [_fault(kind, fault, where) for fault in error.errors()]
-        raise ValueError("\n".join(faults)) from None
+        lines = [_describe_error(kind, details, where) for details in error.errors()]
+        raise ValueError("\n".join(lines)) from None
 
 
-def _fault(kind: type[Settings], fault: Any, where: str) -> str:
-    if not fault["loc"]:  # of settings that do not go together: each line names one
-        return "\n".join(f"{where}.{line}" for line in fault["msg"].removeprefix("Value error, ").splitlines())
-    key = ".".join([where, *(str(part) for part in fault["loc"])])
-    if fault["type"] == "extra_forbidden":
-        return f"{key}: unknown key{suggest(str(fault['loc'][-1]), _fields(kind, fault['loc'][:-1]))}"
-    return f"{key}: got {fault['input']!r}: {fault['msg'].removeprefix('Value error, ')}"
+def _describe_error(kind: type[Settings], details: Any, where: str) -> str:
+    if not details["loc"]:  # raised by a validator of several settings: each line names one
+        return "\n".join(f"{where}.{line}" for line in details["msg"].removeprefix("Value error, ").splitlines())
+    key = ".".join([where, *(str(part) for part in details["loc"])])
+    if details["type"] == "extra_forbidden":
+        return f"{key}: unknown key{suggest(str(details['loc'][-1]), _fields(kind, details['loc'][:-1]))}"
+    return f"{key}: got {details['input']!r}: {details['msg'].removeprefix('Value error, ')}"
 
 
 def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
@@ -56,46 +60,46 @@ def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
     return list(kind.model_fields)
 
 
-def assign(
-    groups: Mapping[str, type[Settings]], assignments: Iterable[str], found: list[str] | None = None
+def apply_overrides(
+    groups: Mapping[str, type[Settings]], assignments: Iterable[str], errors: list[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Values by group from texts ``group.key=value`` or, where only one group has the key, ``key=value``.
+    """Parse settings ``group.key=value`` or, if only one group has the key, ``key=value``; return values by group.
 
-    Values are read as JSON where they are JSON (``3``, ``true``, ``[1,2]``), else as text; ``[a,b]`` are two texts.
+    Values are parsed as JSON where possible (``3``, ``true``, ``[1,2]``), else taken as text; ``[a,b]`` are two texts.
 
     Args:
-        found: takes the faults instead of raising them, for a caller that has more to tell at once.
+        errors: collects the errors instead of raising them.
 
     Raises:
-        ValueError: an assignment without ``=``, an unknown group or key, or a bare key that several groups have.
+        ValueError: an assignment has no ``=``, a group or key is unknown, or several groups have the key.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in groups}
-    faults: list[str] = [] if found is None else found
+    found: list[str] = [] if errors is None else errors
     for text in assignments:
         path, equals, value = text.partition("=")
         *group, key = path.strip().split(".")
         owners = [name for name, kind in groups.items() if key in kind.model_fields]
         if not equals:
-            faults.append(f"--set {text}: expected key=value")
+            found.append(f"--set {text}: expected key=value")
         elif len(group) > 1 or (group and group[0] not in groups):
-            faults.append(f"{path}: unknown group '{'.'.join(group)}'{suggest(group[0], groups)}")
+            found.append(f"{path}: unknown group '{'.'.join(group)}'{suggest(group[0], groups)}")
         elif group:
-            values[group[0]][key] = _value(value)
+            values[group[0]][key] = _parse_value(value)
         elif not owners:
-            every = {field for kind in groups.values() for field in kind.model_fields}
-            faults.append(f"{key}: unknown key{suggest(key, every)}")
+            all_keys = {field for kind in groups.values() for field in kind.model_fields}
+            found.append(f"{key}: unknown key{suggest(key, all_keys)}")
         elif len(owners) > 1:
-            faults.append(f"{key}: which one? {' or '.join(f'{owner}.{key}' for owner in owners)}")
+            found.append(f"{key}: ambiguous, expected {' or '.join(f'{owner}.{key}' for owner in owners)}")
         else:
-            values[owners[0]][key] = _value(value)
-    if faults and found is None:
-        raise ValueError("\n".join(faults))
+            values[owners[0]][key] = _parse_value(value)
+    if found and errors is None:
+        raise ValueError("\n".join(found))
     return values
 
 
-def _value(text: str) -> Any:
+def _parse_value(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        listed = text.startswith("[") and text.endswith("]")
-        return [_value(part.strip()) for part in text[1:-1].split(",") if part.strip()] if listed else text
+        is_list = text.startswith("[") and text.endswith("]")
+        return [_parse_value(part.strip()) for part in text[1:-1].split(",") if part.strip()] if is_list else text

@@ -1,4 +1,4 @@
-"""Writing so that nothing is ever half-written: beside the target first, then one rename."""
+"""Write files and folders atomically: to a temporary sibling first, then one rename."""
 
 from __future__ import annotations
 
@@ -15,11 +15,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["load_arrays", "read_json", "save_arrays", "settle", "sha256", "write_folder", "write_json", "write_text"]
+__all__ = [
+    "atomic_folder",
+    "load_arrays",
+    "read_json",
+    "recover_interrupted_write",
+    "save_arrays",
+    "sha256",
+    "write_json",
+    "write_text",
+]
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace ``path`` by ``text`` in one step; ``mode`` says who may read it."""
+    """Write ``text`` to ``path`` atomically, with permissions ``mode``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -27,7 +36,7 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(mode)  # a temporary file is its owner's alone
+        Path(name).chmod(mode)  # temporary files are private to their owner
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
@@ -35,12 +44,16 @@ def write_text(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace ``path`` by ``value`` as readable JSON in one step."""
+    """Write ``value`` to ``path`` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``; a missing or broken file is a ``ValueError`` that names it."""
+    """Read JSON from ``path``.
+
+    Raises:
+        ValueError: the file is missing or not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -50,49 +63,50 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def write_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder to fill, put in the place of ``path`` when all went well and removed when not.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder that replaces ``path`` on success and is removed on error.
 
-    Where ``path`` is replaced, a kill at the wrong moment leaves it aside; :func:`settle` puts it back.
+    If the process is killed while ``path`` is replaced, the old folder remains as a backup;
+    :func:`recover_interrupted_write` restores it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    settle(path)
+    recover_interrupted_write(path)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
         fresh.chmod(0o755)
         yield fresh
         if path.exists():
-            shutil.rmtree(_aside(path), ignore_errors=True)
-            path.rename(_aside(path))
+            shutil.rmtree(_backup_path(path), ignore_errors=True)
+            path.rename(_backup_path(path))
         try:
             fresh.rename(path)
         except BaseException:
-            settle(path)
+            recover_interrupted_write(path)
             raise
-        shutil.rmtree(_aside(path), ignore_errors=True)
+        shutil.rmtree(_backup_path(path), ignore_errors=True)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
 
 
-def settle(path: Path) -> None:
-    """Put back the folder ``path`` if its writer was killed between setting it aside and putting the new one there."""
-    if _aside(path).exists() and not path.exists():
-        _aside(path).rename(path)
+def recover_interrupted_write(path: Path) -> None:
+    """Restore the folder ``path`` from its backup if the process that replaced it was killed."""
+    if _backup_path(path).exists() and not path.exists():
+        _backup_path(path).rename(path)
 
 
-def _aside(path: Path) -> Path:
+def _backup_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.old")
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write named arrays as safetensors in one step."""
+    """Write named arrays to a safetensors file, atomically."""
     from safetensors.numpy import save_file
 
     fresh = path.with_name(f".{path.name}.new")
@@ -104,7 +118,11 @@ def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Named arrays from a safetensors file; a missing or broken file is a ``ValueError`` that names it."""
+    """Read named arrays from a safetensors file.
+
+    Raises:
+        ValueError: the file is missing or broken.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 

@@ -1,30 +1,30 @@
-"""Whether a large table fits into the machine's memory, asked before it is made."""
+"""Check whether a large array fits into memory before it is allocated."""
 
 from __future__ import annotations
 
-__all__ = ["ITEMS_OR_NEIGHBOURS", "need"]
+__all__ = ["REDUCE_ITEMS", "check_memory"]
 
-ITEMS_OR_NEIGHBOURS = "keep fewer items (min_item_events) or train item_knn, whose memory grows with the items"
+REDUCE_ITEMS = "keep fewer items (min_item_events) or use item_knn, whose memory grows linearly with the items"
 
-CERTAIN_BYTES = 2**28
-"""So much is there without asking, which takes some milliseconds."""
+UNCHECKED_BYTES = 2**28
+"""Smaller arrays are not checked, because the check takes milliseconds."""
 
 
-def need(what: str, numbers: int, instead: str) -> None:
-    """Nothing, if ``numbers`` of four bytes fit into nine tenths of the memory that is free.
+def check_memory(what: str, numbers: int, instead: str) -> None:
+    """Check that ``numbers`` values of four bytes fit into 90 % of the available memory.
 
     Args:
-        what: is made of them, with its model's name.
-        instead: what one may do.
+        what: what needs the memory, for the error message.
+        instead: what the user can do about it, for the error message.
 
     Raises:
         ValueError: they do not fit.
     """
     needed = 4 * numbers
-    if needed < CERTAIN_BYTES:
+    if needed < UNCHECKED_BYTES:
         return
     import psutil
 
     free = psutil.virtual_memory().available
     if needed > 0.9 * free:
-        raise ValueError(f"{what} needs {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are free; {instead}")
+        raise ValueError(f"{what} needs {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are available; {instead}")

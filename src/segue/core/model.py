@@ -1,4 +1,4 @@
-"""What a recommender is: one small protocol, optional abilities, and the base of the models that train themselves.
+"""Define the recommender protocols and the base classes of trainable models.
 
 Shapes: N queries, I items, C candidates, D width of a factored model.
 """
@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.config import Settings
-from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
+from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
 
 if TYPE_CHECKING:
     from segue.core.run import Run
     from segue.core.state import State
 
 __all__ = [
-    "LESS_IS_BETTER",
-    "Arrays",
+    "LOWER_IS_BETTER",
     "Factored",
     "Model",
     "Predictor",
@@ -29,32 +28,33 @@ __all__ = [
     "Similar",
     "SimilarUsers",
     "Solver",
+    "StateArrays",
     "Streaming",
     "Validate",
     "is_factored",
-    "pick_candidates",
+    "select_candidates",
 ]
 
-Arrays = Mapping[str, NDArray[Any]]
-"""A model's memory by name, as it is written to a bundle."""
+StateArrays = Mapping[str, NDArray[Any]]
+"""A model's learned state: arrays by name, as stored in a bundle."""
 
 Validate = Callable[["Recommender"], Mapping[str, float]]
-"""Validation metrics by name, such as ``ndcg@10``, of a model as it is now."""
+"""Compute validation metrics by name, such as ``ndcg@10``, for the current state of a model."""
 
-LESS_IS_BETTER = frozenset({"rmse", "mae"})
-"""The metrics that measure an error; of all others more is better."""
+LOWER_IS_BETTER = frozenset({"rmse", "mae"})
+"""Metrics for which lower values are better; for all others higher is better."""
 
 
 @runtime_checkable
 class Recommender(Protocol):
-    """Anything that answers queries with scores."""
+    """Anything that scores catalog items for queries."""
 
-    domain: Domain
+    schema: DataSchema
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Scores ``(N, n_items)`` of the whole catalogue, or ``(N, C)`` of ``candidates (N, C)``; all finite.
+        """Return finite scores: ``(N, n_items)`` of the whole catalog, or ``(N, C)`` of ``candidates (N, C)``.
 
-        An unknown user, an unknown item id or an empty history is a normal question.
+        Queries of unknown users and queries with an empty history are valid.
         """
         ...
 
@@ -64,138 +64,149 @@ class Factored(Recommender, Protocol):
     """A recommender whose scores are ``encode(queries) @ vectors.T + bias``."""
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """``(N, D)`` one vector per query."""
+        """Return one vector per query, ``(N, D)``."""
         ...
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """``(n_items, D)``"""
+        """Item vectors, ``(n_items, D)``."""
         ...
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """``(n_items,)``"""
+        """Item biases, ``(n_items,)``."""
         ...
 
 
 def is_factored(model: Recommender) -> TypeGuard[Factored]:
-    """Whether a recommender is :class:`Factored`, at a tenth of what ``isinstance`` costs: who answers asks often."""
+    """Check whether a recommender is :class:`Factored`, ten times as fast as ``isinstance`` on a protocol."""
     return hasattr(model, "encode") and hasattr(model, "vectors") and hasattr(model, "bias")
 
 
 @runtime_checkable
 class Streaming(Factored, Protocol):
-    """A factored recommender that goes on from what it remembers, event by event, at a cost that never grows."""
+    """A factored recommender with a recurrent state: each event costs the same, however long the history."""
 
     scale: ClassVar[Literal["logit", "score"]]
 
     def state(self, queries: Queries) -> State:
-        """What it remembers after each query's history, which may be empty."""
+        """Compute the state after each query's history, which may be empty."""
         ...
 
     def step(self, state: State, events: Events) -> State:
-        """The state after further events: row n of ``events``, oldest first and usually one, goes on from row n.
+        """Update the state with further events: row n of ``events``, oldest first, continues row n of ``state``.
 
         Raises:
-            ValueError: the state is of another model, or its arrays or the events do not fit.
+            ValueError: the state belongs to another model, or its arrays or the events do not fit.
         """
         ...
 
-    def answer(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """``(N, D)`` what :meth:`encode` gives for the whole histories, asked at ``times`` where the model is told."""
+    def encode_state(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        """Return what :meth:`encode` returns for the whole histories, ``(N, D)``.
+
+        Args:
+            times: ``(N,)`` query times, for models that use them.
+        """
         ...
 
 
 @runtime_checkable
 class Predictor(Recommender, Protocol):
-    """A recommender that says which value a user would give an item, in the scale of the data."""
+    """A recommender that predicts the value a user gives an item, such as a rating, in the scale of the data."""
 
     @property
-    def predicts(self) -> bool:
-        """Whether it can as it is set; some models learn from values or from events alone, as their settings say."""
+    def predicts_ratings(self) -> bool:
+        """Whether the model predicts values with its current settings (feedback may be explicit or implicit)."""
         ...
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
-        """``(T,)`` the value that user t would give item t, such as a rating; not clipped unless a setting asks.
+        """Predict the values of pairs of users and items, ``(T,)``; clipped only where a setting requests it.
 
-        A user or an item without an event in training is answered by what all others have in common.
+        Users and items without training events get the prediction of an average user or item.
 
         Args:
-            times: ``(T,)`` when, where the protocol tells it; models that read no time make no use of it.
+            times: ``(T,)`` times of the predictions, where the evaluation protocol allows it; models that use no
+                times ignore them.
         """
         ...
 
-    def in_scale(self, scores: Scores) -> Scores:
-        """Scores as values in the scale of the data, clipped where a setting asks: what people who were not there in
-        training would give, by what their queries tell."""
+    def clip_predictions(self, scores: Scores) -> Scores:
+        """Convert scores to values in the scale of the data, clipped where a setting requests it.
+
+        Gives the predictions for users unknown in training, whose scores come from their query histories.
+        """
         ...
 
 
 @runtime_checkable
 class Similar(Protocol):
-    """A model with an opinion of its own on which items are alike."""
+    """A model with its own item similarity."""
 
     def similar(self, items: Codes) -> Scores:
-        """``(len(items), n_items)`` likeness of every catalogue item; more is more alike."""
+        """Return similarities of all catalog items to ``items``, ``(len(items), n_items)``; higher is more similar."""
         ...
 
 
 @runtime_checkable
 class SimilarUsers(Protocol):
-    """A model with an opinion of its own on who is alike."""
+    """A model with its own user similarity."""
 
     def similar_users(self, queries: Queries) -> Scores:
-        """``(N, n_users)`` likeness of every training user to each who asks; more is more alike."""
+        """Return the similarity of every training user to each query, ``(N, n_users)``; higher is more similar."""
         ...
 
 
 class Model(ABC):
-    """A trainable recommender: settings and a domain in, scores out, its memory as named arrays.
+    """Base class of trainable recommenders: built from settings and a schema, stored as named arrays.
 
     A model file holds one subclass, named first in its ``__all__``; the file's name is the model's key.
     """
 
     Config: ClassVar[type[Settings]]
     scale: ClassVar[Literal["logit", "score"]] = "score"
-    """``logit``: a softmax over the catalogue turns scores into probabilities of the next item."""
+    """``logit``: a softmax over the catalog turns scores into probabilities of the next item."""
 
-    needs_values: ClassVar[bool] = False
-    """Whether it learns from values, such as ratings, and not from events alone."""
-    chooser: ClassVar[str] = "ndcg@10"
-    """The validation metric that tells which of two states of training is better, unless the training names another."""
+    requires_ratings: ClassVar[bool] = False
+    """Whether the model learns from values, such as ratings, instead of events alone."""
+    validation_metric: ClassVar[str] = "ndcg@10"
+    """Default metric for choosing the best epoch on the validation set."""
 
     config: Any
-    domain: Domain
+    schema: DataSchema
 
     @abstractmethod
-    def __init__(self, config: Any, domain: Domain) -> None:
-        """An untrained model for ``domain``, set by ``config``, an instance of ``Config``."""
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        """Create an untrained model with settings ``config``, an instance of ``Config``."""
 
     @abstractmethod
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """See :meth:`Recommender.score`."""
+        """Return scores; see :meth:`Recommender.score`."""
 
     @abstractmethod
-    def arrays(self) -> Arrays:
-        """All that training has learned, by name."""
+    def arrays(self) -> StateArrays:
+        """Return the learned state as named arrays."""
 
     @abstractmethod
-    def restore(self, arrays: Arrays) -> None:
-        """Take back what :meth:`arrays` gave; a missing name or another shape is a ``ValueError``."""
+    def restore(self, arrays: StateArrays) -> None:
+        """Load what :meth:`arrays` returned.
+
+        Raises:
+            ValueError: an array is missing or has another shape.
+        """
 
 
 class Solver(Model):
-    """A model that does its own sweeps over the data. The other kind is :class:`segue.core.network.Network`."""
+    """A model with its own training iterations; gradient-trained models are :class:`segue.core.network.Network`."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
+    def __init__(self, config: Any, schema: DataSchema) -> None:
         self.config = config
-        self.domain = domain
+        self.schema = schema
 
     @abstractmethod
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Learn from ``train``; use ``run`` for random streams, progress, history and interruption."""
+        """Train on ``train``; ``run`` provides random streams, progress, history, checkpoints and interruption."""
 
 
-def pick_candidates(scores_NI: Scores, candidates: Codes | None) -> Scores:
-    """The columns asked for: all, or per query those of ``candidates (N, C)``."""
+def select_candidates(scores_NI: Scores, candidates: Codes | None) -> Scores:
+    """Return all columns of ``scores_NI``, or per query those of ``candidates (N, C)``."""
     return scores_NI if candidates is None else np.take_along_axis(scores_NI, candidates, axis=1)

@@ -1,4 +1,4 @@
-"""A model's memory taken back from named arrays, with its shapes checked."""
+"""Load model state from named arrays with checked shapes and types."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.config import suggest
-from segue.core.model import Arrays
+from segue.core.model import StateArrays
 
-__all__ = ["take_back"]
+__all__ = ["load_array"]
 
 
-def take_back(arrays: Arrays, name: str, shape: tuple[int | None, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """The array ``name``, of ``shape`` (``None``: any length) and ``dtype``; ``ValueError`` quotes what came."""
+def load_array(arrays: StateArrays, name: str, shape: tuple[int | None, ...], dtype: type[np.generic]) -> NDArray[Any]:
+    """Return the array ``name`` after checking its ``shape`` (``None``: any length) and ``dtype``.
+
+    Raises:
+        ValueError: the array is missing or has another shape or type.
+    """
     if name not in arrays:
-        raise ValueError(f"the model's memory has no '{name}'{suggest(name, arrays)}")
+        raise ValueError(f"missing array '{name}' in the saved model{suggest(name, arrays)}")
     array = arrays[name]
     fits = len(shape) == array.ndim and all(want in (None, size) for want, size in zip(shape, array.shape, strict=True))
     if not fits or array.dtype != dtype:
         wanted = f"{np.dtype(dtype)} of shape ({', '.join('any' if n is None else str(n) for n in shape)})"
-        raise ValueError(f"the model's memory '{name}': got {array.dtype} of shape {array.shape}, expected {wanted}")
+        raise ValueError(
+            f"array '{name}' in the saved model: got {array.dtype} of shape {array.shape}, expected {wanted}"
+        )
     return array

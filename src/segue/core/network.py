@@ -1,4 +1,4 @@
-"""The models that one loop trains: layers, and an objective for a batch.
+"""Define the base class of models that are trained by gradient descent in one shared loop.
 
 Shapes: M positions with a target, D width, I items, N queries.
 """
@@ -13,66 +13,70 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from segue.core.model import Arrays, Model
-from segue.core.seen_items import Seen
-from segue.core.types import Dataset, Domain
+from segue.core.model import Model, StateArrays
+from segue.core.seen_items import SeenItems
+from segue.core.types import DataSchema, Dataset
 
 __all__ = ["Loss", "Network"]
 
-Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor, Seen | None], Tensor]
-"""``loss(hidden_MD, vectors_ID, bias_I, targets_M, seen)`` to a scalar: how badly ``hidden @ vectors.T + bias`` ranks,
-items that were ``seen`` left out."""
+Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor, SeenItems | None], Tensor]
+"""``loss(hidden_MD, vectors_ID, bias_I, targets_M, seen)`` returns a scalar: the loss of the scores
+``hidden @ vectors.T + bias`` for the targets; ``seen`` items are excluded."""
 
 
 class Network(nn.Module, Model):
-    """Layers and an objective; :mod:`segue.training` does the rest."""
+    """A torch module with an objective per batch; :mod:`segue.training` trains it."""
 
-    own_loss: ClassVar[str | None] = None
-    """What it minimises, in words, where its objective makes no use of the loss that the training names."""
+    builtin_loss: ClassVar[str | None] = None
+    """Name of the model's own loss; ``None``: the objective uses the loss from the training settings."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
+    def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__()
         self.config = config
-        self.domain = domain
+        self.schema = schema
 
     @classmethod
-    def domain_of(cls, config: Any, data: Dataset) -> Domain:
-        """What a network of these settings has to know of ``data`` before it is built."""
-        return data.domain
+    def schema_for(cls, config: Any, data: Dataset) -> DataSchema:
+        """Return the schema of ``data`` that a network with these settings is built from."""
+        return data.schema
 
     def prepare(self, train: Dataset) -> None:
-        """Look at the data once before training: buffers that follow from it, such as features of items.
+        """Set buffers that depend on the training data, such as item features.
 
-        Called on a new network, before a checkpoint is taken up; what it sets must be among :meth:`arrays`.
+        Called once on a new network, before a checkpoint is restored. What it sets must be part of :meth:`arrays`.
         """
 
     @abstractmethod
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Any]]:
-        """One epoch in an order drawn from ``rng``: the number of batches, and the batches of about ``size`` users."""
+        """Return the number of batches of one epoch, and the batches of about ``size`` users in random order."""
 
     @abstractmethod
     def objective(self, batch: Any, loss: Loss) -> tuple[Tensor, int]:
-        """The loss of a batch, averaged over its targets, and how many targets there are."""
+        """Return the loss of a batch, averaged over its targets, and the number of targets."""
 
-    def settle(self) -> None:
-        """Make what answers are made of and follows from the parameters, such as vectors that a graph has spread.
+    def finalize(self) -> None:
+        """Compute derived state from the parameters, such as graph-propagated embeddings.
 
-        Called before each validation and after training; what it sets must be among :meth:`arrays`.
+        Called before each validation and after training. What it sets must be part of :meth:`arrays`.
         """
 
-    def arrays(self) -> Arrays:
-        """Parameters and buffers by their path."""
+    def arrays(self) -> StateArrays:
+        """Return parameters and buffers by their path."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
 
-    def restore(self, arrays: Arrays) -> None:
-        """Take back parameters and buffers; names and shapes must be those of this network."""
+    def restore(self, arrays: StateArrays) -> None:
+        """Load parameters and buffers; names and shapes must match this network.
+
+        Raises:
+            ValueError: they do not match.
+        """
         try:
             self.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
         except RuntimeError as error:
-            raise ValueError(f"{type(self).__name__}: these arrays are of another network: {error}") from None
+            raise ValueError(f"{type(self).__name__}: the arrays do not match this network: {error}") from None
         self.eval()
 
     @property
     def device(self) -> str:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return str(cast(Tensor, next(self.parameters())).device)

@@ -1,4 +1,4 @@
-"""Events with a value, by user and by item: what rating models learn from.
+"""Index events with values by user and by item, as training data of rating models.
 
 Shapes: T valued events, U users, I items.
 """
@@ -6,6 +6,7 @@ Shapes: T valued events, U users, I items.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,65 +14,78 @@ from scipy.sparse import csr_array
 
 from segue.core.types import Codes, Dataset, Events, Scores
 
-__all__ = ["Ratings", "grouped", "ratings_of", "valued"]
+__all__ = ["Ratings", "collect_ratings", "group_by_code", "rated_events", "shrunken_means"]
 
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """The valued events of a log."""
+    """The events of a log that have a value."""
 
     users: Codes
-    """``(T,)`` ascending."""
+    """``(T,)`` user codes, ascending."""
     items: Codes
     """``(T,)``"""
     values: Scores
     """``(T,)``"""
     offsets: NDArray[np.int64]
-    """``(U + 1,)`` events of user u are ``offsets[u]:offsets[u + 1]``."""
+    """``(U + 1,)``; the events of user u are ``offsets[u]:offsets[u + 1]``."""
     order: NDArray[np.int64]
-    """``(T,)`` the events by item."""
+    """``(T,)`` indices of the events, sorted by item."""
     item_offsets: NDArray[np.int64]
-    """``(I + 1,)`` places in ``order``."""
+    """``(I + 1,)``; the events of item i are ``order[item_offsets[i]:item_offsets[i + 1]]``."""
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """``(U,)`` events of each user."""
+        """``(U,)`` number of events of each user."""
         return np.diff(self.offsets)
 
     @property
     def item_counts(self) -> NDArray[np.int64]:
-        """``(I,)`` events of each item."""
+        """``(I,)`` number of events of each item."""
         return np.diff(self.item_offsets)
 
 
-def ratings_of(train: Dataset, model: str) -> Ratings:
-    """The events of ``train`` that have a value.
+def collect_ratings(train: Dataset, model: str) -> Ratings:
+    """Collect the events of ``train`` that have a value.
 
     Raises:
-        ValueError: none has one; ``model`` is named.
+        ValueError: no event has a value; the message names ``model``.
     """
-    events = valued(train.histories)
+    events = rated_events(train.histories)
     if events.size == 0:
         raise ValueError(
-            f"{model} learns from values, such as ratings, and {train.name} has none; a model that learns from events "
-            "alone, such as ials, can be trained on it"
+            f"{model} needs values, such as ratings, and {train.name} has none; use a model of implicit feedback, "
+            "such as ials"
         )
     assert events.values is not None
-    order, item_offsets = grouped(events.items, train.n_items)
+    order, item_offsets = group_by_code(events.items, train.n_items)
     return Ratings(events.rows.astype(np.int32), events.items, events.values, events.offsets, order, item_offsets)
 
 
-def valued(events: Events) -> Events:
-    """The events whose value is known; it always has a column of values."""
+def rated_events(events: Events) -> Events:
+    """Return the events whose value is known; the result always has a column of values."""
     if events.values is None:
         return replace(events.where(np.zeros(events.size, np.bool_)), values=np.zeros(0, np.float32))
     known = np.isfinite(events.values)
     return events if known.all() else events.where(known)
 
 
-def grouped(codes: Codes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places of ``codes`` by code, those of one code in their order; and where each of ``count`` codes begins."""
-    # turning a sparse table is a sort by counting, five times as fast as sorting
-    places = np.arange(len(codes) + 1)
-    table = csr_array((places[:-1], codes, places), shape=(len(codes), count)).tocsc()
-    return table.data.astype(np.int64), table.indptr.astype(np.int64)
+def group_by_code(codes: Codes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Group positions by code: return positions sorted by code (stable), and the start of each of ``count`` codes."""
+    # converting a sparse matrix is a counting sort, five times as fast as sorting
+    positions = np.arange(len(codes) + 1)
+    matrix = csr_array((positions[:-1], codes, positions), shape=(len(codes), count)).tocsc()
+    return matrix.data.astype(np.int64), matrix.indptr.astype(np.int64)
+
+
+def shrunken_means(
+    codes: NDArray[np.integer[Any]], values: NDArray[np.float64], count: int, l2: float
+) -> NDArray[np.float64]:
+    """Compute ``(count,)`` means of the values of each code, shrunk towards 0 by ``l2`` values of 0.
+
+    A code without values has mean 0. Regularized biases are such means of residuals.
+    """
+    counts = np.bincount(codes, minlength=count) + l2
+    sums = np.bincount(codes, values, minlength=count)
+    means: NDArray[np.float64] = np.divide(sums, counts, out=np.zeros(count), where=counts > 0)
+    return means

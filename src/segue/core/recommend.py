@@ -1,149 +1,171 @@
-"""The one way from scores to a list: exclusions, filters, top-k. Evaluation, the command line and serving use it.
+"""Turn scores into recommendations: exclusions, filters, top-k. Shared by evaluation, API and serving.
 
-Shapes: N queries, I items, k places, R queries of one block.
+Shapes: N queries, I items, k recommended items, R queries of one block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from segue.core.model import Recommender, is_factored
-from segue.core.types import Events, Mask, Queries, Recommendations, Scores
+from segue.core.model import Recommender, Streaming, is_factored
+from segue.core.state import State
+from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Recommendations, Scores
 
-__all__ = ["exclude", "log_partition", "recommend", "score_blocks", "top_k"]
+__all__ = [
+    "PrecomputedQueries",
+    "exclude",
+    "log_partition",
+    "recommend",
+    "recommend_from_state",
+    "score_blocks",
+    "top_k",
+]
 
 BLOCK_SCORES = 16_000_000
-"""Scores held at once: 64 MB as float32."""
+"""Scores held in memory at once: 64 MB as float32."""
 
-LARGEST_SCORES = 64_000_000
-"""Scores held at once, 256 MB, where the catalogue is so large that ``MIN_ROWS`` queries need more than that."""
+MAX_BLOCK_SCORES = 64_000_000
+"""Limit, 256 MB, where the catalog is so large that ``MIN_ROWS`` queries exceed ``BLOCK_SCORES``."""
 
 CACHE_SCORES = 262_144
-"""Scores worked on at once, 1 MB: what follows the model stays in the processor's cache."""
+"""Scores processed at once, 1 MB: post-processing stays in the processor's cache."""
 
 MIN_ROWS = 64
-"""Queries worked on at once even where the catalogue is large, so that a matrix product stays efficient."""
+"""Minimum number of queries per block for large catalogs, so that matrix products stay efficient."""
 
-FEW = 16
-"""Queries up to which the product goes block by block through the catalogue, which is then twice as fast."""
+SMALL_BATCH = 16
+"""Up to this many queries the product is computed by blocks of items, which is then twice as fast."""
 
 BLOCK_ITEMS = 8_192
-"""Items in such a block."""
+"""Items per block of such a product."""
 
 GROUP = 16
-"""Items of which the best is looked at first when the best k are searched."""
+"""Items per group; the maxima of groups give a lower bound in the top-k search."""
 
 
 def recommend(
-    model: Recommender, queries: Queries, k: int, *, repeats: bool = False, allowed: Mask | None = None
+    model: Recommender,
+    queries: Queries,
+    k: int,
+    *,
+    exclude_seen: bool = True,
+    allowed: Mask | None = None,
+    exclude_rows: Callable[[int, Scores], None] | None = None,
 ) -> Recommendations:
-    """The best ``k`` items of each query, best first; equal scores in the order of the catalogue.
+    """Recommend the best ``k`` items per query, best first; ties in catalog order.
 
     Args:
-        repeats: whether items of the history may be recommended again.
-        allowed: ``(n_items,)`` items that may be recommended at all.
+        exclude_seen: whether to leave out items of the history.
+        allowed: ``(n_items,)`` items that may be recommended; ``None``: all.
+        exclude_rows: called with the first query of a block and its scores ``(R, n_items)``; sets the scores of
+            items excluded for single queries to minus infinity.
     """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
     logits = getattr(model, "scale", "score") == "logit"
-    barred = None if allowed is None else np.flatnonzero(~allowed)
-    parts = []
+    not_allowed = None if allowed is None else np.flatnonzero(~allowed)
+    parts, start = [], 0
     for block, scores_RI in score_blocks(model, queries):
-        if not repeats:
+        if exclude_seen:
             exclude(scores_RI, block.history)
         totals_R = log_partition(scores_RI) if logits else None
-        if barred is not None:
-            scores_RI[:, barred] = -np.inf
+        if not_allowed is not None:
+            scores_RI[:, not_allowed] = -np.inf
+        if exclude_rows is not None:
+            exclude_rows(start, scores_RI)
+        start += len(block)
         parts.append(top_k(scores_RI, k, totals_R))
-    return Recommendations.joined(parts, k)
+    return Recommendations.concat(parts, k)
 
 
 def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, Scores]]:
-    """Queries block by block, in order, with their scores ``(R, n_items)`` of the whole catalogue.
+    """Yield queries block by block, in order, with their scores ``(R, n_items)`` of the whole catalog.
 
-    The scores may be written to, and are good until the next block. A factored model encodes the queries and the
-    product with the catalogue is taken here; any other model scores at most ``LARGEST_SCORES`` at once.
+    The scores may be modified; they are valid until the next block. For factored models, the product of query and item
+    vectors is computed here; other models compute at most ``MAX_BLOCK_SCORES`` scores at once.
 
     Raises:
-        ValueError: the model gave scores of another shape, or one that is not finite.
+        ValueError: the scores of the model have another shape, or are not finite.
     """
-    n_items = model.domain.n_items
-    most = max(1, BLOCK_SCORES // n_items, min(MIN_ROWS, LARGEST_SCORES // n_items))
-    rows = min(max(MIN_ROWS, CACHE_SCORES // n_items), most, max(1, len(queries)))
-    given = max(1, CACHE_SCORES // n_items)  # what follows makes arrays of its own as large as what it is given
+    n_items = model.schema.n_items
+    block_size = max(1, BLOCK_SCORES // n_items, min(MIN_ROWS, MAX_BLOCK_SCORES // n_items))
+    rows = min(max(MIN_ROWS, CACHE_SCORES // n_items), block_size, max(1, len(queries)))
+    rows_per_yield = max(1, CACHE_SCORES // n_items)  # callers make arrays as large as what they get
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
-    # a protocol's properties may cost something: ask for them once
+    # properties of a protocol may be expensive: read them once
     factors = (model.encode, model.vectors, model.bias) if is_factored(model) else None
-    for start in range(0, len(queries), most):
-        asked = queries.block(start, start + most)
-        answer = factors[0](asked) if factors else model.score(asked)
-        if not factors and answer.shape != (len(asked), n_items):
-            raise ValueError(f"{type(model).__name__}: scores {answer.shape}, expected {(len(asked), n_items)}")
-        for first in range(0, len(asked), rows):
-            part = slice(first, min(first + rows, len(asked)))
+    for start in range(0, len(queries), block_size):
+        block = queries.rows_between(start, start + block_size)
+        result = factors[0](block) if factors else model.score(block)
+        if not factors and result.shape != (len(block), n_items):
+            raise ValueError(f"{type(model).__name__}: got scores {result.shape}, expected {(len(block), n_items)}")
+        for first in range(0, len(block), rows):
+            part = slice(first, min(first + rows, len(block)))
             scores_RI = buffer_RI[: part.stop - first]
             if factors:
-                _product(answer[part], factors[1], scores_RI)
+                _product(result[part], factors[1], scores_RI)
             else:
-                scores_RI[:] = answer[part]
-            for row in range(0, len(scores_RI), given):
-                few_RI = scores_RI[row : row + given]
+                scores_RI[:] = result[part]
+            for row in range(0, len(scores_RI), rows_per_yield):
+                few_RI = scores_RI[row : row + rows_per_yield]
                 if factors:
                     few_RI += factors[2]
                 with np.errstate(invalid="ignore"):  # zero times NaN or infinity is NaN: one fast pass finds them
                     finite_R = np.isfinite(few_RI @ zeros_I)
                 if not finite_R.all():
-                    faulty = int(np.argmin(finite_R))
-                    item = int(np.argmin(np.isfinite(few_RI[faulty])))
+                    wrong = int(np.argmin(finite_R))
+                    item = int(np.argmin(np.isfinite(few_RI[wrong])))
                     raise ValueError(
-                        f"{type(model).__name__}: score of item {item} for query {start + first + row + faulty} is "
-                        f"{few_RI[faulty, item]}, expected a finite number"
+                        f"{type(model).__name__}: score of item {item} for query {start + first + row + wrong} is "
+                        f"{few_RI[wrong, item]}, expected a finite number"
                     )
-                yield asked.block(first + row, min(first + row + given, part.stop)), few_RI
+                yield block.rows_between(first + row, min(first + row + rows_per_yield, part.stop)), few_RI
 
 
-def _product(answers_ND: Scores, vectors_ID: Scores, out_NI: Scores) -> None:
-    n = len(answers_ND)
-    if n == 1 or n > FEW:
-        np.matmul(answers_ND, vectors_ID.T, out=out_NI)
+def _product(queries_ND: Scores, items_ID: Scores, out_NI: Scores) -> None:
+    n = len(queries_ND)
+    if n == 1 or n > SMALL_BATCH:
+        np.matmul(queries_ND, items_ID.T, out=out_NI)
         return
-    answers_DN = np.ascontiguousarray(answers_ND.T)
-    block_BN = np.empty((min(BLOCK_ITEMS, len(vectors_ID)), n), np.float32)
-    for start in range(0, len(vectors_ID), BLOCK_ITEMS):
-        part_BD = vectors_ID[start : start + BLOCK_ITEMS]
-        found_BN = np.matmul(part_BD, answers_DN, out=block_BN[: len(part_BD)])
-        out_NI[:, start : start + len(part_BD)] = found_BN.T
+    queries_DN = np.ascontiguousarray(queries_ND.T)
+    buffer_BN = np.empty((min(BLOCK_ITEMS, len(items_ID)), n), np.float32)
+    for start in range(0, len(items_ID), BLOCK_ITEMS):
+        items_BD = items_ID[start : start + BLOCK_ITEMS]
+        scores_BN = np.matmul(items_BD, queries_DN, out=buffer_BN[: len(items_BD)])
+        out_NI[:, start : start + len(items_BD)] = scores_BN.T
 
 
 def exclude(scores_NI: Scores, history: Events) -> None:
-    """Put the items of each row's history at minus infinity, in place."""
+    """Set the scores of items in each row's history to minus infinity, in place."""
     scores_NI[history.rows, history.items] = -np.inf
 
 
 def top_k(scores_NI: Scores, k: int, log_partition: Scores | None = None) -> Recommendations:
-    """The best ``k`` columns of each row; minus infinity is not eligible, equal scores stand by column.
+    """Select the best ``k`` columns per row; minus infinity is excluded, ties are ordered by column.
 
     Args:
-        log_partition: ``(N,)`` logarithm of the sum of exponentials that probabilities are shares of, where scores are
-            logits.
+        log_partition: ``(N,)`` log-sum-exp of the scores, for probabilities, where scores are logits.
     """
     n, n_items = scores_NI.shape
-    chosen = np.flatnonzero(scores_NI >= _floor(scores_NI, k))
-    if len(chosen) > 4 * n * (k + GROUP):  # many equal scores: keep no more of them than can be in the list
-        chosen = np.flatnonzero(_exactly(scores_NI, k))
-    rows = chosen // n_items
-    values = scores_NI.ravel()[chosen]
-    order = np.lexsort((-values, rows))  # stable, and `chosen` runs by row, then column
+    selected = np.flatnonzero(scores_NI >= _topk_lower_bound(scores_NI, k))
+    if len(selected) > 4 * n * (k + GROUP):  # many ties: keep only those that can be in the list
+        selected = np.flatnonzero(_topk_mask(scores_NI, k))
+    rows = selected // n_items
+    values = scores_NI.ravel()[selected]
+    order = np.lexsort((-values, rows))  # stable, and `selected` is ordered by row, then column
     counts = np.bincount(rows, minlength=n)
-    places = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    order, rows, places = order[places < k], rows[places < k], places[places < k]
+    ranks = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    order, rows, ranks = order[ranks < k], rows[ranks < k], ranks[ranks < k]
     items = np.zeros((n, k), np.int32)
     scores = np.zeros((n, k), np.float32)
-    items[rows, places] = chosen[order] - rows * n_items
-    scores[rows, places] = values[order]
+    items[rows, ranks] = selected[order] - rows * n_items
+    scores[rows, ranks] = values[order]
     lengths = np.minimum(counts, k)
     probabilities = None
     if log_partition is not None:
@@ -152,40 +174,83 @@ def top_k(scores_NI: Scores, k: int, log_partition: Scores | None = None) -> Rec
     return Recommendations(items, scores, lengths, probabilities)
 
 
-def _floor(scores_NI: Scores, k: int) -> Scores:
-    """``(N, 1)`` scores that at least ``k`` items of the row reach (all eligible items, where they are fewer).
+def _topk_lower_bound(scores_NI: Scores, k: int) -> Scores:
+    """Return a score per row, ``(N, 1)``, that at least ``k`` items reach (all candidates, if they are fewer).
 
-    The k-th best of the groups' best is reached by k items, one of each of k groups, and costs one pass.
+    The k-th best of the group maxima is reached by k items, one in each of k groups, and costs one pass.
     """
     n, n_items = scores_NI.shape
     lowest = np.finfo(np.float32).min
     if k >= n_items:
         return np.full((n, 1), lowest)
     groups = n_items // GROUP
-    best = scores_NI
+    maxima = scores_NI
     if groups >= k:
-        best = scores_NI[:, : groups * GROUP].reshape(n, GROUP, groups).max(axis=1)
-    width = best.shape[1]
-    floor: Scores = np.maximum(np.partition(best, width - k, axis=1)[:, width - k, None], lowest)
-    return floor
+        maxima = scores_NI[:, : groups * GROUP].reshape(n, GROUP, groups).max(axis=1)
+    width = maxima.shape[1]
+    bound: Scores = np.maximum(np.partition(maxima, width - k, axis=1)[:, width - k, None], lowest)
+    return bound
 
 
-def _exactly(scores_NI: Scores, k: int) -> Mask:
-    """Which are the best ``k`` of each row: all above the k-th best, and the first columns of those equal to it."""
+def _topk_mask(scores_NI: Scores, k: int) -> Mask:
+    """Return the mask of the best ``k`` per row: all above the k-th best score, and the first columns tied with it."""
     n_items = scores_NI.shape[1]
     if k >= n_items:
         return scores_NI > -np.inf
     kth = np.partition(scores_NI, n_items - k, axis=1)[:, n_items - k, None]
-    above, equal = scores_NI > kth, (scores_NI == kth) & (kth > -np.inf)
-    room = k - above.sum(axis=1, keepdims=True)
-    chosen: Mask = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= room))
-    return chosen
+    above, tied = scores_NI > kth, (scores_NI == kth) & (kth > -np.inf)
+    n_missing = k - above.sum(axis=1, keepdims=True)
+    selected: Mask = above | (tied & (np.cumsum(tied, axis=1, dtype=np.int32) <= n_missing))
+    return selected
 
 
 def log_partition(scores_NI: Scores) -> Scores:
-    """``(N,)`` the logarithm of the sum of exponentials of each row; minus infinity where nothing is left of it."""
+    """Return the log-sum-exp of each row, ``(N,)``; minus infinity where all scores are."""
     top = scores_NI.max(axis=1, keepdims=True)
-    top[np.isneginf(top)] = 0.0  # nothing is left
+    top[np.isneginf(top)] = 0.0  # no candidate is left
     with np.errstate(divide="ignore"):
         total: Scores = np.log(np.exp(scores_NI - top).sum(axis=1)) + top[:, 0]
     return total
+
+
+@dataclass(eq=False)
+class PrecomputedQueries:
+    """Factored model over precomputed query vectors; a query's user code is its row."""
+
+    schema: DataSchema
+    scale: Literal["logit", "score"]
+    vectors: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    query_vectors_ND: NDArray[np.float32]
+
+    def encode(self, queries: Queries) -> NDArray[np.float32]:
+        """Look up the query vectors by user code."""
+        return self.query_vectors_ND[queries.users]
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Not supported: callers use ``encode`` and ``vectors``."""
+        raise TypeError("PrecomputedQueries.score is not supported: use encode() and vectors")
+
+
+def recommend_from_state(
+    model: Streaming,
+    state: State,
+    k: int,
+    *,
+    seen: Events | None = None,
+    times: NDArray[np.int64] | None = None,
+    exclude_seen: bool = True,
+    allowed: Mask | None = None,
+) -> Recommendations:
+    """Recommend from states instead of histories; see :func:`recommend`.
+
+    Args:
+        seen: seen items per history, for ``exclude_seen``; ``None``: none.
+        exclude_seen: whether to leave out ``seen`` items.
+        times: ``(N,)`` query times, for models that use them.
+    """
+    history = Events.of([[]] * len(state)) if seen is None else seen
+    queries = Queries.of_users(np.arange(len(state), dtype=np.int32), history)
+    vectors_ND = model.encode_state(state, times)
+    precomputed = PrecomputedQueries(model.schema, model.scale, model.vectors, model.bias, vectors_ND)
+    return recommend(precomputed, queries, k, exclude_seen=exclude_seen, allowed=allowed)

@@ -1,4 +1,4 @@
-"""The file system is the registry: a module of a package is an entry, and its name is the key."""
+"""Find registry entries in the file system: each module of a package is an entry, its name is the key."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,52 +15,67 @@ from segue.core.config import suggest
 if TYPE_CHECKING:
     from segue.core.model import Model
 
-__all__ = ["builtin_models", "functions", "keys", "model_class", "model_keys", "module"]
+__all__ = ["builtin_models", "exported_functions", "keys", "load_module", "model_class", "model_keys", "plugins"]
 
 MODELS = "segue.models"
-"""The package whose folders are families of models and whose files are models."""
+"""Package with one folder per model family and one file per model."""
 
 PLUGINS = "segue.models"
-"""The entry-point group through which other packages add models."""
+"""Entry-point group for models from other packages."""
 
 
-def keys(package: str) -> list[str]:
-    """Names of the modules in ``package``; nothing is imported but the package itself."""
+def plugins(group: str) -> dict[str, EntryPoint]:
+    """Map the names to the entry points of ``group``, which other packages declare; nothing is imported."""
+    return {entry.name: entry for entry in entry_points(group=group)}
+
+
+def keys(package: str, group: str | None = None) -> list[str]:
+    """List the modules in ``package``, and the plugins of ``group``, without importing them."""
     path = importlib.import_module(package).__path__
-    return sorted(entry.name for entry in pkgutil.iter_modules(path) if not entry.ispkg)
+    found = {entry.name for entry in pkgutil.iter_modules(path) if not entry.ispkg}
+    return sorted(found | (plugins(group).keys() if group else set()))
 
 
-def module(package: str, key: str, noun: str) -> ModuleType:
-    """The module ``package.key``; an unknown key is a ``ValueError`` with the nearest known one."""
-    if key not in keys(package):
-        raise ValueError(f"{noun}: unknown '{key}'{suggest(key, keys(package))}")
+def load_module(package: str, key: str, noun: str, group: str | None = None) -> ModuleType:
+    """Import the module ``package.key``, or the one that a plugin of ``group`` names.
+
+    Raises:
+        ValueError: the key is unknown; the message suggests the closest known one.
+    """
+    if key not in keys(package, group):
+        raise ValueError(f"{noun}: unknown '{key}'{suggest(key, keys(package, group))}")
+    if group and key in plugins(group):
+        return cast("ModuleType", plugins(group)[key].load())
     return importlib.import_module(f"{package}.{key}")
 
 
-def functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """The functions a module names in ``__all__``: losses, metrics, similarities, schedules."""
+def exported_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
+    """Return the functions named in the ``__all__`` of a module: losses, metrics, similarities, schedules."""
     return {name: getattr(module, name) for name in module.__all__}
 
 
 @cache
 def builtin_models() -> dict[str, str]:
-    """Model keys and the modules that hold them: the files in the family folders of ``segue.models``."""
+    """Map the keys of built-in models to their modules: the files in the family folders of ``segue.models``."""
     path = importlib.import_module(MODELS).__path__
     families = [entry.name for entry in pkgutil.iter_modules(path) if entry.ispkg]
     return {key: f"{MODELS}.{family}.{key}" for family in families for key in keys(f"{MODELS}.{family}")}
 
 
 def model_keys() -> list[str]:
-    """Keys of all models: files in the families of ``segue.models`` and entry points of the group ``segue.models``."""
-    return sorted({*builtin_models(), *(entry.name for entry in entry_points(group=PLUGINS))})
+    """List the keys of all models: files in the families of ``segue.models``, and entry points."""
+    return sorted({*builtin_models(), *plugins(PLUGINS)})
 
 
 def model_class(key: str) -> type[Model]:
-    """The model class behind ``key``; a missing vendor package is told by the model's own import."""
-    for entry in entry_points(group=PLUGINS):
-        if entry.name == key:
-            return cast("type[Model]", entry.load())
+    """Import the model class of ``key``.
+
+    Raises:
+        ValueError: the key is unknown; the message suggests the closest known one.
+    """
+    if (entry := plugins(PLUGINS).get(key)) is not None:
+        return cast("type[Model]", entry.load())
     if key not in model_keys():
         raise ValueError(f"model: unknown '{key}'{suggest(key, model_keys())}")
-    found = importlib.import_module(builtin_models()[key])
-    return cast("type[Model]", getattr(found, found.__all__[0]))
+    module = importlib.import_module(builtin_models()[key])
+    return cast("type[Model]", getattr(module, module.__all__[0]))

@@ -1,6 +1,6 @@
-"""One run: its random streams, device, folder, checkpoint, history, progress and interruption.
+"""Provide random streams, device, folder, checkpoints, history, progress and interruption for one run.
 
-Passed by hand to whoever trains; there is no global state.
+A run is passed explicitly to the code that trains; there is no global state.
 """
 
 from __future__ import annotations
@@ -17,40 +17,48 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.files import load_arrays, read_json, save_arrays, settle, write_folder, write_json, write_text
+from segue.core.files import (
+    atomic_folder,
+    load_arrays,
+    read_json,
+    recover_interrupted_write,
+    save_arrays,
+    write_json,
+    write_text,
+)
 
-__all__ = ["Interrupted", "Progress", "Run", "Track"]
+__all__ = ["Interrupted", "Progress", "Run", "Tracker"]
 
 
 class Interrupted(Exception):
-    """Training stopped because someone asked; the checkpoint in the run's folder goes on from there."""
+    """Training was interrupted; it can be resumed from the checkpoint in the run's folder."""
 
 
-class Track(Protocol):
-    """Somewhere to send numbers while training: TensorBoard, MLflow, ..."""
+class Tracker(Protocol):
+    """Receiver of training metrics: TensorBoard, MLflow, ..."""
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the values of one step."""
+        """Record the values of one step."""
         ...
 
 
 class Progress(Protocol):
-    """A progress bar."""
+    """Callback that advances a progress bar."""
 
     def __call__(self, by: int, note: str = "") -> None:
-        """Go on by ``by`` units and show ``note``."""
+        """Advance by ``by`` units and show ``note``."""
         ...
 
 
 class Run:
-    """What a training has at hand.
+    """The context of one training run.
 
     Args:
-        seed: every random stream follows from it and from the stream's name.
-        folder: where checkpoints and history go; ``None`` keeps nothing.
+        seed: determines all random streams, together with their names.
+        folder: where checkpoints and history are stored; ``None``: nowhere.
         device: a torch device such as ``cpu`` or ``cuda:0``.
-        trackers: each gets every logged value.
-        show: whether progress is drawn on the terminal.
+        trackers: receive every logged value.
+        show_progress: whether to draw progress bars on the terminal.
     """
 
     def __init__(
@@ -58,76 +66,76 @@ class Run:
         seed: int = 0,
         folder: Path | None = None,
         device: str = "cpu",
-        trackers: tuple[Track, ...] = (),
-        show: bool = False,
+        trackers: tuple[Tracker, ...] = (),
+        show_progress: bool = False,
     ) -> None:
         self.seed = seed
         self.folder = folder
         self.device = device
         self.trackers = trackers
-        self.show = show
+        self.show_progress = show_progress
         self.interrupted = False
 
-    def seed_of(self, name: str) -> int:
-        """A 63-bit seed of its own for the stream ``name``."""
+    def derive_seed(self, name: str) -> int:
+        """Derive a 63-bit seed for the stream ``name``."""
         stream = np.random.SeedSequence([self.seed, zlib.crc32(name.encode())])
         return int(stream.generate_state(1, np.uint64)[0] >> np.uint64(1))
 
     def rng(self, name: str) -> np.random.Generator:
-        """The random stream ``name``, always from its beginning."""
-        return np.random.default_rng(self.seed_of(name))
+        """Create the random stream ``name``, from its beginning."""
+        return np.random.default_rng(self.derive_seed(name))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a line to ``history.jsonl`` and tell the trackers."""
+        """Append a line to ``history.jsonl`` and send it to the trackers."""
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step, **values}) + "\n")
-        for track in self.trackers:
-            track.log(step, values)
+        for tracker in self.trackers:
+            tracker.log(step, values)
 
     def history(self) -> list[dict[str, float]]:
-        """All lines logged so far."""
+        """Return all lines logged so far."""
         path = None if self.folder is None else self.folder / "history.jsonl"
         return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
-    def checkpoint(self, facts: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Keep ``facts`` (JSON) and ``arrays`` in one step, in the place of the last checkpoint."""
+    def save_checkpoint(self, metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Replace the checkpoint by ``metadata`` (JSON) and ``arrays``, atomically."""
         if self.folder is None:
             return
         lines = len(self.history())
-        with write_folder(self.folder / "checkpoint") as folder:
+        with atomic_folder(self.folder / "checkpoint") as folder:
             save_arrays(folder / "arrays.safetensors", arrays)
-            write_json(folder / "facts.json", {"seed": self.seed, "history_lines": lines, **facts})
+            write_json(folder / "metadata.json", {"seed": self.seed, "history_lines": lines, **metadata})
 
     def resume(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-        """The last checkpoint, or ``None``; history after it is cut off, so that it is not told twice.
+        """Load the last checkpoint, or ``None``; history after it is removed, because it will be logged again.
 
         Raises:
             ValueError: the checkpoint has another seed, or is broken.
         """
         if self.folder is None:
             return None
-        settle(self.folder / "checkpoint")
+        recover_interrupted_write(self.folder / "checkpoint")
         if not (self.folder / "checkpoint").exists():
-            self._cut_history(0)
+            self._truncate_history(0)
             return None
-        facts = read_json(self.folder / "checkpoint" / "facts.json")
-        if facts["seed"] != self.seed:
-            raise ValueError(f"{self.folder}: its checkpoint has seed {facts['seed']}, this run has {self.seed}")
-        self._cut_history(facts["history_lines"])
-        return facts, load_arrays(self.folder / "checkpoint" / "arrays.safetensors")
+        metadata = read_json(self.folder / "checkpoint" / "metadata.json")
+        if metadata["seed"] != self.seed:
+            raise ValueError(f"{self.folder}: its checkpoint has seed {metadata['seed']}, this run has {self.seed}")
+        self._truncate_history(metadata["history_lines"])
+        return metadata, load_arrays(self.folder / "checkpoint" / "arrays.safetensors")
 
-    def _cut_history(self, lines: int) -> None:
+    def _truncate_history(self, lines: int) -> None:
         path = None if self.folder is None else self.folder / "history.jsonl"
         if path and path.exists():
             write_text(path, "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]))
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within: the first Ctrl-C or SIGTERM sets ``interrupted``, the second stops at once."""
+        """Let the first Ctrl-C or SIGTERM set ``interrupted``, and the second raise KeyboardInterrupt."""
 
-        def ask(signum: int, frame: FrameType | None) -> None:
+        def interrupt(signum: int, frame: FrameType | None) -> None:
             if self.interrupted:
                 raise KeyboardInterrupt
             self.interrupted = True
@@ -135,8 +143,8 @@ class Run:
         before: dict[int, Any] = {}
         for number in (int(signal.SIGINT), int(signal.SIGTERM)):
             try:
-                before[number] = signal.signal(number, ask)
-            except ValueError:  # not the main thread: nobody can press Ctrl-C here
+                before[number] = signal.signal(number, interrupt)
+            except ValueError:  # not the main thread: signals cannot be handled here
                 break
         try:
             yield
@@ -146,9 +154,9 @@ class Run:
 
     @contextmanager
     def progress(self, total: int, title: str, unit: str = "items") -> Iterator[Progress]:
-        """A bar of ``total`` units with rate and time left; silent when nothing is to be shown."""
-        if not self.show:
-            yield _silent
+        """Show a bar of ``total`` units with rate and remaining time, where progress is shown at all."""
+        if not self.show_progress:
+            yield _no_progress
             return
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -172,5 +180,5 @@ class Run:
             yield advance
 
 
-def _silent(by: int, note: str = "") -> None:
-    """Draw nothing."""
+def _no_progress(by: int, note: str = "") -> None:
+    """Do nothing."""

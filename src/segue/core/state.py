@@ -1,9 +1,9 @@
-"""What a recurrent model remembers of histories, as a small value: kept between events, stored, sent elsewhere.
+"""Represent the recurrent state of histories as a value that can be stored and continued.
 
-The size of a state does not depend on how many events went into it. What was seen, and so is not to be recommended
-again, is no part of it: that grows with the history, and whoever keeps states keeps it too.
+The size of a state does not depend on the number of events it summarizes. Seen items are not part of it, because they
+grow with the history: callers that keep states keep the seen items themselves.
 
-Shapes: N histories, D width of a factored model, I items, k places.
+Shapes: N histories.
 """
 
 from __future__ import annotations
@@ -12,79 +12,82 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from segue.core.events import Codes, Events, Mask, Scores, frozen
-from segue.core.recommend import recommend as recommend_queries
-from segue.core.types import Domain, Queries, Recommendations
+from segue.core.events import read_only
 
-if TYPE_CHECKING:
-    from segue.core.model import Arrays, Streaming
-
-__all__ = ["Answered", "State", "fingerprint", "recommend"]
+__all__ = ["State", "fingerprint"]
 
 FORMAT = 1
 
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """What the model with the arrays ``model`` remembers of N histories; row n of every array is history n."""
+    """Recurrent state of N histories; row n of every array belongs to history n."""
 
     model: str
-    """The SHA-256 of the model's arrays, as ``bundle.json`` has it for ``arrays.safetensors``."""
+    """SHA-256 of the model's arrays: the hash of ``arrays.safetensors`` in ``bundle.json``."""
     events: NDArray[np.int64]
-    """``(N,)`` events that went in."""
-    memory: Mapping[str, NDArray[np.float32]]
-    """``(N, ...)`` per name: the recurrent layers before the newest event."""
-    carry: Mapping[str, NDArray[Any]]
-    """``(N, ...)`` per name: the newest events themselves. What an event means may depend on when the next is asked
-    for, so the newest one goes in last."""
+    """``(N,)`` number of events processed."""
+    recurrent_state: Mapping[str, NDArray[np.float32]]
+    """``(N, ...)`` per name: state of the recurrent layers before the newest event."""
+    recent_events: Mapping[str, NDArray[Any]]
+    """``(N, ...)`` per name: columns of the newest event. Its input may depend on the time of the next query, so it is
+    fed to the layers last."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "events", frozen(self.events, np.int64))
-        object.__setattr__(self, "memory", {name: frozen(array) for name, array in self.memory.items()})
-        object.__setattr__(self, "carry", {name: frozen(array) for name, array in self.carry.items()})
+        object.__setattr__(self, "events", read_only(self.events, np.int64))
+        object.__setattr__(
+            self, "recurrent_state", {name: read_only(array) for name, array in self.recurrent_state.items()}
+        )
+        object.__setattr__(
+            self, "recent_events", {name: read_only(array) for name, array in self.recent_events.items()}
+        )
         for name, array in self._arrays().items():
             if array.ndim == 0 or len(array) != len(self.events):
                 raise ValueError(f"state: {name} has shape {array.shape} for {len(self.events)} histories")
 
     def __len__(self) -> int:
-        """The number of histories, N."""
+        """Return the number of histories, N."""
         return len(self.events)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays."""
+        """Total size of all arrays in bytes."""
         return sum(array.nbytes for array in self._arrays().values())
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Self:
-        """Histories by index, in the order asked."""
-        memory = {name: array[rows] for name, array in self.memory.items()}
-        return type(self)(self.model, self.events[rows], memory, {name: a[rows] for name, a in self.carry.items()})
+        """Return histories by index, in the order of ``rows``."""
+        return type(self)(
+            self.model,
+            self.events[rows],
+            {name: array[rows] for name, array in self.recurrent_state.items()},
+            {name: array[rows] for name, array in self.recent_events.items()},
+        )
 
     @classmethod
-    def joined(cls, states: Sequence[State]) -> Self:
-        """The histories of all ``states`` in one, to be answered together.
+    def concat(cls, states: Sequence[State]) -> Self:
+        """Concatenate ``states`` of one model.
 
         Raises:
-            ValueError: none, or states of several models.
+            ValueError: there are no states, or they belong to several models.
         """
         models = sorted({state.model for state in states})
         if len(models) != 1:
-            raise ValueError(f"states to join: of {len(models)} models, expected one: {', '.join(models)}")
+            raise ValueError(f"states to join: got {len(models)} models, expected one: {', '.join(models)}")
         first = states[0]
         return cls(
             first.model,
             np.concatenate([state.events for state in states]),
-            {name: np.concatenate([state.memory[name] for state in states]) for name in first.memory},
-            {name: np.concatenate([state.carry[name] for state in states]) for name in first.carry},
+            {name: np.concatenate([state.recurrent_state[name] for state in states]) for name in first.recurrent_state},
+            {name: np.concatenate([state.recent_events[name] for state in states]) for name in first.recent_events},
         )
 
     def to_bytes(self) -> bytes:
-        """The state as one safetensors file in memory."""
+        """Serialize the state in safetensors format."""
         from safetensors.numpy import save
 
         arrays = {name: np.array(array, order="C") for name, array in self._arrays().items()}
@@ -92,10 +95,10 @@ class State:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """What :meth:`to_bytes` gave; whether it fits a model is seen when it is used with one.
+        """Deserialize what :meth:`to_bytes` returned. :meth:`check` tells whether it fits a model.
 
         Raises:
-            ValueError: not a state, or one of a newer format.
+            ValueError: the bytes are not a state, or have another format version.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
@@ -103,90 +106,51 @@ class State:
         try:
             arrays = load(data)
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            about = json.loads(header["__metadata__"]["segue.state"])
-            version, model = int(about["format"]), str(about["model"])
+            metadata = json.loads(header["__metadata__"]["segue.state"])
+            version, model = int(metadata["format"]), str(metadata["model"])
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"state: {len(data)} bytes that are not a state of Segue: {error!r}") from None
+            raise ValueError(f"state: the {len(data)} bytes are not a Segue state: {error!r}") from None
         if version != FORMAT:
-            raise ValueError(f"state: format {version}, this Segue reads {FORMAT}")
+            raise ValueError(f"state: got format {version}, this version of Segue reads {FORMAT}")
         if "events" not in arrays:
-            raise ValueError("state: no array 'events'")
-        parts: dict[str, dict[str, NDArray[Any]]] = {"memory": {}, "carry": {}}
+            raise ValueError("state: missing array 'events'")
+        parts: dict[str, dict[str, NDArray[Any]]] = {"recurrent_state": {}, "recent_events": {}}
         for name, array in arrays.items():
             part, _, rest = name.partition("/")
             if part in parts:
                 parts[part][rest] = array
-        return cls(model, arrays["events"], parts["memory"], parts["carry"])
+        return cls(model, arrays["events"], parts["recurrent_state"], parts["recent_events"])
 
     def check(self, model: str, expected: Mapping[str, tuple[tuple[int, ...], DTypeLike]]) -> None:
-        """See that the state belongs to ``model`` and has the arrays it wants: shape of a row and type by name.
+        """Check that the state belongs to ``model`` and has the ``expected`` arrays: shape per row and type by name.
 
         Raises:
-            ValueError: another model, with both hashes; missing, other or wrong arrays; a memory that is not a number.
+            ValueError: the state belongs to another model (with both hashes), arrays are missing, unexpected or have
+                another shape or type, or the recurrent state contains NaN.
         """
         if self.model != model:
             raise ValueError(f"state: it belongs to the model with arrays sha256 {self.model}, this model has {model}")
         arrays = self._arrays()
         del arrays["events"]
         if arrays.keys() != expected.keys():
-            raise ValueError(f"state: arrays {', '.join(sorted(arrays))}; expected {', '.join(sorted(expected))}")
+            raise ValueError(f"state: got arrays {', '.join(sorted(arrays))}; expected {', '.join(sorted(expected))}")
         for name, (shape, kind) in expected.items():
             array = arrays[name]
             if array.shape[1:] != shape or array.dtype != kind:
                 raise ValueError(
-                    f"state: {name} is {array.dtype} {array.shape}, expected {np.dtype(kind)} {(len(self), *shape)}"
+                    f"state: {name}: got {array.dtype} {array.shape}, expected {np.dtype(kind)} {(len(self), *shape)}"
                 )
-        if faulty := [name for name, array in self.memory.items() if np.isnan(array).any()]:
-            raise ValueError(f"state: memory/{', memory/'.join(sorted(faulty))}: not a number")
+        if invalid := [name for name, array in self.recurrent_state.items() if np.isnan(array).any()]:
+            raise ValueError(f"state: recurrent_state/{', recurrent_state/'.join(sorted(invalid))}: contains NaN")
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        memory = {f"memory/{name}": array for name, array in self.memory.items()}
-        return {"events": self.events, **memory, **{f"carry/{name}": array for name, array in self.carry.items()}}
+        recurrent = {f"recurrent_state/{name}": array for name, array in self.recurrent_state.items()}
+        recent = {f"recent_events/{name}": array for name, array in self.recent_events.items()}
+        return {"events": self.events, **recurrent, **recent}
 
 
-def fingerprint(arrays: Arrays) -> str:
-    """The SHA-256 of ``arrays`` as a bundle writes them: the same as ``bundle.json`` has."""
+def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of ``arrays`` as stored in a bundle: the same as in ``bundle.json``."""
     from safetensors.numpy import save
 
     return hashlib.sha256(save({name: np.asarray(array, order="C") for name, array in arrays.items()})).hexdigest()
-
-
-@dataclass(eq=False)
-class Answered:
-    """A factored model whose vectors are there already; the user of a query is its row."""
-
-    domain: Domain
-    scale: Literal["logit", "score"]
-    vectors: NDArray[np.float32]
-    bias: NDArray[np.float32]
-    answers_ND: NDArray[np.float32]
-
-    def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """The vectors of the rows that the queries' users name."""
-        return self.answers_ND[queries.users]
-
-    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Nobody asks."""
-        raise AssertionError("factored: the product is taken by whoever asks")
-
-
-def recommend(
-    model: Streaming,
-    state: State,
-    k: int,
-    *,
-    seen: Events | None = None,
-    times: NDArray[np.int64] | None = None,
-    repeats: bool = False,
-    allowed: Mask | None = None,
-) -> Recommendations:
-    """As :func:`segue.core.recommend.recommend`, from states instead of histories.
-
-    Args:
-        seen: what each of the N has seen, and is not to get again unless ``repeats``; ``None``: nothing.
-        times: ``(N,)`` when it is asked, where the model is told.
-    """
-    history = Events.of([[]] * len(state)) if seen is None else seen
-    queries = Queries.of_users(np.arange(len(state), dtype=np.int32), history)
-    answers = Answered(model.domain, model.scale, model.vectors, model.bias, model.answer(state, times))
-    return recommend_queries(answers, queries, k, repeats=repeats, allowed=allowed)

@@ -1,14 +1,14 @@
-"""The values that travel through Segue: ids, events, datasets, questions and answers.
+"""Define the central value types: datasets, queries, splits, recommendations and ranks.
 
-Shapes: U users, I items, N queries (rows), T events in total, C candidates, k places in a list.
+Shapes: U users, I items, N queries (rows), T events in total, C candidates, k recommended items.
 
 Invariants, true of every value here:
 
 * Items are ``0..n_items-1`` and users ``0..n_users-1``: column ``j`` of a score matrix is item ``j``.
-* Outside ids are text; they become codes when data is read and text again when an answer leaves.
+* External ids are text. They become integer codes when data is read, and ids again in results.
 * A row of events is ordered oldest first; ties in time keep the order of the file.
 * Arrays inside values are read-only.
-* Absence is ``None``, a mask or a length, never a magic number.
+* Missing values are ``None``, a mask or a length, never a sentinel number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.events import Codes, Events, Mask, Scores, frozen
+from segue.core.events import Codes, Events, Mask, Scores, read_only
 from segue.core.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Codes",
+    "DataSchema",
     "Dataset",
-    "Domain",
     "Events",
     "Feature",
     "HeldOut",
@@ -46,39 +46,39 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Feature:
-    """Something known of items or of users, and how a model reads it; see :mod:`segue.core.features`."""
+    """Describe one item or user feature and its numeric encoding; see :mod:`segue.core.features`."""
 
     name: str
     kind: Literal["category", "tags", "number", "vector"]
     size: int = 1
-    """Columns it takes in a row of numbers."""
+    """Number of columns of the encoded feature."""
     categories: tuple[str, ...] = ()
-    """Texts, row = code; one that is not among them is not known."""
-    centre: float = 0.0
-    """What is taken from a number."""
+    """Category names; the index is the code. Other texts are encoded as unknown."""
+    center: float = 0.0
+    """Mean that is subtracted from numbers."""
     scale: float = 1.0
-    """What a number, or each of a vector, is divided by."""
+    """Divisor of numbers, or of each component of a vector."""
 
 
 @dataclass(frozen=True)
-class Domain:
-    """What a model has to know of its data before it sees any: sizes, the kinds of action, features where it asks."""
+class DataSchema:
+    """Describe the data a model is built for: sizes, action names and the features it reads."""
 
     n_users: int
     n_items: int
     actions: tuple[str, ...] = ("interaction",)
-    """Kinds of action, row = code in ``Events.actions``."""
+    """Action names; the index is the code in ``Events.actions``."""
     target: int | None = None
-    """The kind that is predicted; ``None``: every kind."""
+    """Code of the action that is predicted; ``None``: all actions."""
     item_features: tuple[Feature, ...] = ()
-    """What the model reads of items; empty unless it asks for features."""
+    """Item features that the model reads; empty unless its settings request features."""
     user_features: tuple[Feature, ...] = ()
-    """What the model reads of users, likewise."""
+    """User features that the model reads, likewise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A prepared log: ids, histories, and what is known of items and users."""
+    """A prepared interaction log: ids, user histories, and item and user features."""
 
     name: str
     users: Vocab
@@ -86,78 +86,90 @@ class Dataset:
     histories: Events
     """One row per user, oldest event first."""
     actions: tuple[str, ...] = ("interaction",)
+    """Action names; the index is the code in ``histories.actions``."""
     target: int | None = None
+    """Code of the action that is predicted; ``None``: all actions."""
     item_features: pl.LazyFrame | None = None
     """One row per item code: ``id`` and, where known, ``title``, ``genres`` (list of text), ``year``, ..."""
     user_features: pl.LazyFrame | None = None
     """One row per user code: ``id`` and, where known, ``age``, ``gender``, ``occupation``, ..."""
     header: Mapping[str, Any] = field(default_factory=dict)
-    """How it was made: source, filters with counts, warnings, content hash."""
+    """Provenance: source, filters with counts, warnings, content hash."""
 
     @property
     def n_users(self) -> int:
-        """The number of users, U (rows of ``histories``)."""
+        """Return the number of users, U (rows of ``histories``)."""
         return len(self.users)
 
     @property
     def n_items(self) -> int:
-        """The number of items in the catalogue, I."""
+        """Return the number of items in the catalog, I."""
         return len(self.items)
 
     @property
-    def domain(self) -> Domain:
-        """What a model that asks for no features needs to know before it sees the data."""
-        return Domain(self.n_users, self.n_items, self.actions, self.target)
+    def schema(self) -> DataSchema:
+        """Return the schema for a model that reads no features."""
+        return DataSchema(self.n_users, self.n_items, self.actions, self.target)
 
-    def having(self, histories: Events) -> Dataset:
-        """The same users and items with other histories (one row per user)."""
+    def with_histories(self, histories: Events) -> Dataset:
+        """Return a dataset with the same users and items and other histories (one row per user)."""
         if len(histories) != self.n_users:
-            raise ValueError(f"{len(histories)} histories for {self.n_users} users")
+            raise ValueError(f"got {len(histories)} histories for {self.n_users} users, expected one per user")
         return replace(self, histories=histories)
+
+    def __repr__(self) -> str:
+        parts = [
+            repr(self.name),
+            f"{self.n_users:,} users",
+            f"{self.n_items:,} items",
+            f"{self.histories.size:,} events",
+        ]
+        columns = [name for name in ("times", "values", "actions") if getattr(self.histories, name) is not None]
+        return f"Dataset({', '.join(parts + [f'with {name}' for name in columns])})"
 
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """Questions "what next?": for each, the history before the moment of asking, and who asks."""
+    """Requests for recommendations: one history and, where known, one user per query."""
 
     history: Events
     """One row per query; may be empty."""
     users: Codes
     """``(N,)`` user codes; meaningless where ``known`` is false."""
     known: Mask
-    """``(N,)`` whether the user was there in training."""
+    """``(N,)`` whether the user occurs in the training data."""
     times: NDArray[np.int64] | None = None
-    """``(N,)`` time of asking, only where the protocol tells it to the model."""
+    """``(N,)`` query times; present only where the evaluation protocol lets the model use them."""
     profile: pl.DataFrame | None = None
-    """One row per query of user features, or none."""
+    """User features, one row per query; ``None``: no features."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "users", frozen(self.users, np.int32))
-        object.__setattr__(self, "known", frozen(self.known, np.bool_))
+        object.__setattr__(self, "users", read_only(self.users, np.int32))
+        object.__setattr__(self, "known", read_only(self.known, np.bool_))
         for name, column in {"users": self.users, "known": self.known, "times": self.times}.items():
             if column is not None and len(column) != len(self.history):
-                raise ValueError(f"queries.{name}: {len(column)} values for {len(self.history)} histories")
+                raise ValueError(f"queries.{name}: got {len(column)} values for {len(self.history)} histories")
 
     @classmethod
     def anonymous(cls, history: Events, profile: pl.DataFrame | None = None) -> Self:
-        """Queries of people who were not there in training."""
+        """Return queries of unknown users."""
         n = len(history)
         return cls(history, np.zeros(n, np.int32), np.zeros(n, np.bool_), profile=profile)
 
     @classmethod
     def of_users(cls, users: Codes, history: Events) -> Self:
-        """Queries of known users, ``history`` one row for each."""
+        """Return queries of known users; ``history`` has one row per user."""
         return cls(history, users, np.ones(len(users), np.bool_))
 
     def __len__(self) -> int:
         return len(self.history)
 
-    def block(self, start: int, stop: int) -> Queries:
-        """Queries ``start:stop`` without copying histories."""
+    def rows_between(self, start: int, stop: int) -> Queries:
+        """Return queries ``start:stop`` without copying histories."""
         if start == 0 and stop >= len(self):
             return self
         return Queries(
-            self.history.block(start, stop),
+            self.history.rows_between(start, stop),
             self.users[start:stop],
             self.known[start:stop],
             None if self.times is None else self.times[start:stop],
@@ -165,7 +177,7 @@ class Queries:
         )
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Queries:
-        """Queries by index, in the order asked."""
+        """Return queries by index, in the order of ``rows``."""
         return Queries(
             self.history.take(rows),
             self.users[rows],
@@ -177,14 +189,14 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Questions whose answers are known: ``targets`` holds the true items (and values) of each query."""
+    """Queries with known answers: ``targets`` holds the true items (and values) of each query."""
 
     queries: Queries
     targets: Events
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.queries):
-            raise ValueError(f"{len(self.targets)} rows of targets for {len(self.queries)} queries")
+            raise ValueError(f"targets: got {len(self.targets)} rows of targets for {len(self.queries)} queries")
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -192,18 +204,24 @@ class HeldOut:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """What trains and what is held out."""
+    """Training data, and held-out queries for validation and test."""
 
     train: Dataset
     valid: HeldOut
     test: HeldOut
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """How it was split, and counts: cold users, cold items, users without a question, ..."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Strategy, settings and counts: cold users, cold items, dropped targets, ..."""
+
+    def __repr__(self) -> str:
+        strategy = self.metadata.get("strategy", "")
+        parts = [f"{self.train.histories.size:,} training events", f"{len(self.valid):,} validation queries"]
+        name = ", ".join(repr(part) for part in (self.train.name, strategy) if part)
+        return f"Split({name}, {', '.join(parts)}, {len(self.test):,} test queries)"
 
 
 @dataclass(frozen=True, eq=False)
 class Recommendations:
-    """The best items of each query, best first; row ``n`` holds ``lengths[n] <= k`` of them, the rest is unused."""
+    """The best items per query, best first; row ``n`` has ``lengths[n] <= k`` valid entries."""
 
     items: Codes
     """``(N, k)``"""
@@ -212,66 +230,66 @@ class Recommendations:
     lengths: NDArray[np.int64]
     """``(N,)``"""
     probabilities: Scores | None = None
-    """``(N, k)`` share of a softmax over the catalogue without the history, where that is removed; of logits alone."""
+    """``(N, k)`` softmax over the catalog (without seen items where those are excluded); only for logits."""
 
     def __len__(self) -> int:
         return len(self.items)
 
     @classmethod
-    def joined(cls, parts: Sequence[Recommendations], k: int) -> Self:
-        """The lists of all ``parts``, each of width ``k``, one after the other."""
+    def concat(cls, parts: Sequence[Recommendations], k: int) -> Self:
+        """Concatenate ``parts``, each of width ``k``, along the queries."""
         if not parts:
             return cls(np.zeros((0, k), np.int32), np.zeros((0, k), np.float32), np.zeros(0, np.int64))
-        shares = [part.probabilities for part in parts if part.probabilities is not None]
+        probabilities = [part.probabilities for part in parts if part.probabilities is not None]
         return cls(
             np.concatenate([part.items for part in parts]),
             np.concatenate([part.scores for part in parts]),
             np.concatenate([part.lengths for part in parts]),
-            np.concatenate(shares) if shares else None,
+            np.concatenate(probabilities) if probabilities else None,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Where the truth stands in each query's ranking of the eligible catalogue, and the top of that ranking.
+    """Positions of the true items in each query's ranking of the candidates, and the top of that ranking.
 
     Entry ``t`` is one distinct true item of query ``rows[t]``.
     """
 
     offsets: NDArray[np.int64]
-    """``(N + 1,)`` the targets of query n are ``offsets[n]:offsets[n + 1]``."""
-    greater: NDArray[np.int64]
-    """``(T,)`` eligible candidates with a higher score than the target; all, where it was not eligible itself."""
-    equal: NDArray[np.int64]
-    """``(T,)`` other eligible candidates with the same score."""
-    eligible: NDArray[np.int64]
-    """``(N,)`` candidates that were ranked, the targets among them."""
+    """``(N + 1,)``; the targets of query n are ``offsets[n]:offsets[n + 1]``."""
+    n_higher: NDArray[np.int64]
+    """``(T,)`` candidates with a higher score than the target; all of them if the target is no candidate."""
+    n_tied: NDArray[np.int64]
+    """``(T,)`` other candidates with the same score."""
+    n_candidates: NDArray[np.int64]
+    """``(N,)`` candidates that were ranked, including the targets."""
     top: Recommendations
-    """The first k of each query."""
+    """The top k of each query."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """``(T,)`` the query of each target."""
+        """``(T,)`` query of each target."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     @cached_property
-    def places(self) -> NDArray[np.float64]:
-        """``(T,)`` expected rank of each target from 1, ties in random order; infinite if it was not eligible.
+    def expected_ranks(self) -> NDArray[np.float64]:
+        """``(T,)`` expected rank of each target from 1, ties in random order; infinite if it is no candidate.
 
-        Of m targets of a query that share their score with each other, the j-th gets the expected rank of the first,
-        second, ... of them, ``greater + j (n + 1) / (m + 1)`` among n equals: no more than k ever stand in the top k.
+        If m targets of a query have the same score among n tied candidates, the j-th of them gets the expected rank of
+        the j-th of m, ``n_higher + j (n + 1) / (m + 1)``, so that at most k targets are within the top k.
         """
         rows = self.rows
-        order = np.lexsort((self.greater, rows))
-        rows, above = rows[order], self.greater[order]
+        order = np.lexsort((self.n_higher, rows))
+        rows, higher = rows[order], self.n_higher[order]
         first = np.ones(len(rows), np.bool_)
-        first[1:] = (rows[1:] != rows[:-1]) | (above[1:] != above[:-1])
+        first[1:] = (rows[1:] != rows[:-1]) | (higher[1:] != higher[:-1])
         sizes = np.diff(np.append(np.flatnonzero(first), len(rows)))
         nth = np.arange(len(rows)) - np.repeat(np.flatnonzero(first), sizes) + 1
-        places = np.empty(len(rows))
-        places[order] = above + nth * (self.equal[order] + 2) / (np.repeat(sizes, sizes) + 1)
-        places[self.greater >= np.repeat(self.eligible, np.diff(self.offsets))] = np.inf
-        return places
+        ranks = np.empty(len(rows))
+        ranks[order] = higher + nth * (self.n_tied[order] + 2) / (np.repeat(sizes, sizes) + 1)
+        ranks[self.n_higher >= np.repeat(self.n_candidates, np.diff(self.offsets))] = np.inf
+        return ranks

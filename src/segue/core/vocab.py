@@ -1,4 +1,8 @@
-"""Outside ids and inside codes, two-way."""
+"""Map external ids to internal codes and back.
+
+Ids are text inside Segue, whatever their type was in the source. A :class:`Vocab` remembers that type, so that results
+carry ids as the caller knows them: 64-bit integers in, 64-bit integers out.
+"""
 
 from __future__ import annotations
 
@@ -13,25 +17,36 @@ from segue.core.events import Codes, Mask
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Vocab"]
+__all__ = ["Vocab", "id_text", "id_type_of"]
+
+INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
 
 class Vocab:
-    """Outside ids, in the order of their codes, two-way.
+    """External ids in the order of their codes, with lookup in both directions.
 
     Args:
-        ids: distinct texts; ``ids[code]`` is the outside id. A function is called at the first use, so that
-            opening a dataset does not read its ids.
-        size: the number of ids; needed when ``ids`` is a function.
+        ids: distinct texts; ``ids[code]`` is the external id. A function is called on first use, so that opening a
+            dataset does not read its ids.
+        size: number of ids; required when ``ids`` is a function.
+        id_type: type of the ids in the source: ``string`` or an integer type such as ``int64``.
+
+    Raises:
+        ValueError: ``ids`` is a function and ``size`` is missing, or the id type is unknown.
     """
 
-    def __init__(self, ids: Iterable[str] | Callable[[], pl.Series], size: int | None = None) -> None:
+    def __init__(
+        self, ids: Iterable[str] | Callable[[], pl.Series], size: int | None = None, id_type: str = "string"
+    ) -> None:
+        if id_type != "string" and id_type not in INTEGER_TYPES:
+            raise ValueError(f"id_type: got '{id_type}', expected string, {', '.join(INTEGER_TYPES)}")
+        self.id_type = id_type
         self._load: Callable[[], pl.Series] | None = None
         self._ids: pl.Series | None = None
         self._codes: dict[str, int] | None = None
         if callable(ids):
             if size is None:
-                raise ValueError("a vocabulary that is read later needs its size now")
+                raise ValueError("size: missing, expected the number of ids when they are read on first use")
             self._load, self._size = ids, size
         else:
             import polars as pl
@@ -50,14 +65,40 @@ class Vocab:
             self._ids = self._load()
         return self._ids
 
-    def encode(self, ids: Iterable[str]) -> tuple[Codes, Mask]:
-        """Codes of ``ids`` and which of them are known; the code of an unknown id is 0 and means nothing."""
+    def encode(self, ids: Iterable[Any]) -> tuple[Codes, Mask]:
+        """Look up the codes of ``ids``, and which ids are known; the code of an unknown id is 0 and means nothing.
+
+        Integers match the same number written as text, in either direction.
+        """
         if self._codes is None:
             self._codes = {text: code for code, text in enumerate(self.ids)}
-        found = [self._codes.get(text) for text in ids]
+        found = [self._codes.get(one if type(one) is str else id_text(one)) for one in ids]
         known = np.array([code is not None for code in found], dtype=np.bool_)
         return np.array([code or 0 for code in found], dtype=np.int32), known
 
     def decode(self, codes: NDArray[np.integer[Any]]) -> list[str]:
-        """The ids of ``codes``."""
+        """Look up the ids of ``codes`` as text."""
         return self.ids.gather(np.asarray(codes, dtype=np.int64)).to_list()
+
+    def decode_typed(self, codes: NDArray[np.integer[Any]]) -> pl.Series:
+        """Look up the ids of ``codes`` in the type they have in the source."""
+        ids = self.ids.gather(np.asarray(codes, dtype=np.int64))
+        if self.id_type == "string":
+            return ids
+        import polars as pl
+
+        types = {name: getattr(pl, name.replace("int", "Int").replace("uI", "UI")) for name in INTEGER_TYPES}
+        return ids.cast(types[self.id_type])
+
+
+def id_type_of(dtype: pl.DataType) -> str:
+    """Name the id type of a column: its integer type, or ``string`` for everything else."""
+    name = str(dtype).lower()
+    return name if name in INTEGER_TYPES else "string"
+
+
+def id_text(value: Any) -> str:
+    """Write an id as text; a whole number in floating point counts as an integer."""
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,4 +1,4 @@
-"""Archives of public datasets: found by their members in the folder ``SEGUE_ARCHIVES``, read without unpacking."""
+"""Find archives of public datasets in the folder ``SEGUE_ARCHIVES`` by their members, and read them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Archive", "Archived", "find"]
+__all__ = ["Archive", "ArchiveSpec", "find_archive"]
 
 BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError)
 
 
 @dataclass(frozen=True)
-class Archived:
-    """How the archive of a source is known, and where it is downloaded."""
+class ArchiveSpec:
+    """How to recognize and download the archive of a source."""
 
     members: tuple[str, ...]
-    """Endings of the paths of members that it alone has."""
+    """Path suffixes of members that identify the archive."""
     url: str | None = None
     checksum: str | None = None
-    """``md5:...`` or ``sha256:...`` of the official file."""
+    """``md5:...`` or ``sha256:...`` of the official archive."""
     files: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-    """Where there is no official archive: member to address and checksum of the published file."""
+    """URL and checksum of each published file by member, where there is no official archive."""
 
 
 class Archive:
-    """A zip file whose members are known by the end of their path.
+    """A zip file whose members are addressed by the end of their path.
 
     Raises:
-        ValueError: the file is no zip, is cut off, or a member is broken or missing.
+        ValueError: the file is no zip file or truncated, or a member is broken or missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,15 +41,15 @@ class Archive:
             with zipfile.ZipFile(path) as file:
                 self._members = {info.filename: info for info in file.infolist() if not info.is_dir()}
         except BROKEN as error:
-            raise ValueError(f"{path}: broken or truncated archive ({error}), expected a whole zip file") from None
+            raise ValueError(f"{path}: broken or truncated archive ({error}), expected a complete zip file") from None
 
     def name(self, ending: str) -> str | None:
-        """The full name of the member that is ``ending`` or ends with ``/ending``; the shortest of several."""
+        """Return the full name of the member ``ending`` or ``.../ending``; the shortest of several, or ``None``."""
         found = [name for name in self._members if f"/{name}".endswith(f"/{ending}")]
         return min(found, key=len, default=None)
 
     def read(self, ending: str) -> bytes:
-        """All bytes of a member, checked against its CRC."""
+        """Read a member and check its CRC."""
         name = self.name(ending)
         if name is None:
             raise ValueError(f"{self.path}: no member {ending}")
@@ -61,31 +61,31 @@ class Archive:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the names, sizes and CRCs of all members, from the directory of the archive alone."""
+        """Hash of the names, sizes and CRCs of all members, from the directory of the archive."""
         lines = sorted(f"{name} {info.file_size} {info.CRC:08x}" for name, info in self._members.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """The text of ``REBUILT.txt``, in one line, where the archive has one."""
+        """Text of ``REBUILT.txt`` in one line, where the archive has one."""
         if self.name("REBUILT.txt") is None:
             return ()
         text = self.read("REBUILT.txt").decode("utf-8", "replace")
         return (f"{self.path.name}: {' '.join(text.split())}",)
 
 
-def find(members: Sequence[str], key: str) -> Archive | None:
-    """The archive in ``SEGUE_ARCHIVES`` that has all ``members`` (endings of paths), the first by name.
+def find_archive(members: Sequence[str], key: str) -> Archive | None:
+    """Find the first archive in ``SEGUE_ARCHIVES`` that has all ``members`` (path suffixes).
 
     Raises:
-        ValueError: the variable names no folder, or nothing fits and an archive named after ``key`` is broken.
+        ValueError: the folder does not exist, or no archive matches and one named after ``key`` is broken.
     """
-    place = os.environ.get("SEGUE_ARCHIVES")
-    if not place:
+    setting = os.environ.get("SEGUE_ARCHIVES")
+    if not setting:
         return None
-    folder = Path(place).expanduser()
+    folder = Path(setting).expanduser()
     if not folder.is_dir():
-        raise ValueError(f"SEGUE_ARCHIVES={place}: no such folder")
+        raise ValueError(f"SEGUE_ARCHIVES={setting}: no such folder")
     broken: list[ValueError] = []
     for path in sorted(folder.glob("*.zip")):
         try:

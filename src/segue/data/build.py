@@ -1,4 +1,4 @@
-"""From what a source gives to a dataset: checked, coded, sorted, filtered, counted; in memory or in a folder."""
+"""Build a dataset from a raw log: validate, encode, sort, filter and count; in memory or in a folder."""
 
 from __future__ import annotations
 
@@ -13,162 +13,207 @@ import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.config import suggest
-from segue.core.types import Dataset, Events, Vocab
-from segue.data.filters import Filters, apply, repeats_and_identical
-from segue.data.id_encoding import encode, sort_log
-from segue.data.raw_log import GIVEN, TIME_KNOWN, Log, Raw, Say, silent
-from segue.data.side_tables import Attachment, attach
-from segue.data.validate import checked
-from segue.data.writer import DatasetWriter, attached_digests, content_hash
+from segue.core.types import Codes, Dataset, Events, Vocab
+from segue.core.vocab import id_type_of
+from segue.data.filters import Filters, apply_filters, count_repeats
+from segue.data.raw_log import PREDEFINED_SPLIT_PREFIX, TIME_KNOWN, EncodedLog, Log, RawLog, no_log
+from segue.data.side_tables import SideTable, join_side_tables
+from segue.data.validate import validate_events
+from segue.data.writer import DatasetWriter, content_hash, side_table_digests
 
 __all__ = ["build"]
 
+MAX_ACTIONS = 256
+MAX_SPARSITY = 8
+"""Integer ids are encoded through a lookup table if their range is at most this many times their count."""
+
 
 def build(
-    raw: Raw,
+    raw: RawLog,
     name: str,
     *,
     target: str | None = None,
     filters: Filters | None = None,
-    more: Mapping[str, Attachment] | None = None,
+    side_tables: Mapping[str, SideTable] | None = None,
     out: Path | None = None,
     header: Mapping[str, Any] | None = None,
-    say: Say = silent,
+    log: Log = no_log,
 ) -> Dataset:
-    """The dataset made of ``raw``: written to the folder ``out`` and opened from there, or in memory without.
+    """Build a dataset from ``raw``.
 
     Args:
-        more: tables of items and users that are laid beside what ``raw`` knows of them.
+        name: name of the dataset.
+        target: the action that is predicted; ``None``: all.
+        filters: which events to remove.
+        side_tables: tables of ``items`` and ``users`` that are joined to the metadata in ``raw``.
+        out: folder to write to; the dataset is opened from there. ``None``: build in memory.
+        header: further entries of the header.
+        log: receives decisions, counts and warnings.
 
     Raises:
-        ValueError: something in the data, the target or the filters is wrong; nothing is written then.
+        ValueError: the data, the target or the filters are invalid; nothing is written.
     """
     filters = filters or Filters()
     notes: list[str] = []
 
     def note(text: str) -> None:
         notes.append(text)
-        say(text)
+        log(text)
 
-    more = more or {}
-    raw = attach(raw, more)
+    side_tables = side_tables or {}
+    raw = join_side_tables(raw, side_tables)
     for text in raw.notes:
         note(text)
     for text in raw.warnings:
-        say(f"warning: {text}")
-    log = arrange(raw, note)
-    if target is not None and target not in log.kinds:
-        raise ValueError(f"target: no action {target!r} in {raw.place.name}{suggest(target, log.kinds)}")
-    log, removed = apply(log, filters)
+        log(f"warning: {text}")
+    events = encode_and_sort(raw, note)
+    if target is not None and target not in events.action_names:
+        raise ValueError(
+            f"target: unknown action {target!r} in {raw.location.name}{suggest(target, events.action_names)}"
+        )
+    events, removed = apply_filters(events, filters)
     for which, number in removed.items():
         note(f"filters.{which}: {number} events removed")
-    items = features(raw.items, log.item_ids, "items", note)
-    users = features(raw.users, log.user_ids, "users", note)
-    counts = tally(log, note)
+    items = align_features(raw.items, events.item_ids, "items", note)
+    users = align_features(raw.users, events.user_ids, "users", note)
+    counts = count_events(events, note)
     if raw.items is not None:
         counts |= {"items_listed": raw.items["id"].n_unique()}
-    lengths = np.bincount(log.users, minlength=len(log.user_ids))
-    about = {
+    lengths = np.bincount(events.users, minlength=len(events.user_ids))
+    metadata = {
         "source": name,
         **(header or {}),
         "warnings": list(raw.warnings),
         "notes": notes,
         "filters": {"settings": filters.model_dump(mode="json"), "removed": removed},
-        **({"attached": {noun: attachment.facts for noun, attachment in more.items()}} if more else {}),
+        "id_types": {f"{key}s": raw.id_types.get(key) or id_type_of(raw.events[key].dtype) for key in ("user", "item")},
     }
+    if side_tables:
+        metadata["side_tables"] = {noun: table.metadata for noun, table in side_tables.items()}
+    metadata["counts"] = counts
     if out is None:
-        return _in_memory(log, name, target, lengths, items, users, about | {"counts": counts})
-    with DatasetWriter(
-        out,
-        name,
-        times=log.times is not None,
-        values=log.values is not None,
-        actions=log.kinds,
-        target=target,
-    ) as writer:
-        writer.append(lengths, log.items, log.times, log.values, log.actions)
-        writer.finish(items, users, header={**about, "counts": counts}, given=log.given, time_known=log.time_known)
-    from segue.data.folder import open_dataset
-
-    return open_dataset(out)
+        return _build_in_memory(events, name, target, lengths, items, users, metadata)
+    return _build_in_folder(events, name, target, lengths, items, users, metadata, out)
 
 
-def arrange(raw: Raw, say: Say) -> Log:
-    """Checked events as codes, sorted by user, then time, then row of the file."""
-    events = checked(raw, say)
-    user_ids, users = encode(events["user"])
-    item_ids, items = encode(events["item"])
+def encode_and_sort(raw: RawLog, log: Log) -> EncodedLog:
+    """Validate and encode the events of ``raw``, sorted by user, then time, then row of the source."""
+    events = validate_events(raw, log)
+    user_ids, users = encode_ids(events["user"])
+    item_ids, items = encode_ids(events["item"])
     columns: dict[str, NDArray[Any]] = {}
     if "time" in events:
         columns["times"] = events["time"].to_numpy()
     if "value" in events:
         columns["values"] = events["value"].to_numpy()
-    kinds: tuple[str, ...] = ("interaction",)
+    action_names: tuple[str, ...] = ("interaction",)
     if "action" in events:
-        kind_ids, actions = encode(events["action"])
-        if len(kind_ids) > 256:
-            raise ValueError(f"{raw.names['action']}: {len(kind_ids)} kinds of action, expected at most 256")
-        kinds, columns["actions"] = tuple(kind_ids), actions.astype(np.uint8)
+        action_ids, actions = encode_ids(events["action"])
+        if len(action_ids) > MAX_ACTIONS:
+            raise ValueError(
+                f"{raw.names['action']}: got {len(action_ids)} distinct actions, expected at most {MAX_ACTIONS}"
+            )
+        action_names, columns["actions"] = tuple(action_ids), actions.astype(np.uint8)
     if TIME_KNOWN in events:
         columns[TIME_KNOWN] = events[TIME_KNOWN].to_numpy()
-    given = {name: events[name].to_numpy() for name in events.columns if name.startswith(GIVEN)}
+    prefix = PREDEFINED_SPLIT_PREFIX
+    splits = {name: events[name].to_numpy() for name in events.columns if name.startswith(prefix)}
     del events
-    order = sort_log(users, columns.get("times"))
+    order = sort_order(users, columns.get("times"))
     if order is not None:
         users, items = users[order], items[order]
         columns = {name: column[order] for name, column in columns.items()}
-        given = {name: column[order] for name, column in given.items()}
+        splits = {name: column[order] for name, column in splits.items()}
     if "times" in columns and columns["times"].dtype.kind == "f":
-        say(f"{raw.names['time']}: times have fractions of seconds; events are ordered by them and keep whole seconds")
+        log(f"{raw.names['time']}: times have fractions of seconds; used for the order, then rounded down")
         columns["times"] = np.floor(columns["times"]).astype(np.int64)
-    given = {name.removeprefix(GIVEN): column for name, column in given.items()}
-    return Log(user_ids, item_ids, users, items, kinds=kinds, given=given, **columns)
+    splits = {name.removeprefix(prefix): column for name, column in splits.items()}
+    return EncodedLog(user_ids, item_ids, users, items, action_names=action_names, predefined_splits=splits, **columns)
 
 
-def features(known: pl.DataFrame | None, ids: pl.Series, noun: str, say: Say) -> pl.DataFrame:
-    """What is known of ``ids``, one row for each in their order; who is not known has empty cells."""
+def encode_ids(ids: pl.Series) -> tuple[pl.Series, Codes]:
+    """Return the distinct ids as text, row = code, and the code of each of ``ids``.
+
+    Integers are ordered by value, all other ids by text.
+    """
+    if not ids.dtype.is_integer():
+        distinct = ids.unique().sort()
+        return distinct.alias("id"), ids.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int32)
+    numbers = ids.to_numpy()
+    low, high = int(numbers.min()), int(numbers.max())
+    if high - low < MAX_SPARSITY * len(numbers) + 1000:
+        occurs = np.zeros(high - low + 1, np.bool_)
+        occurs[numbers - low] = True
+        codes = (np.cumsum(occurs, dtype=np.int32) - 1)[numbers - low]
+        return pl.Series("id", np.flatnonzero(occurs) + low).cast(pl.String), codes
+    distinct = ids.unique().sort()
+    codes = np.searchsorted(distinct.to_numpy(), numbers).astype(np.int32)
+    return distinct.cast(pl.String).alias("id"), codes
+
+
+def sort_order(users: Codes, times: NDArray[Any] | None) -> NDArray[np.int64] | None:
+    """Return the order by user, then time, then row; ``None`` where the rows are already sorted."""
+    if times is None:
+        key = users
+    elif times.dtype.kind == "f":
+        return np.lexsort((times, users))
+    else:
+        low, span = int(times.min()), int(times.max()) - int(times.min()) + 1
+        if span * (int(users.max()) + 1) >= 2**63:
+            return np.lexsort((times, users))
+        key = users * np.int64(span) + (times - low)
+    if (key[1:] >= key[:-1]).all():
+        return None
+    return np.argsort(key, kind="stable")
+
+
+def align_features(table: pl.DataFrame | None, ids: pl.Series, noun: str, log: Log) -> pl.DataFrame:
+    """Return the rows of ``table`` for ``ids``, in their order; ids without a row have empty cells."""
     frame = pl.DataFrame({"id": ids})
-    if known is None:
+    if table is None:
         return frame
-    unique = known.unique("id", keep="first", maintain_order=True)
-    if len(unique) < len(known):
-        say(f"{noun}: {len(known) - len(unique)} of {len(known)} descriptions repeat an id; the first is kept")
-    if idle := len(unique.join(frame, on="id", how="anti")):
-        say(f"{noun}: {idle} of {len(unique)} that are listed have no events and are left out")
-    if bare := len(frame.join(unique, on="id", how="anti")):
-        say(f"{noun}: {bare} of {len(frame)} have events but no description")
+    unique = table.unique("id", keep="first", maintain_order=True)
+    if len(unique) < len(table):
+        log(f"{noun}: {len(table) - len(unique)} of {len(table)} rows repeat an id; the first row is used")
+    if without_events := len(unique.join(frame, on="id", how="anti")):
+        log(f"{noun}: {without_events} of {len(unique)} listed ids have no events and are left out")
+    if without_features := len(frame.join(unique, on="id", how="anti")):
+        log(f"{noun}: {without_features} of {len(frame)} ids with events have no features")
     return frame.join(unique, on="id", how="left", maintain_order="left")
 
 
-def tally(log: Log, say: Say) -> dict[str, Any]:
-    """What the header says of the events, and the decisions about repeats and single events."""
-    again, same = repeats_and_identical(log)
-    single = int((np.bincount(log.users) == 1).sum())
-    if same:
-        say(f"{same} of {len(log)} events are identical to another one; kept (filters.duplicates changes that)")
-    if again > same:
-        say(f"{again} of {len(log)} events meet an item the user had met before; kept (filters.duplicates)")
+def count_events(events: EncodedLog, log: Log) -> dict[str, Any]:
+    """Count events for the header, and log how repeated and single events are treated."""
+    repeated, identical = count_repeats(events)
+    single = int((np.bincount(events.users) == 1).sum())
+    if identical:
+        log(f"{identical} of {len(events)} events are identical to another one; kept (see filters.duplicates)")
+    if repeated > identical:
+        log(f"{repeated} of {len(events)} events are repeated user-item events; kept (see filters.duplicates)")
     if single:
-        say(f"{single} of {len(log.user_ids)} users have one event; kept, no question can be asked about them")
-    counts: dict[str, Any] = {"repeats": again, "identical": same, "users_with_one_event": single}
-    if log.times is not None:
-        ends = (int(log.times.min()), int(log.times.max()))
-        counts |= {name: _moment(end) for name, end in zip(("first_time", "last_time"), ends, strict=True)}
-    if log.time_known is not None:
-        counts["times_known"] = int(log.time_known.sum())
-        say(f"{len(log) - counts['times_known']} of {len(log)} times only keep the order; as inputs they are unknown")
-    if log.actions is not None:
-        found = np.bincount(log.actions, minlength=len(log.kinds))
-        counts["actions"] = {kind: int(n) for kind, n in zip(log.kinds, found, strict=True)}
+        log(f"{single} of {len(events.user_ids)} users have one event; kept, they cannot be evaluated")
+    counts: dict[str, Any] = {"repeats": repeated, "identical": identical, "users_with_one_event": single}
+    if events.times is not None:
+        ends = (int(events.times.min()), int(events.times.max()))
+        counts |= {name: _iso_time(end) for name, end in zip(("first_time", "last_time"), ends, strict=True)}
+    if events.time_known is not None:
+        counts["times_known"] = int(events.time_known.sum())
+        log(
+            f"{len(events) - counts['times_known']} of {len(events)} times only preserve the order of events; "
+            "model inputs treat them as unknown"
+        )
+    if events.actions is not None:
+        per_action = np.bincount(events.actions, minlength=len(events.action_names))
+        counts["actions"] = {name: int(n) for name, n in zip(events.action_names, per_action, strict=True)}
     return counts
 
 
-def _moment(seconds: int) -> str:
+def _iso_time(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _in_memory(
-    log: Log,
+def _build_in_memory(
+    events: EncodedLog,
     name: str,
     target: str | None,
     lengths: NDArray[np.int64],
@@ -177,25 +222,56 @@ def _in_memory(
     header: Mapping[str, Any],
 ) -> Dataset:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    context = {} if log.time_known is None else {TIME_KNOWN: log.time_known}
-    actions = None if len(log.kinds) == 1 else log.actions
-    histories = Events(offsets, log.items, actions, log.values, log.times, context)
+    context = {} if events.time_known is None else {TIME_KNOWN: events.time_known}
+    actions = None if len(events.action_names) == 1 else events.actions
+    histories = Events(offsets, events.items, actions, events.values, events.times, context)
     arrays = {"offsets": histories.offsets, **histories.columns()}
     digests = {column: sha256(np.ascontiguousarray(array).data).hexdigest() for column, array in arrays.items()}
-    digests |= attached_digests(header)
-    sizes = {"users": len(users), "items": len(items), "interactions": len(log)}
+    digests |= side_table_digests(header)
+    sizes = {"users": len(users), "items": len(items), "interactions": len(events)}
     return Dataset(
         name=name,
-        users=Vocab(users["id"]),
-        items=Vocab(items["id"]),
+        users=Vocab(users["id"], id_type=header["id_types"]["users"]),
+        items=Vocab(items["id"], id_type=header["id_types"]["items"]),
         histories=histories,
-        actions=log.kinds,
-        target=None if target is None else log.kinds.index(target),
+        actions=events.action_names,
+        target=None if target is None else events.action_names.index(target),
         item_features=items.lazy(),
         user_features=users.lazy(),
         header={
             **header,
             "counts": sizes | header["counts"],
-            "hash": content_hash(digests, log.kinds, target, users["id"], items["id"]),
+            "hash": content_hash(digests, events.action_names, target, users["id"], items["id"]),
         },
     )
+
+
+def _build_in_folder(
+    events: EncodedLog,
+    name: str,
+    target: str | None,
+    lengths: NDArray[np.int64],
+    items: pl.DataFrame,
+    users: pl.DataFrame,
+    header: Mapping[str, Any],
+    out: Path,
+) -> Dataset:
+    with DatasetWriter(
+        out,
+        name,
+        times=events.times is not None,
+        values=events.values is not None,
+        actions=events.action_names,
+        target=target,
+    ) as writer:
+        writer.append(lengths, events.items, events.times, events.values, events.actions)
+        writer.finish(
+            items,
+            users,
+            header=header,
+            predefined_splits=events.predefined_splits,
+            time_known=events.time_known,
+        )
+    from segue.data.folder import open_dataset
+
+    return open_dataset(out)

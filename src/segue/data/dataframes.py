@@ -1,4 +1,4 @@
-"""Tables of events: in memory (whatever speaks the Arrow C interface) with a mapping of columns to our names."""
+"""Read in-memory tables of events: anything with the Arrow C stream interface, with a column mapping."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any
 import polars as pl
 
 from segue.core.config import suggest
-from segue.data.raw_log import COLUMNS, Place, Raw
+from segue.data.raw_log import COLUMNS, RawLog, SourceLocation
 
-__all__ = ["frame_of", "is_table", "mapped", "read_table", "resolve"]
+__all__ = ["is_table", "read_table", "resolve_columns", "to_frame", "to_raw_log"]
 
 
 def is_table(source: object) -> bool:
-    """Whether ``source`` is an in-memory table: pandas, Polars, DuckDB, pyarrow, ..."""
+    """Check whether ``source`` is an in-memory table: pandas, Polars, DuckDB, pyarrow, ..."""
     return hasattr(source, "__arrow_c_stream__") or isinstance(source, pl.LazyFrame)
 
 
-def read_table(source: Any, columns: Mapping[str, str] | None = None) -> Raw:
-    """The events of an in-memory table.
+def read_table(source: Any, columns: Mapping[str, str] | None = None) -> RawLog:
+    """Read the events of an in-memory table.
 
     Raises:
-        ValueError: no table, a column of mixed types, or a missing column.
+        ValueError: ``source`` is no table, a column has mixed types, or a column is missing.
     """
-    name, frame = frame_of(source)
-    return mapped(frame, resolve(columns, frame.columns, name), Place(name))
+    name, frame = to_frame(source)
+    return to_raw_log(frame, resolve_columns(columns, frame.columns, name), SourceLocation(name))
 
 
-def frame_of(source: Any) -> tuple[str, pl.DataFrame]:
-    """What kind of table an in-memory table is, and its columns.
+def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
+    """Convert an in-memory table to Polars; return a name of its type as well.
 
     Raises:
-        ValueError: a column of mixed types.
+        ValueError: a column has mixed types.
     """
     name = f"{type(source).__module__.split('.')[0]} table"
     if isinstance(source, pl.LazyFrame):
@@ -40,39 +40,44 @@ def frame_of(source: Any) -> tuple[str, pl.DataFrame]:
     try:
         return name, source if isinstance(source, pl.DataFrame) else pl.DataFrame(source)
     except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
-        # pandas hands columns of mixed type to pyarrow, which refuses them
-        said = " ".join(str(part) for part in error.args)
-        raise ValueError(f"{name}: {said}; expected columns of one type each") from None
+        # pandas passes columns of mixed types to pyarrow, which rejects them
+        message = " ".join(str(part) for part in error.args)
+        raise ValueError(f"{name}: {message}; expected columns of one type each") from None
 
 
-def resolve(columns: Mapping[str, str] | None, found: list[str], name: str) -> dict[str, str]:
-    """Our names to the names in the table, of the columns that are there.
+def resolve_columns(columns: Mapping[str, str] | None, found: list[str], name: str) -> dict[str, str]:
+    """Map internal column names to the names in the table, for the columns that are present.
+
+    Args:
+        columns: names given by the user, by internal name.
+        found: columns of the table.
+        name: name of the table for error messages.
 
     Raises:
-        ValueError: an unknown name of ours, or a column that was asked for or is needed and is missing.
+        ValueError: an internal name is unknown, or a required or given column is missing.
     """
     for key in columns or {}:
         if key not in COLUMNS:
             raise ValueError(f"columns.{key}: unknown{suggest(key, COLUMNS)}")
-    faults = []
+    errors = []
     names: dict[str, str] = {}
     for key, default in COLUMNS.items():
-        wanted = (columns or {}).get(key, default)
-        if wanted in found:
-            names[key] = wanted
+        expected = (columns or {}).get(key, default)
+        if expected in found:
+            names[key] = expected
         elif key in (columns or {}) or key in ("user", "item"):
-            faults.append(
-                f"{name}: no column '{wanted}' ({key}){suggest(wanted, found)}; "
-                f"columns are named like {key}={found[0] if found else wanted}"
+            errors.append(
+                f"{name}: no column '{expected}' ({key}){suggest(expected, found)}; "
+                f"name columns like {key}={found[0] if found else expected}"
             )
-    if faults:
-        raise ValueError("\n".join(faults))
+    if errors:
+        raise ValueError("\n".join(errors))
     return names
 
 
-def mapped(frame: pl.DataFrame, names: Mapping[str, str], place: Place) -> Raw:
-    """The raw log in ``frame``; which columns are not used is noted."""
+def to_raw_log(frame: pl.DataFrame, names: Mapping[str, str], location: SourceLocation) -> RawLog:
+    """Select and rename the columns ``names`` of ``frame``; unused columns are noted."""
     unused = [column for column in frame.columns if column not in names.values()]
-    notes = (f"{place.name}: columns not used: {', '.join(unused)}",) if unused else ()
+    notes = (f"{location.name}: columns not used: {', '.join(unused)}",) if unused else ()
     events = frame.select(pl.col(column).alias(key) for key, column in names.items())
-    return Raw(events, place, names=dict(names), notes=notes)
+    return RawLog(events, location, names=dict(names), notes=notes)

@@ -1,4 +1,4 @@
-"""Delimited text to columns, fast where all is well and exact about the first fault where it is not."""
+"""Parse delimited text quickly; on failure, locate the first error by file, line and column."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 
 import polars as pl
 
-from segue.data.raw_log import Place
+from segue.data.raw_log import SourceLocation
 
-__all__ = ["check_text", "read_delimited"]
+__all__ = ["check_utf8", "read_delimited"]
 
-EXPECTED = {True: "a whole number", False: "a number"}
+EXPECTED = {True: "an integer", False: "a number"}
 
 
-def check_text(data: bytes, name: str, first: int = 1) -> None:
-    """Raise a ``ValueError`` naming file, line and column of the first byte that is not UTF-8."""
+def check_utf8(data: bytes, name: str, first: int = 1) -> None:
+    """Check that ``data`` is UTF-8.
+
+    Raises:
+        ValueError: names file, line and column of the first invalid byte.
+    """
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -34,13 +38,14 @@ def read_delimited(
     separator: str = "\t",
     header: bool = False,
 ) -> pl.DataFrame:
-    """The columns of ``schema`` from text with one separator byte.
+    """Read the columns of ``schema`` from delimited text.
 
-    Without ``header`` the schema names the columns from the left; with it, they are looked up by name and all other
-    columns are left out. ``::`` may be given as separator.
+    Without ``header`` the schema names the columns from the left; with it, columns are selected by name. The separator
+    is one byte or ``::``.
 
     Raises:
-        ValueError: empty, not UTF-8, a missing column or an unparsable number: with file, line and column.
+        ValueError: the text is empty or not UTF-8, a column is missing, or a number is invalid; the message names
+            file, line and column.
     """
     if separator == "::":
         data = source.read_bytes() if isinstance(source, Path) else source
@@ -69,11 +74,11 @@ def _explain(
     separator: str,
     header: bool,
 ) -> None:
-    """Raise the fault of the file, found by reading it again as text."""
+    """Raise the first error of the file, found by reading it again as text."""
     if not data.strip():
         raise ValueError(f"{name}: empty file, expected columns {', '.join(schema)}")
-    check_text(data, name)
-    place = Place(name, 2 if header else 1, "line")
+    check_utf8(data, name)
+    location = SourceLocation(name, 2 if header else 1, "line")
     shown = separator if separator != "\x1f" else "::"
     text = pl.read_csv(
         data,
@@ -90,14 +95,14 @@ def _explain(
             f"{name}: no column {', '.join(missing)}; found {', '.join(text.columns)} (separator {shown!r})"
         )
     for column, dtype in schema.items():
-        bad = unparsable(text[column], dtype)
-        if bad is not None:
-            kind = pl.Series([], dtype=dtype).dtype
+        invalid = first_invalid(text[column], dtype)
+        if invalid is not None:
+            expected = EXPECTED[pl.Series([], dtype=dtype).dtype.is_integer()]
             raise ValueError(
-                f"{place.of(bad)}, column {column}: got {text[column][bad]!r}, expected {EXPECTED[kind.is_integer()]}"
+                f"{location.describe_row(invalid)}, column {column}: got {text[column][invalid]!r}, expected {expected}"
             )
-    sign = re.escape(separator.encode())
-    wide = re.compile(rb"^([^%b\n]*%b){%d,}" % (sign, sign, len(text.columns)), re.MULTILINE)
+    escaped = re.escape(separator.encode())
+    wide = re.compile(rb"^([^%b\n]*%b){%d,}" % (escaped, escaped, len(text.columns)), re.MULTILINE)
     if found := wide.search(data):
         line = data.count(b"\n", 0, found.start()) + 1
         raise ValueError(
@@ -105,9 +110,9 @@ def _explain(
         )
 
 
-def unparsable(text: pl.Series, dtype: pl.DataType | type[pl.DataType]) -> int | None:
-    """The first row whose text is there but is no ``dtype``."""
+def first_invalid(text: pl.Series, dtype: pl.DataType | type[pl.DataType]) -> int | None:
+    """Return the first row whose text is present but no ``dtype``."""
     if dtype == pl.String:
         return None
-    bad = text.is_not_null() & text.str.strip_chars().cast(dtype, strict=False).is_null()
-    return bad.arg_max() if bad.any() else None
+    invalid = text.is_not_null() & text.str.strip_chars().cast(dtype, strict=False).is_null()
+    return invalid.arg_max() if invalid.any() else None

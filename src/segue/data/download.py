@@ -1,4 +1,4 @@
-"""Downloads that show progress, go on where they stopped, and are proven by a checksum."""
+"""Download files with progress, resumption and checksums."""
 
 from __future__ import annotations
 
@@ -10,62 +10,62 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 
-from segue.data.archives import Archived
-from segue.data.raw_log import Say
+from segue.data.archives import ArchiveSpec
+from segue.data.raw_log import Log
 
 __all__ = ["DownloadError", "download", "fetch"]
 
 ATTEMPTS = 3
 TIMEOUT = 30.0
-"""Seconds without a byte."""
+"""Seconds without data after which an attempt fails."""
 CHUNK = 1 << 18
 
 
 class DownloadError(OSError):
-    """A file that is needed could not be fetched; what arrived is kept and the next attempt goes on from there."""
+    """A required download failed; the received part is kept, and the next attempt resumes."""
 
 
-def download(archived: Archived, key: str, folder: Path, say: Say) -> Path:
-    """The archive of ``key`` as ``folder/key.zip``, fetched whole or put together from its published files.
+def download(spec: ArchiveSpec, key: str, folder: Path, log: Log) -> Path:
+    """Download the archive of ``key`` to ``folder/key.zip``, or create it from its published files.
 
     Raises:
-        DownloadError: nobody publishes it, the network failed, or the checksum is not the official one.
+        DownloadError: there is no public download, the network failed, or a checksum does not match.
     """
     target = folder / f"{key}.zip"
-    if archived.url:
-        say(f"{key}: not in SEGUE_ARCHIVES; downloading {archived.url}")
-        return fetch(archived.url, target, archived.checksum)
-    if not archived.files:
-        raise DownloadError(f"{key}: no archive with {', '.join(archived.members)} in SEGUE_ARCHIVES, and no download")
-    say(f"{key}: not in SEGUE_ARCHIVES; downloading {len(archived.files)} files")
-    parts = {member: folder / key / Path(member).name for member in archived.files}
-    for member, (url, checksum) in archived.files.items():
+    if spec.url:
+        log(f"{key}: not in SEGUE_ARCHIVES; downloading {spec.url}")
+        return fetch(spec.url, target, spec.checksum)
+    if not spec.files:
+        raise DownloadError(f"{key}: no archive with {', '.join(spec.members)} in SEGUE_ARCHIVES, and no download")
+    log(f"{key}: not in SEGUE_ARCHIVES; downloading {len(spec.files)} files")
+    parts = {member: folder / key / Path(member).name for member in spec.files}
+    for member, (url, checksum) in spec.files.items():
         if not parts[member].exists():
             fetch(url, parts[member], checksum)
-    fresh = target.with_suffix(".new")
-    with zipfile.ZipFile(fresh, "w", zipfile.ZIP_DEFLATED) as file:
+    temporary = target.with_suffix(".new")
+    with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as file:
         for member, path in parts.items():
             file.write(path, member)
-    os.replace(fresh, target)
+    os.replace(temporary, target)
     for path in parts.values():
         path.unlink()
     return target
 
 
 def fetch(url: str, target: Path, checksum: str | None = None) -> Path:
-    """``url`` as the file ``target``; a download that broke off goes on from ``target.part``.
+    """Download ``url`` to ``target``; an interrupted download is resumed from ``target.part``.
 
     Args:
-        checksum: ``md5:...`` or ``sha256:...`` that the file must have.
+        checksum: expected ``md5:...`` or ``sha256:...`` of the file.
     """
     import pooch
 
     part = target.with_name(f"{target.name}.part")
 
-    def resuming(address: str, output: str, _: Any) -> None:
+    def download_with_retries(address: str, output: str, _: Any) -> None:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                _continue(address, part)
+                _append_missing(address, part)
                 break
             except urllib.error.HTTPError as error:
                 if error.code < 500 or attempt == ATTEMPTS:
@@ -80,18 +80,20 @@ def fetch(url: str, target: Path, checksum: str | None = None) -> Path:
     level = logger.level
     logger.setLevel("ERROR")
     try:
-        pooch.retrieve(url, known_hash=checksum, fname=target.name, path=target.parent, downloader=resuming)
+        pooch.retrieve(
+            url, known_hash=checksum, fname=target.name, path=target.parent, downloader=download_with_retries
+        )
     except (OSError, HTTPException) as error:
         raise DownloadError(f"{url}: {error}; put the archive into the folder SEGUE_ARCHIVES or try again") from error
     except ValueError as error:
-        raise DownloadError(f"{url}: checksum is not the official one ({error})") from None
+        raise DownloadError(f"{url}: checksum does not match the official one ({error})") from None
     finally:
         logger.setLevel(level)
     return target
 
 
-def _continue(url: str, part: Path) -> None:
-    """Append to ``part`` what it lacks of ``url``."""
+def _append_missing(url: str, part: Path) -> None:
+    """Append the missing bytes of ``url`` to ``part``."""
     from tqdm import tqdm
 
     have = part.stat().st_size if part.exists() else 0
@@ -105,10 +107,10 @@ def _continue(url: str, part: Path) -> None:
             if error.headers.get("Content-Range") == f"bytes */{have}":
                 return None
         part.unlink()
-        return _continue(url, part)
+        return _append_missing(url, part)
     with response:
         if have and not (response.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
-            have = 0  # the server sends the whole file again
+            have = 0  # the server sends the complete file again
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
         with (
@@ -120,5 +122,5 @@ def _continue(url: str, part: Path) -> None:
                 bar.update(len(block))
             size = file.tell()
     if total is not None and size != total:
-        raise DownloadError(f"{url}: {size} of {total} bytes arrived")
+        raise DownloadError(f"{url}: received {size} of {total} bytes")
     return None

@@ -1,7 +1,8 @@
-"""Which events stay: time window, least value, repeats, and the k-core; each with the count of what it removed."""
+"""Filter events: time range, minimum value, repeated events and k-core; removed events are counted."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Literal
 
@@ -12,48 +13,73 @@ from pydantic import field_validator
 
 from segue.core.config import Settings
 from segue.core.types import Mask
-from segue.data.raw_log import Log
+from segue.data.raw_log import EncodedLog
 
-__all__ = ["Filters", "apply"]
+__all__ = ["Filters", "apply_filters", "count_repeats", "parse_duration", "parse_time"]
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+"""Units of durations, in seconds."""
 
 
 class Filters(Settings):
-    """What to leave out before anything is learned."""
+    """Which events are removed when a dataset is built."""
 
     min_user_events: Annotated[int, Ge(1)] = 1
-    """Users with fewer events are left out, together with ``min_item_events`` until nothing changes (k-core)."""
+    """Remove users with fewer events, together with ``min_item_events`` until nothing changes (k-core)."""
     min_item_events: Annotated[int, Ge(1)] = 1
-    """Items with fewer events are left out, likewise."""
+    """Remove items with fewer events, likewise."""
     min_value: float | None = None
-    """Events with a smaller value (rating) are left out; events without a value stay."""
+    """Remove events with a smaller value (rating); events without a value are kept."""
     duplicates: Literal["keep", "first", "last", "error"] = "keep"
-    """What to do where a user meets an item again (by the same kind of action)."""
+    """What to do with repeated events of the same user, item and action."""
     start: str | None = None
-    """Only events from this ISO date or moment on (UTC)."""
+    """Remove events before this ISO date or time (UTC)."""
     end: str | None = None
-    """Only events before this ISO date or moment (UTC)."""
+    """Remove events from this ISO date or time (UTC) on."""
 
     @field_validator("start", "end")
     @classmethod
-    def _moment(cls, text: str | None) -> str | None:
+    def _check_time(cls, text: str | None) -> str | None:
         if text is not None:
-            _seconds(text)
+            parse_time(text)
         return text
 
 
-def _seconds(text: str) -> int:
+def parse_time(value: str | int) -> int:
+    """Convert an ISO date or time (UTC unless it has a time zone) or Unix seconds to Unix seconds.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    if isinstance(value, int):
+        return value
+    if value.isdecimal():
+        return int(value)
     try:
-        moment = datetime.fromisoformat(text)
+        moment = datetime.fromisoformat(value)
     except ValueError:
-        raise ValueError(f"expected an ISO date such as 1998-01-31, got {text!r}") from None
+        raise ValueError(f"expected an ISO date such as 1998-01-31, got {value!r}") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
-def apply(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
-    """The events that stay, with new codes, and how many events each filter removed.
+def parse_duration(value: str | int | float, name: str) -> int:
+    """Convert a duration such as ``7d``, ``12h`` or ``2w``, or a number of seconds, to seconds.
 
     Raises:
-        ValueError: nothing is left, a filter needs a column that is absent, or ``duplicates="error"`` met one.
+        ValueError: the duration is not understood or not positive; the message names ``name``.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", str(value).strip().lower())
+    seconds = int(float(match[1]) * UNITS.get(match[2], 1)) if match else 0
+    if seconds < 1:
+        raise ValueError(f"{name}: got {value!r}, expected a duration such as 7d, 12h or 2w, or seconds")
+    return seconds
+
+
+def apply_filters(log: EncodedLog, filters: Filters) -> tuple[EncodedLog, dict[str, int]]:
+    """Return the events that are kept, with new codes, and the number of events each filter removed.
+
+    Raises:
+        ValueError: no event is left, a filter needs a missing column, or ``duplicates="error"`` found a duplicate.
     """
     removed: dict[str, int] = {}
 
@@ -63,7 +89,7 @@ def apply(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
         if removed[name]:
             log = log.where(mask)
         if not len(log):
-            raise ValueError(f"filters: nothing is left after {name}={getattr(filters, name)}")
+            raise ValueError(f"filters: no event is left after {name}={getattr(filters, name)}")
 
     for name in ("start", "end"):
         text = getattr(filters, name)
@@ -71,49 +97,49 @@ def apply(log: Log, filters: Filters) -> tuple[Log, dict[str, int]]:
             continue
         if log.times is None:
             raise ValueError(f"filters.{name}={text}: the data has no times")
-        keep(name, log.times >= _seconds(text) if name == "start" else log.times < _seconds(text))
+        keep(name, log.times >= parse_time(text) if name == "start" else log.times < parse_time(text))
     if filters.min_value is not None:
         if log.values is None:
             raise ValueError(f"filters.min_value={filters.min_value}: the data has no values")
         keep("min_value", ~(log.values < filters.min_value))
     if filters.duplicates != "keep":
-        again = repeats(log, last=filters.duplicates == "last")
-        if filters.duplicates == "error" and again.any():
-            row = int(again.argmax())
+        repeated = find_repeats(log, last=filters.duplicates == "last")
+        if filters.duplicates == "error" and repeated.any():
+            row = int(repeated.argmax())
             user, item = log.user_ids[int(log.users[row])], log.item_ids[int(log.items[row])]
             raise ValueError(
-                f"filters.duplicates='error': {int(again.sum())} events repeat an earlier one, "
-                f"the first is user {user!r}, item {item!r}"
+                f"filters.duplicates='error': got {int(repeated.sum())} repeated events, the first of "
+                f"user {user!r}, item {item!r}"
             )
-        keep("duplicates", ~again)
+        keep("duplicates", ~repeated)
     if filters.min_user_events > 1 or filters.min_item_events > 1:
         core = k_core(log, filters.min_user_events, filters.min_item_events)
         removed["k_core"] = int(len(core) - core.sum())
         log = log.where(core)
         if not len(log):
             raise ValueError(
-                f"filters: nothing is left of min_user_events={filters.min_user_events}, "
+                f"filters: no event is left after min_user_events={filters.min_user_events}, "
                 f"min_item_events={filters.min_item_events}"
             )
     return log.compact(), removed
 
 
-def repeats(log: Log, last: bool = False) -> Mask:
-    """Events that repeat an earlier (``last``: a later) one of the same user, item and kind of action."""
-    order, same = _neighbours(log)
-    again = np.zeros(len(log), np.bool_)
-    again[order[:-1][same] if last else order[1:][same]] = True
-    return again
+def find_repeats(log: EncodedLog, last: bool = False) -> Mask:
+    """Return which events repeat an earlier (``last``: a later) one of the same user, item and action."""
+    order, same = _sort_by_pair(log)
+    repeated = np.zeros(len(log), np.bool_)
+    repeated[order[:-1][same] if last else order[1:][same]] = True
+    return repeated
 
 
-def repeats_and_identical(log: Log) -> tuple[int, int]:
-    """How many events repeat an earlier one of the same user, item and kind, and how many an earlier one in full."""
-    order, same = _neighbours(log)
-    alike = same if log.times is None else same & (log.times[order[1:]] == log.times[order[:-1]])
-    if log.values is None or not alike.any():
-        return int(same.sum()), int(alike.sum())
-    run = np.cumsum(np.concatenate([[True], ~alike]))  # events alike but for their value share a number
-    among = np.concatenate([alike, [False]]) | np.concatenate([[False], alike])
+def count_repeats(log: EncodedLog) -> tuple[int, int]:
+    """Count events that repeat an earlier one of the same user, item and action, and those identical to it."""
+    order, same = _sort_by_pair(log)
+    identical = same if log.times is None else same & (log.times[order[1:]] == log.times[order[:-1]])
+    if log.values is None or not identical.any():
+        return int(same.sum()), int(identical.sum())
+    run = np.cumsum(np.concatenate([[True], ~identical]))  # events that differ at most in their value share a number
+    among = np.concatenate([identical, [False]]) | np.concatenate([[False], identical])
     run, values = run[among], log.values[order[among]]
     sort = np.lexsort((values, run))
     run, values = run[sort], values[sort]
@@ -121,23 +147,23 @@ def repeats_and_identical(log: Log) -> tuple[int, int]:
     return int(same.sum()), int((equal & (run[1:] == run[:-1])).sum())
 
 
-def _neighbours(log: Log) -> tuple[NDArray[np.int64], Mask]:
-    """Events by user, item, kind of action and time, and which of them are of the same three as the one before."""
-    kinds = len(log.kinds) if log.actions is not None else 1
-    key = (log.users.astype(np.int64) * len(log.item_ids) + log.items) * kinds
+def _sort_by_pair(log: EncodedLog) -> tuple[NDArray[np.int64], Mask]:
+    """Sort events by user, item and action (stable); return the order, and which equal the one before in all three."""
+    n_actions = len(log.action_names) if log.actions is not None else 1
+    key = (log.users.astype(np.int64) * len(log.item_ids) + log.items) * n_actions
     if log.actions is not None:
         key += log.actions
     order = np.argsort(key, kind="stable")
     return order, key[order[1:]] == key[order[:-1]]
 
 
-def k_core(log: Log, users: int, items: int) -> Mask:
-    """``(T,)`` the events of the largest part where each user has ``users`` and each item ``items`` events."""
+def k_core(log: EncodedLog, users: int, items: int) -> Mask:
+    """Return the events of the largest subset with ``users`` events per user and ``items`` per item, ``(T,)``."""
     keep = np.ones(len(log), np.bool_)
     while True:
-        of_user = np.bincount(log.users[keep], minlength=len(log.user_ids))
-        of_item = np.bincount(log.items[keep], minlength=len(log.item_ids))
-        stay = keep & (of_user[log.users] >= users) & (of_item[log.items] >= items)
-        if stay.sum() == keep.sum():
+        per_user = np.bincount(log.users[keep], minlength=len(log.user_ids))
+        per_item = np.bincount(log.items[keep], minlength=len(log.item_ids))
+        still = keep & (per_user[log.users] >= users) & (per_item[log.items] >= items)
+        if still.sum() == keep.sum():
             return keep
-        keep = stay
+        keep = still

@@ -1,4 +1,4 @@
-"""``load``: from a name, an address or a table to a dataset, prepared once and opened in milliseconds after."""
+"""Load a dataset by name, address or table; prepared once, then opened in milliseconds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +15,8 @@ from urllib.parse import parse_qsl
 
 from platformdirs import user_cache_path
 
-from segue import __version__
 from segue.core.config import suggest
-from segue.core.registry import keys, module
+from segue.core.registry import keys, load_module
 from segue.core.types import Dataset
 from segue.data import archives, event_files
 from segue.data.build import build
@@ -24,33 +24,78 @@ from segue.data.dataframes import is_table, read_table
 from segue.data.download import download
 from segue.data.filters import Filters
 from segue.data.folder import is_dataset, open_dataset
-from segue.data.raw_log import Raw, Say, silent
-from segue.data.side_tables import Attachment, attachments
+from segue.data.raw_log import Log, RawLog, no_log
+from segue.data.side_tables import SideTable, read_side_tables
 from segue.data.writer import FORMAT
+from segue.version import __version__
 
-__all__ = ["home", "load", "sources_listed"]
+__all__ = ["data_home", "list_sources", "load"]
 
 PACKAGE = "segue.data.sources"
+PLUGINS = "segue.sources"
+"""Entry-point group for sources from other packages: the key, and a module like those in ``data/sources/``."""
 
 
-def home() -> Path:
-    """Where prepared data and downloads live: ``SEGUE_HOME/data``, else the platform's cache folder."""
-    place = os.environ.get("SEGUE_HOME")
-    return Path(place).expanduser() / "data" if place else user_cache_path("segue") / "data"
+def data_home() -> Path:
+    """Return the folder of prepared data and downloads: ``SEGUE_HOME/data``, else the platform's cache folder."""
+    home = os.environ.get("SEGUE_HOME")
+    return Path(home).expanduser() / "data" if home else user_cache_path("segue") / "data"
 
 
-def sources_listed() -> list[tuple[str, str, bool]]:
-    """Key, one line about it, and whether it is at hand without a download, of every source with a name."""
-    listed = []
-    for name in keys(PACKAGE):
+def list_sources() -> list[tuple[str, str, bool]]:
+    """List the named sources: key, a line of description, and whether it is available without a download."""
+    sources = []
+    for name in keys(PACKAGE, PLUGINS):
         key = name.replace("_", "-")
-        source = module(PACKAGE, name, "source")
+        source = load_module(PACKAGE, name, "source", PLUGINS)
         try:
-            there = not hasattr(source, "ARCHIVE") or _at_hand(source, key) is not None
-        except ValueError:  # a broken archive is not at hand; ``load`` says what is wrong with it
-            there = False
-        listed.append((key, source.ABOUT, there))
-    return listed
+            is_local = not hasattr(source, "ARCHIVE") or _local_archive(source, key) is not None
+        except ValueError:  # a broken archive is not available; ``load`` reports the error
+            is_local = False
+        sources.append((key, source.ABOUT, is_local))
+    return sources
+
+
+@dataclass(frozen=True)
+class _Request:
+    """How a source is to be prepared."""
+
+    columns: Mapping[str, str]
+    target: str | None
+    filters: Filters
+    side_tables: Mapping[str, SideTable]
+    out: Path | None
+    log: Log
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the source is used as it is."""
+        return not self.columns and self.target is None and self.filters == Filters() and not self.side_tables
+
+    @property
+    def cache_key(self) -> dict[str, Any]:
+        """What the prepared data depends on, besides the source."""
+        key: dict[str, Any] = {
+            "columns": dict(self.columns),
+            "target": self.target,
+            "filters": self.filters.model_dump(mode="json"),
+        }
+        if self.side_tables:
+            key["side_tables"] = {noun: table.digest for noun, table in self.side_tables.items()}
+        return key
+
+    def build(self, raw: RawLog, name: str, out: Path | None, header: Mapping[str, Any] | None = None) -> Dataset:
+        """Build the dataset of ``raw`` in ``out``."""
+        return build(
+            raw,
+            name,
+            target=self.target,
+            filters=self.filters,
+            side_tables=self.side_tables,
+            out=out,
+            header=header,
+            log=self.log,
+        )
 
 
 def load(
@@ -62,98 +107,107 @@ def load(
     items: Any = None,
     users: Any = None,
     out: Path | str | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Dataset:
-    """The dataset of ``source``.
+    """Load the dataset of ``source``; prepare it first where necessary.
 
     Args:
-        source: a key (``ml-100k``, ``amazon-beauty?variant=bert4rec``, ``simulated?users=1000&seed=1``), a file or a
-            folder or pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``), a prepared folder, or an
+        source: a key (``ml-100k``, ``amazon-beauty?variant=bert4rec``, ``simulated?users=1000&seed=1``); a file, a
+            folder or a pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``); a prepared folder; or an
             in-memory table.
-        columns: our names (``user``, ``item``, ``time``, ``value``, ``action``) to those of the table.
-        target: the kind of action that is predicted; the others stay input.
-        filters: what to leave out.
-        items: what more is known of items: a file or an in-memory table with their ids in ``id`` or ``item_id``.
-        users: likewise of users, by ``id`` or ``user_id``.
-        out: the folder to prepare into, instead of the cache. Tables in memory stay in memory without it.
-        say: is told every decision, count and warning of the preparation.
+        columns: column names of the source by internal name (``user``, ``item``, ``time``, ``value``, ``action``).
+        target: the action that is predicted; other actions are input only.
+        filters: which events to remove.
+        items: item features: a file or an in-memory table with ids in ``id`` or ``item_id``.
+        users: user features, likewise, with ids in ``id`` or ``user_id``.
+        out: folder to prepare the data in instead of the cache. Without it, in-memory tables are built in memory.
+        log: receives decisions, counts and warnings of the preparation.
 
     Raises:
-        ValueError: nothing of that name, or something in it is not as expected.
-        DownloadError: a download that is needed failed.
+        ValueError: the source is unknown, or its content is invalid.
+        DownloadError: a required download failed.
     """
-    say, filters, out = say or silent, filters or Filters(), None if out is None else Path(out)
-    more = attachments(items, users)
+    request = _Request(
+        columns or {},
+        target,
+        filters or Filters(),
+        read_side_tables(items, users),
+        None if out is None else Path(out),
+        log or no_log,
+    )
     if is_table(source):
-        return build(read_table(source, columns), "table", target=target, filters=filters, more=more, out=out, say=say)
+        return request.build(read_table(source, columns), "table", request.out)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"data: got {type(source).__name__}, expected a name, a path or a table (__arrow_c_stream__)")
     address = os.fspath(source)
-    asked = {"columns": dict(columns or {}), "target": target, "filters": filters.model_dump(mode="json")}
-    if more:
-        asked["attached"] = {noun: attachment.digest for noun, attachment in more.items()}
     key, _, query = address.partition("?")
-    if isinstance(source, str) and key.replace("-", "_") in keys(PACKAGE):
-        return _named(key, query, asked, target, filters, more, out, say)
+    if isinstance(source, str) and key.replace("-", "_") in keys(PACKAGE, PLUGINS):
+        return _load_source(key, query, request)
     if is_dataset(Path(address)):
-        if columns or target is not None or filters != Filters() or more or out is not None:
+        if not request.is_plain or request.out is not None:
             raise ValueError(
-                f"{address}: is prepared already; columns, target, filters, items, users and out apply to its source"
+                f"{address}: is already prepared; columns, target, filters, items, users and out apply to its source"
             )
-        return _opened(Path(address), say)
-    if not event_files.looks_like(address):
-        known = [name.replace("_", "-") for name in keys(PACKAGE)]
+        return _open(Path(address), request.log)
+    if not event_files.is_file_address(address):
+        known = [name.replace("_", "-") for name in keys(PACKAGE, PLUGINS)]
         raise ValueError(f"data: unknown source '{address}'{suggest(key, known)}; no such file or folder either")
-    paths = event_files.found(address)
-    facts = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    paths = event_files.find_files(address)
+    files = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
     name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
-    ready = out or _cached(name, {"address": address, "files": facts, **asked})
-    if out is None and is_dataset(ready):
-        return _opened(ready, say)
-    raw = event_files.read_files(paths, columns)
-    return build(raw, name, target=target, filters=filters, more=more, out=ready, header={"source": address}, say=say)
+    folder = request.out or _cache_path(name, {"address": address, "files": files, **request.cache_key})
+    if request.out is None and is_dataset(folder):
+        return _open(folder, request.log)
+    return request.build(event_files.read_files(paths, columns), name, folder, {"source": address})
 
 
-def _named(
-    key: str,
-    query: str,
-    asked: Mapping[str, Any],
-    target: str | None,
-    filters: Filters,
-    more: Mapping[str, Attachment],
-    out: Path | None,
-    say: Say,
-) -> Dataset:
-    if asked["columns"]:
-        raise ValueError(f"{key}: its columns are known; columns apply to files and tables")
-    source = module(PACKAGE, key.replace("-", "_"), "source")
-    settings = _settings(key, query)
+def _load_source(key: str, query: str, request: _Request) -> Dataset:
+    """Load a source by its key."""
+    if request.columns:
+        raise ValueError(f"{key}: its columns are fixed; columns apply to files and tables")
+    source = load_module(PACKAGE, key.replace("-", "_"), "source", PLUGINS)
+    settings = _parse_query(key, query)
     address = f"{key}?{query}" if query else key
     if not hasattr(source, "ARCHIVE"):
-        return _made(source, key, address, settings, asked, target, filters, more, out, say)
-    _understood(key, settings, getattr(source, "SETTINGS", {}))
-    archive = _at_hand(source, key)
+        return _generate_source(source, key, address, settings, request)
+    _validate_settings(key, settings, getattr(source, "SETTINGS", {}))
+    archive = _local_archive(source, key)
     if archive is None:
-        archive = archives.Archive(download(source.ARCHIVE, key, home() / "downloads", say))
-    facts = {"address": address, "archive": archive.fingerprint, **asked}
-    if archive.warnings:  # what was prepared before times were marked as real or not is not taken for this
-        facts["marked"] = True
-    ready = out or _cached(key, facts)
-    if out is None and is_dataset(ready):
-        return _opened(ready, say)
-    raw: Raw = source.read(archive, settings)
+        archive = archives.Archive(download(source.ARCHIVE, key, data_home() / "downloads", request.log))
+    cache_key = {"address": address, "archive": archive.fingerprint, **request.cache_key}
+    folder = request.out or _cache_path(key, cache_key)
+    if request.out is None and is_dataset(folder):
+        return _open(folder, request.log)
+    raw: RawLog = source.read(archive, settings)
     header = {"source": address, "archive": {"name": archive.path.name, "fingerprint": archive.fingerprint}}
-    return build(raw, key, target=target, filters=filters, more=more, out=ready, header=header, say=say)
+    return request.build(raw, key, folder, header)
 
 
-def _settings(key: str, query: str) -> dict[str, str]:
+def _generate_source(
+    source: ModuleType, key: str, address: str, settings: Mapping[str, str], request: _Request
+) -> Dataset:
+    """Load a source that generates its data; filters and side tables are applied afterwards."""
+    plain = {"address": address, "columns": {}, "target": None, "filters": Filters().model_dump(mode="json")}
+    generated = request.out if request.is_plain and request.out is not None else _cache_path(key, plain)
+    if generated == request.out or not is_dataset(generated):
+        source.write(settings, generated, request.log)
+    dataset = _open(generated, request.log)
+    if request.is_plain:
+        return dataset
+    folder = request.out or _cache_path(key, {"address": address, **request.cache_key})
+    if request.out is None and is_dataset(folder):
+        return _open(folder, request.log)
+    return request.build(event_files.read_prepared(dataset), key, folder, {"source": address})
+
+
+def _parse_query(key: str, query: str) -> dict[str, str]:
     try:
         return dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise ValueError(f"data: got '{key}?{query}', expected {key}?name=value&name=value") from None
 
 
-def _understood(key: str, settings: Mapping[str, str], known: Mapping[str, tuple[str, ...]]) -> None:
+def _validate_settings(key: str, settings: Mapping[str, str], known: Mapping[str, tuple[str, ...]]) -> None:
     for name, value in settings.items():
         if name not in known:
             raise ValueError(f"{key}?{name}: unknown setting{suggest(name, known) if known else '; it has none'}")
@@ -161,49 +215,21 @@ def _understood(key: str, settings: Mapping[str, str], known: Mapping[str, tuple
             raise ValueError(f"{key}?{name}={value}: unknown value{suggest(value, known[name])}")
 
 
-def _made(
-    source: ModuleType,
-    key: str,
-    address: str,
-    settings: Mapping[str, str],
-    asked: Mapping[str, Any],
-    target: str | None,
-    filters: Filters,
-    more: Mapping[str, Attachment],
-    out: Path | None,
-    say: Say,
-) -> Dataset:
-    """The dataset of a source that makes its own data, filtered afterwards where that is asked."""
-    plain = {"address": address, "columns": {}, "target": None, "filters": Filters().model_dump(mode="json")}
-    whole = target is None and filters == Filters() and not more
-    made = out if whole and out is not None else _cached(key, plain)
-    if made == out or not is_dataset(made):
-        source.write(settings, made, say)
-    dataset = _opened(made, say)
-    if whole:
-        return dataset
-    ready = out or _cached(key, {"address": address, **asked})
-    if out is None and is_dataset(ready):
-        return _opened(ready, say)
-    raw = event_files.read_prepared(dataset)
-    return build(raw, key, target=target, filters=filters, more=more, out=ready, header={"source": address}, say=say)
+def _local_archive(source: ModuleType, key: str) -> archives.Archive | None:
+    found = archives.find_archive(source.ARCHIVE.members, key)
+    downloaded = data_home() / "downloads" / f"{key}.zip"
+    return found if found is not None else archives.Archive(downloaded) if downloaded.exists() else None
 
 
-def _at_hand(source: ModuleType, key: str) -> archives.Archive | None:
-    found = archives.find(source.ARCHIVE.members, key)
-    fetched = home() / "downloads" / f"{key}.zip"
-    return found if found is not None else archives.Archive(fetched) if fetched.exists() else None
-
-
-def _cached(name: str, facts: Mapping[str, Any]) -> Path:
-    text = json.dumps({"format": FORMAT, "segue": __version__, **facts}, sort_keys=True)
+def _cache_path(name: str, cache_key: Mapping[str, Any]) -> Path:
+    text = json.dumps({"format": FORMAT, "segue": __version__, **cache_key}, sort_keys=True)
     label = re.sub(r"[^\w.-]+", "-", name).strip("-") or "data"
-    return home() / f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return data_home() / f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _opened(folder: Path, say: Say) -> Dataset:
-    """A dataset that was prepared before; its warnings are told again."""
+def _open(folder: Path, log: Log) -> Dataset:
+    """Open a prepared dataset; its warnings are logged again."""
     dataset = open_dataset(folder)
     for text in dataset.header["warnings"]:
-        say(f"warning: {text}")
+        log(f"warning: {text}")
     return dataset

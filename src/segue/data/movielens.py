@@ -1,4 +1,4 @@
-"""What the MovieLens layouts share: titles with years, genres, ratings in three notations, tags."""
+"""Parse the file layouts of MovieLens: ratings, movies with years and genres, tags."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 import polars as pl
 
 from segue.data.archives import Archive
-from segue.data.delimited import check_text, read_delimited
-from segue.data.raw_log import Place, Raw
+from segue.data.delimited import check_utf8, read_delimited
+from segue.data.raw_log import RawLog, SourceLocation
 
-__all__ = ["csv_layout", "double_colon", "movies_double_colon", "movies_from", "tags_of"]
+__all__ = ["aggregate_tags", "build_movies", "read_csv_layout", "read_double_colon", "read_movies_double_colon"]
 
 RATING = {"user": pl.Int32, "item": pl.Int32, "value": pl.Float32, "time": pl.Int64}
 NO_GENRES = "(no genres listed)"
 
 
-def movies_from(ids: pl.Series, titles: pl.Series, genres: pl.Series) -> pl.DataFrame:
-    """``id``, ``title``, ``genres`` (list) and ``year`` from titles such as ``Alien (1979)`` and genres ``A|B``."""
+def build_movies(ids: pl.Series, titles: pl.Series, genres: pl.Series) -> pl.DataFrame:
+    """Return ``id``, ``title``, ``genres`` (list) and ``year`` from titles like ``Alien (1979)`` and genres ``A|B``."""
     return pl.DataFrame({"id": ids.cast(pl.String), "title": titles, "genres": genres}).with_columns(
         pl.when(pl.col("genres").is_in([NO_GENRES, ""]))
         .then(pl.lit([], dtype=pl.List(pl.String)))
@@ -27,14 +27,14 @@ def movies_from(ids: pl.Series, titles: pl.Series, genres: pl.Series) -> pl.Data
     )
 
 
-def double_colon(archive: Archive, member: str) -> tuple[pl.DataFrame, Place]:
-    """``user::item::value::time`` rows."""
-    place = Place(f"{archive.path.name}:{member}", 1, "line")
-    return read_delimited(archive.read(member), place.name, RATING, "::"), place
+def read_double_colon(archive: Archive, member: str) -> tuple[pl.DataFrame, SourceLocation]:
+    """Read rows ``user::item::value::time``."""
+    location = SourceLocation(f"{archive.path.name}:{member}", 1, "line")
+    return read_delimited(archive.read(member), location.name, RATING, "::"), location
 
 
-def movies_double_colon(archive: Archive, member: str, encoding: str) -> pl.DataFrame:
-    """``id::title::genres`` rows; a title may hold colons."""
+def read_movies_double_colon(archive: Archive, member: str, encoding: str) -> pl.DataFrame:
+    """Read rows ``id::title::genres``; titles may contain colons."""
     text = archive.read(member).decode(encoding)
     lines = pl.DataFrame({"line": [line for line in text.split("\n") if line.strip()]})
     parts = lines.select(pl.col("line").str.strip_chars_end("\r").str.extract_groups(r"^(\d+)::(.*)::([^:]*)$"))
@@ -45,11 +45,11 @@ def movies_double_colon(archive: Archive, member: str, encoding: str) -> pl.Data
         raise ValueError(
             f"{archive.path.name}:{member}, line {row + 1}: got {lines['line'][row]!r}, expected id::title::genres"
         )
-    return movies_from(parts["id"], parts["title"], parts["genres"])
+    return build_movies(parts["id"], parts["title"], parts["genres"])
 
 
-def tags_of(tags: pl.DataFrame) -> pl.DataFrame:
-    """``id`` and ``tags``: all distinct tags of an item in lower case, the most given first; from ``item``, ``tag``."""
+def aggregate_tags(tags: pl.DataFrame) -> pl.DataFrame:
+    """Return ``id`` and ``tags``: the distinct tags of each item in lower case, most frequent first."""
     return (
         tags.drop_nulls()
         .select(pl.col("item").cast(pl.String).alias("id"), pl.col("tag").str.strip_chars().str.to_lowercase())
@@ -61,31 +61,31 @@ def tags_of(tags: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def csv_layout(archive: Archive, folder: str) -> Raw:
-    """The layout of 20M, 25M and latest: ``ratings.csv``, ``movies.csv``, maybe ``tags.csv`` and ``links.csv``."""
+def read_csv_layout(archive: Archive, folder: str) -> RawLog:
+    """Read the layout of 20M, 25M and latest: ratings and movies, and tags and links where present (CSV)."""
 
     def read(member: str, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
         name = f"{archive.path.name}:{folder}/{member}"
         data = archive.read(f"{folder}/{member}")
         if "title" in schema or "tag" in schema:
-            check_text(data, name)
+            check_utf8(data, name)
         return read_delimited(data, name, schema, ",", header=True)
 
     ratings = read(
         "ratings.csv", {"userId": pl.Int32, "movieId": pl.Int32, "rating": pl.Float32, "timestamp": pl.Int64}
     ).rename({"userId": "user", "movieId": "item", "rating": "value", "timestamp": "time"})
     movies = read("movies.csv", {"movieId": pl.Int32, "title": pl.String, "genres": pl.String})
-    items = movies_from(movies["movieId"], movies["title"], movies["genres"].fill_null(""))
+    items = build_movies(movies["movieId"], movies["title"], movies["genres"].fill_null(""))
     if archive.name(f"{folder}/tags.csv"):
         tags = read("tags.csv", {"movieId": pl.Int32, "tag": pl.String}).rename({"movieId": "item"})
-        items = items.join(tags_of(tags), on="id", how="left", maintain_order="left")
+        items = items.join(aggregate_tags(tags), on="id", how="left", maintain_order="left")
     if archive.name(f"{folder}/links.csv"):
         links = read("links.csv", {"movieId": pl.Int32, "imdbId": pl.String, "tmdbId": pl.String})
         links = links.select(pl.col("movieId").cast(pl.String).alias("id"), imdb="imdbId", tmdb="tmdbId")
         items = items.join(links, on="id", how="left", maintain_order="left")
-    return Raw(
+    return RawLog(
         ratings,
-        Place(f"{archive.path.name}:{folder}/ratings.csv", 2, "line"),
+        SourceLocation(f"{archive.path.name}:{folder}/ratings.csv", 2, "line"),
         items,
         names={"user": "userId", "item": "movieId", "value": "rating", "time": "timestamp", "action": "action"},
         warnings=archive.warnings,

@@ -1,4 +1,4 @@
-"""What is known of items and of users from tables of one's own, laid beside a log while it is prepared."""
+"""Join the user's own tables of item and user features to a log while a dataset is built."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 import polars as pl
 
 from segue.core.config import suggest
-from segue.data.dataframes import frame_of, is_table
-from segue.data.raw_log import COLUMNS, Raw
+from segue.data.dataframes import is_table, to_frame
+from segue.data.raw_log import COLUMNS, RawLog
 
-__all__ = ["Attachment", "attach", "attachments"]
+__all__ = ["SideTable", "join_side_tables", "read_side_tables"]
 
-KINDS: dict[str, Callable[[Path], pl.DataFrame]] = {
+READERS: dict[str, Callable[[Path], pl.DataFrame]] = {
     ".csv": pl.read_csv,
     ".tsv": lambda path: pl.read_csv(path, separator="\t"),
     ".jsonl": pl.read_ndjson,
@@ -28,86 +28,86 @@ KINDS: dict[str, Callable[[Path], pl.DataFrame]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class Attachment:
-    """A table of items or of users."""
+class SideTable:
+    """A table of item or user features."""
 
     name: str
-    """The file it came from, or the kind of table."""
+    """Source file, or type of an in-memory table."""
     table: pl.DataFrame
     digest: str
-    """SHA-256 of the table: models read it, so it counts in the hash of the dataset."""
+    """SHA-256 of the table; part of the content hash of the dataset, because models read the table."""
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """What the header of the dataset tells of it."""
+    def metadata(self) -> dict[str, Any]:
+        """Entry in the header of the dataset."""
         return {"name": self.name, "columns": self.table.columns, "sha256": self.digest}
 
 
-def attachments(items: Any, users: Any) -> dict[str, Attachment]:
-    """By ``items`` and ``users``, those that are given: a path (.csv, .tsv, .jsonl, .parquet) or an in-memory table.
+def read_side_tables(items: Any, users: Any) -> dict[str, SideTable]:
+    """Read the tables of ``items`` and ``users`` that are given: a path or an in-memory table each.
 
-    Lists, such as tags or vectors, need Parquet, JSON lines or a table in memory.
+    Columns of lists, such as tags or vectors, need Parquet, JSON lines or an in-memory table.
 
     Raises:
-        ValueError: no such file, not readable, or no table.
+        ValueError: a file is missing or not readable, or the source is no table.
     """
-    given = {"items": items, "users": users}
-    return {noun: _read(noun, source) for noun, source in given.items() if source is not None}
+    sources = {"items": items, "users": users}
+    return {noun: _read(noun, source) for noun, source in sources.items() if source is not None}
 
 
-def attach(raw: Raw, more: Mapping[str, Attachment]) -> Raw:
-    """``raw`` with what the attachments know of its items and users; a column of the same name is replaced.
+def join_side_tables(raw: RawLog, side_tables: Mapping[str, SideTable]) -> RawLog:
+    """Join side tables to the items and users of ``raw``; columns of the same name are replaced.
 
     Raises:
         ValueError: a table has no column of ids.
     """
-    changes: dict[str, Any] = {noun: _joined(raw, noun, attachment) for noun, attachment in more.items()}
+    changes: dict[str, Any] = {noun: _join(raw, noun, side_table) for noun, side_table in side_tables.items()}
     notes = [
-        f"{noun}: {len(found.table)} rows of {found.name} laid beside: {', '.join(found.table.columns)}"
-        for noun, found in more.items()
+        f"{noun}: joined {len(side_table.table)} rows of {side_table.name}: {', '.join(side_table.table.columns)}"
+        for noun, side_table in side_tables.items()
     ]
     return replace(raw, notes=(*raw.notes, *notes), **changes)
 
 
-def _read(noun: str, source: Any) -> Attachment:
+def _read(noun: str, source: Any) -> SideTable:
     if is_table(source):
-        name, table = frame_of(source)
+        name, table = to_frame(source)
     elif isinstance(source, str | os.PathLike):
         path = Path(source)
-        name, table = str(path), _file(noun, path)
+        name, table = str(path), _read_file(noun, path)
     else:
         raise ValueError(f"{noun}: got {type(source).__name__}, expected a path or a table (__arrow_c_stream__)")
-    bytes_ = io.BytesIO()
-    table.rechunk().write_ipc(bytes_, compression="uncompressed")
-    return Attachment(name, table, hashlib.sha256(bytes_.getbuffer()).hexdigest())
+    buffer = io.BytesIO()
+    table.rechunk().write_ipc(buffer, compression="uncompressed")
+    return SideTable(name, table, hashlib.sha256(buffer.getbuffer()).hexdigest())
 
 
-def _file(noun: str, path: Path) -> pl.DataFrame:
-    kind = path.suffix.lower()
-    if kind not in KINDS:
-        raise ValueError(f"{noun}: {path}: expected a file of kind {', '.join(KINDS)}")
+def _read_file(noun: str, path: Path) -> pl.DataFrame:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
+        raise ValueError(f"{noun}: got {path}, expected a file with suffix {', '.join(READERS)}")
     if not path.is_file():
         raise ValueError(f"{noun}: {path}: no such file")
     try:
-        return KINDS[kind](path)
+        return READERS[suffix](path)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        raise ValueError(f"{noun}: {path}: not a readable {kind} file: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{noun}: {path}: not a readable {suffix} file: {str(error).splitlines()[0]}") from None
 
 
-def _joined(raw: Raw, noun: str, attachment: Attachment) -> pl.DataFrame:
-    """``id`` as text and all that is known of each."""
-    table, key = attachment.table, noun.removesuffix("s")
+def _join(raw: RawLog, noun: str, side_table: SideTable) -> pl.DataFrame:
+    """Return ``id`` as text and all known columns of ``noun``."""
+    table, key = side_table.table, noun.removesuffix("s")
     names = ("id", raw.names[key], COLUMNS[key])
-    of = next((name for name in names if name in table.columns), None)
-    if of is None:
-        wanted = " or ".join(f"'{name}'" for name in dict.fromkeys(names))
-        raise ValueError(f"{attachment.name}: no column {wanted} of ids{suggest(names[0], table.columns)}")
-    kind = table[of].dtype
-    if not (kind.is_integer() or kind == pl.String) or table[of].null_count():
+    id_column = next((name for name in names if name in table.columns), None)
+    if id_column is None:
+        expected = " or ".join(f"'{name}'" for name in dict.fromkeys(names))
+        raise ValueError(f"{side_table.name}: no id column {expected}{suggest(names[0], table.columns)}")
+    dtype = table[id_column].dtype
+    if not (dtype.is_integer() or dtype == pl.String) or table[id_column].null_count():
         raise ValueError(
-            f"{attachment.name}, column {of}: got {kind}, expected ids: whole numbers or texts, none empty"
+            f"{side_table.name}, column {id_column}: got {dtype}, expected ids: integers or text, without nulls"
         )
-    table = table.rename({of: "id"}).with_columns(pl.col("id").cast(pl.String))
+    table = table.rename({id_column: "id"}).with_columns(pl.col("id").cast(pl.String))
     known: pl.DataFrame | None = getattr(raw, noun)
     if known is None:
         return table

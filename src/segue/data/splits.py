@@ -1,135 +1,198 @@
-"""Splits: what trains, what is asked, and what is known when it is asked; disjoint, without leaks, deterministic."""
+"""Split a dataset into training data and held-out queries: disjoint, without leakage, deterministic."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Lt
-from pydantic import model_validator
 
-from segue.core.config import Settings
 from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Split
 from segue.data import split_strategies
+from segue.data.filters import parse_duration
+from segue.data.split_settings import SplitSettings
 
-__all__ = ["SplitSettings", "split"]
-
-Share = Annotated[float, Ge(0.0), Lt(1.0)]
-
-
-class SplitSettings(Settings):
-    """How the log is split."""
-
-    kind: Literal[
-        "leave_one_out", "random", "given", "temporal", "ratio", "random_ratio", "k_fold", "held_out_users"
-    ] = "leave_one_out"
-    """The protocol."""
-    test: Share = 0.2
-    """Share of the events (``held_out_users``: of the users) that is the test; not for leave-one-out and k-fold."""
-    valid: Share = 0.1
-    """Share of all events (``held_out_users``: of the users) that is validation; of leave-one-out it is one event per
-    user, whatever the share. 0: no validation."""
-    seed: Annotated[int, Ge(0)] = 0
-    """Of what is drawn."""
-    name: str | None = None
-    """Which given split: ``u1``, ``ua``, ``kgat``, ..."""
-    folds: Annotated[int, Ge(2)] = 5
-    """Number of parts of ``k_fold``."""
-    fold: Annotated[int, Ge(0)] = 0
-    """Which part is the test, from 0."""
-    history: Annotated[float, Gt(0.0), Lt(1.0)] = 0.8
-    """Share of a held-out user's events that is given."""
-    tell_time: bool = False
-    """Whether queries carry the time of their first target."""
-
-    @model_validator(mode="after")
-    def _fits(self) -> SplitSettings:
-        if self.test + self.valid >= 1.0:
-            raise ValueError(f"test + valid = {self.test + self.valid:g} leaves nothing to train; expected less than 1")
-        if self.fold >= self.folds:
-            raise ValueError(f"fold {self.fold} of {self.folds} folds; expected 0 to {self.folds - 1}")
-        return self
+__all__ = ["SplitSettings", "folds", "sliding_windows", "split"]
 
 
 def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
-    """What trains and what is held out.
+    """Split ``dataset`` into training data and held-out queries.
 
-    Queries of validation hold the training history of their user, those of the test also what was held out for
-    validation. Targets are distinct items within a query. ``facts`` counts users and items of the test that are not in
-    training, and the share of targets that the history holds already.
+    The history of a validation query is the training history of its user; that of a test query also contains the
+    validation targets. Targets are distinct items within a query. ``metadata`` counts users and items that do not occur
+    in training, targets that are in the history, and all dropped and unused events.
 
     Raises:
-        ValueError: the protocol needs something the data has not, or leaves nothing to train.
+        ValueError: the strategy needs something that the data lacks, or leaves nothing to train on.
     """
     settings = settings or SplitSettings()
-    parts = getattr(split_strategies, settings.kind)(dataset, settings)
+    masks: split_strategies.SplitMasks = getattr(split_strategies, settings.strategy)(dataset, settings)
     events = dataset.histories
-    if not parts.train.any():
-        raise ValueError(f"split.kind={settings.kind}: no event of {dataset.name} is left to train")
-    train = events.where(parts.train)
+    if not masks.train.any():
+        raise ValueError(f"split.strategy={settings.strategy}: no event of {dataset.name} is left for training")
+    train = events.where(masks.train)
     known = train.lengths > 0
     item_known = np.zeros(dataset.n_items, np.bool_)
     item_known[train.items] = True
-    facts: dict[str, Any] = {
-        "kind": settings.kind,
+    metadata: dict[str, Any] = {
+        "strategy": settings.strategy,
         "settings": settings.model_dump(mode="json"),
-        "told_time": settings.tell_time,
+        "is_ordered": settings.strategy not in split_strategies.UNORDERED,
+        "has_query_times": settings.use_query_time,
         "train_users": int(known.sum()),
         "train_events": train.size,
-        "unused_events": int((~(parts.train | parts.valid | parts.test)).sum()),
-        **parts.facts,
+        "unused_events": int((~(masks.train | masks.valid | masks.test)).sum()),
+        **masks.metadata,
         "warnings": list(dataset.header.get("warnings", [])),
     }
-    held: dict[str, HeldOut] = {}
-    for part, target, before in (
-        ("valid", parts.valid, parts.before_valid),
-        ("test", parts.test, parts.before_test),
+    held_out: dict[str, HeldOut] = {}
+    for part, target, history in (
+        ("valid", masks.valid, masks.history_valid),
+        ("test", masks.test, masks.history_test),
     ):
-        held[part], facts[part] = _held_out(dataset, target, before, known, item_known, settings.tell_time)
-    return Split(dataset.having(train), held["valid"], held["test"], facts)
+        held_out[part], metadata[part] = _hold_out(dataset, target, history, known, item_known, settings)
+    return Split(dataset.with_histories(train), held_out["valid"], held_out["test"], metadata)
 
 
-def _held_out(
-    data: Dataset, target: Mask, before: Mask, known: Mask, item_known: Mask, tell_time: bool
+def folds(
+    data: Dataset, k: int = 5, over: Literal["interactions", "users"] = "interactions", **settings: Any
+) -> Iterator[Split]:
+    """Yield the ``k`` splits of a cross-validation; the test sets are disjoint and together cover the data.
+
+    Args:
+        k: number of folds, at least 2.
+        over: what is divided: ``interactions`` (``k_fold``) or ``users`` (``user_k_fold``).
+        settings: further :class:`SplitSettings`, such as ``valid``, ``seed`` and ``history``.
+
+    Raises:
+        ValueError: a setting is invalid, or ``over`` is unknown.
+    """
+    strategies = {"interactions": "k_fold", "users": "user_k_fold"}
+    if over not in strategies:
+        raise ValueError(f"over: got {over!r}, expected {' or '.join(strategies)}")
+    chosen = [SplitSettings(strategy=strategies[over], folds=k, fold=fold, **settings) for fold in range(k)]
+    return (split(data, one) for one in chosen)
+
+
+def sliding_windows(
+    data: Dataset,
+    *,
+    test: str | int | float,
+    count: int = 3,
+    train: str | int | float | None = None,
+    valid: str | int | float | None = None,
+    **settings: Any,
+) -> Iterator[Split]:
+    """Yield ``count`` temporal splits with consecutive test windows; the last one ends with the log.
+
+    Args:
+        test: length of a test window: a duration such as ``7d``, ``12h`` or ``2w``, or seconds.
+        count: number of windows, at least 1.
+        train: length of the training window before validation and test (a sliding window); ``None``: training starts
+            with the log (an expanding window). Older events are unused.
+        valid: length of the validation window before each test window; ``None``: no validation.
+        settings: further :class:`SplitSettings`, such as ``use_query_time`` and ``drop_cold_targets``.
+
+    Raises:
+        ValueError: the data has no times, a duration is not positive, or the windows do not fit into the log.
+    """
+    times = data.histories.times
+    if times is None or not len(times):
+        raise ValueError(f"sliding_windows: {data.name} has no times")
+    if count < 1:
+        raise ValueError(f"count: got {count}, expected at least 1")
+    test_seconds = parse_duration(test, "test")
+    valid_seconds = 0 if valid is None else parse_duration(valid, "valid")
+    train_seconds = None if train is None else parse_duration(train, "train")
+    first, stop = int(times.min()), int(times.max()) + 1
+    begin = stop - count * test_seconds - valid_seconds
+    if begin <= first:
+        raise ValueError(
+            f"sliding_windows: {count} test windows of {test_seconds} s and validation of {valid_seconds} s "
+            f"leave nothing to train on in a log of {stop - first} s"
+        )
+    return _windows(data, stop, test_seconds, valid_seconds, train_seconds, count, settings)
+
+
+def _windows(
+    data: Dataset, stop: int, test: int, valid: int, train: int | None, count: int, settings: dict[str, Any]
+) -> Iterator[Split]:
+    times = data.histories.times
+    assert times is not None
+    for window in range(count):
+        cutoff = stop - (count - window) * test
+        used, unused_before = data, 0
+        if train is not None:
+            recent = times >= cutoff - valid - train
+            unused_before = int((~recent).sum())
+            used = data.with_histories(data.histories.where(recent))
+        chosen = SplitSettings(
+            strategy="global_temporal", cutoff=cutoff, valid_cutoff=cutoff - valid, end=cutoff + test, **settings
+        )
+        result = split(used, chosen)
+        metadata = {
+            **result.metadata,
+            "window": window,
+            "unused_events": result.metadata["unused_events"] + unused_before,
+        }
+        yield Split(result.train, result.valid, result.test, metadata)
+
+
+def _hold_out(
+    data: Dataset, target: Mask, history_mask: Mask, known: Mask, item_known: Mask, settings: SplitSettings
 ) -> tuple[HeldOut, dict[str, Any]]:
-    """Queries and targets of the users that have any, and what is to be said of them."""
+    """Return the queries and targets of the users that have any, and their counts."""
     events = data.histories
-    first = _first_of_pair(events, target, data.n_items)
-    answers = events.where(first)
-    users = np.flatnonzero(answers.lengths).astype(np.int32)
-    targets, history = answers.take(users), events.where(before).take(users)
-    times = targets.times[targets.offsets[:-1]] if tell_time and targets.times is not None else None
+    distinct = _first_of_pair(events, target, data.n_items)
+    dropped: dict[str, int] = {}
+    kept = distinct
+    if settings.drop_cold_targets:
+        cold = kept & ~(item_known[events.items] & known[events.rows])
+        dropped["cold_targets_dropped"] = int(cold.sum())
+        kept = kept & ~cold
+    if settings.drop_seen_targets:
+        seen = np.zeros(events.size, np.bool_)
+        seen[kept] = _contains(events.where(history_mask), events.where(kept), data.n_items)
+        dropped["seen_targets_dropped"] = int(seen.sum())
+        kept = kept & ~seen
+    all_targets = events.where(kept)
+    users = np.flatnonzero(all_targets.lengths).astype(np.int32)
+    targets, history = all_targets.take(users), events.where(history_mask).take(users)
+    times = None
+    if settings.use_query_time and targets.times is not None:
+        times = targets.times[targets.offsets[:-1]]
     in_history = _contains(history, targets, data.n_items)
-    facts = {
+    metadata = {
         "queries": len(users),
         "targets": targets.size,
-        "targets_repeated": int(target.sum() - targets.size),
+        "repeated_targets": int(target.sum() - distinct.sum()),
+        **dropped,
         "cold_users": int((~known[users]).sum()),
         "cold_items": int((~item_known[np.unique(targets.items)]).sum()),
         "cold_item_targets": int((~item_known[targets.items]).sum()),
         "targets_in_history": float(in_history.mean()) if targets.size else 0.0,
         "empty_histories": int((history.lengths == 0).sum()),
     }
-    return HeldOut(Queries(history, users, known[users], times), targets), facts
+    return HeldOut(Queries(history, users, known[users], times), targets), metadata
 
 
 def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:
-    """``mask`` with only the first event of each user and item."""
-    place = np.flatnonzero(mask)
-    keys = events.rows[place] * n_items + events.items[place]
+    """Return ``mask`` with only the first event of each user and item."""
+    position = np.flatnonzero(mask)
+    keys = events.rows[position] * n_items + events.items[position]
     _, first = np.unique(keys, return_index=True)
-    kept = np.zeros(events.size, np.bool_)
-    kept[place[first]] = True
-    return kept
+    result = np.zeros(events.size, np.bool_)
+    result[position[first]] = True
+    return result
 
 
 def _contains(history: Events, targets: Events, n_items: int) -> Mask:
-    """``(targets,)`` whether the history of its query holds the item."""
-    wanted, place = np.unique(targets.rows * n_items + targets.items, return_inverse=True)
+    """Return whether the history of its query contains each target, ``(targets,)``."""
+    wanted, position = np.unique(targets.rows * n_items + targets.items, return_inverse=True)
     if not len(wanted):
         return np.zeros(0, np.bool_)
     keys = history.rows * n_items + history.items
     near = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
     found = np.zeros(len(wanted), np.bool_)
     found[near[wanted[near] == keys]] = True
-    return np.asarray(found[place])
+    return np.asarray(found[position])

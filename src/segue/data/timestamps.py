@@ -1,54 +1,54 @@
-"""Times as they come (numbers, texts, dates) made into seconds since 1970 in UTC."""
+"""Convert times (numbers, texts, dates) to Unix seconds in UTC."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from segue.data.raw_log import Place, Say
+from segue.data.raw_log import Log, SourceLocation
 
-__all__ = ["seconds"]
+__all__ = ["to_seconds"]
 
-FINER = ((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds"))
-"""Numbers from here on are no seconds (1e11 s is the year 5138) but a finer unit."""
+FINER_UNITS = ((1e17, 10**9, "nanoseconds"), (1e14, 10**6, "microseconds"), (1e11, 10**3, "milliseconds"))
+"""Numbers from this size on are in a finer unit than seconds (1e11 s is the year 5138)."""
 
 AWARE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z")
 NAIVE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
-WANTED = "seconds since 1970 or an ISO date such as 2024-05-31T12:00:00Z"
+EXPECTED = "seconds since 1970 or an ISO date such as 2024-05-31T12:00:00Z"
 
 
-def seconds(times: pl.Series, column: str, place: Place, say: Say) -> pl.Series:
-    """``time`` as Int64 seconds, or Float64 where fractions decide the order.
+def to_seconds(times: pl.Series, column: str, location: SourceLocation, log: Log) -> pl.Series:
+    """Convert a column of times to Int64 seconds, or to Float64 where there are fractions.
 
     Raises:
-        ValueError: a time that is absent, not a number or date, not finite or before 1970: with its place.
+        ValueError: a time is missing, no number or date, not finite, or before 1970; the message names the row.
     """
 
-    def fault(bad: pl.Series, wanted: str = WANTED) -> ValueError:
-        row = bad.arg_max() or 0
-        came = times[row]
-        shown = "nothing" if came is None else repr(came) if isinstance(came, str) else str(came)
-        return ValueError(f"{place.of(row)}, column {column}: got {shown}, expected {wanted}")
+    def error(invalid: pl.Series, expected: str = EXPECTED) -> ValueError:
+        row = invalid.arg_max() or 0
+        value = times[row]
+        shown = "nothing" if value is None else repr(value) if isinstance(value, str) else str(value)
+        return ValueError(f"{location.describe_row(row)}, column {column}: got {shown}, expected {expected}")
 
     if times.null_count():
-        raise fault(times.is_null())
-    numbers = _numbers(times, column, say)
+        raise error(times.is_null())
+    numbers = _numbers(times, column, log)
     if numbers is None:
-        raise fault(times.is_not_null(), f"{WANTED} (the column is {times.dtype})")
+        raise error(times.is_not_null(), f"{EXPECTED} (the column is {times.dtype})")
     if numbers.null_count():
-        raise fault(numbers.is_null())
+        raise error(numbers.is_null())
     if numbers.dtype.is_float() and not numbers.is_finite().all():
-        raise fault(~numbers.is_finite())
+        raise error(~numbers.is_finite())
     if (numbers < 0).any():
-        raise fault(numbers < 0, f"a time of 1970 or later: {WANTED}")
+        raise error(numbers < 0, f"a time of 1970 or later: {EXPECTED}")
     if not times.dtype.is_temporal():
-        numbers = _unit(numbers, column, say)
+        numbers = _unit(numbers, column, log)
     if numbers.dtype.is_float() and (numbers.floor() == numbers).all():
         numbers = numbers.cast(pl.Int64)
     return numbers.alias("time")
 
 
-def _numbers(times: pl.Series, column: str, say: Say) -> pl.Series | None:
-    """Numbers, with nulls where a text is neither number nor date; ``None`` for a type that can't be a time."""
+def _numbers(times: pl.Series, column: str, log: Log) -> pl.Series | None:
+    """Return numbers, null where a text is no number or date; ``None`` for types that cannot be times."""
     if times.dtype.is_float():
         return times.cast(pl.Float64)
     if times.dtype == pl.UInt64:
@@ -63,11 +63,11 @@ def _numbers(times: pl.Series, column: str, say: Say) -> pl.Series | None:
         return None
     text = times.str.strip_chars()
     readings = (text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text))
-    best = min(readings, key=pl.Series.null_count)  # the first of equals; what it can't read is the fault
+    best = min(readings, key=pl.Series.null_count)  # the first of equals; what it cannot read is the error
     if best is readings[2]:
         naive = int((~text.str.contains(r"(Z|[+-]\d\d:?\d\d)$")).sum())
         if naive:
-            say(f"{column}: {naive} of {len(times)} times name no time zone; taken as UTC")
+            log(f"{column}: {naive} of {len(times)} times have no time zone; read as UTC")
     return best
 
 
@@ -86,10 +86,10 @@ def _dates(texts: pl.Series) -> pl.Series:
     return _epoch(texts.alias("t").to_frame().select(pl.coalesce(*aware, zoned)).to_series())
 
 
-def _unit(numbers: pl.Series, column: str, say: Say) -> pl.Series:
-    most = float(numbers.max())  # type: ignore[arg-type]
-    for least, parts, unit in FINER:
-        if most >= least:
-            say(f"{column}: times up to {most:.0f} are read as {unit} since 1970")
+def _unit(numbers: pl.Series, column: str, log: Log) -> pl.Series:
+    largest = float(numbers.max())  # type: ignore[arg-type]
+    for least, parts, unit in FINER_UNITS:
+        if largest >= least:
+            log(f"{column}: times up to {largest:.0f} are read as {unit} since 1970")
             return numbers // parts if (numbers % parts == 0).all() else numbers / parts
     return numbers

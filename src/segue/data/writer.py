@@ -1,7 +1,7 @@
-"""Writing a prepared dataset: events user by user in chunks, in constant memory, and nothing half-written left behind.
+"""Write a prepared dataset: users in chunks, in constant memory, atomically.
 
-The folder: ``header.json``, ``users.parquet``, ``items.parquet``, ``interactions.parquet`` for people and engines, and
-for models the arrays ``offsets``, ``items``, ``times``, ``values``, ``actions`` (``.npy``, memory-mapped).
+The folder contains ``header.json``, the tables ``users.parquet``, ``items.parquet`` and ``interactions.parquet``, and
+the arrays ``offsets``, ``items``, ``times``, ``values`` and ``actions`` for models (``.npy``, memory-mapped).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from segue import __version__
-from segue.core.files import write_folder, write_json
+from segue.core.files import atomic_folder, write_json
+from segue.version import __version__
 
-__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "attached_digests", "content_hash"]
+__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash", "side_table_digests"]
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS: dict[str, Any] = {
     "offsets": np.int64,
     "items": np.int32,
@@ -31,11 +31,11 @@ ARRAYS: dict[str, Any] = {
     "actions": np.uint8,
 }
 BLOCK = 2_000_000
-"""Events turned into a table at a time."""
+"""Events per block of the interactions table."""
 
 
-class Growing:
-    """An ``.npy`` file that grows: its header, written for length 0, has room for any length."""
+class AppendableArray:
+    """An ``.npy`` file that values are appended to; its header has space for any length."""
 
     def __init__(self, path: Path, dtype: Any) -> None:
         self.dtype, self.size, self.hash = np.dtype(dtype), 0, hashlib.sha256()
@@ -43,8 +43,8 @@ class Growing:
         self._header()
 
     def _header(self) -> None:
-        about = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.size,)}
-        np.lib.format.write_array_header_1_0(self.file, about)
+        header = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": (self.size,)}
+        np.lib.format.write_array_header_1_0(self.file, header)
 
     def add(self, values: ArrayLike) -> None:
         """Append ``values (n,)``."""
@@ -60,19 +60,21 @@ class Growing:
         self.file.close()
 
 
-def _replaceable(folder: Path) -> bool:
+def _is_replaceable(folder: Path) -> bool:
+    """Check whether ``folder`` is a prepared dataset or empty."""
     return (folder / "offsets.npy").is_file() or not any(folder.iterdir())
 
 
 class DatasetWriter:
-    """A dataset on its way to ``folder``; use it as ``with``, ``append`` chunks and ``finish`` once.
+    """Context manager that writes a dataset to ``folder``: :meth:`append` chunks, then :meth:`finish` once.
 
     Args:
-        folder: is put in place in one step at the end of the ``with``, and not at all after an error.
-        name: what the dataset is called.
-        times, values: whether events have them.
-        actions: the kinds of action, row = code; with one kind no codes are needed.
-        target: the kind that is predicted, or ``None`` for every kind.
+        folder: created atomically at the end of the context, and not at all after an error.
+        name: name of the dataset.
+        times: whether events have times.
+        values: whether events have values.
+        actions: action names; the index is the code. With one action no codes are stored.
+        target: the action that is predicted; ``None``: all.
     """
 
     def __init__(
@@ -86,35 +88,37 @@ class DatasetWriter:
         target: str | None = None,
     ) -> None:
         if target is not None and target not in actions:
-            raise ValueError(f"target: unknown action {target!r}, known: {', '.join(actions)}")
+            raise ValueError(f"target: unknown action {target!r}, expected one of {', '.join(actions)}")
         self.folder, self.name, self.actions, self.target = Path(folder), name, tuple(actions), target
         present = {"offsets": True, "items": True, "times": times, "values": values, "actions": len(actions) > 1}
-        self._names = [column for column, there in present.items() if there]
+        self._names = [column for column, is_present in present.items() if is_present]
         self._open: AbstractContextManager[Path] | None = None
-        self._arrays: dict[str, Growing] = {}
+        self._arrays: dict[str, AppendableArray] = {}
         self._done = False
 
     def __enter__(self) -> Self:
-        if self.folder.exists() and not (self.folder.is_dir() and _replaceable(self.folder)):
-            raise ValueError(f"{self.folder}: is there and no prepared dataset; expected a new or empty folder")
-        self._open = write_folder(self.folder)
+        if self.folder.exists() and not (self.folder.is_dir() and _is_replaceable(self.folder)):
+            raise ValueError(f"{self.folder}: exists and is no prepared dataset; expected a new or empty folder")
+        self._open = atomic_folder(self.folder)
         self._fresh = self._open.__enter__()
-        self._arrays = {column: Growing(self._fresh / f"{column}.npy", ARRAYS[column]) for column in self._names}
+        self._arrays = {
+            column: AppendableArray(self._fresh / f"{column}.npy", ARRAYS[column]) for column in self._names
+        }
         self._arrays["offsets"].add([0])
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._open is not None
         for array in self._arrays.values():
             if not array.file.closed:
                 array.file.close()
-        if kind is None and not self._done:
+        if error_type is None and not self._done:
             error = ValueError(f"{self.folder}: the dataset was not finished")
             self._open.__exit__(type(error), error, None)
             raise error
-        self._open.__exit__(kind, error, trace)
+        self._open.__exit__(error_type, error, trace)
 
     def append(
         self,
@@ -124,18 +128,18 @@ class DatasetWriter:
         values: NDArray[Any] | None = None,
         actions: NDArray[Any] | None = None,
     ) -> None:
-        """Add the next ``len(lengths)`` users: ``lengths (U,)`` events each, all columns ``(lengths.sum(),)``.
+        """Append ``len(lengths)`` users with ``lengths (U,)`` events each; all columns have length ``lengths.sum()``.
 
-        Each user's events are oldest first; ``times`` whole seconds.
+        The events of a user are ordered oldest first; ``times`` are integers.
         """
         total = self._arrays["items"].size
-        given = {"items": items, "times": times, "values": values, "actions": actions}
-        for column, part in given.items():
+        columns = {"items": items, "times": times, "values": values, "actions": actions}
+        for column, part in columns.items():
             if column not in self._arrays:
                 continue
             if part is None or len(part) != lengths.sum():
-                came = "nothing" if part is None else f"{len(part)} values"
-                raise ValueError(f"{column}: {came} for {int(lengths.sum())} events")
+                got = "nothing" if part is None else f"{len(part)} values"
+                raise ValueError(f"{column}: got {got} for {int(lengths.sum())} events")
             self._arrays[column].add(part)
         self._arrays["offsets"].add(total + np.cumsum(lengths, dtype=np.int64))
 
@@ -145,17 +149,17 @@ class DatasetWriter:
         users: pl.DataFrame | None = None,
         *,
         header: Mapping[str, Any] | None = None,
-        given: Mapping[str, NDArray[np.uint8]] | None = None,
+        predefined_splits: Mapping[str, NDArray[np.uint8]] | None = None,
         time_known: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Write tables and header; ``items`` and ``users`` have one row per code with the text column ``id``.
+        """Write tables and header.
 
         Args:
-            items: and ``users``: by default ids are the codes counted from 1.
-            header: ``source``, ``warnings``, ``filters``, more ``counts``, ...
-            given: splits made by others, ``(T,)`` by name: 1 train, 2 test, 0 neither.
-            time_known: ``(T,)`` false where a time only keeps the order. The hash does not depend on it: events and
-                their order are the same.
+            items: one row per item code, with ids in the text column ``id``.
+            users: one row per user code, likewise; ``None``: ids are numbers from 1.
+            header: ``source``, ``warnings``, ``filters``, further ``counts``, ...
+            predefined_splits: splits that come with the data, ``(T,)`` by name: 1 train, 2 test, 0 neither.
+            time_known: ``(T,)`` false where a time only preserves the order of events. Not part of the content hash.
         """
         n_users, n_events = self._arrays["offsets"].size - 1, self._arrays["items"].size
         for array in self._arrays.values():
@@ -163,20 +167,22 @@ class DatasetWriter:
         if users is None:
             users = pl.DataFrame({"id": pl.int_range(1, n_users + 1, eager=True).cast(pl.String)})
         if len(users) != n_users:
-            raise ValueError(f"users: {len(users)} rows for {n_users} users")
+            raise ValueError(f"users: got {len(users)} rows for {n_users} users")
         arrays = {column: np.load(self._fresh / f"{column}.npy", mmap_mode="r") for column in self._names}
         if n_events and int(arrays["items"].max()) >= len(items):
-            raise ValueError(f"items: {len(items)} rows, but code {int(arrays['items'].max())} occurs")
+            raise ValueError(f"items: got {len(items)} rows, but code {int(arrays['items'].max())} occurs")
         users.write_parquet(self._fresh / "users.parquet")
         items.write_parquet(self._fresh / "items.parquet")
-        for split, parts in (given or {}).items():
-            np.save(self._fresh / f"given-{split}.npy", parts)
+        for split, roles in (predefined_splits or {}).items():
+            np.save(self._fresh / f"split-{split}.npy", roles)
         if time_known is not None:
             np.save(self._fresh / "time_known.npy", time_known)
-        _interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
-        about = dict(header or {})
-        digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()} | attached_digests(about)
-        counts = {"users": n_users, "items": len(items), "interactions": n_events, **about.pop("counts", {})}
+        _write_interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
+        entries = dict(header or {})
+        digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()} | side_table_digests(
+            entries
+        )
+        counts = {"users": n_users, "items": len(items), "interactions": n_events, **entries.pop("counts", {})}
         write_json(
             self._fresh / "header.json",
             {
@@ -186,11 +192,11 @@ class DatasetWriter:
                 "source": self.name,
                 "warnings": [],
                 "filters": {},
-                **about,
+                **entries,
                 "schema": {column: np.dtype(ARRAYS[column]).name for column in self._names},
                 "actions": list(self.actions),
                 "target": self.target,
-                "given": sorted(given or {}),
+                "predefined_splits": sorted(predefined_splits or {}),
                 "counts": counts,
                 "hash": content_hash(digests, self.actions, self.target, users["id"], items["id"]),
             },
@@ -198,17 +204,17 @@ class DatasetWriter:
         self._done = True
 
 
-def attached_digests(header: Mapping[str, Any]) -> dict[str, str]:
-    """The digests of the tables that were laid beside the log, by a name of their own."""
-    return {f"attached {noun}": str(facts["sha256"]) for noun, facts in header.get("attached", {}).items()}
+def side_table_digests(header: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digests of side tables, by a distinct name."""
+    return {f"attached {noun}": str(table["sha256"]) for noun, table in header.get("side_tables", {}).items()}
 
 
 def content_hash(
     digests: Mapping[str, str], actions: Sequence[str], target: str | None, users: pl.Series, items: pl.Series
 ) -> str:
-    """SHA-256 over what models see: the digests of the arrays' bytes, the kinds of action, the target and all ids.
+    """Return a SHA-256 of what models read: digests of the arrays and side tables, actions, target and all ids.
 
-    What a source itself tells of items and users is not in it, what was laid beside the log is.
+    Item and user features that come with a source are not included.
     """
     whole = hashlib.sha256(f"{list(actions)} {target}".encode())
     for column in sorted(digests):
@@ -218,17 +224,17 @@ def content_hash(
     return whole.hexdigest()
 
 
-def _interactions(
+def _write_interactions(
     path: Path,
     arrays: Mapping[str, NDArray[Any]],
     users: pl.Series,
     items: pl.Series,
     actions: tuple[str, ...],
 ) -> None:
-    """The events as a table of outside ids, written block by block."""
+    """Write the events as a table with external ids, block by block."""
     from polars.io.plugins import register_io_source
 
-    kinds = pl.Series("action", actions, dtype=pl.String)
+    names_by_code = pl.Series("action", actions, dtype=pl.String)
     names = {"times": ("timestamp", pl.Int64), "values": ("rating", pl.Float32), "actions": ("action", pl.String)}
     schema: dict[str, Any] = {"user_id": pl.String, "item_id": pl.String}
     schema |= dict(names[column] for column in names if column in arrays)
@@ -243,7 +249,9 @@ def _interactions(
         for column, (name, _) in names.items():
             if column in arrays:
                 part = arrays[column][start:stop]
-                columns[name] = kinds.gather(part) if column == "actions" else pl.Series(name, part, nan_to_null=True)
+                columns[name] = (
+                    names_by_code.gather(part) if column == "actions" else pl.Series(name, part, nan_to_null=True)
+                )
         return pl.DataFrame(columns)
 
     def blocks(

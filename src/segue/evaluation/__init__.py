@@ -1,1 +1,1 @@
-"""Ranks, metrics, intervals and paired tests."""
+"""Ranks, metrics, confidence intervals, paired tests and leakage checks."""

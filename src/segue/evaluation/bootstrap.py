@@ -1,6 +1,8 @@
-"""How sure a mean over queries is: the percentile bootstrap (Efron 1979, doi:10.1214/aos/1176344552).
+"""Confidence intervals of means over queries by the percentile bootstrap.
 
-Shapes: N queries, M columns (metrics, or differences of two models), B resamples.
+Efron 1979, doi:10.1214/aos/1176344552.
+
+Shapes: N queries, M columns (metrics, or differences between two models), B resamples.
 """
 
 from __future__ import annotations
@@ -10,18 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "estimate", "resampled_means"]
+__all__ = ["Estimate", "estimate", "resample_means"]
 
 RESAMPLES = 1000
+CONFIDENCE = 0.95
 BLOCK_DRAWS = 4_000_000
-LEVEL = 0.95
-FEW = 16
-"""Queries per distinct row from which counts are drawn instead of queries."""
+"""Row indices drawn at once."""
+MULTINOMIAL_RATIO = 16
+"""Queries per distinct row from which counts of distinct rows are drawn instead of single queries."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over queries and its 95 % interval."""
+    """A mean over queries with its 95 % confidence interval."""
 
     mean: float
     low: float
@@ -32,37 +35,39 @@ class Estimate:
 
 
 def estimate(values_NM: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES) -> list[Estimate]:
-    """The mean of each column with its interval; rows with a NaN are queries that do not count.
+    """Estimate the mean of each column with its interval.
+
+    Rows that contain a NaN are left out.
 
     The same seed gives the same intervals.
 
     Raises:
-        ValueError: no row without NaN.
+        ValueError: every row contains a NaN.
     """
-    counted = values_NM[~np.isnan(values_NM).any(axis=1)]
-    if len(counted) == 0:
-        raise ValueError(f"no query has a true item: nothing to average over {len(values_NM)} queries")
-    means_BM = resampled_means(counted, np.random.default_rng(seed), resamples)
-    tail = 50.0 * (1.0 - LEVEL)
+    complete = values_NM[~np.isnan(values_NM).any(axis=1)]
+    if len(complete) == 0:
+        raise ValueError(f"none of {len(values_NM)} queries has a true item, expected at least one to average over")
+    means_BM = resample_means(complete, np.random.default_rng(seed), resamples)
+    tail = 50.0 * (1.0 - CONFIDENCE)
     low, high = np.percentile(means_BM, [tail, 100.0 - tail], axis=0)
-    means = counted.mean(axis=0)
-    # numbers that do not vary have an interval of no width; without this it may miss the mean by a rounding error
+    means = complete.mean(axis=0)
+    # an interval of width zero may miss the mean by a rounding error
     low, high = np.minimum(low, means), np.maximum(high, means)
     return [Estimate(*map(float, row)) for row in zip(means, low, high, strict=True)]
 
 
-def resampled_means(
+def resample_means(
     values_NM: NDArray[np.float64], rng: np.random.Generator, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
-    """``(B, M)`` means of N rows drawn with replacement, B times.
+    """Compute ``(B, M)`` means of N rows drawn with replacement, B times.
 
-    Where few rows differ, as with one target per query, it is enough to draw how often each of them comes: their
-    counts are multinomial. Otherwise the rows themselves are drawn, in blocks.
+    With few distinct rows, as with one target per query, the counts of the distinct rows are drawn: they are
+    multinomial. Otherwise single rows are drawn, in blocks.
     """
     n = len(values_NM)
-    sorted_NM = values_NM[np.lexsort(values_NM.T)]  # np.unique does the same for whole rows, ten times slower
+    sorted_NM = values_NM[np.lexsort(values_NM.T)]  # ten times faster than np.unique on whole rows
     first = np.flatnonzero(np.append(True, (sorted_NM[1:] != sorted_NM[:-1]).any(axis=1)))
-    if len(first) * FEW <= n:
+    if len(first) * MULTINOMIAL_RATIO <= n:
         counts_U = np.diff(np.append(first, n))
         drawn_BU = rng.multinomial(n, counts_U / n, resamples)
         return np.asarray((drawn_BU @ sorted_NM[first]) / n)

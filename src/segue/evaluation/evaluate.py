@@ -1,217 +1,385 @@
-"""How good a model is on questions with known answers: one value per query, then means with intervals."""
+"""Evaluate a model on held-out queries.
+
+Every metric has one value per query; means and confidence intervals come after.
+"""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.model import LESS_IS_BETTER, Predictor, Recommender, Validate
-from segue.core.registry import functions
+from segue.core.model import LOWER_IS_BETTER, Predictor, Recommender, Validate
+from segue.core.registry import exported_functions
 from segue.core.types import Events, HeldOut, Ranks, Recommendations
-from segue.evaluation import metrics as registry
+from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
 from segue.evaluation.bootstrap import Estimate, estimate
-from segue.evaluation.ranking import distinct, rank, rank_lists
+from segue.evaluation.metrics import MetricLike, RankingMetric, resolve_metrics
+from segue.evaluation.ranking import deduplicate, rank, rank_lists
+from segue.evaluation.rating_metrics import PredictionErrors, prediction_errors
 from segue.evaluation.sampled import rank_sampled
 
-__all__ = ["METRICS", "Evaluation", "evaluate", "evaluate_lists", "validator"]
+if TYPE_CHECKING:
+    import polars as pl
 
-Metric = Callable[[Ranks, int], NDArray[np.float64]]
+__all__ = ["DEFAULT_METRICS", "EvaluationResult", "estimate_values", "evaluate", "evaluate_lists", "make_validator"]
 
-METRICS: tuple[Metric, ...] = (
-    registry.recall,
-    registry.precision,
-    registry.hit_rate,
-    registry.mrr,
-    registry.ndcg,
+DEFAULT_METRICS: tuple[MetricLike, ...] = (
+    ranking_metrics.recall,
+    ranking_metrics.precision,
+    ranking_metrics.hit_rate,
+    ranking_metrics.mrr,
+    ranking_metrics.ndcg,
 )
-"""What is reported unless asked otherwise."""
+"""The ranking metrics that are computed by default."""
 
-BLOCK_TICKS = 4_000_000
+BLOCK_CELLS = 4_000_000
+"""Cells of the query-item table marked at once."""
 
 
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """What came out, by names such as ``ndcg@10``."""
+@dataclass(frozen=True, eq=False, repr=False)
+class EvaluationResult:
+    """Metrics of one model on one set of queries, by names such as ``ndcg@10``.
+
+    ``result["ndcg@10"]`` is the mean with its interval.
+    """
 
     values: Mapping[str, NDArray[np.float64]]
-    """``(N,)`` per metric, one value per query; NaN where a query has no true item, or for errors no true value."""
-    summary: Mapping[str, Estimate]
-    """Means over the queries that count, with 95 % intervals."""
-    facts: Mapping[str, Any]
-    """The protocol and the counts: queries, targets, share of targets in the history, unknown users, ..."""
+    """``(N,)`` per metric, one value per query; NaN where a query has no true item or, for errors, no true value."""
+    estimates: Mapping[str, Estimate]
+    """Means over the queries, with 95 % bootstrap intervals."""
+    metadata: Mapping[str, Any]
+    """The protocol and counts: queries, targets, share of targets in the history, unknown users, ..."""
     top: Recommendations
-    """The lists, as long as the largest k; none where nothing was ranked."""
+    """The lists, as long as the largest k; empty where nothing was ranked."""
+    group_estimates: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    """The same per group of queries, where groups were given."""
+    group_sizes: Mapping[str, int] = field(default_factory=dict)
+    """Queries of each group."""
+
+    def __getitem__(self, metric: str) -> Estimate:
+        if metric not in self.estimates:
+            from segue.core.config import suggest
+
+            raise KeyError(f"metric: no '{metric}' in this result{suggest(metric, self.estimates)}")
+        return self.estimates[metric]
+
+    def __contains__(self, metric: object) -> bool:
+        return metric in self.estimates
+
+    def select(self, names: Sequence[str]) -> EvaluationResult:
+        """Keep only the metrics ``names``, in this order."""
+        return replace(
+            self,
+            values={name: self.values[name] for name in names},
+            estimates={name: self[name] for name in names},
+            group_estimates={
+                group: {name: found[name] for name in names if name in found}
+                for group, found in self.group_estimates.items()
+            },
+        )
+
+    @property
+    def table(self) -> pl.DataFrame:
+        """One row per metric: ``metric``, ``mean``, ``low``, ``high``, ``queries``.
+
+        With groups there are rows per group too, named in a first column ``group``, which is null for all queries.
+        """
+        import polars as pl
+
+        n = int(self.metadata["queries"])
+        rows: list[tuple[Any, ...]] = [(None, name, *_numbers(found), n) for name, found in self.estimates.items()]
+        for group, estimates in self.group_estimates.items():
+            size = self.group_sizes[group]
+            rows += [(group, name, *_numbers(found), size) for name, found in estimates.items()]
+        columns = {"group": pl.String, "metric": pl.String, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64,
+                   "queries": pl.Int64}  # fmt: skip
+        frame = pl.DataFrame(rows, schema=columns, orient="row")
+        return frame if self.group_estimates else frame.drop("group")
+
+    def __repr__(self) -> str:
+        width = max(map(len, self.estimates), default=0)
+        lines = [f"{self._summary()}", *(f"  {name:<{width}}  {found}" for name, found in self.estimates.items())]
+        for group, estimates in self.group_estimates.items():
+            lines.append(f"{group} ({self.group_sizes[group]:,} queries)")
+            lines += [f"  {name:<{width}}  {found}" for name, found in estimates.items()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        return f"<p>{self._summary()}</p>{self.table._repr_html_()}"
+
+    def _summary(self) -> str:
+        """Describe the protocol in one line."""
+        parts = [f"{self.metadata['queries']:,} queries"]
+        if "items" in self.metadata:
+            history = "excluded" if self.metadata["exclude_seen"] else "included"
+            parts.append(f"whole catalog of {self.metadata['items']:,} items, seen items {history}")
+        elif "candidates" in self.metadata:
+            parts.append(str(self.metadata["candidates"]))
+        return "EvaluationResult: " + ", ".join([*parts, "95 % intervals"])
 
 
 def evaluate(
     model: Recommender,
     held_out: HeldOut,
     ks: Sequence[int] = (5, 10),
-    metrics: Sequence[Metric] = METRICS,
-    repeats: bool = False,
+    metrics: Sequence[MetricLike] = DEFAULT_METRICS,
+    exclude_seen: bool = True,
     seed: int = 0,
     sampled: int | None = None,
-) -> Evaluation:
-    """Rank the whole catalogue for every query and measure; the errors of predicted values too, where both exist.
+    groups: Sequence[str] | None = None,
+) -> EvaluationResult:
+    """Rank the whole catalog for every query and compute metrics.
+
+    Errors (``rmse``, ``mae``) are computed wherever the model predicts values and targets have them.
 
     Args:
-        metrics: of the ranking; without any, nothing is ranked, and a model that predicts values is measured by errors.
-        repeats: whether items of the history stay in the ranking.
-        seed: of the bootstrap; the same seed gives the same intervals.
-        sampled: measure each target among so many drawn items too; these metrics are called ``sampled_...``.
+        ks: cutoffs of the metrics that are named without one.
+        metrics: ranking metrics, see :func:`segue.evaluation.metrics.resolve_metrics`; without any, nothing is ranked.
+        exclude_seen: whether items of the history are removed from the ranking.
+        seed: seed of the bootstrap and of sampled candidates; the same seed gives the same result.
+        sampled: also rank each target among so many sampled items; these metrics are named ``sampled_...``.
+        groups: ``(N,)`` label of each query; metrics are computed per label too.
 
     Raises:
-        ValueError: no query has a true item, a k below 1, scores that are not finite, or nothing to measure.
+        ValueError: no query has a true item, a k below 1, scores that are not finite, or nothing to compute.
     """
     started = time.perf_counter()
-    parts = []
+    if groups is not None and len(groups) != len(held_out):
+        raise ValueError(f"groups: got {len(groups)} labels for {len(held_out)} queries, expected one per query")
+    results = []
     if metrics:
-        _check(ks)
-        ranks = rank(model, held_out, max(ks), repeats)
-        kept = "keep" if repeats else "remove"
-        facts = {"candidates": "whole catalogue", "items": model.domain.n_items, "repeats": kept}
-        parts.append(_measured(ranks, held_out, ks, metrics, seed, facts))
+        resolved = resolve_metrics(metrics, ks)
+        ranks = rank(model, held_out, _longest(resolved, ks), exclude_seen)
+        metadata = {"candidates": "whole catalog", "items": model.schema.n_items, "exclude_seen": exclude_seen}
+        results.append(_summarize_ranks(ranks, held_out, resolved, seed, metadata, groups))
         if sampled is not None:
-            among = rank_sampled(model, held_out, sampled, seed)
-            told = {"sampled_candidates": sampled}
-            parts.append(_measured(among, held_out, ks, metrics, seed, told, "sampled_"))
-    if isinstance(model, Predictor) and model.predicts and (not metrics or _valued(held_out)):
-        parts.append(_errors(model, held_out, seed))
-    if not parts:
+            sampled_ranks = rank_sampled(model, held_out, sampled, seed)
+            metadata = {"sampled_candidates": sampled}
+            results.append(_summarize_ranks(sampled_ranks, held_out, resolved, seed, metadata, groups, "sampled_"))
+    if isinstance(model, Predictor) and model.predicts_ratings and (not metrics or _has_values(held_out)):
+        results.append(_summarize_errors(prediction_errors(model, held_out), held_out, seed, groups))
+    if not results:
         raise ValueError(
-            f"metrics: none of a ranking, and {type(model).__name__} predicts no values: nothing to measure"
+            f"metrics: got no ranking metric, and {type(model).__name__} predicts no ratings; name one such as 'ndcg'"
         )
-    measured = _joined(parts)
-    return replace(measured, facts={**measured.facts, "seconds": time.perf_counter() - started})
+    result = _merge(results)
+    return replace(result, metadata={**result.metadata, "seconds": time.perf_counter() - started})
 
 
 def evaluate_lists(
     recommendations: Recommendations,
     held_out: HeldOut,
     ks: Sequence[int] = (5, 10),
-    metrics: Sequence[Metric] = METRICS,
+    metrics: Sequence[MetricLike] = DEFAULT_METRICS,
     seed: int = 0,
-) -> Evaluation:
-    """Measure lists that came from elsewhere, list n for query n; see :mod:`segue.evaluation.recommendation_files` to read them.
+    groups: Sequence[str] | None = None,
+) -> EvaluationResult:
+    """Evaluate given recommendation lists, list n for query n.
+
+    :mod:`segue.evaluation.recommendation_files` reads such lists.
 
     Raises:
         ValueError: as :func:`evaluate`, another number of lists, an item twice in a list, or a k above their length.
     """
-    _check(ks)
-    width = recommendations.items.shape[1]
-    if max(ks) > width:
-        raise ValueError(f"k: got {max(ks)}, but the longest list has {width} places")
+    resolved = resolve_metrics(metrics, ks)
+    longest, width = _longest(resolved, ks), recommendations.items.shape[1]
+    if longest > width:
+        raise ValueError(f"k: got {longest}, expected at most {width}, the length of the longest list")
     ranks = rank_lists(recommendations, held_out.targets)
-    return _measured(ranks, held_out, ks, metrics, seed, {"candidates": "lists from elsewhere"})
+    return _summarize_ranks(ranks, held_out, resolved, seed, {"candidates": "given lists"}, groups)
 
 
-def validator(held_out: HeldOut, metric: str = "ndcg@10", repeats: bool = False) -> Validate:
-    """A function for the training loop: the mean of ``metric``, and of the usual metrics at its k, of a model.
+def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_seen: bool = True) -> Validate:
+    """Build the function that computes validation metrics of a model during training.
 
-    For an error such as ``rmse`` the model predicts the values, and nothing is ranked.
+    It returns the mean of ``metric``, and of the default metrics at its k. For an error such as ``rmse`` the model
+    predicts the values, and nothing is ranked.
+
+    Args:
+        metric: a name such as ``ndcg@10``, or a function of ranks and k, which counts more as better.
 
     Raises:
-        ValueError: an unknown metric, or (when called) no query with a true item, or a model that cannot be asked.
+        ValueError: an unknown metric, or (when called) no query with a true item, or a model that predicts no ratings.
     """
-    if metric in LESS_IS_BETTER:
+    if metric in LOWER_IS_BETTER:
         return lambda model: _mean_errors(model, held_out)
-    wanted, k = registry.named(metric)
-    chosen = (wanted, *(other for other in METRICS if other is not wanted))
+    if isinstance(metric, str):
+        ranking_metrics.parse_metric(metric)  # a validation metric needs its k
+    chosen = resolve_metrics([metric], (10,))[0]
+    resolved = resolve_metrics([chosen, *DEFAULT_METRICS], (chosen.k or 10,))
 
     def validate(model: Recommender) -> Mapping[str, float]:
-        ranks = rank(model, held_out, k=0, repeats=repeats)
-        counted = np.diff(ranks.offsets) > 0
-        if not counted.any():
-            raise ValueError(f"no query of {len(ranks)} has a true item: nothing to validate on")
-        return {f"{function.__name__}@{k}": float(function(ranks, k)[counted].mean()) for function in chosen}
+        ranks = rank(model, held_out, k=0, exclude_seen=exclude_seen)
+        has_target = np.diff(ranks.offsets) > 0
+        if not has_target.any():
+            raise ValueError(f"none of {len(ranks)} validation queries has a true item, expected at least one")
+        return {metric.name: float(metric(ranks)[has_target].mean()) for metric in resolved}
 
     return validate
 
 
 def _mean_errors(model: Recommender, held_out: HeldOut) -> Mapping[str, float]:
-    if not (isinstance(model, Predictor) and model.predicts):
-        raise ValueError(f"{type(model).__name__} predicts no values, so that no error can choose its best state")
-    found = rating_metrics.errors(model, held_out)
-    return {name: float(np.nanmean(function(found))) for name, function in functions(rating_metrics).items()}
+    if not (isinstance(model, Predictor) and model.predicts_ratings):
+        raise ValueError(
+            f"{type(model).__name__} predicts no ratings, so its best state cannot be chosen by an error; choose a "
+            "ranking metric such as ndcg@10"
+        )
+    errors = prediction_errors(model, held_out)
+    return {name: float(np.nanmean(function(errors))) for name, function in exported_functions(rating_metrics).items()}
 
 
-def _valued(held_out: HeldOut) -> bool:
+def _has_values(held_out: HeldOut) -> bool:
     values = held_out.targets.values
     return values is not None and bool(np.isfinite(values).any())
 
 
-def _errors(model: Predictor, held_out: HeldOut, seed: int) -> Evaluation:
-    found = rating_metrics.errors(model, held_out)
-    values = {name: function(found) for name, function in functions(rating_metrics).items()}
-    intervals = estimate(np.column_stack(list(values.values())), seed)
-    facts = {
+def _longest(metrics: Sequence[RankingMetric], ks: Sequence[int]) -> int:
+    """Return the largest cutoff; that of ``ks`` where no metric has one."""
+    return max((metric.k for metric in metrics if metric.k is not None), default=max(ks))
+
+
+def _summarize_ranks(
+    ranks: Ranks,
+    held_out: HeldOut,
+    metrics: Sequence[RankingMetric],
+    seed: int,
+    metadata: Mapping[str, Any],
+    groups: Sequence[str] | None,
+    prefix: str = "",
+) -> EvaluationResult:
+    values = {f"{prefix}{metric.name}": metric(ranks) for metric in metrics}
+    counts = _count_queries(ranks, held_out)
+    by_group = {}
+    for group, mask in _masks(groups).items():
+        part = {name: column[mask] for name, column in values.items()}
+        by_group[group] = estimate_values(
+            {name: column for name, column in part.items() if not np.isnan(column).all()}, seed
+        )
+    return EvaluationResult(
+        values,
+        estimate_values(values, seed),
+        {**metadata, **counts, "seed": seed},
+        ranks.top,
+        by_group,
+        _sizes(groups),
+    )
+
+
+def _summarize_errors(
+    errors: PredictionErrors, held_out: HeldOut, seed: int, groups: Sequence[str] | None
+) -> EvaluationResult:
+    metrics = exported_functions(rating_metrics)
+    values = {name: function(errors) for name, function in metrics.items()}
+    by_group = {}
+    for group, mask in _masks(groups).items():
+        part = errors.select(mask)
+        if len(part.errors):
+            by_group[group] = estimate_values({name: function(part) for name, function in metrics.items()}, seed)
+    metadata = {
         "queries": len(held_out),
-        "predicted_values": len(found.errors),
+        "predicted_values": len(errors.errors),
         "unknown_users": int((~held_out.queries.known).sum()),
-        "time_told": held_out.queries.times is not None,
+        "has_query_times": held_out.queries.times is not None,
         "seed": seed,
     }
-    nothing = Recommendations.joined([], 1)
-    return Evaluation(values, dict(zip(values, intervals, strict=True)), facts, nothing)
+    return EvaluationResult(
+        values,
+        estimate_values(values, seed),
+        metadata,
+        Recommendations.concat([], 1),
+        by_group,
+        _sizes(groups),
+    )
 
 
-def _joined(parts: Sequence[Evaluation]) -> Evaluation:
-    """What was measured in several ways, the first one's lists."""
-    first, *others = parts
-    for part in others:
-        values, summary = {**first.values, **part.values}, {**first.summary, **part.summary}
-        first = Evaluation(values, summary, {**part.facts, **first.facts}, first.top)
+def _merge(results: Sequence[EvaluationResult]) -> EvaluationResult:
+    """Merge results of several kinds of metrics; the lists are those of the first."""
+    first, *others = results
+    for other in others:
+        names = [*first.group_estimates, *(name for name in other.group_estimates if name not in first.group_estimates)]
+        first = EvaluationResult(
+            {**first.values, **other.values},
+            {**first.estimates, **other.estimates},
+            {**other.metadata, **first.metadata},
+            first.top,
+            {name: {**first.group_estimates.get(name, {}), **other.group_estimates.get(name, {})} for name in names},
+            first.group_sizes,
+        )
     return first
 
 
-def _check(ks: Sequence[int]) -> None:
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks: got {tuple(ks)}, expected numbers of at least 1")
+def estimate_values(values: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Estimate]:
+    """Estimate the mean of every metric with its interval.
+
+    Metrics that are defined for the same queries share their bootstrap samples.
+    """
+    by_mask: dict[bytes, list[str]] = {}
+    for name, column in values.items():
+        by_mask.setdefault(np.isnan(column).tobytes(), []).append(name)
+    found: dict[str, Estimate] = {}
+    for names in by_mask.values():
+        columns = np.column_stack([values[name] for name in names])
+        found |= dict(zip(names, estimate(columns, seed), strict=True))
+    return {name: found[name] for name in values}
 
 
-def _measured(
-    ranks: Ranks,
-    held_out: HeldOut,
-    ks: Sequence[int],
-    metrics: Sequence[Metric],
-    seed: int,
-    facts: Mapping[str, Any],
-    called: str = "",
-) -> Evaluation:
-    values = {f"{called}{function.__name__}@{k}": function(ranks, k) for k in ks for function in metrics}
-    intervals = estimate(np.column_stack(list(values.values())), seed)
-    counts = _counts(ranks, held_out)
-    return Evaluation(values, dict(zip(values, intervals, strict=True)), {**facts, **counts, "seed": seed}, ranks.top)
+def _masks(groups: Sequence[str] | None) -> dict[str, NDArray[np.bool_]]:
+    """Return a mask of queries per label, in the order of :func:`_sizes`."""
+    labels = np.asarray([] if groups is None else groups, object)
+    return {group: np.asarray(labels == group, np.bool_) for group in _sizes(groups)}
 
 
-def _counts(ranks: Ranks, held_out: HeldOut) -> dict[str, Any]:
-    queries, targets = held_out.queries, distinct(held_out.targets)
+def _sizes(groups: Sequence[str] | None) -> dict[str, int]:
+    """Count the queries of each label.
+
+    Labels that begin with a number come first, in numeric order, then the others in order of text.
+    """
+    counts = Counter(() if groups is None else groups)
+    return {label: counts[label] for label in sorted(counts, key=_natural_order)}
+
+
+def _natural_order(label: str) -> tuple[float, str]:
+    number = re.match(r"-?\d+(\.\d+)?", label)
+    return (float(number[0]) if number else np.inf, label)
+
+
+def _numbers(found: Estimate) -> tuple[float, float, float]:
+    return found.mean, found.low, found.high
+
+
+def _count_queries(ranks: Ranks, held_out: HeldOut) -> dict[str, Any]:
+    queries, targets = held_out.queries, deduplicate(held_out.targets)
     return {
         "queries": len(ranks),
         "queries_without_target": int((np.diff(ranks.offsets) == 0).sum()),
         "targets": targets.size,
-        "targets_listed_twice": held_out.targets.size - targets.size,
-        "share_of_targets_in_history": _in_history(queries.history, targets) / max(targets.size, 1),
+        "duplicate_targets": held_out.targets.size - targets.size,
+        "share_of_targets_in_history": _count_in_history(queries.history, targets) / max(targets.size, 1),
         "unknown_users": int((~queries.known).sum()),
         "empty_histories": int((queries.history.lengths == 0).sum()),
-        "time_told": queries.times is not None,
+        "has_query_times": queries.times is not None,
     }
 
 
-def _in_history(history: Events, targets: Events) -> int:
-    """Targets that stand in their query's history, by ticking off a table of queries and items, block by block."""
+def _count_in_history(history: Events, targets: Events) -> int:
+    """Count the targets that are in their query's history.
+
+    A table of queries and items is marked, block by block.
+    """
     width = 1 + max(int(history.items.max(initial=0)), int(targets.items.max(initial=0)))
-    step = max(1, BLOCK_TICKS // width)
+    step = max(1, BLOCK_CELLS // width)
     found = 0
     for start in range(0, len(targets), step):
-        before, truth = history.block(start, start + step), targets.block(start, start + step)
-        ticked = np.zeros((len(before), width), np.bool_)
-        ticked[before.rows, before.items] = True
-        found += int(ticked[truth.rows, truth.items].sum())
+        before, truth = history.rows_between(start, start + step), targets.rows_between(start, start + step)
+        is_seen = np.zeros((len(before), width), np.bool_)
+        is_seen[before.rows, before.items] = True
+        found += int(is_seen[truth.rows, truth.items].sum())
     return found

@@ -1,112 +1,217 @@
-"""Metrics of a ranking: each a pure function of where the truth stands, one value per query.
+"""Ranking metrics: functions of the ranks of the true items.
 
-``f(ranks, k)`` gives ``(N,)`` values in [0, 1]; only the first ``k`` places count. Ties count at their expected rank
-(:attr:`segue.core.types.Ranks.places`). A query without a true item asks nothing that could be right or wrong: its
-value is NaN, and it enters no mean.
+``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. Tied scores count at their
+expected rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a true item is NaN, and such
+a query enters no mean. Any function of this signature is a metric and can be passed wherever a metric's name can.
 
-Below, *relevant* is the number of a query's true items and *found* the number of them within the first k places.
+Below, *relevant* is the number of true items of a query and *found* the number of them within the first k ranks.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.config import suggest
-from segue.core.registry import functions
+from segue.core.registry import exported_functions, plugins
 from segue.core.types import Ranks
 
 __all__ = ["f1", "hit_rate", "map", "mrr", "ndcg", "precision", "recall"]
 
+PLUGINS = "segue.metrics"
+"""Entry-point group for metrics from other packages: the name, and a function of the signature above."""
+
 Values: TypeAlias = NDArray[np.float64]
-Metric: TypeAlias = Callable[[Ranks, int], Values]
+Metric: TypeAlias = Callable[..., Values]
+
+
+@dataclass(frozen=True)
+class RankingMetric:
+    """A metric at a cutoff."""
+
+    name: str
+    """Such as ``ndcg@10``; without a cutoff the function's name alone."""
+    function: Metric
+    k: int | None
+
+    def __call__(self, ranks: Ranks) -> Values:
+        """Compute the ``(N,)`` values of the metric.
+
+        Raises:
+            ValueError: the function returns another shape.
+        """
+        result = self.function(ranks) if self.k is None else self.function(ranks, self.k)
+        values = np.asarray(result, np.float64)
+        if values.shape != (len(ranks),):
+            raise ValueError(f"metric {self.name}: returned shape {values.shape}, expected ({len(ranks)},)")
+        return values
+
+
+MetricLike: TypeAlias = "str | Metric | RankingMetric | tuple[Metric, int]"
 
 
 def recall(ranks: Ranks, k: int) -> Values:
-    """Found / relevant."""
-    return _per_query(ranks, _found(ranks, k) / np.maximum(_relevant(ranks), 1))
+    """Recall: found / relevant, the share of the true items that is found."""
+    return _mask_empty(ranks, _count_found(ranks, k) / np.maximum(_count_relevant(ranks), 1))
 
 
 def precision(ranks: Ranks, k: int) -> Values:
-    """Found / k."""
-    return _per_query(ranks, _found(ranks, k) / k)
+    """Precision: found / k, the share of the list that is true."""
+    return _mask_empty(ranks, _count_found(ranks, k) / k)
 
 
 def hit_rate(ranks: Ranks, k: int) -> Values:
-    """1 where any is found, else 0."""
-    return _per_query(ranks, np.minimum(_found(ranks, k), 1.0))
+    """Hit rate: 1 where any true item is found, else 0."""
+    return _mask_empty(ranks, np.minimum(_count_found(ranks, k), 1.0))
 
 
 def mrr(ranks: Ranks, k: int) -> Values:
-    """Mean reciprocal rank: 1 / the place of the first that is found, 0 where none is."""
-    rows, places, nth = _in_order(ranks, k)
+    """Mean reciprocal rank: 1 / rank of the first true item found, else 0."""
+    rows, found_ranks, nth = _found_in_order(ranks, k)
     first = nth == 1
     values = np.zeros(len(ranks))
-    values[rows[first]] = 1.0 / places[first]
-    return _per_query(ranks, values)
+    values[rows[first]] = 1.0 / found_ranks[first]
+    return _mask_empty(ranks, values)
 
 
 def ndcg(ranks: Ranks, k: int) -> Values:
-    """Gain of 1 for each found, discounted by log2(1 + place), over that of min(k, relevant) at the first places.
+    """Normalized discounted cumulative gain with binary relevance.
 
-    Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418.
+    Each true item found gains 1 / log2(1 + rank); the sum is divided by that of min(k, relevant) items at the first
+    ranks. Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418.
     """
-    rows, places, _ = _in_order(ranks, k)
-    gain = np.bincount(rows, weights=1.0 / np.log2(1.0 + places), minlength=len(ranks))
+    rows, found_ranks, _ = _found_in_order(ranks, k)
+    gain = np.bincount(rows, weights=1.0 / np.log2(1.0 + found_ranks), minlength=len(ranks))
     ideal = np.cumsum(1.0 / np.log2(np.arange(2, k + 2)))
-    return _per_query(ranks, gain / ideal[np.clip(_relevant(ranks), 1, k) - 1])
+    return _mask_empty(ranks, gain / ideal[np.clip(_count_relevant(ranks), 1, k) - 1])
 
 
 def map(ranks: Ranks, k: int) -> Values:  # noqa: A001 - the metric's name
-    """Mean average precision: the sum of the precision at each found one's place, divided by min(k, relevant).
+    """Mean average precision.
 
-    A list that begins with true items only has the value 1; TREC's ``map_cut`` divides by *relevant* instead.
+    Precision is summed at the rank of each true item found, and divided by min(k, relevant).
+
+    A list of true items only has the value 1; TREC's ``map_cut`` divides by *relevant* instead.
     """
-    rows, places, nth = _in_order(ranks, k)
-    total = np.bincount(rows, weights=nth / places, minlength=len(ranks))
-    return _per_query(ranks, total / np.clip(_relevant(ranks), 1, k))
+    rows, found_ranks, nth = _found_in_order(ranks, k)
+    total = np.bincount(rows, weights=nth / found_ranks, minlength=len(ranks))
+    return _mask_empty(ranks, total / np.clip(_count_relevant(ranks), 1, k))
 
 
 def f1(ranks: Ranks, k: int) -> Values:
-    """The harmonic mean of precision and recall, which is 2 found / (k + relevant)."""
-    return _per_query(ranks, 2.0 * _found(ranks, k) / (k + _relevant(ranks)))
+    """F1: the harmonic mean of precision and recall, 2 found / (k + relevant)."""
+    return _mask_empty(ranks, 2.0 * _count_found(ranks, k) / (k + _count_relevant(ranks)))
 
 
-def named(name: str) -> tuple[Metric, int]:
-    """The metric and its k from a name such as ``ndcg@10``."""
-    key, at, cut = name.partition("@")
-    known = functions(sys.modules[__name__])
+def parse_metric(name: str) -> tuple[Metric, int]:
+    """Parse a name such as ``ndcg@10`` into the metric's function and its k.
+
+    Raises:
+        ValueError: an unknown metric, or no k of at least 1.
+    """
+    key, at, cutoff = name.partition("@")
+    known = known_metrics()
     if key not in known:
-        raise ValueError(f"metric: unknown '{name}'{suggest(key, known)}, at a k as in 'ndcg@10'")
-    if not at or not cut.isdigit() or int(cut) < 1:
+        raise ValueError(f"metric: unknown '{name}'{suggest(key, known)}, with a k as in 'ndcg@10'")
+    if not at or not cutoff.isdigit() or int(cutoff) < 1:
         raise ValueError(f"metric: got '{name}', expected a k of at least 1 as in '{key}@10'")
-    return known[key], int(cut)
+    return known[key], int(cutoff)
 
 
-def _relevant(ranks: Ranks) -> NDArray[np.int64]:
+def known_metrics() -> dict[str, Metric]:
+    """Map names to metrics.
+
+    They are those of this module, and entry points of the group ``segue.metrics``.
+    """
+    return exported_functions(sys.modules[__name__]) | {name: entry.load() for name, entry in plugins(PLUGINS).items()}
+
+
+def resolve_metrics(metrics: Iterable[MetricLike], ks: Sequence[int] = (10,)) -> list[RankingMetric]:
+    """Resolve names and functions to metrics at cutoffs, without duplicates.
+
+    Args:
+        metrics: names with a cutoff (``ndcg@10``); names or functions without one, which are taken at each of ``ks``;
+            pairs of a function and its k. A function whose ``k`` has a default is taken at that k, and one without a
+            parameter ``k`` has no cutoff.
+        ks: cutoffs, each at least 1.
+
+    Raises:
+        ValueError: an unknown name, a cutoff below 1, or something that is not a metric.
+    """
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks: got {tuple(ks)}, expected cutoffs of at least 1")
+    found, errors = [], []
+    for metric in metrics:
+        try:
+            found.append(_resolve(metric, ks))
+        except ValueError as error:
+            errors.append(str(error))
+    if errors:
+        raise ValueError("\n".join(errors))
+    resolved: dict[str, RankingMetric] = {}
+    for column in zip_longest(*found):  # all metrics at the first of ks, then all at the second
+        for one in column:
+            if one is not None:
+                resolved.setdefault(one.name, one)
+    return list(resolved.values())
+
+
+def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
+    if isinstance(metric, RankingMetric):
+        return [metric]
+    if isinstance(metric, str):
+        known = known_metrics()
+        if metric in known:
+            return [RankingMetric(f"{metric}@{k}", known[metric], k) for k in ks]
+        function, cutoff = parse_metric(metric)
+        return [RankingMetric(metric, function, cutoff)]
+    if isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]) and isinstance(metric[1], int):
+        function, cutoff = metric
+        if cutoff < 1:
+            raise ValueError(f"metric {function.__name__}: got k {cutoff}, expected at least 1")
+        return [RankingMetric(f"{function.__name__}@{cutoff}", function, cutoff)]
+    if not callable(metric):
+        raise ValueError(f"metric: got {metric!r}, expected a name such as 'ndcg@10' or a function (ranks, k)")
+    name = getattr(metric, "__name__", type(metric).__name__)
+    parameters = list(inspect.signature(metric).parameters.values())
+    if len(parameters) == 1:
+        return [RankingMetric(name, metric, None)]
+    default = parameters[1].default
+    cutoffs = ks if default is inspect.Parameter.empty else [int(default)]
+    return [RankingMetric(f"{name}@{k}", metric, k) for k in cutoffs]
+
+
+def _count_relevant(ranks: Ranks) -> NDArray[np.int64]:
     return np.diff(ranks.offsets)
 
 
-def _found(ranks: Ranks, k: int) -> Values:
+def _count_found(ranks: Ranks, k: int) -> Values:
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    return np.bincount(ranks.rows[ranks.places <= k], minlength=len(ranks)).astype(np.float64)
+    return np.bincount(ranks.rows[ranks.expected_ranks <= k], minlength=len(ranks)).astype(np.float64)
 
 
-def _in_order(ranks: Ranks, k: int) -> tuple[NDArray[np.int64], Values, NDArray[np.int64]]:
-    """Of those found, by query and place: the query, the place, and which of the query's found ones it is, from 1."""
+def _found_in_order(ranks: Ranks, k: int) -> tuple[NDArray[np.int64], Values, NDArray[np.int64]]:
+    """Return query, rank and ordinal of each true item found, by query and rank.
+
+    Ordinals count the items found within the query, from 1.
+    """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    found = np.flatnonzero(ranks.places <= k)
-    rows, places = ranks.rows[found], ranks.places[found]
-    order = np.lexsort((places, rows))
-    rows, places = rows[order], places[order]
-    return rows, places, np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+    found = np.flatnonzero(ranks.expected_ranks <= k)
+    rows, found_ranks = ranks.rows[found], ranks.expected_ranks[found]
+    order = np.lexsort((found_ranks, rows))
+    rows, found_ranks = rows[order], found_ranks[order]
+    return rows, found_ranks, np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
 
 
-def _per_query(ranks: Ranks, values: Values) -> Values:
-    return np.where(_relevant(ranks) > 0, values, np.nan)
+def _mask_empty(ranks: Ranks, values: Values) -> Values:
+    """Replace the values of queries without a true item by NaN."""
+    return np.where(_count_relevant(ranks) > 0, values, np.nan)

@@ -1,4 +1,4 @@
-"""Where the truth stands in the ranking of the whole catalogue: one pass over the scores, block by block.
+"""Rank the true items against the whole catalog, in blocks of queries.
 
 Shapes: N queries, I items, R queries of one block, T targets.
 """
@@ -12,30 +12,30 @@ from segue.core.model import Recommender
 from segue.core.recommend import exclude, score_blocks, top_k
 from segue.core.types import Events, HeldOut, Ranks, Recommendations, Scores
 
-__all__ = ["distinct", "rank", "rank_lists"]
+__all__ = ["deduplicate", "rank", "rank_lists"]
 
-SORTED_FROM = 4
+MIN_TARGETS_TO_SORT = 4
 """Targets per query from which sorting the scores once is cheaper than counting for each target."""
 
 
-def rank(model: Recommender, held_out: HeldOut, k: int = 10, repeats: bool = False) -> Ranks:
-    """The rank of every true item among all items of the catalogue, and each query's best ``k``.
+def rank(model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool = True) -> Ranks:
+    """Rank every true item in the catalog, and take the top ``k`` of each query.
 
-    An item that a query lists twice as true is one target. With ``repeats`` false, the items of the history are
-    removed first; a target among them can't be found: all eligible candidates count as greater.
+    An item that a query lists twice as true is one target. With ``exclude_seen`` the items of the history are removed
+    first; a target among them cannot be found: all remaining candidates count as higher.
 
     Args:
         k: length of the lists ``top``; 0 makes none, which is faster.
-        repeats: whether items of the history stay in the ranking.
+        exclude_seen: whether items of the history are removed from the ranking.
 
     Raises:
-        ValueError: a target outside the catalogue, or scores that are not finite.
+        ValueError: a target outside the catalog, or scores that are not finite.
     """
-    n_items = model.domain.n_items
-    targets = distinct(held_out.targets)
+    n_items = model.schema.n_items
+    targets = deduplicate(held_out.targets)
     if targets.size and not 0 <= targets.items.min() <= targets.items.max() < n_items:
         raise ValueError(
-            f"targets: item codes {targets.items.min()} to {targets.items.max()}, expected 0..{n_items - 1}"
+            f"targets: item codes {targets.items.min()} to {targets.items.max()}, expected 0 to {n_items - 1}"
         )
     greater = np.zeros(targets.size, np.int64)
     equal = np.zeros(targets.size, np.int64)
@@ -44,9 +44,9 @@ def rank(model: Recommender, held_out: HeldOut, k: int = 10, repeats: bool = Fal
     start = 0
     for block, scores_RI in score_blocks(model, held_out.queries):
         stop = start + len(block)
-        truth = targets.block(start, stop)
+        truth = targets.rows_between(start, stop)
         entries = slice(targets.offsets[start], targets.offsets[stop])
-        if not repeats:
+        if exclude_seen:
             exclude(scores_RI, block.history)
             eligible[start:stop] -= np.count_nonzero(scores_RI == -np.inf, axis=1)
         values_T = scores_RI[truth.rows, truth.items]
@@ -57,40 +57,43 @@ def rank(model: Recommender, held_out: HeldOut, k: int = 10, repeats: bool = Fal
         greater[removed] = eligible[start + truth.rows[removed - targets.offsets[start]]]
         equal[removed] = 0
         start = stop
-    return Ranks(targets.offsets, greater, equal, eligible, Recommendations.joined(tops, k))
+    return Ranks(targets.offsets, greater, equal, eligible, Recommendations.concat(tops, k))
 
 
 def rank_lists(recommendations: Recommendations, targets: Events) -> Ranks:
-    """The rank of every true item in lists that came from elsewhere; one that is not in its list is not found.
+    """Rank every true item in given lists.
+
+    An item that is not in its list is not found.
 
     Raises:
-        ValueError: another number of lists than of queries, or an item that stands in a list twice.
+        ValueError: another number of lists than of queries, or an item twice in a list.
     """
     n, k = recommendations.items.shape
     if n != len(targets):
-        raise ValueError(f"{n} lists for {len(targets)} queries")
-    targets = distinct(targets)
+        raise ValueError(f"got {n} lists for {len(targets)} queries, expected one list per query")
+    targets = deduplicate(targets)
     lengths = np.asarray(recommendations.lengths, np.int64)
     used = np.arange(k) < lengths[:, None]
-    rows, places = np.nonzero(used)
+    rows, positions = np.nonzero(used)
     items = recommendations.items[used].astype(np.int64)
     width = 1 + max(items.max(initial=0), targets.items.max(initial=0))
     keys, order = np.unique(rows * width + items, return_index=True)
     if len(keys) < len(items):
         twice = np.setdiff1d(np.arange(len(items)), order)[0]
         raise ValueError(
-            f"list {rows[twice]}: item {items[twice]} stands there twice, the second at {places[twice] + 1}"
+            f"list {rows[twice]}: item {items[twice]} appears twice, again at rank {positions[twice] + 1}; "
+            "expected distinct items"
         )
     wanted = targets.rows * width + targets.items
     at = np.searchsorted(keys, wanted)
     found = np.append(keys, -1)[at] == wanted
     greater = lengths[targets.rows]
-    greater[found] = places[order[at[found]]]
+    greater[found] = positions[order[at[found]]]
     return Ranks(targets.offsets, greater, np.zeros_like(greater), lengths, recommendations)
 
 
-def distinct(targets: Events) -> Events:
-    """The targets without those that stand in their row before."""
+def deduplicate(targets: Events) -> Events:
+    """Keep the first occurrence of each item within its row."""
     width = 1 + int(targets.items.max(initial=0))
     first = np.unique(targets.rows * width + targets.items, return_index=True)[1]
     if len(first) == targets.size:
@@ -103,10 +106,13 @@ def distinct(targets: Events) -> Events:
 def _count(
     scores_RI: Scores, offsets: NDArray[np.int64], values_T: Scores
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Scores of the row greater than each target's and, without the target itself, equal to it."""
+    """Count the scores above each target's score, and those equal to it.
+
+    The target itself is not counted.
+    """
     lengths = np.diff(offsets)
     most = int(lengths.max(initial=0))
-    if most >= SORTED_FROM:
+    if most >= MIN_TARGETS_TO_SORT:
         return _count_sorted(scores_RI, np.repeat(np.arange(len(lengths)), lengths), values_T)
     greater = np.zeros(len(values_T), np.int64)
     equal = np.zeros(len(values_T), np.int64)
@@ -123,17 +129,20 @@ def _count(
 def _count_sorted(
     scores_RI: Scores, rows: NDArray[np.int64], values_T: Scores
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The same by one sort of each row and a binary search for all targets at once."""
+    """Count as :func:`_count` does, by sorting each row once.
+
+    A binary search finds all targets at once.
+    """
     sorted_RI = np.sort(scores_RI, axis=1)
     n_items = sorted_RI.shape[1]
-    below, upto = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+    n_lower, n_not_higher = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
     step = 1 << (n_items.bit_length() - 1)
     while step:
         # both counts grow by `step` where the score just before them is still small enough
-        for count, small in ((below, np.less), (upto, np.less_equal)):
+        for count, is_small in ((n_lower, np.less), (n_not_higher, np.less_equal)):
             ahead = np.minimum(count + step, n_items)
             count[:] = np.where(
-                (count + step <= n_items) & small(sorted_RI[rows, ahead - 1], values_T), count + step, count
+                (count + step <= n_items) & is_small(sorted_RI[rows, ahead - 1], values_T), count + step, count
             )
         step >>= 1
-    return n_items - upto, upto - below - 1
+    return n_items - n_not_higher, n_not_higher - n_lower - 1

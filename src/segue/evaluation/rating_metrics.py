@@ -1,9 +1,9 @@
-"""How far predicted values are from the true ones: ratings, amounts, in the scale of the data.
+"""Errors of predicted values such as ratings, in the scale of the data.
 
-An error of a whole set, such as the root of the mean square, is no mean over queries: a query with many targets counts
-more. Each metric here is still one value per query, whose mean over the queries *is* the metric: the metric itself, and
-what the query adds to it or takes from it to first order (the delta method). So intervals and paired tests over queries
-hold for errors as they do for ranks, and a user with many ratings is drawn as a whole.
+An error of a whole set, such as the root mean squared error, is not a mean over queries: a query with many targets
+counts more. Each metric here still returns one value per query, whose mean over the queries *is* the metric: the metric
+itself plus what the query adds to it to first order (the delta method). Bootstrap intervals and paired tests over
+queries therefore hold for errors as they do for ranking metrics, and resample a user with all their ratings.
 
 Shapes: N queries, T targets with a value.
 """
@@ -18,90 +18,131 @@ from numpy.typing import NDArray
 
 from segue.core.model import Predictor
 from segue.core.recommend import score_blocks
-from segue.core.types import Codes, HeldOut, Queries, Scores
+from segue.core.types import Codes, Events, HeldOut, Mask, Queries, Scores
 
 __all__ = ["mae", "rmse"]
 
 Values: TypeAlias = NDArray[np.float64]
 
+BLOCK_PAIRS = 1_000_000
+"""User-item pairs predicted at once by :func:`training_errors`."""
+
 
 @dataclass(frozen=True, eq=False)
-class Errors:
+class PredictionErrors:
     """Predicted minus true values."""
 
     rows: NDArray[np.int64]
-    """``(T,)`` the query of each."""
+    """``(T,)`` the query of each target."""
     errors: Values
     """``(T,)``"""
     queries: int
+    """N."""
 
     def __len__(self) -> int:
         return self.queries
 
+    def select(self, mask: Mask) -> PredictionErrors:
+        """Keep the errors of the queries in ``mask (N,)``.
 
-def errors(model: Predictor, held_out: HeldOut) -> Errors:
-    """What ``model`` predicts for every target that has a value, minus the value.
+        The other queries have no value.
+        """
+        keep = mask[self.rows]
+        return PredictionErrors(self.rows[keep], self.errors[keep], self.queries)
 
-    Of people who were not there in training it is what their history leads to.
+
+def prediction_errors(model: Predictor, held_out: HeldOut) -> PredictionErrors:
+    """Predict every target that has a value, and subtract the true value.
+
+    Users who are not in the training data are predicted from their histories.
 
     Raises:
-        ValueError: no target has a value, or a prediction that is not finite.
+        ValueError: no target has a value, or a prediction is not finite.
     """
     targets, queries = held_out.targets, held_out.queries
-    valued = np.zeros(targets.size, np.bool_) if targets.values is None else np.isfinite(targets.values)
-    if targets.values is None or not valued.any():
-        raise ValueError(f"ratings: none of {targets.size:,} targets has a value to be predicted")
-    rows = targets.rows[valued]
-    items, known = targets.items[valued], queries.known[rows]
-    told = queries.times is not None and targets.times is not None
-    times = targets.times[valued][known] if told and targets.times is not None else None
-    found = np.empty(len(rows), np.float32)
-    found[known] = model.predict(queries.users[rows[known]], items[known], times)
+    has_value = np.zeros(targets.size, np.bool_) if targets.values is None else np.isfinite(targets.values)
+    if targets.values is None or not has_value.any():
+        raise ValueError(f"ratings: none of {targets.size:,} targets has a value, expected values to compare with")
+    rows = targets.rows[has_value]
+    items, known = targets.items[has_value], queries.known[rows]
+    use_times = queries.times is not None and targets.times is not None
+    times = targets.times[has_value][known] if use_times and targets.times is not None else None
+    predicted = np.empty(len(rows), np.float32)
+    predicted[known] = model.predict(queries.users[rows[known]], items[known], times)
     if not known.all():
-        found[~known] = _of_newcomers(model, queries, rows[~known], items[~known])
-    if not np.isfinite(found).all():
-        at = int(np.argmin(np.isfinite(found)))
+        predicted[~known] = _predict_unknown_users(model, queries, rows[~known], items[~known])
+    if not np.isfinite(predicted).all():
+        at = int(np.argmin(np.isfinite(predicted)))
         raise ValueError(
-            f"{type(model).__name__}: predicts {found[at]} of item {items[at]} in answer to query {rows[at]}, expected "
-            "a number"
+            f"{type(model).__name__}: predicted {predicted[at]} for item {items[at]} in query {rows[at]}, expected a "
+            "finite number"
         )
-    return Errors(rows, found.astype(np.float64) - targets.values[valued], len(held_out))
+    return PredictionErrors(rows, predicted.astype(np.float64) - targets.values[has_value], len(held_out))
 
 
-def _of_newcomers(model: Predictor, queries: Queries, rows_T: NDArray[np.int64], items_T: Codes) -> Scores:
-    """What people who were not there in training would give, by their histories; ``rows_T`` ascend."""
-    found_T = np.empty(len(rows_T), np.float32)
+def training_errors(model: Predictor, train: Events, use_times: bool = False) -> dict[str, float] | None:
+    """Compute every error metric on the training pairs, in blocks.
+
+    Returns ``None`` where no event has a value.
+
+    Args:
+        train: one row per user of the model.
+        use_times: whether the model is given the time of each event, as in the evaluation protocol.
+    """
+    if train.values is None or not np.isfinite(train.values).any():
+        return None
+    squares = absolutes = 0.0
+    with_value = np.flatnonzero(np.isfinite(train.values))
+    users = train.rows
+    for start in range(0, len(with_value), BLOCK_PAIRS):
+        block = with_value[start : start + BLOCK_PAIRS]
+        times = train.times[block] if use_times and train.times is not None else None
+        predicted = model.predict(users[block].astype(np.int32), train.items[block], times)
+        errors = predicted.astype(np.float64) - train.values[block]
+        squares += float(np.square(errors).sum())
+        absolutes += float(np.abs(errors).sum())
+    return {"mae": absolutes / len(with_value), "rmse": float(np.sqrt(squares / len(with_value)))}
+
+
+def _predict_unknown_users(model: Predictor, queries: Queries, rows_T: NDArray[np.int64], items_T: Codes) -> Scores:
+    """Predict the values of unknown users from their histories.
+
+    ``rows_T`` must ascend.
+    """
+    predicted_T = np.empty(len(rows_T), np.float32)
     start = 0
     for block, scores_RI in score_blocks(model, queries):
         own = slice(*np.searchsorted(rows_T, (start, start + len(block))))
-        found_T[own] = scores_RI[rows_T[own] - start, items_T[own]]
+        predicted_T[own] = scores_RI[rows_T[own] - start, items_T[own]]
         start += len(block)
-    return model.in_scale(found_T)
+    return model.clip_predictions(predicted_T)
 
 
-def rmse(found: Errors) -> Values:
-    """The root of the mean squared error."""
-    total, spread = _about_its_mean(found, np.square(found.errors))
+def rmse(errors: PredictionErrors) -> Values:
+    """Root mean squared error of the predicted values."""
+    total, deviation = _delta_method_values(errors, np.square(errors.errors))
     root = np.sqrt(total)
-    values: Values = root + spread / (2.0 * root if root > 0 else 1.0)
+    values: Values = root + deviation / (2.0 * root if root > 0 else 1.0)
     return values
 
 
-def mae(found: Errors) -> Values:
-    """The mean absolute error."""
-    total, spread = _about_its_mean(found, np.abs(found.errors))
-    return total + spread
+def mae(errors: PredictionErrors) -> Values:
+    """Mean absolute error of the predicted values."""
+    total, deviation = _delta_method_values(errors, np.abs(errors.errors))
+    return total + deviation
 
 
-def _about_its_mean(found: Errors, losses_T: Values) -> tuple[float, Values]:
-    """The mean loss of all targets, and for each query what it moves that mean by, times the number of queries.
+def _delta_method_values(errors: PredictionErrors, losses_T: Values) -> tuple[float, Values]:
+    """Return the mean loss, and each query's deviation from it.
+
+    The deviation is by how much the query moves the mean, times the number of queries.
 
     NaN where a query has no target with a value.
     """
-    counts = np.bincount(found.rows, minlength=found.queries)
-    asked = counts > 0
+    counts = np.bincount(errors.rows, minlength=errors.queries)
+    has_value = counts > 0
     mean = float(losses_T.mean())
-    moved = np.full(found.queries, np.nan)
-    sums = np.bincount(found.rows, losses_T, minlength=found.queries)[asked]
-    moved[asked] = (sums - mean * counts[asked]) / counts[asked].mean()
-    return mean, moved
+    deviations = np.full(errors.queries, np.nan)
+    sums = np.bincount(errors.rows, losses_T, minlength=errors.queries)[has_value]
+    deviations[has_value] = (sums - mean * counts[has_value]) / counts[has_value].mean()
+    return mean, deviations

@@ -1,10 +1,10 @@
-"""Is one model better than another? Paired comparisons over the same queries, corrected for how many are made.
+"""Paired tests of models over the same queries, with Holm's correction.
 
-The p-value is that of the paired randomisation test: under the hypothesis that the two models are the same, the sign
-of each query's difference is a coin (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528). Student's
-paired t stands beside it. Holm's correction (1979) bounds the chance of any false finding in the family.
+The p-value is that of the paired randomization test: if two models are equally good, the sign of each query's
+difference is random (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528). Student's paired t-test is
+reported beside it. Holm's correction (1979) bounds the probability of any false positive in the family.
 
-Shapes: N queries, P pairs, B resamples.
+Shapes: N queries, P pairs, B random sign assignments.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from numpy.typing import ArrayLike, NDArray
 from segue.core.config import suggest
 from segue.evaluation.bootstrap import estimate
 
-__all__ = ["Comparison", "compare", "holm", "paired"]
+__all__ = ["PairedTest", "compare_all", "compare_pair", "holm_correction"]
 
-FLIPS = 9_999
+PERMUTATIONS = 9_999
 BLOCK_SIGNS = 4_000_000
+"""Random signs drawn at once."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """``first`` minus ``second``, over the queries both answered."""
+class PairedTest:
+    """The difference ``first`` minus ``second``, over the queries that both answered."""
 
     first: str
     second: str
@@ -38,13 +39,13 @@ class Comparison:
     high: float
     """Upper end."""
     p: float
-    """Two-sided, paired randomisation test."""
+    """Two-sided p-value of the paired randomization test."""
     p_t: float
-    """Two-sided, Student's paired t: a cross-check; 1 where there is no difference at all."""
+    """Two-sided p-value of Student's paired t-test; 1 where all differences are 0."""
     p_holm: float
     """``p`` corrected for all pairs of the family."""
     n: int
-    """Queries."""
+    """Number of queries."""
 
     @property
     def significant(self) -> bool:
@@ -52,45 +53,52 @@ class Comparison:
         return self.p_holm < 0.05
 
 
-def paired(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Comparison:
-    """Compare two models by their values per query ``(N,)``, in the same order of queries."""
-    return compare({"first": first, "second": second}, seed=seed)[0]
+def compare_pair(first: ArrayLike, second: ArrayLike, seed: int = 0) -> PairedTest:
+    """Compare two models by their values per query ``(N,)``.
+
+    The queries must have the same order.
+    """
+    return compare_all({"first": first, "second": second}, seed=seed)[0]
 
 
-def compare(
-    values: Mapping[str, ArrayLike], against: str | None = None, seed: int = 0, flips: int = FLIPS
-) -> tuple[Comparison, ...]:
-    """Compare models by their values per query; the comparisons together are one family.
+def compare_all(
+    values: Mapping[str, ArrayLike], baseline: str | None = None, seed: int = 0, permutations: int = PERMUTATIONS
+) -> tuple[PairedTest, ...]:
+    """Compare models in pairs by their values per query.
+
+    The tests together are one family.
 
     Args:
-        values: ``(N,)`` per model, in the same order of queries; a NaN (no true item) must be one in all models.
-        against: compare all others with this one; ``None``: every pair, in the order of ``values``.
-        flips: random assignments of signs; the smallest p-value is ``1 / (flips + 1)``.
+        values: ``(N,)`` per model, in the same order of queries; more is better. A NaN (query without a true item) must
+            be one in all models.
+        baseline: compare every other model with this one; ``None``: every pair, in the order of ``values``.
+        permutations: random sign assignments; the smallest p-value is ``1 / (permutations + 1)``.
 
     Raises:
-        ValueError: fewer than two models, an unknown ``against``, or values that do not belong to the same queries.
+        ValueError: fewer than two models, an unknown ``baseline``, or values of different queries.
     """
-    names, values_NM = _aligned(values)
-    if against is not None and against not in names:
-        raise ValueError(f"against: unknown '{against}'{suggest(against, names)}")
-    pairs = [pair for pair in combinations(names, 2) if against is None or against in pair]
-    if against is not None:
-        pairs = [(name, against) for name in names if name != against]
+    names, values_NM = _stack_values(values)
+    if baseline is not None and baseline not in names:
+        raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, names)}")
+    pairs = [pair for pair in combinations(names, 2) if baseline is None or baseline in pair]
+    if baseline is not None:
+        pairs = [(name, baseline) for name in names if name != baseline]
     first = [names.index(a) for a, _ in pairs]
     second = [names.index(b) for _, b in pairs]
     differences_NP = values_NM[:, first] - values_NM[:, second]
     rng = np.random.default_rng(seed)
     intervals = estimate(differences_NP, seed)
-    p_P = _randomised(differences_NP, rng, flips)
-    rows = [
-        Comparison(a, b, interval.mean, interval.low, interval.high, p, p_t, p, len(differences_NP))
-        for (a, b), interval, p, p_t in zip(pairs, intervals, p_P, _student(differences_NP), strict=True)
+    p_P = _randomization_test(differences_NP, rng, permutations)
+    tests = [
+        PairedTest(a, b, interval.mean, interval.low, interval.high, p, p_t, p, len(differences_NP))
+        for (a, b), interval, p, p_t in zip(pairs, intervals, p_P, _paired_t_test(differences_NP), strict=True)
     ]
-    return tuple(replace(row, p_holm=p) for row, p in zip(rows, holm([row.p for row in rows]), strict=True))
+    corrected = holm_correction([test.p for test in tests])
+    return tuple(replace(test, p_holm=p) for test, p in zip(tests, corrected, strict=True))
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction of a family of p-values, in the order given."""
+def holm_correction(p: Sequence[float]) -> list[float]:
+    """Apply Holm's step-down correction to a family of p-values, in the order given."""
     values = np.asarray(p, np.float64)
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
@@ -99,7 +107,8 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
-def _aligned(values: Mapping[str, ArrayLike]) -> tuple[list[str], NDArray[np.float64]]:
+def _stack_values(values: Mapping[str, ArrayLike]) -> tuple[list[str], NDArray[np.float64]]:
+    """Stack the values of all models, without queries that have no value."""
     if len(values) < 2:
         raise ValueError(f"models: got {len(values)}, expected at least 2 to compare")
     columns = {name: np.asarray(column, np.float64) for name, column in values.items()}
@@ -110,39 +119,44 @@ def _aligned(values: Mapping[str, ArrayLike]) -> tuple[list[str], NDArray[np.flo
     missing = np.isnan(table)
     if (missing.any(axis=1) != missing.all(axis=1)).any():
         row = int(np.argmax(missing.any(axis=1) != missing.all(axis=1)))
-        raise ValueError(f"values per query: query {row} has a value in some models and none in others")
+        raise ValueError(f"values per query: query {row} has a value in some models only, expected in all or in none")
     table = table[~missing[:, 0]]
     if len(table) == 0:
-        raise ValueError("values per query: no query has a value")
+        raise ValueError("values per query: no query has a value, expected at least one")
     return list(columns), table
 
 
-def _randomised(differences_NP: NDArray[np.float64], rng: np.random.Generator, flips: int) -> list[float]:
-    """Share of random signs that give a mean as far from 0 as the one seen, the one seen among them."""
-    moving = differences_NP[(differences_NP != 0).any(axis=1)]
-    n, n_pairs = moving.shape
+def _randomization_test(
+    differences_NP: NDArray[np.float64], rng: np.random.Generator, permutations: int
+) -> list[float]:
+    """Compute the p-values of the paired randomization test.
+
+    The share of sign assignments with a mean at least as far from 0 as the observed one, which counts too.
+    """
+    nonzero = differences_NP[(differences_NP != 0).any(axis=1)]
+    n, n_pairs = nonzero.shape
     if n == 0:
         return [1.0] * n_pairs
-    seen = np.abs(moving.sum(axis=0))
-    slack = 1e-12 * np.abs(moving).sum(axis=0)  # sums of the same numbers in another order are equal
-    as_far = np.zeros(n_pairs, np.int64)
+    observed = np.abs(nonzero.sum(axis=0))
+    tolerance = 1e-12 * np.abs(nonzero).sum(axis=0)  # sums of the same numbers in another order are equal
+    n_extreme = np.zeros(n_pairs, np.int64)
     step = max(1, BLOCK_SIGNS // n)
-    for start in range(0, flips, step):
-        size = min(step, flips - start)
+    for start in range(0, permutations, step):
+        size = min(step, permutations - start)
         packed = rng.integers(0, 256, (size, -(-n // 8)), dtype=np.uint8)
-        heads = np.unpackbits(packed, axis=1, count=n)
-        sums = 2.0 * (heads.astype(np.float64) @ moving) - moving.sum(axis=0)
-        as_far += (np.abs(sums) >= seen - slack).sum(axis=0)
-    return [float(count) for count in (as_far + 1) / (flips + 1)]
+        is_positive = np.unpackbits(packed, axis=1, count=n)
+        sums = 2.0 * (is_positive.astype(np.float64) @ nonzero) - nonzero.sum(axis=0)
+        n_extreme += (np.abs(sums) >= observed - tolerance).sum(axis=0)
+    return [float(count) for count in (n_extreme + 1) / (permutations + 1)]
 
 
-def _student(differences_NP: NDArray[np.float64]) -> list[float]:
+def _paired_t_test(differences_NP: NDArray[np.float64]) -> list[float]:
     from scipy.stats import t
 
     n = len(differences_NP)
     mean = differences_NP.mean(axis=0)
-    spread = differences_NP.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
+    standard_error = differences_NP.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
     p = np.ones(len(mean))
-    moving = spread > 0
-    p[moving] = 2.0 * t.sf(np.abs(mean[moving] / spread[moving]), n - 1)
+    varies = standard_error > 0
+    p[varies] = 2.0 * t.sf(np.abs(mean[varies] / standard_error[varies]), n - 1)
     return [float(value) for value in p]

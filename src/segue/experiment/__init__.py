@@ -1,1 +1,1 @@
-"""One experiment: settings, data, split, train, evaluate, record; and what can be asked of its run afterwards."""
+"""Experiments and runs, and inference with trained models."""

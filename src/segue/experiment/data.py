@@ -1,4 +1,4 @@
-"""The data of an experiment: loaded as its plan says, and found again for a run."""
+"""Load the data of an experiment as its plan says, or that of a finished run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segue.core.features import described
+from segue.core.features import infer_features
 from segue.core.files import read_json
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
@@ -17,103 +17,113 @@ from segue.experiment.paths import SETTINGS
 from segue.experiment.plan import Plan, read_plan
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["check_inputs", "limited", "load_data", "reopen", "tell_inputs", "training_part", "user_features"]
+__all__ = [
+    "limit_users",
+    "load_data",
+    "load_run_data",
+    "load_training_data",
+    "report_inputs",
+    "user_feature_names",
+    "validate_inputs",
+]
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def load_data(plan: Plan, say: Say | None = None) -> Dataset:
-    """Load, filter and, where the plan has a limit, cut the data of ``plan``."""
+def load_data(plan: Plan, log: Log | None = None) -> Dataset:
+    """Load and filter the data of ``plan``, and limit its users if it says so."""
     task = plan.task
-    data = load(task.data, columns=task.columns, target=task.target, filters=plan.filters, say=say)
-    return _cut(data, plan, say)
+    data = load(task.data, columns=task.columns, target=task.target, filters=plan.filters, log=log)
+    return _limit(data, plan, log)
 
 
-def reopen(run: Path) -> Dataset:
-    """The prepared data that the run in this folder was trained on.
+def load_run_data(run: Path) -> Dataset:
+    """Load the prepared data that the run in this folder was trained on.
 
     Raises:
-        ValueError: it is gone, or is not what it was.
+        ValueError: the data is gone or has changed.
     """
     plan, record = read_plan(run / SETTINGS), read_json(run / METRICS)
     folder = record["data_folder"]
-    again = f"segue train {plan.task.model} --data {plan.task.data}"
+    command = f"segue train {plan.task.model} --data {plan.task.data}"
     if folder is None or not Path(folder).is_dir():
-        raise ValueError(f"the prepared data of this run is gone (it was in {folder}); prepare it again: {again}")
+        raise ValueError(f"{run.name}: its prepared data is gone (it was in {folder}); prepare it again: {command}")
     data = open_dataset(Path(folder))
     if (found := data.header.get("hash")) != record["data_hash"]:
-        raise ValueError(f"{folder}: its hash is {found}, the run saw {record['data_hash']}; train again: {again}")
-    return _cut(data, plan, None)
+        raise ValueError(f"{folder}: got hash {found}, the run expected {record['data_hash']}; train again: {command}")
+    return _limit(data, plan, None)
 
 
-def training_part(run: Path) -> Dataset:
-    """The part of the data that the run in this folder learned from.
+def load_training_data(run: Path) -> Dataset:
+    """Load the training part of the data of the run in this folder.
 
     Raises:
-        ValueError: the data is gone, or is not what it was.
+        ValueError: the data is gone or has changed.
     """
-    return split(reopen(run), read_plan(run / SETTINGS).split).train
+    return split(load_run_data(run), read_plan(run / SETTINGS).split).train
 
 
-def limited(data: Dataset, count: int) -> Dataset:
-    """The first ``count`` users of ``data``, with the whole catalogue."""
+def limit_users(data: Dataset, count: int) -> Dataset:
+    """Keep the first ``count`` users of ``data``, and the whole catalog."""
     if count >= data.n_users:
         return data
     features = None if data.user_features is None else data.user_features.head(count)
     return replace(
         data,
-        users=Vocab(lambda: data.users.ids.head(count), count),
+        users=Vocab(lambda: data.users.ids.head(count), count, data.users.id_type),
         histories=data.histories.take(np.arange(count)),
         user_features=features,
-        header={**data.header, "limit": count},
+        header={**data.header, "max_users": count},
     )
 
 
-def check_inputs(plan: Plan, told_time: bool) -> None:
-    """Whether a model that reads the moment of asking will be told it.
+def validate_inputs(plan: Plan, has_query_times: bool) -> None:
+    """Check that a model that reads the time of the query gets it.
 
     Raises:
-        ValueError: it will not.
+        ValueError: the queries have no times.
     """
-    by_name = "query_time" in getattr(plan.model, "inputs", ())
-    if (by_name or getattr(plan.model, "query_time", False)) and not told_time:
-        setting = "model.inputs: 'query_time'" if by_name else "model.query_time"
+    is_input = "query_time" in getattr(plan.model, "inputs", ())
+    if (is_input or getattr(plan.model, "query_time", False)) and not has_query_times:
+        setting = "model.inputs: 'query_time'" if is_input else "model.query_time"
         raise ValueError(
-            f"{setting} needs the time of each question, and this split does not tell it; "
-            "--set split.tell_time=true does, on a board of its own"
+            f"{setting} needs the time of each query, which this split withholds; add --set split.use_query_time=true "
+            "(results are not comparable with those of splits without it)"
         )
 
 
-def tell_inputs(plan: Plan, data: Dataset, say: Say) -> None:
-    """Say which features the model reads, and which columns it does not and why."""
+def report_inputs(plan: Plan, data: Dataset, log: Log) -> None:
+    """Log which features the model reads, and which columns it ignores and why."""
     for name, table in (("item_features", data.item_features), ("user_features", data.user_features)):
         if name in getattr(plan.model, "inputs", ()):
-            read, left = described(table)
-            say(f"{name}: read {', '.join(f'{feature.name} ({_kind(feature)})' for feature in read) or 'none'}")
-            for column, reason in left.items():
-                say(f"{name}: {column} is not read: {reason}")
+            used, ignored = infer_features(table)
+            names = ", ".join(f"{feature.name} ({_describe_kind(feature)})" for feature in used)
+            log(f"{name}: using {names or 'none'}")
+            for column, reason in ignored.items():
+                log(f"{name}: ignoring {column}: {reason}")
 
 
-def _kind(feature: Feature) -> str:
+def _describe_kind(feature: Feature) -> str:
     return {
-        "category": f"a category, {len(feature.categories)} known",
-        "tags": f"tags, {len(feature.categories)} known",
-        "number": "a number",
-        "vector": f"a vector of {feature.size}",
+        "category": f"category, {len(feature.categories)} values",
+        "tags": f"tags, {len(feature.categories)} values",
+        "number": "number",
+        "vector": f"vector of {feature.size}",
     }[feature.kind]
 
 
-def user_features(data: Dataset) -> list[str]:
-    """What is known of users, by name."""
+def user_feature_names(data: Dataset) -> list[str]:
+    """Return the names of the user features."""
     names = [] if data.user_features is None else data.user_features.collect_schema().names()
     return [name for name in names if name != "id"]
 
 
-def _cut(data: Dataset, plan: Plan, say: Say | None) -> Dataset:
-    if plan.task.limit is None:
+def _limit(data: Dataset, plan: Plan, log: Log | None) -> Dataset:
+    count = plan.task.max_users
+    if count is None:
         return data
-    if plan.split.kind == "given":
-        raise ValueError(f"--limit {plan.task.limit}: split '{plan.split.name}' was made by others for all users")
-    if say is not None:
-        say(f"limit: the first {min(plan.task.limit, data.n_users):,} of {data.n_users:,} users; not for results")
-    return limited(data, plan.task.limit)
+    if plan.split.strategy == "predefined":
+        raise ValueError(f"--max-users {count}: split '{plan.split.name}' is predefined for all users")
+    if log is not None:
+        log(f"max_users: using the first {min(count, data.n_users):,} of {data.n_users:,} users; not for results")
+    return limit_users(data, count)

@@ -1,4 +1,4 @@
-"""Where runs and recipes live."""
+"""Locate the folders of runs, published models and recipes."""
 
 from __future__ import annotations
 
@@ -7,41 +7,52 @@ from pathlib import Path
 
 from segue.core.config import suggest
 
-__all__ = ["SETTINGS", "find_run", "recipes_folder", "run_folders", "runs_folder"]
+__all__ = ["SETTINGS", "artifacts_folder", "find_run", "recipes_folder", "run_folders", "runs_folder"]
 
 SETTINGS = "settings.toml"
 """The file that makes a folder a run."""
 
 
 def runs_folder() -> Path:
-    """``runs`` under ``SEGUE_HOME``, or in the working directory where that is not set."""
+    """Return ``runs`` under ``SEGUE_HOME``, or in the working directory."""
     home = os.environ.get("SEGUE_HOME")
     return Path(home).expanduser() / "runs" if home else Path("runs")
 
 
+def artifacts_folder() -> Path:
+    """Return the folder ``artifacts`` of exported models, beside the runs."""
+    return runs_folder().parent / "artifacts"
+
+
 def recipes_folder() -> Path:
-    """The recipes that came with Segue: inside the installed package, or at the root of a source tree."""
+    """Return the folder of the recipes that Segue ships.
+
+    It is in the installed package, or in the source tree.
+    """
     package = Path(__file__).resolve().parents[1]
     installed = package / "recipes"
     return installed if installed.is_dir() else package.parents[1] / "recipes"
 
 
 def run_folders() -> list[Path]:
-    """Folders of all runs, finished or not, oldest name first; links such as ``latest`` are not among them."""
+    """List the folders of all runs, finished or not, in order of name.
+
+    Links such as ``latest`` are left out.
+    """
     if not runs_folder().is_dir():
         return []
     return sorted(p for p in runs_folder().iterdir() if not p.is_symlink() and (p / SETTINGS).exists())
 
 
 def find_run(text: str | Path) -> Path:
-    """The folder of the run called ``text``: a path, or a name under :func:`runs_folder` such as ``latest``.
+    """Find the folder of a run by its path, or by a name such as ``latest``.
 
     Raises:
-        ValueError: there is no such run; the nearest known one is named.
+        ValueError: no such run; the message names the most similar one.
     """
     for path in (Path(text), runs_folder() / text):
         if (path / SETTINGS).exists():
             return path.resolve() if path.is_symlink() else path
     known = [path.name for path in run_folders()]
-    hint = suggest(Path(text).name, known) if known else f"; there are none in {runs_folder()}/ yet: segue train ..."
+    hint = suggest(Path(text).name, known) if known else f"; {runs_folder()}/ has no runs yet: segue train ..."
     raise ValueError(f"run: no run '{text}'{hint}")

@@ -1,65 +1,83 @@
-"""All settings of one experiment, from defaults, a recipe and what was typed.
+"""Resolve all settings of one experiment, and store them as TOML.
 
-Later wins: defaults < recipe < assignments. What is not understood is refused, all faults at once.
+Later wins: defaults < recipe < overrides. Unknown settings are rejected, all errors at once. A recipe is a TOML file of
+settings for a model on some data; Segue ships several.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import textwrap
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any, TypeAlias, get_args
 
-from segue.core.config import Settings, assign, parse
+import tomlkit
+from tomlkit.items import Table
+
+from segue.core.config import Settings, apply_overrides, parse, suggest
 from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
-from segue.experiment.recipe import Groups, find_recipe, read_groups, shown
-from segue.experiment.settings import Evaluation, Session, Task, groups
+from segue.experiment.paths import recipes_folder
+from segue.experiment.settings import EvaluationSettings, RunSettings, TaskSettings, setting_groups
 from segue.training.train import Training
+from segue.version import __version__
 
-__all__ = ["Plan", "plan", "read_plan"]
+__all__ = ["Plan", "find_recipe", "format_plan", "make_plan", "read_plan"]
+
+COMMENT_WIDTH = 100
+
+Groups: TypeAlias = dict[str, dict[str, Any]]
+"""Values by group and key."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The settings of one experiment, resolved."""
+    """The resolved settings of one experiment."""
 
-    task: Task
-    run: Session
+    task: TaskSettings
+    run: RunSettings
     filters: Filters
     split: SplitSettings
     model: Settings
     training: Training
-    evaluation: Evaluation
+    evaluation: EvaluationSettings
 
     @property
     def metric(self) -> str:
         """The validation metric that chooses the best state of training."""
-        return self.training.metric or model_class(self.task.model).chooser
+        return self.training.metric or model_class(self.task.model).validation_metric
 
-    def values(self) -> dict[str, dict[str, Any]]:
-        """All values as JSON holds them, by group."""
+    def values(self) -> Groups:
+        """Return all values as JSON holds them, by group."""
         return {field.name: getattr(self, field.name).model_dump(mode="json") for field in fields(self)}
 
     def fingerprint(self) -> str:
-        """A hash of everything that decides the result; where a value came from does not count."""
+        """Hash everything that determines the result.
+
+        Where a value came from does not matter.
+        """
         values = self.values()
         del values["task"]["recipe"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
-    def board(self) -> str:
-        """A hash of what makes figures comparable: the data, its filters, the split and what is ranked."""
+    def comparison_key(self) -> str:
+        """Hash what must be equal for metrics to be comparable.
+
+        These are the data, its filters, the split and whether seen items are ranked.
+        """
         values = self.values()
         task = {key: value for key, value in values["task"].items() if key not in ("model", "recipe")}
-        rules = [task, values["filters"], values["split"], values["evaluation"]["repeats"]]
+        rules = [task, values["filters"], values["split"], values["evaluation"]["exclude_seen"]]
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
-    def differences(self, other: Plan) -> list[str]:
-        """``group.key: mine, theirs`` for every value in which two plans differ."""
+    def diff(self, other: Plan) -> list[str]:
+        """Return one line per value in which two plans differ."""
         mine, theirs = self.values(), other.values()
         return [
             f"{group}.{key}: {mine[group].get(key)!r} here, {theirs[group].get(key)!r} there"
@@ -69,65 +87,138 @@ class Plan:
         ]
 
 
-def plan(task: Mapping[str, Any], assignments: Iterable[str] = (), recipe: str | Path | None = None) -> Plan:
-    """The plan for ``task`` (``model``, ``data`` and what else :class:`Task` has).
+def make_plan(task: Mapping[str, Any], overrides: Iterable[str] = (), recipe: str | Path | None = None) -> Plan:
+    """Resolve the settings of an experiment.
 
     Args:
-        assignments: texts ``group.key=value`` or ``key=value``.
-        recipe: a TOML file; ``None``: the one that came with Segue for this model and data, if there is one;
-            ``"none"``: no recipe.
+        task: values of :class:`TaskSettings`, at least ``model`` and ``data``.
+        overrides: texts ``group.key=value`` or ``key=value``.
+        recipe: a TOML file; ``None``: the recipe that Segue ships for this model and data, if there is one; ``"none"``:
+            no recipe.
 
     Raises:
-        ValueError: every fault found, one per line.
+        ValueError: every error found, one per line.
     """
-    kinds = groups(str(task["model"]))
+    groups = setting_groups(str(task["model"]))
     path = find_recipe(str(task["model"]), str(task["data"])) if recipe is None else Path(recipe)
     if recipe == "none":
         path = None
-    faults: list[str] = []
-    values: Groups = {name: {} for name in kinds}
+    errors: list[str] = []
+    values: Groups = {name: {} for name in groups}
     if path is not None:
-        values, meant = read_groups(path, kinds, faults)
-        if (of := meant.get("model", task["model"])) != task["model"]:
-            faults.append(f"{path}: a recipe for '{of}', not for '{task['model']}'")
-    typed = assign(kinds, assignments, faults)
-    values = {name: values[name] | typed[name] for name in kinds}
-    return _parsed({**task, "recipe": None if path is None else shown(path)}, kinds, values, faults)
+        values, recipe_task = _read_groups(path, groups, errors)
+        if (model := recipe_task.get("model", task["model"])) != task["model"]:
+            errors.append(f"{path}: a recipe for '{model}', expected one for '{task['model']}'")
+    overridden = apply_overrides(groups, overrides, errors)
+    values = {name: values[name] | overridden[name] for name in groups}
+    return _parse_plan({**task, "recipe": None if path is None else _recipe_name(path)}, groups, values, errors)
 
 
 def read_plan(path: Path) -> Plan:
-    """The plan in a run's ``settings.toml``."""
-    task = read_groups(path, (), [])[1]
+    """Read the plan in a run's ``settings.toml``."""
+    task = _read_groups(path, (), [])[1]
     if not {"model", "data"} <= task.keys():
-        raise ValueError(f"{path}: [task] must name model and data")
-    kinds, faults = groups(str(task["model"])), list[str]()
-    return _parsed(task, kinds, read_groups(path, kinds, faults)[0], faults)
+        raise ValueError(f"{path}: [task] has {', '.join(task) or 'no keys'}, expected at least model and data")
+    groups, errors = setting_groups(str(task["model"])), list[str]()
+    return _parse_plan(task, groups, _read_groups(path, groups, errors)[0], errors)
 
 
-def _parsed(
+def find_recipe(model: str, data: str) -> Path | None:
+    """Find the recipe that Segue ships for this model on this data, if there is one."""
+    path = recipes_folder() / Path(data.partition("?")[0]).stem / f"{model}.toml"
+    return path if path.is_file() else None
+
+
+def format_plan(plan: Plan) -> str:
+    """Format all resolved settings as TOML, each below its documentation.
+
+    The text reproduces the experiment even after defaults have changed.
+    """
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"Every setting of this run, as resolved by Segue {__version__}."))
+    for name, values in plan.values().items():
+        document.add(tomlkit.nl())
+        document.add(name, _format_group(getattr(plan, name), values))
+    return tomlkit.dumps(document)
+
+
+def _format_group(settings: Settings, values: dict[str, Any]) -> Table:
+    table = tomlkit.table()
+    for key, field in type(settings).model_fields.items():
+        for line in textwrap.wrap(" ".join((field.description or "").split()), COMMENT_WIDTH):
+            table.add(tomlkit.comment(line))
+        value = values[key]
+        if value is None and field.default is None:
+            table.add(tomlkit.comment(f"{key} is not set"))
+        else:
+            table.add(key, "none" if value is None else _drop_none(value))
+    return table
+
+
+def _drop_none(value: Any) -> Any:
+    """Leave out what is ``None``, which TOML cannot hold."""
+    if isinstance(value, dict):
+        inline = tomlkit.inline_table()
+        inline.update({key: _drop_none(inner) for key, inner in value.items() if inner is not None})
+        return inline
+    return value
+
+
+def _read_groups(path: Path, known: Iterable[str], errors: list[str]) -> tuple[Groups, dict[str, Any]]:
+    """Read the groups ``known`` and the task, if any, from a TOML file.
+
+    Unknown groups are added to ``errors``.
+
+    Raises:
+        ValueError: no such file, not TOML, or values outside groups.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"recipe: no such file: {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not TOML: {error}") from None
+    if ungrouped := [name for name, table in tables.items() if not isinstance(table, dict)]:
+        raise ValueError(f"{path}: {', '.join(ungrouped)}: expected in a group such as [training] or [model]")
+    task, names = tables.pop("task", {}), list(known)
+    errors += [f"{path}: unknown group '{name}'{suggest(name, names)}" for name in tables if name not in names]
+    return {name: tables.get(name, {}) for name in names}, task
+
+
+def _recipe_name(path: Path) -> str:
+    """Return a recipe's name as it is recorded, without the folder of Segue."""
+    folder = recipes_folder()
+    return f"recipes/{path.relative_to(folder)}" if path.is_relative_to(folder) else str(path)
+
+
+def _parse_plan(
     task: Mapping[str, Any],
-    kinds: Mapping[str, type[Settings]],
+    groups: Mapping[str, type[Settings]],
     values: Mapping[str, Mapping[str, Any]],
-    faults: list[str],
+    errors: list[str],
 ) -> Plan:
     settings: dict[str, Any] = {}
-    every: dict[str, type[Settings]] = {"task": Task, **kinds}
+    every: dict[str, type[Settings]] = {"task": TaskSettings, **groups}
     for name, kind in every.items():
         given = task if name == "task" else values[name]
         try:
-            settings[name] = parse(kind, {key: _absent(kind, key, value) for key, value in given.items()}, name)
+            settings[name] = parse(kind, {key: _read_none(kind, key, value) for key, value in given.items()}, name)
         except ValueError as error:
-            faults.append(str(error))
-    if not faults and getattr(settings["model"], "mask_seen", False) and settings["evaluation"].repeats == "keep":
-        faults.append(
-            "model.mask_seen: true with evaluation.repeats 'keep', expected false: what is not learned cannot be ranked"
+            errors.append(str(error))
+    if not errors and getattr(settings["model"], "mask_seen", False) and not settings["evaluation"].exclude_seen:
+        errors.append(
+            "model.mask_seen: true with evaluation.exclude_seen false, expected false: the model does not learn "
+            "to rank seen items"
         )
-    if faults:
-        raise ValueError("\n".join(faults))
+    if errors:
+        raise ValueError("\n".join(errors))
     return Plan(**settings)
 
 
-def _absent(kind: type[Settings], key: str, value: Any) -> Any:
-    """``None`` for the word ``none`` where the field may be absent: neither TOML nor a shell has a null."""
+def _read_none(kind: type[Settings], key: str, value: Any) -> Any:
+    """Read the word ``none`` as ``None`` where the field allows it.
+
+    Neither TOML nor a shell has a null.
+    """
     field = kind.model_fields.get(key)
     return None if value == "none" and field is not None and NoneType in get_args(field.annotation) else value

@@ -1,4 +1,4 @@
-"""What a run costs: seconds by stage, peak memory, learned numbers; and the machine they were measured on."""
+"""Measure time, memory and parameters of a run, and describe the machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from segue.core.model import Model
-from segue.core.numba_kernels import threads
+from segue.core.numba_kernels import thread_count
 
-__all__ = ["Stages", "machine", "parameters", "peak_memory", "threads"]
+__all__ = ["StageTimer", "count_parameters", "describe_machine", "peak_memory", "thread_count"]
 
 
-class Stages:
+class StageTimer:
     """Wall-clock seconds by stage."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Stages:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Add the time spent within to stage ``name``."""
+        """Add the time spent within the context to stage ``name``."""
         start = time.perf_counter()
         try:
             yield
@@ -35,7 +35,7 @@ class Stages:
 
 
 def peak_memory() -> int:
-    """The most memory this process has held so far, in bytes."""
+    """Return the peak memory of this process so far, in bytes."""
     if sys.platform == "win32":
         import psutil
 
@@ -46,8 +46,11 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def parameters(model: Model) -> int:
-    """How many numbers a model has learned; what it only keeps of the data, such as features, is not counted."""
+def count_parameters(model: Model) -> int:
+    """Count the learned parameters of a model.
+
+    Arrays copied from the data, such as features, do not count.
+    """
     named: Callable[[], Iterable[tuple[str, Any]]] | None = getattr(model, "named_parameters", None)
     learned = model.arrays()
     names = learned.keys() if named is None else learned.keys() & {name for name, _ in named()}
@@ -55,12 +58,15 @@ def parameters(model: Model) -> int:
 
 
 @cache
-def machine() -> dict[str, Any]:
-    """Processor, cores, memory, system and Python, in words; nothing that names the machine or its owner."""
+def describe_machine() -> dict[str, Any]:
+    """Return processor, cores, memory, system and Python version.
+
+    Nothing identifies the machine or its owner.
+    """
     import psutil
 
     return {
-        "processor": _processor(),
+        "processor": _read_processor(),
         "cores": os.cpu_count() or 1,
         "memory_bytes": psutil.virtual_memory().total,
         "system": f"{platform.system()} {platform.machine()}",
@@ -68,7 +74,7 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _read_processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -1,10 +1,10 @@
-"""Train one model on one dataset, measure it, and write it all down."""
+"""Run one experiment: train, evaluate and record a model in a folder."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -13,88 +13,99 @@ from typing import Any
 
 import polars as pl
 
-from segue import __version__
 from segue.core import bundle
 from segue.core.files import write_json, write_text
-from segue.core.run import Run, Track
+from segue.core.model import Model, Predictor
+from segue.core.run import Run, Tracker
 from segue.core.types import Dataset, HeldOut, Split
 from segue.data.splits import split
-from segue.evaluation.evaluate import Evaluation as Measured
-from segue.evaluation.evaluate import validator
-from segue.evaluation.leakage import audit
-from segue.experiment.data import check_inputs, load_data, tell_inputs, user_features
-from segue.experiment.figures import draw
-from segue.experiment.metrics import baseline, chosen_metrics, intervals, means, measure
-from segue.experiment.model_card import card
+from segue.evaluation.evaluate import EvaluationResult, make_validator
+from segue.evaluation.leakage import check_leakage
+from segue.evaluation.rating_metrics import training_errors
+from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
+from segue.experiment.evaluate import (
+    evaluate_baseline,
+    evaluate_plan,
+    interval_values,
+    mean_values,
+    validate_metrics,
+)
+from segue.experiment.model_card import format_card
 from segue.experiment.plan import Plan
-from segue.experiment.resources import Stages, machine, parameters, peak_memory, threads
-from segue.experiment.run_folder import METRICS, seal
-from segue.experiment.run_history import mark
+from segue.experiment.resources import StageTimer, count_parameters, describe_machine, peak_memory, thread_count
+from segue.experiment.run_folder import METRICS, write_manifest
+from segue.experiment.run_history import mark_best
 from segue.training.train import train
+from segue.version import __version__
 
-__all__ = ["run_plan"]
+__all__ = ["TensorBoard", "run_plan"]
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
-def run_plan(plan: Plan, folder: Path, *, say: Say, show: bool = False, command: str = "") -> dict[str, Any]:
-    """Carry out ``plan`` in ``folder``, going on from its checkpoint where there is one.
+def run_plan(plan: Plan, folder: Path, *, log: Log, progress: bool = False, command: str = "") -> dict[str, Any]:
+    """Run ``plan`` in ``folder``, resuming from its checkpoint if there is one.
 
     Args:
-        say: gets the decisions, counts and warnings that a reader of the result should know.
-        show: whether progress is drawn.
-        command: what was typed, for the record.
+        log: receives decisions, counts and warnings that a reader of the result should know.
+        progress: whether progress is displayed.
+        command: the command line, for the record.
 
     Returns:
-        The record, as it stands in ``metrics.json``.
+        The record, as written to ``metrics.json``.
     """
-    chosen_metrics(plan)
-    check_inputs(plan, plan.split.tell_time)
-    stages = Stages()
-    with stages("data"):
-        data = load_data(plan, say)
-    with stages("split"):
+    validate_metrics(plan)
+    validate_inputs(plan, plan.split.use_query_time)
+    timer = StageTimer()
+    with timer("data"):
+        data = load_data(plan, log)
+    with timer("split"):
         parts = split(data, plan.split)
-    with stages("audit"):
-        if faults := audit(parts):
+    with timer("leakage check"):
+        if faults := check_leakage(parts):
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
-    kept = parts.train.histories.size
-    say(f"split: {plan.split.kind}: {kept:,} events train, {len(parts.valid):,} + {len(parts.test):,} questions")
-    tell_inputs(plan, data, say)
-    run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, say if show else None), show)
-    repeats = plan.evaluation.repeats == "keep"
-    with stages("train"):
-        validate = validator(parts.valid, metric=plan.metric, repeats=repeats) if len(parts.valid) else None
+    n_train, n_valid, n_test = parts.train.histories.size, len(parts.valid), len(parts.test)
+    log(
+        f"split: {plan.split.strategy}: {n_train:,} training events, {n_valid:,} validation and {n_test:,} test queries"
+    )
+    report_inputs(plan, data, log)
+    run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, log if progress else None), progress)
+    with timer("train"):
+        validate = None
+        if len(parts.valid):
+            validate = make_validator(parts.valid, plan.metric, exclude_seen=plan.evaluation.exclude_seen)
         model = train(plan.task.model, plan.model, plan.training, parts.train, run, validate)
-    facts = _facts(plan, data, parts, folder)
-    bundle.save(folder / "bundle", plan.task.model, model, parts.train, facts)
-    with stages("evaluate"):
-        test = measure(model, parts.test, plan)
-        valid = measure(model, parts.valid, plan) if len(parts.valid) else None
-    with stages("baseline"):
-        beside = baseline(plan, parts)
-    _values(parts.test, test, data).write_parquet(folder / "values.parquet")
+    metadata = _describe_run(plan, data, parts, folder)
+    bundle.save(folder / "bundle", bundle.create(plan.task.model, model, parts.train, metadata))
+    with timer("evaluate"):
+        test = evaluate_plan(model, parts.test, plan)
+        valid = evaluate_plan(model, parts.valid, plan) if len(parts.valid) else None
+        train_errors = _training_errors(model, parts.train, plan)
+    with timer("baseline"):
+        baseline = evaluate_baseline(plan, parts)
+    _values_per_query(parts.test, test, data).write_parquet(folder / "values.parquet")
     record = {
-        **facts,
-        **means(test),
-        "intervals": intervals(test),
-        "valid": {} if valid is None else means(valid),
-        "facts": dict(test.facts),
-        "baseline": beside,
+        **metadata,
+        **mean_values(test),
+        "intervals": interval_values(test),
+        "valid": {} if valid is None else mean_values(valid),
+        "train": train_errors,
+        "protocol": dict(test.metadata),
+        "baseline": baseline,
         "cost": {
-            "seconds": _seconds(stages, run),
+            "seconds": _seconds(timer, run),
             "peak_memory_bytes": peak_memory(),
-            "parameters": parameters(model),
-            "threads": threads(),
+            "parameters": count_parameters(model),
+            "threads": thread_count(),
         },
-        "machine": machine(),
+        "machine": describe_machine(),
         "command": command,
     }
     _finish(plan, folder, record, run)
     return record
 
 
-def _facts(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
+def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
     header = data.header
     return {
         "run": folder.name,
@@ -105,69 +116,112 @@ def _facts(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, A
         "device": plan.run.device,
         "segue": __version__,
         "recipe": plan.task.recipe,
-        "warnings": list(dict.fromkeys([*parts.facts.get("warnings", []), *_warnings(plan)])),
+        "warnings": list(dict.fromkeys([*parts.metadata.get("warnings", []), *_warnings(plan)])),
         "counts": {
             "users": data.n_users,
             "items": data.n_items,
             "events": data.histories.size,
             "training_events": parts.train.histories.size,
-            "test_questions": len(parts.test),
+            "test_queries": len(parts.test),
         },
-        "audit": {"faults": []},
-        "split": {key: value for key, value in parts.facts.items() if key not in ("settings", "warnings")},
+        "leakage": [],
+        "split": {key: value for key, value in parts.metadata.items() if key not in ("settings", "warnings")},
         "data_hash": header.get("hash"),
         "data_folder": None if header.get("folder") is None else str(Path(header["folder"]).resolve()),
         "fingerprint": plan.fingerprint(),
-        "board": plan.board(),
-        "user_features": user_features(data),
+        "comparison_key": plan.comparison_key(),
+        "user_features": user_feature_names(data),
     }
 
 
-def _seconds(stages: Stages, run: Run) -> dict[str, float]:
-    """Seconds by stage; training counts what was done before an interruption too."""
-    told = sum(line.get("seconds", 0.0) + line.get("validation_seconds", 0.0) for line in run.history())
-    seconds = {**stages.seconds, "train": max(told, stages.seconds["train"])}
+def _training_errors(model: Model, data: Dataset, plan: Plan) -> dict[str, float]:
+    """Return the errors of a rating model on its training pairs.
+
+    They are rounded for the record; other models have none.
+    """
+    if not (isinstance(model, Predictor) and model.predicts_ratings):
+        return {}
+    found = training_errors(model, data.histories, use_times=plan.split.use_query_time) or {}
+    return {name: round(value, 6) for name, value in found.items()}
+
+
+def _seconds(timer: StageTimer, run: Run) -> dict[str, float]:
+    """Return seconds by stage.
+
+    Those of training include the time before an interruption.
+    """
+    logged = sum(line.get("seconds", 0.0) + line.get("validation_seconds", 0.0) for line in run.history())
+    seconds = {**timer.seconds, "train": max(logged, timer.seconds["train"])}
     return {name: round(value, 3) for name, value in seconds.items()}
 
 
 def _warnings(plan: Plan) -> list[str]:
-    return [] if plan.task.limit is None else [f"limited to the first {plan.task.limit} users: not a result"]
+    count = plan.task.max_users
+    return [] if count is None else [f"limited to the first {count} users: not a result"]
 
 
-def _values(held_out: HeldOut, measured: Measured, data: Dataset) -> pl.DataFrame:
-    """One row per question: the user's id, or nothing for someone unknown, and every metric."""
+def _values_per_query(held_out: HeldOut, result: EvaluationResult, data: Dataset) -> pl.DataFrame:
+    """Return one row per query: the user's id (null if unknown) and every metric."""
     queries = held_out.queries
     users = pl.Series("user", data.users.decode(queries.users)).set(pl.Series(~queries.known), None)
-    return pl.DataFrame({"user": users, **measured.values})
+    return pl.DataFrame({"user": users, **result.values})
+
+
+class TensorBoard:
+    """Tracker that writes TensorBoard events; needs the extra ``track``."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tensorboard.summary import Writer
+        except ImportError:
+            raise ValueError("TensorBoard is not installed: pip install 'segue[track]'") from None
+        self._writer = Writer(str(folder))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one scalar per value."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
 
 
 @dataclass(frozen=True)
-class _Told:
-    """Says what an epoch came to, where no bar can be drawn."""
+class _EpochLog:
+    """Tracker that logs one line per epoch, where no progress bar can be drawn."""
 
-    say: Say
+    write: Log
     metric: str
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         keys = {"loss": "loss", self.metric: f"valid/{self.metric}"}
         if found := [f"{name} {values[key]:.4f}" for name, key in keys.items() if key in values]:
-            self.say(f"epoch {step}: {', '.join(found)}")
+            self.write(f"epoch {step}: {', '.join(found)}")
 
 
-def _trackers(plan: Plan, folder: Path, say: Say | None) -> tuple[Track, ...]:
-    """TensorBoard where it is installed, and a line per epoch where someone reads but there is no terminal."""
-    told = (_Told(say, plan.metric),) if say is not None and not sys.stderr.isatty() else ()
+def _trackers(plan: Plan, folder: Path, log: Log | None) -> tuple[Tracker, ...]:
+    """Return TensorBoard if installed, and a log of epochs outside a terminal."""
+    lines = (_EpochLog(log, plan.metric),) if log is not None and not sys.stderr.isatty() else ()
     if find_spec("tensorboard") is None:
-        return told
-    from segue.training.trackers import TensorBoard
-
-    return (*told, TensorBoard(folder / "events"))
+        return lines
+    return (*lines, TensorBoard(folder / "events"))
 
 
 def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
+    """Write the model card, figures, metrics and manifest, and update the links."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-    write_text(folder / "card.md", card(plan, record))
-    draw(folder, plan.task.model, plan.metric, run.history())
+    write_text(folder / "card.md", format_card(plan, record))
+    _draw_training(folder, plan.task.model, plan.metric, run.history())
     write_json(folder / METRICS, record)
-    seal(folder)
-    mark(folder, plan)
+    write_manifest(folder)
+    mark_best(folder, plan)
+
+
+def _draw_training(folder: Path, model: str, metric: str, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw loss and validation by epoch to ``figures/training.svg``.
+
+    Nothing is drawn without epochs or matplotlib.
+    """
+    if find_spec("matplotlib") is None or not any("loss" in line for line in history):
+        return
+    from segue.reports.plots import plot_training_curves, to_svg
+
+    write_text(folder / "figures" / "training.svg", to_svg(plot_training_curves({model: history}, metric)) + "\n")

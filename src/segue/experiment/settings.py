@@ -1,8 +1,8 @@
-"""The groups of settings of an experiment that are not a model's, a training's or the data's own."""
+"""Settings of an experiment: task, run and evaluation."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from annotated_types import Ge
 
@@ -12,57 +12,58 @@ from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.training.train import Training
 
-__all__ = ["Evaluation", "Session", "Task", "groups"]
+__all__ = ["EvaluationSettings", "RunSettings", "TaskSettings", "setting_groups"]
 
 
-class Task(Settings):
-    """What is done: which model on which data."""
+class TaskSettings(Settings):
+    """Which model is trained on which data."""
 
     model: str
     """Key of the model."""
     data: str
-    """Name or address of the log."""
+    """Name or address of the interaction log."""
     columns: dict[str, str] | None = None
-    """Columns of the log by the name Segue gives them, such as ``user = "customer"``."""
+    """Column names of the log by Segue's names, such as ``user = "customer"``."""
     target: str | None = None
-    """The kind of action that is predicted; without it, every kind."""
-    limit: Annotated[int, Ge(2)] | None = None
-    """Only the first so many users: for trying out, not for results."""
+    """The kind of action to predict; by default every kind."""
+    max_users: Annotated[int, Ge(2)] | None = None
+    """Use only the first so many users: to try things out, not for results."""
     recipe: str | None = None
-    """The recipe these settings started from."""
+    """The recipe that these settings started from."""
 
 
-class Session(Settings):
-    """How it is run."""
+class RunSettings(Settings):
+    """How the experiment is run."""
 
     seed: Annotated[int, Ge(0)] = 0
-    """Every random stream follows from it."""
+    """Seed of all random streams."""
     device: str = "cpu"
-    """A torch device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    """Device of torch: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
 
 
-class Evaluation(Settings):
-    """What is measured on the held-out questions."""
+class EvaluationSettings(Settings):
+    """What is measured on the held-out queries."""
 
     ks: tuple[Annotated[int, Ge(1)], ...] = (5, 10)
-    """Lengths of the list at which metrics are taken."""
+    """List lengths at which ranking metrics are computed."""
     metrics: tuple[str, ...] = ("recall", "precision", "hit_rate", "mrr", "ndcg")
-    """Names of metrics. ``rmse`` and ``mae`` are added where the model predicts values; alone, nothing is ranked."""
+    """Names of metrics. ``rmse`` and ``mae`` are added where the model predicts ratings; if only these are named,
+    nothing is ranked."""
     sampled: Annotated[int, Ge(1)] | None = None
-    """Rank each target among so many items drawn at random too, as older papers do, beside the whole catalogue."""
-    repeats: Literal["remove", "keep"] = "remove"
-    """Whether the items of a user's history are removed from his ranking, or stay: where people return to things."""
+    """Also rank each target among so many randomly sampled items, as older papers do."""
+    exclude_seen: bool = True
+    """Remove the items of a user's history from the ranking. Set to false where users return to items."""
     baseline: str | None = "popular"
-    """Key of the model that is measured beside this one; ``none`` for no such model."""
+    """Key of the model to compare with; ``none``: no baseline."""
 
 
-def groups(model: str) -> dict[str, type[Settings]]:
-    """The groups that recipes and ``--set`` may speak of."""
+def setting_groups(model: str) -> dict[str, type[Settings]]:
+    """Return the groups of settings that recipes and ``--set`` can change, by name."""
     return {
         "model": model_class(model).Config,
         "training": Training,
         "filters": Filters,
         "split": SplitSettings,
-        "evaluation": Evaluation,
-        "run": Session,
+        "evaluation": EvaluationSettings,
+        "run": RunSettings,
     }

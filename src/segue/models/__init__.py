@@ -1,1 +1,15 @@
-"""One model = one file = one key: the name of the file."""
+"""The models, in folders by family: one model is one file, and the name of the file is its key.
+
+``segue.models.keys()`` lists the keys.
+"""
+
+from __future__ import annotations
+
+__all__ = ["keys"]
+
+
+def keys() -> list[str]:
+    """List the keys of all models, those of plugins included."""
+    from segue.core.registry import model_keys
+
+    return model_keys()

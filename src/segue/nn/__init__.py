@@ -1,1 +1,1 @@
-"""Torch building blocks that models are made of."""
+"""PyTorch building blocks of models."""

@@ -1,6 +1,6 @@
-"""The graph of users and items, along whose edges vectors spread.
+"""Propagate vectors along the edges of the user-item graph.
 
-Shapes: U users, I items, V = U + I vertices, users first; D width.
+Shapes: U users, I items, V = U + I vertices with users first, D width.
 """
 
 from __future__ import annotations
@@ -16,72 +16,74 @@ from torch import Tensor
 from segue.core.types import Events
 from segue.nn.precision import full_precision
 
-__all__ = ["Graph"]
+__all__ = ["UserItemGraph"]
 
 
-class Graph:
-    """Who had what, normalised on both sides: an edge between a user and an item weighs one over the square root of
-    the edges of both (He et al. 2020, arXiv:2002.02126, eq. 3 and 8).
+class UserItemGraph:
+    """Bipartite interaction graph with symmetric normalization.
+
+    An edge between a user and an item has the weight ``1 / sqrt(degree(user) * degree(item))`` (He et al. 2020,
+    arXiv:2002.02126, eq. 3 and 8).
 
     Args:
-        histories: one row per user; what a user had again is one edge.
+        histories: one row per user; repeated items of a user are one edge.
     """
 
     def __init__(self, histories: Events, n_items: int) -> None:
-        had_UI = histories.csr(n_items)
-        degrees_U, degrees_I = had_UI.sum(axis=1), had_UI.sum(axis=0)
+        adjacency_UI = histories.csr(n_items)
+        degrees_U, degrees_I = adjacency_UI.sum(axis=1), adjacency_UI.sum(axis=0)
         self.degrees_I = torch.from_numpy(np.asarray(degrees_I, np.float32))
-        """``(I,)`` users who had each item."""
-        rows = np.repeat(np.arange(len(histories)), np.diff(had_UI.indptr))
-        had_UI.data = 1.0 / np.sqrt(degrees_U[rows] * degrees_I[had_UI.indices])
-        both: csr_array[Any] = block_array([[None, had_UI], [had_UI.T, None]], format="csr")
-        both.sort_indices()
-        self._adjacency_VV = _tensor(both)
+        """``(I,)`` number of users of each item."""
+        rows = np.repeat(np.arange(len(histories)), np.diff(adjacency_UI.indptr))
+        adjacency_UI.data = 1.0 / np.sqrt(degrees_U[rows] * degrees_I[adjacency_UI.indices])
+        adjacency_VV: csr_array[Any] = block_array([[None, adjacency_UI], [adjacency_UI.T, None]], format="csr")
+        adjacency_VV.sort_indices()
+        self._adjacency_VV = _to_torch(adjacency_VV)
 
     def to(self, device: str) -> Self:
-        """The same on ``device``, in its own place."""
+        """Move the graph to ``device`` in place and return it."""
         self.degrees_I, self._adjacency_VV = self.degrees_I.to(device), self._adjacency_VV.to(device)
         return self
 
-    def step(self, x_VD: Tensor) -> Tensor:
-        """What comes to every vertex from its neighbours; no gradient is kept."""
+    def propagate_once(self, x_VD: Tensor) -> Tensor:
+        """Return the weighted sum over the neighbors of every vertex, without a gradient."""
         with torch.no_grad():
             return self._adjacency_VV @ x_VD
 
-    def spread(self, x_VD: Tensor, layers: int) -> Tensor:
-        """The mean of ``x_VD`` and of what has come to every vertex after 1, 2, ... ``layers`` steps (eq. 4)."""
-        return _spread(x_VD, self, layers)
+    def propagate(self, x_VD: Tensor, num_layers: int) -> Tensor:
+        """Return the mean of ``x_VD`` and its propagations over up to ``num_layers`` steps (eq. 4)."""
+        return _propagate(x_VD, self, num_layers)
 
 
 @full_precision
-def _spread(x_VD: Tensor, graph: Graph, layers: int) -> Tensor:
-    spread_VD: Tensor = _Spread.apply(x_VD, graph, layers)
-    return spread_VD
+def _propagate(x_VD: Tensor, graph: UserItemGraph, num_layers: int) -> Tensor:
+    mean_VD: Tensor = _Propagation.apply(x_VD, graph, num_layers)
+    return mean_VD
 
 
-class _Spread(torch.autograd.Function):
-    """A symmetric matrix times vectors: the gradient is spread in the same way, and nothing is kept for it."""
+class _Propagation(torch.autograd.Function):
+    """Multiply by powers of a symmetric matrix: the backward pass is the same operation and needs no saved tensors."""
 
     @staticmethod
-    def forward(ctx: Any, x_VD: Tensor, graph: Graph, layers: int) -> Tensor:
-        ctx.given = graph, layers
-        return _mean(x_VD, graph, layers)
+    def forward(ctx: Any, x_VD: Tensor, graph: UserItemGraph, num_layers: int) -> Tensor:
+        ctx.arguments = graph, num_layers
+        return _layer_mean(x_VD, graph, num_layers)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return _mean(grads[0].contiguous(), *ctx.given), None, None
+        return _layer_mean(grads[0].contiguous(), *ctx.arguments), None, None
 
 
-def _mean(x_VD: Tensor, graph: Graph, layers: int) -> Tensor:
+def _layer_mean(x_VD: Tensor, graph: UserItemGraph, num_layers: int) -> Tensor:
     total_VD = x_VD.clone()
-    for _ in range(layers):
-        x_VD = graph.step(x_VD)
+    for _ in range(num_layers):
+        x_VD = graph.propagate_once(x_VD)
         total_VD += x_VD
-    return total_VD.div_(layers + 1)
+    return total_VD.div_(num_layers + 1)
 
 
-def _tensor(matrix: csr_array[Any]) -> Tensor:
-    # 32-bit indices, where they are enough, are those of the fast kernels
+def _to_torch(matrix: csr_array[Any]) -> Tensor:
+    # the fast kernels need 32-bit indices; use them where they are large enough
     index = np.int32 if matrix.nnz < np.iinfo(np.int32).max else np.int64
     parts = matrix.indptr.astype(index), matrix.indices.astype(index), matrix.data.astype(np.float32)
     with warnings.catch_warnings():

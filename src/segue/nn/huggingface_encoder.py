@@ -1,6 +1,8 @@
-"""Architectures of the package transformers, built from their configuration; weights are never downloaded.
+"""Encoders from the package transformers, built from a configuration.
 
-The one file that imports transformers, and only when an encoder is built, as that takes seconds.
+Weights are never downloaded.
+
+The only file that imports transformers, and only when an encoder is built, because the import takes seconds.
 
 Shapes: B sequences, L positions, D width.
 """
@@ -16,92 +18,99 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Architecture"]
+__all__ = ["HuggingFaceEncoder"]
 
 NAMES = {
-    "width": ("hidden_size", "d_model"),
-    "layers": ("num_hidden_layers", "num_layers"),
-    "heads": ("num_attention_heads", "num_heads"),
+    "embedding_dim": ("hidden_size", "d_model"),
+    "num_layers": ("num_hidden_layers", "num_layers"),
+    "num_heads": ("num_attention_heads", "num_heads"),
 }
-"""What configurations call a setting."""
+"""Names of a setting in configurations."""
 INNER = ("intermediate_size", "d_inner", "n_inner", "ffn_dim", "hidden_dim", "dff")
-"""Widths inside a layer: they keep their proportion to the width."""
+"""Widths inside a layer, scaled in proportion to the width."""
 HEAD = ("head_dim", "d_head")
-"""Widths of a head."""
+"""Names of the width of a head."""
 TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
-SPARE = 8
-"""Rows of the table of tokens, which is not used; and positions beyond those read, as some are counted from 2."""
-NOT_OF_ACTIVATIONS = ("layer", "classifier", "summary", "pooler")
-"""Words in the names of dropouts that are not of the encoder's activations."""
-SPECIAL: Mapping[str, Mapping[str, Any]] = {
+MARGIN = 8
+"""Size of the unused token embedding, and extra positions, because some architectures count positions from 2."""
+OTHER_DROPOUTS = ("layer", "classifier", "summary", "pooler")
+"""Words in the names of dropout settings that do not apply to activations of the encoder."""
+OVERRIDES: Mapping[str, Mapping[str, Any]] = {
     "mamba2": {"n_groups": 1},
     "xlstm": {"mode": "train", "autocast_kernel_dtype": "float32"},
 }
-CHANGED = 1e-5
-"""Share of the change where something was changed from which another place counts as changed too."""
+TOLERANCE = 1e-5
+"""Relative change of an output above which it depends on a changed input."""
 
 
-class Architecture(nn.Module):
-    """An encoder of vectors, causal or in both directions, that was seen to be so.
+class HuggingFaceEncoder(nn.Module):
+    """A causal or bidirectional encoder of vectors, tested for its direction when it is built.
 
     Args:
         name: ``model_type`` of the architecture, such as ``gpt2``.
-        options: further fields of its configuration; they win over what is derived here.
-        both_ways: whether every position has to read those after it, or must not.
+        options: further fields of its configuration, which take precedence over derived ones.
+        bidirectional: whether every position must depend on later ones, or must not.
 
     Raises:
-        ValueError: transformers is not installed, an unknown name or option, an architecture that does not read a
-            sequence of vectors, or one that reads in other directions than it has to.
+        ValueError: transformers is not installed, the name or an option is unknown, or the architecture does not encode
+            a sequence of vectors in the required direction.
     """
 
     def __init__(
         self,
         name: str,
         width: int,
-        layers: int,
-        heads: int,
+        num_layers: int,
+        num_heads: int,
         max_length: int,
         dropout: float,
         options: Mapping[str, Any],
-        both_ways: bool,
+        bidirectional: bool,
     ) -> None:
         super().__init__()
         self.name = name
-        self.both_ways = both_ways
-        given = {"width": width, "layers": layers, "heads": heads}
+        self.bidirectional = bidirectional
+        sizes = {"embedding_dim": width, "num_layers": num_layers, "num_heads": num_heads}
         with _quiet():
-            fields = _fields(name, given, max_length, dropout, options, both_ways)
+            fields = _fields(name, sizes, max_length, dropout, options, bidirectional)
             try:
                 encoder = _build(name, fields)
                 self.encoder = encoder
-                self.chunk = int(encoder.config.chunk_size) if name == "xlstm" else 1  # it takes full chunks only
-                self.check(width, max_length)
-            except _Unfit:
+                self.chunk = int(encoder.config.chunk_size) if name == "xlstm" else 1  # the length must be a multiple
+                self.check_direction(width, max_length)
+            except _WrongDirection:
                 raise
-            except Exception as error:  # whatever the package raises is about what it was asked to build
+            except Exception as error:  # the package may raise anything for sizes that do not fit
                 raise ValueError(
                     f"model.architecture: '{name}' cannot encode a sequence of vectors with "
-                    f"{', '.join(f'{key}={value}' for key, value in given.items())} and options {dict(options)}: "
+                    f"{', '.join(f'{key}={value}' for key, value in sizes.items())} and options {dict(options)}: "
                     f"{type(error).__name__}: {error}"
                 ) from None
 
     def forward(self, x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-        """``(B, L, D)`` the last hidden states; reading both ways, nothing beyond ``lengths`` is read."""
+        """Return the last hidden states, ``(B, L, D)``.
+
+        A bidirectional encoder ignores positions beyond ``lengths_B``.
+        """
         length = x_BLD.shape[1]
         x_BLD = F.pad(x_BLD, (0, 0, 0, -length % self.chunk))
-        places_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+        index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
         masks = {}
-        if self.both_ways:
-            masks["attention_mask"] = (places_L < lengths_B[:, None]).long()
+        if self.bidirectional:
+            masks["attention_mask"] = (index_L < lengths_B[:, None]).long()
         elif self.name == "xlnet":
-            masks["perm_mask"] = (places_L > places_L[:, None]).float().expand(len(x_BLD), -1, -1)
+            masks["perm_mask"] = (index_L > index_L[:, None]).float().expand(len(x_BLD), -1, -1)
         with _quiet():
             hidden_BLD: Tensor = self.encoder(inputs_embeds=x_BLD, **masks).last_hidden_state
         return hidden_BLD[:, :length]
 
     @torch.no_grad()
-    def check(self, width: int, max_length: int) -> None:
-        """Change the second half of a sequence, and see whether the first half minds."""
+    def check_direction(self, width: int, max_length: int) -> None:
+        """Check whether a change of the second half of a sequence changes the output of the first half.
+
+        Raises:
+            ValueError: the encoder is causal and should be bidirectional, or the reverse, or it reads the padding.
+        """
         self.eval()
         length = max(2, max_length)
         half = length // 2
@@ -109,29 +118,27 @@ class Architecture(nn.Module):
             torch.default_generator.manual_seed(0)
             x_BLD = torch.randn(1, length, width)
             other_BLD = torch.cat([x_BLD[:, :half], 3.0 * torch.randn(1, length - half, width)], 1)
-            whole = self._moved(x_BLD, other_BLD, half, length)
-            hidden = self._moved(x_BLD, other_BLD, half, half) if self.both_ways else 0.0
+            change = self._relative_change(x_BLD, other_BLD, half, length)
+            padding_change = self._relative_change(x_BLD, other_BLD, half, half) if self.bidirectional else 0.0
         self.train()
-        if self.both_ways and whole <= CHANGED:
-            raise _Unfit(
-                f"model.architecture: '{self.name}' reads from the first event to the last: a change of later ones "
-                "changed nothing before them; objective=cloze needs one that reads in both directions, such as bert, "
-                'or as many do with options={"is_causal": false}'
+        if self.bidirectional and change <= TOLERANCE:
+            raise _WrongDirection(
+                f"model.architecture: '{self.name}' is causal, and objective=cloze needs a bidirectional encoder, "
+                'such as bert, or, for many architectures, options={"is_causal": false}'
             )
-        if hidden > CHANGED:
-            raise _Unfit(
-                f"model.architecture: '{self.name}' reads beyond the end of a history: a change there changed what "
-                "it says of the history, mask or not; expected one that heeds attention_mask, such as bert"
+        if padding_change > TOLERANCE:
+            raise _WrongDirection(
+                f"model.architecture: '{self.name}' ignores attention_mask: its output depends on the padding; "
+                "expected an architecture that uses it, such as bert"
             )
-        if not self.both_ways and whole > CHANGED:
-            raise _Unfit(
-                f"model.architecture: '{self.name}' reads ahead: a change of later events changed what it says of "
-                "those before them, so it would see the next item; expected objective=cloze, or a causal one, such "
-                "as gpt2"
+        if not self.bidirectional and change > TOLERANCE:
+            raise _WrongDirection(
+                f"model.architecture: '{self.name}' is bidirectional, so it would see the next item it has to predict; "
+                "expected objective=cloze, or a causal architecture, such as gpt2"
             )
 
-    def _moved(self, x_BLD: Tensor, other_BLD: Tensor, half: int, used: int) -> float:
-        """Greatest change in the first half, as a share of that in the second."""
+    def _relative_change(self, x_BLD: Tensor, other_BLD: Tensor, half: int, used: int) -> float:
+        """Return the maximum change of the output in the first half, relative to that in the second half."""
         lengths_B = torch.tensor([used])
         one, other = self(x_BLD, lengths_B), self(other_BLD, lengths_B)
         if one.shape != x_BLD.shape:
@@ -140,62 +147,69 @@ class Architecture(nn.Module):
         return float(change_BL[:, :half].max() / change_BL[:, half:].max().clamp_min(1e-12))
 
 
-class _Unfit(ValueError):
-    """Built, but reads in other directions than it has to."""
+class _WrongDirection(ValueError):
+    """The encoder is not causal or bidirectional as required."""
 
 
 def _fields(
-    name: str, given: Mapping[str, int], max_length: int, dropout: float, options: Mapping[str, Any], both_ways: bool
+    name: str,
+    sizes: Mapping[str, int],
+    max_length: int,
+    dropout: float,
+    options: Mapping[str, Any],
+    bidirectional: bool,
 ) -> dict[str, Any]:
-    """The fields of the configuration that differ from the architecture's own."""
+    """Return the fields of the configuration that differ from the architecture's defaults."""
     default = _configuration(name)
-    # is_causal is of no class, and heeded by most
+    # is_causal is not a field of any class, but most use it
     known = {*default.to_dict(), *getattr(default, "attribute_map", {}), "is_causal"}
     fields: dict[str, Any] = {}
-    for setting, value in given.items():
+    for setting, value in sizes.items():
         if field := next((field for field in NAMES[setting] if field in known), None):
             fields[field] = value
-    proportion = given["width"] / next((getattr(default, field) for field in NAMES["width"] if field in known), 1)
+    proportion = sizes["embedding_dim"] / next(
+        (getattr(default, field) for field in NAMES["embedding_dim"] if field in known), 1
+    )
     for field in known.intersection(INNER):
         if isinstance(inner := getattr(default, field), int):
             fields[field] = max(1, round(inner * proportion))
     for field in known.intersection(HEAD):
         if getattr(default, field) is not None:
-            fields[field] = max(1, int(given["width"] * getattr(default, "expand", 1)) // given["heads"])
-    plain = {
-        "num_key_value_heads": given["heads"],
-        "embedding_size": given["width"],
-        "max_position_embeddings": max_length + SPARE,
-        "vocab_size": SPARE,
-        "is_decoder": not both_ways,
+            fields[field] = max(1, int(sizes["embedding_dim"] * getattr(default, "expand", 1)) // sizes["num_heads"])
+    common = {
+        "num_key_value_heads": sizes["num_heads"],
+        "embedding_size": sizes["embedding_dim"],
+        "max_position_embeddings": max_length + MARGIN,
+        "vocab_size": MARGIN,
+        "is_decoder": not bidirectional,
         "use_cache": False,
     }
-    fields |= {field: value for field, value in plain.items() if field in known}
-    fields |= {field: 0 for field in TOKENS if (getattr(default, field, None) or 0) not in range(SPARE)}
+    fields |= {field: value for field, value in common.items() if field in known}
+    fields |= {field: 0 for field in TOKENS if (getattr(default, field, None) or 0) not in range(MARGIN)}
     for field, value in default.to_dict().items():
-        of_activations = "drop" in field and not any(word in field for word in NOT_OF_ACTIVATIONS)
-        if of_activations and isinstance(value, int | float) and not isinstance(value, bool):
+        is_activation = "drop" in field and not any(word in field for word in OTHER_DROPOUTS)
+        if is_activation and isinstance(value, int | float) and not isinstance(value, bool):
             fields[field] = dropout
-    _refuse(name, options, known, {field for names in NAMES.values() for field in names}, default)
-    return {**fields, **SPECIAL.get(name, {}), **options}
+    _check_options(name, options, known, {field for names in NAMES.values() for field in names}, default)
+    return {**fields, **OVERRIDES.get(name, {}), **options}
 
 
-def _refuse(name: str, options: Mapping[str, Any], known: set[str], taken: set[str], default: Any) -> None:
-    """One error for all options that are not fields of the configuration, or that settings of the model give."""
-    faults = []
+def _check_options(name: str, options: Mapping[str, Any], known: set[str], taken: set[str], default: Any) -> None:
+    """Check that options are fields of the configuration that no other setting of the model determines."""
+    errors = []
     for field in options:
         owner = next((key for key, names in NAMES.items() if field in taken and field in names), None)
         owner = owner or next(
             (key for key, names in NAMES.items() for own in names if default.attribute_map.get(own) == field), None
         )
         if owner is not None:
-            faults.append(f"model.options.{field}: it is model.{owner}")
+            errors.append(f"model.options.{field}: set model.{owner} instead")
         elif field not in known:
             near = difflib.get_close_matches(field, known, 1)
             hint = f", did you mean '{near[0]}'?" if near else ""
-            faults.append(f"model.options.{field}: unknown field of the configuration of '{name}'{hint}")
-    if faults:
-        raise ValueError("\n".join(faults))
+            errors.append(f"model.options.{field}: unknown field of the configuration of '{name}'{hint}")
+    if errors:
+        raise ValueError("\n".join(errors))
 
 
 def _configuration(name: str, **fields: Any) -> Any:
@@ -208,7 +222,11 @@ def _configuration(name: str, **fields: Any) -> Any:
     names = list(CONFIG_MAPPING.keys())
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)
-        hint = f", did you mean '{near[0]}'?" if near else f": none of the {len(names)} there are"
+        hint = (
+            f", did you mean '{near[0]}'?"
+            if near
+            else f", expected one of the {len(names)} architectures of transformers"
+        )
         raise ValueError(f"model.architecture: unknown '{name}'{hint}")
     return CONFIG_MAPPING[name](**fields)
 
@@ -218,13 +236,13 @@ def _build(name: str, fields: Mapping[str, Any]) -> Any:
 
     encoder = AutoModel.from_config(_configuration(name, **fields))
     if isinstance(getattr(encoder, "pooler", None), nn.Module):
-        encoder.pooler = None  # its output is not asked for
+        encoder.pooler = None  # its output is not used
     return encoder
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the package's notes, such as on kernels that are not installed."""
+    """Suppress the package's notes, such as those on missing kernels."""
     try:
         from transformers.utils import logging
     except ModuleNotFoundError:

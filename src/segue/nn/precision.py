@@ -1,4 +1,4 @@
-"""Where half precision would cost accuracy: functions that always compute in full."""
+"""Compute selected functions in float32 where half precision would lose accuracy."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """``function`` outside autocast, its tensors of half precision as float32; the first argument tells the device.
+    """Run ``function`` outside autocast, with half-precision tensors converted to float32.
 
-    For sums of exponentials and running sums, where eight bits of mantissa are too few. Gradients come back in the
-    precision of what was given.
+    For sums of exponentials and running sums, where an 8-bit mantissa is too short. The device is that of the first
+    argument. Gradients have the precision of the inputs.
     """
 
     @wraps(function)
-    def full(*args: P.args, **kwargs: P.kwargs) -> R:
-        given: Any = tuple(x.float() if isinstance(x, Tensor) and x.dtype in HALF else x for x in args)
-        device = given[0].device.type
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        converted: Any = tuple(x.float() if isinstance(x, Tensor) and x.dtype in HALF else x for x in args)
+        device = converted[0].device.type
         if not torch.is_autocast_enabled(device):
-            return function(*given, **kwargs)
+            return function(*converted, **kwargs)
         with torch.autocast(device, enabled=False):
-            return function(*given, **kwargs)
+            return function(*converted, **kwargs)
 
-    return full
+    return wrapped

@@ -1,4 +1,4 @@
-"""What every next-item model shares: item vectors in and out, windows, the objective at every position, answering.
+"""Base of all next-item models: item embeddings, training windows, the objective, and scoring of queries.
 
 Shapes: B sequences, L positions, D width, M positions with a target, I items, N queries.
 """
@@ -19,205 +19,208 @@ from torch import Tensor, nn
 
 from segue.core.batches import SequenceBatch, Sequences, Windows, query_batches, training_batches
 from segue.core.config import Settings
-from segue.core.model import pick_candidates
+from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
+from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
 from segue.nn import training_targets
-from segue.nn.inputs.input_encoder import Input, Inputs
+from segue.nn.inputs.input_encoder import InputEncoder, InputName
 
 __all__ = ["SequenceModel", "SequenceSettings"]
 
 QUERY_TOKENS = 16_384
-"""Positions, padding included, that are encoded at once when answering."""
+"""Maximum number of positions, including padding, that are encoded at once in prediction."""
 
 
 class SequenceSettings(Settings):
-    """Settings that every next-item model has."""
+    """Settings of all next-item models."""
 
-    width: Annotated[int, Gt(0)] = 64
-    """Width of item vectors and hidden states, D."""
+    embedding_dim: Annotated[int, Gt(0)] = 64
+    """Width D of item embeddings and hidden states."""
     max_length: Annotated[int, Gt(0)] = 200
-    """Targets in a training window; attention also reads no more than this when it answers."""
-    windows: Literal["newest", "all"] = "newest"
-    """``newest``: one window per user, the end of the history. ``all``: windows over the whole history, cut anew at a
-    random place in each epoch."""
-    objective: Literal["next_item", "all_following", "cloze"] = "next_item"
-    """What is asked in training: at every position the next item, or one of all that follow; or, of an encoder that
-    reads both ways, items that are hidden."""
+    """Maximum number of targets in a training window. In prediction, attention models read this many events; recurrent
+    models read the whole history."""
+    windows: Literal["last", "all"] = "last"
+    """``last``: one training window per user, the end of the history. ``all``: windows over the whole history, cut at a
+    new random position in each epoch."""
+    objective: Literal["next_item", "all_action", "cloze"] = "next_item"
+    """Training objective: predict the next item at every position, or a random later one; or, for bidirectional
+    encoders, masked items."""
     horizon: Annotated[int, Ge(0)] = 0
-    """Events ahead that ``all_following`` may ask for; 0: all in the window."""
-    hidden_share: Annotated[float, Gt(0), Lt(1)] = 0.2
-    """Share of the events of a window that ``cloze`` hides."""
-    last_share: Annotated[float, Ge(0), Le(1)] = 0.1
-    """Share of the windows in which ``cloze`` hides the last event alone."""
+    """Maximum number of events ahead for ``all_action``; 0: to the end of the window."""
+    mask_prob: Annotated[float, Gt(0), Lt(1)] = 0.2
+    """Probability that ``cloze`` masks an event."""
+    mask_last_prob: Annotated[float, Ge(0), Le(1)] = 0.1
+    """Probability that ``cloze`` masks only the last event of a window."""
     mask_seen: bool = False
-    """Whether the items that a user already had are left out of the wrong answers of the loss, as they are left out of
-    recommendations: nothing has to be learned to keep them down. The scores of such items then mean nothing: not for
-    logs in which people come back to items. A target that comes again counts."""
+    """Whether to exclude items the user has already seen from the negatives of the loss, as they are excluded from
+    recommendations. Scores of seen items are then meaningless: not for logs with repeated consumption. A repeated
+    target still counts."""
     dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
-    """Share of activations dropped while training."""
+    """Probability that an activation is dropped in training."""
     item_bias: bool = False
-    """Whether each item has a learned offset beside its vector."""
-    inputs: tuple[Input, ...] = ()
-    """What is read beside the items: of events ``value``, ``action``, ``gap`` (time since the event before),
-    ``query_time`` (time from the newest event to the moment of asking) and ``session_position``; ``item_features``,
-    which also score; ``user_features``."""
+    """Whether each item has a learned bias."""
+    inputs: tuple[InputName, ...] = ()
+    """Inputs in addition to the items: the event inputs ``value``, ``action``, ``gap`` (time since the previous event),
+    ``query_time`` (time from the newest event to the query) and ``session_position``; ``item_features``, which are also
+    used for scoring; ``user_features``."""
     session_gap: Annotated[float, Gt(0)] = 1800.0
     """Seconds without an event after which a session ends, for ``session_position``."""
-    unknown_share: Annotated[float, Ge(0), Lt(1)] = 0.1
-    """Share of the training sequences in which an input is taken as not known, each input by itself, and of the items
-    whose features stand alone: so that what to make of the unknown is learned."""
+    feature_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Probability in training that an input of a sequence is replaced by unknown, independently for each input, and
+    that an item is represented by its features alone: so that the model learns to handle unknown inputs and new
+    items."""
 
     @field_validator("inputs")
     @classmethod
-    def _each_once(cls, inputs: tuple[Input, ...]) -> tuple[Input, ...]:
-        if twice := [name for name in inputs if inputs.count(name) > 1]:
-            raise ValueError(f"'{twice[0]}' is named more than once")
+    def _each_once(cls, inputs: tuple[InputName, ...]) -> tuple[InputName, ...]:
+        if duplicates := [name for name in inputs if inputs.count(name) > 1]:
+            raise ValueError(f"'{duplicates[0]}' is listed more than once")
         return inputs
 
 
 class SequenceModel(Network):
-    """A network that reads a history and predicts an item at every position that is asked about.
+    """A network that encodes a history and predicts an item at every target position.
 
-    A subclass gives :meth:`hidden`; the scores are its output times the item vectors.
+    A subclass implements :meth:`encode_sequence`; scores are its output times the item vectors.
     """
 
     scale: ClassVar[Literal["logit", "score"]] = "logit"
-    recurrent: ClassVar[bool]
-    """Whether the whole history is read when answering, however long."""
-    both_ways: ClassVar[bool] = False
-    """Whether the encoder can read in both directions, as the objective ``cloze`` needs."""
+    reads_full_history: ClassVar[bool]
+    """Whether prediction reads the whole history, however long."""
+    is_bidirectional: ClassVar[bool] = False
+    """Whether the encoder can be bidirectional, which the objective ``cloze`` needs."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        self.cloze = config.objective == "cloze"
-        if self.cloze and not self.both_ways:
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        self.is_cloze = config.objective == "cloze"
+        if self.is_cloze and not self.is_bidirectional:
             raise ValueError(
-                f"model.objective: 'cloze' needs an encoder that reads in both directions, and {type(self).__name__} "
-                "reads from the first event to the last; expected next_item or all_following"
+                f"model.objective: 'cloze' needs a bidirectional encoder, and {type(self).__name__} is causal; "
+                "expected next_item or all_action"
             )
-        self.items = nn.Embedding(domain.n_items + 1 + self.cloze, config.width)
+        self.items = nn.Embedding(schema.n_items + 1 + self.is_cloze, config.embedding_dim)
         nn.init.xavier_normal_(self.items.weight)
-        self.offsets = nn.Parameter(torch.zeros(domain.n_items)) if config.item_bias else None
-        std = (2.0 / (len(self.items.weight) + config.width)) ** 0.5  # of item vectors
-        self.inputs = Inputs(config, domain, std) if config.inputs else None
+        self.offsets = nn.Parameter(torch.zeros(schema.n_items)) if config.item_bias else None
+        std = (2.0 / (len(self.items.weight) + config.embedding_dim)) ** 0.5  # that of the item embeddings
+        self.inputs = InputEncoder(config, schema, std) if config.inputs else None
 
     @classmethod
-    def domain_of(cls, config: Any, data: Dataset) -> Domain:
-        """With the features that ``config.inputs`` asks for."""
-        return Inputs.domain_of(config, data) if config.inputs else data.domain
+    def schema_for(cls, config: Any, data: Dataset) -> DataSchema:
+        """Return the schema of ``data`` with the features that ``config.inputs`` needs."""
+        return InputEncoder.schema_for(config, data) if config.inputs else data.schema
 
     def prepare(self, train: Dataset) -> None:
-        """Take from the data what the inputs are made of; a subclass that looks at the data does this first."""
+        """Compute what the inputs need from the data; overriding methods call this."""
         if self.inputs is not None:
             self.inputs.prepare(train)
 
     @abstractmethod
-    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
-        """Hidden states ``(B, L, D)`` of every position, or ``(B, D)`` of the positions ``last`` alone.
+    def encode_sequence(self, x_BLD: Tensor, batch: Sequences, last_B: Tensor | None = None) -> Tensor:
+        """Compute hidden states ``(B, L, D)``, or ``(B, D)`` of the positions ``last_B`` only.
 
-        Of a ``SequenceBatch`` it may give ``(M, D)``, the positions that have a target, and spare the others.
+        For a ``SequenceBatch`` it may return ``(M, D)``, only the positions that have a target.
 
         Args:
-            x_BLD: what stands at each position, as a vector.
-            read: the same as codes, and the lengths; a causal encoder needs neither.
-            last_B: int64 the last position in use of each sequence, when nothing else is asked for.
+            x_BLD: input vector of every position.
+            batch: the same as codes, and the lengths; causal encoders need neither.
+            last_B: int64 last valid position of each sequence, where only that is needed.
         """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of events, of :data:`segue.core.batches.COLUMNS`, that are read beside the items.
+        """Columns read in addition to the items, of :data:`segue.core.batches.COLUMNS`.
 
-        Those of the inputs; a subclass whose encoder reads some itself adds them to these.
+        Those of the inputs; a subclass whose encoder reads columns itself adds them.
         """
         return () if self.inputs is None else self.inputs.columns
 
-    def embed(self, read: Sequences) -> Tensor:
-        """``(B, L, D)`` what stands at each position: the item and all inputs."""
+    def embed(self, batch: Sequences) -> Tensor:
+        """Return the input vector of every position, ``(B, L, D)``: the item and all inputs."""
         if self.inputs is not None:
-            return self.inputs.embed(read, self.items)
-        embedded: Tensor = self.items(read.items_BL)
+            return self.inputs.embed(batch, self.items)
+        embedded: Tensor = self.items(batch.items_BL)
         return embedded
 
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[SequenceBatch]]:
-        """One epoch of windows in random order, and how many batches they make."""
+        """Return the number of batches of one epoch and the batches: windows in random order."""
         config = self.config
         return training_batches(
             train.histories,
-            self.domain.n_items,
+            self.schema.n_items,
             config.max_length,
             size,
             rng,
-            self._asked,
-            cover=config.windows == "all",
+            self._make_targets,
+            all_windows=config.windows == "all",
             pool=16,
             columns=self.columns,
             seen=config.mask_seen,
         )
 
-    def _asked(self, windows: Windows, rng: np.random.Generator) -> SequenceBatch:
+    def _make_targets(self, windows: Windows, rng: np.random.Generator) -> SequenceBatch:
         config = self.config
-        if self.cloze:
-            return training_targets.cloze(windows, rng, config.hidden_share, config.last_share)
-        if config.objective == "all_following":
-            return training_targets.all_following(windows, rng, config.horizon)
+        if self.is_cloze:
+            return training_targets.cloze(windows, rng, config.mask_prob, config.mask_last_prob)
+        if config.objective == "all_action":
+            return training_targets.all_action(windows, rng, config.horizon)
         return training_targets.next_item(windows, rng)
 
     def objective(self, batch: SequenceBatch, loss: Loss) -> tuple[Tensor, int]:
-        """The loss at every position that has a target."""
+        """Return the mean loss over the positions that have a target, and their number."""
         batch = batch.to(self.device)
-        hidden = self.hidden(self.embed(batch), batch)
+        hidden = self.encode_sequence(self.embed(batch), batch)
         hidden_MD = hidden if hidden.dim() == 2 else hidden.reshape(-1, hidden.shape[-1])[batch.positions_M]
-        offsets_I = self.offsets if self.inputs is None else self.inputs.asked_of(self.offsets)
-        return loss(hidden_MD, self.vectors_ID(), offsets_I, batch.targets_M, batch.seen), len(batch.targets_M)
+        bias_I = self.offsets if self.inputs is None else self.inputs.training_bias(self.offsets)
+        return loss(hidden_MD, self.item_vectors(), bias_I, batch.targets_M, batch.seen), len(batch.targets_M)
 
-    def vectors_ID(self) -> Tensor:  # noqa: N802
-        """``(n_items, D)`` the vectors that hidden states are multiplied with."""
-        own_ID = self.items.weight[: self.domain.n_items]
-        return own_ID if self.inputs is None else self.inputs.catalogue(own_ID)
+    def item_vectors(self) -> Tensor:
+        """Return the vectors that score items, ``(I, D)``: their dot product with a hidden state is a logit."""
+        embeddings_ID = self.items.weight[: self.schema.n_items]
+        return embeddings_ID if self.inputs is None else self.inputs.item_vectors(embeddings_ID)
 
     @torch.inference_mode()
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """``(N, D)`` the hidden state after each query's history."""
+        """Return the hidden state after each query's history, ``(N, D)``."""
         training = self.training
         self.eval()
-        result = np.empty((len(queries), self.config.width), np.float32)
-        length = None if self.recurrent else self.config.max_length
+        result = np.empty((len(queries), self.config.embedding_dim), np.float32)
+        length = None if self.reads_full_history else self.config.max_length
         parts = query_batches(
-            queries, self.domain.n_items, length, QUERY_TOKENS, hidden=self.cloze, columns=self.columns
+            queries, self.schema.n_items, length, QUERY_TOKENS, append_mask=self.is_cloze, columns=self.columns
         )
-        of_users = None if self.inputs is None else self.inputs.users
-        profile_NJ = None if of_users is None else of_users.rows(queries)
-        for rows, cpu in parts:
-            told = cpu if profile_NJ is None else replace(cpu, profile_BJ=profile_NJ[torch.from_numpy(rows)])
-            read = told.to(self.device)
-            result[rows] = self.hidden(self.embed(read), read, read.lengths_B - 1).float().cpu().numpy()
+        user_features = None if self.inputs is None else self.inputs.users
+        profile_NJ = None if user_features is None else user_features.rows(queries)
+        for rows, batch in parts:
+            if profile_NJ is not None:
+                batch = replace(batch, profile_BJ=profile_NJ[torch.from_numpy(rows)])
+            moved = batch.to(self.device)
+            result[rows] = self.encode_sequence(self.embed(moved), moved, moved.lengths_B - 1).float().cpu().numpy()
         self.train(training)
         return result
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """``(n_items, D)`` item vectors."""
+        """Item vectors, ``(I, D)``."""
         training = self.training
         self.eval()
-        found: NDArray[np.float32] = self.vectors_ID().detach().float().cpu().numpy()
+        vectors_ID: NDArray[np.float32] = self.item_vectors().detach().float().cpu().numpy()
         self.train(training)
-        return found
+        return vectors_ID
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """``(n_items,)`` item offsets; zeros where there are none."""
+        """Item biases, ``(I,)``; zeros without ``item_bias``."""
         if self.offsets is None:
-            return np.zeros(self.domain.n_items, np.float32)
+            return np.zeros(self.schema.n_items, np.float32)
         return self.offsets.detach().cpu().numpy()
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Logits of the next item."""
+        """Return logits of the next item."""
         scores_NI = self.encode(queries) @ self.vectors.T + self.bias
-        return pick_candidates(scores_NI, candidates)
+        return select_candidates(scores_NI, candidates)
 
     def similar(self, items: Codes) -> Scores:
-        """Cosine between item vectors."""
+        """Return the cosine similarity of item vectors."""
         unit_ID = self.vectors / np.maximum(np.linalg.norm(self.vectors, axis=1, keepdims=True), 1e-12)
-        likeness: Scores = unit_ID[items] @ unit_ID.T
-        return likeness
+        similarity: Scores = unit_ID[items] @ unit_ID.T
+        return similarity

@@ -1,10 +1,10 @@
-"""What a network has to find in a window of a history; each objective goes with any encoder and any loss.
+"""Training objectives: choose the targets in a window of a history.
 
-An objective is a function ``(windows, rng, **settings)`` that gives the batch an encoder reads. ``next_item`` and
-``all_following`` ask at every position for what comes later, and a causal encoder answers; ``cloze`` hides items and
-asks for them, and the encoder may read both ways.
+An objective is a function ``(windows, rng, **settings)`` that returns the batch an encoder reads; it works with any
+loss. ``next_item`` and ``all_action`` have a later item as target at every position and need a causal encoder.
+``cloze`` masks items and predicts them, and the encoder may be bidirectional.
 
-Shapes: B windows, L longest of them, M positions with a target.
+Shapes: B windows, L length of the longest, M positions with a target.
 """
 
 from __future__ import annotations
@@ -13,100 +13,100 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.core.batches import SequenceBatch, Windows, gather, times_at
+from segue.core.batches import SequenceBatch, Windows, gather_columns, known_times
 
-__all__ = ["all_following", "cloze", "next_item"]
+__all__ = ["all_action", "cloze", "next_item"]
 
 
 def next_item(windows: Windows, rng: np.random.Generator) -> SequenceBatch:
-    """At every position the event that follows (Kang & McAuley 2018, arXiv:1808.09781).
+    """Predict the next item at every position (Kang & McAuley 2018, arXiv:1808.09781).
 
-    A window that begins at the first event of a history is preceded by the start token, which predicts that event;
-    any other window begins with the event before its first target.
+    A window that starts with the first event of a history is preceded by the start token, whose target is that event;
+    any other window is preceded by the event before its first target.
     """
-    target_BL, inside_BL = _grid(windows)
-    return _shifted(windows, target_BL, inside_BL, target_BL[inside_BL])
+    target_BL, valid_BL = _grid(windows)
+    return _shifted_batch(windows, target_BL, valid_BL, target_BL[valid_BL])
 
 
-def all_following(windows: Windows, rng: np.random.Generator, horizon: int = 0) -> SequenceBatch:
-    """At every position one of the events that follow within the window, drawn anew each time.
+def all_action(windows: Windows, rng: np.random.Generator, horizon: int = 0) -> SequenceBatch:
+    """Predict one random later item of the window at every position, drawn anew in every epoch.
 
-    Over epochs every following event is asked for alike: the dense all-action loss (Pancha et al. 2022,
-    arXiv:2205.04507), with one draw per position.
+    Over epochs every later event is equally likely: the dense all-action loss (Pancha et al. 2022, arXiv:2205.04507)
+    with one sample per position.
 
     Args:
-        horizon: how many events ahead may be asked for; 0: all to the end of the window.
+        horizon: maximum number of events ahead; 0: to the end of the window.
     """
-    target_BL, inside_BL = _grid(windows)
-    ahead_M = (windows.stop[:, None] - target_BL)[inside_BL]
+    target_BL, valid_BL = _grid(windows)
+    ahead_M = (windows.stop[:, None] - target_BL)[valid_BL]
     ahead_M = np.minimum(ahead_M, horizon) if horizon else ahead_M
-    drawn_M = target_BL[inside_BL] + (rng.random(len(ahead_M)) * ahead_M).astype(np.int64)
-    return _shifted(windows, target_BL, inside_BL, drawn_M)
+    sampled_M = target_BL[valid_BL] + (rng.random(len(ahead_M)) * ahead_M).astype(np.int64)
+    return _shifted_batch(windows, target_BL, valid_BL, sampled_M)
 
 
 def cloze(
-    windows: Windows, rng: np.random.Generator, hidden_share: float = 0.2, last_share: float = 0.1
+    windows: Windows, rng: np.random.Generator, mask_prob: float = 0.2, mask_last_prob: float = 0.1
 ) -> SequenceBatch:
-    """Some events are hidden, and asked for where they stood (Sun et al. 2019, arXiv:1904.06690).
+    """Mask random events and predict their items (Sun et al. 2019, arXiv:1904.06690).
 
-    At least one event of each window is hidden. With a hidden event go its value, action and time; but when it is asked
-    for is that time.
+    At least one event per window is masked. A masked event also loses its value, action and time; its time becomes the
+    query time of the position.
 
     Args:
-        hidden_share: chance of each event to be hidden.
-        last_share: share of the windows in which only the last event is hidden, as when the next item is asked for.
+        mask_prob: probability that an event is masked.
+        mask_last_prob: probability that only the last event of a window is masked, as in prediction.
     """
-    at_BL, inside_BL = _grid(windows)
-    drawn_BL = np.where(inside_BL, rng.random(inside_BL.shape), 2.0)
-    hidden_BL = drawn_BL < hidden_share
-    none = ~hidden_BL.any(1)
-    hidden_BL[none, drawn_BL[none].argmin(1)] = True
-    last_only = np.flatnonzero(rng.random(len(inside_BL)) < last_share)
-    hidden_BL[last_only] = False
-    hidden_BL[last_only, (windows.stop - windows.start)[last_only] - 1] = True
-    items_BL = np.full(inside_BL.shape, windows.n_items, dtype=np.int64)
-    items_BL[inside_BL] = windows.histories.items[at_BL[inside_BL]]
-    targets_M = items_BL[hidden_BL]
-    items_BL[hidden_BL] = windows.n_items + 1
-    asked_BL = None
-    if "asked" in windows.columns:
-        asked_BL = np.full(inside_BL.shape, np.nan)
-        asked_BL[hidden_BL] = times_at(windows.histories, at_BL[hidden_BL])
-    columns = gather(windows.histories, at_BL, inside_BL & ~hidden_BL, windows.columns, asked_BL)
+    at_BL, valid_BL = _grid(windows)
+    random_BL = np.where(valid_BL, rng.random(valid_BL.shape), 2.0)
+    masked_BL = random_BL < mask_prob
+    none = ~masked_BL.any(1)
+    masked_BL[none, random_BL[none].argmin(1)] = True
+    last_only = np.flatnonzero(rng.random(len(valid_BL)) < mask_last_prob)
+    masked_BL[last_only] = False
+    masked_BL[last_only, (windows.stop - windows.start)[last_only] - 1] = True
+    items_BL = np.full(valid_BL.shape, windows.n_items, dtype=np.int64)
+    items_BL[valid_BL] = windows.histories.items[at_BL[valid_BL]]
+    targets_M = items_BL[masked_BL]
+    items_BL[masked_BL] = windows.n_items + 1
+    query_times_BL = None
+    if "query_times" in windows.columns:
+        query_times_BL = np.full(valid_BL.shape, np.nan)
+        query_times_BL[masked_BL] = known_times(windows.histories, at_BL[masked_BL])
+    columns = gather_columns(windows.histories, at_BL, valid_BL & ~masked_BL, windows.columns, query_times_BL)
     return SequenceBatch(
         torch.from_numpy(items_BL),
         torch.from_numpy(windows.stop - windows.start),
         torch.from_numpy(windows.rows),
         columns,
-        torch.from_numpy(np.flatnonzero(hidden_BL)),
+        torch.from_numpy(np.flatnonzero(masked_BL)),
         torch.from_numpy(targets_M),
     )
 
 
 def _grid(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """``(B, L)`` flat event positions of the windows, and which are inside."""
+    """Return the flat event positions of the windows, ``(B, L)``, and which are valid."""
     lengths = windows.stop - windows.start
     grid_L = np.arange(lengths.max())
     return windows.start[:, None] + grid_L, grid_L < lengths[:, None]
 
 
-def _shifted(
-    windows: Windows, target_BL: NDArray[np.int64], inside_BL: NDArray[np.bool_], wanted_M: NDArray[np.int64]
+def _shifted_batch(
+    windows: Windows, target_BL: NDArray[np.int64], valid_BL: NDArray[np.bool_], target_event_M: NDArray[np.int64]
 ) -> SequenceBatch:
-    """The event before each target, and what is ``wanted`` there."""
-    real_BL = inside_BL.copy()
-    real_BL[windows.at_start, 0] = False
-    items_BL = np.full(inside_BL.shape, windows.n_items, dtype=np.int64)
-    items_BL[real_BL] = windows.histories.items[target_BL[real_BL] - 1]
-    asked_BL = None
-    if "asked" in windows.columns:
-        asked_BL = np.full(inside_BL.shape, np.nan)
-        asked_BL[inside_BL] = times_at(windows.histories, wanted_M)
+    """Return inputs shifted by one event against ``target_BL``, with the targets ``target_event_M``."""
+    is_event_BL = valid_BL.copy()
+    is_event_BL[windows.is_history_start, 0] = False
+    items_BL = np.full(valid_BL.shape, windows.n_items, dtype=np.int64)
+    items_BL[is_event_BL] = windows.histories.items[target_BL[is_event_BL] - 1]
+    query_times_BL = None
+    if "query_times" in windows.columns:
+        query_times_BL = np.full(valid_BL.shape, np.nan)
+        query_times_BL[valid_BL] = known_times(windows.histories, target_event_M)
     return SequenceBatch(
         torch.from_numpy(items_BL),
         torch.from_numpy(windows.stop - windows.start),
         torch.from_numpy(windows.rows),
-        gather(windows.histories, target_BL - 1, real_BL, windows.columns, asked_BL),
-        torch.from_numpy(np.flatnonzero(inside_BL)),
-        torch.from_numpy(windows.histories.items[wanted_M].astype(np.int64)),
+        gather_columns(windows.histories, target_BL - 1, is_event_BL, windows.columns, query_times_BL),
+        torch.from_numpy(np.flatnonzero(valid_BL)),
+        torch.from_numpy(windows.histories.items[target_event_M].astype(np.int64)),
     )

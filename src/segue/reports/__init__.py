@@ -1,1 +1,1 @@
-"""Tables, plots and pages of results, made from records: what a run's ``metrics.json`` holds."""
+"""Tables, plots and HTML pages of results."""

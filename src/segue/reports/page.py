@@ -1,4 +1,4 @@
-"""One HTML page for a result: it holds its plots and styles, needs no network, and reads in light and dark."""
+"""Render a result as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -10,37 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from segue.core.files import write_text
-from segue.core.model import LESS_IS_BETTER
-from segue.reports.quantities import called, count, duration, interval, mean, size
-from segue.reports.tables import best_first, compared, cost, every_metric, tested
+from segue.core.model import LOWER_IS_BETTER
+from segue.reports.quantities import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_interval,
+    format_mean,
+    metric_label,
+)
+from segue.reports.tables import all_metrics_table, best_first, comparison_table, cost_table, tests_table
 
-__all__ = ["page", "write_page"]
+__all__ = ["render_page", "write_page"]
 
 Record = Mapping[str, Any]
 History = Sequence[Mapping[str, float]]
 
 
 def write_page(path: Path, result: Record, histories: Mapping[str, History] | None = None) -> None:
-    """Write :func:`page` to ``path`` in one step."""
-    write_text(path, page(result, histories))
+    """Write :func:`render_page` to ``path`` atomically."""
+    write_text(path, render_page(result, histories))
 
 
-def page(result: Record, histories: Mapping[str, History] | None = None) -> str:
-    """The whole page as text; the same result gives the same page.
+def render_page(result: Record, histories: Mapping[str, History] | None = None) -> str:
+    """Render the page; the same result gives the same text.
 
     Args:
         result: ``models`` (records by model), ``data``, ``metric``, ``tests``, ``warnings``; see
             :mod:`segue.reports.tables`. Without ``tests``, or with one model, there is no comparison.
-        histories: per model its ``history.jsonl``, for the curves of training.
+        histories: per model its ``history.jsonl``, for the training curves.
 
     Raises:
         ValueError: a result without models, or whose models lack its metric.
     """
     if not result["models"]:
-        raise ValueError("page: the result holds no model")
+        raise ValueError("page: the result has no models, expected at least one")
     metric = result["metric"]
-    if lacking := [key for key, record in result["models"].items() if metric not in record]:
-        raise ValueError(f"page: {', '.join(lacking)}: no metric '{metric}'")
+    if missing := [key for key, record in result["models"].items() if metric not in record]:
+        raise ValueError(f"page: {', '.join(missing)}: no metric '{metric}', expected it for every model")
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -56,96 +63,104 @@ def page(result: Record, histories: Mapping[str, History] | None = None) -> str:
         headline=_headline(result, records),
         warnings=result.get("warnings") or [],
         plots=plots,
-        compared=compared(result),
-        tested=tested(result) if tests else None,
-        every_metric=every_metric(result),
-        cost=cost(result),
+        comparison=comparison_table(result),
+        tests=tests_table(result) if tests else None,
+        all_metrics=all_metrics_table(result),
+        cost=cost_table(result),
         protocol=_protocol(records[0]),
-        origin=_origin(records),
-        metric=called(metric),
+        reproduction=_reproduction(records),
+        metric=metric_label(metric),
     )
 
 
 def _headline(result: Record, records: Sequence[Record]) -> str:
-    """The finding in one or two sentences."""
+    """State the result in one or two sentences."""
     metric, best = result["metric"], records[0]
-    name = called(metric)
-    text = f"{best['model']} reaches {name} {mean(best[metric])} (95 % interval {interval(best['intervals'][metric])})"
+    name, ends = metric_label(metric), best["intervals"][metric]
+    text = f"{best['model']} reaches {name} {format_mean(best[metric])} (95 % interval {format_interval(ends)})"
     if len(records) == 1:
         return text + "."
-    extreme = "lowest" if metric in LESS_IS_BETTER else "highest"
+    extreme = "lowest" if metric in LOWER_IS_BETTER else "highest"
     text += f", the {extreme} of {len(records)} models. "
     pairs = {frozenset((test["first"], test["second"])): test for test in result.get("tests") or []}
-    next_best = records[1]
-    test = pairs.get(frozenset((best["model"], next_best["model"])))
+    second = records[1]
+    test = pairs.get(frozenset((best["model"], second["model"])))
     if test is None:
-        return text + f"Next is {next_best['model']} with {mean(next_best[metric])}."
-    told = "beyond chance" if test["significant"] else "which may be chance"
-    return text + f"It is {mean(abs(test['difference']))} ahead of {next_best['model']}, {told} (paired test)."
+        return text + f"The second is {second['model']} with {format_mean(second[metric])}."
+    significance = "significant" if test["significant"] else "not significant"
+    lead = format_mean(abs(test["difference"]))
+    return text + f"It leads {second['model']} by {lead}, which is {significance} (paired test)."
 
 
 def _plots(result: Record, curves: Mapping[str, History]) -> list[tuple[str, str, str]]:
-    """Title, text for those who can't see it, and drawing; none where matplotlib is missing."""
+    """Return title, text alternative and drawing of each plot.
+
+    There are none where matplotlib is missing.
+    """
     if find_spec("matplotlib") is None:
         return []
-    from segue.reports.plots import metric_bars, svg, training_curves
+    from segue.reports.plots import plot_metric_bars, plot_training_curves, to_svg
 
     metric = result["metric"]
     k = metric.rpartition("@")[2]
     known = best_first(result)[0]["intervals"]
     names = list(dict.fromkeys([metric, *(name for name in (f"hit_rate@{k}", f"mrr@{k}") if name in known)]))
-    told = ", ".join(f"{record['model']} {mean(record[metric])}" for record in best_first(result))
-    bars = svg(metric_bars(result, names), themed=True)
-    plots = [("With 95 % intervals over users", f"Bars of {called(metric)}: {told}. The table below has all.", bars)]
+    means = ", ".join(f"{record['model']} {format_mean(record[metric])}" for record in best_first(result))
+    bars = to_svg(plot_metric_bars(result, names), themed=True)
+    text = f"Bars of {metric_label(metric)}: {means}. The table below lists all values."
+    plots = [("With 95 % intervals over users", text, bars)]
     if curves:
-        drawn = svg(training_curves(curves, metric), themed=True)
-        plots.append(("Training", f"Loss and validation {called(metric)} by epoch of {', '.join(curves)}.", drawn))
+        drawn = to_svg(plot_training_curves(curves, metric), themed=True)
+        text = f"Loss and validation {metric_label(metric)} by epoch of {', '.join(curves)}."
+        plots.append(("Training", text, drawn))
     return plots
 
 
 def _protocol(record: Record) -> list[tuple[str, str]]:
-    """What the numbers mean."""
-    facts, split = record.get("facts") or {}, record.get("split") or {}
-    lines = [("Split", str(split.get("kind", "given")).replace("_", " "))]
-    if "targets" in facts:
-        kept = facts.get("repeats") == "keep"
+    """Describe the evaluation protocol."""
+    protocol, split = record.get("protocol") or {}, record.get("split") or {}
+    lines = [("Split", str(split.get("strategy", "predefined")).replace("_", " "))]
+    if "targets" in protocol:
+        is_catalog = "items" in protocol
+        candidates = f"the whole catalog of {format_count(protocol['items'])} items" if is_catalog else "lists"
+        in_history = f"{protocol.get('share_of_targets_in_history', 0.0):.1%}"
         lines += [
-            ("Questions", f"{count(facts['queries'])} with {count(facts['targets'])} true items"),
-            ("Candidates", f"the whole catalogue of {count(facts['items'])} items" if "items" in facts else "lists"),
-            ("The user's history", "stays in the ranking" if kept else "is removed from the ranking"),
-            ("True items already in the history", f"{facts.get('share_of_targets_in_history', 0.0):.1%}"),
+            ("Queries", f"{format_count(protocol['queries'])} with {format_count(protocol['targets'])} true items"),
+            ("Candidates", candidates),
+            ("Seen items", "excluded from the ranking" if protocol.get("exclude_seen", True) else "ranked too"),
+            ("True items already in the history", in_history),
             ("Ties", "count at their expected rank"),
         ]
-    if "predicted_values" in facts:
-        told = f"{count(facts['predicted_values'])} of {count(facts['queries'])} users, compared with the true ones"
-        lines.append(("Predicted values", told))
+    if "predicted_values" in protocol:
+        predicted, users = format_count(protocol["predicted_values"]), format_count(protocol["queries"])
+        lines.append(("Predicted ratings", f"{predicted} of {users} users, compared with the true ones"))
     lines += [
-        ("Told the time of the question", "yes" if facts.get("time_told") else "no"),
-        ("Unknown users", count(facts.get("unknown_users", 0))),
-        ("Intervals", "95 %, percentile bootstrap over questions"),
-        ("Tests", "paired randomisation over questions, two-sided; Holm's correction over all pairs; t beside it"),
-        ("Settings", "chosen on validation; the test was read once per run"),
+        ("Model knows the time of the query", "yes" if protocol.get("has_query_times") else "no"),
+        ("Unknown users", format_count(protocol.get("unknown_users", 0))),
+        ("Intervals", "95 %, percentile bootstrap over queries"),
+        ("Tests", "paired randomization over queries, two-sided; Holm's correction over all pairs; t-test beside it"),
+        ("Settings", "chosen on validation; the test set was read once per run"),
     ]
     counts = record.get("counts") or {}
-    told = ", ".join(f"{count(value)} {name.replace('_', ' ')}" for name, value in counts.items())
-    return [("Data", told), *lines] if told else lines
+    text = ", ".join(f"{format_count(value)} {name.replace('_', ' ')}" for name, value in counts.items())
+    return [("Data", text), *lines] if text else lines
 
 
-def _origin(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """How each figure was made, and how to make it again."""
+def _reproduction(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return for each model what is needed to reproduce its results."""
     return [
         {
             "model": record["model"],
             "run": record["run"],
             "command": _command(record.get("command")),
             "facts": [
-                ("seed", str(record["seed"])),
+                ("seed", ", ".join(map(str, record.get("seeds") or [record["seed"]]))),
                 ("data hash", str(record.get("data_hash") or "none")),
                 ("date", str(record.get("date", ""))),
                 ("Segue", str(record.get("segue", ""))),
                 ("device", str(record["device"])),
                 ("machine", _machine(record.get("machine") or {})),
-                ("took", duration(sum(record["cost"]["seconds"].values()))),
+                ("time", format_duration(sum(record["cost"]["seconds"].values()))),
             ],
         }
         for record in records
@@ -162,7 +177,7 @@ def _machine(machine: Mapping[str, Any]) -> str:
     parts = [
         machine.get("processor"),
         f"{cores} cores" if cores else None,
-        size(memory) if memory else None,
+        format_bytes(memory) if memory else None,
         machine.get("system"),
         f"Python {machine['python']}" if "python" in machine else None,
     ]

@@ -1,7 +1,9 @@
-"""Plots of results. matplotlib is imported here, when something is drawn, and draws without a screen.
+"""Plots of results.
 
-Drawn in roles, not colours: the page's style sheet gives ``--ink``, ``--faint`` and ``--c1``, ``--c2``, ... their
-colours, for light and for dark; a file of its own gets the light ones.
+matplotlib is imported only when something is drawn, and needs no display.
+
+Colors are roles: the page's style sheet defines ``--ink``, ``--faint``, ``--c1``, ``--c2``, ... for light and dark
+mode; a separate file uses the light colors.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from segue.reports.quantities import called, mean
+from segue.reports.quantities import format_mean, metric_label
 from segue.reports.tables import best_first
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["LIGHT", "metric_bars", "svg", "training_curves"]
+__all__ = ["LIGHT", "plot_metric_bars", "plot_training_curves", "to_svg"]
 
 Record = Mapping[str, Any]
 History = Sequence[Mapping[str, float]]
@@ -33,14 +35,17 @@ LIGHT = {
     "c5": "#a83a6b",
     "c6": "#8a6d1d",
 }
-"""Colours by role; neighbours differ in lightness too, so that they are told apart without hue."""
+"""Colors by role; adjacent ones differ in lightness too, so that they are distinguishable without hue."""
 
 STYLES = ("-", "--", ":", "-.")
-COLOURS = [role for role in LIGHT if role.startswith("c")]
+COLORS = [role for role in LIGHT if role.startswith("c")]
 
 
-def metric_bars(result: Record, names: Sequence[str]) -> Figure:
-    """For each metric a bar per model, from 0, with its 95 % interval; best model on top."""
+def plot_metric_bars(result: Record, names: Sequence[str]) -> Figure:
+    """Plot for each metric a bar per model with its 95 % interval.
+
+    Bars begin at 0; the best model is on top.
+    """
     records = best_first(result)
     figure = _figure(10.0, 0.75 + 0.34 * len(records))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
@@ -50,57 +55,59 @@ def metric_bars(result: Record, names: Sequence[str]) -> Figure:
             [value - low for value, (low, _) in zip(values, ends, strict=True)],
             [high - value for value, (_, high) in zip(values, ends, strict=True)],
         ]
-        places = range(len(records))
-        axes.barh(places, values, height=0.56, color=LIGHT["c1"], alpha=0.85)
-        axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=LIGHT["ink"], elinewidth=1.2, capsize=2.5)
+        positions = range(len(records))
+        axes.barh(positions, values, height=0.56, color=LIGHT["c1"], alpha=0.85)
+        axes.errorbar(values, positions, xerr=whiskers, fmt="none", ecolor=LIGHT["ink"], elinewidth=1.2, capsize=2.5)
         widest = max([high for _, high in ends] + [1e-9])
-        for place, value, (_, high) in zip(places, values, ends, strict=True):
-            axes.text(high + 0.03 * widest, place, mean(value), va="center", fontsize=8.5, color=LIGHT["ink"])
+        for position, value, (_, high) in zip(positions, values, ends, strict=True):
+            axes.text(high + 0.03 * widest, position, format_mean(value), va="center", fontsize=8.5, color=LIGHT["ink"])
         axes.set_xlim(0, widest * 1.32)
-        axes.set_yticks(places, [record["model"] for record in records])
-        axes.set_title(called(name), fontsize=10, loc="left")
+        axes.set_yticks(positions, [record["model"] for record in records])
+        axes.set_title(metric_label(name), fontsize=10, loc="left")
         axes.locator_params(axis="x", nbins=4)
         axes.tick_params(axis="y", length=0)
-        _calm(axes)
+        _remove_clutter(axes)
     axes.invert_yaxis()
     return figure
 
 
-def training_curves(histories: Mapping[str, History], metric: str) -> Figure:
-    """Loss, and ``metric`` on validation, by epoch or sweep: one line per model that was trained so.
+def plot_training_curves(histories: Mapping[str, History], metric: str) -> Figure:
+    """Plot loss and validation ``metric`` by epoch or iteration, per model.
 
-    Where the training's own ``metric`` is known it is a dotted line of the same colour.
+    Where ``metric`` on the training data is known, it is a dotted line of the same color.
     """
     figure = _figure(10.0, 3.0)
     for axes, key, title in zip(
         figure.subplots(1, 2),
         ("loss", f"valid/{metric}"),
-        ("Training loss", f"Validation {called(metric)}"),
+        ("Training loss", f"Validation {metric_label(metric)}"),
         strict=True,
     ):
         for number, (model, history) in enumerate(histories.items()):
             points = [(line["step"], line[key]) for line in history if key in line]
-            colour = LIGHT[COLOURS[number % len(COLOURS)]]
+            color = LIGHT[COLORS[number % len(COLORS)]]
             trained = [(line["step"], line[f"train/{metric}"]) for line in history if f"train/{metric}" in line]
             if trained and key != "loss":
-                axes.plot(*zip(*trained, strict=True), ":", color=colour, label=f"{model}, training", linewidth=1.6)
-            style = STYLES[number // len(COLOURS) % len(STYLES)]
+                axes.plot(*zip(*trained, strict=True), ":", color=color, label=f"{model}, training", linewidth=1.6)
+            style = STYLES[number // len(COLORS) % len(STYLES)]
             axes.plot(
-                *zip(*points, strict=True) if points else ([], []), style, color=colour, label=model, linewidth=1.6
+                *zip(*points, strict=True) if points else ([], []), style, color=color, label=model, linewidth=1.6
             )
         axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("epoch or sweep", fontsize=9)
+        axes.set_xlabel("epoch or iteration", fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _calm(axes)
+        _remove_clutter(axes)
     figure.axes[-1].legend(frameon=False, fontsize=8.5, labelcolor=LIGHT["ink"])
     return figure
 
 
-def svg(figure: Figure, themed: bool = False) -> str:
-    """The figure as an SVG element with real text; the same figure gives the same text.
+def to_svg(figure: Figure, themed: bool = False) -> str:
+    """Render a figure as an SVG element with real text.
+
+    The same figure gives the same text.
 
     Args:
-        themed: colours are roles of the page's style sheet, the background is the page's.
+        themed: use the colors and the background of the page's style sheet.
     """
     import matplotlib
 
@@ -110,8 +117,8 @@ def svg(figure: Figure, themed: bool = False) -> str:
     text = out.getvalue()
     text = text[text.index("<svg") :]
     if themed:
-        for role, colour in LIGHT.items():
-            text = text.replace(colour, f"var(--{role})")
+        for role, color in LIGHT.items():
+            text = text.replace(color, f"var(--{role})")
         text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
     return text
 
@@ -122,8 +129,8 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _calm(axes: Axes) -> None:
-    """As little ink as the numbers need."""
+def _remove_clutter(axes: Axes) -> None:
+    """Remove frames and ticks that carry no information."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LIGHT["faint"])
     axes.tick_params(colors=LIGHT["faint"], labelcolor=LIGHT["ink"], labelsize=8.5)

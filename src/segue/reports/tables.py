@@ -1,7 +1,7 @@
-"""Results as tables of text, the same for the terminal and the page.
+"""Results as tables of text, the same for the terminal and the HTML page.
 
-A *record* is what a run's ``metrics.json`` holds: means by names such as ``ndcg@10``, ``intervals``, ``facts``,
-``cost``, ... A *result* holds records by model (``models``), paired tests (``tests``) and the ``metric`` they are on.
+A *record* is what ``metrics.json`` of a run holds: means by names such as ``ndcg@10``, ``intervals``, ``protocol``,
+``cost``, ... A *result* holds records by model (``models``), paired tests (``tests``) and the ``metric`` they test.
 """
 
 from __future__ import annotations
@@ -10,175 +10,270 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segue.core.model import LESS_IS_BETTER
-from segue.reports.quantities import called, count, duration, interval, mean, p_value, signed, size, span
+from segue.core.model import LOWER_IS_BETTER
+from segue.reports.quantities import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_interval,
+    format_mean,
+    format_p_value,
+    format_signed,
+    format_span,
+    metric_label,
+)
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table as RichTable
 
-__all__ = ["Table", "best_first", "catalogue", "compared", "cost", "every_metric", "metrics", "tested"]
+__all__ = [
+    "Table",
+    "all_metrics_table",
+    "best_first",
+    "comparison_table",
+    "cost_table",
+    "cross_validation_table",
+    "groups_table",
+    "item_table",
+    "key_value_grid",
+    "metrics_table",
+    "tests_table",
+]
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Table:
-    """A titled table of texts. A terminal prints it with ``rich.print(table)``."""
+    """A titled table of texts; ``rich.print(table)`` prints it to a terminal."""
 
     title: str
-    head: tuple[str, ...]
+    columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
-    right: int = 1
+    first_numeric: int = 1
     """The first column that is aligned to the right."""
-    marked: frozenset[int] = frozenset()
-    """Rows to be brought out: the best model, a difference that is not chance."""
+    highlighted: frozenset[int] = frozenset()
+    """Rows to highlight, such as the best model or a significant difference."""
 
     def __post_init__(self) -> None:
-        wrong = [row for row in self.rows if len(row) != len(self.head)]
-        assert not wrong, f"{self.title}: {wrong[0]} does not fit under {self.head}"
+        wrong = [row for row in self.rows if len(row) != len(self.columns)]
+        assert not wrong, f"{self.title}: row {wrong[0]} does not match columns {self.columns}"
 
     def __rich__(self) -> RenderableType:
         from rich import box
         from rich.console import Group
-        from rich.table import Table as Rich
+        from rich.table import Table as RichTable
         from rich.text import Text
 
-        table = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
-        for number, name in enumerate(self.head):
-            table.add_column(Text(name), justify="right" if number >= self.right else "left", overflow="fold")
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        for number, name in enumerate(self.columns):
+            justify: Any = "right" if number >= self.first_numeric else "left"
+            table.add_column(Text(name), justify=justify, overflow="fold")
         for number, row in enumerate(self.rows):
-            # Text, not str: a title such as "[rec]" is no markup
-            table.add_row(*map(Text, row), style="bold" if number in self.marked else None)
+            # Text, not str: a title such as "[rec]" must not be read as markup
+            table.add_row(*map(Text, row), style="bold" if number in self.highlighted else None)
         return Group(Text(self.title, "bold"), table)
 
 
-def metrics(record: Record) -> Table:
-    """One run: every metric with its interval, beside validation and the baseline where they are known."""
-    valid, baseline = record.get("valid") or {}, record.get("baseline")
+def metrics_table(record: Record) -> Table:
+    """Show every metric of one run with its interval.
+
+    Validation, training error and the baseline are shown beside it, where known.
+    """
+    valid, train, baseline = record.get("valid") or {}, record.get("train") or {}, record.get("baseline")
     head = ["", record["model"], "95 % interval"]
     head += ["validation"] if valid else []
+    head += ["train"] if train else []
     head += [baseline["model"], "95 % interval"] if baseline else []
     rows = []
     for name, ends in record["intervals"].items():
-        row = [called(name), mean(record[name]), span(ends)]
-        row += [mean(valid[name]) if name in valid else ""] if valid else []
+        row = [metric_label(name), format_mean(record[name]), format_span(ends)]
+        row += [format_mean(valid[name]) if name in valid else ""] if valid else []
+        row += [format_mean(train[name]) if name in train else ""] if train else []
         if baseline:
-            row += [mean(baseline[name]), span(baseline["intervals"][name])] if name in baseline else ["", ""]
+            is_known = name in baseline
+            row += [format_mean(baseline[name]), format_span(baseline["intervals"][name])] if is_known else ["", ""]
         rows.append(tuple(row))
-    asked = f", {count(record['facts']['queries'])} questions" if "queries" in record["facts"] else ""
-    ranked = ", whole catalogue" if "candidates" in record["facts"] else ""
-    title = f"{record['model']} on {record['data']} ({record.get('part', 'test')}{asked}{ranked})"
+    protocol = record["protocol"]
+    queries = f", {format_count(protocol['queries'])} queries" if "queries" in protocol else ""
+    candidates = ", whole catalog" if "candidates" in protocol else ""
+    title = f"{record['model']} on {record['data']} ({record.get('part', 'test')}{queries}{candidates})"
     return Table(title, tuple(head), tuple(rows))
 
 
+def groups_table(record: Record, by: str) -> Table:
+    """One row per group of queries and one column per metric, with intervals."""
+    names = list(record["intervals"])
+    rows = []
+    for group, found in record["groups"].items():
+        cells = [
+            f"{format_mean(found[name][0])} [{format_span(found[name][1:])}]" if name in found else "" for name in names
+        ]
+        rows.append((group, format_count(found["queries"]), *cells))
+    return Table(f"By {by.replace('_', ' ')}", (by, "queries", *map(metric_label, names)), tuple(rows))
+
+
 def best_first(result: Record) -> list[Record]:
-    """The records, best first by the metric that is tested."""
+    """Return the records, best first by the tested metric."""
     metric = result["metric"]
     return sorted(
-        result["models"].values(), key=lambda record: record[metric] if metric in LESS_IS_BETTER else -record[metric]
+        result["models"].values(), key=lambda record: record[metric] if metric in LOWER_IS_BETTER else -record[metric]
     )
 
 
-def compared(result: Record) -> Table:
-    """One row per model, best first: errors, the metrics at the largest k, the tested one's interval, and the cost."""
+def comparison_table(result: Record) -> Table:
+    """Show one row per model, best first.
+
+    Columns are errors, metrics at the largest k, the interval of the tested metric, and the cost.
+    """
     records = best_first(result)
-    every = _measured(records)
-    largest = max(map(_cut, every))
-    names = [name for name in every if _cut(name) in (0, largest)]
-    head = ("model", *map(called, names), f"{called(result['metric'])} 95 %", "train", "memory", "numbers")
+    every = _metric_names(records)
+    largest = max(map(_cutoff, every))
+    names = [name for name in every if _cutoff(name) in (0, largest)]
+    head = (
+        "model",
+        *map(metric_label, names),
+        f"{metric_label(result['metric'])} 95 %",
+        "train",
+        "memory",
+        "parameters",
+    )
     rows = [
         (
             record["model"],
-            *(mean(record[name]) if name in record else "" for name in names),
-            interval(record["intervals"][result["metric"]]),
-            duration(record["cost"]["seconds"]["train"]),
-            size(record["cost"]["peak_memory_bytes"]),
-            count(record["cost"]["parameters"]),
+            *(format_mean(record[name]) if name in record else "" for name in names),
+            format_interval(record["intervals"][result["metric"]]),
+            format_duration(record["cost"]["seconds"]["train"]),
+            format_bytes(record["cost"]["peak_memory_bytes"]),
+            format_count(record["cost"]["parameters"]),
         )
         for record in records
     ]
-    asked = count(records[0]["facts"]["queries"])
-    return Table(f"{result['data']}: {asked} test questions", head, tuple(rows), marked=frozenset([0]))
+    queries = format_count(records[0]["protocol"]["queries"])
+    seeds = records[0].get("seeds")
+    title = f"{result['data']}: {queries} test queries" + (f", mean of {len(seeds)} seeds" if seeds else "")
+    return Table(title, head, tuple(rows), highlighted=frozenset([0]))
 
 
-def every_metric(result: Record) -> Table:
-    """One row per metric and per model a mean with its interval, best model first."""
+def all_metrics_table(result: Record) -> Table:
+    """One row per metric, and per model a mean with its interval, best model first."""
     records = best_first(result)
-    rows = [(called(name), *(_estimated(record, name) for record in records)) for name in _measured(records)]
+    rows = [
+        (metric_label(name), *(_mean_with_interval(record, name) for record in records))
+        for name in _metric_names(records)
+    ]
     return Table("All metrics", ("", *(record["model"] for record in records)), tuple(rows))
 
 
-def tested(result: Record) -> Table:
-    """One row per pair of models, with the better one first; those that differ are marked."""
+def tests_table(result: Record) -> Table:
+    """Show one row per pair of models, the better one first.
+
+    Significant differences are highlighted.
+    """
     rows = []
     for test in result["tests"]:
         names, ends, difference = (test["first"], test["second"]), (test["low"], test["high"]), test["difference"]
         if difference < 0:
             names, ends, difference = names[::-1], (-ends[1], -ends[0]), -difference
-        told = "better" if test["significant"] else "not told apart"
         rows.append(
             (
                 f"{names[0]} − {names[1]}",
-                signed(difference),
-                interval(ends, sign=True),
-                p_value(test["p"]),
-                p_value(test["p_t"]),
-                p_value(test["p_holm"]),
-                told,
+                format_signed(difference),
+                format_interval(ends, sign=True),
+                format_p_value(test["p"]),
+                format_p_value(test["p_t"]),
+                format_p_value(test["p_holm"]),
+                "significant" if test["significant"] else "not significant",
             )
         )
     head = ("pair", "difference", "95 % interval", "p", "p (t)", "p (Holm)", "")
-    marked = frozenset(number for number, test in enumerate(result["tests"]) if test["significant"])
-    return Table(f"Paired tests of {called(result['metric'])}", head, tuple(rows), marked=marked)
+    highlighted = frozenset(number for number, test in enumerate(result["tests"]) if test["significant"])
+    return Table(f"Paired tests of {metric_label(result['metric'])}", head, tuple(rows), highlighted=highlighted)
 
 
-def cost(result: Record) -> Table:
-    """One row per model: seconds by stage, peak memory, learned numbers, and device x threads."""
+def cross_validation_table(title: str, rows: Sequence[Record]) -> Table:
+    """One row per model and metric: mean, interval and standard deviation over folds."""
+    body = tuple(
+        (
+            row["model"],
+            metric_label(row["metric"]),
+            format_mean(row["mean"]),
+            format_span((row["low"], row["high"])),
+            format_mean(row["std"]),
+        )
+        for row in rows
+    )
+    return Table(title, ("model", "metric", "mean", "95 % over folds", "std"), body, first_numeric=2)
+
+
+def cost_table(result: Record) -> Table:
+    """Show seconds by stage, peak memory, parameters and device of each model."""
     records = best_first(result)
     stages = list(dict.fromkeys(stage for record in records for stage in record["cost"]["seconds"]))
-    rows = [
-        (
-            record["model"],
-            *(
-                duration(record["cost"]["seconds"][stage]) if stage in record["cost"]["seconds"] else ""
-                for stage in stages
-            ),
-            size(record["cost"]["peak_memory_bytes"]),
-            count(record["cost"]["parameters"]),
-            f"{record['device']} x {record['cost']['threads']}",
+    rows = []
+    for record in records:
+        seconds = record["cost"]["seconds"]
+        rows.append(
+            (
+                record["model"],
+                *(format_duration(seconds[stage]) if stage in seconds else "" for stage in stages),
+                format_bytes(record["cost"]["peak_memory_bytes"]),
+                format_count(record["cost"]["parameters"]),
+                f"{record['device']} x {record['cost']['threads']}",
+            )
         )
-        for record in records
-    ]
-    return Table("Cost", ("model", *stages, "memory", "numbers", "on"), tuple(rows))
+    return Table("Cost", ("model", *stages, "memory", "parameters", "device"), tuple(rows))
 
 
-def catalogue(title: str, rows: Sequence[Record]) -> Table:
-    """Items with what is known of them: title, genres, logit, probability, ...; numbers to the right."""
+def item_table(title: str, rows: Sequence[Record]) -> Table:
+    """Show items with columns such as title and score; numbers to the right."""
     names = list(rows[0]) if rows else ["item"]
     texts = [name for name in names if rows and not isinstance(rows[0][name], float)]
     head = (*texts, *(name for name in names if name not in texts))
-    body = tuple(tuple(_cell(row[name]) for name in head) for row in rows)
-    return Table(title, head, body, right=len(texts))
+    body = tuple(tuple(_format_cell(row[name]) for name in head) for row in rows)
+    return Table(title, head, body, first_numeric=len(texts))
 
 
-def _measured(records: Sequence[Record]) -> list[str]:
-    """Every metric that some of the records have, in their order."""
+def key_value_grid(record: Record) -> RichTable:
+    """Names and values, one per line, for a terminal."""
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    grid = RichTable.grid(padding=(0, 2))
+    for name, value in record.items():
+        grid.add_row(Text(name.replace("_", " "), "bold"), Text(_format_value(value)))
+    return grid
+
+
+def _metric_names(records: Sequence[Record]) -> list[str]:
+    """Return every metric that any of the records has, in order."""
     return list(dict.fromkeys(name for record in records for name in record["intervals"]))
 
 
-def _estimated(record: Record, name: str) -> str:
-    return f"{mean(record[name])} [{interval(record['intervals'][name])}]" if name in record else ""
+def _mean_with_interval(record: Record, name: str) -> str:
+    return f"{format_mean(record[name])} [{format_interval(record['intervals'][name])}]" if name in record else ""
 
 
-def _cut(name: str) -> int:
-    """The k of a metric, 0 of an error."""
-    cut = name.rpartition("@")[2]
-    return int(cut) if cut.isdigit() else 0
+def _cutoff(name: str) -> int:
+    """Return the k of a metric, 0 for an error."""
+    cutoff = name.rpartition("@")[2]
+    return int(cutoff) if cutoff.isdigit() else 0
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}"
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{name.replace('_', ' ')}: {_format_value(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return format_count(value)
+    return "none" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What an experiment of a service has shown, in a table and in plain sentences."""
+"""Results of an A/B test, as a table and as plain sentences."""
 
 from __future__ import annotations
 
@@ -6,71 +6,77 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from segue.reports.quantities import count, interval, mean, p_value, signed
+from segue.reports.quantities import format_count, format_interval, format_mean, format_p_value, format_signed
 from segue.reports.tables import Table
 
-__all__ = ["MISMATCH", "conclusions", "table"]
+__all__ = ["MISMATCH_LEVEL", "draw_conclusions", "variants_table"]
 
 Record = Mapping[str, Any]
 
-MISMATCH = 0.01
-"""A p-value below which groups are not of the sizes they should have."""
+MISMATCH_LEVEL = 0.01
+"""The p-value of the sample ratio below which the sizes of the groups are wrong."""
 
 
-def conclusions(comparisons: Sequence[Record], sizes_p: float, alpha: float) -> list[str]:
-    """What may be concluded, in a sentence per comparison.
+def draw_conclusions(comparisons: Sequence[Record], mismatch_p: float, alpha: float) -> list[str]:
+    """State what may be concluded, one sentence per comparison.
 
     Args:
-        comparisons: as ``segue abtest --json`` has them.
-        sizes_p: of the groups' sizes; below :data:`MISMATCH` nothing else is said.
+        comparisons: as in ``segue abtest --json``.
+        mismatch_p: p-value of the sample ratio; below :data:`MISMATCH_LEVEL` there are no other conclusions.
     """
-    if sizes_p < MISMATCH:
+    if mismatch_p < MISMATCH_LEVEL:
         return [
-            f"The groups are not of the sizes they should have (p = {p_value(sizes_p)}): users of a variant are lost or"
-            " counted twice, or shares were changed. Nothing can be concluded until it is known why."
+            f"Sample ratio mismatch (p = {format_p_value(mismatch_p)}): the groups do not have the intended sizes, so "
+            "users of a variant are lost or counted twice, or shares were changed. Find the cause before drawing any "
+            "conclusion."
         ]
-    said = []
+    sentences = []
     for one in comparisons:
-        name, against, ends = one["variant"], one["against"], interval((one["low"], one["high"]), sign=True)
+        name, control, ends = one["variant"], one["control"], format_interval((one["low"], one["high"]), sign=True)
         if not math.isfinite(one["low"]) or one["difference"] is None:
-            said.append(f"{name}: too few users yet to say anything.")
-        elif one["shown_at"] is None:
-            said.append(
-                f"{name}: no difference from {against} is shown yet. If there is one, it is from {ends};"
-                " go on, or stop if that is too little to matter."
+            sentences.append(f"{name}: too few users for a conclusion yet.")
+        elif one["significant_at"] is None:
+            sentences.append(
+                f"{name}: no significant difference from {control} yet; the difference is between {ends}. Continue, or "
+                "stop if that is too small to matter."
             )
         elif one["low"] <= 0 <= one["high"]:
-            said.append(
-                f"{name}: a difference from {against} was shown at {count(one['shown_at'])} users, and now none is sure"
-                f" ({ends}): it changed with time, or was chance (at most {alpha:.3g})."
+            sentences.append(
+                f"{name}: the difference from {control} was significant at {format_count(one['significant_at'])} users "
+                f"and no longer is ({ends}): it changed over time, or was a false positive (probability at most "
+                f"{alpha:.3g})."
             )
         else:
-            better = "higher" if one["low"] > 0 else "lower"
-            said.append(
-                f"{name}: the mean is {better} than that of {against}, by {ends}; first shown at"
-                f" {count(one['shown_at'])} users. You may stop here."
+            direction = "higher" if one["low"] > 0 else "lower"
+            sentences.append(
+                f"{name}: the mean is {direction} than that of {control}, by {ends}; significant since "
+                f"{format_count(one['significant_at'])} users. You may stop here."
             )
-    return said
+    return sentences
 
 
-def table(record: Record) -> Table:
-    """One row per variant, each but the control with its difference; those that are sure are brought out."""
-    compared = {one["variant"]: one for one in record["comparisons"]}
+def variants_table(record: Record) -> Table:
+    """Show one row per variant, with its difference from the control.
+
+    Significant differences are highlighted.
+    """
+    by_variant = {one["variant"]: one for one in record["comparisons"]}
     level = f"{100 * (1 - record['alpha']):.4g} %"
-    head = ("variant", "share", "users", "waiting", "mean", "difference", f"{level} at any time", "p at any time")
+    head = ("variant", "share", "users", "waiting", "mean", "difference", f"{level} interval", "p")
     rows = []
     for one in record["variants"]:
-        row = [one["variant"], f"{100 * one['share']:.4g} %", count(one["users"]), count(one["waiting"])]
-        row.append("" if one["mean"] is None else mean(one["mean"]))
-        if one["variant"] in compared:
-            found = compared[one["variant"]]
-            row.append("" if found["difference"] is None else signed(found["difference"]))
+        row = [one["variant"], f"{100 * one['share']:.4g} %", format_count(one["users"]), format_count(one["waiting"])]
+        row.append("" if one["mean"] is None else format_mean(one["mean"]))
+        if one["variant"] in by_variant:
+            found = by_variant[one["variant"]]
+            row.append("" if found["difference"] is None else format_signed(found["difference"]))
             ends = (found["low"], found["high"])
-            row += [interval(ends, sign=True) if math.isfinite(ends[0]) else "", p_value(found["p"])]
+            row += [format_interval(ends, sign=True) if math.isfinite(ends[0]) else "", format_p_value(found["p"])]
         else:
             row += ["", "", ""]
         rows.append(tuple(row))
-    title = f"{record['experiment']}: {record['outcome']}; sizes of groups as they should be: p = "
-    sure = [name for name, found in compared.items() if found["p"] <= record["alpha"]]
-    marked = frozenset(number for number, row in enumerate(rows) if row[0] in sure)
-    return Table(title + p_value(record["sizes_p"]), head, tuple(rows), marked=marked)
+    significant = [name for name, found in by_variant.items() if found["p"] <= record["alpha"]]
+    highlighted = frozenset(number for number, row in enumerate(rows) if row[0] in significant)
+    mismatch = format_p_value(record["sample_ratio_mismatch_p"])
+    title = f"{record['experiment']}: {record['outcome']}; always valid; sample ratio mismatch: p = {mismatch}"
+    return Table(title, head, tuple(rows), highlighted=highlighted)

@@ -1,1 +1,1 @@
-"""A trained recommender as a service: answers in milliseconds, takes events, says what it does."""
+"""HTTP service for trained recommenders: recommendations, events, explanations, rules, experiments and metrics."""

@@ -1,4 +1,4 @@
-"""The application: routes, the page, health and metrics, behind a shield, with an orderly beginning and end."""
+"""ASGI application: API routes, UI, health checks and metrics behind the security middleware."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,92 +16,136 @@ from fastapi.responses import FileResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
-from segue import __version__
-from segue.serving import schemas
-from segue.serving.api.catalog_and_models import Showing
-from segue.serving.api.dependencies import FAULTS, Desk
-from segue.serving.api.events import Attending
-from segue.serving.api.openapi import describe
-from segue.serving.api.recommend import Answering
-from segue.serving.auth.api_keys import Keys
+from segue.serving.api.dependencies import ERROR_RESPONSES, ApiDependencies
+from segue.serving.api.events import EventRoutes
+from segue.serving.api.items import ItemRoutes
+from segue.serving.api.models import ModelRoutes
+from segue.serving.api.openapi import customize_openapi
+from segue.serving.api.recommend import RecommendRoutes
+from segue.serving.auth.api_keys import ApiKeys
 from segue.serving.batcher import Batcher
-from segue.serving.errors import track
+from segue.serving.errors import format_traceback
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.limits import Slots
-from segue.serving.middleware.request_context import Exchange
-from segue.serving.middleware.security import protect
-from segue.serving.monitoring.live_stats import Arrivals, Figures
+from segue.serving.limits import ConcurrencyLimiter
+from segue.serving.middleware.request_context import AccessRecord
+from segue.serving.middleware.security import install_security
+from segue.serving.monitoring.live_stats import ArrivalCounter, RequestStats
 from segue.serving.service import Job, Service
 from segue.serving.stores.store import Event, Exposure
+from segue.version import __version__
 
-__all__ = ["create"]
+__all__ = ["create_app"]
 
 logger = logging.getLogger("segue.serving")
 
 PAGE = Path(__file__).parent / "page"
 
-REFUSED = {401: "auth", 403: "auth", 413: "too_large", 422: "invalid", 400: "invalid", 429: "rate", 503: "busy"}
-"""By status, why a request was turned away, as metrics call it."""
+REJECTION_REASONS = {
+    400: "invalid",
+    401: "unauthorized",
+    403: "unauthorized",
+    413: "too_large",
+    422: "invalid",
+    429: "rate_limited",
+    503: "overloaded",
+}
+"""Reason for a rejection by HTTP status, for metrics."""
 
-LOOK_SECONDS, TIDY_SECONDS = 1.0, 3_600.0
-"""How often it is looked whether another process activated a model, and whether the store holds what is of no use."""
+SYNC_SECONDS, PRUNE_SECONDS = 1.0, 3_600.0
+"""Interval of adopting model activations of other processes, and of deleting states of models no longer available."""
 
 
-def create(
+def create_app(
     service: Service,
     *,
-    keys: Keys | None = None,
+    keys: ApiKeys | None = None,
     experiments: Experiments | None = None,
     hosts: Collection[str] | None = None,
 ) -> FastAPI:
-    """The application of a service; it is ready once it has begun.
+    """Create the ASGI application of a service; it is ready after its startup.
 
     Args:
-        keys: ``None``: everybody may do everything.
-        hosts: names by which it may be asked; ``None``: any.
+        keys: API keys; ``None``: no authentication.
+        hosts: accepted host names; ``None``: any.
     """
-    settings, metrics, figures = service.settings, service.metrics, Figures()
-    answers: Batcher[Job, Any] = Batcher(
-        service.work, settings.batch, settings.waiting, "segue-answers", lambda size: metrics.batch(size)
-    )
-    intake: Batcher[Event, bool] = Batcher(
-        service.take, settings.most_events, settings.waiting, "segue-events", lambda size: metrics.batch(size, "events")
-    )
-    exposed: Batcher[Exposure, None] = Batcher(service.show, settings.most_events, settings.waiting, "segue-exposures")
-    slots = Slots(settings.concurrent)
-    desk = Desk(service, experiments or Experiments(None), answers, intake, exposed, figures, slots)
-    state = {"ready": False}
-
-    @asynccontextmanager
-    async def life(app: FastAPI) -> AsyncIterator[None]:
-        beside = [asyncio.create_task(work) for work in (_watch(desk), _tidy(desk))]
-        state["ready"] = True
-        metrics.ready(True)
-        try:
-            yield
-        finally:
-            state["ready"] = False
-            metrics.ready(False)
-            for task in beside:
-                task.cancel()
-            await desk.drained()
-            closing = (answers.close, intake.close, exposed.close)  # what a silent store holds ends with the process
-            await asyncio.gather(*(asyncio.to_thread(close, max(1.0, settings.drain_seconds)) for close in closing))
-            service.close()
-            metrics.close()
-
+    settings = service.settings
+    dependencies = _create_dependencies(service, experiments or Experiments(None))
     app = FastAPI(
         title="Segue",
         version=__version__,
-        summary="What next? Recommendations from who did what and when.",
+        summary="Recommendations from user-item interactions.",
         docs_url=None,
         redoc_url=None,
-        lifespan=life,
+        lifespan=partial(_lifespan, dependencies),
         generate_unique_id_function=lambda route: route.name,
     )
-    app.include_router(_described(Answering(desk), "questions"))
-    app.include_router(_described(Attending(desk), "people"))
-    app.include_router(_described(Showing(desk), "operation"))
+    app.include_router(_create_router(RecommendRoutes(dependencies), "recommendations"))
+    app.include_router(_create_router(EventRoutes(dependencies), "events and users"))
+    app.include_router(_create_router(ItemRoutes(dependencies), "items"))
+    app.include_router(_create_router(ModelRoutes(dependencies), "models"))
+
+    _add_probes(app, dependencies)
+    _add_ui(app)
+    customize_openapi(app, settings, keys is not None and not keys.is_open)
+    install_security(
+        app,
+        settings=settings,
+        keys=keys,
+        hosts=hosts,
+        limiter=dependencies.limiter,
+        on_request=lambda record: _record_request(dependencies, record),
+    )
+    app.add_middleware(ArrivalCounter, on_arrival=service.metrics.record_arrival)
+    return app
+
+
+def _create_dependencies(service: Service, experiments: Experiments) -> ApiDependencies:
+    """Create the queues and counters that the routes share."""
+    settings, metrics = service.settings, service.metrics
+    request_queue: Batcher[Job, Any] = Batcher(
+        service.run_jobs, settings.max_batch_size, settings.queue_size, "segue-requests", metrics.record_batch
+    )
+    event_queue: Batcher[Event, bool] = Batcher(
+        service.append_events,
+        settings.max_batch_events,
+        settings.queue_size,
+        "segue-events",
+        lambda size: metrics.record_batch(size, "events"),
+    )
+    exposure_queue: Batcher[Exposure, None] = Batcher(
+        service.record_exposures, settings.max_batch_events, settings.queue_size, "segue-exposures"
+    )
+    limiter = ConcurrencyLimiter(settings.max_concurrent)
+    return ApiDependencies(service, experiments, request_queue, event_queue, exposure_queue, RequestStats(), limiter)
+
+
+@asynccontextmanager
+async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterator[None]:
+    """Run the background loops; at the end finish the requests that were accepted, and close everything."""
+    service = dependencies.service
+    tasks = [asyncio.create_task(work) for work in (_sync_loop(dependencies), _prune_loop(dependencies))]
+    app.state.is_ready = True
+    service.metrics.set_ready(True)
+    try:
+        yield
+    finally:
+        app.state.is_ready = False
+        service.metrics.set_ready(False)
+        for task in tasks:
+            task.cancel()
+        await dependencies.drain()
+        # calls that a silent store never returns end with the process
+        queues = (dependencies.request_queue, dependencies.event_queue, dependencies.exposure_queue)
+        timeout = max(1.0, service.settings.drain_seconds)
+        await asyncio.gather(*(asyncio.to_thread(queue.close, timeout) for queue in queues))
+        service.close()
+        service.metrics.close()
+
+
+def _add_probes(app: FastAPI, dependencies: ApiDependencies) -> None:
+    """Add the probes of liveness and readiness, and the metrics for Prometheus."""
+    app.state.is_ready = False
+    settings, metrics = dependencies.service.settings, dependencies.service.metrics
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> Response:
@@ -108,39 +153,33 @@ def create(
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
-        told = '{"ready": true}' if state["ready"] else '{"ready": false}'
-        return Response(told, 200 if state["ready"] else 503, media_type="application/json")
+        body = '{"ready": true}' if app.state.is_ready else '{"ready": false}'
+        return Response(body, 200 if app.state.is_ready else 503, media_type="application/json")
 
     @app.get("/metrics", include_in_schema=False)
-    async def shown() -> Response:
-        metrics.queue("questions", len(answers), settings.waiting)
-        metrics.queue("events", len(intake), settings.waiting)
-        body, kind = await asyncio.to_thread(metrics.text)
-        return Response(body, media_type=kind)
-
-    _pages(app)
-    describe(app, settings, keys is not None and not keys.open)
-    protect(app, settings=settings, keys=keys, hosts=hosts, slots=slots, seen=lambda exchange: _seen(desk, exchange))
-    app.add_middleware(Arrivals, arrived=metrics.arrived)
-    return app
+    async def render_metrics() -> Response:
+        metrics.set_queue_length("recommend", len(dependencies.request_queue), settings.queue_size)
+        metrics.set_queue_length("events", len(dependencies.event_queue), settings.queue_size)
+        body, content_type = await asyncio.to_thread(metrics.render)
+        return Response(body, media_type=content_type)
 
 
-def _described(routes: Answering | Attending | Showing, tag: str) -> APIRouter:
-    """The routes of a group; each is told of by the first line of what it says of itself."""
-    router = APIRouter(prefix="/v1", tags=[tag], responses=FAULTS)
-    routes.add(router)
+def _create_router(routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRoutes, tag: str) -> APIRouter:
+    """Create the router of a group of routes, with summaries from the first lines of their docstrings."""
+    router = APIRouter(prefix="/v1", tags=[tag], responses=ERROR_RESPONSES)
+    routes.add_to(router)
     for route in router.routes:
         if isinstance(route, APIRoute):
             route.summary, _, route.description = (route.endpoint.__doc__ or "").partition("\n")
     return router
 
 
-def _pages(app: FastAPI) -> None:
-    """The page, and the description of the interface, whose scripts and styles come with a package."""
+def _add_ui(app: FastAPI) -> None:
+    """Add the UI and the API documentation, whose scripts and styles come from the package fastapi-offline."""
     import fastapi_offline
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
+    async def index() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 
     @app.get("/docs", include_in_schema=False)
@@ -151,45 +190,49 @@ def _pages(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="static")
 
 
-def _seen(desk: Desk, exchange: Exchange) -> None:
-    metrics = desk.service.metrics
-    if (reason := REFUSED.get(exchange.status)) is not None:
-        metrics.refused(reason)
-    metrics.request(exchange.route, exchange.method, exchange.status, exchange.seconds)
-    if exchange.route.startswith("/v1/") and exchange.route != "/v1/live":
-        desk.figures.left(exchange.status, exchange.seconds)
+def _record_request(dependencies: ApiDependencies, record: AccessRecord) -> None:
+    metrics = dependencies.service.metrics
+    if (reason := REJECTION_REASONS.get(record.status)) is not None:
+        metrics.record_rejection(reason)
+    metrics.record_request(record.route, record.method, record.status, record.seconds)
+    if record.route.startswith("/v1/") and record.route != "/v1/stats":
+        dependencies.stats.record_response(record.status, record.seconds)
 
 
-async def _watch(desk: Desk) -> None:
-    """Follow what other processes activate, and the file of experiments."""
-    shelf, metrics = desk.service.shelf, desk.service.metrics
+async def _sync_loop(dependencies: ApiDependencies) -> None:
+    """Adopt model activations of other processes and changes of the experiments file, forever."""
+    service = dependencies.service
+    models, metrics = service.models, service.metrics
     while True:
-        await asyncio.sleep(LOOK_SECONDS)
+        await asyncio.sleep(SYNC_SECONDS)
         try:
-            await asyncio.to_thread(desk.experiments.follow)
-        except Exception as error:  # or nobody would look any more
-            metrics.error("experiments")
-            logger.error("the file of experiments could not be followed", extra={"traceback": track(error)})
-        before, begun = shelf.active.version, time.monotonic()
+            await asyncio.to_thread(dependencies.experiments.reload_if_changed)
+        except Exception as error:  # otherwise the loop would end
+            metrics.record_error("experiments")
+            logger.error("experiments could not be reloaded", extra={"traceback": format_traceback(error)})
+        previous, start = models.active.info, time.monotonic()
         try:
-            await desk.away(shelf.follow)
+            await dependencies.run_store_call(models.sync_active)
         except Exception as error:
-            metrics.store(desk.service.store.name, "get", time.monotonic() - begun, failed=True)
-            logger.error("the active model could not be looked up", extra={"traceback": track(error)})
+            metrics.record_store_call(service.store.name, "get_setting", time.monotonic() - start, failed=True)
+            logger.error("the active model could not be read", extra={"traceback": format_traceback(error)})
             continue
-        now: schemas.Version = shelf.active.version
-        if now is not before:
-            metrics.model(now.name, now.key, now.version, True)
+        current = models.active.info
+        if current is not previous:
+            metrics.set_model(current.name, current.key, current.version, True)
 
 
-async def _tidy(desk: Desk) -> None:
-    """Delete what models of before remember, so that the store does not grow with every model that is published; not
-    at once, as those who are about to be replaced may still need it."""
+async def _prune_loop(dependencies: ApiDependencies) -> None:
+    """Delete user states of models that are no longer available, forever, so that the store does not grow.
+
+    The first deletion is delayed, as processes about to be replaced may still need the states.
+    """
+    service = dependencies.service
     while True:
-        await asyncio.sleep(TIDY_SECONDS)
+        await asyncio.sleep(PRUNE_SECONDS)
         try:
-            if count := await desk.away(desk.service.tidy):
-                logger.info("memories of models that are no longer at hand are deleted", extra={"count": count})
+            if count := await dependencies.run_store_call(service.prune_states):
+                logger.info("user states of unavailable models deleted", extra={"count": count})
         except Exception as error:
-            desk.service.metrics.error("store")
-            logger.error("old memories could not be deleted", extra={"traceback": track(error)})
+            service.metrics.record_error("store")
+            logger.error("outdated user states could not be deleted", extra={"traceback": format_traceback(error)})

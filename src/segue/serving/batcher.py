@@ -1,7 +1,7 @@
-"""Concurrent requests answered together: while one batch is computed, the next one gathers.
+"""Process concurrent requests in batches.
 
-Nobody waits for others to come: a batch is what is there when the worker is free. One thread does the work, so that
-a model need not bear several callers, and the event loop stays free to read and write.
+A batch is whatever is queued when the worker becomes free: no request waits for others to arrive. One thread runs all
+batches, so that models need not be thread-safe and the event loop stays free for I/O.
 """
 
 from __future__ import annotations
@@ -13,119 +13,124 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Batcher", "Busy"]
+__all__ = ["Batcher", "Overloaded"]
 
-Q = TypeVar("Q")
-A = TypeVar("A")
+J = TypeVar("J")
+R = TypeVar("R")
 
 
-class Busy(Exception):
-    """Too much waits already; try again in so many ``seconds``."""
+class Overloaded(Exception):
+    """Too many requests are queued; try again after ``retry_after`` seconds."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(f"too much waits already; try again in {seconds:.1f} s")
-        self.seconds = seconds
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(f"service overloaded; try again in {retry_after:.1f} s")
+        self.retry_after = retry_after
 
 
 @dataclass(eq=False)
-class _Waiting(Generic[Q, A]):
-    asked: Sequence[Q]
+class _PendingCall(Generic[J, R]):
+    jobs: Sequence[J]
     loop: asyncio.AbstractEventLoop
-    answer: asyncio.Future[list[A]]
+    result: asyncio.Future[list[R]]
 
 
-class Batcher(Generic[Q, A]):
-    """Calls ``work`` on one thread of its own, with what many coroutines ask at the same time.
+class Batcher(Generic[J, R]):
+    """Run ``process`` on a thread of its own with the jobs of many coroutines at once.
 
     Args:
-        work: answers all that is asked, in its order; an exception is everybody's in that batch. A request is never
-            split.
-        most: what ``work`` gets at once, unless one request alone is larger.
-        waiting: requests that may wait.
-        seen: is told the size of each batch, for metrics.
+        process: returns one result per job, in order; an exception fails every request of that batch. The jobs of one
+            request are never split over batches.
+        max_batch: largest number of jobs per call of ``process``, unless a single request has more.
+        max_pending: largest number of queued requests.
+        name: name of the thread.
+        on_batch: called with the size of each batch, for metrics.
     """
 
     def __init__(
         self,
-        work: Callable[[list[Q]], list[A]],
-        most: int,
-        waiting: int,
+        process: Callable[[list[J]], list[R]],
+        max_batch: int,
+        max_pending: int,
         name: str,
-        seen: Callable[[int], None] = lambda size: None,
+        on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
-        self._work, self._most, self._limit, self._seen = work, most, waiting, seen
-        self._queue: deque[_Waiting[Q, A]] = deque()
-        self._there = threading.Condition()
+        self._process, self._max_batch, self._max_pending, self._on_batch = process, max_batch, max_pending, on_batch
+        self._queue: deque[_PendingCall[J, R]] = deque()
+        self._changed = threading.Condition()
         self._open = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def __len__(self) -> int:
-        """Requests that wait."""
+        """Return the number of queued requests."""
         return len(self._queue)
 
-    async def ask(self, asked: Sequence[Q]) -> list[A]:
-        """The answers to ``asked``, in its order.
+    async def submit(self, jobs: Sequence[J]) -> list[R]:
+        """Return the results of ``jobs``, in order.
 
         Raises:
-            Busy: too many wait, or the service is closing.
+            Overloaded: too many requests are queued, or the service is shutting down.
         """
         loop = asyncio.get_running_loop()
-        waiting: _Waiting[Q, A] = _Waiting(asked, loop, loop.create_future())
-        with self._there:
-            if not self._open or len(self._queue) >= self._limit:
-                raise Busy(1.0)
-            self._queue.append(waiting)
-            self._there.notify()
-        return await waiting.answer
+        call: _PendingCall[J, R] = _PendingCall(jobs, loop, loop.create_future())
+        with self._changed:
+            if not self._open or len(self._queue) >= self._max_pending:
+                raise Overloaded(1.0)
+            self._queue.append(call)
+            self._changed.notify()
+        return await call.result
 
     def close(self, seconds: float | None = None) -> None:
-        """Answer what waits, and stop; at most so many ``seconds`` are waited for work that does not end."""
-        with self._there:
+        """Process what is queued and stop.
+
+        Args:
+            seconds: how long to wait for the thread to end; ``None``: as long as it takes.
+        """
+        with self._changed:
             self._open = False
-            self._there.notify()
+            self._changed.notify()
         self._thread.join(seconds)
 
     def _run(self) -> None:
-        while batch := self._next():
-            asked = [question for waiting in batch for question in waiting.asked]
+        while batch := self._next_batch():
+            jobs = [job for call in batch for job in call.jobs]
             try:
-                self._seen(len(asked))
-                answers = self._work(asked)
+                self._on_batch(len(jobs))
+                results = self._process(jobs)
             except BaseException as error:
                 self._deliver(batch, None, error)
                 continue
-            self._deliver(batch, answers, None)
+            self._deliver(batch, results, None)
 
-    def _next(self) -> list[_Waiting[Q, A]]:
-        """What is there, at least one request; nothing once all is done after closing."""
-        with self._there:
+    def _next_batch(self) -> list[_PendingCall[J, R]]:
+        """Wait for a batch of at least one request; empty once closed and drained."""
+        with self._changed:
             while not self._queue and self._open:
-                self._there.wait()
-            batch: list[_Waiting[Q, A]] = []
+                self._changed.wait()
+            batch: list[_PendingCall[J, R]] = []
             size = 0
-            while self._queue and (not batch or size + len(self._queue[0].asked) <= self._most):
+            while self._queue and (not batch or size + len(self._queue[0].jobs) <= self._max_batch):
                 batch.append(self._queue.popleft())
-                size += len(batch[-1].asked)
+                size += len(batch[-1].jobs)
             return batch
 
-    def _deliver(self, batch: list[_Waiting[Q, A]], answers: list[A] | None, error: BaseException | None) -> None:
-        begin = 0
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[list[A]], list[A]]]] = {}
-        for waiting in batch:
-            end = begin + len(waiting.asked)
-            by_loop.setdefault(waiting.loop, []).append((waiting.answer, (answers or [])[begin:end]))
-            begin = end
+    def _deliver(self, batch: list[_PendingCall[J, R]], results: list[R] | None, error: BaseException | None) -> None:
+        start = 0
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[list[R]], list[R]]]] = {}
+        for call in batch:
+            end = start + len(call.jobs)
+            by_loop.setdefault(call.loop, []).append((call.result, (results or [])[start:end]))
+            start = end
 
-        def settle(told: list[tuple[asyncio.Future[list[A]], list[A]]]) -> None:
-            for future, own in told:
-                if future.done():  # who asked has gone
+        def resolve(pairs: list[tuple[asyncio.Future[list[R]], list[R]]]) -> None:
+            for future, results_of_call in pairs:
+                if future.done():  # the caller was cancelled
                     continue
                 if error is not None:
                     future.set_exception(error)
                 else:
-                    future.set_result(own)
+                    future.set_result(results_of_call)
 
-        for loop, told in by_loop.items():
+        for loop, pairs in by_loop.items():
             if not loop.is_closed():
-                loop.call_soon_threadsafe(settle, told)
+                loop.call_soon_threadsafe(resolve, pairs)

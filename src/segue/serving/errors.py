@@ -1,8 +1,8 @@
-"""One form for every error, :class:`segue.serving.schemas.Fault`: what is wrong and where, never with what was sent.
+"""Uniform error responses that never repeat the content of a request.
 
-What a client sent is not repeated: it may be long, and it may name people. Of an error nobody thought of, the client
-learns its number alone; the log gets the places in the code that it passed through, without the text of the exception,
-which may hold what was sent too (``KeyError: 'alice'``).
+All errors use :class:`segue.serving.schemas.ErrorResponse`. Request content is not echoed: it may be long and may
+identify people. For an unhandled error the client receives only the request id; the log receives the stack without the
+exception's message, which may contain request content too (``KeyError: 'alice'``).
 """
 
 from __future__ import annotations
@@ -14,57 +14,64 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from segue.serving.route_templates import Routes
-from segue.serving.schemas import Fault
+from segue.serving.route_templates import RouteTemplates
+from segue.serving.schemas import ErrorResponse
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
-__all__ = ["STATUSES", "Problem", "fault", "headers", "install", "track"]
+__all__ = [
+    "DEFAULT_ERRORS",
+    "ApiError",
+    "error_body",
+    "error_headers",
+    "format_traceback",
+    "register_exception_handlers",
+]
 
-STATUSES: Mapping[int, tuple[str, str]] = {
-    400: ("invalid", "the request cannot be read"),
-    401: ("unauthorised", "a key is needed: Authorization: Bearer segue_..., or X-API-Key"),
-    403: ("forbidden", "this key may not do that"),
-    404: ("missing", "there is nothing here"),
-    405: ("invalid", "this address does not take this method"),
-    408: ("slow", "the request took too long to arrive"),
-    409: ("invalid", "this does not go together with what is there"),
-    413: ("too_large", "the request is too large"),
-    414: ("too_large", "the address is too long"),
-    415: ("invalid", "expected a body with Content-Type: application/json, not compressed"),
-    421: ("invalid", "this service is not known by the name in Host"),
-    422: ("invalid", "the request is not as expected"),
-    429: ("too_many", "too many requests with this key; try again later"),
-    500: ("failed", "an error on this side; it is in the log under the request_id"),
-    503: ("busy", "too much is going on; try again later"),
+DEFAULT_ERRORS: Mapping[int, tuple[str, str]] = {
+    400: ("invalid", "bad request"),
+    401: ("unauthorized", "an API key is required: Authorization: Bearer segue_..., or X-API-Key"),
+    403: ("forbidden", "this API key does not permit the operation"),
+    404: ("not_found", "not found"),
+    405: ("method_not_allowed", "method not allowed"),
+    408: ("request_timeout", "request timeout"),
+    409: ("conflict", "conflict with the current state"),
+    413: ("too_large", "request body too large"),
+    414: ("too_large", "URI too long"),
+    415: ("unsupported_media_type", "expected an uncompressed body with Content-Type: application/json"),
+    421: ("misdirected_request", "this service does not serve the host name in Host"),
+    422: ("invalid", "invalid request"),
+    429: ("rate_limited", "rate limit exceeded for this API key; try again later"),
+    500: ("internal_error", "internal server error; the log has details under the request_id"),
+    503: ("overloaded", "service overloaded; try again later"),
 }
-"""By status, the word and the text of a fault that says no more."""
+"""Default error code and message by status."""
 
-MOST_FIELDS, MOST_TEXT, MOST_NAME = 20, 300, 64
-"""Faulty fields that are named, characters of what is said, and of one name."""
-MOST_LOOKED = 100
-"""Faults that are looked at: a body can hold any number."""
+MAX_FIELDS, MAX_TEXT, MAX_NAME = 20, 300, 64
+"""Maximum number of fields reported, and maximum length of a message and of a field name."""
+MAX_ERRORS = 100
+"""Maximum number of validation errors examined, as a body can contain any number."""
 
-TAG = re.compile(
-    r"(?:constrained-)?(?:str|int|float)|bool|Given|(?:list|dict|tagged-union|union|nullable)\[.*\]|function-.*"
+LOCATION_TAG = re.compile(
+    r"(?:constrained-)?(?:str|int|float)|bool|HistoryEvent|(?:list|dict|tagged-union|union|nullable)\[.*\]|function-.*"
 )
-"""How pydantic calls the alternatives of a union, between the names of fields."""
+"""Names that pydantic inserts between field names for the members of a union."""
 
 logger = logging.getLogger("segue.serving.errors")
 
 
-class Problem(Exception):
-    """To be raised where a request cannot be answered as it is.
+class ApiError(Exception):
+    """HTTP error to send to the client.
 
     Args:
-        status: of HTTP, 400 or more.
-        error: in one word; by default that of the status in :data:`STATUSES`.
-        message: in words, without what was sent.
-        fields: by field, such as ``history[3].value``, what is wrong with it.
-        retry_after: seconds after which trying again may help.
+        status: HTTP status, at least 400.
+        error: error code; default: that of the status in :data:`DEFAULT_ERRORS`.
+        message: plain text without request content.
+        fields: errors by field, such as ``history[3].value``.
+        retry_after: seconds after which a retry may succeed.
     """
 
     def __init__(
@@ -75,127 +82,130 @@ class Problem(Exception):
         fields: Mapping[str, str] | None = None,
         retry_after: float | None = None,
     ) -> None:
-        word, text = STATUSES.get(status, STATUSES[500 if status >= 500 else 400])
-        self.status, self.error, self.message = status, error or word, message or text
+        code, text = DEFAULT_ERRORS.get(status, DEFAULT_ERRORS[500 if status >= 500 else 400])
+        self.status, self.error, self.message = status, error or code, message or text
         self.fields, self.retry_after = dict(fields or {}), retry_after
         super().__init__(f"{status} {self.error}: {self.message}")
 
 
-def fault(problem: Problem, request_id: str) -> bytes:
-    """The body of the answer, as JSON."""
-    fields = {_name(name): _text(text) for name, text in list(problem.fields.items())[:MOST_FIELDS]}
-    told = Fault(error=problem.error, message=_text(problem.message), fields=fields, request_id=request_id)
-    return told.model_dump_json().encode()
+def error_body(error: ApiError, request_id: str) -> bytes:
+    """Return the response body as JSON."""
+    fields = {_limit_name(name): _limit_text(text) for name, text in list(error.fields.items())[:MAX_FIELDS]}
+    response = ErrorResponse(
+        error=error.error, message=_limit_text(error.message), fields=fields, request_id=request_id
+    )
+    return response.model_dump_json().encode()
 
 
-def headers(problem: Problem) -> dict[str, str]:
-    """What goes with the body."""
-    found = {"content-type": "application/json"}
-    if problem.status == 401:
-        found["www-authenticate"] = 'Bearer realm="segue"'
-    if problem.retry_after is not None:
-        found["retry-after"] = str(max(1, -int(-problem.retry_after // 1)))
-    return found
+def error_headers(error: ApiError) -> dict[str, str]:
+    """Return the response headers."""
+    headers = {"content-type": "application/json"}
+    if error.status == 401:
+        headers["www-authenticate"] = 'Bearer realm="segue"'
+    if error.retry_after is not None:
+        headers["retry-after"] = str(max(1, -int(-error.retry_after // 1)))
+    return headers
 
 
-def install(app: FastAPI) -> None:
-    """Let the application answer every error as a :class:`~segue.serving.schemas.Fault`.
+def register_exception_handlers(app: FastAPI) -> None:
+    """Make the application answer every error with an :class:`~segue.serving.schemas.ErrorResponse`.
 
-    An exception that nothing here knows is logged with its number and answered with that number alone.
+    Unhandled exceptions are logged with the request id, and the client receives only that id.
     """
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
-    app.router.redirect_slashes = False  # an address with a slash too many is a 404, not a trip elsewhere
-    app.add_exception_handler(Problem, _problem)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _invalid)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, partial(_http, Routes(app.routes)))
-    app.add_exception_handler(Exception, _unforeseen)
+    app.router.redirect_slashes = False  # a trailing slash gives 404, not a redirect
+    app.add_exception_handler(ApiError, _handle_api_error)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _handle_validation_error)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, partial(_handle_http_exception, RouteTemplates(app.routes)))
+    app.add_exception_handler(Exception, _handle_unhandled_error)
 
 
-def track(error: BaseException) -> str:
-    """The kinds of an exception and of its causes, and where in the code each passed; no texts, no values.
+def format_traceback(error: BaseException) -> str:
+    """Format an exception and its causes with their types and stacks, without messages and values.
 
-    Of errors of the system what they are is told too: ``OSError 28``.
+    System errors include their number, such as ``OSError 28``.
     """
     parts: list[str] = []
-    seen: set[int] = set()
-    found: BaseException | None = error
-    while found is not None and id(found) not in seen:
-        seen.add(id(found))
-        kind = f"{type(found).__module__}.{type(found).__qualname__}".removeprefix("builtins.")
-        number = f" {found.errno}" if isinstance(found, OSError) and found.errno is not None else ""
-        parts.append("".join(traceback.format_tb(found.__traceback__)) + kind + number)
-        found = found.__cause__ or (None if found.__suppress_context__ else found.__context__)
+    visited: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in visited:
+        visited.add(id(current))
+        name = f"{type(current).__module__}.{type(current).__qualname__}".removeprefix("builtins.")
+        number = f" {current.errno}" if isinstance(current, OSError) and current.errno is not None else ""
+        parts.append("".join(traceback.format_tb(current.__traceback__)) + name + number)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return "\n\n".join(reversed(parts))
 
 
-def _answer(request: Request, problem: Problem, more: Mapping[str, str] | None = None) -> Response:
+def _error_response(request: Request, error: ApiError, extra: Mapping[str, str] | None = None) -> Response:
     from fastapi import Response
 
-    body = fault(problem, _id(request))
-    return Response(body, problem.status, {**headers(problem), **(more or {})})
+    body = error_body(error, _request_id(request))
+    return Response(body, error.status, {**error_headers(error), **(extra or {})})
 
 
-async def _problem(request: Request, problem: Problem) -> Response:
-    return _answer(request, problem)
+async def _handle_api_error(request: Request, error: ApiError) -> Response:
+    return _error_response(request, error)
 
 
-async def _http(routes: Routes, request: Request, error: HTTPException) -> Response:
-    """An error of the framework: of its headers, ``Allow`` says what a wrong method should have been."""
-    more = {name: value for name, value in (error.headers or {}).items() if name.lower() in ("allow", "retry-after")}
-    if error.status_code == 405 and (methods := routes.methods(str(request.scope["path"]))):
-        more = {"Allow": ", ".join(methods)}  # the framework names those of one of several routes alone
-    return _answer(request, Problem(error.status_code), more)
+async def _handle_http_exception(routes: RouteTemplates, request: Request, error: HTTPException) -> Response:
+    """Convert an error of the framework, keeping only its ``Allow`` and ``Retry-After`` headers."""
+    extra = {name: value for name, value in (error.headers or {}).items() if name.lower() in ("allow", "retry-after")}
+    if error.status_code == 405 and (methods := routes.allowed_methods(str(request.scope["path"]))):
+        extra = {"Allow": ", ".join(methods)}  # the framework lists the methods of only one of several routes
+    return _error_response(request, ApiError(error.status_code), extra)
 
 
-async def _invalid(request: Request, error: RequestValidationError) -> Response:
-    """What pydantic found, without the values; JSON that cannot be read is a 400, all else a 422."""
-    found = error.errors()[:MOST_LOOKED]
-    if found[0]["type"] == "json_invalid":
-        place = found[0]["loc"][-1]
-        why = found[0].get("ctx", {}).get("error", "")
-        return _answer(request, Problem(400, message=f"the body is not JSON, from character {place} on: {why}"))
+async def _handle_validation_error(request: Request, error: RequestValidationError) -> Response:
+    """Report validation errors of pydantic without values: 400 for malformed JSON, otherwise 422."""
+    details = error.errors()[:MAX_ERRORS]
+    if details[0]["type"] == "json_invalid":
+        position = details[0]["loc"][-1]
+        reason = details[0].get("ctx", {}).get("error", "")
+        message = f"the body is not valid JSON at character {position}: {reason}"
+        return _error_response(request, ApiError(400, message=message))
     fields: dict[str, str] = {}
-    for one in found:
-        fields.setdefault(_place(one["loc"]), _text(str(one["msg"]).removeprefix("Value error, ")))
+    for detail in details:
+        fields.setdefault(_field_path(detail["loc"]), _limit_text(str(detail["msg"]).removeprefix("Value error, ")))
     for name in [name for name in fields if any(other.startswith((f"{name}.", f"{name}[")) for other in fields)]:
-        del fields[name]  # another way to write the field, which was not meant
+        del fields[name]  # another member of the field's union, which the client did not mean
     first = next(iter(fields), "")
     more = f", and {len(fields) - 1} more" if len(fields) > 1 else ""
-    return _answer(request, Problem(422, message=f"{first}: {fields.get(first, '')}{more}", fields=fields))
+    return _error_response(request, ApiError(422, message=f"{first}: {fields.get(first, '')}{more}", fields=fields))
 
 
-async def _unforeseen(request: Request, error: Exception) -> Response:
-    """What nothing above knows; the shield, where there is one around, need not log it once more."""
-    request.scope.setdefault("state", {})["told"] = True
-    logger.error("unforeseen", extra={"request_id": _id(request), "traceback": track(error)})
-    return _answer(request, Problem(500))
+async def _handle_unhandled_error(request: Request, error: Exception) -> Response:
+    """Log an unhandled error and mark it as logged for the security middleware."""
+    request.scope.setdefault("state", {})["error_logged"] = True
+    logger.error("unhandled error", extra={"request_id": _request_id(request), "traceback": format_traceback(error)})
+    return _error_response(request, ApiError(500))
 
 
-def _id(request: Request) -> str:
+def _request_id(request: Request) -> str:
     return str(request.scope.get("state", {}).get("request_id", ""))
 
 
-def _place(loc: Sequence[Any]) -> str:
-    """``history[3].value`` for ``("body", "history", 3, "Given", "value")``."""
+def _field_path(loc: Sequence[Any]) -> str:
+    """Convert a location of pydantic, ``("body", "history", 3, "HistoryEvent", "value")``, to ``history[3].value``."""
     text = ""
     for part in loc[1:] if loc and loc[0] in ("body", "query", "path", "header") else loc:
         if isinstance(part, int):
             text += f"[{part}]"
-        elif not TAG.fullmatch(str(part)):
-            text += ("." if text else "") + _name(str(part))
+        elif not LOCATION_TAG.fullmatch(str(part)):
+            text += ("." if text else "") + _limit_name(str(part))
     return text or (str(loc[0]) if loc else "body")
 
 
-def _name(text: str) -> str:
-    """A name that a client chose, cut and in characters that can be shown."""
-    return _shown(text if len(text) <= MOST_NAME else text[:MOST_NAME] + "...")
+def _limit_name(text: str) -> str:
+    """Truncate a client-chosen name and replace unprintable characters."""
+    return _replace_unprintable(text if len(text) <= MAX_NAME else text[:MAX_NAME] + "...")
 
 
-def _text(text: str) -> str:
-    return _shown(text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + "...")
+def _limit_text(text: str) -> str:
+    return _replace_unprintable(text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "...")
 
 
-def _shown(text: str) -> str:
+def _replace_unprintable(text: str) -> str:
     return "".join(char if char.isprintable() else "\ufffd" for char in text)

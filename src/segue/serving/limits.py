@@ -1,7 +1,7 @@
-"""How much may be asked: so many requests a second by each key, so many at a time by all.
+"""Rate limit per API key and limit on concurrent requests.
 
-The rate is a token bucket, kept as one number per key: the moment at which its bucket is full again (the generic cell
-rate algorithm, ITU-T I.371). Both are for one event loop: nothing is locked.
+The rate limit is a token bucket stored as one number per key: the time at which its bucket is full again (generic cell
+rate algorithm, ITU-T I.371). Both classes must be used from one event loop, as nothing is locked.
 """
 
 from __future__ import annotations
@@ -10,67 +10,71 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-__all__ = ["Rate", "Slots"]
+__all__ = ["ConcurrencyLimiter", "RateLimiter"]
 
 
-class Rate:
-    """Requests a second for each key.
+class RateLimiter:
+    """Limits requests per second for each key.
 
     Args:
-        rate: requests a second; 0: no limit.
-        seconds: what is saved up at most, in seconds' worth of requests, though always one request.
-        most: keys that are remembered; beyond that the one that was seen least recently starts anew.
-        clock: seconds that only grow.
+        rate: requests per second; 0 disables the limit.
+        burst_seconds: bucket size in seconds' worth of requests; at least one request always fits.
+        max_keys: number of keys to remember; beyond it the least recently used key starts with a full bucket.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
-        self, rate: float, seconds: float = 2.0, most: int = 10_000, clock: Callable[[], float] = time.monotonic
+        self,
+        rate: float,
+        burst_seconds: float = 2.0,
+        max_keys: int = 10_000,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._each = 1 / rate if rate > 0 else 0.0
-        self._slack = max(0.0, seconds - self._each)
-        self._most, self._clock = most, clock
-        self._full: OrderedDict[str, float] = OrderedDict()
+        self._interval = 1 / rate if rate > 0 else 0.0
+        self._tolerance = max(0.0, burst_seconds - self._interval)
+        self._max_keys, self._clock = max_keys, clock
+        self._full_at: OrderedDict[str, float] = OrderedDict()
 
     def __len__(self) -> int:
-        """Keys that are remembered."""
-        return len(self._full)
+        """Return the number of keys remembered."""
+        return len(self._full_at)
 
-    def wait(self, key: str) -> float:
-        """Seconds until ``key`` may ask again; 0: now, and the request is counted."""
-        if not self._each:
+    def acquire(self, key: str) -> float:
+        """Count a request of ``key`` and return 0, or return the seconds to wait before the next one is allowed."""
+        if not self._interval:
             return 0.0
         now = self._clock()
-        full = max(now, self._full.pop(key, now))
-        early = full - now - self._slack
-        allowed = early <= 1e-9
-        self._full[key] = full + self._each if allowed else full
-        if len(self._full) > self._most:
-            self._full.popitem(last=False)
-        return 0.0 if allowed else early
+        full_at = max(now, self._full_at.pop(key, now))
+        wait = full_at - now - self._tolerance
+        allowed = wait <= 1e-9
+        self._full_at[key] = full_at + self._interval if allowed else full_at
+        if len(self._full_at) > self._max_keys:
+            self._full_at.popitem(last=False)
+        return 0.0 if allowed else wait
 
 
-class Slots:
-    """Requests at a time.
+class ConcurrencyLimiter:
+    """Limits the number of concurrent requests.
 
     Args:
-        most: as many as may run.
+        limit: maximum number of concurrent requests.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self._taken = most, 0
+    def __init__(self, limit: int) -> None:
+        self._limit, self._in_use = limit, 0
 
     @property
-    def taken(self) -> int:
-        """Requests that run."""
-        return self._taken
+    def in_use(self) -> int:
+        """Number of requests being processed."""
+        return self._in_use
 
-    def take(self) -> bool:
-        """Take a slot if one is free; whoever got one gives it back."""
-        if self._taken >= self._most:
+    def try_acquire(self) -> bool:
+        """Acquire a slot if one is free; the caller must then call :meth:`release`."""
+        if self._in_use >= self._limit:
             return False
-        self._taken += 1
+        self._in_use += 1
         return True
 
-    def give(self) -> None:
-        """Give a slot back."""
-        self._taken -= 1
+    def release(self) -> None:
+        """Release a slot."""
+        self._in_use -= 1

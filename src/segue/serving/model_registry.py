@@ -1,6 +1,6 @@
-"""The models at hand: which is active, and the change from one to another while requests run.
+"""Loaded models: which one is active, and switching between them under load.
 
-Which model is active stands in the store, so that all processes that share it agree, and a restart goes on with it.
+The active model is recorded in the store, so that all processes that share the store agree, also after a restart.
 """
 
 from __future__ import annotations
@@ -16,174 +16,181 @@ from typing import Any, Self
 from segue.core.config import suggest
 from segue.core.files import read_json
 from segue.serving import schemas
-from segue.serving.artifacts.artifact import MANIFEST, Publication, open_publication
-from segue.serving.catalog.catalog import Catalogue
-from segue.serving.rules.rerank import applied
+from segue.serving.artifacts.artifact import MANIFEST, ModelArtifact, load_artifact
+from segue.serving.catalog.catalog import Catalog
+from segue.serving.rules.rerank import compile_rules
 from segue.serving.stores.store import Store
 
-__all__ = ["Ready", "Shelf"]
+__all__ = ["LoadedModel", "ModelRegistry"]
 
-ACTIVE = "models"
-"""The store's setting that tells the active model and the one before it."""
+ACTIVE_SETTING = "models"
+"""Name of the store setting that holds the active model and the previous one."""
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
-    """A model that can answer at once."""
+class LoadedModel:
+    """A model that is ready to answer requests."""
 
-    publication: Publication
-    catalogue: Catalogue
-    version: schemas.Version
+    artifact: ModelArtifact
+    catalog: Catalog
+    info: schemas.ModelInfo
 
     @classmethod
-    def of(cls, publication: Publication, standing: schemas.Rules) -> Self:
-        """With its catalogue indexed.
+    def from_artifact(cls, artifact: ModelArtifact, default_rules: schemas.Rules) -> Self:
+        """Build the catalog of an artifact and check the default rules against it.
 
         Raises:
-            ValueError: the standing rules do not fit the catalogue.
+            ValueError: the default rules do not fit the catalog.
         """
-        told = {"name": publication.name, "key": publication.bundle.key, "version": publication.version}
-        version = schemas.Version(**told, engine=publication.engine.name)
-        catalogue = Catalogue(publication.bundle, publication.popularity)
-        catalogue.prepare()
-        applied(schemas.Rules(), standing, catalogue)
-        return cls(publication, catalogue, version)
+        fields = {"name": artifact.name, "key": artifact.bundle.key, "version": artifact.version}
+        info = schemas.ModelInfo(**fields, engine=artifact.engine.name)
+        catalog = Catalog(artifact.bundle, artifact.popularity)
+        catalog.build_indexes()
+        compile_rules(schemas.Rules(), default_rules, catalog)
+        return cls(artifact, catalog, info)
 
 
-class Shelf:
-    """Publications by name.
+class ModelRegistry:
+    """Model artifacts by name.
 
     Args:
-        folders: of publications; the first is active unless the store names another.
-        library: a folder with further publications, one folder each, which are opened when they are asked for.
-        opened: is told each model that was opened, and may refuse it with a ``ValueError``.
-        standing: rules that hold for every answer.
-        threads: of engines; see :func:`segue.serving.artifacts.artifact.open_publication`.
+        folders: artifacts to load at once; the first is active unless the store names another.
+        store: keeps the name of the active model.
+        library: a folder of further artifacts, one per subfolder, that are loaded on first use.
+        on_load: called with each loaded model; may reject it with a ``ValueError``.
+        default_rules: rules that apply to every response.
+        threads: threads of the engines; see :func:`segue.serving.artifacts.artifact.load_artifact`.
     """
 
     def __init__(
         self,
         folders: Sequence[Path],
-        kept: Store,
+        store: Store,
         library: Path | None = None,
-        opened: Callable[[Ready], None] = lambda ready: None,
-        standing: schemas.Rules = schemas.Rules(),  # noqa: B008 - frozen
+        on_load: Callable[[LoadedModel], None] = lambda model: None,
+        default_rules: schemas.Rules = schemas.Rules(),  # noqa: B008 - frozen
         threads: int = 0,
     ) -> None:
-        self._store, self._library, self._opened, self._standing = kept, library, opened, standing
+        self._store, self._library, self._on_load, self._default_rules = store, library, on_load, default_rules
         self._threads = threads
-        self._lock, self._changing = threading.Lock(), threading.Lock()
-        self._open: dict[str, Ready] = {}
+        self._lock, self._switch_lock = threading.Lock(), threading.Lock()
+        self._loaded: dict[str, LoadedModel] = {}
         for folder in folders:
-            self._add(folder)
-        if not self._open:
-            raise ValueError("models: none was given, expected at least one publication")
-        self._active = next(iter(self._open))
+            self._load(folder)
+        if not self._loaded:
+            raise ValueError("models: got none, expected at least one model artifact")
+        self._active = next(iter(self._loaded))
         self._previous: str | None = None
-        self.follow()
+        self.sync_active()
 
     @property
-    def active(self) -> Ready:
-        """The model that answers where a question names none."""
-        return self._open[self._active]
+    def active(self) -> LoadedModel:
+        """The model for requests that do not name one."""
+        return self._loaded[self._active]
 
     @property
     def previous(self) -> str | None:
-        """The name of the model that was active before."""
+        """The name of the previously active model."""
         return self._previous
 
     def names(self) -> list[str]:
-        """Names of all models at hand, opened or not."""
-        there = [] if self._library is None else [path.name for path in sorted(self._library.iterdir())
+        """Return the names of all available models, loaded or not."""
+        in_library = [] if self._library is None else [path.name for path in sorted(self._library.iterdir())
                                                   if (path / MANIFEST).exists()]  # fmt: skip
-        return list(dict.fromkeys([*self._open, *there]))
+        return list(dict.fromkeys([*self._loaded, *in_library]))
 
-    def closed(self) -> dict[str, Mapping[str, Any]]:
-        """Manifests of the models at hand that are not opened, by name; one that cannot be read is left out."""
+    def unloaded_manifests(self) -> dict[str, Mapping[str, Any]]:
+        """Return the manifests of available models that are not loaded, by name.
+
+        Manifests that cannot be read are left out.
+        """
         found: dict[str, Mapping[str, Any]] = {}
         for name in self.names():
-            if name not in self._open and self._library is not None:
+            if name not in self._loaded and self._library is not None:
                 with suppress(ValueError):
-                    about = read_json(self._library / name / MANIFEST)
-                    if isinstance(about, dict) and {"key", "version", "engine", "facts"} <= about.keys():
-                        found[name] = about
+                    manifest = read_json(self._library / name / MANIFEST)
+                    if isinstance(manifest, dict) and {"key", "version", "engine", "metadata"} <= manifest.keys():
+                        found[name] = manifest
         return found
 
     def versions(self) -> set[str]:
-        """Versions of all models at hand, opened or not."""
-        return {ready.version.version for ready in self.opened()} | {
-            str(about["version"]) for about in self.closed().values()
+        """Return the versions of all available models, loaded or not."""
+        return {model.info.version for model in self.loaded()} | {
+            str(manifest["version"]) for manifest in self.unloaded_manifests().values()
         }
 
-    def opened(self) -> list[Ready]:
-        """The models that can answer at once."""
-        return list(self._open.values())
+    def loaded(self) -> list[LoadedModel]:
+        """Return the loaded models."""
+        return list(self._loaded.values())
 
-    def find(self, name: str | None) -> Ready:
-        """The model of this name, which is opened where it is not yet; the active one without a name.
+    def find(self, name: str | None) -> LoadedModel:
+        """Return the model named ``name``, loading it if necessary.
+
+        Args:
+            name: ``None``: the active model.
 
         Raises:
-            ValueError: there is none, or it cannot be opened as it is.
+            ValueError: there is no such model, or it cannot be loaded.
         """
         if name is None:
             return self.active
-        if name not in self._open:
+        if name not in self._loaded:
             with self._lock:
-                if name not in self._open:
+                if name not in self._loaded:
                     if self._library is None or name not in self.names():
                         raise ValueError(f"model: unknown '{name}'{suggest(name, self.names())}")
-                    self._add(self._library / name, name)
-        return self._open[name]
+                    self._load(self._library / name, name)
+        return self._loaded[name]
 
-    def activate(self, name: str) -> Ready:
-        """Let ``name`` answer from the next question on; requests that run end with the model that they began with.
+    def activate(self, name: str) -> LoadedModel:
+        """Make ``name`` the active model; running requests finish with their model.
 
         Raises:
             ValueError: see :meth:`find`; the active model stays.
-            StoreError: it cannot be kept; the active model stays.
+            StoreError: the change cannot be stored; the active model stays.
         """
-        found = self.find(name)
-        with self._changing:
+        model = self.find(name)
+        with self._switch_lock:
             if name != self._active:
-                self._store.put(ACTIVE, json.dumps({"active": name, "previous": self._active}))
-                self._set(name, self._active)
-        return found
+                self._store.put_setting(ACTIVE_SETTING, json.dumps({"active": name, "previous": self._active}))
+                self._set_active(name, self._active)
+        return model
 
-    def rollback(self) -> Ready:
-        """Activate the model that was active before.
+    def rollback(self) -> LoadedModel:
+        """Activate the previously active model.
 
         Raises:
-            ValueError: none was.
+            ValueError: there is none.
         """
         if self._previous is None:
-            raise ValueError("rollback: no model was active before this one")
+            raise ValueError("rollback: there is no previously active model")
         return self.activate(self._previous)
 
-    def follow(self) -> None:
-        """Take over what another process, or an earlier one, activated; what cannot be opened leaves all as it is.
+    def sync_active(self) -> None:
+        """Adopt the active model from the store, as set by another or an earlier process.
 
         Raises:
             StoreError: the store cannot be read.
-            ValueError: the model that the store names cannot be opened.
+            ValueError: the model that the store names cannot be loaded; nothing changes.
         """
-        with self._changing:  # what was read is not to undo what is kept meanwhile
-            told = self._store.get(ACTIVE)
-            if told is None:
+        with self._switch_lock:  # a concurrent activation must not be undone by the value read before it
+            value = self._store.get_setting(ACTIVE_SETTING)
+            if value is None:
                 return
-            wanted = json.loads(told)
-            if wanted["active"] == self._active or wanted["active"] in self.names():
-                self.find(wanted["active"])
-                self._set(wanted["active"], wanted["previous"])
+            setting = json.loads(value)
+            if setting["active"] == self._active or setting["active"] in self.names():
+                self.find(setting["active"])
+                self._set_active(setting["active"], setting["previous"])
 
-    def _set(self, active: str, previous: str | None) -> None:
+    def _set_active(self, active: str, previous: str | None) -> None:
         self._active, self._previous = active, previous
 
-    def _add(self, folder: Path, name: str | None = None) -> None:
-        opened = open_publication(folder, threads=self._threads)
-        if name not in (None, opened.name):  # nobody would find it
-            raise ValueError(f"model: the folder '{name}' holds one of another name")
-        found = Ready.of(opened, self._standing)
-        if found.version.name in self._open:
-            raise ValueError(f"{folder}: a model named '{found.version.name}' is open already")
-        self._opened(found)
-        self._open[found.version.name] = found
+    def _load(self, folder: Path, name: str | None = None) -> None:
+        artifact = load_artifact(folder, threads=self._threads)
+        if name not in (None, artifact.name):  # requests could not find it
+            raise ValueError(f"model: folder '{name}' holds a model named '{artifact.name}'; rename the folder")
+        model = LoadedModel.from_artifact(artifact, self._default_rules)
+        if model.info.name in self._loaded:
+            raise ValueError(f"{folder}: a model named '{model.info.name}' is loaded already")
+        self._on_load(model)
+        self._loaded[model.info.name] = model

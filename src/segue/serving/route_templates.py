@@ -1,6 +1,6 @@
-"""Addresses as the application declares them: ``/v1/users/{id}``, not ``/v1/users/alice``.
+"""Route templates such as ``/v1/users/{id}`` instead of ``/v1/users/alice``.
 
-Logs and metrics speak of these, also where a request is refused before the application has looked at it.
+Logs and metrics use templates, also for requests that are rejected before the application handles them.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-__all__ = ["UNMATCHED", "Routes"]
+__all__ = ["UNMATCHED", "RouteTemplates"]
 
 UNMATCHED = "unmatched"
-"""The name of every address that is not declared."""
+"""Template of every path that no route matches."""
 
-PART = re.compile(r"\{\w+(:path)?[^}]*\}")
+PARAMETER = re.compile(r"\{\w+(:path)?[^}]*\}")
 
 
-class Routes:
-    """Names of addresses.
+class RouteTemplates:
+    """Maps paths to the templates of their routes.
 
     Args:
-        routes: those of a FastAPI or Starlette application; read when the first name is asked for.
+        routes: routes of a FastAPI or Starlette application; read on first use.
     """
 
     def __init__(self, routes: Sequence[Any]) -> None:
@@ -31,40 +31,40 @@ class Routes:
     def __bool__(self) -> bool:
         return bool(self._routes)
 
-    def name(self, path: str) -> str:
-        """What the application calls ``path``, or :data:`UNMATCHED`; ``/static/*`` for files under ``/static``."""
-        literal, patterns = self._table
-        if path in literal:
+    def match(self, path: str) -> str:
+        """Return the template of ``path``, or :data:`UNMATCHED`; files under a mount ``/static`` give ``/static/*``."""
+        literals, patterns = self._table
+        if path in literals:
             return path
-        return next((name for name, pattern in patterns if pattern.fullmatch(path)), UNMATCHED)
+        return next((template for template, pattern in patterns if pattern.fullmatch(path)), UNMATCHED)
 
-    def methods(self, path: str) -> list[str]:
-        """What may be done at ``path``, in the order of the alphabet."""
-        return sorted(self._methods.get(self.name(path), ()))
+    def allowed_methods(self, path: str) -> list[str]:
+        """Return the methods of all routes that match ``path``, sorted."""
+        return sorted(self._methods.get(self.match(path), ()))
 
     @cached_property
     def _methods(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for name, _, methods in _declared(self._routes):
-            found.setdefault(PART.sub(_plain, name), set()).update(methods)
-        return found
+        methods_by_template: dict[str, set[str]] = {}
+        for path, _, methods in _iter_routes(self._routes):
+            methods_by_template.setdefault(PARAMETER.sub(_strip_converter, path), set()).update(methods)
+        return methods_by_template
 
     @cached_property
     def _table(self) -> tuple[frozenset[str], list[tuple[str, re.Pattern[str]]]]:
-        declared = list(_declared(self._routes))
+        routes = list(_iter_routes(self._routes))
         patterns = []
-        for name, open_end, _ in declared:
-            if open_end:
-                patterns.append((f"{name}/*", re.compile(re.escape(name) + "(/.*)?", re.DOTALL)))
-            elif PART.search(name):
-                patterns.append((PART.sub(_plain, name), _pattern(name)))
-        return frozenset(name for name, open_end, _ in declared if not open_end and not PART.search(name)), patterns
+        for path, is_mount, _ in routes:
+            if is_mount:
+                patterns.append((f"{path}/*", re.compile(re.escape(path) + "(/.*)?", re.DOTALL)))
+            elif PARAMETER.search(path):
+                patterns.append((PARAMETER.sub(_strip_converter, path), _compile_pattern(path)))
+        return frozenset(path for path, is_mount, _ in routes if not is_mount and not PARAMETER.search(path)), patterns
 
 
-def _declared(routes: Sequence[Any]) -> Iterator[tuple[str, bool, Collection[str]]]:
-    """Each address, whether all below it belongs to it too, and what may be done there."""
+def _iter_routes(routes: Sequence[Any]) -> Iterator[tuple[str, bool, Collection[str]]]:
+    """Yield the path of each route, whether it is a mount, and its methods."""
     for route in routes:
-        included = getattr(route, "effective_route_contexts", None)  # what FastAPI makes of include_router
+        included = getattr(route, "effective_route_contexts", None)  # FastAPI's wrapper for include_router
         if included is not None:
             yield from ((str(one.path), False, one.methods or ()) for one in included())
         elif (path := getattr(route, "path", None)) is not None:
@@ -72,13 +72,13 @@ def _declared(routes: Sequence[Any]) -> Iterator[tuple[str, bool, Collection[str
             yield str(path).rstrip("/") or str(path), not hasattr(route, "methods"), methods or ()
 
 
-def _plain(match: re.Match[str]) -> str:
+def _strip_converter(match: re.Match[str]) -> str:
     return match[0].partition(":")[0].rstrip("}") + "}"
 
 
-def _pattern(name: str) -> re.Pattern[str]:
+def _compile_pattern(path: str) -> re.Pattern[str]:
     parts, begin = [], 0
-    for match in PART.finditer(name):
-        parts += [re.escape(name[begin : match.start()]), ".*" if match[1] else "[^/]+"]
+    for match in PARAMETER.finditer(path):
+        parts += [re.escape(path[begin : match.start()]), ".*" if match[1] else "[^/]+"]
         begin = match.end()
-    return re.compile("".join([*parts, re.escape(name[begin:])]), re.DOTALL)
+    return re.compile("".join([*parts, re.escape(path[begin:])]), re.DOTALL)

@@ -1,4 +1,4 @@
-"""From addresses and files to a service that listens, until it is told to stop."""
+"""Starts the service as one or several processes that listen on a port."""
 
 from __future__ import annotations
 
@@ -19,191 +19,207 @@ from typing import TYPE_CHECKING, Any, Literal
 from platformdirs import user_data_path
 
 from segue.core.config import Settings
-from segue.serving.auth.api_keys import Keys, guard_public, local
+from segue.serving.auth.api_keys import ApiKeys, check_public_access, is_loopback
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.middleware.http_timeouts import HTTP
-from segue.serving.middleware.security_headers import LOCAL
-from segue.serving.model_registry import Ready, Shelf
+from segue.serving.middleware.http_timeouts import HTTP_PROTOCOL
+from segue.serving.middleware.security_headers import LOCAL_HOSTS
+from segue.serving.model_registry import LoadedModel, ModelRegistry
 from segue.serving.monitoring.drift import Drift
 from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Service
-from segue.serving.settings import Serving
+from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.serving.stores.store import StoreError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Start", "Unreached", "application", "assemble", "run", "store_address", "worker"]
+__all__ = [
+    "ServerConfig",
+    "StoreUnreachable",
+    "build_service",
+    "create_application",
+    "create_worker",
+    "run",
+    "store_address",
+]
 
-START = "SEGUE_SERVING"
-"""The environment variable by which workers are told what to serve."""
+CONFIG_ENV = "SEGUE_SERVING"
+"""Environment variable that passes the configuration to worker processes."""
 
-
-WAIT_SECONDS = 2.0
-"""How soon a worker that cannot reach its store tries again."""
+RETRY_SECONDS = 2.0
+"""Delay before a worker retries an unreachable store."""
 
 logger = logging.getLogger("segue.serving")
 
 
-class Unreached(ValueError):
-    """The store cannot be reached."""
+class StoreUnreachable(ValueError):
+    """The event store is unreachable."""
 
 
-class Start(Settings):
-    """All that a process of the service has to know to begin."""
+class ServerConfig(Settings):
+    """Configuration of a service process."""
 
     folders: tuple[Path, ...]
-    """Publications; the first answers."""
+    """Model artifacts; the first is active."""
     host: str = "127.0.0.1"
     store: str | None = None
-    """The address of the store; none: a file under ``SEGUE_HOME``."""
+    """Address of the event store; default: a file under ``SEGUE_HOME``."""
     keys: Path | None = None
-    """The file of keys; none: everybody may do everything."""
+    """API key file; default: no authentication."""
     library: Path | None = None
-    """A folder of further publications."""
+    """Folder of further model artifacts."""
     experiments: Path | None = None
-    """The file of experiments."""
+    """Experiments file."""
     log_format: Literal["json", "text"] = "text"
-    serving: Serving = Serving()
+    serving: ServingSettings = ServingSettings()
 
 
 def run(
-    start: Start, *, port: int = 8000, open_to_all: bool = False, workers: int = 1, say: Callable[[str], None]
+    config: ServerConfig, *, port: int = 8000, allow_open: bool = False, workers: int = 1, log: Callable[[str], None]
 ) -> None:
-    """Listen until SIGTERM or Ctrl-C, and end what was begun.
+    """Listen until SIGTERM or Ctrl-C, then finish running requests.
 
-    Several workers are processes that share the port and the store; one that dies is replaced.
+    Workers are processes that share the port and the store; a worker that dies is replaced.
+
+    Args:
+        allow_open: whether a public address without API keys is allowed.
+        log: called with the address once the service listens.
 
     Raises:
-        ValueError: a publication, a store, keys, experiments or settings that will not do; a public address without
-            keys; or a port that is taken.
+        ValueError: invalid artifacts, store, keys, experiments or settings; a public address without keys; or a port in
+            use.
     """
     try:
         import uvicorn
         from uvicorn.supervisors import Multiprocess
 
-        from segue.serving.monitoring.logs import start_logs
+        from segue.serving.monitoring.logs import configure_logging
     except ImportError as error:
         raise ValueError(f"serve: {error.name} is not installed: pip install 'segue[serve]'") from None
-    keys = None if start.keys is None else Keys(start.keys)
-    guard_public(start.host, keys is not None and not keys.open, open_to_all)
+    keys = None if config.keys is None else ApiKeys(config.keys)
+    check_public_access(config.host, keys is not None and not keys.is_open, allow_open)
     options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": 30,
-        "timeout_graceful_shutdown": math.ceil(start.serving.drain_seconds),
-        "http": HTTP,
+        "timeout_graceful_shutdown": math.ceil(config.serving.drain_seconds),
+        "http": HTTP_PROTOCOL,
         "ws": "none",
     }
-    listening = _listening(start.host, port)
-    shown = f"[{start.host}]" if ":" in start.host else start.host
-    address = f"http://{shown}:{listening.getsockname()[1]}/"
-    with listening:
+    listener = _bind_socket(config.host, port)
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    address = f"http://{host}:{listener.getsockname()[1]}/"
+    banner = f"{address}  (UI); API docs at {address}docs; press Ctrl-C to stop"
+    with listener:
         if workers == 1:
-            app = application(start)
-            say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
-            start_logs(start.log_format)
-            _settle()
-            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listening])
+            app = create_application(config)
+            log(banner)
+            configure_logging(config.log_format)
+            _freeze_gc()
+            uvicorn.Server(uvicorn.Config(app, **options)).run(sockets=[listener])
             return
-        told = start.model_dump_json()
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # or workers would fail one after the other for ever
-            if (why := pool.submit(_why_not, told).result()) is not None:
-                raise ValueError(why)
-        say(f"{address}  the page;  {address}docs  the interface;  Ctrl-C ends it")
-        start_logs(start.log_format)
+        encoded = config.model_dump_json()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # otherwise workers would fail again and again
+            if (error_text := pool.submit(_preflight_error, encoded).result()) is not None:
+                raise ValueError(error_text)
+        log(banner)
+        configure_logging(config.log_format)
         with tempfile.TemporaryDirectory(prefix="segue-metrics-") as folder:
-            os.environ.update({START: told, "PROMETHEUS_MULTIPROC_DIR": folder})
-            config = uvicorn.Config(f"{__name__}:worker", factory=True, workers=workers, **options)
-            Multiprocess(config, [listening]).run()
+            os.environ.update({CONFIG_ENV: encoded, "PROMETHEUS_MULTIPROC_DIR": folder})
+            server = uvicorn.Config(f"{__name__}:create_worker", factory=True, workers=workers, **options)
+            Multiprocess(server, [listener]).run()
 
 
-def worker() -> FastAPI:
-    """The application of one of several processes, which are told by their environment what to serve; it waits for a
-    store that is away, as the others go on without it."""
-    from segue.serving.monitoring.logs import start_logs
+def create_worker() -> FastAPI:
+    """Create the application of a worker process, configured by :data:`CONFIG_ENV`.
 
-    start = Start.model_validate_json(os.environ[START])
-    start_logs(start.log_format)
-    before = {one: signal.signal(one, signal.SIG_DFL) for one in (signal.SIGTERM, signal.SIGINT)}
+    It waits for an unreachable store, as other workers may be able to answer meanwhile.
+    """
+    from segue.serving.monitoring.logs import configure_logging
+
+    config = ServerConfig.model_validate_json(os.environ[CONFIG_ENV])
+    configure_logging(config.log_format)
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
     while True:
         try:
-            app = application(start)
+            app = create_application(config)
             break
-        except Unreached as error:
+        except StoreUnreachable as error:
             logger.error("waiting for the store: %s", error)
-            time.sleep(WAIT_SECONDS)
-    for one, handler in before.items():
-        signal.signal(one, handler)
-    _settle()
+            time.sleep(RETRY_SECONDS)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    _freeze_gc()
     return app
 
 
-def _why_not(told: str) -> str | None:
-    """Why this cannot be served, if so; for a process of its own, whose end takes back what was begun."""
+def _preflight_error(encoded: str) -> str | None:
+    """Return why the service cannot start, if so; runs in a separate process that releases all resources."""
     try:
-        application(Start.model_validate_json(told))
+        create_application(ServerConfig.model_validate_json(encoded))
     except ValueError as error:
         return str(error)
     return None
 
 
-def application(start: Start) -> FastAPI:
-    """The application, ready to answer.
+def create_application(config: ServerConfig) -> FastAPI:
+    """Create the application.
 
     Raises:
         ValueError: see :func:`run`.
     """
-    from segue.serving.app import create
+    from segue.serving.app import create_app
 
-    keys = None if start.keys is None else Keys(start.keys)
-    service = assemble(start.folders, start.store, start.library, start.serving)
-    experiments = Experiments(start.experiments, service.shelf.find, service.store)
-    hosts = LOCAL | {start.host} if keys is None and local(start.host) else None
-    return create(service, keys=keys, experiments=experiments, hosts=hosts)
+    keys = None if config.keys is None else ApiKeys(config.keys)
+    service = build_service(config.folders, config.store, config.library, config.serving)
+    experiments = Experiments(config.experiments, service.models.find, service.store)
+    hosts = LOCAL_HOSTS | {config.host} if keys is None and is_loopback(config.host) else None
+    return create_app(service, keys=keys, experiments=experiments, hosts=hosts)
 
 
-def assemble(folders: Sequence[Path], address: str | None, library: Path | None, settings: Serving) -> Service:
-    """A service that is ready to answer, without anything that listens.
+def build_service(
+    folders: Sequence[Path], address: str | None, library: Path | None, settings: ServingSettings
+) -> Service:
+    """Create a service that is ready to answer but does not listen.
 
     Raises:
         ValueError: see :func:`run`.
     """
     metrics = Metrics()
     try:
-        kept = open_store(store_address(address))
+        store = open_store(store_address(address))
     except StoreError as error:
-        raise Unreached(str(error)) from None
+        raise StoreUnreachable(str(error)) from None
     drifts: dict[str, Drift] = {}
 
-    def opened(ready: Ready) -> None:
-        publication, version = ready.publication, ready.version
-        metrics.model(version.name, version.key, version.version, False)
-        metrics.golden(version.name, publication.golden, 0)
-        if publication.histories is not None:
-            drift = Drift(publication.histories, ready.catalogue.n_items, most=settings.recent)
-            drifts[version.name] = drift
-            metrics.watch(version.name, drift)
+    def on_load(model: LoadedModel) -> None:
+        artifact, info = model.artifact, model.info
+        metrics.set_model(info.name, info.key, info.version, False)
+        metrics.set_golden_queries(info.name, artifact.n_golden, 0)
+        if artifact.histories is not None:
+            drift = Drift(artifact.histories, model.catalog.n_items, max_history=settings.max_user_events)
+            drifts[info.name] = drift
+            metrics.add_drift(info.name, drift)
 
     try:
-        shelf = Shelf(folders, kept, library, opened, settings.rules, settings.engine_threads)
+        models = ModelRegistry(folders, store, library, on_load, settings.default_rules, settings.engine_threads)
         if settings.fallback is not None:
-            shelf.find(settings.fallback)
+            models.find(settings.fallback)
     except StoreError as error:
-        kept.close()
-        raise Unreached(f"store: {error}") from None
+        store.close()
+        raise StoreUnreachable(f"store: {error}") from None
     except BaseException:
-        kept.close()
+        store.close()
         raise
-    active = shelf.active.version
-    metrics.model(active.name, active.key, active.version, True)
-    return Service(shelf, kept, settings, metrics, drifts)
+    active = models.active.info
+    metrics.set_model(active.name, active.key, active.version, True)
+    return Service(models, store, settings, metrics, drifts)
 
 
 def store_address(address: str | None) -> str:
-    """The address that was given, or that of a file under ``SEGUE_HOME`` or where the platform keeps such data."""
+    """Return ``address``, or that of a file under ``SEGUE_HOME`` or in the platform's data folder."""
     if address:
         return address
     home = os.environ.get("SEGUE_HOME")
@@ -212,26 +228,29 @@ def store_address(address: str | None) -> str:
     return f"sqlite:///{folder.resolve() / 'serving.sqlite'}"
 
 
-def _settle() -> None:
-    """What is there now stays to the end: the search for garbage need not go through it again and again, which it would
-    every few hundred requests, and keep all others waiting meanwhile."""
+def _freeze_gc() -> None:
+    """Exclude existing objects from garbage collection and make it rarer.
+
+    They live until the end, and scanning them every few hundred requests would delay all requests. A batch of requests
+    creates thousands of objects, none of which survives.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)  # a batch of questions alone makes thousands of objects, none of which stays
+    gc.set_threshold(10_000, 20, 50)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int) -> socket.socket:
     try:
-        found: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, where = found[0]
-        listening = socket.socket(family, kind, protocol)
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        addresses: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = addresses[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind(where)
-            listening.listen(2048)
+            listener.bind(address)
+            listener.listen(2048)
         except BaseException:
-            listening.close()
+            listener.close()
             raise
     except OSError as error:
-        raise ValueError(f"cannot listen at {host}, port {port}: {error.strerror or error}") from None
-    return listening
+        raise ValueError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
+    return listener

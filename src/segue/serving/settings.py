@@ -1,4 +1,4 @@
-"""What an operator can set of a service; each setting's text is its documentation."""
+"""Settings of the service; the text under each setting is its documentation."""
 
 from __future__ import annotations
 
@@ -7,50 +7,49 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from segue.core.config import Settings
-from segue.serving.schemas import MOST, Rules
+from segue.serving.schemas import MAX_BATCH, Rules
 
-__all__ = ["Serving"]
+__all__ = ["ServingSettings"]
 
 
-class Serving(Settings):
+class ServingSettings(Settings):
     """Settings of ``segue serve``."""
 
-    most_k: Annotated[int, Ge(10), Le(10_000)] = 200
-    """Items that one question may ask for; not fewer than the 10 that it asks for of itself."""
-    most_history: Annotated[int, Ge(1), Le(100_000)] = 2_000
-    """Events that a question may send along."""
-    recent: Annotated[int, Ge(1)] = 1_000
-    """Newest events of a user that are looked at when nothing is sent along, those of training among them."""
-    most_questions: Annotated[int, Ge(1), Le(MOST)] = 256
-    """Questions in one batch."""
-    most_events: Annotated[int, Ge(1), Le(MOST)] = 1_000
-    """Events in one batch."""
-    body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
-    """Bytes of a request."""
-    body_seconds: Annotated[float, Gt(0)] = 10.0
-    """Seconds in which a request's body must have arrived."""
+    max_k: Annotated[int, Ge(10), Le(10_000)] = 200
+    """Maximum ``k`` of a request; at least 10, the default of a request."""
+    max_history: Annotated[int, Ge(1), Le(100_000)] = 2_000
+    """Maximum number of history events in a request."""
+    max_user_events: Annotated[int, Ge(1)] = 1_000
+    """Number of most recent events of a user, including training events, used when a request has no history."""
+    max_batch_requests: Annotated[int, Ge(1), Le(MAX_BATCH)] = 256
+    """Maximum number of requests in one call of ``/v1/recommend/batch``."""
+    max_batch_events: Annotated[int, Ge(1), Le(MAX_BATCH)] = 1_000
+    """Maximum number of events in one call of ``/v1/events/batch``."""
+    max_body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
+    """Maximum size of a request body in bytes."""
+    body_timeout_seconds: Annotated[float, Gt(0)] = 10.0
+    """Timeout for receiving a request body, in seconds."""
     deadline_ms: Annotated[int, Ge(1)] = 1_000
-    """Milliseconds until an answer, where the question does not say; what would take longer is answered by a cheaper
-    step of the ladder."""
-    store_ms: Annotated[int, Ge(1)] = 500
-    """Milliseconds that an answer waits for the store; without it, nobody is known."""
-    batch: Annotated[int, Ge(1), Le(1_024)] = 64
-    """Questions of different requests that are answered together."""
-    waiting: Annotated[int, Ge(1)] = 512
-    """Requests with questions, and requests with events, that may wait; more are refused with 503."""
-    concurrent: Annotated[int, Ge(1)] = 1_000
-    """Requests at a time; more are refused with 503."""
-    rate: Annotated[float, Ge(0)] = 0.0
-    """Requests a second that each key may make, in bursts of up to two seconds' worth; more are refused with 429.
-    0: no limit."""
-    cors: tuple[str, ...] = ()
-    """Origins of other sites whose pages may ask; none by default."""
+    """Default response deadline in milliseconds; a faster fallback answers if the model cannot meet it."""
+    store_timeout_ms: Annotated[int, Ge(1)] = 500
+    """Timeout for reading the event store, in milliseconds; after it, the user is treated as unknown."""
+    max_batch_size: Annotated[int, Ge(1), Le(1_024)] = 64
+    """Maximum number of concurrent requests that the engine processes together."""
+    queue_size: Annotated[int, Ge(1)] = 512
+    """Capacity of the request queue and of the event queue; further requests receive 503."""
+    max_concurrent: Annotated[int, Ge(1)] = 1_000
+    """Maximum number of concurrent HTTP requests; further requests receive 503."""
+    rate_limit: Annotated[float, Ge(0)] = 0.0
+    """Requests per second per API key, with bursts of up to two seconds' worth; further requests receive 429. 0
+    disables the limit."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the API (CORS); none by default."""
     engine_threads: Annotated[int, Ge(0)] = 1
-    """Threads of a single operation of an engine that has threads of its own, such as ONNX Runtime: of one question
-    they make little, and more workers are the better use of more cores. 0: as many as other computations have."""
+    """Threads per operation of engines with their own thread pool, such as ONNX Runtime. A single request gains little
+    from more threads; use more workers for more cores. 0: as many as other computations use."""
     fallback: str | None = None
-    """The model, by its name, that answers where the active one cannot in time."""
+    """Name of the model that answers if the requested one cannot meet the deadline or fails."""
     drain_seconds: Annotated[float, Ge(0)] = 20.0
-    """Seconds that requests get to end in after SIGTERM."""
-    rules: Rules = Rules()
-    """Rules that hold for every answer, beside those of the question."""
+    """Time for running requests to finish after SIGTERM, in seconds."""
+    default_rules: Rules = Rules()
+    """Rules applied to every request in addition to its own."""

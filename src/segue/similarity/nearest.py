@@ -1,6 +1,8 @@
-"""The nearest rows of each row, found block by block: memory grows with rows x neighbours, not with rows².
+"""Find the nearest rows of each row of a sparse matrix.
 
-Shapes: N rows asked about, R rows, P pairs of a block, K neighbours, C columns.
+Works in blocks of pairs: memory grows with rows times neighbors, not with the square of the number of rows.
+
+Shapes: N query rows, R reference rows, P pairs of a block, C columns.
 """
 
 from __future__ import annotations
@@ -13,96 +15,116 @@ from numba import float32, int32, int64
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from segue.core.memory_check import need
-from segue.core.numba_kernels import over_rows, read, summing_kernel, written
+from segue.core.memory_check import check_memory
+from segue.core.numba_kernels import fastmath_kernel, input_array, output_array, parallel_rows
 from segue.core.types import Codes, Scores
-from segue.similarity.row_pairs import Pairs, meetings, pairs_of
+from segue.similarity.row_pairs import CoOccurrencePairs, pair_blocks, pair_counts
 from segue.similarity.similarity_registry import Measure
-from segue.similarity.sparse_rows import Table
+from segue.similarity.sparse_rows import SparseRows
 
-__all__ = ["Rows", "arrays_of", "likeness", "nearest", "spread"]
+__all__ = ["CsrArrays", "csr_arrays", "nearest_neighbors", "similarity_matrix", "sparse_product"]
 
-Rows: TypeAlias = tuple[NDArray[np.int64], Codes, Scores]
+CsrArrays: TypeAlias = tuple[NDArray[np.int64], Codes, Scores]
 """Offsets, columns and values of sparse rows."""
 
 
-def nearest(
-    asked: Table,
-    table: Table,
-    like: Measure,
+def nearest_neighbors(
+    query_rows: SparseRows,
+    reference_rows: SparseRows,
+    measure: Measure,
     shrink: float,
-    count: int,
-    itself: Codes | None = None,
+    k: int,
+    self_rows: Codes | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> csr_array[Any]:
-    """``(N, R)`` the likeness of each row asked about to its ``count`` nearest, those of likeness above 0.
+    """Find the ``k`` most similar reference rows of each query row.
 
-    Of equals, the first in the table is nearer.
+    Returns:
+        ``(N, R)`` sparse similarities, all above 0. Ties keep the first reference rows.
 
     Args:
-        itself: ``(N,)`` the row of ``table`` that is no neighbour of each, being the same; -1: none.
-        progress: told the number of rows that are done.
+        self_rows: ``(N,)`` the reference row that is the query row itself and is left out; -1: none.
+        progress: called with the number of newly finished rows.
     """
-    # a row has no more neighbours than rows that it meets
-    room = np.minimum(np.diff(meetings(asked, table)), min(count, len(table)))
-    starts = np.concatenate([[0], np.cumsum(room)])
-    items, scores = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-    lengths = np.zeros(len(asked), np.int64)
+    # a row has at most one neighbor per row that shares a column with it
+    capacity = np.minimum(np.diff(pair_counts(query_rows, reference_rows)), min(k, len(reference_rows)))
+    starts = np.concatenate([[0], np.cumsum(capacity)])
+    columns, values = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+    lengths = np.zeros(len(query_rows), np.int64)
 
-    def work(first: int, stop: int) -> None:
-        for pairs, found in _blocks(asked, table, like, shrink, itself, first, stop):
-            _select(pairs.first, count, pairs.offsets, pairs.others, found, starts, items, scores, lengths)
+    def process_rows(first: int, stop: int) -> None:
+        for pairs, similarity_P in _similarity_blocks(
+            query_rows, reference_rows, measure, shrink, self_rows, first, stop
+        ):
+            _select(pairs.first, k, pairs.offsets, pairs.right_rows, similarity_P, starts, columns, values, lengths)
             if progress is not None:
                 progress(pairs.stop - pairs.first)
 
-    over_rows(work, meetings(asked, table))
-    there = np.arange(starts[-1]) < np.repeat(starts[:-1] + lengths, room)
+    parallel_rows(process_rows, pair_counts(query_rows, reference_rows))
+    is_used = np.arange(starts[-1]) < np.repeat(starts[:-1] + lengths, capacity)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return csr_array((scores[there], items[there], offsets), shape=(len(asked), len(table)))
+    return csr_array((values[is_used], columns[is_used], offsets), shape=(len(query_rows), len(reference_rows)))
 
 
-def likeness(asked: Table, table: Table, like: Measure, shrink: float, itself: Codes | None = None) -> Scores:
-    """``(N, R)`` of every row, 0 where there is nothing in common; dense, and so for some rows at a time.
+def similarity_matrix(
+    query_rows: SparseRows, reference_rows: SparseRows, measure: Measure, shrink: float, self_rows: Codes | None = None
+) -> Scores:
+    """Compute the dense ``(N, R)`` similarities of query rows and reference rows.
+
+    Pairs without a common column have similarity 0. For the arguments see :func:`nearest_neighbors`.
 
     Raises:
-        ValueError: that does not fit in memory.
+        ValueError: the matrix does not fit in memory.
     """
-    what = f"neighbours: the likeness of {len(asked):,} x {len(table):,} rows"
-    need(what, len(asked) * len(table), "keep fewer users or items (min_user_events, min_item_events)")
-    out = np.zeros((len(asked), len(table)), np.float32)
+    matrix_name = f"similarity matrix of {len(query_rows):,} x {len(reference_rows):,} rows"
+    check_memory(
+        matrix_name,
+        len(query_rows) * len(reference_rows),
+        "use fewer users or items (min_user_events, min_item_events)",
+    )
+    out = np.zeros((len(query_rows), len(reference_rows)), np.float32)
 
-    def work(first: int, stop: int) -> None:
-        for pairs, found in _blocks(asked, table, like, shrink, itself, first, stop):
-            out[pairs.rows, pairs.others] = found
+    def process_rows(first: int, stop: int) -> None:
+        for pairs, similarity_P in _similarity_blocks(
+            query_rows, reference_rows, measure, shrink, self_rows, first, stop
+        ):
+            out[pairs.left_rows, pairs.right_rows] = similarity_P
 
-    over_rows(work, meetings(asked, table))
+    parallel_rows(process_rows, pair_counts(query_rows, reference_rows))
     return out
 
 
-def _blocks(
-    asked: Table, table: Table, like: Measure, shrink: float, itself: Codes | None, first: int, stop: int
-) -> Iterator[tuple[Pairs, Scores]]:
-    for pairs in pairs_of(asked, table, first, stop):
-        found = np.ascontiguousarray(like(pairs, shrink), np.float32)
-        if itself is not None:
-            found[pairs.others == itself[pairs.rows]] = 0.0
-        yield pairs, found
+def _similarity_blocks(
+    query_rows: SparseRows,
+    reference_rows: SparseRows,
+    measure: Measure,
+    shrink: float,
+    self_rows: Codes | None,
+    first: int,
+    stop: int,
+) -> Iterator[tuple[CoOccurrencePairs, Scores]]:
+    """Yield blocks of pairs with their similarities; a row's similarity to itself becomes 0."""
+    for pairs in pair_blocks(query_rows, reference_rows, first, stop):
+        similarity_P = np.ascontiguousarray(measure(pairs, shrink), np.float32)
+        if self_rows is not None:
+            similarity_P[pairs.right_rows == self_rows[pairs.left_rows]] = 0.0
+        yield pairs, similarity_P
 
 
-def spread(weights_NR: csr_array[Any], rows: Rows, n_columns: int) -> Scores:
-    """``(N, C)`` the weighted sums of the sparse ``rows (R, C)``, as ``(weights_NR @ rows).toarray()``."""
+def sparse_product(weights_NR: csr_array[Any], rows: CsrArrays, n_columns: int) -> Scores:
+    """Compute the dense ``(N, C)`` product of ``weights_NR`` and the sparse ``rows (R, C)``."""
     out = np.zeros((weights_NR.shape[0], n_columns), np.float32)
-    left = arrays_of(weights_NR)
+    left = csr_arrays(weights_NR)
 
-    def work(first: int, stop: int) -> None:
-        _spread(first, stop, *left, *rows, out)
+    def process_rows(first: int, stop: int) -> None:
+        _sparse_product_kernel(first, stop, *left, *rows, out)
 
-    over_rows(work, left[0])
+    parallel_rows(process_rows, left[0])
     return out
 
 
-def arrays_of(rows: csr_array[Any]) -> Rows:
-    """Offsets, columns and values of a sparse matrix, in the types that compiled loops read."""
+def csr_arrays(rows: csr_array[Any]) -> CsrArrays:
+    """Return offsets, columns and values of a sparse matrix in the types that kernels expect."""
     return (
         rows.indptr.astype(np.int64, copy=False),
         rows.indices.astype(np.int32, copy=False),
@@ -110,77 +132,81 @@ def arrays_of(rows: csr_array[Any]) -> Rows:
     )
 
 
-@summing_kernel(
+@fastmath_kernel(
     int64,
     int64,
-    read(int64),
-    read(int32),
-    read(float32),
-    read(int64),
-    written(int32),
-    written(float32),
-    written(int64),
+    input_array(int64),
+    input_array(int32),
+    input_array(float32),
+    input_array(int64),
+    output_array(int32),
+    output_array(float32),
+    output_array(int64),
 )
 def _select(
     first: int,
-    most: int,
+    k: int,
     offsets: NDArray[np.int64],
-    others: Codes,
-    found: Scores,
+    right_rows: Codes,
+    similarity_P: Scores,
     starts: NDArray[np.int64],
-    items: Codes,
-    scores: Scores,
+    columns: Codes,
+    values: Scores,
     lengths: NDArray[np.int64],
 ) -> None:
-    """The ``most`` greatest of each row, in the order of the table; row 0 of the pairs is row ``first`` of all."""
+    """Select the ``k`` greatest similarities of each row, in the order of the reference rows.
+
+    Pairs of a block start at row ``first`` of all query rows.
+    """
     for row in range(len(offsets) - 1):
         begin, end = offsets[row], offsets[row + 1]
-        above = 0
+        n_positive = 0
         for p in range(begin, end):
-            above += 1 if found[p] > 0.0 else 0
-        least, room = np.float32(0.0), 0
-        if above > most:
-            least = np.partition(found[begin:end], end - begin - most)[end - begin - most]
+            n_positive += 1 if similarity_P[p] > 0.0 else 0
+        threshold, n_tied = np.float32(0.0), 0
+        if n_positive > k:
+            threshold = np.partition(similarity_P[begin:end], end - begin - k)[end - begin - k]
             greater = 0
             for p in range(begin, end):
-                greater += 1 if found[p] > least else 0
-            room = most - greater
-        place = starts[first + row]
+                greater += 1 if similarity_P[p] > threshold else 0
+            n_tied = k - greater
+        position = starts[first + row]
         for p in range(begin, end):
-            if found[p] > least or (found[p] == least and room > 0):
-                room -= 1 if found[p] == least else 0
-                items[place] = others[p]
-                scores[place] = found[p]
-                place += 1
-        lengths[first + row] = place - starts[first + row]
+            if similarity_P[p] > threshold or (similarity_P[p] == threshold and n_tied > 0):
+                n_tied -= 1 if similarity_P[p] == threshold else 0
+                columns[position] = right_rows[p]
+                values[position] = similarity_P[p]
+                position += 1
+        lengths[first + row] = position - starts[first + row]
 
 
-@summing_kernel(
+@fastmath_kernel(
     int64,
     int64,
-    read(int64),
-    read(int32),
-    read(float32),
-    read(int64),
-    read(int32),
-    read(float32),
-    written(float32, 2),
+    input_array(int64),
+    input_array(int32),
+    input_array(float32),
+    input_array(int64),
+    input_array(int32),
+    input_array(float32),
+    output_array(float32, 2),
 )
-def _spread(
+def _sparse_product_kernel(
     first: int,
     stop: int,
+    left_offsets: NDArray[np.int64],
+    left_columns: Codes,
+    left_values: Scores,
     offsets: NDArray[np.int64],
-    codes: Codes,
-    weights: Scores,
-    row_offsets: NDArray[np.int64],
     columns: Codes,
     values: Scores,
     out: Scores,
 ) -> None:
+    """Add rows of the right matrix, weighted by the cells of rows ``first:stop`` of the left."""
     for n in range(first, stop):
-        for e in range(offsets[n], offsets[n + 1]):
-            row, weight = codes[e], weights[e]
-            begin, end = row_offsets[row], row_offsets[row + 1]
-            its, held = columns[begin:end], values[begin:end]
-            for t in range(len(its)):
-                out[n, np.uint32(its[t])] += weight * held[t]
+        for e in range(left_offsets[n], left_offsets[n + 1]):
+            row, weight = left_columns[e], left_values[e]
+            begin, end = offsets[row], offsets[row + 1]
+            row_columns, row_values = columns[begin:end], values[begin:end]
+            for t in range(len(row_columns)):
+                out[n, np.uint32(row_columns[t])] += weight * row_values[t]

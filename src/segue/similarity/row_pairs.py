@@ -1,6 +1,6 @@
-"""Pairs of rows with a column in common, and sums over the columns that both have: all that likeness is made of.
+"""Pairs of rows with a common column, and sums over common columns: the inputs of similarity measures.
 
-Shapes: B rows of a block, R other rows, P pairs, T cells, C columns.
+Shapes: B rows of a block, R reference rows, P pairs, T cells, C columns.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 
 from segue.core.types import Codes, Scores
 from segue.similarity import pair_kernels
-from segue.similarity.sparse_rows import Cells, Table
+from segue.similarity.sparse_rows import CellTransform, SparseRows
 
-__all__ = ["BLOCK_PAIRS", "Moments", "Pairs", "meetings", "pairs_of"]
+__all__ = ["BLOCK_PAIRS", "CoOccurrencePairs", "Moments", "pair_blocks", "pair_counts"]
 
 BLOCK_PAIRS = 262_144
-"""Pairs that are worked on at once: what is computed of them stays in the processor's cache."""
+"""Pairs that are processed at a time, so that intermediate arrays stay in the processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over the columns that both rows have, x of the row that is asked about and y of the other; ``(P,)`` each."""
+    """Sums over the common columns of each pair: x of the query row, y of the reference row; ``(P,)`` each."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -35,92 +35,137 @@ class Moments:
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Rows ``first:stop`` of one table, each with every row of another that it has a column in common with."""
+class CoOccurrencePairs:
+    """Rows ``first:stop`` of one matrix, paired with all rows of another that share a column."""
 
-    asked: Table
-    table: Table
-    """The other rows."""
+    query_rows: SparseRows
+    reference_rows: SparseRows
+    """The rows on the right."""
     first: int
     stop: int
     offsets: NDArray[np.int64]
-    """``(B + 1,)`` where the pairs of each row are."""
-    others: Codes
-    """``(P,)`` rows of ``table``, ascending for each row."""
-    both: Scores
-    """``(P,)`` columns in common, at least 1."""
+    """``(B + 1,)`` offsets of the pairs of each row."""
+    right_rows: Codes
+    """``(P,)`` indices into ``reference_rows``, ascending for each query row."""
+    n_common: Scores
+    """``(P,)`` number of common columns, at least 1."""
 
     @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        """``(P,)`` rows of ``asked``."""
+    def left_rows(self) -> NDArray[np.int64]:
+        """Return the ``(P,)`` indices into ``query_rows``."""
         return np.repeat(np.arange(self.first, self.stop), np.diff(self.offsets))
 
-    def own(self, name: str) -> NDArray[Any]:
-        """``(P,)`` what :class:`Table` calls ``name``, by row, of the row that is asked about."""
-        return np.repeat(getattr(self.asked, name)[self.first : self.stop], np.diff(self.offsets))
+    def left(self, name: str) -> NDArray[Any]:
+        """Return a property of :class:`SparseRows` for the query row of each pair: ``(P,)``."""
+        return np.repeat(getattr(self.query_rows, name)[self.first : self.stop], np.diff(self.offsets))
 
-    def other(self, name: str) -> NDArray[Any]:
-        """``(P,)`` likewise of the other row."""
-        found: NDArray[Any] = getattr(self.table, name)[self.others]
-        return found
+    def right(self, name: str) -> NDArray[Any]:
+        """Return a property of :class:`SparseRows` for the reference row of each pair: ``(P,)``."""
+        values: NDArray[Any] = getattr(self.reference_rows, name)[self.right_rows]
+        return values
 
     @cached_property
     def dot(self) -> NDArray[Any]:
-        """``(P,)`` inner products of the rows."""
-        return self.both if self.asked.binary and self.table.binary else self.products("values", "values")
+        """Return the ``(P,)`` inner products of the rows."""
+        return (
+            self.n_common
+            if self.query_rows.is_binary and self.reference_rows.is_binary
+            else self.products("values", "values")
+        )
 
-    def products(self, own: Cells, other: Cells) -> NDArray[np.float64]:
-        """``(P,)`` sums of the products of cells of the row and of the other."""
-        out = np.empty(len(self.others))
-        pair_kernels.multiply(*self._walk(own, other, out))
+    def products(self, left_transform: CellTransform, right_transform: CellTransform) -> NDArray[np.float64]:
+        """Compute the ``(P,)`` inner products of transformed rows."""
+        out = np.empty(len(self.right_rows))
+        pair_kernels.dot_kernel(*self._kernel_arguments(left_transform, right_transform, out))
         return out
 
-    def moments(self, kind: Cells) -> Moments:
-        """Sums, sums of squares and of products of the cells."""
-        out = np.empty((5, len(self.others)))
-        pair_kernels.moments(*self._walk(kind, kind, out))
+    def moments(self, transform: CellTransform) -> Moments:
+        """Compute sums, sums of squares and of products of the transformed cells."""
+        out = np.empty((5, len(self.right_rows)))
+        pair_kernels.moment_kernel(*self._kernel_arguments(transform, transform, out))
         return Moments(*out)
 
-    def terms(self, what: Literal["overlap", "equal", "apart", "shared"], kind: Cells) -> NDArray[np.float64]:
-        """``(P,)`` sums over the columns in common.
+    def pairwise_sum(
+        self, term: Literal["overlap", "matches", "squared_difference", "jensen_shannon"], transform: CellTransform
+    ) -> NDArray[np.float64]:
+        """Compute ``(P,)`` sums of a term over the common columns.
 
         Args:
-            what: ``overlap``: |x| + |y| - |x - y|; ``equal``: 1 where x = y; ``apart``: (x - y)²; ``shared``, for x and
-                y of at least 0: (x + y) / 2 less the share of one bit by which they tell the rows apart.
+            term: ``overlap``: |x| + |y| - |x - y|; ``matches``: 1 where x = y; ``squared_difference``: (x - y)²;
+                ``jensen_shannon``, for x and y of at least 0: (x + y) / 2 minus the column's part of the Jensen-Shannon
+                divergence in bits.
+            transform: transformation of the cells.
         """
-        out = np.empty(len(self.others))
-        pair_kernels.terms(*self._walk(kind, kind, pair_kernels.TERMS[what], out))
+        out = np.empty(len(self.right_rows))
+        pair_kernels.term_kernel(*self._kernel_arguments(transform, transform, pair_kernels.PAIRWISE_TERMS[term], out))
         return out
 
-    def _walk(self, own: Cells, other: Cells, *more: Any) -> tuple[Any, ...]:
-        lists = self.table.by_column
-        asked = self.asked.offsets, self.asked.columns, self.asked.cells(own)
-        others = lists.offsets, lists.rows, self.table.listed(other), len(self.table)
-        return self.first, self.stop, *asked, *others, self.offsets, self.others, *more
+    def _kernel_arguments(
+        self, left_transform: CellTransform, right_transform: CellTransform, *outputs: Any
+    ) -> tuple[Any, ...]:
+        """Collect the arguments of a kernel of :mod:`segue.similarity.pair_kernels`."""
+        columns = self.reference_rows.by_column
+        left = self.query_rows.offsets, self.query_rows.columns, self.query_rows.transformed(left_transform)
+        right = (
+            columns.offsets,
+            columns.rows,
+            self.reference_rows.values_by_column(right_transform),
+            len(self.reference_rows),
+        )
+        return self.first, self.stop, *left, *right, self.offsets, self.right_rows, *outputs
 
 
-def meetings(asked: Table, table: Table) -> NDArray[np.int64]:
-    """``(R + 1,)`` cells of ``table`` that the rows before each row of ``asked`` meet: what they cost."""
-    met_T = table.column_counts[asked.columns]
-    found: NDArray[np.int64] = np.concatenate([[0], np.cumsum(met_T)])[asked.offsets]
-    return found
+def pair_counts(query_rows: SparseRows, reference_rows: SparseRows) -> NDArray[np.int64]:
+    """Count the common cells with ``reference_rows`` before each query row: ``(R + 1,)``.
+
+    They are the cost of computing similarities, in the form that :func:`segue.core.numba_kernels.parallel_rows`
+    expects.
+    """
+    pairs_T = reference_rows.column_counts[query_rows.columns]
+    counts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(pairs_T)])[query_rows.offsets]
+    return counts
 
 
-def pairs_of(asked: Table, table: Table, first: int, stop: int, most: int | None = None) -> Iterator[Pairs]:
-    """The pairs of rows ``first:stop`` of ``asked`` in blocks of at least one row and at most ``most`` pairs."""
-    lists = table.by_column
-    room = np.minimum(np.diff(meetings(asked, table)[first : stop + 1]), len(table))
-    ends = np.concatenate([[0], np.cumsum(room)])
+def pair_blocks(
+    query_rows: SparseRows, reference_rows: SparseRows, first: int, stop: int, max_pairs: int | None = None
+) -> Iterator[CoOccurrencePairs]:
+    """Yield the pairs of rows ``first:stop`` of ``query_rows`` in blocks.
+
+    A block has at least one row and at most ``max_pairs`` pairs, unless it has a single row.
+    """
+    columns = reference_rows.by_column
+    capacity = np.minimum(np.diff(pair_counts(query_rows, reference_rows)[first : stop + 1]), len(reference_rows))
+    ends = np.concatenate([[0], np.cumsum(capacity)])
     row = first
     while row < stop:
-        fitting = (
-            int(np.searchsorted(ends, ends[row - first] + (most or max(BLOCK_PAIRS, len(table))), side="right")) - 1
+        n_fitting = (
+            int(
+                np.searchsorted(
+                    ends, ends[row - first] + (max_pairs or max(BLOCK_PAIRS, len(reference_rows))), side="right"
+                )
+            )
+            - 1
         )
-        end = max(row + 1, first + fitting)
+        end = max(row + 1, first + n_fitting)
         size = int(ends[end - first] - ends[row - first]) + 1
-        offsets, others, both = np.zeros(end - row + 1, np.int64), np.empty(size, np.int32), np.empty(size, np.float32)
-        pair_kernels.meet(
-            row, end, asked.offsets, asked.columns, lists.offsets, lists.rows, len(table), offsets, others, both
+        offsets, right_rows, n_common = (
+            np.zeros(end - row + 1, np.int64),
+            np.empty(size, np.int32),
+            np.empty(size, np.float32),
         )
-        yield Pairs(asked, table, row, end, offsets, others[: offsets[-1]], both[: offsets[-1]])
+        pair_kernels.count_pairs(
+            row,
+            end,
+            query_rows.offsets,
+            query_rows.columns,
+            columns.offsets,
+            columns.rows,
+            len(reference_rows),
+            offsets,
+            right_rows,
+            n_common,
+        )
+        yield CoOccurrencePairs(
+            query_rows, reference_rows, row, end, offsets, right_rows[: offsets[-1]], n_common[: offsets[-1]]
+        )
         row = end

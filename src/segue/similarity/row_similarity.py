@@ -1,10 +1,10 @@
-"""How alike two rows of a sparse table are: items by the users who had them, or users by their items; each function
-here is a choice by its name.
+"""Compare rows of a sparse matrix: items by their users, or users by their items.
 
-A row with no column in common with another is not like it: 0, whatever the measure. A distance d becomes the likeness
-``1 / (1 + d)``. ``shrink`` draws likeness that rests on little towards zero (Bell and Koren 2007,
-doi:10.1109/ICDM.2007.90): it is added below the line of cosine, tanimoto, jaccard, dice, conditional and
-log_likelihood; any other measure is multiplied by ``n / (n + shrink)``, n the columns in common.
+Each exported function is a similarity measure, selected by its name. Rows without a common column have similarity 0
+by every measure. A distance d becomes the similarity ``1 / (1 + d)``. ``shrink`` reduces similarities with little
+support (Bell and Koren 2007, doi:10.1109/ICDM.2007.90): it is added to the denominator of cosine, tanimoto, jaccard,
+dice, conditional and log_likelihood; other measures are multiplied by ``n / (n + shrink)``, with n the number of common
+columns.
 
 Shapes: P pairs of rows.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.types import Scores
-from segue.similarity.row_pairs import Pairs
+from segue.similarity.row_pairs import CoOccurrencePairs
 
 __all__ = [
     "adjusted_cosine",
@@ -36,117 +36,153 @@ __all__ = [
 ]
 
 FLAT = 1e-9
-"""A variance below this share of the mean square is rounding."""
+"""Variances below this share of the mean square are rounding errors."""
 
 
-def cosine(pairs: Pairs, shrink: float) -> Scores:
-    """Cosine of the angle between two rows, absent cells being 0."""
-    return _ratio(pairs.dot, pairs.own("norms") * pairs.other("norms") + np.float32(shrink))
+def cosine(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute the cosine of two rows, with absent cells as 0."""
+    return _ratio(pairs.dot, pairs.left("l2_norms") * pairs.right("l2_norms") + np.float32(shrink))
 
 
-def adjusted_cosine(pairs: Pairs, shrink: float) -> Scores:
-    """Cosine over the columns in common, of values less their column's mean (Sarwar et al. 2001, eq. 2,
-    doi:10.1145/371920.372071): of items without how generous each user is."""
-    sums = pairs.moments("centred")
-    return _ratio(sums.xy, np.sqrt(sums.xx * sums.yy)) * _support(pairs.both, shrink)
+def adjusted_cosine(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute the cosine over common columns of values minus their column mean.
+
+    For items this removes how generously each user rates (Sarwar et al. 2001, eq. 2, doi:10.1145/371920.372071).
+    """
+    sums = pairs.moments("centered")
+    return _ratio(sums.xy, np.sqrt(sums.xx * sums.yy)) * _shrinkage(pairs.n_common, shrink)
 
 
-def pearson(pairs: Pairs, shrink: float) -> Scores:
-    """Correlation of the values over the columns in common, 0 where one of the rows is constant there."""
+def pearson(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute the correlation over common columns; 0 where a row is constant there."""
     return _correlation(pairs, "values", shrink)
 
 
-def spearman(pairs: Pairs, shrink: float) -> Scores:
-    """Correlation, over the columns in common, of the ranks that values have among all of their row; equal values share
-    their mean rank."""
+def spearman(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute the rank correlation over common columns.
+
+    Ranks are taken among all values of a row; equal values share their mean rank.
+    """
     return _correlation(pairs, "ranks", shrink)
 
 
-def jaccard(pairs: Pairs, shrink: float) -> Scores:
-    """Columns that both have among those that any of the two has."""
-    both = pairs.both
-    return _ratio(both, pairs.own("counts") + pairs.other("counts") - both + np.float32(shrink))
+def jaccard(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Divide the number of common columns by that of columns of either row."""
+    n_common = pairs.n_common
+    return _ratio(n_common, pairs.left("counts") + pairs.right("counts") - n_common + np.float32(shrink))
 
 
-def dice(pairs: Pairs, shrink: float) -> Scores:
-    """Columns that both have against the mean of those that each has."""
-    return _ratio(2 * pairs.both, pairs.own("counts") + pairs.other("counts") + np.float32(shrink))
+def dice(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Divide the number of common columns by the mean number of columns of both rows."""
+    return _ratio(2 * pairs.n_common, pairs.left("counts") + pairs.right("counts") + np.float32(shrink))
 
 
-def tanimoto(pairs: Pairs, shrink: float) -> Scores:
-    """Jaccard for numbers: ``x.y / (|x|² + |y|² - x.y)`` (after Rogers and Tanimoto 1960,
-    doi:10.1126/science.132.3434.1115)."""
-    return _ratio(pairs.dot, pairs.own("squares") + pairs.other("squares") - pairs.dot + shrink)
+def tanimoto(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute ``x.y / (|x|² + |y|² - x.y)``, Jaccard similarity for real values.
+
+    After Rogers and Tanimoto 1960, doi:10.1126/science.132.3434.1115.
+    """
+    return _ratio(pairs.dot, pairs.left("squared_norms") + pairs.right("squared_norms") - pairs.dot + shrink)
 
 
-def conditional(pairs: Pairs, shrink: float) -> Scores:
-    """Share of the other row's columns that this row has (Deshpande and Karypis 2004, eq. 2): the one measure that
-    differs by direction."""
-    return _ratio(pairs.both, pairs.other("counts") + np.float32(shrink))
+def conditional(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Divide the number of common columns by that of the reference row's columns.
+
+    The only asymmetric measure (Deshpande and Karypis 2004, eq. 2).
+    """
+    return _ratio(pairs.n_common, pairs.right("counts") + np.float32(shrink))
 
 
-def log_likelihood(pairs: Pairs, shrink: float) -> Scores:
-    """``G / (1 + G)`` of the log-likelihood ratio G that two rows meet more often than by chance (Dunning 1993,
-    aclanthology.org/J93-1003); 0 where they meet no more often than that."""
-    both = pairs.both.astype(np.float64)
-    own, other = pairs.own("counts").astype(np.float64), pairs.other("counts").astype(np.float64)
-    # rows that are asked about may have columns that nobody else has
-    total: NDArray[np.float64] = np.maximum(float(pairs.asked.occupied), own + other - both)
-    cells = _entropy(both, own - both, other - both, total - own - other + both)
-    apart = _entropy(own, total - own) + _entropy(other, total - other) - _entropy(total)
-    g = np.maximum(2.0 * (cells - apart), 0.0)
-    g[both * total <= own * other] = 0.0
+def log_likelihood(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute ``G / (1 + G)``, with G the log-likelihood ratio of co-occurrence.
+
+    0 where rows share no more columns than expected by chance (Dunning 1993, aclanthology.org/J93-1003).
+    """
+    n_common = pairs.n_common.astype(np.float64)
+    left_counts, right_counts = pairs.left("counts").astype(np.float64), pairs.right("counts").astype(np.float64)
+    # query rows may have columns that no reference row has
+    total: NDArray[np.float64] = np.maximum(
+        float(pairs.query_rows.n_nonempty_columns), left_counts + right_counts - n_common
+    )
+    joint_entropy = _n_log_n(
+        n_common, left_counts - n_common, right_counts - n_common, total - left_counts - right_counts + n_common
+    )
+    marginal_entropy = (
+        _n_log_n(left_counts, total - left_counts) + _n_log_n(right_counts, total - right_counts) - _n_log_n(total)
+    )
+    g = np.maximum(2.0 * (joint_entropy - marginal_entropy), 0.0)
+    g[n_common * total <= left_counts * right_counts] = 0.0
     return _ratio(g, 1.0 + g + shrink)
 
 
-def euclidean(pairs: Pairs, shrink: float) -> Scores:
-    """From the distance in a straight line, absent cells being 0."""
-    squares = pairs.own("squares") + pairs.other("squares") - 2.0 * pairs.dot
-    return _nearness(np.sqrt(np.maximum(squares, 0.0)), pairs.both, shrink)
+def euclidean(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute a similarity from the Euclidean distance, with absent cells as 0."""
+    squares = pairs.left("squared_norms") + pairs.right("squared_norms") - 2.0 * pairs.dot
+    return _similarity_of_distance(np.sqrt(np.maximum(squares, 0.0)), pairs.n_common, shrink)
 
 
-def manhattan(pairs: Pairs, shrink: float) -> Scores:
-    """From the sum of the absolute differences, absent cells being 0."""
-    apart = pairs.own("sizes") + pairs.other("sizes") - pairs.terms("overlap", "values")
-    return _nearness(np.maximum(apart, 0.0), pairs.both, shrink)
+def manhattan(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute a similarity from the sum of absolute differences, with absent cells as 0."""
+    distance = pairs.left("l1_norms") + pairs.right("l1_norms") - pairs.pairwise_sum("overlap", "values")
+    return _similarity_of_distance(np.maximum(distance, 0.0), pairs.n_common, shrink)
 
 
-def hamming(pairs: Pairs, shrink: float) -> Scores:
-    """From the number of columns where the rows differ; what is there differs from what is not."""
-    equal = pairs.both if pairs.asked.binary and pairs.table.binary else pairs.terms("equal", "values")
-    return _nearness(pairs.own("counts") + pairs.other("counts") - pairs.both - equal, pairs.both, shrink)
+def hamming(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute a similarity from the number of columns in which the rows differ.
+
+    A stored cell differs from an absent one, even if it holds 0.
+    """
+    n_equal = (
+        pairs.n_common
+        if pairs.query_rows.is_binary and pairs.reference_rows.is_binary
+        else pairs.pairwise_sum("matches", "values")
+    )
+    return _similarity_of_distance(
+        pairs.left("counts") + pairs.right("counts") - pairs.n_common - n_equal, pairs.n_common, shrink
+    )
 
 
-def msd(pairs: Pairs, shrink: float) -> Scores:
-    """From the mean squared difference over the columns in common (Shardanand and Maes 1995,
-    doi:10.1145/223904.223931)."""
-    return _nearness(pairs.terms("apart", "values") / pairs.both, pairs.both, shrink)
+def msd(pairs: CoOccurrencePairs, shrink: float) -> Scores:
+    """Compute a similarity from the mean squared difference over common columns.
+
+    Shardanand and Maes 1995, doi:10.1145/223904.223931.
+    """
+    return _similarity_of_distance(
+        pairs.pairwise_sum("squared_difference", "values") / pairs.n_common, pairs.n_common, shrink
+    )
 
 
-def _correlation(pairs: Pairs, kind: Any, shrink: float) -> Scores:
-    sums, n = pairs.moments(kind), pairs.both.astype(np.float64)
-    spread_x, spread_y = sums.xx - sums.x * sums.x / n, sums.yy - sums.y * sums.y / n
-    spread_x[spread_x <= FLAT * sums.xx] = 0.0
-    spread_y[spread_y <= FLAT * sums.yy] = 0.0
-    found = _ratio(sums.xy - sums.x * sums.y / n, np.sqrt(spread_x * spread_y)) * _support(pairs.both, shrink)
-    clipped: Scores = np.clip(found, -1.0, 1.0)
+def _correlation(pairs: CoOccurrencePairs, transform: Any, shrink: float) -> Scores:
+    sums, n = pairs.moments(transform), pairs.n_common.astype(np.float64)
+    variance_x, variance_y = sums.xx - sums.x * sums.x / n, sums.yy - sums.y * sums.y / n
+    variance_x[variance_x <= FLAT * sums.xx] = 0.0
+    variance_y[variance_y <= FLAT * sums.yy] = 0.0
+    correlation = _ratio(sums.xy - sums.x * sums.y / n, np.sqrt(variance_x * variance_y)) * _shrinkage(
+        pairs.n_common, shrink
+    )
+    clipped: Scores = np.clip(correlation, -1.0, 1.0)
     return clipped
 
 
-def _entropy(*counts: NDArray[np.float64]) -> Any:
-    """The sum of n ln n."""
+def _n_log_n(*counts: NDArray[np.float64]) -> Any:
+    """Return the sum of n ln n."""
     return sum(n * np.log(np.maximum(n, 1.0)) for n in counts)
 
 
-def _nearness(distance: NDArray[Any], both: Scores, shrink: float) -> Scores:
-    return (1.0 / (1.0 + distance)).astype(np.float32) * _support(both, shrink)
+def _similarity_of_distance(distance: NDArray[Any], n_common: Scores, shrink: float) -> Scores:
+    """Compute ``1 / (1 + distance)``, shrunk by the number of common columns."""
+    return (1.0 / (1.0 + distance)).astype(np.float32) * _shrinkage(n_common, shrink)
 
 
-def _support(both: Scores, shrink: float) -> Scores:
-    found: Scores = both / (both + np.float32(shrink))
-    return found
+def _shrinkage(n_common: Scores, shrink: float) -> Scores:
+    """Return ``n / (n + shrink)``."""
+    shrinkage: Scores = n_common / (n_common + np.float32(shrink))
+    return shrinkage
 
 
-def _ratio(above: NDArray[Any], below: NDArray[Any]) -> Scores:
-    found: Scores = np.divide(above, below, out=np.zeros_like(below), where=below > 0).astype(np.float32)
-    return found
+def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Scores:
+    """Divide, with 0 where the denominator is not positive."""
+    ratio: Scores = np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0).astype(
+        np.float32
+    )
+    return ratio

@@ -1,4 +1,4 @@
-"""Settings that models of nearest neighbours share, and which of them go together."""
+"""Settings shared by the nearest-neighbor models, and checks of their combinations."""
 
 from __future__ import annotations
 
@@ -8,101 +8,120 @@ from annotated_types import Ge, Gt, Le
 from pydantic import field_validator, model_validator
 
 from segue.core.config import Settings, suggest
-from segue.core.registry import functions
+from segue.core.registry import exported_functions
 from segue.similarity import weighting
-from segue.similarity.similarity_registry import COUNTING, MEASURES, OF_VALUES, ONE_WAY, SEQUENCES, VECTORS
+from segue.similarity.similarity_registry import (
+    ASYMMETRIC_MEASURES,
+    BINARY_MEASURES,
+    MEASURES,
+    SEQUENCE_MEASURES,
+    VALUE_MEASURES,
+    VECTOR_MEASURES,
+)
 
-__all__ = ["NeighbourSettings"]
+__all__ = ["NeighborSettings"]
 
-OF_PREDICTION = ("centre", "compare", "min_neighbours", "sweeps", "l2_user", "l2_item", "clip")
-"""Settings that only predicted values look at."""
-OF_BM25 = ("saturation", "length")
+EXPLICIT_SETTINGS = ("normalization", "compare", "min_k", "iterations", "l2_user", "l2_item", "clip_predictions")
+"""Settings that only apply to rating prediction."""
+BM25_SETTINGS = ("bm25_k1", "bm25_b")
+"""Settings that only apply to BM25 weighting."""
 
 
-class NeighbourSettings(Settings):
-    """What all models of nearest neighbours are told."""
+class NeighborSettings(Settings):
+    """Settings of all nearest-neighbor models."""
 
-    learns: Literal["events", "values"] = "events"
-    """``events``: it ranks by who had what; ``values``: it predicts values, such as ratings."""
-    neighbours: Annotated[int, Ge(1)] = 100
-    """Nearest rows that count, k: of all, or for a predicted value of those that tell something about it; fewer is more
-    particular."""
+    feedback: Literal["implicit", "explicit"] = "implicit"
+    """``implicit``: rank items by interactions; ``explicit``: predict values, such as ratings."""
+    k: Annotated[int, Ge(1)] = 100
+    """Number of nearest neighbors; for a predicted value, among those that have a rating."""
     similarity: str = "cosine"
-    """Name of a measure of likeness, such as ``cosine``, ``jaccard``, ``pearson`` or ``jensen_shannon``."""
+    """Name of a similarity measure, such as ``cosine``, ``jaccard``, ``pearson`` or ``jensen_shannon``."""
     shrink: Annotated[float, Ge(0)] = 10.0
-    """Draws likeness that rests on little towards zero; the larger, the more."""
+    """Shrinkage of similarities with little support towards zero."""
     weighting: str | None = None
-    """What events count before they are compared: ``bm25`` or ``tfidf``; none: all the same."""
-    saturation: Annotated[float, Gt(0)] = 1.2
-    """Of ``bm25``: how far events of the same pair add up, k1."""
-    length: Annotated[float, Ge(0), Le(1)] = 0.75
-    """Of ``bm25``: how far the events of long rows count less, b."""
-    centre: Literal["none", "user", "item", "z_score", "baseline"] = "baseline"
-    """What is taken from a value before neighbours are heard, and added to their answer: nothing, the user's or the
-    item's mean, the mean of the rows that are compared in units of their deviation, or mean and biases."""
+    """Weighting of interactions before rows are compared: ``bm25`` or ``tfidf``; none: all weigh 1."""
+    bm25_k1: Annotated[float, Gt(0)] = 1.2
+    """BM25 parameter k1: how slowly the weight of repeated interactions saturates."""
+    bm25_b: Annotated[float, Ge(0), Le(1)] = 0.75
+    """BM25 parameter b: how much weights are normalized by the length of the row."""
+    normalization: Literal["none", "user", "item", "z_score", "baseline"] = "baseline"
+    """What is subtracted from a value before averaging and added to the prediction: nothing, the mean of the user or of
+    the item, mean and deviation of the compared row, or mean and biases.
+    """
     compare: Literal["deviations", "values"] = "deviations"
-    """What the measure looks at: values less their centre, or values as they are."""
-    min_neighbours: Annotated[int, Ge(1)] = 1
-    """With fewer neighbours that tell something, the answer is the centre."""
-    sweeps: Annotated[int, Ge(1)] = 10
-    """Times that the biases of all items and then of all users are solved."""
+    """What the measure compares: deviations from the baseline, or values."""
+    min_k: Annotated[int, Ge(1)] = 1
+    """Fewest neighbors with a rating; with fewer, the prediction is the baseline."""
+    iterations: Annotated[int, Ge(1)] = 10
+    """Number of alternating updates of item and user biases."""
     l2_user: Annotated[float, Ge(0)] = 5.0
-    """Ridge of the users' biases, in ratings."""
+    """L2 regularization of user biases, in number of ratings."""
     l2_item: Annotated[float, Ge(0)] = 3.0
-    """Ridge of the items' biases, in ratings."""
-    clip: bool = False
-    """Whether predictions stay within the lowest and the highest value of the training data."""
+    """L2 regularization of item biases, in number of ratings."""
+    clip_predictions: bool = False
+    """Clip predictions to the range of the training values."""
 
     @field_validator("similarity")
     @classmethod
-    def _known_similarity(cls, name: str) -> str:
-        if name in VECTORS:
-            raise ValueError(f"compares learned vectors, expected a measure of rows: {', '.join(sorted(MEASURES))}")
+    def _check_similarity(cls, name: str) -> str:
+        if name in VECTOR_MEASURES:
+            raise ValueError(
+                f"'{name}' compares learned vectors; expected a measure of rows: {', '.join(sorted(MEASURES))}"
+            )
         if name not in MEASURES:
             raise ValueError(f"unknown similarity{suggest(name, MEASURES)}")
         return name
 
     @field_validator("weighting")
     @classmethod
-    def _known_weighting(cls, name: str | None) -> str | None:
-        if name is not None and name not in functions(weighting):
-            raise ValueError(f"unknown weighting{suggest(name, functions(weighting))}")
+    def _check_weighting(cls, name: str | None) -> str | None:
+        if name is not None and name not in exported_functions(weighting):
+            raise ValueError(f"unknown weighting{suggest(name, exported_functions(weighting))}")
         return name
 
     @model_validator(mode="after")
-    def _goes_together(self) -> Self:
-        if faults := [*self._likeness_faults(), *self._idle()]:
-            raise ValueError("\n".join(faults))
+    def _check_combinations(self) -> Self:
+        if errors := [*self._measure_errors(), *self._unused_settings()]:
+            raise ValueError("\n".join(errors))
         return self
 
-    def _likeness_faults(self) -> list[str]:
-        """Measures that make no sense for what is learned."""
-        name, faults = self.similarity, []
-        if self.learns == "events" and name in OF_VALUES:
-            faults.append(
-                f"similarity: '{name}' compares values, which learns='events' does not read; expected learns='values', "
-                f"or another measure: {', '.join(sorted(MEASURES.keys() - OF_VALUES))}"
+    def _measure_errors(self) -> list[str]:
+        """Check that the measure fits the kind of feedback."""
+        name, errors = self.similarity, []
+        if self.feedback == "implicit" and name in VALUE_MEASURES:
+            errors.append(
+                f"similarity: '{name}' compares values, which feedback='implicit' does not use; use 'explicit' "
+                f"or another measure: {', '.join(sorted(MEASURES.keys() - VALUE_MEASURES))}"
             )
-        if self.learns == "values" and name in {*ONE_WAY, *SEQUENCES}:
-            kind = "differs by direction" if name in ONE_WAY else "compares the order of events"
-            faults.append(
-                f"similarity: '{name}' {kind}, and says nothing of values; expected learns='events', or another "
-                f"measure: {', '.join(sorted(MEASURES.keys() - SEQUENCES.keys() - ONE_WAY))}"
+        if self.feedback == "explicit" and name in {*ASYMMETRIC_MEASURES, *SEQUENCE_MEASURES}:
+            kind = "is asymmetric" if name in ASYMMETRIC_MEASURES else "compares the order of events"
+            errors.append(
+                f"similarity: '{name}' {kind}, which feedback='explicit' does not support; use 'implicit' or a "
+                f"measure of values: "
+                f"{', '.join(sorted(MEASURES.keys() - SEQUENCE_MEASURES.keys() - ASYMMETRIC_MEASURES))}"
             )
-        return faults
+        return errors
 
-    def _idle(self) -> list[str]:
-        """Settings that nothing would look at."""
-        faults = []
-        if self.learns == "events":
-            faults += [f"{name}: of learns='values', got learns='events'" for name in self._set(OF_PREDICTION)]
-        if self.weighting is not None and (self.learns == "values" or self.similarity in {*COUNTING, *SEQUENCES}):
-            about = "learns='values'" if self.learns == "values" else f"similarity='{self.similarity}'"
-            faults.append(f"weighting: got '{self.weighting}', which {about} does not look at")
+    def _unused_settings(self) -> list[str]:
+        """Find settings that would have no effect."""
+        errors = []
+        if self.feedback == "implicit":
+            errors += [
+                f"{name}: only used with feedback='explicit', got feedback='implicit'"
+                for name in self._changed(EXPLICIT_SETTINGS)
+            ]
+        if self.weighting is not None and (
+            self.feedback == "explicit" or self.similarity in {*BINARY_MEASURES, *SEQUENCE_MEASURES}
+        ):
+            setting = "feedback='explicit'" if self.feedback == "explicit" else f"similarity='{self.similarity}'"
+            errors.append(f"weighting: got '{self.weighting}', which {setting} does not use")
         if self.weighting != "bm25":
-            faults += [f"{name}: of weighting='bm25', got {self.weighting!r}" for name in self._set(OF_BM25)]
-        return faults
+            errors += [
+                f"{name}: only used with weighting='bm25', got {self.weighting!r}"
+                for name in self._changed(BM25_SETTINGS)
+            ]
+        return errors
 
-    def _set(self, names: tuple[str, ...]) -> list[str]:
-        """Those of ``names`` that are not as they are by default."""
+    def _changed(self, names: tuple[str, ...]) -> list[str]:
+        """Return those of ``names`` that differ from their default."""
         return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]

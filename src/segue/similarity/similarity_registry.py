@@ -1,4 +1,4 @@
-"""The measures of likeness by name, and what each of them needs."""
+"""Registry of the similarity measures, and what each of them requires."""
 
 from __future__ import annotations
 
@@ -6,50 +6,50 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from segue.core.config import suggest
-from segue.core.registry import functions
+from segue.core.registry import exported_functions
 from segue.core.types import Scores
 from segue.similarity import distribution_similarity, row_similarity, sequence_similarity, vector_similarity
-from segue.similarity.row_pairs import Pairs
+from segue.similarity.row_pairs import CoOccurrencePairs
 
 __all__ = [
-    "COUNTING",
-    "DISTRIBUTIONS",
+    "ASYMMETRIC_MEASURES",
+    "BINARY_MEASURES",
+    "DISTRIBUTION_MEASURES",
     "MEASURES",
-    "OF_VALUES",
-    "ONE_WAY",
-    "SEQUENCES",
-    "VECTORS",
+    "SEQUENCE_MEASURES",
+    "VALUE_MEASURES",
+    "VECTOR_MEASURES",
     "Measure",
     "VectorMeasure",
-    "measure_called",
+    "check_measure",
 ]
 
-Measure: TypeAlias = Callable[[Pairs, float], Scores]
-"""``(P,)`` likeness of pairs of rows, and what shrinks it."""
+Measure: TypeAlias = Callable[[CoOccurrencePairs, float], Scores]
+"""``(P,)`` similarity of pairs of rows, given the amount of shrinkage."""
 VectorMeasure: TypeAlias = Callable[[Scores, Scores], Scores]
-"""``(N, R)`` likeness of vectors ``(N, D)`` and ``(R, D)``."""
+"""``(N, R)`` similarity of vectors ``(N, D)`` and ``(R, D)``."""
 
-DISTRIBUTIONS: Mapping[str, Measure] = functions(distribution_similarity)
-SEQUENCES: Mapping[str, Measure] = functions(sequence_similarity)
-VECTORS: Mapping[str, VectorMeasure] = functions(vector_similarity)
+DISTRIBUTION_MEASURES: Mapping[str, Measure] = exported_functions(distribution_similarity)
+SEQUENCE_MEASURES: Mapping[str, Measure] = exported_functions(sequence_similarity)
+VECTOR_MEASURES: Mapping[str, VectorMeasure] = exported_functions(vector_similarity)
 
-MEASURES: Mapping[str, Measure] = {**functions(row_similarity), **DISTRIBUTIONS, **SEQUENCES}
-"""All measures of rows of sparse tables."""
+MEASURES: Mapping[str, Measure] = {**exported_functions(row_similarity), **DISTRIBUTION_MEASURES, **SEQUENCE_MEASURES}
+"""All measures of rows of sparse matrices."""
 
-OF_VALUES = frozenset({"adjusted_cosine", "msd", "pearson", "spearman"})
-"""Measures over the columns in common, which tell nothing of events, whose cells are all 1."""
-COUNTING = frozenset({"conditional", "dice", "jaccard", "log_likelihood"})
-"""Measures that look at which cells are there, not at what they hold."""
-ONE_WAY = frozenset({"conditional"})
-"""Measures by which a may be like b and b not so much like a."""
+VALUE_MEASURES = frozenset({"adjusted_cosine", "msd", "pearson", "spearman"})
+"""Measures of values over common columns; they are constant for interactions without values."""
+BINARY_MEASURES = frozenset({"conditional", "dice", "jaccard", "log_likelihood"})
+"""Measures that use which cells are stored, and not their values."""
+ASYMMETRIC_MEASURES = frozenset({"conditional"})
+"""Measures by which the similarity of a to b differs from that of b to a."""
 
 
-def measure_called(name: str, known: Mapping[str, object] | None = None) -> None:
-    """Check a name.
+def check_measure(name: str, known: Mapping[str, object] | None = None) -> None:
+    """Check the name of a measure.
 
     Raises:
-        ValueError: there is no such measure; the nearest one is named.
+        ValueError: the measure is unknown; the message suggests the nearest name.
     """
-    names = {**MEASURES, **VECTORS} if known is None else known
+    names = {**MEASURES, **VECTOR_MEASURES} if known is None else known
     if name not in names:
-        raise ValueError(f"unknown measure '{name}'{suggest(name, names)}")
+        raise ValueError(f"unknown similarity measure '{name}'{suggest(name, names)}")

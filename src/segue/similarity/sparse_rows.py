@@ -1,4 +1,6 @@
-"""A sparse table of numbers as measures of likeness read it: who had what, ratings, shares; absent cells are 0.
+"""Sparse rows and the transformations of their cells that similarity measures use.
+
+A row holds interactions, ratings or weights; absent cells are 0.
 
 Shapes: R rows, C columns, T cells.
 """
@@ -15,49 +17,53 @@ from scipy.sparse import csr_array
 
 from segue.core.types import Codes, Events, Scores
 
-__all__ = ["Cells", "Lists", "Table"]
+__all__ = ["CellTransform", "ColumnLists", "SparseRows"]
 
-Cells: TypeAlias = Literal["values", "centred", "ranks", "shares", "roots", "lifts", "logs"]
-"""Numbers of a table's cells, one way or another."""
+CellTransform: TypeAlias = Literal[
+    "values", "centered", "ranks", "proportions", "sqrt_proportions", "smoothed_proportions", "log_proportions"
+]
+"""Transformations of the cells: properties of :class:`SparseRows` by name."""
 
-SMOOTH = 0.1
-"""Share of a distribution that is spread evenly over all columns before logarithms are taken of it."""
+SMOOTHING = 0.1
+"""Share of the uniform distribution that is mixed in before logarithms are taken."""
 
-NOTHING = 1e-6
-"""Share of the numbers that are subtracted below which their difference is rounding."""
+ROUNDING = 1e-6
+"""Differences below this share of their operands are rounding errors."""
 
 
-class Lists(NamedTuple):
-    """The cells of a table column by column."""
+class ColumnLists(NamedTuple):
+    """The cells of a matrix by column."""
 
     offsets: NDArray[np.int64]
     """``(C + 1,)``"""
     rows: Codes
     """``(T,)`` ascending within a column."""
     order: NDArray[np.int64]
-    """``(T,)`` places of the cells in the table."""
+    """``(T,)`` indices of the cells in row order."""
 
 
 @dataclass(frozen=True, eq=False)
-class Table:
-    """Rows to be compared."""
+class SparseRows:
+    """Rows of a sparse matrix, with cached properties for similarity measures."""
 
     offsets: NDArray[np.int64]
-    """``(R + 1,)`` cells of row r are ``offsets[r]:offsets[r + 1]``."""
+    """``(R + 1,)`` the cells of row r are ``offsets[r]:offsets[r + 1]``."""
     columns: Codes
     """``(T,)`` ascending within a row, each at most once."""
     values: Scores
     """``(T,)``"""
     n_columns: int
-    beside: Table | None = None
-    """The table these rows are compared with, whose columns are spoken of; none: itself."""
+    reference: SparseRows | None = None
+    """The rows these are compared with, whose column statistics are used; none: these rows."""
     histories: Events | None = None
-    """The rows as they happened, for measures of sequences."""
-    _listed: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """The rows as event sequences, for sequence measures."""
+    _by_column: dict[str, NDArray[Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rows_RC: csr_array[Any], beside: Table | None = None, histories: Events | None = None) -> Table:
-        """The table of a sparse matrix, whose cells may hold 0: such a cell is there all the same."""
+    def from_csr(
+        cls, rows_RC: csr_array[Any], reference: SparseRows | None = None, histories: Events | None = None
+    ) -> SparseRows:
+        """Convert a sparse matrix; explicit zeros remain stored cells."""
         if not rows_RC.has_sorted_indices:
             rows_RC = rows_RC.sorted_indices()
         return cls(
@@ -65,103 +71,105 @@ class Table:
             np.ascontiguousarray(rows_RC.indices, np.int32),
             np.ascontiguousarray(rows_RC.data, np.float32),
             int(rows_RC.shape[1]),
-            beside,
+            reference,
             histories,
         )
 
     def __len__(self) -> int:
-        """The number of rows."""
+        """Return the number of rows."""
         return len(self.offsets) - 1
 
-    def take(self, rows: NDArray[np.integer[Any]]) -> Table:
-        """Rows by index, to be compared with all rows of this table, or of the one it stands beside."""
+    def take(self, rows: NDArray[np.integer[Any]]) -> SparseRows:
+        """Select rows by index, to be compared with the rows that these are compared with."""
         lengths = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
-        at = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
+        cells = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
         histories = None if self.histories is None else self.histories.take(rows)
-        return Table(offsets, self.columns[at], self.values[at], self.n_columns, self.beside or self, histories)
+        return SparseRows(
+            offsets, self.columns[cells], self.values[cells], self.n_columns, self.reference or self, histories
+        )
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """``(T,)`` the row of each cell."""
+        """Return the ``(T,)`` row of each cell."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     @cached_property
-    def by_column(self) -> Lists:
-        """The cells column by column."""
-        places = csr_array(
-            (np.arange(len(self.columns)), self.columns, self.offsets), shape=(len(self), self.n_columns)
+    def by_column(self) -> ColumnLists:
+        """Return the cells by column."""
+        cells = csr_array((np.arange(len(self.columns)), self.columns, self.offsets), shape=(len(self), self.n_columns))
+        transposed = cells.tocsc()
+        return ColumnLists(
+            transposed.indptr.astype(np.int64), transposed.indices.astype(np.int32), transposed.data.astype(np.int64)
         )
-        found = places.tocsc()
-        return Lists(found.indptr.astype(np.int64), found.indices.astype(np.int32), found.data.astype(np.int64))
 
     @cached_property
     def column_counts(self) -> NDArray[np.int64]:
-        """``(C,)`` cells of each column."""
+        """Return the ``(C,)`` number of cells of each column."""
         return np.diff(self.by_column.offsets)
 
-    def cells(self, kind: Cells) -> Scores:
-        """``(T,)`` numbers of the cells, in the order of the table."""
-        found: Scores = getattr(self, kind)
-        return found
+    def transformed(self, transform: CellTransform) -> Scores:
+        """Return ``(T,)`` transformed values, in row order."""
+        values: Scores = getattr(self, transform)
+        return values
 
-    def listed(self, kind: Cells) -> Scores:
-        """``(T,)`` the same, column by column."""
-        if kind not in self._listed:
-            self._listed[kind] = self.cells(kind)[self.by_column.order]
-        return self._listed[kind]
+    def values_by_column(self, transform: CellTransform) -> Scores:
+        """Return ``(T,)`` transformed values, in column order."""
+        if transform not in self._by_column:
+            self._by_column[transform] = self.transformed(transform)[self.by_column.order]
+        return self._by_column[transform]
 
     @cached_property
     def counts(self) -> Scores:
-        """``(R,)`` cells of each row."""
+        """Return the ``(R,)`` number of cells of each row."""
         return np.diff(self.offsets).astype(np.float32)
 
     @cached_property
     def sums(self) -> NDArray[np.float64]:
-        """``(R,)``"""
-        return _sums(self.rows, self.values, len(self))
+        """Return the ``(R,)`` sums of the rows."""
+        return _sum_by_code(self.rows, self.values, len(self))
 
     @cached_property
-    def sizes(self) -> NDArray[np.float64]:
-        """``(R,)`` sums of absolute values."""
-        return _sums(self.rows, np.abs(self.values), len(self))
+    def l1_norms(self) -> NDArray[np.float64]:
+        """Return the ``(R,)`` sums of absolute values."""
+        return _sum_by_code(self.rows, np.abs(self.values), len(self))
 
     @cached_property
-    def squares(self) -> NDArray[np.float64]:
-        """``(R,)`` sums of squares."""
-        return _sums(self.rows, np.square(self.values, dtype=np.float64), len(self))
+    def squared_norms(self) -> NDArray[np.float64]:
+        """Return the ``(R,)`` sums of squares."""
+        return _sum_by_code(self.rows, np.square(self.values, dtype=np.float64), len(self))
 
     @cached_property
-    def norms(self) -> Scores:
-        """``(R,)`` lengths of the rows."""
-        return np.sqrt(self.squares).astype(np.float32)
+    def l2_norms(self) -> Scores:
+        """Return the ``(R,)`` Euclidean norms."""
+        return np.sqrt(self.squared_norms).astype(np.float32)
 
     @cached_property
-    def binary(self) -> bool:
-        """Whether every cell holds 1."""
+    def is_binary(self) -> bool:
+        """Return whether every cell holds 1."""
         return bool((self.values == 1.0).all())
 
     @cached_property
-    def occupied(self) -> int:
-        """Columns of the table, or of the one it stands beside, that have a cell."""
-        return int(((self.beside or self).column_counts > 0).sum())
+    def n_nonempty_columns(self) -> int:
+        """Return the number of columns that have a cell in the reference rows."""
+        return int(((self.reference or self).column_counts > 0).sum())
 
     @cached_property
     def column_means(self) -> NDArray[np.float64]:
-        """``(C,)`` means over the cells of each column; 0 where there is none."""
-        return _sums(self.columns, self.values, self.n_columns) / np.maximum(self.column_counts, 1)
+        """Return ``(C,)`` means over the cells of each column; 0 for an empty one."""
+        return _sum_by_code(self.columns, self.values, self.n_columns) / np.maximum(self.column_counts, 1)
 
     @cached_property
-    def centred(self) -> Scores:
-        """``(T,)`` what values are above their column's mean; what is left of rounding is 0."""
-        means_T = (self.beside or self).column_means[self.columns]
-        above_T = self.values - means_T
-        above_T[np.abs(above_T) <= NOTHING * np.abs(means_T)] = 0.0
-        return above_T.astype(np.float32)
+    def centered(self) -> Scores:
+        """Return ``(T,)`` values minus their column mean in the reference rows."""
+        means_T = (self.reference or self).column_means[self.columns]
+        deviations_T = self.values - means_T
+        deviations_T[np.abs(deviations_T) <= ROUNDING * np.abs(means_T)] = 0.0
+        return deviations_T.astype(np.float32)
 
     @cached_property
     def ranks(self) -> Scores:
-        """``(T,)`` places of values among those of their row, from 1; equal values share their mean place."""
+        """Return ``(T,)`` ranks of values within their row, from 1; ties share their mean rank."""
         order = np.lexsort((self.values, self.rows))
         values, rows = self.values[order], self.rows[order]
         first = np.ones(len(order), np.bool_)
@@ -173,39 +181,41 @@ class Table:
         return ranks_T
 
     @cached_property
-    def shares(self) -> Scores:
-        """``(T,)`` values as shares of their row's sum.
+    def proportions(self) -> Scores:
+        """Return ``(T,)`` values divided by the sum of their row.
 
         Raises:
-            ValueError: a value below 0.
+            ValueError: a value is negative.
         """
         if len(self.values) and self.values.min() < 0:
-            raise ValueError(f"shares of a distribution: got a value of {self.values.min():g}, expected none below 0")
+            raise ValueError(
+                f"similarity of distributions: got a value of {self.values.min():g}, expected values of at least 0"
+            )
         sums_T = self.sums[self.rows]
-        shares_T = np.divide(self.values, sums_T, out=np.zeros(len(sums_T)), where=sums_T > 0)
-        return shares_T.astype(np.float32)
+        proportions_T = np.divide(self.values, sums_T, out=np.zeros(len(sums_T)), where=sums_T > 0)
+        return proportions_T.astype(np.float32)
 
     @cached_property
-    def roots(self) -> Scores:
-        """``(T,)`` square roots of shares."""
-        return np.sqrt(self.shares)
+    def sqrt_proportions(self) -> Scores:
+        """Return ``(T,)`` square roots of the proportions."""
+        return np.sqrt(self.proportions)
 
     @cached_property
-    def lifts(self) -> Scores:
-        """``(T,)`` what smoothed shares are above those of an empty cell."""
-        return np.float32(1.0 - SMOOTH) * self.shares
+    def smoothed_proportions(self) -> Scores:
+        """Return ``(T,)`` smoothed proportions minus that of an empty cell."""
+        return np.float32(1.0 - SMOOTHING) * self.proportions
 
     @cached_property
-    def logs(self) -> Scores:
-        """``(T,)`` logarithms of smoothed shares over those of an empty cell."""
-        logs_T: Scores = np.log1p(self.lifts * (self.n_columns / SMOOTH)).astype(np.float32)
+    def log_proportions(self) -> Scores:
+        """Return ``(T,)`` logarithms of smoothed proportions divided by that of an empty cell."""
+        logs_T: Scores = np.log1p(self.smoothed_proportions * (self.n_columns / SMOOTHING)).astype(np.float32)
         return logs_T
 
     @cached_property
     def information(self) -> NDArray[np.float64]:
-        """``(R,)`` sums of ``lifts * logs``."""
-        return _sums(self.rows, self.lifts * self.logs.astype(np.float64), len(self))
+        """Return ``(R,)`` sums of ``smoothed_proportions * log_proportions``."""
+        return _sum_by_code(self.rows, self.smoothed_proportions * self.log_proportions.astype(np.float64), len(self))
 
 
-def _sums(codes: NDArray[np.integer[Any]], numbers: NDArray[Any], count: int) -> NDArray[np.float64]:
-    return np.bincount(codes, numbers, minlength=count).astype(np.float64)
+def _sum_by_code(codes: NDArray[np.integer[Any]], values: NDArray[Any], count: int) -> NDArray[np.float64]:
+    return np.bincount(codes, values, minlength=count).astype(np.float64)

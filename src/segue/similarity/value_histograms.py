@@ -1,6 +1,6 @@
-"""What a measure of likeness looks at where values are compared: deviations, values, or how often each was given.
+"""Count how often each row has each distinct value, for measures that compare distributions.
 
-Shapes: N people, I items, T values, L levels.
+Shapes: N users, I items, T values, L distinct values.
 """
 
 from __future__ import annotations
@@ -11,38 +11,38 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from segue.core.types import Scores
-from segue.similarity.sparse_rows import Table
+from segue.similarity.sparse_rows import SparseRows
 
-__all__ = ["by_item", "level_table", "levels_of"]
+__all__ = ["distinct_values", "transpose", "value_histograms"]
 
-MOST_LEVELS = 100
-"""Distinct values up to which there is a distribution of levels."""
+MAX_LEVELS = 100
+"""Largest number of distinct values of which histograms are made."""
 
 
-def levels_of(values_T: Scores, measure: str) -> Scores:
-    """``(L,)`` the distinct values.
+def distinct_values(values_T: Scores, measure: str) -> Scores:
+    """Return the ``(L,)`` distinct values.
 
     Raises:
-        ValueError: they are so many that hardly two rows share one; ``measure`` is named.
+        ValueError: there are too many for histograms; the message names ``measure``.
     """
-    levels_L = np.unique(values_T)
-    if len(levels_L) > MOST_LEVELS:
+    values_L = np.unique(values_T)
+    if len(values_L) > MAX_LEVELS:
         raise ValueError(
-            f"'{measure}' compares how often each value was given, and there are {len(levels_L):,} distinct values, "
-            f"expected at most {MOST_LEVELS}"
+            f"similarity '{measure}' compares histograms of values: got {len(values_L):,} distinct values, "
+            f"expected at most {MAX_LEVELS}; use another measure, or round the values"
         )
-    return levels_L
+    return values_L
 
 
-def level_table(rows: csr_array[Any], levels_L: Scores, beside: Table | None = None) -> Table:
-    """How often each row has each level; a value between two counts for the nearer one."""
-    middles = (levels_L[1:].astype(np.float64) + levels_L[:-1]) / 2
-    codes, ones = np.searchsorted(middles, rows.data).astype(np.int32), np.ones(len(rows.data), np.float32)
-    counts = csr_array((ones, codes, rows.indptr), shape=(rows.shape[0], len(levels_L)), copy=True)
+def value_histograms(rows: csr_array[Any], values_L: Scores, reference: SparseRows | None = None) -> SparseRows:
+    """Count how often each row has each value; other values count as the nearest one."""
+    thresholds = (values_L[1:].astype(np.float64) + values_L[:-1]) / 2
+    codes, ones = np.searchsorted(thresholds, rows.data).astype(np.int32), np.ones(len(rows.data), np.float32)
+    counts = csr_array((ones, codes, rows.indptr), shape=(rows.shape[0], len(values_L)), copy=True)
     counts.sum_duplicates()
-    return Table.of(counts, beside)
+    return SparseRows.from_csr(counts, reference)
 
 
-def by_item(table_NI: csr_array[Any]) -> csr_array[Any]:
-    """The same table with items for rows."""
+def transpose(table_NI: csr_array[Any]) -> csr_array[Any]:
+    """Return the matrix with items as rows."""
     return csr_array(table_NI.T)

@@ -1,6 +1,8 @@
-"""How alike learned vectors are: factors and embeddings; each function here is a choice by its name.
+"""Compare dense vectors, such as factors and embeddings.
 
-Shapes: N vectors asked about, R vectors, D width.
+Each exported function is a similarity measure, selected by its name.
+
+Shapes: N query vectors, R reference vectors, D dimensions.
 """
 
 from __future__ import annotations
@@ -12,27 +14,29 @@ from segue.core.types import Scores
 __all__ = ["vector_cosine", "vector_dot", "vector_euclidean"]
 
 
-def vector_cosine(asked_ND: Scores, vectors_RD: Scores) -> Scores:
-    """Cosine of the angle; 0 where one of the vectors is zero."""
-    likeness: Scores = _unit(asked_ND) @ _unit(vectors_RD).T
-    return likeness
+def vector_cosine(queries_ND: Scores, vectors_RD: Scores) -> Scores:
+    """Compute the cosine; 0 where one of the vectors is zero."""
+    similarity_NR: Scores = _normalize(queries_ND) @ _normalize(vectors_RD).T
+    return similarity_NR
 
 
-def vector_dot(asked_ND: Scores, vectors_RD: Scores) -> Scores:
-    """Inner product: long vectors, those of what is popular, are like more."""
-    likeness: Scores = asked_ND @ vectors_RD.T
-    return likeness
+def vector_dot(queries_ND: Scores, vectors_RD: Scores) -> Scores:
+    """Compute the inner product; it favors long vectors, such as those of popular items."""
+    similarity_NR: Scores = queries_ND @ vectors_RD.T
+    return similarity_NR
 
 
-def vector_euclidean(asked_ND: Scores, vectors_RD: Scores) -> Scores:
-    """``1 / (1 + d)``, d the distance in a straight line."""
-    squares_N, squares_R = ((rows.astype(np.float64) ** 2).sum(axis=1) for rows in (asked_ND, vectors_RD))
-    apart_NR = squares_N[:, None] + squares_R - 2.0 * (asked_ND.astype(np.float64) @ vectors_RD.T.astype(np.float64))
-    likeness: Scores = (1.0 / (1.0 + np.sqrt(np.maximum(apart_NR, 0.0)))).astype(np.float32)
-    return likeness
+def vector_euclidean(queries_ND: Scores, vectors_RD: Scores) -> Scores:
+    """Compute ``1 / (1 + d)``, with d the Euclidean distance."""
+    squares_N, squares_R = ((rows.astype(np.float64) ** 2).sum(axis=1) for rows in (queries_ND, vectors_RD))
+    squared_NR = (
+        squares_N[:, None] + squares_R - 2.0 * (queries_ND.astype(np.float64) @ vectors_RD.T.astype(np.float64))
+    )
+    similarity_NR: Scores = (1.0 / (1.0 + np.sqrt(np.maximum(squared_NR, 0.0)))).astype(np.float32)
+    return similarity_NR
 
 
-def _unit(rows_RD: Scores) -> Scores:
+def _normalize(rows_RD: Scores) -> Scores:
     norms_R = np.linalg.norm(rows_RD, axis=1, keepdims=True)
     unit_RD: Scores = rows_RD / np.maximum(norms_R, np.finfo(np.float32).tiny)
     return unit_RD

@@ -1,10 +1,9 @@
-"""Weighted means of what the nearest of those who tell something tell: the compiled loops of
-:mod:`segue.similarity.rating_predictor`.
+"""Means of deviations weighted by similarity: kernels of :mod:`segue.similarity.rating_predictor`.
 
-Of all rows that tell something, the ``count`` with the greatest likeness above 0 are heard, of equals the first; where
-fewer than ``least`` are, the mean is 0.
+Of the rows with a rating, the ``k`` most similar with similarity above 0 are used; ties keep the first. With fewer
+than ``min_k`` such rows, the mean is 0.
 
-Shapes: P questions, N people, B rows of a block of likeness, R rows, I items, D distinct items of histories.
+Shapes: P pairs, N users, B rows of a block of similarities, R rows, I items, D distinct items of histories.
 """
 
 from __future__ import annotations
@@ -13,151 +12,176 @@ import numpy as np
 from numba import float32, int32, int64
 from numpy.typing import NDArray
 
-from segue.core.numba_kernels import kernel, read, summing_kernel, written
+from segue.core.numba_kernels import fastmath_kernel, input_array, kernel, output_array
 from segue.core.types import Codes, Scores
 
-__all__ = ["of_everyone", "of_histories", "of_questions"]
+__all__ = ["item_based_means", "pairwise_means", "user_based_means"]
 
-_LISTS = (read(int64), read(int32), read(float32))
-"""Where each list begins, who tells something, and what."""
+_RATING_LISTS = (input_array(int64), input_array(int32), input_array(float32))
+"""Offsets of each list, the rows that have a rating, and the deviations of these ratings."""
 
 
 @kernel
-def _settle(likes: Scores, places: NDArray[np.int64], root: int, size: int) -> None:
-    """Let what stands at ``root`` of a heap sink to where it belongs: the least is on top, of equals the last."""
-    like, place = likes[root], places[root]
+def _sift_down(heap_similarities: Scores, heap_positions: NDArray[np.int64], root: int, size: int) -> None:
+    """Restore a min-heap below ``root``; among equal similarities, the last position is the smallest."""
+    similarity, position = heap_similarities[root], heap_positions[root]
     while True:
         child = 2 * root + 1
         if child >= size:
             break
         right = child + 1
         if right < size and (
-            likes[right] < likes[child] or (likes[right] == likes[child] and places[right] > places[child])
+            heap_similarities[right] < heap_similarities[child]
+            or (heap_similarities[right] == heap_similarities[child] and heap_positions[right] > heap_positions[child])
         ):
             child = right
-        if like < likes[child] or (like == likes[child] and place > places[child]):
+        if similarity < heap_similarities[child] or (
+            similarity == heap_similarities[child] and position > heap_positions[child]
+        ):
             break
-        likes[root], places[root] = likes[child], places[child]
+        heap_similarities[root], heap_positions[root] = heap_similarities[child], heap_positions[child]
         root = child
-    likes[root], places[root] = like, place
+    heap_similarities[root], heap_positions[root] = similarity, position
 
 
 @kernel
-def _mean(
-    own: Scores,
-    tellers: Codes,
-    told: Scores,
+def _top_k_mean(
+    similarities: Scores,
+    codes: Codes,
+    deviations: Scores,
     first: int,
     stop: int,
-    count: int,
-    least: int,
-    likes: Scores,
-    places: NDArray[np.int64],
+    k: int,
+    min_k: int,
+    heap_similarities: Scores,
+    heap_positions: NDArray[np.int64],
 ) -> float:
-    """Of what ``first:stop`` tell, by their likeness ``own``; ``likes`` and ``places`` have room for ``count``."""
-    size, floor = 0, np.float32(0.0)
+    """Average deviations ``first:stop``; the heap arrays have room for ``k`` entries."""
+    size, threshold = 0, np.float32(0.0)
     for t in range(first, stop):
-        found = own[np.uint32(tellers[t])]
-        if found > floor:
-            if size < count:
-                likes[size], places[size] = found, t
+        similarity = similarities[np.uint32(codes[t])]
+        if similarity > threshold:
+            if size < k:
+                heap_similarities[size], heap_positions[size] = similarity, t
                 size += 1
-                if size == count:
-                    for root in range(count // 2 - 1, -1, -1):
-                        _settle(likes, places, root, count)
-                    floor = likes[0]
+                if size == k:
+                    for root in range(k // 2 - 1, -1, -1):
+                        _sift_down(heap_similarities, heap_positions, root, k)
+                    threshold = heap_similarities[0]
             else:
-                likes[0], places[0] = found, t
-                _settle(likes, places, 0, count)
-                floor = likes[0]
-    if size < max(least, 1):
+                heap_similarities[0], heap_positions[0] = similarity, t
+                _sift_down(heap_similarities, heap_positions, 0, k)
+                threshold = heap_similarities[0]
+    if size < max(min_k, 1):
         return 0.0
-    above, below = 0.0, 0.0
+    numerator, denominator = 0.0, 0.0
     for n in range(size):
-        above += likes[n] * told[places[n]]
-        below += likes[n]
-    return above / below
+        numerator += heap_similarities[n] * deviations[heap_positions[n]]
+        denominator += heap_similarities[n]
+    return numerator / denominator
 
 
-@summing_kernel(int64, int64, read(int64), read(int32), *_LISTS, read(float32, 2), int64, int64, written(float32))
-def of_questions(
+@fastmath_kernel(
+    int64,
+    int64,
+    input_array(int64),
+    input_array(int32),
+    *_RATING_LISTS,
+    input_array(float32, 2),
+    int64,
+    int64,
+    output_array(float32),
+)
+def pairwise_means(
     first: int,
     stop: int,
     rows: NDArray[np.int64],
-    lists: Codes,
+    list_codes: Codes,
     offsets: NDArray[np.int64],
-    tellers: Codes,
-    told: Scores,
-    like: Scores,
-    count: int,
-    least: int,
+    codes: Codes,
+    deviations: Scores,
+    similarities: Scores,
+    k: int,
+    min_k: int,
     out: Scores,
 ) -> None:
-    """``(P,)`` the mean of list ``lists[p]``, by likeness to row ``rows[p]`` of ``like (B, R)``."""
+    """Compute ``(P,)`` the mean of list ``list_codes[p]``, by similarity to row ``rows[p]`` of ``(B, R)``."""
     longest = 0
     for p in range(first, stop):
-        longest = max(longest, offsets[lists[p] + 1] - offsets[lists[p]])
-    likes, places = np.empty(min(longest, count), np.float32), np.empty(min(longest, count), np.int64)
+        longest = max(longest, offsets[list_codes[p] + 1] - offsets[list_codes[p]])
+    heap_similarities, heap_positions = np.empty(min(longest, k), np.float32), np.empty(min(longest, k), np.int64)
     for p in range(first, stop):
-        begin, end = offsets[lists[p]], offsets[lists[p] + 1]
-        out[p] = _mean(like[rows[p]], tellers, told, begin, end, count, least, likes, places)
+        begin, end = offsets[list_codes[p]], offsets[list_codes[p] + 1]
+        out[p] = _top_k_mean(
+            similarities[rows[p]], codes, deviations, begin, end, k, min_k, heap_similarities, heap_positions
+        )
 
 
-@summing_kernel(int64, int64, *_LISTS, read(float32, 2), int64, int64, written(float32, 2))
-def of_histories(
+@fastmath_kernel(int64, int64, *_RATING_LISTS, input_array(float32, 2), int64, int64, output_array(float32, 2))
+def item_based_means(
     first: int,
     stop: int,
     offsets: NDArray[np.int64],
-    tellers: Codes,
-    told: Scores,
-    like: Scores,
-    count: int,
-    least: int,
+    codes: Codes,
+    deviations: Scores,
+    similarities: Scores,
+    k: int,
+    min_k: int,
     out: Scores,
 ) -> None:
-    """``(N, I)`` for everybody and every item the mean over his history, by likeness of the items ``like (I, D)``."""
+    """Compute ``(N, I)`` means over each user's ratings, by item similarities ``(I, D)``."""
     longest = 0
     for n in range(first, stop):
         longest = max(longest, offsets[n + 1] - offsets[n])
-    likes, places = np.empty(min(longest, count), np.float32), np.empty(min(longest, count), np.int64)
+    heap_similarities, heap_positions = np.empty(min(longest, k), np.float32), np.empty(min(longest, k), np.int64)
     for n in range(first, stop):
-        for item in range(len(like)):
-            out[n, item] = _mean(like[item], tellers, told, offsets[n], offsets[n + 1], count, least, likes, places)
+        for item in range(len(similarities)):
+            out[n, item] = _top_k_mean(
+                similarities[item],
+                codes,
+                deviations,
+                offsets[n],
+                offsets[n + 1],
+                k,
+                min_k,
+                heap_similarities,
+                heap_positions,
+            )
 
 
-@summing_kernel(int64, int64, *_LISTS, read(float32, 2), int64, int64, written(float32, 2))
-def of_everyone(
+@fastmath_kernel(int64, int64, *_RATING_LISTS, input_array(float32, 2), int64, int64, output_array(float32, 2))
+def user_based_means(
     first: int,
     stop: int,
     offsets: NDArray[np.int64],
     items: Codes,
-    told: Scores,
-    like: Scores,
-    count: int,
-    least: int,
+    deviations: Scores,
+    similarities: Scores,
+    k: int,
+    min_k: int,
     out: Scores,
 ) -> None:
-    """``(N, I)`` for everybody and every item the mean over all rows that have it, by likeness ``like (N, R)``.
+    """Compute ``(N, I)`` means over all users who rated the item, by user similarities ``(N, R)``.
 
-    The rows are heard nearest first, until an item has been told of ``count`` times.
+    Users are visited from most to least similar, until an item has ``k`` ratings.
     """
     n_items = out.shape[1]
-    heard = np.empty(n_items, np.int64)
-    above, below = np.empty(n_items, np.float64), np.empty(n_items, np.float64)
+    n_used = np.empty(n_items, np.int64)
+    numerator, denominator = np.empty(n_items, np.float64), np.empty(n_items, np.float64)
     for n in range(first, stop):
-        heard[:] = 0
-        above[:] = 0.0
-        below[:] = 0.0
-        near = np.flatnonzero(like[n] > 0.0)
-        order = np.argsort(-like[n][near], kind="mergesort")
-        for place in order:
-            row = near[place]
-            weight = like[n, row]
+        n_used[:] = 0
+        numerator[:] = 0.0
+        denominator[:] = 0.0
+        neighbors = np.flatnonzero(similarities[n] > 0.0)
+        order = np.argsort(-similarities[n][neighbors], kind="mergesort")
+        for position in order:
+            row = neighbors[position]
+            weight = similarities[n, row]
             for t in range(offsets[row], offsets[row + 1]):
                 item = np.uint32(items[t])
-                if heard[item] < count:
-                    heard[item] += 1
-                    above[item] += weight * told[t]
-                    below[item] += weight
+                if n_used[item] < k:
+                    n_used[item] += 1
+                    numerator[item] += weight * deviations[t]
+                    denominator[item] += weight
         for code in range(n_items):
-            out[n, code] = above[code] / below[code] if heard[code] >= max(least, 1) else 0.0
+            out[n, code] = numerator[code] / denominator[code] if n_used[code] >= max(min_k, 1) else 0.0

@@ -1,12 +1,12 @@
-"""Small ridge regressions brought nearer to their solutions by conjugate gradients (Takács, Pilászy and Tikk 2011,
-doi:10.1145/2043932.2043987), in the axes of what they have in common.
+"""Preconditioned conjugate gradients for many small ridge regressions.
 
-For each row the problem is that of :func:`segue.solvers.ridge.solve_rows`. A few steps from where the row
-stands cost D for each event instead of D², and never make the objective larger; so many as it takes lead to the
-solution. Where all rows share a matrix, its eigenvectors are taken for axes: there it is a diagonal, and with the ridge
-the preconditioner (Golub and Van Loan 2013, section 11.5), which spares every second step.
+Takács, Pilászy and Tikk 2011, doi:10.1145/2043932.2043987. The problem of each row is that of
+:func:`segue.solvers.ridge.solve_rows`. A step costs D operations for each event instead of D², and never increases the
+objective; with enough steps, the solution is exact up to rounding. If all rows share a matrix, the problem is rotated
+to its eigenvectors. There the matrix is diagonal, and with the regularization it is the preconditioner (Golub and Van
+Loan 2013, section 11.5), which halves the number of steps.
 
-Shapes: R rows, T events, C columns, D width.
+Shapes: R rows, T events, C columns, D dimensions.
 """
 
 from __future__ import annotations
@@ -14,93 +14,139 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numba import float32
 from numpy.typing import NDArray
 
-from segue.core.numba_kernels import summing_kernel
+from segue.core.numba_kernels import fastmath_kernel, input_array, output_array
 from segue.core.types import Codes, Scores
-from segue.solvers.iterative_solver import IMPROVES, improved
+from segue.solvers.iterative_solver import KERNEL_SIGNATURE, solve_rows_iteratively
 
-__all__ = ["Fixed", "approached", "reached"]
+__all__ = ["FixedSide", "cg_solve", "cg_steps"]
 
 EPSILON = np.finfo(np.float32).eps
 
-ENOUGH = np.float32(1e-12)
-"""Of the square of what was missing in the beginning: less is not worth a step."""
+TOLERANCE = np.float32(1e-12)
+"""Squared residual at convergence, relative to that at the start."""
 
 
 @dataclass(frozen=True, eq=False)
-class Fixed:
-    """The side that is not solved: its vectors, and the matrix that all rows share, in that matrix's own axes."""
+class FixedSide:
+    """Vectors of the side that is not solved, and the matrix shared by all rows, in its eigenbasis."""
 
     vectors_CD: Scores
     diagonal_1D: Scores
-    """``(1, D)`` what is left of the shared matrix."""
+    """``(1, D)`` eigenvalues of the shared matrix."""
     axes_DD: Scores | None
-    """One axis a column; none: those that the vectors came in."""
+    """Eigenvectors as columns; none: the vectors are not rotated."""
 
     @classmethod
-    def of(cls, vectors_CD: Scores, common_DD: Scores | None = None) -> Fixed:
-        """``common_DD`` is added to the matrix of every row; none: 0."""
+    def of(cls, vectors_CD: Scores, common_DD: Scores | None = None) -> FixedSide:
+        """Rotate the vectors; ``common_DD`` is added to the matrix of every row, none: 0."""
         if common_DD is None:
             return cls(vectors_CD, np.zeros((1, vectors_CD.shape[1]), np.float32), None)
-        lengths_D, axes_DD = np.linalg.eigh(common_DD)
-        diagonal_1D = np.maximum(lengths_D, 0.0)[None]  # below zero by rounding alone
+        eigenvalues_D, axes_DD = np.linalg.eigh(common_DD)
+        diagonal_1D = np.maximum(eigenvalues_D, 0.0)[None]  # negative values are rounding errors
         return cls(np.ascontiguousarray(vectors_CD @ axes_DD), diagonal_1D, axes_DD)
 
 
-def approached(
+def cg_steps(
     steps: int,
     offsets: NDArray[np.int64],
     columns: Codes,
     weights_T: Scores,
-    sides_T: Scores,
-    fixed: Fixed,
+    targets_T: Scores,
+    fixed: FixedSide,
     rows_RD: Scores,
     *,
     ridge_R: Scores,
 ) -> tuple[Scores, Scores]:
-    """``(R, D)`` better rows than ``rows_RD``, and ``(R,)`` what their objective is below that of zero.
+    """Improve ``rows_RD`` by a few steps of conjugate gradients.
+
+    Returns:
+        ``(R, D)`` improved rows, and ``(R,)`` how far their objective is below that of zero.
 
     Args:
-        steps: of conjugate gradients for each row, fewer where a row is there.
+        steps: limit of the steps for each row; a converged row takes fewer.
         offsets: ``(R + 1,)`` the events of row r are ``offsets[r]:offsets[r + 1]``.
         columns: ``(T,)`` the column of each event.
-        weights_T: not negative.
-        sides_T: right sides.
-        ridge_R: of each row, in all dimensions.
+        weights_T: weights, not negative.
+        targets_T: right-hand sides.
+        fixed: vectors of the columns and the shared matrix.
+        rows_RD: initial rows.
+        ridge_R: regularization of each row, the same in all dimensions.
     """
-    begun_RD = rows_RD if fixed.axes_DD is None else rows_RD @ fixed.axes_DD
-    problem = offsets, columns, weights_T, sides_T, fixed.vectors_CD, begun_RD
-    found_RD, gains_R = improved(_approach, steps, *problem, ridge_R=ridge_R, common=fixed.diagonal_1D)
-    return (found_RD if fixed.axes_DD is None else found_RD @ fixed.axes_DD.T), gains_R
+    start_RD = rows_RD if fixed.axes_DD is None else rows_RD @ fixed.axes_DD
+    problem = offsets, columns, weights_T, targets_T, fixed.vectors_CD, start_RD
+    solution_RD, gains_R = solve_rows_iteratively(
+        _cg_kernel, steps, *problem, ridge_R=ridge_R, common=fixed.diagonal_1D
+    )
+    return (solution_RD if fixed.axes_DD is None else solution_RD @ fixed.axes_DD.T), gains_R
 
 
-def reached(
+def cg_solve(
     offsets: NDArray[np.int64],
     columns: Codes,
     weights_T: Scores,
-    sides_T: Scores,
-    fixed: Fixed,
+    targets_T: Scores,
+    fixed: FixedSide,
     *,
     ridge_R: Scores,
 ) -> Scores:
-    """``(R, D)`` the solution of every row but for rounding: from zero, so many steps as it takes.
+    """Solve all rows up to rounding, starting from zero: ``(R, D)``.
 
-    A dozen are enough for a hundred dimensions where a matrix is shared. For the arguments see :func:`approached`.
+    With a shared matrix, about a dozen steps suffice for a hundred dimensions. For the arguments see :func:`cg_steps`.
     """
     width = fixed.vectors_CD.shape[1]
-    begun_RD = np.zeros((len(offsets) - 1, width), np.float32)
-    return approached(8 * width, offsets, columns, weights_T, sides_T, fixed, begun_RD, ridge_R=ridge_R)[0]
+    start_RD = np.zeros((len(offsets) - 1, width), np.float32)
+    return cg_steps(8 * width, offsets, columns, weights_T, targets_T, fixed, start_RD, ridge_R=ridge_R)[0]
 
 
-@summing_kernel(*IMPROVES)
-def _approach(
+@fastmath_kernel(
+    input_array(float32, 2),
+    input_array(float32),
+    input_array(float32),
+    input_array(float32),
+    output_array(float32),
+    output_array(float32),
+)
+def _multiply_by_matrix(
+    row_vectors: Scores, weights: Scores, diagonal_D: Scores, x_D: Scores, products: Scores, out_D: Scores
+) -> None:
+    """Compute ``(diagonal + sum_e weight_e z_e z_e') x``, and the ``products`` of x and the vectors z of the events."""
+    n_events, width = row_vectors.shape
+    n_unrolled = n_events // 4 * 4
+    for d in range(width):
+        out_D[d] = diagonal_D[d] * x_D[d]
+    for e in range(0, n_unrolled, 4):  # unrolled by four to save memory accesses
+        z1, z2, z3, z4 = row_vectors[e], row_vectors[e + 1], row_vectors[e + 2], row_vectors[e + 3]
+        t1, t2, t3, t4 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
+        for d in range(width):
+            t1 += z1[d] * x_D[d]
+            t2 += z2[d] * x_D[d]
+            t3 += z3[d] * x_D[d]
+            t4 += z4[d] * x_D[d]
+        products[e], products[e + 1], products[e + 2], products[e + 3] = t1, t2, t3, t4
+        t1, t2, t3, t4 = t1 * weights[e], t2 * weights[e + 1], t3 * weights[e + 2], t4 * weights[e + 3]
+        for d in range(width):
+            out_D[d] += t1 * z1[d] + t2 * z2[d] + t3 * z3[d] + t4 * z4[d]
+    for e in range(n_unrolled, n_events):
+        total = np.float32(0.0)
+        for d in range(width):
+            total += row_vectors[e, d] * x_D[d]
+        products[e] = total
+        total *= weights[e]
+        for d in range(width):
+            out_D[d] += total * row_vectors[e, d]
+
+
+@fastmath_kernel(*KERNEL_SIGNATURE)
+def _cg_kernel(
     first: int,
     stop: int,
     offsets: NDArray[np.int64],
     columns: Codes,
     weights: Scores,
-    sides: Scores,
+    targets: Scores,
     vectors: Scores,
     ridges: Scores,
     common: Scores,
@@ -108,87 +154,66 @@ def _approach(
     out: Scores,
     gains: Scores,
 ) -> None:
-    """Rows ``first:stop`` in place, for :func:`segue.solvers.iterative_solver.improved`.
+    """Update rows ``first:stop`` in place; a kernel of :func:`.solve_rows_iteratively`.
 
     Args:
-        common: ``(1, D)`` the diagonal of a matrix that has nothing else.
+        common: ``(1, D)`` the diagonal of the shared matrix.
     """
     width = vectors.shape[1]
-    longest = 1
+    max_length = 1
     for row in range(first, stop):
-        longest = max(longest, offsets[row + 1] - offsets[row])
-    gathered = np.empty((longest, width), np.float32)
-    products, along = np.empty(longest, np.float32), np.empty(longest, np.float32)
-    here, left, near = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
-    step, bent = np.empty(width, np.float32), np.empty(width, np.float32)
+        max_length = max(max_length, offsets[row + 1] - offsets[row])
+    row_vectors = np.empty((max_length, width), np.float32)
+    predictions, p_products = np.empty(max_length, np.float32), np.empty(max_length, np.float32)
+    x_D, residual_D = np.empty(width, np.float32), np.empty(width, np.float32)
+    p_D, A_p_D = np.empty(width, np.float32), np.empty(width, np.float32)
+    preconditioner_D = np.empty(width, np.float32)
     largest = common[0].max()
     for row in range(first, stop):
-        begin, count = offsets[row], offsets[row + 1] - offsets[row]
-        fours = count // 4 * 4
-        # less than this is nothing beside the largest number
+        begin, end = offsets[row], offsets[row + 1]
+        n_events = end - begin
+        # the smallest regularization that has an effect in float32
         ridge = max(ridges[row], largest * width * EPSILON)
         for d in range(width):
-            here[d] = out[row, d]
-            near[d] = common[0, d] + ridge
-            left[d] = -near[d] * here[d]
-        for e in range(count):
-            z, seen = vectors[columns[begin + e]], gathered[e]
+            x_D[d] = out[row, d]
+            preconditioner_D[d] = common[0, d] + ridge
+            residual_D[d] = -preconditioner_D[d] * x_D[d]
+        for e in range(n_events):
+            vector, row_vector = vectors[columns[begin + e]], row_vectors[e]
             total = np.float32(0.0)
             for d in range(width):
-                seen[d] = z[d]
-                total += z[d] * here[d]
-            products[e] = total
-            total = sides[begin + e] - weights[begin + e] * total
+                row_vector[d] = vector[d]
+                total += vector[d] * x_D[d]
+            predictions[e] = total
+            total = targets[begin + e] - weights[begin + e] * total
             for d in range(width):
-                left[d] += total * z[d]
-        square = np.float32(0.0)
+                residual_D[d] += total * vector[d]
+        residual_norm = np.float32(0.0)
         for d in range(width):
-            step[d] = left[d] / near[d]
-            square += left[d] * step[d]
-        enough = max(ENOUGH * square, np.float32(1e-20))
+            p_D[d] = residual_D[d] / preconditioner_D[d]
+            residual_norm += residual_D[d] * p_D[d]
+        stop_norm = max(TOLERANCE * residual_norm, np.float32(1e-20))
         for _ in range(steps):
-            if square <= enough:
+            if residual_norm <= stop_norm:
                 break
-            for d in range(width):
-                bent[d] = near[d] * step[d]
-            for e in range(0, fours, 4):  # four at once, which spares three in four ways to memory
-                z1, z2, z3, z4 = gathered[e], gathered[e + 1], gathered[e + 2], gathered[e + 3]
-                t1, t2, t3, t4 = np.float32(0.0), np.float32(0.0), np.float32(0.0), np.float32(0.0)
-                for d in range(width):
-                    t1 += z1[d] * step[d]
-                    t2 += z2[d] * step[d]
-                    t3 += z3[d] * step[d]
-                    t4 += z4[d] * step[d]
-                along[e], along[e + 1], along[e + 2], along[e + 3] = t1, t2, t3, t4
-                at = begin + e
-                t1, t2, t3, t4 = t1 * weights[at], t2 * weights[at + 1], t3 * weights[at + 2], t4 * weights[at + 3]
-                for d in range(width):
-                    bent[d] += t1 * z1[d] + t2 * z2[d] + t3 * z3[d] + t4 * z4[d]
-            for e in range(fours, count):
-                total = np.float32(0.0)
-                for d in range(width):
-                    total += gathered[e, d] * step[d]
-                along[e] = total
-                total *= weights[begin + e]
-                for d in range(width):
-                    bent[d] += total * gathered[e, d]
+            _multiply_by_matrix(row_vectors[:n_events], weights[begin:end], preconditioner_D, p_D, p_products, A_p_D)
             curvature = np.float32(0.0)
             for d in range(width):
-                curvature += step[d] * bent[d]
-            far, before = square / curvature, square
-            for e in range(count):
-                products[e] += far * along[e]
-            square = np.float32(0.0)
+                curvature += p_D[d] * A_p_D[d]
+            alpha, previous = residual_norm / curvature, residual_norm
+            for e in range(n_events):
+                predictions[e] += alpha * p_products[e]
+            residual_norm = np.float32(0.0)
             for d in range(width):
-                here[d] += far * step[d]
-                left[d] -= far * bent[d]
-                square += left[d] * left[d] / near[d]
+                x_D[d] += alpha * p_D[d]
+                residual_D[d] -= alpha * A_p_D[d]
+                residual_norm += residual_D[d] * residual_D[d] / preconditioner_D[d]
             for d in range(width):
-                step[d] = left[d] / near[d] + square / before * step[d]
+                p_D[d] = residual_D[d] / preconditioner_D[d] + residual_norm / previous * p_D[d]
         gain = np.float32(0.0)
-        for e in range(count):
-            gain += sides[begin + e] * products[e]
+        for e in range(n_events):
+            gain += targets[begin + e] * predictions[e]
         for d in range(width):
-            gain += here[d] * left[d]
-            out[row, d] = here[d]
+            gain += x_D[d] * residual_D[d]
+            out[row, d] = x_D[d]
         gains[row] = gain

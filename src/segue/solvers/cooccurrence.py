@@ -1,4 +1,4 @@
-"""How many people have two items both, a block of items at a time.
+"""Count the users that each pair of items has in common.
 
 Shapes: U users, I items, B items of a block.
 """
@@ -20,7 +20,10 @@ BLOCK_CELLS = 4_000_000
 
 
 def cooccurrence(seen_UI: csr_array, cells: int = BLOCK_CELLS) -> Iterator[tuple[slice, Scores]]:
-    """The rows of ``seen_UI.T @ seen_UI`` in dense blocks ``(B, I)`` of at most ``cells``, at least one row each."""
+    """Yield the rows of ``seen_UI.T @ seen_UI`` in dense blocks ``(B, I)``.
+
+    A block has at most ``cells`` cells, but at least one row.
+    """
     n_items = seen_UI.shape[1]
     seen_IU = seen_UI.T.tocsr()
     step = max(1, cells // max(n_items, 1))

@@ -1,4 +1,4 @@
-"""Histories as a sparse table in which all that did not happen is zero.
+"""Sparse matrices of histories, in which everything that did not happen is zero.
 
 Shapes: N rows, I items.
 """
@@ -10,19 +10,19 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from scipy.sparse import csr_array
 
-from segue.core.ratings import valued
+from segue.core.ratings import rated_events
 from segue.core.types import Events
 
-__all__ = ["Weights", "weighed"]
+__all__ = ["EventWeights", "weighted_matrix"]
 
-Weights: TypeAlias = Literal["binary", "values", "centred"]
-"""What an event weighs: 1, its value, or its value less a mean; values of an item that is met again are summed."""
+EventWeights: TypeAlias = Literal["binary", "values", "centered"]
+"""Weight of an event: 1, its value, or its value minus a mean. Values of repeated items are summed."""
 
 
-def weighed(events: Events, n_items: int, weights: Weights, mean: float = 0.0) -> csr_array[Any]:
-    """``(N, I)`` what each row has of each item; events without a value weigh nothing, unless all weigh 1."""
+def weighted_matrix(events: Events, n_items: int, weights: EventWeights, mean: float = 0.0) -> csr_array[Any]:
+    """Return ``(N, I)`` summed weights; events without a value weigh 0, unless all weigh 1."""
     if weights == "binary":
         return events.csr(n_items)
-    events = valued(events)
+    events = rated_events(events)
     assert events.values is not None
-    return events.csr(n_items, events.values - np.float32(mean) if weights == "centred" else events.values)
+    return events.csr(n_items, events.values - np.float32(mean) if weights == "centered" else events.values)

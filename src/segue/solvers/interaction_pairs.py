@@ -1,6 +1,6 @@
-"""Who had what: distinct pairs of a user and an item, in a random order, and items that a user did not have.
+"""Distinct user-item pairs of a log, in random batches, and sampling of unseen items.
 
-Shapes: U users, I items, P distinct pairs of the log, M pairs of a batch, K items drawn for each of them.
+Shapes: U users, I items, P distinct pairs, M pairs of a batch, K items sampled for each.
 """
 
 from __future__ import annotations
@@ -12,68 +12,69 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.core.seen_items import Seen
+from segue.core.seen_items import SeenItems
 from segue.core.types import Events, Mask
 
-__all__ = ["Holdings"]
+__all__ = ["InteractionPairs"]
 
 _Index: TypeAlias = NDArray[np.int64]
 
-TRIES = 10
-"""Times that an item is drawn anew for a user who had it, at most."""
+MAX_TRIES = 10
+"""Limit of the number of times that an item the user has seen is replaced."""
 
 
-class Holdings:
+class InteractionPairs:
     """The distinct pairs of ``histories``, sorted by user, then item; at least one."""
 
     def __init__(self, histories: Events, n_items: int) -> None:
-        had_UI = histories.csr(n_items)
+        seen_UI = histories.csr(n_items)
         self.n_items = n_items
-        self.offsets: _Index = had_UI.indptr.astype(np.int64)
-        """``(U + 1,)`` where the pairs of each user begin."""
+        self.offsets: _Index = seen_UI.indptr.astype(np.int64)
+        """``(U + 1,)`` offsets of the pairs of each user."""
         self.users_P: _Index = np.repeat(np.arange(len(histories)), np.diff(self.offsets))
-        self.items_P: _Index = had_UI.indices.astype(np.int64)
+        self.items_P: _Index = seen_UI.indices.astype(np.int64)
         self._keys_P = self.users_P * n_items + self.items_P
 
     def batches(self, size: int, rng: np.random.Generator) -> tuple[int, Iterator[_Index]]:
-        """All pairs once, dealt at random: the number of batches, and the pairs ``(M,)`` of each, rising.
+        """Split all pairs at random; return the number of batches and their pairs ``(M,)``, ascending.
 
-        A batch holds as many pairs as ``size`` users have on average, of whichever users.
+        A batch has as many pairs as ``size`` users have on average, from any users.
         """
-        people = int(np.count_nonzero(np.diff(self.offsets)))
-        count = min(-(-people // size), len(self.items_P))
-        dealt = rng.permutation(len(self.items_P))
-        return count, (np.sort(part) for part in np.array_split(dealt, count))
+        n_users = int(np.count_nonzero(np.diff(self.offsets)))
+        n_batches = min(-(-n_users // size), len(self.items_P))
+        shuffled = rng.permutation(len(self.items_P))
+        return n_batches, (np.sort(batch) for batch in np.array_split(shuffled, n_batches))
 
-    def had(self, users: _Index, items: _Index) -> Mask:
-        """Whether each user had each item; the two are broadcast."""
+    def contains(self, users: _Index, items: _Index) -> Mask:
+        """Return whether each user has each item; the two are broadcast."""
         keys = users * self.n_items + items
-        at = np.minimum(np.searchsorted(self._keys_P, keys), len(self._keys_P) - 1)
-        found: Mask = self._keys_P[at] == keys
-        return found
+        index = np.minimum(np.searchsorted(self._keys_P, keys), len(self._keys_P) - 1)
+        is_pair: Mask = self._keys_P[index] == keys
+        return is_pair
 
-    def others(self, users_M: _Index, count: int, rng: np.random.Generator) -> tuple[_Index, Mask]:
-        """``(M, K)`` items drawn evenly from what each user did not have, and where there is none after all.
+    def sample_unseen(self, users_M: _Index, count: int, rng: np.random.Generator) -> tuple[_Index, Mask]:
+        """Sample ``(M, K)`` items uniformly from those that each user has not seen.
 
-        A user who had nearly everything may be drawn items that he had; these are what the mask tells.
+        Returns:
+            The items, and a mask of seen items among them: users who have seen nearly all items may get some.
         """
         items_MK = rng.integers(self.n_items, size=(len(users_M), count))
-        had_MK = self.had(users_M[:, None], items_MK)
-        for _ in range(TRIES):
-            rows, columns = np.nonzero(had_MK)
+        is_seen_MK = self.contains(users_M[:, None], items_MK)
+        for _ in range(MAX_TRIES):
+            rows, columns = np.nonzero(is_seen_MK)
             if not len(rows):
                 break
             items_MK[rows, columns] = rng.integers(self.n_items, size=len(rows))
-            had_MK[rows, columns] = self.had(users_M[rows], items_MK[rows, columns])
-        return items_MK, had_MK
+            is_seen_MK[rows, columns] = self.contains(users_M[rows], items_MK[rows, columns])
+        return items_MK, is_seen_MK
 
-    def seen(self, users_M: _Index) -> Seen:
-        """All that the users, which rise, had; for losses that leave it out of the wrong answers."""
+    def seen(self, users_M: _Index) -> SeenItems:
+        """Return all seen items of the users, which must be sorted, for losses that exclude them."""
         users, rows_M = np.unique(users_M, return_inverse=True)
         lengths = np.diff(self.offsets)[users]
         ends = np.cumsum(lengths)
         rows_T = np.repeat(np.arange(len(users)), lengths)
-        places_T = np.arange(len(rows_T)) - np.repeat(ends - lengths, lengths)
-        items_T = self.items_P[np.repeat(self.offsets[users], lengths) + places_T]
-        arrays = items_T, rows_T, places_T.astype(np.int32), rows_M, lengths[rows_M].astype(np.int32)
-        return Seen(*(torch.from_numpy(array) for array in arrays))
+        positions_T = np.arange(len(rows_T)) - np.repeat(ends - lengths, lengths)
+        items_T = self.items_P[np.repeat(self.offsets[users], lengths) + positions_T]
+        arrays = items_T, rows_T, positions_T.astype(np.int32), rows_M, lengths[rows_M].astype(np.int32)
+        return SeenItems(*(torch.from_numpy(array) for array in arrays))

@@ -1,9 +1,9 @@
-"""What solvers have in common that bring the rows of many small ridge regressions nearer to their solutions, in place.
+"""Run kernels that improve the solutions of many small ridge regressions in place.
 
-For each row the problem is that of :func:`segue.solvers.ridge.solve_rows`; a row's ridge is the same in
-all dimensions.
+The problem of each row is that of :func:`segue.solvers.ridge.solve_rows`, with the same regularization in all
+dimensions.
 
-Shapes: R rows, T events, C columns, D width.
+Shapes: R rows, T events, C columns, D dimensions.
 """
 
 from __future__ import annotations
@@ -15,55 +15,68 @@ import numpy as np
 from numba import float32, int32, int64
 from numpy.typing import NDArray
 
-from segue.core.numba_kernels import over_rows, read, written
+from segue.core.numba_kernels import input_array, output_array, parallel_rows
 from segue.core.types import Codes, Scores
 
-__all__ = ["IMPROVES", "improved"]
+__all__ = ["KERNEL_SIGNATURE", "solve_rows_iteratively"]
 
-IMPROVES: tuple[Any, ...] = (
+KERNEL_SIGNATURE: tuple[Any, ...] = (
     int64,
     int64,
-    read(int64),
-    read(int32),
-    read(float32),
-    read(float32),
-    read(float32, 2),
-    read(float32),
-    read(float32, 2),
+    input_array(int64),
+    input_array(int32),
+    input_array(float32),
+    input_array(float32),
+    input_array(float32, 2),
+    input_array(float32),
+    input_array(float32, 2),
     int64,
-    written(float32, 2),
-    written(float32),
+    output_array(float32, 2),
+    output_array(float32),
 )
-"""Types of such a compiled loop's arguments: first and last row, offsets, columns, weights, right sides, vectors,
-ridges, what is common to all rows, its own setting, rows, and gains."""
+"""Argument types of a kernel: first and last row, offsets, columns, weights, right-hand sides, vectors,
+regularization of rows, what all rows share, an argument of the kernel's own, rows, gains.
+"""
 
 
-def improved(
-    improve: Callable[..., None],
-    setting: int,
+def solve_rows_iteratively(
+    kernel: Callable[..., None],
+    kernel_argument: int,
     offsets: NDArray[np.int64],
     columns: Codes,
     weights_T: Scores,
-    sides_T: Scores,
+    targets_T: Scores,
     vectors_CD: Scores,
     rows_RD: Scores,
     *,
     ridge_R: Scores,
     common: Scores,
 ) -> tuple[Scores, Scores]:
-    """``(R, D)`` better rows than ``rows_RD``, and ``(R,)`` what their objective is below that of zero.
+    """Improve ``rows_RD`` by a kernel, in parallel over rows.
+
+    Returns:
+        ``(R, D)`` improved rows, and ``(R,)`` how far their objective is below that of zero.
 
     Args:
-        improve: a compiled loop over :data:`IMPROVES`.
-        setting: its own one.
-        common: what all rows have in common, in the form that the loop expects.
+        kernel: compiled with :data:`KERNEL_SIGNATURE`.
+        kernel_argument: the kernel's own argument.
+        offsets: ``(R + 1,)`` the events of row r are ``offsets[r]:offsets[r + 1]``.
+        columns: ``(T,)`` the column of each event.
+        weights_T: weights, not negative.
+        targets_T: right-hand sides.
+        vectors_CD: vectors of the columns.
+        rows_RD: initial rows.
+        ridge_R: regularization of each row.
+        common: what all rows share, in the form that the kernel expects.
     """
     out = np.array(rows_RD, np.float32, order="C")
     gains = np.empty(len(out), np.float32)
     vectors, ridges, shared = (np.ascontiguousarray(array, np.float32) for array in (vectors_CD, ridge_R, common))
 
-    def work(first: int, stop: int) -> None:
-        improve(first, stop, offsets, columns, weights_T, sides_T, vectors, ridges, shared, setting, out, gains)
+    def process_rows(first: int, stop: int) -> None:
+        kernel(
+            first, stop, offsets, columns, weights_T, targets_T, vectors, ridges, shared, kernel_argument, out, gains
+        )
 
-    over_rows(work, offsets)
+    parallel_rows(process_rows, offsets)
     return out, gains

@@ -1,6 +1,6 @@
-"""How often items occur, as shares of a whole: what a model says when it knows nothing of the person who asks.
+"""Popularity of items: counts, distributions, and the base class of popularity models.
 
-Shapes: I items, T events, N queries.
+Shapes: I items, T events, N queries, C candidates.
 """
 
 from __future__ import annotations
@@ -8,32 +8,55 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.types import Dataset, Scores
+from segue.core.model import Solver, StateArrays
+from segue.core.model_arrays import load_array
+from segue.core.types import Codes, Dataset, Queries, Scores
 
-__all__ = ["answer_ties", "counts", "shares"]
+__all__ = ["PopularityModel", "fill_empty_rows_with_popularity", "item_counts", "popularity_distribution"]
 
 
-def counts(train: Dataset, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
-    """``(I,)`` events per item, or the sum of their ``weights (T,)``; of the target kind only, where there is one."""
+def item_counts(train: Dataset, weights: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Count the events of each item, or sum their ``weights (T,)``: ``(I,)``.
+
+    Only events of the target action count, if there is one.
+    """
     events = train.histories
     weights = np.ones(events.size) if weights is None else weights
     if train.target is not None and events.actions is not None:
         weights = np.where(events.actions == train.target, weights, 0.0)
-    total_I: NDArray[np.float64] = np.bincount(events.items, weights, minlength=train.n_items).astype(np.float64)
-    return total_I
+    counts_I: NDArray[np.float64] = np.bincount(events.items, weights, minlength=train.n_items).astype(np.float64)
+    return counts_I
 
 
-def shares(train: Dataset) -> Scores:
-    """``(I,)`` share of all events each item has, one event more for each, so that none is zero; the sum is 1."""
-    smooth_I = counts(train) + 1.0
-    shares_I: Scores = (smooth_I / smooth_I.sum()).astype(np.float32)
-    return shares_I
+def popularity_distribution(train: Dataset) -> Scores:
+    """Return the ``(I,)`` probability of each item, with one event added to each, so that none is zero."""
+    counts_I = item_counts(train) + 1.0
+    popularity_I: Scores = (counts_I / counts_I.sum()).astype(np.float32)
+    return popularity_I
 
 
-def answer_ties(scores_NI: Scores, shares_I: Scores) -> Scores:
-    """``scores_NI`` where a row without any score other than zero, a history that says nothing, becomes ``shares_I``.
-
-    Works in place.
-    """
-    scores_NI[~scores_NI.any(axis=1)] = shares_I
+def fill_empty_rows_with_popularity(scores_NI: Scores, popularity_I: Scores) -> Scores:
+    """Replace rows of zeros, those of uninformative histories, by ``popularity_I``; in place."""
+    scores_NI[~scores_NI.any(axis=1)] = popularity_I
     return scores_NI
+
+
+class PopularityModel(Solver):
+    """Model that scores items by a logarithmic distribution, the same for every query; subclasses fit it."""
+
+    scale = "logit"
+    log_popularity_I: Scores
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Return log-probabilities of the items, the same for every query."""
+        if candidates is not None:
+            return self.log_popularity_I[candidates]
+        return np.tile(self.log_popularity_I, (len(queries), 1))
+
+    def arrays(self) -> StateArrays:
+        """Return the log-probabilities."""
+        return {"log_popularity": self.log_popularity_I}
+
+    def restore(self, arrays: StateArrays) -> None:
+        """See :meth:`segue.core.model.Model.restore`."""
+        self.log_popularity_I = load_array(arrays, "log_popularity", (self.schema.n_items,), np.float32)

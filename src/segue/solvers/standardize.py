@@ -1,6 +1,6 @@
-"""Values in units in which settings mean the same, whatever the scale of the data.
+"""Standardize values, so that settings have the same meaning for any scale of the data.
 
-Shapes: T values, R rows, B width with the bias.
+Shapes: T values, R rows, B dimensions including the bias.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import numpy as np
 
 from segue.core.types import Scores
 
-__all__ = ["in_units", "standardised"]
+__all__ = ["standardize", "unstandardize"]
 
 ROUNDING = 1e-6
-"""Values that differ by no more than this share of the largest are equal, but for rounding."""
+"""Standard deviations below this share of the largest value are rounding errors."""
 
 
-def standardised(values_T: Scores) -> tuple[float, float, Scores]:
-    """Mean, standard deviation (1 where all values are equal), and ``(T,)`` what is left of the values without them."""
+def standardize(values_T: Scores) -> tuple[float, float, Scores]:
+    """Return mean, standard deviation (1 if all values are equal) and standardized values ``(T,)``."""
     values = values_T.astype(np.float64)
-    mean, spread = float(values.mean()), float(values.std())
-    if spread <= ROUNDING * float(np.abs(values).max()):
-        spread = 1.0
-    return mean, spread, ((values - mean) / spread).astype(np.float32)
+    mean, std = float(values.mean()), float(values.std())
+    if std <= ROUNDING * float(np.abs(values).max()):
+        std = 1.0
+    return mean, std, ((values - mean) / std).astype(np.float32)
 
 
-def in_units(rows_RB: Scores, spread: float) -> Scores:
-    """Rows whose sums and products are standardised values, bias first, as rows for values in the scale of the data."""
-    rows_RB = np.float32(np.sqrt(spread)) * rows_RB
-    rows_RB[:, 0] *= np.float32(np.sqrt(spread))
+def unstandardize(rows_RB: Scores, std: float) -> Scores:
+    """Convert rows that predict standardized values, bias first, to the scale of the data."""
+    rows_RB = np.float32(np.sqrt(std)) * rows_RB
+    rows_RB[:, 0] *= np.float32(np.sqrt(std))
     return rows_RB

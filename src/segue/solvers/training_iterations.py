@@ -1,4 +1,4 @@
-"""Sweep after sweep over the data: progress, figures of each, checkpoints, going on after an interruption."""
+"""Run the iterations of a solver: progress, metrics, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -8,64 +8,66 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from segue.core.model import Arrays, Recommender, Validate
+from segue.core.model import Recommender, StateArrays, Validate
 from segue.core.run import Interrupted, Run
 
-__all__ = ["sweeps"]
+__all__ = ["run_iterations"]
 
-Told = Mapping[str, float]
-"""What a sweep says of itself: ``loss`` and what else is known."""
+Metrics = Mapping[str, float]
+"""Metrics of an iteration: ``loss`` and others."""
 
 
-def sweeps(
-    count: int,
-    once: Callable[[int], Told],
+def run_iterations(
+    n_iterations: int,
+    step: Callable[[int], Metrics],
     run: Run,
     *,
-    arrays: Callable[[], Arrays],
+    arrays: Callable[[], StateArrays],
     restore: Callable[[Mapping[str, NDArray[Any]]], None],
     model: Recommender,
     validate: Validate | None = None,
     validate_every: int = 1,
     checkpoint_every: int = 1,
-    show: Callable[[], None] = lambda: None,
+    publish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call ``once`` with 0, 1, ... ``count - 1``; after each, log what it tells and keep a checkpoint.
+    """Call ``step`` with 0, 1, ... ``n_iterations - 1``; log its metrics and save checkpoints.
 
-    A run that was stopped goes on after its last checkpoint, bit for bit if a sweep draws its random numbers from
-    ``run.rng`` under a name of its own.
+    An interrupted run resumes after its last checkpoint, bit-identically if each iteration draws its random numbers
+    from ``run.rng`` under its own name.
 
     Args:
-        arrays: all that a later sweep needs.
-        restore: takes it back.
-        model: what ``validate`` measures.
-        validate_every: sweeps between validations; the last is always validated.
-        checkpoint_every: sweeps between checkpoints, where they are large; there is always one after the last.
-        show: makes the model answer from what was learned so far; called before each validation and at the end.
+        arrays: returns the state that later iterations need.
+        restore: restores that state.
+        model: evaluated by ``validate``.
+        validate_every: iterations between validations; the last iteration is always validated.
+        checkpoint_every: iterations between checkpoints; there is always one after the last iteration.
+        publish: updates the model from the current state; called before each validation and at the end.
 
     Raises:
-        Interrupted: someone asked to stop; the checkpoint is written.
+        Interrupted: a stop was requested; the checkpoint is saved.
     """
-    found = run.resume()
-    begun = 0
-    if found is not None:
-        begun = int(found[0]["sweeps"])
-        restore(found[1])
-    with run.interruptible(), run.progress(count, type(model).__name__.lower(), "sweeps") as progress:
-        progress(begun)
-        for sweep in range(begun, count):
+    checkpoint = run.resume()
+    first = 0
+    if checkpoint is not None:
+        first = int(checkpoint[0]["iterations"])
+        restore(checkpoint[1])
+    with run.interruptible(), run.progress(n_iterations, type(model).__name__.lower(), "iterations") as progress:
+        progress(first)
+        for iteration in range(first, n_iterations):
             start = time.monotonic()
-            told = {**once(sweep), "seconds": time.monotonic() - start}
-            if validate is not None and ((sweep + 1) % validate_every == 0 or sweep + 1 == count):
+            metrics = {**step(iteration), "seconds": time.monotonic() - start}
+            if validate is not None and ((iteration + 1) % validate_every == 0 or iteration + 1 == n_iterations):
                 start = time.monotonic()
-                show()
-                told |= {f"valid/{name}": value for name, value in validate(model).items()}
-                told["validation_seconds"] = time.monotonic() - start
-            run.log(sweep + 1, told)
-            stopped = run.interrupted  # asked once: who stops finds a checkpoint
-            if (sweep + 1) % checkpoint_every == 0 or sweep + 1 == count or stopped:
-                run.checkpoint({"sweeps": sweep + 1}, arrays())
-            progress(1, f"loss {told['loss']:.4f}" if "loss" in told else "")
-            if stopped:
-                raise Interrupted(f"stopped after sweep {sweep + 1} of {count}")
-    show()
+                publish()
+                metrics |= {f"valid/{name}": value for name, value in validate(model).items()}
+                metrics["validation_seconds"] = time.monotonic() - start
+            run.log(iteration + 1, metrics)
+            is_interrupted = run.interrupted  # read once, so that an interruption always saves a checkpoint
+            if (iteration + 1) % checkpoint_every == 0 or iteration + 1 == n_iterations or is_interrupted:
+                run.save_checkpoint({"iterations": iteration + 1}, arrays())
+            progress(1, f"loss {metrics['loss']:.4f}" if "loss" in metrics else "")
+            if is_interrupted:
+                raise Interrupted(
+                    f"interrupted after iteration {iteration + 1} of {n_iterations}; the checkpoint is saved"
+                )
+    publish()

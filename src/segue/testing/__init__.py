@@ -1,4 +1,4 @@
-"""Worlds whose best answer is known, and the contract every model keeps; plugins test themselves with both::
+"""Test worlds with known optimum, and the model contract; plugins can use both::
 
 from segue.testing import contract, cycle, hit_rate, train_small
 

@@ -1,4 +1,4 @@
-"""Training any model, known only by its key, small enough for a test."""
+"""Train any model by its key with small settings for tests."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ __all__ = ["SMALL", "small", "train_small"]
 S = TypeVar("S", bound=Settings)
 
 SMALL: Mapping[str, Any] = {
-    "width": 16,
-    "layers": 1,
-    "blocks": 1,
-    "heads": 2,
+    "embedding_dim": 16,
+    "num_layers": 1,
+    "num_blocks": 1,
+    "num_heads": 2,
     "max_length": 24,
     "dropout": 0.0,
-    "last_share": 0.5,
-    "segment": 8,
-    "memory": 8,
-    "neighbours": 20,
-    "sweeps": 10,
+    "mask_last_prob": 0.5,
+    "segment_length": 8,
+    "memory_length": 8,
+    "k": 20,
+    "iterations": 10,
     "epochs": 2,
     "batch_size": 16,
     "learning_rate": 1e-2,
-    "decay": 1.0,
+    "learning_rate_decay": 1.0,
 }
-"""Settings for worlds of a few dozen items; each is used by the models and loops that have it."""
+"""Settings for worlds of a few dozen items; each applies to the models and training loops that have it."""
 
 
-def small(kind: type[S], wanted: Mapping[str, Any]) -> S:
-    """Settings of ``kind`` with those of ``wanted``, over those of ``SMALL``, that it has and accepts."""
+def small(kind: type[S], overrides: Mapping[str, Any]) -> S:
+    """Create settings of ``kind`` from those of ``SMALL`` and ``overrides`` that it has and accepts."""
     values: dict[str, Any] = {}
-    for key, value in {**SMALL, **wanted}.items():
+    for key, value in {**SMALL, **overrides}.items():
         if key in kind.model_fields:
             try:
                 kind.model_validate({**values, key: value})
@@ -48,9 +48,9 @@ def small(kind: type[S], wanted: Mapping[str, Any]) -> S:
     return kind(**values)
 
 
-def train_small(key: str, data: Dataset, seed: int = 0, **wanted: Any) -> Model:
-    """The model ``key`` trained with small settings; ``wanted`` are settings of the model or of the training."""
+def train_small(key: str, data: Dataset, seed: int = 0, **overrides: Any) -> Model:
+    """Train the model ``key`` with small settings; ``overrides`` are settings of the model or of training."""
     from segue.training.train import Training, train
 
-    config = small(model_class(key).Config, wanted)
-    return train(key, config, small(Training, wanted), data, Run(seed), None)
+    config = small(model_class(key).Config, overrides)
+    return train(key, config, small(Training, overrides), data, Run(seed), None)

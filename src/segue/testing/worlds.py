@@ -1,4 +1,4 @@
-"""Small logs whose best answer is known, and how near a model comes to it."""
+"""Small test worlds with known best metrics."""
 
 from __future__ import annotations
 
@@ -17,49 +17,49 @@ __all__ = ["Rated", "World", "clusters", "cycle", "dataset", "hit_rate", "order"
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """A small log and questions about it, with what can be reached."""
+    """A small log with queries, and the metrics that can be reached."""
 
     train: Dataset
     test: HeldOut
     k: int
-    """Length of the list that is asked for."""
+    """Number of recommended items."""
     best: float
-    """Expected hit rate at ``k`` of the perfect answer."""
+    """Expected hit rate at ``k`` of the optimal recommender."""
     naive: float
-    """Expected hit rate at ``k`` of the best answer that is blind to what the world is about."""
+    """Expected hit rate at ``k`` of the best recommender that ignores the structure of the world."""
     repeats: bool = False
-    """Whether items of the history may be the answer."""
+    """Whether targets may be items of the history."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rated:
-    """Ratings that follow a law, and others by the same people to be predicted."""
+    """Ratings from a known model, and further ratings of the same users to predict."""
 
     train: Dataset
     test: HeldOut
     noise: float
-    """Root mean squared error of who knows the law: what is left is chance."""
+    """RMSE of the true model: the noise."""
     biases: float
-    """That of who knows the mean and the biases only."""
+    """RMSE of the true mean and biases alone."""
 
 
 def dataset(histories: Events, n_items: int, name: str = "world") -> Dataset:
-    """Histories as a dataset with users ``u0, u1, ...`` and items ``i0, i1, ...``."""
+    """Create a dataset of histories with users ``u0, u1, ...`` and items ``i0, i1, ...``."""
     users = Vocab([f"u{code}" for code in range(len(histories))])
     return Dataset(name, users, Vocab([f"i{code}" for code in range(n_items)]), histories)
 
 
-def _world(rows: list[list[int]], n_items: int, asked: int, **facts: Any) -> World:
-    """The last ``asked`` rows are held out: their last item is the target, the rest trains with the other rows."""
-    told = [row[:-1] for row in rows[-asked:]]
-    train = dataset(Events.of(rows[:-asked] + told), n_items)
-    users = np.arange(len(rows) - asked, len(rows), dtype=np.int32)
-    targets = Events.of([row[-1:] for row in rows[-asked:]])
-    return World(train, HeldOut(Queries.of_users(users, Events.of(told)), targets), **facts)
+def _world(rows: list[list[int]], n_items: int, n_queries: int, **metrics: Any) -> World:
+    """Hold out the last item of the last ``n_queries`` rows as targets; all other events train."""
+    histories = [row[:-1] for row in rows[-n_queries:]]
+    train = dataset(Events.of(rows[:-n_queries] + histories), n_items)
+    users = np.arange(len(rows) - n_queries, len(rows), dtype=np.int32)
+    targets = Events.of([row[-1:] for row in rows[-n_queries:]])
+    return World(train, HeldOut(Queries.of_users(users, Events.of(histories)), targets), **metrics)
 
 
 def cycle(n_items: int = 12, users: int = 150, seed: int = 0) -> World:
-    """After item i comes i + 1, after the last the first: the next item is certain."""
+    """Item i is followed by item i + 1, the last by the first: the next item is certain."""
     rng = np.random.default_rng(seed)
     starts, lengths = rng.integers(n_items, size=users), rng.integers(3, 9, size=users)
     rows = [((first + np.arange(n)) % n_items).tolist() for first, n in zip(starts, lengths, strict=True)]
@@ -67,7 +67,7 @@ def cycle(n_items: int = 12, users: int = 150, seed: int = 0) -> World:
 
 
 def popularity(n_items: int = 20, users: int = 200, seed: int = 0) -> World:
-    """Every item is drawn alone, the one of rank r with a chance in proportion to 1 / r: nothing but counts matters."""
+    """Items are drawn independently with probability proportional to 1 / rank: only counts are informative."""
     rng = np.random.default_rng(seed)
     chances = 1 / np.arange(1, n_items + 1)
     chances /= chances.sum()
@@ -77,9 +77,9 @@ def popularity(n_items: int = 20, users: int = 200, seed: int = 0) -> World:
 
 
 def clusters(size: int = 10, users: int = 200, seed: int = 0) -> World:
-    """Two halves of the catalogue; a user has items of one half only, in any order.
+    """The catalog has two halves; a user has items of one half only, in random order.
 
-    After six of ``size`` items, the list of the others in the half holds the target for sure; popularity's does not.
+    After six of ``size`` items, the list of the other items in the half contains the target with certainty.
     """
     rng = np.random.default_rng(seed)
     rows = [(rng.permutation(size)[:7] + size * (user % 2)).tolist() for user in range(users)]
@@ -88,9 +88,9 @@ def clusters(size: int = 10, users: int = 200, seed: int = 0) -> World:
 
 
 def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
-    """All users have the same ``size`` items, each in an order of his own; the last of them says what comes next.
+    """All users have the same ``size`` items in different orders; the last one determines the next item.
 
-    As sets the histories are all equal, so that whoever does not look at the order can only guess.
+    As sets all histories are equal, so models that ignore the order can only guess.
     """
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(size) for _ in range(users)]
@@ -99,18 +99,17 @@ def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
 
 
 def tastes(users: int = 150, n_items: int = 60, share: float = 0.5, noise: float = 0.3, seed: int = 0) -> Rated:
-    """Ratings ``3.5 + b_u + b_i + p_u . q_i + noise`` of a ``share`` of all pairs; a fifth of those is predicted."""
+    """Ratings ``3.5 + b_u + b_i + p_u . q_i + noise`` of a ``share`` of all pairs; a fifth of them are targets."""
     rng = np.random.default_rng(seed)
     user_bias, item_bias = 0.4 * rng.standard_normal(users), 0.5 * rng.standard_normal(n_items)
     taste = rng.standard_normal((users, 2)) @ rng.standard_normal((2, n_items)) * 0.7
     mean = 3.5 + user_bias[:, None] + item_bias
     values = mean + taste + noise * rng.standard_normal((users, n_items))
     drawn = rng.random((users, n_items)) < share
-    asked = drawn & (rng.random((users, n_items)) < 0.2)
-    told = drawn & ~asked
-    train = dataset(_rated(told, values), n_items)
-    test = HeldOut(Queries.of_users(np.arange(users, dtype=np.int32), train.histories), _rated(asked, values))
-    errors = [float(np.sqrt(np.square(values - law)[asked].mean())) for law in (mean + taste, mean)]
+    is_target = drawn & (rng.random((users, n_items)) < 0.2)
+    train = dataset(_rated(drawn & ~is_target, values), n_items)
+    test = HeldOut(Queries.of_users(np.arange(users, dtype=np.int32), train.histories), _rated(is_target, values))
+    errors = [float(np.sqrt(np.square(values - model)[is_target].mean())) for model in (mean + taste, mean)]
     return Rated(train, test, *errors)
 
 
@@ -120,6 +119,6 @@ def _rated(pairs: Mask, values: NDArray[np.float64]) -> Events:
 
 
 def hit_rate(model: Recommender, world: World) -> float:
-    """Share of the world's questions whose target is in the list of ``k``."""
-    lists = recommend(model, world.test.queries, world.k, repeats=world.repeats)
+    """Return the share of queries whose target is among the ``k`` recommended items."""
+    lists = recommend(model, world.test.queries, world.k, exclude_seen=not world.repeats)
     return float((lists.items == world.test.targets.items[:, None]).any(axis=1).mean())

@@ -1,1 +1,1 @@
-"""The one loop that trains a network, and what it is made of."""
+"""The training loop for networks: optimizers, schedules, losses, callbacks and checkpoints."""

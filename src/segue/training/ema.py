@@ -1,4 +1,7 @@
-"""A running mean of a network's weights, which generalises better than the last of them (Polyak & Juditsky 1992)."""
+"""Average the weights of a network over training.
+
+The mean often generalizes better (Polyak & Juditsky 1992).
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-__all__ = ["Average"]
+__all__ = ["WeightEMA"]
 
 
-class Average:
-    """The exponential mean of all parameters over the steps of the optimiser; buffers are taken as they are.
+class WeightEMA:
+    """Exponential moving average of all parameters over the optimizer steps.
+
+    Buffers are not averaged.
 
     Args:
-        model: its parameters are the first mean.
-        decay: weight of the mean against the newest parameters; after n steps no more than ``(1 + n) / (10 + n)``, so
-            that the first, random parameters are soon forgotten.
+        model: its parameters are the initial average.
+        decay: weight of the average against the newest parameters. After n steps at most ``(1 + n) / (10 + n)``, so
+            that the random initial parameters are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,22 +34,25 @@ class Average:
         self._means = {name: p.detach().clone() for name, p in self._parameters.items()}
 
     @torch.no_grad()
-    def update(self, steps: int) -> None:
-        """Take the parameters after so many steps."""
-        decay = min(self.decay, (1 + steps) / (10 + steps))
+    def update(self, n_updates: int) -> None:
+        """Add the current parameters to the average, after ``n_updates`` optimizer steps."""
+        decay = min(self.decay, (1 + n_updates) / (10 + n_updates))
         torch._foreach_lerp_(list(self._means.values()), list(self._parameters.values()), 1.0 - decay)
 
     @torch.no_grad()
-    def take(self) -> None:
-        """Put the means in the place of the parameters, for good."""
+    def copy_to_model(self) -> None:
+        """Replace the model's parameters by the average."""
         torch._foreach_copy_(list(self._parameters.values()), list(self._means.values()))
 
     @contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Within, the model has the means as its parameters."""
+    def swapped_in(self) -> Iterator[None]:
+        """Give the model the averaged parameters within the context.
+
+        Restore its own afterwards.
+        """
         with torch.no_grad():
             own = [p.clone() for p in self._parameters.values()]
-            self.take()
+            self.copy_to_model()
         try:
             yield
         finally:
@@ -52,10 +60,10 @@ class Average:
                 torch._foreach_copy_(list(self._parameters.values()), own)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The means by the name of the parameter."""
+        """Return the averages by parameter name."""
         return {name: mean.cpu().numpy() for name, mean in self._means.items()}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what :meth:`arrays` gave."""
+        """Restore what :meth:`arrays` returned."""
         for name, mean in self._means.items():
             mean.copy_(torch.from_numpy(np.array(arrays[name])))

@@ -1,34 +1,34 @@
-"""The gradients of one step of the optimiser: from a few batches, bounded, and of large tables only the rows in use."""
+"""Collect the gradients of one optimizer step: sum over batches, clip the norm, and handle sparse embedding rows."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Gradients"]
+__all__ = ["GradientBuffer"]
 
 
-class Gradients:
-    """The gradients of a model's parameters.
+class GradientBuffer:
+    """The gradients of a model's parameters between two optimizer steps.
 
-    A sparse gradient holds only the rows of a table that a batch looked up. It is written into a dense one that is kept
-    from step to step, so that any optimiser can take it: what a dense gradient would cost (making, adding, bounding and
-    clearing a table's worth of zeros) is spared, and the step is the same.
+    A sparse gradient holds only the embedding rows that a batch looked up. It is copied into a dense gradient that is
+    reused from step to step, so that any optimizer can use it without the cost of creating, adding, clipping and
+    clearing a table of zeros.
 
     Args:
-        rows: whether embeddings of the model shall have sparse gradients.
+        sparse: whether the model's embeddings produce sparse gradients.
     """
 
-    def __init__(self, model: nn.Module, rows: bool) -> None:
+    def __init__(self, model: nn.Module, sparse: bool) -> None:
         self._parameters = list(model.parameters())
         self._dense: dict[nn.Parameter, Tensor] = {}
         self._rows: dict[nn.Parameter, Tensor] = {}
         for module in model.modules():
-            if rows and isinstance(module, nn.Embedding):
+            if sparse and isinstance(module, nn.Embedding):
                 module.sparse = True
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Drop all gradients."""
         for parameter in self._parameters:
             parameter.grad = None
         for parameter, rows in self._rows.items():
@@ -36,11 +36,15 @@ class Gradients:
         self._rows = {}
 
     @torch.no_grad()
-    def finish(self, share: float, bound: float) -> float:
-        """Multiply them with ``share``, scale them down to a norm of ``bound`` (0: none) and make them dense.
+    def finish(self, scale: float, max_norm: float) -> float:
+        """Scale the gradients, clip their norm and make them dense.
+
+        Args:
+            scale: factor applied to all gradients.
+            max_norm: maximum total norm; 0: no clipping.
 
         Returns:
-            Their norm before it was bounded.
+            The total norm before clipping.
         """
         sparse: dict[nn.Parameter, Tensor] = {}
         parts: list[Tensor] = []
@@ -50,11 +54,11 @@ class Gradients:
                 parts.append(sparse[parameter].values())
             elif parameter.grad is not None:
                 parts.append(parameter.grad)
-        if share != 1.0:
-            torch._foreach_mul_(parts, share)
+        if scale != 1.0:
+            torch._foreach_mul_(parts, scale)
         norm = torch.nn.utils.get_total_norm(parts)
-        if bound:
-            torch._foreach_mul_(parts, torch.clamp(bound / (norm + 1e-6), max=1.0))
+        if max_norm:
+            torch._foreach_mul_(parts, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
         for parameter, part in sparse.items():
             if parameter not in self._dense:
                 self._dense[parameter] = torch.zeros_like(parameter)

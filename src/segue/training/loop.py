@@ -1,218 +1,200 @@
-"""The one loop that trains a network.
+"""Train a network: one loop for all models, losses and optimizers.
 
-Every random stream of a step follows from the seed, the epoch and the step, so a checkpoint needs no generator's state
-and a training that was stopped goes on bit for bit as if it had not been.
+Every random stream of a step follows from the seed, the epoch and the batch, so a checkpoint needs no generator state
+and a resumed run is bit-identical to an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, Literal, cast
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from segue.core.config import Settings
-from segue.core.model import LESS_IS_BETTER, Model, Validate
+from segue.core.model import Model, Validate
 from segue.core.network import Network
-from segue.core.run import Interrupted, Progress, Run
+from segue.core.run import Interrupted, Run
 from segue.core.types import Dataset
-from segue.training.configured_loss import loss_of, samples
-from segue.training.ema import Average
-from segue.training.gradients import Gradients
-from segue.training.optim import learning_rate, optimizer
-from segue.training.settings_checks import overlooked
-from segue.training.train import Training
+from segue.training.callbacks import Callback, EarlyStopping, History, PlateauSchedule, ProgressBar, TrainingState
+from segue.training.checkpoint import Checkpointer, Position
+from segue.training.configured_loss import build_loss
+from segue.training.ema import WeightEMA
+from segue.training.gradients import GradientBuffer
+from segue.training.optim import build_optimizer, learning_rate
+from segue.training.settings import Training
+from segue.training.settings_checks import ignored_loss_settings, is_sampled
 
 __all__ = ["fit"]
 
-
-@dataclass
-class _Position:
-    """Where training is; with the arrays of model, average, best model and optimiser, this is the checkpoint."""
-
-    epoch: int = 0
-    step: int = 0
-    updates: int = 0
-    best: float = -math.inf
-    best_epoch: int = -1
-    since_best: int = 0
-    steps_down: int = 0
-    loss_sum: float = 0.0
-    targets: int = 0
-    seconds: float = 0.0
+Hook = Literal["on_train_start", "on_step_end", "on_validation_end", "on_epoch_end", "on_train_end"]
 
 
 def fit(
-    kind: type[Model], config: Settings, training: Training, data: Dataset, run: Run, validate: Validate | None
+    model_class: type[Model],
+    config: Settings,
+    training: Training,
+    data: Dataset,
+    run: Run,
+    validate: Validate | None,
+    callbacks: Iterable[Callback] = (),
 ) -> Network:
-    """See :func:`segue.training.train.train`."""
-    network = cast(type[Network], kind)
-    if network.own_loss and (faults := overlooked(training, network.own_loss)):
-        raise ValueError("\n".join(faults))
+    """Build and train a network; see :func:`segue.training.train.train`."""
+    network = cast(type[Network], model_class)
+    if network.builtin_loss and (errors := ignored_loss_settings(training, network.builtin_loss)):
+        raise ValueError("\n".join(errors))
     with torch.random.fork_rng(), run.interruptible():
-        torch.manual_seed(run.seed_of("init"))
-        model = network(config, network.domain_of(config, data))
+        torch.manual_seed(run.derive_seed("init"))
+        model = network(config, network.schema_for(config, data))
         model.prepare(data)
-        return _Fit(model.to(run.device), training, data, run, validate).go()
+        return Trainer(model.to(run.device), training, data, run, validate, callbacks).run_epochs()
 
 
-class _Fit:
-    def __init__(self, model: Network, training: Training, data: Dataset, run: Run, validate: Validate | None) -> None:
+class Trainer:
+    """The training loop and the objects it works on."""
+
+    def __init__(
+        self,
+        model: Network,
+        training: Training,
+        data: Dataset,
+        run: Run,
+        validate: Validate | None,
+        callbacks: Iterable[Callback] = (),
+    ) -> None:
         self.model, self.training, self.data, self.run, self.validate = model, training, data, run, validate
-        self.optimizer = optimizer(model, training)
-        self.average = Average(model, training.ema) if training.ema else None
-        self.loss = loss_of(training, data, run.device)
-        self.gradients = Gradients(model, rows=samples(training.loss))
-        self.at = _Position()
-        self.best: Mapping[str, NDArray[Any]] = {}
-        self.waiting = 0  # targets whose gradients the optimiser has not taken yet
+        self.optimizer = build_optimizer(model, training)
+        self.average = WeightEMA(model, training.ema) if training.ema else None
+        self.loss = build_loss(training, data, run.device)
+        self.gradients = GradientBuffer(model, sparse=is_sampled(training.loss))
+        self.position = Position()
+        self.early_stopping = EarlyStopping(str(training.metric), training.patience)
+        self.plateau = PlateauSchedule(self.early_stopping, training.lr_step_epochs)
+        self.checkpointer = Checkpointer(
+            *(run, model, self.optimizer, self.average, self.early_stopping, self.plateau, self.position),
+            training.checkpoint_seconds,
+        )
+        self.callbacks: list[Callback] = [self.early_stopping, self.plateau, History(run), *callbacks]
+        self.pending_targets = 0  # targets whose gradients the optimizer has not used yet
 
-    def go(self) -> Network:
-        self._resume()
-        batches = self.model.batches(self.data, self.training.batch_size, self.run.rng("batches/0"))[0]
-        with self.run.progress(self.training.epochs * batches, "training", "batches") as progress:
-            progress(self.at.epoch * batches + self.at.step)
-            while self.at.epoch < self.training.epochs and self.at.since_best < self.training.patience:
-                self._epoch(progress)
-        if self.best:
-            self.model.restore(self.best)
+    def run_epochs(self) -> Network:
+        """Train until the last epoch or a stop.
+
+        Return the network with its best weights, in evaluation mode.
+        """
+        self.checkpointer.resume()
+        at, training = self.position, self.training
+        n_batches = self.model.batches(self.data, training.batch_size, self.run.rng("batches/0"))[0]
+        with self.run.progress(training.epochs * n_batches, "training", "batches") as advance:
+            self.callbacks += [ProgressBar(advance, self.early_stopping, n_batches), self.checkpointer]
+            self._notify("on_train_start", self._state(at.epoch))
+            while at.epoch < training.epochs and not at.is_stopped:
+                self._train_epoch()
+                self._end_epoch()
+        if self.early_stopping.best_arrays:
+            self.model.restore(self.early_stopping.best_arrays)
         elif self.average:
-            self.average.take()
-        self.model.eval().settle()
+            self.average.copy_to_model()
+        self.model.eval().finalize()
+        self._notify("on_train_end", self._state(at.epoch))
         return self.model
 
-    def _epoch(self, progress: Progress) -> None:
-        at, name = self.at, f"batches/{self.at.epoch}"
-        count, batches = self.model.batches(self.data, self.training.batch_size, self.run.rng(name))
+    def _train_epoch(self) -> None:
+        at, accumulation = self.position, self.training.gradient_accumulation
+        rng = self.run.rng(f"batches/{at.epoch}")
+        n_batches, batches = self.model.batches(self.data, self.training.batch_size, rng)
         self.model.train()
-        began = saved = time.monotonic()
+        seconds, start = at.seconds, time.monotonic()
         for index, batch in enumerate(batches):
-            if index < at.step:
+            if index < at.batch:
                 continue
-            loss = self._learn(batch, index, at.epoch + index / count)
-            progress(1, self._note(loss))
-            if (index + 1) % self.training.accumulate and index + 1 < count:
+            loss = self._accumulate_gradients(batch, index, at.epoch + index / n_batches)
+            if (index + 1) % accumulation and index + 1 < n_batches:
                 continue
-            self._step(loss, index)
-            at.step = index + 1
-            if self.run.interrupted or time.monotonic() - saved > self.training.checkpoint_seconds:
-                saved = time.monotonic()
-                at.seconds, began = at.seconds + saved - began, saved
-                self._checkpoint()
+            self._update_weights(loss, index)
+            at.batch, at.seconds = index + 1, seconds + time.monotonic() - start
+            self._notify("on_step_end", self._state(at.epoch + 1))
             if self.run.interrupted:
-                raise Interrupted(f"stopped in epoch {at.epoch + 1} after {at.step} of {count} batches")
-        at.seconds += time.monotonic() - began
-        self._end_epoch()
+                raise Interrupted(f"stopped in epoch {at.epoch + 1} after {at.batch} of {n_batches} batches")
+        at.seconds = seconds + time.monotonic() - start
 
-    def _learn(self, batch: Any, index: int, epoch: float) -> float:
-        """Add the gradient of a batch to those that wait for the optimiser; its loss."""
-        torch.manual_seed(self.run.seed_of(f"step/{self.at.epoch}/{index}"))
-        if not self.waiting:
+    def _accumulate_gradients(self, batch: Any, index: int, epoch: float) -> float:
+        """Add the gradients of a batch to those of the pending ones; return its loss."""
+        at = self.position
+        torch.manual_seed(self.run.derive_seed(f"step/{at.epoch}/{index}"))
+        if not self.pending_targets:
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.training, epoch, self.at.steps_down)
+                group["lr"] = learning_rate(self.training, epoch, self.plateau.n_reductions)
             self.gradients.clear()
-        half = self.training.precision == "bfloat16"
-        with torch.autocast(torch.device(self.run.device).type, torch.bfloat16, enabled=half):
-            loss, targets = self.model.objective(batch, self.loss)
-        (loss * targets if self.training.accumulate > 1 else loss).backward()
+        use_bfloat16 = self.training.precision == "bfloat16"
+        with torch.autocast(torch.device(self.run.device).type, torch.bfloat16, enabled=use_bfloat16):
+            loss, n_targets = self.model.objective(batch, self.loss)
+        (loss * n_targets if self.training.gradient_accumulation > 1 else loss).backward()
         value = loss.item()
-        self.waiting += targets
-        self.at.loss_sum, self.at.targets = self.at.loss_sum + value * targets, self.at.targets + targets
+        self.pending_targets += n_targets
+        at.loss_sum, at.n_targets = at.loss_sum + value * n_targets, at.n_targets + n_targets
         return value
 
-    def _step(self, loss: float, index: int) -> None:
-        """One step of the optimiser with the gradients that wait for it; ``loss`` and ``index`` are of their last."""
-        share = 1.0 / self.waiting if self.training.accumulate > 1 else 1.0
-        norm = self.gradients.finish(share, self.training.clip_norm)
-        if not (math.isfinite(self.at.loss_sum) and math.isfinite(norm)):
+    def _update_weights(self, loss: float, index: int) -> None:
+        """Take an optimizer step with the pending gradients.
+
+        ``loss`` and ``index`` are of the last batch.
+        """
+        at = self.position
+        scale = 1.0 / self.pending_targets if self.training.gradient_accumulation > 1 else 1.0
+        norm = self.gradients.finish(scale, self.training.clip_norm)
+        if not (math.isfinite(at.loss_sum) and math.isfinite(norm)):
             rate = self.optimizer.param_groups[0]["lr"]
             raise ValueError(
-                f"training diverged in epoch {self.at.epoch + 1}, batch {index + 1}: loss {loss}, gradient norm "
-                f"{norm}, learning rate {rate:.3g}; try a lower learning_rate, a warmup or clip_norm"
+                f"training diverged in epoch {at.epoch + 1}, batch {index + 1}: loss {loss}, gradient norm {norm}, "
+                f"learning rate {rate:.3g}; try a lower learning_rate, a warmup or clip_norm"
             )
         self.optimizer.step()
-        self.waiting, self.at.updates = 0, self.at.updates + 1
+        self.pending_targets, at.n_updates = 0, at.n_updates + 1
         if self.average:
-            self.average.update(self.at.updates)
+            self.average.update(at.n_updates)
 
     def _end_epoch(self) -> None:
-        at, training = self.at, self.training
-        found = {
-            "loss": at.loss_sum / at.targets,
+        at, training = self.position, self.training
+        metrics = {
+            "loss": at.loss_sum / at.n_targets,
             "learning_rate": float(self.optimizer.param_groups[0]["lr"]),
             "seconds": at.seconds,
-            "targets_per_second": at.targets / max(at.seconds, 1e-9),
+            "targets_per_second": at.n_targets / max(at.seconds, 1e-9),
         }
+        state = replace(self._state(at.epoch + 1), metrics=metrics)
         if self.validate and ((at.epoch + 1) % training.validate_every == 0 or at.epoch + 1 == training.epochs):
-            self.model.eval()
-            began = time.monotonic()
-            with self.average.in_place() if self.average else nullcontext():
-                self.model.settle()
-                metrics = self.validate(self.model)
-                self._judge(metrics)
-            found |= {f"valid/{name}": value for name, value in metrics.items()}
-            found["validation_seconds"] = time.monotonic() - began
-        self.run.log(at.epoch + 1, found)
-        at.epoch, at.step, at.loss_sum, at.targets, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
-        self._checkpoint()
+            start = time.monotonic()
+            state = self._run_validation(state, self.validate)
+            seconds = {"validation_seconds": time.monotonic() - start}
+            state = replace(state, metrics={**state.metrics, **seconds})
+        at.epoch, at.batch, at.loss_sum, at.n_targets, at.seconds = at.epoch + 1, 0, 0.0, 0, 0.0
+        self._notify("on_epoch_end", state)
 
-    def _judge(self, metrics: Mapping[str, float]) -> None:
-        at = self.at
-        chooser = str(self.training.metric)
-        if chooser not in metrics:
-            raise ValueError(f"training.metric: '{chooser}', validation gives {', '.join(metrics)}")
-        value = -metrics[chooser] if chooser in LESS_IS_BETTER else metrics[chooser]
-        at.since_best += 1
-        if value > at.best:
-            at.best, at.best_epoch, at.since_best = value, at.epoch, 0
-            self.best = {name: array.copy() for name, array in self.model.arrays().items()}
-        elif self.training.schedule == "plateau" and at.since_best % self.training.step_epochs == 0:
-            at.steps_down += 1
+    def _run_validation(self, state: TrainingState, validate: Validate) -> TrainingState:
+        self.model.eval()
+        with self.average.swapped_in() if self.average else nullcontext():
+            self.model.finalize()
+            validation: Mapping[str, float] = validate(self.model)
+            named = {f"valid/{name}": value for name, value in validation.items()}
+            state = replace(state, metrics={**state.metrics, **named}, validation=validation)
+            self._notify("on_validation_end", state)
+        return state
 
-    def _note(self, loss: float) -> str:
-        best = f" {self.training.metric} {abs(self.at.best):.4f}" if self.at.best_epoch >= 0 else ""
-        return f"epoch {self.at.epoch + 1} loss {loss:.3f}{best}"
+    def _state(self, epoch: int) -> TrainingState:
+        at = self.position
+        loss = at.loss_sum / at.n_targets if at.n_targets else math.nan
+        return TrainingState(
+            self.model, epoch, self.training.epochs, at.batch, at.n_updates, loss, request_stop=self._request_stop
+        )
 
-    def _checkpoint(self) -> None:
-        arrays = {f"model/{name}": array for name, array in self.model.arrays().items()}
-        arrays |= {f"best/{name}": array for name, array in self.best.items()}
-        if self.average:
-            arrays |= {f"average/{name}": array for name, array in self.average.arrays().items()}
-        numbers: dict[str, Any] = {}
-        for index, values in self.optimizer.state_dict()["state"].items():
-            for name, value in values.items():
-                if isinstance(value, Tensor):
-                    arrays[f"optimizer/{index}/{name}"] = value.cpu().numpy()
-                else:
-                    numbers[f"{index}/{name}"] = value
-        position = asdict(self.at) | {"best": None if math.isinf(self.at.best) else self.at.best}
-        self.run.checkpoint({"position": position, "optimizer": numbers}, arrays)
+    def _request_stop(self) -> None:
+        self.position.is_stopped = True
 
-    def _resume(self) -> None:
-        found = self.run.resume()
-        if found is None:
-            return
-        facts, arrays = found
-        best = facts["position"]["best"]
-        self.at = _Position(**facts["position"] | {"best": -math.inf if best is None else best})
-        self.model.restore(_under(arrays, "model/"))
-        self.best = _under(arrays, "best/")
-        if self.average:
-            self.average.restore(_under(arrays, "average/"))
-        state: dict[int, dict[str, Any]] = {}
-        tensors = {name: torch.from_numpy(np.array(array)) for name, array in _under(arrays, "optimizer/").items()}
-        for name, value in {**tensors, **facts.get("optimizer", {})}.items():
-            index, key = name.split("/")
-            state.setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-
-
-def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    def _notify(self, hook: Hook, state: TrainingState) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(state)

@@ -1,81 +1,149 @@
-"""Which losses, samplers and optimisers there are, and which settings each looks at."""
+"""Look up losses, samplers and optimizers by name, and check the training settings that each of them uses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
-from segue.core.config import suggest
-from segue.core.registry import functions
+import torch
+from torch import Tensor
+
+from segue.core.config import Settings, suggest
+from segue.core.registry import exported_functions
 from segue.nn.losses import losses, negative_samplers
-from segue.training.configured_loss import names_of, samples
-from segue.training.optim import optimizer_class, takes
 
-if TYPE_CHECKING:
-    from segue.training.train import Training
-
-__all__ = ["known", "overlooked", "unused", "users"]
+__all__ = [
+    "ignored_loss_settings",
+    "is_sampled",
+    "loss_function",
+    "optimizer_class",
+    "setting_names",
+    "setting_users",
+    "supported_settings",
+    "unused_settings",
+    "validate_choice",
+]
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop")
-"""Those that are named where a setting belongs to others."""
+"""Optimizers named in error messages about their settings."""
+
+UNSUPPORTED = {
+    "lbfgs": "it evaluates the loss of a batch several times per step",
+    "sparseadam": "it needs sparse gradients, and those of item embeddings are dense",
+    "muon": "it supports only matrices, and a network also has norms and biases",
+}
+"""Classes of ``torch.optim`` that the loop cannot use, and why."""
 
 
-def known(choice: str, name: str) -> None:
-    """Nothing, if there is a ``choice`` (loss, sampler, optimizer) of that name.
+def loss_function(name: str) -> Callable[..., Tensor]:
+    """Return the function of a built-in or custom loss.
 
     Raises:
-        ValueError: there is none, or it cannot be used here, with the reason.
+        ValueError: a custom function of which only the name is known, as in the settings of a stored run.
+    """
+    function: Callable[..., Tensor] | None = getattr(name, "function", None) or exported_functions(losses).get(name)
+    if function is None:
+        raise ValueError(f"training.loss: '{name}' is a custom function and only its name is stored; pass the function")
+    return function
+
+
+def is_sampled(loss: str) -> bool:
+    """Return whether a loss uses negatives, that is, whether its function has a parameter ``negatives``."""
+    return "negatives" in inspect.signature(loss_function(loss)).parameters
+
+
+def setting_names(function: Callable[..., Any]) -> list[str]:
+    """Return the keyword-only parameters of a loss or sampler: the training settings it uses."""
+    parameters = inspect.signature(function).parameters.values()
+    return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+
+
+def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
+    """Return the class of ``torch.optim`` with this name, ignoring case.
+
+    Raises:
+        ValueError: the name is unknown, or the loop cannot use the class.
+    """
+    kinds = {
+        key.lower(): kind
+        for key, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and kind is not torch.optim.Optimizer
+    }
+    if (reason := UNSUPPORTED.get(name.lower())) is not None:
+        raise ValueError(f"not supported: {reason}")
+    if name.lower() not in kinds:
+        raise ValueError(f"unknown{suggest(name.lower(), kinds.keys() - UNSUPPORTED.keys())}")
+    return kinds[name.lower()]
+
+
+def supported_settings(name: str) -> list[str]:
+    """Return which of the settings ``betas``, ``momentum`` and ``weight_decay`` this optimizer uses."""
+    parameters = inspect.signature(optimizer_class(name)).parameters
+    return [setting for setting in ("betas", "momentum", "weight_decay") if setting in parameters]
+
+
+def validate_choice(choice: str, name: str) -> None:
+    """Check that a built-in ``choice`` (``loss``, ``sampler`` or ``optimizer``) of that name exists.
+
+    Raises:
+        ValueError: the name is unknown or not supported; the message says why.
     """
     if choice == "optimizer":
         optimizer_class(name)
         return
-    names = functions(losses if choice == "loss" else negative_samplers)
+    names = exported_functions(losses if choice == "loss" else negative_samplers)
     if name not in names:
         raise ValueError(f"unknown{suggest(name, names)}")
 
 
-def users() -> Mapping[str, Mapping[str, list[str]]]:
-    """For each setting that not every choice looks at, by choice, the names of those that do."""
-    found: dict[str, dict[str, list[str]]] = {}
+def setting_users() -> Mapping[str, Mapping[str, list[str]]]:
+    """Map each setting that only some choices use to the kind of choice and the names of those that use it."""
+    users: dict[str, dict[str, list[str]]] = {}
     for choice, module in (("loss", losses), ("sampler", negative_samplers)):
-        for name, function in functions(module).items():
-            own: Iterable[str] = names_of(function)
-            if choice == "loss" and samples(name):
-                own = [*own, "negatives", "sampler"]
-            for setting in own:
-                found.setdefault(setting, {}).setdefault(choice, []).append(name)
+        for name, function in exported_functions(module).items():
+            used: Iterable[str] = setting_names(function)
+            if choice == "loss" and is_sampled(name):
+                used = [*used, "num_negatives", "sampler"]
+            for setting in used:
+                users.setdefault(setting, {}).setdefault(choice, []).append(name)
     for name in OPTIMIZERS:
-        for setting in takes(name):
-            found.setdefault(setting, {}).setdefault("optimizer", []).append(name)
-    return found
+        for setting in supported_settings(name):
+            users.setdefault(setting, {}).setdefault("optimizer", []).append(name)
+    return users
 
 
-def unused(training: Training) -> list[str]:
-    """A line for every setting that is not at its default and that nothing chosen looks at."""
-    faults = []
-    sampled = samples(training.loss)
-    for setting, by in users().items():
-        value = getattr(training, setting)
-        if value == type(training).model_fields[setting].default:
-            continue
+def unused_settings(training: Settings) -> list[str]:
+    """Return an error line for every setting that differs from its default and that no chosen component uses."""
+    errors, values = [], dict(training)
+    if hasattr(values["loss"], "function") or values["loss"] in exported_functions(losses):
+        sampled, by_loss = is_sampled(values["loss"]), setting_names(loss_function(values["loss"]))
+    else:  # the name of a custom function: what it uses is not known
+        return []
+    for setting, by in setting_users().items():
+        value = values[setting]
         (choice, names), *_ = by.items()
-        chosen = getattr(training, choice)
-        if choice == "sampler" and not sampled:
-            faults.append(f"{setting}: got {value!r}, but the loss '{training.loss}' draws no negatives")
-        elif setting in takes(chosen) if choice == "optimizer" else chosen in names:
-            continue
+        chosen = values[choice]
+        if choice == "loss":
+            is_used = setting in by_loss or (sampled and setting in ("num_negatives", "sampler"))
         else:
-            faults.append(
+            is_used = setting in supported_settings(chosen) if choice == "optimizer" else chosen in names
+        if value == type(training).model_fields[setting].default or (is_used and (choice != "sampler" or sampled)):
+            continue
+        if choice == "sampler" and not sampled:
+            errors.append(f"{setting}: got {value!r}, but the loss '{values['loss']}' draws no negatives")
+        else:
+            errors.append(
                 f"{setting}: got {value!r}, but the {choice} '{chosen}' does not use it; used by {', '.join(names)}"
             )
-    return faults
+    return errors
 
 
-def overlooked(training: Training, own_loss: str) -> list[str]:
-    """A line for every setting of the loss that is not at its default, for a model that has a loss of its own."""
-    of_losses = [setting for setting, by in users().items() if "optimizer" not in by]
+def ignored_loss_settings(training: Settings, builtin_loss: str) -> list[str]:
+    """Return an error line for every loss setting that differs from its default, for a model with a loss of its own."""
+    of_losses = [setting for setting, by in setting_users().items() if "optimizer" not in by]
     return [
-        f"training.{setting}: got {value!r}, but this model minimises {own_loss}"
+        f"training.{setting}: got {value!r}, but this model minimizes {builtin_loss}"
         for setting in ("loss", "temperature", *of_losses)
         if (value := getattr(training, setting)) != type(training).model_fields[setting].default
     ]

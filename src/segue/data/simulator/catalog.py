@@ -1,4 +1,4 @@
-"""The catalogue: titles, genres, series, years, text and popularity.
+"""Generate the catalog: titles, genres, series, years, descriptions and popularity.
 
 Shapes: I items, G genres.
 """
@@ -13,37 +13,86 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from segue.data.simulator.settings import SimulatorSettings
-from segue.data.simulator.words import ADJECTIVES, GENRES, HEROES, NOUNS, PLACES, PLOTS
 
-__all__ = ["Catalogue"]
+__all__ = ["SimulatedCatalog"]
 
-PARTS = 5
-"""Most parts of a series."""
+GENRES = (
+    "Drama", "Comedy", "Thriller", "Action", "Romance", "Adventure", "Crime", "Sci-Fi", "Horror", "Children's",
+    "Animation", "Mystery", "Musical", "Fantasy", "Documentary", "War", "Western", "Film-Noir",
+)  # fmt: skip
+PLOTS = {
+    "Drama": ("a family secret", "a long illness", "an unpaid debt", "a father's last letter"),
+    "Comedy": ("a switched suitcase", "a wedding gone wrong", "a very bad disguise", "a talking parrot"),
+    "Thriller": ("a stolen file", "a voice on the line", "a locked room", "twelve hours to live"),
+    "Action": ("a hijacked train", "a bomb under the bridge", "a chase across the roofs", "one last job"),
+    "Romance": ("a summer by the sea", "an old love", "a letter never sent", "a dance at midnight"),
+    "Adventure": ("a map with a missing corner", "a sunken ship", "a road over the mountains", "a lost expedition"),
+    "Crime": ("a bank robbery", "a corrupt judge", "a war of two gangs", "a witness who vanished"),
+    "Sci-Fi": ("a signal from deep space", "a machine that dreams", "a colony on Mars", "a day that repeats"),
+    "Horror": ("a house that breathes", "a grave found open", "a mirror with no reflection", "a curse"),
+    "Children's": ("a runaway puppy", "a school for wizards", "a tree house", "a birthday without a cake"),
+    "Animation": ("a brave little snail", "a city of toys", "a dragon afraid of fire", "a clockwork bird"),
+    "Mystery": ("a death at dinner", "a name in the ashes", "a vanished painting", "footprints in the snow"),
+    "Musical": ("a band's first tour", "a theater about to close", "a song in two halves", "opening night"),
+    "Fantasy": ("a sword in a lake", "a kingdom under glass", "a bargain with a witch", "the last unicorn"),
+    "Documentary": ("a year on the ice", "the men who built the dam", "a dying language", "a village school"),
+    "War": ("a bridge to be held", "a letter from the front", "a retreat in winter", "a truce at Christmas"),
+    "Western": ("a cattle drive", "a sheriff alone", "a silver mine", "a feud over water"),
+    "Film-Noir": ("a widow with a gun", "a private eye's last case", "rain on neon", "a double life"),
+}
+ADJECTIVES = (
+    "Silent", "Broken", "Golden", "Last", "Hidden", "Crimson", "Distant", "Burning", "Lonely", "Secret", "Frozen",
+    "Restless", "Hollow", "Wild", "Midnight", "Paper", "Electric", "Forgotten", "Bitter", "Velvet", "Second", "Blind",
+    "Endless", "Quiet", "Iron", "Scarlet", "Borrowed", "Perfect", "Wandering", "Tender", "Crooked", "Invisible",
+    "Ancient", "Reckless", "Faithful", "Silver", "Stolen", "Laughing", "Northern", "Sleeping", "Savage", "Gentle",
+    "Shattered", "Painted", "Thirteenth", "Innocent", "Cold", "Bright", "Dark", "Honest",
+)  # fmt: skip
+NOUNS = (
+    "Harbor", "Garden", "Witness", "Promise", "River", "Stranger", "Kingdom", "Letter", "Season", "Mirror", "Empire",
+    "Hour", "Station", "Horizon", "Orchard", "Affair", "Voyage", "Shadow", "Summer", "Bridge", "Game", "Soldier",
+    "Daughter", "Bargain", "Machine", "Island", "Detective", "Song", "Room", "Highway", "Frontier", "Winter", "Thief",
+    "Theater", "Moon", "Doctor", "Circle", "Signal", "Honeymoon", "Forest", "Tower", "Storm", "Hunter", "Neighbor",
+    "Crossing", "Wager", "Ghost", "Dancer", "City", "Heart",
+)  # fmt: skip
+PLACES = (
+    "Lisbon", "Cairo", "Havana", "Oslo", "Kyoto", "Naples", "Dublin", "Tangier", "Prague", "Bombay", "Vienna", "Lima",
+    "Boston", "Marseille", "Istanbul", "Warsaw", "Seoul", "Nairobi", "Trieste", "Glasgow", "Odessa", "Quito", "Tunis",
+    "Bergen", "Porto", "Riga", "Hanoi", "Memphis", "Galway", "Kiruna", "Salem", "Valparaiso", "Bruges", "Izmir",
+    "Tallinn", "Toledo", "Utrecht", "Zanzibar", "Cork", "Hamburg",
+)  # fmt: skip
+HEROES = (
+    "a retired teacher", "two brothers", "a young nurse", "a stubborn clerk", "a travelling salesman", "three sisters",
+    "a failed poet", "a night watchman", "an orphan", "a tired policeman", "a famous singer", "a lighthouse keeper",
+    "a group of students", "a widowed baker", "a runaway bride", "an old sailor",
+)  # fmt: skip
+
+MAX_PARTS = 5
+"""Maximum number of parts of a series."""
 NUMERALS = ("", " II", " III", " IV", " V")
-FADE = 0.8
-"""Popularity of a part against the part before."""
+SEQUEL_POPULARITY = 0.8
+"""Popularity of a part relative to the part before it."""
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue:
-    """What there is to choose from, by item code."""
+class SimulatedCatalog:
+    """Properties of all items, by item code."""
 
     genres: NDArray[np.bool_]
-    """``(I, G)`` which genres an item has; at least one."""
+    """``(I, G)`` genres of each item; at least one."""
     popularity: NDArray[np.float64]
-    """``(I,)`` weights, 1 at most."""
+    """``(I,)`` weights, at most 1."""
     series: NDArray[np.int32]
-    """``(I,)`` the code of the first part; the item itself where it stands alone."""
+    """``(I,)`` code of the first part of the series; the item itself where it is in none."""
     part: NDArray[np.int32]
-    """``(I,)`` from 0."""
+    """``(I,)`` number of the part, from 0."""
     sequel: NDArray[np.int32]
-    """``(I,)`` the code of the next part, or -1."""
+    """``(I,)`` code of the next part, or -1."""
     frame: pl.DataFrame
-    """``id, title, genres, year, description``, and ``series`` (id of the first part) and ``part`` where in one."""
+    """``id, title, genres, year, description``; for items in a series, ``series`` (id of the first part), ``part``."""
 
     @classmethod
-    def build(cls, settings: SimulatorSettings, rng: np.random.Generator) -> Catalogue:
-        """A catalogue drawn from ``rng``."""
+    def build(cls, settings: SimulatorSettings, rng: np.random.Generator) -> SimulatedCatalog:
+        """Generate a catalog from ``rng``."""
         n = settings.items
         series, part, sequel = _series(n, settings.series, rng)
         shares = 1.0 / np.arange(2, settings.genres + 2)
@@ -55,7 +104,7 @@ class Catalogue:
             genres[np.flatnonzero(more), drawn[more]] = True
         genres = genres[series]
         rank = 1.0 + rng.permutation(n)
-        popularity = rank[series] ** -settings.popularity * FADE**part
+        popularity = rank[series] ** -settings.popularity * SEQUEL_POPULARITY**part
         year = (2020.0 - 90.0 * rng.random(n) ** 2).astype(np.int64)
         year = np.minimum(year[series] + 3 * part, 2020)
         frame = _describe(genres, series, part, sequel, year, rng)
@@ -65,9 +114,9 @@ class Catalogue:
 def _series(
     n: int, share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """First part, number of the part and next part of each item; a share of the items is in series."""
+    """Return first part, part number and next part of each item; a ``share`` of the items is in series."""
     members = rng.permutation(n)[: round(n * share)]
-    sizes = rng.integers(2, PARTS + 1, size=len(members))
+    sizes = rng.integers(2, MAX_PARTS + 1, size=len(members))
     starts = np.concatenate([[0], np.cumsum(sizes)])
     owner = np.searchsorted(starts, np.arange(len(members)), side="right") - 1
     series, part = np.arange(n), np.zeros(n, np.int64)
@@ -79,7 +128,7 @@ def _series(
     return series.astype(np.int32), part.astype(np.int32), sequel.astype(np.int32)
 
 
-def _pick(words: Sequence[str], places: ArrayLike) -> pl.Series:
+def _gather(words: Sequence[str], places: ArrayLike) -> pl.Series:
     return pl.Series(words, dtype=pl.String).gather(np.asarray(places, dtype=np.int64))
 
 
@@ -91,16 +140,16 @@ def _describe(
     year: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> pl.DataFrame:
-    """Titles, descriptions and the rest as people read them."""
+    """Generate the table of titles, descriptions and other metadata."""
     n, n_genres = genres.shape
-    # places in the list of all titles, as far as the catalogue needs it; 7919 is prime to its length, so none
-    # comes twice before all have come
+    # indices into the list of all titles, as long as the catalog needs it; 7919 is coprime to its length, so
+    # titles repeat only after all have been used
     forms = len(ADJECTIVES) * len(NOUNS)
     number = series.astype(np.int64) * 7919 % (forms * min(2 + 2 * n // forms, len(PLACES) + 2))
-    adjective = _pick(ADJECTIVES, number % len(ADJECTIVES))
-    noun = _pick(NOUNS, number // len(ADJECTIVES) % len(NOUNS))
-    place = _pick(PLACES, number // forms % len(PLACES))
-    numeral = _pick(NUMERALS, part)
+    adjective = _gather(ADJECTIVES, number % len(ADJECTIVES))
+    noun = _gather(NOUNS, number // len(ADJECTIVES) % len(NOUNS))
+    place = _gather(PLACES, number // forms % len(PLACES))
+    numeral = _gather(NUMERALS, part)
     main = np.argmax(genres * rng.random((n, n_genres)), axis=1)
     plots = [text for genre in GENRES[:n_genres] for text in PLOTS[genre]]
     per_genre = len(PLOTS[GENRES[0]])
@@ -108,7 +157,7 @@ def _describe(
     code = pl.int_range(1, n + 1).cast(pl.String).str.zfill(digits)
     row, column = np.nonzero(genres)
     offsets = np.searchsorted(row, np.arange(n + 1))
-    words = _pick(GENRES, column)
+    words = _gather(GENRES, column)
     return pl.DataFrame(
         {
             "adjective": adjective,
@@ -117,10 +166,10 @@ def _describe(
             "numeral": numeral,
             "form": number // forms,
             "year": year,
-            "hero": _pick(HEROES, rng.integers(len(HEROES), size=n)),
-            "town": _pick(PLACES, rng.integers(len(PLACES), size=n)),
-            "genre": _pick(GENRES, main),
-            "plot": _pick(plots, main * per_genre + rng.integers(per_genre, size=n)),
+            "hero": _gather(HEROES, rng.integers(len(HEROES), size=n)),
+            "town": _gather(PLACES, rng.integers(len(PLACES), size=n)),
+            "genre": _gather(GENRES, main),
+            "plot": _gather(plots, main * per_genre + rng.integers(per_genre, size=n)),
             "first": series.astype(np.int64) + 1,
             "part": part + 1,
             "alone": (series == np.arange(n)) & (sequel < 0),
@@ -144,7 +193,7 @@ def _describe(
 
 
 def _lists(words: pl.Series, offsets: NDArray[np.int64]) -> pl.Series:
-    """A list of words per item."""
+    """Return a list of words per item."""
     owner = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     frame = pl.DataFrame({"item": owner, "word": words})
     return frame.group_by("item", maintain_order=True).agg("word")["word"]

@@ -1,4 +1,4 @@
-"""The law of choice: what is likely in which hidden state, as arrays that kernels read.
+"""Build the choice model: probabilities of items and ratings given the hidden state, as arrays for kernels.
 
 Shapes: I items, K tastes, A appetites, S = A·K states (state ``a * K + z``), G genres.
 """
@@ -11,62 +11,62 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.numba_kernels import kernel
-from segue.data.simulator.catalog import Catalogue
+from segue.data.simulator.catalog import SimulatedCatalog
 from segue.data.simulator.settings import SimulatorSettings
 
-__all__ = ["RATINGS", "SESSION_GAP", "Alias", "Law", "alias", "choices"]
+__all__ = ["RATINGS", "SESSION_GAP", "AliasTables", "ChoiceModel", "build_alias_tables", "build_choice_model"]
 
 SESSION_GAP = 6 * 3600
-"""Seconds without an event after which the next one begins a session."""
+"""Seconds without an event after which the next event starts a session."""
 RATINGS = 5
-"""Ratings are 1..RATINGS, and so many are the levels of fit."""
+"""Ratings are 1..RATINGS; also the number of levels of fit."""
 CURIOUS = 1
-FOLLOWING = np.array([1.0, 0.4, 1.5])
-RETURNING = np.array([1.0, 0.3, 1.5])
-"""Appetites in order: plain, curious, loyal."""
+SEQUEL_FACTORS = np.array([1.0, 0.4, 1.5])
+REPEAT_FACTORS = np.array([1.0, 0.3, 1.5])
+"""Factors of the probability of repeats by appetite: plain, curious, loyal; those above of sequels."""
 
 
-class Law(NamedTuple):
-    """Everything a hidden state decides."""
+class ChoiceModel(NamedTuple):
+    """All distributions that depend on the hidden state."""
 
     choice: NDArray[np.float64]
-    """``(I, S)`` p(item | state) of a fresh choice among the whole catalogue; columns sum to 1, none is 0."""
+    """``(I, S)`` p(item | state) of a new item from the whole catalog; positive, columns sum to 1."""
     sequel: NDArray[np.int32]
-    """``(I,)`` the next part of the series, or -1."""
+    """``(I,)`` next part of the series, or -1."""
     drift: NDArray[np.float64]
     """``(2, K, K)`` P(taste | taste before) within a session and at its start."""
     session: float
-    """Probability that an event begins a session."""
-    following: NDArray[np.float64]
-    """``(A,)`` probability of going on with a series."""
-    returning: NDArray[np.float64]
+    """Probability that an event starts a session."""
+    sequel_prob: NDArray[np.float64]
+    """``(A,)`` probability of continuing a series."""
+    repeat_prob: NDArray[np.float64]
     """``(A,)`` probability of a repeat."""
     recency: float
     level: NDArray[np.uint8]
-    """``(I, K)`` how well the item fits the taste, 0 to 4."""
+    """``(I, K)`` level of fit between item and taste, 0 to 4."""
     rating: NDArray[np.float64]
     """``(5, 5)`` P(rating - 1 | level)."""
 
 
-class Alias(NamedTuple):
-    """Walker's tables: one draw from ``p(item | state)`` costs one look."""
+class AliasTables(NamedTuple):
+    """Tables of Walker's alias method: samples ``p(item | state)`` in constant time."""
 
     keep: NDArray[np.float64]
-    """``(S, I)``"""
+    """``(S, I)`` probability of keeping the drawn item."""
     other: NDArray[np.int32]
-    """``(S, I)``"""
+    """``(S, I)`` item to return otherwise."""
 
 
-def choices(settings: SimulatorSettings, catalogue: Catalogue, rng: np.random.Generator) -> Law:
-    """The law for ``catalogue``, its free parameters drawn from ``rng``."""
+def build_choice_model(settings: SimulatorSettings, catalog: SimulatedCatalog, rng: np.random.Generator) -> ChoiceModel:
+    """Build the choice model for ``catalog``; its free parameters are drawn from ``rng``."""
     k, a = settings.tastes, settings.appetites
     taste_KG = rng.dirichlet(np.full(settings.genres, 0.4), size=k) * settings.genres + 0.03
-    share_IG = catalogue.genres / catalogue.genres.sum(axis=1, keepdims=True)
+    share_IG = catalog.genres / catalog.genres.sum(axis=1, keepdims=True)
     fit_IK = share_IG @ taste_KG.T
     tail = np.ones(a)
     if a > CURIOUS:
         tail[CURIOUS] = 1.0 - settings.novelty
-    weight_AI = np.exp(tail[:, None] * np.log(catalogue.popularity))
+    weight_AI = np.exp(tail[:, None] * np.log(catalog.popularity))
     choice_IAK = weight_AI.T[:, :, None] * (fit_IK**settings.focus)[:, None, :]
     choice_IS = choice_IAK.reshape(settings.items, a * k)
     choice_IS /= choice_IS.sum(axis=0)
@@ -77,23 +77,23 @@ def choices(settings: SimulatorSettings, catalogue: Catalogue, rng: np.random.Ge
     level_IK = np.searchsorted(np.quantile(liking_IK, [0.1, 0.3, 0.6, 0.85]), liking_IK)
     distance = np.abs(np.arange(RATINGS)[:, None] - np.arange(RATINGS)[None, :])
     rating = np.exp(-0.8 * distance)
-    return Law(
+    return ChoiceModel(
         choice=choice_IS,
-        sequel=catalogue.sequel,
+        sequel=catalog.sequel,
         drift=drift,
         session=1.0 / settings.session_length,
-        following=settings.sequels * FOLLOWING[:a],
-        returning=settings.repeats * RETURNING[:a],
+        sequel_prob=settings.sequels * SEQUEL_FACTORS[:a],
+        repeat_prob=settings.repeats * REPEAT_FACTORS[:a],
         recency=settings.recency,
         level=level_IK.astype(np.uint8),
         rating=rating / rating.sum(axis=1, keepdims=True),
     )
 
 
-def alias(choice_IS: NDArray[np.float64]) -> Alias:
-    """Alias tables of the columns of ``choice_IS`` (Walker 1977, built as in Vose 1991)."""
+def build_alias_tables(choice_IS: NDArray[np.float64]) -> AliasTables:
+    """Build alias tables of the columns of ``choice_IS`` (Walker 1977, built as in Vose 1991)."""
     keep, other = _alias(np.ascontiguousarray(choice_IS.T))
-    return Alias(keep, other)
+    return AliasTables(keep, other)
 
 
 @kernel

@@ -1,4 +1,4 @@
-"""Random numbers that follow from their place alone: seed, purpose, user, count (SplitMix64, Steele et al. 2014)."""
+"""Generate random numbers from (seed, purpose, user, counter) alone (SplitMix64, Steele et al. 2014)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from segue.core.numba_kernels import kernel
 __all__ = ["EVENTS", "LENGTH", "PROFILE", "key", "uniform", "uniforms"]
 
 PROFILE, LENGTH, EVENTS = 1, 2, 3
-"""What numbers are drawn for; each purpose has a stream of its own for every user."""
+"""Purposes of random numbers; each user has one stream per purpose."""
 
 
 @kernel
@@ -24,7 +24,7 @@ def _mix(x: Any) -> Any:
 
 @kernel
 def key(seed: int, purpose: int, user: int) -> Any:
-    """Where the stream of ``user`` for ``purpose`` begins."""
+    """Return the start of the stream of ``user`` for ``purpose``."""
     start = _mix(np.uint64(seed) + np.uint64(0x9E3779B97F4A7C15))
     start = _mix(start ^ (np.uint64(purpose) << np.uint64(32)))
     return _mix(start + np.uint64(user) * np.uint64(0xD1342543DE82EF95))
@@ -32,14 +32,14 @@ def key(seed: int, purpose: int, user: int) -> Any:
 
 @kernel
 def uniform(start: Any, count: int) -> float:
-    """Number ``count`` of the stream that begins at ``start``, in [0, 1)."""
+    """Return number ``count`` of the stream with start ``start``, in [0, 1)."""
     bits = _mix(start + (np.uint64(count) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     return float(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @kernel
 def uniforms(seed: int, purpose: int, first: int, users: int, width: int) -> NDArray[np.float64]:
-    """``(users, width)`` the first ``width`` numbers of each of the users from ``first`` on."""
+    """Return the first ``width`` numbers of each user from ``first`` on, ``(users, width)``."""
     out = np.empty((users, width))
     for row in range(users):
         start = key(seed, purpose, first + row)

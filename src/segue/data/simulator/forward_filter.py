@@ -1,4 +1,4 @@
-"""What a history says of the hidden state, and so of the next item: the forward recursion.
+"""Infer the hidden state and the next item from a history by the forward recursion.
 
 Shapes: N queries, T events, S states, I items.
 """
@@ -12,36 +12,38 @@ from numpy.typing import NDArray
 
 from segue.core.numba_kernels import kernel
 from segue.core.types import Events
-from segue.data.simulator.choice_model import Law
+from segue.data.simulator.choice_model import ChoiceModel
 
-__all__ = ["UNKNOWN", "Next", "distribution", "follow"]
+__all__ = ["UNKNOWN", "FilterResult", "next_item_probabilities", "run_filter"]
 
 UNKNOWN = -1
-"""A session flag that was not observed."""
+"""Session flag that was not observed."""
 
 
-class Next(NamedTuple):
-    """What the choice of the next item depends on."""
+class FilterResult(NamedTuple):
+    """Posterior after a history, from which next-item probabilities follow."""
 
     belief: NDArray[np.float64]
     """``(N, S)`` P(state of the next event | history)."""
     rest: NDArray[np.float64]
-    """``(N, S)`` probability that the state has for items not in the history; 1 if none is left."""
+    """``(N, S)`` total probability of items not in the history, given the state; 1 if none is left."""
     share: NDArray[np.float64]
-    """``(T,)`` share of each event in a repeat; sums to 1 in each row."""
+    """``(T,)`` probability that a repeat is of this event; sums to 1 in each row."""
     sequel: NDArray[np.int32]
-    """``(N,)`` the next part that waits, or -1."""
+    """``(N,)`` unseen next part of the series of the last item, or -1."""
     full: NDArray[np.bool_]
-    """``(N,)`` whether the history holds all the catalogue."""
+    """``(N,)`` whether the history contains the whole catalog."""
 
 
-def distribution(law: Law, history: Events, after: Next, belief_NS: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``(N, I)`` probabilities of the next item, the hidden state being as ``belief_NS`` says."""
-    a_S = np.arange(belief_NS.shape[1]) // law.level.shape[1]
+def next_item_probabilities(
+    model: ChoiceModel, history: Events, after: FilterResult, belief_NS: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the probabilities of the next item given the state distribution ``belief_NS``, ``(N, I)``."""
+    a_S = np.arange(belief_NS.shape[1]) // model.level.shape[1]
     waiting_N = after.sequel >= 0
-    returning_NS = belief_NS * law.returning[a_S] * (history.lengths > 0)[:, None]
-    following_NS = (belief_NS - returning_NS) * law.following[a_S] * waiting_N[:, None]
-    out_NI: NDArray[np.float64] = ((belief_NS - returning_NS - following_NS) / after.rest) @ law.choice.T
+    returning_NS = belief_NS * model.repeat_prob[a_S] * (history.lengths > 0)[:, None]
+    following_NS = (belief_NS - returning_NS) * model.sequel_prob[a_S] * waiting_N[:, None]
+    out_NI: NDArray[np.float64] = ((belief_NS - returning_NS - following_NS) / after.rest) @ model.choice.T
     rows_T = history.rows
     closed_T = ~after.full[rows_T]
     out_NI[rows_T[closed_T], history.items[closed_T]] = 0.0
@@ -53,7 +55,7 @@ def distribution(law: Law, history: Events, after: Next, belief_NS: NDArray[np.f
 
 @kernel
 def _move(belief: Any, moved: Any, drift: Any, session: float, flag: int) -> None:
-    """One drift of the tastes, ``belief (S,)`` in place."""
+    """Apply one drift of tastes to ``belief (S,)``, in place."""
     n_tastes = drift.shape[1]
     weight = session if flag < 0 else float(flag)
     for a in range(len(belief) // n_tastes):
@@ -68,22 +70,31 @@ def _move(belief: Any, moved: Any, drift: Any, session: float, flag: int) -> Non
 
 
 @kernel
-def follow(
-    law: Law,
+def _sum_unseen(choice_IS: Any, mark: Any, seen_mark: int, rest: Any) -> None:
+    """Set ``rest (S,)`` to the total probability of the items that are not marked as seen."""
+    rest[:] = 0.0
+    for i in range(len(mark)):
+        if mark[i] != seen_mark:
+            for s in range(len(rest)):
+                rest[s] += choice_IS[i, s]
+
+
+@kernel
+def run_filter(
+    model: ChoiceModel,
     prior_NS: NDArray[np.float64],
     offsets: NDArray[np.int64],
     items: NDArray[np.int32],
     flags: NDArray[np.int8],
     ratings: NDArray[np.int8],
-    coming: NDArray[np.int8],
-) -> Next:
-    """Filter each row of events.
+    next_flags: NDArray[np.int8],
+) -> FilterResult:
+    """Filter each row of events; impossible events do not change the state distribution.
 
-    ``flags (T,)``: 1 where an event begins a session, 0 where not, or UNKNOWN (the first of a row is not read);
-    ``ratings (T,)``: 1 to 5, or 0 if not observed; ``coming (N,)``: the flag of the event asked for. An event that
-    the law cannot produce says nothing of the state.
+    ``flags (T,)``: 1 where an event starts a session, 0 where not, or UNKNOWN (ignored at the first event of a row);
+    ``ratings (T,)``: 1 to 5, or 0 if not observed; ``next_flags (N,)``: flags of the next events.
     """
-    n_items, n_tastes = law.level.shape
+    n_items, n_tastes = model.level.shape
     n, n_states = prior_NS.shape
     state_NS, rest_NS, share = prior_NS.copy(), np.ones((n, n_states)), np.zeros(len(items))
     sequel, full = np.full(n, -1, dtype=np.int32), np.zeros(n, dtype=np.bool_)
@@ -98,56 +109,52 @@ def follow(
         for t in range(begin, end):
             item = items[t]
             if t > begin:
-                _move(belief, moved, law.drift, law.session, flags[t])
+                _move(belief, moved, model.drift, model.session, flags[t])
             seen = mark[item] == row + 1
-            back = heat[item] * law.recency ** (t - 1 - touched[item]) / warmth if seen else 0.0
-            part = law.sequel[items[t - 1]] if t > begin else -1
+            back = heat[item] * model.recency ** (t - 1 - touched[item]) / warmth if seen else 0.0
+            part = model.sequel[items[t - 1]] if t > begin else -1
             waiting = part >= 0 and mark[part] != row + 1
             total = 0.0
             for s in range(n_states):
                 a = s // n_tastes
-                chance = law.following[a] if waiting else 0.0
+                chance = model.sequel_prob[a] if waiting else 0.0
                 emitted = 0.0
                 if not seen or distinct == n_items:
-                    emitted = (1.0 - chance) * law.choice[item, s] / rest[s]
+                    emitted = (1.0 - chance) * model.choice[item, s] / rest[s]
                 if waiting and part == item:
                     emitted += chance
                 if t > begin:
-                    emitted = (1.0 - law.returning[a]) * emitted + law.returning[a] * back
+                    emitted = (1.0 - model.repeat_prob[a]) * emitted + model.repeat_prob[a] * back
                 if ratings[t] > 0:
-                    emitted *= law.rating[law.level[item, s % n_tastes], ratings[t] - 1]
+                    emitted *= model.rating[model.level[item, s % n_tastes], ratings[t] - 1]
                 likely[s] = belief[s] * emitted
                 total += likely[s]
             if total > 0.0:
                 for s in range(n_states):
                     belief[s] = likely[s] / total
-            heat[item] = (heat[item] * law.recency ** (t - touched[item]) if seen else 0.0) + 1.0
+            heat[item] = (heat[item] * model.recency ** (t - touched[item]) if seen else 0.0) + 1.0
             touched[item] = t
-            warmth = warmth * law.recency + 1.0
+            warmth = warmth * model.recency + 1.0
             if not seen:
                 mark[item] = row + 1
                 distinct += 1
                 again = False
                 for s in range(n_states):
-                    rest[s] -= law.choice[item, s]
+                    rest[s] -= model.choice[item, s]
                     again = again or rest[s] < 0.5 * base[s]
                 if distinct == n_items:
                     rest[:] = 1.0
-                elif again:  # at each halving, so that what cancels stays small against what is left
-                    rest[:] = 0.0
-                    for i in range(n_items):
-                        if mark[i] != row + 1:
-                            for s in range(n_states):
-                                rest[s] += law.choice[i, s]
+                elif again:  # recompute at each halving, so that rounding errors stay small relative to the rest
+                    _sum_unseen(model.choice, mark, row + 1, rest)
                     base[:] = rest
         full[row] = distinct == n_items
         if end > begin:
-            _move(belief, moved, law.drift, law.session, coming[row])
-            part = law.sequel[items[end - 1]]
+            _move(belief, moved, model.drift, model.session, next_flags[row])
+            part = model.sequel[items[end - 1]]
             if part >= 0 and mark[part] != row + 1:
                 sequel[row] = part
         weight = 1.0
         for t in range(end - 1, begin - 1, -1):
             share[t] = weight / warmth
-            weight *= law.recency
-    return Next(state_NS, rest_NS, share, sequel, full)
+            weight *= model.recency
+    return FilterResult(state_NS, rest_NS, share, sequel, full)

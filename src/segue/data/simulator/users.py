@@ -1,4 +1,4 @@
-"""Users: their profiles, what profiles say of hidden states, and how long histories are.
+"""Generate users: profiles, the distribution of hidden states given a profile, and history lengths.
 
 Shapes: U users, N queries, S states; a profile is three codes (age group, gender, occupation).
 """
@@ -15,10 +15,10 @@ from scipy.special import ndtri, softmax
 from segue.data.simulator.counter_rng import LENGTH, PROFILE, uniforms
 from segue.data.simulator.settings import SimulatorSettings
 
-__all__ = ["GENDERS", "OCCUPATIONS", "People"]
+__all__ = ["GENDERS", "OCCUPATIONS", "UserPopulation"]
 
 AGES = np.array([12, 18, 25, 35, 45, 55, 65, 81])
-"""Group ``g`` is ``AGES[g] <= age < AGES[g + 1]``; younger and older people count to the nearest group."""
+"""Group ``g`` is ``AGES[g] <= age < AGES[g + 1]``; other ages are assigned to the nearest group."""
 AGE_SHARES = (0.08, 0.2, 0.28, 0.18, 0.13, 0.08, 0.05)
 GENDERS = ("F", "M")
 GENDER_SHARES = (0.45, 0.55)
@@ -31,16 +31,16 @@ APPETITE_SHARES = (0.4, 0.3, 0.3)
 
 
 @dataclass(frozen=True, eq=False)
-class People:
-    """The law of profiles, first states and lengths."""
+class UserPopulation:
+    """Distribution of profiles, initial states and history lengths."""
 
     settings: SimulatorSettings
     prior: NDArray[np.float64]
-    """``(ages + 1, genders + 1, occupations + 1, S)`` P(state | profile); the last place of an axis: not known."""
+    """``(ages + 1, genders + 1, occupations + 1, S)`` P(state | profile); the last index of an axis means unknown."""
 
     @classmethod
-    def build(cls, settings: SimulatorSettings, rng: np.random.Generator) -> People:
-        """People whose profiles shift tastes and appetites by random amounts from ``rng``."""
+    def build(cls, settings: SimulatorSettings, rng: np.random.Generator) -> UserPopulation:
+        """Build a population in which profiles shift tastes and appetites by random amounts from ``rng``."""
         sizes = (len(AGE_SHARES), len(GENDER_SHARES), len(OCCUPATION_SHARES))
         k, a = settings.tastes, settings.appetites
         logits_z, logits_a = np.zeros((*sizes, k)), np.zeros((*sizes, a)) + np.log(APPETITE_SHARES[:a])
@@ -57,15 +57,15 @@ class People:
         return cls(settings, prior)
 
     def codes(self, first: int, users: int) -> NDArray[np.int64]:
-        """``(users, 3)`` age group, gender and occupation of the users from ``first`` on."""
+        """Return age group, gender and occupation of the users from ``first`` on, ``(users, 3)``."""
         u = uniforms(self.settings.seed, PROFILE, first, users, 4)
         shares = (AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES)
         draws = [np.searchsorted(np.cumsum(share)[:-1], u[:, i], side="right") for i, share in enumerate(shares)]
         return np.stack(draws, axis=1).astype(np.int64)
 
     def frame(self, first: int, users: int) -> pl.DataFrame:
-        """Profiles of the users from ``first`` on: ``id, age, gender, occupation``."""
-        groups, genders, jobs = self.codes(first, users).T
+        """Return the profiles of the users from ``first`` on: ``id, age, gender, occupation``."""
+        groups, genders, occupations = self.codes(first, users).T
         within = uniforms(self.settings.seed, PROFILE, first, users, 4)[:, 3]
         ages = AGES[groups] + (within * np.diff(AGES)[groups]).astype(np.int64)
         ids = pl.select(pl.int_range(first + 1, first + users + 1).cast(pl.String).str.zfill(self.digits))
@@ -74,21 +74,21 @@ class People:
                 "id": "u" + ids.to_series(),
                 "age": ages,
                 "gender": pl.Series(GENDERS).gather(genders),
-                "occupation": pl.Series(OCCUPATIONS).gather(jobs),
+                "occupation": pl.Series(OCCUPATIONS).gather(occupations),
             }
         )
 
     @property
     def digits(self) -> int:
-        """Digits in an id."""
+        """Number of digits in an id."""
         return len(str(self.settings.users))
 
     def unknown(self, n: int) -> NDArray[np.int64]:
-        """``(n, 3)`` codes of people of whom nothing is known."""
+        """Return codes of unknown profiles, ``(n, 3)``."""
         return np.tile(np.array(self.prior.shape[:3], dtype=np.int64) - 1, (n, 1))
 
     def read(self, profile: pl.DataFrame) -> NDArray[np.int64]:
-        """``(N, 3)`` codes of profiles as people write them; what is missing or strange gets the place "not known"."""
+        """Encode a table of profiles, ``(N, 3)``; missing and unknown values get the index for unknown."""
         codes = self.unknown(len(profile))
         if "age" in profile.columns:
             ages = profile["age"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
@@ -96,20 +96,20 @@ class People:
             codes[:, 0] = np.where(np.isfinite(ages), groups, codes[:, 0])
         for axis, (name, words) in enumerate((("gender", GENDERS), ("occupation", OCCUPATIONS)), start=1):
             if name in profile.columns:
-                places = pl.DataFrame({name: words, "place": range(len(words))})
-                found = profile.select(pl.col(name).cast(pl.String, strict=False)).join(
-                    places, on=name, how="left", maintain_order="left"
+                indices = pl.DataFrame({name: words, "index": range(len(words))})
+                joined = profile.select(pl.col(name).cast(pl.String, strict=False)).join(
+                    indices, on=name, how="left", maintain_order="left"
                 )
-                codes[:, axis] = found["place"].fill_null(len(words)).to_numpy()
+                codes[:, axis] = joined["index"].fill_null(len(words)).to_numpy()
         return codes
 
     def priors(self, codes: NDArray[np.int64]) -> NDArray[np.float64]:
-        """``(N, S)`` P(state | profile) for ``codes (N, 3)``."""
-        chosen: NDArray[np.float64] = self.prior[codes[:, 0], codes[:, 1], codes[:, 2]]
-        return chosen
+        """Return P(state | profile) for ``codes (N, 3)``, ``(N, S)``."""
+        result: NDArray[np.float64] = self.prior[codes[:, 0], codes[:, 1], codes[:, 2]]
+        return result
 
     def lengths(self, first: int, users: int) -> NDArray[np.int64]:
-        """``(users,)`` numbers of events: the minimum and a log-normal rest."""
+        """Return the number of events per user, ``(users,)``: the minimum plus a log-normal number."""
         settings, spread = self.settings, self.settings.length_spread
         rest = settings.mean_length - settings.min_length
         z = ndtri(uniforms(settings.seed, LENGTH, first, users, 1)[:, 0])

@@ -1,9 +1,10 @@
-"""One file per source; the file's name, with ``-`` for ``_``, is the key.
+"""Data sources: one file per source; its name, with ``-`` for ``_``, is the key.
 
-A source made from an archive has ``ABOUT`` (one line), ``ARCHIVE`` (a ``segue.data.archives.Archived``: the members it
-is known by and where to download it) and ``read(archive, settings) -> Raw``. A source that makes its own data has
-``ABOUT`` and ``write(settings, folder, say)``, which fills ``folder`` with a ``segue.data.writer.DatasetWriter`` in
-chunks, in constant memory. ``settings`` are the texts behind ``?`` in ``key?name=value&name=value``; an archive's
-source names those it understands, with the values they take, in ``SETTINGS``; one that makes its own data refuses what
-it does not understand itself.
+A source in an archive defines ``ABOUT`` (one line of description), ``ARCHIVE`` (an
+:class:`segue.data.archives.ArchiveSpec`: how to recognize and download it) and ``read(archive, settings) -> RawLog``. A
+source that generates its data defines ``ABOUT`` and ``write(settings, folder, log)``, which fills ``folder`` through a
+:class:`segue.data.writer.DatasetWriter`, in chunks and constant memory.
+
+``settings`` are the texts after ``?`` in ``key?name=value&name=value``. The source of an archive lists its settings and
+their values in ``SETTINGS``; a source that generates its data validates its settings itself.
 """

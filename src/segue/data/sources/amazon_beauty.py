@@ -1,4 +1,4 @@
-"""Amazon Beauty (McAuley, 2014) as two papers use it: S3-Rec's 5-core file, or BERT4Rec's larger one. No times."""
+"""Amazon Beauty (McAuley, 2014) as used by S3-Rec (5-core) or BERT4Rec (larger); no times."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 
 import polars as pl
 
-from segue.data.archives import Archive, Archived
+from segue.data.archives import Archive, ArchiveSpec
 from segue.data.delimited import read_delimited
-from segue.data.raw_log import Place, Raw
-from segue.data.user_sequences import read_rows
+from segue.data.raw_log import RawLog, SourceLocation
+from segue.data.user_sequences import read_user_sequences
 
 __all__ = ["ABOUT", "ARCHIVE", "SETTINGS", "read"]
 
 ABOUT = "Amazon Beauty: 22,363 users, 12,101 items (S3-Rec, 5-core); ?variant=bert4rec: 40,226 users, 54,542 items"
 S3REC = "https://raw.githubusercontent.com/RUCAIBox/CIKM2020-S3Rec/master/data"
-ARCHIVE = Archived(
+ARCHIVE = ArchiveSpec(
     members=("Beauty.s3rec.txt", "beauty.bert4rec.txt"),
     files={
         "amazon-beauty/Beauty.s3rec.txt": (f"{S3REC}/Beauty.txt", None),
@@ -31,15 +31,15 @@ ARCHIVE = Archived(
 SETTINGS = {"variant": ("s3rec", "bert4rec")}
 
 
-def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
-    """The events in the order of the file; ids are those of the file, ``asin`` and ``attributes`` describe items."""
+def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
+    """Read events in the order of the file, with its ids; items have ``asin`` and ``attributes``."""
     if settings.get("variant", "s3rec") == "bert4rec":
-        place = Place(f"{archive.path.name}:beauty.bert4rec.txt", 1, "line")
+        location = SourceLocation(f"{archive.path.name}:beauty.bert4rec.txt", 1, "line")
         schema = {"user": pl.Int32, "item": pl.Int32}
-        events = read_delimited(archive.read("beauty.bert4rec.txt"), place.name, schema, " ")
-        return Raw(events, place, warnings=archive.warnings)
-    events, place = read_rows(archive, "Beauty.s3rec.txt")
-    return Raw(events, place, _items(archive), _users(archive), warnings=archive.warnings)
+        events = read_delimited(archive.read("beauty.bert4rec.txt"), location.name, schema, " ")
+        return RawLog(events, location, warnings=archive.warnings)
+    events, location = read_user_sequences(archive, "Beauty.s3rec.txt")
+    return RawLog(events, location, _items(archive), _users(archive), warnings=archive.warnings)
 
 
 def _json(archive: Archive, member: str) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _json(archive: Archive, member: str) -> dict[str, Any]:
 
 
 def _items(archive: Archive) -> pl.DataFrame | None:
-    """``id`` with ``asin`` and ``attributes`` (codes as text), as far as the archive has them."""
+    """Return ``id`` with ``asin`` and ``attributes`` (codes as text), where the archive has them."""
     parts = []
     if archive.name("datamaps.json"):
         parts.append(_table(_json(archive, "datamaps.json")["id2item"], "asin"))

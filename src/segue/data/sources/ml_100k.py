@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from segue.data.archives import Archive, Archived
+from segue.data.archives import Archive, ArchiveSpec
 from segue.data.delimited import read_delimited
-from segue.data.raw_log import GIVEN, Place, Raw
+from segue.data.raw_log import PREDEFINED_SPLIT_PREFIX, RawLog, SourceLocation
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 
-ABOUT = "MovieLens 100K: 943 users, 1,682 films, 100,000 ratings (1997-98), with the given splits u1..u5, ua, ub"
-ARCHIVE = Archived(
+ABOUT = "MovieLens 100K: 943 users, 1,682 films, 100,000 ratings (1997-98), with the predefined splits u1..u5, ua, ub"
+ARCHIVE = ArchiveSpec(
     members=("ml-100k/u.data", "ml-100k/u.item"),
     url="https://files.grouplens.org/datasets/movielens/ml-100k.zip",
     checksum="md5:0e33842e24a9c977be4e0107933c0723",
@@ -23,15 +23,15 @@ RATING = {"user": pl.Int32, "item": pl.Int32, "value": pl.Float32, "time": pl.In
 FIXED = ("id", "title", "released", "video", "url")
 
 
-def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
-    """The ratings with the given splits, films and users."""
+def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
+    """Read ratings with the predefined splits, movies and users."""
     events = _table(archive, "u.data", RATING)
     for split in SPLITS:
         if archive.name(f"ml-100k/{split}.test"):
-            events = _given(archive, events, split)
-    return Raw(
+            events = _add_split(archive, events, split)
+    return RawLog(
         events,
-        Place(f"{archive.path.name}:u.data", 1, "line"),
+        SourceLocation(f"{archive.path.name}:u.data", 1, "line"),
         _films(archive),
         _users(archive),
         warnings=archive.warnings,
@@ -47,17 +47,19 @@ def _table(
     return read_delimited(data, f"{archive.path.name}:{member}", schema, separator)
 
 
-def _given(archive: Archive, events: pl.DataFrame, split: str) -> pl.DataFrame:
-    """``events`` with a column that says in which file of ``split`` each stands."""
+def _add_split(archive: Archive, events: pl.DataFrame, split: str) -> pl.DataFrame:
+    """Add a column with the file of ``split`` that contains each event: 1 train, 2 test, 0 neither."""
     parts = [
-        _table(archive, f"{split}.{ending}", RATING).select("user", "item", pl.lit(code, pl.UInt8).alias(GIVEN + split))
+        _table(archive, f"{split}.{ending}", RATING).select(
+            "user", "item", pl.lit(code, pl.UInt8).alias(PREDEFINED_SPLIT_PREFIX + split)
+        )
         for ending, code in (("base", 1), ("test", 2))
     ]
     both = pl.concat(parts)
     joined = events.join(both, on=["user", "item"], how="left", maintain_order="left", validate="1:1")
-    if joined[GIVEN + split].count() != len(both):
-        raise ValueError(f"{archive.path.name}: {split}.base and {split}.test hold ratings that u.data does not")
-    return joined.with_columns(pl.col(GIVEN + split).fill_null(0))
+    if joined[PREDEFINED_SPLIT_PREFIX + split].count() != len(both):
+        raise ValueError(f"{archive.path.name}: {split}.base and {split}.test contain ratings that are not in u.data")
+    return joined.with_columns(pl.col(PREDEFINED_SPLIT_PREFIX + split).fill_null(0))
 
 
 def _films(archive: Archive) -> pl.DataFrame:

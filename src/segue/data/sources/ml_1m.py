@@ -7,15 +7,15 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from segue.data.archives import Archive, Archived
+from segue.data.archives import Archive, ArchiveSpec
 from segue.data.delimited import read_delimited
-from segue.data.movielens import double_colon, movies_double_colon
-from segue.data.raw_log import TIME_KNOWN, Raw
+from segue.data.movielens import read_double_colon, read_movies_double_colon
+from segue.data.raw_log import TIME_KNOWN, RawLog
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 
 ABOUT = "MovieLens 1M: 6,040 users, 3,706 rated films, 1,000,209 ratings (2000-03)"
-ARCHIVE = Archived(
+ARCHIVE = ArchiveSpec(
     members=("ml-1m/ratings.dat", "ml-1m/movies.dat"),
     url="https://files.grouplens.org/datasets/movielens/ml-1m.zip",
     checksum="md5:c4d9eecfca2ab87c1945afe126590906",
@@ -48,23 +48,23 @@ REAL = re.compile(r"\bthe Timestamp of rows (\d+)\.\.(\d+)")
 REAL_LAST = re.compile(r"\bthe Timestamp of each later user's last interaction")
 
 
-def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
-    """The ratings, films and users; ``age`` is the lower end of the file's age group (1: under 18)."""
-    events, place = double_colon(archive, "ml-1m/ratings.dat")
-    events = _marked(archive, events)
+def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
+    """Read ratings, movies and users; ``age`` is the lower end of the age group (1: under 18)."""
+    events, location = read_double_colon(archive, "ml-1m/ratings.dat")
+    events = _mark_real_times(archive, events)
     schema = {"id": pl.String, "gender": pl.String, "age": pl.Int32, "occupation": pl.Int32, "zip_code": pl.String}
     users = read_delimited(archive.read("ml-1m/users.dat"), f"{archive.path.name}:ml-1m/users.dat", schema, "::")
     users = users.with_columns(
         pl.col("occupation").replace_strict(dict(enumerate(OCCUPATIONS)), default=None, return_dtype=pl.String)
     ).select("id", "age", "gender", "occupation", "zip_code")
-    films = movies_double_colon(archive, "ml-1m/movies.dat", "latin-1")
-    return Raw(events, place, films, users, warnings=archive.warnings)
+    films = read_movies_double_colon(archive, "ml-1m/movies.dat", "latin-1")
+    return RawLog(events, location, films, users, warnings=archive.warnings)
 
 
-def _marked(archive: Archive, events: pl.DataFrame) -> pl.DataFrame:
-    """``events`` with the column ``time_known``, where a ``REBUILT.txt`` says that not all times are GroupLens' own.
+def _mark_real_times(archive: Archive, events: pl.DataFrame) -> pl.DataFrame:
+    """Add the column ``time_known`` if ``REBUILT.txt`` states that some times are not the original ones.
 
-    Real are those of the rows it names and, if it says so, each user's last; none, where it names no rows.
+    The times of the rows that it names are real and, if it says so, each user's last; none if it names no rows.
     """
     if archive.name("REBUILT.txt") is None:
         return events

@@ -1,4 +1,4 @@
-"""MovieLens 1M as the SASRec and BERT4Rec papers use it: 5-core, own ids, time order, no times (3,416 films)."""
+"""MovieLens 1M as used by the SASRec and BERT4Rec papers: 5-core, renumbered ids, ordered, no times (3,416 films)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from segue.data.archives import Archive, Archived
+from segue.data.archives import Archive, ArchiveSpec
 from segue.data.delimited import read_delimited
-from segue.data.raw_log import Place, Raw
+from segue.data.raw_log import RawLog, SourceLocation
 
 __all__ = ["ABOUT", "ARCHIVE", "read"]
 
 ABOUT = "MovieLens 1M as preprocessed by SASRec (5-core): 6,040 users, 3,416 films, 999,611 events, no times"
-ARCHIVE = Archived(
+ARCHIVE = ArchiveSpec(
     members=("ml-1m-sasrec/ml-1m.txt",),
     files={
         "ml-1m-sasrec/ml-1m.txt": (
@@ -25,13 +25,13 @@ ARCHIVE = Archived(
 PAIR = {"id": pl.String, "movielens_id": pl.String}
 
 
-def read(archive: Archive, settings: Mapping[str, str]) -> Raw:
-    """The events in the order of the file; ``movielens_id`` ties ids of the file to those of MovieLens 1M."""
-    place = Place(f"{archive.path.name}:ml-1m.txt", 1, "line")
+def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
+    """Read events in the order of the file; ``movielens_id`` maps its ids to those of MovieLens 1M."""
+    location = SourceLocation(f"{archive.path.name}:ml-1m.txt", 1, "line")
     events = read_delimited(
-        archive.read("ml-1m-sasrec/ml-1m.txt"), place.name, {"user": pl.Int32, "item": pl.Int32}, " "
+        archive.read("ml-1m-sasrec/ml-1m.txt"), location.name, {"user": pl.Int32, "item": pl.Int32}, " "
     )
-    return Raw(events, place, _map(archive, "items"), _map(archive, "users"), warnings=archive.warnings)
+    return RawLog(events, location, _map(archive, "items"), _map(archive, "users"), warnings=archive.warnings)
 
 
 def _map(archive: Archive, noun: str) -> pl.DataFrame | None:

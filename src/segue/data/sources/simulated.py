@@ -1,4 +1,4 @@
-"""A log made on the spot, of a world whose truth is known (:mod:`segue.data.simulator`)."""
+"""Simulated log of a world with known optimum (:mod:`segue.data.simulator`)."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pathlib import Path
 import polars as pl
 
 from segue.core.config import parse
-from segue.data.raw_log import Say
+from segue.data.raw_log import Log
 from segue.data.simulator.settings import SimulatorSettings
 from segue.data.writer import DatasetWriter
 
 __all__ = ["ABOUT", "write"]
 
-ABOUT = "A made-up film catalogue and its audience, of any size, with the best attainable scores known"
+ABOUT = "Simulated movie catalog and users, of any size, with known best attainable metrics"
 
 
-def write(settings: Mapping[str, str], folder: Path, say: Say) -> None:
-    """Fill ``folder`` chunk by chunk with the log that ``settings`` describe.
+def write(settings: Mapping[str, str], folder: Path, log: Log) -> None:
+    """Write the log that ``settings`` describe to ``folder``, in chunks.
 
     Raises:
-        ValueError: a setting that :class:`SimulatorSettings` does not know or that is out of range.
+        ValueError: a setting is unknown or out of range; see :class:`SimulatorSettings`.
     """
-    wanted = parse(SimulatorSettings, settings, "simulated")
-    from segue.data.simulator.world import World
+    parsed = parse(SimulatorSettings, settings, "simulated")
+    from segue.data.simulator.world import SimulatedWorld
 
-    world = World.build(wanted)
+    world = SimulatedWorld.build(parsed)
     size = 0
     with DatasetWriter(folder, "simulated") as writer:
         for chunk in world.chunks():
             events = chunk.events
             writer.append(events.lengths, events.items, times=events.times, values=events.values)
             size += events.size
-        say(f"simulated: {wanted.users:,} users, {wanted.items:,} items, {size:,} interactions, seed {wanted.seed}")
-        writer.finish(world.catalogue.frame, pl.concat(list(world.profiles())), header=world.header)
+        log(f"simulated: {parsed.users:,} users, {parsed.items:,} items, {size:,} interactions, seed {parsed.seed}")
+        writer.finish(world.catalog.frame, pl.concat(list(world.profiles())), header=world.header)

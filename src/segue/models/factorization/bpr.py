@@ -1,15 +1,15 @@
-"""BPR: factors by Bayesian personalised ranking (Rendle et al. 2009, arXiv:1205.2618).
+"""BPR: matrix factorization by Bayesian personalized ranking (Rendle et al. 2009, arXiv:1205.2618).
 
-A score is ``p_u . q_i + b_i``. For each event of the log an item is drawn that its user has not had, and what he had
-is to score higher: ``-ln sigma(x)`` with x the difference of the two scores. A sweep is a pass over all events in
-random order, triple by triple by plain gradient, as in the paper, or batch by batch by Adam, as libraries of networks
-have it. One thread does it, so that the numbers are always the same.
+A score is ``p_u . q_i + b_i``. For each event, an item that the user has not seen is sampled, and the seen item should
+score higher: the loss is ``-ln sigma(x)``, with x the difference of the scores. An iteration is a pass over all events
+in random order, with a plain gradient step for each triplet, as in the paper, or an Adam step for each batch. It uses
+one thread, so that results are reproducible.
 
-People who were not there in training are folded in: the items are fixed, and their objective is that of training,
-expected over all items as negatives. A quadratic bound of ``-ln sigma(x)`` (Jaakkola and Jordan 2000,
-doi:10.1023/A:1008932416310) makes it a ridge regression, whose solution says where the bound is put next.
+Unknown users are folded in with fixed items: their objective is that of training, in expectation over all items as
+negatives. A quadratic bound of ``-ln sigma(x)`` (Jaakkola and Jordan 2000, doi:10.1023/A:1008932416310) turns it into a
+ridge regression, whose solution determines the next bound.
 
-Shapes: U users, I items, N queries, C candidates, D width, R users and items, T events.
+Shapes: U users, I items, N queries, C candidates, D dimensions, R users and items, T events.
 """
 
 from __future__ import annotations
@@ -22,197 +22,209 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from segue.core.config import Settings
-from segue.core.model import Arrays, Solver, Validate, pick_candidates
-from segue.core.model_arrays import take_back
+from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.model_arrays import load_array
 from segue.core.run import Run
-from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
-from segue.solvers.biased_factor_model import cosine_likeness, pair_products
-from segue.solvers.bpr_sgd import adam, descend
+from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
+from segue.solvers.biased_factor_model import cosine_similarity, pair_products
+from segue.solvers.bpr_sgd import bpr_adam_epoch, bpr_sgd_epoch
 from segue.solvers.ridge import gram, solve_rows
-from segue.solvers.training_iterations import sweeps
-from segue.solvers.triplet_sampling import Draws
+from segue.solvers.training_iterations import run_iterations
+from segue.solvers.triplet_sampling import TripletSampler
 
 __all__ = ["BPR"]
 
-LEAST_L2 = 0.01
-"""For who is folded in, where training had less: training is stopped early, a solution is not."""
-PULL = 10.0
-"""Events that the mean of all users stands for in a history."""
-ROUNDS = 4
-"""Times that the bound is put where the solution is."""
+MIN_FOLD_IN_L2 = 0.01
+"""Lower bound of the regularization when folding in: training stops early, a solution does not."""
+PRIOR_EVENTS = 10.0
+"""Number of events that the mean of all users is worth when folding in."""
+FOLD_IN_ITERATIONS = 4
+"""Number of times that the quadratic bound is updated."""
 
 
 class BPR(Solver):
-    """Pairwise matrix factorisation; known people are as they were in training, others are folded in."""
+    """Pairwise matrix factorization; known users keep their trained factors, others are folded in."""
 
     class Config(Settings):
         """Settings of ``bpr``."""
 
-        width: Annotated[int, Ge(1)] = 64
-        """Factors of a user and of an item."""
-        sweeps: Annotated[int, Ge(1)] = 30
-        """Passes over all events, each with new negatives."""
+        embedding_dim: Annotated[int, Ge(1)] = 64
+        """Number of factors of a user and of an item."""
+        iterations: Annotated[int, Ge(1)] = 30
+        """Number of passes over all events, each with new negatives."""
         optimizer: Literal["adam", "sgd"] = "adam"
-        """A step of Adam for each batch, or of plain gradient for each triple: faster, in need of more sweeps."""
+        """Adam step for each batch, or SGD step for each triplet; SGD is faster, but needs more iterations."""
         batch_size: Annotated[int, Ge(1)] = 512
-        """Triples of a step of ``adam``."""
+        """Number of triplets of an Adam step."""
         learning_rate: Annotated[float, Gt(0)] = 1e-3
-        """Length of a step; about 0.001 for ``adam``, 0.02 for ``sgd``."""
+        """Step size; about 0.001 for ``adam``, 0.02 for ``sgd``."""
         l2: Annotated[float, Ge(0)] = 0.01
-        """Pull of the factors to zero in each triple."""
+        """L2 regularization of factors, for each triplet."""
         l2_bias: Annotated[float, Ge(0)] = 0.01
-        """Pull of the items' biases."""
+        """L2 regularization of item biases, for each triplet."""
         item_bias: bool = True
-        """Whether items have a bias, which is what all users together think of them."""
+        """Include item biases."""
         sampler_alpha: Annotated[float, Ge(0)] = 0.0
-        """Power of an item's count with which it is drawn as a negative; 0: all items alike."""
+        """Exponent of item counts in the distribution of negatives; 0: uniform."""
 
         @model_validator(mode="after")
-        def _used(self) -> BPR.Config:
+        def _check_batch_size(self) -> BPR.Config:
             if self.optimizer == "sgd" and self.batch_size != type(self).model_fields["batch_size"].default:
-                raise ValueError(f"batch_size: got {self.batch_size}, but only optimizer 'adam' takes batches")
+                raise ValueError(
+                    f"batch_size: only used with optimizer='adam', got {self.batch_size} with optimizer='sgd'"
+                )
             return self
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        shapes = (domain.n_users, config.width), (domain.n_items, config.width + 1)
-        self._keep(*(np.zeros(shape, np.float32) for shape in shapes))
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        shapes = (schema.n_users, config.embedding_dim), (schema.n_items, config.embedding_dim + 1)
+        self._set_factors(*(np.zeros(shape, np.float32) for shape in shapes))
 
-    def _keep(self, users_UD: Scores, items: Scores) -> None:
-        """Take what was learned; the bias stands first in ``items (I, 1 + D)``."""
+    def _set_factors(self, users_UD: Scores, items: Scores) -> None:
+        """Set the learned factors; the bias is the first column of ``items (I, 1 + D)``."""
         self.users_UD = np.ascontiguousarray(users_UD)
         self.items_ID, self.bias_I = np.ascontiguousarray(items[:, 1:]), np.ascontiguousarray(items[:, 0])
-        heard_UD = self.users_UD[self.users_UD.any(axis=1)]
-        self.newcomer_D = heard_UD.mean(axis=0) if len(heard_UD) else np.zeros(self.config.width, np.float32)
+        trained_UD = self.users_UD[self.users_UD.any(axis=1)]
+        self.default_user_D = (
+            trained_UD.mean(axis=0) if len(trained_UD) else np.zeros(self.config.embedding_dim, np.float32)
+        )
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Sweep; the mean of ``-ln sigma(x)`` over each sweep's triples goes into the run's history.
+        """Run all iterations; log the mean loss of the triplets.
 
         Raises:
-            ValueError: steps so long that the factors grow without bound.
+            ValueError: training diverged.
         """
-        config, draws = self.config, Draws(train, self.config.sampler_alpha)
+        config, sampler = self.config, TripletSampler(train, self.config.sampler_alpha)
         n_users = train.n_users
-        rows = _start(train, config.width, run.rng("init"))
-        moved = len(rows) if config.optimizer == "adam" else 0
-        means, squares = np.zeros((2, moved, config.width + 1), np.float32)
-        rules = config.item_bias, config.learning_rate, config.l2, config.l2_bias
-        done = 0
+        rows = _initial_rows(train, config.embedding_dim, run.rng("init"))
+        n_moment_rows = len(rows) if config.optimizer == "adam" else 0
+        means, squares = np.zeros((2, n_moment_rows, config.embedding_dim + 1), np.float32)
+        hyperparameters = config.item_bias, config.learning_rate, config.l2, config.l2_bias
+        n_steps = 0
 
-        def once(sweep: int) -> dict[str, float]:
-            nonlocal done
-            users, items, others = draws.triples(run.rng(f"sweep/{sweep}"))
-            triples, loss = (users, items + np.int32(n_users), others + np.int32(n_users)), np.zeros(1)
+        def step(iteration: int) -> dict[str, float]:
+            nonlocal n_steps
+            users, items, negatives = sampler.triples(run.rng(f"sweep/{iteration}"))
+            triples, loss = (users, items + np.int32(n_users), negatives + np.int32(n_users)), np.zeros(1)
             if config.optimizer == "adam":
-                adam(*triples, config.batch_size, done, *rules, rows, means, squares, loss)
-                done += -(-len(users) // config.batch_size)
+                bpr_adam_epoch(*triples, config.batch_size, n_steps, *hyperparameters, rows, means, squares, loss)
+                n_steps += -(-len(users) // config.batch_size)
             else:
-                descend(*triples, *rules, rows, loss)
+                bpr_sgd_epoch(*triples, *hyperparameters, rows, loss)
             if not (np.isfinite(loss[0]) and np.isfinite(rows).all()):
-                raise ValueError(f"bpr.learning_rate: got {config.learning_rate:g}, too long a step: no finite factors")
-            self._keep(rows[:n_users, 1:], rows[n_users:])
+                raise ValueError(
+                    f"bpr.learning_rate: got {config.learning_rate:g}, and training diverged; use a smaller one"
+                )
+            self._set_factors(rows[:n_users, 1:], rows[n_users:])
             return {"loss": float(loss[0]) / max(len(users), 1)}
 
-        def restore(arrays: Arrays) -> None:
-            nonlocal done
-            for name, own in (("rows", rows), ("means", means), ("squares", squares)):
-                own[:] = take_back(arrays, name, own.shape, np.float32)
-            done = int(take_back(arrays, "steps", (1,), np.int64)[0])
-            self._keep(rows[:n_users, 1:], rows[n_users:])
+        def restore(arrays: StateArrays) -> None:
+            nonlocal n_steps
+            for name, target in (("rows", rows), ("means", means), ("squares", squares)):
+                target[:] = load_array(arrays, name, target.shape, np.float32)
+            n_steps = int(load_array(arrays, "steps", (1,), np.int64)[0])
+            self._set_factors(rows[:n_users, 1:], rows[n_users:])
 
-        sweeps(
-            config.sweeps,
-            once,
+        run_iterations(
+            config.iterations,
+            step,
             run,
-            arrays=lambda: {"rows": rows, "means": means, "squares": squares, "steps": np.array([done])},
+            arrays=lambda: {"rows": rows, "means": means, "squares": squares, "steps": np.array([n_steps])},
             restore=restore,
             model=self,
             validate=validate,
         )
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """A known user's own factors; others folded in from their history; the mean of all users where it is empty."""
-        rows_ND = np.tile(self.newcomer_D, (len(queries), 1))
-        own = queries.known.copy()
-        own[own] = self.users_UD[queries.users[own]].any(axis=1)
-        rows_ND[own] = self.users_UD[queries.users[own]]
-        foreign = ~own & (queries.history.lengths > 0)
-        if foreign.any():
-            rows_ND[foreign] = self._fold_in(queries.history.take(np.flatnonzero(foreign)))
+        """Return factors: trained for known users, else folded in; the mean user for an empty history."""
+        rows_ND = np.tile(self.default_user_D, (len(queries), 1))
+        use_trained = queries.known.copy()
+        use_trained[use_trained] = self.users_UD[queries.users[use_trained]].any(axis=1)
+        rows_ND[use_trained] = self.users_UD[queries.users[use_trained]]
+        use_fold_in = ~use_trained & (queries.history.lengths > 0)
+        if use_fold_in.any():
+            rows_ND[use_fold_in] = self._fold_in(queries.history.take(np.flatnonzero(use_fold_in)))
         return rows_ND
 
     def _fold_in(self, history: Events) -> Scores:
-        """``(N, D)`` factors of people with these histories, none of which is empty.
+        """Compute the ``(N, D)`` factors of users with these nonempty histories.
 
-        With x_ij the difference between the scores of an item i that was had and of any item j, the bound is
-        ``w_i x_ij² / 8 - x_ij / 2``, where w_i is 1 or less and follows from the mean of x_ij² over j. Of the items,
-        only mean and covariance are needed for that.
+        With x_ij the difference of the scores of a seen item i and any item j, the bound is ``w_i x_ij² / 8 - x_ij /
+        2``, where w_i is at most 1 and depends on the mean of x_ij² over j. It only requires mean and covariance of the
+        items.
         """
-        rows, items, counts_N = history.rows.astype(np.int32), history.items, history.lengths
-        centred_ID, ahead_I = self.items_ID - self.items_ID.mean(axis=0), self.bias_I - self.bias_I.mean()
-        share = np.float32(1.0 / len(ahead_I))
-        spread_DD, biased_D, biases = gram(centred_ID) * share, ahead_I @ centred_ID * share, np.square(ahead_I).mean()
-        ridge_N = 4.0 * max(self.config.l2, LEAST_L2) * (counts_N + PULL)
-        centre_ND = (PULL / (counts_N + PULL))[:, None] * self.newcomer_D
-        found_ND = np.tile(self.newcomer_D, (len(history), 1))
-        for _ in range(ROUNDS):
-            ahead_T = pair_products(found_ND, centred_ID, rows, items) + ahead_I[items]
-            spread_N = np.einsum("nd,nd->n", found_ND, found_ND @ spread_DD + 2.0 * biased_D) + biases
-            sizes_T = np.sqrt(np.maximum(np.square(ahead_T) + spread_N[rows], 1e-12))
-            weights_T = 2.0 * np.tanh(sizes_T / 2.0) / sizes_T
-            total_N = np.bincount(rows, weights_T, minlength=len(history))
-            scale_N = (ridge_N / total_N).astype(np.float32)
-            found_ND, _ = solve_rows(
+        row_codes, items, counts_N = history.rows.astype(np.int32), history.items, history.lengths
+        centered_ID, centered_bias_I = self.items_ID - self.items_ID.mean(axis=0), self.bias_I - self.bias_I.mean()
+        share = np.float32(1.0 / len(centered_bias_I))
+        covariance_DD, bias_covariance_D, bias_variance = (
+            gram(centered_ID) * share,
+            centered_bias_I @ centered_ID * share,
+            np.square(centered_bias_I).mean(),
+        )
+        ridge_N = 4.0 * max(self.config.l2, MIN_FOLD_IN_L2) * (counts_N + PRIOR_EVENTS)
+        prior_ND = (PRIOR_EVENTS / (counts_N + PRIOR_EVENTS))[:, None] * self.default_user_D
+        factors_ND = np.tile(self.default_user_D, (len(history), 1))
+        for _ in range(FOLD_IN_ITERATIONS):
+            difference_T = pair_products(factors_ND, centered_ID, row_codes, items) + centered_bias_I[items]
+            variance_N = (
+                np.einsum("nd,nd->n", factors_ND, factors_ND @ covariance_DD + 2.0 * bias_covariance_D) + bias_variance
+            )
+            bounds_T = np.sqrt(np.maximum(np.square(difference_T) + variance_N[row_codes], 1e-12))
+            weights_T = 2.0 * np.tanh(bounds_T / 2.0) / bounds_T
+            total_weight_N = np.bincount(row_codes, weights_T, minlength=len(history))
+            scale_N = (ridge_N / total_weight_N).astype(np.float32)
+            factors_ND, _ = solve_rows(
                 history.offsets,
                 items,
-                (weights_T / total_N[rows]).astype(np.float32),
-                ((2.0 - weights_T * ahead_I[items]) / total_N[rows]).astype(np.float32),
-                centred_ID,
-                ridge_D=np.ones(self.config.width, np.float32),
+                (weights_T / total_weight_N[row_codes]).astype(np.float32),
+                ((2.0 - weights_T * centered_bias_I[items]) / total_weight_N[row_codes]).astype(np.float32),
+                centered_ID,
+                ridge_D=np.ones(self.config.embedding_dim, np.float32),
                 ridge_R=scale_N,
-                common_DD=spread_DD,
-                prior_RD=centre_ND - biased_D / scale_N[:, None],
+                common_DD=covariance_DD,
+                prior_RD=prior_ND - bias_covariance_D / scale_N[:, None],
             )
-        return found_ND
+        return factors_ND
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """``(n_items, D)``"""
+        """Return the item factors, ``(n_items, D)``."""
         return self.items_ID
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """``(n_items,)``"""
+        """Return the item biases, ``(n_items,)``."""
         return self.bias_I
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """The difference of two items' scores is the logarithm of the odds that the first is preferred."""
+        """Compute scores; the difference of two is the log-odds that the first item is preferred."""
         scores_NI: Scores = self.encode(queries) @ self.items_ID.T + self.bias_I
-        return pick_candidates(scores_NI, candidates)
+        return select_candidates(scores_NI, candidates)
 
     def similar(self, items: Codes) -> Scores:
-        """The cosine between the items' factors."""
-        return cosine_likeness(self.items_ID, items)
+        """Return cosine similarities of item factors."""
+        return cosine_similarity(self.items_ID, items)
 
-    def arrays(self) -> Arrays:
-        """Factors of users, zero where there was no event, and of items; the items' biases."""
+    def arrays(self) -> StateArrays:
+        """Return factors of users, zero for those without events, factors of items, and item biases."""
         return {"users": self.users_UD, "items": self.items_ID, "bias": self.bias_I}
 
-    def restore(self, arrays: Arrays) -> None:
+    def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
-        n_users, n_items, width = self.domain.n_users, self.domain.n_items, self.config.width
-        users_UD = take_back(arrays, "users", (n_users, width), np.float32)
-        items_ID = take_back(arrays, "items", (n_items, width), np.float32)
-        bias_I = take_back(arrays, "bias", (n_items,), np.float32)
-        self._keep(users_UD, np.concatenate([bias_I[:, None], items_ID], axis=1))
+        n_users, n_items, width = self.schema.n_users, self.schema.n_items, self.config.embedding_dim
+        users_UD = load_array(arrays, "users", (n_users, width), np.float32)
+        items_ID = load_array(arrays, "items", (n_items, width), np.float32)
+        bias_I = load_array(arrays, "bias", (n_items,), np.float32)
+        self._set_factors(users_UD, np.concatenate([bias_I[:, None], items_ID], axis=1))
 
 
-def _start(train: Dataset, width: int, rng: np.random.Generator) -> Scores:
-    """``(R, 1 + D)`` users, then items, normal with the variance of Glorot and Bengio; users without an event are 0."""
+def _initial_rows(train: Dataset, width: int, rng: np.random.Generator) -> Scores:
+    """Sample ``(R, 1 + D)`` users, then items, with Glorot variance; users without events are 0."""
     rows = rng.standard_normal((train.n_users + train.n_items, width + 1), np.float32)
     users, items = rows[: train.n_users], rows[train.n_users :]
-    for table in (users, items):
-        table *= np.float32(np.sqrt(2.0 / (len(table) + width)))
+    for matrix in (users, items):
+        matrix *= np.float32(np.sqrt(2.0 / (len(matrix) + width)))
     users[train.histories.lengths == 0] = 0.0
     users[:, 0], items[:, 0] = 1.0, 0.0
     return rows

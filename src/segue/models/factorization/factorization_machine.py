@@ -1,17 +1,17 @@
-"""A Bayesian factorisation machine of ratings (Rendle 2010, doi:10.1109/ICDM.2010.127).
+"""Bayesian factorization machine for ratings (Rendle 2010, doi:10.1109/ICDM.2010.127).
 
-A rating's score is a sum over whatever is known of it: who, what, when, what else the person has had, who else has had
-the item, features of both; each of these has a weight, and each two of them the product of their vectors:
+The score of a rating depends on its features: user, item, time, other items of the user, other users of the item,
+features of both. Each feature has a weight, and each pair of features the inner product of their vectors:
 
-    offset + sum_c w_c x_c + sum_{c<c'} (v_c . v_c') x_c x_c'
+    intercept + sum_c w_c x_c + sum_{c<c'} (v_c . v_c') x_c x_c'
 
-Coefficients and their priors are sampled (Freudenthaler, Schmidt-Thieme and Rendle 2011), over relations (Rendle
-2013, doi:10.14778/2535573.2488340); a prediction is the mean over kept samples. With such inputs it is the model that
-Rendle, Zhang and Koren 2019 (arXiv:1905.01395) found to be ahead of newer ones on ratings. Scores may be the mean of
-ratings, or decide between levels in an order (Albert and Chib 1993, doi:10.1080/01621459.1993.10476321; Ohtsuki's myFM,
-2020).
+Coefficients and their priors are sampled (Freudenthaler, Schmidt-Thieme and Rendle 2011), over relational blocks
+(Rendle 2013, doi:10.14778/2535573.2488340); a prediction is the mean over posterior samples. With such features it is
+the model that Rendle, Zhang and Koren 2019 (arXiv:1905.01395) found to be more accurate on ratings than newer ones.
+Scores are means of ratings, or decide between ordered levels (Albert and Chib 1993,
+doi:10.1080/01621459.1993.10476321; myFM by Ohtsuki, 2020).
 
-Shapes: U users, I items, N queries, C candidates, T ratings or pairs, M kept samples, W bias and vector.
+Shapes: U users, I items, N queries, C candidates, T ratings or pairs, M posterior samples, W bias and vector.
 """
 
 from __future__ import annotations
@@ -24,138 +24,144 @@ from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from segue.core.config import Settings
-from segue.core.model import Arrays, Solver, Validate, pick_candidates
-from segue.core.model_arrays import take_back
-from segue.core.ratings import ratings_of, valued
+from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.model_arrays import load_array
+from segue.core.ratings import collect_ratings, rated_events
 from segue.core.run import Run
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
-from segue.solvers.biased_factor_model import cosine_likeness
-from segue.solvers.fm.design import Dates, Input, domain_of, newcomers
-from segue.solvers.fm.fold_in import welcomed
-from segue.solvers.fm.posterior_samples import Samples
-from segue.solvers.fm.sampler import Chain
-from segue.solvers.training_iterations import sweeps
+from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.solvers.biased_factor_model import cosine_similarity
+from segue.solvers.fm.design import Input, TimeBins, encode_new_users, schema_for
+from segue.solvers.fm.fold_in import fold_in_users
+from segue.solvers.fm.posterior_samples import PosteriorSamples
+from segue.solvers.fm.sampler import FactorizationMachineSampler
+from segue.solvers.training_iterations import run_iterations
 
 __all__ = ["FactorizationMachine"]
 
-VALIDATIONS = 20
-"""Validations in a training, about."""
+N_VALIDATIONS = 20
+"""Approximate number of validations during training."""
 
 
 class FactorizationMachine(Solver):
-    """Ratings from ids, what is implicit, features and dates; linear where ``width`` is 0."""
+    """Predict ratings from ids, implicit features, features and times; linear if ``embedding_dim`` is 0."""
 
-    needs_values = True
-    predicts = True
-    chooser = "rmse"
+    requires_ratings = True
+    predicts_ratings = True
+    validation_metric = "rmse"
 
     class Config(Settings):
         """Settings of ``factorization_machine``."""
 
         likelihood: Literal["gaussian", "ordered_probit"] = "gaussian"
-        """What ratings are: numbers about their score, or levels in an order, which fits stars better."""
+        """Ratings as numbers around their score, or as ordered levels, which fits star ratings better."""
         learner: Literal["gibbs", "als"] = "gibbs"
-        """Samples of the posterior, priors included; or one point, by coordinate descent, with the priors of ``l2``."""
+        """Sample the posterior, including priors; or find one point by coordinate descent, with fixed priors."""
         inputs: tuple[Input, ...] = ("implicit_user", "implicit_item")
-        """What is read beside who and what: ``implicit_user`` (the items of the user), ``implicit_item`` (the users of
-        the item), ``user_features``, ``item_features``, ``date`` (of the rating, where the protocol tells it)."""
-        width: Annotated[int, Ge(0)] = 16
+        """Features besides user and item: ``implicit_user`` (the items of the user), ``implicit_item`` (the users of
+        the item), ``user_features``, ``item_features``, ``date`` (of the rating, if the protocol provides query times).
+        """
+        embedding_dim: Annotated[int, Ge(0)] = 16
         """Dimensions of the vectors; 0: a linear model."""
-        sweeps: Annotated[int, Ge(1)] = 200
-        """Times that all coefficients are moved."""
+        iterations: Annotated[int, Ge(1)] = 200
+        """Number of updates of all coefficients."""
         burn_in: Annotated[float, Ge(0), Lt(1)] = 0.1
-        """Share of the sweeps before the first sample is kept."""
-        samples: Annotated[int, Ge(1)] = 40
-        """Samples that are kept, evenly spread over the other sweeps; the model's size is in proportion to them."""
-        days: Annotated[int, Ge(1), Le(36_500)] = 1
-        """Days of one period, where ``date`` is read."""
-        own_noise: bool = True
-        """Of ``gibbs``: whether each user has a noise of his own, so that erratic ratings count for less."""
+        """Share of the iterations before the first sample is kept."""
+        num_samples: Annotated[int, Ge(1)] = 40
+        """Number of samples to keep, evenly spaced; the model's size is proportional to it."""
+        days_per_bin: Annotated[int, Ge(1), Le(36_500)] = 1
+        """Length of a time bin in days, for ``date``."""
+        user_noise: bool = True
+        """For ``gibbs``: learn a noise level for each user, so that erratic ratings count less."""
         l2: Annotated[float, Gt(0)] = 8.0
-        """Of ``als``: ridge of the vectors; in units of the ratings' standard deviation."""
+        """For ``als``: L2 regularization of vectors, with ratings of standard deviation 1."""
         l2_bias: Annotated[float, Gt(0)] = 2.0
-        """Of ``als``: ridge of the weights, likewise."""
-        clip: bool = False
-        """Whether predictions stay within the lowest and the highest rating of the training data."""
+        """For ``als``: L2 regularization of weights, likewise."""
+        clip_predictions: bool = False
+        """Clip predictions to the range of the training ratings."""
 
-    def __init__(self, config: Config, domain: Domain) -> None:
-        super().__init__(config, domain)
-        self.dates = Dates(np.zeros(0, np.int64), config.days)
-        self.limits = np.zeros(2, np.float32)
+    def __init__(self, config: Config, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        self.time_bins = TimeBins(np.zeros(0, np.int64), config.days_per_bin)
+        self.value_range = np.zeros(2, np.float32)
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Sweep; each sweep's loss, root of the mean squared error and validation go into the run's history.
+        """Run all iterations; log loss, error and validation metrics.
 
-        Loss and error are those of the sweep's own state, not of the mean over samples that answers.
+        Loss and training error are those of the current state, not of the mean over samples.
 
         Raises:
-            ValueError: no event has a value, there are too many levels, or nothing to make an input of.
+            ValueError: no event has a value, there are too many levels, or an input is missing in the data.
         """
-        config, ratings = self.config, ratings_of(train, "factorization_machine")
-        self.domain = domain_of(config.inputs, train)
-        self.limits = np.array([ratings.values.min(), ratings.values.max()], np.float32)
-        chain = Chain(config, train, ratings, run.rng("init"))
-        self.dates = chain.dates
+        config, ratings = self.config, collect_ratings(train, "factorization_machine")
+        self.schema = schema_for(config.inputs, train)
+        self.value_range = np.array([ratings.values.min(), ratings.values.max()], np.float32)
+        sampler = FactorizationMachineSampler(config, train, ratings, run.rng("init"))
+        self.time_bins = sampler.time_bins
 
-        def once(sweep: int) -> dict[str, float]:
-            told = chain.sweep(sweep, run.rng(f"sweep/{sweep}"))
-            self.samples = chain.samples()
-            return told
+        def step(iteration: int) -> dict[str, float]:
+            metrics = sampler.step(iteration, run.rng(f"sweep/{iteration}"))
+            self.samples = sampler.samples()
+            return metrics
 
         def restore(arrays: Mapping[str, NDArray[Any]]) -> None:
-            chain.restore(arrays)
-            self.samples = chain.samples()
+            sampler.restore(arrays)
+            self.samples = sampler.samples()
 
-        sweeps(
-            config.sweeps,
-            once,
+        run_iterations(
+            config.iterations,
+            step,
             run,
-            arrays=chain.arrays,
+            arrays=sampler.arrays,
             restore=restore,
             model=self,
             validate=validate,
-            validate_every=max(1, config.sweeps // VALIDATIONS),
+            validate_every=max(1, config.iterations // N_VALIDATIONS),
         )
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """The predicted values, never clipped: of known users as in training, of others by what the query tells.
+        """Compute predicted values, not clipped.
 
-        Of these, what is implicit and features are read as they are, and values tell the rest.
+        Known users keep their rows from training; unknown users are folded in from implicit features, user features and
+        the values of the history.
         """
         users = np.where(queries.known, queries.users, 0)
-        persons_MNW = self.samples.users[:, users]
+        users_MNW = self.samples.users[:, users]
         if (new := np.flatnonzero(~queries.known)).size:
             history = queries.history.take(new)
             profile = None if queries.profile is None else queries.profile[new]
-            known_NF = newcomers(self.domain, self.config.inputs, history, profile)
-            told = valued(history)
-            persons_MNW[:, new] = welcomed(self.samples, known_NF, told, self.dates.rows(told.times, told.size))
-        persons_MNW = self.samples.of(persons_MNW, self.dates.rows(queries.times, len(queries)))
-        roots_MN = self.samples.roots_of(users, queries.known)
-        return pick_candidates(self.samples.ratings(persons_MNW, roots_MN), candidates)
+            new_users_NF = encode_new_users(self.schema, self.config.inputs, history, profile)
+            rated = rated_events(history)
+            users_MNW[:, new] = fold_in_users(
+                self.samples, new_users_NF, rated, self.time_bins.rows(rated.times, rated.size)
+            )
+        users_MNW = self.samples.at_times(users_MNW, self.time_bins.rows(queries.times, len(queries)))
+        noise_scales_MN = self.samples.noise_scales(users, queries.known)
+        return select_candidates(self.samples.expected_ratings(users_MNW, noise_scales_MN), candidates)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
         """See :meth:`segue.core.model.Predictor.predict`."""
-        found = self.samples.pairs(users, items, self.dates.rows(times, len(users)))
-        return self.in_scale(found)
+        predictions = self.samples.predict_pairs(users, items, self.time_bins.rows(times, len(users)))
+        return self.clip_predictions(predictions)
 
-    def in_scale(self, scores: Scores) -> Scores:
-        """See :meth:`segue.core.model.Predictor.in_scale`."""
-        return np.clip(scores, *self.limits) if self.config.clip else scores
+    def clip_predictions(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.clip_predictions`."""
+        return np.clip(scores, *self.value_range) if self.config.clip_predictions else scores
 
     def similar(self, items: Codes) -> Scores:
-        """The cosine between the items' vectors, averaged over the samples."""
-        likeness = [cosine_likeness(rows_IW[:, 1:], items) for rows_IW in self.samples.items]
-        mean: Scores = np.mean(likeness, axis=0, dtype=np.float32)
+        """Return cosine similarities of item vectors, averaged over samples."""
+        similarities = [cosine_similarity(rows_IW[:, 1:], items) for rows_IW in self.samples.items]
+        mean: Scores = np.mean(similarities, axis=0, dtype=np.float32)
         return mean
 
-    def arrays(self) -> Arrays:
-        """The kept samples, the periods, and the limits of the scale."""
-        return {**self.samples.arrays(), "periods": self.dates.periods_P, "limits": self.limits}
+    def arrays(self) -> StateArrays:
+        """Return the samples, the time bins and the value range."""
+        return {**self.samples.arrays(), "bins": self.time_bins.bins_P, "value_range": self.value_range}
 
-    def restore(self, arrays: Arrays) -> None:
+    def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
         config = self.config
-        self.samples = Samples.restored(arrays, self.domain, config.width, config.likelihood == "ordered_probit")
-        self.dates = Dates(take_back(arrays, "periods", (None,), np.int64), config.days)
-        self.limits = take_back(arrays, "limits", (2,), np.float32)
+        self.samples = PosteriorSamples.from_arrays(
+            arrays, self.schema, config.embedding_dim, config.likelihood == "ordered_probit"
+        )
+        self.time_bins = TimeBins(load_array(arrays, "bins", (None,), np.int64), config.days_per_bin)
+        self.value_range = load_array(arrays, "value_range", (2,), np.float32)

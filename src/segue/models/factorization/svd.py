@@ -1,15 +1,15 @@
-"""PureSVD: the table of who had what, or of ratings, by its greatest singular values (Cremonesi, Koren and Turrin 2010,
-doi:10.1145/1864708.1864721).
+"""PureSVD: truncated singular value decomposition of the interaction or rating matrix.
 
-With X the table, all that did not happen being zero, and ``X = U S V'`` cut after ``width`` singular values, history x
-scores ``x V F V'`` with ``F = S² / (S² + l2)``: of all item-item weights of that rank those that tell the table from
-itself with the least squared error and ridge l2. Without ridge it is the projection of the paper.
+Cremonesi, Koren and Turrin 2010, doi:10.1145/1864708.1864721. With X the matrix, zero for everything that did not
+happen, and ``X = U S V'`` truncated to ``embedding_dim`` singular values, a history x gets the scores ``x V F V'`` with
+``F = S² / (S² + l2)``: the item-item weights of that rank that reconstruct the matrix from itself with the least
+squared error and L2 regularization. Without regularization it is the projection of the paper.
 
-From values (``learns="values"``) the table is what ratings are above the regularised baseline ``mean + b_u + b_i``, and
-the product is added to that again (cf. Sarwar et al. 2000). As a table it says that whatever a person did not rate is
-worth the baseline; with ``observed`` his factors are fitted to his ratings alone instead.
+With explicit feedback, the matrix holds ratings minus the regularized baseline ``mean + b_u + b_i``, which is added to
+the product again (cf. Sarwar et al. 2000). Unrated items then count as rated at their baseline; with
+``fit_observed_only``, the factors of a user are fitted to their ratings alone.
 
-Shapes: U users, I items, N queries, T events, D width, B width with the bias.
+Shapes: U users, I items, N queries, T events, D dimensions, B dimensions including the bias.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from segue.core.config import Settings
-from segue.core.model import Arrays, Solver, Validate, pick_candidates
-from segue.core.model_arrays import take_back
-from segue.core.ratings import ratings_of, valued
+from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.model_arrays import load_array
+from segue.core.ratings import collect_ratings, rated_events
 from segue.core.run import Run
-from segue.core.types import Codes, Dataset, Domain, Events, Queries, Scores
-from segue.solvers.bias_baseline import baseline, biases_of
-from segue.solvers.biased_factor_model import cosine_likeness, pair_products
-from segue.solvers.history_matrix import Weights, weighed
+from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
+from segue.solvers.bias_baseline import fit_bias_baseline, fold_in_biases
+from segue.solvers.biased_factor_model import cosine_similarity, pair_products
+from segue.solvers.history_matrix import EventWeights, weighted_matrix
 from segue.solvers.ridge import solve_rows
-from segue.solvers.truncated_svd import truncated
+from segue.solvers.truncated_svd import truncated_svd
 
 __all__ = ["SVD"]
 
@@ -38,176 +38,183 @@ TINY = 1e-12
 
 
 class SVD(Solver):
-    """The truncated singular value decomposition; everybody is folded in by projection, known or not."""
+    """Truncated singular value decomposition; all users are folded in by projection."""
 
     class Config(Settings):
         """Settings of ``svd``."""
 
-        width: Annotated[int, Ge(1)] = 128
-        """Singular values that are kept."""
-        learns: Literal["events", "values"] = "events"
-        """What happened, to rank; or values such as ratings, to predict them."""
-        weights: Weights = "binary"
-        """What an event weighs where events are learned: 1, its value, or its value less the mean of all."""
+        embedding_dim: Annotated[int, Ge(1)] = 128
+        """Number of singular values."""
+        feedback: Literal["implicit", "explicit"] = "implicit"
+        """``implicit``: rank items by interactions; ``explicit``: predict values, such as ratings."""
+        weights: EventWeights = "binary"
+        """For implicit feedback: every event weighs 1, its value, or its value minus the mean of all."""
         l2: Annotated[float, Ge(0)] = 300.0
-        """Ridge: a dimension counts by its singular value s as s² / (s² + l2). 0: PureSVD as published."""
+        """L2 regularization: a dimension with singular value s is weighted by s² / (s² + l2). 0: PureSVD."""
         l2_bias: Annotated[float, Ge(0)] = 10.0
-        """Ridge of the biases, where values are learned: so many ratings that say zero."""
-        observed: bool = False
-        """Whether a person's factors are fitted to what he rated, where values are learned, instead of projected."""
-        clip: bool = False
-        """Whether predictions stay within the lowest and the highest value of the training data."""
+        """For explicit feedback: L2 regularization of biases, in number of ratings."""
+        fit_observed_only: bool = False
+        """For explicit feedback: fit a user's factors to their ratings alone, instead of projecting."""
+        clip_predictions: bool = False
+        """Clip predictions to the range of the training values."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        empty_IB, width = np.zeros((domain.n_items, config.width + 1), np.float32), config.width
-        users_UB, newcomer_B = np.zeros((domain.n_users, width + 1), np.float32), np.zeros(width + 1, np.float32)
-        self._keep(0.0, users_UB, empty_IB, np.zeros(width, np.float32), newcomer_B, (0.0, 0.0))
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        empty_IB, width = np.zeros((schema.n_items, config.embedding_dim + 1), np.float32), config.embedding_dim
+        users_UB, default_user_B = np.zeros((schema.n_users, width + 1), np.float32), np.zeros(width + 1, np.float32)
+        self._set_factors(0.0, users_UB, empty_IB, np.zeros(width, np.float32), default_user_B, (0.0, 0.0))
 
-    def _keep(
+    def _set_factors(
         self,
         mean: float,
         users_UB: Scores,
         items_IB: Scores,
-        squares_D: Scores,
-        newcomer_B: Scores,
-        limits: tuple[float, float],
+        squared_singular_D: Scores,
+        default_user_B: Scores,
+        value_range: tuple[float, float],
     ) -> None:
-        """Take what was learned: biases and right vectors, squared singular values, and who has told nothing."""
-        self.mean, self.limits = np.float32(mean), np.asarray(limits, np.float32)
-        self.users_UB, self.items_IB, self.squares_D, self.newcomer_B = users_UB, items_IB, squares_D, newcomer_B
+        """Set the learned state: biases, right vectors, squared singular values, and an unknown user."""
+        self.mean, self.value_range = np.float32(mean), np.asarray(value_range, np.float32)
+        self.users_UB, self.items_IB, self.squared_singular_D, self.default_user_B = (
+            users_UB,
+            items_IB,
+            squared_singular_D,
+            default_user_B,
+        )
         self._vectors_IB = items_IB.copy()
         self._vectors_IB[:, 0] = 1.0
 
     @property
-    def predicts(self) -> bool:
-        """Whether it learned values."""
-        return bool(self.config.learns == "values")
+    def predicts_ratings(self) -> bool:
+        """Whether feedback is explicit."""
+        return bool(self.config.feedback == "explicit")
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Decompose the table.
+        """Decompose the matrix.
 
         Raises:
-            ValueError: values are asked for, and no event has one.
+            ValueError: values are needed, and no event has one.
         """
-        config, mean, limits = self.config, 0.0, (0.0, 0.0)
-        if config.learns == "values" or config.weights != "binary":
-            values = ratings_of(train, f"svd of {'values' if config.learns == 'values' else config.weights}").values
-            mean, limits = float(values.mean(dtype=np.float64)), (float(values.min()), float(values.max()))
+        config, mean, value_range = self.config, 0.0, (0.0, 0.0)
+        if config.feedback == "explicit" or config.weights != "binary":
+            setting = "feedback='explicit'" if config.feedback == "explicit" else f"weights='{config.weights}'"
+            values = collect_ratings(train, f"svd with {setting}").values
+            mean, value_range = float(values.mean(dtype=np.float64)), (float(values.min()), float(values.max()))
         biases_I = np.zeros(train.n_items, np.float32)
-        if config.learns == "values":
-            ratings = ratings_of(train, "svd")
-            base = baseline(ratings, config.l2_bias)
-            biases_I = base.items_I
-            table_UI = valued(train.histories).csr(train.n_items, base.residuals(ratings))
+        if config.feedback == "explicit":
+            ratings = collect_ratings(train, "svd")
+            baseline = fit_bias_baseline(ratings, config.l2_bias)
+            biases_I = baseline.items_I
+            matrix_UI = rated_events(train.histories).csr(train.n_items, baseline.residuals(ratings))
         else:
-            table_UI = weighed(train.histories, train.n_items, config.weights, mean)
-        vectors_ID, values_D = truncated(table_UI, config.width, run.rng("start"))
+            matrix_UI = weighted_matrix(train.histories, train.n_items, config.weights, mean)
+        vectors_ID, values_D = truncated_svd(matrix_UI, config.embedding_dim, run.rng("start"))
         items_IB = np.column_stack([biases_I, vectors_ID]).astype(np.float32)
-        squares_D = np.square(values_D).astype(np.float32)
-        self._keep(mean, self.users_UB, items_IB, squares_D, self.newcomer_B, limits)
+        squared_singular_D = np.square(values_D).astype(np.float32)
+        self._set_factors(mean, self.users_UB, items_IB, squared_singular_D, self.default_user_B, value_range)
         users_UB = self.fold_in(train.histories)
-        newcomer_B = np.zeros_like(self.newcomer_B) if self.predicts else users_UB.mean(axis=0)
-        self._keep(mean, users_UB, items_IB, squares_D, newcomer_B, limits)
+        default_user_B = np.zeros_like(self.default_user_B) if self.predicts_ratings else users_UB.mean(axis=0)
+        self._set_factors(mean, users_UB, items_IB, squared_singular_D, default_user_B, value_range)
 
     def fold_in(self, history: Events) -> Scores:
-        """``(N, B)`` bias and factors of people with these histories; zeros where they tell nothing."""
-        if not self.predicts:
-            table_NI = weighed(history, self.domain.n_items, self.config.weights, float(self.mean))
-            return _joined(np.zeros(len(history), np.float32), self._filtered(table_NI @ self.items_IB[:, 1:]))
-        known = valued(history)
+        """Compute ``(N, B)`` biases and factors of users with these histories; zeros if uninformative."""
+        if not self.predicts_ratings:
+            matrix_NI = weighted_matrix(history, self.schema.n_items, self.config.weights, float(self.mean))
+            return _with_bias(np.zeros(len(history), np.float32), self._shrink(matrix_NI @ self.items_IB[:, 1:]))
+        known = rated_events(history)
         assert known.values is not None
-        biases_N = biases_of(known, float(self.mean), self.items_IB[:, 0], self.config.l2_bias)
-        rest_T = known.values - self.mean - self.items_IB[known.items, 0] - biases_N[known.rows]
-        if not self.config.observed:
-            table_NI = known.csr(self.domain.n_items, rest_T)
-            return _joined(biases_N, self._filtered(table_NI @ self.items_IB[:, 1:]))
-        # of one who rated everything it gives what the projection gives
-        ridge_D = np.maximum(self.config.l2, TINY) / np.maximum(self.squares_D, TINY)
+        biases_N = fold_in_biases(known, float(self.mean), self.items_IB[:, 0], self.config.l2_bias)
+        residuals_T = known.values - self.mean - self.items_IB[known.items, 0] - biases_N[known.rows]
+        if not self.config.fit_observed_only:
+            matrix_NI = known.csr(self.schema.n_items, residuals_T)
+            return _with_bias(biases_N, self._shrink(matrix_NI @ self.items_IB[:, 1:]))
+        # for a user who rated all items, this equals the projection
+        ridge_D = np.maximum(self.config.l2, TINY) / np.maximum(self.squared_singular_D, TINY)
         factors_ND, _ = solve_rows(
             known.offsets,
             known.items,
             np.ones(known.size, np.float32),
-            rest_T,
+            residuals_T,
             np.ascontiguousarray(self.items_IB[:, 1:]),
             ridge_D=ridge_D.astype(np.float32),
             ridge_R=np.ones(len(history), np.float32),
         )
-        return _joined(biases_N, factors_ND)
+        return _with_bias(biases_N, factors_ND)
 
-    def _filtered(self, found_ND: Scores) -> Scores:
-        """Each dimension by how much of it is not noise."""
-        shares_D = self.squares_D / np.maximum(self.squares_D + np.float32(self.config.l2), TINY)
-        return np.asarray(found_ND * shares_D, np.float32)
+    def _shrink(self, projected_ND: Scores) -> Scores:
+        """Weight each dimension by the share of it that is not noise."""
+        shrinkage_D = self.squared_singular_D / np.maximum(self.squared_singular_D + np.float32(self.config.l2), TINY)
+        return np.asarray(projected_ND * shrinkage_D, np.float32)
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """The person's bias and factors; of a known user who tells nothing now, as in training."""
+        """Fold in each history; a known user with an uninformative one keeps the factors from training."""
         rows_NB = self.fold_in(queries.history)
-        silent = ~rows_NB.any(axis=1)
-        known = silent & queries.known
-        rows_NB[silent] = self.newcomer_B
+        is_empty = ~rows_NB.any(axis=1)
+        known = is_empty & queries.known
+        rows_NB[is_empty] = self.default_user_B
         rows_NB[known] = self.users_UB[queries.users[known]]
-        if self.predicts:
+        if self.predicts_ratings:
             rows_NB[:, 0] += self.mean
         return rows_NB
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """``(n_items, B)`` one, and right singular vectors."""
+        """Return ``(n_items, B)``: a column of ones, then right singular vectors."""
         return self._vectors_IB
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """``(n_items,)`` zeros where events are learned."""
+        """Return the item biases, ``(n_items,)``; zeros with implicit feedback."""
         return self.items_IB[:, 0]
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """What the history's row of the table is at each item; the predicted value where values are learned."""
+        """Reconstruct the row of each history; predicted values with explicit feedback."""
         scores_NI: Scores = self.encode(queries) @ self._vectors_IB.T + self.bias
-        return pick_candidates(scores_NI, candidates)
+        return select_candidates(scores_NI, candidates)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
         """See :meth:`segue.core.model.Predictor.predict`.
 
         Raises:
-            ValueError: events were learned, not values.
+            ValueError: feedback is implicit.
         """
-        if not self.predicts:
-            raise ValueError("svd.learns: got 'events', expected 'values' of a model that predicts them")
-        found = self.mean + self.users_UB[users, 0] + self.items_IB[items, 0]
-        found += pair_products(self.users_UB[:, 1:], self.items_IB[:, 1:], users, items)
-        return self.in_scale(np.asarray(found, np.float32))
+        if not self.predicts_ratings:
+            raise ValueError("svd.feedback: got 'implicit', expected 'explicit' to predict values")
+        predictions = self.mean + self.users_UB[users, 0] + self.items_IB[items, 0]
+        predictions += pair_products(self.users_UB[:, 1:], self.items_IB[:, 1:], users, items)
+        return self.clip_predictions(np.asarray(predictions, np.float32))
 
-    def in_scale(self, scores: Scores) -> Scores:
-        """See :meth:`segue.core.model.Predictor.in_scale`."""
-        return np.clip(scores, *self.limits) if self.config.clip else scores
+    def clip_predictions(self, scores: Scores) -> Scores:
+        """See :meth:`segue.core.model.Predictor.clip_predictions`."""
+        return np.clip(scores, *self.value_range) if self.config.clip_predictions else scores
 
     def similar(self, items: Codes) -> Scores:
-        """The cosine between the items' right vectors, each dimension by its singular value."""
-        return cosine_likeness(self.items_IB[:, 1:] * np.sqrt(self.squares_D), items)
+        """Return cosine similarities of right vectors, scaled by singular values."""
+        return cosine_similarity(self.items_IB[:, 1:] * np.sqrt(self.squared_singular_D), items)
 
-    def arrays(self) -> Arrays:
-        """Mean, limits, biases and factors of users and of items, squared singular values, and who tells nothing."""
+    def arrays(self) -> StateArrays:
+        """Return mean, value range, users, items, squared singular values, and an unknown user."""
         return {
             "mean": np.array([self.mean], np.float32),
-            "limits": self.limits,
+            "value_range": self.value_range,
             "users": self.users_UB,
             "items": self.items_IB,
-            "squares": self.squares_D,
-            "newcomer": self.newcomer_B,
+            "squared_singular_values": self.squared_singular_D,
+            "default_user": self.default_user_B,
         }
 
-    def restore(self, arrays: Arrays) -> None:
+    def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
-        width = self.config.width
-        users_UB = take_back(arrays, "users", (self.domain.n_users, width + 1), np.float32)
-        items_IB = take_back(arrays, "items", (self.domain.n_items, width + 1), np.float32)
-        squares_D = take_back(arrays, "squares", (width,), np.float32)
-        newcomer_B = take_back(arrays, "newcomer", (width + 1,), np.float32)
-        low, high = take_back(arrays, "limits", (2,), np.float32)
-        mean = take_back(arrays, "mean", (1,), np.float32)[0]
-        self._keep(mean, users_UB, items_IB, squares_D, newcomer_B, (low, high))
+        width = self.config.embedding_dim
+        users_UB = load_array(arrays, "users", (self.schema.n_users, width + 1), np.float32)
+        items_IB = load_array(arrays, "items", (self.schema.n_items, width + 1), np.float32)
+        squared_singular_D = load_array(arrays, "squared_singular_values", (width,), np.float32)
+        default_user_B = load_array(arrays, "default_user", (width + 1,), np.float32)
+        low, high = load_array(arrays, "value_range", (2,), np.float32)
+        mean = load_array(arrays, "mean", (1,), np.float32)[0]
+        self._set_factors(mean, users_UB, items_IB, squared_singular_D, default_user_B, (low, high))
 
 
-def _joined(biases_N: Scores, factors_ND: Scores) -> Scores:
+def _with_bias(biases_N: Scores, factors_ND: Scores) -> Scores:
+    """Put biases before factors."""
     return np.concatenate([biases_N[:, None], factors_ND], axis=1, dtype=np.float32)

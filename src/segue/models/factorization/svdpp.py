@@ -1,11 +1,11 @@
-"""SVD++: biased factorisation that also learns from what was rated at all (Koren 2008, doi:10.1145/1401890.1401944).
+"""SVD++: biased matrix factorization with implicit feedback (Koren 2008, doi:10.1145/1401890.1401944).
 
-A rating is ``mean + b_u + b_i + q_i . (p_u + |N|^-1/2 sum_{j in N} y_j)`` with N the items that the person has, with a
-value or without: a history of events alone already tells something of the person. Without the sum it is the biased
-factorisation known as Funk's SVD (``implicit=false``). Learned by stochastic gradient descent, one rating after the
-other, as the paper says; :mod:`segue.solvers.sgd` says why the sum costs next to nothing.
+A rating is ``mean + b_u + b_i + q_i . (p_u + |N|^-1/2 sum_{j in N} y_j)``, with N the items of the user, with a value
+or without: a history without values is informative too. Without the sum it is the biased factorization known as Funk's
+SVD (``implicit=false``). Learned by stochastic gradient descent, one rating at a time, as in the paper;
+:mod:`segue.solvers.sgd` explains why the sum costs little.
 
-Shapes: U users, I items, N queries, T events, D width without the bias, B with it.
+Shapes: U users, I items, N queries, T events, D dimensions without the bias, B with it.
 """
 
 from __future__ import annotations
@@ -16,145 +16,147 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from segue.core.config import Settings
-from segue.core.model import Arrays, Validate
-from segue.core.model_arrays import take_back
-from segue.core.ratings import ratings_of, valued
+from segue.core.model import StateArrays, Validate
+from segue.core.model_arrays import load_array
+from segue.core.ratings import collect_ratings, rated_events
 from segue.core.run import Run
-from segue.core.types import Dataset, Domain, Events, Scores
-from segue.solvers.biased_factor_model import RatingFactors, pair_products
+from segue.core.types import DataSchema, Dataset, Events, Scores
+from segue.solvers.biased_factor_model import BiasedFactorModel, pair_products
 from segue.solvers.ridge import solve_rows
-from segue.solvers.sgd import descend
-from segue.solvers.standardize import in_units, standardised
-from segue.solvers.training_iterations import sweeps
+from segue.solvers.sgd import sgd_epoch
+from segue.solvers.standardize import standardize, unstandardize
+from segue.solvers.training_iterations import run_iterations
 
 __all__ = ["SVDpp"]
 
-SPREAD = 0.1
-"""Standard deviation of the factors at the start, in that of the ratings."""
+INITIAL_STD = 0.1
+"""Standard deviation of the initial factors, with ratings of standard deviation 1."""
 
 
-class SVDpp(RatingFactors):
-    """Factors by gradient descent; a new person is known by his items, and better by his ratings."""
+class SVDpp(BiasedFactorModel):
+    """Factors by gradient descent; unknown users are folded in from their items and ratings."""
 
     class Config(Settings):
         """Settings of ``svdpp``."""
 
-        width: Annotated[int, Ge(1)] = 100
-        """Factors of a user and of an item."""
-        sweeps: Annotated[int, Ge(1)] = 60
-        """Passes over the ratings."""
+        embedding_dim: Annotated[int, Ge(1)] = 100
+        """Number of factors of a user and of an item."""
+        iterations: Annotated[int, Ge(1)] = 60
+        """Number of passes over the ratings."""
         learning_rate: Annotated[float, Gt(0)] = 0.015
-        """Step of the first pass, where values are in units of their standard deviation."""
-        decay: Annotated[float, Gt(0), Le(1)] = 0.97
-        """What the step is multiplied by after each pass."""
+        """Step size of the first pass, with values of standard deviation 1."""
+        learning_rate_decay: Annotated[float, Gt(0), Le(1)] = 0.97
+        """Factor of the step size after each pass."""
         l2: Annotated[float, Ge(0)] = 0.09
-        """Ridge of the factors, for each rating that reads them."""
+        """L2 regularization of factors, for each rating."""
         l2_bias: Annotated[float, Ge(0)] = 0.01
-        """Ridge of the biases, likewise."""
+        """L2 regularization of biases, for each rating."""
         implicit: bool = True
-        """Whether the items that a person has tell of him, whatever their ratings."""
-        clip: bool = False
-        """Whether predictions stay within the lowest and the highest rating of the training data."""
+        """Use the items of the user, whatever their ratings."""
+        clip_predictions: bool = False
+        """Clip predictions to the range of the training ratings."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        self.more["spread"] = np.ones(1, np.float32)
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        self.extra_arrays["std"] = np.ones(1, np.float32)
         if config.implicit:
-            self.more["implied"] = np.zeros((domain.n_items, config.width), np.float32)
+            self.extra_arrays["implicit_items"] = np.zeros((schema.n_items, config.embedding_dim), np.float32)
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Pass by pass; the root of the mean squared error, each as its rating was met, goes into the run's history.
+        """Run all iterations; log the training error, with each error before its update.
 
         Raises:
-            ValueError: no event has a value, or the steps led out of all bounds.
+            ValueError: no event has a value, or training diverged.
         """
-        config, ratings = self.config, ratings_of(train, "svdpp")
-        mean, spread, targets_T = standardised(ratings.values)
-        limits = float(ratings.values.min()), float(ratings.values.max())
+        config, ratings = self.config, collect_ratings(train, "svdpp")
+        mean, std, targets_T = standardize(ratings.values)
+        value_range = float(ratings.values.min()), float(ratings.values.max())
         seen_offsets, seen = np.zeros(train.n_users + 1, np.int64), np.zeros(0, np.int32)
         if config.implicit:
-            table = train.histories.csr(train.n_items)
-            seen_offsets, seen = table.indptr.astype(np.int64), table.indices.astype(np.int32)
+            seen_UI = train.histories.csr(train.n_items)
+            seen_offsets, seen = seen_UI.indptr.astype(np.int64), seen_UI.indices.astype(np.int32)
         rng = run.rng("init")
         state = {
-            "users": SPREAD * rng.standard_normal((train.n_users, config.width + 1), np.float32),
-            "items": SPREAD * rng.standard_normal((train.n_items, config.width + 1), np.float32),
-            "implied": np.zeros((train.n_items, config.width), np.float32),
+            "users": INITIAL_STD * rng.standard_normal((train.n_users, config.embedding_dim + 1), np.float32),
+            "items": INITIAL_STD * rng.standard_normal((train.n_items, config.embedding_dim + 1), np.float32),
+            "implicit_items": np.zeros((train.n_items, config.embedding_dim), np.float32),
         }
         state["users"][:, 0], state["items"][:, 0] = 0.0, 0.0
 
-        def once(sweep: int) -> dict[str, float]:
-            total = descend(
+        def step(iteration: int) -> dict[str, float]:
+            total = sgd_epoch(
                 ratings.offsets,
                 ratings.items,
                 targets_T,
                 seen_offsets,
                 seen,
                 *state.values(),
-                step=config.learning_rate * config.decay**sweep,
+                step=config.learning_rate * config.learning_rate_decay**iteration,
                 l2=config.l2,
                 l2_bias=config.l2_bias,
-                rng=run.rng(f"sweep/{sweep}"),
+                rng=run.rng(f"sweep/{iteration}"),
             )
             if not np.isfinite(total):
-                raise ValueError(f"svdpp: the errors of sweep {sweep + 1} have no end; try a lower learning_rate")
+                raise ValueError(f"svdpp: training diverged in iteration {iteration + 1}; use a smaller learning_rate")
             error = total / len(targets_T)
-            return {"loss": error, "train/rmse": float(np.sqrt(error)) * spread}
+            return {"loss": error, "train/rmse": float(np.sqrt(error)) * std}
 
-        def restore(arrays: Arrays) -> None:
-            state.update({name: take_back(arrays, name, now.shape, np.float32).copy() for name, now in state.items()})
+        def restore(arrays: StateArrays) -> None:
+            state.update(
+                {name: load_array(arrays, name, array.shape, np.float32).copy() for name, array in state.items()}
+            )
 
-        def show() -> None:
-            users_UB, items_IB = (in_units(state[name], spread) for name in ("users", "items"))
-            self.more["spread"] = np.array([spread], np.float32)
+        def publish() -> None:
+            users_UB, items_IB = (unstandardize(state[name], std) for name in ("users", "items"))
+            self.extra_arrays["std"] = np.array([std], np.float32)
             if config.implicit:
-                self.more["implied"] = np.float32(np.sqrt(spread)) * state["implied"]
-                users_UB[:, 1:] += self._implied(train.histories)
-            self._keep(mean, users_UB, items_IB, limits)
+                self.extra_arrays["implicit_items"] = np.float32(np.sqrt(std)) * state["implicit_items"]
+                users_UB[:, 1:] += self._implicit_factors(train.histories)
+            self._set_factors(mean, users_UB, items_IB, value_range)
 
-        sweeps(
-            config.sweeps,
-            once,
+        run_iterations(
+            config.iterations,
+            step,
             run,
             arrays=lambda: state,
             restore=restore,
             model=self,
             validate=validate,
-            show=show,
+            publish=publish,
         )
-        # users as they are folded in: who was there in training is answered like anyone with his history
-        self._keep(mean, self.fold_in(train.histories), self.items_ID, limits)
+        # known users get the same factors as unknown ones with their history
+        self._set_factors(mean, self.fold_in(train.histories), self.items_ID, value_range)
 
-    def _implied(self, history: Events) -> Scores:
-        """``(N, D)`` what having the items of each history tells."""
-        had_NI = history.csr(self.domain.n_items)
-        lengths_N = np.maximum(np.diff(had_NI.indptr), 1).astype(np.float32)
-        implied_ND: Scores = (had_NI @ self.more["implied"]) / np.sqrt(lengths_N)[:, None]
-        return implied_ND
+    def _implicit_factors(self, history: Events) -> Scores:
+        """Compute the ``(N, D)`` sum over the items of each history."""
+        seen_NI = history.csr(self.schema.n_items)
+        lengths_N = np.maximum(np.diff(seen_NI.indptr), 1).astype(np.float32)
+        implicit_ND: Scores = (seen_NI @ self.extra_arrays["implicit_items"]) / np.sqrt(lengths_N)[:, None]
+        return implicit_ND
 
     def fold_in(self, history: Events) -> Scores:
-        """What his items tell, and on top of it the best bias and factors for his values: a ridge regression."""
-        known = valued(history)
+        """Fit bias and factors to the values by ridge regression, given the sum over items."""
+        known = rated_events(history)
         assert known.values is not None
-        sides_T = known.values - self.mean - self.items_ID[known.items, 0]
-        implied_ND = np.zeros((len(history), self.config.width), np.float32)
+        residuals_T = known.values - self.mean - self.items_ID[known.items, 0]
+        implicit_ND = np.zeros((len(history), self.config.embedding_dim), np.float32)
         if self.config.implicit:
-            implied_ND = self._implied(history)
-            sides_T -= pair_products(implied_ND, self.items_ID[:, 1:], known.rows.astype(np.int32), known.items)
+            implicit_ND = self._implicit_factors(history)
+            residuals_T -= pair_products(implicit_ND, self.items_ID[:, 1:], known.rows.astype(np.int32), known.items)
         rows_NB, _ = solve_rows(
             known.offsets,
             known.items,
             np.ones(known.size, np.float32),
-            sides_T,
+            residuals_T,
             self._vectors_ID,
             ridge_D=self._ridge(),
             ridge_R=np.maximum(known.lengths, 1).astype(np.float32),
         )
-        rows_NB[:, 1:] += implied_ND
+        rows_NB[:, 1:] += implicit_ND
         return rows_NB
 
     def _ridge(self) -> Scores:
-        """``(B,)`` what the ridge of training is in the scale of the data."""
-        ridge_B = np.full(self.config.width + 1, self.config.l2 * self.more["spread"][0], np.float32)
+        """Return the ``(B,)`` regularization in the scale of the data."""
+        ridge_B = np.full(self.config.embedding_dim + 1, self.config.l2 * self.extra_arrays["std"][0], np.float32)
         ridge_B[0] = self.config.l2_bias
         return np.maximum(ridge_B, np.float32(1e-6))

@@ -1,11 +1,12 @@
-"""Items like those you had: item-based nearest neighbours (Deshpande and Karypis 2004, doi:10.1145/963770.963776).
+"""Item-based nearest neighbors (Deshpande and Karypis 2004, doi:10.1145/963770.963776).
 
-From events, an item's score is the sum of its likeness to the items of the history, of which only its ``neighbours``
-nearest count. Likeness is counted in blocks and only neighbours are kept: memory grows with items x neighbours, not
-items². From values, such as ratings, a value is predicted from those that the person gave to the items most like the
-one that is asked about (Sarwar et al. 2001, doi:10.1145/371920.372071): see :mod:`segue.similarity.rating_predictor`.
+With implicit feedback, the score of an item is the sum of its similarities to the items of the history, where only the
+``k`` nearest neighbors of each item count. Similarities are computed in blocks and only neighbors are stored: memory
+grows with items times neighbors, not with the square of the number of items. With explicit feedback, a value is
+predicted from the user's ratings of the most similar items (Sarwar et al. 2001, doi:10.1145/371920.372071); see
+:mod:`segue.similarity.rating_predictor`.
 
-Shapes: U users, I items, N queries, C candidates, T pairs.
+Shapes: I items, N queries.
 """
 
 from __future__ import annotations
@@ -14,114 +15,94 @@ from typing import Annotated, Any, Self
 
 import numpy as np
 from annotated_types import Gt
-from numpy.typing import NDArray
 from pydantic import model_validator
 from scipy.sparse import csr_array
 
-from segue.core.model import Arrays, Solver, Validate, pick_candidates
-from segue.core.model_arrays import take_back
+from segue.core.model import StateArrays
+from segue.core.model_arrays import load_array
 from segue.core.run import Run
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
-from segue.similarity.interaction_matrix import event_counts, event_table
-from segue.similarity.nearest import arrays_of, nearest, spread
-from segue.similarity.rating_predictor import Opinions
-from segue.similarity.settings import NeighbourSettings
-from segue.similarity.similarity_registry import MEASURES, SEQUENCES
-from segue.solvers.popularity import answer_ties, shares
+from segue.core.types import Codes, Dataset, Queries, Scores
+from segue.similarity.interaction_matrix import interaction_counts, weighted_rows
+from segue.similarity.nearest import csr_arrays, nearest_neighbors, sparse_product
+from segue.similarity.neighbor_model import NeighborModel
+from segue.similarity.settings import NeighborSettings
+from segue.similarity.similarity_registry import MEASURES, SEQUENCE_MEASURES
+from segue.solvers.popularity import fill_empty_rows_with_popularity, popularity_distribution
 
 __all__ = ["ItemKNN"]
 
 
-class ItemKNN(Solver):
-    """The nearest neighbours of every item, kept sparse; a history that leads nowhere is answered by popularity."""
+class ItemKNN(NeighborModel):
+    """Sparse nearest neighbors of every item; popularity where the history has no neighbors."""
 
-    class Config(NeighbourSettings):
+    key = "item_knn"
+    by_user = False
+
+    class Config(NeighborSettings):
         """Settings of ``item_knn``."""
 
         half_life: Annotated[float, Gt(0)] | None = None
-        """Steps back in the history after which an event counts half; none: all count the same, and once."""
+        """Steps back in the history after which the weight of an event halves; none: all distinct items weigh 1."""
 
         @model_validator(mode="after")
-        def _of_items(self) -> Self:
-            if self.similarity in SEQUENCES:
-                raise ValueError(f"similarity: '{self.similarity}' compares histories, which items have none of")
-            if self.half_life is not None and self.learns == "values":
-                raise ValueError(f"half_life: of learns='events', got {self.half_life:g} with learns='values'")
+        def _check_item_settings(self) -> Self:
+            if self.similarity in SEQUENCE_MEASURES:
+                raise ValueError(f"similarity: '{self.similarity}' compares histories; expected a measure of items")
+            if self.half_life is not None and self.feedback == "explicit":
+                raise ValueError(
+                    f"half_life: only used with feedback='implicit', got {self.half_life:g} with feedback='explicit'"
+                )
             return self
 
-    near_II: csr_array[Any]
-    """Row i: the likeness of i to its neighbours; where it learns from events."""
-    opinions: Opinions
-    """Where it learns from values."""
+    neighbors_II: csr_array[Any]
+    """Row i: similarities of i to its neighbors. Fitted with implicit feedback only."""
+    popularity_I: Scores
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        self.shares_I = np.zeros(domain.n_items, np.float32)
-
-    @property
-    def predicts(self) -> bool:
-        """Whether it learns from values."""
-        return bool(self.config.learns == "values")
-
-    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Find the neighbours of every item among the people who have both; or keep the ratings.
-
-        Raises:
-            ValueError: it is to learn from values, and no event has one.
-        """
-        if self.predicts:
-            self.opinions = Opinions.of(train, self.config, by_user=False, model="item_knn")
-            return
-        table = event_table(csr_array(event_counts(train.histories, train.n_items).T), self.config)
-        like, everything = MEASURES[self.config.similarity], np.arange(train.n_items, dtype=np.int32)
+    def _fit_implicit(self, train: Dataset, run: Run) -> None:
+        rows = weighted_rows(csr_array(interaction_counts(train.histories, train.n_items).T), self.config)
+        measure, items = MEASURES[self.config.similarity], np.arange(train.n_items, dtype=np.int32)
         with run.progress(train.n_items, "item_knn") as progress:
-            kept = self.config.shrink, self.config.neighbours
-            near_II = nearest(table, table, like, *kept, itself=everything, progress=progress)
-        self.shares_I = shares(train)
-        self._keep(near_II)
+            neighbors_II = nearest_neighbors(
+                rows, rows, measure, self.config.shrink, self.config.k, self_rows=items, progress=progress
+            )
+        self._set_state(neighbors_II, popularity_distribution(train))
 
-    def _keep(self, near_II: csr_array[Any]) -> None:
-        self.near_II, self._into_II = near_II, arrays_of(csr_array(near_II.T))
+    def _set_state(self, neighbors_II: csr_array[Any], popularity_I: Scores) -> None:
+        self.neighbors_II, self.popularity_I = neighbors_II, popularity_I
+        self._transposed_II = csr_arrays(csr_array(neighbors_II.T))
 
-    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Likeness to the history, summed; the share of all events where no item has any. Or the predicted values."""
-        if self.predicts:
-            return pick_candidates(self.opinions.score(queries), candidates)
-        history = queries.history
-        weights = None
+    def _score_implicit(self, queries: Queries) -> Scores:
+        history, weights = queries.history, None
         if self.config.half_life is not None:
-            back = history.offsets[1:][history.rows] - 1 - np.arange(history.size)
-            weights = np.exp2(-back / self.config.half_life).astype(np.float32)
-        scores_NI = spread(history.csr(self.domain.n_items, weights), self._into_II, self.domain.n_items)
-        return pick_candidates(answer_ties(scores_NI, self.shares_I), candidates)
-
-    def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
-        """See :meth:`segue.core.model.Predictor.predict`."""
-        return self.opinions.predict(users, items)
-
-    def in_scale(self, scores: Scores) -> Scores:
-        """See :meth:`segue.core.model.Predictor.in_scale`."""
-        return self.opinions.in_scale(scores)
+            steps_back = history.offsets[1:][history.rows] - 1 - np.arange(history.size)
+            weights = np.exp2(-steps_back / self.config.half_life).astype(np.float32)
+        scores_NI = sparse_product(history.csr(self.schema.n_items, weights), self._transposed_II, self.schema.n_items)
+        return fill_empty_rows_with_popularity(scores_NI, self.popularity_I)
 
     def similar(self, items: Codes) -> Scores:
-        """Likeness of each item's neighbours, or of all items where it learns from values; 0 for the item itself."""
-        return self.opinions.similar_items(items) if self.predicts else self.near_II[items].toarray()
+        """Return item similarities; 0 for the item itself.
 
-    def arrays(self) -> Arrays:
-        """The neighbours as a sparse matrix, and the shares of popularity; or the ratings and their centre."""
-        if self.predicts:
-            return self.opinions.arrays()
-        offsets, neighbours, likeness = arrays_of(self.near_II)
-        return {"likeness": likeness, "neighbours": neighbours, "offsets": offsets, "shares": self.shares_I}
+        Only stored neighbors have one with implicit feedback, all items with explicit feedback.
+        """
+        if self.predicts_ratings:
+            return self.rating_predictor.similar_items(items)
+        return self.neighbors_II[items].toarray()
 
-    def restore(self, arrays: Arrays) -> None:
-        """See :meth:`segue.core.model.Model.restore`."""
-        if self.predicts:
-            self.opinions = Opinions.restored(arrays, self.config, by_user=False, domain=self.domain)
-            return
-        n_items = self.domain.n_items
-        likeness = take_back(arrays, "likeness", (None,), np.float32)
-        indices = take_back(arrays, "neighbours", (len(likeness),), np.int32)
-        self.shares_I = take_back(arrays, "shares", (n_items,), np.float32)
-        offsets = take_back(arrays, "offsets", (n_items + 1,), np.int64)
-        self._keep(csr_array((likeness, indices, offsets), shape=(n_items, n_items)))
+    def _implicit_arrays(self) -> StateArrays:
+        offsets, neighbors, similarities = csr_arrays(self.neighbors_II)
+        return {
+            "similarities": similarities,
+            "neighbors": neighbors,
+            "offsets": offsets,
+            "popularity": self.popularity_I,
+        }
+
+    def _restore_implicit(self, arrays: StateArrays) -> None:
+        n_items = self.schema.n_items
+        similarities = load_array(arrays, "similarities", (None,), np.float32)
+        neighbors = load_array(arrays, "neighbors", (len(similarities),), np.int32)
+        offsets = load_array(arrays, "offsets", (n_items + 1,), np.int64)
+        self._set_state(
+            csr_array((similarities, neighbors, offsets), shape=(n_items, n_items)),
+            load_array(arrays, "popularity", (n_items,), np.float32),
+        )

@@ -1,15 +1,14 @@
 """SLIM: sparse linear methods (Ning and Karypis 2011, doi:10.1109/ICDM.2011.134).
 
-Each item's column x_i of the table X of who had what is explained by those of the others, with weights that are not
-negative, few, and 0 for itself:
+Each column x_i of the interaction matrix X is regressed on the other columns, with nonnegative sparse weights:
 
     w_i = argmin  |x_i - X w|² / 2  +  l2 |w|² / 2  +  l1 |w|_1,      w >= 0,  w_i = 0
 
-Only the Gram matrix G = X'X, how many people had both, is needed. One weight after another is put at its best (Friedman
-et al. 2010, doi:10.18637/jss.v033.i01), first of all that are pulled above zero, then of those that are above it. As
-nothing is negative, an item that shares no more than l1 people with item i never is.
+Only the Gram matrix G = X'X of co-occurrence counts is needed. The solver is coordinate descent with an active set
+(Friedman et al. 2010, doi:10.18637/jss.v033.i01): weights that would become positive join the set, then the set is
+solved. As weights are nonnegative, an item that shares at most l1 users with item i always has weight 0.
 
-Shapes: U users, I items, N queries, C candidates, B items of a block.
+Shapes: I items, N queries, C candidates, B items of a block.
 """
 
 from __future__ import annotations
@@ -22,114 +21,116 @@ from numba import float32, int64
 from scipy.sparse import csr_array, vstack
 
 from segue.core.config import Settings
-from segue.core.memory_check import ITEMS_OR_NEIGHBOURS, need
-from segue.core.model import Arrays, Solver, Validate, pick_candidates
-from segue.core.model_arrays import take_back
-from segue.core.numba_kernels import over_rows, read, summing_kernel, written
+from segue.core.memory_check import REDUCE_ITEMS, check_memory
+from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.model_arrays import load_array
+from segue.core.numba_kernels import fastmath_kernel, input_array, output_array, parallel_rows
 from segue.core.run import Run
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
+from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
 from segue.solvers.cooccurrence import cooccurrence
-from segue.solvers.popularity import answer_ties, shares
+from segue.solvers.popularity import fill_empty_rows_with_popularity, popularity_distribution
 
 __all__ = ["SLIM"]
 
 BLOCK_CELLS = 4_000_000
-"""Weights held at once before they are made sparse: 16 MB."""
+"""Dense weights computed at a time before they are made sparse: 16 MB."""
 
-ROUNDS = 50
-"""Times, at most, that all items are looked through for some that should be above zero."""
+MAX_ROUNDS = 50
+"""Limit of the number of scans for weights that should join the active set."""
 
 
 class SLIM(Solver):
-    """An item's score is a sparse weighted sum over the history; an empty history is answered by popularity."""
+    """Scores are sparse weighted sums over the history; an empty history gets popularity."""
 
     class Config(Settings):
         """Settings of ``slim``."""
 
         l1: Annotated[float, Ge(0)] = 2.0
-        """Pull of each weight to zero, in people: more leaves fewer weights."""
+        """L1 regularization, in number of users; more leaves fewer weights."""
         l2: Annotated[float, Gt(0)] = 100.0
-        """Ridge of the weights, in people: more spreads them over items that are alike."""
-        sweeps: Annotated[int, Ge(1)] = 100
-        """Passes over an item's weights, at most, between two looks at all items."""
+        """L2 regularization, in number of users; more spreads weights over similar items."""
+        iterations: Annotated[int, Ge(1)] = 100
+        """Limit of the passes over the active weights between two scans of all items."""
         tolerance: Annotated[float, Gt(0)] = 1e-4
-        """Change of a weight below which it is as good as solved."""
+        """Change of a weight at convergence."""
 
     weights_II: csr_array[Any]
-    """Row i: what having each item adds to the score of i."""
+    """Row i: what each item in the history adds to the score of i."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        self.shares_I = np.zeros(domain.n_items, np.float32)
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        self.popularity_I = np.zeros(schema.n_items, np.float32)
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Solve the regression of every item, a block of items at a time.
+        """Solve the regressions of all items, a block of items at a time.
 
         Raises:
             ValueError: the Gram matrix does not fit in memory.
         """
         n_items = train.n_items
-        need(f"slim: the Gram matrix of {n_items:,} x {n_items:,} items", n_items**2, ITEMS_OR_NEIGHBOURS)
+        check_memory(f"slim: the Gram matrix of {n_items:,} x {n_items:,} items", n_items**2, REDUCE_ITEMS)
         seen_UI = train.histories.csr(n_items)
         gram_II = np.empty((n_items, n_items), np.float32)
-        for rows, both_BI in cooccurrence(seen_UI):
-            gram_II[rows] = both_BI
-        parts = []
+        for rows, counts_BI in cooccurrence(seen_UI):
+            gram_II[rows] = counts_BI
+        blocks = []
         with run.progress(n_items, "slim", "items") as progress:
             for start in range(0, n_items, step := max(1, BLOCK_CELLS // n_items)):
-                solved_BI = _solve_block(gram_II, start, min(start + step, n_items), self.config)
-                parts.append(csr_array(solved_BI))
-                progress(len(solved_BI))
-        self.shares_I = shares(train)
-        self._keep(csr_array(vstack(parts)))
+                weights_BI = _solve_block(gram_II, start, min(start + step, n_items), self.config)
+                blocks.append(csr_array(weights_BI))
+                progress(len(weights_BI))
+        self.popularity_I = popularity_distribution(train)
+        self._set_weights(csr_array(vstack(blocks)))
 
-    def _keep(self, weights_II: csr_array[Any]) -> None:
+    def _set_weights(self, weights_II: csr_array[Any]) -> None:
         self.weights_II = weights_II
-        self._into_II = csr_array(weights_II.T)
+        self._transposed_II = csr_array(weights_II.T)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """The weights of the history's items, summed; the share of all events where they say nothing."""
-        scores_NI = (queries.history.csr(self.domain.n_items) @ self._into_II).toarray()
-        return pick_candidates(answer_ties(scores_NI, self.shares_I), candidates)
+        """Sum the weights of the history's items; popularity where all sums are zero."""
+        scores_NI = (queries.history.csr(self.schema.n_items) @ self._transposed_II).toarray()
+        return select_candidates(fill_empty_rows_with_popularity(scores_NI, self.popularity_I), candidates)
 
     def similar(self, items: Codes) -> Scores:
-        """What having each other item adds to the item's score; 0 for the item itself."""
+        """Return what each other item adds to the item's score; 0 for the item itself."""
         return self.weights_II[items].toarray()
 
-    def arrays(self) -> Arrays:
-        """The weights as a sparse matrix, and the shares of popularity."""
+    def arrays(self) -> StateArrays:
+        """Return the weights as a sparse matrix, and the popularity of items."""
         weights = self.weights_II
         return {
             "weights": weights.data,
             "columns": weights.indices.astype(np.int32),
             "offsets": weights.indptr.astype(np.int64),
-            "shares": self.shares_I,
+            "popularity": self.popularity_I,
         }
 
-    def restore(self, arrays: Arrays) -> None:
+    def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
-        n_items = self.domain.n_items
-        weights = take_back(arrays, "weights", (None,), np.float32)
-        columns = take_back(arrays, "columns", (len(weights),), np.int32)
-        offsets = take_back(arrays, "offsets", (n_items + 1,), np.int64)
-        self.shares_I = take_back(arrays, "shares", (n_items,), np.float32)
-        self._keep(csr_array((weights, columns, offsets), shape=(n_items, n_items)))
+        n_items = self.schema.n_items
+        weights = load_array(arrays, "weights", (None,), np.float32)
+        columns = load_array(arrays, "columns", (len(weights),), np.int32)
+        offsets = load_array(arrays, "offsets", (n_items + 1,), np.int64)
+        self.popularity_I = load_array(arrays, "popularity", (n_items,), np.float32)
+        self._set_weights(csr_array((weights, columns, offsets), shape=(n_items, n_items)))
 
 
 def _solve_block(gram_II: Scores, start: int, stop: int, config: SLIM.Config) -> Scores:
-    """``(B, I)`` the weights of items ``start:stop``."""
+    """Compute the ``(B, I)`` weights of items ``start:stop``."""
     out_BI = np.zeros((stop - start, len(gram_II)), np.float32)
 
-    def work(first: int, last: int) -> None:
-        _solve(first, last, start, gram_II, config.l1, config.l2, config.sweeps, config.tolerance, out_BI)
+    def process_rows(first: int, last: int) -> None:
+        _solve(first, last, start, gram_II, config.l1, config.l2, config.iterations, config.tolerance, out_BI)
 
-    # about what an item costs: what more people had is like more others
+    # estimated cost of an item: popular items have more nonzero weights
     costs = np.sqrt(gram_II.diagonal()[start:stop]).astype(np.int64)
-    over_rows(work, np.concatenate([[0], np.cumsum(costs)]))
+    parallel_rows(process_rows, np.concatenate([[0], np.cumsum(costs)]))
     return out_BI
 
 
-@summing_kernel(int64, int64, int64, read(float32, 2), float32, float32, int64, float32, written(float32, 2))
+@fastmath_kernel(
+    int64, int64, int64, input_array(float32, 2), float32, float32, int64, float32, output_array(float32, 2)
+)
 def _solve(
     first: int,
     last: int,
@@ -137,62 +138,62 @@ def _solve(
     gram: Scores,
     l1: float,
     l2: float,
-    sweeps: int,
+    iterations: int,
     tolerance: float,
     out: Scores,
 ) -> None:
-    """Rows ``first:last`` of a block that begins with item ``start``, from weights of zero."""
-    items = len(gram)
-    slopes, inside = np.empty(items, np.float32), np.zeros(items, np.bool_)
-    members = np.empty(items, np.int64)
+    """Solve rows ``first:last`` of a block that begins with item ``start``, from zero weights."""
+    n_items = len(gram)
+    residuals, is_active = np.empty(n_items, np.float32), np.zeros(n_items, np.bool_)
+    active = np.empty(n_items, np.int64)
     for row in range(first, last):
-        item, count = start + row, 0
-        own = out[row]
-        for _ in range(ROUNDS):
-            # how many more people had both than the weights explain; what is above l1 pulls a weight up
-            slopes[:] = gram[item]
-            for a in range(count):
-                weight = own[members[a]]
-                for b in range(items):
-                    slopes[b] -= weight * gram[members[a], b]
-            before = count
-            for k in range(items):
-                if k != item and not inside[k]:
-                    weight = (slopes[k] - l1) / (gram[k, k] + l2)
+        item, n_active = start + row, 0
+        weights_I = out[row]
+        for _ in range(MAX_ROUNDS):
+            # co-occurrences that the weights do not explain; a weight rises above zero if these exceed l1
+            residuals[:] = gram[item]
+            for a in range(n_active):
+                weight = weights_I[active[a]]
+                for b in range(n_items):
+                    residuals[b] -= weight * gram[active[a], b]
+            n_before = n_active
+            for candidate in range(n_items):
+                if candidate != item and not is_active[candidate]:
+                    weight = (residuals[candidate] - l1) / (gram[candidate, candidate] + l2)
                     if weight > tolerance:
-                        own[k] = weight
-                        for b in range(items):
-                            slopes[b] -= weight * gram[k, b]
-                        members[count], inside[k] = k, True
-                        count += 1
-            if count == before:
+                        weights_I[candidate] = weight
+                        for b in range(n_items):
+                            residuals[b] -= weight * gram[candidate, b]
+                        active[n_active], is_active[candidate] = candidate, True
+                        n_active += 1
+            if n_active == n_before:
                 break
-            # among those above zero alone, in a matrix that stays in the processor's cache
-            near = np.empty((count, count), np.float32)
-            left, w = np.empty(count, np.float32), np.empty(count, np.float32)
-            for a in range(count):
-                left[a], w[a] = slopes[members[a]], own[members[a]]
-                for b in range(count):
-                    near[a, b] = gram[members[a], members[b]]
-            for _ in range(sweeps):
+            # coordinate descent over the active weights, in a small matrix that fits in the processor's cache
+            sub_gram = np.empty((n_active, n_active), np.float32)
+            sub_residuals, sub_weights = np.empty(n_active, np.float32), np.empty(n_active, np.float32)
+            for a in range(n_active):
+                sub_residuals[a], sub_weights[a] = residuals[active[a]], weights_I[active[a]]
+                for b in range(n_active):
+                    sub_gram[a, b] = gram[active[a], active[b]]
+            for _ in range(iterations):
                 largest = np.float32(0.0)
-                for a in range(count):
-                    found = (left[a] + near[a, a] * w[a] - l1) / (near[a, a] + l2)
-                    change = max(found, np.float32(0.0)) - w[a]
+                for a in range(n_active):
+                    optimum = (sub_residuals[a] + sub_gram[a, a] * sub_weights[a] - l1) / (sub_gram[a, a] + l2)
+                    change = max(optimum, np.float32(0.0)) - sub_weights[a]
                     if change != 0.0:
-                        for b in range(count):
-                            left[b] -= change * near[a, b]
-                        w[a] += change
+                        for b in range(n_active):
+                            sub_residuals[b] -= change * sub_gram[a, b]
+                        sub_weights[a] += change
                         largest = max(largest, abs(change))
                 if largest <= tolerance:
                     break
-            kept = 0
-            for a in range(count):
-                own[members[a]] = w[a]
-                inside[members[a]] = w[a] > 0
-                if w[a] > 0:
-                    members[kept] = members[a]
-                    kept += 1
-            count = kept
-        for a in range(count):
-            inside[members[a]] = False
+            n_kept = 0
+            for a in range(n_active):
+                weights_I[active[a]] = sub_weights[a]
+                is_active[active[a]] = sub_weights[a] > 0
+                if sub_weights[a] > 0:
+                    active[n_kept] = active[a]
+                    n_kept += 1
+            n_active = n_kept
+        for a in range(n_active):
+            is_active[active[a]] = False

@@ -1,14 +1,14 @@
-"""LightGCN: vectors of users and items that spread along who had what (He et al. 2020, arXiv:2002.02126).
+"""LightGCN: user and item embeddings propagated over the interaction graph (He et al. 2020, arXiv:2002.02126).
 
-Everybody has a vector, and so has every item. A layer hands each the sum of its neighbours' vectors, normalised on both
-sides, and nothing else: no weights, no nonlinearity. The mean over the layers is what scores are products of. Any loss
-and sampler of the training may learn it: the paper has ``loss=bpr``; a loss over the catalogue, or over many negatives,
-needs far fewer epochs. What a person had is no wrong answer to him.
+Every user and every item has an embedding. A layer replaces each by the normalized sum of its neighbors', without
+weights or nonlinearities. Scores are dot products of the means over the layers. Any loss and sampler works: the paper
+uses ``loss=bpr``; a loss over the catalog, or over many negatives, needs far fewer epochs. Items a user has interacted
+with are never negatives for them.
 
-A person is folded in from the history that is asked about, known or not: all his layers but the first are sums over its
-items, in closed form. The first is his own vector, or the mean of all for who was not there in training. For somebody
-known, with his training history, that is the vector he was trained with. A history that says nothing is answered by the
-trained vector of who is known, else by the mean of all.
+Users are folded in from the history of the query: all layers but the first are sums over its items, in closed form. The
+first is the user's own embedding, or the mean over users for unknown ones. For a training user with their training
+history this is exactly the trained vector. A history without training items falls back to the trained vector of the
+user, if known, or to the mean over users.
 
 Shapes: U users, I items, V = U + I, N queries, C candidates, D width, M pairs of a batch.
 """
@@ -27,67 +27,71 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segue.core.config import Settings
-from segue.core.model import pick_candidates
+from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
-from segue.core.seen_items import Seen
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
-from segue.nn.graph_propagation import Graph
-from segue.solvers.biased_factor_model import cosine_likeness
-from segue.solvers.interaction_pairs import Holdings
+from segue.core.seen_items import SeenItems
+from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.nn.graph_propagation import UserItemGraph
+from segue.solvers.biased_factor_model import cosine_similarity
+from segue.solvers.interaction_pairs import InteractionPairs
 
 __all__ = ["LightGCN"]
 
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Some pairs, sorted by user, and all that their users had."""
+    """User-item pairs sorted by user, and all items of their users."""
 
     users_M: Tensor
     items_M: Tensor
-    seen: Seen
+    seen: SeenItems
 
 
 class LightGCN(Network):
-    """Linear propagation over the graph of users and items."""
+    """Linear propagation over the user-item graph."""
 
     class Config(Settings):
         """Settings of ``lightgcn``."""
 
-        width: Annotated[int, Gt(0)] = 64
-        """Width of the vectors of users and items."""
-        layers: Annotated[int, Gt(0)] = 3
-        """Steps along the graph: 1 reaches the items of a history, 2 the others who had them, 3 what those had."""
+        embedding_dim: Annotated[int, Gt(0)] = 64
+        """Width of user and item embeddings."""
+        num_layers: Annotated[int, Gt(0)] = 3
+        """Propagation steps: 1 reaches the items of a user, 2 the other users of these items, 3 the items of those
+        users."""
         l2: Annotated[float, Ge(0)] = 1e-4
-        """Weight of the squared vectors, before they spread, of the user and the item of each pair."""
+        """Weight of the squared embeddings, before propagation, of the user and the item of each pair."""
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        width = config.width
-        self.users_UD = nn.Parameter(0.1 * torch.randn(domain.n_users, width))
-        self.items_ID = nn.Parameter(0.1 * torch.randn(domain.n_items, width))
-        self.spread_ID: Tensor
-        self.final_ID: Tensor
-        self.people_UD: Tensor
-        self.newcomer_2D: Tensor
-        self.met_U: Tensor
-        self.met_I: Tensor
-        self.register_buffer("spread_ID", torch.zeros(domain.n_items, width))  # what an item adds to who has it
-        self.register_buffer("final_ID", torch.zeros(domain.n_items, width))
-        self.register_buffer("people_UD", torch.zeros(domain.n_users, width))
-        self.register_buffer("newcomer_2D", torch.zeros(2, width))  # means of `users` and of `people`
-        self.register_buffer("met_U", torch.zeros(domain.n_users, dtype=torch.bool))
-        self.register_buffer("met_I", torch.zeros(domain.n_items, dtype=torch.bool))
-        self._graph: Graph | None = None
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        width = config.embedding_dim
+        self.users_UD = nn.Parameter(0.1 * torch.randn(schema.n_users, width))
+        self.items_ID = nn.Parameter(0.1 * torch.randn(schema.n_items, width))
+        self.fold_in_ID: Tensor
+        self.propagated_items_ID: Tensor
+        self.propagated_users_UD: Tensor
+        self.mean_user_2D: Tensor
+        self.is_training_user_U: Tensor
+        self.is_training_item_I: Tensor
+        self.register_buffer("fold_in_ID", torch.zeros(schema.n_items, width))  # what an item contributes to its users
+        self.register_buffer("propagated_items_ID", torch.zeros(schema.n_items, width))
+        self.register_buffer("propagated_users_UD", torch.zeros(schema.n_users, width))
+        self.register_buffer("mean_user_2D", torch.zeros(2, width))  # mean embedding and mean propagated vector
+        self.register_buffer("is_training_user_U", torch.zeros(schema.n_users, dtype=torch.bool))
+        self.register_buffer("is_training_item_I", torch.zeros(schema.n_items, dtype=torch.bool))
+        self._graph: UserItemGraph | None = None
 
     def prepare(self, train: Dataset) -> None:
-        """Lay out the graph; it is needed to train, not to answer."""
-        self._graph = Graph(train.histories, train.n_items)
-        self.met_U.copy_(torch.from_numpy(train.histories.lengths > 0))
-        self.met_I.copy_(self._graph.degrees_I > 0)
+        """Build the graph, which training needs and prediction does not."""
+        self._graph = UserItemGraph(train.histories, train.n_items)
+        self.is_training_user_U.copy_(torch.from_numpy(train.histories.lengths > 0))
+        self.is_training_item_I.copy_(self._graph.degrees_I > 0)
 
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[_Batch]]:
-        """All pairs in random order; a batch holds as many as ``size`` users have on average."""
-        pairs = Holdings(train.histories, self.domain.n_items)
+        """Return the number of batches and all pairs in random order.
+
+        A batch has as many pairs as ``size`` users have on average.
+        """
+        pairs = InteractionPairs(train.histories, self.schema.n_items)
         count, parts = pairs.batches(size, rng)
 
         def batch(part: NDArray[np.int64]) -> _Batch:
@@ -97,75 +101,79 @@ class LightGCN(Network):
         return count, (batch(part) for part in parts)
 
     def objective(self, batch: _Batch, loss: Loss) -> tuple[Tensor, int]:
-        """How badly the items of the pairs are ranked, and the squared vectors behind them."""
+        """Return the loss of the pairs plus the L2 penalty of their embeddings, and the number of pairs."""
         device, count = self.device, len(batch.items_M)
         users_M, items_M = batch.users_M.to(device), batch.items_M.to(device)
-        people_UD, items_ID = self._spread()
-        value = loss(F.embedding(users_M, people_UD), items_ID, None, items_M, batch.seen.to(device))
+        propagated_users_UD, items_ID = self._propagate()
+        value = loss(F.embedding(users_M, propagated_users_UD), items_ID, None, items_M, batch.seen.to(device))
         if self.config.l2:
             for vectors, codes_M in ((self.users_UD, users_M), (self.items_ID, items_M)):
-                share = torch.bincount(codes_M, minlength=len(vectors)) / count
-                value = value + self.config.l2 * (share @ vectors.square().sum(1))
+                frequency = torch.bincount(codes_M, minlength=len(vectors)) / count
+                value = value + self.config.l2 * (frequency @ vectors.square().sum(1))
         return value, count
 
-    def _spread(self) -> tuple[Tensor, Tensor]:
-        """The vectors of users and of items after all layers."""
+    def _propagate(self) -> tuple[Tensor, Tensor]:
+        """Return the user and item vectors, the means over all layers."""
         if self._graph is None:
-            raise ValueError("lightgcn: no data to train on; a model that was loaded can answer, not train")
-        both_VD = torch.cat([self.users_UD, self.items_ID])
-        spread_VD = self._graph.to(self.device).spread(both_VD, self.config.layers)
-        return spread_VD[: self.domain.n_users], spread_VD[self.domain.n_users :]
+            raise ValueError("lightgcn: a loaded model has no graph and cannot be trained further; train a new model")
+        embeddings_VD = torch.cat([self.users_UD, self.items_ID])
+        vectors_VD = self._graph.to(self.device).propagate(embeddings_VD, self.config.num_layers)
+        return vectors_VD[: self.schema.n_users], vectors_VD[self.schema.n_users :]
 
     @torch.no_grad()
-    def settle(self) -> None:
-        """Spread the vectors once, for all answers until training goes on."""
+    def finalize(self) -> None:
+        """Precompute the propagated vectors and what folding in needs."""
         if self._graph is None:
             return
-        people_UD, items_ID = self._spread()
-        graph, below_VD = self._graph, torch.cat([self.users_UD, self.items_ID])
-        sum_VD = below_VD.clone()
-        for _ in range(self.config.layers - 1):
-            below_VD = graph.step(below_VD)
-            sum_VD += below_VD
-        reach_I = self.met_I / graph.degrees_I.clamp_min(1.0).sqrt()
-        self.spread_ID.copy_(sum_VD[self.domain.n_users :] * reach_I[:, None])
-        self.final_ID.copy_(items_ID)
-        self.people_UD.copy_(people_UD)
-        self.newcomer_2D.copy_(torch.stack([self.users_UD[self.met_U].mean(0), people_UD[self.met_U].mean(0)]))
+        propagated_users_UD, items_ID = self._propagate()
+        graph, layer_VD = self._graph, torch.cat([self.users_UD, self.items_ID])
+        sum_VD = layer_VD.clone()
+        for _ in range(self.config.num_layers - 1):
+            layer_VD = graph.propagate_once(layer_VD)
+            sum_VD += layer_VD
+        normalization_I = self.is_training_item_I / graph.degrees_I.clamp_min(1.0).sqrt()
+        self.fold_in_ID.copy_(sum_VD[self.schema.n_users :] * normalization_I[:, None])
+        self.propagated_items_ID.copy_(items_ID)
+        self.propagated_users_UD.copy_(propagated_users_UD)
+        self.mean_user_2D.copy_(
+            torch.stack(
+                [self.users_UD[self.is_training_user_U].mean(0), propagated_users_UD[self.is_training_user_U].mean(0)]
+            )
+        )
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """The mean over the layers, all but the first folded in from the history."""
-        spread_ID, people_UD, (first_D, whole_D) = (
-            table.numpy(force=True) for table in (self.spread_ID, self.people_UD, self.newcomer_2D)
+        """Return the mean over the layers, all but the first folded in from the history, ``(N, D)``."""
+        fold_in_ID, propagated_users_UD, (mean_embedding_D, mean_vector_D) = (
+            table.numpy(force=True) for table in (self.fold_in_ID, self.propagated_users_UD, self.mean_user_2D)
         )
         known = np.flatnonzero(queries.known)
-        known = known[self.met_U.numpy(force=True)[queries.users[known]]]
+        known = known[self.is_training_user_U.numpy(force=True)[queries.users[known]]]
         users = queries.users[known]
-        own_ND = np.tile(first_D, (len(queries), 1))
+        own_ND = np.tile(mean_embedding_D, (len(queries), 1))
         own_ND[known] = self.users_UD.numpy(force=True)[users]
-        trained_ND = np.tile(whole_D, (len(queries), 1))
-        trained_ND[known] = people_UD[users]
-        had_NI = queries.history.csr(self.domain.n_items)
-        heard_N = had_NI @ self.met_I.numpy(force=True).astype(np.float32)
-        folded_ND = (had_NI @ spread_ID) / np.sqrt(np.maximum(heard_N, 1.0))[:, None]
-        encoded_ND: Scores = (own_ND + folded_ND) / np.float32(self.config.layers + 1)
-        return np.where(heard_N[:, None] > 0, encoded_ND, trained_ND)
+        trained_ND = np.tile(mean_vector_D, (len(queries), 1))
+        trained_ND[known] = propagated_users_UD[users]
+        history_NI = queries.history.csr(self.schema.n_items)
+        counts_N = history_NI @ self.is_training_item_I.numpy(force=True).astype(np.float32)
+        folded_ND = (history_NI @ fold_in_ID) / np.sqrt(np.maximum(counts_N, 1.0))[:, None]
+        encoded_ND: Scores = (own_ND + folded_ND) / np.float32(self.config.num_layers + 1)
+        return np.where(counts_N[:, None] > 0, encoded_ND, trained_ND)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """``(n_items, D)`` the mean over the layers."""
-        return self.final_ID.numpy(force=True)
+        """Item vectors, ``(I, D)``: the means over the layers."""
+        return self.propagated_items_ID.numpy(force=True)
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """``(n_items,)`` zeros."""
-        return np.zeros(self.domain.n_items, np.float32)
+        """Zeros, ``(I,)``."""
+        return np.zeros(self.schema.n_items, np.float32)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """The product of person and item, in the scale of the loss."""
+        """Return dot products of user and item vectors, in the scale of the loss."""
         scores_NI: Scores = self.encode(queries) @ self.vectors.T
-        return pick_candidates(scores_NI, candidates)
+        return select_candidates(scores_NI, candidates)
 
     def similar(self, items: Codes) -> Scores:
-        """The cosine between the items' vectors."""
-        return cosine_likeness(self.vectors, items)
+        """Return the cosine similarity of item vectors."""
+        return cosine_similarity(self.vectors, items)

@@ -1,15 +1,14 @@
-"""Mult-VAE and Mult-DAE: autoencoders of who had what, with a multinomial likelihood (Liang et al. 2018,
-arXiv:1802.05814).
+"""Mult-VAE and Mult-DAE: autoencoders of item sets with a multinomial likelihood (Liang et al. 2018).
 
-A history is read as a bag of items: a vector of ones over the catalogue, divided by its length, of which training drops
-a part. Encoder and decoder are a layer or two of tanh; the decoder's output is a softmax over the catalogue, from which
-all items of the bag were drawn:
+arXiv:1802.05814. A history is a set of items: a vector of ones over the catalog, divided by its norm, of which training
+drops a part. Encoder and decoder have one or two tanh layers; the decoder's output is a softmax over the catalog, and
+the loss is the likelihood of all items of the set:
 
     loss = - sum_i x_i log softmax(f(z))_i  +  beta KL(N(mu, sigma²) | N(0, 1)),        z = mu + sigma eps
 
-averaged over users. beta rises from 0 over ``annealing`` epochs to ``kl_weight``, which below 1 is what the paper found
-best (Mult-VAE^PR, section 2.2.2). The form ``dae`` has no noise and no second term. The model knows nothing of users:
-everybody is folded in from the history that is asked about.
+averaged over users. beta rises from 0 to ``kl_weight`` over ``kl_annealing_epochs``; the paper found values below 1
+best (Mult-VAE^PR, section 2.2.2). The variant ``dae`` has no noise and no KL term. The model has no user parameters:
+every user is folded in from the history of the query.
 
 Shapes: U users, I items, N queries or users of a batch, T events of these, C candidates, W latent width, H width of the
 hidden layers.
@@ -31,32 +30,32 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from segue.core.config import Settings
-from segue.core.model import pick_candidates
+from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
-from segue.core.types import Codes, Dataset, Domain, Queries, Scores
-from segue.nn.variational_losses import gaussian_kl, multinomial_nll
-from segue.solvers.biased_factor_model import cosine_likeness
+from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.nn.precision import full_precision
+from segue.solvers.biased_factor_model import cosine_similarity
 
 __all__ = ["MultiVAE"]
 
 ROWS = 4096
-"""Histories that are encoded at once when answering."""
+"""Histories encoded at once in prediction."""
 
 
 @dataclass(frozen=True, eq=False)
-class _Bags:
-    """What some users had, each item once."""
+class _ItemSets:
+    """Distinct items of some users."""
 
     offsets: Tensor
-    """int64 ``(N + 1,)`` where each user's items begin in ``items_T``."""
+    """int64 ``(N + 1,)`` start of each user's items in ``items_T``."""
     items_T: Tensor
     """int64 item codes."""
     batches: int = 1
-    """Batches in an epoch."""
+    """Number of batches per epoch."""
 
     @classmethod
-    def of(cls, had_NI: csr_array[Any], batches: int = 1) -> Self:
-        offsets, items_T = (torch.from_numpy(a.astype(np.int64)) for a in (had_NI.indptr, had_NI.indices))
+    def of(cls, history_NI: csr_array[Any], batches: int = 1) -> Self:
+        offsets, items_T = (torch.from_numpy(a.astype(np.int64)) for a in (history_NI.indptr, history_NI.indices))
         return cls(offsets, items_T, batches)
 
     def to(self, device: str) -> Self:
@@ -64,130 +63,155 @@ class _Bags:
 
 
 class MultiVAE(Network):
-    """From the bag of a history to a distribution over the catalogue, through a narrow layer."""
+    """Map the item set of a history to a distribution over the catalog, through a low-dimensional latent layer."""
 
     scale: ClassVar[Literal["logit", "score"]] = "logit"
-    own_loss = "the multinomial likelihood of a bag of items, and for model.form=vae a divergence"
+    builtin_loss = "the multinomial likelihood of an item set, plus a KL term for model.variant=vae"
 
     class Config(Settings):
         """Settings of ``multi_vae``."""
 
-        form: Literal["vae", "dae"] = "vae"
-        """``vae``: a distribution over what lies behind a history. ``dae``: one point."""
-        width: Annotated[int, Gt(0)] = 200
-        """Width of the narrow layer."""
-        hidden_width: Annotated[int, Gt(0)] | None = 600
-        """Width of a layer before it and of one after it; none: no such layers, as the paper has it for ``dae``."""
+        variant: Literal["vae", "dae"] = "vae"
+        """``vae``: a Gaussian latent vector. ``dae``: a deterministic one."""
+        embedding_dim: Annotated[int, Gt(0)] = 200
+        """Width of the latent layer."""
+        hidden_dim: Annotated[int, Gt(0)] | None = 600
+        """Width of one hidden layer before and one after the latent layer; none: no hidden layers, as in the paper's
+        ``dae``."""
         dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
-        """Share of a history that is dropped while training."""
+        """Probability in training that an item of a history is dropped."""
         kl_weight: Annotated[float, Ge(0)] = 0.2
-        """Of ``vae``: what the weight of the divergence rises to."""
-        annealing: Annotated[float, Ge(0)] = 20.0
-        """Of ``vae``: epochs over which it rises."""
+        """Final weight of the KL term of ``vae``."""
+        kl_annealing_epochs: Annotated[float, Ge(0)] = 20.0
+        """Epochs over which the KL weight of ``vae`` rises linearly from 0."""
 
         @model_validator(mode="after")
-        def _used(self) -> Self:
-            faults = [
-                f"{name}: got {value}, but the form '{self.form}' does not use it; used by vae"
-                for name in ("kl_weight", "annealing")
+        def _all_used(self) -> Self:
+            errors = [
+                f"{name}: got {value}, but the variant '{self.variant}' does not use it; used by vae"
+                for name in ("kl_weight", "kl_annealing_epochs")
                 if (value := getattr(self, name)) != type(self).model_fields[name].default
             ]
-            if self.form != "vae" and faults:
-                raise ValueError("\n".join(faults))
+            if self.variant != "vae" and errors:
+                raise ValueError("\n".join(errors))
             return self
 
-    def __init__(self, config: Any, domain: Domain) -> None:
-        super().__init__(config, domain)
-        told = config.width * (2 if config.form == "vae" else 1)
-        first, last = config.hidden_width or told, config.hidden_width or config.width
-        self.read_IH = _weight(domain.n_items, first)
-        self.read_H = nn.Parameter(torch.zeros(first))
-        self.inner = _linear(first, told) if config.hidden_width else None
-        self.outer = _linear(config.width, last) if config.hidden_width else None
-        self.items_IH = _weight(domain.n_items, last)
-        self.offsets_I = nn.Parameter(torch.zeros(domain.n_items))
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        encoded = config.embedding_dim * (2 if config.variant == "vae" else 1)
+        first, last = config.hidden_dim or encoded, config.hidden_dim or config.embedding_dim
+        self.encoder_IH = _weight(schema.n_items, first)
+        self.encoder_bias_H = nn.Parameter(torch.zeros(first))
+        self.encoder_layer = _linear(first, encoded) if config.hidden_dim else None
+        self.decoder_layer = _linear(config.embedding_dim, last) if config.hidden_dim else None
+        self.decoder_IH = _weight(schema.n_items, last)
+        self.decoder_bias_I = nn.Parameter(torch.zeros(schema.n_items))
         self.steps: Tensor
-        self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))  # batches learned from
+        self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))  # batches trained on
 
-    def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[_Bags]]:
-        """All users that have an event, in random order, ``size`` in a batch."""
-        had_UI = train.histories.csr(self.domain.n_items)
+    def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[_ItemSets]]:
+        """Return the number of batches and all users with events in random order, ``size`` per batch."""
+        history_UI = train.histories.csr(self.schema.n_items)
         order = rng.permutation(np.flatnonzero(train.histories.lengths))
         count = -(-len(order) // size)
-        return count, (_Bags.of(had_UI[part], count) for part in np.array_split(order, count))
+        return count, (_ItemSets.of(history_UI[part], count) for part in np.array_split(order, count))
 
-    def objective(self, batch: _Bags, loss: Loss) -> tuple[Tensor, int]:
-        """The negative likelihood of each user's bag and the weighted divergence; ``loss`` is not looked at."""
-        bags = batch.to(self.device)
-        mean_NW, log_variance_NW = self._told(bags, self.config.dropout)
-        point_NW, divergence = mean_NW, mean_NW.new_zeros(())
+    def objective(self, batch: _ItemSets, loss: Loss) -> tuple[Tensor, int]:
+        """Return the negative log-likelihood plus the KL term, and the number of users; ``loss`` is not used."""
+        sets = batch.to(self.device)
+        mean_NW, log_variance_NW = self._encode(sets, self.config.dropout)
+        point_NW, kl = mean_NW, mean_NW.new_zeros(())
         if log_variance_NW is not None:
             point_NW = mean_NW + torch.exp(0.5 * log_variance_NW) * torch.randn_like(mean_NW)
-            divergence = gaussian_kl(mean_NW, log_variance_NW).mean()
-        logits_NI = F.linear(self._hidden(point_NW), self.items_IH, self.offsets_I)
-        value = multinomial_nll(logits_NI, bags.offsets, bags.items_T).mean()
+            kl = gaussian_kl(mean_NW, log_variance_NW).mean()
+        logits_NI = F.linear(self._decode(point_NW), self.decoder_IH, self.decoder_bias_I)
+        value = multinomial_nll(logits_NI, sets.offsets, sets.items_T).mean()
         beta = self.beta(batch.batches)
         self.steps += 1
-        return value + beta * divergence, len(mean_NW)
+        return value + beta * kl, len(mean_NW)
 
     def beta(self, batches: int) -> float:
-        """The weight of the divergence now, in epochs of so many ``batches``."""
-        rising = self.config.annealing * batches
-        return float(self.config.kl_weight * min(1.0, self.steps.item() / rising if rising else 1.0))
+        """Return the current weight of the KL term, for epochs of ``batches`` batches."""
+        warmup = self.config.kl_annealing_epochs * batches
+        return float(self.config.kl_weight * min(1.0, self.steps.item() / warmup if warmup else 1.0))
 
-    def _told(self, bags: _Bags, dropout: float = 0.0) -> tuple[Tensor, Tensor | None]:
-        """``(N, W)`` mean and logarithm of the variance of what lies behind each bag; a point has none."""
-        lengths_N = bags.offsets.diff()
-        # a bag as a vector of length 1
+    def _encode(self, sets: _ItemSets, dropout: float = 0.0) -> tuple[Tensor, Tensor | None]:
+        """Return mean and log-variance of the latent vectors, ``(N, W)``.
+
+        The variant ``dae`` has no variance.
+        """
+        lengths_N = sets.offsets.diff()
+        # item sets as unit vectors
         weights_T = torch.repeat_interleave(lengths_N.clamp_min(1).rsqrt(), lengths_N)
         weights_T = F.dropout(weights_T, dropout)
-        told_NH = self.read_H + F.embedding_bag(
-            bags.items_T,
-            self.read_IH,
-            bags.offsets,
+        encoded_NH = self.encoder_bias_H + F.embedding_bag(
+            sets.items_T,
+            self.encoder_IH,
+            sets.offsets,
             mode="sum",
             per_sample_weights=weights_T,
             include_last_offset=True,
         )
-        if self.inner is not None:
-            told_NH = self.inner(torch.tanh(told_NH))
-        if self.config.form == "dae":
-            return torch.tanh(told_NH), None
-        mean_NW, log_variance_NW = told_NH.chunk(2, dim=1)
+        if self.encoder_layer is not None:
+            encoded_NH = self.encoder_layer(torch.tanh(encoded_NH))
+        if self.config.variant == "dae":
+            return torch.tanh(encoded_NH), None
+        mean_NW, log_variance_NW = encoded_NH.chunk(2, dim=1)
         return mean_NW, log_variance_NW
 
-    def _hidden(self, point_NW: Tensor) -> Tensor:
-        """``(N, H)`` what the catalogue is multiplied with."""
-        return point_NW if self.outer is None else torch.tanh(self.outer(point_NW))
+    def _decode(self, point_NW: Tensor) -> Tensor:
+        """Return the input of the decoder's last layer, ``(N, H)``."""
+        return point_NW if self.decoder_layer is None else torch.tanh(self.decoder_layer(point_NW))
 
     @torch.inference_mode()
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """``(N, H)`` the decoder's last layer, of the mean of what lies behind each history."""
-        had_NI = queries.history.csr(self.domain.n_items)
-        found_NH = np.empty((len(queries), self.items_IH.shape[1]), np.float32)
+        """Return the input of the decoder's last layer for the mean latent vector of each history, ``(N, H)``."""
+        history_NI = queries.history.csr(self.schema.n_items)
+        result_NH = np.empty((len(queries), self.decoder_IH.shape[1]), np.float32)
         for start in range(0, len(queries), ROWS):
-            bags = _Bags.of(had_NI[start : start + ROWS]).to(self.device)
-            found_NH[start : start + ROWS] = self._hidden(self._told(bags)[0]).float().cpu().numpy()
-        return found_NH
+            sets = _ItemSets.of(history_NI[start : start + ROWS]).to(self.device)
+            result_NH[start : start + ROWS] = self._decode(self._encode(sets)[0]).float().cpu().numpy()
+        return result_NH
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """``(n_items, H)`` the output weights of the items."""
-        return self.items_IH.numpy(force=True)
+        """Output weights of the items, ``(I, H)``."""
+        return self.decoder_IH.numpy(force=True)
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """``(n_items,)`` their offsets."""
-        return self.offsets_I.numpy(force=True)
+        """Output biases of the items, ``(I,)``."""
+        return self.decoder_bias_I.numpy(force=True)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Logits of what else belongs to the bag."""
+        """Return logits of further items."""
         scores_NI: Scores = self.encode(queries) @ self.vectors.T + self.bias
-        return pick_candidates(scores_NI, candidates)
+        return select_candidates(scores_NI, candidates)
 
     def similar(self, items: Codes) -> Scores:
-        """The cosine between the items' output weights."""
-        return cosine_likeness(self.vectors, items)
+        """Return the cosine similarity of the items' output weights."""
+        return cosine_similarity(self.vectors, items)
+
+
+@full_precision
+def multinomial_nll(logits_NI: Tensor, offsets: Tensor, items_T: Tensor) -> Tensor:
+    """Return the negative log-likelihood of each item set under a softmax over the catalog, ``(N,)``.
+
+    Omits the multinomial coefficient, which does not depend on parameters.
+
+    Args:
+        offsets: int64 ``(N + 1,)`` start of each set in ``items_T``.
+    """
+    lengths_N = offsets.diff()
+    rows_T = torch.repeat_interleave(torch.arange(len(lengths_N), device=items_T.device), lengths_N)
+    item_logits_N = logits_NI.new_zeros(len(lengths_N)).index_add(0, rows_T, logits_NI[rows_T, items_T])
+    return lengths_N * torch.logsumexp(logits_NI, 1) - item_logits_N
+
+
+@full_precision
+def gaussian_kl(mean_NW: Tensor, log_variance_NW: Tensor) -> Tensor:
+    """Return the KL divergence of a diagonal Gaussian from the standard normal distribution, ``(N,)``."""
+    return 0.5 * (log_variance_NW.exp() + mean_NW.square() - 1.0 - log_variance_NW).sum(1)
 
 
 def _weight(items: int, width: int) -> nn.Parameter:

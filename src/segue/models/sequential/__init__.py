@@ -1,1 +1,1 @@
-"""Sequential recommenders."""
+"""Sequential models: predict the next item of a history."""

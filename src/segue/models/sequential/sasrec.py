@@ -1,7 +1,7 @@
-"""SASRec: self-attention over the history, one item after another (Kang & McAuley 2018, arXiv:1808.09781).
+"""SASRec: causal self-attention over the history (Kang & McAuley 2018, arXiv:1808.09781).
 
-Trained with full cross-entropy by default, which is what makes it strong (Klenitskiy & Vasilev 2023,
-arXiv:2309.07602). With ``objective=cloze`` its blocks read in both directions, and positions count from the end.
+Trained with full cross-entropy by default, which makes it strong (Klenitskiy & Vasilev 2023, arXiv:2309.07602). With
+``objective=cloze`` its blocks are bidirectional, and positions count from the end.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Annotated
 
 from annotated_types import Gt
 
-from segue.nn.layers.attention import CausalBlock
-from segue.nn.transformer_model import AttentiveModel, AttentiveSettings
+from segue.nn.layers.attention import TransformerBlock
+from segue.nn.transformer_model import TransformerModel, TransformerSettings
 
 __all__ = ["SASRec"]
 
 
-class SASRec(AttentiveModel):
-    """Learned positions, then blocks of self-attention with a ReLU network."""
+class SASRec(TransformerModel):
+    """Learned positions, then blocks of self-attention and a feed-forward network with ReLU."""
 
-    class Config(AttentiveSettings):
+    class Config(TransformerSettings):
         """Settings of SASRec."""
 
-        expansion: Annotated[float, Gt(0)] = 1.0
-        """Inner width of the position-wise network, as a multiple of the width."""
+        ffn_expansion: Annotated[float, Gt(0)] = 1.0
+        """Inner width of the feed-forward network, as a multiple of ``embedding_dim``."""
 
-    def block(self) -> CausalBlock:
-        """A layer of SASRec."""
+    def make_block(self) -> TransformerBlock:
+        """Create a SASRec block."""
         config = self.config
-        return CausalBlock(config.width, config.heads, config.expansion, config.dropout)
+        return TransformerBlock(config.embedding_dim, config.num_heads, config.ffn_expansion, config.dropout)

@@ -1,11 +1,11 @@
 """xLSTM: extended long short-term memory over the history (Beck et al. 2024, arXiv:2405.04517).
 
-A stack of residual blocks; ``slstm_at`` says which of them are sLSTM (scalar memory, recurrent mixing), the others
-are mLSTM (matrix memory, parallel in training). Written from the paper; ``make crosscheck`` compares the cells with the
+A stack of residual blocks; ``slstm_at`` lists those that are sLSTM (scalar memory, recurrent mixing), all others are
+mLSTM (matrix memory, parallel in training). Written from the paper; ``make crosscheck`` compares the cells with the
 authors' package.
 
-With ``objective=cloze`` the blocks read in turn from the end and from the beginning, as in Vision-LSTM (Alkin et al.
-2024, arXiv:2406.04303); the last one from the beginning, as what is asked in the end stands at the end.
+With ``objective=cloze`` the blocks alternate between backward and forward reading, as in Vision-LSTM (Alkin et al.
+2024, arXiv:2406.04303). The last block reads forward, because the mask token of a query is at the end.
 
 Shapes: B sequences, L positions, D width.
 """
@@ -21,10 +21,10 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences
-from segue.core.types import Domain
+from segue.core.types import DataSchema
 from segue.nn.layers.dropout import dropout
 from segue.nn.sequence_model import SequenceSettings
-from segue.nn.streaming_model import Memory, StreamingModel
+from segue.nn.streaming_model import RecurrentState, StreamingModel
 from segue.nn.xlstm.blocks import MLSTMBlock, SLSTMBlock
 from segue.nn.xlstm.triton_kernels import Kernels
 
@@ -32,35 +32,35 @@ __all__ = ["XLSTM"]
 
 
 class XLSTM(StreamingModel):
-    """Blocks of mLSTM and sLSTM; no positions are needed, the recurrence knows the order."""
+    """Blocks of mLSTM and sLSTM, without positional embeddings: the recurrence is order-dependent."""
 
-    both_ways = True
+    is_bidirectional = True
 
     class Config(SequenceSettings):
         """Settings of xLSTM, named as in the authors' package."""
 
-        width: Annotated[int, Gt(0)] = 128
-        """Width of item vectors and of the residual stream (``embedding_dim``)."""
-        blocks: Annotated[int, Gt(0)] = 2
-        """Residual blocks (``num_blocks``)."""
-        heads: Annotated[int, Gt(0)] = 2
-        """Heads of every cell (``num_heads``); they share its width evenly."""
+        embedding_dim: Annotated[int, Gt(0)] = 128
+        """Width of item embeddings and of the residual stream."""
+        num_blocks: Annotated[int, Gt(0)] = 2
+        """Number of residual blocks."""
+        num_heads: Annotated[int, Gt(0)] = 2
+        """Heads of every cell; must divide its width."""
         slstm_at: tuple[Annotated[int, Ge(0)], ...] = (1,)
-        """Which blocks, counted from 0, are sLSTM; empty: all are mLSTM."""
+        """Indices of the sLSTM blocks, from 0; empty: all blocks are mLSTM."""
         conv1d_kernel_size: Annotated[int, Gt(0)] = 4
-        """Positions that the short causal convolution before a cell sees."""
+        """Kernel size of the causal convolution before a cell."""
         qkv_proj_blocksize: Annotated[int, Gt(0)] = 4
-        """Channels that share one small query, key and value matrix."""
+        """Channels per block of the block-diagonal query, key and value projections."""
         proj_factor: Annotated[float, Gt(0)] = 2.0
-        """Inner width of an mLSTM block, as a multiple of the width."""
-        feed_factor: Annotated[float, Gt(0)] = 1.3
-        """Inner width of the network after an sLSTM cell, as a multiple of the width."""
+        """Inner width of an mLSTM block, as a multiple of ``embedding_dim``."""
+        ffn_proj_factor: Annotated[float, Gt(0)] = 1.3
+        """Inner width of the feed-forward network after an sLSTM cell, as a multiple of ``embedding_dim``."""
         gate_soft_cap: Annotated[float, Ge(0)] = 15.0
-        """Bound of the mLSTM gates' pre-activations; 0: none."""
-        form: Literal["auto", "parallel", "chunkwise"] = "auto"
-        """How mLSTM computes a sequence: the same function, quadratic or linear in length."""
+        """Soft cap of the mLSTM gates' pre-activations; 0: none."""
+        mlstm_form: Literal["auto", "parallel", "chunkwise"] = "auto"
+        """How mLSTM computes a sequence: the same function, with quadratic or linear time in its length."""
         chunk_size: Annotated[int, Gt(0)] = 64
-        """Positions of a chunk in the chunkwise form."""
+        """Positions per chunk of the chunkwise form."""
         chunkwise_kernel: Literal[
             "auto",
             "native",
@@ -68,83 +68,95 @@ class XLSTM(StreamingModel):
             "chunkwise--triton_limit_chunk",
             "parallel--triton_limit_headdim",
         ] = "auto"
-        """What computes mLSTM over a sequence, unless ``form`` is ``parallel``: Segue's own code (``native``), or a
-        kernel of the package ``mlstm_kernels`` by its name there; ``auto`` takes the first of them where the package is
-        installed and the model on a CUDA device."""
+        """Implementation of mLSTM over a sequence, unless ``mlstm_form`` is ``parallel``: Segue's own (``native``), or
+        a kernel of the package ``mlstm_kernels``; ``auto`` uses the first kernel if the package is installed and
+        the model is on a CUDA device."""
         sequence_kernel: Literal["auto", "native", "native_sequence__triton"] = "auto"
-        """The same over fewer than 16 events after a state."""
+        """Likewise for fewer than 16 events that continue a state."""
         step_kernel: Literal["auto", "native", "triton"] = "auto"
-        """The same for one event after a state."""
+        """Likewise for one event that continues a state."""
 
         @model_validator(mode="after")
         def _blocks_exist(self) -> XLSTM.Config:
-            if any(index >= self.blocks for index in self.slstm_at):
+            if any(index >= self.num_blocks for index in self.slstm_at):
                 raise ValueError(
-                    f"slstm_at: {list(self.slstm_at)} for {self.blocks} blocks, expected 0..{self.blocks - 1}"
+                    f"slstm_at: got {list(self.slstm_at)} for {self.num_blocks} blocks, expected indices "
+                    f"0..{self.num_blocks - 1}"
                 )
             return self
 
         @model_validator(mode="after")
-        def _both_directions(self) -> XLSTM.Config:
-            if self.objective == "cloze" and self.blocks < 2:
-                raise ValueError("objective: 'cloze' needs at least 2 blocks, as they read in turn in either direction")
+        def _reads_both_directions(self) -> XLSTM.Config:
+            if self.objective == "cloze" and self.num_blocks < 2:
+                raise ValueError("objective: 'cloze' needs at least 2 blocks, because they alternate in direction")
             return self
 
-    def __init__(self, config: Config, domain: Domain) -> None:
-        super().__init__(config, domain)
-        self.blocks = nn.ModuleList(self._block(config, index) for index in range(config.blocks))
-        self.norm = nn.LayerNorm(config.width, bias=False)
+    def __init__(self, config: Config, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        self.blocks = nn.ModuleList(self._make_block(config, index) for index in range(config.num_blocks))
+        self.norm = nn.LayerNorm(config.embedding_dim, bias=False)
 
     @staticmethod
-    def _block(config: Config, index: int) -> nn.Module:
-        width, heads, blocks, kernel = config.width, config.heads, config.blocks, config.conv1d_kernel_size
+    def _make_block(config: Config, index: int) -> nn.Module:
+        sizes = config.embedding_dim, config.num_heads, config.num_blocks
         if index in config.slstm_at:
-            return SLSTMBlock(width, heads, blocks, index, kernel, config.feed_factor, config.dropout)
+            return SLSTMBlock(*sizes, index, config.conv1d_kernel_size, config.ffn_proj_factor, config.dropout)
         return MLSTMBlock(
-            width,
-            heads,
-            blocks,
-            kernel,
+            *sizes,
+            config.conv1d_kernel_size,
             config.qkv_proj_blocksize,
             config.proj_factor,
             config.gate_soft_cap,
             config.dropout,
-            config.form,
+            config.mlstm_form,
             config.chunk_size,
             Kernels(config.chunkwise_kernel, config.sequence_kernel, config.step_kernel, config.chunk_size),
         )
 
-    def hidden(self, x_BLD: Tensor, read: Sequences, last_B: Tensor | None = None) -> Tensor:
-        """See :meth:`SequenceModel.hidden`."""
-        x_BLD = dropout(x_BLD * self.config.width**0.5, self.config.dropout, self.training)
-        for left, block in zip(range(len(self.blocks) - 1, 0, -1), self.blocks, strict=False):
-            backwards = self.cloze and left % 2 == 1
-            x_BLD = turned(block(turned(x_BLD, read.lengths_B)), read.lengths_B) if backwards else block(x_BLD)
+    def encode_sequence(self, x_BLD: Tensor, batch: Sequences, last_B: Tensor | None = None) -> Tensor:
+        """See :meth:`SequenceModel.encode_sequence`."""
+        lengths_B = batch.lengths_B
+        x_BLD = dropout(x_BLD * self.config.embedding_dim**0.5, self.config.dropout, self.training)
+        for n_after, block in zip(range(len(self.blocks) - 1, 0, -1), self.blocks, strict=False):
+            if self.is_cloze and n_after % 2 == 1:
+                x_BLD = reverse_sequences(block(reverse_sequences(x_BLD, lengths_B)), lengths_B)
+            else:
+                x_BLD = block(x_BLD)
         normed: Tensor = self.norm(self.blocks[-1](x_BLD, last_B))
         return normed
 
-    def empty(self, rows: int) -> Memory:
-        """See :meth:`StreamingModel.empty`; names begin with the block's number."""
-        return {f"{at}.{name}": part for at, block in self._numbered() for name, part in block.empty(rows).items()}
+    def initial_state(self, rows: int) -> RecurrentState:
+        """See :meth:`StreamingModel.initial_state`.
 
-    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
+        Names start with the index of the block.
+        """
+        return {
+            f"{index}.{name}": part
+            for index, block in self._indexed_blocks()
+            for name, part in block.initial_state(rows).items()
+        }
+
+    def advance(
+        self, x_BLD: Tensor, lengths_B: Tensor, recurrent_state: RecurrentState
+    ) -> tuple[Tensor, RecurrentState]:
         """See :meth:`StreamingModel.advance`."""
-        x_BLD = x_BLD * self.config.width**0.5
-        after: Memory = {}
-        for at, block in self._numbered():
-            own = {name.removeprefix(f"{at}."): part for name, part in memory.items() if name.startswith(f"{at}.")}
+        x_BLD = x_BLD * self.config.embedding_dim**0.5
+        after: RecurrentState = {}
+        for index, block in self._indexed_blocks():
+            prefix = f"{index}."
+            own = {n.removeprefix(prefix): part for n, part in recurrent_state.items() if n.startswith(prefix)}
             x_BLD, own = block.advance(x_BLD, lengths_B, own)
-            after |= {f"{at}.{name}": part for name, part in own.items()}
+            after |= {f"{prefix}{name}": part for name, part in own.items()}
         normed: Tensor = self.norm(x_BLD)
         return normed, after
 
-    def _numbered(self) -> Iterator[tuple[int, MLSTMBlock | SLSTMBlock]]:
-        for at, block in enumerate(self.blocks):
-            yield at, cast("MLSTMBlock | SLSTMBlock", block)
+    def _indexed_blocks(self) -> Iterator[tuple[int, MLSTMBlock | SLSTMBlock]]:
+        for index, block in enumerate(self.blocks):
+            yield index, cast("MLSTMBlock | SLSTMBlock", block)
 
 
-def turned(x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
-    """Each sequence from its end to its beginning; what is beyond its length stays there."""
-    at_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
-    from_BL = torch.where(at_L < lengths_B[:, None], lengths_B[:, None] - 1 - at_L, at_L)
+def reverse_sequences(x_BLD: Tensor, lengths_B: Tensor) -> Tensor:
+    """Reverse each sequence within its length; padding stays in place."""
+    index_L = torch.arange(x_BLD.shape[1], device=x_BLD.device)
+    from_BL = torch.where(index_L < lengths_B[:, None], lengths_B[:, None] - 1 - index_L, index_L)
     return x_BLD.gather(1, from_BL[..., None].expand_as(x_BLD))

@@ -1,1 +1,1 @@
-"""Input encoders: item embeddings, event inputs, side features."""
+"""Inputs of next-item models in addition to the items: event columns and features."""

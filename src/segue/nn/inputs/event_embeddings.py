@@ -1,8 +1,8 @@
-"""What a next-item model may read of events beside the items.
+"""Embeddings of event inputs other than the item: values, actions, and times.
 
-Each input gives a number at every position, which is put into a bin; each bin has a learned vector, and so has "not
-known". These vectors are added to that of the item, so that any encoder reads them. At a position stands what is known
-when the next item is asked for: its own event, those before it, and with ``query_time`` the moment of asking.
+Each input maps every position to a bin; each bin has a learned vector, and so has "unknown". These vectors are added to
+the item embedding, so any encoder can use them. A position only sees what is known when the next item is predicted: its
+own event, earlier ones and, with ``query_time``, the time of the query.
 
 Shapes: B sequences, L positions, D width, E edges between bins, T events.
 """
@@ -18,183 +18,199 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segue.core.batches import UNCOUNTED, Sequences
+from segue.core.batches import POSITION_UNSET, Sequences
 from segue.core.types import Dataset
 
-__all__ = ["READS", "EventInputs", "edges_of", "gaps", "log_bins", "places", "untimed"]
+__all__ = [
+    "INPUT_COLUMNS",
+    "EventEmbeddings",
+    "log_bins",
+    "missing_times",
+    "session_positions",
+    "time_gaps",
+    "value_bin_edges",
+]
 
-READS: dict[str, tuple[str, ...]] = {
+INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
     "value": ("values",),
     "action": ("actions",),
     "gap": ("times",),
-    "query_time": ("times", "asked"),
-    "session_position": ("times", "places"),
+    "query_time": ("times", "query_times"),
+    "session_position": ("times", "session_positions"),
 }
-"""The columns that each input of events is made of."""
+"""Columns that each event input reads."""
 
 VALUE_BINS = 32
-"""Bins of values at most."""
+"""Maximum number of bins of values."""
 
 TIME_BINS = 33
-"""Bins of seconds: 0, 1, 2 to 3, 4 to 7, ... and the last from 2^32 on."""
+"""Bins of seconds: 0, 1, 2 to 3, 4 to 7, ...; the last one starts at 2^32."""
 
-PLACE_BINS = 32
-"""Places in a session that are told apart; the last stands for all further ones."""
+SESSION_POSITION_BINS = 32
+"""Bins of session positions; the last one holds all further positions."""
 
 
-class EventInputs(nn.Module):
-    """The sum of the vectors of some inputs.
+class EventEmbeddings(nn.Module):
+    """Sum of the vectors of several event inputs.
 
     Args:
-        names: of :data:`READS`.
-        actions: kinds of action.
-        session_gap: seconds without an event after which a new session begins.
-        std: standard deviation of the numbers it begins with.
+        names: keys of :data:`INPUT_COLUMNS`.
+        n_actions: number of action types.
+        session_gap: seconds without an event after which a session ends.
+        std: standard deviation of the initial vectors.
     """
 
-    def __init__(self, names: Iterable[str], width: int, actions: int, session_gap: float, std: float) -> None:
+    def __init__(self, names: Iterable[str], width: int, n_actions: int, session_gap: float, std: float) -> None:
         super().__init__()
         self.session_gap = session_gap
         bins = {
             "value": VALUE_BINS,
-            "action": actions,
+            "action": n_actions,
             "gap": TIME_BINS,
             "query_time": TIME_BINS,
-            "session_position": PLACE_BINS,
+            "session_position": SESSION_POSITION_BINS,
         }
-        # the last row of each table stands for what is not known
+        # the last row of each table is the vector of unknown values
         self.tables = nn.ParameterDict({name: std * torch.randn(bins[name] + 1, width) for name in names})
         self.edges_E: Tensor
         if "value" in self.tables:
             self.register_buffer("edges_E", torch.full((VALUE_BINS - 1,), torch.inf))
 
     def prepare(self, train: Dataset) -> None:
-        """Take the edges of the values.
+        """Compute the bin edges of the values.
 
         Raises:
-            ValueError: the data has nothing to make one of the inputs of.
+            ValueError: the data lacks what an input needs.
         """
         events = train.histories
         for name in self.tables:
-            if lacking := _lacking(name, train):
-                raise ValueError(f"model.inputs: '{name}' is asked for, but {train.name} has {lacking}")
+            if reason := _missing_data(name, train):
+                raise ValueError(f"model.inputs: '{name}' is not available: {train.name} has {reason}")
         if "value" in self.tables:
             assert events.values is not None
-            self.edges_E.copy_(torch.from_numpy(edges_of(events.values)))
+            self.edges_E.copy_(torch.from_numpy(value_bin_edges(events.values)))
 
-    def forward(self, read: Sequences, n_items: int, hidden: float = 0.0) -> Tensor:
-        """``(B, L, D)``
+    def forward(self, batch: Sequences, n_items: int, drop_prob: float = 0.0) -> Tensor:
+        """Return the summed vectors, ``(B, L, D)``.
 
         Args:
-            hidden: share of the sequences in which an input is not known, of each input by itself.
+            drop_prob: probability that an input of a sequence is replaced by unknown, independently for each input.
         """
-        found = []
+        vectors = []
         for name, table_WD in self.tables.items():
-            bins_BL = self._bins(name, read, n_items)
-            if hidden:
-                away_B = torch.rand(len(bins_BL), device=bins_BL.device) < hidden
-                bins_BL = bins_BL.masked_fill(away_B[:, None], -1)
-            found.append(F.embedding(torch.where(bins_BL < 0, len(table_WD) - 1, bins_BL), table_WD))
-        return sum(found[1:], found[0])
+            bins_BL = self._bins(name, batch, n_items)
+            if drop_prob:
+                dropped_B = torch.rand(len(bins_BL), device=bins_BL.device) < drop_prob
+                bins_BL = bins_BL.masked_fill(dropped_B[:, None], -1)
+            vectors.append(F.embedding(torch.where(bins_BL < 0, len(table_WD) - 1, bins_BL), table_WD))
+        return sum(vectors[1:], vectors[0])
 
-    def counted(self, read: Sequences, n_items: int) -> Sequences:
-        """``read`` with its column ``places`` counted, for a reader that goes on from there later."""
+    def with_session_positions(self, batch: Sequences, n_items: int) -> Sequences:
+        """Return ``batch`` with its column ``session_positions`` computed, so that a stream can continue from it."""
         if "session_position" not in self.tables:
-            return read
-        return replace(read, columns={**read.columns, "places": self._places(read, n_items)})
+            return batch
+        return replace(batch, columns={**batch.columns, "session_positions": self._session_positions(batch, n_items)})
 
-    def _bins(self, name: str, read: Sequences, n_items: int) -> Tensor:
-        """``(B, L)`` int64, -1 where it is not known."""
-        columns = read.columns
+    def _bins(self, name: str, batch: Sequences, n_items: int) -> Tensor:
+        """Return the bin of every position, int64 ``(B, L)``; -1 where unknown."""
+        columns = batch.columns
         if name == "value":
             bins_BL = torch.bucketize(columns["values"], self.edges_E, right=True)
             return torch.where(columns["values"].isnan(), -1, bins_BL)
         if name == "action":
             return columns["actions"]
         if name == "gap":
-            return log_bins(gaps(columns["times"]))
+            return log_bins(time_gaps(columns["times"]))
         if name == "query_time":
-            # a hidden item is asked for where it stands: the newest event is the one before
+            # a masked item is predicted at its own position, so its newest event is the previous one
             times_BL = columns["times"]
-            newest_BL = torch.where(read.items_BL > n_items, times_BL.roll(1, 1), times_BL)
+            newest_BL = torch.where(batch.items_BL > n_items, times_BL.roll(1, 1), times_BL)
             newest_BL[:, 0] = times_BL[:, 0]
-            return log_bins(columns["asked"] - newest_BL)
-        return self._places(read, n_items).clamp_max(PLACE_BINS - 1)
+            return log_bins(columns["query_times"] - newest_BL)
+        return self._session_positions(batch, n_items).clamp_max(SESSION_POSITION_BINS - 1)
 
-    def _places(self, read: Sequences, n_items: int) -> Tensor:
-        columns = read.columns
-        return places(columns["times"], read.items_BL != n_items, columns["places"], self.session_gap)
+    def _session_positions(self, batch: Sequences, n_items: int) -> Tensor:
+        columns = batch.columns
+        return session_positions(
+            columns["times"], batch.items_BL != n_items, columns["session_positions"], self.session_gap
+        )
 
 
-def edges_of(values_T: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``(E,)`` edges between bins: halfway between distinct values where these are few, else quantiles.
+def value_bin_edges(values_T: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``(E,)`` bin edges: midpoints between distinct values if these are few, else quantiles.
 
-    Edges that are not needed are infinite.
+    Unused edges are infinite.
     """
     known = values_T[~np.isnan(values_T)]
     distinct = np.unique(known)
     if len(distinct) <= VALUE_BINS:
-        found = (distinct[1:] + distinct[:-1]) / 2
+        edges = (distinct[1:] + distinct[:-1]) / 2
     else:
-        found = np.unique(np.quantile(known, np.linspace(0, 1, VALUE_BINS + 1)[1:-1]))
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, VALUE_BINS + 1)[1:-1]))
     edges_E = np.full(VALUE_BINS - 1, np.inf, np.float32)
-    edges_E[: len(found)] = found
+    edges_E[: len(edges)] = edges
     return edges_E
 
 
 def log_bins(seconds: Tensor) -> Tensor:
-    """int64 the power of two in ``1 + seconds``; below 0 as 0, -1 where not known."""
+    """Return ``floor(log2(1 + seconds))`` as int64.
+
+    Negative times count as 0, unknown ones are -1.
+    """
     power = torch.frexp(1.0 + seconds.nan_to_num(0.0).clamp_min(0.0)).exponent.long() - 1
     return torch.where(seconds.isnan(), -1, power.clamp_max(TIME_BINS - 1))
 
 
-def gaps(times_BL: Tensor) -> Tensor:
-    """Seconds since the position before; NaN where one of the two times is not known, and at the first position."""
+def time_gaps(times_BL: Tensor) -> Tensor:
+    """Return the seconds since the previous position.
+
+    NaN at the first one and where one of the times is unknown.
+    """
     gap_BL = torch.full_like(times_BL, torch.nan)
     gap_BL[:, 1:] = times_BL[:, 1:] - times_BL[:, :-1]
     return gap_BL
 
 
-def places(times_BL: Tensor, events_BL: Tensor, counted_BL: Tensor, session_gap: float) -> Tensor:
-    """int64 places of events within their session, from 0; -1 where not known.
+def session_positions(times_BL: Tensor, is_event_BL: Tensor, computed_BL: Tensor, session_gap: float) -> Tensor:
+    """Return int64 positions of events within their session, from 0; -1 where unknown.
 
-    A session begins with the first event that is read, and after more than ``session_gap`` seconds without one. After a
-    gap that is not known nothing is known until the next session.
+    A session starts with the first event read, and after more than ``session_gap`` seconds without an event. After an
+    unknown gap, positions are unknown until the next session starts.
 
     Args:
-        events_BL: where there is an event, and not the start of a history.
-        counted_BL: places that are known from before, or ``UNCOUNTED``: counting goes on from there.
+        is_event_BL: where there is an event, not the start token.
+        computed_BL: positions that are already known, or ``POSITION_UNSET``; counting continues from them.
     """
-    gap_BL = gaps(times_BL)
-    after_BL = torch.zeros_like(events_BL)
-    after_BL[:, 1:] = events_BL[:, :-1]
-    begins_BL = (events_BL & ~after_BL & ~times_BL.isnan()) | (gap_BL > session_gap)
-    lost_BL = ~begins_BL & gap_BL.isnan()
-    given_BL = counted_BL != UNCOUNTED
-    lost_BL = torch.where(given_BL, counted_BL < 0, lost_BL)
-    begins_BL = torch.where(given_BL, counted_BL >= 0, begins_BL)
-    at_L = torch.arange(times_BL.shape[1], device=times_BL.device)
-    # the newest position up to each from which counting goes on, or at which it was lost; the first is one of them
-    from_BL = torch.where(begins_BL | lost_BL, at_L, 0).cummax(1).values
-    place_BL = at_L - from_BL + counted_BL.clamp_min(0).gather(1, from_BL)
-    return torch.where(lost_BL.gather(1, from_BL), -1, place_BL)
+    gap_BL = time_gaps(times_BL)
+    follows_event_BL = torch.zeros_like(is_event_BL)
+    follows_event_BL[:, 1:] = is_event_BL[:, :-1]
+    starts_BL = (is_event_BL & ~follows_event_BL & ~times_BL.isnan()) | (gap_BL > session_gap)
+    unknown_BL = ~starts_BL & gap_BL.isnan()
+    is_set_BL = computed_BL != POSITION_UNSET
+    unknown_BL = torch.where(is_set_BL, computed_BL < 0, unknown_BL)
+    starts_BL = torch.where(is_set_BL, computed_BL >= 0, starts_BL)
+    index_L = torch.arange(times_BL.shape[1], device=times_BL.device)
+    # the newest position up to each one at which counting starts or becomes unknown; the first position is one
+    from_BL = torch.where(starts_BL | unknown_BL, index_L, 0).cummax(1).values
+    position_BL = index_L - from_BL + computed_BL.clamp_min(0).gather(1, from_BL)
+    return torch.where(unknown_BL.gather(1, from_BL), -1, position_BL)
 
 
-def _lacking(name: str, train: Dataset) -> str:
-    """What the data has instead of what the input needs; empty where it has what is needed."""
+def _missing_data(name: str, train: Dataset) -> str:
+    """Return why the data does not support an input; empty if it does."""
     events = train.histories
     if name == "value":
-        known = events.values is not None and not np.isnan(events.values).all()
-        return "" if known else "no values"
+        is_known = events.values is not None and not np.isnan(events.values).all()
+        return "" if is_known else "no values"
     if name == "action":
-        return "" if events.actions is not None and len(train.actions) > 1 else "one kind of action"
-    return untimed(train)
+        return "" if events.actions is not None and len(train.actions) > 1 else "only one type of action"
+    return missing_times(train)
 
 
-def untimed(data: Dataset) -> str:
-    """What ``data`` has instead of real times (decision 0027); empty where some are real."""
+def missing_times(data: Dataset) -> str:
+    """Return why ``data`` has no real times (decision 0027); empty if some are real."""
     events = data.histories
     if events.times is None:
         return "no times"
-    real = events.context.get("time_known")
-    return "" if real is None or real.any() else "no real times, only such as keep the order"
+    is_real = events.context.get("time_known")
+    return "" if is_real is None or is_real.any() else "no real times, only times that preserve the order"

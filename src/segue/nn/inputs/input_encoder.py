@@ -1,8 +1,8 @@
-"""All that a next-item model may read beside the items, chosen by name.
+"""Encode everything a next-item model reads in addition to the items, selected by name.
 
-Of events: ``value``, ``action``, ``gap`` (seconds since the event before), ``query_time`` (seconds from the newest
-event to the moment of asking) and ``session_position`` (place within the session). Of items: ``item_features``; of who
-asks: ``user_features``. What is not known has learned vectors, never zeros.
+Event inputs: ``value``, ``action``, ``gap`` (seconds since the previous event), ``query_time`` (seconds from the newest
+event to the query) and ``session_position`` (position within the session). Features: ``item_features`` and
+``user_features``. Unknown inputs have learned vectors, not zeros.
 
 Shapes: B sequences, L positions, D width, I items.
 """
@@ -17,103 +17,113 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences
-from segue.core.features import described
-from segue.core.types import Dataset, Domain
-from segue.nn.inputs.event_embeddings import READS, EventInputs
-from segue.nn.inputs.feature_embeddings import ItemFeatures, UserFeatures
+from segue.core.features import infer_features
+from segue.core.types import DataSchema, Dataset
+from segue.nn.inputs.event_embeddings import INPUT_COLUMNS, EventEmbeddings
+from segue.nn.inputs.feature_embeddings import ItemFeatureEmbeddings, UserFeatureEmbeddings
 
-__all__ = ["Input", "Inputs"]
+__all__ = ["InputEncoder", "InputName"]
 
-Input: TypeAlias = Literal["value", "action", "gap", "query_time", "session_position", "item_features", "user_features"]
+InputName: TypeAlias = Literal[
+    "value", "action", "gap", "query_time", "session_position", "item_features", "user_features"
+]
 
-UNMET = -1e3
-"""Added in training to the score of items that training never met: as good as minus infinity, and finite."""
+EXCLUDED = -1e3
+"""Added in training to the score of items that do not occur in training: effectively minus infinity, but finite."""
 
 
-class Inputs(nn.Module):
-    """The inputs that ``config.inputs`` names; there is at least one.
+class InputEncoder(nn.Module):
+    """The inputs named in ``config.inputs``, of which there is at least one.
 
     Args:
-        config: ``inputs``, ``width``, ``session_gap``, ``unknown_share``.
-        std: standard deviation of the numbers that vectors begin with, that of item vectors.
+        config: ``inputs``, ``embedding_dim``, ``session_gap``, ``feature_dropout``.
+        std: standard deviation of the initial vectors, that of the item embeddings.
 
     Raises:
-        ValueError: features are asked for, and the domain tells of none.
+        ValueError: features are requested, and the schema has none.
     """
 
-    def __init__(self, config: Any, domain: Domain, std: float) -> None:
+    def __init__(self, config: Any, schema: DataSchema, std: float) -> None:
         super().__init__()
         names = config.inputs
-        self.unknown_share, self.n_items = config.unknown_share, domain.n_items
+        self.feature_dropout, self.n_items = config.feature_dropout, schema.n_items
         for name in ("item_features", "user_features"):
-            if name in names and not getattr(domain, name):
-                raise ValueError(f"model.inputs: '{name}' is asked for, but the data has none that can be read")
-        own = [name for name in READS if name in names]
-        kinds = len(domain.actions)
-        self.columns = tuple(dict.fromkeys(column for name in own for column in READS[name]))
-        self.events = EventInputs(own, config.width, kinds, config.session_gap, std) if own else None
+            if name in names and not getattr(schema, name):
+                raise ValueError(f"model.inputs: '{name}' is not available: the data has no usable {name}")
+        event_inputs = [name for name in INPUT_COLUMNS if name in names]
+        width, n_actions = config.embedding_dim, len(schema.actions)
+        self.columns = tuple(dict.fromkeys(column for name in event_inputs for column in INPUT_COLUMNS[name]))
+        self.events = EventEmbeddings(event_inputs, width, n_actions, config.session_gap, std) if event_inputs else None
         self.items = self.users = None
         if "item_features" in names:
-            self.items = ItemFeatures(domain.item_features, domain.n_items, config.width, std)
+            self.items = ItemFeatureEmbeddings(schema.item_features, schema.n_items, width, std)
         if "user_features" in names:
-            self.users = UserFeatures(domain.user_features, domain.n_users, config.width, std)
+            self.users = UserFeatureEmbeddings(schema.user_features, schema.n_users, width, std)
 
     @staticmethod
-    def domain_of(config: Any, data: Dataset) -> Domain:
-        """The domain of ``data`` with the features that are asked for."""
-        domain = data.domain
+    def schema_for(config: Any, data: Dataset) -> DataSchema:
+        """Return the schema of ``data`` with the features that ``config.inputs`` needs."""
+        schema = data.schema
         if "item_features" in config.inputs:
-            domain = replace(domain, item_features=described(data.item_features)[0])
+            schema = replace(schema, item_features=infer_features(data.item_features)[0])
         if "user_features" in config.inputs:
-            domain = replace(domain, user_features=described(data.user_features)[0])
-        return domain
+            schema = replace(schema, user_features=infer_features(data.user_features)[0])
+        return schema
 
     def prepare(self, train: Dataset) -> None:
-        """Take from the data what inputs are made of.
+        """Compute what the inputs need from the data.
 
         Raises:
-            ValueError: the data has nothing to make one of them of.
+            ValueError: the data lacks what an input needs.
         """
         for part in (self.events, self.items, self.users):
             if part is not None:
                 part.prepare(train)
 
-    def embed(self, read: Sequences, own: nn.Embedding) -> Tensor:
-        """``(B, L, D)`` the vectors of the items and of all inputs.
+    def embed(self, batch: Sequences, embedding: nn.Embedding) -> Tensor:
+        """Return the sum of the item vectors and all inputs, ``(B, L, D)``.
 
         Args:
-            own: what each item has for itself, and after them the start, and what is hidden.
+            embedding: embeddings of the items, followed by those of the start and mask tokens.
         """
-        x_BLD: Tensor = own(read.items_BL) if self.items is None else self._described(read.items_BL, own.weight)
+        x_BLD: Tensor = (
+            embedding(batch.items_BL) if self.items is None else self._embed_items(batch.items_BL, embedding.weight)
+        )
         if self.events is not None:
-            x_BLD = x_BLD + self.events(read, self.n_items, self._unknown)
+            x_BLD = x_BLD + self.events(batch, self.n_items, self._drop_prob)
         if self.users is not None:
-            x_BLD = x_BLD + self.users(read, self._unknown)
+            x_BLD = x_BLD + self.users(batch, self._drop_prob)
         return x_BLD
 
-    def counted(self, read: Sequences) -> Sequences:
-        """``read`` with places in sessions counted, for a reader that goes on from its last events later."""
-        return read if self.events is None else self.events.counted(read, self.n_items)
+    def with_session_positions(self, batch: Sequences) -> Sequences:
+        """Return ``batch`` with session positions computed, so that a stream can continue from its last events."""
+        return batch if self.events is None else self.events.with_session_positions(batch, self.n_items)
 
-    def catalogue(self, own_ID: Tensor) -> Tensor:
-        """``(I, D)`` the vectors that score."""
-        return own_ID if self.items is None else self.items(own_ID, self._unknown)
+    def item_vectors(self, embeddings_ID: Tensor) -> Tensor:
+        """Return the vectors that score items, ``(I, D)``."""
+        return embeddings_ID if self.items is None else self.items(embeddings_ID, self._drop_prob)
 
-    def asked_of(self, offsets_I: Tensor | None) -> Tensor | None:
-        """``offsets`` for training: an item that training never met is no wrong answer, where features speak for it."""
-        if self.items is None or bool(self.items.met_I.all()):
-            return offsets_I
-        unmet_I = torch.where(self.items.met_I, 0.0, UNMET)
-        return unmet_I if offsets_I is None else offsets_I + unmet_I
+    def training_bias(self, bias_I: Tensor | None) -> Tensor | None:
+        """Return the item bias for the loss, which excludes items that do not occur in training as negatives.
+
+        Only with item features, which represent such items.
+        """
+        if self.items is None or bool(self.items.in_training_I.all()):
+            return bias_I
+        excluded_I = torch.where(self.items.in_training_I, 0.0, EXCLUDED)
+        return excluded_I if bias_I is None else bias_I + excluded_I
 
     @property
-    def _unknown(self) -> float:
-        """In training some of what is known is taken as not known, so that the vectors for it are learned."""
-        return self.unknown_share if self.training else 0.0
+    def _drop_prob(self) -> float:
+        """Probability in training that a known input is replaced by unknown, so that the vectors of unknown train."""
+        return self.feature_dropout if self.training else 0.0
 
-    def _described(self, codes_BL: Tensor, own: Tensor) -> Tensor:
-        """``(B, L, D)`` items with their features: of all of them, or where fewer are asked for, of these."""
+    def _embed_items(self, codes_BL: Tensor, table: Tensor) -> Tensor:
+        """Return items with their features, ``(B, L, D)``.
+
+        Computed for all items unless fewer are needed.
+        """
         assert self.items is not None
         if not self.training and codes_BL.numel() < self.n_items:
-            return self.items.at(codes_BL, own)
-        return F.embedding(codes_BL, torch.cat([self.catalogue(own[: self.n_items]), own[self.n_items :]]))
+            return self.items.at_positions(codes_BL, table)
+        return F.embedding(codes_BL, torch.cat([self.item_vectors(table[: self.n_items]), table[self.n_items :]]))

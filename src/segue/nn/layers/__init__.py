@@ -1,1 +1,1 @@
-"""Layers: attention, recurrent cells, convolutions, positions."""
+"""Layers: attention, recurrent cells, convolutions, positional embeddings."""

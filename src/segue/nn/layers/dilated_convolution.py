@@ -1,6 +1,6 @@
-"""Residual blocks of dilated causal convolutions over sequences padded on the right.
+"""Residual blocks of dilated causal convolutions over right-padded sequences.
 
-Shapes: B sequences, L positions, D width, K taps of a convolution, P positions that are needed.
+Shapes: B sequences, L positions, D width, K kernel size, P positions needed, Q positions computed.
 """
 
 from __future__ import annotations
@@ -13,86 +13,85 @@ from torch import Tensor, nn
 
 from segue.nn.layers.dropout import dropout
 
-__all__ = ["Convolution", "Dilated"]
+__all__ = ["DilatedConvolution", "DilatedStack"]
 
 
-class Convolution(nn.Module):
-    """A convolution of each position with ``kernel - 1`` before it, ``dilation`` apart, then norm and ReLU.
+class DilatedConvolution(nn.Module):
+    """A causal convolution with zero padding, then layer norm and ReLU.
 
-    Before the first position of a sequence there are zeros. On a CPU ``conv1d`` beats shifted copies and one matrix
-    product, 20 against 26 ms forward and 32 against 41 ms backward for a block of 128 x 200 positions 64 wide; where
-    few positions are wanted, :meth:`at` gathers them.
+    On a CPU ``conv1d`` beats shifted copies and one matrix product: 20 against 26 ms forward and 32 against 41 ms
+    backward for a block of 128 x 200 positions of width 64. Where few positions are needed, :meth:`at_positions`
+    gathers them.
     """
 
-    def __init__(self, width: int, kernel: int, dilation: int) -> None:
+    def __init__(self, width: int, kernel_size: int, dilation: int) -> None:
         super().__init__()
-        self.taps = nn.Conv1d(width, width, kernel, dilation=dilation)
+        self.taps = nn.Conv1d(width, width, kernel_size, dilation=dilation)
         self.norm = nn.LayerNorm(width)
-        self.back = [tap * dilation for tap in reversed(range(kernel))]
-        """Positions that each tap looks back."""
+        self.lags = [tap * dilation for tap in reversed(range(kernel_size))]
+        """How many positions back each tap reads."""
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        """``(B, L, D)``"""
-        mixed: Tensor = self.taps(F.pad(x_BLD.mT, (self.back[0], 0)))
+        """Return the output at every position, ``(B, L, D)``."""
+        mixed: Tensor = self.taps(F.pad(x_BLD.mT, (self.lags[0], 0)))
         return F.relu(self.norm(mixed.mT))
 
-    def at(self, x_BPD: Tensor, index_QK: Tensor) -> Tensor:
-        """``(B, Q, D)``: the same at some positions, whose taps are the positions ``index`` of ``x``."""
+    def at_positions(self, x_BPD: Tensor, index_QK: Tensor) -> Tensor:
+        """Return the output at some positions, ``(B, Q, D)``, whose taps read the positions ``index_QK`` of ``x``."""
         weights = self.taps.weight.transpose(1, 2).flatten(1)
         return F.relu(self.norm(F.linear(x_BPD[:, index_QK].flatten(2), weights, self.taps.bias)))
 
 
-class Dilated(nn.Module):
-    """Residual blocks of two convolutions each, one after the other.
+class DilatedStack(nn.Module):
+    """A stack of residual blocks of two convolutions.
 
     Args:
-        dilations: of all convolutions, two to a block.
+        dilations: those of all convolutions, two per block.
     """
 
-    def __init__(self, width: int, kernel: int, dilations: Sequence[int], dropout: float) -> None:
+    def __init__(self, width: int, kernel_size: int, dilations: Sequence[int], dropout: float) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(Convolution(width, kernel, dilation) for dilation in dilations)
+        self.convolutions = nn.ModuleList(DilatedConvolution(width, kernel_size, dilation) for dilation in dilations)
         self.dropout = dropout
-        self.receptive_field = 1 + sum((kernel - 1) * dilation for dilation in dilations)
-        """Positions that an output depends on, its own among them."""
-        self.needed = _needed([convolution.back for convolution in self._convolutions()])
+        self.receptive_field = 1 + sum((kernel_size - 1) * dilation for dilation in dilations)
+        """Number of positions that an output depends on, including its own."""
+        self.needed = _needed_lags([convolution.lags for convolution in self._convolutions()])
 
-    def _convolutions(self) -> list[Convolution]:
-        return [module for module in self.convolutions if isinstance(module, Convolution)]
+    def _convolutions(self) -> list[DilatedConvolution]:
+        return [module for module in self.convolutions if isinstance(module, DilatedConvolution)]
 
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
-        """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone, with only what they depend on computed."""
+        """Return ``(B, L, D)``, or ``(B, D)`` for the positions ``last_B`` only, computing only what they depend on."""
         if last_B is not None:
-            return self._last(x_BLD, last_B)
+            return self._at_last(x_BLD, last_B)
         convolutions = self._convolutions()
         for first, second in zip(convolutions[::2], convolutions[1::2], strict=True):
             x_BLD = x_BLD + dropout(second(first(x_BLD)), self.dropout, self.training)
         return x_BLD
 
-    def _last(self, x_BLD: Tensor, last_B: Tensor) -> Tensor:
-        back_P = torch.tensor(self.needed[0], device=x_BLD.device)
-        at_BP = last_B[:, None] - back_P
+    def _at_last(self, x_BLD: Tensor, last_B: Tensor) -> Tensor:
+        lags_P = torch.tensor(self.needed[0], device=x_BLD.device)
+        at_BP = last_B[:, None] - lags_P
         x_BPD = x_BLD.gather(1, at_BP.clamp_min(0)[..., None].expand(-1, -1, x_BLD.shape[-1]))
-        there_BP1 = (at_BP >= 0)[..., None]
-        x_BPD = x_BPD * there_BP1
-        before = x_BPD
+        exists_BP1 = (at_BP >= 0)[..., None]
+        x_BPD = x_BPD * exists_BP1
+        residual = x_BPD
         for number, convolution in enumerate(self._convolutions()):
-            have, want = self.needed[number], self.needed[number + 1]
-            place = {back: index for index, back in enumerate(have)}
-            index_QK = torch.tensor([[place[back + tap] for tap in convolution.back] for back in want])
-            # the last tap is the position itself
-            own_Q = index_QK[:, -1].to(x_BLD.device)
-            there_BP1, before = there_BP1[:, own_Q], before[:, own_Q]
-            x_BPD = convolution.at(x_BPD, index_QK.to(x_BLD.device))
+            available, wanted = self.needed[number], self.needed[number + 1]
+            column = {lag: index for index, lag in enumerate(available)}
+            index_QK = torch.tensor([[column[lag + tap] for tap in convolution.lags] for lag in wanted])
+            own_Q = index_QK[:, -1].to(x_BLD.device)  # the last tap is the position itself
+            exists_BP1, residual = exists_BP1[:, own_Q], residual[:, own_Q]
+            x_BPD = convolution.at_positions(x_BPD, index_QK.to(x_BLD.device))
             if number % 2:
-                x_BPD = before = before + dropout(x_BPD, self.dropout, self.training)
-            x_BPD = x_BPD * there_BP1
+                x_BPD = residual = residual + dropout(x_BPD, self.dropout, self.training)
+            x_BPD = x_BPD * exists_BP1
         return x_BPD[:, 0]
 
 
-def _needed(backs: Sequence[Sequence[int]]) -> list[list[int]]:
-    """How far back positions are needed as input of each convolution, and of the whole output: ``[0]``."""
+def _needed_lags(lags: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return the lags needed as input of each convolution, and finally of the output: ``[0]``."""
     needed = [[0]]
-    for back in reversed(backs):
-        needed.insert(0, sorted({want + tap for want in needed[0] for tap in back}))
+    for of_convolution in reversed(lags):
+        needed.insert(0, sorted({lag + tap for lag in needed[0] for tap in of_convolution}))
     return needed

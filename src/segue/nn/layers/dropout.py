@@ -1,6 +1,6 @@
-"""Dropout whose mask costs little on a CPU: sixteen random bits per element instead of one draw of a distribution.
+"""Dropout with a cheap mask on CPUs: 16 random bits per element instead of one draw from a distribution.
 
-The share that is dropped is that asked for to within 1 / 65,536. Masks follow from torch's own generator.
+The drop probability is exact to within 1 / 65,536. Masks follow from torch's global random generator.
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dropout", "mask"]
+__all__ = ["dropout", "dropout_mask"]
 
 LEVELS = 1 << 16
 
 
-def mask(like: Tensor, share: float) -> tuple[Tensor, float]:
-    """Zeros for about ``share`` of the elements of ``like`` and ones for the rest, and what to scale the rest by."""
-    kept = min(max(1, round((1.0 - share) * LEVELS)), LEVELS - 1)
+def dropout_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
+    """Return a 0/1 mask in the shape of ``like``, zero with probability ``p``, and the scale of kept elements."""
+    keep_level = min(max(1, round((1.0 - p) * LEVELS)), LEVELS - 1)
     count = like.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
-    drawn = bits.view(torch.int16)[:count].view(like.shape)
-    return (drawn < kept - LEVELS // 2).to(like.dtype), LEVELS / kept
+    levels = bits.view(torch.int16)[:count].view(like.shape)
+    return (levels < keep_level - LEVELS // 2).to(like.dtype), LEVELS / keep_level
 
 
 class _Dropout(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
-        kept, scale = mask(x, share)
-        kept.mul_(scale)
-        ctx.save_for_backward(kept)
-        return x * kept
+    def forward(ctx: Any, x: Tensor, p: float) -> Tensor:
+        mask, scale = dropout_mask(x, p)
+        mask.mul_(scale)
+        ctx.save_for_backward(mask)
+        return x * mask
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (kept,) = ctx.saved_tensors
-        return grads[0] * kept, None
+        (mask,) = ctx.saved_tensors
+        return grads[0] * mask, None
 
 
-def dropout(x: Tensor, share: float, training: bool) -> Tensor:
-    """``x`` with about ``share`` of its elements at zero and the others larger by as much, while training."""
-    if not training or share == 0.0:
+def dropout(x: Tensor, p: float, training: bool) -> Tensor:
+    """Zero elements of ``x`` with probability ``p`` and scale up the others, in training; else return ``x``."""
+    if not training or p == 0.0:
         return x
     if x.device.type != "cpu":
-        return F.dropout(x, share)
-    dropped: Tensor = _Dropout.apply(x, share)
+        return F.dropout(x, p)
+    dropped: Tensor = _Dropout.apply(x, p)
     return dropped

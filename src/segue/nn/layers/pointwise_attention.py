@@ -1,8 +1,8 @@
-"""Pointwise attention: each weight is a SiLU of its own score, not a share of a softmax (Zhai et al. 2024).
+"""Pointwise attention: each weight is the SiLU of its own score, without a softmax (Zhai et al. 2024).
 
-arXiv:2402.17152, eq. 3. Relative positions and times move the scores by learned weights that all heads share.
+arXiv:2402.17152, eq. 3. Relative positions and time differences add learned biases, shared by all heads, to the scores.
 
-Shapes: B sequences, H heads, L positions, K questions (L of them, or those asked about), P width of a head, N weights.
+Shapes: B sequences, H heads, L positions, K queries (all L or the targets only), P width of a head, N weights.
 """
 
 from __future__ import annotations
@@ -14,50 +14,60 @@ import torch
 from torch import Tensor
 
 from segue.nn.precision import full_precision
-from segue.nn.target_positions import Asked
+from segue.nn.target_positions import TargetPositions
 
-__all__ = ["BUCKETS", "Between", "between", "look_up", "pointwise_attention"]
+__all__ = ["N_BUCKETS", "PairRelations", "gather_weights", "pair_relations", "pointwise_attention"]
 
-BUCKETS = 128
-"""Buckets of time differences, as in the authors' code; bucket ``BUCKETS + 1`` is that of an unknown difference."""
+N_BUCKETS = 128
+"""Number of buckets of time differences, as in the authors' code; bucket ``N_BUCKETS + 1`` is for unknown
+differences."""
 
 LOG_BASE = 0.301
-"""A bucket is ``floor(ln(seconds) / 0.301)``: each is 35 % longer than the one before it (authors' code)."""
+"""The bucket is ``floor(ln(seconds) / 0.301)``: each is 35 % longer than the previous one (authors' code)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Between:
-    """How each question stands to each position; where one entry serves all sequences, B is missing."""
+class PairRelations:
+    """Relation of each query to each position.
 
-    seen: Tensor
-    """bool ``(K, L)`` or ``(B, K, L)``: whether the position is not after the question."""
+    Without a dimension B where all sequences share it.
+    """
+
+    visible: Tensor
+    """bool ``(K, L)`` or ``(B, K, L)``: whether the position is not after the query."""
     steps: Tensor
-    """int64, of the same shape: positions from there to the question, 0 where it is not seen."""
+    """int64, same shape: positions between the position and the query; 0 where it is not visible."""
     buckets_BKL: Tensor | None
-    """int64 bucket of the time from there to the question."""
+    """int64 bucket of the time between the position and the query."""
 
 
-def between(length: int, asked: Asked | None, times_BL: Tensor | None, now_BL: Tensor | None, device: str) -> Between:
-    """How ``length`` positions, or those ``asked`` about alone, stand to the positions.
+def pair_relations(
+    length: int,
+    targets: TargetPositions | None,
+    times_BL: Tensor | None,
+    query_times_BL: Tensor | None,
+    device: str,
+) -> PairRelations:
+    """Return the relations of ``length`` positions, or the targets only, to all positions.
 
     Args:
-        times_BL: float64 seconds, NaN where unknown; ``None``: no buckets.
-        now_BL: the times of the questions, likewise.
+        times_BL: float64 seconds, NaN where unknown; ``None``: no time buckets.
+        query_times_BL: times of the queries, likewise.
     """
-    here_L = torch.arange(length, device=device)
-    question = here_L if asked is None else asked.spread(asked.places_M)
-    steps = question[..., None] - here_L
+    index_L = torch.arange(length, device=device)
+    query = index_L if targets is None else targets.scatter(targets.positions_M)
+    steps = query[..., None] - index_L
     buckets_BKL = None
-    if times_BL is not None and now_BL is not None:
-        now_BK = now_BL if asked is None else asked.spread(asked.pick(now_BL))
-        apart_BKL = (now_BK[..., None] - times_BL[:, None]).abs_()
-        buckets_BKL = apart_BKL.clamp_min(1.0).log_().div_(LOG_BASE).clamp_max_(BUCKETS)
-        buckets_BKL = buckets_BKL.nan_to_num_(BUCKETS + 1.0).long()
-    return Between(steps >= 0, steps.clamp_min(0), buckets_BKL)
+    if times_BL is not None and query_times_BL is not None:
+        times_BK = query_times_BL if targets is None else targets.scatter(targets.select(query_times_BL))
+        difference_BKL = (times_BK[..., None] - times_BL[:, None]).abs_()
+        buckets_BKL = difference_BKL.clamp_min(1.0).log_().div_(LOG_BASE).clamp_max_(N_BUCKETS)
+        buckets_BKL = buckets_BKL.nan_to_num_(N_BUCKETS + 1.0).long()
+    return PairRelations(steps >= 0, steps.clamp_min(0), buckets_BKL)
 
 
-class _LookUp(torch.autograd.Function):
-    """Indexing whose gradient is a count, many times faster than adding at millions of places one by one."""
+class _GatherWeights(torch.autograd.Function):
+    """Indexing with a gradient by ``bincount``, many times faster than scattered additions."""
 
     @staticmethod
     def forward(ctx: Any, weights_N: Tensor, index: Tensor) -> Tensor:
@@ -71,30 +81,30 @@ class _LookUp(torch.autograd.Function):
         return torch.bincount(index.flatten(), grads[0].flatten(), ctx.count).to(grads[0].dtype), None
 
 
-def look_up(weights_N: Tensor, index: Tensor) -> Tensor:
-    """``weights[index]``."""
-    found: Tensor = _LookUp.apply(weights_N, index)
-    return found
+def gather_weights(weights_N: Tensor, index: Tensor) -> Tensor:
+    """Return ``weights_N[index]``."""
+    gathered: Tensor = _GatherWeights.apply(weights_N, index)
+    return gathered
 
 
 class _Pointwise(torch.autograd.Function):
-    """Two L x L matrices are kept: the weights and the sigmoids that made them, both zero where nothing is seen."""
+    """Keep two K x L matrices for the backward pass: the weights and their sigmoids, both zero where masked."""
 
     @staticmethod
-    def forward(ctx: Any, q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
+    def forward(ctx: Any, q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, visible: Tensor) -> Tensor:
         scores_BHKL = torch.matmul(q_BHKP, k_BHLP.mT).add_(bias)
-        open_BHKL = torch.sigmoid(scores_BHKL).mul_(seen)
-        weights_BHKL = scores_BHKL.mul_(open_BHKL)
-        ctx.save_for_backward(q_BHKP, k_BHLP, v_BHLP, open_BHKL, weights_BHKL)
+        sigmoids_BHKL = torch.sigmoid(scores_BHKL).mul_(visible)
+        weights_BHKL = scores_BHKL.mul_(sigmoids_BHKL)
+        ctx.save_for_backward(q_BHKP, k_BHLP, v_BHLP, sigmoids_BHKL, weights_BHKL)
         ctx.bias = bias.shape
         return torch.matmul(weights_BHKL, v_BHLP)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        q_BHKP, k_BHLP, v_BHLP, open_BHKL, weights_BHKL = ctx.saved_tensors
+        q_BHKP, k_BHLP, v_BHLP, sigmoids_BHKL, weights_BHKL = ctx.saved_tensors
         dv_BHLP = torch.matmul(weights_BHKL.mT, grads[0])
-        # the slope of silu(s) = s * open is open + weight * (1 - open)
-        slope_BHKL = torch.addcmul(open_BHKL, weights_BHKL, 1.0 - open_BHKL)
+        # the derivative of silu(s) = s * sigmoid is sigmoid + silu * (1 - sigmoid)
+        slope_BHKL = torch.addcmul(sigmoids_BHKL, weights_BHKL, 1.0 - sigmoids_BHKL)
         d_BHKL = torch.matmul(grads[0], v_BHLP.mT).mul_(slope_BHKL)
         return (
             torch.matmul(d_BHKL, k_BHLP),
@@ -106,12 +116,14 @@ class _Pointwise(torch.autograd.Function):
 
 
 @full_precision
-def pointwise_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, seen: Tensor) -> Tensor:
-    """The sum of the values seen, each times ``silu(q.k + bias)``: ``(B, H, K, P)``, not divided by anything.
+def pointwise_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, visible: Tensor) -> Tensor:
+    """Sum the visible values, weighted by ``silu(q.k + bias)``, ``(B, H, K, P)``.
+
+    Not divided by anything.
 
     Args:
-        bias: anything that broadcasts to ``(B, H, K, L)``.
-        seen: 1 or 0, likewise.
+        bias: broadcasts to ``(B, H, K, L)``.
+        visible: 1 or 0, likewise.
     """
-    out_BHKP: Tensor = _Pointwise.apply(q_BHKP, k_BHLP, v_BHLP, bias, seen)
+    out_BHKP: Tensor = _Pointwise.apply(q_BHKP, k_BHLP, v_BHLP, bias, visible)
     return out_BHKP

@@ -1,6 +1,6 @@
-"""Learned positions: one vector per place of a window, counted from its beginning or from its end.
+"""Learned positional embeddings, counted from the beginning of a window or from its end.
 
-Shapes: B sequences, L positions, D width, P places.
+Shapes: B sequences, L positions, D width, P embeddings.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["places"]
+__all__ = ["position_vectors"]
 
 
-def places(vectors_PD: Tensor, length: int, lengths_B: Tensor | None) -> Tensor:
-    """What to add at each of ``length`` positions: ``(L, D)``, from the beginning on, or ``(B, L, D)``.
+def position_vectors(vectors_PD: Tensor, length: int, lengths_B: Tensor | None) -> Tensor:
+    """Return the embedding of each of ``length`` positions: ``(L, D)``, or ``(B, L, D)`` with ``lengths_B``.
 
     Args:
-        lengths_B: where given, vector 0 is that of the last position before these lengths, and so on backwards: a
-            question that always stands at the end has the same position in every history.
+        lengths_B: count backwards: embedding 0 is that of the last position before these lengths. The mask token, which
+            is always last in prediction, then has the same position in every history.
     """
     if lengths_B is None:
         return vectors_PD[:length]
-    ago_BL = lengths_B[:, None] - 1 - torch.arange(length, device=lengths_B.device)
-    return F.embedding(ago_BL.clamp_min(0), vectors_PD)
+    from_end_BL = lengths_B[:, None] - 1 - torch.arange(length, device=lengths_B.device)
+    return F.embedding(from_end_BL.clamp_min(0), vectors_PD)

@@ -1,1 +1,1 @@
-"""Losses over items and samplers of negatives."""
+"""Losses, and samplers of their negatives."""

@@ -1,4 +1,6 @@
-"""Softmax cross-entropy over a whole catalogue, a block of targets at a time.
+"""Softmax cross-entropy over a whole catalog, computed in blocks of targets.
+
+Computes the loss and its gradients block by block, so that memory does not grow with targets x items.
 
 Shapes: M targets, D width, I items.
 """
@@ -11,36 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from segue.core.seen_items import Seen
+from segue.core.seen_items import SeenItems
 
-__all__ = ["blocked"]
+__all__ = ["blocked_cross_entropy"]
 
 ROWS = 256
-"""Targets whose logits are held at once, at most on a CPU: few enough to stay in the processor's cache."""
+"""Maximum number of targets per block on a CPU, small enough for its cache."""
 
-FEWEST = 64
-"""Targets whose logits are held at once, however large the catalogue: enough for an efficient matrix product."""
+MIN_ROWS = 64
+"""Minimum number of targets per block, large enough for an efficient matrix product."""
 
 CELLS = 1 << 23
-"""Logits held at once (32 MiB) where the catalogue is so large that fewer than ``ROWS`` targets fit."""
+"""Maximum number of logits per block on a CPU (32 MiB), for catalogs so large that fewer than ``ROWS`` targets fit."""
 
-CELLS_DEVICE = 1 << 26
-"""Logits held at once (256 MiB) on any other device, which has no such cache and wants large products."""
+DEVICE_CELLS = 1 << 26
+"""Maximum number of logits per block on any other device (256 MiB), where large products are faster."""
 
 TINY = 1e-30
-"""A target less probable than this has its loss computed from logits, where a probability would underflow."""
+"""Targets less probable than this have their loss computed from logits, because the probability may underflow."""
 
 
-def _rows(items: int, device: str) -> int:
-    """Targets in a block."""
-    return max(FEWEST, min(ROWS, CELLS // items) if device == "cpu" else CELLS_DEVICE // items)
+def _rows_per_block(n_items: int, device: str) -> int:
+    return max(MIN_ROWS, min(ROWS, CELLS // n_items) if device == "cpu" else DEVICE_CELLS // n_items)
 
 
 class _Blocked(torch.autograd.Function):
-    """Softmax cross-entropy whose gradient is made together with its value, a block of targets at a time.
+    """Compute the gradient together with the loss, one block of targets at a time.
 
-    Only one block of logits exists at any moment, and none is kept for the backward pass: softmax overwrites it, and
-    its gradient with respect to hidden state and item vectors is two matrix products while it is still in the cache.
+    Only one block of logits exists at a time, and none is saved for the backward pass: softmax overwrites it, and its
+    gradients with respect to hidden states and item vectors are two matrix products while it is still in the cache.
     """
 
     @staticmethod
@@ -50,56 +51,56 @@ class _Blocked(torch.autograd.Function):
         vectors_ID: Tensor,
         bias_I: Tensor | None,
         targets_M: Tensor,
-        seen: Seen | None,
+        seen: SeenItems | None,
         gamma: float,
     ) -> Tensor:
         n = len(targets_M)
-        rows = _rows(len(vectors_ID), hidden_MD.device.type)
+        rows = _rows_per_block(len(vectors_ID), hidden_MD.device.type)
         d_hidden_MD = torch.empty_like(hidden_MD)
-        across_DI = vectors_ID.t().contiguous()
-        d_across_DI = torch.zeros_like(across_DI)
+        vectors_DI = vectors_ID.t().contiguous()
+        d_vectors_DI = torch.zeros_like(vectors_DI)
         d_bias_I = None if bias_I is None else torch.zeros_like(bias_I)
         total = hidden_MD.new_zeros((), dtype=torch.float64)
-        room = hidden_MD.new_empty(min(n, rows), len(vectors_ID))
+        buffer = hidden_MD.new_empty(min(n, rows), len(vectors_ID))
 
-        def logits(hidden: Tensor, without: Tensor | None, out: Tensor | None = None) -> Tensor:
-            found = (
-                torch.mm(hidden, across_DI, out=out)
+        def logits(hidden: Tensor, excluded: Tensor | None, out: Tensor | None = None) -> Tensor:
+            logits_block = (
+                torch.mm(hidden, vectors_DI, out=out)
                 if bias_I is None
-                else torch.addmm(bias_I, hidden, across_DI, out=out)
+                else torch.addmm(bias_I, hidden, vectors_DI, out=out)
             )
-            return found if without is None else found.masked_fill_(without, -math.inf)
+            return logits_block if excluded is None else logits_block.masked_fill_(excluded, -math.inf)
 
         for start in range(0, n, rows):
             hidden = hidden_MD[start : start + rows]
             target = targets_M[start : start + rows, None]
-            block = room[: len(hidden)]
-            without = None
+            block = buffer[: len(hidden)]
+            excluded = None
             if seen is not None:
-                without = seen.in_catalogue(start, start + len(hidden), len(vectors_ID)).scatter_(1, target, False)
-            logits(hidden, without, block)
+                excluded = seen.catalog_mask(start, start + len(hidden), len(vectors_ID)).scatter_(1, target, False)
+            logits(hidden, excluded, block)
             torch.softmax(block, 1, out=block)
-            chosen = block.gather(1, target)
-            log_chosen = chosen.clamp_min(TINY).log()
-            rare = (chosen[:, 0] < TINY).nonzero()[:, 0]
+            probability = block.gather(1, target)
+            log_probability = probability.clamp_min(TINY).log()
+            rare = (probability[:, 0] < TINY).nonzero()[:, 0]
             if len(rare):
-                log_chosen[rare] = torch.log_softmax(
-                    logits(hidden[rare], None if without is None else without[rare]), 1
+                log_probability[rare] = torch.log_softmax(
+                    logits(hidden[rare], None if excluded is None else excluded[rare]), 1
                 ).gather(1, target[rare])
-            block.scatter_(1, target, chosen - 1.0)
+            block.scatter_(1, target, probability - 1.0)
             if gamma:
-                missed = (1.0 - chosen).clamp_min(TINY)
+                missed = (1.0 - probability).clamp_min(TINY)
                 weight = missed**gamma
-                total -= (weight * log_chosen).sum(dtype=torch.float64)
-                block *= weight - gamma * chosen * missed ** (gamma - 1.0) * log_chosen
+                total -= (weight * log_probability).sum(dtype=torch.float64)
+                block *= weight - gamma * probability * missed ** (gamma - 1.0) * log_probability
             else:
-                total -= log_chosen.sum(dtype=torch.float64)
+                total -= log_probability.sum(dtype=torch.float64)
             torch.mm(block, vectors_ID, out=d_hidden_MD[start : start + rows])
-            d_across_DI.addmm_(hidden.t(), block)
+            d_vectors_DI.addmm_(hidden.t(), block)
             if d_bias_I is not None:
                 d_bias_I += block.sum(0)
         d_bias = None if d_bias_I is None else d_bias_I.div_(n)
-        ctx.save_for_backward(d_hidden_MD.div_(n), d_across_DI.div_(n).t(), d_bias)
+        ctx.save_for_backward(d_hidden_MD.div_(n), d_vectors_DI.div_(n).t(), d_bias)
         return (total / n).to(hidden_MD.dtype)
 
     @staticmethod
@@ -115,19 +116,21 @@ class _Blocked(torch.autograd.Function):
         )
 
 
-def blocked(
+def blocked_cross_entropy(
     hidden_MD: Tensor,
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    seen: Seen | None = None,
+    seen: SeenItems | None = None,
     gamma: float = 0.0,
 ) -> Tensor:
-    """The mean of ``-(1 - p)^gamma log p`` over targets of probability ``p``; memory does not grow with M x I.
+    """Return the mean of ``-(1 - p)^gamma log p`` over targets of probability ``p``.
+
+    Memory does not grow with M x I.
 
     Args:
-        seen: items that are as good as not in the catalogue, of each target others; the target itself always is.
-        gamma: 0 is cross-entropy; more is a focal loss.
+        seen: items excluded from the softmax of each target; the target itself is always included.
+        gamma: 0 is cross-entropy; greater values are a focal loss.
     """
     loss: Tensor = _Blocked.apply(hidden_MD, vectors_ID, bias_I, targets_M, seen, gamma)
     return loss

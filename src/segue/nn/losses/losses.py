@@ -1,11 +1,11 @@
-"""Losses of a next-item model over the whole catalogue or a sample of it; each is a pure function.
+"""Losses of a next-item model over the whole catalog or sampled negatives, as pure functions.
 
 Shapes: M targets, D width, I items, K negatives.
 
-``loss(hidden_MD, vectors_ID, bias_I, targets_M)`` gives the mean over targets; one that samples takes ``drawn``, the
-negatives, as a fifth argument. Last comes what was ``seen``, where that is left out: items that are no wrong answers.
-What stands behind a ``*`` is a setting of the training of that name. Encoder, objective and sampler are any. All
-compute in float32 at least, whatever the precision of the layers before.
+``loss(hidden_MD, vectors_ID, bias_I, targets_M, seen)`` returns the mean over targets; a sampled loss takes
+``negatives`` before ``seen``, the items excluded as negatives. Keyword-only parameters are training settings of the
+same name. Losses work with any encoder, objective and sampler, and compute in float32 whatever the precision of the
+layers before.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from segue.core.seen_items import Seen
-from segue.nn.losses.blocked_cross_entropy import blocked
-from segue.nn.losses.negatives import Negatives
+from segue.core.seen_items import SeenItems
+from segue.nn.losses.blocked_cross_entropy import blocked_cross_entropy
+from segue.nn.losses.negatives import Negatives, lookup_rows
 from segue.nn.precision import full_precision
-from segue.nn.sparse_embedding import look_up
 
 __all__ = [
     "bce",
@@ -42,23 +41,23 @@ def cross_entropy(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    seen: Seen | None = None,
+    seen: SeenItems | None = None,
     *,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Softmax cross-entropy over the whole catalogue, in blocks: memory does not grow with targets x items.
+    """Softmax cross-entropy over the whole catalog, in blocks: memory does not grow with targets x items.
 
     Args:
-        label_smoothing: share of each target that is spread evenly over the catalogue (Szegedy et al. 2016,
-            arXiv:1512.00567). It adds this share of the target's score less the mean score: no second pass.
+        label_smoothing: fraction of each target that is spread uniformly over the catalog (Szegedy et al. 2016,
+            arXiv:1512.00567). Equivalent to adding this fraction of (target score - mean score), without a second pass.
     """
-    loss = blocked(hidden_MD, vectors_ID, bias_I, targets_M, seen)
+    loss = blocked_cross_entropy(hidden_MD, vectors_ID, bias_I, targets_M, seen)
     if label_smoothing:
-        wanted_MD = F.embedding(targets_M, vectors_ID) - vectors_ID.mean(0)
-        ahead_M = (hidden_MD * wanted_MD).sum(1)
+        direction_MD = F.embedding(targets_M, vectors_ID) - vectors_ID.mean(0)
+        logit_gap_M = (hidden_MD * direction_MD).sum(1)
         if bias_I is not None:
-            ahead_M = ahead_M + bias_I[targets_M] - bias_I.mean()
-        loss = loss + label_smoothing * ahead_M.mean()
+            logit_gap_M = logit_gap_M + bias_I[targets_M] - bias_I.mean()
+        loss = loss + label_smoothing * logit_gap_M.mean()
     return loss
 
 
@@ -68,15 +67,15 @@ def focal(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    seen: Seen | None = None,
+    seen: SeenItems | None = None,
     *,
     focal_gamma: float,
 ) -> Tensor:
-    """Cross-entropy over the whole catalogue, in blocks, in which what is already found counts less.
+    """Focal loss over the whole catalog, in blocks: cross-entropy that down-weights well-predicted targets.
 
-    Of a target of probability p it is ``-(1 - p)^gamma log p`` (Lin et al. 2017, arXiv:1708.02002, eq. 4).
+    ``-(1 - p)^gamma log p`` for a target of probability p (Lin et al. 2017, arXiv:1708.02002, eq. 4).
     """
-    return blocked(hidden_MD, vectors_ID, bias_I, targets_M, seen, focal_gamma)
+    return blocked_cross_entropy(hidden_MD, vectors_ID, bias_I, targets_M, seen, focal_gamma)
 
 
 @full_precision
@@ -85,16 +84,20 @@ def cross_entropy_pairwise(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
     *,
-    pairwise_share: float,
+    pairwise_weight: float,
     label_smoothing: float,
 ) -> Tensor:
-    """Cross-entropy over the whole catalogue and :func:`bpr` over negatives, the latter with ``pairwise_share``."""
-    whole = cross_entropy(hidden_MD, vectors_ID, bias_I, targets_M, seen, label_smoothing=label_smoothing)
-    pairs = bpr(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
-    return (1.0 - pairwise_share) * whole + pairwise_share * pairs
+    """Weighted mean of cross-entropy over the whole catalog and :func:`bpr` over negatives.
+
+    Args:
+        pairwise_weight: weight of :func:`bpr`.
+    """
+    listwise = cross_entropy(hidden_MD, vectors_ID, bias_I, targets_M, seen, label_smoothing=label_smoothing)
+    pairwise = bpr(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
+    return (1.0 - pairwise_weight) * listwise + pairwise_weight * pairwise
 
 
 @full_precision
@@ -103,15 +106,19 @@ def sampled_softmax_pairwise(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
     *,
-    pairwise_share: float,
+    pairwise_weight: float,
 ) -> Tensor:
-    """:func:`sampled_softmax` and :func:`bpr` over the same negatives, the latter with ``pairwise_share``."""
-    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
-    listed, pairs = _sampled_softmax(positive_M, negative_MK, drawn), _bpr(positive_M, negative_MK)
-    return (1.0 - pairwise_share) * listed + pairwise_share * pairs
+    """Weighted mean of :func:`sampled_softmax` and :func:`bpr` over the same negatives.
+
+    Args:
+        pairwise_weight: weight of :func:`bpr`.
+    """
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
+    listwise, pairwise = _sampled_softmax(positive_M, negative_MK, negatives), _bpr(positive_M, negative_MK)
+    return (1.0 - pairwise_weight) * listwise + pairwise_weight * pairwise
 
 
 @full_precision
@@ -120,15 +127,15 @@ def sampled_softmax(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
 ) -> Tensor:
-    """Softmax over the target and the negatives, each of which stands for ``1 / (K q)`` items of chance q.
+    """Softmax over the target and the negatives, a negative of probability q weighted by ``1 / (K q)``.
 
     This log-Q correction (Bengio & Senecal 2008) makes the sum over negatives an unbiased estimate of the sum over the
-    catalogue, whatever the sampler; with every other item drawn once it is the cross-entropy.
+    catalog for any sampler; with every other item drawn once it is the cross-entropy.
     """
-    return _sampled_softmax(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen), drawn)
+    return _sampled_softmax(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen), negatives)
 
 
 @full_precision
@@ -137,15 +144,15 @@ def nll(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
 ) -> Tensor:
-    """Negative log-likelihood of the target in a softmax over it and the negatives as they are, without correction.
+    """Negative log-likelihood in a softmax over the target and the negatives, without log-Q correction.
 
-    Also known as InfoNCE (van den Oord et al. 2018, arXiv:1807.03748). Over the whole catalogue the negative
-    log-likelihood is ``cross_entropy``. Uncorrected, what the sampler draws often is learned to be scored lower.
+    Also known as InfoNCE (van den Oord et al. 2018, arXiv:1807.03748). Over the whole catalog the negative
+    log-likelihood is ``cross_entropy``. Without correction, items drawn often by the sampler get lower scores.
     """
-    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
     return (torch.logsumexp(torch.cat([positive_M[:, None], negative_MK], 1), 1) - positive_M).mean()
 
 
@@ -155,11 +162,11 @@ def bce(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
 ) -> Tensor:
-    """Binary cross-entropy: the target against the mean of the sampled negatives (Kang & McAuley 2018, eq. 6)."""
-    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
+    """Binary cross-entropy of the target and the mean over the negatives (Kang & McAuley 2018, eq. 6)."""
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
     return (F.softplus(-positive_M) + F.softplus(negative_MK).mean(1)).mean()
 
 
@@ -169,26 +176,26 @@ def gbce(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
     *,
     calibration: float,
 ) -> Tensor:
-    """Generalised BCE against overconfidence of negative sampling (Petrov & Macdonald 2023, arXiv:2308.07192, eq. 12).
+    """Generalized BCE, which corrects the overconfidence of negative sampling (Petrov & Macdonald 2023).
 
-    The power of the target's probability follows from the share of the catalogue that is drawn; the derivation is for
-    uniform negatives. Scores are read as above the log-odds at which targets and negatives balance, which changes no
-    ranking: a model that knows nothing has nothing to learn about how rare targets are. Without it the first steps
-    push all scores down by one direction in common, and what is learned next to that is little.
+    arXiv:2308.07192, eq. 12. The exponent of the target's probability follows from the fraction of the catalog that is
+    sampled; the derivation assumes uniform negatives. Scores are offset by the log-odds at which targets and negatives
+    balance, which changes no ranking: an untrained model need not learn first how rare targets are. Without the offset
+    the first steps push all scores down along one common direction and learn little else.
 
     Args:
-        calibration: t in [0, 1]; 0 is plain BCE, 1 makes the scores, less that constant, estimate true probabilities.
+        calibration: t in [0, 1]; 0 is plain BCE, 1 makes the scores, minus the offset, estimate true probabilities.
     """
-    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
-    rate = len(drawn.items_K) / max(len(vectors_ID) - 1, 1)
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
+    rate = len(negatives.items_K) / max(len(vectors_ID) - 1, 1)
     power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
-    rare = math.log(len(drawn.items_K) / power)
-    return (power * F.softplus(rare - positive_M) + F.softplus(negative_MK - rare).sum(1)).mean()
+    offset = math.log(len(negatives.items_K) / power)
+    return (power * F.softplus(offset - positive_M) + F.softplus(negative_MK - offset).sum(1)).mean()
 
 
 @full_precision
@@ -197,11 +204,11 @@ def bpr(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
 ) -> Tensor:
-    """Bayesian personalised ranking: the target ahead of each negative (Rendle et al. 2009, arXiv:1205.2618)."""
-    return _bpr(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen))
+    """Bayesian personalized ranking: the target above each negative (Rendle et al. 2009, arXiv:1205.2618)."""
+    return _bpr(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen))
 
 
 @full_precision
@@ -210,47 +217,56 @@ def bpr_max(
     vectors_ID: Tensor,
     bias_I: Tensor | None,
     targets_M: Tensor,
-    drawn: Negatives,
-    seen: Seen | None = None,
+    negatives: Negatives,
+    seen: SeenItems | None = None,
     *,
     score_penalty: float,
 ) -> Tensor:
-    """BPR against the negatives by their own softmax, so that the hardest count (Hidasi & Karatzoglou 2018,
-    arXiv:1706.03847, eq. 10).
+    """BPR with the negatives weighted by their softmax, so that the hardest dominate (Hidasi & Karatzoglou 2018).
+
+    arXiv:1706.03847, eq. 10.
 
     Args:
-        score_penalty: weight of the negatives' squared scores, weighted by the same softmax.
+        score_penalty: weight of the negatives' squared scores, which are weighted by the same softmax.
     """
-    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, drawn, seen)
-    hit_MK = negative_MK == -math.inf
-    log_share_MK = torch.log_softmax(negative_MK.masked_fill(hit_MK, torch.finfo(negative_MK.dtype).min), 1)
-    score_MK = negative_MK.masked_fill(hit_MK, 0.0)
-    ahead_MK = F.logsigmoid(positive_M[:, None] - score_MK).masked_fill(hit_MK, 0.0)
-    penalty_M = (log_share_MK.exp() * score_MK.square()).sum(1)
-    return (score_penalty * penalty_M - torch.logsumexp(log_share_MK + ahead_MK, 1)).mean()
+    positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
+    excluded_MK = negative_MK == -math.inf
+    log_weight_MK = torch.log_softmax(negative_MK.masked_fill(excluded_MK, torch.finfo(negative_MK.dtype).min), 1)
+    score_MK = negative_MK.masked_fill(excluded_MK, 0.0)
+    log_ahead_MK = F.logsigmoid(positive_M[:, None] - score_MK).masked_fill(excluded_MK, 0.0)
+    penalty_M = (log_weight_MK.exp() * score_MK.square()).sum(1)
+    return (score_penalty * penalty_M - torch.logsumexp(log_weight_MK + log_ahead_MK, 1)).mean()
 
 
 def _scores(
-    hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor, drawn: Negatives, seen: Seen | None
+    hidden_MD: Tensor,
+    vectors_ID: Tensor,
+    bias_I: Tensor | None,
+    targets_M: Tensor,
+    negatives: Negatives,
+    seen: SeenItems | None,
 ) -> tuple[Tensor, Tensor]:
-    """``(M,)`` scores of the targets and ``(M, K)`` of the negatives; what is no wrong answer is at minus infinity."""
+    """Return scores of the targets ``(M,)`` and of the negatives ``(M, K)``.
+
+    -inf for targets and seen items.
+    """
     count = len(targets_M)
-    both = torch.cat([targets_M, drawn.items_K])  # one look-up: its gradient may be as large as the catalogue
-    vectors = look_up(both, vectors_ID)
+    both = torch.cat([targets_M, negatives.items_K])  # one lookup: its gradient may have the size of the catalog
+    vectors = lookup_rows(both, vectors_ID)
     positive_M = (hidden_MD * vectors[:count]).sum(1)
     negative_MK = hidden_MD @ vectors[count:].t()
     if bias_I is not None:
         offsets = bias_I[both]
         positive_M = positive_M + offsets[:count]
         negative_MK = negative_MK + offsets[count:]
-    none_MK = drawn.items_K == targets_M[:, None]
+    excluded_MK = negatives.items_K == targets_M[:, None]
     if seen is not None:
-        none_MK |= seen.among(drawn.items_K)
-    return positive_M, negative_MK.masked_fill(none_MK, -math.inf)
+        excluded_MK |= seen.mask_for_items(negatives.items_K)
+    return positive_M, negative_MK.masked_fill(excluded_MK, -math.inf)
 
 
-def _sampled_softmax(positive_M: Tensor, negative_MK: Tensor, drawn: Negatives) -> Tensor:
-    corrected_MK = negative_MK - (drawn.log_q_K + math.log(len(drawn.items_K)))
+def _sampled_softmax(positive_M: Tensor, negative_MK: Tensor, negatives: Negatives) -> Tensor:
+    corrected_MK = negative_MK - (negatives.log_q_K + math.log(len(negatives.items_K)))
     return (torch.logsumexp(torch.cat([positive_M[:, None], corrected_MK], 1), 1) - positive_M).mean()
 
 

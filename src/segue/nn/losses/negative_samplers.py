@@ -1,10 +1,10 @@
-"""Where negatives come from: each sampler goes with any loss that takes them.
+"""Samplers of negatives; each works with every sampled loss.
 
-A sampler is a function of how often the training data has each item; what stands behind a ``*`` is a setting of the
-training of that name. It gives ``draw(K, hidden_MD, vectors_ID, bias_I, targets_M)``, which draws with replacement for
-one batch and tells the chance of what was drawn, so that a loss can correct for it.
+A sampler is a function of the item counts in the training data; its keyword-only parameters are training settings of
+the same name. It returns ``sample(K, hidden_MD, vectors_ID, bias_I, targets_M)``, which draws with replacement for one
+batch and returns the probability of each item drawn, so that a loss can correct for it.
 
-Shapes: I items, K negatives, M targets, D width, P items of a pool, R positions that are looked at.
+Shapes: I items, K negatives, M targets, D width, P items of a pool, R targets that judge the pool.
 """
 
 from __future__ import annotations
@@ -14,111 +14,122 @@ import math
 import torch
 from torch import Tensor
 
-from segue.nn.losses.negatives import Draw, Negatives
+from segue.nn.losses.negatives import Negatives, SampleNegatives
 from segue.nn.precision import full_precision
 
 __all__ = ["hard", "in_batch", "mixed", "popularity", "uniform"]
 
-LOOKED_AT = 1024
-"""Positions of the batch, at most, by whose scores ``hard`` judges the items of its pool."""
+MAX_JUDGES = 1024
+"""Maximum number of targets whose scores rank the pool of ``hard``."""
 
 
-def uniform(counts_I: Tensor) -> Draw:
-    """Every item alike; the chance is that among the items that are not the target."""
-    chance = _even(counts_I)
+def uniform(counts_I: Tensor) -> SampleNegatives:
+    """Draw all items with equal probability, that among the items that are not the target."""
+    log_q = _uniform_log_q(counts_I)
 
-    def draw(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
+    def sample(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
         items_K = torch.randint(len(counts_I), (k,), device=targets_M.device)
-        return Negatives(items_K, torch.full((k,), chance, device=targets_M.device))
+        return Negatives(items_K, torch.full((k,), log_q, device=targets_M.device))
 
-    return draw
+    return sample
 
 
-def popularity(counts_I: Tensor, *, sampler_alpha: float) -> Draw:
-    """In proportion to ``count ** alpha``: 0 is even, 1 as often as in the data (Mikolov et al. 2013, arXiv:1310.4546).
+def popularity(counts_I: Tensor, *, sampler_alpha: float) -> SampleNegatives:
+    """Draw in proportion to ``count ** alpha`` (Mikolov et al. 2013, arXiv:1310.4546).
 
-    An item that the training data does not have is never drawn, unless alpha is 0.
+    Items that do not occur in the training data are never drawn, unless alpha is 0.
+
+    Args:
+        sampler_alpha: 0 is uniform, 1 is proportional to the counts.
     """
     weights_I = counts_I.cpu().double() ** sampler_alpha
-    upto_I = weights_I.cumsum(0)
-    log_q_I = (weights_I / upto_I[-1]).log().float().to(counts_I.device)
+    cumulative_I = weights_I.cumsum(0)
+    log_q_I = (weights_I / cumulative_I[-1]).log().float().to(counts_I.device)
 
-    def draw(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
-        place_K = torch.rand(k, dtype=torch.float64) * upto_I[-1]
-        # rounding may reach the end, and the last item may have no weight: the last that has is meant
-        place_K = place_K.clamp_max(torch.nextafter(upto_I[-1], upto_I.new_zeros(())))
-        items_K = torch.searchsorted(upto_I, place_K, right=True).to(targets_M.device)
+    def sample(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
+        point_K = torch.rand(k, dtype=torch.float64) * cumulative_I[-1]
+        # rounding may reach the end, where the last item may have no weight: use the last one that has
+        point_K = point_K.clamp_max(torch.nextafter(cumulative_I[-1], cumulative_I.new_zeros(())))
+        items_K = torch.searchsorted(cumulative_I, point_K, right=True).to(targets_M.device)
         return Negatives(items_K, log_q_I[items_K])
 
-    return draw
+    return sample
 
 
-def in_batch(counts_I: Tensor) -> Draw:
-    """Targets of the batch, drawn at random; their chance is taken from the whole training data."""
-    log_q_I = _frequency(counts_I)
+def in_batch(counts_I: Tensor) -> SampleNegatives:
+    """Draw random targets of the batch.
 
-    def draw(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
+    Their probability is their frequency in the training data.
+    """
+    log_q_I = _log_frequencies(counts_I)
+
+    def sample(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
         items_K = targets_M[torch.randint(len(targets_M), (k,), device=targets_M.device)]
         return Negatives(items_K, log_q_I[items_K])
 
-    return draw
+    return sample
 
 
-def mixed(counts_I: Tensor, *, sampler_share: float) -> Draw:
-    """A share of the negatives from the batch, the rest uniform (Yang et al. 2020, Mixed Negative Sampling).
+def mixed(counts_I: Tensor, *, in_batch_fraction: float) -> SampleNegatives:
+    """Draw a fraction of the negatives from the batch, the rest uniformly (Yang et al. 2020, Mixed Negative Sampling).
 
-    The chance is that of the mixture, so that an item counts the same whichever way it came.
+    The probability is that of the mixture, so that it does not depend on which of the two drew an item.
     """
-    batch, rest = in_batch(counts_I), uniform(counts_I)
-    log_q_I, even = _frequency(counts_I), _even(counts_I)
+    from_batch, from_catalog = in_batch(counts_I), uniform(counts_I)
+    log_q_I, uniform_log_q = _log_frequencies(counts_I), _uniform_log_q(counts_I)
 
-    def draw(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
-        own = round(sampler_share * k)
-        scene = hidden_MD, vectors_ID, bias_I, targets_M
-        items_K = torch.cat([batch(own, *scene).items_K, rest(k - own, *scene).items_K])
-        log_own_K = log_q_I[items_K] + (math.log(own / k) if own else -math.inf)
-        log_rest = even + (math.log1p(-own / k) if own < k else -math.inf)
-        return Negatives(items_K, torch.logaddexp(log_own_K, torch.full_like(log_own_K, log_rest)))
+    def sample(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
+        n_batch = round(in_batch_fraction * k)
+        inputs = hidden_MD, vectors_ID, bias_I, targets_M
+        items_K = torch.cat([from_batch(n_batch, *inputs).items_K, from_catalog(k - n_batch, *inputs).items_K])
+        log_batch_K = log_q_I[items_K] + (math.log(n_batch / k) if n_batch else -math.inf)
+        log_catalog = uniform_log_q + (math.log1p(-n_batch / k) if n_batch < k else -math.inf)
+        return Negatives(items_K, torch.logaddexp(log_batch_K, torch.full_like(log_batch_K, log_catalog)))
 
-    return draw
+    return sample
 
 
-def hard(counts_I: Tensor, *, sampler_pool: float) -> Draw:
-    """Of ``pool`` times as many uniform items, those of which the model now makes most (cf. Zhang et al. 2013).
+def hard(counts_I: Tensor, *, hard_pool_factor: float) -> SampleNegatives:
+    """Draw a uniform pool and keep the items with the highest scores of the current model (cf. Zhang et al. 2013).
 
-    What is made of an item is its summed share of the softmax over the pool, at some positions of the batch. The chance
-    told is that of the pool: a loss that corrects by it takes what was left out for nothing, so it estimates the sum
-    over the catalogue a little too low, the less so the more the few best hold of it. Other losses see a biased sample:
-    wrong negatives (items that would have been chosen too) are among it more often than among uniform ones.
+    Items are ranked by their softmax probability over the pool, summed over some targets of the batch. The probability
+    returned is that of the pool: a loss that corrects for it neglects the rest of the pool and underestimates the sum
+    over the catalog slightly, less so the more of it the highest scores hold. Other losses see a biased sample with
+    more false negatives (items the user would also have chosen) than a uniform one.
+
+    Args:
+        hard_pool_factor: size of the pool, as a multiple of the number of negatives.
     """
-    wide = uniform(counts_I)
+    sample_pool = uniform(counts_I)
 
     @torch.no_grad()
     @full_precision
-    def made_of(hidden_RD: Tensor, vectors_PD: Tensor, bias_P: Tensor | None, hit_RP: Tensor) -> Tensor:
+    def total_probability(hidden_RD: Tensor, vectors_PD: Tensor, bias_P: Tensor | None, hit_RP: Tensor) -> Tensor:
         score_RP = hidden_RD @ vectors_PD.t()
         score_RP = score_RP if bias_P is None else score_RP + bias_P
         score_RP.masked_fill_(hit_RP, torch.finfo(score_RP.dtype).min)
         return torch.softmax(score_RP, 1).sum(0)
 
-    def draw(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
-        pool = wide(math.ceil(k * sampler_pool), hidden_MD, vectors_ID, bias_I, targets_M)
-        seen_R = torch.arange(len(targets_M), device=targets_M.device)
-        if len(seen_R) > LOOKED_AT:
-            seen_R = torch.randint(len(targets_M), (LOOKED_AT,), device=targets_M.device)
+    def sample(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
+        pool = sample_pool(math.ceil(k * hard_pool_factor), hidden_MD, vectors_ID, bias_I, targets_M)
+        judges_R = torch.arange(len(targets_M), device=targets_M.device)
+        if len(judges_R) > MAX_JUDGES:
+            judges_R = torch.randint(len(targets_M), (MAX_JUDGES,), device=targets_M.device)
         items_P = pool.items_K
         bias_P = None if bias_I is None else bias_I[items_P]
-        share_P = made_of(hidden_MD[seen_R], vectors_ID[items_P], bias_P, items_P == targets_M[seen_R, None])
-        best_K = share_P.topk(k).indices
-        # K chances of K draws stand for P of P: each kept item for as many as it did in the pool
+        total_P = total_probability(
+            hidden_MD[judges_R], vectors_ID[items_P], bias_P, items_P == targets_M[judges_R, None]
+        )
+        best_K = total_P.topk(k).indices
+        # each of the K kept items has the weight it had among the P items of the pool
         return Negatives(items_P[best_K], pool.log_q_K[best_K] + math.log(len(items_P) / k))
 
-    return draw
+    return sample
 
 
-def _even(counts_I: Tensor) -> float:
+def _uniform_log_q(counts_I: Tensor) -> float:
     return -math.log(max(len(counts_I) - 1, 1))
 
 
-def _frequency(counts_I: Tensor) -> Tensor:
+def _log_frequencies(counts_I: Tensor) -> Tensor:
     return (counts_I.cpu().double() / counts_I.sum().item()).log().float().to(counts_I.device)

@@ -1,6 +1,6 @@
-"""The residual blocks of xLSTM (arXiv:2405.04517, section 2.4 and appendix figures 10 and 11).
+"""Residual blocks of xLSTM (arXiv:2405.04517, section 2.4 and appendix figures 10 and 11).
 
-Shapes: B sequences, L positions, D width, E inner width, H heads, P width of a head, K kernel of the convolution.
+Shapes: B sequences, L positions, D width, E inner width, H heads, P width of a head, K kernel size of the convolution.
 """
 
 from __future__ import annotations
@@ -12,36 +12,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segue.nn.layers.attention import at
-from segue.nn.layers.causal_convolution import CausalConvolution, continued
+from segue.nn.layers.attention import gather_positions
 from segue.nn.layers.dropout import dropout
 from segue.nn.xlstm import mlstm, onnx_ops, slstm
-from segue.nn.xlstm.mlstm_inputs import mixing
-from segue.nn.xlstm.mlstm_output import gated
-from segue.nn.xlstm.triton_kernels import OPEN, OWN, SHUT, Kernels
+from segue.nn.xlstm.mlstm_inputs import project_inputs
+from segue.nn.xlstm.mlstm_output import gated_head_norm
+from segue.nn.xlstm.triton_kernels import CLOSED_GATE, NATIVE, OPEN_GATE, Kernels
 
 if TYPE_CHECKING:
-    from segue.nn.streaming_model import Memory
+    from segue.nn.streaming_model import RecurrentState
 
 __all__ = ["MLSTMBlock", "SLSTMBlock"]
 
 PARALLEL_LENGTH = 512
-"""Up to this length ``auto`` takes the parallel form, which is then the faster one on a CPU."""
+"""Maximum length for which ``auto`` uses the parallel form, which is then faster on a CPU."""
 
 
 class HeadNorm(nn.Module):
-    """Layer norm within each head, then a weight for each channel."""
+    """Layer norm within each head, then one weight per channel."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, h: Tensor) -> Tensor:
-        """``(..., H, P)`` to ``(..., H * P)``."""
+        """Map ``(..., H, P)`` to ``(..., H * P)``."""
         return F.layer_norm(h, h.shape[-1:]).flatten(-2) * self.weight
 
 
-def _blocks(count: int, width: int, out: int, scale: float) -> nn.Parameter:
+class CausalConvolution(nn.Module):
+    """Depthwise causal convolution: each channel mixes its own ``kernel_size`` newest positions."""
+
+    def __init__(self, width: int, kernel_size: int) -> None:
+        super().__init__()
+        bound = kernel_size**-0.5
+        self.weight = nn.Parameter(torch.empty(width, 1, kernel_size).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width).uniform_(-bound, bound))
+
+    def forward(self, x_BLE: Tensor) -> Tensor:
+        """Return ``(B, L, E)``, each position computed from itself and earlier ones."""
+        padded = F.pad(x_BLE.mT, (self.weight.shape[-1] - 1, 0))
+        mixed: Tensor = F.conv1d(padded, self.weight, self.bias, groups=x_BLE.shape[-1]).mT
+        return mixed
+
+    def initial_state(self, rows: int) -> Tensor:
+        """Return the inputs before the first position: zeros ``(B, K - 1, E)``."""
+        return self.weight.new_zeros(rows, self.weight.shape[-1] - 1, len(self.weight))
+
+
+def append_inputs(x_BLE: Tensor, lengths_B: Tensor, past_BKE: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x`` preceded by the K - 1 past inputs, and the newest K - 1 inputs at each row's own length."""
+    extended_BTE = torch.cat([past_BKE, x_BLE], 1)
+    newest_BK = lengths_B[:, None] + torch.arange(past_BKE.shape[1], device=lengths_B.device)
+    return extended_BTE, extended_BTE.gather(1, newest_BK[..., None].expand(-1, -1, x_BLE.shape[-1]))
+
+
+def _block_diagonal(count: int, width: int, out: int, scale: float) -> nn.Parameter:
     return nn.Parameter(torch.randn(count, width, out) * scale)
 
 
@@ -50,192 +76,208 @@ def _round_up(width: float, multiple: int) -> int:
 
 
 class MLSTMBlock(nn.Module):
-    """Pre up-projection: wide, mixed by a short convolution and the mLSTM cell, gated, narrow again."""
+    """Pre up-projection block: up-projection, convolution, mLSTM cell, output gate, down-projection."""
 
     def __init__(
         self,
         width: int,
-        heads: int,
-        blocks: int,
-        kernel: int,
-        qkv_block: int,
+        num_heads: int,
+        num_blocks: int,
+        kernel_size: int,
+        qkv_block_size: int,
         proj_factor: float,
         soft_cap: float,
         dropout: float,
         form: Literal["auto", "parallel", "chunkwise"],
-        chunk: int,
-        kernels: Kernels = OWN,
+        chunk_size: int,
+        kernels: Kernels = NATIVE,
     ) -> None:
         super().__init__()
         self.kernels = kernels
-        inner = _round_up(width * proj_factor, math.lcm(heads, qkv_block))
+        inner = _round_up(width * proj_factor, math.lcm(num_heads, qkv_block_size))
         small = math.sqrt(2 / (5 * width))
-        self.heads, self.soft_cap, self.dropout, self.form, self.chunk = heads, soft_cap, dropout, form, chunk
+        self.num_heads, self.soft_cap, self.dropout = num_heads, soft_cap, dropout
+        self.form, self.chunk_size = form, chunk_size
         self.norm = nn.LayerNorm(width, bias=False)
         self.up = nn.Linear(width, 2 * inner, bias=False)
-        self.convolution = CausalConvolution(inner, kernel)
-        self.query_key = _blocks(inner // qkv_block, qkv_block, 2 * qkv_block, small)
-        self.value = _blocks(inner // qkv_block, qkv_block, qkv_block, small)
-        self.gates = nn.Linear(3 * inner, 2 * heads)
+        self.convolution = CausalConvolution(inner, kernel_size)
+        self.query_key = _block_diagonal(inner // qkv_block_size, qkv_block_size, 2 * qkv_block_size, small)
+        self.value = _block_diagonal(inner // qkv_block_size, qkv_block_size, qkv_block_size, small)
+        self.gates = nn.Linear(3 * inner, 2 * num_heads)
         self.head_norm = HeadNorm(inner)
         self.skip = nn.Parameter(torch.ones(inner))
         self.down = nn.Linear(inner, width, bias=False)
         nn.init.normal_(self.up.weight, std=small)
-        nn.init.normal_(self.down.weight, std=2 / blocks / math.sqrt(width))
+        nn.init.normal_(self.down.weight, std=2 / num_blocks / math.sqrt(width))
         nn.init.zeros_(self.gates.weight)
         with torch.no_grad():
-            self.gates.bias[:heads].normal_(std=0.1)
-            self.gates.bias[heads:] = torch.linspace(3.0, 6.0, heads)
+            self.gates.bias[:num_heads].normal_(std=0.1)
+            self.gates.bias[num_heads:] = torch.linspace(3.0, 6.0, num_heads)
 
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
-        """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
+        """Return ``(B, L, D)``, or ``(B, D)`` for the positions ``last_B`` only."""
         normed_BLD = self.norm(x_BLD)
-        (q, k, v, gates), skipped = self._mixed(self._wide(normed_BLD))
-        i, f = self._capped(gates)
+        (q, k, v, gates), skipped = self._qkv(self._up_proj(normed_BLD))
+        i, f = self._soft_capped_gates(gates)
         if last_B is None:
-            return self._out(x_BLD, normed_BLD, self._cell(q, k, v, i, f), skipped)
-        h_BHP = mlstm.final(at(q.transpose(1, 2), last_B), k, v, i, f, last_B)
-        skipped = tuple(at(part, last_B) for part in skipped)
-        return self._out(at(x_BLD, last_B), at(normed_BLD, last_B), h_BHP.unbind(1), skipped)
+            return self._down_proj(x_BLD, normed_BLD, self._cell(q, k, v, i, f), skipped)
+        h_BHP = mlstm.final_output(gather_positions(q.transpose(1, 2), last_B), k, v, i, f, last_B)
+        skipped = tuple(gather_positions(part, last_B) for part in skipped)
+        return self._down_proj(
+            gather_positions(x_BLD, last_B), gather_positions(normed_BLD, last_B), h_BHP.unbind(1), skipped
+        )
 
-    def empty(self, rows: int) -> Memory:
-        """The memory before the first position: inputs of the convolution, and ``C``, ``n``, ``m`` of the cell."""
-        C, n, m = mlstm.empty(rows, self.heads, len(self.skip) // self.heads, self.skip)
-        return {"inputs": self.convolution.empty(rows), "C": C, "n": n, "m": m}
+    def initial_state(self, rows: int) -> RecurrentState:
+        """Return the initial state: inputs of the convolution, and ``C``, ``n``, ``m`` of the cell."""
+        C, n, m = mlstm.initial_state(rows, self.num_heads, len(self.skip) // self.num_heads, self.skip)
+        return {"inputs": self.convolution.initial_state(rows), "C": C, "n": n, "m": m}
 
-    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        """``(B, L, D)`` from ``memory`` on, and the memory after each row's own length, at least 1."""
+    def advance(
+        self, x_BLD: Tensor, lengths_B: Tensor, recurrent_state: RecurrentState
+    ) -> tuple[Tensor, RecurrentState]:
+        """Return ``(B, L, D)`` from a recurrent state on, and the state after each row's own length, at least 1."""
         normed_BLD = self.norm(x_BLD)
-        whole_BTE, inputs = continued(self._wide(normed_BLD).permute(1, 2, 0), lengths_B, memory["inputs"])
-        # the past comes along for the convolution's sake and is cut off after it
-        (q, k, v, gates), skipped = self._mixed(whole_BTE.permute(2, 0, 1).contiguous())
-        past = inputs.shape[1]
-        q, k, v, gates = (y[:, :, past:] for y in (q, k, v, gates))
-        i, f = self._capped(gates)
-        before = memory["C"], memory["n"], memory["m"]
+        extended_BTE, inputs = append_inputs(
+            self._up_proj(normed_BLD).permute(1, 2, 0), lengths_B, recurrent_state["inputs"]
+        )
+        # past inputs are needed by the convolution only and are cut off after it
+        (q, k, v, gates), skipped = self._qkv(extended_BTE.permute(2, 0, 1).contiguous())
+        n_past = inputs.shape[1]
+        q, k, v, gates = (y[:, :, n_past:] for y in (q, k, v, gates))
+        i, f = self._soft_capped_gates(gates)
+        before = recurrent_state["C"], recurrent_state["n"], recurrent_state["m"]
         if x_BLD.shape[1] == 1:
             q, k, v, i, f = (y[:, :, 0] for y in (q, k, v, i, f))
-            heads, (C, n, m) = self.kernels.once(q, k, v, i, f, before) or mlstm.step_heads(q, k, v, i, f, before)
+            heads, (C, n, m) = self.kernels.run_step(q, k, v, i, f, before) or mlstm.step_heads(q, k, v, i, f, before)
             heads = tuple(h_BP[:, None] for h_BP in heads)
         else:
-            # beyond a row's length nothing is added and nothing forgotten
-            after = torch.arange(x_BLD.shape[1], device=x_BLD.device) >= lengths_B[:, None, None]
-            i, f = i.masked_fill(after, SHUT), f.masked_fill(after, OPEN)
-            heads, (C, n, m) = self.kernels.onwards(q, k, v, i, f, before) or mlstm.chunkwise_heads(
-                q, k, v, i, f, self.chunk, before
+            # beyond a row's length nothing is added and nothing is forgotten
+            is_after = torch.arange(x_BLD.shape[1], device=x_BLD.device) >= lengths_B[:, None, None]
+            i, f = i.masked_fill(is_after, CLOSED_GATE), f.masked_fill(is_after, OPEN_GATE)
+            heads, (C, n, m) = self.kernels.run_sequence(q, k, v, i, f, before) or mlstm.chunkwise_heads(
+                q, k, v, i, f, self.chunk_size, before
             )
-        skipped = tuple(part[:, past:] for part in skipped)
-        return self._out(x_BLD, normed_BLD, heads, skipped), {"inputs": inputs, "C": C, "n": n, "m": m}
+        skipped = tuple(part[:, n_past:] for part in skipped)
+        return self._down_proj(x_BLD, normed_BLD, heads, skipped), {"inputs": inputs, "C": C, "n": n, "m": m}
 
-    def _wide(self, normed_BLD: Tensor) -> Tensor:
-        """``(E, B, L)`` the half of the up-projection that is mixed."""
-        wide_ET = self.up.weight[: len(self.skip)] @ normed_BLD.flatten(0, 1).T
-        return wide_ET.view(-1, *normed_BLD.shape[:2])
+    def _up_proj(self, normed_BLD: Tensor) -> Tensor:
+        """Return the half of the up-projection that enters the cell, ``(E, B, L)``."""
+        projected_ET = self.up.weight[: len(self.skip)] @ normed_BLD.flatten(0, 1).T
+        return projected_ET.view(-1, *normed_BLD.shape[:2])
 
-    def _mixed(self, wide_EBL: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        conv, skip_HP = self.convolution, self.skip.view(self.heads, -1)
+    def _qkv(self, projected_EBL: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        conv, skip_HP = self.convolution, self.skip.view(self.num_heads, -1)
         gates = self.gates.weight, self.gates.bias
-        mix = onnx_ops.mixing if torch.compiler.is_exporting() else mixing
-        return mix(wide_EBL, conv.weight[:, 0], conv.bias, self.query_key, self.value, *gates, skip_HP)
+        project = onnx_ops.project_inputs if torch.compiler.is_exporting() else project_inputs
+        return project(projected_EBL, conv.weight[:, 0], conv.bias, self.query_key, self.value, *gates, skip_HP)
 
-    def _capped(self, gates_BGL: Tensor) -> tuple[Tensor, ...]:
-        """Pre-activations ``(B, H, L)`` of input and forget gates."""
+    def _soft_capped_gates(self, gates_BGL: Tensor) -> tuple[Tensor, ...]:
+        """Return the pre-activations of input and forget gates, each ``(B, H, L)``."""
         return (mlstm.soft_cap(gates_BGL, self.soft_cap) if self.soft_cap else gates_BGL).chunk(2, 1)
 
     def _cell(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...]:
-        """Outputs ``(B, L, P)`` by head."""
+        """Return the outputs of each head, ``(B, L, P)``."""
         if torch.compiler.is_exporting():
             return onnx_ops.parallel_heads(q, k, v, i, f)
-        if self.form != "parallel" and (heads := self.kernels.heads(q, k, v, i, f)) is not None:
+        if self.form != "parallel" and (heads := self.kernels.run_chunkwise(q, k, v, i, f)) is not None:
             return heads
         if self.form == "parallel" or (self.form == "auto" and q.shape[2] <= PARALLEL_LENGTH):
             return mlstm.parallel_heads(q, k, v, i, f)
-        return mlstm.chunkwise_heads(q, k, v, i, f, self.chunk)[0]
+        return mlstm.chunkwise_heads(q, k, v, i, f, self.chunk_size)[0]
 
-    def _out(self, x: Tensor, normed: Tensor, heads: tuple[Tensor, ...], skipped: tuple[Tensor, ...]) -> Tensor:
-        """The residual stream ``(..., D)`` with the cell's outputs ``(..., P)``, through the output gate."""
-        gate = F.linear(normed, self.up.weight[len(self.skip) :]).unflatten(-1, (self.heads, -1))
-        norm = onnx_ops.gated if torch.compiler.is_exporting() else gated
-        y = norm(gate, self.head_norm.weight.view(self.heads, -1), *heads, *skipped)
+    def _down_proj(self, x: Tensor, normed: Tensor, heads: tuple[Tensor, ...], skipped: tuple[Tensor, ...]) -> Tensor:
+        """Add the cell's outputs ``(..., P)`` to the residual stream ``(..., D)``, after norm, gate and projection."""
+        gate = F.linear(normed, self.up.weight[len(self.skip) :]).unflatten(-1, (self.num_heads, -1))
+        norm = onnx_ops.gated_head_norm if torch.compiler.is_exporting() else gated_head_norm
+        y = norm(gate, self.head_norm.weight.view(self.num_heads, -1), *heads, *skipped)
         return x + dropout(self.down(y.flatten(-2)), self.dropout, self.training)
 
 
 class SLSTMBlock(nn.Module):
-    """Post up-projection: the sLSTM cell, then a gated position-wise network."""
+    """Post up-projection block: sLSTM cell, then a gated feed-forward network."""
 
     def __init__(
-        self, width: int, heads: int, blocks: int, index: int, kernel: int, feed_factor: float, dropout: float
+        self,
+        width: int,
+        num_heads: int,
+        num_blocks: int,
+        index: int,
+        kernel_size: int,
+        ffn_proj_factor: float,
+        dropout: float,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width {width} cannot be shared evenly by {heads} heads")
-        part = width // heads
+        if width % num_heads:
+            raise ValueError(f"embedding_dim {width} is not divisible by {num_heads} heads")
+        head_dim = width // num_heads
         small = math.sqrt(2 / (5 * width))
-        self.heads, self.dropout = heads, dropout
+        self.num_heads, self.dropout = num_heads, dropout
         self.norm = nn.LayerNorm(width, bias=False)
-        self.convolution = CausalConvolution(width, kernel)
-        self.input_forget = _blocks(heads, part, 2 * part, small)
-        self.input_output = _blocks(heads, part, 2 * part, small)
-        self.recurrent = nn.Parameter(torch.zeros(heads, part, 4 * part))
-        self.bias = nn.Parameter(torch.zeros(heads, 1, 4 * part))
+        self.convolution = CausalConvolution(width, kernel_size)
+        self.input_forget = _block_diagonal(num_heads, head_dim, 2 * head_dim, small)
+        self.input_output = _block_diagonal(num_heads, head_dim, 2 * head_dim, small)
+        self.recurrent = nn.Parameter(torch.zeros(num_heads, head_dim, 4 * head_dim))
+        self.bias = nn.Parameter(torch.zeros(num_heads, 1, 4 * head_dim))
         with torch.no_grad():
-            # forget gates from 5 (remembers long) down to -7, more of them short in later blocks
-            rate = 0.3 + 1.3 * index / max(blocks - 1, 1)
-            self.bias[:, :, part : 2 * part] = 5.0 - 12.0 * torch.linspace(0, 1, part) ** rate
+            # forget gates from 5 (long memory) down to -7, with more short memories in later blocks
+            rate = 0.3 + 1.3 * index / max(num_blocks - 1, 1)
+            self.bias[:, :, head_dim : 2 * head_dim] = 5.0 - 12.0 * torch.linspace(0, 1, head_dim) ** rate
         self.head_norm = HeadNorm(width)
-        inner = _round_up(width * feed_factor, 64)
+        inner = _round_up(width * ffn_proj_factor, 64)
         self.norm_feed = nn.LayerNorm(width, bias=False)
         self.up = nn.Linear(width, 2 * inner, bias=False)
         self.down = nn.Linear(inner, width, bias=False)
         nn.init.normal_(self.up.weight, std=small)
-        nn.init.normal_(self.down.weight, std=2 / blocks / math.sqrt(width))
+        nn.init.normal_(self.down.weight, std=2 / num_blocks / math.sqrt(width))
 
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
-        """``(B, L, D)``, or ``(B, D)`` for the positions ``last`` alone."""
+        """Return ``(B, L, D)``, or ``(B, D)`` for the positions ``last_B`` only."""
         normed_BLD = self.norm(x_BLD)
-        raw_LHBG = self._raw(normed_BLD, F.silu(self.convolution(normed_BLD)))
+        raw_LHBG = self._pre_activations(normed_BLD, F.silu(self.convolution(normed_BLD)))
         if torch.compiler.is_exporting():
             y_LHBP = onnx_ops.sequence(raw_LHBG, self.recurrent)
         else:
             y_LHBP, _ = slstm.sequence(raw_LHBG, self.recurrent)
         y_BLHP = y_LHBP.permute(2, 0, 1, 3)
         if last_B is not None:
-            x_BLD, y_BLHP = at(x_BLD, last_B), at(y_BLHP, last_B)
-        return self._out(x_BLD, y_BLHP)
+            x_BLD, y_BLHP = gather_positions(x_BLD, last_B), gather_positions(y_BLHP, last_B)
+        return self._down_proj(x_BLD, y_BLHP)
 
-    def empty(self, rows: int) -> Memory:
-        """The memory before the first position: inputs of the convolution, and ``y, c, n, m`` of the cell."""
-        cell = slstm.empty(self.heads, rows, self.recurrent.shape[1], self.recurrent)
+    def initial_state(self, rows: int) -> RecurrentState:
+        """Return the initial state: inputs of the convolution, and ``y, c, n, m`` of the cell."""
+        cell = slstm.initial_state(self.num_heads, rows, self.recurrent.shape[1], self.recurrent)
         named = {name: part.transpose(0, 1) for name, part in zip("ycnm", cell, strict=True)}
-        return {"inputs": self.convolution.empty(rows), **named}
+        return {"inputs": self.convolution.initial_state(rows), **named}
 
-    def advance(self, x_BLD: Tensor, lengths_B: Tensor, memory: Memory) -> tuple[Tensor, Memory]:
-        """``(B, L, D)`` from ``memory`` on, and the memory after each row's own length, at least 1."""
+    def advance(
+        self, x_BLD: Tensor, lengths_B: Tensor, recurrent_state: RecurrentState
+    ) -> tuple[Tensor, RecurrentState]:
+        """Return ``(B, L, D)`` from a recurrent state on, and the state after each row's own length, at least 1."""
         normed_BLD = self.norm(x_BLD)
-        whole_BTD, inputs = continued(normed_BLD, lengths_B, memory["inputs"])
-        mixed_BLD = self.convolution(whole_BTD)[:, inputs.shape[1] :]
-        raw_LHBG = self._raw(normed_BLD, F.silu(mixed_BLD))
-        y, c, n, m = (memory[name].transpose(0, 1) for name in "ycnm")
-        # beyond a row's length nothing is added and nothing forgotten; the output goes on, and is read where it ended
-        after = torch.arange(len(raw_LHBG), device=x_BLD.device)[:, None, None, None] >= lengths_B[:, None]
+        extended_BTD, inputs = append_inputs(normed_BLD, lengths_B, recurrent_state["inputs"])
+        mixed_BLD = self.convolution(extended_BTD)[:, inputs.shape[1] :]
+        raw_LHBG = self._pre_activations(normed_BLD, F.silu(mixed_BLD))
+        y, c, n, m = (recurrent_state[name].transpose(0, 1) for name in "ycnm")
+        # beyond a row's length nothing is added or forgotten; the output changes, and is read at the row's length
+        is_after = torch.arange(len(raw_LHBG), device=x_BLD.device)[:, None, None, None] >= lengths_B[:, None]
         i, f, rest = raw_LHBG.split((y.shape[-1], y.shape[-1], 2 * y.shape[-1]), -1)
-        raw_LHBG = torch.cat([i.masked_fill(after, -math.inf), f.masked_fill(after, math.inf), rest], -1)
+        raw_LHBG = torch.cat([i.masked_fill(is_after, -math.inf), f.masked_fill(is_after, math.inf), rest], -1)
         y_LHBP, (_, c, n, m) = slstm.sequence(raw_LHBG, self.recurrent, (y, c, n, m))
         y_BLHP = y_LHBP.permute(2, 0, 1, 3)
-        cell = at(y_BLHP, lengths_B - 1), *(part.transpose(0, 1) for part in (c, n, m))
-        return self._out(x_BLD, y_BLHP), {"inputs": inputs, **dict(zip("ycnm", cell, strict=True))}
+        cell = gather_positions(y_BLHP, lengths_B - 1), *(part.transpose(0, 1) for part in (c, n, m))
+        return self._down_proj(x_BLD, y_BLHP), {"inputs": inputs, **dict(zip("ycnm", cell, strict=True))}
 
-    def _raw(self, normed_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
-        """``(L, H, B, 4 P)`` pre-activations without what comes back from the last output."""
+    def _pre_activations(self, normed_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
+        """Return pre-activations without the recurrent part, ``(L, H, B, 4 P)``."""
         parts = self._gates(mixed_BLD, self.input_forget), self._gates(normed_BLD, self.input_output)
         return torch.cat(parts, -1) + self.bias
 
-    def _out(self, x: Tensor, y: Tensor) -> Tensor:
-        """The residual stream ``(..., D)`` with the cell's output ``(..., H, P)``, and the network after it."""
+    def _down_proj(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add the cell's output ``(..., H, P)`` to the residual stream ``(..., D)``; apply the feed-forward network."""
         x = x + self.head_norm(dropout(y, self.dropout, self.training))
         gate, up = self.up(self.norm_feed(x)).chunk(2, -1)
         return x + dropout(self.down(F.gelu(gate) * up), self.dropout, self.training)
 
     def _gates(self, x_BLD: Tensor, weight_HPG: Tensor) -> Tensor:
-        x_HTP = x_BLD.unflatten(-1, (self.heads, -1)).permute(2, 1, 0, 3)
+        x_HTP = x_BLD.unflatten(-1, (self.num_heads, -1)).permute(2, 1, 0, 3)
         return torch.matmul(x_HTP, weight_HPG[:, None]).transpose(0, 1)

@@ -1,8 +1,8 @@
-"""What comes out of the mLSTM cell: a norm within each head, what went around the cell, and the output gate.
+"""Output of the mLSTM cell: norm within each head, skip connection, and output gate.
 
-One step for automatic gradients; heads come in parts, as the cell makes them, and leave side by side.
+One autograd function; heads come in separately, as the cell computes them, and are returned side by side.
 
-Shapes: H heads of width P; positions in any number of dimensions before.
+Shapes: H heads of width P; any number of leading dimensions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from segue.nn.precision import full_precision
 
-__all__ = ["gated"]
+__all__ = ["gated_head_norm"]
 
 EPSILON = 1e-5
 
 
-class _Gated(torch.autograd.Function):
+class _GatedHeadNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
         width = parts[0].shape[-1]
@@ -56,12 +56,12 @@ class _Gated(torch.autograd.Function):
 
 
 @full_precision
-def gated(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
-    """``(..., H, P)``: the cell's outputs normalised and weighted, with what is ``skipped``, through the gate's SiLU.
+def gated_head_norm(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
+    """Normalize and weight the cell's outputs, add the skip connection, multiply by the SiLU gate, ``(..., H, P)``.
 
     Args:
-        gate: ``(..., H, P)`` pre-activations.
-        parts: ``(..., P)`` output of the cell for each head, then what went around it for each head.
+        gate: pre-activations ``(..., H, P)``.
+        parts: output of the cell ``(..., P)`` of each head, then skip connection of each head.
     """
-    out: Tensor = _Gated.apply(gate, weight_HP, *parts)
+    out: Tensor = _GatedHeadNorm.apply(gate, weight_HP, *parts)
     return out

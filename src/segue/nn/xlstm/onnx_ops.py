@@ -1,9 +1,10 @@
-"""The cells of xLSTM in plain operations, as they are written down when a network is exported as a graph.
+"""The cells of xLSTM in plain operations, for exporting a network as a graph.
 
-The usual forms (:mod:`.mlstm_mixing`, :mod:`.mlstm_parallel`, :mod:`.slstm`) write their own backward pass and loop
-over what a graph must leave open: how long a sequence is. These compute the same, forward alone, for any length.
+The usual forms (:mod:`.mlstm_inputs`, :mod:`.mlstm_parallel`, :mod:`.slstm`) have explicit backward passes and loop
+over the length of a sequence, which a graph must leave open. These functions compute the same, forward only, for any
+length.
 
-Shapes: B sequences, L positions, E channels, K kernel, N small blocks of J channels, H heads of width P, D width of a
+Shapes: B sequences, L positions, E channels, K kernel size, N blocks of J channels, H heads of width P, D width of a
 head, G gates.
 """
 
@@ -19,10 +20,10 @@ from segue.nn.xlstm import slstm
 from segue.nn.xlstm.mlstm_output import EPSILON as NORM_EPSILON
 from segue.nn.xlstm.mlstm_parallel import EPSILON
 
-__all__ = ["gated", "mixing", "parallel_heads", "sequence"]
+__all__ = ["gated_head_norm", "parallel_heads", "project_inputs", "sequence"]
 
 
-def mixing(
+def project_inputs(
     x_EBL: Tensor,
     taps_EK: Tensor,
     bias_E: Tensor,
@@ -32,36 +33,36 @@ def mixing(
     bias_G: Tensor,
     skip_HP: Tensor,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """See :func:`segue.nn.xlstm.mlstm_inputs.mixing`."""
+    """See :func:`segue.nn.xlstm.mlstm_inputs.project_inputs`."""
     x_BEL = x_EBL.transpose(0, 1)
     padded = F.pad(x_BEL, (taps_EK.shape[1] - 1, 0))
     m_BEL = F.silu(F.conv1d(padded, taps_EK[:, None], bias_E, groups=taps_EK.shape[0]))
     query_NJJ, key_NJJ = query_key_NJO.chunk(2, -1)
-    q, k, v = (_small(*pair) for pair in ((m_BEL, query_NJJ), (m_BEL, key_NJJ), (x_BEL, value_NJJ)))
+    q, k, v = (_block_diagonal(*pair) for pair in ((m_BEL, query_NJJ), (m_BEL, key_NJJ), (x_BEL, value_NJJ)))
     gates_BGL = torch.matmul(gates_GC, torch.cat([q, k, v], 1)) + bias_G[:, None]
     skipped = (m_BEL * skip_HP.flatten()[:, None]).unflatten(1, skip_HP.shape).mT.unbind(1)
     q, k, v = (y_BEL.unflatten(1, skip_HP.shape).mT for y_BEL in (q, k, v))
     return (q, k, v, gates_BGL), skipped
 
 
-def _small(y_BEL: Tensor, weight_NJJ: Tensor) -> Tensor:
-    """``(B, E, L)`` each block of channels through its own small matrix."""
+def _block_diagonal(y_BEL: Tensor, weight_NJJ: Tensor) -> Tensor:
+    """Multiply each block of channels with its own matrix, ``(B, E, L)``."""
     return torch.matmul(weight_NJJ.mT, y_BEL.unflatten(1, weight_NJJ.shape[:2])).flatten(1, 2)
 
 
 def parallel_heads(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BHL: Tensor) -> tuple[Tensor, ...]:
     """See :func:`segue.nn.xlstm.mlstm_parallel.parallel_heads`."""
     total_BHL = -F.softplus(-f_BHL).cumsum(-1)
-    here_L = torch.arange(q_BHLD.shape[2], device=q_BHLD.device)
-    a_BHLL = torch.where(here_L <= here_L[:, None], (i_BHL - total_BHL)[..., None, :], -math.inf)
+    index_L = torch.arange(q_BHLD.shape[2], device=q_BHLD.device)
+    a_BHLL = torch.where(index_L <= index_L[:, None], (i_BHL - total_BHL)[..., None, :], -math.inf)
     top_BHL = a_BHLL.amax(-1)
     scores_BHLL = torch.matmul(q_BHLD * q_BHLD.shape[-1] ** -0.5, k_BHLD.mT) * torch.exp(a_BHLL - top_BHL[..., None])
     norm_BHL = torch.maximum(scores_BHLL.sum(-1).abs(), torch.exp(-(total_BHL + top_BHL))) + EPSILON
     return (torch.matmul(scores_BHLL, v_BHLD) / norm_BHL[..., None]).unbind(1)
 
 
-def gated(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
-    """See :func:`segue.nn.xlstm.mlstm_output.gated`."""
+def gated_head_norm(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
+    """See :func:`segue.nn.xlstm.mlstm_output.gated_head_norm`."""
     heads = weight_HP.shape[0]
     cells, skipped = (torch.stack(some, -2) for some in (parts[:heads], parts[heads:]))
     normed = F.layer_norm(cells, cells.shape[-1:], eps=NORM_EPSILON) * weight_HP
@@ -69,15 +70,15 @@ def gated(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
 
 
 def sequence(input_LHBG: Tensor, R_HDG: Tensor) -> Tensor:
-    """``(L, H, B, D)`` outputs of :func:`segue.nn.xlstm.slstm.sequence` from an empty memory."""
+    """Return the outputs of :func:`segue.nn.xlstm.slstm.sequence` from the initial state, ``(L, H, B, D)``."""
     from torch._higher_order_ops.scan import scan
 
-    def onwards(memory: slstm.Memory, input_HBG: Tensor) -> tuple[slstm.Memory, Tensor]:
-        memory = slstm.step(input_HBG, R_HDG, memory)
-        return memory, memory[0].clone()
+    def step(state: slstm.CellState, input_HBG: Tensor) -> tuple[slstm.CellState, Tensor]:
+        state = slstm.step(input_HBG, R_HDG, state)
+        return state, state[0].clone()
 
     _, heads, batch, gates = input_LHBG.shape
-    empty = tuple(part.clone() for part in slstm.empty(heads, batch, gates // 4, input_LHBG))
-    _, y_LHBD = scan(onwards, empty, input_LHBG)
+    initial = tuple(part.clone() for part in slstm.initial_state(heads, batch, gates // 4, input_LHBG))
+    _, y_LHBD = scan(step, initial, input_LHBG)
     outputs: Tensor = y_LHBD
     return outputs

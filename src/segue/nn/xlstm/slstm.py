@@ -2,8 +2,8 @@
 
 Shapes: L positions, H heads, B sequences, D width of a head; gates in the order i, f, z, o.
 
-``raw_t = input_t + y_{t-1} R``, ``f`` is a sigmoid in log space, ``y = sigmoid(o) * c / n``. The stabiliser ``m``
-scales ``c`` and ``n`` alike and cancels in ``y``: it carries no gradient. An empty memory has ``m = -inf``.
+``raw_t = input_t + y_{t-1} R``, ``f`` is a sigmoid in log space, ``y = sigmoid(o) * c / n``. The stabilizer ``m``
+scales ``c`` and ``n`` equally and cancels in ``y``: it carries no gradient. The initial state has ``m = -inf``.
 """
 
 from __future__ import annotations
@@ -17,79 +17,83 @@ from torch import Tensor
 
 from segue.nn.precision import full_precision
 
-__all__ = ["Memory", "empty", "sequence", "step"]
+__all__ = ["CellState", "initial_state", "sequence", "step"]
 
-Memory = tuple[Tensor, Tensor, Tensor, Tensor]
+CellState = tuple[Tensor, Tensor, Tensor, Tensor]
 """``y, c, n, m``, each ``(H, B, D)``."""
 
 
-def empty(heads: int, batch: int, width: int, like: Tensor) -> Memory:
-    """The memory before the first event."""
+def initial_state(heads: int, batch: int, width: int, like: Tensor) -> CellState:
+    """Return the state before the first event."""
     zero = like.new_zeros(heads, batch, width)
     return zero, zero, zero, like.new_full((heads, batch, width), -math.inf)
 
 
-def step(input_HBG: Tensor, R_HDG: Tensor, memory: Memory) -> Memory:
-    """The memory, output ``y`` first, after one more event; ``input (H, B, 4 D)`` holds the gates' pre-activations."""
-    y, c, n, m = memory
+def step(input_HBG: Tensor, R_HDG: Tensor, state: CellState) -> CellState:
+    """Return the state after one more event, with the output ``y`` first.
+
+    Args:
+        input_HBG: pre-activations of the gates, ``(H, B, 4 D)``.
+    """
+    y, c, n, m = state
     i, f, z, o = torch.baddbmm(input_HBG, y, R_HDG).chunk(4, -1)
-    forgotten = F.logsigmoid(f) + m
-    fresh = torch.maximum(i, forgotten)
-    add, keep = torch.exp(i - fresh), torch.exp(forgotten - fresh)
+    log_keep = F.logsigmoid(f) + m
+    m_new = torch.maximum(i, log_keep)
+    add, keep = torch.exp(i - m_new), torch.exp(log_keep - m_new)
     c = keep * c + add * torch.tanh(z)
     n = keep * n + add
-    return torch.sigmoid(o) * c / n, c, n, fresh
+    return torch.sigmoid(o) * c / n, c, n, m_new
 
 
 class _Sequence(torch.autograd.Function):
-    """The recurrence over all positions, with its backward pass through time written out."""
+    """The recurrence over all positions, with an explicit backward pass through time."""
 
     @staticmethod
-    def forward(ctx: Any, input_LHBG: Tensor, R_HDG: Tensor, *memory: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, input_LHBG: Tensor, R_HDG: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         length, heads, batch, gates = input_LHBG.shape
         width = gates // 4
-        y, c, n, m = memory
-        kept = input_LHBG.new_empty(7, length, heads, batch, width)
+        y, c, n, m = state
+        saved = input_LHBG.new_empty(7, length, heads, batch, width)
         y_LHBD = input_LHBG.new_empty(length, heads, batch, width)
         for t in range(length):
-            add, keep, squashed, opened, passed, c_t, n_t = kept[:, t].unbind()
+            add, keep, tanh_z, sigmoid_o, sigmoid_neg_f, c_t, n_t = saved[:, t].unbind()
             raw = torch.baddbmm(input_LHBG[t], y, R_HDG)
             i, f, z, o = raw.chunk(4, -1)
-            forgotten = F.logsigmoid(f).add_(m)
-            m = torch.maximum(i, forgotten)
+            log_keep = F.logsigmoid(f).add_(m)
+            m = torch.maximum(i, log_keep)
             torch.exp(i - m, out=add)
-            torch.exp(forgotten.sub_(m), out=keep)
-            torch.tanh(z, out=squashed)
-            torch.sigmoid(o, out=opened)
-            torch.sigmoid(-f, out=passed)
-            torch.addcmul(keep * c, add, squashed, out=c_t)
+            torch.exp(log_keep.sub_(m), out=keep)
+            torch.tanh(z, out=tanh_z)
+            torch.sigmoid(o, out=sigmoid_o)
+            torch.sigmoid(-f, out=sigmoid_neg_f)
+            torch.addcmul(keep * c, add, tanh_z, out=c_t)
             torch.addcmul(add, keep, n, out=n_t)
             c, n = c_t, n_t
-            y = torch.mul(opened, c / n, out=y_LHBD[t])
-        ctx.save_for_backward(kept, y_LHBD, R_HDG, *memory)
+            y = torch.mul(sigmoid_o, c / n, out=y_LHBD[t])
+        ctx.save_for_backward(saved, y_LHBD, R_HDG, *state)
         return y_LHBD, c.clone(), n.clone(), m
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, y_LHBD, R_HDG, y0, c0, n0, _ = ctx.saved_tensors
+        saved, y_LHBD, R_HDG, y0, c0, n0, _ = ctx.saved_tensors
         d_LHBD, dc, dn, _ = grads
         length = len(d_LHBD)
         draw_LHBG = y_LHBD.new_empty(*y_LHBD.shape[:-1], 4 * y_LHBD.shape[-1])
         back_HGD = R_HDG.mT
         dy = torch.zeros_like(y0)
         for t in range(length - 1, -1, -1):
-            add, keep, squashed, opened, passed, c, n = kept[:, t].unbind()
-            c_before, n_before = (kept[5, t - 1], kept[6, t - 1]) if t else (c0, n0)
+            add, keep, tanh_z, sigmoid_o, sigmoid_neg_f, c, n = saved[:, t].unbind()
+            c_before, n_before = (saved[5, t - 1], saved[6, t - 1]) if t else (c0, n0)
             dy = dy + d_LHBD[t]
             h = c / n
-            dh = dy * opened / n
+            dh = dy * sigmoid_o / n
             dc = dc + dh
             dn = dn - dh * h
             di, df, dz, do = draw_LHBG[t].chunk(4, -1)
-            torch.mul(dc * squashed + dn, add, out=di)
-            torch.mul((dc * c_before + dn * n_before) * keep, passed, out=df)
-            torch.mul(dc * add, 1.0 - squashed * squashed, out=dz)
-            torch.mul(dy * h, opened * (1.0 - opened), out=do)
+            torch.mul(dc * tanh_z + dn, add, out=di)
+            torch.mul((dc * c_before + dn * n_before) * keep, sigmoid_neg_f, out=df)
+            torch.mul(dc * add, 1.0 - tanh_z * tanh_z, out=dz)
+            torch.mul(dy * h, sigmoid_o * (1.0 - sigmoid_o), out=do)
             dc, dn = dc * keep, dn * keep
             dy = torch.bmm(draw_LHBG[t], back_HGD)
         before = torch.cat([y0[None], y_LHBD[:-1]])
@@ -98,9 +102,9 @@ class _Sequence(torch.autograd.Function):
 
 
 @full_precision
-def sequence(input_LHBG: Tensor, R_HDG: Tensor, memory: Memory | None = None) -> tuple[Tensor, Memory]:
-    """Outputs ``(L, H, B, D)`` at every position and the memory after the last."""
+def sequence(input_LHBG: Tensor, R_HDG: Tensor, state: CellState | None = None) -> tuple[Tensor, CellState]:
+    """Return the outputs at all positions, ``(L, H, B, D)``, and the state after the last one."""
     _, heads, batch, gates = input_LHBG.shape
-    start = memory or empty(heads, batch, gates // 4, input_LHBG)
-    y_LHBD, c, n, m = _Sequence.apply(input_LHBG, R_HDG, *start)
+    initial = state or initial_state(heads, batch, gates // 4, input_LHBG)
+    y_LHBD, c, n, m = _Sequence.apply(input_LHBG, R_HDG, *initial)
     return y_LHBD, (y_LHBD[-1], c, n, m.detach())

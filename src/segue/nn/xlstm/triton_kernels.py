@@ -1,7 +1,7 @@
-"""Kernels for the mLSTM from the package ``mlstm_kernels``, where it is installed and asked for.
+"""Optional mLSTM kernels from the package ``mlstm_kernels``.
 
-The package's licence is not an open one: it is an optional extra, imported here and nowhere else, and Segue's own code
-computes the same functions everywhere. Its Triton kernels need a CUDA device; names are the package's.
+The package has no open license: it is an optional extra, imported only here, and Segue's own code computes the same
+functions everywhere. Its Triton kernels need a CUDA device; kernel names are those of the package.
 
 Shapes: B sequences, H heads, L positions, P width of a head.
 """
@@ -20,26 +20,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["OPEN", "OWN", "SHUT", "Kernels"]
+__all__ = ["CLOSED_GATE", "NATIVE", "OPEN_GATE", "Kernels"]
 
-Memory = tuple[Tensor, Tensor, Tensor]
+CellState = tuple[Tensor, Tensor, Tensor]
 
-SHORT = 16
-"""Events after a memory from which the chunkwise kernel takes them, and not the sequence kernel."""
+MIN_CHUNK = 16
+"""Minimum number of events continuing a state for the chunkwise kernel; the sequence kernel processes fewer."""
 
-BEST = {"chunkwise": "chunkwise--triton_xl_chunk", "sequence": "native_sequence__triton", "step": "triton"}
-"""What ``auto`` takes on a CUDA device."""
+DEFAULT_KERNELS = {"chunkwise": "chunkwise--triton_xl_chunk", "sequence": "native_sequence__triton", "step": "triton"}
+"""Kernels that ``auto`` selects on a CUDA device."""
 
-SHUT, OPEN = -1e4, 1e4
-"""Gates of positions that only fill up: nothing is added, and nothing forgotten, to any precision."""
+CLOSED_GATE, OPEN_GATE = -1e4, 1e4
+"""Gate pre-activations of padding: nothing is added and nothing is forgotten, in any precision."""
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What computes a sequence, a few events after a memory, and one event: ``auto``, ``native`` or a kernel's name.
+    """Implementations for a sequence, for a few events continuing a state, and for one event.
 
-    ``native`` is Segue's own code. ``auto`` is the package's Triton kernel where the package is installed and the model
-    on a CUDA device, and ``native`` elsewhere.
+    Each is ``auto``, ``native`` or the name of a kernel. ``native`` is Segue's own code. ``auto`` is the package's
+    Triton kernel if the package is installed and the model is on a CUDA device, else ``native``.
     """
 
     chunkwise: str = "auto"
@@ -47,23 +47,23 @@ class Kernels:
     step: str = "auto"
     chunk: int = 64
 
-    def heads(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...] | None:
-        """``(B, L, P)`` outputs of each head, or ``None`` where Segue's own code is to compute them."""
-        name = self._chosen("chunkwise", q.device)
-        return None if name is None else self._by_chunks(name, q, k, v, i, f, None)[0].unbind(1)
+    def run_chunkwise(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...] | None:
+        """Return the outputs of each head, ``(B, L, P)``; ``None``: use Segue's own code."""
+        name = self._select("chunkwise", q.device)
+        return None if name is None else self._run_padded_chunks(name, q, k, v, i, f, None)[0].unbind(1)
 
-    def onwards(
-        self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, memory: Memory
-    ) -> tuple[tuple[Tensor, ...], Memory] | None:
-        """The same from a memory on, and the memory after the last position."""
-        kind = "sequence" if q.shape[2] < SHORT else "chunkwise"
-        name = self._chosen(kind, q.device)
-        if name is None or name.startswith("parallel"):  # which knows no memories
+    def run_sequence(
+        self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: CellState
+    ) -> tuple[tuple[Tensor, ...], CellState] | None:
+        """Return the outputs of each head from a state on, and the state after the last position; ``None`` as above."""
+        kind = "sequence" if q.shape[2] < MIN_CHUNK else "chunkwise"
+        name = self._select(kind, q.device)
+        if name is None or name.startswith("parallel"):  # which has no states
             return None
         if kind == "chunkwise":
-            h_BHLP, after = self._by_chunks(name, q, k, v, i, f, memory)
+            h_BHLP, after = self._run_padded_chunks(name, q, k, v, i, f, state)
         else:
-            C, n, m = _theirs(memory)
+            C, n, m = _to_vendor_state(state)
             kernel = _package().get_mlstm_sequence_kernel(name)
             h_BHLP, after = kernel(
                 q=q,
@@ -77,16 +77,21 @@ class Kernels:
                 return_last_states=True,
                 dtype_state=C.dtype,
             )
-        return h_BHLP.unbind(1), _ours(after)
+        return h_BHLP.unbind(1), _from_vendor_state(after)
 
-    def once(
-        self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, memory: Memory
-    ) -> tuple[tuple[Tensor, ...], Memory] | None:
-        """``(B, P)`` outputs of each head after one more event, ``q, k, v (B, H, P)`` and ``i, f (B, H)``."""
-        name = self._chosen("step", q.device)
+    def run_step(
+        self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: CellState
+    ) -> tuple[tuple[Tensor, ...], CellState] | None:
+        """Return the outputs ``(B, P)`` of each head after one more event, and the new state; ``None`` as above.
+
+        Args:
+            q: ``(B, H, P)``, likewise k and v.
+            i: ``(B, H)``, likewise f.
+        """
+        name = self._select("step", q.device)
         if name is None:
             return None
-        C, n, m = _theirs(memory)
+        C, n, m = _to_vendor_state(state)
         kernel = _package().get_mlstm_step_kernel(name)
         h_BHP, after = kernel(
             q=q.contiguous(),
@@ -99,57 +104,63 @@ class Kernels:
             m=m,
             dtype_state=C.dtype,
         )
-        return h_BHP.unbind(1), _ours(after)
+        return h_BHP.unbind(1), _from_vendor_state(after)
 
-    def _by_chunks(
-        self, name: str, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, memory: Memory | None
+    def _run_padded_chunks(
+        self, name: str, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: CellState | None
     ) -> tuple[Tensor, Any]:
-        """Outputs ``(B, H, L, P)`` and the memory, of sequences filled up to whole chunks."""
-        if self.chunk < SHORT or self.chunk & (self.chunk - 1):
-            raise ValueError(f"model.chunk_size: got {self.chunk}, {name} expects a power of 2 of at least {SHORT}")
+        """Return outputs ``(B, H, L, P)`` and the last state, padding sequences to whole chunks."""
+        if self.chunk < MIN_CHUNK or self.chunk & (self.chunk - 1):
+            raise ValueError(
+                f"model.chunk_size: got {self.chunk}, expected a power of 2 of at least {MIN_CHUNK} for {name}"
+            )
         length = q.shape[2]
         missing = -length % self.chunk
         q, k, v = (F.pad(x, (0, 0, 0, missing)) for x in (q, k, v))
-        i, f = F.pad(i, (0, missing), value=SHUT), F.pad(f, (0, missing), value=OPEN)
+        i, f = F.pad(i, (0, missing), value=CLOSED_GATE), F.pad(f, (0, missing), value=OPEN_GATE)
         half = torch.is_autocast_enabled(q.device.type)
         options: dict[str, Any] = {
             "chunk_size": self.chunk,
-            "return_last_states": memory is not None,
+            "return_last_states": state is not None,
             "autocast_kernel_dtype": torch.get_autocast_dtype(q.device.type) if half else torch.float32,
         }
-        if memory is not None:
-            options |= dict(zip(("c_initial", "n_initial", "m_initial"), _theirs(memory), strict=True))
-        found = _package().get_mlstm_kernel(name)(q=q, k=k, v=v, i=i, f=f, **options)
-        h_BHLP, after = found if memory is not None else (found, None)
+        if state is not None:
+            options |= dict(zip(("c_initial", "n_initial", "m_initial"), _to_vendor_state(state), strict=True))
+        result = _package().get_mlstm_kernel(name)(q=q, k=k, v=v, i=i, f=f, **options)
+        h_BHLP, after = result if state is not None else (result, None)
         return h_BHLP[:, :, :length], after
 
-    def _chosen(self, kind: str, device: torch.device) -> str | None:
-        """The kernel's name, or ``None`` for Segue's own code; a ``ValueError`` says why a named one is missing."""
-        wanted: str = getattr(self, kind)
-        if wanted == "native":
+    def _select(self, kind: str, device: torch.device) -> str | None:
+        """Return the kernel's name; ``None``: Segue's own code.
+
+        Raises:
+            ValueError: a named kernel is not available; the message says why.
+        """
+        requested: str = getattr(self, kind)
+        if requested == "native":
             return None
-        fault = _missing(kind, BEST[kind] if wanted == "auto" else wanted, device.type)
-        if wanted == "auto":
-            return BEST[kind] if fault is None else None
-        if fault is not None:
-            raise ValueError(f"model.{kind}_kernel: '{wanted}' {fault}; expected auto or native here")
-        return wanted
+        reason = _unavailable_reason(kind, DEFAULT_KERNELS[kind] if requested == "auto" else requested, device.type)
+        if requested == "auto":
+            return DEFAULT_KERNELS[kind] if reason is None else None
+        if reason is not None:
+            raise ValueError(f"model.{kind}_kernel: '{requested}' {reason}; expected auto or native here")
+        return requested
 
 
-OWN = Kernels("native", "native", "native")
+NATIVE = Kernels("native", "native", "native")
 
 
 @cache
-def _missing(kind: str, name: str, device: str) -> str | None:
-    """Why a kernel cannot be used on a device, or ``None`` where it can."""
+def _unavailable_reason(kind: str, name: str, device: str) -> str | None:
+    """Return why a kernel cannot be used on a device; ``None`` if it can."""
     if "triton" in name and device != "cuda":
         return f"needs a CUDA device, and the model is on {device}"
     try:
         found = version("mlstm_kernels")
     except PackageNotFoundError:
-        return "needs the package mlstm_kernels: pip install 'segue[xlstm-triton]' (mind its licence, it is not open)"
+        return "needs the package mlstm_kernels: pip install 'segue[xlstm-triton]' (note that its license is not open)"
     if int(found.partition(".")[0]) < 2:
-        return f"needs mlstm_kernels 2 or newer, and {found} is installed"
+        return f"needs mlstm_kernels 2 or newer; {found} is installed"
     if "triton" in name and find_spec("triton") is None:
         return "needs the package triton, which comes with torch for CUDA"
     listed: dict[str, Callable[[], list[str]]] = {
@@ -167,12 +178,12 @@ def _package() -> Any:
     return mlstm_kernels.torch
 
 
-def _theirs(memory: Memory) -> Memory:
-    """The package begins with a stabiliser of 0 where nothing is remembered, and has a dimension more."""
-    C, n, m = memory
+def _to_vendor_state(state: CellState) -> CellState:
+    """Convert to the package's layout: initial stabilizers are 0, not -inf, and have one more dimension."""
+    C, n, m = state
     return C.contiguous(), n.contiguous(), m.masked_fill(m == -math.inf, 0.0)[..., None].contiguous()
 
 
-def _ours(memory: Any) -> Memory:
-    C, n, m = memory
+def _from_vendor_state(state: Any) -> CellState:
+    C, n, m = state
     return C, n, m[..., 0]

@@ -1,1 +1,1 @@
-"""HTTP routes of the service."""
+"""Routes of the HTTP API and its OpenAPI description."""

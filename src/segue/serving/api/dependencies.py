@@ -1,4 +1,4 @@
-"""What the routes share: the service and its queues, checks of what is asked, and how answers and faults leave."""
+"""Shared dependencies of the routes: service, queues, limit checks and error responses."""
 
 from __future__ import annotations
 
@@ -14,172 +14,200 @@ from fastapi import Path, Query, Response
 from pydantic import BaseModel
 
 from segue.serving import schemas
-from segue.serving.batcher import Batcher, Busy
-from segue.serving.errors import Problem, track
+from segue.serving.batcher import Batcher, Overloaded
+from segue.serving.errors import ApiError, format_traceback
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.limits import Slots
-from segue.serving.model_registry import Ready
-from segue.serving.monitoring.live_stats import Figures
+from segue.serving.limits import ConcurrencyLimiter
+from segue.serving.model_registry import LoadedModel
+from segue.serving.monitoring.live_stats import RequestStats
 from segue.serving.service import Job, Service
-from segue.serving.stores.store import UNSURE, Event, Exposure, StoreError
+from segue.serving.stores.store import OUTCOME_UNKNOWN, Event, Exposure, StoreError
 
-__all__ = ["CLASHING", "FAULTS", "MISSING", "Desk", "Limit", "Name", "Reply", "good", "invalid", "reply"]
+__all__ = [
+    "CONFLICT",
+    "ERROR_RESPONSES",
+    "NOT_FOUND",
+    "ApiDependencies",
+    "Limit",
+    "PathId",
+    "Responses",
+    "invalid_field",
+    "json_response",
+    "unwrap",
+]
 
 logger = logging.getLogger("segue.serving")
 
 T = TypeVar("T")
 
-Reply = dict[int | str, dict[str, Any]]
-"""What FastAPI is told of answers by status."""
+Responses = dict[int | str, dict[str, Any]]
+"""Responses by status, in the form FastAPI expects."""
 
-FAULTS: Reply = {
-    code: {"model": schemas.Fault, "description": text}
+ERROR_RESPONSES: Responses = {
+    code: {"model": schemas.ErrorResponse, "description": text}
     for code, text in {
-        400: "The request cannot be read.",
-        401: "A key is needed.",
-        403: "The key may not do that.",
-        408: "The request took too long to arrive.",
-        413: "The request is too large.",
-        414: "The address is too long.",
-        415: "Not JSON.",
-        421: "This service is not known by the name in Host.",
-        422: "The request is not as expected.",
-        429: "Too many requests with this key.",
-        503: "Too much is going on, or the store does not answer.",
+        400: "Bad request",
+        401: "Unauthorized: API key required",
+        403: "Forbidden: the API key lacks the scope",
+        408: "Request timeout",
+        413: "Request body too large",
+        414: "URI too long",
+        415: "Unsupported media type: expected JSON",
+        421: "Misdirected request: unknown host name",
+        422: "Validation error",
+        429: "Too many requests for this API key",
+        503: "Service overloaded, or event store unavailable",
     }.items()
 }
-MISSING: Reply = {404: {"model": schemas.Fault, "description": "There is no such thing."}}
-CLASHING: Reply = {409: {"model": schemas.Fault, "description": "Not as things stand."}}
-MOST_CALLS = 16
-"""Calls of the store at a time, beside those of who answers and of who takes events."""
-PAGE = 1_000
-"""Items, users or events that one look shows at most."""
+NOT_FOUND: Responses = {404: {"model": schemas.ErrorResponse, "description": "Not found"}}
+CONFLICT: Responses = {409: {"model": schemas.ErrorResponse, "description": "Conflict with the current state"}}
+MAX_STORE_CALLS = 16
+"""Maximum number of concurrent store calls, besides those of the engine thread and of the event writer."""
+MAX_PAGE_SIZE = 1_000
+"""Maximum number of items, users or events in one response."""
 
-Limit = Annotated[int, Query(ge=1, le=PAGE, description="How many at most.")]
-Name = Annotated[str, Path(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Maximum number of results.")]
+PathId = Annotated[str, Path(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
 
 @dataclass(eq=False)
-class Desk:
-    """What the routes need."""
+class ApiDependencies:
+    """Dependencies of the routes."""
 
     service: Service
     experiments: Experiments
-    answers: Batcher[Job, Any]
-    """The queue in front of the thread that may use the engines."""
-    intake: Batcher[Event, bool]
-    """The queue in front of the thread that writes events."""
-    exposed: Batcher[Exposure, None]
-    """The queue in front of the thread that writes what experiments showed: nobody waits for it."""
-    figures: Figures
-    slots: Slots
-    """Those of requests that are being answered."""
-    background: set[asyncio.Task[None]] = field(default_factory=set)
-    """What goes on after answers."""
-    closing: bool = False
-    """Whether the service ends: what can wait for another time is left."""
+    request_queue: Batcher[Job, Any]
+    """Queue of the engine thread."""
+    event_queue: Batcher[Event, bool]
+    """Queue of the thread that writes events."""
+    exposure_queue: Batcher[Exposure, None]
+    """Queue of the thread that writes exposures; no response waits for it."""
+    stats: RequestStats
+    limiter: ConcurrencyLimiter
+    """Limit on concurrent HTTP requests."""
+    background_tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    """Work that continues after responses."""
+    is_closing: bool = False
+    """Whether the service is stopping: deferrable work is skipped."""
 
-    _threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(MOST_CALLS, "segue-stored"), init=False
+    _store_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MAX_STORE_CALLS, "segue-store-calls"), init=False
     )
-    _opening: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "segue-opening"), init=False)
+    _loader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "segue-model-loader"), init=False)
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let something go on after the answer."""
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine in the background, after the response."""
         task = asyncio.get_running_loop().create_task(work)
-        self.background.add(task)
-        task.add_done_callback(self.background.discard)
+        self.background_tasks.add(task)
+        task.add_done_callback(self.background_tasks.discard)
 
-    async def drained(self) -> None:
-        """Wait for what goes on after answers and cannot be left."""
-        self.closing = True
-        if self.background:
-            await asyncio.wait(self.background, timeout=max(1.0, self.service.settings.drain_seconds))
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._opening.shutdown(wait=False, cancel_futures=True)
+    async def drain(self) -> None:
+        """Wait for background tasks and stop all threads."""
+        self.is_closing = True
+        if self.background_tasks:
+            await asyncio.wait(self.background_tasks, timeout=max(1.0, self.service.settings.drain_seconds))
+        self._store_threads.shutdown(wait=False, cancel_futures=True)
+        self._loader.shutdown(wait=False, cancel_futures=True)
 
-    async def asked(self, jobs: Sequence[Job]) -> list[Any]:
-        """What each job came to, or its exception.
-
-        Raises:
-            Problem: too many wait.
-        """
-        try:
-            return await self.answers.ask(jobs)
-        except Busy as busy:
-            raise Problem(503, retry_after=busy.seconds) from None
-
-    async def away(self, call: Callable[[], T]) -> T:
-        """What a call of the store comes to, on threads of its own: while the store is silent these wait, and whoever
-        wants something else, such as metrics, does not."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
-
-    async def stored(self, operation: str, look: Callable[[], T]) -> T:
-        """What the store answers, away from the event loop.
+    async def submit(self, jobs: Sequence[Job]) -> list[Any]:
+        """Run jobs in the engine thread and return the result or exception of each.
 
         Raises:
-            Problem: it does not.
+            ApiError: 503, the queue is full.
         """
-        begun = time.monotonic()
         try:
-            return await self.away(look)
+            return await self.request_queue.submit(jobs)
+        except Overloaded as overloaded:
+            raise ApiError(503, retry_after=overloaded.retry_after) from None
+
+    async def run_store_call(self, call: Callable[[], T]) -> T:
+        """Run a store call in a separate thread pool.
+
+        While the store does not respond, only these threads wait, and requests that do not need it, such as for
+        metrics, are still answered.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._store_threads, call)
+
+    async def call_store(self, operation: str, call: Callable[[], T]) -> T:
+        """Run a store call outside the event loop and record failures.
+
+        Args:
+            operation: name for metrics and logs.
+
+        Raises:
+            ApiError: 503, the store failed.
+        """
+        start = time.monotonic()
+        try:
+            return await self.run_store_call(call)
         except StoreError as error:
-            self.service.metrics.store(self.service.store.name, operation, time.monotonic() - begun, failed=True)
-            raise self.broken(operation, error) from None
+            self.service.metrics.record_store_call(
+                self.service.store.name, operation, time.monotonic() - start, failed=True
+            )
+            raise self.store_unavailable(operation, error) from None
 
-    def broken(self, operation: str, error: StoreError) -> Problem:
-        """What is told when the store fails."""
-        self.service.metrics.error("store")
-        logger.error("store: %s failed", operation, extra={"traceback": track(error)})
-        done = UNSURE if UNSURE in str(error) else "nothing was done"
-        return Problem(503, message=f"the store does not answer; {done}", retry_after=2.0)
+    def store_unavailable(self, operation: str, error: StoreError) -> ApiError:
+        """Record a store failure and return the error for the client."""
+        self.service.metrics.record_error("store")
+        logger.error("store: %s failed", operation, extra={"traceback": format_traceback(error)})
+        outcome = OUTCOME_UNKNOWN if OUTCOME_UNKNOWN in str(error) else "nothing was changed"
+        return ApiError(503, message=f"event store unavailable; {outcome}", retry_after=2.0)
 
-    async def ready(self, name: str | None, where: str = "model") -> Ready:
-        """The model of this name, or the active one; one that has to be opened first keeps nobody else waiting.
+    async def load_model(self, name: str | None, field_name: str = "model") -> LoadedModel:
+        """Return the model named ``name``, or the active one; loading it does not block other requests.
 
         Raises:
-            Problem: there is none, which is told of the field ``where``.
+            ApiError: 422 for ``field_name``, no such model.
         """
-        shelf = self.service.shelf
+        registry = self.service.models
         try:
-            if name is None or any(one.version.name == name for one in shelf.opened()):
-                return shelf.find(name)
-            return await asyncio.get_running_loop().run_in_executor(self._opening, shelf.find, name)
+            if name is None or any(model.info.name == name for model in registry.loaded()):
+                return registry.find(name)
+            return await asyncio.get_running_loop().run_in_executor(self._loader, registry.find, name)
         except ValueError as error:
-            raise invalid(where, str(error).removeprefix("model: ")) from None
+            raise invalid_field(field_name, str(error).removeprefix("model: ")) from None
 
-    def check(self, questions: Sequence[schemas.Question], where: str) -> None:
-        """See that questions keep the limits that the operator set.
+    def check_limits(self, requests: Sequence[schemas.RecommendRequest], field_name: str) -> None:
+        """Check requests against the limits configured by the operator.
+
+        Args:
+            field_name: field that holds the requests; empty for a single request.
 
         Raises:
-            Problem: they do not.
+            ApiError: 422, a limit is exceeded.
         """
         settings = self.service.settings
         fields = {}
-        for place, question in enumerate(questions):
-            at = f"{where}[{place}]." if where else ""
-            if question.k > settings.most_k:
-                fields[f"{at}k"] = f"got {question.k}, expected at most {settings.most_k}"
-            if question.history is not None and len(question.history) > settings.most_history:
-                fields[f"{at}history"] = f"got {len(question.history)} events, expected at most {settings.most_history}"
+        for index, request in enumerate(requests):
+            prefix = f"{field_name}[{index}]." if field_name else ""
+            if request.k > settings.max_k:
+                fields[f"{prefix}k"] = f"got {request.k}, expected at most {settings.max_k}"
+            if request.history is not None and len(request.history) > settings.max_history:
+                reason = f"got {len(request.history)} events, expected at most {settings.max_history}"
+                fields[f"{prefix}history"] = reason
         if fields:
-            raise Problem(422, message="; ".join(f"{name}: {why}" for name, why in fields.items()), fields=fields)
+            message = "; ".join(f"{name}: {reason}" for name, reason in fields.items())
+            raise ApiError(422, message=message, fields=fields)
 
 
-def good(answer: Any) -> Any:
-    """The answer, or the fault that its exception is."""
-    if isinstance(answer, StoreError):
-        raise Problem(503, message="the store does not answer", retry_after=2.0)
-    if isinstance(answer, BaseException):
-        raise answer
-    return answer
+def unwrap(result: Any) -> Any:
+    """Return the result of a job, or raise its exception.
+
+    Raises:
+        ApiError: 503, the store failed.
+    """
+    if isinstance(result, StoreError):
+        raise ApiError(503, message="event store unavailable", retry_after=2.0)
+    if isinstance(result, BaseException):
+        raise result
+    return result
 
 
-def invalid(field: str, why: str) -> Problem:
-    """The fault of one field."""
-    return Problem(422, message=f"{field}: {why}", fields={field: why})
+def invalid_field(name: str, reason: str) -> ApiError:
+    """Return a validation error for one field."""
+    return ApiError(422, message=f"{name}: {reason}", fields={name: reason})
 
 
-def reply(told: BaseModel) -> Response:
-    """An answer that is known to be as it must be, and is not checked again."""
-    return Response(told.model_dump_json(), media_type="application/json")
+def json_response(model: BaseModel) -> Response:
+    """Serialize a model without validating it again."""
+    return Response(model.model_dump_json(), media_type="application/json")

@@ -1,4 +1,4 @@
-"""Events, and the people that they are of."""
+"""Routes of events and users."""
 
 from __future__ import annotations
 
@@ -14,138 +14,153 @@ from fastapi import APIRouter, Query, Response
 
 from segue.core.types import Events
 from segue.serving import schemas
-from segue.serving.api.dependencies import Desk, Limit, Name, invalid, reply
-from segue.serving.batcher import Busy
-from segue.serving.errors import Problem, track
-from segue.serving.model_registry import Ready
+from segue.serving.api.dependencies import ApiDependencies, Limit, PathId, invalid_field, json_response
+from segue.serving.batcher import Overloaded
+from segue.serving.errors import ApiError, format_traceback
+from segue.serving.model_registry import LoadedModel
 from segue.serving.stores.store import Event, StoreError
-from segue.serving.users.query_builder import later
+from segue.serving.users.query_builder import events_since_training
 
-__all__ = ["Attending"]
+__all__ = ["EventRoutes"]
 
 logger = logging.getLogger("segue.serving")
 
-MOST_BEHIND, TOGETHER = 10_000, 8
-"""Users whose states may wait to be brought up to date, and how many are at once: questions wait meanwhile."""
+MAX_PENDING_USERS, USERS_PER_UPDATE = 10_000, 8
+"""Maximum number of users waiting for a state update, and users per update, as requests wait meanwhile."""
 
 
-class Attending:
-    """The routes that take events and show people."""
+class EventRoutes:
+    """Routes that store events, and show and delete users."""
 
-    def __init__(self, desk: Desk) -> None:
-        self._desk = desk
-        self._behind: dict[str, None] = {}  # users in the order of their events
-        self._following = False
+    def __init__(self, dependencies: ApiDependencies) -> None:
+        self._dependencies = dependencies
+        self._service = dependencies.service
+        self._pending_users: dict[str, None] = {}  # in the order of their events
+        self._is_updating = False
 
-    def add(self, router: APIRouter) -> None:
-        """Declare the routes."""
-        router.add_api_route("/events", self.event, methods=["POST"], response_model=schemas.Taken)
-        router.add_api_route("/events/batch", self.events, methods=["POST"], response_model=schemas.Taken)
-        router.add_api_route("/users", self.users, methods=["GET"], response_model=schemas.Persons)
-        router.add_api_route("/users/{id:path}", self.person, methods=["GET"], response_model=schemas.Person)
-        router.add_api_route("/users/{id:path}", self.forget, methods=["DELETE"], response_model=schemas.Forgotten)
+    def add_to(self, router: APIRouter) -> None:
+        """Register the routes."""
+        router.add_api_route("/events", self.event, methods=["POST"], response_model=schemas.EventsAccepted)
+        router.add_api_route("/events/batch", self.events, methods=["POST"], response_model=schemas.EventsAccepted)
+        router.add_api_route("/users", self.users, methods=["GET"], response_model=schemas.UserList)
+        router.add_api_route("/users/{id:path}", self.user, methods=["GET"], response_model=schemas.User)
+        router.add_api_route(
+            "/users/{id:path}", self.delete_user, methods=["DELETE"], response_model=schemas.UserDeleted
+        )
 
-    async def event(self, event: schemas.Event) -> Response:
-        """Something happened. It is on disk when this is answered, and the next answer knows it."""
-        return await self._taken([event])
+    async def event(self, event: schemas.EventRequest) -> Response:
+        """Store an event. It is durable when the response is sent, and the next request takes it into account."""
+        return await self._append([event])
 
-    async def events(self, events: schemas.Events) -> Response:
-        """Several things happened: all are kept, or none."""
-        most = self._desk.service.settings.most_events
-        if len(events.events) > most:
-            raise invalid("events", f"got {len(events.events)}, expected at most {most}")
-        return await self._taken(events.events)
+    async def events(self, batch: schemas.EventBatch) -> Response:
+        """Store several events: either all are stored or none."""
+        limit = self._service.settings.max_batch_events
+        if len(batch.events) > limit:
+            raise invalid_field("events", f"got {len(batch.events)}, expected at most {limit}")
+        return await self._append(batch.events)
 
     async def users(
-        self, query: Annotated[str, Query(max_length=256, description="The beginning of ids.")] = "", limit: Limit = 20
+        self, query: Annotated[str, Query(max_length=256, description="Prefix of the id.")] = "", limit: Limit = 20
     ) -> Response:
-        """Users that were there in training, by the beginning of their ids."""
-        ids = self._desk.service.shelf.active.publication.bundle.users.ids
+        """Search training users by a prefix of their ids."""
+        ids = self._service.models.active.artifact.bundle.users.ids
 
-        def look() -> list[str]:
-            found = ids if not query else ids.filter(ids.str.starts_with(query))
-            return [str(one) for one in found.head(limit)]
+        def search() -> list[str]:
+            matches = ids if not query else ids.filter(ids.str.starts_with(query))
+            return [str(user) for user in matches.head(limit)]
 
-        return reply(schemas.Persons(users=await asyncio.to_thread(look)))
+        return json_response(schemas.UserList(users=await asyncio.to_thread(search)))
 
-    async def person(self, id: Name, limit: Limit = 200) -> Response:  # noqa: A002
-        """What is known of a user: the newest events, oldest first."""
-        return reply(await self._desk.stored("kept", lambda: self._person(id, limit)))
+    async def user(self, id: PathId, limit: Limit = 200) -> Response:  # noqa: A002
+        """Show a user and their most recent events, oldest first."""
+        return json_response(
+            await self._dependencies.call_store("recent_events", lambda: self._describe_user(id, limit))
+        )
 
-    async def forget(self, id: Name) -> Response:  # noqa: A002
-        """Delete what came in of a user; what was there in training is not used for him any more."""
-        count = await self._desk.stored("forget", lambda: self._desk.service.store.forget(id))
-        return reply(schemas.Forgotten(id=id, events=count))
+    async def delete_user(self, id: PathId) -> Response:  # noqa: A002
+        """Delete a user's events; their training data is ignored from now on."""
+        count = await self._dependencies.call_store("delete_user", lambda: self._service.store.delete_user(id))
+        return json_response(schemas.UserDeleted(id=id, deleted_events=count))
 
-    async def _taken(self, events: Sequence[schemas.Event]) -> Response:
+    async def _append(self, events: Sequence[schemas.EventRequest]) -> Response:
         now = int(time.time())
-        kept = [Event(e.user, e.item, now if e.time is None else e.time, e.action, e.value, e.key) for e in events]
+        rows = [Event(e.user, e.item, now if e.time is None else e.time, e.action, e.value, e.key) for e in events]
         try:
-            new = await self._desk.intake.ask(kept)
-        except Busy as busy:
-            raise Problem(503, retry_after=busy.seconds) from None
+            is_new = await self._dependencies.event_queue.submit(rows)
+        except Overloaded as overloaded:
+            raise ApiError(503, retry_after=overloaded.retry_after) from None
         except StoreError as error:
-            raise self._desk.broken("append", error) from None
-        _, unknown = self._desk.service.shelf.active.catalogue.encode(list(dict.fromkeys(e.item for e in events)))
-        self._desk.service.metrics.events(sum(new), len(new) - sum(new), len(unknown))
-        if self._desk.service.shelf.active.publication.streams:
-            self._behind.update(dict.fromkeys(event.user for event in kept[: MOST_BEHIND - len(self._behind)]))
-            if not self._following:
-                self._following = True
-                self._desk.later(self._follow())
-        return reply(schemas.Taken(accepted=sum(new), duplicates=len(new) - sum(new), unknown_items=unknown))
+            raise self._dependencies.store_unavailable("append", error) from None
+        accepted, duplicates = sum(is_new), len(is_new) - sum(is_new)
+        _, unknown_items = self._service.models.active.catalog.encode(list(dict.fromkeys(e.item for e in events)))
+        self._service.metrics.record_events(accepted, duplicates, len(unknown_items))
+        if self._service.models.active.artifact.supports_streaming:
+            room = MAX_PENDING_USERS - len(self._pending_users)
+            self._pending_users.update(dict.fromkeys(event.user for event in rows[:room]))
+            if not self._is_updating:
+                self._is_updating = True
+                self._dependencies.spawn(self._update_states())
+        return json_response(
+            schemas.EventsAccepted(accepted=accepted, duplicates=duplicates, unknown_items=unknown_items)
+        )
 
-    async def _follow(self) -> None:
-        """Bring states of users up to date, a few at a time between questions; the next answer would do it too."""
+    async def _update_states(self) -> None:
+        """Update user states a few at a time between requests; otherwise the next request would have to do it."""
+        dependencies = self._dependencies
         try:
-            while self._behind and not self._desk.closing:
-                users = list(self._behind)[:TOGETHER]
+            while self._pending_users and not dependencies.is_closing:
+                users = list(self._pending_users)[:USERS_PER_UPDATE]
                 for user in users:
-                    del self._behind[user]
-                (failed,) = await self._desk.answers.ask([partial(self._desk.service.follow, users)])
-                if failed is not None:
-                    logger.error("states could not be brought up to date", extra={"traceback": track(failed)})
-        except Busy:
-            self._behind.clear()
+                    del self._pending_users[user]
+                job = partial(self._service.update_user_states, users)
+                (error,) = await dependencies.request_queue.submit([job])
+                if error is not None:
+                    extra = {"traceback": format_traceback(error)}
+                    logger.error("user states could not be updated", extra=extra)
+        except Overloaded:
+            self._pending_users.clear()
         finally:
-            self._following = False
+            self._is_updating = False
 
-    def _person(self, user: str, limit: int) -> schemas.Person:
-        ready = self._desk.service.shelf.active
-        publication = ready.publication
-        (kept,) = later(self._desk.service.store, publication, [user], limit)
-        codes, known = publication.bundle.users.encode([user])
-        before: list[schemas.Past] = []
-        total = kept.total
-        if known[0] and not kept.forgotten and publication.histories is not None:
-            history = publication.histories.block(int(codes[0]), int(codes[0]) + 1)
+    def _describe_user(self, user: str, limit: int) -> schemas.User:
+        model = self._service.models.active
+        artifact = model.artifact
+        (stored,) = events_since_training(self._service.store, artifact, [user], limit)
+        codes, known = artifact.bundle.users.encode([user])
+        is_known = bool(known[0]) and not stored.deleted
+        training_events: list[schemas.UserEvent] = []
+        total = stored.total
+        if is_known and artifact.histories is not None:
+            history = artifact.histories.rows_between(int(codes[0]), int(codes[0]) + 1)
             total += history.size
-            if (room := limit - len(kept.events)) > 0:
-                before = self._training(ready, history.last(room))
-        late = [event.item for event in kept.events]
-        titles = dict(zip(late, self._titles(ready, late), strict=True))
-        since = [
-            schemas.Past(item=e.item, title=titles[e.item], action=e.action, value=e.value, time=e.time)
-            for e in kept.events
+            if (room := limit - len(stored.events)) > 0:
+                training_events = _training_events(model, history.last(room))
+        titles = _item_titles(model, [event.item for event in stored.events])
+        stored_events = [
+            schemas.UserEvent(item=e.item, title=title, action=e.action, value=e.value, time=e.time)
+            for e, title in zip(stored.events, titles, strict=True)
         ]
-        there = bool(known[0]) and not kept.forgotten
-        return schemas.Person(id=user, known=there, events=[*before, *since], total=total, forgotten=kept.forgotten)
+        return schemas.User(
+            id=user, known=is_known, events=[*training_events, *stored_events], total=total, deleted=stored.deleted
+        )
 
-    def _titles(self, ready: Ready, items: Sequence[str]) -> list[str | None]:
-        codes, known = ready.publication.bundle.items.encode(list(items))
-        titles = iter(ready.catalogue.titles(codes[known]))
-        return [next(titles) if there else None for there in known.tolist()]
 
-    def _training(self, ready: Ready, history: Events) -> list[schemas.Past]:
-        codes = history.items
-        actions = ready.publication.bundle.model.domain.actions
-        values = [None] * len(codes) if history.values is None else [
-            None if np.isnan(value) else value for value in history.values.tolist()
-        ]  # fmt: skip
-        kinds = [None] * len(codes) if history.actions is None else [actions[a] for a in history.actions.tolist()]
-        times = [None] * len(codes) if history.times is None else history.times.tolist()
-        columns = ready.catalogue.ids(codes), ready.catalogue.titles(codes), kinds, values, times
-        return [
-            schemas.Past(item=item, title=title, action=action, value=value, time=moment, source="training")
-            for item, title, action, value, moment in zip(*columns, strict=True)
-        ]
+def _item_titles(model: LoadedModel, items: Sequence[str]) -> list[str | None]:
+    codes, known = model.artifact.bundle.items.encode(list(items))
+    titles = iter(model.catalog.titles(codes[known]))
+    return [next(titles) if is_known else None for is_known in known.tolist()]
+
+
+def _training_events(model: LoadedModel, history: Events) -> list[schemas.UserEvent]:
+    codes = history.items
+    names = model.artifact.bundle.model.schema.actions
+    values = [None] * len(codes) if history.values is None else [
+        None if np.isnan(value) else value for value in history.values.tolist()
+    ]  # fmt: skip
+    actions = [None] * len(codes) if history.actions is None else [names[a] for a in history.actions.tolist()]
+    times = [None] * len(codes) if history.times is None else history.times.tolist()
+    columns = model.catalog.ids(codes), model.catalog.titles(codes), actions, values, times
+    return [
+        schemas.UserEvent(item=item, title=title, action=action, value=value, time=time, origin="training")
+        for item, title, action, value, time in zip(*columns, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""The description of the interface (OpenAPI 3.1) as this service keeps it: its limits, and the keys it asks for."""
+"""OpenAPI description with the limits and security schemes of this service."""
 
 from __future__ import annotations
 
@@ -7,62 +7,62 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from segue.serving.auth.scopes import needed
-from segue.serving.settings import Serving
+from segue.serving.auth.scopes import required_scopes
+from segue.serving.settings import ServingSettings
 
-__all__ = ["describe"]
+__all__ = ["customize_openapi"]
 
-SCHEMES = {
+SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer segue_..."},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key, without Bearer."},
 }
 
 
-def describe(app: FastAPI, settings: Serving, keys: bool) -> None:
-    """Let the application describe itself as it is set up.
+def customize_openapi(app: FastAPI, settings: ServingSettings, has_keys: bool) -> None:
+    """Add the configured limits, and the security schemes if keys are required, to the OpenAPI description.
 
     Args:
-        keys: whether it asks for keys.
+        has_keys: whether the service requires API keys.
     """
-    made = app.openapi
+    generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            told = made()
-            _limit(told["components"]["schemas"], settings)
-            if keys:
-                _lock(told)
-        return made()
+            description = generate()
+            _add_limits(description["components"]["schemas"], settings)
+            if has_keys:
+                _add_security_schemes(description)
+        return generate()
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _limit(schemas: dict[str, Any], settings: Serving) -> None:
-    """Put the limits of the operator where those of the wire stand."""
+def _add_limits(schemas: dict[str, Any], settings: ServingSettings) -> None:
+    """Replace the limits of the schemas by those of the operator."""
     limits = {
-        ("Question", "k", "integer"): ("maximum", settings.most_k),
-        ("WhyQuestion", "k", "integer"): ("maximum", settings.most_k),
-        ("Question", "history", "array"): ("maxItems", settings.most_history),
-        ("WhyQuestion", "history", "array"): ("maxItems", settings.most_history),
-        ("Questions", "questions", "array"): ("maxItems", settings.most_questions),
-        ("Events", "events", "array"): ("maxItems", settings.most_events),
+        ("RecommendRequest", "k", "integer"): ("maximum", settings.max_k),
+        ("ExplainRequest", "k", "integer"): ("maximum", settings.max_k),
+        ("RecommendRequest", "history", "array"): ("maxItems", settings.max_history),
+        ("ExplainRequest", "history", "array"): ("maxItems", settings.max_history),
+        ("BatchRequest", "requests", "array"): ("maxItems", settings.max_batch_requests),
+        ("EventBatch", "events", "array"): ("maxItems", settings.max_batch_events),
     }
-    for (model, name, kind), (limit, most) in limits.items():
-        field = schemas[model]["properties"][name]
-        for one in (field, *field.get("anyOf", ())):
-            if one.get("type") == kind:
-                one[limit] = min(most, one.get(limit, most))
+    for (schema, name, json_type), (keyword, limit) in limits.items():
+        field = schemas[schema]["properties"][name]
+        for option in (field, *field.get("anyOf", ())):
+            if option.get("type") == json_type:
+                option[keyword] = min(limit, option.get(keyword, limit))
 
 
-def _lock(told: dict[str, Any]) -> None:
-    """Say which keys open what: a list of scopes of which a key needs one."""
-    told["components"]["securitySchemes"] = SCHEMES
-    for method, path, operation in _operations(told):
-        scopes = sorted(needed(method.upper(), path))
-        operation["security"] = [{name: scopes} for name in SCHEMES]
+def _add_security_schemes(description: dict[str, Any]) -> None:
+    """Add to each operation the scopes of which a key needs one."""
+    description["components"]["securitySchemes"] = SECURITY_SCHEMES
+    for method, path, operation in _iter_operations(description):
+        scopes = sorted(required_scopes(method.upper(), path))
+        operation["security"] = [{name: scopes} for name in SECURITY_SCHEMES]
 
 
-def _operations(told: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for path, methods in told["paths"].items():
+def _iter_operations(description: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, methods in description["paths"].items():
         for method, operation in methods.items():
             yield method, path, operation

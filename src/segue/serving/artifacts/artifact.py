@@ -1,9 +1,15 @@
-"""A publication: all that the service needs of a trained model, in one folder that stands alone.
+"""A model artifact: all that the service needs of a trained model, in one self-contained folder.
 
-``publication.json`` tells what it is and has the SHA-256 of every file; ``bundle/`` the trained model; ``histories/``
-what its people had when it was published; ``neighbours/`` and ``popularity.npy`` what answers when the model cannot;
-``golden.json`` questions with the trained model's answers; ``engine/`` what an engine runs instead of the model.
-Nothing is pickled, arrays stay on disk until they are looked at.
+Layout:
+
+- ``artifact.json``: metadata, and the SHA-256 of every file;
+- ``bundle/``: the trained model;
+- ``histories/``: the history of each user when the artifact was built;
+- ``neighbors/``, ``popularity.npy``: fallbacks for when the model is unavailable;
+- ``golden_queries.json``: queries and the trained model's recommendations;
+- ``engine/``: the ONNX graph and the approximate index, if any.
+
+Nothing is pickled; arrays are memory-mapped.
 
 Shapes: I items, U users.
 """
@@ -19,190 +25,192 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.bundle import Bundle, load, write
-from segue.core.events import frozen
-from segue.core.files import read_json, write_folder, write_json
+from segue.core.bundle import TrainedModel, load, save
+from segue.core.events import read_only
+from segue.core.files import atomic_folder, read_json, write_json
 from segue.core.model import Factored, Streaming
 from segue.core.types import Events
-from segue.serving.artifacts.ann_index import LARGE, ApproximateIndex, ExactIndex, Index
-from segue.serving.artifacts.item_neighbors import Neighbours
+from segue.serving.artifacts.ann_index import ANN_THRESHOLD, ApproximateIndex, ExactIndex, Index
+from segue.serving.artifacts.item_neighbors import ItemNeighbors
 from segue.serving.artifacts.manifest import (
-    ARRAYS,
-    GOLDEN,
-    GRAPH,
-    INDEX,
+    ANN_INDEX,
+    BUNDLE_ARRAYS,
+    GOLDEN_QUERIES,
     MANIFEST,
+    ONNX_MODEL,
     POPULARITY,
     Manifest,
-    hashes,
-    verify,
+    hash_files,
+    verify_artifact,
 )
 from segue.serving.engines.engine import Engine
-from segue.serving.engines.golden_queries import Golden, askers, check
-from segue.serving.engines.input_columns import COLUMNS, reads
-from segue.serving.engines.native import Native
-from segue.serving.engines.open import open_engine, prepare
+from segue.serving.engines.golden_queries import GoldenQueries, check_rankings, sample_queries
+from segue.serving.engines.input_columns import COLUMNS, detect_input_columns
+from segue.serving.engines.native import NativeEngine
+from segue.serving.engines.open import open_engine, prepare_engine
 
-__all__ = ["MANIFEST", "Publication", "open_publication", "publish", "verify"]
+__all__ = ["MANIFEST", "ModelArtifact", "build_artifact", "load_artifact", "verify_artifact"]
 
-HISTORIES = ("offsets", "items", *COLUMNS, "time_known")
+HISTORY_ARRAYS = ("offsets", "items", *COLUMNS, "time_known")
 
 
 @dataclass(frozen=True, eq=False)
-class Publication:
-    """A model that is ready to answer."""
+class ModelArtifact:
+    """A loaded model artifact."""
 
     name: str
     version: str
-    """The first 12 digits of the SHA-256 of what the model learned."""
-    bundle: Bundle
+    """The first 12 digits of the SHA-256 of the model's arrays."""
+    bundle: TrainedModel
     engine: Engine
     histories: Events | None
-    """Of every user of the bundle what he had when it was published."""
-    place: int
-    """In the store's order, the newest event that the histories hold; 0: none of the store."""
-    neighbours: Neighbours
+    """The history of each user of the bundle when the artifact was built."""
+    last_sequence: int
+    """Sequence number of the newest store event in the histories; 0: none of the store."""
+    neighbors: ItemNeighbors
     popularity: NDArray[np.float32]
     """``(I,)`` events of each item in the histories."""
-    golden: int
-    """Golden queries that the engine ranked as the trained model does."""
-    facts: Mapping[str, Any]
-    columns: tuple[str, ...]
-    """Of ``actions``, ``values`` and ``times`` those that the model reads."""
-    tells_time: bool
-    """Whether the model reads the moment of asking."""
+    n_golden: int
+    """Number of golden queries that the engine reproduced."""
+    metadata: Mapping[str, Any]
+    input_columns: tuple[str, ...]
+    """Subset of ``actions``, ``values`` and ``times`` that the model reads."""
+    uses_query_time: bool
+    """Whether the model reads the time of the query."""
     user_features: tuple[str, ...]
-    """What the data had of its users, by name."""
+    """Names of the user features in the data."""
     index: Index | None = None
-    """What finds the best items of a very large catalogue, where it was asked for."""
+    """Approximate index of a very large catalog, if one was built."""
 
     @cached_property
-    def streams(self) -> bool:
-        """Whether the model goes on from a state; asked for once, as it looks at every array of the model."""
+    def supports_streaming(self) -> bool:
+        """Whether the model can update a recurrent state.
+
+        Cached, as the check reads every array of the model.
+        """
         model = self.bundle.model
-        return isinstance(model, Streaming) and not getattr(model, "cloze", False)
+        return isinstance(model, Streaming) and not getattr(model, "is_cloze", False)
 
     @property
-    def streaming(self) -> Streaming:
-        """The model, where it goes on from a state."""
+    def streaming_model(self) -> Streaming:
+        """The model, typed as a streaming model."""
         return cast("Streaming", self.bundle.model)
 
 
-def publish(
+def build_artifact(
     name: str,
-    trained: Bundle,
+    bundle: TrainedModel,
     histories: Events | None,
     out: Path,
     *,
     engine: str = "auto",
-    place: int = 0,
-    golden: int = 64,
-    facts: Mapping[str, Any] | None = None,
-    index_above: int = LARGE,
-) -> Publication:
-    """Write a publication to ``out`` in one step, and open it.
+    last_sequence: int = 0,
+    n_golden: int = 64,
+    metadata: Mapping[str, Any] | None = None,
+    index_above: int = ANN_THRESHOLD,
+) -> ModelArtifact:
+    """Write an artifact to ``out`` atomically and load it.
 
     Args:
-        name: what requests call it.
-        histories: one row per user of ``trained``, oldest event first.
-        engine: ``native``, ``onnx``, or ``auto``: onnx where it can be had and ranks as the trained model does.
-        place: see :attr:`Publication.place`.
-        golden: golden queries.
-        facts: what else is to be known of it, such as ``data``, ``trained`` and ``metrics``.
-        index_above: items of a factored model above which a graph is built that finds the best without looking at all.
+        name: the model's name in requests.
+        histories: one row per user of ``bundle``, oldest event first.
+        engine: ``native``, ``onnx``, or ``auto``: onnx if it is available and ranks as the trained model does.
+        last_sequence: see :attr:`ModelArtifact.last_sequence`.
+        n_golden: number of golden queries.
+        metadata: further metadata, such as ``data``, ``trained`` and ``metrics``.
+        index_above: number of items above which a factored model gets an approximate index.
 
     Raises:
-        ValueError: the histories are of other users; ``out`` holds something else; the engine is not known, cannot be
-            had, or ranks otherwise than the trained model; a graph is to be built, and usearch is not installed.
+        ValueError: the histories are of other users; ``out`` holds something else; the engine is unknown, unavailable,
+            or ranks differently from the trained model; an index is to be built and usearch is not installed.
     """
-    model = trained.model
-    n_users, n_items = model.domain.n_users, model.domain.n_items
+    model = bundle.model
+    n_users, n_items = model.schema.n_users, model.schema.n_items
     if histories is not None and len(histories) != n_users:
-        raise ValueError(f"publish: {len(histories)} histories for {n_users} users of the model")
+        raise ValueError(f"histories: got {len(histories)} rows, expected one for each of {n_users} users of the model")
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out}: exists and is no publication; give another folder")
-    asked = askers(histories, n_items, golden)
-    read = reads(model, asked)
-    held = Native(model).model
-    expected = Golden.of(held, read.told(asked))
-    with write_folder(out) as fresh:
-        chosen, note = prepare(engine, model, fresh / GRAPH, expected)
-        write(fresh / "bundle", trained)
+        raise ValueError(f"{out}: exists and is not a model artifact; choose another folder")
+    queries = sample_queries(histories, n_items, n_golden)
+    inputs = detect_input_columns(model, queries)
+    cached = NativeEngine(model).model
+    expected = GoldenQueries.from_model(cached, inputs.restrict(queries))
+    with atomic_folder(out) as folder:
+        engine_name, engine_note = prepare_engine(engine, model, folder / ONNX_MODEL, expected)
+        save(folder / "bundle", bundle)
         if histories is not None:
-            _write_histories(fresh / "histories", histories)
-        (fresh / "neighbours").mkdir()
-        Neighbours.found(histories, n_items).write(fresh / "neighbours")
-        np.save(fresh / POPULARITY, _popularity(histories, n_items), allow_pickle=False)
-        write_json(fresh / GOLDEN, expected.to_json())
-        if n_items > index_above and isinstance(held, Factored):
-            (fresh / INDEX).parent.mkdir(exist_ok=True)
-            ApproximateIndex.built(ExactIndex(held.vectors, held.bias)).write(fresh / INDEX)
-        files = hashes(fresh)
-        about = Manifest(
+            _write_histories(folder / "histories", histories)
+        (folder / "neighbors").mkdir()
+        ItemNeighbors.from_histories(histories, n_items).write(folder / "neighbors")
+        np.save(folder / POPULARITY, _count_popularity(histories, n_items), allow_pickle=False)
+        write_json(folder / GOLDEN_QUERIES, expected.to_json())
+        if n_items > index_above and isinstance(cached, Factored):
+            (folder / ANN_INDEX).parent.mkdir(exist_ok=True)
+            ApproximateIndex.build(ExactIndex(cached.vectors, cached.bias)).write(folder / ANN_INDEX)
+        files = hash_files(folder)
+        manifest = Manifest(
             name=name,
-            key=trained.key,
-            version=files[ARRAYS][:12],
-            engine=chosen,
-            engine_note=note,
-            place=place,
-            columns=read.columns,
-            tells_time=read.asked,
-            facts=dict(facts or {}),
+            key=bundle.key,
+            version=files[BUNDLE_ARRAYS][:12],
+            engine=engine_name,
+            engine_note=engine_note,
+            last_sequence=last_sequence,
+            input_columns=inputs.columns,
+            uses_query_time=inputs.uses_query_time,
+            metadata=dict(metadata or {}),
             sha256=files,
         )
-        write_json(fresh / MANIFEST, about.model_dump(mode="json"))
-        open_publication(fresh)
-    return open_publication(out)
+        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        load_artifact(folder)
+    return load_artifact(out)
 
 
-def open_publication(
+def load_artifact(
     folder: Path, *, engine: str | None = None, threads: int = 0, providers: Sequence[str] | None = None
-) -> Publication:
-    """Read a publication back, see that every file is as it was written, and that the engine ranks as it must.
+) -> ModelArtifact:
+    """Load an artifact; verify its files and the rankings of its engine.
 
     Args:
-        engine: ``native`` instead of the one it was published for.
-        threads: of an engine with threads of its own; 0: as many as other computations have.
-        providers: of ONNX Runtime, by name, those to try first to last.
+        engine: ``native`` instead of the engine that the artifact was built for.
+        threads: threads of an engine that has its own; 0: as many as other computations use.
+        providers: ONNX Runtime providers in order of preference.
 
     Raises:
-        ValueError: not a publication, one of a newer format, a file that is missing or was changed, an engine that it
-            was not published for or that is not installed, or golden queries that the engine ranks otherwise; the file
-            or the query is named.
+        ValueError: the folder is no artifact or of another format, a file is missing or modified, the engine was not
+            prepared or is not installed, or it ranks golden queries differently; the message names the file or query.
     """
-    about = Manifest.read(folder)
-    if faults := verify(folder):
-        raise ValueError("\n".join(faults))
+    manifest = Manifest.read(folder)
+    if errors := verify_artifact(folder):
+        raise ValueError("\n".join(errors))
     bundle = load(folder / "bundle")
-    if (answering := getattr(bundle.model, "eval", None)) is not None:
-        answering()  # a network, for good: otherwise each answer would turn all its parts to and fro
-    live = open_engine(engine or about.engine, bundle.model, folder / GRAPH, threads, providers)
-    model = live.model
-    expected = Golden.from_json(read_json(folder / GOLDEN))
-    if wrong := check(expected, model):
-        raise ValueError("\n".join(f"{folder}: engine {live.name}: {line}" for line in wrong))
+    if (set_eval_mode := getattr(bundle.model, "eval", None)) is not None:
+        set_eval_mode()  # once for a network; otherwise every request would switch all submodules back and forth
+    opened_engine = open_engine(engine or manifest.engine, bundle.model, folder / ONNX_MODEL, threads, providers)
+    model = opened_engine.model
+    expected = GoldenQueries.from_json(read_json(folder / GOLDEN_QUERIES))
+    if errors := check_rankings(expected, model):
+        raise ValueError("\n".join(f"{folder}: engine {opened_engine.name}: {line}" for line in errors))
     index = None
-    if INDEX in about.sha256 and isinstance(model, Factored):
-        index = ApproximateIndex.read(ExactIndex(model.vectors, model.bias), folder / INDEX)
-    return Publication(
-        about.name,
-        about.version,
+    if ANN_INDEX in manifest.sha256 and isinstance(model, Factored):
+        index = ApproximateIndex.read(ExactIndex(model.vectors, model.bias), folder / ANN_INDEX)
+    return ModelArtifact(
+        manifest.name,
+        manifest.version,
         bundle,
-        live,
-        _histories(folder / "histories") if (folder / "histories").is_dir() else None,
-        about.place,
-        Neighbours.read(folder / "neighbours"),
-        frozen(np.load(folder / POPULARITY, mmap_mode="r", allow_pickle=False)),
+        opened_engine,
+        _read_histories(folder / "histories") if (folder / "histories").is_dir() else None,
+        manifest.last_sequence,
+        ItemNeighbors.read(folder / "neighbors"),
+        read_only(np.load(folder / POPULARITY, mmap_mode="r", allow_pickle=False)),
         len(expected),
-        {**about.facts, "engine_note": about.engine_note},
-        about.columns,
-        about.tells_time,
-        tuple(str(feature) for feature in bundle.facts.get("user_features", ())),
+        {**manifest.metadata, "engine_note": manifest.engine_note},
+        manifest.input_columns,
+        manifest.uses_query_time,
+        tuple(str(feature) for feature in bundle.metadata.get("user_features", ())),
         index,
     )
 
 
-def _popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:
+def _count_popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:
     if histories is None:
         return np.zeros(n_items, np.float32)
     return np.bincount(histories.items, minlength=n_items).astype(np.float32)
@@ -211,14 +219,14 @@ def _popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:
 def _write_histories(folder: Path, histories: Events) -> None:
     folder.mkdir()
     for name, array in {"offsets": histories.offsets, **histories.columns()}.items():
-        if name in HISTORIES:
+        if name in HISTORY_ARRAYS:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-def _histories(folder: Path) -> Events:
+def _read_histories(folder: Path) -> Events:
     arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in HISTORIES
+        for name in HISTORY_ARRAYS
         if (folder / f"{name}.npy").exists()
     }
     context = {name: arrays.pop(name) for name in ("time_known",) if name in arrays}

@@ -1,4 +1,4 @@
-"""The manifest of a publication: what it is, and the SHA-256 of every file in it."""
+"""The manifest of a model artifact: its metadata and the SHA-256 of every file."""
 
 from __future__ import annotations
 
@@ -7,27 +7,38 @@ from typing import Any, Literal
 
 from segue.core.config import Settings, parse
 from segue.core.files import read_json, sha256
-from segue.serving.engines.input_columns import Column
+from segue.serving.engines.input_columns import InputColumn
 
-__all__ = ["ARRAYS", "FORMAT", "GOLDEN", "GRAPH", "INDEX", "MANIFEST", "POPULARITY", "Manifest", "hashes", "verify"]
+__all__ = [
+    "ANN_INDEX",
+    "BUNDLE_ARRAYS",
+    "FORMAT",
+    "GOLDEN_QUERIES",
+    "MANIFEST",
+    "ONNX_MODEL",
+    "POPULARITY",
+    "Manifest",
+    "hash_files",
+    "verify_artifact",
+]
 
-FORMAT = 1
+FORMAT = 2
 
-MANIFEST = "publication.json"
+MANIFEST = "artifact.json"
 
-ARRAYS = "bundle/arrays.safetensors"
-GOLDEN = "golden.json"
-GRAPH = "engine/model.onnx"
-INDEX = "engine/items.usearch"
+BUNDLE_ARRAYS = "bundle/arrays.safetensors"
+GOLDEN_QUERIES = "golden_queries.json"
+ONNX_MODEL = "engine/model.onnx"
+ANN_INDEX = "engine/items.usearch"
 POPULARITY = "popularity.npy"
 
-NEEDED = ("bundle/bundle.json", ARRAYS, "bundle/items.parquet", "bundle/users.parquet", GOLDEN, POPULARITY,
-          "neighbours/codes.npy", "neighbours/likeness.npy", "neighbours/lengths.npy")  # fmt: skip
-"""What every publication has."""
+REQUIRED_FILES = ("bundle/bundle.json", BUNDLE_ARRAYS, "bundle/items.parquet", "bundle/users.parquet", GOLDEN_QUERIES,
+                  POPULARITY, "neighbors/codes.npy", "neighbors/similarity.npy", "neighbors/lengths.npy")  # fmt: skip
+"""Files that every artifact has."""
 
 
 class Manifest(Settings):
-    """What ``publication.json`` tells."""
+    """Contents of ``artifact.json``."""
 
     format: int = FORMAT
     name: str
@@ -35,51 +46,53 @@ class Manifest(Settings):
     version: str
     engine: Literal["native", "onnx"]
     engine_note: str
-    """Why it is no other engine."""
-    place: int
-    columns: tuple[Column, ...]
-    tells_time: bool
-    facts: dict[str, Any]
+    """Why no other engine was chosen."""
+    last_sequence: int
+    input_columns: tuple[InputColumn, ...]
+    uses_query_time: bool
+    metadata: dict[str, Any]
     sha256: dict[str, str]
-    """By file, with ``/`` between folders; every file but the manifest."""
+    """SHA-256 by file name, with ``/`` between folders; every file but the manifest."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest in a folder.
+        """Read the manifest of a folder.
 
         Raises:
-            ValueError: there is none, it is broken, or of a newer format.
+            ValueError: there is none, it is broken, or of another format.
         """
-        about = read_json(folder / MANIFEST)
-        if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-            raise ValueError(f"{folder / MANIFEST}: not the manifest of a publication")
-        if about["format"] > FORMAT:
-            raise ValueError(f"{folder}: publication format {about['format']}, this Segue reads {FORMAT}")
-        return parse(cls, about, str(folder / MANIFEST))
+        manifest = read_json(folder / MANIFEST)
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+            raise ValueError(f"{folder / MANIFEST}: not the manifest of a model artifact")
+        if manifest["format"] != FORMAT:
+            raise ValueError(
+                f"{folder}: artifact format {manifest['format']}, expected {FORMAT}; export the model again"
+            )
+        return parse(cls, manifest, str(folder / MANIFEST))
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file but the manifest, by its name in the folder."""
-    return {name: sha256(folder / name) for name in _files(folder)}
+def hash_files(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file but the manifest, by its name in the folder."""
+    return {name: sha256(folder / name) for name in _list_files(folder)}
 
 
-def verify(folder: Path) -> list[str]:
-    """What is wrong with the files of a publication, one line each; empty when all hashes agree.
+def verify_artifact(folder: Path) -> list[str]:
+    """Return one line per missing, modified or unlisted file.
 
     Raises:
         ValueError: see :meth:`Manifest.read`.
     """
     expected = Manifest.read(folder).sha256
-    faults = [f"{folder / name}: not in {MANIFEST}" for name in NEEDED if name not in expected]
-    for name, hashed in expected.items():
+    errors = [f"{folder / name}: not in {MANIFEST}" for name in REQUIRED_FILES if name not in expected]
+    for name, digest in expected.items():
         path = folder / name
         if not path.is_file():
-            faults.append(f"{path}: missing")
-        elif (found := sha256(path)) != hashed:
-            faults.append(f"{path}: sha256 {found}, expected {hashed}")
-    return faults + [f"{folder / name}: not in {MANIFEST}" for name in _files(folder) if name not in expected]
+            errors.append(f"{path}: missing")
+        elif (actual := sha256(path)) != digest:
+            errors.append(f"{path}: sha256 {actual}, expected {digest}")
+    return errors + [f"{folder / name}: not in {MANIFEST}" for name in _list_files(folder) if name not in expected]
 
 
-def _files(folder: Path) -> list[str]:
+def _list_files(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(name for path in paths if (name := path.relative_to(folder).as_posix()) != MANIFEST)

@@ -1,38 +1,38 @@
-"""What a request needs, by its method and address.
+"""Scopes required by each endpoint.
 
-What is not listed here needs ``admin``: an address that is added and forgotten here is closed.
+Endpoints that are not listed here require ``admin``, so that an endpoint added without an entry is closed.
 """
 
 from __future__ import annotations
 
 from segue.serving.auth.api_keys import SCOPES, Scope
 
-__all__ = ["needed"]
+__all__ = ["required_scopes"]
 
-OPEN = frozenset({"/", "/healthz", "/readyz", "/favicon.ico", "/docs", "/openapi.json"})
-"""Without a key. Who looks whether the service lives has none; the page is the same for everybody, and what it shows it
-asks for with the key that is typed into it; the description of the interface is public with the code."""
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/favicon.ico", "/docs", "/openapi.json"})
+"""No key required. Health probes have none; the UI is the same for everyone and calls the API with the key entered
+there; the API description is as public as the source code."""
 
-PAGES = ("/page/", "/static/")
-"""Files of the page, likewise."""
+PUBLIC_PREFIXES = ("/page/", "/static/")
+"""Static files of the UI."""
 
-QUESTIONS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/explain"})
-EVENTS = frozenset({"/v1/events", "/v1/events/batch"})
+RECOMMEND_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/explain"})
+EVENT_PATHS = frozenset({"/v1/events", "/v1/events/batch"})
 
 
-def needed(method: str, path: str) -> frozenset[Scope]:
-    """Scopes one of which is needed; empty: open to everybody.
+def required_scopes(method: str, path: str) -> frozenset[Scope]:
+    """Return the scopes of which one is required; empty: public.
 
-    ``/metrics`` holds counts and times, and names no person: whoever may read or administer sees them, so that what
-    collects them need not be given a key that can change models.
+    ``/metrics`` contains counts and durations but no personal data, so either ``read`` or ``admin`` suffices and a
+    metrics collector does not need a key that can change models.
     """
-    look = method in ("GET", "HEAD", "OPTIONS")
-    if look and (path in OPEN or path.startswith(PAGES)):
+    is_read = method in ("GET", "HEAD", "OPTIONS")
+    if is_read and (path in PUBLIC or path.startswith(PUBLIC_PREFIXES)):
         return frozenset()
-    if look and path == "/metrics":
+    if is_read and path == "/metrics":
         return frozenset({"read", "admin"})
-    if (look and path.startswith("/v1/")) or (method == "POST" and path in QUESTIONS):
+    if (is_read and path.startswith("/v1/")) or (method == "POST" and path in RECOMMEND_PATHS):
         return frozenset({"read"})
-    if (method == "POST" and path in EVENTS) or (method == "DELETE" and path.startswith("/v1/users/")):
+    if (method == "POST" and path in EVENT_PATHS) or (method == "DELETE" and path.startswith("/v1/users/")):
         return frozenset({"write"})
-    return frozenset({"admin"}) if path.startswith("/v1/") or not look else frozenset(SCOPES)
+    return frozenset({"admin"}) if path.startswith("/v1/") or not is_read else frozenset(SCOPES)

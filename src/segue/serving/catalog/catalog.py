@@ -1,6 +1,6 @@
-"""What a service knows of its items: ids, titles, features, and which items meet which conditions.
+"""The item catalog: ids, titles, features, and filters on them.
 
-Shapes: I items, T values of all items in total.
+Shapes: I items, T feature values of all items in total.
 """
 
 from __future__ import annotations
@@ -13,154 +13,166 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from segue.core.bundle import Bundle
-from segue.core.events import Codes, Mask, frozen
+from segue.core.bundle import TrainedModel
+from segue.core.events import Codes, Mask, read_only
 from segue.serving import schemas
-from segue.serving.catalog.feature_column import Column, Groups
-from segue.serving.catalog.lru_cache import Cache
-from segue.serving.catalog.title_search import Titles
+from segue.serving.catalog.feature_column import FeatureColumn, ItemValues
+from segue.serving.catalog.lru_cache import LruCache
+from segue.serving.catalog.title_search import TitleIndex
 
-__all__ = ["Catalogue"]
+__all__ = ["Catalog"]
 
-CACHED_BYTES = 64_000_000
-"""Answers to conditions that are kept."""
+CACHE_BYTES = 64_000_000
+"""Size of the cache of filter masks and compiled rules."""
 
-FEW = 64
-"""Texts up to which looking each up by itself is faster."""
+SMALL_GATHER = 64
+"""Number of texts up to which single look-ups are faster than a gather."""
 
 
-class Catalogue:
-    """The items of one bundle. Any thread may ask.
+class Catalog:
+    """The items of one bundle. Thread-safe.
 
     Args:
-        trained: the bundle; its table of items is read here, once.
-        popularity_I: ``(I,)`` how popular each item is, in any scale.
+        bundle: its item table is read here, once.
+        popularity_I: ``(I,)`` popularity of each item, on any scale.
 
     Raises:
-        ValueError: another number of items in the table, or of popularities, than the bundle has.
+        ValueError: the table or the popularities do not have one row per item of the bundle.
     """
 
-    def __init__(self, trained: Bundle, popularity_I: NDArray[np.float32]) -> None:
-        table = trained.catalogue.collect()
-        for name, found in {"table of items": len(table), "popularity": len(popularity_I)}.items():
-            if found != len(trained.items):
-                raise ValueError(f"catalogue: {name} has {found} rows, expected {len(trained.items)}")
-        self.n_items: int = len(trained.items)
-        self.cache: Cache[Any] = Cache(CACHED_BYTES)
-        """What was worked out of this catalogue lately."""
-        self._vocab = trained.items
-        self._vocab.encode([])  # so that no question waits for the table of codes
-        self._ids = trained.items.ids
-        self._columns = {column.name: Column(column) for column in table.get_columns() if column.name != "id"}
+    def __init__(self, bundle: TrainedModel, popularity_I: NDArray[np.float32]) -> None:
+        table = bundle.catalog.collect()
+        for name, count in {"table of items": len(table), "popularity": len(popularity_I)}.items():
+            if count != len(bundle.items):
+                raise ValueError(f"catalog: {name} has {count} rows, expected {len(bundle.items)}")
+        self.n_items: int = len(bundle.items)
+        self.cache: LruCache[Any] = LruCache(CACHE_BYTES)
+        """Recently computed masks and compiled rules."""
+        self._vocab = bundle.items
+        self._vocab.encode([])  # builds the lookup table now, not during the first request
+        self._ids = bundle.items.ids
+        self._columns = {column.name: FeatureColumn(column) for column in table.get_columns() if column.name != "id"}
         self._titles = table["title"].cast(pl.String) if "title" in table.columns else None
         order = np.argsort(-np.asarray(popularity_I, np.float64), kind="stable").astype(np.int32)
-        self._found = Titles(self._ids, self._titles, order)
+        self._title_index = TitleIndex(self._ids, self._titles, order)
 
     @property
     def features(self) -> list[str]:
-        """The names of what is known of items."""
+        """The names of the item features."""
         return list(self._columns)
 
     def encode(self, ids: Sequence[str]) -> tuple[Codes, list[str]]:
-        """Codes of the known ids in ``ids``, in their order, and the ids that are not in the catalogue."""
+        """Return the codes of the known ids, in order, and the unknown ids."""
         codes, known = self._vocab.encode(ids)
         if known.all():
             return codes, []
-        return codes[known], [one for one, there in zip(ids, known.tolist(), strict=True) if not there]
+        return codes[known], [item_id for item_id, is_known in zip(ids, known.tolist(), strict=True) if not is_known]
 
     def ids(self, codes: NDArray[np.integer[Any]]) -> list[str]:
-        """The ids of ``codes``."""
-        return _texts(self._ids, codes)
+        """Return the ids of ``codes``."""
+        return _gather_texts(self._ids, codes)
 
     def titles(self, codes: NDArray[np.integer[Any]]) -> list[str | None]:
-        """The titles of ``codes``, where they are known."""
+        """Return the titles of ``codes``; ``None`` where unknown."""
         if self._titles is None:
             return [None] * len(codes)
-        return _texts(self._titles, codes)
+        return _gather_texts(self._titles, codes)
 
-    def item(self, code: int, likeness: float | None = None) -> schemas.Item:
-        """All that is known of an item, but for vectors; long texts are cut."""
+    def item(self, code: int, similarity: float | None = None) -> schemas.Item:
+        """Return an item with its features, without vectors; long texts are truncated."""
         code = int(code)
         title = None if self._titles is None else self._titles[code]
-        features = {name: column.cell(code) for name, column in self._columns.items() if name != "title"}
-        return schemas.Item(id=self._ids[code], title=title, features=features, likeness=likeness)
+        features = {name: column.value_of(code) for name, column in self._columns.items() if name != "title"}
+        return schemas.Item(id=self._ids[code], title=title, features=features, similarity=similarity)
 
-    def search(self, text: str, most: int) -> Codes:
-        """At most ``most`` items by words of their titles and ids; see :meth:`segue.serving.catalog.title_search.Titles.search`."""
-        return self._found.search(text, most)
+    def search(self, text: str, limit: int) -> Codes:
+        """Find at most ``limit`` items by words of their titles and ids.
 
-    def prepare(self) -> None:
-        """Make now what else is made when it is first asked for: the index of titles, and the values of features."""
-        self._found.search("a", 1)
-        len(self.marks)
+        See :meth:`segue.serving.catalog.title_search.TitleIndex.search`.
+        """
+        return self._title_index.search(text, limit)
 
-    def mask(self, where: Mapping[str, schemas.Condition]) -> tuple[Mask, list[str]]:
-        """``(I,)`` items that meet all conditions, and features that the catalogue does not have.
+    def build_indexes(self) -> None:
+        """Build the title index and the feature values now instead of on first use."""
+        self._title_index.search("a", 1)
+        len(self.item_values)
 
-        Of such a feature nothing is known of any item: what asks for a value is met by none.
+    def mask(self, conditions: Mapping[str, schemas.Condition]) -> tuple[Mask, list[str]]:
+        """Return the items ``(I,)`` that match all conditions, and unknown features.
+
+        An unknown feature has no value for any item: a condition that requires a value matches none.
 
         Raises:
-            ValueError: a condition asks for what its feature cannot hold.
+            ValueError: a condition does not fit the type of its feature.
         """
-        found: Mask | None = None
+        mask: Mask | None = None
         unknown = []
-        for name, condition in where.items():
+        for name, condition in conditions.items():
             column = self._columns.get(name)
             if column is None:
                 unknown.append(name)
-                told = np.full(self.n_items, condition.any is None and condition.min is None and condition.max is None)
+                requires_value = not (condition.any is None and condition.min is None and condition.max is None)
+                matches = np.full(self.n_items, not requires_value)
             else:
-                told = self._met(column, condition)
-            found = told if found is None else found & told
-        return frozen(np.ones(self.n_items, np.bool_) if found is None else found), unknown
+                matches = self._condition_mask(column, condition)
+            mask = matches if mask is None else mask & matches
+        return read_only(np.ones(self.n_items, np.bool_) if mask is None else mask), unknown
 
-    def groups(self, feature: str) -> Groups | None:
-        """The distinct values of each item; ``None``: there is no such feature.
+    def feature_values(self, feature: str) -> ItemValues | None:
+        """Return the distinct values of each item; ``None``: there is no such feature.
 
         Raises:
-            ValueError: the feature is a vector or the like.
+            ValueError: the feature is a vector or another type without distinct values.
         """
         column = self._columns.get(feature)
-        return None if column is None else column.groups
+        return None if column is None else column.item_values
 
     @cached_property
-    def telling(self) -> dict[str, Groups]:
-        """The features that tell items apart and bring some together: texts, tags and truths; not numbers, nor texts
-        that are nearly all different."""
+    def grouping_features(self) -> dict[str, ItemValues]:
+        """Features whose values are shared by several items: texts, tags and booleans.
+
+        Numbers and texts that are nearly all different are left out.
+        """
         columns = {name: column for name, column in self._columns.items() if name != "title"}
-        groups = {name: column.groups for name, column in columns.items() if column.kind in ("text", "boolean")}
-        return {name: found for name, found in groups.items() if _tells(found)}
+        values = {name: column.item_values for name, column in columns.items() if column.kind in ("text", "boolean")}
+        return {name: found for name, found in values.items() if _has_repeated_values(found)}
 
     @cached_property
-    def marks(self) -> Groups:
-        """All values of :attr:`telling` together, for how alike two items are."""
-        parts = list(self.telling.items())
-        rows = [groups.rows for _, groups in parts]
-        starts = np.cumsum([0, *(len(groups.values) for _, groups in parts)])
-        codes = [groups.codes + start for (_, groups), start in zip(parts, starts, strict=False)]
-        names = [f"{name}: {value}" for name, groups in parts for value in groups.values]
-        row_T, code_T = _joined(rows, np.int32), _joined(codes, np.int32)
+    def item_values(self) -> ItemValues:
+        """All values of :attr:`grouping_features` together, for item similarity."""
+        parts = list(self.grouping_features.items())
+        rows = [values.rows for _, values in parts]
+        starts = np.cumsum([0, *(len(values.values) for _, values in parts)])
+        codes = [values.codes + start for (_, values), start in zip(parts, starts, strict=False)]
+        labels = [f"{name}: {value}" for name, values in parts for value in values.values]
+        row_T, code_T = _concatenate(rows, np.int32), _concatenate(codes, np.int32)
         order = np.argsort(row_T, kind="stable")
         offsets = np.searchsorted(row_T[order], np.arange(self.n_items + 1))
-        return Groups(offsets, code_T[order].astype(np.int32), pl.Series("mark", names, pl.String))
+        return ItemValues(offsets, code_T[order].astype(np.int32), pl.Series("value", labels, pl.String))
 
-    def _met(self, column: Column, condition: schemas.Condition) -> Mask:
+    def _condition_mask(self, column: FeatureColumn, condition: schemas.Condition) -> Mask:
         key = ("mask", column.name, repr(condition))
-        found: Mask = self.cache.get(key, lambda: (frozen(column.meets(condition)), self.n_items))
-        return found
+        mask: Mask = self.cache.get(key, lambda: (read_only(column.filter_mask(condition)), self.n_items))
+        return mask
 
 
-def _texts(texts: pl.Series, codes: NDArray[np.integer[Any]]) -> list[Any]:
-    """The texts at ``codes``; of a few it is cheaper to ask one by one than to plan how to gather them."""
-    if len(codes) <= FEW:
+def _gather_texts(texts: pl.Series, codes: NDArray[np.integer[Any]]) -> list[Any]:
+    """Return the texts at ``codes``.
+
+    For a few texts, single look-ups are cheaper than a gather.
+    """
+    if len(codes) <= SMALL_GATHER:
         return [texts[code] for code in codes.tolist()]
     return texts.gather(np.asarray(codes, np.int64)).to_list()
 
 
-def _tells(groups: Groups) -> bool:
-    """Whether values come back: two or more, and on average at least two items to each."""
-    return 2 <= len(groups.values) <= max(2, len(groups.codes) // 2)
+def _has_repeated_values(values: ItemValues) -> bool:
+    """Return whether values are shared by several items.
+
+    True for at least two values, with at least two items each on average.
+    """
+    return 2 <= len(values.values) <= max(2, len(values.codes) // 2)
 
 
-def _joined(parts: Iterable[NDArray[Any]], kind: Any) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, kind), *parts])
+def _concatenate(parts: Iterable[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, dtype), *parts])

@@ -1,7 +1,7 @@
-"""One column of a catalogue: what items are asked for by it, and which values each of them has.
+"""One feature column of a catalog: its values per item and conditions on them.
 
-Every column is held as the values that are known, one after the other, and the item of each: an item has one value,
-several (a list of tags), or none where nothing is known of it.
+A column is stored as its known values, one after the other, and the item of each: an item has one value, several (a
+list of tags), or none if the value is unknown.
 
 Shapes: I items, T values of all items in total, V distinct values.
 """
@@ -23,18 +23,24 @@ from numpy.typing import NDArray
 from segue.core.events import Codes, Mask
 from segue.serving import schemas
 
-__all__ = ["Column", "Groups"]
+__all__ = ["FeatureColumn", "ItemValues"]
 
-TEXTS = (pl.String, pl.Categorical, pl.Enum)
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
 
-LONGEST = 1024
+MAX_TEXT_LENGTH = 1024
 """Characters of a text that are shown; see :data:`segue.serving.schemas.Scalar`."""
 
-HOLDS = {"text": "texts", "boolean": "true or false", "number": "numbers", "time": "times, in seconds since 1970"}
+KIND_NAMES = {
+    "text": "texts",
+    "boolean": "booleans",
+    "number": "numbers",
+    "time": "times (seconds since 1970 or ISO 8601)",
+    "vector": "vectors",
+}
 
 
 @dataclass(frozen=True, eq=False)
-class Groups:
+class ItemValues:
     """The distinct values of each item: those of item i are ``codes[offsets[i]:offsets[i + 1]]``."""
 
     offsets: NDArray[np.int64]
@@ -42,10 +48,10 @@ class Groups:
     codes: Codes
     """``(T,)`` row of ``values``."""
     values: pl.Series
-    """``(V,)`` distinct, in their order."""
+    """``(V,)`` distinct, sorted."""
 
     def __len__(self) -> int:
-        """The number of items, I."""
+        """Return the number of items, I."""
         return len(self.offsets) - 1
 
     @cached_property
@@ -53,8 +59,8 @@ class Groups:
         """``(T,)`` the item of each value."""
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
 
-    def of(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Codes]:
-        """For the values of all of ``items``: the place in ``items`` that each belongs to, and its code."""
+    def gather(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Codes]:
+        """Return the values of ``items``: for each its index in ``items``, and its code."""
         starts = self.offsets[items]
         lengths = self.offsets[items + 1] - starts
         ends = np.cumsum(lengths)
@@ -63,8 +69,8 @@ class Groups:
         return rows, self.codes[np.arange(total) + np.repeat(starts - ends + lengths, lengths)]
 
 
-class Column:
-    """One column, read when it is first asked for anything. Any thread may ask.
+class FeatureColumn:
+    """One feature column, read on first use. Thread-safe.
 
     Args:
         series: ``(I,)`` its cells, row = item code.
@@ -73,62 +79,65 @@ class Column:
     def __init__(self, series: pl.Series) -> None:
         inner: Any = getattr(series.dtype, "inner", None)
         self.name = series.name
-        self.listed = inner is not None
+        self.is_list = inner is not None
         self._series = series
         self._type: pl.DataType = series.dtype if inner is None else inner
 
     @cached_property
     def kind(self) -> Literal["text", "boolean", "number", "time", "vector", "other"]:
-        """What it holds, or a list of; an empty column is of texts."""
-        held = self._type
-        if held in TEXTS or held in (pl.Null, pl.Time):
+        """Type of the values, or of the elements of lists; an empty column is text."""
+        dtype = self._type
+        if dtype in TEXT_TYPES or dtype in (pl.Null, pl.Time):
             return "text"
-        if held == pl.Boolean:
+        if dtype == pl.Boolean:
             return "boolean"
-        if held.is_temporal():
+        if dtype.is_temporal():
             return "time"
-        if self.listed and held.is_float():
+        if self.is_list and dtype.is_float():
             return "vector"
-        return "number" if held.is_numeric() else "other"
+        return "number" if dtype.is_numeric() else "other"
 
     @property
-    def holds(self) -> str:
-        """The same in words."""
-        told = HOLDS.get(self.kind, self.kind if self.kind == "vector" else str(self._type))
-        return f"lists of {told}" if self.listed and self.kind != "vector" else told
+    def value_type(self) -> str:
+        """The same in words, for error messages."""
+        name = KIND_NAMES.get(self.kind, str(self._type))
+        return f"lists of {name}" if self.is_list and self.kind != "vector" else name
 
-    def cell(self, code: int) -> Any:
-        """What the column tells of an item, as it can go into JSON; nothing of vectors and the like."""
+    def value_of(self, code: int) -> Any:
+        """Return the value of an item for JSON; ``None`` for vectors and the like."""
         if self.kind in ("vector", "other"):
             return None
         value = self._series[code]
         if isinstance(value, pl.Series):
-            return [shown for part in value if (shown := _shown(part)) is not None]
-        return _shown(value)
+            return [json_value for element in value if (json_value := _to_json(element)) is not None]
+        return _to_json(value)
 
     @cached_property
-    def _known(self) -> tuple[NDArray[np.int32], pl.Series]:
-        """``(T,)`` the item of each known value, and the values: texts, booleans or numbers."""
+    def _known_values(self) -> tuple[NDArray[np.int32], pl.Series]:
+        """``(T,)`` the item of each known value, and the values.
+
+        Values are texts, booleans or numbers.
+        """
         if self.kind in ("vector", "other"):
-            raise ValueError(f"{self.name}: nothing can be asked of it: the catalogue holds {self.holds} there")
+            raise ValueError(f"{self.name}: cannot be used in rules: the feature holds {self.value_type}")
         cells = self._series.cast(pl.List(self._type)) if isinstance(self._series.dtype, pl.Array) else self._series
         table = pl.DataFrame({"row": pl.int_range(len(cells), dtype=pl.Int32, eager=True), "value": cells})
-        if self.listed:
+        if self.is_list:
             table = table.explode("value")
         value = pl.col("value")
         if self.kind == "text":
             value = value.cast(pl.String)
         elif self.kind == "time":
-            value = _seconds(value, self._type)
+            value = _to_seconds(value, self._type)
         elif self.kind == "number" and not self._type.is_integer():
             value = value.cast(pl.Float64).fill_nan(None)
         table = table.with_columns(value).drop_nulls()
         return table["row"].to_numpy(), table["value"]
 
     @cached_property
-    def _coded(self) -> tuple[Codes, pl.Series]:
-        """``(T,)`` the code of each known value, and the distinct values ``(V,)`` in their order."""
-        values = self._known[1]
+    def _encoded_values(self) -> tuple[Codes, pl.Series]:
+        """``(T,)`` the code of each known value, and the sorted distinct values ``(V,)``."""
+        values = self._known_values[1]
         if self.kind == "text":
             distinct = values.unique().sort()
             return values.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int32), distinct
@@ -136,69 +145,69 @@ class Column:
         return codes.astype(np.int32), pl.Series(self.name, numbers)
 
     @cached_property
-    def groups(self) -> Groups:
+    def item_values(self) -> ItemValues:
         """The distinct values of each item.
 
         Raises:
-            ValueError: of vectors and the like.
+            ValueError: the column holds vectors or the like.
         """
-        rows, (codes, distinct) = self._known[0], self._coded
-        if self.listed:  # a tag may be told twice
+        rows, (codes, distinct) = self._known_values[0], self._encoded_values
+        if self.is_list:  # a list may hold a tag twice
             pairs = np.sort(rows.astype(np.int64) * max(1, len(distinct)) + codes)
             rows, codes = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], max(1, len(distinct)))
         offsets = np.searchsorted(rows, np.arange(len(self._series) + 1))
-        return Groups(offsets, codes.astype(np.int32), distinct)
+        return ItemValues(offsets, codes.astype(np.int32), distinct)
 
-    def meets(self, condition: schemas.Condition) -> Mask:
-        """``(I,)`` which items meet it.
+    def filter_mask(self, condition: schemas.Condition) -> Mask:
+        """Return which items ``(I,)`` match the condition.
 
         Raises:
-            ValueError: it asks for what the column cannot hold.
+            ValueError: the condition does not fit the type of the column.
         """
-        rows, values = self._known
-        found = np.ones(len(self._series), np.bool_)
+        rows, values = self._known_values
+        mask = np.ones(len(self._series), np.bool_)
         if condition.any is not None:
-            found &= self._hit(rows, self._among(values, condition.any))
+            mask &= self._items_with(rows, self._is_in(values, condition.any))
         if condition.none is not None:
-            found &= ~self._hit(rows, self._among(values, condition.none))
+            mask &= ~self._items_with(rows, self._is_in(values, condition.none))
         if condition.min is not None or condition.max is not None:
             if self.kind not in ("number", "time"):
                 name, bound = ("min", condition.min) if condition.min is not None else ("max", condition.max)
                 raise ValueError(
-                    f"{self.name}: {name} {bound} asks for numbers, the catalogue holds {self.holds} there"
+                    f"{self.name}: {name} {bound} requires a feature of numbers, but it holds {self.value_type}"
                 )
             numbers = values.to_numpy()
             low = -np.inf if condition.min is None else condition.min
             high = np.inf if condition.max is None else condition.max
-            found &= self._hit(rows, (numbers >= low) & (numbers <= high))
-        return found
+            mask &= self._items_with(rows, (numbers >= low) & (numbers <= high))
+        return mask
 
-    def _hit(self, rows: NDArray[np.int32], hits_T: Mask) -> Mask:
-        found = np.zeros(len(self._series), np.bool_)
-        found[rows[hits_T]] = True
-        return found
+    def _items_with(self, rows: NDArray[np.int32], hits_T: Mask) -> Mask:
+        mask = np.zeros(len(self._series), np.bool_)
+        mask[rows[hits_T]] = True
+        return mask
 
-    def _among(self, values: pl.Series, wanted: Sequence[schemas.Scalar]) -> Mask:
-        """``(T,)`` which values are among those wanted."""
-        told = [self._read(one) for one in wanted]
+    def _is_in(self, values: pl.Series, wanted: Sequence[schemas.Scalar]) -> Mask:
+        """Return which values ``(T,)`` are among those wanted."""
+        values_wanted = [self._coerce(one) for one in wanted]
         if self.kind == "text":
-            codes, distinct = self._coded
-            asked = pl.Series(told, dtype=pl.String)
-            places = asked.to_frame("text").with_columns(place=distinct.search_sorted(asked))
-            there = places.filter(pl.col("place") < len(distinct))
-            there = there.filter(pl.col("text") == distinct.gather(there["place"]))
+            codes, distinct = self._encoded_values
+            texts = pl.Series(values_wanted, dtype=pl.String)
+            positions = texts.to_frame("text").with_columns(position=distinct.search_sorted(texts))
+            found = positions.filter(pl.col("position") < len(distinct))
+            found = found.filter(pl.col("text") == distinct.gather(found["position"]))
             table_V = np.zeros(len(distinct), np.bool_)
-            table_V[there["place"].to_numpy()] = True
+            table_V[found["position"].to_numpy()] = True
             return table_V[codes]
         numbers = values.to_numpy()
         if self.kind == "number" and numbers.dtype.kind in "iu":
             bounds = np.iinfo(numbers.dtype)
-            told = [int(one) for one in told if bounds.min <= one <= bounds.max and one == int(one)]
-        return np.isin(numbers, np.array(told, numbers.dtype))
+            values_wanted = [int(one) for one in values_wanted if bounds.min <= one <= bounds.max and one == int(one)]
+        return np.isin(numbers, np.array(values_wanted, numbers.dtype))
 
-    def _read(self, value: schemas.Scalar) -> Any:
-        """A value as the column holds it."""
-        fits = {"text": isinstance(value, str), "boolean": isinstance(value, bool)}.get(
+    def _coerce(self, value: schemas.Scalar) -> Any:
+        """Convert a value to the type of the column."""
+        is_valid = {"text": isinstance(value, str), "boolean": isinstance(value, bool)}.get(
             self.kind, isinstance(value, int | float) and not isinstance(value, bool)
         )
         if self.kind == "time" and isinstance(value, str):
@@ -206,9 +215,9 @@ class Column:
                 moment = datetime.fromisoformat(value)
                 return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
             except ValueError:
-                fits = False
-        if not fits:
-            raise ValueError(f"{self.name}: got {value!r}, the catalogue holds {self.holds} there")
+                is_valid = False
+        if not is_valid:
+            raise ValueError(f"{self.name}: got {value!r}, but the feature holds {self.value_type}")
         if self.kind in ("number", "time"):
             try:
                 return value if isinstance(value, int) and abs(value) < 2**64 else float(value)
@@ -217,16 +226,16 @@ class Column:
         return value
 
 
-def _seconds(value: pl.Expr, held: pl.DataType) -> pl.Expr:
-    if held == pl.Duration:
+def _to_seconds(value: pl.Expr, dtype: pl.DataType) -> pl.Expr:
+    if dtype == pl.Duration:
         return value.dt.total_microseconds() / 1e6
     return value.cast(pl.Datetime("us")).to_physical() / 1e6
 
 
-def _shown(value: Any) -> Any:
-    """As JSON can have it; ``None`` for what it cannot."""
+def _to_json(value: Any) -> Any:
+    """Convert a value for JSON; ``None`` if that is impossible."""
     if isinstance(value, str):
-        return value if len(value) <= LONGEST else value[: LONGEST - 1] + "…"
+        return value if len(value) <= MAX_TEXT_LENGTH else value[: MAX_TEXT_LENGTH - 1] + "…"
     if isinstance(value, bool | int):
         return value
     if isinstance(value, float | Decimal):

@@ -1,4 +1,4 @@
-"""What was worked out lately, by what it was worked out from, bounded in bytes."""
+"""A least-recently-used cache, bounded in bytes and entries."""
 
 from __future__ import annotations
 
@@ -7,46 +7,49 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Cache"]
+__all__ = ["LruCache"]
 
 V = TypeVar("V")
 
 
-class Cache(Generic[V]):
-    """Values by key; what was not asked for longest goes first. Any thread may ask.
+class LruCache(Generic[V]):
+    """Values by key; the least recently used are evicted first. Thread-safe.
 
     Args:
-        most: bytes of all values together. A larger value is handed out and not kept.
-        entries: values at most, whatever their size.
+        max_bytes: total size of all values. A larger value is returned but not stored.
+        max_entries: number of values at most.
     """
 
-    def __init__(self, most: int, entries: int = 4096) -> None:
-        self._most, self._entries = most, entries
-        self._kept: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
+    def __init__(self, max_bytes: int, max_entries: int = 4096) -> None:
+        self._max_bytes, self._max_entries = max_bytes, max_entries
+        self._values: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """The number of values kept."""
-        return len(self._kept)
+        """Return the number of stored values."""
+        return len(self._values)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the values kept, as they were told."""
+        """Total size of the stored values, as reported by ``compute``."""
         return self._bytes
 
-    def get(self, key: Hashable, make: Callable[[], tuple[V, int]]) -> V:
-        """The value of ``key``; what is not there is made: the value and its bytes. Two threads may both make it."""
+    def get(self, key: Hashable, compute: Callable[[], tuple[V, int]]) -> V:
+        """Return the value of ``key``, computing it (and its size in bytes) if absent.
+
+        Two threads may compute the same value at the same time.
+        """
         with self._lock:
-            if (found := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
-                return found[0]
-        value, size = make()
+            if (entry := self._values.get(key)) is not None:
+                self._values.move_to_end(key)
+                return entry[0]
+        value, size = compute()
         with self._lock:
-            if key not in self._kept and size <= self._most:
-                self._kept[key] = (value, size)
+            if key not in self._values and size <= self._max_bytes:
+                self._values[key] = (value, size)
                 self._bytes += size
-                while self._bytes > self._most or len(self._kept) > self._entries:
-                    _, (_, gone) = self._kept.popitem(last=False)
-                    self._bytes -= gone
+                while self._bytes > self._max_bytes or len(self._values) > self._max_entries:
+                    _, (_, evicted_size) = self._values.popitem(last=False)
+                    self._bytes -= evicted_size
         return value

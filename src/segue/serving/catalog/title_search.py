@@ -1,8 +1,7 @@
-"""Items by the words of their titles and ids: case, accents and marks do not matter.
+"""Search items by words of titles and ids, ignoring case, accents and punctuation.
 
-An inverted index in memory by FTS5 of SQLite, whose words are found by their beginnings too. Items are numbered in it
-from the most popular down, and it answers in the order of its numbers, so that the best come first and no more than are
-asked for are looked at.
+An in-memory inverted index by SQLite's FTS5, with prefix search. Rows are numbered from the most popular item down and
+returned in that order, so that no more rows are read than requested.
 
 Shapes: I items.
 """
@@ -19,25 +18,25 @@ import polars as pl
 
 from segue.core.events import Codes
 
-__all__ = ["LONGEST", "Titles"]
+__all__ = ["MAX_QUERY_LENGTH", "TitleIndex"]
 
-LONGEST = 200
+MAX_QUERY_LENGTH = 200
 """Characters of a text that are searched for."""
 
-END = "\ue000"
-"""A letter of nobody's alphabet behind the last word: what is called exactly so ends with it."""
+END_MARK = "\ue000"
+"""A private-use character behind the last word: an exact title ends with it."""
 
-GONE = re.compile(f"['’ʼ`{END}]")
+REMOVED_CHARACTERS = re.compile(f"['’ʼ`{END_MARK}]")
 
-UNSAID = re.compile(r'["\x00-\x1f]')
-"""What has a meaning of its own in a query."""
+QUERY_SYNTAX = re.compile(r'["\x00-\x1f]')
+"""Characters with a special meaning in an FTS5 query."""
 
-TABLE = """create virtual table texts using fts5(
+CREATE_TABLE = """create virtual table texts using fts5(
     title, id, content='', columnsize=0, prefix='1 2 3', tokenize='unicode61 remove_diacritics 2')"""
 
 
-class Titles:
-    """Titles and ids, to be searched. Any thread may ask; the first one waits until the index is made.
+class TitleIndex:
+    """Searches titles and ids. Thread-safe; the index is built on first use.
 
     Args:
         titles: ``(I,)`` texts, some may be null; ``None``: there are none.
@@ -49,55 +48,61 @@ class Titles:
         self._lock = threading.Lock()
         self._index: sqlite3.Connection | None = None
 
-    def search(self, text: str, most: int) -> Codes:
-        """At most ``most`` items, best first: called so; beginning with these words; beginning so; and those that have
-        all the words, each at least as the beginning of one of theirs. Among equals the most popular come first.
-        Without a text, the most popular.
+    def search(self, text: str, limit: int) -> Codes:
+        """Find at most ``limit`` items, best first.
+
+        Exact titles come first, then titles that start with these words, titles that start with this text, and titles
+        that contain all words, each at least as a prefix. Ties are ordered by popularity. An empty text returns the
+        most popular items.
         """
-        told = UNSAID.sub(" ", text[:LONGEST]).encode("utf-8", "ignore").decode()
-        words = [word for part in told.split() if (word := _plain(part))]
-        if not words or most < 1:
-            return self._order[: max(0, most) if not text.strip() else 0]
+        cleaned = QUERY_SYNTAX.sub(" ", text[:MAX_QUERY_LENGTH]).encode("utf-8", "ignore").decode()
+        words = [word for part in cleaned.split() if (word := _normalize(part))]
+        if not words or limit < 1:
+            return self._order[: max(0, limit) if not text.strip() else 0]
         name = " ".join(words)
-        found: dict[int, None] = {}
+        rows_found: dict[int, None] = {}
         with self._lock:
             if self._index is None:
-                self._index = self._made()
-            asked = (f'^ "{name}{END}"', f'^ "{name}"', f'^ "{name}" *', " ".join(f'"{word}" *' for word in words))
-            for query in asked:
+                self._index = self._build()
+            prefixes = " ".join(f'"{word}" *' for word in words)
+            fts_queries = (f'^ "{name}{END_MARK}"', f'^ "{name}"', f'^ "{name}" *', prefixes)
+            for fts_query in fts_queries:
                 rows = self._index.execute(
-                    "select rowid from texts where texts match ? order by rowid limit ?", (query, most)
+                    "select rowid from texts where texts match ? order by rowid limit ?", (fts_query, limit)
                 )
-                found |= dict.fromkeys(row[0] for row in rows)
-                if len(found) >= most:
+                rows_found |= dict.fromkeys(row[0] for row in rows)
+                if len(rows_found) >= limit:
                     break
-        codes: Codes = self._order[np.array(list(found), np.int64)[:most]]
+        codes: Codes = self._order[np.array(list(rows_found), np.int64)[:limit]]
         return codes
 
-    def _made(self) -> sqlite3.Connection:
+    def _build(self) -> sqlite3.Connection:
         index = sqlite3.connect(":memory:", check_same_thread=False)
-        places = self._order.astype(np.int64)
-        ids = _ended(self._ids.gather(places))
-        titles = iter([""] * len(places)) if self._titles is None else _ended(self._titles.gather(places))
-        index.execute(TABLE)
+        order = self._order.astype(np.int64)
+        ids = _mark_ends(self._ids.gather(order))
+        titles = iter([""] * len(order)) if self._titles is None else _mark_ends(self._titles.gather(order))
+        index.execute(CREATE_TABLE)
         index.executemany(
-            "insert into texts (rowid, title, id) values (?, ?, ?)", zip(range(len(places)), titles, ids, strict=True)
+            "insert into texts (rowid, title, id) values (?, ?, ?)", zip(range(len(order)), titles, ids, strict=True)
         )
         index.execute("insert into texts (texts) values ('optimize')")
         index.commit()
         return index
 
 
-def _ended(texts: Iterable[str | None]) -> Iterator[str]:
-    """Each text with its last word marked."""
+def _mark_ends(texts: Iterable[str | None]) -> Iterator[str]:
+    """Append the end mark to each text."""
     for text in texts:
-        plain = _plain(text or "")
-        yield plain and plain + END
+        normalized = _normalize(text or "")
+        yield normalized and normalized + END_MARK
 
 
-def _plain(text: str) -> str:
-    """``text`` up to its last letter or digit; an apostrophe is no gap: ``Schindler's`` is ``schindlers`` too."""
-    text = GONE.sub("", text)
+def _normalize(text: str) -> str:
+    """Cut ``text`` after its last letter or digit and drop apostrophes.
+
+    ``Schindler's`` thus also matches ``schindlers``.
+    """
+    text = REMOVED_CHARACTERS.sub("", text)
     end = len(text)
     while end and not text[end - 1].isalnum():
         end -= 1

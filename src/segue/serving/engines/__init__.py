@@ -1,1 +1,1 @@
-"""Who computes: one interface, and one file for each way to run a model."""
+"""Inference engines: one interface, one file per runtime."""

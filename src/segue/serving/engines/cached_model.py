@@ -1,6 +1,6 @@
-"""What engines answer with: a factored model whose items' vectors are at hand, however its queries are encoded.
+"""Wrap trained models so that their item vectors are computed once.
 
-What a model says of its items is asked for once and kept: a network with inputs computes it anew each time.
+A network with item features would otherwise compute them anew at each access.
 
 Shapes: N queries, C candidates, D width of a factored model, I items.
 """
@@ -13,53 +13,55 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.events import frozen
-from segue.core.model import Factored, Recommender, Streaming, pick_candidates
+from segue.core.events import read_only
+from segue.core.model import Factored, Recommender, Streaming, select_candidates
 from segue.core.state import State
 from segue.core.types import Codes, Events, Queries, Scores
 
-__all__ = ["Encode", "held"]
+__all__ = ["EncodeFn", "cache_item_vectors"]
 
-Encode: TypeAlias = Callable[[Queries], NDArray[np.float32]]
-"""``(N, D)`` one vector per query."""
+EncodeFn: TypeAlias = Callable[[Queries], NDArray[np.float32]]
+"""Encode queries: ``(N, D)`` one vector per query."""
 
 
-def held(trained: Recommender, encode: Encode | None = None) -> Recommender:
-    """``trained`` with its vectors at hand; one that streams goes on doing so, one that is not factored is as it is.
+def cache_item_vectors(model: Recommender, encode: EncodeFn | None = None) -> Recommender:
+    """Return the model with its item vectors cached.
+
+    A streaming model stays a streaming model; a model that is not factored is returned as it is.
 
     Args:
-        encode: what encodes queries in its place.
+        encode: encodes queries instead of the model.
     """
-    if isinstance(trained, Streaming):
-        return _Streaming(trained, encode)
-    return _Factored(trained, encode) if isinstance(trained, Factored) else trained
+    if isinstance(model, Streaming):
+        return _CachedStreaming(model, encode)
+    return _CachedFactored(model, encode) if isinstance(model, Factored) else model
 
 
-class _Factored:
-    def __init__(self, trained: Factored, encode: Encode | None) -> None:
-        self.domain = trained.domain
-        self.scale: Literal["logit", "score"] = getattr(trained, "scale", "score")
-        self.vectors: NDArray[np.float32] = frozen(np.ascontiguousarray(trained.vectors, np.float32))
-        self.bias: NDArray[np.float32] = frozen(np.ascontiguousarray(trained.bias, np.float32))
-        self._encode: Encode = trained.encode if encode is None else encode
+class _CachedFactored:
+    def __init__(self, model: Factored, encode: EncodeFn | None) -> None:
+        self.schema = model.schema
+        self.scale: Literal["logit", "score"] = getattr(model, "scale", "score")
+        self.vectors: NDArray[np.float32] = read_only(np.ascontiguousarray(model.vectors, np.float32))
+        self.bias: NDArray[np.float32] = read_only(np.ascontiguousarray(model.bias, np.float32))
+        self._encode: EncodeFn = model.encode if encode is None else encode
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
         return self._encode(queries)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        return pick_candidates(self.encode(queries) @ self.vectors.T + self.bias, candidates)
+        return select_candidates(self.encode(queries) @ self.vectors.T + self.bias, candidates)
 
 
-class _Streaming(_Factored):
-    def __init__(self, trained: Streaming, encode: Encode | None) -> None:
-        super().__init__(trained, encode)
-        self._trained = trained
+class _CachedStreaming(_CachedFactored):
+    def __init__(self, model: Streaming, encode: EncodeFn | None) -> None:
+        super().__init__(model, encode)
+        self._model = model
 
     def state(self, queries: Queries) -> State:
-        return self._trained.state(queries)
+        return self._model.state(queries)
 
     def step(self, state: State, events: Events) -> State:
-        return self._trained.step(state, events)
+        return self._model.step(state, events)
 
-    def answer(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        return self._trained.answer(state, times)
+    def encode_state(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+        return self._model.encode_state(state, times)

@@ -1,4 +1,4 @@
-"""What an engine is: a trained model, run by some runtime, that answers queries.
+"""Interface of an engine: a trained model executed by some runtime.
 
 Shapes: N queries, D width of a factored model.
 """
@@ -14,13 +14,15 @@ __all__ = ["Engine"]
 
 @runtime_checkable
 class Engine(Protocol):
-    """A :class:`segue.core.model.Recommender` with a name, safe to be called from one thread at a time."""
+    """A :class:`segue.core.model.Recommender` with a name; not thread-safe."""
 
     name: str
     """Such as ``native`` or ``onnx``."""
 
     @property
     def model(self) -> Recommender:
-        """What answers: factored where the trained model is, with the same vectors and bias. Its ``scale`` is that of
-        the trained model."""
+        """The executable model.
+
+        It is factored if the trained model is, with the same vectors, bias and ``scale``.
+        """
         ...

@@ -1,6 +1,7 @@
-"""Which columns of events a trained model reads, so that a service keeps no more of people than it needs.
+"""Detect which event columns a trained model reads.
 
-A network says it. Of any other model it is found out: a column is read if the scores change without it.
+The service stores no more about users than the model needs. A network declares its columns; for any other model, a
+column is read if the scores change without it.
 
 Shapes: N queries.
 """
@@ -15,57 +16,68 @@ import numpy as np
 from segue.core.model import Recommender
 from segue.core.types import Queries
 
-__all__ = ["COLUMNS", "Column", "Reads", "reads"]
+__all__ = ["COLUMNS", "InputColumn", "InputColumns", "detect_input_columns"]
 
-Column: TypeAlias = Literal["actions", "values", "times"]
+InputColumn: TypeAlias = Literal["actions", "values", "times"]
 
-COLUMNS: tuple[Column, ...] = get_args(Column)
-"""Columns of events that a model may read beside the items."""
+COLUMNS: tuple[InputColumn, ...] = get_args(InputColumn)
+"""Event columns that a model may read beside the items."""
 
 
-ASKED = 16
-"""Queries that are asked for it."""
+NUM_PROBES = 16
+"""Queries used for the detection."""
 
 
 @dataclass(frozen=True)
-class Reads:
-    """What a model has to be told beside the items."""
+class InputColumns:
+    """Inputs that a model reads beside the items."""
 
-    columns: tuple[Column, ...]
-    """Of :data:`COLUMNS`."""
-    asked: bool
-    """Whether the moment of asking."""
+    columns: tuple[InputColumn, ...]
+    """Subset of :data:`COLUMNS`."""
+    uses_query_time: bool
+    """Whether it reads the time of the query."""
 
-    def told(self, queries: Queries) -> Queries:
-        """``queries`` with what is read alone; asked an hour after the newest event, where the moment is read."""
-        left_out: dict[str, Any] = {name: None for name in COLUMNS if name not in self.columns}
-        history = replace(queries.history, context={}, **left_out)
-        if not self.asked:
+    def restrict(self, queries: Queries) -> Queries:
+        """Return ``queries`` with only the columns that are read.
+
+        If the query time is read, it is set to one hour after the newest event.
+        """
+        dropped: dict[str, Any] = {name: None for name in COLUMNS if name not in self.columns}
+        history = replace(queries.history, context={}, **dropped)
+        if not self.uses_query_time:
             return replace(queries, history=history, times=None)
         newest = 0 if queries.history.times is None else int(queries.history.times.max(initial=0))
         return replace(queries, history=history, times=np.full(len(queries), newest + 3_600))
 
 
-def reads(model: Recommender, queries: Queries) -> Reads:
-    """What ``model`` reads, by its word or by its answers to ``queries``, which have all columns that there are."""
-    told: Any = getattr(model, "columns", None)
-    if told is not None:
-        return Reads(tuple(name for name in COLUMNS if name in told), "asked" in told)
-    queries = queries.block(0, ASKED)
-    both = (queries, Queries.anonymous(queries.history))
-    columns = [name for name in COLUMNS if any(_differs(model, asker, _without(asker, name)) for asker in both)]
+def detect_input_columns(model: Recommender, queries: Queries) -> InputColumns:
+    """Return what ``model`` declares, or what changes its scores for ``queries``.
+
+    Args:
+        queries: with all columns that the data has.
+    """
+    declared: Any = getattr(model, "columns", None)
+    if declared is not None:
+        return InputColumns(tuple(name for name in COLUMNS if name in declared), "query_times" in declared)
+    queries = queries.rows_between(0, NUM_PROBES)
+    probes = (queries, Queries.anonymous(queries.history))
+    columns = [
+        name for name in COLUMNS if any(_changes_scores(model, probe, _drop_column(probe, name)) for probe in probes)
+    ]
     times = np.zeros(1, np.int64) if queries.history.times is None else queries.history.times
-    moments = (times.min(initial=2**62), np.median(times), times.max(initial=0), times.max(initial=0) + 3_600)
-    timed = (replace(asker, times=np.full(len(queries), moment)) for asker in both for moment in moments)
-    return Reads(tuple(columns), any(_differs(model, replace(one, times=None), one) for one in timed))
+    query_times = (times.min(initial=2**62), np.median(times), times.max(initial=0), times.max(initial=0) + 3_600)
+    timed = (replace(probe, times=np.full(len(queries), time)) for probe in probes for time in query_times)
+    return InputColumns(
+        tuple(columns), any(_changes_scores(model, replace(probe, times=None), probe) for probe in timed)
+    )
 
 
-def _without(queries: Queries, column: str) -> Queries:
-    absent: dict[str, Any] = {column: None}
-    return replace(queries, history=replace(queries.history, **absent))
+def _drop_column(queries: Queries, column: str) -> Queries:
+    dropped: dict[str, Any] = {column: None}
+    return replace(queries, history=replace(queries.history, **dropped))
 
 
-def _differs(model: Recommender, one: Queries, other: Queries) -> bool:
-    if one.history is not other.history and one.history.columns().keys() == other.history.columns().keys():
-        return False  # the data has no such column
-    return not np.array_equal(model.score(one), model.score(other))
+def _changes_scores(model: Recommender, queries: Queries, changed: Queries) -> bool:
+    if queries.history is not changed.history and queries.history.columns().keys() == changed.history.columns().keys():
+        return False  # the data does not have the column
+    return not np.array_equal(model.score(queries), model.score(changed))

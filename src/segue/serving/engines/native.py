@@ -1,26 +1,29 @@
-"""The trained model as it is: networks by torch, the others by NumPy."""
+"""Run the trained model as it is: networks by torch, other models by NumPy."""
 
 from __future__ import annotations
 
 from segue.core.model import Recommender
-from segue.serving.engines.cached_model import held
+from segue.serving.engines.cached_model import cache_item_vectors
 
-__all__ = ["Native"]
+__all__ = ["NativeEngine"]
 
 
-class Native:
+class NativeEngine:
     """The engine that runs every model.
 
     Args:
-        trained: what answers; it must not change any more.
+        trained: the model; it must not change afterwards.
     """
 
     name = "native"
 
     def __init__(self, trained: Recommender) -> None:
-        self._model = held(trained)
+        self._model = cache_item_vectors(trained)
 
     @property
     def model(self) -> Recommender:
-        """See :class:`segue.serving.engines.engine.Engine`; one that streams goes on doing so."""
+        """The executable model; see :class:`segue.serving.engines.engine.Engine`.
+
+        A streaming model stays one.
+        """
         return self._model

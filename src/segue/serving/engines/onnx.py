@@ -1,7 +1,7 @@
-"""Next-item networks by ONNX Runtime: the encoder as a graph of its own, from item codes to one vector per history.
+"""Run next-item networks by ONNX Runtime.
 
-Exported is what :meth:`segue.nn.sequence_model.SequenceModel.encode` computes for a batch, with any number of rows
-and positions. The items' vectors stay outside the graph; the product with them is taken by whoever asks.
+The exported graph computes :meth:`segue.nn.sequence_model.SequenceModel.encode`: from item codes to one vector per
+history, for any batch size and length. Item vectors stay outside the graph; callers multiply with them.
 
 Shapes: B sequences, L positions, D width, N queries.
 """
@@ -24,78 +24,80 @@ from torch import Tensor, nn
 
 from segue.core.batches import Sequences, query_batches
 from segue.core.model import Recommender
-from segue.core.numba_kernels import threads
+from segue.core.numba_kernels import thread_count
 from segue.core.types import Queries
 from segue.nn.sequence_model import SequenceModel
-from segue.serving.engines.cached_model import held
+from segue.serving.engines.cached_model import cache_item_vectors
 
-__all__ = ["Onnx", "export", "installed", "refusal"]
+__all__ = ["OnnxEngine", "export_encoder", "is_installed", "unsupported_reason"]
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
-"""Who may compute, the first that is there. TensorRT builds anew for every new shape, for minutes: only when named."""
+"""Execution providers in order of preference. TensorRT is used on request only: it spends minutes on each new shape."""
 
 EXTRA = "pip install 'segue[onnx]'"
 
-MOST_BYTES = 2**31 - 2**24
-"""A file of ONNX holds no more than 2 GB."""
+MAX_FILE_BYTES = 2**31 - 2**24
+"""An ONNX file holds at most 2 GB."""
 
-TOKENS = 2_048
-"""Positions, padding included, that are read at once: rows of like length together, and little memory."""
+MAX_BATCH_TOKENS = 2_048
+"""Positions per batch, padding included; rows of similar length are batched to save memory."""
 
-LONGEST = 2_048
-"""Positions that the graph reads at most; a longer history goes to the trained model, whose memory grows slower."""
+MAX_LENGTH = 2_048
+"""Longest history for the graph; longer ones use the trained model, whose memory grows more slowly."""
 
-NEAR, NEARER = 1e-4, 1e-5
-"""How far the graph may be from the trained model: a share of each number, and beside it."""
+RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE = 1e-4, 1e-5
+"""Largest difference between the graph and the trained model."""
 
 
-def installed() -> bool:
-    """Whether graphs can be run here."""
+def is_installed() -> bool:
+    """Return whether ONNX Runtime is installed."""
     return find_spec("onnxruntime") is not None
 
 
-def refusal(trained: Recommender) -> str:
-    """Why ``trained`` cannot be exported, as far as that is known without trying; empty where nothing speaks against.
+def unsupported_reason(trained: Recommender) -> str:
+    """Return why ``trained`` cannot be exported; empty if nothing speaks against it.
 
-    To export takes more packages than to run: the exporter is part of torch, what it writes with is not.
+    Export needs more packages than inference: the exporter is part of torch, its dependencies are not.
     """
     if not isinstance(trained, SequenceModel):
-        return f"{type(trained).__name__} is no network that reads histories"
+        return f"{type(trained).__name__} is not a network that encodes histories"
     if trained.inputs is not None or trained.columns:
-        told = ", ".join(getattr(trained.config, "inputs", ()) or trained.columns)
-        return f"it reads more than items: {told}"
-    if (size := sum(tensor.numel() * tensor.element_size() for tensor in trained.state_dict().values())) > MOST_BYTES:
-        return f"its {size / 1e9:.1f} GB are more than a file of ONNX holds"
-    lacking = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
-    return f"{', '.join(lacking)} not installed: {EXTRA}" if lacking else ""
+        names = ", ".join(getattr(trained.config, "inputs", ()) or trained.columns)
+        return f"it reads other inputs than items: {names}"
+    if (
+        size := sum(tensor.numel() * tensor.element_size() for tensor in trained.state_dict().values())
+    ) > MAX_FILE_BYTES:
+        return f"its {size / 1e9:.1f} GB exceed the size limit of an ONNX file"
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    return f"{', '.join(missing)} not installed: {EXTRA}" if missing else ""
 
 
-class _Encoder(nn.Module):
-    """What is exported."""
+class _EncoderModule(nn.Module):
+    """The module that is exported."""
 
     def __init__(self, trained: SequenceModel) -> None:
         super().__init__()
         self.trained = trained
 
     def forward(self, items_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        read = Sequences(items_BL, lengths_B, torch.full_like(lengths_B, -1))
-        return self.trained.hidden(self.trained.embed(read), read, lengths_B - 1)
+        sequences = Sequences(items_BL, lengths_B, torch.full_like(lengths_B, -1))
+        return self.trained.encode_sequence(self.trained.embed(sequences), sequences, lengths_B - 1)
 
 
-def export(trained: Recommender, path: Path) -> None:
-    """Write the encoder of ``trained`` to ``path``, and see that it computes the same.
+def export_encoder(trained: Recommender, path: Path) -> None:
+    """Export the encoder of ``trained`` to ``path`` and verify its outputs.
 
     Raises:
-        ValueError: it cannot be exported, or computes something else; why is told in one line.
+        ValueError: the model cannot be exported, or the graph computes something else; the message has one line.
     """
-    if why := refusal(trained):
-        raise ValueError(f"onnx: {why}")
+    if reason := unsupported_reason(trained):
+        raise ValueError(f"onnx: {reason}")
     assert isinstance(trained, SequenceModel)
-    encoder = _Encoder(trained).eval()
+    encoder = _EncoderModule(trained).eval()
     example = torch.zeros(2, 5, dtype=torch.int64), torch.tensor([5, 3])
     shapes = {"items_BL": {0: "batch", 1: "length"}, "lengths_B": {0: "batch"}}
     try:
-        with torch.no_grad(), _silence():
+        with torch.no_grad(), _suppress_exporter_output():
             program: Any = torch.onnx.export(
                 encoder,
                 example,
@@ -106,105 +108,115 @@ def export(trained: Recommender, path: Path) -> None:
                 external_data=False,
                 verbose=False,
             )
-    except Exception as error:  # whatever the exporter meets: a network that it cannot take is no fault here
-        raise ValueError(f"onnx: {type(trained).__name__} does not export: {_cause(error)}") from None
-    for node in program.model.graph.all_nodes():  # where each node came from in the source is nobody's business
+    except Exception as error:  # the exporter raises all kinds of exceptions for unsupported networks
+        raise ValueError(f"onnx: {type(trained).__name__} cannot be exported: {_root_cause(error)}") from None
+    for node in program.model.graph.all_nodes():  # metadata holds source paths of this machine
         node.metadata_props.clear()
         for value in node.outputs:
             value.metadata_props.clear()
     program.save(str(path))
-    _compare(encoder, _session(path, 1, None))
+    _check_outputs(encoder, _open_session(path, 1, None))
 
 
-def _compare(encoder: _Encoder, session: Any) -> None:
-    """Several shapes, the smallest and the largest among them."""
-    config, n_items = encoder.trained.config, encoder.trained.domain.n_items
-    most = min(LONGEST, 200 if encoder.trained.recurrent else config.max_length)
+def _check_outputs(encoder: _EncoderModule, session: Any) -> None:
+    """Compare the outputs for several shapes, from the smallest to the largest."""
+    config, n_items = encoder.trained.config, encoder.trained.schema.n_items
+    max_length = min(MAX_LENGTH, 200 if encoder.trained.reads_full_history else config.max_length)
     rng = np.random.default_rng(0)
-    for batch, length in {(1, 1), (1, most), (3, min(7, most)), (4, most)}:
+    for batch, length in {(1, 1), (1, max_length), (3, min(7, max_length)), (4, max_length)}:
         items_BL = rng.integers(0, n_items + 1, (batch, length))
         lengths_B = rng.integers(1, length + 1, batch)
         lengths_B[0] = length
         with torch.inference_mode():
             expected_BD = encoder(torch.from_numpy(items_BL), torch.from_numpy(lengths_B)).numpy()
-        found_BD = session.run(None, {"items": items_BL, "lengths": lengths_B})[0]
-        if not np.allclose(found_BD, expected_BD, NEAR, NEARER):
-            apart = float(np.abs(found_BD - expected_BD).max())
-            raise ValueError(f"onnx: the graph is {apart:.2g} away from the trained model at {batch} x {length}")
+        actual_BD = session.run(None, {"items": items_BL, "lengths": lengths_B})[0]
+        if not np.allclose(actual_BD, expected_BD, RELATIVE_TOLERANCE, ABSOLUTE_TOLERANCE):
+            difference = float(np.abs(actual_BD - expected_BD).max())
+            raise ValueError(f"onnx: outputs differ by {difference:.2g} from the trained model at {batch} x {length}")
 
 
-class Onnx:
+class OnnxEngine:
     """The engine that runs an exported encoder.
 
     Args:
-        trained: the model that was exported.
-        path: what :func:`export` wrote.
-        count: threads of a single operation; 0: as many as other computations have.
-        providers: of ONNX Runtime, by name, those to try first to last; none: see :data:`PROVIDERS`.
+        trained: the exported model.
+        path: file written by :func:`export_encoder`.
+        num_threads: threads of a single operation; 0: as many as other computations use.
+        providers: ONNX Runtime providers in order of preference; ``None``: see :data:`PROVIDERS`.
 
     Raises:
-        ValueError: ONNX Runtime is not installed, a provider is not there, or the file is no graph of this model.
+        ValueError: ONNX Runtime is not installed, a provider is not available, or the file is no graph of this model.
     """
 
     name = "onnx"
 
     def __init__(
-        self, trained: Recommender, path: Path, count: int = 0, providers: Sequence[str] | None = None
+        self, trained: Recommender, path: Path, num_threads: int = 0, providers: Sequence[str] | None = None
     ) -> None:
         if not isinstance(trained, SequenceModel):
-            raise ValueError(f"onnx: {refusal(trained)}")
+            raise ValueError(f"onnx: {unsupported_reason(trained)}")
         self._trained = trained
-        self._session = _session(path, count or threads(), providers)
+        self._session = _open_session(path, num_threads or thread_count(), providers)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
-        self._model = held(trained, self._encode)
+        self._model = cache_item_vectors(trained, self._encode)
 
     @property
     def model(self) -> Recommender:
-        """See :class:`segue.serving.engines.engine.Engine`; one that streams goes on doing so, by the trained model."""
+        """The executable model; see :class:`segue.serving.engines.engine.Engine`.
+
+        A streaming model streams by the trained model, not by the graph.
+        """
         return self._model
 
     def _encode(self, queries: Queries) -> NDArray[np.float32]:
         trained, config = self._trained, self._trained.config
-        result_ND = np.empty((len(queries), config.width), np.float32)
-        length = None if trained.recurrent else config.max_length
-        for rows, read in query_batches(queries, trained.domain.n_items, length, TOKENS, hidden=trained.cloze):
-            items_BL = read.items_BL.numpy()
-            if items_BL.shape[1] > LONGEST:
+        result_ND = np.empty((len(queries), config.embedding_dim), np.float32)
+        length = None if trained.reads_full_history else config.max_length
+        for rows, sequences in query_batches(
+            queries, trained.schema.n_items, length, MAX_BATCH_TOKENS, append_mask=trained.is_cloze
+        ):
+            items_BL = sequences.items_BL.numpy()
+            if items_BL.shape[1] > MAX_LENGTH:
                 with torch.inference_mode():
-                    hidden_BD = trained.hidden(trained.embed(read), read, read.lengths_B - 1)
+                    hidden_BD = trained.encode_sequence(trained.embed(sequences), sequences, sequences.lengths_B - 1)
                 result_ND[rows] = hidden_BD.numpy()
                 continue
-            (result_ND[rows],) = self._session.run(None, {"items": items_BL, "lengths": read.lengths_B.numpy()})
+            (result_ND[rows],) = self._session.run(None, {"items": items_BL, "lengths": sequences.lengths_B.numpy()})
         return result_ND
 
 
-def _session(path: Path, count: int, providers: Sequence[str] | None) -> Any:
-    if not installed():
+def _open_session(path: Path, num_threads: int, providers: Sequence[str] | None) -> Any:
+    if not is_installed():
         raise ValueError(f"onnx: onnxruntime is not installed: {EXTRA}")
     import onnxruntime
 
-    there = onnxruntime.get_available_providers()
-    if lacking := [name for name in providers or () if name not in there]:
-        raise ValueError(f"onnx: provider {lacking[0]} is not there; there are {', '.join(there)}")
+    available = onnxruntime.get_available_providers()
+    if missing := [name for name in providers or () if name not in available]:
+        raise ValueError(f"onnx: provider {missing[0]} is not available; expected one of {', '.join(available)}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = count, 1
+    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the other cores have work of their own
-    chosen = list(providers or (name for name in PROVIDERS if name in there))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leave the other cores to other work
+    selected = list(providers or (name for name in PROVIDERS if name in available))
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
-    except Exception as error:  # the package has an exception of its own for every kind of broken file
-        raise ValueError(f"{path}: ONNX Runtime cannot read it: {_cause(error)}") from None
+        session = onnxruntime.InferenceSession(str(path), options, providers=selected)
+    except Exception as error:  # onnxruntime has its own exception for every kind of broken file
+        raise ValueError(f"{path}: ONNX Runtime cannot read the file: {_root_cause(error)}") from None
     names = [[one.name for one in ends] for ends in (session.get_inputs(), session.get_outputs())]
     if names != [["items", "lengths"], ["hidden"]]:
-        raise ValueError(f"{path}: a graph from {names[0]} to {names[1]}, expected items and lengths to hidden")
+        raise ValueError(
+            f"{path}: graph with inputs {names[0]} and outputs {names[1]}, expected items, lengths and hidden"
+        )
     return session
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """The exporter tells all it does, and prints the whole graph where it fails."""
-    before = logging.root.manager.disable
+def _suppress_exporter_output() -> Iterator[None]:
+    """Silence the exporter.
+
+    It logs every step and prints the whole graph on failure.
+    """
+    disabled_level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
         with (
@@ -215,12 +227,12 @@ def _silence() -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(disabled_level)
 
 
-def _cause(error: BaseException) -> str:
-    """What went wrong first, in one line."""
+def _root_cause(error: BaseException) -> str:
+    """Return the first cause of an exception, in one line."""
     while error.__cause__ is not None:
         error = error.__cause__
-    first, *more = str(error).strip().splitlines() or ["no reason told"]
+    first, *more = str(error).strip().splitlines() or ["no message"]
     return f"{type(error).__name__}: {first}{f' {more[0].strip()}' if first.endswith(':') and more else ''}"

@@ -1,4 +1,7 @@
-"""Which engine runs a model: prepared once when it is published, opened when it is served."""
+"""Choose, prepare and open the engine of a model.
+
+An engine is prepared once, when the artifact is built, and opened when it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -11,40 +14,45 @@ from typing import Literal
 from segue.core.config import suggest
 from segue.core.model import Recommender
 from segue.serving.engines.engine import Engine
-from segue.serving.engines.golden_queries import Golden, check
-from segue.serving.engines.native import Native
+from segue.serving.engines.golden_queries import GoldenQueries, check_rankings
+from segue.serving.engines.native import NativeEngine
 
-__all__ = ["ENGINES", "open_engine", "prepare"]
+__all__ = ["ENGINES", "open_engine", "prepare_engine"]
 
 ENGINES = ("auto", "native", "onnx")
 
 
-def prepare(engine: str, trained: Recommender, graph: Path, expected: Golden) -> tuple[Literal["native", "onnx"], str]:
-    """The engine to publish ``trained`` for, and why it is no other.
+def prepare_engine(
+    engine: str, trained: Recommender, graph: Path, expected: GoldenQueries
+) -> tuple[Literal["native", "onnx"], str]:
+    """Choose and prepare the engine for ``trained``.
 
     Args:
-        engine: of :data:`ENGINES`; ``auto``: onnx where it can be had and ranks as the trained model does.
-        graph: where what onnx needs is written; its folder is made.
-        expected: what it must rank as the trained model does.
+        engine: one of :data:`ENGINES`; ``auto``: onnx if it is available and ranks as the trained model does.
+        graph: path of the ONNX file to write; its folder is created.
+        expected: rankings that the engine must reproduce.
+
+    Returns:
+        The name of the engine, and why no other was chosen.
 
     Raises:
-        ValueError: the engine was asked for by name, and cannot be had or ranks otherwise.
+        ValueError: the requested engine is not available, or it ranks differently.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine: unknown '{engine}'{suggest(engine, ENGINES)}")
     if engine == "native":
-        return "native", "asked for"
+        return "native", "requested"
     try:
-        if "torch" not in sys.modules:  # what no model asked for need not be loaded to say so
-            raise ValueError(f"onnx: {type(trained).__name__} is no network that reads histories")
+        if "torch" not in sys.modules:  # a network would have imported torch already
+            raise ValueError(f"onnx: {type(trained).__name__} is not a network that encodes histories")
         from segue.serving.engines import onnx
 
-        if why := onnx.refusal(trained):
-            raise ValueError(f"onnx: {why}")
+        if reason := onnx.unsupported_reason(trained):
+            raise ValueError(f"onnx: {reason}")
         graph.parent.mkdir()
-        onnx.export(trained, graph)
-        if wrong := check(expected, onnx.Onnx(trained, graph).model):
-            raise ValueError("\n".join(f"onnx: {line}" for line in wrong))
+        onnx.export_encoder(trained, graph)
+        if errors := check_rankings(expected, onnx.OnnxEngine(trained, graph).model):
+            raise ValueError("\n".join(f"onnx: {line}" for line in errors))
     except ValueError as error:
         if engine == "onnx":
             raise
@@ -56,22 +64,22 @@ def prepare(engine: str, trained: Recommender, graph: Path, expected: Golden) ->
 def open_engine(
     engine: str, trained: Recommender, graph: Path, threads: int = 0, providers: Sequence[str] | None = None
 ) -> Engine:
-    """The engine called ``engine`` for ``trained``.
+    """Open the engine named ``engine`` for ``trained``.
 
     Args:
-        graph: what :func:`prepare` wrote, where it wrote something.
-        threads: of an engine with threads of its own; 0: as many as other computations have.
-        providers: of ONNX Runtime, by name, those to try first to last.
+        graph: file written by :func:`prepare_engine`, if any.
+        threads: threads of an engine that has its own; 0: as many as other computations use.
+        providers: ONNX Runtime providers in order of preference.
 
     Raises:
         ValueError: there is no such engine, it was not prepared, or it is not installed.
     """
     if engine == "native":
-        return Native(trained)
+        return NativeEngine(trained)
     if engine != "onnx":
         raise ValueError(f"engine: unknown '{engine}'{suggest(engine, ['native', 'onnx'])}")
     if not graph.exists():
-        raise ValueError(f"engine: onnx is asked for, and there is no {graph}: it was published without")
-    from segue.serving.engines.onnx import Onnx
+        raise ValueError(f"engine: onnx is not available: {graph} does not exist; export the model with engine 'onnx'")
+    from segue.serving.engines.onnx import OnnxEngine
 
-    return Onnx(trained, graph, threads, providers)
+    return OnnxEngine(trained, graph, threads, providers)

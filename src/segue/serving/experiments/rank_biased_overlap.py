@@ -1,6 +1,6 @@
-"""How alike two lists are, such as what a shadow model would have shown and what was shown.
+"""Similarity of two ranked lists, such as those of a shadow model and of the model that was shown.
 
-Shapes: k places of the longer list.
+Shapes: k positions of the longer list.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from collections.abc import Sequence
 
 import numpy as np
 
-__all__ = ["overlap"]
+__all__ = ["rank_biased_overlap"]
 
 
-def overlap(first: Sequence[str], second: Sequence[str], persistence: float = 0.9) -> float:
-    """How alike two lists are, from 0 to 1: rank-biased overlap, extrapolated (Webber, Moffat and Zobel 2010,
-    doi:10.1145/1852102.1852106, equation 32).
+def rank_biased_overlap(first: Sequence[str], second: Sequence[str], persistence: float = 0.9) -> float:
+    """Return the extrapolated rank-biased overlap of two lists, from 0 to 1.
 
-    The weight of agreement at depth d falls as ``persistence ** d``: at 0.9 the first ten places hold 86 % of it.
+    Webber, Moffat and Zobel 2010, doi:10.1145/1852102.1852106, equation 32. The weight of agreement at depth d
+    decreases as ``persistence ** d``: at 0.9 the first ten positions have 86 % of the weight.
 
     Args:
-        first: best first, none twice; may be shorter than ``second``.
-        persistence: above 0 and below 1; the nearer to 1, the more what stands below counts.
+        first: best first, without duplicates.
+        second: likewise; may have another length.
+        persistence: between 0 and 1, exclusive; the closer to 1, the more lower positions count.
     """
     short, long = sorted((len(first), len(second)))
     if short == 0:
         return float(long == 0)
-    places = {item: place for place, item in enumerate(first, 1)}
-    met = [max(place, places[item]) for place, item in enumerate(second, 1) if item in places]
+    positions = {item: position for position, item in enumerate(first, 1)}
+    shared_depths = [max(position, positions[item]) for position, item in enumerate(second, 1) if item in positions]
     depth = np.arange(1, long + 1)
-    shared = np.cumsum(np.bincount(met, minlength=long + 1)[1:])
-    at_short, at_end = shared[short - 1], shared[-1]
-    agreement = shared / depth + np.where(depth > short, at_short * (depth - short) / (short * depth), 0.0)
-    seen = (1 - persistence) / persistence * np.sum(agreement * persistence**depth)
-    return float(seen + ((at_end - at_short) / long + at_short / short) * persistence**long)
+    n_shared = np.cumsum(np.bincount(shared_depths, minlength=long + 1)[1:])
+    at_short, at_long = n_shared[short - 1], n_shared[-1]
+    agreement = n_shared / depth + np.where(depth > short, at_short * (depth - short) / (short * depth), 0.0)
+    observed = (1 - persistence) / persistence * np.sum(agreement * persistence**depth)
+    return float(observed + ((at_long - at_short) / long + at_short / short) * persistence**long)

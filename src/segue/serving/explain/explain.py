@@ -1,4 +1,4 @@
-"""Why an item is recommended to somebody, or why not.
+"""Explain why an item is recommended to a user, or why not.
 
 Shapes: I items, L items of a history that are left out in turn.
 """
@@ -15,29 +15,29 @@ from segue.core.model import Recommender, is_factored
 from segue.core.recommend import log_partition, score_blocks
 from segue.core.types import Queries
 from segue.serving import schemas
-from segue.serving.catalog.catalog import Catalogue
-from segue.serving.explain.leave_one_out import NEWEST, influences
-from segue.serving.explain.rule_trace import Standing, traced
-from segue.serving.rules.compile import Applied
-from segue.serving.rules.rerank import boosted, pick
+from segue.serving.catalog.catalog import Catalog
+from segue.serving.explain.leave_one_out import MAX_LEFT_OUT, compute_attributions
+from segue.serving.explain.rule_trace import ItemOutcome, trace_rules
+from segue.serving.rules.compile import CompiledRules
+from segue.serving.rules.rerank import apply_boosts, rerank
 
-__all__ = ["Near", "explain"]
+__all__ = ["NeighborLookup", "explain"]
 
-NEAR = 100
-"""Neighbours of an item that are looked for in the history."""
+NUM_NEIGHBORS = 100
+"""Nearest neighbors of the item that are looked up in the history."""
 
-SHOWN = 10
-"""Neighbours that are told."""
+MAX_NEIGHBORS = 10
+"""Neighbors that are returned."""
 
-TOLD = 3
-"""Influences, values and neighbours that are put into words."""
+MAX_MENTIONED = 3
+"""Attributions, values and neighbors that are mentioned in a text."""
 
 
-class Near(Protocol):
-    """Who knows which items people have together."""
+class NeighborLookup(Protocol):
+    """Looks up the nearest neighbors of an item."""
 
-    def of(self, code: int, k: int) -> tuple[Codes, Scores]:
-        """At most ``k`` nearest items of an item, the nearest first, and how like they are."""
+    def nearest(self, code: int, k: int) -> tuple[Codes, Scores]:
+        """Return at most ``k`` nearest items, nearest first, and their similarities."""
         ...
 
 
@@ -45,171 +45,184 @@ def explain(
     model: Recommender,
     queries: Queries,
     item: int | str,
-    rules: Applied,
+    rules: CompiledRules,
     k: int,
-    repeats: bool,
-    catalogue: Catalogue,
-    neighbours: Near | None,
-    version: schemas.Version,
+    include_seen: bool,
+    catalog: Catalog,
+    neighbors: NeighborLookup | None,
+    model_info: schemas.ModelInfo,
 ) -> schemas.Explanation:
-    """Why ``item`` is among the ``k`` that are recommended, or why not.
+    """Explain why ``item`` is among the ``k`` recommended items, or why not.
 
     Args:
-        queries: one.
-        item: its code, or the id of an item that is not in the catalogue.
-        repeats: whether items of the history may be recommended again.
+        queries: exactly one.
+        item: its code, or the id of an item that is not in the catalog.
+        include_seen: whether items of the history may be recommended again.
 
     Raises:
-        ValueError: another number of queries than one.
+        ValueError: there is not exactly one query.
     """
     if len(queries) != 1:
         raise ValueError(f"explain: got {len(queries)} queries, expected 1")
     if isinstance(item, str):
-        reason = schemas.Reason(kind="unknown", text=f"'{item}' is not in the catalogue of this model")
+        reason = schemas.Reason(kind="unknown", text=f"'{item}' is not in the catalog of this model")
         return schemas.Explanation(
-            item=schemas.Ranked(id=item, score=0.0), recommended=False, reasons=[reason], model=version
+            item=schemas.RecommendedItem(id=item, score=0.0), recommended=False, reasons=[reason], model=model_info
         )
     seen = queries.history.items
-    standing = _standing(model, queries, item, rules, k, repeats, catalogue)
-    trace = traced(standing, rules, catalogue)
-    own_L, changes_L = influences(model, queries, item)
-    order = np.argsort(-np.abs(changes_L), kind="stable")
-    names = catalogue.titles(own_L), catalogue.ids(own_L)
-    told = [
-        schemas.Influence(id=names[1][row], title=names[0][row], change=float(changes_L[row])) for row in order.tolist()
+    outcome = _item_outcome(model, queries, item, rules, k, include_seen, catalog)
+    trace = trace_rules(outcome, rules, catalog)
+    items_L, contributions_L = compute_attributions(model, queries, item)
+    order = np.argsort(-np.abs(contributions_L), kind="stable")
+    names = catalog.titles(items_L), catalog.ids(items_L)
+    attributions = [
+        schemas.Attribution(id=names[1][row], title=names[0][row], contribution=float(contributions_L[row]))
+        for row in order.tolist()
     ]
-    near = [] if neighbours is None else _near(neighbours, item, seen, catalogue)
-    shared = _shared(item, seen, catalogue)
+    history_neighbors = [] if neighbors is None else _neighbors_in_history(neighbors, item, seen, catalog)
+    shared_values = _shared_values(item, seen, catalog)
     reasons = [
-        schemas.Reason(kind="rank", text=standing.words()),
+        schemas.Reason(kind="rank", text=outcome.describe()),
         *(schemas.Reason(kind="rule", text=f"{rule}: {text}") for rule, text in trace.items()),
-        *(schemas.Reason(kind="influence", text=text) for text in _influence(told, len(seen))),
-        *(schemas.Reason(kind="features", text=text) for text in _features(shared)),
+        *(schemas.Reason(kind="attribution", text=text) for text in _describe_attributions(attributions, len(seen))),
+        *(schemas.Reason(kind="features", text=text) for text in _describe_features(shared_values)),
     ]
-    if near:
-        text = f"people often have it together with {_listed([one.title or one.id for one in near])} of the history"
-        reasons.append(schemas.Reason(kind="neighbours", text=text))
+    if history_neighbors:
+        text = f"often co-occurs with {_quote_names([one.title or one.id for one in history_neighbors])} of the history"
+        reasons.append(schemas.Reason(kind="neighbors", text=text))
     if not len(seen):
-        text = "nothing is known of who asks: there is no event that the model can go by"
+        text = "the history is empty: the model has nothing to go by"
         reasons.append(schemas.Reason(kind="unknown", text=text))
     return schemas.Explanation(
-        item=_ranked(standing, catalogue),
-        recommended=standing.recommended,
-        place=standing.place,
-        influences=told,
-        shared={name: list(values) for name, values in shared.items()},
-        neighbours=near,
+        item=_recommended_item(outcome, catalog),
+        recommended=outcome.is_recommended,
+        position=outcome.rank,
+        attributions=attributions,
+        shared_features={name: list(values) for name, values in shared_values.items()},
+        neighbors=history_neighbors,
         rules=trace,
         reasons=reasons,
-        model=version,
+        model=model_info,
     )
 
 
-def _standing(
-    model: Recommender, queries: Queries, item: int, rules: Applied, k: int, repeats: bool, catalogue: Catalogue
-) -> Standing:
-    """Where the item stands among all others."""
+def _item_outcome(
+    model: Recommender, queries: Queries, item: int, rules: CompiledRules, k: int, include_seen: bool, catalog: Catalog
+) -> ItemOutcome:
+    """Rank the item among all others."""
     scores_I = next(iter(score_blocks(model, queries)))[1][0].copy()
-    logits = getattr(model, "scale", "score") == "logit"
+    is_logit = getattr(model, "scale", "score") == "logit"
     seen = queries.history.items
     vectors_ID = model.vectors if is_factored(model) else None
-    picked = pick(scores_I, seen, rules, k, repeats=repeats, logits=logits, catalogue=catalogue, vectors_ID=vectors_ID)
-    ranked_I = boosted(scores_I, rules, logits)
-    own = float(ranked_I[item])
-    had = bool((seen == item).any()) and not repeats
+    ranked_list = rerank(
+        scores_I, seen, rules, k, include_seen=include_seen, is_logit=is_logit, catalog=catalog, vectors_ID=vectors_ID
+    )
+    ranked_I = apply_boosts(scores_I, rules, is_logit)
+    score = float(ranked_I[item])
+    is_in_history = bool((seen == item).any()) and not include_seen
     eligible_I = np.ones(len(ranked_I), np.bool_)
-    if not repeats:
+    if not include_seen:
         eligible_I[seen] = False
     probability = None
-    if logits:
-        total = log_partition(np.where(eligible_I, ranked_I, -np.inf).astype(np.float32)[None])[0]
-        probability = 0.0 if had else float(np.exp(ranked_I[item] - total))
+    if is_logit:
+        log_total = log_partition(np.where(eligible_I, ranked_I, -np.inf).astype(np.float32)[None])[0]
+        probability = 0.0 if is_in_history else float(np.exp(ranked_I[item] - log_total))
     if rules.allowed is not None:
         eligible_I &= rules.allowed
-    before_I = scores_I if rules.shift is not None else ranked_I
-    return Standing(
+    unboosted_I = scores_I if rules.score_offsets is not None else ranked_I
+    return ItemOutcome(
         item=item,
-        score=own,
+        score=score,
         probability=probability,
-        picked=picked,
+        ranked_list=ranked_list,
         k=k,
-        had=had,
-        forbidden=rules.allowed is not None and not rules.allowed[item],
-        by_score=_place(ranked_I, eligible_I, item),
-        unboosted=_place(before_I, eligible_I, item),
-        moved=own - float(scores_I[item]),
-        eligible=int(np.count_nonzero(eligible_I)),
+        is_in_history=is_in_history,
+        is_forbidden=rules.allowed is not None and not rules.allowed[item],
+        score_rank=_rank_of(ranked_I, eligible_I, item),
+        unboosted_rank=_rank_of(unboosted_I, eligible_I, item),
+        boost_delta=score - float(scores_I[item]),
+        n_eligible=int(np.count_nonzero(eligible_I)),
     )
 
 
-def _place(scores_I: Scores, eligible_I: Mask, item: int) -> int:
-    """The place of an item among those that are eligible, from 1; equal scores stand in the order of the catalogue."""
+def _rank_of(scores_I: Scores, eligible_I: Mask, item: int) -> int:
+    """Return the rank of an item among the eligible ones, starting at 1.
+
+    Ties are in catalog order.
+    """
     better_I = scores_I > scores_I[item]
     better_I[:item] |= scores_I[:item] == scores_I[item]
     return 1 + int(np.count_nonzero(better_I & eligible_I))
 
 
-def _ranked(standing: Standing, catalogue: Catalogue) -> schemas.Ranked:
-    codes = np.array([standing.item])
-    return schemas.Ranked(
-        id=catalogue.ids(codes)[0],
-        title=catalogue.titles(codes)[0],
-        score=standing.score,
-        probability=standing.probability,
-        pinned=standing.pinned,
+def _recommended_item(outcome: ItemOutcome, catalog: Catalog) -> schemas.RecommendedItem:
+    codes = np.array([outcome.item])
+    return schemas.RecommendedItem(
+        id=catalog.ids(codes)[0],
+        title=catalog.titles(codes)[0],
+        score=outcome.score,
+        probability=outcome.probability,
+        pinned=outcome.is_pinned,
     )
 
 
-def _near(neighbours: Near, item: int, seen: Codes, catalogue: Catalogue) -> list[schemas.Item]:
-    """Items of the history among the item's neighbours, the nearest first."""
-    codes, likeness = neighbours.of(item, NEAR)
-    found = np.flatnonzero(np.isin(codes, seen) & (codes != item))[:SHOWN]
-    return [catalogue.item(int(codes[place]), float(likeness[place])) for place in found]
+def _neighbors_in_history(neighbors: NeighborLookup, item: int, seen: Codes, catalog: Catalog) -> list[schemas.Item]:
+    """Return items of the history among the item's neighbors, nearest first."""
+    codes, similarity = neighbors.nearest(item, NUM_NEIGHBORS)
+    indices = np.flatnonzero(np.isin(codes, seen) & (codes != item))[:MAX_NEIGHBORS]
+    return [catalog.item(int(codes[index]), float(similarity[index])) for index in indices]
 
 
-def _shared(item: int, seen: Codes, catalogue: Catalogue) -> dict[str, dict[str, int]]:
-    """By feature the values that the item shares with others of the history, and with how many; most shared first."""
+def _shared_values(item: int, seen: Codes, catalog: Catalog) -> dict[str, dict[str, int]]:
+    """Return by feature the values shared with items of the history and their counts.
+
+    The most frequent value comes first.
+    """
     others = np.setdiff1d(seen, [item])
-    found = {}
-    for name, groups in catalogue.telling.items():
-        own = groups.of(np.array([item]))[1]
-        counts_V = np.bincount(groups.of(others)[1], minlength=len(groups.values))
-        order = own[np.argsort(-counts_V[own], kind="stable")]
-        values = {_text(groups.values[int(code)]): int(counts_V[code]) for code in order if counts_V[code]}
+    shared = {}
+    for name, item_values in catalog.grouping_features.items():
+        codes = item_values.gather(np.array([item]))[1]
+        counts_V = np.bincount(item_values.gather(others)[1], minlength=len(item_values.values))
+        order = codes[np.argsort(-counts_V[codes], kind="stable")]
+        values = {_json_text(item_values.values[int(code)]): int(counts_V[code]) for code in order if counts_V[code]}
         if values:
-            found[name] = values
-    return found
+            shared[name] = values
+    return shared
 
 
-def _text(value: object) -> str:
-    """A value as JSON writes it, without quotes."""
+def _json_text(value: object) -> str:
+    """Format a value as JSON does, without quotes."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _influence(told: Sequence[schemas.Influence], events: int) -> list[str]:
-    """The greatest influences either way."""
+def _describe_attributions(attributions: Sequence[schemas.Attribution], n_events: int) -> list[str]:
+    """Describe the greatest positive and negative attributions."""
     texts = []
-    for way, chosen in {
-        "raised": [one for one in told if one.change > 0],
-        "lowered": [one for one in told if one.change < 0],
+    for direction, selected in {
+        "raised": [one for one in attributions if one.contribution > 0],
+        "lowered": [one for one in attributions if one.contribution < 0],
     }.items():
-        if chosen:
-            parts = [f"'{one.title or one.id}' ({one.change:+.3g})" for one in chosen[:TOLD]]
-            texts.append(f"its score is {way} by {', '.join(parts)}")
-    if told and not texts:
+        if selected:
+            parts = [f"'{one.title or one.id}' ({one.contribution:+.3g})" for one in selected[:MAX_MENTIONED]]
+            texts.append(f"its score is {direction} by {', '.join(parts)}")
+    if attributions and not texts:
         texts.append("no single item of the history changes its score")
-    if events > NEWEST:
-        texts.append(f"of {events} events of the history the newest {NEWEST} were left out in turn")
+    if n_events > MAX_LEFT_OUT:
+        texts.append(f"only the newest {MAX_LEFT_OUT} of {n_events} history events were left out in turn")
     return texts
 
 
-def _features(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
+def _describe_features(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [
-        f"{name} {', '.join(f'{value} (as {count} of the history)' for value, count in [*values.items()][:TOLD])}"
+        f"{name} {', '.join(_describe_share(value, count) for value, count in [*values.items()][:MAX_MENTIONED])}"
         for name, values in shared.items()
     ]
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - TOLD
-    return ", ".join(f"'{name}'" for name in names[:TOLD]) + (f" and {more} more" if more > 0 else "")
+def _describe_share(value: str, count: int) -> str:
+    return f"{value} (shared with {count} history item{'s' if count > 1 else ''})"
+
+
+def _quote_names(names: Sequence[str]) -> str:
+    n_more = len(names) - MAX_MENTIONED
+    return ", ".join(f"'{name}'" for name in names[:MAX_MENTIONED]) + (f" and {n_more} more" if n_more > 0 else "")

@@ -1,7 +1,7 @@
-"""What each item of a history does to the score of another: the score with it and without it.
+"""Leave-one-out attribution: the effect of each history item on a score.
 
-Leaving one out (occlusion, Zeiler & Fergus 2014, arXiv:1311.2901) needs nothing of a model but its scores. It tells
-what an item adds to what all the others say already: of two that say the same, neither counts for much.
+Source: occlusion, Zeiler & Fergus 2014, arXiv:1311.2901. It needs only the model's scores. It measures what an item
+adds to all the others: if two items carry the same information, neither gets a large attribution.
 
 Shapes: T events of the history, L items left out, N = L + 1 queries.
 """
@@ -18,42 +18,44 @@ from segue.core.events import Codes, Scores
 from segue.core.model import Recommender, is_factored
 from segue.core.types import Queries
 
-__all__ = ["NEWEST", "influences"]
+__all__ = ["MAX_LEFT_OUT", "compute_attributions"]
 
-NEWEST = 50
-"""Events of a history that are left out in turn; all the older ones stay."""
+MAX_LEFT_OUT = 50
+"""Newest events that are left out in turn; older ones always stay."""
 
-BLOCK_SCORES = 16_000_000
-"""Scores that a model which is not factored may hold at once: 64 MB."""
+MAX_BLOCK_SCORES = 16_000_000
+"""Scores computed at once for a model that is not factored: 64 MB."""
 
 
-def influences(model: Recommender, queries: Queries, item: int) -> tuple[Codes, Scores]:
-    """``(L,)`` the distinct items among the newest events of one history, newest first, and by how much the score of
-    ``item`` is higher than without any event of each of them.
+def compute_attributions(model: Recommender, queries: Queries, item: int) -> tuple[Codes, Scores]:
+    """Return the distinct items among the newest events and their attributions.
 
     Args:
-        queries: one.
+        queries: exactly one.
+
+    Returns:
+        ``(L,)`` items, newest first, and by how much the score of ``item`` is higher than without any event of each.
     """
     history = queries.history
-    newest = history.items[-NEWEST:][::-1]
-    _, places = np.unique(newest, return_index=True)
-    left = newest[np.sort(places)]
-    keep = np.ones((len(left) + 1, history.size), np.bool_)
-    keep[:-1] = history.items != left[:, None]
-    copies = queries.take(np.zeros(len(keep), np.int64))
-    without = replace(copies, history=copies.history.where(keep.ravel()))
-    scores_N = _scores(model, without, item)
-    return left, scores_N[-1] - scores_N[:-1]
+    newest = history.items[-MAX_LEFT_OUT:][::-1]
+    _, first_positions = np.unique(newest, return_index=True)
+    items = newest[np.sort(first_positions)]
+    keep_NT = np.ones((len(items) + 1, history.size), np.bool_)
+    keep_NT[:-1] = history.items != items[:, None]
+    repeated = queries.take(np.zeros(len(keep_NT), np.int64))
+    reduced = replace(repeated, history=repeated.history.where(keep_NT.ravel()))
+    scores_N = _item_scores(model, reduced, item)
+    return items, scores_N[-1] - scores_N[:-1]
 
 
-def _scores(model: Recommender, queries: Queries, item: int) -> NDArray[Any]:
-    """``(N,)`` the score of one item in answer to each query."""
+def _item_scores(model: Recommender, queries: Queries, item: int) -> NDArray[Any]:
+    """Return the score ``(N,)`` of one item for each query."""
     if is_factored(model):
         scores: NDArray[Any] = model.encode(queries) @ model.vectors[item] + model.bias[item]
         return scores
-    rows = max(1, BLOCK_SCORES // model.domain.n_items)
+    rows = max(1, MAX_BLOCK_SCORES // model.schema.n_items)
     parts = []
     for start in range(0, len(queries), rows):
-        block = queries.block(start, start + rows)
+        block = queries.rows_between(start, start + rows)
         parts.append(model.score(block, np.full((len(block), 1), item, np.int32))[:, 0])
     return np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Where an item stands in an answer, and what each rule does to it, in words.
+"""The rank of one item in a response, and the effect of each rule on it.
 
 Shapes: I items.
 """
@@ -12,132 +12,134 @@ from typing import Any
 import numpy as np
 
 from segue.serving import schemas
-from segue.serving.catalog.catalog import Catalogue
-from segue.serving.rules.compile import Applied
-from segue.serving.rules.rerank import Picked
+from segue.serving.catalog.catalog import Catalog
+from segue.serving.rules.compile import CompiledRules
+from segue.serving.rules.rerank import RankedList
 
-__all__ = ["Standing", "traced"]
+__all__ = ["ItemOutcome", "trace_rules"]
 
-VALUES = 5
-"""Values of a condition that are named."""
+MAX_VALUES = 5
+"""Values of a condition that are mentioned."""
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
-    """An item among all others."""
+class ItemOutcome:
+    """How one item ranks among all others."""
 
     item: int
     k: int
-    """Items that were asked for."""
-    picked: Picked
-    """The answer."""
+    """Number of requested items."""
+    ranked_list: RankedList
+    """The recommended list."""
     score: float
-    """With boosts."""
+    """Score with boosts."""
     probability: float | None
-    had: bool
-    """Whether the history holds it, and may not be repeated."""
-    forbidden: bool
-    """Whether ``allow``, ``deny`` or ``where`` keep it out."""
-    by_score: int
-    """Its place, from 1, by scores with boosts among all that may be recommended, as if it might."""
-    unboosted: int
+    is_in_history: bool
+    """Whether it is in the history and seen items are excluded."""
+    is_forbidden: bool
+    """Whether ``allow``, ``deny`` or ``filter`` exclude it."""
+    score_rank: int
+    """Rank, from 1, by boosted score among all eligible items, as if it was eligible itself."""
+    unboosted_rank: int
     """The same without boosts."""
-    moved: float
+    boost_delta: float
     """What boosts add to its score."""
-    eligible: int
-    """Items that may be recommended."""
+    n_eligible: int
+    """Number of items that may be recommended."""
 
     @property
-    def place(self) -> int | None:
-        """Its place in the answer; if it has none there, by score; none where a rule keeps it out."""
-        there = np.flatnonzero(self.picked.codes == self.item)
-        if len(there):
-            return int(there[0]) + 1
-        return None if self.had or self.forbidden else self.by_score
+    def rank(self) -> int | None:
+        """Position in the list, otherwise rank by score; ``None`` if a rule excludes it."""
+        positions = np.flatnonzero(self.ranked_list.codes == self.item)
+        if len(positions):
+            return int(positions[0]) + 1
+        return None if self.is_in_history or self.is_forbidden else self.score_rank
 
     @property
-    def recommended(self) -> bool:
-        """Whether it is in the answer."""
-        return bool((self.picked.codes == self.item).any())
+    def is_recommended(self) -> bool:
+        """Whether it is in the list."""
+        return bool((self.ranked_list.codes == self.item).any())
 
     @property
-    def pinned(self) -> bool:
-        """Whether it is in the answer because a rule put it there."""
-        return bool(self.picked.pinned[self.picked.codes == self.item].any())
+    def is_pinned(self) -> bool:
+        """Whether it is in the list because of a pin."""
+        return bool(self.ranked_list.pinned[self.ranked_list.codes == self.item].any())
 
     @property
-    def beats(self) -> bool:
-        """Whether its score is enough for the answer, so that something else keeps it out."""
-        others = self.picked.codes[~self.picked.pinned]
-        scores = self.picked.scores[~self.picked.pinned]
-        if self.recommended or self.had or self.forbidden:
+    def would_rank(self) -> bool:
+        """Whether its score suffices for the list, so that something else excludes it."""
+        codes = self.ranked_list.codes[~self.ranked_list.pinned]
+        scores = self.ranked_list.scores[~self.ranked_list.pinned]
+        if self.is_recommended or self.is_in_history or self.is_forbidden:
             return False
-        if len(self.picked.codes) < self.k:
+        if len(self.ranked_list.codes) < self.k:
             return True
-        return any((score, -code) < (self.score, -self.item) for score, code in zip(scores, others, strict=True))
+        return any((score, -code) < (self.score, -self.item) for score, code in zip(scores, codes, strict=True))
 
-    def words(self) -> str:
-        """Its place, in words."""
-        alone = f"by its score alone it has place {self.by_score} of {self.eligible}"
-        if self.recommended:
-            return f"place {self.place} of {self.eligible} that may be recommended" + (
-                "" if self.place == self.by_score and not self.pinned else f"; {alone}"
+    def describe(self) -> str:
+        """Describe its rank."""
+        by_score = f"by score alone it would rank {self.score_rank} of {self.n_eligible}"
+        if self.is_recommended:
+            return f"rank {self.rank} of {self.n_eligible} eligible items" + (
+                "" if self.rank == self.score_rank and not self.is_pinned else f"; {by_score}"
             )
-        if self.had or self.forbidden:
-            return (
-                f"not recommended: a rule keeps it out; without that it would have place {self.by_score} by its score"
-            )
-        if self.beats:
-            return f"not recommended: {alone}, but rules put others before it"
-        free = self.picked.scores[~self.picked.pinned]
+        if self.is_in_history or self.is_forbidden:
+            return f"not recommended: excluded by a rule; without the rule it would rank {self.score_rank} by score"
+        if self.would_rank:
+            return f"not recommended: {by_score}, but rules put other items above it"
+        unpinned_scores = self.ranked_list.scores[~self.ranked_list.pinned]
         gap = (
-            f": its score {self.score:.4g} is {free.min() - self.score:.3g} below the last of those"
-            if len(free)
+            f"; its score {self.score:.4g} is {unpinned_scores.min() - self.score:.3g} below the last of them"
+            if len(unpinned_scores)
             else ""
         )
-        return f"not recommended: {alone}, and {self.k} were asked for{gap}"
+        return f"not recommended: {by_score}, and {self.k} items were requested{gap}"
 
 
-def traced(standing: Standing, rules: Applied, catalogue: Catalogue) -> dict[str, str]:
-    """By rule, what it did to the item; rules that did nothing are not there."""
-    own = catalogue.ids(np.array([standing.item]))[0]
-    named = [("the question", rules.own), ("the service", rules.standing)]
-    found = {
-        "history": "it is in the history, and repeats were not asked for" if standing.had else "",
-        "allow": _told(f"{who} allows {len(r.allow)} items, and it is none of them"
-                       for who, r in named if r.allow is not None and own not in r.allow),
-        "deny": _told(f"{who} denies it" for who, r in named if own in r.deny),
-        "where": _told(_unmet(standing.item, who, r.where, catalogue) for who, r in named),
-        "boosts": _boosted(standing),
-        "most": _quotas(standing, rules, catalogue),
-        "diversify": _diversified(standing, rules),
-        "pins": _pinned(standing, own, [pin for _, r in named for pin in r.pins]),
+def trace_rules(outcome: ItemOutcome, rules: CompiledRules, catalog: Catalog) -> dict[str, str]:
+    """Describe what each rule did to the item; rules without effect are absent."""
+    item_id = catalog.ids(np.array([outcome.item]))[0]
+    sources = [("request", rules.request_rules), ("default rules", rules.default_rules)]
+    effects = {
+        "seen": "it is in the history, and include_seen is false" if outcome.is_in_history else "",
+        "allow": _join_texts(f"{source}: {len(r.allow)} items are allowed, and this is not one of them"
+                       for source, r in sources if r.allow is not None and item_id not in r.allow),
+        "deny": _join_texts(f"{source}: it is denied" for source, r in sources if item_id in r.deny),
+        "filter": _join_texts(_describe_unmet(outcome.item, source, r.filter, catalog) for source, r in sources),
+        "boosts": _describe_boosts(outcome),
+        "max_per_value": _describe_quotas(outcome, rules, catalog),
+        "diversify": _describe_diversity(outcome, rules),
+        "pins": _describe_pins(outcome, item_id, [pin for _, r in sources for pin in r.pins]),
     }  # fmt: skip
-    return {rule: text for rule, text in found.items() if text}
+    return {rule: text for rule, text in effects.items() if text}
 
 
-def _told(texts: Any) -> str:
+def _join_texts(texts: Any) -> str:
     return "; ".join(text for text in texts if text)
 
 
-def _unmet(item: int, who: str, where: schemas.Where, catalogue: Catalogue) -> str:
-    """Conditions that an item does not meet."""
-    faults = []
-    for name, condition in where.items():
-        if not catalogue.mask({name: condition})[0][item]:
-            value = catalogue.item(item).features.get(name) if name != "title" else catalogue.item(item).title
-            known = "not known" if value is None else _words(value if isinstance(value, list) else [value])
-            faults.append(f"{name} is {known}, {who} wants {_wanted(condition)}")
-    return "; ".join(faults)
+def _describe_unmet(item: int, source: str, conditions: schemas.Filter, catalog: Catalog) -> str:
+    """Describe the conditions that an item does not match."""
+    texts = []
+    for name, condition in conditions.items():
+        if not catalog.mask({name: condition})[0][item]:
+            value = catalog.item(item).features.get(name) if name != "title" else catalog.item(item).title
+            shown = "unknown" if value is None else _describe_values(value if isinstance(value, list) else [value])
+            texts.append(f"{source}: {name} is {shown}, expected {_describe_condition(condition)}")
+    return "; ".join(texts)
 
 
-def _wanted(condition: schemas.Condition) -> str:
+def _describe_condition(condition: schemas.Condition) -> str:
     parts = []
     if condition.any is not None:
-        parts.append(f"one of {_words(condition.any)}" if len(condition.any) > 1 else _words(condition.any))
+        parts.append(
+            f"one of {_describe_values(condition.any)}" if len(condition.any) > 1 else _describe_values(condition.any)
+        )
     if condition.none is not None:
         parts.append(
-            f"none of {_words(condition.none)}" if len(condition.none) > 1 else f"not {_words(condition.none)}"
+            f"none of {_describe_values(condition.none)}"
+            if len(condition.none) > 1
+            else f"not {_describe_values(condition.none)}"
         )
     if condition.min is not None:
         parts.append(f"at least {condition.min:.12g}")
@@ -146,51 +148,53 @@ def _wanted(condition: schemas.Condition) -> str:
     return " and ".join(parts)
 
 
-def _words(values: Sequence[Any]) -> str:
-    told = [str(value).lower() if isinstance(value, bool) else str(value) for value in values[:VALUES]]
-    more = len(values) - len(told)
-    return (", ".join(told) or "nothing") + (f" and {more} more" if more else "")
+def _describe_values(values: Sequence[Any]) -> str:
+    texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values[:MAX_VALUES]]
+    n_more = len(values) - len(texts)
+    return (", ".join(texts) or "nothing") + (f" and {n_more} more" if n_more else "")
 
 
-def _boosted(standing: Standing) -> str:
-    if not standing.moved:
+def _describe_boosts(outcome: ItemOutcome) -> str:
+    if not outcome.boost_delta:
         return ""
-    where = f", from place {standing.unboosted} to {standing.by_score}" * (standing.unboosted != standing.by_score)
-    return f"its score is changed by {standing.moved:+.3g}{where}"
+    before, after = outcome.unboosted_rank, outcome.score_rank
+    ranks = f", its rank from {before} to {after}" if before != after else ""
+    return f"its score changes by {outcome.boost_delta:+.3g}{ranks}"
 
 
-def _quotas(standing: Standing, rules: Applied, catalogue: Catalogue) -> str:
-    if not standing.beats:
+def _describe_quotas(outcome: ItemOutcome, rules: CompiledRules, catalog: Catalog) -> str:
+    if not outcome.would_rank:
         return ""
-    faults = []
-    for name, most in rules.most:
-        groups = catalogue.groups(name)
-        assert groups is not None
-        counts_V = np.bincount(groups.of(standing.picked.codes)[1], minlength=len(groups.values))
-        own = groups.of(np.array([standing.item]))[1]
-        if full := [str(groups.values[int(code)]) for code in own if counts_V[code] >= most]:
-            faults.append(f"of {name} {_words(full)} the answer holds {most} already, and no more may be")
-    return "; ".join(faults)
+    texts = []
+    for name, limit in rules.max_per_value:
+        item_values = catalog.feature_values(name)
+        assert item_values is not None
+        counts_V = np.bincount(item_values.gather(outcome.ranked_list.codes)[1], minlength=len(item_values.values))
+        codes = item_values.gather(np.array([outcome.item]))[1]
+        if full := [str(item_values.values[int(code)]) for code in codes if counts_V[code] >= limit]:
+            texts.append(f"the list already holds {limit} with {name} {_describe_values(full)}, the maximum")
+    return "; ".join(texts)
 
 
-def _diversified(standing: Standing, rules: Applied) -> str:
-    if not rules.diversify or standing.pinned:
+def _describe_diversity(outcome: ItemOutcome, rules: CompiledRules) -> str:
+    if not rules.diversify or outcome.is_pinned:
         return ""
-    if standing.recommended and standing.place != standing.by_score:
-        return f"it has place {standing.place}, not {standing.by_score}, so that neighbours in the list differ"
-    return "others that are less like those above them go before it" if standing.beats else ""
+    if outcome.is_recommended and outcome.rank != outcome.score_rank:
+        return f"it ranks {outcome.rank} instead of {outcome.score_rank}, for a more diverse list"
+    return "items that are less similar to those above them rank before it" if outcome.would_rank else ""
 
 
-def _pinned(standing: Standing, own: str, pins: Sequence[schemas.Pin]) -> str:
-    wanted = next((pin.place for pin in pins if pin.item == own), None)
-    if standing.pinned:
-        return f"it is pinned to place {wanted}"
-    if wanted is not None:
-        return f"it is pinned to place {wanted}, " + (
-            "but another rule forbids it" if standing.forbidden else f"which an answer of {standing.k} does not reach"
-        )
-    taken = int(standing.picked.pinned.sum())
-    if not standing.recommended and not standing.had and not standing.forbidden and standing.by_score <= standing.k:
-        words = "is taken by an item that is" if taken == 1 else "are taken by items that are"
-        return f"{taken} of the places {words} pinned" if taken else ""
-    return ""
+def _describe_pins(outcome: ItemOutcome, item_id: str, pins: Sequence[schemas.Pin]) -> str:
+    position = next((pin.position for pin in pins if pin.item == item_id), None)
+    if outcome.is_pinned:
+        return f"it is pinned to position {position}"
+    if position is not None:
+        reason = "but another rule excludes it" if outcome.is_forbidden else f"beyond the {outcome.k} requested items"
+        return f"it is pinned to position {position}, {reason}"
+    n_pinned = int(outcome.ranked_list.pinned.sum())
+    is_excluded = outcome.is_in_history or outcome.is_forbidden
+    if not n_pinned or is_excluded or outcome.is_recommended or outcome.score_rank > outcome.k:
+        return ""
+    return (
+        "1 position is taken by a pinned item" if n_pinned == 1 else f"{n_pinned} positions are taken by pinned items"
+    )

@@ -1,6 +1,7 @@
-"""The body of a request, taken in whole before anybody works on it: not too large, and not too slow.
+"""Reads a whole request body before the application handles it, with a size limit and a timeout.
 
-Handlers need all of it anyway, as it is JSON. So a slow sender holds a connection and a slot, and nothing else.
+Handlers parse JSON and therefore need the whole body anyway. A slow client occupies a connection and a slot of the
+concurrency limit, and nothing else.
 """
 
 from __future__ import annotations
@@ -9,78 +10,78 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
-from segue.serving.errors import Problem
+from segue.serving.errors import ApiError
 
-__all__ = ["Body", "Gone", "Message", "Receive"]
+__all__ = ["ClientDisconnected", "Message", "Receive", "RequestBody"]
 
 Message: TypeAlias = MutableMapping[str, Any]
-"""What an ASGI server and an application tell each other."""
+"""ASGI message."""
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
-"""Gives the next message of a connection."""
+"""Returns the next ASGI message of a connection."""
 
 
-class Gone(Exception):
-    """Who asked has hung up."""
+class ClientDisconnected(Exception):
+    """The client closed the connection."""
 
 
-class Body:
-    """What arrives on one connection for one request."""
+class RequestBody:
+    """Body of one request."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
-        self._ended = self._given = False
-        self._all = b""
+        self._is_complete = self._is_replayed = False
+        self._body = b""
 
-    async def take(self, most: int, seconds: float) -> bytes:
-        """All of it; :meth:`receive` gives it once more.
+    async def read_all(self, max_bytes: int, timeout: float) -> bytes:
+        """Read and return the whole body; :meth:`receive` replays it.
 
         Args:
-            most: bytes.
-            seconds: until all of it must be here.
+            max_bytes: size limit.
+            timeout: seconds until the whole body must have arrived.
 
         Raises:
-            Problem: it is larger (413) or slower (408).
-            Gone: the connection ended first.
+            ApiError: the body is too large (413) or too slow (408).
+            ClientDisconnected: the connection ended first.
         """
         parts: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(seconds):
-                while not self._ended:
-                    parts.append(await self._next())
+            async with asyncio.timeout(timeout):
+                while not self._is_complete:
+                    parts.append(await self._next_part())
                     size += len(parts[-1])
-                    if size > most:
-                        raise Problem(413, message=f"the body is larger than {most} bytes")
+                    if size > max_bytes:
+                        raise ApiError(413, message=f"request body larger than {max_bytes} bytes")
         except TimeoutError:
-            raise Problem(408, message=f"the body did not arrive within {seconds:g} s") from None
-        self._all = parts[0] if len(parts) == 1 else b"".join(parts)
-        return self._all
+            raise ApiError(408, message=f"request timeout: the body did not arrive within {timeout:g} s") from None
+        self._body = parts[0] if len(parts) == 1 else b"".join(parts)
+        return self._body
 
-    async def drain(self, most: int, seconds: float) -> bool:
-        """Read on and throw away; whether that was all.
+    async def drain(self, max_bytes: int, timeout: float) -> bool:
+        """Discard the rest of the body and return whether its end was reached.
 
-        A sender who still writes when the connection closes never reads the answer that says why, so those who are
-        soon done are waited for.
+        A client that is still sending when the connection closes never reads the error response, so clients that finish
+        soon are waited for.
         """
         try:
-            async with asyncio.timeout(seconds):
-                while not self._ended and most > 0:
-                    most -= len(await self._next())
-        except (TimeoutError, Gone):
+            async with asyncio.timeout(timeout):
+                while not self._is_complete and max_bytes > 0:
+                    max_bytes -= len(await self._next_part())
+        except (TimeoutError, ClientDisconnected):
             return False
-        return self._ended
+        return self._is_complete
 
     async def receive(self) -> Message:
-        """The body as one message, then what else the connection has to say."""
-        if self._given:
+        """Return the body as one message, then further messages of the connection."""
+        if self._is_replayed:
             return await self._receive()
-        self._given = True
-        return {"type": "http.request", "body": self._all, "more_body": False}
+        self._is_replayed = True
+        return {"type": "http.request", "body": self._body, "more_body": False}
 
-    async def _next(self) -> bytes:
+    async def _next_part(self) -> bytes:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise Gone
-        self._ended = not message.get("more_body", False)
+            raise ClientDisconnected
+        self._is_complete = not message.get("more_body", False)
         part: bytes = message.get("body", b"")
         return part

@@ -1,4 +1,4 @@
-"""A request on its way through, and what is told of it afterwards."""
+"""State of a request in the middleware, and its record for the access log."""
 
 from __future__ import annotations
 
@@ -7,62 +7,62 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from segue.serving import errors
-from segue.serving.auth.api_keys import Key
-from segue.serving.errors import Problem
+from segue.serving.auth.api_keys import ApiKey
+from segue.serving.errors import ApiError
 from segue.serving.middleware.request_body import Message
-from segue.serving.middleware.security_headers import guarded
+from segue.serving.middleware.security_headers import add_security_headers
 
-__all__ = ["Exchange", "Passage", "Send"]
+__all__ = ["AccessRecord", "ResponseGuard", "Send"]
 
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-"""Takes the next message of an answer."""
+"""Sends an ASGI message of a response."""
 
 
 @dataclass(frozen=True)
-class Exchange:
-    """A request and what became of it, without anything that names a person."""
+class AccessRecord:
+    """Request and its outcome, without personal data."""
 
     method: str
-    """One of HTTP's, or ``OTHER``."""
+    """HTTP method, or ``OTHER``."""
     route: str
-    """As the application declares it, such as ``/v1/users/{id}``; ``unmatched`` where it declares none."""
+    """Route template, such as ``/v1/users/{id}``, or ``unmatched``."""
     status: int
-    """499: who asked hung up before there was an answer."""
+    """HTTP status; 499 if the client disconnected before the response."""
     seconds: float
     request_id: str
     key: str | None
-    """The id of the key."""
+    """Id of the API key."""
 
 
-class Passage:
-    """One request on its way; every answer to it goes out with the headers that protect it.
+class ResponseGuard:
+    """Sends the response of one request with security headers.
 
     Args:
-        scope: that of ASGI.
-        policy: the Content-Security-Policy of the answer.
+        scope: ASGI scope.
+        policy: Content-Security-Policy of the response.
     """
 
     def __init__(self, scope: Any, send: Send, request_id: str, policy: str) -> None:
         self.scope, self.request_id = scope, request_id
-        self.key: Key | None = None
+        self.key: ApiKey | None = None
         self.status = 499
-        self.started = False
+        self.is_started = False
         self._send, self._policy, self._close = send, policy, False
 
     async def send(self, message: Message) -> None:
-        """Pass on a message of the application."""
+        """Forward a message of the application."""
         if message["type"] == "http.response.start":
-            self.started, self.status = True, message["status"]
-            more = {b"connection": b"close"} if self._close else {}
-            raw = guarded(message.get("headers", ()), self.request_id, self._policy, more)
-            message = {**message, "headers": raw}
+            self.is_started, self.status = True, message["status"]
+            extra = {b"connection": b"close"} if self._close else {}
+            headers = add_security_headers(message.get("headers", ()), self.request_id, self._policy, extra)
+            message = {**message, "headers": headers}
         await self._send(message)
 
-    async def refuse(self, problem: Problem, close: bool) -> None:
-        """Answer in the application's place, and end the connection if ``close``."""
-        body = errors.fault(problem, self.request_id)
-        told = {**errors.headers(problem), "content-length": str(len(body))}
-        raw = [(name.encode(), value.encode()) for name, value in told.items()]
+    async def send_error(self, error: ApiError, close: bool) -> None:
+        """Send an error response, and end the connection if ``close``."""
+        body = errors.error_body(error, self.request_id)
+        headers = {**errors.error_headers(error), "content-length": str(len(body))}
+        raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
         self._close = close
-        await self.send({"type": "http.response.start", "status": problem.status, "headers": raw})
+        await self.send({"type": "http.response.start", "status": error.status, "headers": raw_headers})
         await self.send({"type": "http.response.body", "body": body})

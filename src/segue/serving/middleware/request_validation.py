@@ -1,4 +1,4 @@
-"""Requests that no well-meaning client sends, refused before anything is made of them."""
+"""Rejects malformed and suspicious requests before the application handles them."""
 
 from __future__ import annotations
 
@@ -9,72 +9,75 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from segue.serving.errors import Problem
-from segue.serving.middleware.security_headers import Given
+from segue.serving.errors import ApiError
+from segue.serving.middleware.security_headers import RequestHeaders
 
-__all__ = ["check", "check_json", "check_site"]
+__all__ = ["check_csrf", "reject_nonstandard_json", "validate_request"]
 
-LONGEST = 8_192
-"""Bytes of an address with its query."""
+MAX_URI_BYTES = 8_192
+"""Maximum length of a path with its query."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
-def check(scope: Any, given: Given) -> None:
-    """Refuse addresses that are too long or no text, and headers that two readers could read in two ways.
+def validate_request(scope: Any, headers: RequestHeaders) -> None:
+    """Reject overlong or malformed URIs, and ambiguous headers (request smuggling).
 
     Raises:
-        Problem: 400 or 414.
+        ApiError: 400 or 414.
     """
-    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > LONGEST:
-        raise Problem(414)
-    if CONTROL.search(scope["path"]) or _mangled(scope):
-        raise Problem(400, message="the address holds bytes that are no text")
-    if name := given.repeated():
-        raise Problem(400, message=f"{name}: was sent more than once")
-    if given.one(b"content-length") is not None and given.one(b"transfer-encoding") is not None:
-        raise Problem(400, message="content-length and transfer-encoding: expected one of them")
+    if len(scope.get("raw_path") or b"") + len(scope["query_string"]) > MAX_URI_BYTES:
+        raise ApiError(414)
+    if CONTROL.search(scope["path"]) or _is_invalid_utf8(scope):
+        raise ApiError(400, message="the path contains control characters or invalid UTF-8")
+    if name := headers.first_repeated():
+        raise ApiError(400, message=f"{name}: header sent more than once")
+    if headers.get(b"content-length") is not None and headers.get(b"transfer-encoding") is not None:
+        raise ApiError(400, message="expected either content-length or transfer-encoding, got both")
 
 
-def check_site(method: str, given: Given, friends: Collection[str]) -> None:
-    """Refuse changes that a page of another site makes a browser ask for (cross-site request forgery).
+def check_csrf(method: str, headers: RequestHeaders, trusted_origins: Collection[str]) -> None:
+    """Reject state-changing requests that another site makes a browser send (cross-site request forgery).
 
-    Keys need no such guard, as a browser does not add them of itself. The checks are those of Go's
-    ``http.CrossOriginProtection``: ``Sec-Fetch-Site``, and from old browsers ``Origin`` against ``Host``.
+    A service with API keys does not need this check, as browsers do not add keys by themselves. The rules are those of
+    Go's ``http.CrossOriginProtection``: ``Sec-Fetch-Site``, and for old browsers ``Origin`` against ``Host``.
 
     Args:
-        friends: origins of sites that may.
+        trusted_origins: origins that may send such requests.
 
     Raises:
-        Problem: 403.
+        ApiError: 403.
     """
-    origin, site = given.one(b"origin"), given.one(b"sec-fetch-site")
-    if method in ("GET", "HEAD", "OPTIONS") or origin in friends or "*" in friends or site in ("same-origin", "none"):
+    origin, site = headers.get(b"origin"), headers.get(b"sec-fetch-site")
+    is_safe = method in ("GET", "HEAD", "OPTIONS")
+    if is_safe or origin in trusted_origins or "*" in trusted_origins or site in ("same-origin", "none"):
         return
-    if site is not None or (origin is not None and origin.partition("://")[2] != given.one(b"host")):
-        raise Problem(403, message="a page of another site may not do that, unless the setting cors names it")
+    if site is not None or (origin is not None and origin.partition("://")[2] != headers.get(b"host")):
+        raise ApiError(
+            403, message="cross-site request rejected; add the origin to the setting cors_origins to allow it"
+        )
 
 
-def check_json(body: bytes) -> None:
-    """Refuse what Python reads as JSON though it is none (RFC 8259): ``NaN``, ``Infinity``, and UTF-16 or UTF-32.
+def reject_nonstandard_json(body: bytes) -> None:
+    """Reject input that Python parses as JSON although RFC 8259 forbids it: NaN, Infinity, UTF-16 and UTF-32.
 
-    Only a body that holds one of these words is read here.
+    The body is parsed here only if it contains one of these words.
 
     Raises:
-        Problem: 400.
+        ApiError: 400.
     """
     if b"\0" in body:
-        raise Problem(400, message="the body is not JSON in UTF-8")
+        raise ApiError(400, message="the body is not JSON in UTF-8")
     if b"NaN" in body or b"Infinity" in body:
-        with suppress(ValueError, RecursionError):  # broken in another way, which the application says
-            json.loads(body, parse_constant=_constant)
+        with suppress(ValueError, RecursionError):  # other errors are reported by the application
+            json.loads(body, parse_constant=_reject_constant)
 
 
-def _constant(name: str) -> float:
-    raise Problem(400, message="the body is not JSON: it holds NaN or Infinity; leave out what is not known")
+def _reject_constant(name: str) -> float:
+    raise ApiError(400, message="the body is not JSON: NaN and Infinity are not allowed; omit unknown values")
 
 
-def _mangled(scope: Any) -> bool:
-    """Whether the address was no UTF-8: two users would then have one name."""
+def _is_invalid_utf8(scope: Any) -> bool:
+    """Check whether the path is not UTF-8, as two different ids would then be decoded to the same text."""
     if "\ufffd" not in scope["path"]:
         return False
     try:

@@ -1,21 +1,21 @@
-"""Headers: what comes with a request, and what an answer tells the browser not to do (OWASP Secure Headers)."""
+"""Request headers, and security headers of responses (OWASP Secure Headers)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["DOCS", "LOCAL", "PAGE", "Given", "guarded", "named"]
+__all__ = ["DOCS_CSP", "LOCAL_HOSTS", "UI_CSP", "RequestHeaders", "add_security_headers", "host_without_port"]
 
-LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-"""What a service on this machine alone is called."""
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Host names of a service that only this machine can reach."""
 
-_NONE = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-PAGE = f"{_NONE}; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'"
-"""Content-Security-Policy: only what this service serves is run, shown and asked."""
-DOCS = PAGE.replace("img-src 'self'", "img-src 'self' data:")
-"""The same for the description of the interface: the styles of Swagger UI hold their images."""
+_BASE_CSP = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+UI_CSP = f"{_BASE_CSP}; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'"
+"""Content-Security-Policy that permits only resources of this service."""
+DOCS_CSP = UI_CSP.replace("img-src 'self'", "img-src 'self' data:")
+"""Content-Security-Policy of the API documentation: Swagger UI's style sheets embed their images."""
 
-ALWAYS = {
+SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"x-frame-options": b"DENY",
     b"referrer-policy": b"no-referrer",
@@ -23,9 +23,9 @@ ALWAYS = {
     b"cross-origin-resource-policy": b"same-origin",
     b"permissions-policy": b"camera=(), geolocation=(), microphone=()",
 }
-OWN = {*ALWAYS, b"content-security-policy", b"x-request-id", b"server"}
+REPLACED_HEADERS = {*SECURITY_HEADERS, b"content-security-policy", b"x-request-id", b"server"}
 
-ONCE = (
+SINGLETON_HEADERS = (
     b"authorization",
     b"content-encoding",
     b"content-length",
@@ -37,41 +37,46 @@ ONCE = (
 )
 
 
-class Given:
-    """The headers of a request; names are lower case, values are read as Latin-1."""
+class RequestHeaders:
+    """Headers of a request; names are lower case, values are decoded as Latin-1."""
 
-    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+    def __init__(self, raw_headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._by_name: dict[bytes, list[str]] = {}
-        for name, value in raw:
+        for name, value in raw_headers:
             self._by_name.setdefault(name.lower(), []).append(value.decode("latin-1"))
 
-    def one(self, name: bytes) -> str | None:
-        """The value, where there is exactly one."""
+    def get(self, name: bytes) -> str | None:
+        """Return the value of a header that occurs exactly once."""
         values = self._by_name.get(name, ())
         return values[0].strip() if len(values) == 1 else None
 
-    def repeated(self) -> str | None:
-        """A header that stands there twice though two readers could then see two requests."""
-        return next((name.decode() for name in ONCE if len(self._by_name.get(name, ())) > 1), None)
+    def first_repeated(self) -> str | None:
+        """Return the first repeated header that must be unique, as two parsers could interpret it differently."""
+        return next((name.decode() for name in SINGLETON_HEADERS if len(self._by_name.get(name, ())) > 1), None)
 
 
-def guarded(
-    raw: Iterable[tuple[bytes, bytes]], request_id: str, policy: str, more: Mapping[bytes, bytes]
+def add_security_headers(
+    raw_headers: Iterable[tuple[bytes, bytes]], request_id: str, policy: str, extra: Mapping[bytes, bytes]
 ) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer with those that protect it; no cache keeps an answer that does not say so.
+    """Return response headers with security headers added.
 
-    Files, which have an ``ETag``, may be kept, and are asked for anew.
+    Responses are not cached unless they say otherwise; static files, which have an ``ETag``, are revalidated.
     """
-    kept = [(name, value) for name, value in raw if name.lower() not in OWN]
-    names = {name.lower() for name, _ in kept}
+    headers = [(name, value) for name, value in raw_headers if name.lower() not in REPLACED_HEADERS]
+    names = {name.lower() for name, _ in headers}
     if b"cache-control" not in names:
-        kept.append((b"cache-control", b"no-cache" if b"etag" in names else b"no-store"))
-    own = {**ALWAYS, b"content-security-policy": policy.encode(), b"x-request-id": request_id.encode(), **more}
-    return [*kept, *own.items()]
+        headers.append((b"cache-control", b"no-cache" if b"etag" in names else b"no-store"))
+    added = {
+        **SECURITY_HEADERS,
+        b"content-security-policy": policy.encode(),
+        b"x-request-id": request_id.encode(),
+        **extra,
+    }
+    return [*headers, *added.items()]
 
 
-def named(host: str) -> str:
-    """The name in ``Host`` without its port: ``::1`` for ``[::1]:8000``."""
+def host_without_port(host: str) -> str:
+    """Return the host name of a ``Host`` header: ``::1`` for ``[::1]:8000``."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

@@ -1,4 +1,4 @@
-"""How much of the catalogue is served, and how popular that is (Herlocker et al. 2004, doi:10.1145/963770.963772).
+"""Catalog coverage and popularity percentiles of served items (Herlocker et al. 2004, doi:10.1145/963770.963772).
 
 Shapes: I items, S items served.
 """
@@ -14,68 +14,70 @@ from numpy.typing import NDArray
 
 from segue.core.events import Codes, Mask
 
-__all__ = ["Coverage", "percentiles"]
+__all__ = ["Coverage", "popularity_percentiles"]
 
 
 class Coverage:
-    """The share of the catalogue that was served lately.
+    """Share of the catalog served recently.
 
-    Two bitmaps take turns: what is served is marked in one of them, and after ``seconds`` the older one is wiped and
-    goes on. So the window reaches back between one and two times ``seconds``, and the memory is two bytes an item.
+    Two bitmaps alternate: served items are marked in the current one, and after ``seconds`` the older one is cleared
+    and becomes current. The window therefore covers between one and two times ``seconds``, at two bytes per item.
 
     Args:
         n_items: I, at least 1.
-        seconds: how long a bitmap is written to.
-        clock: seconds that never fall.
+        seconds: time for which a bitmap is current.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(self, n_items: int, seconds: float = 3600.0, clock: Callable[[], float] = time.monotonic) -> None:
         if n_items < 1 or seconds <= 0:
-            raise ValueError(f"coverage: {n_items} items, {seconds} seconds; expected at least one item, and some time")
-        self._now_I: Mask = np.zeros(n_items, np.bool_)
-        self._before_I: Mask = np.zeros(n_items, np.bool_)
-        self._seconds, self._clock, self._since = seconds, clock, clock()
-        self._marked = 0
+            raise ValueError(
+                f"coverage: got {n_items} items and {seconds} seconds, expected at least 1 and more than 0"
+            )
+        self._current_I: Mask = np.zeros(n_items, np.bool_)
+        self._previous_I: Mask = np.zeros(n_items, np.bool_)
+        self._seconds, self._clock, self._started_at = seconds, clock, clock()
+        self._n_covered = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """The number of items, I."""
-        return len(self._now_I)
+        """Return the number of items, I."""
+        return len(self._current_I)
 
     def add(self, items_S: Codes) -> None:
-        """Mark items as served. Costs as much as is served, whatever the size of the catalogue."""
+        """Mark items as served, in time proportional to S."""
         with self._lock:
-            self._turn()
-            fresh = items_S[~(self._now_I[items_S] | self._before_I[items_S])]
-            self._marked += len(np.unique(fresh))
-            self._now_I[items_S] = True
+            self._rotate()
+            new = items_S[~(self._current_I[items_S] | self._previous_I[items_S])]
+            self._n_covered += len(np.unique(new))
+            self._current_I[items_S] = True
 
     @property
-    def share(self) -> float:
-        """Served items among all, from 0 to 1."""
+    def ratio(self) -> float:
+        """Share of the catalog that was served, from 0 to 1."""
         with self._lock:
-            self._turn()
-            return self._marked / len(self._now_I)
+            self._rotate()
+            return self._n_covered / len(self._current_I)
 
-    def _turn(self) -> None:
-        passed = self._clock() - self._since
-        if passed < self._seconds:
+    def _rotate(self) -> None:
+        elapsed = self._clock() - self._started_at
+        if elapsed < self._seconds:
             return
-        self._now_I, self._before_I = self._before_I, self._now_I
-        self._now_I[:] = False
-        if passed >= 2 * self._seconds:  # nothing was served for so long that both are old
-            self._before_I[:] = False
-        self._marked = int(self._before_I.sum())
-        self._since += passed - passed % self._seconds
+        self._current_I, self._previous_I = self._previous_I, self._current_I
+        self._current_I[:] = False
+        if elapsed >= 2 * self._seconds:  # idle for so long that both bitmaps have expired
+            self._previous_I[:] = False
+        self._n_covered = int(self._previous_I.sum())
+        self._started_at += elapsed - elapsed % self._seconds
 
 
-def percentiles(popularity_I: NDArray[np.generic]) -> NDArray[np.float64]:
-    """``(I,)`` for each item the share of items that are less popular, ties counting half; from 0 to 1, 0.5 on average.
+def popularity_percentiles(popularity_I: NDArray[np.generic]) -> NDArray[np.float64]:
+    """Return ``(I,)`` the share of items that are less popular than each item; ties count half, the mean is 0.5.
 
     Args:
-        popularity_I: events per item, their share, or anything else that grows with them.
+        popularity_I: events per item, or any increasing function of it.
     """
-    order_I = np.sort(popularity_I)
-    below_I = np.searchsorted(order_I, popularity_I, side="left")
-    upto_I = np.searchsorted(order_I, popularity_I, side="right")
-    return (below_I + upto_I) / (2 * len(popularity_I))
+    sorted_I = np.sort(popularity_I)
+    n_below_I = np.searchsorted(sorted_I, popularity_I, side="left")
+    n_up_to_I = np.searchsorted(sorted_I, popularity_I, side="right")
+    return (n_below_I + n_up_to_I) / (2 * len(popularity_I))

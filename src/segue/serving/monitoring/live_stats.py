@@ -1,6 +1,6 @@
-"""How the service fares now: requests of the last minute, for whoever looks at the page.
+"""Request statistics of the last minute, for the UI.
 
-Prometheus tells the same at length; this needs nothing beside the service.
+Prometheus provides the same in more detail; this needs nothing besides the service.
 """
 
 from __future__ import annotations
@@ -15,74 +15,73 @@ import numpy as np
 
 from segue.serving import schemas
 
-__all__ = ["Arrivals", "Figures"]
+__all__ = ["ArrivalCounter", "RequestStats"]
 
-WINDOW = 60.0
-"""Seconds that are looked at."""
+WINDOW_SECONDS = 60.0
+"""Length of the window."""
 
-MOST = 100_000
-"""Requests of the window that are kept; of more the newest."""
+MAX_REQUESTS = 100_000
+"""Maximum number of requests kept; older ones are dropped."""
 
 
-class Arrivals:
-    """ASGI middleware that calls ``arrived`` with every request, before anything else is done with it."""
+class ArrivalCounter:
+    """ASGI middleware that calls ``on_arrival`` for every request before anything else."""
 
-    def __init__(self, app: Any, arrived: Callable[[], None]) -> None:
-        self._app, self._arrived = app, arrived
+    def __init__(self, app: Any, on_arrival: Callable[[], None]) -> None:
+        self._app, self._on_arrival = app, on_arrival
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """One connection, as ASGI has it."""
+        """Handle one ASGI connection."""
         if scope["type"] == "http":
-            self._arrived()
+            self._on_arrival()
         await self._app(scope, receive, send)
 
 
-class Figures:
-    """Counts and times of requests."""
+class RequestStats:
+    """Counts and latencies of requests."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._begun = clock, clock()
-        self._recent: deque[tuple[float, float]] = deque(maxlen=MOST)
-        self._steps: Counter[str] = Counter()
+        self._clock, self._started_at = clock, clock()
+        self._recent: deque[tuple[float, float]] = deque(maxlen=MAX_REQUESTS)
+        self._sources: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._errors = 0
+        self._n_errors = 0
 
-    def left(self, status: int, seconds: float) -> None:
-        """A request under ``/v1`` was answered after so many seconds."""
+    def record_response(self, status: int, seconds: float) -> None:
+        """Record the status and latency of a request under ``/v1``."""
         with self._lock:
-            self._errors += status >= 500
+            self._n_errors += status >= 500
             now = self._clock()
-            self._forget(now)  # also where nobody looks
+            self._drop_expired(now)  # also while no client calls `snapshot`
             self._recent.append((now, seconds))
 
-    def step(self, name: str) -> None:
-        """A step of the ladder gave an answer."""
+    def record_source(self, source: str) -> None:
+        """Record which source produced a response."""
         with self._lock:
-            self._steps[name] += 1
+            self._sources[source] += 1
 
-    def told(self, waiting: int, in_flight: int) -> schemas.Live:
-        """The figures as they stand."""
+    def snapshot(self, queued: int, in_flight: int) -> schemas.LiveStats:
+        """Return the current statistics."""
         with self._lock:
             now = self._clock()
-            self._forget(now)
-            milliseconds = np.array([seconds for _, seconds in self._recent]) * 1000
-            uptime = now - self._begun
-            points: list[float | None] = [None] * 3
-            if len(milliseconds):
-                points = [round(float(x), 3) for x in np.quantile(milliseconds, [0.5, 0.95, 0.99])]
-            return schemas.Live(
-                requests_per_second=round(len(milliseconds) / max(min(uptime, WINDOW), 1.0), 2),
-                p50_ms=points[0],
-                p95_ms=points[1],
-                p99_ms=points[2],
+            self._drop_expired(now)
+            latencies_ms = np.array([seconds for _, seconds in self._recent]) * 1000
+            uptime = now - self._started_at
+            quantiles: list[float | None] = [None] * 3
+            if len(latencies_ms):
+                quantiles = [round(float(x), 3) for x in np.quantile(latencies_ms, [0.5, 0.95, 0.99])]
+            return schemas.LiveStats(
+                requests_per_second=round(len(latencies_ms) / max(min(uptime, WINDOW_SECONDS), 1.0), 2),
+                p50_ms=quantiles[0],
+                p95_ms=quantiles[1],
+                p99_ms=quantiles[2],
                 in_flight=in_flight,
-                waiting=waiting,
-                steps=dict(self._steps),
-                errors=self._errors,
+                queued=queued,
+                sources=dict(self._sources),
+                errors=self._n_errors,
                 uptime_seconds=round(uptime, 1),
             )
 
-    def _forget(self, now: float) -> None:
-        """Drop what is older than the window."""
-        while self._recent and self._recent[0][0] < now - WINDOW:
+    def _drop_expired(self, now: float) -> None:
+        while self._recent and self._recent[0][0] < now - WINDOW_SECONDS:
             self._recent.popleft()

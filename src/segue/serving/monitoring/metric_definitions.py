@@ -1,7 +1,8 @@
-"""All that the service measures, by name, and where it is counted: a registry of prometheus-client.
+"""Definitions of all metrics, and the registry that counts them (prometheus-client).
 
-Names and units follow https://prometheus.io/docs/practices/naming. A label's values come from a closed set, or are the
-first few that come: what comes later is counted as ``other``, so that no caller can make series without end.
+Names and units follow https://prometheus.io/docs/practices/naming. Label values come from a closed set or are limited
+in
+number: further values are counted as ``other``, so that no client can create an unbounded number of series.
 """
 
 from __future__ import annotations
@@ -14,34 +15,42 @@ from typing import Any, Literal
 
 import psutil
 
-__all__ = ["CAUSES", "INSTRUMENTS", "REASONS", "RULES", "STEPS", "Instrument", "Instruments"]
+__all__ = [
+    "FALLBACK_CAUSES",
+    "METRICS",
+    "REJECTION_REASONS",
+    "RULES",
+    "SOURCES",
+    "MetricDefinition",
+    "MetricRegistry",
+]
 
-STEPS = ("model", "fallback", "neighbours", "popular")
-"""Steps of the ladder."""
-CAUSES = ("none", "deadline", "error", "store")
-"""Why a step below the first one answered."""
-REASONS = ("auth", "rate", "busy", "too_large", "invalid")
-"""Why a request was refused."""
-RULES = ("allow", "deny", "where", "boosts", "most", "diversify", "pins", "repeats")
-"""Rules that a question may bring."""
-USERS = ("known", "unknown", "none")
-"""What is known of who asks."""
-TAKEN = ("accepted", "duplicate")
-"""What became of an event."""
+SOURCES = ("model", "fallback", "neighbors", "popular")
+"""Sources of recommendations, in the order in which they are tried."""
+FALLBACK_CAUSES = ("none", "deadline", "error", "store")
+"""Causes of a fallback."""
+REJECTION_REASONS = ("unauthorized", "rate_limited", "overloaded", "too_large", "invalid")
+"""Reasons for rejecting a request."""
+RULES = ("allow", "deny", "filter", "boosts", "max_per_value", "diversify", "pins", "include_seen")
+"""Rules that a request may contain, by the name of its field."""
+USER_KINDS = ("known", "unknown", "none")
+"""Whether the user of a request is known, unknown, or not given."""
+EVENT_RESULTS = ("accepted", "duplicate")
+"""Results of storing an event."""
 
 OTHER = "other"
-CLOSED: dict[str, tuple[str, ...]] = {
+CLOSED_LABELS: dict[str, tuple[str, ...]] = {
     "method": ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"),
     "status": ("1xx", "2xx", "3xx", "4xx", "5xx"),
-    "step": STEPS,
-    "cause": CAUSES,
-    "reason": REASONS,
+    "source": SOURCES,
+    "cause": FALLBACK_CAUSES,
+    "reason": REJECTION_REASONS,
     "rule": RULES,
-    "user": USERS,
-    "result": (*TAKEN, "hit", "miss", "agreed", "differed"),
+    "user": USER_KINDS,
+    "result": (*EVENT_RESULTS, "hit", "miss", "match", "mismatch"),
 }
-"""Labels whose values are all known."""
-OPEN = {
+"""Labels with a fixed set of values."""
+OPEN_LABELS = {
     "route": 64,
     "kind": 32,
     "cache": 16,
@@ -53,127 +62,145 @@ OPEN = {
     "key": 64,
     "version": 128,
 }
-"""Labels that take so many values of any kind."""
+"""Labels with arbitrary values, and the maximum number of values of each."""
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-LENGTHS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
-ASKED = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+HISTORY_LENGTHS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+REQUESTED_K = (1, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 @dataclass(frozen=True)
-class Instrument:
-    """One thing that is measured."""
+class MetricDefinition:
+    """Definition of one metric."""
 
     kind: Literal["counter", "gauge", "histogram"]
     name: str
-    text: str
-    """What it is, in one sentence."""
+    description: str
+    """One sentence."""
     labels: tuple[str, ...] = ()
     buckets: Sequence[float] = ()
-    """Upper bounds, of a histogram."""
-    together: Literal["livesum", "livemin", "livemax"] = "livesum"
-    """What becomes of a gauge's numbers where several processes have one each."""
-    begin: tuple[tuple[str, ...], ...] = ()
-    """Labels whose series are there from the start, so that a first count shows as a rise."""
+    """Upper bounds of a histogram."""
+    multiprocess_mode: Literal["livesum", "livemin", "livemax"] = "livesum"
+    """Aggregation of a gauge over worker processes."""
+    initial_labels: tuple[tuple[str, ...], ...] = ()
+    """Label values whose series exist from the start, so that a first count shows as an increase."""
 
 
-def _counter(name: str, text: str, *labels: str, begin: tuple[tuple[str, ...], ...] = ()) -> Instrument:
-    return Instrument("counter", name, text, labels, begin=begin)
+def _counter(
+    name: str, description: str, *labels: str, initial_labels: tuple[tuple[str, ...], ...] = ()
+) -> MetricDefinition:
+    return MetricDefinition("counter", name, description, labels, initial_labels=initial_labels)
 
 
-def _gauge(name: str, text: str, together: Literal["livesum", "livemin", "livemax"], *labels: str) -> Instrument:
-    return Instrument("gauge", name, text, labels, together=together)
+def _gauge(
+    name: str, description: str, multiprocess_mode: Literal["livesum", "livemin", "livemax"], *labels: str
+) -> MetricDefinition:
+    return MetricDefinition("gauge", name, description, labels, multiprocess_mode=multiprocess_mode)
 
 
-def _histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Instrument:
-    return Instrument("histogram", name, text, labels, buckets)
+def _histogram(name: str, description: str, buckets: Sequence[float], *labels: str) -> MetricDefinition:
+    return MetricDefinition("histogram", name, description, labels, buckets)
 
 
-INSTRUMENTS: tuple[Instrument, ...] = (
-    _gauge("segue_build_info", "Always 1; the label tells which Segue runs.", "livemax", "version"),
-    _gauge("segue_ready", "1: takes requests; 0: is starting, ending or broken.", "livemin"),
+METRICS: tuple[MetricDefinition, ...] = (
+    _gauge("segue_build_info", "Always 1; the label holds the Segue version.", "livemax", "version"),
+    _gauge("segue_ready", "1 if the service accepts requests, 0 while it starts or stops.", "livemin"),
     _histogram(
-        "segue_request_seconds", "From a request's arrival to its answer.", SECONDS, "route", "method", "status"
+        "segue_request_duration_seconds", "Latency of HTTP requests in seconds.", SECONDS, "route", "method", "status"
     ),
-    _gauge("segue_requests_in_flight", "Requests that are being answered.", "livesum"),
-    _counter("segue_refused_total", "Requests refused, by reason.", "reason", begin=tuple((r,) for r in REASONS)),
-    _counter("segue_errors_total", "Faults that nobody foresaw, by kind.", "kind"),
-    _gauge("segue_queue_waiting", "Requests that wait to be worked on.", "livesum", "kind"),
-    _gauge("segue_queue_limit", "Requests that may wait; more are refused.", "livesum", "kind"),
-    _histogram("segue_batch_size", "Questions, or events, worked on together.", SIZES, "kind"),
-    _counter("segue_cache_lookups_total", "What was looked for in a cache.", "cache", "result"),
-    _histogram("segue_store_seconds", "Calls of the state store.", SECONDS, "store", "operation"),
-    _counter("segue_store_failures_total", "Calls of the state store that failed.", "store", "operation"),
+    _gauge("segue_requests_in_flight", "HTTP requests being processed.", "livesum"),
     _counter(
-        "segue_answers_total",
-        "Answers, by the step of the ladder that gave them and the reason for a lower step.",
-        "step",
+        "segue_rejected_requests_total",
+        "Rejected HTTP requests, by reason.",
+        "reason",
+        initial_labels=tuple((reason,) for reason in REJECTION_REASONS),
+    ),
+    _counter("segue_errors_total", "Internal errors, by kind.", "kind"),
+    _gauge("segue_queue_length", "Entries waiting in a queue.", "livesum", "kind"),
+    _gauge("segue_queue_capacity", "Capacity of a queue; requests beyond it are rejected.", "livesum", "kind"),
+    _histogram("segue_batch_size", "Requests or events processed in one batch.", BATCH_SIZES, "kind"),
+    _counter("segue_cache_lookups_total", "Cache lookups, by result.", "cache", "result"),
+    _histogram(
+        "segue_store_duration_seconds", "Duration of event store calls in seconds.", SECONDS, "store", "operation"
+    ),
+    _counter("segue_store_failures_total", "Failed event store calls.", "store", "operation"),
+    _counter(
+        "segue_recommend_responses_total",
+        "Recommendation responses, by source and cause of the fallback.",
+        "source",
         "cause",
-        begin=tuple((step, "none") for step in STEPS),
+        initial_labels=tuple((source, "none") for source in SOURCES),
     ),
     _counter(
-        "segue_questions_total", "Questions, by what is known of who asks.", "user", begin=tuple((u,) for u in USERS)
+        "segue_recommend_requests_total",
+        "Recommendation requests, by whether the user is known.",
+        "user",
+        initial_labels=tuple((kind,) for kind in USER_KINDS),
     ),
-    _histogram("segue_history_events", "Events of known items in the history of a question.", LENGTHS),
+    _histogram("segue_history_length", "Known items in the history of a request.", HISTORY_LENGTHS),
+    _counter("segue_history_unknown_items_total", "History events ignored because their item is not in the catalog."),
+    _histogram("segue_requested_k", "Number of items requested.", REQUESTED_K),
+    _counter("segue_rules_total", "Requests that contain a rule, by rule.", "rule"),
     _counter(
-        "segue_history_unknown_items_total", "Events of histories left out, as their item is not in the catalogue."
+        "segue_events_total",
+        "Events received, by result.",
+        "result",
+        initial_labels=tuple((result,) for result in EVENT_RESULTS),
     ),
-    _histogram("segue_asked_items", "Items that a question asks for.", ASKED),
-    _counter("segue_rules_total", "Questions that bring a rule.", "rule"),
-    _counter("segue_events_total", "Events taken in.", "result", begin=tuple((t,) for t in TAKEN)),
-    _counter("segue_events_unknown_items_total", "Events taken in whose item is not in the catalogue."),
-    _counter("segue_served_items_total", "Items in answers.", "model"),
+    _counter("segue_events_unknown_items_total", "Events received whose item is not in the catalog."),
+    _counter("segue_served_items_total", "Items in responses.", "model"),
     _counter(
         "segue_served_popularity_total",
-        "Popularity percentiles of the items in answers, added up; each is from 0 to 1.",
+        "Sum of the popularity percentiles of items in responses, each from 0 to 1.",
         "model",
     ),
     _gauge(
-        "segue_served_coverage_ratio", "Share of the catalogue served in the last one to two hours.", "livemax", "model"
+        "segue_served_coverage_ratio", "Share of the catalog served in the last one to two hours.", "livemax", "model"
     ),
     _gauge(
         "segue_drift_stability_index",
-        "Population stability index of what is asked against training; from 0.1 on some drift, from 0.25 on much.",
+        "Population stability index of request inputs against training; 0.1 is moderate drift, 0.25 strong drift.",
         "livemax",
         "model",
         "input",
     ),
     _gauge(
         "segue_drift_divergence_ratio",
-        "Jensen-Shannon divergence of what is asked against training, in bits, from 0 to 1.",
+        "Jensen-Shannon divergence of request inputs against training in bits, from 0 to 1.",
         "livemax",
         "model",
         "input",
     ),
-    _gauge("segue_drift_sample", "Events, or questions, that drift is measured from.", "livesum", "model", "input"),
+    _gauge("segue_drift_sample_size", "Events or requests used to measure drift.", "livesum", "model", "input"),
     _gauge(
         "segue_model_active",
-        "1: the model that answers where a question names none; 0: it is at hand.",
+        "1 for the active model, 0 for other loaded models.",
         "livemax",
         "model",
         "key",
         "version",
     ),
-    _counter("segue_model_activations_total", "Changes of the active model, rollbacks among them."),
-    _counter("segue_model_rollbacks_total", "Returns to the model that was active before."),
+    _counter("segue_model_activations_total", "Changes of the active model, including rollbacks."),
+    _counter("segue_model_rollbacks_total", "Rollbacks to the previously active model."),
     _gauge(
         "segue_model_golden_queries",
-        "Golden queries, by whether the engine answers them as the trained model does.",
+        "Golden queries, by whether the engine's results match those of the trained model.",
         "livemax",
         "model",
         "result",
     ),
-    _histogram("segue_engine_seconds", "Runs of an engine over a batch.", SECONDS, "engine", "model"),
-    _counter("segue_engine_rows_total", "Questions that an engine answered.", "engine", "model"),
+    _histogram("segue_engine_duration_seconds", "Duration of one engine run in seconds.", SECONDS, "engine", "model"),
+    _counter("segue_engine_rows_total", "Requests computed by an engine.", "engine", "model"),
 )
+"""All metrics."""
 
 
-class Instruments:
-    """:data:`INSTRUMENTS`, each at zero, in a registry of their own.
+class MetricRegistry:
+    """Registry of :data:`METRICS`, all starting at zero.
 
-    Several processes add up their numbers where the environment variable ``PROMETHEUS_MULTIPROC_DIR`` names an empty
-    folder before the first of these is made.
+    Worker processes aggregate their metrics if the environment variable ``PROMETHEUS_MULTIPROC_DIR`` names an empty
+    folder before the first registry is created.
 
     Raises:
         ValueError: prometheus-client is not installed.
@@ -184,56 +211,58 @@ class Instruments:
             import prometheus_client as prometheus
         except ImportError:
             raise ValueError("prometheus-client is not installed: pip install 'segue[serve]'") from None
-        # a second series for every counter, which nobody reads
+        # the library would add an unused second series to every counter
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = prometheus.CollectorRegistry()
-        self._several = "PROMETHEUS_MULTIPROC_DIR" in os.environ
-        if not self._several:  # of several processes it would be the one that happens to answer
+        self._is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ
+        if not self._is_multiprocess:  # with several processes they would describe an arbitrary one
             for collector in (prometheus.ProcessCollector, prometheus.PlatformCollector, prometheus.GCCollector):
                 collector(registry=self._registry)
-        self._kinds = {one.name: one for one in INSTRUMENTS}
-        self._parents: dict[str, Any] = {one.name: self._make(one) for one in INSTRUMENTS}
+        self._definitions = {metric.name: metric for metric in METRICS}
+        self._parents: dict[str, Any] = {metric.name: self._create(metric) for metric in METRICS}
         self._children: dict[tuple[str, ...], Any] = {}
-        self._seen: dict[str, set[str]] = {name: set(known) for name, known in CLOSED.items()}
-        self._seen |= {name: set() for name in OPEN}
-        for one in INSTRUMENTS:
-            for labels in one.begin:
-                self._child(one.name, labels)
+        self._label_values: dict[str, set[str]] = {name: set(values) for name, values in CLOSED_LABELS.items()}
+        self._label_values |= {name: set() for name in OPEN_LABELS}
+        for metric in METRICS:
+            for labels in metric.initial_labels:
+                self._child(metric.name, labels)
 
-    def count(self, name: str, *labels: str, by: float = 1) -> None:
+    def increment(self, name: str, *labels: str, by: float = 1) -> None:
         """Add ``by``, at least 0, to a counter."""
         self._child(name, labels).inc(by)
 
     def set(self, name: str, value: float, *labels: str) -> None:
-        """Let a gauge stand at ``value``; NaN: there is none. Of several processes one without a value tells 0, as the
-        greatest of what they tell would be NaN as well."""
-        self._child(name, labels).set(0 if self._several and value != value else value)
+        """Set a gauge; NaN means no value.
+
+        With several processes NaN becomes 0, as their maximum would otherwise be NaN.
+        """
+        self._child(name, labels).set(0 if self._is_multiprocess and value != value else value)
 
     def observe(self, name: str, value: float, *labels: str) -> None:
-        """Count ``value`` in a histogram."""
+        """Add ``value`` to a histogram."""
         self._child(name, labels).observe(value)
 
-    def text(self) -> tuple[bytes, str]:
-        """All as it stands, and the content type."""
+    def render(self) -> tuple[bytes, str]:
+        """Return all metrics in the text format, and the content type."""
         from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = self._registry
-        if self._several:
-            self._bury()
+        if self._is_multiprocess:
+            self._remove_dead_processes()
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
 
     def close(self) -> None:
-        """Take this process's gauges out of the numbers of the others; what it counted stays."""
+        """Remove this process's gauges from the aggregate; its counters remain."""
         from prometheus_client.multiprocess import mark_process_dead
 
-        if self._several:
+        if self._is_multiprocess:
             mark_process_dead(os.getpid())  # type: ignore[no-untyped-call]
 
-    def _bury(self) -> None:
-        """Take out the gauges of processes that ended without a word."""
+    def _remove_dead_processes(self) -> None:
+        """Remove the gauges of processes that were killed."""
         from prometheus_client.multiprocess import mark_process_dead
 
         files = Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob("gauge_live*_*.db")
@@ -241,31 +270,32 @@ class Instruments:
             if not psutil.pid_exists(pid):
                 mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
-    def _make(self, one: Instrument) -> Any:
+    def _create(self, metric: MetricDefinition) -> Any:
         from prometheus_client import Counter, Gauge, Histogram
 
-        if one.kind == "counter":
-            return Counter(one.name, one.text, one.labels, registry=self._registry)
-        if one.kind == "gauge":
-            return Gauge(one.name, one.text, one.labels, registry=self._registry, multiprocess_mode=one.together)
-        return Histogram(one.name, one.text, one.labels, registry=self._registry, buckets=one.buckets)
+        arguments = metric.name, metric.description, metric.labels
+        if metric.kind == "counter":
+            return Counter(*arguments, registry=self._registry)
+        if metric.kind == "gauge":
+            return Gauge(*arguments, registry=self._registry, multiprocess_mode=metric.multiprocess_mode)
+        return Histogram(*arguments, registry=self._registry, buckets=metric.buckets)
 
     def _child(self, name: str, labels: tuple[str, ...]) -> Any:
         child = self._children.get((name, *labels))
         if child is None:
-            names = self._kinds[name].labels
+            names = self._definitions[name].labels
             if len(names) != len(labels):
-                raise ValueError(f"{name}: labels {labels}, expected {names}")
-            bounded = [self._bounded(label, value) for label, value in zip(names, labels, strict=True)]
+                raise ValueError(f"{name}: got labels {labels}, expected {names}")
+            bounded = [self._bounded_value(label, value) for label, value in zip(names, labels, strict=True)]
             child = self._parents[name].labels(*bounded) if names else self._parents[name]
-            if OTHER not in bounded:  # what is not known is not remembered either
+            if OTHER not in bounded:  # otherwise the cache would grow without bound
                 self._children[(name, *labels)] = child
         return child
 
-    def _bounded(self, label: str, value: str) -> str:
-        seen = self._seen[label]
-        if value not in seen:
-            if len(seen) >= OPEN.get(label, 0):
+    def _bounded_value(self, label: str, value: str) -> str:
+        values = self._label_values[label]
+        if value not in values:
+            if len(values) >= OPEN_LABELS.get(label, 0):
                 return OTHER
-            seen.add(value)
+            values.add(value)
         return value

@@ -1,8 +1,9 @@
-"""What the service tells its operators, in the text format of Prometheus (https://prometheus.io/docs/instrumenting).
+"""Service metrics for Prometheus.
 
-What there is, and under which name, stands in :mod:`segue.serving.monitoring.metric_definitions`. No user, item or key is part of it.
+Names and descriptions are in :mod:`segue.serving.monitoring.metric_definitions`. No metric identifies a user, an item
+or an API key.
 
-Shapes: N questions, I items, S items served.
+Shapes: N requests, I items, S items served.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segue import __version__
 from segue.core.events import Codes
-from segue.serving.monitoring.coverage import Coverage, percentiles
-from segue.serving.monitoring.metric_definitions import TAKEN, USERS, Instruments
+from segue.serving.monitoring.coverage import Coverage, popularity_percentiles
+from segue.serving.monitoring.metric_definitions import EVENT_RESULTS, USER_KINDS, MetricRegistry
+from segue.version import __version__
 
 if TYPE_CHECKING:
     from segue.serving.monitoring.drift import Drift
@@ -26,104 +27,112 @@ __all__ = ["Metrics"]
 
 
 class Metrics:
-    """Counts and measures; every method may be called from any thread and takes some microseconds.
+    """Metrics of a service; all methods are thread-safe and take microseconds.
 
     Raises:
         ValueError: prometheus-client is not installed.
     """
 
     def __init__(self) -> None:
-        self._told = Instruments()
+        self._registry = MetricRegistry()
         self._lock = threading.Lock()
-        self._inside = 0
+        self._in_flight = 0
         self._active: tuple[str, str, str] | None = None
-        self._covered: dict[str, _Served] = {}
-        self._watched: dict[str, Drift] = {}
-        self._told.set("segue_build_info", 1, __version__)
-        self._told.set("segue_ready", 0)
+        self._served: dict[str, _ServedItems] = {}
+        self._drifts: dict[str, Drift] = {}
+        self._registry.set("segue_build_info", 1, __version__)
+        self._registry.set("segue_ready", 0)
 
-    def ready(self, yes: bool) -> None:
-        """Whether the service takes requests; before the first call it does not."""
-        self._told.set("segue_ready", yes)
+    def set_ready(self, is_ready: bool) -> None:
+        """Set whether the service accepts requests; initially it does not."""
+        self._registry.set("segue_ready", is_ready)
 
-    def arrived(self) -> None:
-        """A request came; :meth:`request` is its end."""
+    def record_arrival(self) -> None:
+        """Record the start of an HTTP request; :meth:`record_request` records its end."""
         with self._lock:
-            self._inside += 1
-            self._told.set("segue_requests_in_flight", self._inside)
+            self._in_flight += 1
+            self._registry.set("segue_requests_in_flight", self._in_flight)
 
-    def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """A request was answered, or refused.
+    def record_request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Record an HTTP request that was answered or rejected.
 
         Args:
-            route: the template, such as ``/v1/users/{id}``; never the path itself.
-            status: of HTTP; its class is told (``2xx``).
+            route: route template, such as ``/v1/users/{id}``, never the path.
+            status: HTTP status; only its class is recorded (``2xx``).
         """
-        self._told.observe("segue_request_seconds", seconds, route, method, f"{status // 100}xx")
+        self._registry.observe("segue_request_duration_seconds", seconds, route, method, f"{status // 100}xx")
         with self._lock:
-            self._inside = max(self._inside - 1, 0)
-            self._told.set("segue_requests_in_flight", self._inside)
+            self._in_flight = max(self._in_flight - 1, 0)
+            self._registry.set("segue_requests_in_flight", self._in_flight)
 
-    def refused(self, reason: str) -> None:
-        """A request was turned away: :data:`segue.serving.monitoring.metric_definitions.REASONS`."""
-        self._told.count("segue_refused_total", reason)
+    def record_rejection(self, reason: str) -> None:
+        """Record a rejected request.
 
-    def error(self, kind: str) -> None:
-        """Something went wrong that should not; ``kind`` is such as the name of an exception's class."""
-        self._told.count("segue_errors_total", kind)
+        Args:
+            reason: one of :data:`segue.serving.monitoring.metric_definitions.REJECTION_REASONS`.
+        """
+        self._registry.increment("segue_rejected_requests_total", reason)
 
-    def queue(self, kind: str, waiting: int, limit: int | None = None) -> None:
-        """So many requests of a kind wait now, and may wait."""
-        self._told.set("segue_queue_waiting", waiting, kind)
-        if limit is not None:
-            self._told.set("segue_queue_limit", limit, kind)
+    def record_error(self, kind: str) -> None:
+        """Record an internal error of a kind, such as ``store`` or ``engine``."""
+        self._registry.increment("segue_errors_total", kind)
 
-    def batch(self, size: int, kind: str = "questions") -> None:
-        """So many questions, or events, are worked on together."""
-        self._told.observe("segue_batch_size", size, kind)
+    def set_queue_length(self, kind: str, length: int, capacity: int | None = None) -> None:
+        """Set the length of a queue, and its capacity."""
+        self._registry.set("segue_queue_length", length, kind)
+        if capacity is not None:
+            self._registry.set("segue_queue_capacity", capacity, kind)
 
-    def engine(self, engine: str, model: str, seconds: float, rows: int) -> None:
-        """An engine answered ``rows`` questions at once."""
-        self._told.observe("segue_engine_seconds", seconds, engine, model)
-        self._told.count("segue_engine_rows_total", engine, model, by=rows)
+    def record_batch(self, size: int, kind: str = "recommend") -> None:
+        """Record the size of a batch of requests or events."""
+        self._registry.observe("segue_batch_size", size, kind)
 
-    def step(self, step: str, cause: str = "none", count: int = 1) -> None:
-        """So many answers came from a step of the ladder: ``STEPS`` and ``CAUSES`` of
-        :mod:`segue.serving.monitoring.metric_definitions`."""
-        self._told.count("segue_answers_total", step, cause, by=count)
+    def record_engine_run(self, engine: str, model: str, seconds: float, rows: int) -> None:
+        """Record one engine run over ``rows`` requests."""
+        self._registry.observe("segue_engine_duration_seconds", seconds, engine, model)
+        self._registry.increment("segue_engine_rows_total", engine, model, by=rows)
 
-    def cache(self, name: str, hit: bool) -> None:
-        """Something was looked for in a cache."""
-        self._told.count("segue_cache_lookups_total", name, "hit", by=hit)
-        self._told.count("segue_cache_lookups_total", name, "miss", by=not hit)
+    def record_responses(self, source: str, cause: str = "none", count: int = 1) -> None:
+        """Record recommendation responses.
 
-    def store(self, store: str, operation: str, seconds: float, failed: bool = False) -> None:
-        """The state store was called: its name, and that of the method."""
-        self._told.observe("segue_store_seconds", seconds, store, operation)
-        self._told.count("segue_store_failures_total", store, operation, by=failed)
+        Args:
+            source: one of ``SOURCES`` in :mod:`segue.serving.monitoring.metric_definitions`.
+            cause: one of ``FALLBACK_CAUSES``.
+        """
+        self._registry.increment("segue_recommend_responses_total", source, cause, by=count)
 
-    def model(self, name: str, key: str, version: str, active: bool) -> None:
-        """A model is at hand. Where it is ``active``, the one that was so before is no more."""
+    def record_cache_lookup(self, cache: str, hit: bool) -> None:
+        """Record a cache lookup."""
+        self._registry.increment("segue_cache_lookups_total", cache, "hit", by=hit)
+        self._registry.increment("segue_cache_lookups_total", cache, "miss", by=not hit)
+
+    def record_store_call(self, store: str, operation: str, seconds: float, failed: bool = False) -> None:
+        """Record a call of the event store: the store's name and that of its method."""
+        self._registry.observe("segue_store_duration_seconds", seconds, store, operation)
+        self._registry.increment("segue_store_failures_total", store, operation, by=failed)
+
+    def set_model(self, name: str, key: str, version: str, active: bool) -> None:
+        """Add a loaded model; an ``active`` one replaces the previously active model."""
         with self._lock:
             if active and self._active is not None:
-                self._told.set("segue_model_active", 0, *self._active)
+                self._registry.set("segue_model_active", 0, *self._active)
             if active:
                 self._active = name, key, version
             elif self._active == (name, key, version):
                 self._active = None
-            self._told.set("segue_model_active", active, name, key, version)
+            self._registry.set("segue_model_active", active, name, key, version)
 
-    def activated(self, rollback: bool = False) -> None:
-        """Another model became the active one."""
-        self._told.count("segue_model_activations_total")
-        self._told.count("segue_model_rollbacks_total", by=rollback)
+    def record_activation(self, rollback: bool = False) -> None:
+        """Record a change of the active model."""
+        self._registry.increment("segue_model_activations_total")
+        self._registry.increment("segue_model_rollbacks_total", by=rollback)
 
-    def golden(self, model: str, agreed: int, differed: int) -> None:
-        """How the golden queries of a model were answered."""
-        self._told.set("segue_model_golden_queries", agreed, model, "agreed")
-        self._told.set("segue_model_golden_queries", differed, model, "differed")
+    def set_golden_queries(self, model: str, matches: int, mismatches: int) -> None:
+        """Set the results of a model's golden queries."""
+        self._registry.set("segue_model_golden_queries", matches, model, "match")
+        self._registry.set("segue_model_golden_queries", mismatches, model, "mismatch")
 
-    def asked(
+    def record_requests(
         self,
         lengths_N: NDArray[np.integer[Any]],
         k_N: Iterable[int],
@@ -131,77 +140,81 @@ class Metrics:
         unknown_items: int = 0,
         rules: Iterable[str] = (),
     ) -> None:
-        """Questions came.
+        """Record recommendation requests.
 
         Args:
-            lengths_N: ``(N,)`` events of known items in each history.
-            k_N: items that each asks for.
-            users: how many of the N have a ``known`` user, an ``unknown`` one, and ``none``.
-            unknown_items: events of all histories that are left out.
-            rules: names of :data:`segue.serving.monitoring.metric_definitions.RULES`, each as often as it is brought.
+            lengths_N: ``(N,)`` number of known items in each history.
+            k_N: number of items requested by each.
+            users: number of requests with a ``known`` user, an ``unknown`` one, and ``none``.
+            unknown_items: number of history events that were ignored.
+            rules: names in :data:`segue.serving.monitoring.metric_definitions.RULES`, one per occurrence.
         """
         for length in lengths_N.tolist():
-            self._told.observe("segue_history_events", length)
+            self._registry.observe("segue_history_length", length)
         for k in k_N:
-            self._told.observe("segue_asked_items", k)
-        for user in USERS:
-            self._told.count("segue_questions_total", user, by=users.get(user, 0))
-        self._told.count("segue_history_unknown_items_total", by=unknown_items)
+            self._registry.observe("segue_requested_k", k)
+        for kind in USER_KINDS:
+            self._registry.increment("segue_recommend_requests_total", kind, by=users.get(kind, 0))
+        self._registry.increment("segue_history_unknown_items_total", by=unknown_items)
         for rule in rules:
-            self._told.count("segue_rules_total", rule)
+            self._registry.increment("segue_rules_total", rule)
 
-    def events(self, accepted: int, duplicates: int = 0, unknown_items: int = 0) -> None:
-        """Events were taken in."""
-        for result, count in zip(TAKEN, (accepted, duplicates), strict=True):
-            self._told.count("segue_events_total", result, by=count)
-        self._told.count("segue_events_unknown_items_total", by=unknown_items)
+    def record_events(self, accepted: int, duplicates: int = 0, unknown_items: int = 0) -> None:
+        """Record stored events."""
+        for result, count in zip(EVENT_RESULTS, (accepted, duplicates), strict=True):
+            self._registry.increment("segue_events_total", result, by=count)
+        self._registry.increment("segue_events_unknown_items_total", by=unknown_items)
 
-    def served(self, codes: Codes, popularity_I: NDArray[Any] | None, n_items: int, model: str = "active") -> None:
-        """Items went out.
+    def record_served_items(
+        self, codes: Codes, popularity_I: NDArray[Any] | None, n_items: int, model: str = "active"
+    ) -> None:
+        """Record recommended items.
 
         Args:
-            codes: of the items, in any shape.
-            popularity_I: ``(I,)`` events per item in training, or what grows with them; the same array in every call.
-            model: its name, as each has a catalogue of its own.
+            codes: item codes, in any shape.
+            popularity_I: ``(I,)`` training events per item, or any increasing function of it; the same array in every
+                call.
+            model: name of the model, as each has its own catalog.
         """
         with self._lock:
-            found = self._covered.get(model)
-            if found is None or found.popularity_I is not popularity_I or len(found.coverage) != n_items:
-                found = self._covered[model] = _Served(popularity_I, n_items)
-        found.coverage.add(codes.ravel())
-        self._told.count("segue_served_items_total", model, by=codes.size)
-        if found.percentile_I is not None:
-            self._told.count("segue_served_popularity_total", model, by=float(found.percentile_I[codes].sum()))
-        self._told.set("segue_served_coverage_ratio", found.coverage.share, model)
+            served = self._served.get(model)
+            if served is None or served.popularity_I is not popularity_I or len(served.coverage) != n_items:
+                served = self._served[model] = _ServedItems(popularity_I, n_items)
+        served.coverage.add(codes.ravel())
+        self._registry.increment("segue_served_items_total", model, by=codes.size)
+        if served.percentile_I is not None:
+            percentiles = served.percentile_I[codes]
+            self._registry.increment("segue_served_popularity_total", model, by=float(percentiles.sum()))
+        self._registry.set("segue_served_coverage_ratio", served.coverage.ratio, model)
 
-    def watch(self, model: str, drift: Drift) -> None:
-        """Tell, from now on, how far what this model is asked has drifted."""
-        self._watched[model] = drift
+    def add_drift(self, model: str, drift: Drift) -> None:
+        """Report the input drift of a model from now on."""
+        self._drifts[model] = drift
 
-    def unwatch(self, model: str) -> None:
-        """A model is at hand no more: what was kept of it goes, its counters stay."""
-        self._watched.pop(model, None)
+    def remove_model(self, model: str) -> None:
+        """Drop the drift and coverage of an unloaded model; its counters remain."""
+        self._drifts.pop(model, None)
         with self._lock:
-            self._covered.pop(model, None)
+            self._served.pop(model, None)
 
-    def text(self) -> tuple[bytes, str]:
-        """All metrics as they stand, and their content type."""
-        for model, drift in list(self._watched.items()):
-            for name, measured in drift.measures().items():
-                self._told.set("segue_drift_sample", measured.sample, model, name)
-                self._told.set("segue_drift_stability_index", measured.stability, model, name)
-                self._told.set("segue_drift_divergence_ratio", measured.divergence, model, name)
-        return self._told.text()
+    def render(self) -> tuple[bytes, str]:
+        """Return all metrics in the text format, and the content type."""
+        for model, drift in list(self._drifts.items()):
+            for name, measure in drift.measure().items():
+                self._registry.set("segue_drift_sample_size", measure.sample_size, model, name)
+                self._registry.set("segue_drift_stability_index", measure.stability_index, model, name)
+                self._registry.set("segue_drift_divergence_ratio", measure.divergence, model, name)
+        return self._registry.render()
 
     def close(self) -> None:
-        """The process ends; in a service of several, its gauges count no more."""
-        self._told.close()
+        """Remove this process's gauges from the aggregate of all worker processes."""
+        self._registry.close()
 
 
-class _Served:
-    """What is kept of a model's answers."""
+class _ServedItems:
+    """Coverage and popularity percentiles of one model's catalog."""
 
     def __init__(self, popularity_I: NDArray[Any] | None, n_items: int) -> None:
         self.popularity_I = popularity_I
-        self.percentile_I = None if popularity_I is None else percentiles(popularity_I)
+        self.percentile_I = None if popularity_I is None else popularity_percentiles(popularity_I)
         self.coverage = Coverage(n_items)

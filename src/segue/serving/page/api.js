@@ -1,69 +1,68 @@
-// Questions to the service. Whatever goes wrong is a Fault that says what, in words.
+// Client of the HTTP API. All failures are thrown as ApiError with a readable message.
 
 const BASE = new URL("v1/", document.baseURI);
-const STORED = "segue.key";
-const PATIENCE_MS = 20_000;
+const STORAGE_KEY = "segue.key";
+const TIMEOUT_MS = 20_000;
 
-export const wants = new EventTarget(); // "key": a key is asked for; "offline" and "online": whether the service is reached
+export const connection = new EventTarget(); // "key": an API key is required; "offline" and "online": reachability changed
 
-/** What went wrong. `kind`: the service's word, or `offline`, `slow`, `strange`. */
-export class Fault extends Error {
-  constructor(kind, message, { status = 0, fields = {}, requestId = "", wait = null } = {}) {
+/** Failed request. `kind`: error code of the service, or `offline`, `timeout`, `unexpected`. */
+export class ApiError extends Error {
+  constructor(kind, message, { status = 0, fields = {}, requestId = "", retryAfter = null } = {}) {
     super(message);
-    Object.assign(this, { kind, status, fields, requestId, wait });
+    Object.assign(this, { kind, status, fields, requestId, retryAfter });
   }
 }
 
 export const key = {
-  get: () => storage()?.getItem(STORED) ?? null,
-  set: (value) => storage()?.setItem(STORED, value),
-  forget: () => storage()?.removeItem(STORED),
+  get: () => storage()?.getItem(STORAGE_KEY) ?? null,
+  set: (value) => storage()?.setItem(STORAGE_KEY, value),
+  remove: () => storage()?.removeItem(STORAGE_KEY),
 };
 
-/** The JSON that comes back; null for an empty answer. Raises Fault, or an AbortError when `signal` says so. */
+/** Send a request and return the JSON of the response, null if empty. Throws ApiError, or AbortError after `signal`. */
 export async function call(method, path, { body, query, signal } = {}) {
   const url = new URL(path, BASE);
   for (const [name, value] of Object.entries(query ?? {})) url.searchParams.set(name, value);
   const headers = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (key.get()) headers.Authorization = `Bearer ${key.get()}`;
-  const late = AbortSignal.timeout(PATIENCE_MS);
+  const timeout = AbortSignal.timeout(TIMEOUT_MS);
   let response, text;
   try {
-    const signals = signal ? AbortSignal.any([signal, late]) : late;
+    const signals = signal ? AbortSignal.any([signal, timeout]) : timeout;
     response = await fetch(url, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal: signals, cache: "no-store", credentials: "omit", redirect: "error" });
     text = await response.text();
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (late.aborted) throw new Fault("slow", `No answer within ${PATIENCE_MS / 1000} seconds.`);
-    wants.dispatchEvent(new Event("offline"));
-    throw new Fault("offline", navigator.onLine ? "The service cannot be reached." : "This device is offline.");
+    if (timeout.aborted) throw new ApiError("timeout", `No response within ${TIMEOUT_MS / 1000} seconds.`);
+    connection.dispatchEvent(new Event("offline"));
+    throw new ApiError("offline", navigator.onLine ? "The service cannot be reached." : "This device is offline.");
   }
-  wants.dispatchEvent(new Event("online"));
-  const told = parsed(text);
-  if (response.ok && told !== undefined) return told;
-  const fault = read(response, told);
-  if (response.status === 401) wants.dispatchEvent(new Event("key"));
-  throw fault;
+  connection.dispatchEvent(new Event("online"));
+  const data = parseJson(text);
+  if (response.ok && data !== undefined) return data;
+  if (response.status === 401) connection.dispatchEvent(new Event("key"));
+  throw toApiError(response, data);
 }
 
-/** A path of parts that may hold anything, such as `items/a%2Fb/similar`. */
+/** Join path segments that may contain any character, such as `items/a%2Fb/similar`. */
 export const path = (...parts) => parts.map(encodeURIComponent).join("/");
 
-/** A token that no other event has. `crypto.randomUUID` is missing on pages that came over plain HTTP. */
-export function token() {
+/** Create a unique idempotency key. `crypto.randomUUID` is missing on pages served over plain HTTP. */
+export function createKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-function read(response, told) {
-  const wait = Number(response.headers.get("Retry-After")) || null;
-  const requestId = told?.request_id || response.headers.get("X-Request-ID") || "";
-  const whole = { status: response.status, fields: told?.fields ?? {}, requestId, wait };
-  if (typeof told?.error !== "string") return new Fault("strange", `The service answered with status ${response.status} and nothing that this page understands.`, whole);
-  return new Fault(told.error, told.message ?? "", whole);
+function toApiError(response, data) {
+  const retryAfter = Number(response.headers.get("Retry-After")) || null;
+  const requestId = data?.request_id || response.headers.get("X-Request-ID") || "";
+  const details = { status: response.status, fields: data?.fields ?? {}, requestId, retryAfter };
+  if (typeof data?.error !== "string") return new ApiError("unexpected", `The service responded with status ${response.status} and an unexpected body.`, details);
+  return new ApiError(data.error, data.message ?? "", details);
 }
 
-function parsed(text) {
+function parseJson(text) {
   if (text === "") return null;
   try {
     return JSON.parse(text);
@@ -76,6 +75,6 @@ function storage() {
   try {
     return window.sessionStorage;
   } catch {
-    return null; // forbidden by the browser: the key is asked for again
+    return null; // blocked by the browser: the key must be entered again after a reload
   }
 }

@@ -1,43 +1,43 @@
-// The page: takes over the address, and starts its parts.
+// Entry point: restores the state from the URL and starts all parts of the page.
 
-import { wants } from "./api.js";
+import { connection } from "./api.js";
 import * as compare from "./compare.js";
-import { keyed } from "./dialog.js";
-import { tell } from "./element.js";
-import { list } from "./models.js";
-import * as next from "./next.js";
-import * as operate from "./operate.js";
-import { reload } from "./person.js";
+import { setUpKeyDialog } from "./dialog.js";
+import { announce } from "./dom.js";
+import { reloadModels } from "./models.js";
+import * as operations from "./operations.js";
+import * as recommend from "./recommend.js";
+import * as replay from "./replay.js";
 import * as rules from "./rules.js";
-import { follow } from "./state.js";
+import { restore } from "./state.js";
 import * as tabs from "./tabs.js";
-import * as travel from "./travel.js";
-import * as who from "./who.js";
+import { reloadUser } from "./user.js";
+import * as userPanel from "./user_panel.js";
 
-const understood = follow();
-for (const part of [tabs, who, rules, next, travel, compare, operate]) part.begin();
-if (!understood) tell("Part of the address could not be read and was left out.");
-addEventListener("popstate", follow);
-addEventListener("hashchange", follow);
+const isValid = restore();
+for (const part of [tabs, userPanel, rules, recommend, replay, compare, operations]) part.start();
+if (!isValid) announce("Part of the URL is invalid and was ignored.");
+addEventListener("popstate", restore);
+addEventListener("hashchange", restore);
 
-const askForKey = keyed(() => location.reload());
-wants.addEventListener("key", askForKey);
+const showKeyDialog = setUpKeyDialog(() => location.reload());
+connection.addEventListener("key", showKeyDialog);
 
 const offline = document.getElementById("offline");
-wants.addEventListener("offline", () => {
-  offline.textContent = "The service cannot be reached. What is shown is the last that was heard of it.";
+connection.addEventListener("offline", () => {
+  offline.textContent = "The service cannot be reached. The page shows the last known state.";
   offline.hidden = false;
 });
-wants.addEventListener("online", () => (offline.hidden = true));
-addEventListener("offline", () => wants.dispatchEvent(new Event("offline")));
+connection.addEventListener("online", () => (offline.hidden = true));
+addEventListener("offline", () => connection.dispatchEvent(new Event("offline")));
 addEventListener("online", () => {
-  list();
-  reload();
-  if (!document.getElementById("next").hidden) next.ask();
+  reloadModels();
+  reloadUser();
+  if (!document.getElementById("recommend").hidden) recommend.load();
 });
 
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the fragment of the address holds the question
+  event.preventDefault(); // the URL fragment holds the query
   document.querySelector("[role=tabpanel]:not([hidden])").focus();
 });
 
@@ -48,8 +48,8 @@ theme.addEventListener("change", () => {
   try {
     localStorage.setItem("segue.theme", theme.value);
   } catch {
-    tell("The browser does not let the page remember this.");
+    announce("The browser does not allow this setting to be stored.");
   }
 });
 
-list();
+reloadModels();

@@ -1,43 +1,44 @@
-// A field with a list of what it may hold, searched for while one types.
-// After the pattern "Editable Combobox With List Autocomplete" of the ARIA Authoring Practices.
+// Text field with suggestions.
+// Pattern "Editable Combobox With List Autocomplete" of the ARIA Authoring Practices.
 
-import { Fault } from "./api.js";
-import { clean, fresh, h } from "./element.js";
+import { ApiError } from "./api.js";
+import { h, sanitize, uniqueId } from "./dom.js";
 
-const PAUSE_MS = 120;
+const DEBOUNCE_MS = 120;
 
 /**
- * `search(text, signal)` gives options `{id, label, note}`; `choose(option)` is told which one it was. `back()` is called
- * by Backspace in an empty field. With `keep` the field shows what was chosen, otherwise it is emptied for the next.
+ * `search(text, signal)` resolves to options `{id, label, note}`; `onSelect(option)` is called with the selected one,
+ * `onBackspace()` for Backspace in an empty field, and `emptyText(text)` returns the message without options. With `keep`
+ * the field shows the selected option, otherwise it is cleared.
  */
-export function combobox({ label, hint = "", placeholder = "", none, search, choose, back, keep = false, hidden = false }) {
-  const id = fresh("box");
+export function combobox({ label, hint = "", placeholder = "", emptyText, search, onSelect, onBackspace, keep = false, hidden = false }) {
+  const id = uniqueId("box");
   const input = h("input", {
     id, role: "combobox", type: "text", autocomplete: "off", autocapitalize: "off", spellcheck: "false", maxlength: 256,
     placeholder, "aria-autocomplete": "list", "aria-expanded": "false", "aria-controls": `${id}-list`,
     "aria-describedby": hint ? `${id}-hint` : null,
   });
   const list = h("ul", { id: `${id}-list`, role: "listbox", "aria-label": label, hidden: true });
-  const found = h("p", { class: "found", role: "status" });
+  const status = h("p", { class: "search-status", role: "status" });
   const element = h(
     "div", { class: "combobox" },
-    h("label", { for: id, class: hidden ? "unseen" : null }, label),
-    h("div", { class: "drop" }, input, list, found),
+    h("label", { for: id, class: hidden ? "visually-hidden" : null }, label),
+    h("div", { class: "drop" }, input, list, status),
     hint ? h("p", { class: "hint", id: `${id}-hint` }, hint) : null,
   );
-  let options = [], active = -1, timer, asked;
+  let options = [], active = -1, timer, pending;
 
   function close() {
     clearTimeout(timer);
-    asked?.abort();
+    pending?.abort();
     list.hidden = true;
     options = [];
-    found.textContent = "";
+    status.textContent = "";
     input.setAttribute("aria-expanded", "false");
-    mark(-1);
+    setActive(-1);
   }
 
-  function mark(index) {
+  function setActive(index) {
     list.children[active]?.setAttribute("aria-selected", "false");
     active = index;
     const option = list.children[active];
@@ -47,40 +48,40 @@ export function combobox({ label, hint = "", placeholder = "", none, search, cho
     else input.removeAttribute("aria-activedescendant");
   }
 
-  function take(option) {
+  function select(option) {
     input.value = keep ? option.label : "";
     close();
-    choose(option);
+    onSelect(option);
   }
 
-  function show(answer) {
-    options = answer;
+  function show(results) {
+    options = results;
     list.replaceChildren(...options.map((option, index) => h(
-      "li", { role: "option", id: `${id}-${index}`, "aria-selected": "false", on: { click: () => take(option) } },
-      h("bdi", { dir: "auto", class: "title" }, clean(option.label)),
+      "li", { role: "option", id: `${id}-${index}`, "aria-selected": "false", on: { click: () => select(option) } },
+      h("bdi", { dir: "auto", class: "title" }, sanitize(option.label)),
       option.note ? h("span", { class: "note" }, option.note) : null,
     )));
     list.hidden = options.length === 0;
     input.setAttribute("aria-expanded", String(options.length > 0));
-    found.textContent = options.length ? "" : none(input.value.trim());
-    mark(-1);
+    status.textContent = options.length ? "" : emptyText(input.value.trim());
+    setActive(-1);
   }
 
   async function open(then) {
     clearTimeout(timer);
-    asked?.abort();
-    const { signal } = (asked = new AbortController());
-    const slow = setTimeout(() => { if (list.hidden) found.textContent = "Searching…"; }, 250);
+    pending?.abort();
+    const { signal } = (pending = new AbortController());
+    const slow = setTimeout(() => { if (list.hidden) status.textContent = "Searching…"; }, 250);
     try {
-      const answer = await search(input.value.trim(), signal);
+      const results = await search(input.value.trim(), signal);
       if (signal.aborted) return;
-      show(answer);
+      show(results);
       then?.();
     } catch (error) {
       if (signal.aborted) return;
-      if (!(error instanceof Fault)) throw error;
+      if (!(error instanceof ApiError)) throw error;
       show([]);
-      found.textContent = error.message + (error.requestId ? ` (request ${error.requestId})` : "");
+      status.textContent = error.message + (error.requestId ? ` (request id ${error.requestId})` : "");
     } finally {
       clearTimeout(slow);
     }
@@ -88,20 +89,20 @@ export function combobox({ label, hint = "", placeholder = "", none, search, cho
 
   const last = () => options.length - 1;
   const keys = {
-    ArrowDown: (event) => (list.hidden ? open(() => !event.altKey && mark(0)) : mark(active === last() ? 0 : active + 1)),
-    ArrowUp: () => (list.hidden ? open(() => mark(last())) : mark(active <= 0 ? last() : active - 1)),
+    ArrowDown: (event) => (list.hidden ? open(() => !event.altKey && setActive(0)) : setActive(active === last() ? 0 : active + 1)),
+    ArrowUp: () => (list.hidden ? open(() => setActive(last())) : setActive(active <= 0 ? last() : active - 1)),
     Enter: () => {
-      if (!list.hidden && options.length) take(options[Math.max(active, 0)]);
-      else if (input.value.trim()) open(() => options.length && take(options[0]));
+      if (!list.hidden && options.length) select(options[Math.max(active, 0)]);
+      else if (input.value.trim()) open(() => options.length && select(options[0]));
     },
     Escape: () => {
-      if (list.hidden && !found.textContent) input.value = "";
+      if (list.hidden && !status.textContent) input.value = "";
       close();
     },
   };
   input.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
-    if (event.key === "Backspace" && !event.repeat && input.value === "") back?.();
+    if (event.key === "Backspace" && !event.repeat && input.value === "") onBackspace?.();
     if (!keys[event.key]) return;
     event.preventDefault();
     event.stopPropagation();
@@ -109,7 +110,7 @@ export function combobox({ label, hint = "", placeholder = "", none, search, cho
   });
   input.addEventListener("input", () => {
     clearTimeout(timer);
-    timer = setTimeout(open, PAUSE_MS);
+    timer = setTimeout(open, DEBOUNCE_MS);
   });
   input.addEventListener("click", () => list.hidden && open());
   input.addEventListener("blur", close);

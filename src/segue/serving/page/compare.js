@@ -1,89 +1,91 @@
-// The view "Two models": one question, two answers, side by side.
+// View "Compare": recommendations of two models for the same query, side by side.
 
 import { call } from "./api.js";
-import { answered, ranking } from "./answer.js";
-import { heard } from "./catalogue.js";
-import { h, tell } from "./element.js";
-import { empty, faulty, loading } from "./message.js";
-import { labelled, models, published } from "./models.js";
-import { counted } from "./number.js";
-import { change, question, somebody, state, watch } from "./state.js";
-import { anybody } from "./who.js";
+import { announce, h } from "./dom.js";
+import { formatQuantity } from "./format.js";
+import { cacheTitles } from "./items.js";
+import { emptyMessage, errorMessage, loadingMessage } from "./message.js";
+import { modelLabel, modelList, onModelsChange } from "./models.js";
+import { modelLine, ranking } from "./ranking.js";
+import { buildRequest, change, hasQuery, onStateChange, state } from "./state.js";
+import { selectRandomUser } from "./user_panel.js";
 
-const PAUSE_MS = 150;
+const DEBOUNCE_MS = 150;
 
 const panel = document.getElementById("compare");
-let asked = null, timer;
+let pending = null, timer;
 
-export function begin() {
-  watch((changed) => {
+export function start() {
+  onStateChange((changed) => {
     if (state.view !== "compare" || (changed.size === 1 && changed.has("at"))) return;
     clearTimeout(timer);
-    timer = setTimeout(draw, changed.has("view") ? 0 : PAUSE_MS);
+    timer = setTimeout(render, changed.has("view") ? 0 : DEBOUNCE_MS);
   });
-  published(() => state.view === "compare" && draw());
-  if (state.view === "compare") draw();
+  onModelsChange(() => state.view === "compare" && render());
+  if (state.view === "compare") render();
 }
 
-/** The two that are compared: those chosen, else the active one and the next. */
-function pair() {
-  const { models: all } = models();
-  const a = state.a ?? (all.find((one) => one.active) ?? all[0])?.name;
-  const b = state.b ?? all.find((one) => one.name !== a)?.name ?? a;
+/** Names of the two models: those selected, otherwise the active one and another. */
+function selectedModels() {
+  const { models } = modelList();
+  const a = state.a ?? (models.find((model) => model.active) ?? models[0])?.name;
+  const b = state.b ?? models.find((model) => model.name !== a)?.name ?? a;
   return [a, b];
 }
 
-async function draw() {
-  asked?.abort();
-  const { signal } = (asked = new AbortController());
-  const { models: all, fault } = models();
-  if (fault) return panel.replaceChildren(faulty(fault));
-  if (!all.length) return panel.replaceChildren(loading("Listing the models…"));
-  if (!somebody()) {
-    return panel.replaceChildren(empty("Choose a user, or put a history together, and see what two models make of it.",
-      h("button", { type: "button", class: "button strong", on: { click: anybody } }, "Someone at random")));
+async function render() {
+  pending?.abort();
+  const { signal } = (pending = new AbortController());
+  const { models, error } = modelList();
+  if (error) return panel.replaceChildren(errorMessage(error));
+  if (!models.length) return panel.replaceChildren(loadingMessage("Loading models…"));
+  if (!hasQuery()) {
+    return panel.replaceChildren(emptyMessage("Choose a user or build a history to compare two models.",
+      h("button", { type: "button", class: "button primary", on: { click: selectRandomUser } }, "Random user")));
   }
-  const names = pair();
-  const head = h("div", { class: "pair chosen-models" }, chooser("a", "One model", names[0]), chooser("b", "The other", names[1]));
-  const answer = h("div", { class: "both" });
+  const names = selectedModels();
+  const head = h("div", { class: "pair model-choice" }, modelSelect("a", "First model", names[0]), modelSelect("b", "Second model", names[1]));
+  const lists = h("div", { class: "comparison" });
   const focus = document.activeElement?.id;
-  if (!panel.querySelector(".both")) answer.append(loading());
-  else answer.replaceChildren(...panel.querySelector(".both").childNodes);
-  panel.replaceChildren(h("div", { class: "spread head" }, h("h2", {}, "Two models, one question")), head, answer);
+  if (!panel.querySelector(".comparison")) lists.append(loadingMessage());
+  else lists.replaceChildren(...panel.querySelector(".comparison").childNodes);
+  panel.replaceChildren(h("div", { class: "spread head" }, h("h2", {}, "Compare two models")), head, lists);
   document.getElementById(focus)?.focus();
-  answer.setAttribute("aria-busy", "true");
-  const answers = await Promise.allSettled(names.map((model) => call("POST", "recommend", { body: question({ model }), signal })));
+  lists.setAttribute("aria-busy", "true");
+  const results = await Promise.allSettled(names.map((model) => call("POST", "recommend", { body: buildRequest({ model }), signal })));
   if (signal.aborted) return;
-  answer.removeAttribute("aria-busy");
-  answer.replaceChildren(...(answers.every((one) => one.status === "fulfilled") ? beside(answers.map((one) => one.value)) : [
-    h("div", { class: "columns" }, answers.map((one, side) => h("section", { "aria-label": names[side] },
-      one.status === "fulfilled" ? column(one.value) : faulty(one.reason, draw))))]));
+  lists.removeAttribute("aria-busy");
+  const succeeded = results.every((result) => result.status === "fulfilled");
+  lists.replaceChildren(...(succeeded ? renderComparison(results.map((result) => result.value)) : [
+    h("div", { class: "columns" }, results.map((result, side) => h("section", { "aria-label": names[side] },
+      result.status === "fulfilled" ? renderColumn(result.value) : errorMessage(result.reason, render))))]));
 }
 
-function chooser(part, text, chosen) {
-  const names = [...new Set([...models().models.map((one) => one.name), chosen])];
-  const select = h("select", { id: `compare-${part}`, on: { change: () => change({ [part]: select.value }) } }, names.map((name) => h("option", { value: name, selected: name === chosen }, labelled(name))));
+function modelSelect(name, text, selected) {
+  const options = [...new Set([...modelList().models.map((model) => model.name), selected])];
+  const select = h("select", { id: `compare-${name}`, on: { change: () => change({ [name]: select.value }) } }, options.map((option) => h("option", { value: option, selected: option === selected }, modelLabel(option))));
   return h("div", { class: "field" }, h("label", { for: select.id }, text), select);
 }
 
-function beside(answers) {
-  const places = answers.map(({ items }) => new Map(items.map((one, place) => [one.id, place + 1])));
-  const common = answers[0].items.filter((one) => places[1].has(one.id));
-  const alike = answers[0].items.findIndex((one, place) => one.id !== answers[1].items[place]?.id);
-  const same = answers[0].items.length === answers[1].items.length && alike === -1;
-  const longest = Math.max(...places.map((own) => own.size));
-  const text = same ? "Both lists are the same." : `${common.length} of ${counted(longest, "item")} in both lists${alike > 0 ? `; the first ${alike} alike` : ""}.`;
-  answers.forEach(({ items }) => heard(items));
-  tell(text);
+function renderComparison(responses) {
+  const ranks = responses.map(({ items }) => new Map(items.map((item, index) => [item.id, index + 1])));
+  const common = responses[0].items.filter((item) => ranks[1].has(item.id));
+  const firstDifference = responses[0].items.findIndex((item, index) => item.id !== responses[1].items[index]?.id);
+  const areEqual = responses[0].items.length === responses[1].items.length && firstDifference === -1;
+  const longest = Math.max(...ranks.map((own) => own.size));
+  const prefix = firstDifference > 0 ? `; the first ${firstDifference} are identical` : "";
+  const text = areEqual ? "Both lists are identical." : `${common.length} of ${formatQuantity(longest, "item")} are in both lists${prefix}.`;
+  responses.forEach(({ items }) => cacheTitles(items));
+  announce(text);
   return [
-    h("p", { class: "overlap" }, h("strong", {}, text), common.length && !same ? h("span", { class: "soft" }, " They are marked, with their place there.") : null),
-    h("div", { class: "columns" }, answers.map((answer, side) => h("section", { "aria-label": `By ${answer.model.name}` }, column(answer, places[1 - side])))),
+    h("p", { class: "overlap" }, h("strong", {}, text), common.length && !areEqual ? h("span", { class: "muted" }, " They are highlighted, with their rank in the other list.") : null),
+    h("div", { class: "columns" }, responses.map((response, side) => h("section", { "aria-label": response.model.name }, renderColumn(response, ranks[1 - side])))),
   ];
 }
 
-function column(answer, others = null) {
-  const list = ranking(answer.items, {
-    label: `Recommended by ${answer.model.name}`, marks: new Set(others?.keys()), there: others && ((one) => others.get(one.id)),
+function renderColumn(response, otherRanks = null) {
+  const list = ranking(response.items, {
+    label: `Recommendations of ${response.model.name}`, highlighted: new Set(otherRanks?.keys()), otherRank: otherRanks && ((item) => otherRanks.get(item.id)),
   });
-  return [answered(answer), answer.items.length ? list : empty("The rules leave nothing to recommend.")];
+  return [modelLine(response), response.items.length ? list : emptyMessage("The rules leave no items to recommend.")];
 }

@@ -1,2 +1,2 @@
-// The description of the interface, by Swagger UI.
-SwaggerUIBundle({ url: "/openapi.json", dom_id: "#interface", deepLinking: true, tryItOutEnabled: true });
+// API documentation by Swagger UI.
+SwaggerUIBundle({ url: "/openapi.json", dom_id: "#api", deepLinking: true, tryItOutEnabled: true });

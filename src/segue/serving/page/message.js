@@ -1,37 +1,39 @@
-// What is shown where there is nothing to show: loading, empty, faults.
+// Placeholders for content that is loading, empty or failed.
 
-import { Fault } from "./api.js";
-import { h } from "./element.js";
+import { ApiError } from "./api.js";
+import { h } from "./dom.js";
 
-export const loading = (text = "Asking…") => h("p", { class: "message", role: "status" }, text);
+export const loadingMessage = (text = "Loading…") => h("p", { class: "message", role: "status" }, text);
 
-export const empty = (text, ...buttons) => h("div", { class: "message" }, h("p", {}, text), buttons.length ? h("div", { class: "row" }, buttons) : null);
+export const emptyMessage = (text, ...buttons) => h("div", { class: "message" }, h("p", {}, text), buttons.length ? h("div", { class: "row" }, buttons) : null);
 
-const WORDS = {
-  offline: "Not reached",
-  slow: "No answer in time",
-  strange: "Not understood",
-  invalid: "Refused as it is",
-  unauthorised: "A key is asked for",
-  forbidden: "Not allowed",
-  missing: "Not there",
-  too_large: "Too large",
-  too_many: "Too many requests",
-  busy: "The service is busy",
+const TITLES = {
+  offline: "Service unreachable",
+  timeout: "Request timeout",
+  request_timeout: "Request timeout",
+  unexpected: "Unexpected response",
+  invalid: "Invalid request",
+  unauthorized: "API key required",
+  forbidden: "Permission denied",
+  not_found: "Not found",
+  conflict: "Conflict",
+  too_large: "Request too large",
+  rate_limited: "Rate limit exceeded",
+  overloaded: "Service overloaded",
 };
 
-/** What went wrong, with the fields, the request's id, and a way to try again. */
-export function faulty(fault, again) {
-  if (!(fault instanceof Fault)) throw fault; // a fault of this page itself: to the console
-  const fields = Object.entries(fault.fields);
-  const wait = fault.wait ? ` Again in ${fault.wait} s.` : "";
+/** Error with its fields, the request id, and a button to retry. */
+export function errorMessage(error, retry) {
+  if (!(error instanceof ApiError)) throw error; // a bug in this page: report it to the console
+  const fields = Object.entries(error.fields);
+  const wait = error.retryAfter ? ` Retry in ${error.retryAfter} s.` : "";
   return h(
-    "div", { class: "message fault", role: "alert", "data-kind": fault.kind },
-    h("h3", {}, WORDS[fault.kind] ?? "The service failed"),
-    h("p", {}, (fault.message || "It gave no reason.") + wait),
-    fault.kind === "forbidden" ? h("p", {}, "The key does not have the scope that this needs; an operator can give out another.") : null,
-    fields.length ? h("dl", {}, fields.map(([name, why]) => [h("dt", {}, name), h("dd", {}, why)])) : null,
-    fault.requestId ? h("p", { class: "soft" }, "Request ", h("code", {}, fault.requestId)) : null,
-    again ? h("button", { type: "button", class: "button", on: { click: again } }, "Try again") : null,
+    "div", { class: "message error", role: "alert", "data-kind": error.kind },
+    h("h3", {}, TITLES[error.kind] ?? "Internal server error"),
+    h("p", {}, (error.message || "The service gave no reason.") + wait),
+    error.kind === "forbidden" ? h("p", {}, "The API key lacks the required scope; ask an operator for another key.") : null,
+    fields.length ? h("dl", {}, fields.map(([name, reason]) => [h("dt", {}, name), h("dd", {}, reason)])) : null,
+    error.requestId ? h("p", { class: "muted" }, "Request id ", h("code", {}, error.requestId)) : null,
+    retry ? h("button", { type: "button", class: "button", on: { click: retry } }, "Try again") : null,
   );
 }

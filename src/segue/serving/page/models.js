@@ -1,29 +1,29 @@
-// The models at hand.
+// List of available models.
 
-import { Fault, call } from "./api.js";
+import { ApiError, call } from "./api.js";
 
-let told = { models: [], previous: null, fault: null };
-const watchers = [];
+let list = { models: [], previous: null, error: null };
+const listeners = [];
 
-/** `{models, previous, fault}`; without models while they load, or when `fault` says why not. */
-export const models = () => told;
+/** `{models, previous, error}`; without models while loading or after an error. */
+export const modelList = () => list;
 
-/** `watcher()` is called when the list is there, or another. */
-export const published = (watcher) => watchers.push(watcher);
+/** `listener()` is called when the list has changed. */
+export const onModelsChange = (listener) => listeners.push(listener);
 
-/** A model's name with its kind. */
-export function labelled(name) {
-  const one = told.models.find((other) => other.name === name);
-  return one && one.key !== name ? `${name} (${one.key})` : name;
+/** Name of a model with its kind. */
+export function modelLabel(name) {
+  const model = list.models.find((other) => other.name === name);
+  return model && model.key !== name ? `${name} (${model.key})` : name;
 }
 
-/** List the models again. */
-export async function list() {
+/** Load the list again. */
+export async function reloadModels() {
   try {
-    told = { fault: null, ...(await call("GET", "models")) };
+    list = { error: null, ...(await call("GET", "models")) };
   } catch (error) {
-    if (!(error instanceof Fault)) throw error;
-    told = { models: [], previous: null, fault: error };
+    if (!(error instanceof ApiError)) throw error;
+    list = { models: [], previous: null, error };
   }
-  watchers.forEach((watcher) => watcher());
+  listeners.forEach((listener) => listener());
 }

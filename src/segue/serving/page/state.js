@@ -1,95 +1,97 @@
-// What is asked and what is looked at, kept in the fragment of the address: it can be passed on, and no server sees it.
+// Query and view, stored in the URL fragment, which can be shared and is not sent to any server.
 
-const PLAIN = {
-  view: "next", who: "user", user: null, history: [], k: 10, model: null, repeats: false, diversify: 0,
-  where: {}, boosts: [], most: {}, deny: [], a: null, b: null, at: null,
+const DEFAULTS = {
+  view: "recommend", mode: "user", user: null, history: [], k: 10, model: null, include_seen: false, diversify: 0,
+  filter: {}, boosts: [], max_per_value: {}, deny: [], a: null, b: null, at: null,
 };
-const VIEWS = ["next", "travel", "compare", "operate"];
-const MOST_K = 100;
-const AGAIN = ["view", "who", "user"]; // changes that the browser's back button undoes
+const VIEWS = ["recommend", "replay", "compare", "operations"];
+const RULES = ["filter", "boosts", "max_per_value", "deny"];
+const MAX_K = 100;
+const HISTORY_ENTRIES = ["view", "mode", "user"]; // changes that the browser's back button undoes
 
-export const state = structuredClone(PLAIN);
-const watchers = [];
+export const state = structuredClone(DEFAULTS);
+const listeners = [];
 
-/** `watcher(changed)` is called after every change with the names of what changed. */
-export const watch = (watcher) => watchers.push(watcher);
+/** `listener(changed)` is called after every change with the set of changed names. */
+export const onStateChange = (listener) => listeners.push(listener);
 
 export function change(patch) {
   const changed = Object.keys(patch).filter((name) => JSON.stringify(state[name]) !== JSON.stringify(patch[name]));
   if (!changed.length) return;
   Object.assign(state, patch);
-  const address = `#${written()}`;
-  if (changed.some((name) => AGAIN.includes(name))) history.pushState(null, "", address);
+  const address = `#${toFragment()}`;
+  if (changed.some((name) => HISTORY_ENTRIES.includes(name))) history.pushState(null, "", address);
   else history.replaceState(null, "", address);
-  watchers.forEach((watcher) => watcher(new Set(changed)));
+  listeners.forEach((listener) => listener(new Set(changed)));
 }
 
-/** Take over what the address says; whether all of it could be read. */
-export function follow() {
-  const [found, understood] = read(location.hash.slice(1));
-  const changed = Object.keys(PLAIN).filter((name) => JSON.stringify(state[name]) !== JSON.stringify(found[name]));
-  Object.assign(state, found);
-  if (changed.length) watchers.forEach((watcher) => watcher(new Set(changed)));
-  return understood;
+/** Restore the state from the URL fragment and return whether all of it was valid. */
+export function restore() {
+  const [restored, isValid] = fromFragment(location.hash.slice(1));
+  const changed = Object.keys(DEFAULTS).filter((name) => JSON.stringify(state[name]) !== JSON.stringify(restored[name]));
+  Object.assign(state, restored);
+  if (changed.length) listeners.forEach((listener) => listener(new Set(changed)));
+  return isValid;
 }
 
-/** Whether there is anybody to ask for. */
-export const somebody = () => state.who === "history" || state.user !== null;
+/** Whether a user or a history is selected. */
+export const hasQuery = () => state.mode === "history" || state.user !== null;
 
-/** Who asks, as one text: answers to the same person can be compared. */
-export const person = () => (state.who === "user" ? `user ${state.user}` : "history");
+/** Identifies the user or history, so that only lists of the same one are compared. */
+export const queryId = () => (state.mode === "user" ? `user ${state.user}` : "history");
 
-/** The question as it goes over the wire; `instead` overrides parts, and undefined leaves them out. */
-export function question(instead = {}) {
-  const asked = state.who === "user" ? { user: state.user } : { history: state.history };
-  asked.k = state.k;
-  for (const name of ["model", "repeats", "diversify"]) if (state[name] !== PLAIN[name]) asked[name] = state[name];
-  for (const name of ["where", "boosts", "most", "deny"]) if (Object.keys(state[name]).length) asked[name] = state[name];
-  return JSON.parse(JSON.stringify({ ...asked, ...instead }));
+/** Build the body of a recommendation request; `overrides` replaces fields, and undefined removes them. */
+export function buildRequest(overrides = {}) {
+  const request = state.mode === "user" ? { user: state.user } : { history: state.history };
+  request.k = state.k;
+  for (const name of ["model", "include_seen", "diversify"]) if (state[name] !== DEFAULTS[name]) request[name] = state[name];
+  for (const name of RULES) if (Object.keys(state[name]).length) request[name] = state[name];
+  return JSON.parse(JSON.stringify({ ...request, ...overrides }));
 }
 
-function written() {
-  const told = new URLSearchParams({ view: state.view });
-  if (state.who === "history") told.set("history", JSON.stringify(state.history));
-  else if (state.user !== null) told.set("user", state.user);
+function toFragment() {
+  const parameters = new URLSearchParams({ view: state.view });
+  if (state.mode === "history") parameters.set("history", JSON.stringify(state.history));
+  else if (state.user !== null) parameters.set("user", state.user);
   for (const name of ["k", "model", "diversify", "a", "b", "at"]) {
-    if (state[name] !== PLAIN[name]) told.set(name, state[name]);
+    if (state[name] !== DEFAULTS[name]) parameters.set(name, state[name]);
   }
-  if (state.repeats) told.set("repeats", "1");
-  for (const name of ["where", "boosts", "most", "deny"]) {
-    if (Object.keys(state[name]).length) told.set(name, JSON.stringify(state[name]));
+  if (state.include_seen) parameters.set("include_seen", "1");
+  for (const name of RULES) {
+    if (Object.keys(state[name]).length) parameters.set(name, JSON.stringify(state[name]));
   }
-  return told.toString();
+  return parameters.toString();
 }
 
-function read(text) {
-  const told = new URLSearchParams(text);
-  const found = structuredClone(PLAIN);
-  let understood = true;
-  const take = (name, convert, fits) => {
-    if (!told.has(name)) return;
+function fromFragment(text) {
+  const parameters = new URLSearchParams(text);
+  const restored = structuredClone(DEFAULTS);
+  let isValid = true;
+  const read = (name, convert, check) => {
+    if (!parameters.has(name)) return;
     try {
-      const value = convert(told.get(name));
-      if (!fits(value)) throw new TypeError(name);
-      found[name] = value;
+      const value = convert(parameters.get(name));
+      if (!check(value)) throw new TypeError(name);
+      restored[name] = value;
     } catch {
-      understood = false;
+      isValid = false;
     }
   };
-  const record = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
-  const texts = (value) => Array.isArray(value) && value.every((one) => typeof one === "string");
-  take("view", String, (view) => VIEWS.includes(view));
-  take("history", JSON.parse, texts);
-  if (told.has("history")) found.who = "history";
-  else take("user", String, (user) => user.length > 0 && user.length <= 256);
-  take("k", Number, (k) => Number.isInteger(k) && k >= 1 && k <= MOST_K);
-  take("diversify", Number, (share) => share >= 0 && share <= 1);
-  take("repeats", (one) => one === "1", () => true);
-  take("at", Number, (at) => Number.isInteger(at) && at >= 1);
-  for (const name of ["model", "a", "b"]) take(name, String, (model) => model.length > 0);
-  take("where", JSON.parse, (where) => record(where) && Object.values(where).every(record));
-  take("boosts", JSON.parse, (boosts) => Array.isArray(boosts) && boosts.every((b) => record(b) && record(b.where) && Object.values(b.where).every(record) && Number.isFinite(b.factor)));
-  take("most", JSON.parse, (most) => record(most) && Object.values(most).every(Number.isInteger));
-  take("deny", JSON.parse, texts);
-  return [found, understood];
+  const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+  const areStrings = (value) => Array.isArray(value) && value.every((text) => typeof text === "string");
+  const isFilter = (filter) => isObject(filter) && Object.values(filter).every(isObject);
+  read("view", String, (view) => VIEWS.includes(view));
+  read("history", JSON.parse, areStrings);
+  if (parameters.has("history")) restored.mode = "history";
+  else read("user", String, (user) => user.length > 0 && user.length <= 256);
+  read("k", Number, (k) => Number.isInteger(k) && k >= 1 && k <= MAX_K);
+  read("diversify", Number, (weight) => weight >= 0 && weight <= 1);
+  read("include_seen", (text) => text === "1", () => true);
+  read("at", Number, (at) => Number.isInteger(at) && at >= 1);
+  for (const name of ["model", "a", "b"]) read(name, String, (model) => model.length > 0);
+  read("filter", JSON.parse, isFilter);
+  read("boosts", JSON.parse, (boosts) => Array.isArray(boosts) && boosts.every((boost) => isObject(boost) && isFilter(boost.filter) && Number.isFinite(boost.factor)));
+  read("max_per_value", JSON.parse, (limits) => isObject(limits) && Object.values(limits).every(Number.isInteger));
+  read("deny", JSON.parse, areStrings);
+  return [restored, isValid];
 }

@@ -1,31 +1,31 @@
-// The views as tabs, after the pattern "Tabs with Automatic Activation" of the ARIA Authoring Practices.
+// Views as tabs: pattern "Tabs with Automatic Activation" of the ARIA Authoring Practices.
 
-import { change, state, watch } from "./state.js";
+import { change, onStateChange, state } from "./state.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
-export function begin() {
+export function start() {
   for (const tab of tabs) tab.addEventListener("click", () => change({ view: tab.dataset.view }));
   document.querySelector("[role=tablist]").addEventListener("keydown", (event) => {
-    const at = tabs.indexOf(document.activeElement);
-    const to = { ArrowRight: (at + 1) % tabs.length, ArrowLeft: (at + tabs.length - 1) % tabs.length, Home: 0, End: tabs.length - 1 }[event.key];
-    if (at < 0 || to === undefined) return;
+    const from = tabs.indexOf(document.activeElement);
+    const to = { ArrowRight: (from + 1) % tabs.length, ArrowLeft: (from + tabs.length - 1) % tabs.length, Home: 0, End: tabs.length - 1 }[event.key];
+    if (from < 0 || to === undefined) return;
     event.preventDefault();
     tabs[to].focus();
     change({ view: tabs[to].dataset.view });
   });
-  watch((changed) => changed.has("view") && show());
-  show();
+  onStateChange((changed) => changed.has("view") && render());
+  render();
 }
 
-function show() {
+function render() {
   for (const tab of tabs) {
-    const chosen = tab.dataset.view === state.view;
-    tab.setAttribute("aria-selected", String(chosen));
-    tab.tabIndex = chosen ? 0 : -1;
-    document.getElementById(tab.dataset.view).hidden = !chosen;
-    if (chosen) document.title = `${tab.textContent} · Segue`;
+    const isSelected = tab.dataset.view === state.view;
+    tab.setAttribute("aria-selected", String(isSelected));
+    tab.tabIndex = isSelected ? 0 : -1;
+    document.getElementById(tab.dataset.view).hidden = !isSelected;
+    if (isSelected) document.title = `${tab.textContent} · Segue`;
   }
-  document.getElementById("question").hidden = state.view === "operate";
-  document.getElementById("main").classList.toggle("alone", state.view === "operate");
+  document.getElementById("query").hidden = state.view === "operations";
+  document.getElementById("main").classList.toggle("full-width", state.view === "operations");
 }

@@ -1,6 +1,6 @@
-// Colours as chosen, before anything is drawn. A classic script: a module would come after the first paint.
+// Applies the stored color scheme before the first paint; a module script would run too late.
 try {
   document.documentElement.dataset.theme = localStorage.getItem("segue.theme") ?? "";
 } catch {
-  // Storage is forbidden: the system's colours.
+  // storage is blocked: use the system's color scheme
 }

@@ -1,6 +1,6 @@
-"""The ladder for trouble: who answers when the model that was asked cannot, or not in time.
+"""Estimate how long each source of the fallback chain takes, to meet deadlines.
 
-Each step costs less and needs less than the one above it. What a step will take is foretold by what it took lately.
+Each source is cheaper than the one before it. The estimate follows recent measurements.
 """
 
 from __future__ import annotations
@@ -10,44 +10,47 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["Pace"]
+__all__ = ["LatencyEstimator"]
 
-KEPT = 0.8
-"""Share of the old figure in the new one, when a step was faster than that; a slower one counts at once."""
+SMOOTHING = 0.8
+"""Weight of the old estimate when a source was faster than estimated; a slower measurement replaces it at once."""
 
 MARGIN = 1.5
-"""A step is taken to need so many times what it took lately."""
+"""A source is assumed to need this many times its estimate."""
 
-FADING = 0.95
-"""A step that is passed over is taken to be a little faster each time, so that it is tried again."""
+DECAY = 0.95
+"""Factor applied to the estimate each time a source is skipped, so that it is tried again eventually."""
 
 
-class Pace:
-    """How many seconds each step takes, as it seems."""
+class LatencyEstimator:
+    """Estimated duration of each source, in seconds. Thread-safe."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def fits(self, step: str, seconds: float) -> bool:
-        """Whether a step will be done in so many seconds; one that was never taken is tried."""
+    def can_meet_deadline(self, source: str, seconds: float) -> bool:
+        """Return whether a source will probably finish within ``seconds``.
+
+        A source without measurements is assumed to.
+        """
         with self._lock:
-            expected = self._seconds.get(step, 0.0)
-            if expected * MARGIN <= seconds:
+            estimate = self._seconds.get(source, 0.0)
+            if estimate * MARGIN <= seconds:
                 return True
-            self._seconds[step] = expected * FADING
+            self._seconds[source] = estimate * DECAY
             return False
 
     @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """What is within is taken to be this step; of one that fails it only counts how long that took."""
-        begun, failed = time.monotonic(), True
+    def measure(self, source: str) -> Iterator[None]:
+        """Measure the enclosed block; a failed one can only raise the estimate."""
+        start, failed = time.monotonic(), True
         try:
             yield
             failed = False
         finally:
-            took = time.monotonic() - begun
+            elapsed = time.monotonic() - start
             with self._lock:
-                before = self._seconds.get(step, took)
-                lower = before if failed else KEPT * before + (1 - KEPT) * took
-                self._seconds[step] = took if took > before else lower
+                estimate = self._seconds.get(source, elapsed)
+                lower = estimate if failed else SMOOTHING * estimate + (1 - SMOOTHING) * elapsed
+                self._seconds[source] = elapsed if elapsed > estimate else lower

@@ -1,9 +1,9 @@
-"""From scores to lists for many questions at once, each with rules of its own.
+"""Turn scores into ranked lists for a batch of requests, each with its own rules.
 
-Questions without rules, or with the same items allowed, are ranked together by the one ``recommend``; the others one by
-one.
+Requests without rules, or with the same allowed items, are ranked together by :func:`segue.core.recommend.recommend`;
+the others are reranked one by one.
 
-Shapes: N questions, I items.
+Shapes: N requests, I items, R requests of a block.
 """
 
 from __future__ import annotations
@@ -17,75 +17,75 @@ from segue.core.model import Recommender, is_factored
 from segue.core.recommend import recommend, score_blocks
 from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import schemas
-from segue.serving.catalog.catalog import Catalogue
-from segue.serving.rules.rerank import Applied, Picked, pick, shortfall
+from segue.serving.catalog.catalog import Catalog
+from segue.serving.rules.rerank import CompiledRules, RankedList, rerank, shortfall_notes
 
-__all__ = ["Search", "listed"]
+__all__ = ["SearchFn", "rank_batch"]
 
-Search: TypeAlias = Callable[[Queries, int, Events | None, Mask | None], Recommendations]
-"""The best items of queries, so many, without those of the histories, among those that are allowed."""
+SearchFn: TypeAlias = Callable[[Queries, int, Events | None, Mask | None], Recommendations]
+"""Find the top k items of queries: (queries, k, items to exclude per query, allowed items) to lists."""
 
 
-def listed(
+def rank_batch(
     model: Recommender,
     queries: Queries,
-    questions: Sequence[schemas.Question],
-    rules: Sequence[Applied],
-    catalogue: Catalogue,
-    search: Search | None = None,
-) -> list[Picked]:
-    """The list of each question, best first.
+    requests: Sequence[schemas.RecommendRequest],
+    rules: Sequence[CompiledRules],
+    catalog: Catalog,
+    search: SearchFn | None = None,
+) -> list[RankedList]:
+    """Rank the items of each request, best first.
 
     Args:
-        search: what is used instead of a look at the whole catalogue, where it is so large that this takes long, for
-            questions without rules that need all scores; it gives no probabilities.
+        search: approximate search over a very large catalog, for requests whose rules need no full score vector; it
+            gives no probabilities.
     """
-    found: dict[int, Picked] = {}
-    alike: dict[tuple[bool, int, int], list[int]] = {}
-    others = []
-    for row, (question, own) in enumerate(zip(questions, rules, strict=True)):
-        if own.plain:
-            # what a graph finds depends on how much is wanted of it, and is not to depend on what others ask
-            k = question.k if search is not None else 0
-            alike.setdefault((question.repeats, id(own.allowed), k), []).append(row)
+    ranked: dict[int, RankedList] = {}
+    groups: dict[tuple[bool, int, int], list[int]] = {}
+    rerank_rows = []
+    for row, (request, compiled) in enumerate(zip(requests, rules, strict=True)):
+        if compiled.is_trivial:
+            # approximate results depend on k, and must not depend on the other requests of the batch
+            k = request.k if search is not None else 0
+            groups.setdefault((request.include_seen, id(compiled.allowed), k), []).append(row)
         else:
-            others.append(row)
-    for (repeats, _, _), rows in alike.items():
-        asked = queries if len(rows) == len(queries) else queries.take(np.array(rows, np.int64))
-        most = max(questions[row].k for row in rows)
+            rerank_rows.append(row)
+    for (include_seen, _, _), rows in groups.items():
+        group_queries = queries if len(rows) == len(queries) else queries.take(np.array(rows, np.int64))
+        max_k = max(requests[row].k for row in rows)
         allowed = rules[rows[0]].allowed
         if search is None:
-            lists = recommend(model, asked, most, repeats=repeats, allowed=allowed)
+            recommendations = recommend(model, group_queries, max_k, exclude_seen=not include_seen, allowed=allowed)
         else:
-            lists = search(asked, most, None if repeats else asked.history, allowed)
+            recommendations = search(group_queries, max_k, None if include_seen else group_queries.history, allowed)
         for index, row in enumerate(rows):
-            count = min(int(lists.lengths[index]), questions[row].k)
-            seen = 0 if repeats else len(np.unique(asked.history.block(index, index + 1).items))
-            found[row] = Picked(
-                lists.items[index, :count],
-                lists.scores[index, :count],
-                None if lists.probabilities is None else lists.probabilities[index, :count],
+            count = min(int(recommendations.lengths[index]), requests[row].k)
+            n_seen = 0 if include_seen else len(np.unique(group_queries.history.rows_between(index, index + 1).items))
+            ranked[row] = RankedList(
+                recommendations.items[index, :count],
+                recommendations.scores[index, :count],
+                None if recommendations.probabilities is None else recommendations.probabilities[index, :count],
                 np.zeros(count, np.bool_),
-                {**rules[row].removed, **({"history": seen} if seen else {})},
-                (*rules[row].notes, *shortfall(count, questions[row].k)),
+                {**rules[row].filtered_counts, **({"seen": n_seen} if n_seen else {})},
+                (*rules[row].notes, *shortfall_notes(count, requests[row].k)),
             )
-    if others:
-        logits = getattr(model, "scale", "score") == "logit"
+    if rerank_rows:
+        is_logit = getattr(model, "scale", "score") == "logit"
         vectors_ID = model.vectors if is_factored(model) else None
         row = 0
-        for block, scores_RI in score_blocks(model, queries.take(np.array(others, np.int64))):
+        for block, scores_RI in score_blocks(model, queries.take(np.array(rerank_rows, np.int64))):
             for index, scores_I in enumerate(scores_RI):
-                question = questions[others[row]]
-                seen_T = block.history.block(index, index + 1).items
-                found[others[row]] = pick(
+                request = requests[rerank_rows[row]]
+                seen_T = block.history.rows_between(index, index + 1).items
+                ranked[rerank_rows[row]] = rerank(
                     scores_I,
                     seen_T,
-                    rules[others[row]],
-                    question.k,
-                    repeats=question.repeats,
-                    logits=logits,
-                    catalogue=catalogue,
+                    rules[rerank_rows[row]],
+                    request.k,
+                    include_seen=request.include_seen,
+                    is_logit=is_logit,
+                    catalog=catalog,
                     vectors_ID=vectors_ID,
                 )
                 row += 1
-    return [found[row] for row in range(len(questions))]
+    return [ranked[row] for row in range(len(requests))]

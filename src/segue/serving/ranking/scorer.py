@@ -1,6 +1,6 @@
-"""The steps of the ladder: lists by a model, by neighbours of a history's items, by what is popular.
+"""The sources of the fallback chain: the model, item neighbors, popularity.
 
-Shapes: N questions, D width.
+Shapes: N requests, D width.
 """
 
 from __future__ import annotations
@@ -13,139 +13,162 @@ from typing import Any, Literal
 import numpy as np
 
 from segue.core.model import Recommender, is_factored
-from segue.core.state import Answered, State
+from segue.core.recommend import PrecomputedQueries
+from segue.core.state import State
 from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import schemas
-from segue.serving.model_registry import Ready
+from segue.serving.model_registry import LoadedModel
 from segue.serving.monitoring.metrics import Metrics
-from segue.serving.ranking.rank_batch import Search, listed
-from segue.serving.rules.rerank import Applied, Picked
-from segue.serving.users.query_builder import Asked
-from segue.serving.users.user_states import Followed, States
+from segue.serving.ranking.rank_batch import SearchFn, rank_batch
+from segue.serving.rules.rerank import CompiledRules, RankedList
+from segue.serving.users.query_builder import PreparedQueries
+from segue.serving.users.user_states import StateRequest, UserStates
 
-__all__ = ["Group", "Scoring", "Timed"]
+__all__ = ["PendingRequest", "RequestBatch", "Scorer"]
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A question, and the moment of :func:`time.monotonic` after which its answer is of no use."""
+class PendingRequest:
+    """A request and its deadline."""
 
-    question: schemas.Question
-    until: float
-    unseen: bool = False
-    """Whether nobody asked and nobody sees the answer, so that metrics do not count it: a shadow's."""
+    request: schemas.RecommendRequest
+    deadline: float
+    """As of :func:`time.monotonic`; a later response is useless."""
+    is_shadow: bool = False
+    """Whether it is shadow traffic, whose response is not sent and which metrics do not count."""
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
-    """Questions to one model, with what was found out about them."""
+class RequestBatch:
+    """Requests to one model, with the queries prepared for them."""
 
-    ready: Ready
-    timed: Sequence[Timed]
-    rules: Sequence[Applied]
-    asked: Asked
+    model: LoadedModel
+    pending: Sequence[PendingRequest]
+    rules: Sequence[CompiledRules]
+    prepared: PreparedQueries
     notes: tuple[str, ...] = ()
-    """What is to be told with every answer; any means that the store does not answer."""
+    """Notes for every response; not empty only if the event store is unavailable."""
 
-    def take(self, rows: Sequence[int]) -> Group:
-        """Some of the questions, by index, in their order."""
-        if len(rows) == len(self.timed):
+    def select(self, rows: Sequence[int]) -> RequestBatch:
+        """Return the requests with the given indices, in that order."""
+        if len(rows) == len(self.pending):
             return self
-        asked = Asked(
-            self.asked.queries.take(np.array(rows, np.int64)),
-            tuple(self.asked.unknown[row] for row in rows),
-            tuple(self.asked.kept[row] for row in rows),
+        prepared = PreparedQueries(
+            self.prepared.queries.take(np.array(rows, np.int64)),
+            tuple(self.prepared.unknown[row] for row in rows),
+            tuple(self.prepared.user_events[row] for row in rows),
         )
-        timed, rules = [self.timed[row] for row in rows], [self.rules[row] for row in rows]
-        return Group(self.ready, timed, rules, asked, self.notes)
+        pending, rules = [self.pending[row] for row in rows], [self.rules[row] for row in rows]
+        return RequestBatch(self.model, pending, rules, prepared, self.notes)
 
     @property
-    def questions(self) -> list[schemas.Question]:
-        """The questions, without their deadlines."""
-        return [timed.question for timed in self.timed]
+    def requests(self) -> list[schemas.RecommendRequest]:
+        """The requests without their deadlines."""
+        return [one.request for one in self.pending]
 
 
-class Scoring:
-    """Lists for groups of questions.
+class Scorer:
+    """Ranks batches of requests.
 
     Args:
-        states: what streaming models remember of people.
+        states: recurrent states of users, for streaming models.
     """
 
-    def __init__(self, states: States, metrics: Metrics) -> None:
+    def __init__(self, states: UserStates, metrics: Metrics) -> None:
         self._states, self._metrics = states, metrics
 
-    def by_model(self, group: Group) -> list[Picked]:
-        """By the engine; of who is known from what a streaming model remembers."""
-        engine, queries = group.ready.publication.engine, group.asked.queries
-        begun = time.monotonic()
+    def rank_by_model(self, batch: RequestBatch) -> list[RankedList]:
+        """Rank with the engine, from stored user states where possible."""
+        engine, queries = batch.model.artifact.engine, batch.prepared.queries
+        start = time.monotonic()
         model: Recommender = engine.model
-        search: Search | None = None
+        search: SearchFn | None = None
         if is_factored(model):
-            own = self._remembered(group)
+            with_state = self._rows_with_state(batch)
             vectors_ND = np.empty((len(queries), model.vectors.shape[1]), np.float32)
-            if own:
-                vectors_ND[own] = self.vectors_of_states(group.ready, group.questions, group.asked, own)
-            if rest := sorted({*range(len(queries))} - {*own}):
-                vectors_ND[rest] = model.encode(queries if not own else group.take(rest).asked.queries)
+            if with_state:
+                vectors_ND[with_state] = self.encode_from_states(
+                    batch.model, batch.requests, batch.prepared, with_state
+                )
+            if without_state := sorted({*range(len(queries))} - {*with_state}):
+                vectors_ND[without_state] = model.encode(
+                    queries if not with_state else batch.select(without_state).prepared.queries
+                )
             scale: Literal["logit", "score"] = getattr(model, "scale", "score")
-            model = Answered(model.domain, scale, model.vectors, model.bias, vectors_ND)
+            model = PrecomputedQueries(model.schema, scale, model.vectors, model.bias, vectors_ND)
             rows_N = np.arange(len(queries), dtype=np.int32)
             queries = Queries(queries.history, rows_N, np.ones(len(queries), np.bool_))
-            if (index := group.ready.publication.index) is not None:
+            if (index := batch.model.artifact.index) is not None:
 
-                def search(asked: Queries, k: int, had: Events | None, allowed: Mask | None) -> Recommendations:
-                    return index.search(vectors_ND[asked.users], k, had, allowed)
+                def search(
+                    group_queries: Queries, k: int, seen: Events | None, allowed: Mask | None
+                ) -> Recommendations:
+                    return index.search(vectors_ND[group_queries.users], k, seen, allowed)
 
-        found = listed(model, queries, group.questions, group.rules, group.ready.catalogue, search)
-        self._metrics.engine(engine.name, group.ready.version.name, time.monotonic() - begun, len(queries))
-        return found
+        ranked = rank_batch(model, queries, batch.requests, batch.rules, batch.model.catalog, search)
+        self._metrics.record_engine_run(engine.name, batch.model.info.name, time.monotonic() - start, len(queries))
+        return ranked
 
-    def by_neighbours(self, group: Group) -> list[Picked]:
-        """By what people have together with the items of the history."""
-        return self._by(group, group.ready.publication.neighbours.scores)
+    def rank_by_neighbors(self, batch: RequestBatch) -> list[RankedList]:
+        """Rank by co-occurrence with the items of the history."""
+        return self._rank_by_history(batch, batch.model.artifact.neighbors.score)
 
-    def by_popularity(self, group: Group) -> list[Picked]:
-        """By what most people have."""
-        popularity_I = group.ready.publication.popularity
-        return self._by(group, lambda history: np.broadcast_to(popularity_I, (len(history), len(popularity_I))))
+    def rank_by_popularity(self, batch: RequestBatch) -> list[RankedList]:
+        """Rank by the number of events of each item."""
+        popularity_I = batch.model.artifact.popularity
+        return self._rank_by_history(
+            batch, lambda history: np.broadcast_to(popularity_I, (len(history), len(popularity_I)))
+        )
 
-    def vectors_of_states(
-        self, ready: Ready, questions: Sequence[schemas.Question], asked: Asked, rows: Sequence[int]
+    def encode_from_states(
+        self,
+        model: LoadedModel,
+        requests: Sequence[schemas.RecommendRequest],
+        prepared: PreparedQueries,
+        rows: Sequence[int],
     ) -> Any:
-        """``(len(rows), D)`` the vectors of users from what the model remembers of them."""
-        times_N = asked.queries.times
+        """Return the query vectors ``(len(rows), D)`` from the users' recurrent states."""
+        times_N = prepared.queries.times
         times = None if times_N is None else times_N[np.array(rows, np.int64)]
-        return ready.publication.streaming.answer(self.states(ready, questions, asked, rows), times)
+        return model.artifact.streaming_model.encode_state(self.update_states(model, requests, prepared, rows), times)
 
-    def states(self, ready: Ready, questions: Sequence[schemas.Question], asked: Asked, rows: Sequence[int]) -> State:
-        """What the model remembers of users, brought up to date."""
+    def update_states(
+        self,
+        model: LoadedModel,
+        requests: Sequence[schemas.RecommendRequest],
+        prepared: PreparedQueries,
+        rows: Sequence[int],
+    ) -> State:
+        """Return the users' recurrent states, after their newest events."""
         index = np.array(rows, np.int64)
-        kept = [one for row in rows if (one := asked.kept[row]) is not None]
-        users = [str(questions[row].user) for row in rows]
-        queries = asked.queries
-        wanted = Followed(users, queries.users[index], queries.known[index], kept)
-        return self._states.of(ready.publication, wanted)
+        user_events = [one for row in rows if (one := prepared.user_events[row]) is not None]
+        users = [str(requests[row].user) for row in rows]
+        queries = prepared.queries
+        state_request = StateRequest(users, queries.users[index], queries.known[index], user_events)
+        return self._states.update(model.artifact, state_request)
 
-    def _remembered(self, group: Group) -> list[int]:
-        """Questions that a memory answers; not those that tell of a person what it does not know."""
-        if not group.ready.publication.streams or group.notes:
+    def _rows_with_state(self, batch: RequestBatch) -> list[int]:
+        """Return the requests that can be answered from a stored state.
+
+        A profile that the model reads requires encoding the whole history.
+        """
+        if not batch.model.artifact.supports_streaming or batch.notes:
             return []
-        read = {feature.name for feature in group.ready.publication.bundle.model.domain.user_features}
-        known = [read.isdisjoint(question.profile or ()) for question in group.questions]
-        return [row for row, one in enumerate(group.asked.kept) if one is not None and known[row]]
+        profile_features = {feature.name for feature in batch.model.artifact.bundle.model.schema.user_features}
+        answerable = [profile_features.isdisjoint(request.profile or ()) for request in batch.requests]
+        return [row for row, one in enumerate(batch.prepared.user_events) if one is not None and answerable[row]]
 
-    def _by(self, group: Group, scores: Callable[[Any], Any]) -> list[Picked]:
-        domain = group.ready.publication.bundle.model.domain
-        model = _Scored(domain, scores)
-        return listed(model, group.asked.queries, group.questions, group.rules, group.ready.catalogue)
+    def _rank_by_history(self, batch: RequestBatch, scores: Callable[[Any], Any]) -> list[RankedList]:
+        schema = batch.model.artifact.bundle.model.schema
+        model = _HistoryScorer(schema, scores)
+        return rank_batch(model, batch.prepared.queries, batch.requests, batch.rules, batch.model.catalog)
 
 
 @dataclass(eq=False)
-class _Scored:
-    """Scores of the whole catalogue by a function of the histories, as a recommender."""
+class _HistoryScorer:
+    """A recommender whose scores are a function of the histories."""
 
-    domain: Any
+    schema: Any
     scores: Callable[[Any], Any]
 
     def score(self, queries: Queries, candidates: Any = None) -> Any:

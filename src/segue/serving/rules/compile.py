@@ -1,6 +1,6 @@
-"""The rules of a question and those that stand for a whole service, as codes and numbers of one catalogue.
+"""Compile the rules of a request and the service's default rules for one catalog.
 
-See :mod:`segue.serving.schemas` for what each rule means.
+See :mod:`segue.serving.schemas` for the meaning of each rule.
 
 Shapes: I items.
 """
@@ -13,203 +13,234 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from segue.core.events import Mask, Scores, frozen
+from segue.core.events import Mask, Scores, read_only
 from segue.serving import schemas
-from segue.serving.catalog.catalog import Catalogue
+from segue.serving.catalog.catalog import Catalog
 
-__all__ = ["Applied", "applied"]
+__all__ = ["CompiledRules", "compile_rules"]
 
-NONE = schemas.Rules()
+NO_RULES = schemas.Rules()
 
-MOST_CONDITIONS = 100
-"""Conditions in all rules of one question: each looks at the whole catalogue."""
+MAX_CONDITIONS = 100
+"""Conditions in all rules of one request; each is evaluated on the whole catalog."""
 
 
 @dataclass(frozen=True, eq=False)
-class Applied:
-    """The rules of a question and those that stand, for one catalogue."""
+class CompiledRules:
+    """Request rules and default rules as item codes and numbers of one catalog."""
 
     allowed: Mask | None = None
-    """``(I,)`` items that ``allow``, ``deny`` and ``where`` leave; ``None``: all."""
-    shift: Scores | None = None
-    """``(I,)`` the sum of ``ln(factor)`` of all boosts that an item gets."""
-    removed: Mapping[str, int] = field(default_factory=dict)
-    """By rule how many items of the catalogue it keeps out, each rule counted alone."""
-    most: tuple[tuple[str, int], ...] = ()
-    """Features and how many items of each of their values there may be."""
+    """``(I,)`` items that pass ``allow``, ``deny`` and ``filter``; ``None``: all."""
+    score_offsets: Scores | None = None
+    """``(I,)`` sum of ``ln(factor)`` over all boosts that match an item."""
+    filtered_counts: Mapping[str, int] = field(default_factory=dict)
+    """Number of catalog items that each rule excludes, each rule counted by itself."""
+    max_per_value: tuple[tuple[str, int], ...] = ()
+    """Features and the largest number of items per value."""
     diversify: float = 0.0
     pins: tuple[tuple[int, int], ...] = ()
-    """Places, from 1, and item codes, by place; those that other rules forbid are left out."""
+    """Positions, from 1, and item codes, by position; pins that other rules forbid are left out."""
     unknown_items: tuple[str, ...] = ()
-    """Ids of the question's rules that are not in the catalogue."""
+    """Ids in the request's rules that are not in the catalog."""
     unknown_features: tuple[str, ...] = ()
-    """Features that rules name and the catalogue does not have."""
+    """Features in the rules that the catalog does not have."""
     notes: tuple[str, ...] = ()
-    """What could not be done as it was asked, in words."""
-    own: schemas.Rules = NONE
-    """The question's rules as they came."""
-    standing: schemas.Rules = NONE
-    """The standing rules as they came."""
+    """What could not be applied."""
+    request_rules: schemas.Rules = NO_RULES
+    """The request's rules as received."""
+    default_rules: schemas.Rules = NO_RULES
+    """The default rules as configured."""
 
     @property
-    def plain(self) -> bool:
-        """Whether ``allowed`` is all there is, so that :func:`segue.core.recommend.recommend` can answer."""
-        return self.shift is None and not (self.most or self.diversify or self.pins)
+    def is_trivial(self) -> bool:
+        """Whether ``allowed`` is the only rule.
+
+        Then :func:`segue.core.recommend.recommend` suffices.
+        """
+        return self.score_offsets is None and not (self.max_per_value or self.diversify or self.pins)
 
 
-NOTHING = Applied()
+TRIVIAL_RULES = CompiledRules()
 
 
-def applied(own: schemas.Rules, standing: schemas.Rules, catalogue: Catalogue) -> Applied:
-    """The rules of a question and the standing ones, for one catalogue; what was worked out lately is kept.
+def compile_rules(request_rules: schemas.Rules, default_rules: schemas.Rules, catalog: Catalog) -> CompiledRules:
+    """Compile request rules and default rules for one catalog; results are cached.
 
-    Items must be in both ``allow`` and in no ``deny``, and meet both ``where``; of two quotas of a feature the smaller
-    holds, and the larger ``diversify``. A pin whose place is taken, by the question's own first, goes to the next.
+    An item must be in both ``allow``, in no ``deny``, and match both ``filter``. Of two quotas on a feature the smaller
+    applies, of two ``diversify`` the larger. A pin whose position is taken moves to the next one; the request's pins
+    take precedence.
 
     Raises:
-        ValueError: a condition or a quota asks for what its feature cannot hold, or there are more than
-            ``MOST_CONDITIONS`` in the question.
+        ValueError: a condition or a quota does not fit the type of its feature, or the request has more than
+            ``MAX_CONDITIONS`` conditions.
     """
-    if not (_told(own) or _told(standing)):
-        return NOTHING
-    # standing rules are one object for as long as the service runs: the entry keeps it, so its id stays its own
-    standing_key = catalogue.cache.get(("standing", id(standing)), lambda: ((standing, _key(standing)), 1_000))[1]
-    key = ("rules", _key(own), standing_key)
+    if not (_has_rules(request_rules) or _has_rules(default_rules)):
+        return TRIVIAL_RULES
+    # the cache entry keeps the default rules alive, so their id identifies them
+    default_key = catalog.cache.get(
+        ("default_rules", id(default_rules)), lambda: ((default_rules, _digest_rules(default_rules)), 1_000)
+    )[1]
+    key = ("rules", _digest_rules(request_rules), default_key)
 
-    def make() -> tuple[Applied, int]:
-        found = _apply(own, standing, catalogue)
-        return found, 10_000 + sum(array.nbytes for array in (found.allowed, found.shift) if array is not None)
+    def compute() -> tuple[CompiledRules, int]:
+        compiled = _compile(request_rules, default_rules, catalog)
+        return compiled, 10_000 + sum(
+            array.nbytes for array in (compiled.allowed, compiled.score_offsets) if array is not None
+        )
 
-    count = len(own.where) + sum(len(boost.where) for boost in own.boosts)
-    if count > MOST_CONDITIONS:
-        raise ValueError(f"boosts: {count} conditions with those of 'where', expected at most {MOST_CONDITIONS}")
-    found: Applied = catalogue.cache.get(key, make)
-    return found
+    n_conditions = len(request_rules.filter) + sum(len(boost.filter) for boost in request_rules.boosts)
+    if n_conditions > MAX_CONDITIONS:
+        raise ValueError(
+            f"boosts: got {n_conditions} conditions together with 'filter', expected at most {MAX_CONDITIONS}"
+        )
+    compiled: CompiledRules = catalog.cache.get(key, compute)
+    return compiled
 
 
-def _told(rules: schemas.Rules) -> bool:
-    """Whether there is any rule at all."""
+def _has_rules(rules: schemas.Rules) -> bool:
+    """Return whether there is any rule at all."""
     return rules.allow is not None or bool(
-        rules.deny or rules.where or rules.boosts or rules.most or rules.diversify or rules.pins
+        rules.deny or rules.filter or rules.boosts or rules.max_per_value or rules.diversify or rules.pins
     )
 
 
-def _key(rules: schemas.Rules) -> bytes:
-    """The same for the same rules; ids hold no control characters."""
+def _digest_rules(rules: schemas.Rules) -> bytes:
+    """Return a digest that is the same for the same rules.
+
+    Ids hold no control characters, so the separators are unambiguous.
+    """
     digest = hashlib.blake2b(digest_size=24)
     for ids in (rules.allow, rules.deny):
         text = "\x01" if ids is None else "\x00".join(ids) + "\x02"
         digest.update(text.encode("utf-8", "surrogatepass"))
-    rest = repr((rules.where, rules.boosts, rules.most, rules.diversify, rules.pins))
+    rest = repr((rules.filter, rules.boosts, rules.max_per_value, rules.diversify, rules.pins))
     digest.update(rest.encode("utf-8", "surrogatepass"))
     return digest.digest()
 
 
-def _apply(own: schemas.Rules, standing: schemas.Rules, catalogue: Catalogue) -> Applied:
-    n = catalogue.n_items
-    keeps: dict[str, Mask] = {}
+def _compile(request_rules: schemas.Rules, default_rules: schemas.Rules, catalog: Catalog) -> CompiledRules:
+    n_items = catalog.n_items
+    masks: dict[str, Mask] = {}
     unknown_items: list[str] = []
     unknown_features: list[str] = []
-    for rules in (own, standing):
-        prefix = "" if rules is own else "standing rules: "
-        strange: list[str] = []
+    for rules in (request_rules, default_rules):
+        prefix = "" if rules is request_rules else "default_rules."
+        unknown: list[str] = []
         if rules.allow is not None:
-            codes, strange = catalogue.encode(rules.allow)
-            mask = np.zeros(n, np.bool_)
+            codes, unknown = catalog.encode(rules.allow)
+            mask = np.zeros(n_items, np.bool_)
             mask[codes] = True
-            keeps["allow"] = mask & keeps.get("allow", True)
+            masks["allow"] = mask & masks.get("allow", True)
         if rules.deny:
-            codes, more = catalogue.encode(rules.deny)
-            mask = keeps.pop("deny", np.ones(n, np.bool_))
+            codes, more_unknown = catalog.encode(rules.deny)
+            mask = masks.pop("deny", np.ones(n_items, np.bool_))
             mask[codes] = False
-            keeps["deny"], strange = mask, [*strange, *more]
-        if rules.where:
-            mask = _met(rules.where, f"{prefix}where", catalogue, unknown_features)
-            keeps["where"] = mask & keeps.get("where", True)
-        if rules is own:  # who asks is not told which items stand in rules that are not his
-            unknown_items += strange
+            masks["deny"], unknown = mask, [*unknown, *more_unknown]
+        if rules.filter:
+            mask = _filter_mask(rules.filter, f"{prefix}filter", catalog, unknown_features)
+            masks["filter"] = mask & masks.get("filter", True)
+        if rules is request_rules:  # item ids in the default rules are not disclosed to clients
+            unknown_items += unknown
     allowed = None
-    for mask in keeps.values():
+    for mask in masks.values():
         allowed = mask if allowed is None else allowed & mask
-    shift = _shift(own, standing, catalogue, unknown_features)
-    most = _quotas(own, standing, catalogue, unknown_features)
-    pins, strange, notes = _pinned(own, standing, allowed, catalogue)
+    score_offsets = _boost_offsets(request_rules, default_rules, catalog, unknown_features)
+    max_per_value = _merge_quotas(request_rules, default_rules, catalog, unknown_features)
+    pins, unknown, notes = _resolve_pins(request_rules, default_rules, allowed, catalog)
     names = dict.fromkeys(unknown_features)
-    return Applied(
-        allowed=None if allowed is None else frozen(allowed),
-        shift=shift,
-        removed={rule: kept_out for rule, mask in keeps.items() if (kept_out := n - int(np.count_nonzero(mask)))},
-        most=most,
-        diversify=max(own.diversify, standing.diversify),
+    return CompiledRules(
+        allowed=None if allowed is None else read_only(allowed),
+        score_offsets=score_offsets,
+        filtered_counts={
+            rule: excluded for rule, mask in masks.items() if (excluded := n_items - int(np.count_nonzero(mask)))
+        },
+        max_per_value=max_per_value,
+        diversify=max(request_rules.diversify, default_rules.diversify),
         pins=pins,
-        unknown_items=tuple(dict.fromkeys([*unknown_items, *strange])),
+        unknown_items=tuple(dict.fromkeys([*unknown_items, *unknown])),
         unknown_features=tuple(names),
-        notes=(*(f"'{name}': the catalogue has no such feature: nothing is known of it" for name in names), *notes),
-        own=_bare(own),
-        standing=_bare(standing),
+        notes=(*(f"'{name}': the catalog has no such feature" for name in names), *notes),
+        request_rules=_rules_only(request_rules),
+        default_rules=_rules_only(default_rules),
     )
 
 
-def _bare(rules: schemas.Rules) -> schemas.Rules:
-    """The rules without what else a question holds: they are kept longer than it."""
+def _rules_only(rules: schemas.Rules) -> schemas.Rules:
+    """Drop the other fields of a request.
+
+    The rules are cached longer than the request lives.
+    """
     return schemas.Rules.model_construct(**{name: getattr(rules, name) for name in schemas.Rules.model_fields})
 
 
-def _met(where: schemas.Where, field: str, catalogue: Catalogue, unknown: list[str]) -> Mask:
+def _filter_mask(conditions: schemas.Filter, field: str, catalog: Catalog, unknown: list[str]) -> Mask:
     try:
-        mask, strange = catalogue.mask(where)
+        mask, unknown_names = catalog.mask(conditions)
     except ValueError as error:
         raise ValueError(f"{field}.{error}") from None
-    unknown += strange
+    unknown += unknown_names
     return mask
 
 
-def _shift(own: schemas.Rules, standing: schemas.Rules, catalogue: Catalogue, unknown: list[str]) -> Scores | None:
-    if not (own.boosts or standing.boosts):
+def _boost_offsets(
+    request_rules: schemas.Rules, default_rules: schemas.Rules, catalog: Catalog, unknown: list[str]
+) -> Scores | None:
+    if not (request_rules.boosts or default_rules.boosts):
         return None
-    shift = np.zeros(catalogue.n_items, np.float32)
-    for rules in (own, standing):
-        prefix = "" if rules is own else "standing rules: "
-        for place, boost in enumerate(rules.boosts):
-            mask = _met(boost.where, f"{prefix}boosts.{place}.where", catalogue, unknown)
-            shift[mask] += np.float32(np.log(boost.factor))
-    found: Scores = frozen(shift)
-    return found
+    offsets = np.zeros(catalog.n_items, np.float32)
+    for rules in (request_rules, default_rules):
+        prefix = "" if rules is request_rules else "default_rules."
+        for index, boost in enumerate(rules.boosts):
+            mask = _filter_mask(boost.filter, f"{prefix}boosts.{index}.filter", catalog, unknown)
+            offsets[mask] += np.float32(np.log(boost.factor))
+    read_only_offsets: Scores = read_only(offsets)
+    return read_only_offsets
 
 
-def _quotas(
-    own: schemas.Rules, standing: schemas.Rules, catalogue: Catalogue, unknown: list[str]
+def _merge_quotas(
+    request_rules: schemas.Rules, default_rules: schemas.Rules, catalog: Catalog, unknown: list[str]
 ) -> tuple[tuple[str, int], ...]:
-    found: list[tuple[str, int]] = []
-    for name in dict.fromkeys([*own.most, *standing.most]):
+    quotas: list[tuple[str, int]] = []
+    for name in dict.fromkeys([*request_rules.max_per_value, *default_rules.max_per_value]):
         try:
-            groups = catalogue.groups(name)
+            item_values = catalog.feature_values(name)
         except ValueError as error:
-            raise ValueError(f"most.{error}") from None
-        if groups is None:
+            raise ValueError(f"max_per_value.{error}") from None
+        if item_values is None:
             unknown.append(name)
         else:
-            found.append((name, min(rules.most[name] for rules in (own, standing) if name in rules.most)))
-    return tuple(found)
+            quotas.append(
+                (
+                    name,
+                    min(
+                        rules.max_per_value[name]
+                        for rules in (request_rules, default_rules)
+                        if name in rules.max_per_value
+                    ),
+                )
+            )
+    return tuple(quotas)
 
 
-def _pinned(
-    own: schemas.Rules, standing: schemas.Rules, allowed: Mask | None, catalogue: Catalogue
+def _resolve_pins(
+    request_rules: schemas.Rules, default_rules: schemas.Rules, allowed: Mask | None, catalog: Catalog
 ) -> tuple[tuple[tuple[int, int], ...], list[str], list[str]]:
-    """Places and codes; ids of the question's pins that are unknown; and what is to be said."""
-    places: dict[int, int] = {}
-    strange: list[str] = []
+    """Return positions and codes, unknown ids among the request's pins, and notes."""
+    by_position: dict[int, int] = {}
+    unknown_ids: list[str] = []
     notes: list[str] = []
-    for rules in (own, standing):
+    for rules in (request_rules, default_rules):
         for pin in rules.pins:
-            codes, unknown = catalogue.encode([pin.item])
+            codes, unknown = catalog.encode([pin.item])
             if unknown:
-                strange += unknown if rules is own else []
+                unknown_ids += unknown if rules is request_rules else []
             elif allowed is not None and not allowed[codes[0]]:
-                notes += [f"pins: '{pin.item}' is not shown: another rule forbids it"] if rules is own else []
-            elif int(codes[0]) not in places.values():
-                place = pin.place
-                while place in places:
-                    place += 1
-                places[place] = int(codes[0])
-    return tuple(sorted(places.items())), strange, notes
+                notes += (
+                    [f"pins: '{pin.item}' is not shown: another rule excludes it"] if rules is request_rules else []
+                )
+            elif int(codes[0]) not in by_position.values():
+                position = pin.position
+                while position in by_position:
+                    position += 1
+                by_position[position] = int(codes[0])
+    return tuple(sorted(by_position.items())), unknown_ids, notes

@@ -1,11 +1,11 @@
-"""One place after the other: lists with quotas, and lists whose items differ.
+"""Greedy selection with quotas and diversity: maximal marginal relevance.
 
-Maximal marginal relevance (Carbonell & Goldstein 1998, doi:10.1145/290941.291025): at each place the item with the
-greatest ``(1 - d) relevance - d likeness``, where ``likeness`` is that to the most alike item above it, 0 at the first
-place. ``relevance`` is the score, scaled so that the best of the pool has 1 and the last of it 0; ``d = 0`` is the
-order of the scores. Equal ones stand by score, then by code.
+Source: Carbonell & Goldstein 1998, doi:10.1145/290941.291025. Each position takes the item with the greatest
+``(1 - d) relevance - d similarity``, where ``similarity`` is to the most similar item above it (0 at the first
+position). ``relevance`` is the score, scaled so that the best item of the pool has 1 and the last has 0; ``d = 0``
+gives the order of the scores. Ties are ordered by score, then by item code.
 
-The pool are the best few hundred items. When quotas leave none of it, the best of the others join.
+The pool holds the best few hundred items. When quotas leave none of it, the best of the remaining items join.
 
 Shapes: I items, P items of the pool, V values of a feature.
 """
@@ -20,140 +20,152 @@ from numpy.typing import NDArray
 
 from segue.core.events import Codes, Mask, Scores
 from segue.core.recommend import top_k
-from segue.serving.catalog.feature_column import Groups
-from segue.serving.rules.item_similarity import Likeness
+from segue.serving.catalog.feature_column import ItemValues
+from segue.serving.rules.item_similarity import ItemSimilarity
 
-__all__ = ["POOL", "Quota", "choose"]
+__all__ = ["POOL_SIZE", "Quota", "select_mmr"]
 
-POOL = 256
-"""Items that are looked at; more where the list is longer than a quarter of it."""
+POOL_SIZE = 256
+"""Candidate items; more when the list is longer than a quarter of it."""
 
 
 class Quota:
-    """At most ``most`` items of each value.
+    """At most ``max_per_value`` items with each value of a feature.
 
     Args:
-        groups: the values of each item; one that has none is free.
+        item_values: the values of each item; an item without any is never restricted.
     """
 
-    def __init__(self, groups: Groups, most: int) -> None:
-        self._groups, self._most = groups, most
-        self._counts = np.zeros(len(groups.values), np.int32)
+    def __init__(self, item_values: ItemValues, max_per_value: int) -> None:
+        self._item_values, self._max_per_value = item_values, max_per_value
+        self._counts = np.zeros(len(item_values.values), np.int32)
 
-    def take(self, item: int) -> bool:
-        """Count an item; whether a value is full now that was not before."""
-        own = self._groups.codes[self._groups.offsets[item] : self._groups.offsets[item + 1]]
-        self._counts[own] += 1
-        return bool((self._counts[own] == self._most).any())
+    def add(self, item: int) -> bool:
+        """Count an item; return whether one of its values just became full."""
+        values = self._item_values.codes[self._item_values.offsets[item] : self._item_values.offsets[item + 1]]
+        self._counts[values] += 1
+        return bool((self._counts[values] == self._max_per_value).any())
 
-    def full(self, items: NDArray[np.integer[Any]]) -> Mask:
-        """Which of ``items`` have a value that is full."""
-        groups = self._groups
-        if 4 * len(items) > len(groups):  # to look at all is cheaper than to gather so many
-            found_I = np.zeros(len(groups), np.bool_)
-            found_I[groups.rows[np.flatnonzero(self._counts[groups.codes] >= self._most)]] = True
-            found: Mask = found_I[items]
-            return found
-        rows, values = groups.of(items)
-        found = np.zeros(len(items), np.bool_)
-        found[rows[self._counts[values] >= self._most]] = True
-        return found
+    def full_mask(self, items: NDArray[np.integer[Any]]) -> Mask:
+        """Return which of ``items`` have a full value."""
+        item_values = self._item_values
+        if 4 * len(items) > len(item_values):  # a full scan is cheaper than gathering this many
+            mask_I = np.zeros(len(item_values), np.bool_)
+            mask_I[item_values.rows[np.flatnonzero(self._counts[item_values.codes] >= self._max_per_value)]] = True
+            mask: Mask = mask_I[items]
+            return mask
+        rows, values = item_values.gather(items)
+        mask = np.zeros(len(items), np.bool_)
+        mask[rows[self._counts[values] >= self._max_per_value]] = True
+        return mask
 
 
-def choose(
-    ranked_I: Scores, shown: Sequence[int | None], quotas: Sequence[Quota], diversify: float, likeness: Likeness | None
+def select_mmr(
+    ranked_I: Scores,
+    fixed_items: Sequence[int | None],
+    quotas: Sequence[Quota],
+    diversify: float,
+    similarity: ItemSimilarity | None,
 ) -> tuple[Codes, int]:
-    """The items for the free places of a list, in order, and how many better ones quotas passed over.
+    """Select the items for the free positions, in order.
 
     Args:
-        ranked_I: scores; minus infinity is not eligible.
-        shown: for each place of the list the item that stands there anyway, or ``None``: it is free.
-        quotas: what they hold is counted here, that of ``shown`` first.
-        likeness: needed where ``diversify`` is not 0.
+        ranked_I: scores; minus infinity marks items that are not eligible.
+        fixed_items: for each position of the list the pinned item, or ``None`` if the position is free.
+        quotas: updated in place, with the items of ``fixed_items`` first.
+        similarity: required if ``diversify`` is not 0.
+
+    Returns:
+        The items, and how many better ones quotas skipped.
     """
-    for item in shown:
+    for item in fixed_items:
         if item is not None:
             for quota in quotas:
-                quota.take(item)
-    size = max(POOL, 4 * len(shown))
-    left: Codes | None = None
-    pool = _Pool(ranked_I, _best(ranked_I, size), diversify, likeness)
+                quota.add(item)
+    size = max(POOL_SIZE, 4 * len(fixed_items))
+    remaining: Codes | None = None
+    pool = _CandidatePool(ranked_I, _top_indices(ranked_I, size), diversify, similarity)
     scale = pool.scale
-    pool.close(quotas)
-    chosen: list[int] = []
+    pool.drop_full(quotas)
+    selected: list[int] = []
     above: list[int] = []
-    for pinned in shown:
-        if pinned is None:
-            found = pool.best()
-            if found is None and quotas:  # nothing of the pool is left: the best of what is still open
-                left = np.flatnonzero(ranked_I > -np.inf).astype(np.int32) if left is None else left
-                left = left[~(_full(quotas, left) | np.isin(left, chosen))]
-                pool = _Pool(ranked_I, left[_best(ranked_I[left], size)], diversify, likeness, scale, above)
-                found = pool.best()
-            if found is None:
+    for fixed in fixed_items:
+        if fixed is None:
+            best = pool.pop_best()
+            if best is None and quotas:  # the pool is exhausted: refill it with the best items that quotas admit
+                remaining = np.flatnonzero(ranked_I > -np.inf).astype(np.int32) if remaining is None else remaining
+                remaining = remaining[~(_full_mask(quotas, remaining) | np.isin(remaining, selected))]
+                refill = remaining[_top_indices(ranked_I[remaining], size)]
+                pool = _CandidatePool(ranked_I, refill, diversify, similarity, scale, above)
+                best = pool.pop_best()
+            if best is None:
                 break
-            chosen.append(found)
-            full = [quota.take(found) for quota in quotas]
-            if any(full):
-                pool.close(quotas)
-        above.append(chosen[-1] if pinned is None else pinned)
-        pool.show(above[-1])
-    return np.array(chosen, np.int32), _passed(ranked_I, chosen, quotas, len(chosen) < shown.count(None))
+            selected.append(best)
+            became_full = [quota.add(best) for quota in quotas]
+            if any(became_full):
+                pool.drop_full(quotas)
+        above.append(selected[-1] if fixed is None else fixed)
+        pool.mark_shown(above[-1])
+    is_short = len(selected) < fixed_items.count(None)
+    return np.array(selected, np.int32), _count_quota_skips(ranked_I, selected, quotas, is_short)
 
 
-class _Pool:
-    """Items in the order of their scores, with what each is worth at the next place."""
+class _CandidatePool:
+    """Items by descending score, with their marginal relevance for the next position."""
 
     def __init__(
         self,
         ranked_I: Scores,
         items: Codes,
         diversify: float,
-        likeness: Likeness | None,
+        similarity: ItemSimilarity | None,
         scale: tuple[float, float] | None = None,
         above: Sequence[int] = (),
     ) -> None:
         scores = ranked_I[items].astype(np.float64)
-        self.scale = scale or _scale(scores)
+        self.scale = scale or _relevance_scale(scores)
         self._items = items
-        self._open = np.ones(len(items), np.bool_)
-        self._worth = (1 - diversify) * (scores - self.scale[0]) * self.scale[1]
+        self._available = np.ones(len(items), np.bool_)
+        self._relevance_P = (1 - diversify) * (scores - self.scale[0]) * self.scale[1]
         self._diversify = diversify
-        self._like = likeness(items) if likeness is not None and diversify > 0 else None
-        self._most_P: NDArray[np.float64] | None = None
+        self._similarity = similarity(items) if similarity is not None and diversify > 0 else None
+        self._max_similarity_P: NDArray[np.float64] | None = None
         for item in above:
-            self.show(item)
+            self.mark_shown(item)
 
-    def best(self) -> int | None:
-        """The item for the next place, which is then taken."""
-        if not self._open.any():
+    def pop_best(self) -> int | None:
+        """Return the item for the next position and remove it; ``None`` if none is left."""
+        if not self._available.any():
             return None
-        worth_P = self._worth if self._most_P is None else self._worth - self._diversify * self._most_P
-        first = int(np.argmax(np.where(self._open, worth_P, -np.inf)))
-        self._open[first] = False
+        marginal_P = self._relevance_P
+        if self._max_similarity_P is not None:
+            marginal_P = marginal_P - self._diversify * self._max_similarity_P
+        first = int(np.argmax(np.where(self._available, marginal_P, -np.inf)))
+        self._available[first] = False
         return int(self._items[first])
 
-    def show(self, item: int) -> None:
-        """``item`` stands above all that follows."""
-        if self._like is not None:
-            like_P = self._like(item)
-            self._most_P = like_P if self._most_P is None else np.maximum(self._most_P, like_P)
+    def mark_shown(self, item: int) -> None:
+        """Take into account that ``item`` is above all that follow."""
+        if self._similarity is not None:
+            similarity_P = self._similarity(item)
+            before_P = self._max_similarity_P
+            self._max_similarity_P = similarity_P if before_P is None else np.maximum(before_P, similarity_P)
 
-    def close(self, quotas: Sequence[Quota]) -> None:
-        """Leave out what quotas no longer admit."""
+    def drop_full(self, quotas: Sequence[Quota]) -> None:
+        """Remove items that the quotas no longer admit."""
         if quotas:
-            self._open &= ~_full(quotas, self._items)
+            self._available &= ~_full_mask(quotas, self._items)
 
 
-def _scale(scores: NDArray[np.float64]) -> tuple[float, float]:
-    """What to take from a score, and then to multiply it with."""
+def _relevance_scale(scores: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the offset and the factor that scale scores to relevance."""
     if not len(scores) or scores[0] == scores[-1]:
         return (float(scores[0]) if len(scores) else 0.0), 1.0
     return float(scores[-1]), 1.0 / float(scores[0] - scores[-1])
 
 
-def _best(scores: Scores, size: int) -> Codes:
-    """The places of the best, best first."""
+def _top_indices(scores: Scores, size: int) -> Codes:
+    """Return the indices of the best scores, best first."""
     if not len(scores):
         return np.zeros(0, np.int32)
     found = top_k(scores[None], size)
@@ -161,25 +173,25 @@ def _best(scores: Scores, size: int) -> Codes:
     return best
 
 
-def _full(quotas: Sequence[Quota], items: NDArray[np.integer[Any]]) -> Mask:
-    full = quotas[0].full(items)
+def _full_mask(quotas: Sequence[Quota], items: NDArray[np.integer[Any]]) -> Mask:
+    full = quotas[0].full_mask(items)
     for quota in quotas[1:]:
-        full |= quota.full(items)
+        full |= quota.full_mask(items)
     return full
 
 
-def _passed(ranked_I: Scores, chosen: Sequence[int], quotas: Sequence[Quota], short: bool) -> int:
-    """Eligible items that a quota keeps out, of those that stand above the last that was chosen."""
+def _count_quota_skips(ranked_I: Scores, selected: Sequence[int], quotas: Sequence[Quota], is_short: bool) -> int:
+    """Count eligible items above the last selected one that a quota excludes."""
     if not quotas:
         return 0
     better = ranked_I > -np.inf
-    if short:  # quotas keep out all that are left
-        return int(np.count_nonzero(better)) - len(chosen)
-    if not chosen:
+    if is_short:  # quotas exclude all remaining items
+        return int(np.count_nonzero(better)) - len(selected)
+    if not selected:
         return 0
-    last = min((float(ranked_I[item]), -item) for item in chosen)
+    last = min((float(ranked_I[item]), -item) for item in selected)
     better &= ranked_I >= last[0]
     ties = np.flatnonzero(better & (ranked_I == last[0]))
     better[ties[ties > -last[1]]] = False
-    better[list(chosen)] = False
-    return int(_full(quotas, np.flatnonzero(better)).sum())
+    better[list(selected)] = False
+    return int(_full_mask(quotas, np.flatnonzero(better)).sum())

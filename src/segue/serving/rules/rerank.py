@@ -1,9 +1,9 @@
-"""A list of the best items by scores and rules.
+"""Rank the items of one request by scores and rules.
 
-Rules come with a question and stand for a whole service; :func:`segue.serving.rules.compile.applied` turns them into codes
-and numbers of one catalogue.
+:func:`segue.serving.rules.compile.compile_rules` turns the rules of a request and the default rules into item codes and
+numbers of one catalog.
 
-Shapes: I items, D width of a factored model, m items of an answer.
+Shapes: I items, D width of a factored model, m items of a list.
 """
 
 from __future__ import annotations
@@ -15,132 +15,145 @@ import numpy as np
 
 from segue.core.events import Codes, Mask, Scores
 from segue.core.recommend import log_partition, top_k
-from segue.serving.catalog.catalog import Catalogue
-from segue.serving.rules.compile import Applied, applied
-from segue.serving.rules.item_similarity import cosine, jaccard
-from segue.serving.rules.mmr import Quota, choose
+from segue.serving.catalog.catalog import Catalog
+from segue.serving.rules.compile import CompiledRules, compile_rules
+from segue.serving.rules.item_similarity import cosine_similarity, jaccard_similarity
+from segue.serving.rules.mmr import Quota, select_mmr
 
-__all__ = ["Applied", "Picked", "applied", "boosted", "pick", "shortfall"]
+__all__ = ["CompiledRules", "RankedList", "apply_boosts", "compile_rules", "rerank", "shortfall_notes"]
 
 
 @dataclass(frozen=True, eq=False)
-class Picked:
-    """One list."""
+class RankedList:
+    """One ranked list."""
 
     codes: Codes
-    """``(m,)`` items in the order they are shown."""
+    """``(m,)`` items in display order."""
     scores: Scores
-    """``(m,)`` what they were ranked by: the model's scores with boosts added."""
+    """``(m,)`` the scores that items were ranked by: the model's scores plus boosts."""
     probabilities: Scores | None
-    """``(m,)`` of logits: shares of a softmax, with boosts, over all that may be recommended again or not as asked;
-    0 for an item of the history that is pinned though it may not."""
+    """``(m,)`` softmax of boosted logits over the catalog, without seen items unless they are included; 0 for a pinned
+    item that has been seen. ``None`` for scores that are no logits."""
     pinned: Mask
-    """``(m,)`` which stand there because a rule put them there."""
-    removed: Mapping[str, int]
-    """As :attr:`Applied.removed`, with ``history`` and ``most``, for rules that kept anything out."""
+    """``(m,)`` which items a rule pinned to their position."""
+    filtered_counts: Mapping[str, int]
+    """As :attr:`CompiledRules.filtered_counts`, plus ``seen`` and ``max_per_value``; without zeros."""
     notes: tuple[str, ...] = ()
-    """What could not be done as it was asked, in words."""
+    """What could not be applied."""
 
 
-def pick(
+def rerank(
     scores_I: Scores,
     seen: Codes,
-    rules: Applied,
+    rules: CompiledRules,
     k: int,
     *,
-    repeats: bool,
-    logits: bool,
-    catalogue: Catalogue,
+    include_seen: bool,
+    is_logit: bool,
+    catalog: Catalog,
     vectors_ID: Scores | None,
-) -> Picked:
-    """The best ``k`` items by scores and rules; equal scores in the order of the catalogue.
+) -> RankedList:
+    """Rank the best ``k`` items by scores and rules; ties in catalog order.
 
     Args:
-        scores_I: ``(I,)`` finite scores of the whole catalogue; they are not changed.
+        scores_I: ``(I,)`` finite scores of the whole catalog; not modified.
         seen: items of the history.
-        repeats: whether items of the history may be recommended again.
-        logits: whether a softmax turns scores into probabilities.
-        vectors_ID: a model's vectors of items, for ``diversify``; without them the catalogue tells what is alike.
+        include_seen: whether items of the history may be recommended again.
+        is_logit: whether a softmax turns scores into probabilities.
+        vectors_ID: item vectors of the model, for ``diversify``; without them item features give the similarity.
 
     Raises:
         ValueError: ``k`` is below 1.
     """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    ranked_I = boosted(scores_I, rules, logits)
+    ranked_I = apply_boosts(scores_I, rules, is_logit)
     pins = dict(rules.pins)
     pinned = np.array(list(pins.values()), np.int32)
     pinned_scores = dict(zip(pinned.tolist(), ranked_I[pinned].tolist(), strict=True))
-    if not repeats:
+    if not include_seen:
         ranked_I[seen] = -np.inf
-    total = float(log_partition(ranked_I[None])[0]) if logits else 0.0
-    impossible = set(pinned[ranked_I[pinned] == -np.inf].tolist())
+    log_total = float(log_partition(ranked_I[None])[0]) if is_logit else 0.0
+    seen_pins = set(pinned[ranked_I[pinned] == -np.inf].tolist())
     if rules.allowed is not None:
-        ranked_I[np.flatnonzero(~rules.allowed)] = -np.inf  # a third of the time that the mask itself takes
-    ranked_I[pinned] = -np.inf  # they stand where they are pinned, or nowhere
-    passed, notes = 0, list(rules.notes)
-    if rules.most or rules.diversify:
-        quotas = [Quota(groups, most) for name, most in rules.most if (groups := catalogue.groups(name)) is not None]
-        likeness = None
+        ranked_I[np.flatnonzero(~rules.allowed)] = -np.inf  # three times as fast as the mask itself
+    ranked_I[pinned] = -np.inf  # pinned items appear at their position only
+    n_skipped, notes = 0, list(rules.notes)
+    if rules.max_per_value or rules.diversify:
+        quotas = [
+            Quota(item_values, max_per_value)
+            for name, max_per_value in rules.max_per_value
+            if (item_values := catalog.feature_values(name)) is not None
+        ]
+        similarity = None
         if rules.diversify and vectors_ID is not None:
-            likeness = cosine(vectors_ID)
-        elif rules.diversify and len(catalogue.marks.values):
-            likeness = jaccard(catalogue.marks)
+            similarity = cosine_similarity(vectors_ID)
+        elif rules.diversify and len(catalog.item_values.values):
+            similarity = jaccard_similarity(catalog.item_values)
         elif rules.diversify:
-            notes.append("diversify: neither the model nor the catalogue tells which items are alike")
-        shown = [pins.get(place) for place in range(1, k + 1)]
-        free, passed = choose(ranked_I, shown, quotas, rules.diversify if likeness else 0.0, likeness)
+            notes.append(
+                "diversify: not applied: the model has no item vectors and the catalog has no features to compare"
+            )
+        fixed_items = [pins.get(position) for position in range(1, k + 1)]
+        free_items, n_skipped = select_mmr(
+            ranked_I, fixed_items, quotas, rules.diversify if similarity else 0.0, similarity
+        )
     else:
-        found = top_k(ranked_I[None], k)
-        free = found.items[0, : found.lengths[0]]
-    codes, is_pinned = _placed(free.tolist(), sorted(pins.items()), k)
+        best = top_k(ranked_I[None], k)
+        free_items = best.items[0, : best.lengths[0]]
+    codes, is_pinned = _insert_pins(free_items.tolist(), sorted(pins.items()), k)
     scores = ranked_I[codes]
     scores[is_pinned] = [pinned_scores[code] for code in codes[is_pinned].tolist()]
     probabilities = None
-    if logits:
-        probabilities = np.exp(scores - np.float32(total))
-        probabilities[[code in impossible for code in codes.tolist()]] = 0.0
-    notes += shortfall(len(codes), k)
-    history = 0 if repeats else len(np.setdiff1d(seen, codes[is_pinned]))
-    removed = {"history": history, **rules.removed, "most": passed}
-    return Picked(
-        codes, scores, probabilities, is_pinned, {rule: n for rule, n in removed.items() if n > 0}, tuple(notes)
+    if is_logit:
+        probabilities = np.exp(scores - np.float32(log_total))
+        probabilities[[code in seen_pins for code in codes.tolist()]] = 0.0
+    notes += shortfall_notes(len(codes), k)
+    n_seen = 0 if include_seen else len(np.setdiff1d(seen, codes[is_pinned]))
+    filtered_counts = {"seen": n_seen, **rules.filtered_counts, "max_per_value": n_skipped}
+    return RankedList(
+        codes, scores, probabilities, is_pinned, {rule: n for rule, n in filtered_counts.items() if n > 0}, tuple(notes)
     )
 
 
-def shortfall(found: int, k: int) -> tuple[str, ...]:
-    """What is to be said of a list that is shorter than was asked for."""
-    if found >= k:
+def shortfall_notes(count: int, k: int) -> tuple[str, ...]:
+    """Return a note if a list is shorter than requested."""
+    if count >= k:
         return ()
-    left = f"only {found} item{'s were' if found > 1 else ' was'}" if found else "nothing was"
-    return (f"{left} left to recommend",)
+    text = f"only {count} item{'s' if count > 1 else ''}" if count else "no items"
+    return (f"{text} left to recommend",)
 
 
-def boosted(scores_I: Scores, rules: Applied, logits: bool) -> Scores:
-    """``(I,)`` a copy of the scores with boosts added."""
+def apply_boosts(scores_I: Scores, rules: CompiledRules, is_logit: bool) -> Scores:
+    """Return a copy ``(I,)`` of the scores with boosts added."""
     ranked_I = np.array(scores_I, np.float32)
-    if rules.shift is not None:
-        ranked_I += rules.shift if logits else rules.shift * np.float32(spread(scores_I))
+    if rules.score_offsets is not None:
+        ranked_I += rules.score_offsets if is_logit else rules.score_offsets * np.float32(score_std(scores_I))
     return ranked_I
 
 
-def spread(scores_I: Scores) -> float:
-    """The standard deviation of the scores of a catalogue, by which boosts of scores that are no logits are measured;
-    1 where all are equal."""
+def score_std(scores_I: Scores) -> float:
+    """Return the standard deviation of a catalog's scores, 1 if all are equal.
+
+    It is the unit of boosts for scores that are no logits.
+    """
     return float(np.std(scores_I, dtype=np.float64)) or 1.0
 
 
-def _placed(free: Sequence[int], pins: Sequence[tuple[int, int]], k: int) -> tuple[Codes, Mask]:
-    """Pins in their places and the others around them; when there are no others, pins close up."""
+def _insert_pins(free_items: Sequence[int], pins: Sequence[tuple[int, int]], k: int) -> tuple[Codes, Mask]:
+    """Place pins at their positions and the other items around them.
+
+    When the other items run out, pins move up.
+    """
     codes: list[int] = []
     is_pinned: list[bool] = []
-    rest, waiting = iter(free), list(pins)
+    free_iterator, remaining_pins = iter(free_items), list(pins)
     while len(codes) < k:
         code = None
-        if not waiting or waiting[0][0] > len(codes) + 1:
-            code = next(rest, None)
-        if code is None and not waiting:
+        if not remaining_pins or remaining_pins[0][0] > len(codes) + 1:
+            code = next(free_iterator, None)
+        if code is None and not remaining_pins:
             break
         is_pinned.append(code is None)
-        codes.append(waiting.pop(0)[1] if code is None else code)
+        codes.append(remaining_pins.pop(0)[1] if code is None else code)
     return np.array(codes, np.int32), np.array(is_pinned, np.bool_)

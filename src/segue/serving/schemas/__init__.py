@@ -1,68 +1,86 @@
-"""What goes over the wire: questions, events and answers as they stand in JSON, checked strictly.
+"""JSON schemas of the HTTP API: requests, events and responses, validated strictly.
 
-Ids are text of 1 to 256 characters without control characters. A key that is not known is refused, and so are numbers
-that are not finite. A list ends at its first fault: to tell a hundred thousand takes longer than a good answer. Limits
-that an operator sets (``k``, length of a history, ...) are checked where they are known, in
+Ids are strings of 1 to 256 characters without control characters. Unknown keys and non-finite numbers are rejected.
+Validation of a list stops at its first error: reporting a hundred thousand errors would take longer than answering.
+Limits that an operator configures (``k``, length of a history, ...) are checked in
 :mod:`segue.serving.api.dependencies`.
 """
 
 from __future__ import annotations
 
-from segue.serving.schemas.admin import Fault, Forgotten, Live, Models, Past, Person, Persons, Published, Taken
-from segue.serving.schemas.base import WHOLE, Feature, Id, Scalar, Step, Time, Value, Wire
-from segue.serving.schemas.requests import MOST, Event, Events, Given, Question, Questions, WhyQuestion
-from segue.serving.schemas.responses import (
-    Answer,
-    Answers,
-    Explanation,
-    Influence,
-    Item,
-    Items,
-    Ranked,
-    Reason,
-    Unknown,
-    Version,
+from segue.serving.schemas.admin import (
+    ErrorResponse,
+    EventsAccepted,
+    LiveStats,
+    ModelList,
+    ModelStatus,
+    User,
+    UserDeleted,
+    UserEvent,
+    UserList,
 )
-from segue.serving.schemas.rules import Boost, Condition, Pin, Rules, Where
+from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Scalar, Source, Time, Value
+from segue.serving.schemas.requests import (
+    MAX_BATCH,
+    BatchRequest,
+    EventBatch,
+    EventRequest,
+    ExplainRequest,
+    HistoryEvent,
+    RecommendRequest,
+)
+from segue.serving.schemas.responses import (
+    Attribution,
+    BatchResponse,
+    Explanation,
+    Item,
+    ItemList,
+    ModelInfo,
+    Reason,
+    RecommendedItem,
+    RecommendResponse,
+    UnknownInputs,
+)
+from segue.serving.schemas.rules import Boost, Condition, Filter, Pin, Rules
 
 __all__ = [
-    "MOST",
-    "WHOLE",
-    "Answer",
-    "Answers",
+    "MAX_BATCH",
+    "WHOLE_NUMBER",
+    "ApiModel",
+    "Attribution",
+    "BatchRequest",
+    "BatchResponse",
     "Boost",
     "Condition",
-    "Event",
-    "Events",
+    "ErrorResponse",
+    "EventBatch",
+    "EventRequest",
+    "EventsAccepted",
+    "ExplainRequest",
     "Explanation",
-    "Fault",
     "Feature",
-    "Forgotten",
-    "Given",
+    "Filter",
+    "HistoryEvent",
     "Id",
-    "Influence",
     "Item",
-    "Items",
-    "Live",
-    "Models",
-    "Past",
-    "Person",
-    "Persons",
+    "ItemList",
+    "LiveStats",
+    "ModelInfo",
+    "ModelList",
+    "ModelStatus",
     "Pin",
-    "Published",
-    "Question",
-    "Questions",
-    "Ranked",
     "Reason",
+    "RecommendRequest",
+    "RecommendResponse",
+    "RecommendedItem",
     "Rules",
     "Scalar",
-    "Step",
-    "Taken",
+    "Source",
     "Time",
-    "Unknown",
+    "UnknownInputs",
+    "User",
+    "UserDeleted",
+    "UserEvent",
+    "UserList",
     "Value",
-    "Version",
-    "Where",
-    "WhyQuestion",
-    "Wire",
 ]

@@ -1,119 +1,133 @@
-"""What else goes out: people, models, figures and faults, as they stand in JSON."""
+"""Response schemas of the other endpoints: events, users, models, statistics and errors."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from segue.serving.schemas.base import Wire
-from segue.serving.schemas.responses import Version
+from segue.serving.schemas.base import ApiModel
+from segue.serving.schemas.responses import ModelInfo
 
-__all__ = ["Fault", "Forgotten", "Live", "Models", "Past", "Person", "Persons", "Published", "Taken"]
+__all__ = [
+    "ErrorResponse",
+    "EventsAccepted",
+    "LiveStats",
+    "ModelList",
+    "ModelStatus",
+    "User",
+    "UserDeleted",
+    "UserEvent",
+    "UserList",
+]
 
 
-class Taken(Wire):
-    """What became of events. They are on disk, and the next answer knows them."""
+class EventsAccepted(ApiModel):
+    """Result of storing events. They are durable, and the next response takes them into account."""
 
     accepted: int
-    """Events that are new."""
+    """Number of new events."""
     duplicates: int
-    """Events whose key was there already."""
+    """Number of events whose idempotency key was already stored."""
     unknown_items: list[str] = []
-    """Items outside the catalogue of the active model: kept, but no model makes use of them yet."""
+    """Items outside the catalog of the active model. Their events are stored but no model uses them yet."""
 
 
-class Past(Wire):
-    """An event as the service knows it."""
+class UserEvent(ApiModel):
+    """Stored event of a user."""
 
     item: str
     title: str | None = None
     action: str | None = None
     value: float | None = None
     time: int | None = None
-    source: Literal["training", "service"] = "service"
-    """Whether it was there in training or came in since."""
+    origin: Literal["training", "service"] = "service"
+    """Whether the event is part of the training data or was received by the service."""
 
 
-class Person(Wire):
-    """What the service knows of a user."""
+class User(ApiModel):
+    """What the service knows about a user."""
 
     id: str
     known: bool
-    """Whether he was there in training."""
-    events: list[Past]
-    """The newest, oldest first."""
+    """Whether the user is in the training data."""
+    events: list[UserEvent]
+    """Most recent events, oldest first."""
     total: int
-    """All events, also those that are not shown."""
-    forgotten: bool = False
-    """Whether he was deleted: what was there in training is not used for him."""
+    """Number of all events, including those not shown."""
+    deleted: bool = False
+    """Whether the user was deleted; their training data is then ignored."""
 
 
-class Persons(Wire):
-    """Users that were searched for."""
+class UserList(ApiModel):
+    """Ids of the users found."""
 
     users: list[str]
 
 
-class Forgotten(Wire):
-    """That a user was deleted."""
+class UserDeleted(ApiModel):
+    """Result of deleting a user."""
 
     id: str
-    events: int
-    """Events that were deleted. What was there in training is not used for him any more."""
+    deleted_events: int
+    """Number of deleted events. The user's training data is ignored from now on."""
 
 
-class Published(Version):
-    """A model that the service has at hand."""
+class ModelStatus(ModelInfo):
+    """Model that the service can use."""
 
     active: bool
-    opened: bool
-    """Whether it can answer at once; another is opened when it is asked for."""
+    loaded: bool
+    """Whether the model is in memory; other models are loaded on first use."""
     items: int | None = None
-    """How many its catalogue has, once it is opened."""
+    """Size of the catalog, once loaded."""
     users: int | None = None
-    trained: str | None = None
-    """When, as an ISO date."""
+    """Number of training users, once loaded."""
+    trained_at: str | None = None
+    """Time of training in ISO 8601."""
     data: str | None = None
+    """Name of the training data."""
     metrics: dict[str, float] = {}
-    """What was measured on test, where it is known."""
-    golden: int = 0
-    """Golden queries that it answered as the trained model does."""
+    """Test metrics, if known."""
+    golden_queries: int = 0
+    """Number of golden queries that the engine answers in the same order as the trained model."""
 
 
-class Models(Wire):
-    """All models at hand, the active one marked."""
+class ModelList(ApiModel):
+    """Available models."""
 
-    models: list[Published]
+    models: list[ModelStatus]
     previous: str | None = None
-    """What a rollback would go back to."""
+    """Model that a rollback would activate."""
 
 
-class Live(Wire):
-    """How the service fares, over the last minute."""
+class LiveStats(ApiModel):
+    """Statistics of the last minute."""
 
     requests_per_second: float
     p50_ms: float | None
-    """Half of all requests under ``/v1`` were faster."""
+    """Median latency of requests under ``/v1``."""
     p95_ms: float | None
     p99_ms: float | None
     in_flight: int
-    waiting: int
-    """Questions that wait for the engine."""
-    steps: dict[str, int]
-    """Answers by the step of the ladder that gave them, since the start."""
+    """Requests being processed."""
+    queued: int
+    """Requests waiting for the engine."""
+    sources: dict[str, int]
+    """Responses by source, since the start."""
     errors: int
-    """Answers of status 5xx since the start."""
+    """Responses with status 5xx, since the start."""
     uptime_seconds: float
 
 
-class Fault(Wire):
-    """What is wrong. The same form for every error."""
+class ErrorResponse(ApiModel):
+    """Error; all errors have this form."""
 
     error: str
-    """In one word: ``invalid``, ``unauthorised``, ``forbidden``, ``missing``, ``too_large``, ``too_many``, ``slow``,
-    ``busy``, ``failed``."""
+    """Error code: ``invalid``, ``unauthorized``, ``forbidden``, ``not_found``, ``method_not_allowed``,
+    ``request_timeout``, ``conflict``, ``too_large``, ``unsupported_media_type``, ``misdirected_request``,
+    ``rate_limited``, ``overloaded``, ``internal_error``."""
     message: str
-    """In words, naming the field."""
+    """Plain text that names the field at fault."""
     fields: dict[str, str] = {}
-    """By field, what is wrong with it."""
+    """Errors by field."""
     request_id: str = ""
-    """To be named when asking an operator."""
+    """Id to quote when reporting the error to the operator."""

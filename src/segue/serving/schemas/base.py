@@ -1,4 +1,4 @@
-"""What everything that goes over the wire has in common: strict, frozen, documented field by field."""
+"""Base class and shared types of the API schemas: strict, frozen, documented field by field."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["WHOLE", "Feature", "Id", "Scalar", "Step", "Time", "Value", "Wire"]
+__all__ = ["WHOLE_NUMBER", "ApiModel", "Feature", "Id", "Scalar", "Source", "Time", "Value"]
 
-MOST_KEYS = 100
-"""Keys of an object that are looked at one by one; there are none with so many."""
+MAX_KEYS = 100
+"""Objects with more keys are rejected as a whole; no schema has that many."""
 
 Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""The outside id of a user or an item."""
+"""External id of a user or an item."""
 
 Feature: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-"""The name of a feature."""
+"""Name of a feature."""
 
 Scalar: TypeAlias = Annotated[str, StringConstraints(max_length=1024)] | bool | int | float
-"""One value of a feature."""
+"""Single value of a feature."""
 
 
-def _whole(value: Any) -> Any:
+def _to_whole_number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-WHOLE = BeforeValidator(_whole)
-"""JSON has one kind of numbers: ``5.0`` is whole too. It stands behind the bounds, or no description tells these."""
+WHOLE_NUMBER = BeforeValidator(_to_whole_number)
+"""Accepts ``5.0`` as an integer, as JSON has one number type. Must follow the bounds, or OpenAPI omits them."""
 
-Time: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53), WHOLE]
-"""Seconds since 1970."""
+Time: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53), WHOLE_NUMBER]
+"""Unix time in seconds."""
 
 Value: TypeAlias = Annotated[float, Field(ge=-1e15, le=1e15)]
-"""The value of an event. Models compute with 32 bits: squares of what is larger are infinite."""
+"""Value of an event. Models compute in float32, in which the square of a larger value overflows."""
 
-Step: TypeAlias = Literal["model", "fallback", "neighbours", "popular"]
-"""Who answered: the model that was asked, a cheaper one, neighbours of the history's items, or what is popular."""
+Source: TypeAlias = Literal["model", "fallback", "neighbors", "popular"]
+"""What produced a list: the requested model, the fallback model, neighbors of the history's items, or popularity."""
 
 
-class Wire(BaseModel):
-    """Base of all that is sent; the text under a field is its documentation."""
+class ApiModel(BaseModel):
+    """Base of all schemas; the docstring under a field becomes its OpenAPI description."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
@@ -48,8 +48,8 @@ class Wire(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _few(cls, told: Any) -> Any:
-        """Each key that is not known is a fault of its own: a hundred thousand of them would keep everybody waiting."""
-        if isinstance(told, dict) and len(told) > MOST_KEYS:
-            raise PydanticCustomError("too_many_keys", "got {n} keys, most of them unknown", {"n": len(told)})
-        return told
+    def _check_key_count(cls, data: Any) -> Any:
+        """Reject objects with very many keys: pydantic would report each unknown key as a separate error."""
+        if isinstance(data, dict) and len(data) > MAX_KEYS:
+            raise PydanticCustomError("too_many_keys", "got {n} keys, most of them unknown", {"n": len(data)})
+        return data

@@ -1,4 +1,4 @@
-"""What comes in: questions and events, as they stand in JSON."""
+"""Request schemas: recommendations, explanations and events."""
 
 from __future__ import annotations
 
@@ -6,86 +6,94 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from segue.serving.schemas.base import WHOLE, Feature, Id, Scalar, Time, Value, Wire
+from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Scalar, Time, Value
 from segue.serving.schemas.rules import Rules
 
-__all__ = ["MOST", "Event", "Events", "Given", "Question", "Questions", "WhyQuestion"]
+__all__ = [
+    "MAX_BATCH",
+    "BatchRequest",
+    "EventBatch",
+    "EventRequest",
+    "ExplainRequest",
+    "HistoryEvent",
+    "RecommendRequest",
+]
 
-MOST = 10_000
-"""Questions or events that are looked at one by one. What operators allow is told apart, and is less."""
+MAX_BATCH = 10_000
+"""Upper bound on requests or events per call that the schemas accept; operators configure lower limits."""
 
 
 Scalars: TypeAlias = Annotated[list[Scalar], Field(fail_fast=True, max_length=1000)]
 """Several values of a feature."""
 
 
-class Given(Wire):
-    """One event of a history that is sent along."""
+class HistoryEvent(ApiModel):
+    """Event of a history that is part of the request."""
 
     item: Id
-    """The item."""
+    """Item id."""
     action: Id | None = None
-    """The kind of event, such as ``purchase``."""
+    """Kind of event, such as ``purchase``."""
     value: Value | None = None
-    """Its value, such as a rating."""
+    """Value, such as a rating."""
     time: Time | None = None
-    """When, in seconds since 1970."""
+    """Unix time in seconds."""
 
 
-class Question(Rules):
-    """What next? For a user who is known, a history that is sent along, or somebody new."""
+class RecommendRequest(Rules):
+    """Request for recommendations: for a known user, for a given history, or for a new user."""
 
     user: Id | None = None
-    """Who asks. Without ``history`` he is answered by what the service knows of him."""
-    history: Annotated[list[Id | Given], Field(fail_fast=True, max_length=100_000)] | None = None
-    """What to go by instead: items, or events, oldest first; may be empty."""
+    """User id. Without ``history``, the user's stored events are used."""
+    history: Annotated[list[Id | HistoryEvent], Field(fail_fast=True, max_length=100_000)] | None = None
+    """History to use instead of the stored one: item ids or events, oldest first; may be empty."""
     profile: Annotated[dict[Feature, Scalar | Scalars], Field(max_length=100)] | None = None
-    """Features of the user, by the names the data had for them."""
-    k: Annotated[int, Field(ge=1), WHOLE] = 10
-    """How many items."""
-    repeats: bool = False
+    """User features, named as in the training data."""
+    k: Annotated[int, Field(ge=1), WHOLE_NUMBER] = 10
+    """Number of items to return."""
+    include_seen: bool = False
     """Whether items of the history may be recommended again."""
     time: Time | None = None
-    """The moment of asking, for models that are told; without it, now."""
+    """Time of the query, for models that use it; default: now."""
     model: Id | None = None
-    """Which model; without it the active one, or the one that an experiment chooses."""
-    deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE] | None = None
-    """An answer after so many milliseconds is of no use: a cheaper one is given in time."""
+    """Name of the model; default: the one that an experiment assigns, otherwise the active model."""
+    deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE_NUMBER] | None = None
+    """Response deadline in milliseconds. A faster fallback answers if the model cannot meet it."""
 
 
-class Questions(Wire):
-    """Several questions at once, answered in their order."""
+class BatchRequest(ApiModel):
+    """Several recommendation requests in one call; responses keep their order."""
 
-    questions: Annotated[list[Question], Field(fail_fast=True, min_length=1, max_length=MOST)]
-    """The questions."""
+    requests: Annotated[list[RecommendRequest], Field(fail_fast=True, min_length=1, max_length=MAX_BATCH)]
+    """Requests."""
 
 
-class WhyQuestion(Question):
-    """Why is this item recommended, or why not?"""
+class ExplainRequest(RecommendRequest):
+    """Request for an explanation of why an item is recommended, or why it is not."""
 
     item: Id
-    """The item."""
+    """Item to explain."""
 
 
-class Event(Wire):
-    """Something that happened."""
+class EventRequest(ApiModel):
+    """User-item interaction."""
 
     user: Id
-    """Who."""
+    """User id."""
     item: Id
-    """What with. An item outside the catalogue is kept too."""
+    """Item id. Events of items outside the catalog are stored too."""
     action: Id | None = None
-    """The kind of event, such as ``purchase``."""
+    """Kind of event, such as ``purchase``."""
     value: Value | None = None
-    """Its value, such as a rating."""
+    """Value, such as a rating."""
     time: Time | None = None
-    """When, in seconds since 1970; without it, the moment of arrival."""
+    """Unix time in seconds; default: time of arrival."""
     key: Id | None = None
-    """Chosen by the sender: of several events of a user with one key only the first is kept."""
+    """Idempotency key chosen by the client: of a user's events with the same key only the first is stored."""
 
 
-class Events(Wire):
-    """Several events at once: all are kept, or none."""
+class EventBatch(ApiModel):
+    """Several events in one call: either all are stored or none."""
 
-    events: Annotated[list[Event], Field(fail_fast=True, min_length=1, max_length=MOST)]
-    """The events, in their order."""
+    events: Annotated[list[EventRequest], Field(fail_fast=True, min_length=1, max_length=MAX_BATCH)]
+    """Events in their order."""

@@ -1,123 +1,135 @@
-"""What goes out: recommendations, reasons and items, as they stand in JSON."""
+"""Response schemas: recommendations, explanations and items."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from segue.serving.schemas.base import Scalar, Step, Wire
+from segue.serving.schemas.base import ApiModel, Scalar, Source
 
-__all__ = ["Answer", "Answers", "Explanation", "Influence", "Item", "Items", "Ranked", "Reason", "Unknown", "Version"]
+__all__ = [
+    "Attribution",
+    "BatchResponse",
+    "Explanation",
+    "Item",
+    "ItemList",
+    "ModelInfo",
+    "Reason",
+    "RecommendResponse",
+    "RecommendedItem",
+    "UnknownInputs",
+]
 
 
-class Ranked(Wire):
-    """One recommended item."""
+class RecommendedItem(ApiModel):
+    """Recommended item."""
 
     id: str
     title: str | None = None
     score: float
-    """As the model has it: comparable within one answer alone."""
+    """Model score; comparable only within one response."""
     probability: float | None = None
-    """That it is the next one, among all that may be recommended again or not as asked; of models with logits alone."""
+    """Probability that this is the next item, among all items that ``include_seen`` permits; only for models with
+    logits."""
     pinned: bool = False
-    """Whether a rule put it there."""
+    """Whether a rule pinned the item to its position."""
 
 
-class Version(Wire):
-    """Which model answered."""
+class ModelInfo(ApiModel):
+    """Model that produced a response."""
 
     name: str
-    """As it was published."""
+    """Name under which the model was exported."""
     key: str
-    """The kind of model, such as ``sasrec``."""
+    """Kind of model, such as ``sasrec``."""
     version: str
-    """The first 12 digits of the hash of what it learned."""
+    """First 12 digits of the hash of the trained model."""
     engine: str
-    """What computed the scores: ``native``, ``onnx``, ..."""
+    """Engine that computed the scores, such as ``native`` or ``onnx``."""
 
 
-class Unknown(Wire):
-    """What the answer could not take into account."""
+class UnknownInputs(ApiModel):
+    """Parts of the request that could not be used."""
 
     user: bool = False
-    """The user was not there in training."""
+    """Whether the user id is not in the training data."""
     items: list[str] = []
-    """Items that are not in the catalogue, of the history and of the rules."""
+    """Items of the history and of the rules that are not in the catalog."""
     features: list[str] = []
-    """Features that the model or the catalogue does not have."""
+    """Features that neither the model nor the catalog has."""
 
 
-class Answer(Wire):
-    """What is recommended."""
+class RecommendResponse(ApiModel):
+    """Recommendations."""
 
-    items: list[Ranked]
-    """Best first; fewer than ``k`` where rules leave fewer."""
-    model: Version
-    step: Step = "model"
-    """Who answered; anything but ``model`` means trouble, which ``notes`` tell."""
-    removed: dict[str, int] = {}
-    """By rule, how many items of the catalogue it kept out: ``history``, ``allow``, ``deny``, ``where``, and of quotas
-    (``most``) those that were passed over on the way."""
-    unknown: Unknown = Unknown()
+    items: list[RecommendedItem]
+    """Best first; fewer than ``k`` if the rules leave fewer."""
+    model: ModelInfo
+    source: Source = "model"
+    """What produced the list; any value but ``model`` indicates degraded service, explained in ``notes``."""
+    filtered_counts: dict[str, int] = {}
+    """Number of catalog items excluded by each rule (``seen``, ``allow``, ``deny``, ``filter``), and number of
+    candidates skipped by quotas (``max_per_value``)."""
+    unknown: UnknownInputs = UnknownInputs()
     notes: list[str] = []
-    """What else is to be known, in words."""
+    """Further remarks in plain text."""
 
 
-class Answers(Wire):
-    """Answers in the order of the questions."""
+class BatchResponse(ApiModel):
+    """Responses in the order of the requests."""
 
-    answers: list[Answer]
+    responses: list[RecommendResponse]
 
 
-class Influence(Wire):
-    """What an event of the history did."""
+class Attribution(ApiModel):
+    """Effect of one history event on the score of an item."""
 
     id: str
     title: str | None = None
-    change: float
-    """By so much the item's score is higher than it would be without this event."""
+    contribution: float
+    """Score of the item minus its score without this event."""
 
 
-class Reason(Wire):
-    """One thing that speaks for or against an item."""
+class Reason(ApiModel):
+    """Reason for or against an item."""
 
-    kind: Literal["rank", "influence", "features", "neighbours", "rule", "unknown"]
+    kind: Literal["rank", "attribution", "features", "neighbors", "rule", "unknown"]
     text: str
-    """In words."""
+    """Plain text."""
 
 
-class Item(Wire):
-    """An item of the catalogue."""
+class Item(ApiModel):
+    """Item of the catalog."""
 
     id: str
     title: str | None = None
     features: dict[str, Scalar | list[Scalar] | None] = {}
-    """What else is known of it."""
-    likeness: float | None = None
-    """How like it is to the one asked about, at most 1."""
+    """Item features."""
+    similarity: float | None = None
+    """Similarity to the item of the request, at most 1."""
 
 
-class Items(Wire):
-    """Items that were asked for."""
+class ItemList(ApiModel):
+    """List of items."""
 
     items: list[Item]
 
 
-class Explanation(Wire):
-    """Why an item is recommended, or why not."""
+class Explanation(ApiModel):
+    """Explanation of why an item is recommended, or why it is not."""
 
-    item: Ranked
+    item: RecommendedItem
     recommended: bool
-    """Whether it is among the ``k`` of the answer."""
-    place: int | None = None
-    """Its place among all that rules allow, from 1; none: a rule keeps it out."""
-    influences: list[Influence] = []
-    """Items of the history, the most influential first."""
-    shared: dict[str, list[str]] = {}
-    """By feature, the values that it shares with items of the history."""
-    neighbours: list[Item] = []
-    """Items of the history that people often have together with it, the closest first."""
+    """Whether the item is among the ``k`` recommended items."""
+    position: int | None = None
+    """Rank among all items that the rules permit, starting at 1; null if a rule excludes the item."""
+    attributions: list[Attribution] = []
+    """Leave-one-out attributions of history items, largest effect first."""
+    shared_features: dict[str, list[str]] = {}
+    """By feature, the values that the item shares with items of the history."""
+    neighbors: list[Item] = []
+    """Items of the history that often co-occur with the item, most similar first."""
     rules: dict[str, str] = {}
-    """By rule, what it did to this item."""
+    """By rule, its effect on the item."""
     reasons: list[Reason] = []
-    """The same in words."""
-    model: Version
+    """The same as plain text."""
+    model: ModelInfo

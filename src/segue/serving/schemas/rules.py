@@ -1,4 +1,4 @@
-"""Rules of an answer, as they stand in JSON."""
+"""Schemas of business rules: filters, boosts, quotas, diversity and pins."""
 
 from __future__ import annotations
 
@@ -6,64 +6,66 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from segue.serving.schemas.base import WHOLE, Feature, Id, Scalar, Wire
+from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Scalar
 
-__all__ = ["Boost", "Condition", "Pin", "Rules", "Where"]
+__all__ = ["Boost", "Condition", "Filter", "Pin", "Rules"]
 
 
-class Condition(Wire):
-    """What a feature of an item must be. Several parts must all hold; an item whose feature is not known fails."""
+class Condition(ApiModel):
+    """Condition on one item feature. All given parts must hold; an item without a value fails ``any``, ``min``,
+    ``max``."""
 
     any: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
-    """One of these values; of a list of tags, one of its tags."""
+    """The value, or one of the tags, is one of these."""
     none: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
-    """None of these values; what is not known passes."""
+    """The value, and every tag, is none of these; missing values pass."""
     min: float | None = None
-    """A number of at least this."""
+    """Lower bound, inclusive."""
     max: float | None = None
-    """A number of at most this."""
+    """Upper bound, inclusive."""
 
 
-Where: TypeAlias = Annotated[dict[Feature, Condition], Field(max_length=50)]
-"""Conditions by the name of a feature, all of which must hold."""
+Filter: TypeAlias = Annotated[dict[Feature, Condition], Field(max_length=50)]
+"""Conditions by feature name, all of which must hold."""
 
 
-class Boost(Wire):
-    """Items to be moved up or down."""
+class Boost(ApiModel):
+    """Raises or lowers the scores of matching items."""
 
-    where: Where
-    """Which items."""
+    filter: Filter
+    """Items to boost."""
     factor: Annotated[float, Field(gt=0, le=1000)]
-    """What their probability is multiplied with, before all are scaled to sum to one again; of models whose scores are
-    no logits, ``ln(factor)`` standard deviations of the scores are added."""
+    """Factor on the odds of these items. For models with logits, probabilities are multiplied by it and renormalized;
+    for other models ``ln(factor)`` standard deviations of the scores are added."""
 
 
-class Pin(Wire):
-    """An item that stands in a place of its own."""
+class Pin(ApiModel):
+    """Fixes an item at a position of the list."""
 
     item: Id
-    """The item; it is shown even if the history holds it, but not if a rule forbids it."""
-    place: Annotated[int, Field(ge=1, le=1000), WHOLE]
-    """Where it stands, from 1."""
+    """Item id. It is shown even if the user has already seen it, but not if another rule excludes it."""
+    position: Annotated[int, Field(ge=1, le=1000), WHOLE_NUMBER]
+    """Position in the list, starting at 1."""
 
 
-class Rules(Wire):
-    """What an answer may hold."""
+class Rules(ApiModel):
+    """Rules that a list must satisfy."""
 
     allow: Annotated[list[Id], Field(fail_fast=True, max_length=100_000)] | None = None
-    """The only items that may be recommended."""
+    """Only these items may be recommended."""
     deny: Annotated[list[Id], Field(fail_fast=True, max_length=100_000)] = []
-    """Items that may not."""
-    where: Where = {}
+    """These items must not be recommended."""
+    filter: Filter = {}
     """Conditions that every item must meet."""
     boosts: Annotated[list[Boost], Field(max_length=50)] = []
-    """Items to move up or down."""
-    most: Annotated[
-        dict[Feature, Annotated[int, Field(ge=1, le=1000), WHOLE]],
+    """Score adjustments."""
+    max_per_value: Annotated[
+        dict[Feature, Annotated[int, Field(ge=1, le=1000), WHOLE_NUMBER]],
         Field(max_length=10),
     ] = {}
-    """Quotas: at most so many items of each value of this feature, such as ``{"genres": 3}``."""
+    """Quotas: the maximum number of items for each value of a feature, such as ``{"genres": 3}``."""
     diversify: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """0: by score alone; 1: each next item as unlike those above it as can be (maximal marginal relevance)."""
+    """Diversity weight: 0 ranks by score alone; 1 makes each item as dissimilar as possible from those above it
+    (maximal marginal relevance)."""
     pins: Annotated[list[Pin], Field(max_length=100)] = []
-    """Items with a place of their own."""
+    """Items at fixed positions."""

@@ -1,1 +1,1 @@
-"""Where events and what is remembered of users are kept: one interface, and a file for each kind of store."""
+"""Event stores: one interface, implemented for SQLite, PostgreSQL and Redis."""

@@ -1,4 +1,4 @@
-"""Connections that are lent to one thread at a time; those that come back are kept for the next."""
+"""Connection pool for database drivers that have none."""
 
 from __future__ import annotations
 
@@ -10,68 +10,68 @@ from typing import Generic, TypeVar
 
 from segue.serving.stores.store import StoreError
 
-__all__ = ["Connections"]
+__all__ = ["ConnectionPool"]
 
 C = TypeVar("C")
 
 
-class Connections(Generic[C]):
-    """At most ``most`` connections, made when they are needed; who comes when all are lent waits.
+class ConnectionPool(Generic[C]):
+    """Pool of at most ``max_size`` connections, created on demand; a caller waits if all are in use.
 
-    Nothing runs in the background, and nothing is tried twice: while a server is away each call fails as fast as a
-    connection is refused, and the first call after it is back succeeds.
+    There is no background thread and no retry: while a server is down each call fails as soon as a connection is
+    refused, and the first call after it is back succeeds.
 
     Args:
-        connect: makes one.
-        fit: whether one that lay idle, or comes back after an exception, can still be used.
-        leave: closes one.
+        connect: creates a connection.
+        is_usable: whether an idle connection, or one returned after an exception, can be reused.
+        disconnect: closes a connection.
     """
 
     def __init__(
-        self, connect: Callable[[], C], fit: Callable[[C], bool], leave: Callable[[C], None], most: int
+        self, connect: Callable[[], C], is_usable: Callable[[C], bool], disconnect: Callable[[C], None], max_size: int
     ) -> None:
-        self._connect, self._fit, self._leave = connect, fit, leave
+        self._connect, self._is_usable, self._disconnect = connect, is_usable, disconnect
         self._idle: deque[C] = deque()
-        self._room = threading.BoundedSemaphore(most)
-        self._open = True
+        self._slots = threading.BoundedSemaphore(max_size)
+        self._is_open = True
 
     @contextmanager
-    def lend(self) -> Iterator[C]:
-        """A connection to work with inside ``with``.
+    def connection(self) -> Iterator[C]:
+        """Borrow a connection for the duration of a ``with`` block.
 
         Raises:
-            StoreError: the store was closed.
+            StoreError: the pool is closed.
         """
-        with self._room:
-            connection = self._take()
+        with self._slots:
+            connection = self._acquire()
             try:
                 yield connection
             except BaseException:
-                if self._fit(connection):
-                    self._give_back(connection)
+                if self._is_usable(connection):
+                    self._release(connection)
                 else:
-                    self._leave(connection)
+                    self._disconnect(connection)
                 raise
-            self._give_back(connection)
+            self._release(connection)
 
     def close(self) -> None:
-        """Close what is idle now, and what is lent when it comes back."""
-        self._open = False
+        """Close idle connections now and borrowed ones when they are returned."""
+        self._is_open = False
         while self._idle:
-            self._leave(self._idle.pop())
+            self._disconnect(self._idle.pop())
 
-    def _take(self) -> C:
-        while self._open:
+    def _acquire(self) -> C:
+        while self._is_open:
             try:
-                connection = self._idle.pop()  # the last one back: the others may rest
+                connection = self._idle.pop()  # last in, first out
             except IndexError:
                 return self._connect()
-            if self._fit(connection):
+            if self._is_usable(connection):
                 return connection
-            self._leave(connection)
+            self._disconnect(connection)
         raise StoreError("the store is closed")
 
-    def _give_back(self, connection: C) -> None:
+    def _release(self, connection: C) -> None:
         self._idle.append(connection)
-        if not self._open:
+        if not self._is_open:
             self.close()

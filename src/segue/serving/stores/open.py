@@ -1,9 +1,10 @@
-"""A store from its address."""
+"""Opens an event store by its address."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from segue.core.registry import plugins
 from segue.serving.stores.store import Store
 
 __all__ = ["SCHEMES", "open_store"]
@@ -16,24 +17,31 @@ SCHEMES = {
     "redis": "redis://:password@host:6379/0",
     "rediss": "rediss://:password@host:6379/0",
 }
-"""What an address may begin with, and what it looks like."""
+"""Example addresses by scheme."""
+
+PLUGINS = "segue.stores"
+"""Entry-point group for stores from other packages: the scheme, and a function from an address to a store."""
 
 
 def open_store(address: str) -> Store:
-    """The store at ``address``: ``sqlite:///path`` (four slashes: an absolute path), ``memory:`` or
-    ``sqlite:///:memory:`` to try things out, ``postgresql://...``, ``redis://...`` or ``rediss://...`` with TLS.
+    """Open the store at ``address``.
 
-    A file is opened, and made if it is not there; a server is reached when it is first needed.
+    Addresses: ``sqlite:///path`` (four slashes for an absolute path), ``memory:`` or ``sqlite:///:memory:`` for tests,
+    ``postgresql://...``, ``redis://...``, or ``rediss://...`` with TLS. A file is created if it does not exist; a
+    server is contacted on first use.
 
     Raises:
-        ValueError: an unknown scheme, an address that cannot be read, or an extra that is not installed. Nothing of an
-            address is told but its scheme: it may hold a password.
+        ValueError: an unknown scheme, an invalid address, or a missing extra. The message contains only the scheme, as
+            an address may contain a password.
         StoreError: the file cannot be opened.
     """
     scheme, colon, rest = address.partition(":")
+    if colon and scheme in plugins(PLUGINS):
+        store: Store = plugins(PLUGINS)[scheme].load()(address)
+        return store
     if scheme not in SCHEMES or not colon:
-        told = f"unknown scheme '{scheme}'" if colon and scheme.isalnum() else "an address without a scheme"
-        raise ValueError(f"store: {told}, expected one of {', '.join(SCHEMES.values())}")
+        problem = f"unknown scheme '{scheme}'" if colon and scheme.isalnum() else "an address without a scheme"
+        raise ValueError(f"store: {problem}, expected one of {', '.join(SCHEMES.values())}")
     if scheme in ("redis", "rediss"):
         from segue.serving.stores.redis import Redis
 
@@ -48,5 +56,5 @@ def open_store(address: str) -> Store:
     if address in ("memory:", "sqlite:///:memory:"):
         return SQLite(None)
     if scheme == "memory" or path == rest or not path:
-        raise ValueError(f"store: {scheme}: an address that cannot be read, expected {SCHEMES[scheme]}")
+        raise ValueError(f"store: invalid {scheme} address, expected {SCHEMES[scheme]}")
     return SQLite(Path(path))

@@ -1,7 +1,7 @@
-"""Events in PostgreSQL, for several machines that serve together; needs the extra ``postgresql``.
+"""Event store in PostgreSQL, for services on several machines; needs the extra ``postgresql``.
 
-How long acknowledged events last is the server's ``fsync`` and ``synchronous_commit``; a word is said where they are
-off. See :mod:`segue.serving.stores.postgresql_sql` for how all readers come to see one order.
+Durability of acknowledged events depends on the server's ``fsync`` and ``synchronous_commit``; a warning is logged if
+they are off. See :mod:`segue.serving.stores.postgresql_sql` for how all readers see events in the same order.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from segue.serving.stores import postgresql_sql
-from segue.serving.stores.connection_pool import Connections
-from segue.serving.stores.store import UNSURE, Event, Exposure, Kept, Memory, StoreError
+from segue.serving.stores.connection_pool import ConnectionPool
+from segue.serving.stores.store import OUTCOME_UNKNOWN, Event, Exposure, StoreError, UserEvents, UserState
 
 if TYPE_CHECKING:
     import psycopg
@@ -27,29 +27,32 @@ __all__ = ["PostgreSQL"]
 
 logger = logging.getLogger("segue.serving.stores")
 
-PAGE = 1_000
-"""Rows that an iterator reads at once."""
-MOST_CONNECTIONS = 16
-TIMES = {"connect_timeout": 3, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
-         "tcp_user_timeout": 10_000}  # fmt: skip
-"""How soon a server that is gone is noticed, in seconds and milliseconds, where the address does not say."""
-LIMITS = "SELECT set_config(name, '10s', false) FROM pg_settings WHERE name IN %s AND setting = '0'"
-"""How long the server works for us, where it has no limit of its own: nobody holds the lock of the order for ever."""
-REASONS = ("Connection refused", "No such file or directory", "timeout expired", "could not translate host name",
-           "authentication failed", "does not exist", "too many clients", "starting up", "shutting down")  # fmt: skip
-"""What may be told of a connection that fails: whole messages can quote what stands in the address."""
-LIMITED = "('statement_timeout', 'idle_in_transaction_session_timeout')"
+PAGE_SIZE = 1_000
+"""Rows per read of an iterator."""
+MAX_CONNECTIONS = 16
+TIMEOUTS = {"connect_timeout": 3, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3,
+            "tcp_user_timeout": 10_000}  # fmt: skip
+"""Default connection timeouts, in seconds and (``tcp_user_timeout``) milliseconds; the address may override them."""
+SET_LIMITS_SQL = "SELECT set_config(name, '10s', false) FROM pg_settings WHERE name IN %s AND setting = '0'"
+"""Limits the duration of statements where the server has no limit, so that the sequence lock is never held forever."""
+LIMIT_NAMES = "('statement_timeout', 'idle_in_transaction_session_timeout')"
+CONNECTION_ERRORS = ("Connection refused", "No such file or directory", "timeout expired",
+                     "could not translate host name", "authentication failed", "does not exist", "too many clients",
+                     "starting up", "shutting down")  # fmt: skip
+"""Parts of connection errors that may be reported; whole messages can contain parts of the address."""
 
 
 class PostgreSQL:
-    """A :class:`segue.serving.stores.store.Store` in the database at ``address``, a URI as libpq has it. It is reached,
-    and its tables made, when it is first used.
+    """PostgreSQL implementation of :class:`segue.serving.stores.store.Store`.
+
+    Args:
+        address: libpq connection URI. The server is contacted, and the tables are created, on first use.
 
     Raises:
-        ValueError: the extra is not installed, or the address cannot be read.
+        ValueError: the extra is not installed, or the address is invalid.
     """
 
-    name, prompt = "postgresql", False
+    name, is_in_process = "postgresql", False
 
     def __init__(self, address: str) -> None:
         try:
@@ -57,213 +60,213 @@ class PostgreSQL:
         except ImportError:
             raise ValueError("psycopg is not installed: pip install 'segue[postgresql]'") from None
         try:
-            self._told_by_address = psycopg.conninfo.conninfo_to_dict(address)
-        except psycopg.Error:  # its message quotes parts of the address
+            self._parameters = psycopg.conninfo.conninfo_to_dict(address)
+        except psycopg.Error:  # its message contains parts of the address
             raise ValueError(
-                "store: an address of PostgreSQL that cannot be read, expected "
-                "postgresql://[user[:password]@][host][:port]/database"
+                "store: invalid PostgreSQL address, expected postgresql://[user[:password]@][host][:port]/database"
             ) from None
         self._psycopg = psycopg
-        self._made = False
-        self._making = threading.Lock()
-        self._connections: Connections[Connection] = Connections(
-            self._connect, _fit, psycopg.Connection.close, MOST_CONNECTIONS
+        self._is_initialized = False
+        self._init_lock = threading.Lock()
+        self._pool: ConnectionPool[Connection] = ConnectionPool(
+            self._connect, _is_usable, psycopg.Connection.close, MAX_CONNECTIONS
         )
 
     def __repr__(self) -> str:
-        return f"PostgreSQL(database={self._told_by_address.get('dbname')!r})"
+        return f"PostgreSQL(database={self._parameters.get('dbname')!r})"
 
     def append(self, events: Sequence[Event]) -> list[bool]:
         """See :meth:`segue.serving.stores.store.Store.append`."""
-        new = [False] * len(events)
-        seen: set[tuple[str, str]] = set()
-        rows: list[int] = []  # without repetitions of a key
+        is_new = [False] * len(events)
+        keys: set[tuple[str, str]] = set()
+        rows: list[int] = []  # without duplicate keys
         for row, event in enumerate(events):
             if event.key is not None:
-                if (event.user, event.key) in seen:
+                if (event.user, event.key) in keys:
                     continue
-                seen.add((event.user, event.key))
+                keys.add((event.user, event.key))
             rows.append(row)
-        given = [events[row] for row in rows]
+        unique = [events[row] for row in rows]
         columns = (
-            [event.user for event in given],
-            [event.item for event in given],
-            [event.time for event in given],
-            [event.action for event in given],
-            [None if event.value is None else float(event.value) for event in given],
-            [event.key for event in given],
+            [event.user for event in unique],
+            [event.item for event in unique],
+            [event.time for event in unique],
+            [event.action for event in unique],
+            [None if event.value is None else float(event.value) for event in unique],
+            [event.key for event in unique],
         )
-        with self._write("keep events") as connection:
-            connection.execute(postgresql_sql.ORDER)
-            cursor = connection.execute(
-                postgresql_sql.APPEND, columns, prepare=False
-            )  # planned for as many as they are
+        with self._write("store events") as connection:
+            connection.execute(postgresql_sql.LOCK_SEQUENCE_SQL)
+            # not prepared: the plan must fit the number of events
+            cursor = connection.execute(postgresql_sql.APPEND_SQL, columns, prepare=False)
         for (number,) in cursor.fetchall():
-            new[rows[number - 1]] = True
-        return new
+            is_new[rows[number - 1]] = True
+        return is_new
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
-        """See :meth:`segue.serving.stores.store.Store.kept`."""
-        rows = self._rows("read events", postgresql_sql.KEPT, {"users": list(users), "most": most, "after": after})
-        found = [Kept()] * len(users)
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
+        """See :meth:`segue.serving.stores.store.Store.recent_events`."""
+        parameters = {"users": list(users), "limit": limit, "after": after}
+        rows = self._fetch("read events", postgresql_sql.RECENT_EVENTS_SQL, parameters)
+        result = [UserEvents()] * len(users)
         events: list[Event] = []
-        at = 0
-        for end, (number, total, last, forgotten, *event) in enumerate(rows, 1):
+        start = 0
+        for end, (number, total, last_sequence, deleted, *event) in enumerate(rows, 1):
             if event[0] is not None:
                 events.append(Event(users[number - 1], *event))
             if end == len(rows) or rows[end][0] != number:
-                found[number - 1] = Kept(tuple(events[at:]), total, last, forgotten)
-                at = len(events)
-        return found
+                result[number - 1] = UserEvents(tuple(events[start:]), total, last_sequence, deleted)
+                start = len(events)
+        return result
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """See :meth:`segue.serving.stores.store.Store.since`."""
-        rows = self._rows("read events", postgresql_sql.SINCE, (user, place, most))
-        return tuple([Event(user, *row[:5]) for row in rows]), rows[-1][5] if rows else place
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        """See :meth:`segue.serving.stores.store.Store.events_after`."""
+        rows = self._fetch("read events", postgresql_sql.EVENTS_AFTER_SQL, (user, sequence, limit))
+        return tuple([Event(user, *row[:5]) for row in rows]), rows[-1][5] if rows else sequence
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        """See :meth:`segue.serving.stores.store.Store.memories`."""
-        rows = self._rows("read memories", postgresql_sql.MEMORIES, (list(users), model))
-        found = {user: Memory(model, last, data) for user, last, data in rows}
-        return [found.get(user) for user in users]
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        """See :meth:`segue.serving.stores.store.Store.get_states`."""
+        rows = self._fetch("read states", postgresql_sql.GET_STATES_SQL, (list(users), model))
+        states = {user: UserState(model, last_sequence, data) for user, last_sequence, data in rows}
+        return [states.get(user) for user in users]
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.remember`."""
-        rows = sorted((user, memory.model, memory.last, memory.data) for user, memory in memories.items())
-        with self._write("keep memories") as connection:
-            connection.execute("SET LOCAL synchronous_commit = off")  # it can be had again from the events
-            connection.execute(postgresql_sql.STATES_SHARED)
-            connection.execute(postgresql_sql.REMEMBER, [[row[column] for row in rows] for column in range(4)])
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_states`."""
+        rows = sorted((user, state.model, state.last_sequence, state.data) for user, state in states.items())
+        with self._write("store states") as connection:
+            connection.execute("SET LOCAL synchronous_commit = off")  # states can be recomputed from the events
+            connection.execute(postgresql_sql.LOCK_STATES_SHARED_SQL)
+            connection.execute(postgresql_sql.PUT_STATES_SQL, [[row[column] for row in rows] for column in range(4)])
 
-    def prune(self, models: Collection[str]) -> int:
-        """See :meth:`segue.serving.stores.store.Store.prune`."""
-        count, at = 0, ("", "")
-        while rows := self._rows("look for old memories", postgresql_sql.LOOK, (*at, PAGE)):
-            at = rows[-1]
-            if old := [row for row in rows if row[1] not in models]:
-                with self._write("delete old memories") as connection:
-                    connection.execute(postgresql_sql.PRUNE, [[row[column] for row in old] for column in range(2)])
-                count += len(old)
+    def prune_states(self, models: Collection[str]) -> int:
+        """See :meth:`segue.serving.stores.store.Store.prune_states`."""
+        count, last = 0, ("", "")
+        while rows := self._fetch("list states", postgresql_sql.SELECT_STATES_SQL, (*last, PAGE_SIZE)):
+            last = rows[-1]
+            if outdated := [row for row in rows if row[1] not in models]:
+                columns = [[row[column] for row in outdated] for column in range(2)]
+                with self._write("delete states") as connection:
+                    connection.execute(postgresql_sql.PRUNE_STATES_SQL, columns)
+                count += len(outdated)
         return count
 
-    def forget(self, user: str) -> int:
-        """See :meth:`segue.serving.stores.store.Store.forget`."""
-        with self._write("forget a user") as connection:
-            connection.execute(postgresql_sql.ORDER)
-            connection.execute(postgresql_sql.STATES)
-            events, *_ = [connection.execute(statement, (user,)) for statement in postgresql_sql.FORGET]
-            connection.execute(postgresql_sql.MARK, (user,))
+    def delete_user(self, user: str) -> int:
+        """See :meth:`segue.serving.stores.store.Store.delete_user`."""
+        with self._write("delete a user") as connection:
+            connection.execute(postgresql_sql.LOCK_SEQUENCE_SQL)
+            connection.execute(postgresql_sql.LOCK_STATES_SQL)
+            events, *_ = [connection.execute(statement, (user,)) for statement in postgresql_sql.DELETE_USER_SQL]
+            connection.execute(postgresql_sql.MARK_DELETED_SQL, (user,))
         return events.rowcount
 
-    def get(self, name: str) -> str | None:
-        """See :meth:`segue.serving.stores.store.Store.get`."""
-        rows = self._rows("read a setting", "SELECT value FROM segue_settings WHERE name = %s", (name,))
+    def get_setting(self, name: str) -> str | None:
+        """See :meth:`segue.serving.stores.store.Store.get_setting`."""
+        rows = self._fetch("read a setting", "SELECT value FROM segue_settings WHERE name = %s", (name,))
         return str(rows[0][0]) if rows else None
 
-    def put(self, name: str, value: str) -> None:
-        """See :meth:`segue.serving.stores.store.Store.put`."""
-        with self._write("keep a setting") as connection:
-            connection.execute(postgresql_sql.PUT, (name, value))
+    def put_setting(self, name: str, value: str) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_setting`."""
+        with self._write("store a setting") as connection:
+            connection.execute(postgresql_sql.PUT_SETTING_SQL, (name, value))
 
-    def expose(self, exposures: Sequence[Exposure]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.expose`."""
+    def record_exposures(self, exposures: Sequence[Exposure]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.record_exposures`."""
         rows = [(e.experiment, e.variant, e.user, e.time, json.dumps(e.items)) for e in exposures]
-        with self._write("keep exposures") as connection:
-            connection.execute(postgresql_sql.EXPOSE, [[row[column] for row in rows] for column in range(5)])
+        columns = [[row[column] for row in rows] for column in range(5)]
+        with self._write("store exposures") as connection:
+            connection.execute(postgresql_sql.RECORD_EXPOSURES_SQL, columns)
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
         """See :meth:`segue.serving.stores.store.Store.exposures`."""
-        last = 0
+        last_id = 0
         while True:
-            rows = self._rows("read exposures", postgresql_sql.EXPOSURES, (experiment, last, PAGE))
+            rows = self._fetch("read exposures", postgresql_sql.EXPOSURES_SQL, (experiment, last_id, PAGE_SIZE))
             for _, variant, user, time, items in rows:
                 yield Exposure(experiment, variant, user, time, tuple(json.loads(items)))
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_SIZE:
                 return
-            last = rows[-1][0]
+            last_id = rows[-1][0]
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """See :meth:`segue.serving.stores.store.Store.events`."""
         while True:
-            rows = self._rows("read events", postgresql_sql.EVENTS, (after, PAGE))
+            rows = self._fetch("read events", postgresql_sql.EVENTS_SQL, (after, PAGE_SIZE))
             for after, *event in rows:
                 yield after, Event(*event)
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_SIZE:
                 return
 
     def ping(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.ping`."""
-        self._rows("answer", "SELECT format FROM segue_store")
+        self._fetch("respond", "SELECT format FROM segue_store")
 
     def close(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.close`."""
-        self._connections.close()
+        self._pool.close()
 
-    def _rows(self, what: str, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
-        with self._lend(what) as connection:
+    def _fetch(self, operation: str, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
+        with self._connection(operation) as connection:
             return connection.execute(query, parameters, binary=True).fetchall()
 
     @contextmanager
-    def _write(self, what: str) -> Iterator[Connection]:
-        """A transaction that goes to the server in one piece, so that its locks are never held while we think."""
-        lost = f"; {UNSURE}"
-        with self._lend(what, lost) as connection, connection.pipeline(), connection.transaction():
+    def _write(self, operation: str) -> Iterator[Connection]:
+        """Open a transaction that is sent in one pipeline, so that locks are not held across round trips."""
+        suffix = f"; {OUTCOME_UNKNOWN}"
+        with self._connection(operation, suffix) as connection, connection.pipeline(), connection.transaction():
             yield connection
 
     @contextmanager
-    def _lend(self, what: str, lost: str = "") -> Iterator[Connection]:
-        """A connection; ``lost`` is added to the message when it breaks on the way."""
-        reached = False
+    def _connection(self, operation: str, lost_suffix: str = "") -> Iterator[Connection]:
+        """Borrow a connection; ``lost_suffix`` is added to the error if it is lost during the operation."""
+        is_connected = False
         try:
-            with self._connections.lend() as connection:
-                if not self._made:
-                    self._make(connection)
-                reached = True
+            with self._pool.connection() as connection:
+                if not self._is_initialized:
+                    self._create_tables(connection)
+                is_connected = True
                 yield connection
         except self._psycopg.Error as error:
-            # a server that is told to end says so (57P01) after it may have done what was asked
-            left = error.sqlstate is None or error.sqlstate.startswith(("57P", "08"))
-            broken = left and isinstance(error, self._psycopg.OperationalError)
-            known = [] if reached else [reason for reason in REASONS if reason in str(error)]
-            why = " ".join(
-                [type(error).__name__, *filter(None, [error.sqlstate]), *known[:1]]
-            )  # the rest may quote ids
-            raise StoreError(f"postgresql: cannot {what}: {why}{lost if reached and broken else ''}") from None
+            # a server that is shutting down reports it (57P01) possibly after executing the statement
+            is_shutdown = error.sqlstate is None or error.sqlstate.startswith(("57P", "08"))
+            is_lost = is_connected and is_shutdown and isinstance(error, self._psycopg.OperationalError)
+            reasons = [] if is_connected else [reason for reason in CONNECTION_ERRORS if reason in str(error)]
+            # the rest of the message may contain ids
+            reason = " ".join([type(error).__name__, *filter(None, [error.sqlstate]), *reasons[:1]])
+            raise StoreError(f"postgresql: cannot {operation}: {reason}{lost_suffix if is_lost else ''}") from None
 
     def _connect(self) -> Connection:
-        settings: dict[str, Any] = TIMES | {"application_name": "segue"} | self._told_by_address
+        settings: dict[str, Any] = TIMEOUTS | {"application_name": "segue"} | self._parameters
         connection: Connection = self._psycopg.connect(**settings, autocommit=True, client_encoding="utf-8")
-        connection.execute(LIMITS % LIMITED)
+        connection.execute(SET_LIMITS_SQL % LIMIT_NAMES)
         return connection
 
-    def _make(self, connection: Connection) -> None:
-        """Make the tables where they are missing.
+    def _create_tables(self, connection: Connection) -> None:
+        """Create the tables if they do not exist.
 
         Raises:
-            StoreError: the database cannot hold them.
+            StoreError: the database has another encoding or format.
         """
-        with self._making:
-            if self._made:
+        with self._init_lock:
+            if self._is_initialized:
                 return
             settings: dict[str, str] = dict(connection.execute("SELECT name, setting FROM pg_settings").fetchall())
             if settings["server_encoding"] not in ("UTF8", "SQL_ASCII"):
-                raise StoreError(f"postgresql: the database is in {settings['server_encoding']}, expected UTF8")
+                raise StoreError(f"postgresql: got database encoding {settings['server_encoding']}, expected UTF8")
             for name in ("fsync", "synchronous_commit", "full_page_writes"):
                 if settings[name] == "off":
-                    logger.warning("postgresql: %s is off: a power cut can lose events that were acknowledged", name)
-            if connection.execute(postgresql_sql.THERE).fetchone() == (0,):
+                    logger.warning("postgresql: %s is off: a power failure may lose acknowledged events", name)
+            if connection.execute(postgresql_sql.TABLES_EXIST_SQL).fetchone() == (0,):
                 with connection.transaction():
-                    connection.execute(postgresql_sql.MAKE)
-                    if connection.execute(postgresql_sql.THERE).fetchone() == (0,):
-                        connection.execute(postgresql_sql.TABLES)
+                    connection.execute(postgresql_sql.LOCK_TABLES_SQL)
+                    if connection.execute(postgresql_sql.TABLES_EXIST_SQL).fetchone() == (0,):
+                        connection.execute(postgresql_sql.CREATE_TABLES_SQL)
             row = connection.execute("SELECT format FROM segue_store").fetchone()
             if row != (postgresql_sql.FORMAT,):
-                raise StoreError(f"postgresql: tables of format {row and row[0]}, this Segue reads {postgresql_sql.FORMAT}")
-            self._made = True
+                raise StoreError(f"postgresql: got format {row and row[0]}, expected {postgresql_sql.FORMAT}")
+            self._is_initialized = True
 
 
-def _fit(connection: Connection) -> bool:
-    """Whether a connection can be used: a server that has left says so, and one that is there has nothing to say."""
+def _is_usable(connection: Connection) -> bool:
+    """Check whether a connection can be used: a server that has closed it has sent data, an idle one has not."""
     if connection.closed or connection.broken or connection.pgconn.transaction_status != 0:
         return False
     with selectors.DefaultSelector() as selector:

@@ -1,157 +1,171 @@
-"""The tables of a store in PostgreSQL, and what is asked of them.
+"""Schema and statements of the PostgreSQL store.
 
-A place comes from a sequence, and a sequence gives numbers out before their rows can be seen: of two transactions the
-one with the later place may commit first, and a reader who goes on after that place never sees the earlier one. So
-places are only drawn under a lock (:data:`ORDER`) that is held until the commit: PostgreSQL shows a transaction's rows
-before it lets go of its locks, and places are seen in the order in which they were drawn. An advisory lock, and not a
-row with a counter: a counter that is written with every batch leaves a dead row each time, all of which stay while
-somebody takes a dump.
+Sequence numbers come from a PostgreSQL sequence, which assigns them before their rows become visible. Of two
+transactions the one with the later number may commit first, and a reader that continues after that number would never
+see the earlier one. Sequence numbers are therefore only drawn under a lock (:data:`LOCK_SEQUENCE_SQL`) that is held
+until the
+commit: PostgreSQL makes a transaction's rows visible before it releases its locks, so numbers become visible in the
+order in which they were drawn. An advisory lock is used instead of a counter row, as a counter updated with every batch
+leaves a dead row each time, all of which remain during a dump.
 
-A statement sees what was committed when it began, so the lock is taken by a statement of its own, before. Subqueries in
-a list of columns are looked up row by row; as joins they might be planned for a table that was still small.
+A statement sees what was committed when it started, so the lock is taken by a separate statement before. Subqueries in
+a column list are executed row by row; as joins they might be planned for a table that was still small.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "APPEND",
-    "EVENTS",
-    "EXPOSE",
-    "EXPOSURES",
-    "FORGET",
+    "APPEND_SQL",
+    "CREATE_TABLES_SQL",
+    "DELETE_USER_SQL",
+    "EVENTS_AFTER_SQL",
+    "EVENTS_SQL",
+    "EXPOSURES_SQL",
     "FORMAT",
-    "KEPT",
-    "LOOK",
-    "MAKE",
-    "MARK",
-    "MEMORIES",
-    "ORDER",
-    "PRUNE",
-    "PUT",
-    "REMEMBER",
-    "SINCE",
-    "STATES",
-    "STATES_SHARED",
-    "TABLES",
-    "THERE",
+    "GET_STATES_SQL",
+    "LOCK_SEQUENCE_SQL",
+    "LOCK_STATES_SHARED_SQL",
+    "LOCK_STATES_SQL",
+    "LOCK_TABLES_SQL",
+    "MARK_DELETED_SQL",
+    "PRUNE_STATES_SQL",
+    "PUT_SETTING_SQL",
+    "PUT_STATES_SQL",
+    "RECENT_EVENTS_SQL",
+    "RECORD_EXPOSURES_SQL",
+    "SELECT_STATES_SQL",
+    "TABLES_EXIST_SQL",
 ]
 
-FORMAT = 1
+FORMAT = 2
 _LOCKS = 0x53656775
-MAKE = f"SELECT pg_advisory_xact_lock({_LOCKS}, 0)"
-"""Held by who makes the tables."""
-ORDER = f"SELECT pg_advisory_xact_lock({_LOCKS}, 1)"
-"""Held by who draws places."""
-STATES = f"SELECT pg_advisory_xact_lock({_LOCKS}, 2)"
-"""Held by who forgets a user, so that nobody remembers him at the same time."""
-STATES_SHARED = f"SELECT pg_advisory_xact_lock_shared({_LOCKS}, 2)"
-"""Held by who remembers."""
+LOCK_TABLES_SQL = f"SELECT pg_advisory_xact_lock({_LOCKS}, 0)"
+"""Held while the tables are created."""
+LOCK_SEQUENCE_SQL = f"SELECT pg_advisory_xact_lock({_LOCKS}, 1)"
+"""Held while sequence numbers are drawn."""
+LOCK_STATES_SQL = f"SELECT pg_advisory_xact_lock({_LOCKS}, 2)"
+"""Held while a user is deleted, so that no state of the user is stored at the same time."""
+LOCK_STATES_SHARED_SQL = f"SELECT pg_advisory_xact_lock_shared({_LOCKS}, 2)"
+"""Held while states are stored."""
 
-THERE = "SELECT count(*) FROM pg_tables WHERE tablename = 'segue_store' AND schemaname = ANY (current_schemas(false))"
-"""Whether there are tables; a name alone is looked up in a cache that may not know yet what another process made."""
+TABLES_EXIST_SQL = (
+    "SELECT count(*) FROM pg_tables WHERE tablename = 'segue_store' AND schemaname = ANY (current_schemas(false))"
+)
+"""Whether the tables exist; a table name alone is resolved in a cache that may lag behind other processes."""
 
-TABLES = f"""
-CREATE SEQUENCE segue_place AS bigint;
+CREATE_TABLES_SQL = f"""
+CREATE SEQUENCE segue_sequence AS bigint;
 CREATE TABLE segue_users (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name text COLLATE "C" NOT NULL UNIQUE,
-    total bigint NOT NULL DEFAULT 0, last bigint NOT NULL DEFAULT 0, forgotten bigint NOT NULL DEFAULT 0
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, external_id text COLLATE "C" NOT NULL UNIQUE,
+    total bigint NOT NULL DEFAULT 0, last_sequence bigint NOT NULL DEFAULT 0,
+    deleted_sequence bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 80);
 CREATE TABLE segue_events (
-    person bigint NOT NULL, place bigint NOT NULL UNIQUE, nth bigint NOT NULL, item text NOT NULL, time bigint NOT NULL,
-    action text, value double precision, key text COLLATE "C", PRIMARY KEY (person, place)
+    user_id bigint NOT NULL, sequence bigint NOT NULL UNIQUE, event_number bigint NOT NULL, item text NOT NULL,
+    time bigint NOT NULL, action text, value double precision, key text COLLATE "C", PRIMARY KEY (user_id, sequence)
 );
-CREATE UNIQUE INDEX segue_events_key ON segue_events (person, key) WHERE key IS NOT NULL;
-CREATE TABLE segue_memories (
-    name text COLLATE "C" NOT NULL, model text COLLATE "C" NOT NULL, last bigint NOT NULL, data bytea NOT NULL,
-    PRIMARY KEY (name, model)
+CREATE UNIQUE INDEX segue_events_key ON segue_events (user_id, key) WHERE key IS NOT NULL;
+CREATE TABLE segue_states (
+    external_id text COLLATE "C" NOT NULL, model text COLLATE "C" NOT NULL, last_sequence bigint NOT NULL,
+    data bytea NOT NULL, PRIMARY KEY (external_id, model)
 );
 CREATE TABLE segue_settings (name text COLLATE "C" PRIMARY KEY, value text NOT NULL);
 CREATE TABLE segue_exposures (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, experiment text COLLATE "C" NOT NULL, variant text NOT NULL,
-    name text COLLATE "C" NOT NULL, time bigint NOT NULL, items text NOT NULL
+    external_id text COLLATE "C" NOT NULL, time bigint NOT NULL, items text NOT NULL
 );
 CREATE INDEX segue_exposures_experiment ON segue_exposures (experiment, id);
-CREATE INDEX segue_exposures_name ON segue_exposures (name);
+CREATE INDEX segue_exposures_user ON segue_exposures (external_id);
 CREATE TABLE segue_store (format integer NOT NULL);
 INSERT INTO segue_store VALUES ({FORMAT});
 """
 
-APPEND = """
+APPEND_SQL = """
 WITH given AS MATERIALIZED (
     SELECT g.*, (
-        SELECT true FROM segue_users u JOIN segue_events e ON e.person = u.id AND e.key = g.key WHERE u.name = g.name
-    ) AS old
+        SELECT true FROM segue_users u JOIN segue_events e ON e.user_id = u.id AND e.key = g.key
+        WHERE u.external_id = g.external_id
+    ) AS is_duplicate
     FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[], %s::text[]) WITH ORDINALITY
-        AS g (name, item, time, action, value, key, nr)
-), fresh AS MATERIALIZED (
-    SELECT nextval('segue_place') AS place, ordered.* FROM (
-        SELECT *, count(*) OVER (PARTITION BY name) - row_number() OVER (PARTITION BY name ORDER BY nr) AS later
-        FROM given WHERE old IS NULL ORDER BY nr
+        AS g (external_id, item, time, action, value, key, row_number)
+), new_events AS MATERIALIZED (
+    SELECT nextval('segue_sequence') AS sequence, ordered.* FROM (
+        SELECT *, count(*) OVER (PARTITION BY external_id)
+            - row_number() OVER (PARTITION BY external_id ORDER BY row_number) AS n_later
+        FROM given WHERE is_duplicate IS NULL ORDER BY row_number
     ) ordered
-), people AS (
-    INSERT INTO segue_users AS u (name, total, last) SELECT name, count(*), max(place) FROM fresh GROUP BY name
-    ON CONFLICT (name) DO UPDATE SET total = u.total + excluded.total, last = excluded.last
-    RETURNING id, name, total
-), added AS (
-    INSERT INTO segue_events (person, place, nth, item, time, action, value, key)
-    SELECT p.id, f.place, p.total - f.later, f.item, f.time, f.action, f.value, f.key
-    FROM fresh f JOIN people p ON p.name = f.name
+), updated_users AS (
+    INSERT INTO segue_users AS u (external_id, total, last_sequence)
+    SELECT external_id, count(*), max(sequence) FROM new_events GROUP BY external_id
+    ON CONFLICT (external_id) DO UPDATE
+    SET total = u.total + excluded.total, last_sequence = excluded.last_sequence
+    RETURNING id, external_id, total
+), inserted AS (
+    INSERT INTO segue_events (user_id, sequence, event_number, item, time, action, value, key)
+    SELECT u.id, n.sequence, u.total - n.n_later, n.item, n.time, n.action, n.value, n.key
+    FROM new_events n JOIN updated_users u ON u.external_id = n.external_id
 )
-SELECT nr FROM fresh
+SELECT row_number FROM new_events
 """
-"""Users, items, times, actions, values, keys, none twice: which rows, from 1, are new."""
+"""Parameters: users, items, times, actions, values, keys, without duplicate keys. Returns the 1-based rows that are
+new."""
 
-KEPT = """
-SELECT w.nr, u.total - coalesce(b.nth, 0), u.last, u.forgotten > 0, e.item, e.time, e.action, e.value, e.key
-FROM unnest(%(users)s::text[]) WITH ORDINALITY AS w (name, nr)
-CROSS JOIN LATERAL (SELECT * FROM segue_users WHERE name = w.name LIMIT 1) u
+RECENT_EVENTS_SQL = """
+SELECT w.row_number, u.total - coalesce(b.event_number, 0), u.last_sequence, u.deleted_sequence > 0,
+    e.item, e.time, e.action, e.value, e.key
+FROM unnest(%(users)s::text[]) WITH ORDINALITY AS w (external_id, row_number)
+CROSS JOIN LATERAL (SELECT * FROM segue_users WHERE external_id = w.external_id LIMIT 1) u
 LEFT JOIN LATERAL (
-    SELECT nth FROM segue_events WHERE person = u.id AND place <= %(after)s ORDER BY place DESC LIMIT 1
+    SELECT event_number FROM segue_events WHERE user_id = u.id AND sequence <= %(after)s ORDER BY sequence DESC LIMIT 1
 ) b ON true
 LEFT JOIN LATERAL (
-    SELECT * FROM segue_events WHERE person = u.id AND place > %(after)s ORDER BY place DESC LIMIT %(most)s
+    SELECT * FROM segue_events WHERE user_id = u.id AND sequence > %(after)s ORDER BY sequence DESC LIMIT %(limit)s
 ) e ON true
-ORDER BY w.nr, e.place
+ORDER BY w.row_number, e.sequence
 """
-SINCE = """
-SELECT item, time, action, value, key, place FROM segue_events
-WHERE person = (SELECT id FROM segue_users WHERE name = %s) AND place > %s ORDER BY place LIMIT %s
+EVENTS_AFTER_SQL = """
+SELECT item, time, action, value, key, sequence FROM segue_events
+WHERE user_id = (SELECT id FROM segue_users WHERE external_id = %s) AND sequence > %s ORDER BY sequence LIMIT %s
 """
-EVENTS = """
-SELECT place, name, item, time, action, value, key FROM segue_events JOIN segue_users ON id = person
-WHERE place > %s ORDER BY place LIMIT %s
+EVENTS_SQL = """
+SELECT sequence, external_id, item, time, action, value, key FROM segue_events JOIN segue_users ON id = user_id
+WHERE sequence > %s ORDER BY sequence LIMIT %s
 """
-MEMORIES = "SELECT name, last, data FROM segue_memories WHERE name = ANY(%s) AND model = %s"
-REMEMBER = """
-INSERT INTO segue_memories AS m (name, model, last, data)
-SELECT g.name, g.model, g.last, g.data
-FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[]) AS g (name, model, last, data)
-WHERE g.last >= coalesce((SELECT forgotten FROM segue_users WHERE name = g.name), 0)
-ON CONFLICT (name, model) DO UPDATE SET last = excluded.last, data = excluded.data WHERE excluded.last >= m.last
+GET_STATES_SQL = "SELECT external_id, last_sequence, data FROM segue_states WHERE external_id = ANY(%s) AND model = %s"
+PUT_STATES_SQL = """
+INSERT INTO segue_states AS s (external_id, model, last_sequence, data)
+SELECT g.external_id, g.model, g.last_sequence, g.data
+FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bytea[]) AS g (external_id, model, last_sequence, data)
+WHERE g.last_sequence >= coalesce((SELECT deleted_sequence FROM segue_users WHERE external_id = g.external_id), 0)
+ON CONFLICT (external_id, model) DO UPDATE SET last_sequence = excluded.last_sequence, data = excluded.data
+WHERE excluded.last_sequence >= s.last_sequence
 """
-LOOK = """
-SELECT name, model FROM segue_memories WHERE (name, model) > (%s, %s) ORDER BY name, model LIMIT %s
+SELECT_STATES_SQL = """
+SELECT external_id, model FROM segue_states
+WHERE (external_id, model) > (%s, %s) ORDER BY external_id, model LIMIT %s
 """
-PRUNE = """
-DELETE FROM segue_memories AS m USING unnest(%s::text[], %s::text[]) AS g (name, model)
-WHERE m.name = g.name AND m.model = g.model
+PRUNE_STATES_SQL = """
+DELETE FROM segue_states AS s USING unnest(%s::text[], %s::text[]) AS g (external_id, model)
+WHERE s.external_id = g.external_id AND s.model = g.model
 """
-FORGET = (
-    "DELETE FROM segue_events WHERE person = (SELECT id FROM segue_users WHERE name = %s)",
-    "DELETE FROM segue_memories WHERE name = %s",
-    "DELETE FROM segue_exposures WHERE name = %s",
+DELETE_USER_SQL = (
+    "DELETE FROM segue_events WHERE user_id = (SELECT id FROM segue_users WHERE external_id = %s)",
+    "DELETE FROM segue_states WHERE external_id = %s",
+    "DELETE FROM segue_exposures WHERE external_id = %s",
 )
-MARK = """
-INSERT INTO segue_users (name, last, forgotten)
-SELECT %s, place, place FROM (SELECT nextval('segue_place') AS place) drawn
-ON CONFLICT (name) DO UPDATE SET total = 0, last = excluded.last, forgotten = excluded.forgotten
+MARK_DELETED_SQL = """
+INSERT INTO segue_users (external_id, last_sequence, deleted_sequence)
+SELECT %s, sequence, sequence FROM (SELECT nextval('segue_sequence') AS sequence) drawn
+ON CONFLICT (external_id) DO UPDATE
+SET total = 0, last_sequence = excluded.last_sequence, deleted_sequence = excluded.deleted_sequence
 """
-PUT = "INSERT INTO segue_settings VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-EXPOSE = """
-INSERT INTO segue_exposures (experiment, variant, name, time, items)
-SELECT e, v, n, t, i FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY
-    AS g (e, v, n, t, i, nr) ORDER BY nr
+PUT_SETTING_SQL = "INSERT INTO segue_settings VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+RECORD_EXPOSURES_SQL = """
+INSERT INTO segue_exposures (experiment, variant, external_id, time, items)
+SELECT e, v, u, t, i FROM unnest(%s::text[], %s::text[], %s::text[], %s::bigint[], %s::text[]) WITH ORDINALITY
+    AS g (e, v, u, t, i, row_number) ORDER BY row_number
 """
-EXPOSURES = """
-SELECT id, variant, name, time, items FROM segue_exposures WHERE experiment = %s AND id > %s ORDER BY id LIMIT %s
+EXPOSURES_SQL = """
+SELECT id, variant, external_id, time, items FROM segue_exposures
+WHERE experiment = %s AND id > %s ORDER BY id LIMIT %s
 """

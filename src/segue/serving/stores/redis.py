@@ -1,8 +1,9 @@
-"""Events in Redis, for several machines that serve together; needs the extra ``redis`` and a server from 6.2 on.
+"""Event store in Redis, for services on several machines; needs the extra ``redis`` and Redis 6.2 or later.
 
-How long acknowledged events last is the server's ``appendonly`` and ``appendfsync``: with ``always`` they survive a
-power cut, with ``everysec`` all but the last second; a word is said where they are not kept at all. All of it must fit
-into the server's memory. One server with replicas, not a cluster: a batch of events of many users is one script.
+Durability of acknowledged events depends on the server's ``appendonly`` and ``appendfsync``: with ``always`` they
+survive a power failure, with ``everysec`` all but those of the last second; a warning is logged if persistence is off.
+All data must fit into the server's memory. Supports one server with replicas but not a cluster, as a batch of events of
+many users is one script.
 """
 
 from __future__ import annotations
@@ -16,27 +17,30 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from segue.serving.stores import redis_scripts
-from segue.serving.stores.store import UNSURE, Event, Exposure, Kept, Memory, StoreError
+from segue.serving.stores.store import OUTCOME_UNKNOWN, Event, Exposure, StoreError, UserEvents, UserState
 
 __all__ = ["Redis"]
 
 logger = logging.getLogger("segue.serving.stores")
 
-PAGE = 1_000
-"""Entries that an iterator reads at once."""
-TIMES = {"socket_connect_timeout": 3.0, "socket_timeout": 10.0}
-"""How soon a server that is gone is noticed, in seconds, where the address does not say."""
+PAGE_SIZE = 1_000
+"""Entries per read of an iterator."""
+TIMEOUTS = {"socket_connect_timeout": 3.0, "socket_timeout": 10.0}
+"""Default timeouts in seconds; the address may override them."""
 
 
 class Redis:
-    """A :class:`segue.serving.stores.store.Store` in the server at ``address``, as redis-py has it
-    (``redis://[[user]:password@]host[:port][/number]``, ``rediss://`` with TLS). It is reached when it is first used.
+    """Redis implementation of :class:`segue.serving.stores.store.Store`.
+
+    Args:
+        address: redis-py URL, ``redis://[[user]:password@]host[:port][/number]``, or ``rediss://`` with TLS. The server
+            is contacted on first use.
 
     Raises:
-        ValueError: the extra is not installed, or the address cannot be read.
+        ValueError: the extra is not installed, or the address is invalid.
     """
 
-    name, prompt = "redis", False
+    name, is_in_process = "redis", False
 
     def __init__(self, address: str) -> None:
         try:
@@ -45,20 +49,23 @@ class Redis:
             from redis.retry import Retry
         except ImportError:
             raise ValueError("redis is not installed: pip install 'segue[redis]'") from None
-        never = Retry(NoBackoff(), 0)  # what was sent once may have been done: a second time, events stand there twice
+        no_retry = Retry(NoBackoff(), 0)  # a failed command may have been executed: a retry would store events twice
         try:
             if not re.fullmatch(r"/?\d*", urlsplit(address).path):
                 raise ValueError
-            self._client: Any = redis.Redis.from_url(address, protocol=2, retry=never, **TIMES)
-            self._client.connection_pool.make_connection()  # refuses options that it does not know
-        except (ValueError, TypeError):  # the message may quote parts of the address
+            self._client: Any = redis.Redis.from_url(address, protocol=2, retry=no_retry, **TIMEOUTS)
+            self._client.connection_pool.make_connection()  # rejects unknown options
+        except (ValueError, TypeError):  # the message may contain parts of the address
             raise ValueError(
-                "store: an address of Redis that cannot be read, expected redis://[[user]:password@]host[:port][/number]"
+                "store: invalid Redis address, expected redis://[[user]:password@]host[:port][/number]"
             ) from None
         self._errors = redis.exceptions
-        self._ready = False
-        self._scripts = {name: self._client.register_script(getattr(redis_scripts, name)) for name in redis_scripts.__all__
-                         if name != "FORMAT"}  # fmt: skip
+        self._is_initialized = False
+        self._scripts = {
+            name: self._client.register_script(getattr(redis_scripts, name))
+            for name in redis_scripts.__all__
+            if name != "FORMAT"
+        }
 
     def __repr__(self) -> str:
         return f"Redis(db={self._client.connection_pool.connection_kwargs.get('db', 0)})"
@@ -67,91 +74,94 @@ class Redis:
         """See :meth:`segue.serving.stores.store.Store.append`."""
         arguments: list[str] = []
         for e in events:
-            told = _json([e.item, e.time, e.action, e.value, e.key])
-            arguments += (e.user, "" if e.key is None else f"k{e.key}", told[1:])
-        return [new == 49 for new in self._run("keep events", "APPEND", arguments, writes=True)]  # 49: "1"
+            encoded = _to_json([e.item, e.time, e.action, e.value, e.key])
+            arguments += (e.user, "" if e.key is None else f"k{e.key}", encoded[1:])
+        return [flag == 49 for flag in self._run("store events", "APPEND", arguments, writes=True)]  # 49: "1"
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
-        """See :meth:`segue.serving.stores.store.Store.kept`."""
-        found = self._run("read events", "KEPT", [most, after, *users])
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
+        """See :meth:`segue.serving.stores.store.Store.recent_events`."""
+        rows = self._run("read events", "RECENT_EVENTS", [limit, after, *users])
         return [
-            Kept(tuple([Event(user, *event[1:]) for event in json.loads(events)]), total, last, forgotten > 0)
-            for user, (events, total, last, forgotten) in zip(users, found, strict=True)
+            UserEvents(
+                tuple([Event(user, *event[1:]) for event in json.loads(events)]), total, last_sequence, deleted > 0
+            )
+            for user, (events, total, last_sequence, deleted) in zip(users, rows, strict=True)
         ]
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """See :meth:`segue.serving.stores.store.Store.since`."""
-        told = self._run("read events", "SINCE", [user, place, most]) if most else b"[]"
-        events = json.loads(told)
-        return tuple([Event(user, *event[1:]) for event in events]), events[-1][0] if events else place
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        """See :meth:`segue.serving.stores.store.Store.events_after`."""
+        events = json.loads(self._run("read events", "EVENTS_AFTER", [user, sequence, limit]) if limit else b"[]")
+        return tuple([Event(user, *event[1:]) for event in events]), events[-1][0] if events else sequence
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        """See :meth:`segue.serving.stores.store.Store.memories`."""
-        found = self._run("read memories", "MEMORIES", [model, *users])
-        return [None if last is None else Memory(model, int(last), data) for last, data in found]
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        """See :meth:`segue.serving.stores.store.Store.get_states`."""
+        rows = self._run("read states", "GET_STATES", [model, *users])
+        return [None if last is None else UserState(model, int(last), data) for last, data in rows]
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.remember`."""
-        arguments = [part for user, m in memories.items() for part in (user, m.model, m.last, m.data)]
-        self._run("keep memories", "REMEMBER", arguments, writes=True)
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_states`."""
+        arguments = [
+            part for user, state in states.items() for part in (user, state.model, state.last_sequence, state.data)
+        ]
+        self._run("store states", "PUT_STATES", arguments, writes=True)
 
-    def prune(self, models: Collection[str]) -> int:
-        """See :meth:`segue.serving.stores.store.Store.prune`."""
+    def prune_states(self, models: Collection[str]) -> int:
+        """See :meth:`segue.serving.stores.store.Store.prune_states`."""
         count, cursor = 0, -1
         while cursor:
-            with self._told("look for old memories"):
-                cursor, keys = self._client.scan(max(cursor, 0), "segue:memory:*", PAGE)
-            count += int(self._run("delete old memories", "PRUNE", [len(models), *models, *keys], writes=True))
+            with self._convert_errors("list states"):
+                cursor, keys = self._client.scan(max(cursor, 0), "segue:state:*", PAGE_SIZE)
+            count += int(self._run("delete states", "PRUNE_STATES", [len(models), *models, *keys], writes=True))
         return count
 
-    def forget(self, user: str) -> int:
-        """See :meth:`segue.serving.stores.store.Store.forget`."""
-        return int(self._run("forget a user", "FORGET", [user], writes=True))
+    def delete_user(self, user: str) -> int:
+        """See :meth:`segue.serving.stores.store.Store.delete_user`."""
+        return int(self._run("delete a user", "DELETE_USER", [user], writes=True))
 
-    def get(self, name: str) -> str | None:
-        """See :meth:`segue.serving.stores.store.Store.get`."""
-        with self._told("read a setting"):
+    def get_setting(self, name: str) -> str | None:
+        """See :meth:`segue.serving.stores.store.Store.get_setting`."""
+        with self._convert_errors("read a setting"):
             value = self._client.hget("segue:settings", name)
         return None if value is None else value.decode()
 
-    def put(self, name: str, value: str) -> None:
-        """See :meth:`segue.serving.stores.store.Store.put`."""
-        with self._told("keep a setting", writes=True):
+    def put_setting(self, name: str, value: str) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_setting`."""
+        with self._convert_errors("store a setting", writes=True):
             self._client.hset("segue:settings", name, value)
 
-    def expose(self, exposures: Sequence[Exposure]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.expose`."""
+    def record_exposures(self, exposures: Sequence[Exposure]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.record_exposures`."""
         arguments: list[str] = []
         for e in exposures:
-            arguments += (e.experiment, e.user, _json([e.variant, e.user, e.time, e.items]))
-        self._run("keep exposures", "EXPOSE", arguments, writes=True)
+            arguments += (e.experiment, e.user, _to_json([e.variant, e.user, e.time, e.items]))
+        self._run("store exposures", "RECORD_EXPOSURES", arguments, writes=True)
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
         """See :meth:`segue.serving.stores.store.Store.exposures`."""
-        after = "-"
+        start = "-"
         while True:
-            with self._told("read exposures"):
-                found = self._client.xrange(f"segue:exposures:{experiment}", after, "+", PAGE)
-            for _, entry in found:
+            with self._convert_errors("read exposures"):
+                entries = self._client.xrange(f"segue:exposures:{experiment}", start, "+", PAGE_SIZE)
+            for _, entry in entries:
                 variant, user, time, items = json.loads(entry[b"e"])
                 yield Exposure(experiment, variant, user, time, tuple(items))
-            if len(found) < PAGE:
+            if len(entries) < PAGE_SIZE:
                 return
-            after = f"({found[-1][0].decode()}"
+            start = f"({entries[-1][0].decode()}"
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """See :meth:`segue.serving.stores.store.Store.events`."""
         while True:
-            found = self._run("read events", "EVENTS", [after, PAGE])
-            for user, told in found:
-                after, *event = json.loads(told)
+            rows = self._run("read events", "EVENTS", [after, PAGE_SIZE])
+            for user, encoded in rows:
+                after, *event = json.loads(encoded)
                 yield after, Event(user.decode(), *event)
-            if len(found) < PAGE:
+            if len(rows) < PAGE_SIZE:
                 return
 
     def ping(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.ping`."""
-        with self._told("answer"):
+        with self._convert_errors("respond"):
             self._client.ping()
 
     def close(self) -> None:
@@ -159,56 +169,57 @@ class Redis:
         self._client.close()
         self._client.connection_pool.disconnect()
 
-    def _run(self, what: str, name: str, arguments: Iterable[Any], writes: bool = False) -> Any:
-        with self._told(what, writes):
-            return self._scripts[name](args=arguments)
+    def _run(self, operation: str, script: str, arguments: Iterable[Any], writes: bool = False) -> Any:
+        with self._convert_errors(operation, writes):
+            return self._scripts[script](args=arguments)
 
     @contextmanager
-    def _told(self, what: str, writes: bool = False) -> Iterator[None]:
-        reached = False
+    def _convert_errors(self, operation: str, writes: bool = False) -> Iterator[None]:
+        is_connected = False
         try:
-            if not self._ready:
-                self._look()
-            reached = True
+            if not self._is_initialized:
+                self._initialize()
+            is_connected = True
             yield
         except self._errors.RedisError as error:
-            lost = reached and writes and isinstance(error, self._errors.ConnectionError | self._errors.TimeoutError)
-            refused = isinstance(error.__context__, ConnectionRefusedError)
-            unknown = f"; {UNSURE}" if lost and not refused else ""
-            raise StoreError(f"redis: cannot {what}: {_reason(error)}{unknown}") from None
+            is_connection_error = isinstance(error, self._errors.ConnectionError | self._errors.TimeoutError)
+            is_refused = isinstance(error.__context__, ConnectionRefusedError)
+            is_lost = is_connected and writes and is_connection_error and not is_refused
+            suffix = f"; {OUTCOME_UNKNOWN}" if is_lost else ""
+            raise StoreError(f"redis: cannot {operation}: {_safe_reason(error)}{suffix}") from None
 
-    def _look(self) -> None:
-        """See what is there, and how safe it is.
+    def _initialize(self) -> None:
+        """Check the storage format, and log warnings about the server's durability settings.
 
         Raises:
-            StoreError: a format that this Segue cannot read.
+            StoreError: an unsupported format.
         """
         self._client.set("segue:format", redis_scripts.FORMAT, nx=True)
-        there = self._client.get("segue:format").decode()
-        if there != str(redis_scripts.FORMAT):
-            raise StoreError(f"redis: what is there has format {there}, this Segue reads {redis_scripts.FORMAT}")
-        self._ready = True
-        about = self._client.info()
-        if not about.get("aof_enabled"):
-            logger.warning("redis: appendonly is off: a restart can lose events that were acknowledged")
-        elif (sync := self._sync()) not in (None, "always"):
-            logger.info("redis: appendfsync is %s: a power cut can lose the newest events; always keeps them", sync)
-        if about.get("maxmemory") and str(about.get("maxmemory_policy")).startswith("allkeys"):
-            logger.warning("redis: maxmemory-policy throws events away when memory is short; expected noeviction")
+        stored_format = self._client.get("segue:format").decode()
+        if stored_format != str(redis_scripts.FORMAT):
+            raise StoreError(f"redis: got format {stored_format}, expected {redis_scripts.FORMAT}")
+        self._is_initialized = True
+        info = self._client.info()
+        if not info.get("aof_enabled"):
+            logger.warning("redis: appendonly is off: a restart may lose acknowledged events")
+        elif (policy := self._fsync_policy()) not in (None, "always"):
+            logger.info("redis: appendfsync is %s: a power failure may lose recent events; use always", policy)
+        if info.get("maxmemory") and str(info.get("maxmemory_policy")).startswith("allkeys"):
+            logger.warning("redis: maxmemory-policy may evict events when memory is short; expected noeviction")
 
-    def _sync(self) -> str | None:
-        """The server's ``appendfsync``; none where it does not tell."""
+    def _fsync_policy(self) -> str | None:
+        """Return the server's ``appendfsync``, or ``None`` if it does not permit reading it."""
         try:
             return dict(self._client.config_get("appendfsync")).get("appendfsync")
         except self._errors.ResponseError:
             return None
 
 
-def _json(value: Any) -> str:
+def _to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _reason(error: Exception) -> str:
-    """What may be told of an error: its kind, and the word in capitals that Redis begins with."""
-    word = str(error).partition(" ")[0]
-    return f"{type(error).__name__} {word}" if word.isalpha() and word.isupper() else type(error).__name__
+def _safe_reason(error: Exception) -> str:
+    """Return the type of an error and its Redis error code; the rest of the message may contain ids."""
+    code = str(error).partition(" ")[0]
+    return f"{type(error).__name__} {code}" if code.isalpha() and code.isupper() else type(error).__name__

@@ -1,93 +1,107 @@
-"""What a store in Redis holds, and the scripts that read and write it.
+"""Keys and Lua scripts of the Redis store.
 
-A script runs alone, and what it wrote goes to the append-only file as one transaction: all of it is kept, or nothing.
-Redis refuses a script for want of memory at its first write only, so none ends half-way.
+A script runs atomically, and its writes go to the append-only file as one transaction. Redis refuses a script for lack
+of memory only at its first write, so no script is interrupted halfway.
 
-Of Redis's numbers only whole ones below 2^53 are exact in Lua; ``%.0f`` writes them without an exponent.
+In Lua only integers below 2^53 are exact; ``%.0f`` formats them without an exponent.
 
 Keys:
 
-- ``segue:place``: the last place that was given out
-- ``segue:user:USER``: list of a user's events in JSON: ``[place, item, time, action, value, key]``
-- ``segue:events``: stream of all events; the id is ``PLACE-0``, the entry tells the user and the event's number in his
-  list, from 1
-- ``segue:keys:USER``: set of the keys of his events
-- ``segue:memory:USER``: hash of ``last:MODEL`` and ``data:MODEL``
-- ``segue:forgotten``: hash of users and the places of their being forgotten
-- ``segue:exposures:EXPERIMENT``: stream; ``segue:shown:USER``: set of ``ID EXPERIMENT``
-- ``segue:settings``: hash; ``segue:format``: the format of all this
+- ``segue:sequence``: last sequence number assigned
+- ``segue:user:USER``: list of a user's events as JSON: ``[sequence, item, time, action, value, key]``
+- ``segue:events``: stream of all events; the id is ``SEQUENCE-0``, the entry holds the user and the 1-based index of
+the
+  event in the user's list
+- ``segue:keys:USER``: set of the idempotency keys of a user's events
+- ``segue:state:USER``: hash of ``last:MODEL`` and ``data:MODEL``
+- ``segue:deleted``: hash of deleted users and the sequence numbers of their deletion
+- ``segue:exposures:EXPERIMENT``: stream; ``segue:exposed:USER``: set of ``ID EXPERIMENT``
+- ``segue:settings``: hash; ``segue:format``: storage format
 """
 
 from __future__ import annotations
 
-__all__ = ["APPEND", "EVENTS", "EXPOSE", "FORGET", "FORMAT", "KEPT", "MEMORIES", "PRUNE", "REMEMBER", "SINCE"]
+__all__ = [
+    "APPEND",
+    "DELETE_USER",
+    "EVENTS",
+    "EVENTS_AFTER",
+    "FORMAT",
+    "GET_STATES",
+    "PRUNE_STATES",
+    "PUT_STATES",
+    "RECENT_EVENTS",
+    "RECORD_EXPOSURES",
+]
 
-FORMAT = 1
+FORMAT = 2
 
-_SEARCH = """
-local function place(list, nr) return tonumber(string.match(redis.call('LINDEX', list, nr), '^%[(%d+)')) end
-local function behind(list, after)
+_BINARY_SEARCH = """
+local function sequence_at(list, index)
+    return tonumber(string.match(redis.call('LINDEX', list, index), '^%[(%d+)'))
+end
+local function first_after(list, sequence)
     local low, high = 0, redis.call('LLEN', list)
     local length = high
-    if after == 0 then return 0, length end
+    if sequence == 0 then return 0, length end
     while low < high do
         local middle = math.floor((low + high) / 2)
-        if place(list, middle) > after then high = middle else low = middle + 1 end
+        if sequence_at(list, middle) > sequence then high = middle else low = middle + 1 end
     end
     return low, length
 end
 """
-"""Where in a user's list the events after a place begin, and its length."""
+"""Index of the first event after a sequence number in a user's list, and the length of the list."""
 
 APPEND = """
-local place = tonumber(redis.call('GET', 'segue:place') or '0')
-local new, first = {}, place
+local sequence = tonumber(redis.call('GET', 'segue:sequence') or '0')
+local is_new, first = {}, sequence
 for i = 1, #ARGV, 3 do
     local user, key = ARGV[i], ARGV[i + 1]
     if key == '' or redis.call('SADD', 'segue:keys:' .. user, key) == 1 then
-        place = place + 1
-        local told = string.format('%.0f', place)
-        local nth = redis.call('RPUSH', 'segue:user:' .. user, '[' .. told .. ',' .. ARGV[i + 2])
-        redis.call('XADD', 'segue:events', told .. '-0', 'u', user, 'n', nth)
-        new[#new + 1] = '1'
+        sequence = sequence + 1
+        local text = string.format('%.0f', sequence)
+        local index = redis.call('RPUSH', 'segue:user:' .. user, '[' .. text .. ',' .. ARGV[i + 2])
+        redis.call('XADD', 'segue:events', text .. '-0', 'u', user, 'n', index)
+        is_new[#is_new + 1] = '1'
     else
-        new[#new + 1] = '0'
+        is_new[#is_new + 1] = '0'
     end
 end
-if place > first then redis.call('SET', 'segue:place', string.format('%.0f', place)) end
-return table.concat(new)
+if sequence > first then redis.call('SET', 'segue:sequence', string.format('%.0f', sequence)) end
+return table.concat(is_new)
 """
-"""User, key after a ``k`` or nothing, event without ``[place,``; of each. Gives ``1`` for each that is new, ``0`` for
-the others."""
+"""Arguments per event: user, ``k`` and the key or an empty string, event without ``[sequence,``. Returns ``1`` for each
+new event and ``0`` for the others."""
 
-KEPT = (
-    _SEARCH
+RECENT_EVENTS = (
+    _BINARY_SEARCH
     + """
-local most, after, out = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
+local limit, after, out = tonumber(ARGV[1]), tonumber(ARGV[2]), {}
 for i = 3, #ARGV do
     local list = 'segue:user:' .. ARGV[i]
-    local forgotten = tonumber(redis.call('HGET', 'segue:forgotten', ARGV[i]) or '0')
-    local from, length = behind(list, after)
+    local deleted = tonumber(redis.call('HGET', 'segue:deleted', ARGV[i]) or '0')
+    local start, length = first_after(list, after)
     local events = {}
-    if most > 0 then events = redis.call('LRANGE', list, math.max(from, length - most), -1) end
-    local last = length > 0 and place(list, -1) or forgotten
-    out[#out + 1] = {'[' .. table.concat(events, ',') .. ']', length - from, last, forgotten}
+    if limit > 0 then events = redis.call('LRANGE', list, math.max(start, length - limit), -1) end
+    local last = length > 0 and sequence_at(list, -1) or deleted
+    out[#out + 1] = {'[' .. table.concat(events, ',') .. ']', length - start, last, deleted}
 end
 return out
 """
 )
-"""Most, after, users. Gives of each his events as a JSON list, how many there are, the newest place, and that of his
-being forgotten."""
+"""Arguments: limit, after, users. Returns for each user the events as a JSON list, their number, the last sequence
+number and that of the deletion."""
 
-SINCE = (
-    _SEARCH
+EVENTS_AFTER = (
+    _BINARY_SEARCH
     + """
 local list = 'segue:user:' .. ARGV[1]
-local from = behind(list, tonumber(ARGV[2]))
-return '[' .. table.concat(redis.call('LRANGE', list, from, from + tonumber(ARGV[3]) - 1), ',') .. ']'
+local start = first_after(list, tonumber(ARGV[2]))
+return '[' .. table.concat(redis.call('LRANGE', list, start, start + tonumber(ARGV[3]) - 1), ',') .. ']'
 """
 )
-"""User, place, most (at least 1). Gives his events as a JSON list."""
+"""Arguments: user, sequence number, limit (at least 1). Returns the events as a JSON list."""
 
 EVENTS = """
 local out = {}
@@ -96,36 +110,36 @@ for i, entry in ipairs(redis.call('XRANGE', 'segue:events', '(' .. ARGV[1], '+',
 end
 return out
 """
-"""Place, most. Gives user and event of each."""
+"""Arguments: sequence number, limit. Returns user and event of each entry."""
 
-MEMORIES = """
+GET_STATES = """
 local out = {}
 for i = 2, #ARGV do
-    out[i - 1] = redis.call('HMGET', 'segue:memory:' .. ARGV[i], 'last:' .. ARGV[1], 'data:' .. ARGV[1])
+    out[i - 1] = redis.call('HMGET', 'segue:state:' .. ARGV[i], 'last:' .. ARGV[1], 'data:' .. ARGV[1])
 end
 return out
 """
-"""Model, users."""
+"""Arguments: model, users."""
 
-REMEMBER = """
+PUT_STATES = """
 for i = 1, #ARGV, 4 do
-    local key, last, model = 'segue:memory:' .. ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 1]
-    local there = tonumber(redis.call('HGET', key, 'last:' .. model) or '0')
-    local forgotten = tonumber(redis.call('HGET', 'segue:forgotten', ARGV[i]) or '0')
-    if last >= there and last >= forgotten then
+    local key, last, model = 'segue:state:' .. ARGV[i], tonumber(ARGV[i + 2]), ARGV[i + 1]
+    local stored = tonumber(redis.call('HGET', key, 'last:' .. model) or '0')
+    local deleted = tonumber(redis.call('HGET', 'segue:deleted', ARGV[i]) or '0')
+    if last >= stored and last >= deleted then
         redis.call('HSET', key, 'last:' .. model, ARGV[i + 2], 'data:' .. model, ARGV[i + 3])
     end
 end
 """
-"""User, model, last, data; of each."""
+"""Arguments per state: user, model, last sequence number, data."""
 
-PRUNE = """
-local wanted, count = {}, 0
-for i = 2, ARGV[1] + 1 do wanted[ARGV[i]] = true end
+PRUNE_STATES = """
+local kept, count = {}, 0
+for i = 2, ARGV[1] + 1 do kept[ARGV[i]] = true end
 for i = ARGV[1] + 2, #ARGV do
     for _, field in ipairs(redis.call('HKEYS', ARGV[i])) do
         local model = string.match(field, '^last:(.*)$')
-        if model and not wanted[model] then
+        if model and not kept[model] then
             count = count + 1
             redis.call('HDEL', ARGV[i], field, 'data:' .. model)
         end
@@ -133,33 +147,33 @@ for i = ARGV[1] + 2, #ARGV do
 end
 return count
 """
-"""How many models, models, keys of memories. Gives how many memories there were of other models."""
+"""Arguments: number of models, models, keys of states. Returns the number of states of other models deleted."""
 
-FORGET = """
+DELETE_USER = """
 local user = ARGV[1]
-local list, shown = 'segue:user:' .. user, 'segue:shown:' .. user
+local list, exposed = 'segue:user:' .. user, 'segue:exposed:' .. user
 local count = redis.call('LLEN', list)
-for from = 0, count - 1, 1000 do
+for start = 0, count - 1, 1000 do
     local ids = {}
-    for i, event in ipairs(redis.call('LRANGE', list, from, from + 999)) do
+    for i, event in ipairs(redis.call('LRANGE', list, start, start + 999)) do
         ids[i] = string.match(event, '^%[(%d+)') .. '-0'
     end
     redis.call('XDEL', 'segue:events', unpack(ids))
 end
-for _, member in ipairs(redis.call('SMEMBERS', shown)) do
+for _, member in ipairs(redis.call('SMEMBERS', exposed)) do
     local id, experiment = string.match(member, '^(%S+) (.*)$')
     redis.call('XDEL', 'segue:exposures:' .. experiment, id)
 end
-redis.call('DEL', list, shown, 'segue:keys:' .. user, 'segue:memory:' .. user)
-redis.call('HSET', 'segue:forgotten', user, redis.call('INCR', 'segue:place'))
+redis.call('DEL', list, exposed, 'segue:keys:' .. user, 'segue:state:' .. user)
+redis.call('HSET', 'segue:deleted', user, redis.call('INCR', 'segue:sequence'))
 return count
 """
-"""User. Gives how many events there were."""
+"""Arguments: user. Returns the number of deleted events."""
 
-EXPOSE = """
+RECORD_EXPOSURES = """
 for i = 1, #ARGV, 3 do
     local id = redis.call('XADD', 'segue:exposures:' .. ARGV[i], '*', 'e', ARGV[i + 2])
-    redis.call('SADD', 'segue:shown:' .. ARGV[i + 1], id .. ' ' .. ARGV[i])
+    redis.call('SADD', 'segue:exposed:' .. ARGV[i + 1], id .. ' ' .. ARGV[i])
 end
 """
-"""Experiment, user, exposure; of each."""
+"""Arguments per exposure: experiment, user, exposure."""

@@ -1,7 +1,7 @@
-"""Events in one file, by SQLite: nothing to install, and as many processes of one machine as there are.
+"""Event store in a SQLite file: needs no server, supports any number of processes on one machine.
 
-The file is in WAL mode with ``synchronous=FULL``: what is acknowledged has been synced to the disk. Who writes holds
-the only lock from ``BEGIN IMMEDIATE`` on, so places are seen in the order in which they were given.
+The file uses WAL mode with ``synchronous=FULL``, so acknowledged events are synced to disk. A writer holds the only
+write lock from ``BEGIN IMMEDIATE`` on, so sequence numbers become visible in the order in which they are assigned.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segue.serving.stores.connection_pool import Connections
-from segue.serving.stores.sqlite_sql import ADD, APPLICATION, EVENTS, FORGET, FORMAT, LOOK, REMEMBER, TABLES
-from segue.serving.stores.store import Event, Exposure, Kept, Memory, StoreError
+from segue.serving.stores import sqlite_sql
+from segue.serving.stores.connection_pool import ConnectionPool
+from segue.serving.stores.store import Event, Exposure, StoreError, UserEvents, UserState
 
 __all__ = ["SQLite"]
 
-PAGE, FEW = 1_000, 100
-"""Rows that an iterator reads at once, and memories, which are large, that are deleted at once."""
-BUSY_SECONDS, HURRY_SECONDS = 10.0, 0.1
-"""How long to wait for others who write; and how long with what can be done another time, or when somebody keeps the
-whole file to himself, so that it cannot be read either."""
-MOST_CONNECTIONS = 32
+PAGE_SIZE, STATES_PAGE_SIZE = 1_000, 100
+"""Rows per read of an iterator, and states per deletion, as states are large."""
+BUSY_TIMEOUT_SECONDS, SHORT_TIMEOUT_SECONDS = 10.0, 0.1
+"""Timeout for the write lock; and for optional writes, and for reads while another process locks the whole file."""
+MAX_CONNECTIONS = 32
 
 
 class SQLite:
-    """A :class:`segue.serving.stores.store.Store` in the file ``path``, which is made if it is not there, readable by
-    its owner alone; ``None``: in memory, to try things out.
+    """SQLite implementation of :class:`segue.serving.stores.store.Store`.
+
+    Args:
+        path: file, created if it does not exist and readable by its owner only; ``None``: in memory, for tests.
 
     Raises:
-        ValueError: no such folder, or a file of something else.
-        StoreError: it cannot be read or made.
+        ValueError: the folder does not exist, or the file is not a store.
+        StoreError: the file cannot be read or created.
     """
 
-    name, prompt = "sqlite", True
+    name, is_in_process = "sqlite", True
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._writing = threading.Lock()  # threads take turns here; SQLite lets those who wait sleep
-        most = 1 if path is None else MOST_CONNECTIONS
-        self._connections = Connections(self._connect, lambda c: not c.in_transaction, sqlite3.Connection.close, most)
+        self._write_lock = threading.Lock()  # between threads; SQLite itself polls for its lock
+        max_size = 1 if path is None else MAX_CONNECTIONS
+        self._pool = ConnectionPool(self._connect, lambda c: not c.in_transaction, sqlite3.Connection.close, max_size)
         if path is not None:
             if not path.parent.is_dir():
                 raise ValueError(f"store: {path.parent}: no such folder")
@@ -52,198 +53,211 @@ class SQLite:
             except OSError as error:
                 raise StoreError(f"store: {path}: {error.strerror}") from None
         with self._write(f"open {path or 'memory'}") as connection:
-            self._make(connection)
+            self._create_tables(connection)
 
     def __repr__(self) -> str:
         return f"SQLite({str(self._path) if self._path else None!r})"
 
     def append(self, events: Sequence[Event]) -> list[bool]:
         """See :meth:`segue.serving.stores.store.Store.append`."""
-        new: list[bool] = []
-        people: dict[str, list[int]] = {}  # id, events, newest place
-        with self._write("keep events") as connection:
-            (place,) = connection.execute("SELECT last FROM places").fetchone()
+        is_new: list[bool] = []
+        users: dict[str, list[int]] = {}  # id, number of events, last sequence number
+        with self._write("store events") as connection:
+            (sequence,) = connection.execute("SELECT last FROM sequence").fetchone()
             for event in events:
-                person = people.get(event.user)
-                if person is None:
-                    person = people[event.user] = self._person(connection, event.user)
+                user = users.get(event.user)
+                if user is None:
+                    user = users[event.user] = self._get_or_create_user(connection, event.user)
                 row = (event.item, event.time, event.action, event.value, event.key)
-                added = connection.execute(ADD, (person[0], place + 1, person[1] + 1, *row)).rowcount == 1
-                if added:
-                    place += 1
-                    person[1] += 1
-                    person[2] = place
-                new.append(added)
-            if any(new):
-                rows = [(total, last, number) for number, total, last in people.values()]
-                connection.executemany("UPDATE users SET total = ?, last = ? WHERE id = ?", rows)
-                connection.execute("UPDATE places SET last = ?", (place,))
-        return new
+                values = (user[0], sequence + 1, user[1] + 1, *row)
+                inserted = connection.execute(sqlite_sql.INSERT_EVENT_SQL, values).rowcount == 1
+                if inserted:
+                    sequence += 1
+                    user[1] += 1
+                    user[2] = sequence
+                is_new.append(inserted)
+            if any(is_new):
+                rows = [(total, last, user_id) for user_id, total, last in users.values()]
+                connection.executemany("UPDATE users SET total = ?, last_sequence = ? WHERE id = ?", rows)
+                connection.execute("UPDATE sequence SET last = ?", (sequence,))
+        return is_new
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
-        """See :meth:`segue.serving.stores.store.Store.kept`."""
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
+        """See :meth:`segue.serving.stores.store.Store.recent_events`."""
         with self._read("read events") as connection:
-            return [self._kept(connection, user, most, after) for user in users]
+            return [self._recent_events(connection, user, limit, after) for user in users]
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """See :meth:`segue.serving.stores.store.Store.since`."""
-        query = """SELECT item, time, action, value, key, place FROM events
-            WHERE person = (SELECT id FROM users WHERE name = ?) AND place > ? ORDER BY place LIMIT ?"""
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        """See :meth:`segue.serving.stores.store.Store.events_after`."""
+        query = """SELECT item, time, action, value, key, sequence FROM events
+            WHERE user_id = (SELECT id FROM users WHERE external_id = ?) AND sequence > ? ORDER BY sequence LIMIT ?"""
         with self._read("read events") as connection:
-            rows = connection.execute(query, (user, place, most)).fetchall()
-        return tuple(Event(user, *row[:5]) for row in rows), rows[-1][5] if rows else place
+            rows = connection.execute(query, (user, sequence, limit)).fetchall()
+        return tuple(Event(user, *row[:5]) for row in rows), rows[-1][5] if rows else sequence
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        """See :meth:`segue.serving.stores.store.Store.memories`."""
-        query = "SELECT last, data FROM memories WHERE name = ? AND model = ?"
-        with self._read("read memories") as connection:
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        """See :meth:`segue.serving.stores.store.Store.get_states`."""
+        query = "SELECT last_sequence, data FROM states WHERE external_id = ? AND model = ?"
+        with self._read("read states") as connection:
             rows = [connection.execute(query, (user, model)).fetchone() for user in users]
-        return [None if row is None else Memory(model, *row) for row in rows]
+        return [None if row is None else UserState(model, *row) for row in rows]
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.remember`."""
-        rows = [(user, memory.model, memory.last, memory.data) for user, memory in memories.items()]
-        # answers wait for this, and it can be had again from the events
-        with self._write("keep memories", HURRY_SECONDS, synced=False) as connection:
-            connection.executemany(REMEMBER, rows)
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_states`."""
+        rows = [(user, state.model, state.last_sequence, state.data) for user, state in states.items()]
+        # responses wait for this, and states can be recomputed
+        with self._write("store states", SHORT_TIMEOUT_SECONDS, synced=False) as connection:
+            connection.executemany(sqlite_sql.PUT_STATE_SQL, rows)
 
-    def prune(self, models: Collection[str]) -> int:
-        """See :meth:`segue.serving.stores.store.Store.prune`."""
-        count = at = 0
+    def prune_states(self, models: Collection[str]) -> int:
+        """See :meth:`segue.serving.stores.store.Store.prune_states`."""
+        count = last_row = 0
         while True:
-            with self._read("look for old memories") as connection:
-                rows = connection.execute(LOOK, (at, FEW)).fetchall()
-            if old := [row for row in rows if row[1] not in models]:
-                with self._write("delete old memories") as connection:
-                    connection.executemany("DELETE FROM memories WHERE rowid = ? AND model = ?", old)
-                count += len(old)
-            if len(rows) < FEW:
+            with self._read("list states") as connection:
+                rows = connection.execute(sqlite_sql.SELECT_STATES_SQL, (last_row, STATES_PAGE_SIZE)).fetchall()
+            if outdated := [row for row in rows if row[1] not in models]:
+                with self._write("delete states") as connection:
+                    connection.executemany("DELETE FROM states WHERE rowid = ? AND model = ?", outdated)
+                count += len(outdated)
+            if len(rows) < STATES_PAGE_SIZE:
                 return count
-            at = rows[-1][0]
+            last_row = rows[-1][0]
 
-    def forget(self, user: str) -> int:
-        """See :meth:`segue.serving.stores.store.Store.forget`."""
-        events = "DELETE FROM events WHERE person = (SELECT id FROM users WHERE name = ?)"
-        with self._write("forget a user") as connection:
-            connection.execute("UPDATE places SET last = last + 1")
-            count = connection.execute(events, (user,)).rowcount
-            connection.execute("DELETE FROM memories WHERE name = ?", (user,))
-            connection.execute("DELETE FROM exposures WHERE name = ?", (user,))
-            connection.execute(FORGET, (user,))
+    def delete_user(self, user: str) -> int:
+        """See :meth:`segue.serving.stores.store.Store.delete_user`."""
+        delete_events = "DELETE FROM events WHERE user_id = (SELECT id FROM users WHERE external_id = ?)"
+        with self._write("delete a user") as connection:
+            connection.execute("UPDATE sequence SET last = last + 1")
+            count = connection.execute(delete_events, (user,)).rowcount
+            connection.execute("DELETE FROM states WHERE external_id = ?", (user,))
+            connection.execute("DELETE FROM exposures WHERE external_id = ?", (user,))
+            connection.execute(sqlite_sql.MARK_DELETED_SQL, (user,))
         return count
 
-    def get(self, name: str) -> str | None:
-        """See :meth:`segue.serving.stores.store.Store.get`."""
+    def get_setting(self, name: str) -> str | None:
+        """See :meth:`segue.serving.stores.store.Store.get_setting`."""
         with self._read("read a setting") as connection:
             row = connection.execute("SELECT value FROM settings WHERE name = ?", (name,)).fetchone()
         return None if row is None else str(row[0])
 
-    def put(self, name: str, value: str) -> None:
-        """See :meth:`segue.serving.stores.store.Store.put`."""
-        with self._write("keep a setting") as connection:
+    def put_setting(self, name: str, value: str) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_setting`."""
+        with self._write("store a setting") as connection:
             connection.execute("INSERT OR REPLACE INTO settings (name, value) VALUES (?, ?)", (name, value))
 
-    def expose(self, exposures: Sequence[Exposure]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.expose`."""
+    def record_exposures(self, exposures: Sequence[Exposure]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.record_exposures`."""
         rows = [(e.experiment, e.variant, e.user, e.time, json.dumps(e.items)) for e in exposures]
-        with self._write("keep exposures") as connection:
+        with self._write("store exposures") as connection:
             connection.executemany(
-                "INSERT INTO exposures (experiment, variant, name, time, items) VALUES (?, ?, ?, ?, ?)", rows
+                "INSERT INTO exposures (experiment, variant, external_id, time, items) VALUES (?, ?, ?, ?, ?)", rows
             )
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
         """See :meth:`segue.serving.stores.store.Store.exposures`."""
-        query = """SELECT id, variant, name, time, items FROM exposures
+        query = """SELECT id, variant, external_id, time, items FROM exposures
             WHERE experiment = ? AND id > ? ORDER BY id LIMIT ?"""
-        last = 0
+        last_id = 0
         while True:
             with self._read("read exposures") as connection:
-                rows = connection.execute(query, (experiment, last, PAGE)).fetchall()
+                rows = connection.execute(query, (experiment, last_id, PAGE_SIZE)).fetchall()
             for _, variant, user, time, items in rows:
                 yield Exposure(experiment, variant, user, time, tuple(json.loads(items)))
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_SIZE:
                 return
-            last = rows[-1][0]
+            last_id = rows[-1][0]
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         """See :meth:`segue.serving.stores.store.Store.events`."""
         while True:
             with self._read("read events") as connection:
-                rows = connection.execute(EVENTS, (after, PAGE)).fetchall()
+                rows = connection.execute(sqlite_sql.EVENTS_SQL, (after, PAGE_SIZE)).fetchall()
             for after, *row in rows:
                 yield after, Event(*row)
-            if len(rows) < PAGE:
+            if len(rows) < PAGE_SIZE:
                 return
 
     def ping(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.ping`."""
-        with self._read("answer") as connection:
-            connection.execute("SELECT last FROM places").fetchone()
+        with self._read("respond") as connection:
+            connection.execute("SELECT last FROM sequence").fetchone()
 
     def close(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.close`."""
-        self._connections.close()
+        self._pool.close()
 
     def _connect(self) -> sqlite3.Connection:
-        where = ":memory:" if self._path is None else self._path
-        connection = sqlite3.connect(where, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        with suppress(sqlite3.OperationalError):  # while others open the file too; it is durable in any mode
+        database = ":memory:" if self._path is None else self._path
+        connection = sqlite3.connect(
+            database, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        with suppress(sqlite3.OperationalError):  # while other processes open the file too; any mode is durable
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB
         connection.execute("PRAGMA cache_size = -8000")  # KiB
-        connection.execute("PRAGMA secure_delete = ON")  # who is forgotten leaves no trace in free pages
-        connection.execute(f"PRAGMA busy_timeout = {round(1000 * HURRY_SECONDS)}")
+        connection.execute("PRAGMA secure_delete = ON")  # deleted users leave no trace in free pages
+        connection.execute(f"PRAGMA busy_timeout = {round(1000 * SHORT_TIMEOUT_SECONDS)}")
         return connection
 
-    def _make(self, connection: sqlite3.Connection) -> None:
-        """Make the tables in a file that is new.
+    def _create_tables(self, connection: sqlite3.Connection) -> None:
+        """Create the tables in a new file, or check an existing one.
 
         Raises:
-            ValueError: the file is not new, and not a store that this Segue reads.
+            ValueError: the file is not a store of a supported format.
         """
-        (made,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not made:
-            for statement in TABLES.split(";"):
+        (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not n_tables:
+            for statement in sqlite_sql.CREATE_TABLES_SQL.split(";"):
                 connection.execute(statement)
             return
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if application != APPLICATION:
-            raise ValueError(f"store: {self._path}: a database of something else")
-        if version != FORMAT:
-            raise ValueError(f"store: {self._path}: format {version}, this Segue reads {FORMAT}")
+        if application != sqlite_sql.APPLICATION_ID:
+            raise ValueError(f"store: {self._path}: not a Segue store")
+        if version != sqlite_sql.FORMAT:
+            raise ValueError(f"store: {self._path}: got format {version}, expected {sqlite_sql.FORMAT}")
 
-    def _person(self, connection: sqlite3.Connection, user: str) -> list[int]:
-        row = connection.execute("SELECT id, total, last FROM users WHERE name = ?", (user,)).fetchone()
+    def _get_or_create_user(self, connection: sqlite3.Connection, user: str) -> list[int]:
+        """Return the id, number of events and last sequence number of a user."""
+        query = "SELECT id, total, last_sequence FROM users WHERE external_id = ?"
+        row = connection.execute(query, (user,)).fetchone()
         if row is not None:
             return list(row)
-        return [connection.execute("INSERT INTO users (name) VALUES (?)", (user,)).lastrowid or 0, 0, 0]
+        return [connection.execute("INSERT INTO users (external_id) VALUES (?)", (user,)).lastrowid or 0, 0, 0]
 
-    def _kept(self, connection: sqlite3.Connection, user: str, most: int, after: int) -> Kept:
-        query = "SELECT id, total, last, forgotten FROM users WHERE name = ?"
-        person = connection.execute(query, (user,)).fetchone()
-        if person is None:
-            return Kept()
-        number, total, last, forgotten = person
+    def _recent_events(self, connection: sqlite3.Connection, user: str, limit: int, after: int) -> UserEvents:
+        query = "SELECT id, total, last_sequence, deleted_sequence FROM users WHERE external_id = ?"
+        row = connection.execute(query, (user,)).fetchone()
+        if row is None:
+            return UserEvents()
+        user_id, total, last_sequence, deleted_sequence = row
         if after:
-            query = "SELECT nth FROM events WHERE person = ? AND place <= ? ORDER BY place DESC LIMIT 1"
-            before = connection.execute(query, (number, after)).fetchone()
-            total -= before[0] if before else 0
+            query = """SELECT event_number FROM events
+                WHERE user_id = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1"""
+            previous = connection.execute(query, (user_id, after)).fetchone()
+            total -= previous[0] if previous else 0
         query = """SELECT item, time, action, value, key FROM events
-            WHERE person = ? AND place > ? ORDER BY place DESC LIMIT ?"""
-        rows = connection.execute(query, (number, after, most)).fetchall()
-        return Kept(tuple([Event(user, *row) for row in reversed(rows)]), total, last, forgotten > 0)
+            WHERE user_id = ? AND sequence > ? ORDER BY sequence DESC LIMIT ?"""
+        rows = connection.execute(query, (user_id, after, limit)).fetchall()
+        events = tuple([Event(user, *row) for row in reversed(rows)])
+        return UserEvents(events, total, last_sequence, deleted_sequence > 0)
 
     @contextmanager
-    def _write(self, what: str, seconds: float = BUSY_SECONDS, synced: bool = True) -> Iterator[sqlite3.Connection]:
-        """A transaction, once others have written for at most so many seconds; what is not ``synced`` may be lost when
-        the machine fails, and nothing else."""
-        if not self._writing.acquire(timeout=seconds):
-            raise StoreError(f"sqlite: cannot {what}: others are writing")
+    def _write(
+        self, operation: str, timeout: float = BUSY_TIMEOUT_SECONDS, synced: bool = True
+    ) -> Iterator[sqlite3.Connection]:
+        """Open a write transaction.
+
+        Args:
+            timeout: seconds to wait for other writers.
+            synced: whether to sync to disk; otherwise only this transaction may be lost in a power failure.
+        """
+        if not self._write_lock.acquire(timeout=timeout):
+            raise StoreError(f"sqlite: cannot {operation}: the write lock is held by another thread")
         try:
-            with self._told(what), self._connections.lend() as connection:
-                connection.execute(f"PRAGMA busy_timeout = {round(1000 * seconds)}")
+            with self._convert_errors(operation), self._pool.connection() as connection:
+                connection.execute(f"PRAGMA busy_timeout = {round(1000 * timeout)}")
                 if not synced:
                     connection.execute("PRAGMA synchronous = NORMAL")
                 try:
@@ -255,16 +269,16 @@ class SQLite:
                         connection.execute("ROLLBACK")
                     raise
                 finally:
-                    connection.execute(f"PRAGMA busy_timeout = {round(1000 * HURRY_SECONDS)}")
+                    connection.execute(f"PRAGMA busy_timeout = {round(1000 * SHORT_TIMEOUT_SECONDS)}")
                     if not synced:
                         connection.execute("PRAGMA synchronous = FULL")
         finally:
-            self._writing.release()
+            self._write_lock.release()
 
     @contextmanager
-    def _read(self, what: str) -> Iterator[sqlite3.Connection]:
-        with self._told(what), self._connections.lend() as connection:
-            connection.execute("BEGIN")  # one moment for all that is read
+    def _read(self, operation: str) -> Iterator[sqlite3.Connection]:
+        with self._convert_errors(operation), self._pool.connection() as connection:
+            connection.execute("BEGIN")  # consistent snapshot
             try:
                 yield connection
             finally:
@@ -272,10 +286,9 @@ class SQLite:
                     connection.execute("ROLLBACK")
 
     @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
+    def _convert_errors(self, operation: str) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as error:
-            raise StoreError(
-                f"sqlite: cannot {what}: {getattr(error, 'sqlite_errorname', type(error).__name__)}"
-            ) from None
+            name = getattr(error, "sqlite_errorname", type(error).__name__)
+            raise StoreError(f"sqlite: cannot {operation}: {name}") from None

@@ -1,54 +1,67 @@
-"""The tables of SQLite's store, and the longer of its statements."""
+"""Schema and longer statements of the SQLite store."""
 
 from __future__ import annotations
 
-__all__ = ["ADD", "APPLICATION", "EVENTS", "FORGET", "FORMAT", "LOOK", "REMEMBER", "TABLES"]
+__all__ = [
+    "APPLICATION_ID",
+    "CREATE_TABLES_SQL",
+    "EVENTS_SQL",
+    "FORMAT",
+    "INSERT_EVENT_SQL",
+    "MARK_DELETED_SQL",
+    "PUT_STATE_SQL",
+    "SELECT_STATES_SQL",
+]
 
-FORMAT = 1
-APPLICATION = 0x53656775
-"""Marks the file as a store of Segue."""
+FORMAT = 2
+APPLICATION_ID = 0x53656775
+"""Identifies the file as a Segue store."""
 
-TABLES = f"""
-CREATE TABLE places (last INTEGER NOT NULL);
-INSERT INTO places VALUES (0);
+CREATE_TABLES_SQL = f"""
+CREATE TABLE sequence (last INTEGER NOT NULL);
+INSERT INTO sequence VALUES (0);
 CREATE TABLE users (
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, total INTEGER NOT NULL DEFAULT 0,
-    last INTEGER NOT NULL DEFAULT 0, forgotten INTEGER NOT NULL DEFAULT 0
+    id INTEGER PRIMARY KEY, external_id TEXT NOT NULL UNIQUE, total INTEGER NOT NULL DEFAULT 0,
+    last_sequence INTEGER NOT NULL DEFAULT 0, deleted_sequence INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE events (
-    person INTEGER NOT NULL, place INTEGER NOT NULL, nth INTEGER NOT NULL, item TEXT NOT NULL, time INTEGER NOT NULL,
-    action TEXT, value REAL, key TEXT, PRIMARY KEY (person, place)
+    user_id INTEGER NOT NULL, sequence INTEGER NOT NULL, event_number INTEGER NOT NULL, item TEXT NOT NULL,
+    time INTEGER NOT NULL, action TEXT, value REAL, key TEXT, PRIMARY KEY (user_id, sequence)
 ) WITHOUT ROWID;
-CREATE UNIQUE INDEX events_by_place ON events (place);
-CREATE UNIQUE INDEX events_by_key ON events (person, key) WHERE key IS NOT NULL;
-CREATE TABLE memories (name TEXT NOT NULL, model TEXT NOT NULL, last INTEGER NOT NULL, data BLOB NOT NULL);
-CREATE UNIQUE INDEX memories_by_name ON memories (name, model);
+CREATE UNIQUE INDEX events_by_sequence ON events (sequence);
+CREATE UNIQUE INDEX events_by_key ON events (user_id, key) WHERE key IS NOT NULL;
+CREATE TABLE states (
+    external_id TEXT NOT NULL, model TEXT NOT NULL, last_sequence INTEGER NOT NULL, data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX states_by_user ON states (external_id, model);
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE exposures (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, experiment TEXT NOT NULL, variant TEXT NOT NULL, name TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, experiment TEXT NOT NULL, variant TEXT NOT NULL, external_id TEXT NOT NULL,
     time INTEGER NOT NULL, items TEXT NOT NULL
 );
 CREATE INDEX exposures_by_experiment ON exposures (experiment);
-CREATE INDEX exposures_by_name ON exposures (name);
-PRAGMA application_id = {APPLICATION};
+CREATE INDEX exposures_by_user ON exposures (external_id);
+PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
 
-ADD = """
-INSERT INTO events (person, place, nth, item, time, action, value, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (person, key) WHERE key IS NOT NULL DO NOTHING
+INSERT_EVENT_SQL = """
+INSERT INTO events (user_id, sequence, event_number, item, time, action, value, key) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (user_id, key) WHERE key IS NOT NULL DO NOTHING
 """
-REMEMBER = """
-INSERT INTO memories (name, model, last, data) SELECT ?1, ?2, ?3, ?4
-WHERE ?3 >= coalesce((SELECT forgotten FROM users WHERE name = ?1), 0)
-ON CONFLICT (name, model) DO UPDATE SET last = excluded.last, data = excluded.data WHERE excluded.last >= memories.last
+PUT_STATE_SQL = """
+INSERT INTO states (external_id, model, last_sequence, data) SELECT ?1, ?2, ?3, ?4
+WHERE ?3 >= coalesce((SELECT deleted_sequence FROM users WHERE external_id = ?1), 0)
+ON CONFLICT (external_id, model) DO UPDATE SET last_sequence = excluded.last_sequence, data = excluded.data
+WHERE excluded.last_sequence >= states.last_sequence
 """
-LOOK = "SELECT rowid, model FROM memories WHERE rowid > ? ORDER BY rowid LIMIT ?"
-FORGET = """
-INSERT INTO users (name, last, forgotten) SELECT ?, last, last FROM places WHERE true
-ON CONFLICT (name) DO UPDATE SET total = 0, last = excluded.last, forgotten = excluded.forgotten
+SELECT_STATES_SQL = "SELECT rowid, model FROM states WHERE rowid > ? ORDER BY rowid LIMIT ?"
+MARK_DELETED_SQL = """
+INSERT INTO users (external_id, last_sequence, deleted_sequence) SELECT ?, last, last FROM sequence WHERE true
+ON CONFLICT (external_id) DO UPDATE
+SET total = 0, last_sequence = excluded.last_sequence, deleted_sequence = excluded.deleted_sequence
 """
-EVENTS = """
-SELECT place, name, item, time, action, value, key FROM events JOIN users ON id = person
-WHERE place > ? ORDER BY place LIMIT ?
+EVENTS_SQL = """
+SELECT sequence, external_id, item, time, action, value, key FROM events JOIN users ON id = user_id
+WHERE sequence > ? ORDER BY sequence LIMIT ?
 """

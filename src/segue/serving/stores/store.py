@@ -1,7 +1,7 @@
-"""What a store is: events in the order of their arrival, kept for good before they are acknowledged.
+"""Interface of event stores: durable events in order of arrival.
 
-Each user's events have an order, that of their arrival, and everybody who asks sees the same order. Several processes
-may use one store. A store is opened by its address; see :func:`segue.serving.stores.open.open_store`.
+Every event has a sequence number, and all readers see events in that order. Several processes may share a store. See
+:func:`segue.serving.stores.open.open_store` for opening one.
 """
 
 from __future__ import annotations
@@ -10,62 +10,63 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["UNSURE", "Event", "Exposure", "Kept", "Memory", "Store", "StoreError"]
+__all__ = ["OUTCOME_UNKNOWN", "Event", "Exposure", "Store", "StoreError", "UserEvents", "UserState"]
 
-UNSURE = "whether it was done is not known"
-"""What a :class:`StoreError` says where the store was lost on the way."""
+OUTCOME_UNKNOWN = "it is unknown whether the operation was executed"
+"""Part of the message of a :class:`StoreError` if the connection was lost during an operation."""
 
 
 class StoreError(Exception):
-    """The store cannot be reached or refuses; nothing of what was asked has been done, unless it says that this is not
-    known. It tells no id and no password."""
+    """The store is unreachable or refused the operation.
+
+    Nothing was changed, unless the message contains :data:`OUTCOME_UNKNOWN`. Messages contain no ids and no passwords.
+    """
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened, with outside ids."""
+    """User-item interaction with external ids."""
 
     user: str
     item: str
     time: int
-    """Seconds since 1970."""
+    """Unix time in seconds."""
     action: str | None = None
     value: float | None = None
     """Finite."""
     key: str | None = None
-    """Of several events of a user with one key only the first is kept."""
+    """Idempotency key: of a user's events with the same key only the first is stored."""
 
 
 @dataclass(frozen=True)
-class Kept:
-    """The newest events of a user, and what else is known of him."""
+class UserEvents:
+    """Most recent events of a user."""
 
     events: tuple[Event, ...] = ()
-    """In the order of their arrival."""
+    """In order of arrival."""
     total: int = 0
-    """All that there are of him, also older ones."""
-    last: int = 0
-    """The place in the store's order of the newest of all his events, or of his being forgotten if that came later; 0:
-    neither. It only grows."""
-    forgotten: bool = False
-    """Whether :meth:`Store.forget` was ever called for him: what was known of him elsewhere is not to be used."""
+    """Number of all events of the user, including older ones."""
+    last_sequence: int = 0
+    """Sequence number of the last event, or of the deletion if that came later; 0 if neither. Never decreases."""
+    deleted: bool = False
+    """Whether :meth:`Store.delete_user` was ever called for the user: their training data must not be used."""
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What a model remembers of a user after his events up to a place."""
+class UserState:
+    """State of a streaming model for a user, after their events up to a sequence number."""
 
     model: str
-    """The version of the model."""
-    last: int
-    """The place of the newest event that went in; see :attr:`Kept.last`."""
+    """Version of the model."""
+    last_sequence: int
+    """Sequence number of the last event included; see :attr:`UserEvents.last_sequence`."""
     data: bytes
     """See :meth:`segue.core.state.State.to_bytes`."""
 
 
 @dataclass(frozen=True)
 class Exposure:
-    """That somebody was shown something in an experiment."""
+    """List shown to a user in an experiment."""
 
     experiment: str
     variant: str
@@ -75,70 +76,84 @@ class Exposure:
 
 
 class Store(Protocol):
-    """All methods may be called from any thread, and raise :class:`StoreError` when the store fails."""
+    """Event store. All methods are thread-safe and raise :class:`StoreError` if the store fails."""
 
     name: str
-    """Such as ``sqlite``, for metrics."""
-    prompt: bool
-    """Whether it answers out of this process, and nothing that others do keeps it from telling so in time."""
+    """Kind of store, such as ``sqlite``, for metrics."""
+    is_in_process: bool
+    """Whether calls are answered within this process and therefore need no timeout."""
 
     def append(self, events: Sequence[Event]) -> list[bool]:
-        """Keep all events or none, in their order; whether each is new. When this returns they survive a power cut,
-        as far as the store is set to."""
+        """Store all events or none, and return for each whether it is new.
+
+        On return the events survive a power failure, as far as the store is configured for it.
+        """
         ...
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
-        """For each of ``users``, in their order, the newest ``most`` of his events after the place ``after`` in the
-        store's order (:attr:`Kept.total` counts those alone too), and what else is known."""
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
+        """Return for each user their most recent events after the sequence number ``after``.
+
+        :attr:`UserEvents.total` counts only events after ``after``, too.
+
+        Args:
+            limit: maximum number of events per user.
+        """
         ...
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """The first ``most`` events of a user after ``place``, oldest first, and the place of the last of them, or
-        ``place`` if there are none."""
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        """Return the first events of a user after ``sequence``, oldest first.
+
+        Also returns the sequence number of the last of them, or ``sequence`` if there are none.
+        """
         ...
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        """For each of ``users`` what the model with this version remembers."""
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        """Return for each user the state of the model with this version."""
         ...
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        """Keep by user, unless what is there of the same model already went further, or the user was forgotten after
-        :attr:`Memory.last`. A memory may be lost in a power cut: it can be had again from the events."""
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        """Store states by user.
+
+        A state is ignored if the stored one is newer or the user was deleted after :attr:`UserState.last_sequence`.
+        States may be lost in a power failure, as they can be recomputed from the events.
+        """
         ...
 
-    def prune(self, models: Collection[str]) -> int:
-        """Delete the memories of all but these models, some at a time; how many there were."""
+    def prune_states(self, models: Collection[str]) -> int:
+        """Delete the states of all other models in small steps, and return how many were deleted."""
         ...
 
-    def forget(self, user: str) -> int:
-        """Delete all events, keys, memories and exposures of a user, and note that he was forgotten, which has a place
-        in the store's order too; how many events there were."""
+    def delete_user(self, user: str) -> int:
+        """Delete all events, keys, states and exposures of a user, and return the number of events.
+
+        The deletion itself receives a sequence number.
+        """
         ...
 
-    def get(self, name: str) -> str | None:
-        """A setting that all processes share, such as which model is active."""
+    def get_setting(self, name: str) -> str | None:
+        """Return a setting shared by all processes, such as the active model."""
         ...
 
-    def put(self, name: str, value: str) -> None:
-        """Keep a setting for good."""
+    def put_setting(self, name: str, value: str) -> None:
+        """Store a setting durably."""
         ...
 
-    def expose(self, exposures: Sequence[Exposure]) -> None:
-        """Keep what was shown."""
+    def record_exposures(self, exposures: Sequence[Exposure]) -> None:
+        """Store exposures."""
         ...
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
-        """All that was shown in an experiment, oldest first, without holding it all in memory."""
+        """Iterate over the exposures of an experiment, oldest first, in constant memory."""
         ...
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
-        """All events after a place, in the store's order, without holding them all in memory."""
+        """Iterate over all events after a sequence number, in order and in constant memory."""
         ...
 
     def ping(self) -> None:
-        """Nothing, if the store answers."""
+        """Check that the store responds."""
         ...
 
     def close(self) -> None:
-        """Leave the store; it is not to be used afterwards."""
+        """Close the store, which must not be used afterwards."""
         ...

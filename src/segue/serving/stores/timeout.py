@@ -1,8 +1,8 @@
-"""A store as answers use it: what it does not tell in time is a failure like any other.
+"""Timeout for store calls on the request path.
 
-A server that is frozen, or a network that swallows what is sent, is not refused: it is silence, for as long as the
-system or the store's own limits allow. Who answers questions cannot wait for that. While a call is overdue, later ones
-fail at once; the first one after it has come back is tried again.
+A frozen server, or a network that drops packets, does not refuse connections but stays silent for as long as the
+system's or the store's own limits allow, which is too long for a request. While a call is overdue, later calls fail
+immediately; the first call after it has returned is attempted again.
 """
 
 from __future__ import annotations
@@ -10,83 +10,83 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Late
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, Protocol, TypeVar
 
-from segue.serving.stores.store import Event, Kept, Memory, Store, StoreError
+from segue.serving.stores.store import Event, Store, StoreError, UserEvents, UserState
 
-__all__ = ["Reads", "Timely"]
+__all__ = ["ReadStore", "TimeoutStore"]
 
 T = TypeVar("T")
 
 
-class Reads(Protocol):
-    """What answers need of a store: see :class:`segue.serving.stores.store.Store`."""
+class ReadStore(Protocol):
+    """Part of :class:`segue.serving.stores.store.Store` that recommendation requests need."""
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
-        """See :meth:`segue.serving.stores.store.Store.kept`."""
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
+        """See :meth:`segue.serving.stores.store.Store.recent_events`."""
         ...
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """See :meth:`segue.serving.stores.store.Store.since`."""
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        """See :meth:`segue.serving.stores.store.Store.events_after`."""
         ...
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        """See :meth:`segue.serving.stores.store.Store.memories`."""
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        """See :meth:`segue.serving.stores.store.Store.get_states`."""
         ...
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.remember`."""
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_states`."""
         ...
 
 
-class Timely:
-    """Calls a store on a thread of its own, and waits for at most so many seconds; one that is prompt, at once.
+class TimeoutStore:
+    """Calls a store in a separate thread with a timeout; in-process stores are called directly.
 
     Args:
-        kept: the store.
-        seconds: what a call may take; more is a :class:`~segue.serving.stores.store.StoreError`.
+        store: the store.
+        seconds: timeout, after which a call raises :class:`~segue.serving.stores.store.StoreError`.
     """
 
-    def __init__(self, kept: Store, seconds: float) -> None:
-        self._store, self._seconds = kept, seconds
+    def __init__(self, store: Store, seconds: float) -> None:
+        self._store, self._seconds = store, seconds
         self._thread = ThreadPoolExecutor(1, "segue-store")
         self._overdue = threading.Event()
 
-    def kept(self, users: Sequence[str], most: int, after: int = 0) -> list[Kept]:
-        """See :meth:`segue.serving.stores.store.Store.kept`."""
-        return self._in_time(lambda: self._store.kept(users, most, after))
+    def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
+        """See :meth:`segue.serving.stores.store.Store.recent_events`."""
+        return self._with_timeout(lambda: self._store.recent_events(users, limit, after))
 
-    def since(self, user: str, place: int, most: int) -> tuple[tuple[Event, ...], int]:
-        """See :meth:`segue.serving.stores.store.Store.since`."""
-        return self._in_time(lambda: self._store.since(user, place, most))
+    def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
+        """See :meth:`segue.serving.stores.store.Store.events_after`."""
+        return self._with_timeout(lambda: self._store.events_after(user, sequence, limit))
 
-    def memories(self, users: Sequence[str], model: str) -> list[Memory | None]:
-        """See :meth:`segue.serving.stores.store.Store.memories`."""
-        return self._in_time(lambda: self._store.memories(users, model))
+    def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
+        """See :meth:`segue.serving.stores.store.Store.get_states`."""
+        return self._with_timeout(lambda: self._store.get_states(users, model))
 
-    def remember(self, memories: Mapping[str, Memory]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.remember`; what is late may be kept all the same."""
-        self._in_time(lambda: self._store.remember(memories))
+    def put_states(self, states: Mapping[str, UserState]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_states`; may succeed even after a timeout."""
+        self._with_timeout(lambda: self._store.put_states(states))
 
     def close(self) -> None:
-        """End the thread; the store stays open."""
+        """Stop the thread; the store stays open."""
         self._thread.shutdown(wait=False)
 
-    def _in_time(self, call: Callable[[], T]) -> T:
-        if self._store.prompt:
+    def _with_timeout(self, call: Callable[[], T]) -> T:
+        if self._store.is_in_process:
             return call()
         if self._overdue.is_set():
-            raise StoreError(f"{self._store.name}: a call has been overdue for a while")
-        found = self._thread.submit(call)
+            raise StoreError(f"{self._store.name}: an earlier call is overdue")
+        future = self._thread.submit(call)
         try:
-            return found.result(self._seconds)
-        except Late:
-            if found.done():  # it came at the last moment, or this is what it says itself
-                return found.result()
+            return future.result(self._seconds)
+        except FutureTimeoutError:
+            if future.done():  # finished at the last moment, or raised a timeout error itself
+                return future.result()
             self._overdue.set()
-            found.add_done_callback(self._back)
-            raise StoreError(f"{self._store.name}: no answer in {self._seconds:g} s") from None
+            future.add_done_callback(self._clear_overdue)
+            raise StoreError(f"{self._store.name}: no response within {self._seconds:g} s") from None
 
-    def _back(self, found: Future[Any]) -> None:
+    def _clear_overdue(self, future: Future[Any]) -> None:
         self._overdue.clear()

@@ -1,6 +1,6 @@
-"""Who asks: histories from what is sent along, from training, and from the store, as queries of one model.
+"""Build model queries from requests: sent histories, training data, stored events.
 
-Shapes: N questions, T events.
+Shapes: N requests, T events.
 """
 
 from __future__ import annotations
@@ -15,173 +15,199 @@ from numpy.typing import NDArray
 
 from segue.core.types import Events, Queries
 from segue.serving import schemas
-from segue.serving.artifacts.artifact import Publication
+from segue.serving.artifacts.artifact import ModelArtifact
 from segue.serving.stores import store
-from segue.serving.stores.timeout import Reads
-from segue.serving.users.user_features import fitted, tabled
+from segue.serving.stores.timeout import ReadStore
+from segue.serving.users.user_features import coerce_user_features, user_features_frame
 
-__all__ = ["Asked", "People", "coded", "later", "stacked", "together"]
+__all__ = [
+    "PreparedQueries",
+    "QueryBuilder",
+    "concat_histories",
+    "encode_history",
+    "events_since_training",
+    "stack_histories",
+]
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """Questions as one model takes them, row by row, and what it could not take."""
+class PreparedQueries:
+    """Requests as queries of one model, and what could not be used of them."""
 
     queries: Queries
-    unknown: tuple[schemas.Unknown, ...]
-    """Items of the history, users and features of the profile; not yet those of rules."""
-    kept: tuple[store.Kept | None, ...]
-    """What the store has of who is answered by what is known of him; none where a history was sent along, or nobody
-    was named."""
+    unknown: tuple[schemas.UnknownInputs, ...]
+    """Unknown items of the history, users, and features of the profile; those of rules are added later."""
+    user_events: tuple[store.UserEvents | None, ...]
+    """Stored events of the user; ``None`` if the request has a history or no user."""
 
 
-class People:
-    """Looks up what is known of people.
+class QueryBuilder:
+    """Looks up the histories of users.
 
     Args:
-        kept: where their events are.
-        recent: newest events of a user that are looked at.
+        store: where events are.
+        max_events: newest events of a user that are used.
     """
 
-    def __init__(self, kept: Reads, recent: int) -> None:
-        self._store, self._recent = kept, recent
+    def __init__(self, store: ReadStore, max_events: int) -> None:
+        self._store, self._max_events = store, max_events
 
-    def ask(self, publication: Publication, questions: Sequence[schemas.Question], *, alone: bool = False) -> Asked:
-        """The questions as queries of this publication.
+    def build(
+        self, artifact: ModelArtifact, requests: Sequence[schemas.RecommendRequest], *, without_store: bool = False
+    ) -> PreparedQueries:
+        """Build the queries of this artifact's model for ``requests``.
 
         Args:
-            alone: without the store: nothing is known of what came in since training, nor of who is forgotten, so
-                that nobody's history of training is used.
+            without_store: do not read the store. Events since training are then unknown, and so is which users were
+                deleted: no training history is used.
 
         Raises:
             StoreError: the store cannot be read.
-            ValueError: something of a profile cannot be what its feature holds.
+            ValueError: a profile value does not fit the type of its feature.
         """
-        own = [row for row, question in enumerate(questions) if question.history is None and question.user is not None]
-        users = [str(questions[row].user) for row in own]
-        found = [store.Kept(forgotten=True)] * len(own) if alone else []
-        if own and not alone:
-            found = later(self._store, publication, users, self._recent)
-        kept = dict(zip(own, found, strict=True))
-        codes_N, known_N = publication.bundle.users.encode([question.user or "" for question in questions])
-        known_N = known_N & np.array([question.user is not None for question in questions], np.bool_)
-        for row, one in kept.items():
-            known_N[row] &= not one.forgotten
-        # a history that is sent along stands for all that is known of him, who may be forgotten
-        own_N = np.array([question.history is None for question in questions], np.bool_)
-        parts = [
-            self._events(publication, question, kept.get(row), int(codes_N[row]) if known_N[row] else None)
-            for row, question in enumerate(questions)
+        stored_rows = [
+            row for row, request in enumerate(requests) if request.history is None and request.user is not None
         ]
-        asked_N = self._times(publication, questions)
-        features = publication.bundle.model.domain.user_features
-        there = {*publication.user_features, *(feature.name for feature in features)}
-        profile = tabled(features, [fitted(features, question.profile) for question in questions])
-        history = stacked([events for events, _ in parts], publication.columns)
-        queries = Queries(history, codes_N, known_N & own_N, asked_N, profile)
-        unknown = tuple(
-            schemas.Unknown(
-                user=question.user is not None and not known,
-                items=items,
-                features=[name for name in question.profile or () if name not in there],
-            )
-            for question, (_, items), known in zip(questions, parts, known_N.tolist(), strict=True)
+        users = [str(requests[row].user) for row in stored_rows]
+        stored = [store.UserEvents(deleted=True)] * len(stored_rows) if without_store else []
+        if stored_rows and not without_store:
+            stored = events_since_training(self._store, artifact, users, self._max_events)
+        user_events = dict(zip(stored_rows, stored, strict=True))
+        codes_N, known_N = artifact.bundle.users.encode([request.user or "" for request in requests])
+        known_N = known_N & np.array([request.user is not None for request in requests], np.bool_)
+        for row, events in user_events.items():
+            known_N[row] &= not events.deleted
+        # a history in the request replaces everything known about the user, who may have been deleted
+        uses_known_user_N = np.array([request.history is None for request in requests], np.bool_)
+        parts = [
+            self._history(artifact, request, user_events.get(row), int(codes_N[row]) if known_N[row] else None)
+            for row, request in enumerate(requests)
+        ]
+        query_times_N = self._query_times(artifact, requests)
+        features = artifact.bundle.model.schema.user_features
+        known_features = {*artifact.user_features, *(feature.name for feature in features)}
+        profile = user_features_frame(
+            features, [coerce_user_features(features, request.profile) for request in requests]
         )
-        return Asked(queries, unknown, tuple(kept.get(row) for row in range(len(questions))))
+        history = stack_histories([events for events, _ in parts], artifact.input_columns)
+        queries = Queries(history, codes_N, known_N & uses_known_user_N, query_times_N, profile)
+        unknown = tuple(
+            schemas.UnknownInputs(
+                user=request.user is not None and not known,
+                items=items,
+                features=[name for name in request.profile or () if name not in known_features],
+            )
+            for request, (_, items), known in zip(requests, parts, known_N.tolist(), strict=True)
+        )
+        return PreparedQueries(queries, unknown, tuple(user_events.get(row) for row in range(len(requests))))
 
-    def _events(
-        self, publication: Publication, question: schemas.Question, kept: store.Kept | None, code: int | None
+    def _history(
+        self,
+        artifact: ModelArtifact,
+        request: schemas.RecommendRequest,
+        user_events: store.UserEvents | None,
+        code: int | None,
     ) -> tuple[Events, list[str]]:
-        """One history in codes, and the items that are not in the catalogue."""
-        if question.history is not None:
-            return coded(publication, question.history)
-        events, unknown = coded(publication, [] if kept is None else kept.events)
-        if code is None or publication.histories is None:
+        """Return one encoded history and the items that are not in the catalog."""
+        if request.history is not None:
+            return encode_history(artifact, request.history)
+        events, unknown = encode_history(artifact, [] if user_events is None else user_events.events)
+        if code is None or artifact.histories is None:
             return events, unknown
-        before = publication.histories.block(code, code + 1).last(self._recent)
+        training = artifact.histories.rows_between(code, code + 1).last(self._max_events)
         if not events.size:
-            return before, unknown
-        return together([before, events], publication.columns).last(self._recent), unknown
+            return training, unknown
+        return concat_histories([training, events], artifact.input_columns).last(self._max_events), unknown
 
-    def _times(self, publication: Publication, questions: Sequence[schemas.Question]) -> NDArray[np.int64] | None:
-        if not publication.tells_time:
+    def _query_times(
+        self, artifact: ModelArtifact, requests: Sequence[schemas.RecommendRequest]
+    ) -> NDArray[np.int64] | None:
+        if not artifact.uses_query_time:
             return None
         now = int(time.time())
-        return np.array([now if question.time is None else question.time for question in questions], np.int64)
+        return np.array([now if request.time is None else request.time for request in requests], np.int64)
 
 
-def later(kept: Reads, publication: Publication, users: Sequence[str], most: int) -> list[store.Kept]:
-    """Of each user the newest ``most`` events that the histories of a publication do not hold, and what else is known;
-    of who was not there in training, or is forgotten, they hold none.
+def events_since_training(
+    reader: ReadStore, artifact: ModelArtifact, users: Sequence[str], max_events: int
+) -> list[store.UserEvents]:
+    """Return the newest events of each user that the artifact does not hold.
+
+    Deleted users and users outside the training data have no history in the artifact: all their stored events count.
 
     Raises:
         StoreError: the store cannot be read.
     """
-    found = kept.kept(users, most, publication.place)
-    if publication.place:
-        _, known = publication.bundle.users.encode(list(users))
-        rows = [
-            row for row, one in enumerate(found) if one.forgotten or not known[row] or publication.histories is None
-        ]
-        for row, one in zip(rows, kept.kept([users[row] for row in rows], most) if rows else (), strict=True):
-            found[row] = one
-    return found
+    stored = reader.recent_events(users, max_events, artifact.last_sequence)
+    if artifact.last_sequence:
+        _, known = artifact.bundle.users.encode(list(users))
+        rows = [row for row, one in enumerate(stored) if one.deleted or not known[row] or artifact.histories is None]
+        for row, one in zip(
+            rows, reader.recent_events([users[row] for row in rows], max_events) if rows else (), strict=True
+        ):
+            stored[row] = one
+    return stored
 
 
-def coded(publication: Publication, told: Sequence[str | schemas.Given | store.Event]) -> tuple[Events, list[str]]:
-    """One history, oldest first, in the codes and columns that the model reads; and items it does not have.
+def encode_history(
+    artifact: ModelArtifact, history: Sequence[str | schemas.HistoryEvent | store.Event]
+) -> tuple[Events, list[str]]:
+    """Encode one history, oldest event first, and return the unknown items.
 
-    A kind of action that the model does not know counts as its first; a time that is not told, as that of the event
-    before.
+    Only columns that the model reads are filled. An unknown action counts as the first one; a missing time takes the
+    value of the previous event.
     """
-    ids = [one if isinstance(one, str) else one.item for one in told]
-    codes, known = publication.bundle.items.encode(ids)
-    unknown = [item for item, there in zip(ids, known.tolist(), strict=True) if not there]
+    ids = [one if isinstance(one, str) else one.item for one in history]
+    codes, known = artifact.bundle.items.encode(ids)
+    unknown = [item for item, is_known in zip(ids, known.tolist(), strict=True) if not is_known]
     columns: dict[str, Any] = {}
-    rest = [None if isinstance(one, str) else one for one in told] if publication.columns else []
-    if "actions" in publication.columns:
-        kinds = {action: code for code, action in enumerate(publication.bundle.model.domain.actions)}
-        columns["actions"] = np.array([0 if e is None else kinds.get(e.action or "", 0) for e in rest], np.uint8)[known]
-    if "values" in publication.columns:
-        values = [np.nan if e is None or e.value is None else e.value for e in rest]
+    events = [None if isinstance(one, str) else one for one in history] if artifact.input_columns else []
+    if "actions" in artifact.input_columns:
+        action_codes = {action: code for code, action in enumerate(artifact.bundle.model.schema.actions)}
+        actions = [0 if e is None else action_codes.get(e.action or "", 0) for e in events]
+        columns["actions"] = np.array(actions, np.uint8)[known]
+    if "values" in artifact.input_columns:
+        values = [np.nan if e is None or e.value is None else e.value for e in events]
         columns["values"] = np.array(values, np.float32)[known]
-    if "times" in publication.columns:
+    if "times" in artifact.input_columns:
         latest, times = 0, []
-        for e in rest:
+        for e in events:
             latest = latest if e is None or e.time is None else e.time
             times.append(latest)
         columns["times"] = np.array(times, np.int64)[known]
-        told_N = np.array([e is not None and e.time is not None for e in rest], np.bool_)
-        columns["context"] = {"time_known": told_N[known]}
+        time_known_N = np.array([e is not None and e.time is not None for e in events], np.bool_)
+        columns["context"] = {"time_known": time_known_N[known]}
     return Events(np.array([0, int(known.sum())]), codes[known], **columns), unknown
 
 
-def together(parts: Sequence[Events], columns: Sequence[str]) -> Events:
-    """One history of several, one after the other, each a single row."""
-    return _joined(parts, columns, np.array([0, sum(part.size for part in parts)]))
+def concat_histories(parts: Sequence[Events], columns: Sequence[str]) -> Events:
+    """Concatenate single-row histories to one row."""
+    return _combine(parts, columns, np.array([0, sum(part.size for part in parts)]))
 
 
-def stacked(rows: Sequence[Events], columns: Sequence[str]) -> Events:
-    """Single rows under each other."""
-    return _joined(rows, columns, np.concatenate([[0], np.cumsum([row.size for row in rows])]))
+def stack_histories(rows: Sequence[Events], columns: Sequence[str]) -> Events:
+    """Stack single-row histories, one row each."""
+    return _combine(rows, columns, np.concatenate([[0], np.cumsum([row.size for row in rows])]))
 
 
-def _joined(parts: Sequence[Events], columns: Sequence[str], offsets: NDArray[np.int64]) -> Events:
-    """All events in one value; of times it is told which are real, where the model reads them."""
-    own: dict[str, Any] = {name: np.concatenate([_column(part, name) for part in parts]) for name in columns}
+def _combine(parts: Sequence[Events], columns: Sequence[str], offsets: NDArray[np.int64]) -> Events:
+    """Concatenate all events; mark which times are known if the model reads times."""
+    merged: dict[str, Any] = {
+        name: np.concatenate([_column_or_default(part, name) for part in parts]) for name in columns
+    }
     if "times" in columns:
-        real = [part.context.get("time_known", np.ones(part.size, np.bool_)) for part in parts]
-        own["context"] = {"time_known": np.concatenate(real)}
-    return Events(offsets, np.concatenate([part.items for part in parts]), **own)
+        time_known = [part.context.get("time_known", np.ones(part.size, np.bool_)) for part in parts]
+        merged["context"] = {"time_known": np.concatenate(time_known)}
+    return Events(offsets, np.concatenate([part.items for part in parts]), **merged)
 
 
-def _column(events: Events, name: str) -> NDArray[Any]:
+def _column_or_default(events: Events, name: str) -> NDArray[Any]:
     column: NDArray[Any] | None = getattr(events, name)
     if column is not None:
         return column
-    kinds: dict[str, tuple[Any, Any]] = {
+    defaults: dict[str, tuple[Any, Any]] = {
         "actions": (0, np.uint8),
         "values": (np.nan, np.float32),
         "times": (0, np.int64),
     }
-    return np.full(events.size, *kinds[name])
+    return np.full(events.size, *defaults[name])

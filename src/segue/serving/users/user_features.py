@@ -1,13 +1,14 @@
-"""What is told of those who ask, as the model reads it.
+"""Coerce the user features of requests to the types that the model reads.
 
-Questions of several people become one table. What does not fit its feature is refused for each question by itself, so
-that nobody's profile changes how another's is read.
+The features of several users become one data frame. Values are checked for each request by itself, so that one request
+cannot change how another is read.
 
-Shapes: N questions.
+Shapes: N requests.
 """
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +17,12 @@ import polars as pl
 from segue.core.types import Feature
 from segue.serving import schemas
 
-__all__ = ["fitted", "tabled"]
+__all__ = ["coerce_user_features", "user_features_frame"]
 
-FURTHEST = 1e15
-"""Numbers beyond are refused: models compute with 32 bits."""
+MAX_MAGNITUDE = 1e15
+"""Larger numbers are rejected: models compute in 32 bits."""
 
-TYPES: Mapping[str, Any] = {
+DTYPES: Mapping[str, Any] = {
     "category": pl.String,
     "number": pl.Float64,
     "tags": pl.List(pl.String),
@@ -29,57 +30,61 @@ TYPES: Mapping[str, Any] = {
 }
 
 
-def fitted(
-    features: Sequence[Feature], told: Mapping[str, schemas.Scalar | Sequence[schemas.Scalar]] | None
+def coerce_user_features(
+    features: Sequence[Feature], raw_features: Mapping[str, schemas.Scalar | Sequence[schemas.Scalar]] | None
 ) -> dict[str, Any]:
-    """What is told of the features that the model reads, each as it is read; all else is left out.
+    """Coerce the features that the model reads; all others are left out.
 
     Raises:
-        ValueError: something cannot be what its feature holds.
+        ValueError: a value does not fit the type of its feature.
     """
-    return {one.name: READ[one.kind](one, told[one.name]) for one in features if told and one.name in told}
+    raw = raw_features or {}
+    return {one.name: COERCIONS[one.kind](one, raw[one.name]) for one in features if one.name in raw}
 
 
-def tabled(features: Sequence[Feature], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
-    """``N`` rows of :func:`fitted` as a table; none where nothing is told."""
-    kinds = {one.name: TYPES[one.kind] for one in features if any(one.name in row for row in rows)}
-    if not kinds:
+def user_features_frame(features: Sequence[Feature], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
+    """Combine ``N`` results of :func:`coerce_user_features` to a data frame.
+
+    ``None`` if all are empty.
+    """
+    dtypes = {feature.name: DTYPES[feature.kind] for feature in features if any(feature.name in row for row in rows)}
+    if not dtypes:
         return None
-    return pl.DataFrame({name: [row.get(name) for row in rows] for name in kinds}, schema=kinds)
+    return pl.DataFrame({name: [row.get(name) for row in rows] for name in dtypes}, schema=dtypes)
 
 
-def _category(feature: Feature, told: Any) -> str:
-    return _text(told) if not isinstance(told, list) else _refuse(feature, "expected one text")
+def _to_category(feature: Feature, value: Any) -> str:
+    return _to_text(value) if not isinstance(value, list) else _reject(feature, value, "one text")
 
 
-def _number(feature: Feature, told: Any) -> float:
-    if isinstance(told, bool) or not isinstance(told, int | float) or not abs(told) <= FURTHEST:
-        _refuse(feature, f"expected a number of at most {FURTHEST:g}")
-    return float(told)
+def _to_number(feature: Feature, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_MAGNITUDE:
+        _reject(feature, value, f"a number between -{MAX_MAGNITUDE:g} and {MAX_MAGNITUDE:g}")
+    return float(value)
 
 
-def _tags(feature: Feature, told: Any) -> list[str]:
-    return [_text(one) for one in (told if isinstance(told, list) else [told])]
+def _to_tags(feature: Feature, value: Any) -> list[str]:
+    return [_to_text(one) for one in (value if isinstance(value, list) else [value])]
 
 
-def _vector(feature: Feature, told: Any) -> list[float]:
-    if not isinstance(told, list) or len(told) != feature.size:
-        _refuse(feature, f"expected {feature.size} numbers")
-    return [_number(feature, one) for one in told]
+def _to_vector(feature: Feature, value: Any) -> list[float]:
+    if not isinstance(value, list) or len(value) != feature.size:
+        _reject(feature, value, f"a list of {feature.size} numbers")
+    return [_to_number(feature, one) for one in value]
 
 
-def _text(told: Any) -> str:
-    """A value as tables write it."""
-    return str(told).lower() if isinstance(told, bool) else str(told)
+def _to_text(value: Any) -> str:
+    """Format a value as tables do."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _refuse(feature: Feature, why: str) -> Any:
-    raise ValueError(f"profile.{feature.name}: {why}")
+def _reject(feature: Feature, value: Any, expected: str) -> Any:
+    raise ValueError(f"profile.{feature.name}: got {reprlib.repr(value)}, expected {expected}")
 
 
-READ: Mapping[str, Callable[[Feature, Any], Any]] = {
-    "category": _category,
-    "number": _number,
-    "tags": _tags,
-    "vector": _vector,
+COERCIONS: Mapping[str, Callable[[Feature, Any], Any]] = {
+    "category": _to_category,
+    "number": _to_number,
+    "tags": _to_tags,
+    "vector": _to_vector,
 }

@@ -1,7 +1,7 @@
-"""What streaming models remember of users, brought up to date by what happened since, event by event.
+"""Recurrent states of users for streaming models, updated event by event.
 
-A memory follows from the user's events in their order alone: who computes it, and how often, makes no difference, so
-several processes may do so at once, and the store keeps the one that went furthest.
+A state is a pure function of the user's events in order. It does not matter who computes it or how often: several
+processes may do so concurrently, and the store keeps the one with the most events.
 
 Shapes: N users.
 """
@@ -16,106 +16,114 @@ import numpy as np
 
 from segue.core.state import State
 from segue.core.types import Codes, Events, Mask, Queries
-from segue.serving.artifacts.artifact import Publication
-from segue.serving.stores.store import Kept, Memory, StoreError
-from segue.serving.stores.timeout import Reads
-from segue.serving.users.query_builder import coded, stacked, together
+from segue.serving.artifacts.artifact import ModelArtifact
+from segue.serving.stores.store import StoreError, UserEvents, UserState
+from segue.serving.stores.timeout import ReadStore
+from segue.serving.users.query_builder import concat_histories, encode_history, stack_histories
 
-__all__ = ["Followed", "States"]
+__all__ = ["StateRequest", "UserStates"]
 
 logger = logging.getLogger("segue.serving")
 
-PAGE = 10_000
-"""Events that are read from the store at once."""
+PAGE_SIZE = 10_000
+"""Events read from the store at once."""
 
 
 @dataclass(frozen=True, eq=False)
-class Followed:
-    """Users whose state is wanted."""
+class StateRequest:
+    """Users whose states are requested."""
 
     users: Sequence[str]
     codes: Codes
-    """``(N,)`` in training."""
+    """``(N,)`` user codes of the training data."""
     known: Mask
-    """``(N,)`` whether they were there, and are not forgotten."""
-    kept: Sequence[Kept]
-    """What the store has of them."""
+    """``(N,)`` whether they were in the training data and have not been deleted."""
+    user_events: Sequence[UserEvents]
+    """Their stored events."""
 
 
-class States:
-    """Reads, brings on and keeps states."""
+class UserStates:
+    """Reads, updates and stores the states of users."""
 
-    def __init__(self, kept: Reads) -> None:
-        self._store = kept
+    def __init__(self, store: ReadStore) -> None:
+        self._store = store
 
-    def of(self, publication: Publication, wanted: Followed) -> State:
-        """``(N,)`` the states after all that is known of these users.
+    def update(self, artifact: ModelArtifact, request: StateRequest) -> State:
+        """Return the states ``(N,)`` after all known events of these users.
 
-        A user whose state is kept costs one step for each event since; another his whole history, once.
+        A user with a stored state costs one step per new event; any other user their whole history, once.
 
         Raises:
-            StoreError: the store cannot be read; that a state cannot be kept is no error.
+            StoreError: the store cannot be read; a failure to write is only logged.
         """
-        model = publication.streaming
-        memories = self._store.memories(wanted.users, publication.version)
-        states = [None if memory is None else _state(memory) for memory in memories]
-        places = [0 if memory is None else memory.last for memory in memories]
-        moved: set[int] = set()
-        if fresh := [row for row, state in enumerate(states) if state is None]:
-            begun = [self._whole(publication, wanted, row) for row in fresh]
-            rows = np.array(fresh, np.int64)
-            history = stacked([events for events, _ in begun], publication.columns)
-            found = model.state(Queries(history, wanted.codes[rows], wanted.known[rows]))
-            for index, (row, (_, place)) in enumerate(zip(fresh, begun, strict=True)):
-                states[row], places[row] = found.take(np.array([index])), place
-            moved.update(fresh)
-        if late := [row for row, place in enumerate(places) if place < wanted.kept[row].last]:
-            news = [self._since(publication, wanted.users[row], places[row]) for row in late]
-            events = stacked([events for events, _ in news], publication.columns)
-            further = model.step(State.joined([_there(states[row]) for row in late]), events)
-            for index, (row, (_, place)) in enumerate(zip(late, news, strict=True)):
-                states[row], places[row] = further.take(np.array([index])), place
-            moved.update(late)
-        brought_on = {
-            wanted.users[row]: Memory(publication.version, places[row], _there(states[row]).to_bytes())
-            for row in sorted(moved)
-            # what came meanwhile may have come after he was forgotten, and the state be of before
-            if places[row] <= max(wanted.kept[row].last, publication.place)
+        model = artifact.streaming_model
+        stored = self._store.get_states(request.users, artifact.version)
+        states = [None if one is None else _decode_state(one) for one in stored]
+        sequence_numbers = [0 if one is None else one.last_sequence for one in stored]
+        updated: set[int] = set()
+        if missing := [row for row, state in enumerate(states) if state is None]:
+            full_histories = [self._full_history(artifact, request, row) for row in missing]
+            rows = np.array(missing, np.int64)
+            history = stack_histories([events for events, _ in full_histories], artifact.input_columns)
+            computed = model.state(Queries(history, request.codes[rows], request.known[rows]))
+            for index, (row, (_, sequence_number)) in enumerate(zip(missing, full_histories, strict=True)):
+                states[row], sequence_numbers[row] = computed.take(np.array([index])), sequence_number
+            updated.update(missing)
+        if stale := [
+            row
+            for row, sequence_number in enumerate(sequence_numbers)
+            if sequence_number < request.user_events[row].last_sequence
+        ]:
+            new_events = [self._new_events(artifact, request.users[row], sequence_numbers[row]) for row in stale]
+            events = stack_histories([events for events, _ in new_events], artifact.input_columns)
+            stepped = model.step(State.concat([_require_state(states[row]) for row in stale]), events)
+            for index, (row, (_, sequence_number)) in enumerate(zip(stale, new_events, strict=True)):
+                states[row], sequence_numbers[row] = stepped.take(np.array([index])), sequence_number
+            updated.update(stale)
+        to_store = {
+            request.users[row]: UserState(
+                artifact.version, sequence_numbers[row], _require_state(states[row]).to_bytes()
+            )
+            for row in sorted(updated)
+            # newer events may follow a deletion of the user that happened meanwhile, and the state be from before it
+            if sequence_numbers[row] <= max(request.user_events[row].last_sequence, artifact.last_sequence)
         }
         try:
-            if brought_on:
-                self._store.remember(brought_on)
+            if to_store:
+                self._store.put_states(to_store)
         except StoreError as error:
-            logger.warning("states are not kept: %s", error)
-        return State.joined([_there(state) for state in states])
+            logger.warning("user states cannot be stored: %s", error)
+        return State.concat([_require_state(state) for state in states])
 
-    def _whole(self, publication: Publication, wanted: Followed, row: int) -> tuple[Events, int]:
-        """All that is known of a user, and the place of the newest."""
-        if not wanted.known[row] or publication.histories is None:
-            return self._since(publication, wanted.users[row], 0)
-        later, place = self._since(publication, wanted.users[row], publication.place)
-        code = int(wanted.codes[row])
-        return together([publication.histories.block(code, code + 1), later], publication.columns), place
+    def _full_history(self, artifact: ModelArtifact, request: StateRequest, row: int) -> tuple[Events, int]:
+        """Return all known events of a user and the sequence number of the newest."""
+        if not request.known[row] or artifact.histories is None:
+            return self._new_events(artifact, request.users[row], 0)
+        new_events, sequence_number = self._new_events(artifact, request.users[row], artifact.last_sequence)
+        code = int(request.codes[row])
+        return concat_histories(
+            [artifact.histories.rows_between(code, code + 1), new_events], artifact.input_columns
+        ), sequence_number
 
-    def _since(self, publication: Publication, user: str, place: int) -> tuple[Events, int]:
-        parts = [coded(publication, [])[0]]
+    def _new_events(self, artifact: ModelArtifact, user: str, sequence_number: int) -> tuple[Events, int]:
+        parts = [encode_history(artifact, [])[0]]
         while True:
-            page, last = self._store.since(user, place, PAGE)
+            page, last = self._store.events_after(user, sequence_number, PAGE_SIZE)
             if page:
-                parts.append(coded(publication, page)[0])
-                place = last
-            if len(page) < PAGE:
-                return together(parts, publication.columns), place
+                parts.append(encode_history(artifact, page)[0])
+                sequence_number = last
+            if len(page) < PAGE_SIZE:
+                return concat_histories(parts, artifact.input_columns), sequence_number
 
 
-def _state(memory: Memory) -> State | None:
-    """The state, or none where what is kept cannot be read: it is then made anew."""
+def _decode_state(stored: UserState) -> State | None:
+    """Return the state, or ``None`` if it cannot be read: it is then recomputed."""
     try:
-        return State.from_bytes(memory.data)
+        return State.from_bytes(stored.data)
     except ValueError:
         return None
 
 
-def _there(state: State | None) -> State:
+def _require_state(state: State | None) -> State:
     assert state is not None
     return state

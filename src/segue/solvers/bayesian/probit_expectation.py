@@ -1,8 +1,8 @@
-"""What is expected of a rating by its score, under an ordered probit.
+"""Expected ratings given scores, under an ordered probit model.
 
-The normal distribution is looked up in a table, between whose points a straight line is nearer than a millionth.
+The normal distribution function is interpolated linearly in a table, with an error below 1e-6.
 
-Shapes: T scores, N rows of them, J cuts, K levels.
+Shapes: T scores, N rows of scores, J cutpoints, K levels.
 """
 
 from __future__ import annotations
@@ -12,63 +12,76 @@ from numba import float32
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from segue.core.numba_kernels import kernel, read, summing_kernel, written
+from segue.core.numba_kernels import fastmath_kernel, input_array, kernel, output_array
 from segue.core.types import Scores
 
-__all__ = ["CHANCES", "add_expected", "chance", "expected"]
+__all__ = ["NORMAL_CDF", "add_expected_ratings", "expected_ratings", "normal_cdf"]
 
-REACH = np.float32(8.0)
-"""Standard deviations that the table reaches on either side; beyond, chances are 0 and 1."""
+TABLE_RANGE = np.float32(8.0)
+"""Range of the table in standard deviations, on either side; beyond it, probabilities are 0 and 1."""
 
-POINTS = 4096
+TABLE_SIZE = 4096
 
-CHANCES: Scores = ndtr(np.linspace(-REACH, REACH, POINTS)).astype(np.float32)
-"""Shares of a normal distribution below points that are evenly apart."""
+NORMAL_CDF: Scores = ndtr(np.linspace(-TABLE_RANGE, TABLE_RANGE, TABLE_SIZE)).astype(np.float32)
+"""Normal distribution function at equidistant points."""
 
-SCALE = np.float32((POINTS - 1) / (2 * REACH))
+TABLE_SCALE = np.float32((TABLE_SIZE - 1) / (2 * TABLE_RANGE))
 
 
-def expected(scores_T: Scores, roots_T: Scores, cuts_J: NDArray[np.floating], values_K: NDArray[np.floating]) -> Scores:
-    """``(T,)`` the expected rating.
+def expected_ratings(
+    scores_T: Scores, noise_scales_T: Scores, cuts_J: NDArray[np.floating], values_K: NDArray[np.floating]
+) -> Scores:
+    """Compute the ``(T,)`` expected ratings.
 
     Args:
-        roots_T: roots of the precisions of hidden values about their scores.
-        values_K: what levels stand for.
+        scores_T: scores.
+        noise_scales_T: square roots of the precisions of hidden values.
+        cuts_J: cutpoints.
+        values_K: values of the levels.
     """
-    found_T1 = np.zeros((len(scores_T), 1), np.float32)
-    add_expected(scores_T[:, None], roots_T, cuts_J, values_K, found_T1)
-    return found_T1[:, 0]
+    ratings_T1 = np.zeros((len(scores_T), 1), np.float32)
+    add_expected_ratings(scores_T[:, None], noise_scales_T, cuts_J, values_K, ratings_T1)
+    return ratings_T1[:, 0]
 
 
-def add_expected(
+def add_expected_ratings(
     scores_NT: Scores,
-    roots_N: Scores,
+    noise_scales_N: Scores,
     cuts_J: NDArray[np.floating],
     values_K: NDArray[np.floating],
     totals_NT: Scores,
 ) -> None:
-    """Add the expected rating of each score to ``totals_NT``, which is next to each other in memory."""
-    scores, roots, cuts, values = (
-        np.ascontiguousarray(array, np.float32) for array in (scores_NT, roots_N, cuts_J, values_K)
+    """Add the expected rating of each score to the contiguous array ``totals_NT``."""
+    scores, noise_scales, cuts, values = (
+        np.ascontiguousarray(array, np.float32) for array in (scores_NT, noise_scales_N, cuts_J, values_K)
     )
-    _add(CHANCES, scores, roots, cuts, values, totals_NT)
+    _expectation_kernel(NORMAL_CDF, scores, noise_scales, cuts, values, totals_NT)
 
 
 @kernel
-def chance(chances: Scores, number: np.float32) -> np.float32:
-    """The share of a normal distribution that lies below a number, by the table :data:`CHANCES`."""
-    place = min(max((number + REACH) * SCALE, np.float32(0.0)), np.float32(POINTS - 1))
-    before = min(int(place), POINTS - 2)
-    found: np.float32 = chances[before] + (place - np.float32(before)) * (chances[before + 1] - chances[before])
-    return found
+def normal_cdf(table: Scores, x: np.float32) -> np.float32:
+    """Interpolate the normal distribution function at ``x`` in :data:`NORMAL_CDF`."""
+    position = min(max((x + TABLE_RANGE) * TABLE_SCALE, np.float32(0.0)), np.float32(TABLE_SIZE - 1))
+    index = min(int(position), TABLE_SIZE - 2)
+    probability: np.float32 = table[index] + (position - np.float32(index)) * (table[index + 1] - table[index])
+    return probability
 
 
-@summing_kernel(read(float32), read(float32, 2), read(float32), read(float32), read(float32), written(float32, 2))
-def _add(chances: Scores, scores: Scores, roots: Scores, cuts: Scores, values: Scores, totals: Scores) -> None:
+@fastmath_kernel(
+    input_array(float32),
+    input_array(float32, 2),
+    input_array(float32),
+    input_array(float32),
+    input_array(float32),
+    output_array(float32, 2),
+)
+def _expectation_kernel(
+    table: Scores, scores: Scores, noise_scales: Scores, cuts: Scores, values: Scores, totals: Scores
+) -> None:
     for n in range(len(scores)):
         for t in range(scores.shape[1]):
             total = values[0]
             for j in range(len(cuts)):
-                above = chance(chances, (scores[n, t] - cuts[j]) * roots[n])
-                total += above * (values[j + 1] - values[j])
+                probability_above = normal_cdf(table, (scores[n, t] - cuts[j]) * noise_scales[n])
+                total += probability_above * (values[j + 1] - values[j])
             totals[n, t] += total

@@ -1,10 +1,12 @@
-"""What sparse features say of rows of factors, drawn with the factors (cf. Simm et al. 2015, arXiv:1509.04610).
+"""Sample link vectors, by which sparse features shift the mean of factor rows.
 
-A row is normal about ``m + sum_j w_r b_j`` over the features j it has, with precision matrix L; each b_j is normal
-about zero with precision s L. Given all others, b_j is normal too, with precision ``(s + sum_r w_r²) L``: no equations
-need to be solved, and a draw of all features costs what a sum over them costs.
+Cf. Simm et al. 2015, arXiv:1509.04610.
 
-Shapes: R rows, F features, E pairs of a row and a feature it has, D width.
+A row is normal with mean ``m + sum_j w_r b_j`` over its features j and precision matrix L; each b_j is normal with mean
+zero and precision s L. Given all others, b_j is normal with precision ``(s + sum_r w_r²) L``: no equations need to be
+solved, and sampling all features costs as much as one sum over them.
+
+Shapes: R rows, F features, E pairs of a row and a feature, D dimensions.
 """
 
 from __future__ import annotations
@@ -13,60 +15,60 @@ import numpy as np
 from numba import float32, int32, int64
 from numpy.typing import NDArray
 
-from segue.core.numba_kernels import read, summing_kernel, written
+from segue.core.numba_kernels import fastmath_kernel, input_array, output_array
 from segue.core.types import Codes, Scores
 
-__all__ = ["draw_links"]
+__all__ = ["sample_link_matrix"]
 
 
-@summing_kernel(
-    read(int64),
-    read(int32),
-    read(float32),
+@fastmath_kernel(
+    input_array(int64),
+    input_array(int32),
+    input_array(float32),
     float32,
-    read(float32, 2),
-    written(float32, 2),
-    written(float32, 2),
+    input_array(float32, 2),
+    output_array(float32, 2),
+    output_array(float32, 2),
 )
-def draw_links(
+def sample_link_matrix(
     offsets: NDArray[np.int64],
     rows: Codes,
     weights: Scores,
-    ridge: np.float32,
+    prior_precision: np.float32,
     noise_FD: Scores,
-    apart_RD: Scores,
+    residuals_RD: Scores,
     links_FD: Scores,
 ) -> None:
-    """Draw every b_j in turn, in place.
+    """Sample all b_j in turn, in place.
 
     Args:
-        offsets: ``(F + 1,)`` the rows that have feature j are ``rows[offsets[j]:offsets[j + 1]]``.
-        rows: ``(E,)``
+        offsets: ``(F + 1,)`` the rows with feature j are ``rows[offsets[j]:offsets[j + 1]]``.
+        rows: ``(E,)`` rows of each feature.
         weights: ``(R,)`` w.
-        ridge: s.
+        prior_precision: s.
         noise_FD: normal with precision L.
-        apart_RD: the rows less m less what the features say; changed in place.
-        links_FD: b; changed in place.
+        residuals_RD: rows minus m minus the sum of their links; updated in place.
+        links_FD: b; updated in place.
     """
     width = links_FD.shape[1]
-    step = np.empty(width, np.float32)
+    change_D = np.empty(width, np.float32)
     for j in range(len(offsets) - 1):
         begin, stop = offsets[j], offsets[j + 1]
-        own = links_FD[j]
-        total = np.float32(0.0)
-        step[:] = np.float32(0.0)
+        link_D = links_FD[j]
+        squared_weights = np.float32(0.0)
+        change_D[:] = np.float32(0.0)
         for e in range(begin, stop):
-            weight, apart = weights[rows[e]], apart_RD[rows[e]]
-            total += weight * weight
+            weight, residual_D = weights[rows[e]], residuals_RD[rows[e]]
+            squared_weights += weight * weight
             for d in range(width):
-                step[d] += weight * apart[d]
-        precision = total + ridge
-        root = np.sqrt(precision)
+                change_D[d] += weight * residual_D[d]
+        precision = squared_weights + prior_precision
+        precision_root = np.sqrt(precision)
         for d in range(width):
-            drawn = (step[d] + total * own[d]) / precision + noise_FD[j, d] / root
-            step[d] = drawn - own[d]
-            own[d] = drawn
+            new_value = (change_D[d] + squared_weights * link_D[d]) / precision + noise_FD[j, d] / precision_root
+            change_D[d] = new_value - link_D[d]
+            link_D[d] = new_value
         for e in range(begin, stop):
-            weight, apart = weights[rows[e]], apart_RD[rows[e]]
+            weight, residual_D = weights[rows[e]], residuals_RD[rows[e]]
             for d in range(width):
-                apart[d] -= weight * step[d]
+                residual_D[d] -= weight * change_D[d]

@@ -1,15 +1,15 @@
-"""People who were not there when a factorisation machine was trained: what each kept state says of them.
+"""Fold unknown users into a trained factorization machine, for each posterior sample.
 
-What a user has for himself, w and v, has a normal prior that the training has learned. With values in the history its
-posterior is the ridge regression of these values on what they are multiplied with: where o is what is known of the
-person beside (features, implicit items), and q_i, q_d are the vectors of item and period, a rating is
+A user's own bias w and vector v have a normal prior that was learned in training. Given values in the history, their
+posterior is a ridge regression of these values: with o the vector of the user's known features (and implicit items),
+and q_i, q_d the vectors of item and time bin, a rating is
 
     known + w + v . (o + q_i + q_d)
 
-and w, v are the posterior's mean. Levels of an ordered probit are replaced by the hidden values that are expected, and
-these are expected anew, a few times (expectation and maximisation: it ends at the posterior's mode).
+and w, v are the posterior mean. For an ordered probit, levels are replaced by expected hidden values, which are updated
+a few times (expectation maximization, which converges to the mode of the posterior).
 
-Shapes: M kept states, N people, F columns, T events with a value, W = 1 + D bias and vector.
+Shapes: M posterior samples, N users, F feature columns, T events with a value, W = 1 + D bias and vector.
 """
 
 from __future__ import annotations
@@ -20,101 +20,104 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from segue.core.types import Codes, Events, Scores
-from segue.solvers.bayesian.ordered_probit import fit_of
+from segue.solvers.bayesian.ordered_probit import log_posterior
 from segue.solvers.fm.parameters import row_sums
-from segue.solvers.fm.posterior_samples import Samples
+from segue.solvers.fm.posterior_samples import PosteriorSamples
 from segue.solvers.ridge import solve_rows
 
-__all__ = ["welcomed"]
+__all__ = ["fold_in_users"]
 
-ROUNDS = 6
-"""Times that hidden values are expected."""
+EM_ITERATIONS = 6
+"""Number of times that hidden values are updated."""
 
-BLOCK_NUMBERS = 8_000_000
-"""Numbers that histories are laid out in at once."""
+BLOCK_SIZE = 8_000_000
+"""Array elements that histories are expanded to at a time."""
 
 
-def welcomed(samples: Samples, known_NF: csr_array[Any], history: Events, dates_T: Codes) -> Scores:
-    """``(M, N, W)`` rows of people, like those of users.
+def fold_in_users(samples: PosteriorSamples, new_users_NF: csr_array[Any], history: Events, bins_T: Codes) -> Scores:
+    """Compute ``(M, N, W)`` rows of unknown users, like those of training users.
 
     Args:
-        known_NF: what is known of them.
+        samples: the posterior samples.
+        new_users_NF: features of the users.
         history: events with a value; may be empty.
-        dates_T: period of each event.
+        bins_T: time bin of each event.
     """
-    step = max(1, BLOCK_NUMBERS // (len(samples) * samples.users.shape[2]))
+    step = max(1, BLOCK_SIZE // (len(samples) * samples.users.shape[2]))
     cuts = np.unique(np.searchsorted(history.offsets, np.arange(0, history.size + step, step), side="left"))
     cuts = np.unique(np.concatenate([[0], np.minimum(cuts, len(history)), [len(history)]]))
     parts = [np.zeros((len(samples), 0, samples.users.shape[2]), np.float32)]
     for first, stop in zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True):
-        inside = slice(int(history.offsets[first]), int(history.offsets[stop]))
-        parts.append(_welcomed(samples, known_NF[first:stop], history.block(first, stop), dates_T[inside]))
+        event_range = slice(int(history.offsets[first]), int(history.offsets[stop]))
+        parts.append(
+            _fold_in_block(samples, new_users_NF[first:stop], history.rows_between(first, stop), bins_T[event_range])
+        )
     return np.concatenate(parts, axis=1)
 
 
-def _welcomed(samples: Samples, known_NF: csr_array[Any], history: Events, dates_T: Codes) -> Scores:
-    sums = [row_sums(known_NF, *_split(columns_FW)) for columns_FW in samples.columns]
-    beside_MNW = np.array([np.column_stack(found) for found in sums], np.float32)
-    own_MNW = np.repeat(samples.means[:, None], len(history), axis=1)
-    heard = history.lengths > 0
-    if heard.any():
-        own_MNW[:, heard] = _regressed(samples, beside_MNW, history, dates_T)[:, heard]
-    found_MNW = beside_MNW + own_MNW
-    found_MNW[:, :, 0] += np.einsum("mnd,mnd->mn", beside_MNW[:, :, 1:], own_MNW[:, :, 1:])
-    return found_MNW
+def _fold_in_block(samples: PosteriorSamples, new_users_NF: csr_array[Any], history: Events, bins_T: Codes) -> Scores:
+    sums = [row_sums(new_users_NF, *_split(coefficients_FW)) for coefficients_FW in samples.coefficients]
+    features_MNW = np.array([np.column_stack(solutions) for solutions in sums], np.float32)
+    own_rows_MNW = np.repeat(samples.means[:, None], len(history), axis=1)
+    has_values = history.lengths > 0
+    if has_values.any():
+        own_rows_MNW[:, has_values] = _posterior_means(samples, features_MNW, history, bins_T)[:, has_values]
+    users_MNW = features_MNW + own_rows_MNW
+    users_MNW[:, :, 0] += np.einsum("mnd,mnd->mn", features_MNW[:, :, 1:], own_rows_MNW[:, :, 1:])
+    return users_MNW
 
 
-def _split(columns_FW: Scores) -> tuple[Any, Any]:
-    """Weights, and vectors by dimension."""
-    return columns_FW[:, 0].astype(np.float64), columns_FW[:, 1:].T.astype(np.float64)
+def _split(coefficients_FW: Scores) -> tuple[Any, Any]:
+    """Split coefficients into biases and vectors by dimension."""
+    return coefficients_FW[:, 0].astype(np.float64), coefficients_FW[:, 1:].T.astype(np.float64)
 
 
-def _regressed(samples: Samples, beside_MNW: Scores, history: Events, dates_T: Codes) -> Scores:
-    """``(M, N, W)`` what people have for themselves, w and v, given the values of their histories."""
+def _posterior_means(samples: PosteriorSamples, features_MNW: Scores, history: Events, bins_T: Codes) -> Scores:
+    """Compute ``(M, N, W)`` posterior means of w and v given the values of the histories."""
     assert history.values is not None
-    states, people, wide = beside_MNW.shape
+    n_states, n_users, width = features_MNW.shape
     rows_T, items_T = history.rows, history.items
-    # to an event, person, item and period without w and v are one row each; what is multiplied is their sum
-    others_MTW = samples.of(samples.items[:, items_T], dates_T)
-    known_MT = samples.offsets + beside_MNW[:, rows_T, 0] + others_MTW[:, :, 0]
-    known_MT += np.einsum("mtd,mtd->mt", beside_MNW[:, rows_T, 1:], others_MTW[:, :, 1:])
-    factors_MTW = beside_MNW[:, rows_T] + others_MTW
+    # the item and time bin of an event are one row to the user; factors multiply the sum of vectors
+    context_MTW = samples.at_times(samples.items[:, items_T], bins_T)
+    known_MT = samples.intercepts + features_MNW[:, rows_T, 0] + context_MTW[:, :, 0]
+    known_MT += np.einsum("mtd,mtd->mt", features_MNW[:, rows_T, 1:], context_MTW[:, :, 1:])
+    factors_MTW = features_MNW[:, rows_T] + context_MTW
     factors_MTW[:, :, 0] = 1.0
-    # in units of the prior's standard deviation its precision is 1, for all states and dimensions
-    roots_MW: Scores = np.sqrt(samples.precisions)
-    scaled_MTW = (factors_MTW / roots_MW[:, None]).astype(np.float32)
-    begun_MNW = np.repeat(samples.means[:, None], people, axis=1)
-    starts = np.arange(states)[:, None] * history.size + history.offsets[:-1]
-    offsets = np.append(starts.ravel(), states * history.size)
+    # scaled by the prior's standard deviation, all precisions of the prior are 1
+    prior_scales_MW: Scores = np.sqrt(samples.precisions)
+    scaled_MTW = (factors_MTW / prior_scales_MW[:, None]).astype(np.float32)
+    start_MNW = np.repeat(samples.means[:, None], n_users, axis=1)
+    starts = np.arange(n_states)[:, None] * history.size + history.offsets[:-1]
+    offsets = np.append(starts.ravel(), n_states * history.size)
 
-    def solved(aims_MT: Scores, weights_MT: Scores) -> Scores:
-        found, _ = solve_rows(
+    def solve(targets_MT: Scores, weights_MT: Scores) -> Scores:
+        solutions, _ = solve_rows(
             offsets,
-            np.arange(states * history.size, dtype=np.int32),
+            np.arange(n_states * history.size, dtype=np.int32),
             weights_MT.ravel(),
-            (weights_MT * (aims_MT - known_MT)).ravel(),
-            scaled_MTW.reshape(-1, wide),
-            ridge_D=np.ones(wide, np.float32),
-            ridge_R=np.ones(states * people, np.float32),
-            prior_RD=(begun_MNW * roots_MW[:, None]).reshape(-1, wide),
+            (weights_MT * (targets_MT - known_MT)).ravel(),
+            scaled_MTW.reshape(-1, width),
+            ridge_D=np.ones(width, np.float32),
+            ridge_R=np.ones(n_states * n_users, np.float32),
+            prior_RD=(start_MNW * prior_scales_MW[:, None]).reshape(-1, width),
         )
-        unscaled: Scores = found.reshape(states, people, wide) / roots_MW[:, None]
+        unscaled: Scores = solutions.reshape(n_states, n_users, width) / prior_scales_MW[:, None]
         return unscaled
 
     if not samples.ordered:
-        aims_T = (history.values - samples.values[0, 0]) / samples.values[0, 1]
-        aims_MT = np.repeat(aims_T[None], states, axis=0).astype(np.float32)
-        return solved(aims_MT, np.broadcast_to(samples.noises, aims_MT.shape).astype(np.float32))
+        targets_T = (history.values - samples.values[0, 0]) / samples.values[0, 1]
+        targets_MT = np.repeat(targets_T[None], n_states, axis=0).astype(np.float32)
+        return solve(targets_MT, np.broadcast_to(samples.noise_precisions, targets_MT.shape).astype(np.float32))
     levels_T = _levels(history.values, samples.values[0])
-    found_MNW, ones_MT = begun_MNW, np.ones_like(known_MT)
-    for _ in range(ROUNDS):
-        scores_MT = known_MT + np.einsum("mtw,mtw->mt", factors_MTW, found_MNW[:, rows_T])
-        fits = [fit_of(scores_MT[m], levels_T, ones_MT[m], samples.cuts[m]) for m in range(states)]
-        found_MNW = solved(scores_MT + np.array([fit.pulls_T for fit in fits]), ones_MT)
-    return found_MNW
+    users_MNW, ones_MT = start_MNW, np.ones_like(known_MT)
+    for _ in range(EM_ITERATIONS):
+        scores_MT = known_MT + np.einsum("mtw,mtw->mt", factors_MTW, users_MNW[:, rows_T])
+        posteriors = [log_posterior(scores_MT[m], levels_T, ones_MT[m], samples.cutpoints[m]) for m in range(n_states)]
+        users_MNW = solve(scores_MT + np.array([posterior.residuals_T for posterior in posteriors]), ones_MT)
+    return users_MNW
 
 
 def _levels(values_T: Scores, values_K: Scores) -> Codes:
-    """The level of each value, of one between two levels the nearer."""
-    middles = (values_K[1:] + values_K[:-1]) / 2
-    return np.searchsorted(middles, values_T).astype(np.int32)
+    """Return the level of each value; for other values, the nearest level."""
+    thresholds = (values_K[1:] + values_K[:-1]) / 2
+    return np.searchsorted(thresholds, values_T).astype(np.int32)

@@ -1,8 +1,9 @@
-"""The loops of a sweep over the coefficients of a factorisation machine; see :mod:`segue.solvers.fm.gibbs_sweep`.
+"""Kernels that update the coefficients of a factorization machine; see :mod:`segue.solvers.fm.gibbs_updater`.
 
-Each coefficient becomes the mean of its conditional distribution, plus a given normal number times its spread.
+Each coefficient is set to the mean of its conditional distribution plus a given normal number times the standard
+deviation.
 
-Shapes: T ratings, B blocks, S rows of all blocks, C columns, D width, G groups.
+Shapes: T ratings, B blocks, S rows of all blocks, C columns, D dimensions, G groups.
 """
 
 from __future__ import annotations
@@ -11,33 +12,42 @@ import numpy as np
 from numba import float32, float64, int32, int64
 from numpy.typing import NDArray
 
-from segue.core.numba_kernels import read, summing_kernel, written
+from segue.core.numba_kernels import fastmath_kernel, input_array, output_array
 from segue.core.types import Codes, Scores
 
-__all__ = ["NUMBER", "move_factors", "move_linear"]
+__all__ = ["WEIGHT_SUM", "update_factors", "update_linear"]
 
 Numbers = NDArray[np.float64]
 
-NUMBER, OTHERS, SQUARES, ERRORS, PRODUCTS, OWN, GROWTH, CHANGE = range(8)
-"""What a row knows of its ratings: the sum n of their weights, weighted sums of s, s², e and e s; its own q, how much
-the sum of its squared parts has grown, and what its change adds to a rating. One line of the processor's cache."""
+WEIGHT_SUM, OTHERS, SQUARES, ERRORS, PRODUCTS, FACTOR, GROWTH, CHANGE = range(8)
+"""Statistics of a row's ratings: sum n of their weights; weighted sums of s, s², e and e s; the row's factor q;
+growth of its sum of squared parts; change of a rating. Together one cache line of the processor.
+"""
 
-TABLE = read(int32, 2), read(int64), read(int64), read(int64), read(int32), read(float32), read(int32)
-"""Places, first rows and columns of blocks; columns' offsets, their rows and values; their groups."""
-
-
-@summing_kernel(
-    int64,
-    int64,
-    *TABLE[3:],
-    read(float64),
-    read(float64),
-    read(float64),
-    float64,
-    written(float64),
-    written(float64, 2),
+BLOCK_ARRAYS = (
+    input_array(int32, 2),
+    input_array(int64),
+    input_array(int64),
+    input_array(int64),
+    input_array(int32),
+    input_array(float32),
+    input_array(int32),
 )
-def _move_columns(
+"""Rows read by ratings; first rows and columns of blocks; offsets, rows and values of columns; their groups."""
+
+
+@fastmath_kernel(
+    int64,
+    int64,
+    *BLOCK_ARRAYS[3:],
+    input_array(float64),
+    input_array(float64),
+    input_array(float64),
+    float64,
+    output_array(float64),
+    output_array(float64, 2),
+)
+def _update_columns(
     first: int,
     stop: int,
     offsets: NDArray[np.int64],
@@ -47,49 +57,49 @@ def _move_columns(
     normals: Numbers,
     means: Numbers,
     precisions: Numbers,
-    noise: float,
-    own: Numbers,
+    noise_precision: float,
+    factors: Numbers,
     cells: Numbers,
 ) -> None:
-    """The columns ``first:stop`` in one dimension."""
+    """Update columns ``first:stop`` in one dimension."""
     for c in range(first, stop):
-        old = own[c]
-        square, push = 0.0, 0.0
-        for at in range(offsets[c], offsets[c + 1]):
-            x, s = values[at], rows[at]
-            h = cells[s, OWN] - x * old
-            square += x * x * ((cells[s, NUMBER] * h + 2.0 * cells[s, OTHERS]) * h + cells[s, SQUARES])
-            push -= x * (cells[s, ERRORS] * h + cells[s, PRODUCTS])
+        old = factors[c]
+        curvature, gradient = 0.0, 0.0
+        for cell in range(offsets[c], offsets[c + 1]):
+            x, s = values[cell], rows[cell]
+            rest = cells[s, FACTOR] - x * old
+            curvature += x * x * ((cells[s, WEIGHT_SUM] * rest + 2.0 * cells[s, OTHERS]) * rest + cells[s, SQUARES])
+            gradient -= x * (cells[s, ERRORS] * rest + cells[s, PRODUCTS])
         prior = precisions[groups[c]]
-        precision = prior + noise * square
-        mean = (noise * (push + square * old) + prior * means[groups[c]]) / precision
+        precision = prior + noise_precision * curvature
+        mean = (noise_precision * (gradient + curvature * old) + prior * means[groups[c]]) / precision
         new = mean + normals[c] / np.sqrt(precision)
         step = new - old
-        own[c] = new
-        for at in range(offsets[c], offsets[c + 1]):
-            x, s = values[at], rows[at]
-            h = cells[s, OWN] - x * old
-            cells[s, ERRORS] += x * step * (cells[s, NUMBER] * h + cells[s, OTHERS])
-            cells[s, PRODUCTS] += x * step * (cells[s, OTHERS] * h + cells[s, SQUARES])
+        factors[c] = new
+        for cell in range(offsets[c], offsets[c + 1]):
+            x, s = values[cell], rows[cell]
+            rest = cells[s, FACTOR] - x * old
+            cells[s, ERRORS] += x * step * (cells[s, WEIGHT_SUM] * rest + cells[s, OTHERS])
+            cells[s, PRODUCTS] += x * step * (cells[s, OTHERS] * rest + cells[s, SQUARES])
             cells[s, GROWTH] += x * x * step * (new + old)
-            cells[s, OWN] += x * step
+            cells[s, FACTOR] += x * step
 
 
-@summing_kernel(
-    *TABLE,
-    read(float64),
-    read(float64),
-    read(float64),
+@fastmath_kernel(
+    *BLOCK_ARRAYS,
+    input_array(float64),
+    input_array(float64),
+    input_array(float64),
     float64,
-    written(float64),
-    written(float64, 2),
-    read(float32),
-    written(float32),
+    output_array(float64),
+    output_array(float64, 2),
+    input_array(float32),
+    output_array(float32),
 )
-def move_linear(
-    places: Codes,
-    starts: NDArray[np.int64],
-    columns: NDArray[np.int64],
+def update_linear(
+    rows_BT: Codes,
+    row_starts: NDArray[np.int64],
+    column_starts: NDArray[np.int64],
     offsets: NDArray[np.int64],
     rows: Codes,
     values: Scores,
@@ -97,53 +107,53 @@ def move_linear(
     normals: Numbers,
     means: Numbers,
     precisions: Numbers,
-    noise: float,
-    own: Numbers,
+    noise_precision: float,
+    linear: Numbers,
     cells: Numbers,
     weights: Scores,
     errors: Scores,
 ) -> None:
-    """Every w; a rating changes by x times the step."""
-    for b in range(len(places)):
-        for s in range(starts[b], starts[b + 1]):
+    """Update all w; a rating changes by x times the step."""
+    for b in range(len(rows_BT)):
+        for s in range(row_starts[b], row_starts[b + 1]):
             cells[s, ERRORS] = cells[s, CHANGE] = 0.0
         for t in range(len(errors)):
-            cells[places[b, t], ERRORS] += weights[t] * errors[t]
-        for c in range(columns[b], columns[b + 1]):
-            square, push = 0.0, 0.0
-            for at in range(offsets[c], offsets[c + 1]):
-                x, s = values[at], rows[at]
-                square += x * x * cells[s, NUMBER]
-                push -= x * cells[s, ERRORS]
+            cells[rows_BT[b, t], ERRORS] += weights[t] * errors[t]
+        for c in range(column_starts[b], column_starts[b + 1]):
+            curvature, gradient = 0.0, 0.0
+            for cell in range(offsets[c], offsets[c + 1]):
+                x, s = values[cell], rows[cell]
+                curvature += x * x * cells[s, WEIGHT_SUM]
+                gradient -= x * cells[s, ERRORS]
             prior = precisions[groups[c]]
-            precision = prior + noise * square
-            mean = (noise * (push + square * own[c]) + prior * means[groups[c]]) / precision
-            step = mean + normals[c] / np.sqrt(precision) - own[c]
-            own[c] += step
-            for at in range(offsets[c], offsets[c + 1]):
-                x, s = values[at], rows[at]
-                cells[s, ERRORS] += x * step * cells[s, NUMBER]
+            precision = prior + noise_precision * curvature
+            mean = (noise_precision * (gradient + curvature * linear[c]) + prior * means[groups[c]]) / precision
+            step = mean + normals[c] / np.sqrt(precision) - linear[c]
+            linear[c] += step
+            for cell in range(offsets[c], offsets[c + 1]):
+                x, s = values[cell], rows[cell]
+                cells[s, ERRORS] += x * step * cells[s, WEIGHT_SUM]
                 cells[s, CHANGE] += x * step
         for t in range(len(errors)):
-            errors[t] += cells[places[b, t], CHANGE]
+            errors[t] += cells[rows_BT[b, t], CHANGE]
 
 
-@summing_kernel(
-    *TABLE,
-    read(float64, 2),
-    read(float64, 2),
-    read(float64, 2),
+@fastmath_kernel(
+    *BLOCK_ARRAYS,
+    input_array(float64, 2),
+    input_array(float64, 2),
+    input_array(float64, 2),
     float64,
-    written(float64, 2),
-    read(float64, 2),
-    written(float64, 2),
-    read(float32),
-    written(float32),
+    output_array(float64, 2),
+    input_array(float64, 2),
+    output_array(float64, 2),
+    input_array(float32),
+    output_array(float32),
 )
-def move_factors(
-    places: Codes,
-    starts: NDArray[np.int64],
-    columns: NDArray[np.int64],
+def update_factors(
+    rows_BT: Codes,
+    row_starts: NDArray[np.int64],
+    column_starts: NDArray[np.int64],
     offsets: NDArray[np.int64],
     rows: Codes,
     values: Scores,
@@ -151,52 +161,62 @@ def move_factors(
     normals: Numbers,
     means: Numbers,
     precisions: Numbers,
-    noise: float,
+    noise_precision: float,
     factors: Numbers,
     vectors: Numbers,
     cells: Numbers,
     weights: Scores,
     errors: Scores,
 ) -> None:
-    """Every v, dimension by dimension and block by block.
+    """Update all v, by dimension and block.
 
-    A rating changes by x (s + h) times the step, where h is the rest of the row's q. When all columns of a block have
-    moved and q with them by p, it has changed by p (total + p / 2) - growth / 2, where total is s + q as it was.
+    A rating changes by x (s + h) times the step, where h is the rest of the row's q. When all columns of a block are
+    updated and q has changed by p, it has changed by p (total + p / 2) - growth / 2, where total is s + the previous q.
     """
-    blocks = len(places)
+    blocks = len(rows_BT)
     totals = np.empty(len(errors), np.float32)
     for d in range(len(factors)):
         for s in range(len(cells)):
             for k in range(OTHERS, PRODUCTS + 1):
                 cells[s, k] = 0.0
-            cells[s, OWN] = vectors[d, s]
+            cells[s, FACTOR] = vectors[d, s]
             cells[s, GROWTH] = 0.0
         for b in range(blocks):
             for t in range(len(errors)):
                 if b == 0:
                     total = 0.0
                     for a in range(blocks):
-                        total += cells[places[a, t], OWN]
+                        total += cells[rows_BT[a, t], FACTOR]
                 else:
-                    before = places[b - 1, t]
-                    total = totals[t] + cells[before, GROWTH]
-                    errors[t] += cells[before, GROWTH] * totals[t] + cells[before, CHANGE]
+                    previous_row = rows_BT[b - 1, t]
+                    total = totals[t] + cells[previous_row, GROWTH]
+                    errors[t] += cells[previous_row, GROWTH] * totals[t] + cells[previous_row, CHANGE]
                 totals[t] = total
-                s = places[b, t]
-                others = total - cells[s, OWN]
-                weighed, error = weights[t] * others, np.float64(weights[t] * errors[t])
-                cells[s, OTHERS] += weighed
-                cells[s, SQUARES] += weighed * others
+                s = rows_BT[b, t]
+                others = total - cells[s, FACTOR]
+                weighted, error = weights[t] * others, np.float64(weights[t] * errors[t])
+                cells[s, OTHERS] += weighted
+                cells[s, SQUARES] += weighted * others
                 cells[s, ERRORS] += error
                 cells[s, PRODUCTS] += error * others
-            _move_columns(
-                columns[b], columns[b + 1], offsets, rows, values, groups, normals[d], means[d], precisions[d], noise,
-                factors[d], cells,
-            )  # fmt: skip
-            for s in range(starts[b], starts[b + 1]):
-                step = cells[s, OWN] - vectors[d, s]
+            _update_columns(
+                column_starts[b],
+                column_starts[b + 1],
+                offsets,
+                rows,
+                values,
+                groups,
+                normals[d],
+                means[d],
+                precisions[d],
+                noise_precision,
+                factors[d],
+                cells,
+            )
+            for s in range(row_starts[b], row_starts[b + 1]):
+                step = cells[s, FACTOR] - vectors[d, s]
                 cells[s, CHANGE] = 0.5 * (step * step - cells[s, GROWTH])
                 cells[s, GROWTH] = step
         for t in range(len(errors)):
-            before = places[blocks - 1, t]
-            errors[t] += cells[before, GROWTH] * totals[t] + cells[before, CHANGE]
+            previous_row = rows_BT[blocks - 1, t]
+            errors[t] += cells[previous_row, GROWTH] * totals[t] + cells[previous_row, CHANGE]

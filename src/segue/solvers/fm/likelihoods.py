@@ -1,8 +1,8 @@
-"""What a factorisation machine's scores say of ratings: they are their mean, or they say how likely each level is.
+"""Likelihoods of a factorization machine: scores as means of ratings, or as predictors of ordered levels.
 
-Either gives errors for the next sweep, says how good the scores are, and turns scores into ratings.
+Each computes errors for the next iteration, metrics of the scores, and expected ratings.
 
-Shapes: T ratings, K levels, J = K - 1 cuts.
+Shapes: T ratings, K levels, J = K - 1 cutpoints.
 """
 
 from __future__ import annotations
@@ -13,134 +13,142 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.model import Arrays
-from segue.core.model_arrays import take_back
+from segue.core.model import StateArrays
+from segue.core.model_arrays import load_array
 from segue.core.types import Scores
 from segue.solvers.bayesian import ordered_probit
-from segue.solvers.bayesian.probit_expectation import expected
-from segue.solvers.bayesian.truncated_normal import errors_between
+from segue.solvers.bayesian.probit_expectation import expected_ratings
+from segue.solvers.bayesian.truncated_normal import sample_truncated_errors
 
-__all__ = ["Gaussian", "OrderedProbit", "Target"]
+__all__ = ["Gaussian", "Likelihood", "OrderedProbit"]
 
 Numbers = NDArray[np.float64]
 
-MOST_LEVELS = 50
-"""Different values that an order of levels is made of, at most."""
+MAX_LEVELS = 50
+"""Largest number of distinct ratings that are treated as ordered levels."""
 
 
-class Target(Protocol):
-    """The ratings, as the scores of one likelihood see them."""
+class Likelihood(Protocol):
+    """The ratings, with a model of how they depend on scores."""
 
-    offset: bool
-    """Whether the machine has an offset of its own."""
-    noisy: bool
-    """Whether the precision of the noise is to be learned."""
+    has_intercept: bool
+    """Whether the machine has an intercept."""
+    has_noise: bool
+    """Whether the precision of the noise is learned."""
     cuts_J: Numbers
-    """Where levels end; none without levels."""
+    """Cutpoints between levels; empty without levels."""
     values_K: Numbers
-    """What levels stand for; without levels, mean and standard deviation that scores are in terms of."""
+    """Values of the levels; without levels, mean and standard deviation of ratings with score 0 and 1."""
 
-    def errors(self, scores_T: Scores, roots_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
-        """Scores minus what they should have been, for the next sweep.
+    def errors(self, scores_T: Scores, noise_scales_T: Scores, rng: np.random.Generator, is_burn_in: bool) -> Scores:
+        """Compute scores minus targets for the next iteration.
 
         Args:
-            roots_T: roots of what the noise's precision is multiplied with.
+            scores_T: scores.
+            noise_scales_T: square roots of the relative noise precisions.
+            rng: source of random numbers.
+            is_burn_in: whether the chain is still in its burn-in.
         """
         ...
 
-    def told(self, scores_T: Scores, roots_T: Scores, noise: float) -> dict[str, float]:
-        """``loss``, minus the logarithm of the likelihood of a rating on average, and ``train/rmse``."""
+    def metrics(self, scores_T: Scores, noise_scales_T: Scores, noise_precision: float) -> dict[str, float]:
+        """Return ``loss``, the mean negative log-likelihood of a rating, and ``train/rmse``."""
         ...
 
-    def arrays(self) -> Arrays:
-        """What it has learned."""
+    def arrays(self) -> StateArrays:
+        """Return the learned state."""
         ...
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what :meth:`arrays` gave."""
+        """Take back what :meth:`arrays` returned."""
         ...
 
 
 class Gaussian:
-    """Ratings are normal about their scores, which are in terms of the ratings' mean and standard deviation."""
+    """Ratings are normal around their scores, which are standardized."""
 
-    offset = True
-    noisy = True
+    has_intercept = True
+    has_noise = True
 
     def __init__(self, ratings_T: Scores) -> None:
-        mean, spread = ratings_T.mean(dtype=np.float64), ratings_T.std(dtype=np.float64)
-        self.values_K = np.array([mean, spread if spread > 0 else 1.0])
+        mean, std = ratings_T.mean(dtype=np.float64), ratings_T.std(dtype=np.float64)
+        self.values_K = np.array([mean, std if std > 0 else 1.0])
         self.cuts_J = np.zeros(0)
-        self.aims_T = ((ratings_T - mean) / self.values_K[1]).astype(np.float32)
+        self.targets_T = ((ratings_T - mean) / self.values_K[1]).astype(np.float32)
 
-    def errors(self, scores_T: Scores, roots_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
-        """See :meth:`Target.errors`."""
-        errors_T: Scores = scores_T - self.aims_T
+    def errors(self, scores_T: Scores, noise_scales_T: Scores, rng: np.random.Generator, is_burn_in: bool) -> Scores:
+        """See :meth:`Likelihood.errors`."""
+        errors_T: Scores = scores_T - self.targets_T
         return errors_T
 
-    def told(self, scores_T: Scores, roots_T: Scores, noise: float) -> dict[str, float]:
-        """See :meth:`Target.told`."""
-        squares_T = np.square(scores_T - self.aims_T, dtype=np.float64)
-        weighed = float((np.square(roots_T, dtype=np.float64) * squares_T).mean())
-        spread = self.values_K[1] * np.sqrt(2 * np.pi / noise)
-        loss = 0.5 * noise * weighed + np.log(spread) - float(np.log(roots_T, dtype=np.float64).mean())
+    def metrics(self, scores_T: Scores, noise_scales_T: Scores, noise_precision: float) -> dict[str, float]:
+        """See :meth:`Likelihood.metrics`."""
+        squares_T = np.square(scores_T - self.targets_T, dtype=np.float64)
+        weighted = float((np.square(noise_scales_T, dtype=np.float64) * squares_T).mean())
+        std = self.values_K[1] * np.sqrt(2 * np.pi / noise_precision)
+        loss = 0.5 * noise_precision * weighted + np.log(std) - float(np.log(noise_scales_T, dtype=np.float64).mean())
         return {"loss": float(loss), "train/rmse": float(self.values_K[1] * np.sqrt(squares_T.mean()))}
 
-    def arrays(self) -> Arrays:
-        """Nothing."""
+    def arrays(self) -> StateArrays:
+        """Return nothing."""
         return {}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class OrderedProbit:
-    """Ratings are levels in an order, with cuts that are learned; see :mod:`segue.solvers.bayesian.ordered_probit`.
+    """Ratings are ordered levels with learned cutpoints; see :mod:`segue.solvers.bayesian.ordered_probit`.
 
     Args:
-        draws: whether cuts and hidden values are drawn; if not, they become the best and what is expected.
+        ratings_T: ratings.
+        is_sampling: sample cutpoints and hidden values; otherwise use the optimum and expectations.
+        setting: name of the setting in the error message.
 
     Raises:
-        ValueError: there are too many different ratings; ``setting`` is named.
+        ValueError: there are too many distinct ratings.
     """
 
-    offset = False  # the cuts move instead
-    noisy = False
+    has_intercept = False  # the cuts move instead
+    has_noise = False
 
-    def __init__(self, ratings_T: Scores, draws: bool, setting: str) -> None:
+    def __init__(self, ratings_T: Scores, is_sampling: bool, setting: str) -> None:
         values, levels = np.unique(ratings_T, return_inverse=True)
-        if len(values) > MOST_LEVELS:
+        if len(values) > MAX_LEVELS:
             raise ValueError(
-                f"{setting}: ordered_probit takes ratings for levels, at most {MOST_LEVELS}, and these have "
-                f"{len(values):,} different values; gaussian takes any"
+                f"{setting}: ordered_probit supports at most {MAX_LEVELS} distinct ratings, got "
+                f"{len(values):,}; use gaussian"
             )
-        self.draws, self.ratings_T = draws, ratings_T
+        self.is_sampling, self.ratings_T = is_sampling, ratings_T
         self.levels_T = levels.astype(np.int32)
         self.values_K = values.astype(np.float64)
-        self.cuts_J = ordered_probit.first_cuts(self.levels_T, len(values))
-        self._fit: ordered_probit.Fit | None = None
+        self.cuts_J = ordered_probit.initial_cutpoints(self.levels_T, len(values))
+        self._log_posterior: ordered_probit.ProbitLogPosterior | None = None
 
-    def errors(self, scores_T: Scores, roots_T: Scores, rng: np.random.Generator, settling: bool) -> Scores:
-        """See :meth:`Target.errors`; new cuts, then hidden values given these."""
-        known = scores_T, self.levels_T, roots_T
-        at = self._fit or ordered_probit.fit_of(*known, self.cuts_J)
-        if not self.draws:
-            self.cuts_J = ordered_probit.improve_cuts(*known, self.cuts_J, at)
-            return -ordered_probit.fit_of(*known, self.cuts_J).pulls_T
-        self.cuts_J = ordered_probit.draw_cuts(*known, self.cuts_J, at, rng, settling)
-        return errors_between(*known, self.cuts_J, rng.random(len(scores_T)))
+    def errors(self, scores_T: Scores, noise_scales_T: Scores, rng: np.random.Generator, is_burn_in: bool) -> Scores:
+        """See :meth:`Likelihood.errors`; update cutpoints, then hidden values."""
+        arguments = scores_T, self.levels_T, noise_scales_T
+        current = self._log_posterior or ordered_probit.log_posterior(*arguments, self.cuts_J)
+        if not self.is_sampling:
+            self.cuts_J = ordered_probit.newton_step_cutpoints(*arguments, self.cuts_J, current)
+            return -ordered_probit.log_posterior(*arguments, self.cuts_J).residuals_T
+        self.cuts_J = ordered_probit.sample_cutpoints(*arguments, self.cuts_J, current, rng, is_burn_in)
+        return sample_truncated_errors(*arguments, self.cuts_J, rng.random(len(scores_T)))
 
-    def told(self, scores_T: Scores, roots_T: Scores, noise: float) -> dict[str, float]:
-        """See :meth:`Target.told`."""
-        self._fit = ordered_probit.fit_of(scores_T, self.levels_T, roots_T, self.cuts_J)
-        apart_T = expected(scores_T, roots_T, self.cuts_J, self.values_K) - self.ratings_T
-        return {"loss": -self._fit.value / len(scores_T), "train/rmse": float(np.sqrt(np.square(apart_T).mean()))}
+    def metrics(self, scores_T: Scores, noise_scales_T: Scores, noise_precision: float) -> dict[str, float]:
+        """See :meth:`Likelihood.metrics`."""
+        self._log_posterior = ordered_probit.log_posterior(scores_T, self.levels_T, noise_scales_T, self.cuts_J)
+        errors_T = expected_ratings(scores_T, noise_scales_T, self.cuts_J, self.values_K) - self.ratings_T
+        return {
+            "loss": -self._log_posterior.value / len(scores_T),
+            "train/rmse": float(np.sqrt(np.square(errors_T).mean())),
+        }
 
-    def arrays(self) -> Arrays:
-        """The cuts."""
+    def arrays(self) -> StateArrays:
+        """Return the cutpoints."""
         return {"state/cuts_J": self.cuts_J}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """The cuts."""
-        self.cuts_J = take_back(arrays, "state/cuts_J", (len(self.cuts_J),), np.float64)
-        self._fit = None
+        """Restore the cutpoints."""
+        self.cuts_J = load_array(arrays, "state/cuts_J", (len(self.cuts_J),), np.float64)
+        self._log_posterior = None

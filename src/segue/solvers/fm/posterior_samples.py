@@ -1,11 +1,11 @@
-"""Kept states of a factorisation machine, as answers need them, and what they expect of ratings together.
+"""Posterior samples of a factorization machine, and the predictions that they average to.
 
-Of each state only rows are kept: a bias and a vector for each user, item and period (see
-:mod:`segue.solvers.fm.parameters`), and what newcomers need. A prediction is the mean over the states of what
-each expects of the rating, which is the posterior mean, not what a mean state would expect.
+Of each sample, only rows are stored: a bias and a vector for each user, item and time bin (see
+:mod:`segue.solvers.fm.parameters`), and what is needed to fold in unknown users. A prediction is the mean over samples
+of the expected rating, which is the posterior mean; a model with mean parameters would predict something else.
 
-Shapes: M kept states, U users, I items, P periods, F columns of newcomers, W = 1 + D bias and vector, J cuts, K levels,
-N queries, T pairs.
+Shapes: M samples, U users, I items, P time bins, F feature columns of users, W = 1 + D bias and vector, J cutpoints, K
+levels, N queries, T pairs.
 """
 
 from __future__ import annotations
@@ -17,126 +17,131 @@ from typing import Any
 import numpy as np
 from numba import float32, int32
 
-from segue.core.model import Arrays
-from segue.core.model_arrays import take_back
-from segue.core.numba_kernels import over_rows, read, summing_kernel, written
-from segue.core.types import Codes, Domain, Mask, Scores
-from segue.solvers.bayesian.probit_expectation import CHANCES, add_expected, chance
+from segue.core.model import StateArrays
+from segue.core.model_arrays import load_array
+from segue.core.numba_kernels import fastmath_kernel, input_array, output_array, parallel_rows
+from segue.core.types import Codes, DataSchema, Mask, Scores
+from segue.solvers.bayesian.probit_expectation import NORMAL_CDF, add_expected_ratings, normal_cdf
 
-__all__ = ["Samples"]
+__all__ = ["PosteriorSamples"]
 
 
 @dataclass(frozen=True, eq=False)
-class Samples:
-    """Any number of kept states; all numbers are float32."""
+class PosteriorSamples:
+    """Any number of samples, as float32 arrays."""
 
-    offsets: Scores
+    intercepts: Scores
     """``(M, 1)``"""
-    noises: Scores
-    """``(M, 1)`` precision of ratings about their scores."""
+    noise_precisions: Scores
+    """``(M, 1)`` precision of ratings around their scores."""
     users: Scores
     """``(M, U, W)``"""
     items: Scores
     """``(M, I, W)``"""
-    dates: Scores
-    """``(M, P, W)``; no rows without dates, else the last is of no known period."""
-    roots: Scores
-    """``(M, U)`` roots of what the noise's precision is multiplied with for each user; no columns where all are 1, or
-    do not matter."""
-    cuts: Scores
+    time_bins: Scores
+    """``(M, P, W)``; without times, no rows, else the last is that of other and unknown times."""
+    user_noise_scales: Scores
+    """``(M, U)`` square roots of each user's relative noise precision; no columns if all are 1 or do not matter."""
+    cutpoints: Scores
     """``(M, J)``"""
     values: Scores
-    """``(1, K)`` what levels stand for, or ``(1, 2)`` mean and standard deviation that scores are in terms of."""
-    columns: Scores
-    """``(M, F, W)`` coefficients of what is known of newcomers."""
+    """``(1, K)`` values of the levels, or ``(1, 2)`` mean and standard deviation of the ratings."""
+    coefficients: Scores
+    """``(M, F, W)`` coefficients of the features of users."""
     means: Scores
-    """``(M, W)`` of the prior of what a user has for himself."""
+    """``(M, W)`` means of the prior of a user's own bias and vector."""
     precisions: Scores
-    """``(M, W)`` of the same."""
+    """``(M, W)`` precisions of the same prior."""
     ordered: bool
 
     @classmethod
-    def joined(cls, parts: Sequence[Samples]) -> Samples:
-        """All states of ``parts``, which are of one training."""
+    def concatenate(cls, parts: Sequence[PosteriorSamples]) -> PosteriorSamples:
+        """Concatenate samples of the same training."""
         names = [field.name for field in fields(cls) if field.name not in ("values", "ordered")]
         joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
         return replace(parts[0], **joined)
 
-    def arrays(self) -> Arrays:
-        """All of them, by name."""
+    def arrays(self) -> StateArrays:
+        """Return all arrays by name."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "ordered"}
 
     @classmethod
-    def restored(cls, arrays: Arrays, domain: Domain, width: int, ordered: bool) -> Samples:
-        """Take back what :meth:`arrays` gave; a missing name or another shape is a ``ValueError``."""
-        states = take_back(arrays, "offsets", (None, 1), np.float32).shape[0]
-        levels = take_back(arrays, "values", (1, None), np.float32).shape[1]
-        wide = width + 1
+    def from_arrays(cls, arrays: StateArrays, schema: DataSchema, n_factors: int, ordered: bool) -> PosteriorSamples:
+        """Load what :meth:`arrays` returned.
+
+        Raises:
+            ValueError: an array is missing or has another shape.
+        """
+        n_samples = load_array(arrays, "intercepts", (None, 1), np.float32).shape[0]
+        n_levels = load_array(arrays, "values", (1, None), np.float32).shape[1]
+        width = n_factors + 1
         shapes: dict[str, tuple[int | None, ...]] = {
-            "offsets": (states, 1),
-            "noises": (states, 1),
-            "users": (states, domain.n_users, wide),
-            "items": (states, domain.n_items, wide),
-            "dates": (states, None, wide),
-            "roots": (states, None),
-            "cuts": (states, levels - 1 if ordered else 0),
-            "values": (1, levels if ordered else 2),
-            "columns": (states, None, wide),
-            "means": (states, wide),
-            "precisions": (states, wide),
+            "intercepts": (n_samples, 1),
+            "noise_precisions": (n_samples, 1),
+            "users": (n_samples, schema.n_users, width),
+            "items": (n_samples, schema.n_items, width),
+            "time_bins": (n_samples, None, width),
+            "user_noise_scales": (n_samples, None),
+            "cutpoints": (n_samples, n_levels - 1 if ordered else 0),
+            "values": (1, n_levels if ordered else 2),
+            "coefficients": (n_samples, None, width),
+            "means": (n_samples, width),
+            "precisions": (n_samples, width),
         }
-        found = {name: take_back(arrays, name, shape, np.float32) for name, shape in shapes.items()}
-        return cls(**found, ordered=ordered)
+        loaded = {name: load_array(arrays, name, shape, np.float32) for name, shape in shapes.items()}
+        return cls(**loaded, ordered=ordered)
 
     def __len__(self) -> int:
-        """M."""
-        return len(self.offsets)
+        """Return M."""
+        return len(self.intercepts)
 
-    def roots_of(self, users: Codes, known: Mask) -> Scores:
-        """``(M, N)`` roots of what the noise's precision is multiplied with; 1 of who is not ``known``."""
-        if not self.roots.shape[1]:
+    def noise_scales(self, users: Codes, known: Mask) -> Scores:
+        """Return ``(M, N)`` noise scales of users; 1 for users who are not ``known``."""
+        if not self.user_noise_scales.shape[1]:
             return np.ones((len(self), len(users)), np.float32)
-        return np.where(known, self.roots[:, users], np.float32(1.0))
+        return np.where(known, self.user_noise_scales[:, users], np.float32(1.0))
 
-    def of(self, persons_MNW: Scores, dates_N: Codes) -> Scores:
-        """``(M, N, W)`` persons, each at a period: to items these are one row."""
-        if not self.dates.shape[1]:
-            return persons_MNW
-        when_MNW = self.dates[:, dates_N]
-        found_MNW = persons_MNW + when_MNW
-        found_MNW[:, :, 0] += np.einsum("mnd,mnd->mn", persons_MNW[:, :, 1:], when_MNW[:, :, 1:])
-        return found_MNW
+    def at_times(self, users_MNW: Scores, bins_N: Codes) -> Scores:
+        """Combine the rows of users with those of time bins: ``(M, N, W)``."""
+        if not self.time_bins.shape[1]:
+            return users_MNW
+        bins_MNW = self.time_bins[:, bins_N]
+        rows_MNW = users_MNW + bins_MNW
+        rows_MNW[:, :, 0] += np.einsum("mnd,mnd->mn", users_MNW[:, :, 1:], bins_MNW[:, :, 1:])
+        return rows_MNW
 
-    def ratings(self, persons_MNW: Scores, roots_MN: Scores) -> Scores:
-        """``(N, I)`` what is expected of every item."""
-        totals_NI = np.zeros((persons_MNW.shape[1], self.items.shape[1]), np.float32)
+    def expected_ratings(self, users_MNW: Scores, noise_scales_MN: Scores) -> Scores:
+        """Compute the ``(N, I)`` expected ratings of all items."""
+        totals_NI = np.zeros((users_MNW.shape[1], self.items.shape[1]), np.float32)
         for m in range(len(self)):
-            scores_NI = persons_MNW[m, :, 1:] @ self.items[m, :, 1:].T
-            scores_NI += persons_MNW[m, :, :1] + self.offsets[m]
+            scores_NI = users_MNW[m, :, 1:] @ self.items[m, :, 1:].T
+            scores_NI += users_MNW[m, :, :1] + self.intercepts[m]
             scores_NI += self.items[m, :, 0]
             if self.ordered:
-                add_expected(scores_NI, roots_MN[m], self.cuts[m], self.values[0], totals_NI)
+                add_expected_ratings(scores_NI, noise_scales_MN[m], self.cutpoints[m], self.values[0], totals_NI)
             else:
                 totals_NI += scores_NI
-        return self._mean(totals_NI)
+        return self._average(totals_NI)
 
-    def pairs(self, users: Codes, items: Codes, dates: Codes) -> Scores:
-        """``(T,)`` what is expected of each user's rating of an item, at a period."""
-        who, what, when = (np.ascontiguousarray(code, np.int32) for code in (users, items, dates))
-        tables = self.users, self.items, self.dates, self.roots
-        levels = CHANCES, self.cuts, self.values[0] if self.ordered else np.zeros(0, np.float32)
-        offsets = np.ascontiguousarray(self.offsets[:, 0])
+    def predict_pairs(self, users: Codes, items: Codes, bins_T: Codes) -> Scores:
+        """Compute the ``(T,)`` expected rating of each user, item and time bin."""
+        user_codes, item_codes, bin_codes = (np.ascontiguousarray(code, np.int32) for code in (users, items, bins_T))
+        tables = self.users, self.items, self.time_bins, self.user_noise_scales
+        levels = NORMAL_CDF, self.cutpoints, self.values[0] if self.ordered else np.zeros(0, np.float32)
+        intercepts = np.ascontiguousarray(self.intercepts[:, 0])
         totals_T = np.zeros(len(users), np.float32)
 
-        def work(first: int, stop: int) -> None:
-            part = slice(first, stop)
-            _pair(who[part], what[part], when[part], offsets, *tables, *levels, totals_T[part])
+        def process_rows(first: int, stop: int) -> None:
+            block = slice(first, stop)
+            _predict_kernel(
+                user_codes[block], item_codes[block], bin_codes[block], intercepts, *tables, *levels, totals_T[block]
+            )
 
-        over_rows(work, np.arange(len(users) + 1))
-        return self._mean(totals_T)
+        parallel_rows(process_rows, np.arange(len(users) + 1))
+        return self._average(totals_T)
 
-    def _mean(self, totals: Scores) -> Scores:
-        """In the scale of the data."""
+    def _average(self, totals: Scores) -> Scores:
+        """Divide by the number of samples and convert to the scale of the data, in place."""
         totals /= len(self)
         if not self.ordered:
             totals *= self.values[0, 1]
@@ -144,50 +149,52 @@ class Samples:
         return totals
 
 
-@summing_kernel(
-    read(int32),
-    read(int32),
-    read(int32),
-    read(float32),
-    read(float32, 3),
-    read(float32, 3),
-    read(float32, 3),
-    read(float32, 2),
-    read(float32),
-    read(float32, 2),
-    read(float32),
-    written(float32),
+@fastmath_kernel(
+    input_array(int32),
+    input_array(int32),
+    input_array(int32),
+    input_array(float32),
+    input_array(float32, 3),
+    input_array(float32, 3),
+    input_array(float32, 3),
+    input_array(float32, 2),
+    input_array(float32),
+    input_array(float32, 2),
+    input_array(float32),
+    output_array(float32),
 )
-def _pair(
+def _predict_kernel(
     users: Codes,
     items: Codes,
-    dates: Codes,
-    offsets: Scores,
+    bins: Codes,
+    intercepts: Scores,
     user_rows: Scores,
     item_rows: Scores,
-    date_rows: Scores,
-    roots: Scores,
-    chances: Scores,
-    cuts: Scores,
+    bin_rows: Scores,
+    user_noise_scales: Scores,
+    cdf_table: Scores,
+    cutpoints: Scores,
     values: Scores,
     totals: Scores,
 ) -> None:
     width = user_rows.shape[2]
-    for m in range(len(offsets)):
+    for m in range(len(intercepts)):
         for t in range(len(users)):
             user, item = user_rows[m, users[t]], item_rows[m, items[t]]
-            score = offsets[m] + user[0] + item[0]
+            score = intercepts[m] + user[0] + item[0]
             for d in range(1, width):
                 score += user[d] * item[d]
-            if date_rows.shape[1]:
-                date = date_rows[m, dates[t]]
-                score += date[0]
+            if bin_rows.shape[1]:
+                bin_row = bin_rows[m, bins[t]]
+                score += bin_row[0]
                 for d in range(1, width):
-                    score += date[d] * (user[d] + item[d])
+                    score += bin_row[d] * (user[d] + item[d])
             if len(values):
-                root = roots[m, users[t]] if roots.shape[1] else np.float32(1.0)
+                noise_scale = user_noise_scales[m, users[t]] if user_noise_scales.shape[1] else np.float32(1.0)
                 total = values[0]
-                for j in range(cuts.shape[1]):
-                    total += chance(chances, (score - cuts[m, j]) * root) * (values[j + 1] - values[j])
+                for j in range(cutpoints.shape[1]):
+                    total += normal_cdf(cdf_table, (score - cutpoints[m, j]) * noise_scale) * (
+                        values[j + 1] - values[j]
+                    )
                 score = total
             totals[t] += score

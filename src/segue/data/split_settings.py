@@ -1,0 +1,91 @@
+"""Define the settings of splits."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Lt
+from pydantic import field_validator, model_validator
+
+from segue.core.config import Settings
+from segue.data.filters import parse_time
+
+__all__ = ["SplitSettings"]
+
+Share = Annotated[float, Ge(0.0), Lt(1.0)]
+
+
+class SplitSettings(Settings):
+    """How the log is split into training, validation and test."""
+
+    strategy: Literal[
+        "leave_one_out",
+        "leave_n_out",
+        "global_temporal",
+        "per_user_ratio",
+        "per_user_random",
+        "random",
+        "k_fold",
+        "user_k_fold",
+        "held_out_users",
+        "cold_users",
+        "cold_items",
+        "predefined",
+        "none",
+    ] = "leave_one_out"
+    """How events are assigned to training, validation and test; ``none`` trains on all events."""
+    test: Share = 0.2
+    """Share of the test: of events, of users (``held_out_users``, ``cold_users``) or of items (``cold_items``)."""
+    valid: Share = 0.1
+    """Share of validation, of the same unit as ``test``; 0: no validation. ``leave_one_out`` and ``leave_n_out`` hold
+    out as many events for validation as for the test, whatever the share."""
+    seed: Annotated[int, Ge(0)] = 0
+    """Seed of random strategies."""
+    n: Annotated[int, Ge(1)] = 1
+    """Events per user that ``leave_n_out`` holds out for the test, and again for validation."""
+    cutoff: str | int | None = None
+    """Start of the test for ``global_temporal``: an ISO date or time (UTC), or Unix seconds; replaces ``test``."""
+    valid_cutoff: str | int | None = None
+    """Start of validation for ``global_temporal``, likewise; replaces ``valid``."""
+    end: str | int | None = None
+    """End of the test for ``global_temporal``, likewise; events from then on are unused."""
+    name: str | None = None
+    """Name of the predefined split: ``u1``, ``ua``, ``kgat``, ..."""
+    folds: Annotated[int, Ge(2)] = 5
+    """Number of parts of ``k_fold`` and ``user_k_fold``."""
+    fold: Annotated[int, Ge(0)] = 0
+    """Part that is the test, from 0."""
+    history: Annotated[float, Gt(0.0), Lt(1.0)] = 0.8
+    """Share of a held-out user's events that is the history of the query."""
+    use_query_time: bool = False
+    """Whether queries carry the time of their first target."""
+    drop_cold_targets: bool = False
+    """Whether to drop targets whose item, and queries whose user, does not occur in training."""
+    drop_seen_targets: bool = False
+    """Whether to drop targets whose item is in the history of their query."""
+
+    @field_validator("cutoff", "valid_cutoff", "end", mode="before")
+    @classmethod
+    def _check_time(cls, value: Any) -> Any:
+        if isinstance(value, date):
+            value = value.isoformat()
+        if isinstance(value, str | int):
+            parse_time(value)
+        return value
+
+    @model_validator(mode="after")
+    def _check_combination(self) -> SplitSettings:
+        if self.test + self.valid >= 1.0 and self.cutoff is None:
+            raise ValueError(
+                f"test: {self.test:g} and valid {self.valid:g} leave nothing to train on, expected a sum below 1"
+            )
+        if self.fold >= self.folds:
+            raise ValueError(f"fold: got {self.fold} of {self.folds} folds, expected 0 to {self.folds - 1}")
+        if self.strategy != "global_temporal":
+            for name in ("cutoff", "valid_cutoff", "end"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: only used by strategy global_temporal, got {self.strategy}")
+        if self.strategy != "leave_n_out" and self.n != 1:
+            raise ValueError(f"n: only used by strategy leave_n_out, got {self.strategy}")
+        return self

@@ -1,0 +1,177 @@
+"""Compare models as runs, which are reused if they are finished."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from segue.core.config import suggest
+from segue.core.files import read_json, write_json
+from segue.core.run import Interrupted
+from segue.evaluation.evaluate import estimate_values
+from segue.experiment.compare import compare_values
+from segue.experiment.data import load_data, validate_inputs
+from segue.experiment.paths import SETTINGS, runs_folder
+from segue.experiment.plan import Plan, make_plan
+from segue.experiment.run_folder import METRICS, create_run, create_unique_folder, is_finished
+from segue.experiment.run_history import find_reusable_run
+from segue.reports.page import write_page
+
+__all__ = ["compare_runs", "ensure_run", "make_plans"]
+
+Log = Callable[[str], None]
+
+
+def compare_runs(
+    models: Sequence[str],
+    task: Mapping[str, Any],
+    overrides: Sequence[str],
+    metric: str,
+    *,
+    seeds: Sequence[int] = (),
+    baseline: str | None = None,
+    log: Log,
+) -> dict[str, Any]:
+    """Train or reuse one run per model and seed, and compare them by ``metric``.
+
+    Each is trained in its own process. Tables and a page are written to ``runs/compare``.
+
+    Args:
+        models: keys of models; ``key@label`` is the same model under another name, which ``overrides`` can set apart.
+        task: ``data`` and other values of :class:`segue.experiment.settings.TaskSettings`, without the model.
+        overrides: for all models, or for one as ``model_key.setting=value``.
+        seeds: one run each, whose values per query are averaged; empty: the seed in the settings.
+        baseline: compare every other model with this one; ``None``: every pair.
+
+    Returns:
+        ``models`` (the record of each), ``tests``, ``warnings``, ``folder`` and ``page``.
+    """
+    if baseline is not None and baseline not in models:
+        raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, models)}")
+    runs: dict[str, list[Path]] = {model: [] for model in models}
+    for seed in seeds or (None,):
+        seeded = [*overrides, *([] if seed is None else [f"run.seed={seed}"])]
+        for model, plan in make_plans(models, task, seeded).items():
+            runs[model].append(ensure_run(plan, log))
+    records, tables = {}, {}
+    for model, folders in runs.items():
+        records[model], tables[model] = _average_seeds(folders)
+        records[model]["model"] = model
+        if metric not in (names := tables[model].columns[1:]):
+            raise ValueError(f"metric: '{metric}' was not computed for {model}{suggest(metric, names)}")
+    tests = compare_values(
+        {model: {metric: table[metric].to_numpy()} for model, table in tables.items()}, metric, baseline
+    )
+    out = create_unique_folder(runs_folder() / "compare", str(task["data"]))
+    pl.concat([table.select(pl.lit(model).alias("model"), pl.all()) for model, table in tables.items()]).write_parquet(
+        out / "values.parquet"
+    )
+    result = {
+        "data": task["data"],
+        "metric": metric,
+        "models": records,
+        "tests": [asdict(test) | {"significant": test.significant} for test in tests],
+        "warnings": sorted({warning for record in records.values() for warning in record["warnings"]}),
+        "folder": str(out),
+        "page": str(out / "index.html"),
+    }
+    write_json(out / "comparison.json", result)
+    write_page(out / "index.html", result, {model: _read_history(folders[0]) for model, folders in runs.items()})
+    return result
+
+
+def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Average the record and the values per query of one model over its seeds."""
+    records = [read_json(folder / METRICS) for folder in folders]
+    tables = [pl.read_parquet(folder / "values.parquet") for folder in folders]
+    record, table = records[0], tables[0]
+    if len(folders) == 1:
+        return record, table
+    names = table.columns[1:]
+    columns = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in names}
+    estimates = estimate_values(columns, record["seed"])
+    stages = record["cost"]["seconds"]
+    seconds = {stage: float(np.mean([one["cost"]["seconds"].get(stage, 0.0) for one in records])) for stage in stages}
+    record |= {
+        "seeds": [one["seed"] for one in records],
+        "seed_means": {name: [one[name] for one in records] for name in names},
+        "intervals": {name: [round(found.low, 6), round(found.high, 6)] for name, found in estimates.items()},
+        "cost": {**record["cost"], "seconds": seconds},
+        **{name: round(found.mean, 6) for name, found in estimates.items()},
+    }
+    return record, table.with_columns(**{name: pl.Series(column) for name, column in columns.items()})
+
+
+def make_plans(
+    models: Sequence[str], task: Mapping[str, Any], overrides: Sequence[str], at_least: int = 2
+) -> dict[str, Plan]:
+    """Make one plan per model, all comparable with each other.
+
+    Raises:
+        ValueError: fewer than ``at_least`` models, one named twice, unknown settings, or models that would be evaluated
+            under different protocols.
+    """
+    if len(models) < at_least or len(set(models)) < len(models):
+        raise ValueError(f"models: got {', '.join(models)}, expected at least {at_least}, each once")
+    plans = {}
+    for model in models:
+        own = [_own_override(text, model, models) for text in overrides]
+        given = [text for text in own if text is not None]
+        plans[model] = make_plan({"model": model.partition("@")[0], **task}, given)
+    if len({plan.comparison_key() for plan in plans.values()}) > 1:
+        lines = "\n  ".join(line for model in models[1:] for line in plans[models[0]].diff(plans[model]))
+        raise ValueError(
+            f"compare: the recipes of these models use different evaluation protocols; use --set for:\n  {lines}"
+        )
+    for plan in plans.values():
+        validate_inputs(plan, plan.split.use_query_time)
+    return plans
+
+
+def _own_override(text: str, model: str, models: Sequence[str]) -> str | None:
+    """Return an override as ``model`` reads it, or ``None``.
+
+    An override of another model is ``None``.
+    """
+    group, dot, rest = text.partition(".")
+    if dot and group in models:
+        return f"model.{rest}" if group == model else None
+    return text
+
+
+def _read_history(folder: Path) -> list[dict[str, float]]:
+    path = folder / "history.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def ensure_run(plan: Plan, log: Log) -> Path:
+    """Return the folder of the finished run of a plan.
+
+    If there is none, it is trained now, in its own process.
+    """
+    data = load_data(plan)
+    found = find_reusable_run(plan)
+    if found is not None and read_json(found / METRICS)["data_hash"] == data.header.get("hash"):
+        log(f"{plan.task.model}: {found}, trained before with these settings")
+        return found
+    name = f"{Path(plan.task.data.partition('?')[0]).stem}-{plan.task.model}-{plan.fingerprint()[:10]}"
+    folder = runs_folder() / name
+    folder = create_run(plan, None if is_finished(folder) else folder)
+    log(f"{plan.task.model}: {folder}")
+    command = [sys.executable, "-m", "segue", "train", "--resume", str(folder), "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
+    if done.returncode == 130:
+        raise Interrupted
+    if done.returncode:
+        raise ValueError(f"training {plan.task.model} failed with status {done.returncode}; see {folder}")
+    assert json.loads(done.stdout)["run"] == folder.name
+    assert (folder / SETTINGS).exists()
+    return folder

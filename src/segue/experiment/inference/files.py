@@ -1,0 +1,90 @@
+"""Read ids and pairs from files, and write result tables in one step."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import polars as pl
+
+__all__ = ["TABLE_SUFFIXES", "check_suffix", "read_ids", "read_table", "write_table"]
+
+TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
+
+LIST_SEPARATOR = "|"
+"""Between the values of a list, such as genres, in formats without lists."""
+
+
+def check_suffix(path: Path) -> None:
+    """Check that tables can be written to ``path``.
+
+    Raises:
+        ValueError: the suffix is not that of a known format.
+    """
+    if path.suffix.lower() not in TABLE_SUFFIXES:
+        raise ValueError(f"{path}: unknown format '{path.suffix}', expected {', '.join(TABLE_SUFFIXES)}")
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read a table; in CSV and TSV files ids stay text.
+
+    Raises:
+        ValueError: the file is missing, unreadable or of an unknown format.
+    """
+    check_suffix(path)
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".parquet":
+            return pl.read_parquet(path)
+        if suffix in (".jsonl", ".ndjson"):
+            return pl.read_ndjson(path)
+        return pl.read_csv(path, separator="," if suffix == ".csv" else "\t", infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ValueError(f"{path}: not a readable {suffix} file: {str(error).splitlines()[0]}") from None
+
+
+def read_ids(path: Path, column: str = "user_id") -> pl.Series:
+    """Read ids from ``column`` of a table, or one per line of any other file; blank lines are skipped.
+
+    Raises:
+        ValueError: the file is missing, or the table lacks the column.
+    """
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        table = read_table(path)
+        if column not in table.columns:
+            raise ValueError(f"{path}: no column '{column}'; found {', '.join(table.columns)}")
+        return table[column]
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return pl.Series(column, [line for line in lines if line], dtype=pl.String)
+
+
+def write_table(path: Path, table: pl.DataFrame | pl.LazyFrame) -> None:
+    """Write a table in the format of the suffix of ``path``, replacing it in one step.
+
+    Lists become text with ``|`` between their values in CSV and TSV files.
+
+    Raises:
+        ValueError: the format is unknown.
+    """
+    check_suffix(path)
+    frame, suffix = table.lazy(), path.suffix.lower()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.new")
+    try:
+        if suffix == ".parquet":
+            frame.sink_parquet(temporary)
+        elif suffix in (".jsonl", ".ndjson"):
+            frame.sink_ndjson(temporary)
+        else:
+            lists = [name for name, dtype in frame.collect_schema().items() if isinstance(dtype, pl.List)]
+            joined = frame.with_columns(
+                pl.col(name).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR) for name in lists
+            )
+            joined.sink_csv(temporary, separator="," if suffix == ".csv" else "\t")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,120 @@
+"""Score given items: rank candidates for one query, or predict the ratings of user-item pairs.
+
+Shapes: T pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from segue.core.bundle import TrainedModel
+from segue.core.messages import arg
+from segue.core.model import Predictor
+from segue.core.types import Events, Queries
+from segue.experiment.inference.frames import as_frame, id_texts, is_frame, like_input
+from segue.experiment.inference.queries import QueryBatch, encode_items, list_ids
+from segue.experiment.inference.recommend import item_frame, warn_once
+
+__all__ = ["predict_pairs", "rank_items"]
+
+
+def rank_items(trained: TrainedModel, batch: QueryBatch, items: Any) -> pl.DataFrame:
+    """Rank candidate items for the one query of ``batch``, best first; equal scores keep the order given.
+
+    Returns:
+        ``item_id``, ``rank`` from 1, ``score``, and ``title`` and ``genres`` where known.
+
+    Raises:
+        ValueError: several queries, or no known candidate.
+    """
+    if len(batch) != 1:
+        raise ValueError(f"rank: got {len(batch)} queries, expected one user or one history")
+    codes, unknown = encode_items(trained, items)
+    codes = codes[np.sort(np.unique(codes, return_index=True)[1])]
+    if not len(codes):
+        raise ValueError(f"{arg('items')} none of the items is in the catalog")
+    scores_1C = trained.model.score(batch.queries, codes[None])
+    order = np.argsort(-scores_1C[0], kind="stable")
+    warn_once(
+        [*batch.warnings, *([f"{arg('items')} items not in the catalog: {list_ids(unknown)}"] if unknown else [])]
+    )
+    table = item_frame(trained, codes[order])
+    rank, score = pl.Series("rank", np.arange(1, len(order) + 1)), pl.Series("score", scores_1C[0][order])
+    return table.insert_column(1, rank).insert_column(2, score)
+
+
+def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
+    """Predict the value of each user-item pair, such as a rating, in the scale of the data.
+
+    A user who was not in training is treated as a new user without a history.
+
+    Args:
+        pairs: a frame with ``user_id`` and ``item_id``, or ``(user, item)`` tuples.
+
+    Returns:
+        ``user_id`` and ``item_id`` as given, ``prediction`` (null for an item outside the catalog) and ``notes``, in
+        the kind of frame that came in.
+
+    Raises:
+        ValueError: the model predicts no ratings, or a column is missing.
+    """
+    model = trained.model
+    if not (isinstance(model, Predictor) and model.predicts_ratings):
+        hint = 'train it with feedback="explicit", or ' if hasattr(model.config, "feedback") else "train "
+        raise ValueError(
+            f"predict: '{trained.key}' as it is set predicts no ratings; {hint}a rating model such as als, nmf or "
+            "svdpp, on data with ratings"
+        )
+    table = _pair_table(pairs)
+    users, items = id_texts(table["user_id"], "pairs"), id_texts(table["item_id"], "pairs")
+    user_T, user_known_T = trained.users.encode(users)
+    item_T, item_known_T = trained.items.encode(items)
+    found_T = np.full(len(table), np.nan, np.float32)
+    known_T = user_known_T & item_known_T
+    if known_T.any():
+        found_T[known_T] = model.predict(user_T[known_T], item_T[known_T])
+    new_T = item_known_T & ~user_known_T
+    if new_T.any():
+        scores_I = model.score(Queries.anonymous(Events.of([[]])))[0]
+        found_T[new_T] = model.clip_predictions(scores_I[item_T[new_T]])
+    notes, warnings = _pair_notes(users, items, user_known_T, item_known_T)
+    warn_once(warnings)
+    prediction = pl.Series("prediction", found_T).fill_nan(None)
+    return like_input(table.with_columns(prediction, pl.Series("notes", notes, pl.String)), pairs)
+
+
+def _pair_table(pairs: Any) -> pl.DataFrame:
+    if not is_frame(pairs):
+        if isinstance(pairs, str) or not isinstance(pairs, Iterable):
+            raise ValueError(f"{arg('pairs')} got {type(pairs).__name__}, expected a frame or a list of (user, item)")
+        rows = [tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else (pair,) for pair in pairs]
+        if wrong := [row for row in rows if len(row) != 2]:
+            raise ValueError(f"{arg('pairs')} got {wrong[0]!r}, expected (user, item)")
+        columns = {"user_id": [row[0] for row in rows], "item_id": [row[1] for row in rows]}
+        return pl.DataFrame({name: pl.Series(name, values, strict=False) for name, values in columns.items()})
+    table = as_frame(pairs, "pairs")
+    if missing := [name for name in ("user_id", "item_id") if name not in table.columns]:
+        raise ValueError(f"{arg('pairs')} no column {', '.join(missing)}; the frame has {', '.join(table.columns)}")
+    return table.select("user_id", "item_id")
+
+
+def _pair_notes(
+    users: list[str], items: list[str], user_known_T: Any, item_known_T: Any
+) -> tuple[list[str | None], list[str]]:
+    notes: list[str | None] = [None] * len(users)
+    warnings = []
+    for noun, ids, known_T, note in (
+        ("users", users, user_known_T, "unknown user: predicted as for a new user"),
+        ("items", items, item_known_T, "unknown item: no prediction"),
+    ):
+        rows = np.flatnonzero(~known_T).tolist()
+        for row in rows:
+            before = notes[row]
+            notes[row] = note if before is None else f"{before}; {note}"
+        if rows:
+            warnings.append(f"{noun} not in training: {list_ids(list(dict.fromkeys(ids[row] for row in rows)))}")
+    return notes, warnings

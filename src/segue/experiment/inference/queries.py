@@ -1,0 +1,290 @@
+"""Queries from what a caller gives: users of the log, histories of item ids, or titles.
+
+Shapes: N queries, T events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from segue.core.bundle import TrainedModel
+from segue.core.config import suggest
+from segue.core.messages import arg
+from segue.core.types import Dataset, Events, Mask, Queries
+from segue.data import load
+from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
+
+__all__ = ["QueryBatch", "build_queries", "encode_items", "list_ids", "resolve_titles", "validate_profile"]
+
+EVENT_INPUTS = ("value", "action", "gap", "session_position")
+"""Inputs of a model that a list of item ids does not provide."""
+
+LISTED = 5
+"""Unknown ids that a message lists."""
+
+
+@dataclass(frozen=True, eq=False)
+class QueryBatch:
+    """Queries with the caller's names for them."""
+
+    queries: Queries
+    keys: pl.Series
+    """``(N,)`` user ids, or numbers from 0; its name is the column of the result: ``user_id`` or ``query``."""
+    notes: dict[int, list[str]] = field(default_factory=dict)
+    """By query, what could not be taken into account."""
+    warnings: list[str] = field(default_factory=list)
+    """The same for all queries together, to be issued as one warning."""
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def note(self, row: int, text: str) -> None:
+        """Add a note to a query."""
+        self.notes.setdefault(row, []).append(text)
+
+    def note_items(self, row_T: Any, unknown: Sequence[str], what: str) -> None:
+        """Note ids that are not in the catalog, each with the query ``row_T`` it belongs to."""
+        by_row: dict[int, list[str]] = {}
+        for row, item in zip(row_T, unknown, strict=True):
+            by_row.setdefault(int(row), []).append(item)
+        for row, items in by_row.items():
+            self.note(row, f"{what} not in the catalog: {list_ids(items)}")
+        if unknown:
+            self.warnings.append(f"{what} not in the catalog: {list_ids(list(dict.fromkeys(unknown)))}")
+
+
+def list_ids(ids: Sequence[str]) -> str:
+    """List ids, abbreviated after the first few."""
+    more = f" and {len(ids) - LISTED:,} more" if len(ids) > LISTED else ""
+    return ", ".join(f"'{one}'" for one in ids[:LISTED]) + more
+
+
+def build_queries(
+    trained: TrainedModel,
+    users: Any = None,
+    *,
+    histories: Any = None,
+    titles: Sequence[str] | None = None,
+    data: Any = None,
+    user_features: Any = None,
+) -> QueryBatch:
+    """Build queries for users of a log, or for histories; without either, for every user of the log.
+
+    Args:
+        users: an id, several ids, a frame with ``user_id``, or an interaction frame with ``user_id`` and ``item_id``,
+            which then is the log.
+        histories: lists of item ids, oldest first; or a mapping from user id to such a list.
+        titles: one history by titles.
+        data: the log that holds the users' histories: a dataset or what :func:`segue.load` reads; ``None``: the log
+            that the model was trained on.
+        user_features: features of users who were not in training, by name: a mapping, or one row per query.
+
+    Raises:
+        ValueError: more than one of ``users``, ``histories`` and ``titles``; a missing log; an ambiguous title; or
+            unknown features.
+    """
+    given = [
+        name for name, value in (("users", users), ("histories", histories), ("titles", titles)) if value is not None
+    ]
+    if len(given) > 1:
+        raise ValueError(f"got {' and '.join(map(arg, given))}, expected one of them")
+    if titles is not None:
+        histories = [resolve_titles(trained, [titles] if isinstance(titles, str) else titles)]
+    if histories is not None:
+        if data is not None:
+            raise ValueError(f"{arg('data')} applies to {arg('users')}, which have their history there")
+        batch = _history_queries(trained, histories)
+    else:
+        batch = _user_queries(trained, users, data)
+    return batch if user_features is None else _with_features(trained, batch, user_features)
+
+
+def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
+    ids: list[str] | None = None
+    if is_frame(users):
+        table = as_frame(users, "users")
+        if "user_id" not in table.columns:
+            raise ValueError(f"{arg('users')} a table without a column 'user_id'{suggest('user_id', table.columns)}")
+        ids = list(dict.fromkeys(id_texts(table["user_id"], "users")))
+        if "item_id" in table.columns:
+            if data is not None:
+                raise ValueError(f"{arg('users')} holds histories (a column 'item_id'), so {arg('data')} has no use")
+            data = table
+    elif users is not None:
+        ids = list(dict.fromkeys(id_texts(users, "users")))
+    log = trained.log if data is None else data if isinstance(data, Dataset) else load(data)
+    if ids is None:
+        ids = log.users.ids.to_list()
+        rows, in_log = np.arange(len(ids), dtype=np.int32), np.ones(len(ids), np.bool_)
+        history = log.histories
+    else:
+        rows, in_log = log.users.encode(ids)
+        history = log.histories.take(rows)
+        if not in_log.all():
+            history = history.where(np.repeat(in_log, history.lengths))
+    if log.users is trained.users:
+        codes, known = rows, in_log
+    else:
+        codes, known = trained.users.encode(ids)
+    history, lost = _in_model_codes(trained, log, history)
+    batch = QueryBatch(Queries(history, codes, known), typed_ids(ids, log.users, "user_id"))
+    if lost is not None:
+        batch.note_items(*lost, "items")
+    if not in_log.all():
+        missing = np.flatnonzero(~in_log).tolist()
+        for row in missing:
+            batch.note(row, "unknown user: not in the log, recommended for as a new user without a history")
+        batch.warnings.append(f"users not in the log of {log.name}: {list_ids([ids[row] for row in missing])}")
+    return batch
+
+
+def _in_model_codes(
+    trained: TrainedModel, log: Dataset, history: Events
+) -> tuple[Events, tuple[Any, list[str]] | None]:
+    """Translate the codes of items and actions of ``log`` to those of the model; drop items that it does not know.
+
+    Returns:
+        The events; and row and id of each dropped event, or ``None`` if there is none.
+    """
+    actions = trained.model.schema.actions
+    if history.actions is not None and log.actions != actions:
+        table = np.array([actions.index(name) if name in actions else 0 for name in log.actions], np.uint8)
+        history = replace(history, actions=table[history.actions])
+    if log.items is trained.items or log.items.ids.equals(trained.items.ids):
+        return history, None
+    codes, known = trained.items.encode(log.items.ids)
+    kept_T: Mask = known[history.items]
+    lost = None
+    if not kept_T.all():
+        rows, items = history.rows[~kept_T], log.items.decode(history.items[~kept_T])
+        lost = rows, items
+        history = history.where(kept_T)
+    return replace(history, items=codes[history.items]), lost
+
+
+def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
+    keys = pl.Series("query", [], dtype=pl.Int64)
+    if isinstance(histories, Mapping):
+        keys = typed_ids(id_texts(list(histories), "histories"), trained.users, "user_id")
+        histories = list(histories.values())
+    elif hasattr(histories, "tolist"):
+        histories = histories.tolist()
+    elif isinstance(histories, str) or not isinstance(histories, Sequence):
+        raise ValueError(f"{arg('histories')} got {type(histories).__name__}, expected a list of lists of item ids")
+    if any(isinstance(row, str | int | np.integer) for row in histories):
+        raise ValueError(f"{arg('histories')} got a list of ids, expected a list of lists; one history is [[id, id]]")
+    rows = [row.tolist() if hasattr(row, "tolist") else row for row in histories]
+    if keys.name == "query":
+        keys = pl.Series("query", np.arange(len(rows)))
+    flat = id_texts(chain.from_iterable(rows), "histories")
+    codes, known = trained.items.encode(flat)
+    row_T = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(row_T[known], minlength=len(rows)))])
+    batch = QueryBatch(Queries.anonymous(Events(offsets, codes[known])), keys)
+    unknown = np.flatnonzero(~known).tolist()
+    batch.note_items(row_T[unknown], [flat[place] for place in unknown], "items")
+    if unread := [name for name in getattr(trained.model.config, "inputs", ()) if name in EVENT_INPUTS]:
+        text = f"'{trained.key}' also reads {', '.join(unread)}, which item ids alone do not provide"
+        for row in range(len(rows)):
+            batch.note(row, text)
+        batch.warnings.append(text)
+    return batch
+
+
+def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> QueryBatch:
+    """Attach user features to queries, one row for each."""
+    if batch.queries.known.any():
+        known = batch.keys.filter(pl.Series(batch.queries.known))
+        raise ValueError(
+            f"{arg('user_features')} apply to new users; user '{known[0]}' was in training, and the model has their "
+            "features"
+        )
+    if isinstance(features, Mapping):
+        rows = [dict(features)] * len(batch)
+    else:
+        rows = as_frame(features, "user_features").to_dicts() if is_frame(features) else [dict(row) for row in features]
+        rows = [{name: value for name, value in row.items() if name not in ("user_id", "query")} for row in rows]
+    if len(rows) != len(batch):
+        raise ValueError(f"{arg('user_features')} got {len(rows)} rows for {len(batch)} queries")
+    frames = [validate_profile(trained, row) for row in rows]
+    if not rows or not rows[0]:
+        return batch
+    queries = replace(batch.queries, profile=pl.concat(frames, how="diagonal_relaxed"))
+    found = QueryBatch(queries, batch.keys, batch.notes, batch.warnings)
+    for row, values in enumerate(rows):
+        for text in _unknown_categories(trained, values):
+            found.note(row, text)
+            found.warnings.append(text)
+    first = found.queries.rows_between(0, 1)
+    if np.array_equal(trained.model.score(first), trained.model.score(replace(first, profile=None))):
+        text = f"'{trained.key}' makes no use of these user features"
+        for row in range(len(rows)):
+            found.note(row, text)
+        found.warnings.append(text)
+    return found
+
+
+def encode_items(trained: TrainedModel, items: Sequence[Any]) -> tuple[Any, list[str]]:
+    """Look up the codes of the known ids in ``items``, in order, and list the ids that are not in the catalog."""
+    texts = id_texts(items, "items")
+    codes, known = trained.items.encode(texts)
+    return codes[known], [item for item, is_known in zip(texts, known.tolist(), strict=True) if not is_known]
+
+
+def resolve_titles(trained: TrainedModel, titles: Sequence[str]) -> list[str]:
+    """Find the ids of items by title: the whole title in any case, else the only title that contains the text.
+
+    Raises:
+        ValueError: lists every title that matches no item or several.
+    """
+    if not titles:
+        return []
+    if "title" not in trained.catalog.collect_schema().names():
+        raise ValueError("title: the catalog of this model has no titles; name items by their ids")
+    catalog = trained.catalog.select("id", "title").filter(pl.col("title").is_not_null()).collect()
+    lower = pl.col("title").str.to_lowercase()
+    found, errors = [], []
+    for title in titles:
+        matches = catalog.filter(lower == title.lower())
+        if matches.is_empty():
+            matches = catalog.filter(lower.str.contains(title.lower(), literal=True))
+        if len(matches) == 1:
+            found.append(str(matches["id"][0]))
+        elif matches.is_empty():
+            near = suggest(title, catalog["title"]).partition("; known")[0]
+            errors.append(f"title: no item is called '{title}'{near}")
+        else:
+            listed = "\n".join(f"  {row['id']}  {row['title']}" for row in matches.head(20).to_dicts())
+            errors.append(f"title: '{title}' matches {len(matches)} items; name one by its id:\n{listed}")
+    if errors:
+        raise ValueError("\n".join(errors))
+    return found
+
+
+def validate_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> pl.DataFrame:
+    """Convert the features of one user to a table with one row.
+
+    Raises:
+        ValueError: the data has no user feature of that name.
+    """
+    names = [str(name) for name in trained.metadata.get("user_features", [])]
+    if unknown := [name for name in profile if name not in names]:
+        hint = suggest(unknown[0], names) if names else "; the data has no user features"
+        raise ValueError(f"{arg('user_features')} unknown '{unknown[0]}'{hint}")
+    return pl.DataFrame({name: [value] for name, value in profile.items()})
+
+
+def _unknown_categories(trained: TrainedModel, profile: Mapping[str, Any]) -> list[str]:
+    """Describe values of category features that did not occur in training."""
+    features = {one.name: one for one in trained.model.schema.user_features if one.kind == "category"}
+    return [
+        f"{name} '{value}' did not occur in training and counts as unknown{suggest(str(value), feature.categories)}"
+        for name, value in profile.items()
+        if (feature := features.get(name)) is not None and str(value) not in feature.categories
+    ]

@@ -1,0 +1,139 @@
+"""Publish a trained model as an artifact that a service can load.
+
+Artifacts live beside the runs, in ``artifacts`` under ``SEGUE_HOME``, and not inside them: the manifest of a run seals
+its files, whereas an artifact also depends on the engines that are installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from segue.core import bundle
+from segue.core.bundle import TrainedModel
+from segue.core.files import read_json, recover_interrupted_write
+from segue.core.types import Events
+from segue.experiment.data import load_run_data
+from segue.experiment.paths import artifacts_folder
+from segue.experiment.run_folder import METRICS
+
+__all__ = ["Engine", "publish_model", "publish_run"]
+
+Engine: TypeAlias = Literal["auto", "native", "onnx"]
+Log = Callable[[str], None]
+
+
+def _no_log(text: str) -> None:
+    """Discard a message."""
+
+
+def publish_run(
+    run: Path,
+    out: Path | None = None,
+    *,
+    engine: Engine = "auto",
+    name: str | None = None,
+    index_above: int | None = None,
+    log: Log = _no_log,
+) -> Path:
+    """Build the artifact of a run, unless an intact one exists already.
+
+    Args:
+        run: folder of a finished run.
+        out: folder of the artifact; ``None``: the folder named ``name`` in ``artifacts`` under ``SEGUE_HOME``.
+        engine: what computes the scores; ``auto`` takes ONNX where it is available and ranks as the trained model
+            does, and accepts an existing artifact with any engine.
+        name: the model's name in requests; ``None``: the name of the run.
+        index_above: number of items above which a factored model gets an approximate index; ``None``: the default.
+        log: receives messages about progress and about what is missing.
+
+    Returns:
+        The folder of the artifact.
+
+    Raises:
+        ValueError: the run has no bundle or a damaged one, or the artifact cannot be built.
+    """
+    run = run.resolve()
+    name = run.name if name is None else name
+    folder = artifacts_folder() / name if out is None else out
+    if not (run / "bundle" / "bundle.json").exists():
+        raise ValueError(f"{run}: not finished: it has no bundle; resume it: segue train --resume {run}")
+    if errors := bundle.verify(run / "bundle"):
+        raise ValueError("\n".join(errors))
+    trained = bundle.load(run / "bundle")
+    if index_above is None and _is_intact(folder, name, trained.metadata["sha256"]["arrays.safetensors"], engine):
+        return folder
+    log(f"exporting {run} to {folder}")
+    facts = _run_metadata(run)
+    return publish_model(
+        trained, _load_histories(run, log), folder, engine=engine, name=name, index_above=index_above, facts=facts
+    )
+
+
+def publish_model(
+    trained: TrainedModel,
+    histories: Events | None,
+    out: Path,
+    *,
+    engine: Engine = "auto",
+    name: str | None = None,
+    index_above: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Build the artifact of a model in memory; see :func:`publish_run`.
+
+    Args:
+        histories: one row per training user; ``None``: the service then knows no user by id and finds no neighbors.
+        facts: metadata that the service reports, such as ``data`` and ``metrics``.
+    """
+    from segue.serving.artifacts.ann_index import ANN_THRESHOLD
+    from segue.serving.artifacts.artifact import build_artifact
+
+    build_artifact(
+        out.name if name is None else name,
+        trained,
+        histories,
+        out,
+        engine=engine,
+        metadata=facts,
+        index_above=ANN_THRESHOLD if index_above is None else index_above,
+    )
+    return out
+
+
+def _is_intact(folder: Path, name: str, arrays: str, engine: Engine) -> bool:
+    """Whether ``folder`` holds an undamaged artifact of this model, name and engine."""
+    from segue.serving.artifacts.manifest import BUNDLE_ARRAYS, FORMAT, MANIFEST, verify_artifact
+
+    recover_interrupted_write(folder)
+    if not (folder / MANIFEST).exists():
+        return False
+    manifest = read_json(folder / MANIFEST)
+    expected = {"format": FORMAT, "name": name, "engine": manifest["engine"] if engine == "auto" else engine}
+    is_same = {key: manifest[key] for key in expected} == expected
+    return is_same and manifest["sha256"].get(BUNDLE_ARRAYS) == arrays and not verify_artifact(folder)
+
+
+def _load_histories(run: Path, log: Log) -> Events | None:
+    """Load the whole histories of the run's data; ``None`` where the data is gone."""
+    try:
+        return load_run_data(run).histories
+    except ValueError as error:
+        log(f"warning: published without histories; users are unknown and items have no neighbors: {error}")
+        return None
+
+
+def _run_metadata(run: Path) -> dict[str, Any]:
+    """Collect what a service reports about the model."""
+    record = read_json(run / METRICS) if (run / METRICS).exists() else {}
+    metrics = {
+        name: value for name in record.get("intervals", {}) if isinstance(value := record.get(name), int | float)
+    }
+    known = {
+        "data": record.get("data"),
+        "trained": record.get("date"),
+        "segue": record.get("segue"),
+        "metrics": metrics,
+    }
+    return {"run": run.name, **{key: value for key, value in known.items() if value not in (None, {})}}

@@ -1,0 +1,70 @@
+"""Routes of the item catalog."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from segue.serving import schemas
+from segue.serving.api.dependencies import NOT_FOUND, ApiDependencies, Limit, PathId, json_response
+from segue.serving.errors import ApiError
+from segue.serving.model_registry import LoadedModel
+
+__all__ = ["ItemRoutes"]
+
+SearchText = Annotated[str, Query(max_length=256, description="Words of titles or ids; empty: the most popular items.")]
+
+
+class ItemRoutes:
+    """Routes that search and show items of the active model's catalog."""
+
+    def __init__(self, dependencies: ApiDependencies) -> None:
+        self._models = dependencies.service.models
+
+    def add_to(self, router: APIRouter) -> None:
+        """Register the routes."""
+        router.add_api_route("/items", self.items, methods=["GET"], response_model=schemas.ItemList)
+        router.add_api_route(
+            "/items/{id:path}/similar",
+            self.similar,
+            methods=["GET"],
+            response_model=schemas.ItemList,
+            responses=NOT_FOUND,
+        )
+        router.add_api_route(
+            "/items/{id:path}", self.item, methods=["GET"], response_model=schemas.Item, responses=NOT_FOUND
+        )
+
+    async def items(self, query: SearchText = "", limit: Limit = 20) -> Response:
+        """Search items by words of their titles or ids, or list the most popular."""
+        catalog = self._models.active.catalog
+        items = await asyncio.to_thread(lambda: [catalog.item(int(code)) for code in catalog.search(query, limit)])
+        return json_response(schemas.ItemList(items=items))
+
+    async def item(self, id: PathId) -> Response:  # noqa: A002
+        """Show one item of the catalog."""
+        model = self._models.active
+        return json_response(model.catalog.item(_item_code(model, id)))
+
+    async def similar(
+        self,
+        id: PathId,  # noqa: A002
+        k: Annotated[int, Query(ge=1, le=50)] = 10,
+    ) -> Response:
+        """List items that often co-occur with this item."""
+        model = self._models.active
+        codes, similarities = model.artifact.neighbors.nearest(_item_code(model, id), k)
+        items = [
+            model.catalog.item(code, min(1.0, similarity))
+            for code, similarity in zip(codes.tolist(), similarities.tolist(), strict=True)
+        ]
+        return json_response(schemas.ItemList(items=items))
+
+
+def _item_code(model: LoadedModel, item: str) -> int:
+    codes, _ = model.catalog.encode([item])
+    if not len(codes):
+        raise ApiError(404, message="item not found in the catalog")
+    return int(codes[0])

@@ -1,0 +1,147 @@
+"""Limits on bodies, URIs, rates and concurrency, and clients that disconnect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed: pip install 'segue[serve]'")
+httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install 'segue[dev]'")
+
+
+from segue.serving.auth.api_keys import ApiKeys  # noqa: E402
+from segue.serving.limits import ConcurrencyLimiter  # noqa: E402
+from segue.serving.middleware.request_context import AccessRecord  # noqa: E402
+from tests.serving.secured_app import EVENT, JSON, SecuredApp, bearer, send_raw  # noqa: E402
+
+
+def test_body_size_limit(tmp_path: Path) -> None:
+    service = SecuredApp(tmp_path, max_body_bytes=1000)
+    fits = json.dumps({"user": "a" * 200}).ljust(1000).encode()
+
+    async def parts(size: int) -> AsyncIterator[bytes]:
+        for _ in range(size // 100):
+            yield b" " * 100
+
+    assert service.status("POST", "/v1/recommend", content=fits, headers=JSON) == 200
+    response = service.send("POST", "/v1/recommend", content=fits + b" ", headers=JSON)
+    assert (response.status_code, response.json()["error"]) == (413, "too_large")
+    assert "1000 bytes" in response.json()["message"]
+    assert service.status("POST", "/v1/recommend", content=parts(1100), headers=JSON) == 413
+    assert service.status("POST", "/v1/recommend", content=parts(1000), headers=JSON) == 400
+    for length in ("-1", "1e3", "0x10", "\xb2", "9" * 400):
+        headers = {**JSON, "content-length": length.encode("latin-1")}
+        assert service.status("POST", "/v1/recommend", content=b"{}", headers=headers) in (400, 413)
+    both = {**JSON, "content-length": "2", "transfer-encoding": "chunked"}
+    assert service.status("POST", "/v1/recommend", content=b"{}", headers=both) == 400
+
+
+def test_content_type_must_be_json(service: SecuredApp) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a", ""):
+        assert service.status("POST", "/v1/recommend", content=b"{}", headers={"content-type": kind}) == 415
+    assert service.status("POST", "/v1/recommend", content=b"{}") == 415
+    assert service.status("POST", "/v1/recommend", content=b"{}", headers={**JSON, "content-encoding": "gzip"}) == 415
+    kind = {"content-type": "Application/JSON; charset=utf-8"}
+    assert service.status("POST", "/v1/recommend", content=b"{}", headers=kind) == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"k": NaN}', 400),
+        ('{"history": [{"item": "a", "value": NaN}]}', 400),
+        ('{"profile": {"a": [1, -Infinity]}}', 400),
+        ('{"user": "NaN and Infinity"}', 200),
+        ('{"NaN": 1}', 422),
+        ("NaN", 400),
+        ('{"user": "NaN", ', 400),
+        ("[" * 100_000 + "NaN", 400),
+        ("{}".encode("utf-16"), 400),
+        ("{}".encode("utf-32"), 400),
+        (b"{\x00}", 400),
+    ],
+)
+def test_nonstandard_json(service: SecuredApp, body: str | bytes, status: int) -> None:
+    content = body.encode() if isinstance(body, str) else body
+    assert service.status("POST", "/v1/recommend", content=content, headers=JSON) == status
+
+
+def test_uri_length_limit(service: SecuredApp) -> None:
+    assert service.status("GET", "/v1/users/" + "a" * 8000) == 422
+    assert service.status("GET", "/v1/users/" + "a" * 9000) == 414
+    assert service.status("GET", "/v1/items?query=" + "a" * 9000) == 414
+
+
+def test_rate_limit_per_key(tmp_path: Path, tokens: dict[str, str]) -> None:
+    seconds = [0.0]
+    service = SecuredApp(tmp_path, ApiKeys(tmp_path / "keys.json"), rate_limit=1.0, clock=lambda: seconds[0])
+    read, metrics = bearer(tokens["read"]), bearer(tokens["admin"])
+    assert [service.status("GET", "/v1/models", headers=read) for _ in range(3)] == [200, 200, 429]
+    response = service.send("POST", "/v1/recommend", headers=read, json={})
+    assert (response.json()["error"], response.headers["retry-after"]) == ("rate_limited", "1")
+    assert service.status("POST", "/v1/events", json=EVENT, headers=bearer(tokens["write"])) == 200
+    assert [service.status("GET", path) for path in ("/healthz", "/", "/static/page.js") * 5] == [200] * 15
+    assert [service.status("GET", "/metrics", headers=metrics) for _ in range(9)] == [200] * 9
+    assert service.status("GET", "/v1/models") == 401, "requests without a key do not count"
+    seconds[0] += 1
+    assert service.status("GET", "/v1/models", headers=read) == 200
+    service_without_keys = SecuredApp(tmp_path, rate_limit=1.0, clock=lambda: seconds[0])
+    assert [service_without_keys.status("GET", "/v1/models") for _ in range(3)] == [200, 200, 429]
+
+
+def test_concurrency_limit_exempts_probes(tmp_path: Path) -> None:
+    limiter = ConcurrencyLimiter(1)
+    service = SecuredApp(tmp_path, limiter=limiter)
+    assert limiter.try_acquire()
+    response = service.send("POST", "/v1/recommend", json={})
+    assert (response.status_code, response.json()["error"], response.headers["retry-after"]) == (503, "overloaded", "1")
+    assert [service.status("GET", path) for path in ("/healthz", "/readyz", "/metrics")] == [200] * 3
+    limiter.release()
+    for path, status in (("/v1/recommend", 200), ("/v1/users/a", 405), ("/v1/nowhere", 404)):
+        assert service.status("POST", path, json={}) == status
+    assert service.status("DELETE", "/v1/users/a") == 500
+    assert limiter.in_use == 0, "the slot is always released"
+
+
+def test_client_disconnects(tmp_path: Path) -> None:
+    records: list[AccessRecord] = []
+    limiter = ConcurrencyLimiter(1)
+    service = SecuredApp(tmp_path, on_request=records.append, limiter=limiter)
+    half = {"type": "http.request", "body": b"{", "more_body": True}
+    assert send_raw(service, [half, {"type": "http.disconnect"}]) == []
+    assert (records[0].status, records[0].route, limiter.in_use) == (499, "/v1/recommend", 0)
+
+
+def test_bodies_in_many_parts(service: SecuredApp) -> None:
+    parts = [{"type": "http.request", "body": bytes([byte]), "more_body": True} for byte in b'{"k":7}']
+    parts += [{"type": "http.request", "body": b"", "more_body": False}]
+    headers = [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
+    start, body = send_raw(service, parts, headers=headers)
+    assert (start["status"], json.loads(body["body"])["k"]) == (200, 7)
+
+
+def test_body_timeout(tmp_path: Path) -> None:
+    service = SecuredApp(tmp_path, body_timeout_seconds=0.05)
+    stall = [{"type": "http.request", "body": b"", "more_body": True}]
+    start, body = send_raw(service, stall)
+    assert (start["status"], json.loads(body["body"])["error"]) == (408, "request_timeout")
+    assert (b"connection", b"close") in start["headers"]
+
+
+def test_expect_100_continue(tmp_path: Path) -> None:
+    service = SecuredApp(tmp_path, max_body_bytes=1000)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"9999"), (b"expect", b"100-continue")]
+    start, _ = send_raw(service, [{"type": "unexpected"}], headers=headers)
+    assert start["status"] == 413
+
+
+def test_websockets_and_lifespan(service: SecuredApp) -> None:
+    socket = {"type": "websocket", "path": "/v1/recommend", "query_string": b"", "headers": []}
+    assert send_raw(service, [{"type": "websocket.connect"}], **socket) == [{"type": "websocket.close", "code": 1008}]
+    responses = send_raw(
+        service, [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], type="lifespan", state={}
+    )
+    assert [message["type"] for message in responses] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

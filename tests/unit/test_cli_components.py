@@ -1,0 +1,99 @@
+"""Commands that describe models, losses, samplers, splits, metrics and sources; ``train NAME --help``."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from segue.cli import main
+from segue.core.registry import model_class, model_keys
+from segue.experiment.describe import COMPONENTS, describe_component, describe_models, list_components
+
+
+def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    out, err = capsys.readouterr()
+    return int(left.value.code or 0), out, err
+
+
+def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    status, out, err = call(capsys, *arguments, "--json")
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_every_model_is_described() -> None:
+    found = {one.key: one for one in describe_models()}
+    assert set(found) == set(model_keys())
+    for one in found.values():
+        assert one.summary, one.key
+        assert [setting.name for setting in one.settings] == list(model_class(one.key).Config.model_fields)
+        assert all(setting.type and setting.default and setting.description for setting in one.settings), one.key
+    assert (found["ease"].family, found["ease"].learns_from) == ("neighbors", "implicit")
+    assert found["als"].learns_from == "explicit"
+    assert found["item_knn"].learns_from == "implicit or explicit"
+    assert found["sasrec"].learns_from == "sequences"
+    assert "arXiv:1905.03375" in found["ease"].paper
+    assert found["sasrec"].uses_training_settings
+    assert not found["ease"].uses_training_settings
+
+
+def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {one["key"]: one for one in result(capsys, "models")}
+    assert set(listed["ease"]) >= {"family", "learns_from", "summary", "paper"}
+    status, out, _ = call(capsys, "models", "ease")
+    assert status == 0
+    for text in ("l2", "number > 0", "500.0", (model_class("ease").Config.model_fields["l2"].description or "")[:12]):
+        assert text in out
+    status, _, err = call(capsys, "models", "eese")
+    assert status == 2
+    assert "did you mean 'ease'" in err
+
+
+@pytest.mark.parametrize("kind", COMPONENTS)
+def test_components_are_listed_and_described(capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    listed = result(capsys, kind)
+    assert [one["name"] for one in listed] == list(list_components(kind))
+    for one in listed:
+        assert one["description"], one["name"]
+        assert describe_component(kind, one["name"])[0]
+    status, out, _ = call(capsys, kind, listed[0]["name"])
+    assert status == 0
+    assert listed[0]["name"] in out
+    status, _, err = call(capsys, kind, "nothing-like-it")
+    assert status == 2
+    assert "unknown 'nothing-like-it'" in err
+
+
+def test_settings_of_a_loss_and_a_split(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [one["name"] for one in result(capsys, "losses", "gbce")["settings"]] == ["calibration"]
+    assert "folds" in [one["name"] for one in result(capsys, "splits", "k_fold")["settings"]]
+
+
+@pytest.mark.parametrize(("model", "has_training"), [("ease", False), ("gru4rec", True)])
+def test_help_of_train_lists_the_settings_of_the_model(
+    capsys: pytest.CaptureFixture[str], model: str, has_training: bool
+) -> None:
+    status, out, _ = call(capsys, "train", model, "--help")
+    assert status == 0
+    for name in model_class(model).Config.model_fields:
+        assert f"  {name}: " in out
+    assert ("Settings of group training" in out) == has_training
+    assert "ks: list of integer >= 1 [default: [5, 10]]" in out
+
+
+def test_help_is_fast() -> None:
+    """CPU seconds, the best of three, as other processes may compete."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-m", "segue", "--help"], check=True, stdout=subprocess.DEVNULL)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 0.5

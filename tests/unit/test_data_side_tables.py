@@ -1,0 +1,146 @@
+"""Side tables of items and users, from the file to the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+import segue
+from segue.core.types import Dataset
+from segue.data import Filters, load, open_dataset
+
+LOG = pl.DataFrame(
+    {
+        "user_id": [1, 1, 1, 2, 2, 2, 3, 3],
+        "item_id": [10, 11, 12, 10, 12, 11, 11, 10],
+        "timestamp": list(range(8)),
+    }
+)
+
+
+@pytest.fixture(autouse=True)
+def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
+
+
+def known(data: Dataset) -> list[dict[str, Any]]:
+    assert data.item_features is not None
+    return data.item_features.collect().to_dicts()
+
+
+def written(folder: Path, kind: str) -> Path:
+    path = folder / f"items.{kind}"
+    rows = [{"item_id": 12, "colour": "red"}, {"item_id": 10, "colour": "blue"}, {"item_id": 99, "colour": "red"}]
+    if kind == "parquet":
+        pl.DataFrame(rows).write_parquet(path)
+    elif kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)))
+    else:
+        separator = "," if kind == "csv" else "\t"
+        pl.DataFrame(rows).write_csv(path, separator=separator)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("source", ["table", "file", "folder"])
+def test_side_tables_are_joined_to_any_log(kind: str, source: str, tmp_path: Path) -> None:
+    messages: list[str] = []
+    items, log = written(tmp_path, kind), tmp_path / "log.csv"
+    LOG.write_csv(log)
+    out = tmp_path / "ready" if source == "folder" else None
+    data = load(LOG if source == "table" else log, items=items, out=out, log=messages.append)
+    assert known(data) == [
+        {"id": "10", "colour": "blue"},
+        {"id": "11", "colour": None},
+        {"id": "12", "colour": "red"},
+    ]
+    assert any(text.startswith("items: joined 3 rows of ") and text.endswith("item_id, colour") for text in messages)
+    assert data.header["side_tables"]["items"]["columns"] == ["item_id", "colour"]
+    if out is not None:
+        assert known(open_dataset(out)) == known(data)
+
+
+def test_side_tables_change_hash_and_cache(tmp_path: Path) -> None:
+    LOG.write_csv(tmp_path / "log.csv")
+    tables = [None, pl.DataFrame({"id": ["10"], "x": [1.0]}), pl.DataFrame({"id": ["10"], "x": [2.0]})]
+    found = [load(tmp_path / "log.csv", items=table) for table in tables]
+    assert len({data.header["hash"] for data in found}) == len({data.header["folder"] for data in found}) == 3
+    assert load(tmp_path / "log.csv", items=tables[1]).header["folder"] == found[1].header["folder"]
+    in_memory = [load(LOG, items=table).header["hash"] for table in tables]
+    assert in_memory == [data.header["hash"] for data in found]
+
+
+def test_side_tables_replace_columns_of_the_same_name(tmp_path: Path) -> None:
+    plain = load("simulated?users=30&items=20")
+    names = plain.item_features.collect_schema().names()  # type: ignore[union-attr]
+    ids = plain.items.ids
+    more = pl.DataFrame({"item_id": ids.reverse(), names[1]: ["new"] * len(ids), "text": [[1.0, 2.0]] * len(ids)})
+    data = load("simulated?users=30&items=20", items=more, filters=Filters(min_user_events=2))
+    table = data.item_features.collect()  # type: ignore[union-attr]
+    assert set(table.columns) == {*names, "text"}
+    assert table[names[1]].to_list() == ["new"] * data.n_items
+    assert table[names[2]].to_list() == plain.item_features.collect()[names[2]].to_list()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ("nowhere.csv", "nowhere.csv: no such file"),
+        ("items.xlsx", "expected a file with suffix .csv"),
+        (7, "items: got int, expected a path or a table"),
+        (pl.DataFrame({"sku": [1]}), "polars table: no id column 'id' or 'item_id'"),
+        (pl.DataFrame({"id": [1.5]}), "column id: got Float64, expected ids"),
+        (pl.DataFrame({"id": ["a", None]}), "column id: got String, expected ids: integers or text, without nulls"),
+    ],
+)
+def test_invalid_side_tables(items: Any, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        load(LOG, items=items)
+
+
+def test_prepared_folders_reject_side_tables(tmp_path: Path) -> None:
+    load(LOG, out=tmp_path / "ready")
+    with pytest.raises(ValueError, match="is already prepared"):
+        load(tmp_path / "ready", items=pl.DataFrame({"id": ["10"]}))
+
+
+def test_vector_features_change_the_scores(tmp_path: Path) -> None:
+    """From a file with a list of numbers per item to a bundle that was saved and read."""
+    rng = np.random.default_rng(0)
+    items = [f"a{at}" for at in range(8)] + [f"b{at}" for at in range(8)]
+    users = np.repeat(np.arange(60), 7)
+    half = users % 2
+    log = pl.DataFrame(
+        {
+            "user_id": users,
+            "item_id": [items[8 * h + at] for h, at in zip(half, rng.integers(7, size=420), strict=True)],
+        }
+    )
+    # the last of each half is met once, by the last user, whose events do not train
+    log = pl.concat([log, pl.DataFrame({"user_id": [60, 60, 60], "item_id": ["a0", "a7", "b7"]}, schema=log.schema)])
+    vectors = np.where(np.arange(16)[:, None] < 8, [1.0, 0.0], [0.0, 1.0]) + rng.normal(size=(16, 2)) * 0.05
+    pl.DataFrame({"item_id": items, "text": vectors.tolist()}).write_parquet(tmp_path / "items.parquet")
+    data = segue.load(log, items=tmp_path / "items.parquet")
+    parts = segue.split(data)
+    trained = segue.train(
+        "gru4rec",
+        parts,
+        recipe="none",
+        epochs=20,
+        embedding_dim=16,
+        learning_rate=0.01,
+        dropout=0.0,
+        inputs=["item_features"],
+    )
+    segue.save(trained, tmp_path / "saved")
+    found = segue.open(tmp_path / "saved")
+    assert [(f.name, f.kind, f.size) for f in found.model.schema.item_features] == [("text", "vector", 2)]
+    for half_name, new in (("a", "a7"), ("b", "b7")):
+        ranked = segue.recommend(found, histories=[[f"{half_name}{at}" for at in range(5)]], k=11)["item_id"].to_list()
+        assert ranked.index(new) < ranked.index("b7" if half_name == "a" else "a7")
+        assert new in ranked[:3]
