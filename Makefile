@@ -1,10 +1,10 @@
 # make demo    MovieLens 100K -> xLSTM -> metrics -> ten recommendations
 # make test    everything: linters, types, import contracts, tests
 # make check   the fast part of it
-# make bench   speed, memory and time to the same accuracy as RecTools and RecBole: 40 minutes
-# make crosscheck   the xLSTM cells beside the packages xlstm and mlstm_kernels
-# make docs    these pages and the reference as a site, in site/
-# Each sets up what it needs, once.
+# make bench   compare speed, memory and time to equal accuracy with RecTools and RecBole: 40 minutes
+# make crosscheck   compare the xLSTM cells with the packages xlstm and mlstm_kernels
+# make docs    build the documentation, including the reference, in site/
+# Each target installs what it needs on first use.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 INSTALL := -m pip install --quiet -c constraints.txt $(TORCH)
 
-# archives of public datasets, where a folder of them lies beside this one
+# use a folder of dataset archives next to the repository, if there is one
 ifneq ($(wildcard ../shared/data/.),)
 export SEGUE_ARCHIVES ?= $(abspath ../shared/data)
 endif
@@ -30,7 +30,7 @@ help:
 demo: $(VENV)/.ready-demo
 	@data=ml-100k user=1; $(BIN)/segue data prepare $$data >/dev/null || { \
 		[ $$? -ne 130 ] || exit 130; data=simulated user=u0001; \
-		echo "MovieLens 100K is not at hand and could not be downloaded: the built-in SIMULATED catalogue instead."; }; \
+		echo "MovieLens 100K was not found and could not be downloaded; using the built-in SIMULATED catalog instead."; }; \
 	set -x; $(BIN)/segue train xlstm --data $$data && $(BIN)/segue recommend latest --user $$user -k 10
 
 test: check
@@ -52,7 +52,7 @@ docs: $(VENV)/.ready-docs
 	$(BIN)/python docs/reference.py
 	$(BIN)/mkdocs build --strict
 
-# an environment whose making was interrupted has no pip, and is made again
+# an environment whose creation was interrupted has no pip; create it again
 define environment
 [ -n "$(PYTHON)" ] || { echo "Segue needs Python 3.11 or newer; none was found." >&2; exit 1; }
 $(1)/bin/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(1)
@@ -76,7 +76,7 @@ $(VENV)/.ready-docs: pyproject.toml constraints.txt
 	@touch $@
 
 $(CROSSCHECK)/.ready: pyproject.toml constraints.txt
-	@echo "Installing Segue beside xlstm and mlstm_kernels into $(CROSSCHECK); the first time takes some minutes."
+	@echo "Installing Segue with xlstm and mlstm_kernels into $(CROSSCHECK); the first time takes some minutes."
 	@$(call environment,$(CROSSCHECK))
 	$(CROSSCHECK)/bin/python $(INSTALL) xlstm mlstm_kernels matplotlib pytest pytest-timeout hypothesis -e .
 	@touch $@

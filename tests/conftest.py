@@ -1,6 +1,6 @@
-"""One profile for all property tests: no deadlines, as machines differ, and the same examples every time.
+"""Hypothesis profile of all property tests: no deadlines and deterministic examples.
 
-A test that comes upon an extra that is not installed is skipped, with the line that says what to install.
+Tests that need an extra that is not installed are skipped; the reason names the package to install.
 """
 
 from collections.abc import Generator

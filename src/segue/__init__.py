@@ -1,6 +1,7 @@
-"""Segue: train, compare, explain and serve recommender systems from interaction logs.
+"""Segue: train, compare, explain and serve recommender systems.
 
-The names below are imported on first use, so that ``import segue`` costs nothing.
+Models are trained on interaction logs. The names below are imported on first use, so that ``import segue`` costs
+nothing.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Segue from Python: load, split, train, evaluate, recommend.
 
-Every function here is a thin front to :mod:`segue.experiment`; the command line calls the same code.
+Every function here is a thin wrapper around :mod:`segue.experiment`; the command line calls the same code.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from segue.experiment.data import load_run_data, load_training_data
 from segue.experiment.evaluate import evaluate
 from segue.experiment.inference.frames import like_input
 from segue.experiment.inference.queries import build_queries
-from segue.experiment.paths import find_run
+from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def load(
     """Load and prepare an interaction log.
 
     Args:
-        source: a name such as ``ml-100k``; a file, folder or pattern of files; a database address; or a table in memory
-            (pandas, Polars, pyarrow, DuckDB).
+        source: a name such as ``ml-100k``; a file, folder or pattern of files; or a table in memory (pandas, Polars,
+            pyarrow, DuckDB).
         columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``.
         target: the kind of action to predict; the others remain input.
         items: item features: a file or a table with the ids in ``id`` or ``item_id``.
@@ -147,25 +147,45 @@ def train(
 
 
 def save(model: TrainedModel, folder: str | Path) -> None:
-    """Write a trained model, its catalog and the histories of its log to ``folder``; nothing is pickled."""
+    """Write a trained model, its catalog and the histories of its log to ``folder``.
+
+    Nothing is pickled.
+
+    Args:
+        folder: a new or empty folder, or one that holds a saved model, which is replaced.
+
+    Raises:
+        ValueError: ``folder`` is a file, or holds anything else.
+    """
+    if not isinstance(model, TrainedModel):
+        raise ValueError(f"model: got {type(model).__name__}, expected a trained model")
+    target = bundle.check_target(Path(folder))
     try:
         log = model.log
     except ValueError:  # a model that was opened without its log is saved without it
         log = None
-    bundle.save(Path(folder), model, log)
+    bundle.save(target, model, log)
 
 
 def open(path: str | Path) -> TrainedModel:  # noqa: A001 - the name in the public API
-    """Open a trained model: a run such as ``"latest"``, its folder, or a folder that :func:`save` wrote.
+    """Open a trained model.
+
+    Args:
+        path: a run such as ``"latest"``, its folder, or a folder that :func:`save` wrote.
 
     Raises:
         ValueError: there is no such run or folder, or a file in it is broken.
     """
-    if (Path(path) / "bundle.json").exists():
-        return bundle.load(Path(path))
+    if not isinstance(path, str | Path):
+        raise ValueError(
+            f"model: got {type(path).__name__}, expected a trained model, or the name or folder of a run or saved model"
+        )
+    path = Path(path).expanduser()
+    if (path / "bundle.json").exists():
+        return bundle.load(path)
     run = find_run(path)
     return replace(
-        bundle.load(run / "bundle"),
+        bundle.load(bundle_folder(run)),
         training_history=tuple(Run(folder=run).history()),
         load_log=lambda: load_run_data(run),
         load_train_log=lambda: load_training_data(run),
@@ -195,17 +215,20 @@ def recommend(
     Args:
         model: a trained model, or the name or folder of one; see :func:`open`.
         users: an id or several; a frame with ``user_id``; or an interaction frame with ``user_id`` and ``item_id``,
-            whose histories are then used. ``None``, without ``histories`` and ``titles``: every user of the log.
+            whose histories are then used; or held-out queries such as ``split.test``, with the histories and users
+            that they have. ``None``, without another source: every user of the log.
         histories: lists of item ids, oldest first; or a mapping from user id to such a list.
         titles: one history by titles.
         k: items per user.
-        allow: ids of the only items that may be recommended; or a mapping from user to ids.
+        allow: ids of the only items that may be recommended: a list, an array, a series, or a frame with ``item_id``;
+            or a mapping from user to ids. A user who is not in the mapping is not restricted.
         deny: ids of items that must not be recommended; or a mapping from user to ids.
         filter: conditions on item features: ``{"genres": "Comedy"}``, ``{"year": {"min": 1990}}``.
         exclude_seen: whether to leave out items of the user's history.
         rules: reranking rules of the service: ``boosts``, ``max_per_value``, ``pins``, ``diversify``.
         data: the log that holds the histories of ``users``; default: the log that the model was trained on.
-        user_features: features of new users: a mapping, or a frame or list with one row per query.
+        user_features: features of new users: a mapping, or a frame or list with one row per query. Without ``users``,
+            ``histories`` and ``titles``, the new users have no history.
 
     Returns:
         A table with ``user_id`` (or ``query``, numbered from 0), ``item_id``, ``rank``, ``score``, ``probability``
@@ -283,7 +306,7 @@ def similar(
             ``None``: what the measure is defined for.
         shrink: shrinks similarity that rests on few events towards 0; 0: the plain measure; ``None``: 10, and 0 for
             genres.
-        data: the log; default: the log that the model was trained on, where it is available.
+        data: the log; default: the log that the model was trained on, if it is available.
 
     Returns:
         ``rank``, ``item_id``, ``title``, ``genres``, ``similarity`` and ``users_in_common``; or ``rank``, ``user_id``,
@@ -293,7 +316,8 @@ def similar(
 
     trained = _trained(model)
     if (item is None) == (user is None):
-        raise ValueError("similar: got neither or both of an item and user=, expected one of them")
+        got = "neither" if item is None else "both"
+        raise ValueError(f"similar: got {got} of item and user=, expected one of them")
     if user is not None:
         log = trained.train_log if data is None else data
         return similar_users(trained, user, k, measure=measure, over=over, shrink=shrink, log=log)
@@ -318,11 +342,11 @@ def explain(
     rules: Mapping[str, Any] | None = None,
     data: Any = None,
 ) -> ItemExplanation:
-    """Explain why ``item`` is among the ``k`` recommended to a user, or why it is not.
+    """Explain why ``item`` is or is not among the ``k`` items recommended to a user.
 
     Returns:
-        Rank and score of the item, the effect of each item of the history on its score (leave-one-out), what rules do
-        to it, and the same in words.
+        Rank and score of the item, the effect of each item of the history on its score (leave-one-out), the effect of
+        rules on it, and the same in words.
     """
     from segue.experiment.inference.explain import explain_item
 
@@ -332,7 +356,9 @@ def explain(
 
 
 def stream(model: TrainedModel | str | Path) -> StreamingSession:
-    """Open a session that recommends from states of fixed size, updated event by event.
+    """Open a session that recommends from states of fixed size.
+
+    A state is updated event by event.
 
     Raises:
         ValueError: the model has no state: it reads the whole history for every recommendation.
@@ -367,22 +393,14 @@ def export(
     Returns:
         The folder of the artifact.
     """
-    from segue.experiment.paths import artifacts_folder
-    from segue.experiment.publish import publish_model, publish_run
+    from segue.experiment.publish import publish, publish_trained
 
-    out = None if folder is None else Path(folder)
+    out = None if folder is None else Path(folder).expanduser()
     log = log or (lambda text: None)
-    if not isinstance(model, TrainedModel) and not (Path(model) / "bundle.json").exists():
-        return publish_run(find_run(model), out, engine=engine, name=name, index_above=index_above, log=log)
+    if isinstance(model, str | Path):
+        return publish(model, out, engine=engine, name=name, index_above=index_above, log=log)
     trained = _trained(model)
-    label = name or (trained.key if isinstance(model, TrainedModel) else Path(model).name)
-    try:
-        histories = trained.log.histories
-    except ValueError as error:
-        log(f"warning: exported without histories; users are unknown and items have no neighbors: {error}")
-        histories = None
-    out = artifacts_folder() / label if out is None else out
-    return publish_model(trained, histories, out, engine=engine, name=name or out.name, index_above=index_above)
+    return publish_trained(trained, trained.key, out, engine=engine, name=name, index_above=index_above, log=log)
 
 
 def serve(
@@ -410,12 +428,13 @@ def serve(
         settings: see :class:`segue.serving.settings.ServingSettings`.
     """
     from segue.serving.artifacts.manifest import MANIFEST
-    from segue.serving.server import ServerConfig, run
+    from segue.serving.server import ServerConfig, check_port, run
     from segue.serving.settings import ServingSettings
 
-    is_artifact = not isinstance(model, TrainedModel) and (Path(model) / MANIFEST).exists()
+    check_port(port)
+    is_artifact = isinstance(model, str | Path) and (Path(model).expanduser() / MANIFEST).exists()
     config = ServerConfig(
-        folders=(Path(str(model)) if is_artifact else export(model, log=log),),
+        folders=(Path(str(model)).expanduser() if is_artifact else export(model, log=log),),
         host=host,
         store=store,
         keys=None if keys is None else Path(keys),
@@ -436,7 +455,8 @@ def _one_query(
     trained: TrainedModel, user: Any, history: Sequence[Any] | None, titles: Sequence[str] | None, data: Any
 ) -> Any:
     """Build the query of one user, or of one history."""
-    if user is None and history is None and titles is None:
-        raise ValueError("got none of user, history= and titles=, expected one of them")
+    given = [name for name, value in (("user", user), ("history=", history), ("titles=", titles)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"got {' and '.join(given) or 'none'}, expected one of user, history= and titles=")
     histories = None if history is None else [history]
     return build_queries(trained, user, histories=histories, titles=titles, data=data)

@@ -9,6 +9,8 @@ from sources import FILES, ROOT, SOURCE, imported, tree
 FORBIDDEN_NAMES = re.compile(r"(^|_)(utils?|helpers?|common|managers?|misc)(_|$)")
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "joblib", "shelve", "marshal", "cloudpickle"}
 FORBIDDEN_TEXT = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError|/root/|/home/")
+MAX_SUMMARY = 80
+"""Characters of the first line of a docstring."""
 MODULE_FILES = [path for path in FILES if path.name not in ("__init__.py", "__main__.py")]
 
 
@@ -49,6 +51,18 @@ def test_public_names_are_documented() -> None:
         named = public(tree(SOURCE / path).body)
         undocumented += [f"{path}: {name}" for name, node in named if not ast.get_docstring(node)]  # type: ignore[arg-type]
     assert not undocumented
+
+
+def test_docstrings_begin_with_a_short_sentence() -> None:
+    long = [
+        f"{path}: {doc.splitlines()[0]}"
+        for path in FILES
+        for node in ast.walk(tree(SOURCE / path))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and (doc := ast.get_docstring(node))
+        and len(doc.splitlines()[0]) > MAX_SUMMARY
+    ]
+    assert not long
 
 
 def test_modules_declare_their_exports() -> None:

@@ -1,4 +1,4 @@
-"""Every model the registry knows keeps every point of the contract."""
+"""Every registered model passes every check of the contract."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def test_contract(key: str, check: str) -> None:
     CHECKS[check](subject(key))
 
 
-def test_contract_tells_all_faults_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_contract_reports_all_failures_together(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> None:
         raise AssertionError("broken on purpose")
 

@@ -1,4 +1,4 @@
-"""The way to kernels of the package ``mlstm_kernels``, walked with its native ones, which run everywhere."""
+"""Compare the interface to ``mlstm_kernels`` with Segue, using the package's native kernels, which run everywhere."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("default")
 
 NATIVE = Kernels("chunkwise--native_autograd", "native_sequence__native", "native", chunk=16)
-"""Of the step, ``native`` is Segue's own."""
+"""The ``native`` step kernel is Segue's implementation."""
 PARALLEL = Kernels("parallel--native_autograd", "native", "native", chunk=16)
 
 
@@ -35,79 +35,79 @@ def inputs(length: int, seed: int = 0) -> list[Tensor]:
 
 @pytest.mark.parametrize("chosen", [NATIVE, PARALLEL], ids=["chunkwise", "parallel"])
 @pytest.mark.parametrize("length", [1, 16, 37])
-def test_a_sequence_of_any_length_with_its_gradients(chosen: Kernels, length: int) -> None:
+def test_sequences_and_gradients_of_any_length(chosen: Kernels, length: int) -> None:
     arguments = inputs(length)
     heads = chosen.run_chunkwise(*arguments)
     assert heads is not None
     expected = mlstm.parallel_heads(*arguments)
     weights = torch.randn(2, length, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for found, wanted in zip(heads, expected, strict=True):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    got, reference = (
+    for actual, expected_head in zip(heads, expected, strict=True):
+        torch.testing.assert_close(actual, expected_head, rtol=1e-5, atol=1e-6)
+    gradients, expected_gradients = (
         torch.autograd.grad(sum((h * weights).sum() for h in out), arguments)  # type: ignore[arg-type]
         for out in (heads, expected)
     )
-    for gradient, other in zip(got, reference, strict=True):
+    for gradient, other in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 5, 40])
-def test_onwards_from_memories_empty_or_not(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stabiliser of a memory may be another; what it stands for, and all that follows, is the same."""
-    ours = theirs = mlstm.initial_state(2, 3, 8, torch.zeros(1, dtype=torch.float64))
+def test_continuing_from_empty_and_nonempty_states(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """States may have different stabilizers but represent the same memory and give the same outputs."""
+    native_state = package_state = mlstm.initial_state(2, 3, 8, torch.zeros(1, dtype=torch.float64))
     for seed in (1, 2):
         arguments = [x.detach() for x in inputs(length, seed)]
-        found = NATIVE.run_sequence(*arguments, theirs)
-        assert found is not None
-        expected, ours = mlstm.chunkwise_heads(*arguments, 16, ours)
-        heads, theirs = found
-        for h, wanted in zip(heads, expected, strict=True):
-            torch.testing.assert_close(h, wanted, rtol=1e-5, atol=1e-6)
-        once = [x[:, :, 0] for x in arguments]
+        actual = NATIVE.run_sequence(*arguments, package_state)
+        assert actual is not None
+        expected, native_state = mlstm.chunkwise_heads(*arguments, 16, native_state)
+        heads, package_state = actual
+        for h, expected_head in zip(heads, expected, strict=True):
+            torch.testing.assert_close(h, expected_head, rtol=1e-5, atol=1e-6)
+        step_arguments = [x[:, :, 0] for x in arguments]
         with monkeypatch.context() as patch:
-            patch.setattr(Kernels, "_chosen", lambda *_: "native")
-            stepped = NATIVE.run_step(*once, theirs)
-        assert stepped is not None
-        expected, ours = mlstm.step_heads(*once, ours)
-        heads, theirs = stepped
-        for h, wanted in zip(heads, expected, strict=True):
-            torch.testing.assert_close(h, wanted, rtol=1e-5, atol=1e-6)
+            patch.setattr(Kernels, "_select", lambda *_: "native")
+            step_output = NATIVE.run_step(*step_arguments, package_state)
+        assert step_output is not None
+        expected, native_state = mlstm.step_heads(*step_arguments, native_state)
+        heads, package_state = step_output
+        for h, expected_head in zip(heads, expected, strict=True):
+            torch.testing.assert_close(h, expected_head, rtol=1e-5, atol=1e-6)
 
 
-def test_a_block_is_the_same_with_either() -> None:
+def test_blocks_are_equal_with_either_kernel() -> None:
     torch.manual_seed(0)
-    own = MLSTMBlock(16, 2, 2, 4, 4, 2.0, 15.0, 0.0, "auto", 16).double()
+    native_block = MLSTMBlock(16, 2, 2, 4, 4, 2.0, 15.0, 0.0, "auto", 16).double()
     other = MLSTMBlock(16, 2, 2, 4, 4, 2.0, 15.0, 0.0, "auto", 16, NATIVE).double()
     with torch.no_grad():
-        for parameter in own.parameters():
+        for parameter in native_block.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
-    other.load_state_dict(own.state_dict())
+    other.load_state_dict(native_block.state_dict())
     x_BLD = torch.randn(2, 23, 16, dtype=torch.float64)
-    torch.testing.assert_close(other(x_BLD), own(x_BLD), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(other(x_BLD), native_block(x_BLD), rtol=1e-5, atol=1e-6)
     lengths_B = torch.tensor([23, 9])
-    memories = [block.initial_state(2) for block in (own, other)]
+    states = [block.initial_state(2) for block in (native_block, other)]
     for part, lengths in ((x_BLD, lengths_B), (x_BLD[:, :1], torch.tensor([1, 1]))):
         outputs = []
-        for at, block in enumerate((own, other)):
-            out, memories[at] = block.advance(part, lengths, memories[at])
+        for index, block in enumerate((native_block, other)):
+            out, states[index] = block.advance(part, lengths, states[index])
             outputs.append(out)
         for row, length in enumerate(lengths.tolist()):
             torch.testing.assert_close(outputs[1][row, :length], outputs[0][row, :length], rtol=1e-5, atol=1e-6)
 
 
-def test_a_state_may_go_from_one_kernel_to_the_other() -> None:
+def test_states_are_interchangeable_between_kernels() -> None:
     torch.manual_seed(0)
     model = XLSTM(XLSTM.Config(embedding_dim=16, slstm_at=()), DataSchema(1, 9)).eval()
     history = Events.of([np.arange(30) % 9])
-    before = model.state(Queries.anonymous(history))
+    state = model.state(Queries.anonymous(history))
     for block in model.blocks:
         block.kernels = NATIVE
     np.testing.assert_allclose(
-        model.encode_state(before), model.encode(Queries.anonymous(history)), rtol=1e-3, atol=1e-4
+        model.encode_state(state), model.encode(Queries.anonymous(history)), rtol=1e-3, atol=1e-4
     )
 
 
-def test_names_are_the_packages() -> None:
+def test_kernel_names_exist_in_the_package() -> None:
     assert _unavailable_reason("chunkwise", "chunkwise--native_autograd", "cpu") is None
     assert "is not among" in (_unavailable_reason("chunkwise", "chunkwise--native", "cpu") or "")
     for kind, name in DEFAULT_KERNELS.items():

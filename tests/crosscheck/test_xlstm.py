@@ -1,8 +1,8 @@
-"""Segue's xLSTM cells against the packages ``xlstm`` and ``mlstm_kernels``, forward and backward.
+"""Compare the xLSTM cells with the packages ``xlstm`` and ``mlstm_kernels``, forward and backward.
 
-Run by ``make crosscheck`` in an environment that holds both; elsewhere these tests are skipped. The packages add their
-epsilon after the stabiliser, as Segue does, but begin with a stabiliser of 0 and Segue with minus infinity: outputs
-agree to about epsilon relative to the normaliser, not to the last bit.
+Run by ``make crosscheck`` in an environment with both packages; otherwise these tests are skipped. The packages add
+their epsilon after the stabilizer, as Segue does, but initialize the stabilizer with 0, and Segue with minus infinity:
+outputs agree to about epsilon relative to the normalizer, not to the last bit.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ TOLERANCE = {torch.float32: 5e-4, torch.float64: 1e-6}
 
 
 def inputs(length: int, gates: float, dtype: torch.dtype, heads: int = 3, width: int = 16) -> list[Tensor]:
-    """q, k, v, i, f: gates spread by ``gates``, forget gates mostly open, as training starts them."""
+    """Return q, k, v, i, f; ``gates`` scales the gates, and forget gates are mostly open, as initialized."""
     make = torch.Generator().manual_seed(length)
     qkv = [torch.randn(2, heads, length, width, generator=make, dtype=torch.float64) for _ in range(3)]
     i, f = (gates * torch.randn(2, heads, length, generator=make, dtype=torch.float64) for _ in range(2))
     return [x.to(dtype) for x in (*qkv, i, f + 3.0)]
 
 
-def both_ways(function: Function, arguments: list[Tensor]) -> list[Tensor]:
-    """The output, and the gradient of a fixed random projection of it for each argument."""
+def forward_and_backward(function: Function, arguments: list[Tensor]) -> list[Tensor]:
+    """Return the output and the gradients of a fixed random projection of it."""
     leaves = [x.clone().requires_grad_() for x in arguments]
     out = function(*leaves)
     weights = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(out.dtype)
@@ -52,7 +52,7 @@ def assert_equal(ours: list[Tensor], theirs: list[Tensor], names: str, tolerance
 
 
 def recurrent(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
-    """Segue's step over all positions."""
+    """Apply Segue's step to all positions."""
     memory = mlstm.initial_state(q.shape[0], q.shape[1], q.shape[3], q)
     outputs = []
     for t in range(q.shape[2]):
@@ -79,18 +79,18 @@ THEIRS: dict[str, Function] = {
 @pytest.mark.parametrize("ours", OURS)
 def test_mlstm_forms_equal_the_native_kernels(ours: str, theirs: str, gates: float, dtype: torch.dtype) -> None:
     arguments = inputs(128, gates, dtype)
-    expected = both_ways(THEIRS[theirs], arguments)
-    assert_equal(both_ways(OURS[ours], arguments), expected, "h dq dk dv di df", TOLERANCE[dtype])
+    expected = forward_and_backward(THEIRS[theirs], arguments)
+    assert_equal(forward_and_backward(OURS[ours], arguments), expected, "h dq dk dv di df", TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("length", [1, 2, 33, 200])
 @pytest.mark.parametrize("ours", OURS)
 def test_mlstm_at_lengths_that_no_chunk_divides(ours: str, length: int) -> None:
     arguments = inputs(length, 1.0, torch.float64)
-    expected = both_ways(THEIRS["parallel"], arguments)
-    found = both_ways(OURS[ours], arguments)
-    assert_equal(found[:5], expected[:5], "h dq dk dv di", 1e-6)
-    torch.testing.assert_close(found[5], expected[5], rtol=1e-6, atol=1e-6)
+    expected = forward_and_backward(THEIRS["parallel"], arguments)
+    actual = forward_and_backward(OURS[ours], arguments)
+    assert_equal(actual[:5], expected[:5], "h dq dk dv di", 1e-6)
+    torch.testing.assert_close(actual[5], expected[5], rtol=1e-6, atol=1e-6)
 
 
 def test_mlstm_memory_is_the_kernels_state() -> None:
@@ -109,7 +109,9 @@ def test_mlstm_equals_the_cell_of_the_first_package() -> None:
     def cell(q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> Tensor:
         return backends.parallel_stabilized_simple(q, k, v, i[..., None], f[..., None])
 
-    assert_equal(both_ways(mlstm.parallel, arguments), both_ways(cell, arguments), "h dq dk dv di df", 1e-9)
+    assert_equal(
+        forward_and_backward(mlstm.parallel, arguments), forward_and_backward(cell, arguments), "h dq dk dv di df", 1e-9
+    )
 
 
 def test_soft_cap() -> None:
@@ -121,7 +123,7 @@ HEADS, WIDTH, BATCH, LENGTH = 2, 8, 3, 40
 
 
 def slstm_cell(dtype: torch.dtype) -> tuple[torch.nn.Module, Tensor]:
-    """The package's cell with random recurrent weights and biases, and gate inputs ``(B, L, 4 H D)``."""
+    """Return the package's cell with random weights and biases, and gate inputs ``(B, L, 4 H D)``."""
     torch.manual_seed(0)
     config = cells.sLSTMCellConfig(hidden_size=HEADS * WIDTH, num_heads=HEADS, backend="vanilla", dtype="float32")
     cell = cells.sLSTMCell(config)
@@ -133,7 +135,7 @@ def slstm_cell(dtype: torch.dtype) -> tuple[torch.nn.Module, Tensor]:
 
 
 def our_slstm(x_BLX: Tensor, R: Tensor, bias: Tensor) -> Tensor:
-    """Segue's recurrence on the package's layout: gates i, f, z, o, then heads, then width."""
+    """Apply Segue's recurrence to the package's layout: gates i, f, z, o, then heads, then width."""
     gates = (x_BLX + bias).view(BATCH, LENGTH, 4, HEADS, WIDTH)
     input_LHBG = gates.permute(1, 3, 0, 2, 4).reshape(LENGTH, HEADS, BATCH, 4 * WIDTH)
     y_LHBD, _ = slstm.sequence(input_LHBG, R.transpose(1, 2))
@@ -150,8 +152,8 @@ def test_slstm_equals_the_vanilla_cell(dtype: torch.dtype) -> None:
         return torch.func.functional_call(cell, arguments, (x,))[0]
 
     tolerance = {torch.float32: 1e-4, torch.float64: 1e-9}[dtype]
-    ours = both_ways(our_slstm, [x, *weights])
-    assert_equal(ours, both_ways(theirs, [x, *weights]), "y dx dR dbias", tolerance)
+    ours = forward_and_backward(our_slstm, [x, *weights])
+    assert_equal(ours, forward_and_backward(theirs, [x, *weights]), "y dx dR dbias", tolerance)
 
 
 def test_slstm_steps_equal_the_vanilla_cell() -> None:

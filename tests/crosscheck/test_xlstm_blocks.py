@@ -1,6 +1,6 @@
-"""Whole blocks of xLSTM, with the same weights, against those of the package ``xlstm``, forward and backward.
+"""Compare xLSTM blocks with those of the package ``xlstm`` for equal weights, forward and backward.
 
-What differs in the package: norm weights are stored less one, small matrices are stored transposed, and the sLSTM
+Differences in the package: norm weights are stored minus one, small matrices are stored transposed, and the sLSTM
 layer's weights called ``fgate`` feed the input gate and those called ``igate`` the forget gate.
 """
 
@@ -25,7 +25,7 @@ WIDTH, HEADS, BLOCKS, LENGTH, BATCH = 32, 2, 2, 37, 3
 
 @pytest.fixture(scope="module")
 def stack() -> nn.Module:
-    """The package's stack of an mLSTM and an sLSTM block, every weight random."""
+    """Build the package's stack of an mLSTM and an sLSTM block with random weights."""
     torch.manual_seed(0)
     config = xlstm.xLSTMBlockStackConfig(
         mlstm_block=xlstm.mLSTMBlockConfig(mlstm=xlstm.mLSTMLayerConfig(num_heads=HEADS)),
@@ -44,7 +44,7 @@ def stack() -> nn.Module:
 
 
 def mlstm_block(theirs: nn.Module) -> MLSTMBlock:
-    """Segue's block with the weights of the package's."""
+    """Build Segue's block with the weights of the package's block."""
     ours = MLSTMBlock(WIDTH, HEADS, BLOCKS, 4, 4, 2.0, 0.0, 0.0, "parallel", 16).double()
     layer = theirs.xlstm
     cell = layer.mlstm_cell
@@ -66,7 +66,7 @@ def mlstm_block(theirs: nn.Module) -> MLSTMBlock:
 
 
 def slstm_block(theirs: nn.Module) -> SLSTMBlock:
-    """Segue's block with the weights of the package's."""
+    """Build Segue's block with the weights of the package's block."""
     ours = SLSTMBlock(WIDTH, HEADS, BLOCKS, 1, 4, 1.3, 0.0).double()
     layer = theirs.xlstm
     cell = layer.slstm_cell
@@ -102,23 +102,23 @@ def output_and_gradient(block: nn.Module) -> tuple[Tensor, Tensor]:
 def test_block_equals_the_packages(stack: nn.Module, index: int) -> None:
     theirs = stack.blocks[index]
     ours = (mlstm_block, slstm_block)[index](theirs)
-    for found, expected in zip(output_and_gradient(ours), output_and_gradient(theirs), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for actual, expected in zip(output_and_gradient(ours), output_and_gradient(theirs), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["mlstm", "slstm"])
 def test_last_positions_equal_the_packages_steps(stack: nn.Module, index: int) -> None:
-    """What Segue answers with for a history of any length is what the package gets event by event."""
+    """Last positions of histories of any length equal the package's outputs event by event."""
     theirs = stack.blocks[index]
     ours = (mlstm_block, slstm_block)[index](theirs)
     x_BLD = histories()
     last_B = torch.tensor([0, 17, LENGTH - 1])
-    answers, state = [], {}
+    outputs, state = [], {}
     with torch.no_grad():
         for t in range(LENGTH):
             y_B1D, state = theirs.step(x_BLD[:, t : t + 1], **state)
-            answers.append(y_B1D[:, 0])
-        expected = torch.stack(answers, 1)[torch.arange(BATCH), last_B]
+            outputs.append(y_B1D[:, 0])
+        expected = torch.stack(outputs, 1)[torch.arange(BATCH), last_B]
         torch.testing.assert_close(ours(x_BLD, last_B), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -126,12 +126,12 @@ def test_stack_equals_the_packages(stack: nn.Module) -> None:
     final = nn.LayerNorm(WIDTH, bias=False).double()
     final.load_state_dict({"weight": 1 + stack.post_blocks_norm.weight})
     ours = nn.Sequential(mlstm_block(stack.blocks[0]), slstm_block(stack.blocks[1]), final)
-    for found, expected in zip(output_and_gradient(ours), output_and_gradient(stack), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for actual, expected in zip(output_and_gradient(ours), output_and_gradient(stack), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_fresh_block_starts_as_the_packages_does() -> None:
-    """The biases that are not random: mLSTM forget gates from 3 to 6, sLSTM forget gates by a power law."""
+    """Compare the deterministic biases: mLSTM forget gates from 3 to 6, sLSTM forget gates by a power law."""
     ours = MLSTMBlock(WIDTH, 4, BLOCKS, 4, 4, 2.0, 15.0, 0.0, "auto", 64)
     torch.testing.assert_close(ours.gates.bias[4:], torch.tensor([3.0, 4.0, 5.0, 6.0]))
     config = xlstm.sLSTMLayerConfig(embedding_dim=WIDTH, num_heads=HEADS, backend="vanilla")

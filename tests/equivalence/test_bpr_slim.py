@@ -43,7 +43,7 @@ def make_triplets(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def compute_loss(rows: Any, users: Any, items: Any, negatives: Any, l2: float, l2_bias: float) -> tuple[Any, Any]:
-    """Sum the loss alone, and the objective, over triplets by torch."""
+    """Compute the sum of the loss and of the objective over triplets with torch."""
     p, q, n = rows[users], rows[items], rows[negatives]
     loss = torch.nn.functional.softplus(-(p * (q - n)).sum(1)).sum()
     ridge = l2 / 2 * sum(part[:, 1:].square().sum() for part in (p, q, n))
@@ -96,7 +96,7 @@ def test_adam_equals_torch(batch: int, has_bias: bool) -> None:
 
 
 def test_lazy_adam_equals_torch_for_tiny_gradients() -> None:
-    """Gradients are near the root of epsilon, and rows skip a hundred steps."""
+    """Gradients are close to the square root of epsilon, and rows skip a hundred steps."""
     learning_rate, rows, loss_sum = 0.01, make_rows(), np.zeros(1)
     rows[:, 1:] *= 1e-4
     rows[USERS:, 0] = 0.0
@@ -124,7 +124,7 @@ def test_negatives_are_unseen(rows: list[list[int]], alpha: float, seed: int) ->
     data = dataset(Events.of(rows), 9)
     sampler = TripletSampler(data, alpha)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triplet_sampling, "MAX_TRIES", 10_000)  # so that rare items are found
+        patch.setattr(triplet_sampling, "MAX_TRIES", 10_000)  # so that rare items are sampled
         users, items, negatives = sampler.triples(np.random.default_rng(seed))
         repeated = sampler.triples(np.random.default_rng(seed))
     seen = [set(row) for row in rows]
@@ -156,10 +156,10 @@ def test_folding_in_minimizes_the_bounded_objective(l2: float) -> None:
     """Use the bound ``w x² / 8 - x / 2`` plus a constant, for each pair of a seen item and any item."""
     model = fit("bpr", clusters().train, embedding_dim=4, iterations=5, learning_rate=0.01, l2=l2)
     history = Events.of([[0, 3, 3], [11], list(range(20))])
-    found = model.encode(Queries.anonymous(history))
+    actual = model.encode(Queries.anonymous(history))
     items, bias = model.items_ID.astype(np.float64), model.bias_I.astype(np.float64)
     mean, l2 = model.users_UD.astype(np.float64).mean(axis=0), max(l2, 0.01)
-    for row, user_factors in enumerate(found):
+    for row, user_factors in enumerate(actual):
         seen_items = history.items[history.offsets[row] : history.offsets[row + 1]]
         d = items[seen_items][:, None] - items
         a, p = bias[seen_items][:, None] - bias, mean
@@ -236,17 +236,17 @@ def random_log(seed: int, users: int = 60, n_items: int = 25) -> Dataset:
 @given(seed=st.integers(0, 30), l1=st.sampled_from([0.0, 0.5, 3.0]), l2=st.sampled_from([0.5, 5.0, 50.0]))
 @settings(max_examples=30, deadline=None)
 def test_slim_weights_equal_nonnegative_least_squares(seed: int, l1: float, l2: float) -> None:
-    """The elastic net as nonnegative least squares, with both penalties in the matrix."""
+    """Solve the elastic net as nonnegative least squares with both penalties in the matrix."""
     data = random_log(seed)
-    found = fit("slim", data, l1=l1, l2=l2, tolerance=1e-6, iterations=1000).weights_II.toarray()
+    actual = fit("slim", data, l1=l1, l2=l2, tolerance=1e-6, iterations=1000).weights_II.toarray()
     matrix = data.histories.csr(25).toarray().astype(np.float64)
     gram = matrix.T @ matrix
     for item in range(25):
         others = np.delete(np.arange(25), item)
         root = np.linalg.cholesky(gram[np.ix_(others, others)] + l2 * np.eye(24))
         expected, _ = nnls(root.T, np.linalg.solve(root, gram[others, item] - l1))
-        np.testing.assert_allclose(found[item, others], expected, atol=2e-4)
-        assert found[item, item] == 0.0
+        np.testing.assert_allclose(actual[item, others], expected, atol=2e-4)
+        assert actual[item, item] == 0.0
 
 
 @given(seed=st.integers(0, 30), alpha=st.sampled_from([0.01, 0.05]), l1_ratio=st.sampled_from([0.1, 0.5]))
@@ -267,8 +267,8 @@ def test_slim_weights_are_optimal(seed: int, alpha: float, l1_ratio: float) -> N
 
 def test_slim_weights_of_two_items_in_closed_form() -> None:
     data = dataset(Events.of([[0, 1], [0, 1], [0, 1], [0], [1], [1]]), 2)
-    found = fit("slim", data, l1=0.5, l2=2.0, tolerance=1e-6).weights_II.toarray()
-    np.testing.assert_allclose(found, [[0, 2.5 / (5 + 2)], [2.5 / (4 + 2), 0]], rtol=1e-5)
+    actual = fit("slim", data, l1=0.5, l2=2.0, tolerance=1e-6).weights_II.toarray()
+    np.testing.assert_allclose(actual, [[0, 2.5 / (5 + 2)], [2.5 / (4 + 2), 0]], rtol=1e-5)
 
 
 def test_slim_weights_are_zero_for_few_common_users() -> None:

@@ -41,8 +41,8 @@ def logged(folder: Path, name: str = "loss") -> list[float]:
 
 def rmse(model: Any, world: Any) -> float:
     targets = world.test.targets
-    found = model.predict(world.test.queries.users[targets.rows], targets.items)
-    return float(np.sqrt(np.square(found - targets.values).mean()))
+    actual = model.predict(world.test.queries.users[targets.rows], targets.items)
+    return float(np.sqrt(np.square(actual - targets.values).mean()))
 
 
 def make_ratings(seed: int = 0, users: int = 7, items: int = 6) -> Dataset:
@@ -57,7 +57,7 @@ def make_ratings(seed: int = 0, users: int = 7, items: int = 6) -> Dataset:
 
 
 def dense_ratings(data: Dataset) -> np.ndarray:
-    """Return the dense ratings, NaN where there is none."""
+    """Return the dense ratings; NaN if there is no rating."""
     table = np.full((data.n_users, data.n_items), np.nan)
     table[data.histories.rows, data.histories.items] = data.histories.values
     return table
@@ -129,13 +129,13 @@ def test_full_rank_svd_is_a_ridge_regression() -> None:
 def test_the_baseline_is_a_ridge_regression() -> None:
     data = make_ratings()
     table, l2 = dense_ratings(data), 1.5
-    found = fit_bias_baseline(collect_ratings(data, "test"), l2)
+    actual = fit_bias_baseline(collect_ratings(data, "test"), l2)
     rows, columns = np.nonzero(~np.isnan(table))
     design = np.zeros((len(rows), 13))
     design[np.arange(len(rows)), rows], design[np.arange(len(rows)), 7 + columns] = 1.0, 1.0
     residuals = table[rows, columns] - np.nanmean(table)
     expected = np.linalg.solve(design.T @ design + l2 * np.eye(13), design.T @ residuals)
-    np.testing.assert_allclose(np.concatenate([found.users_U, found.items_I]), expected, atol=1e-5)
+    np.testing.assert_allclose(np.concatenate([actual.users_U, actual.items_I]), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("fit_observed_only", [False, True])
@@ -198,14 +198,14 @@ def sgd_by_definition(
 
 
 @pytest.mark.parametrize("implicit", [True, False])
-def test_svdpp_updates_equal_those_of_the_paper(implicit: bool) -> None:
+def test_svdpp_updates_match_the_paper(implicit: bool) -> None:
     data, rng = make_ratings(2, users=12, items=9), np.random.default_rng(0)
     targets = data.histories.values - 3.0
     shapes = {"users": (12, 5), "items": (9, 5), "implicit": (9, 4)}
     exact = {name: rng.standard_normal(shape) * 0.5 for name, shape in shapes.items()}
     fast = {name: array.astype(F32) for name, array in exact.items()}
-    had = data.histories.csr(9)
-    seen = (had.indptr.astype(np.int64), had.indices.astype(np.int32))
+    matrix = data.histories.csr(9)
+    seen = (matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32))
     if not implicit:
         seen = (np.zeros(13, np.int64), np.zeros(0, np.int32))
     for sweep in range(4):
@@ -265,8 +265,8 @@ def test_dense_updates_equal_sklearn(rows: int, width: int, seed: int) -> None:
     np.testing.assert_allclose(update_dense(*arguments, ridge_R=ridge.astype(F32)), expected, rtol=1e-3, atol=1e-4)
     # sklearn: _multiplicative_update_w
     expected = start * targets / (start @ gram + ridge[:, None] * start)
-    found = update_dense(*arguments, ridge_R=ridge.astype(F32), multiplicative=True)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    actual = update_dense(*arguments, ridge_R=ridge.astype(F32), multiplicative=True)
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
 
 
 @given(**SHAPES)
@@ -277,11 +277,11 @@ def test_observed_updates_equal_surprise(rows: int, width: int, seed: int) -> No
     start, ridge = rng.random((rows, width)), rng.random(rows)
     events = np.concatenate([[0], np.cumsum(is_observed.sum(1))]), np.nonzero(is_observed)[1].astype(np.int32)
     arguments = (*events, table[is_observed].astype(F32), vectors.astype(F32), start.astype(F32))
-    found, squares = update_observed(*arguments, ridge_R=ridge.astype(F32), multiplicative=True)
+    actual, squares = update_observed(*arguments, ridge_R=ridge.astype(F32), multiplicative=True)
     denominator = np.where(is_observed, start @ vectors.T, 0) @ vectors + ridge[:, None] * start
     has_events = is_observed.any(1)
     expected = np.where(has_events[:, None], start * (np.where(is_observed, table, 0) @ vectors) / denominator, start)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-5)
     errors = np.square(np.where(is_observed, table - expected @ vectors.T, 0)).sum(1)
     np.testing.assert_allclose(squares, errors, rtol=1e-3, atol=1e-5)
     expected = start.copy()
@@ -290,8 +290,8 @@ def test_observed_updates_equal_surprise(rows: int, width: int, seed: int) -> No
         curvature = np.where(is_observed, vectors[:, t] ** 2, 0).sum(1) + ridge
         best = expected[:, t] + (errors @ vectors[:, t] - ridge * expected[:, t]) / curvature
         expected[:, t] = np.where(has_events, np.maximum(best, 0), expected[:, t])
-    found, _ = update_observed(*arguments, ridge_R=ridge.astype(F32))
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    actual, _ = update_observed(*arguments, ridge_R=ridge.astype(F32))
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["coordinate", "multiplicative"])
@@ -357,10 +357,10 @@ def test_pmf_updates_are_gradient_steps_with_momentum(use_sigmoid: bool, batch: 
             batch_ratings = order[begin : begin + batch]
             p, q = tables["users"][users[batch_ratings]], tables["items"][items[batch_ratings]]
             sums = offset + (p * q).sum(1)
-            found = 1 / (1 + np.exp(-sums)) if use_sigmoid else sums
-            error = targets[batch_ratings] - found
+            actual = 1 / (1 + np.exp(-sums)) if use_sigmoid else sums
+            error = targets[batch_ratings] - actual
             squares += np.square(error).sum()
-            gradient = error * (found * (1 - found) if use_sigmoid else 1.0)
+            gradient = error * (actual * (1 - actual) if use_sigmoid else 1.0)
             for name, codes, vectors in (("users", users, q), ("items", items, p)):
                 update = -len(batch_ratings) / len(order) * ridges[name][:, None] * tables[name]
                 np.add.at(update, codes[batch_ratings], gradient[:, None] * vectors)
@@ -380,8 +380,8 @@ def test_pmf_folds_in_by_ridge_regression() -> None:
     std = float(np.std(data.histories.values, dtype=np.float64))
     z = model.items_ID[row, 1:].astype(np.float64)
     p = np.linalg.solve(z.T @ z + 4 * 0.05 * std * np.eye(4), z.T @ (values - model.mean))
-    found = model.score(Queries.anonymous(Events(np.array([0, 4]), row, values=values)))
-    np.testing.assert_allclose(found[0], model.mean + model.items_ID[:, 1:] @ p, rtol=1e-4, atol=1e-4)
+    actual = model.score(Queries.anonymous(Events(np.array([0, 4]), row, values=values)))
+    np.testing.assert_allclose(actual[0], model.mean + model.items_ID[:, 1:] @ p, rtol=1e-4, atol=1e-4)
 
 
 def test_pmf_with_sigmoid_stays_in_range_and_folds_in_at_a_stationary_point() -> None:
@@ -391,9 +391,9 @@ def test_pmf_with_sigmoid_stays_in_range_and_folds_in_at_a_stationary_point() ->
         "pmf", data, embedding_dim=4, iterations=60, learning_rate=0.2, batch_size=100, use_sigmoid=True, l2=0.002
     )
     users, items = (axis.ravel().astype(np.int32) for axis in np.indices((data.n_users, data.n_items)))
-    found = model.predict(users, items)
-    assert (found >= low).all()
-    assert (found <= high).all()
+    actual = model.predict(users, items)
+    assert (actual >= low).all()
+    assert (actual <= high).all()
     assert rmse(model, world) < world.biases
     histories = data.histories.take(np.arange(3))
     for n, row in enumerate(model.fold_in(histories)):
@@ -433,8 +433,8 @@ def test_sampled_rows_have_the_conditional_distribution() -> None:
     np.testing.assert_allclose(roots[0] @ roots[0].T, precision, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(samples[:count].mean(0), truth, atol=5 / np.sqrt(count))
     np.testing.assert_allclose(np.cov(samples[:count].T), np.linalg.inv(precision), atol=5 / np.sqrt(count))
-    found = np.square(values - samples[:count] @ vectors.T).sum(1)
-    np.testing.assert_allclose(errors[:count], found, rtol=1e-3, atol=1e-4)
+    actual = np.square(values - samples[:count] @ vectors.T).sum(1)
+    np.testing.assert_allclose(errors[:count], actual, rtol=1e-3, atol=1e-4)
 
 
 def test_sampled_hyperparameters_are_normal_wishart() -> None:
@@ -446,7 +446,7 @@ def test_sampled_hyperparameters_are_normal_wishart() -> None:
     np.testing.assert_allclose(np.mean([mean for mean, _ in samples], axis=0), 30 * center / 32, atol=0.02)
     precision = np.mean([precision for _, precision in samples], axis=0)
     np.testing.assert_allclose(precision, (2 + 30) * np.linalg.inv(scatter), rtol=0.02)
-    # the mean's distribution is Student's, with 32 - 2 + 1 degrees of freedom
+    # the mean has a Student's t distribution with 32 - 2 + 1 degrees of freedom
     covariance = scatter / (32 * 31) * 31 / 29
     np.testing.assert_allclose(np.cov(np.array([mean for mean, _ in samples]).T), covariance, rtol=0.12)
 
@@ -458,28 +458,28 @@ def test_sampled_links_have_the_conditional_distribution() -> None:
     by_feature = csr_array(seen.T)
     table = seen.toarray() * weights[:, None]
     rows, prior_precision, std = rng.standard_normal((9, 1)).astype(F32), 1.5, 0.8
-    links, residuals, found = np.zeros((4, 1), F32), rows.copy(), []
+    links, residuals, actual = np.zeros((4, 1), F32), rows.copy(), []
     for _ in range(4000):
         noise = (std * rng.standard_normal((4, 1))).astype(F32)
         feature_rows = by_feature.indptr.astype(np.int64), by_feature.indices.astype(np.int32)
         sample_link_matrix(*feature_rows, weights, F32(prior_precision), noise, residuals, links)
-        found.append(links[:, 0].copy())
+        actual.append(links[:, 0].copy())
     np.testing.assert_allclose(residuals[:, 0], rows[:, 0] - table @ links[:, 0], atol=1e-3)
     precision = table.T @ table + prior_precision * np.eye(4)
-    np.testing.assert_allclose(np.mean(found, axis=0), np.linalg.solve(precision, table.T @ rows[:, 0]), atol=0.06)
-    np.testing.assert_allclose(np.cov(np.array(found).T), std**2 * np.linalg.inv(precision), atol=0.04)
+    np.testing.assert_allclose(np.mean(actual, axis=0), np.linalg.solve(precision, table.T @ rows[:, 0]), atol=0.06)
+    np.testing.assert_allclose(np.cov(np.array(actual).T), std**2 * np.linalg.inv(precision), atol=0.04)
 
 
 def test_the_sampler_has_the_posterior_mean_of_a_tiny_case() -> None:
-    """Two users and one item of width 1: the posterior of three numbers, on a grid."""
+    """Integrate the posterior of two users and one item of dimension 1 on a grid."""
     values = np.array([1.0, -0.6], F32)
     ratings = collect_ratings(dataset(Events(np.arange(3), np.zeros(2, np.int32), values=values), 1), "test")
     sampler = GibbsSampler(ratings, values, 1, False, 4.0, None, np.random.default_rng(0))
-    found = []
+    actual = []
     rng = np.random.default_rng(1)
     for _ in range(1200):
         sampler.step(rng)
-        found.append((sampler.state["users"] @ sampler.state["items"].T)[:, 0])
+        actual.append((sampler.state["users"] @ sampler.state["items"].T)[:, 0])
     # integrated over mean and precision, n numbers about zero have density (1 + scatter)^-(1 + n) / 2
     grid = np.tan(np.linspace(-np.pi / 2, np.pi / 2, 202)[1:-1])  # quantiles of a Cauchy distribution
     u, w, v = np.meshgrid(grid, grid, grid, indexing="ij")
@@ -488,7 +488,7 @@ def test_the_sampler_has_the_posterior_mean_of_a_tiny_case() -> None:
     logs = -1.5 * np.log(pair) - np.log(single) - 2 * ((values[0] - u * v) ** 2 + (values[1] - w * v) ** 2)
     weight = np.exp(logs) * (1 + u**2) * (1 + w**2) * (1 + v**2)
     expected = np.array([(weight * u * v).sum(), (weight * w * v).sum()]) / weight.sum()
-    np.testing.assert_allclose(np.mean(found, axis=0), expected, atol=0.06)
+    np.testing.assert_allclose(np.mean(actual, axis=0), expected, atol=0.06)
 
 
 def test_bayesian_pmf_predicts_mean_and_deviation_over_samples() -> None:
@@ -550,10 +550,10 @@ def test_error_is_close_to_the_noise(key: str) -> None:
         ]
         model = fit(key, world.train.with_histories(shifted[0]), **EXPLICIT[key])
         users = world.test.queries.users[shifted[1].rows]
-        found = float(np.sqrt(np.square(model.predict(users, shifted[1].items) - shifted[1].values).mean()))
+        actual = float(np.sqrt(np.square(model.predict(users, shifted[1].items) - shifted[1].values).mean()))
     else:
-        found = rmse(fit(key, world.train, **EXPLICIT[key]), world)
-    assert found < world.noise + 0.5 * (world.biases - world.noise)
+        actual = rmse(fit(key, world.train, **EXPLICIT[key]), world)
+    assert actual < world.noise + 0.5 * (world.biases - world.noise)
 
 
 @pytest.mark.parametrize("key", ["svdpp", "nmf", "pmf", "bayesian_pmf"])

@@ -60,10 +60,10 @@ def dense(blocks: list[RelationBlock]) -> np.ndarray:
 
 
 def scores_by_definition(x_TC: np.ndarray, state: Parameters) -> np.ndarray:
-    found = state.intercept[0] + x_TC @ state.linear_C
+    scores = state.intercept[0] + x_TC @ state.linear_C
     for a, b in combinations(range(x_TC.shape[1]), 2):
-        found = found + (state.factors_DC[:, a] @ state.factors_DC[:, b]) * x_TC[:, a] * x_TC[:, b]
-    return found
+        scores = scores + (state.factors_DC[:, a] @ state.factors_DC[:, b]) * x_TC[:, a] * x_TC[:, b]
+    return scores
 
 
 def compute_scores(blocks: list[RelationBlock], state: Parameters) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +105,7 @@ def update_one_by_one(
 
 
 class FixedNormals:
-    """A random generator that returns given normal numbers."""
+    """A random generator that returns the given normal numbers."""
 
     def __init__(self, normals: np.ndarray) -> None:
         self.normals = normals
@@ -117,7 +117,7 @@ class FixedNormals:
 
 class FixedPriorUpdater(GibbsUpdater):
     def sample_priors(self, *_: Any) -> None:
-        """Keep the priors."""
+        """A sampler with constant priors."""
 
 
 @pytest.mark.parametrize("width", [0, 1, 3])
@@ -185,28 +185,28 @@ def test_hidden_values_are_truncated_normal_as_in_scipy(low: float, width: float
     edges = [-np.inf, *cuts, np.inf]
     a, b = edges[level], edges[level + 1]
     known = np.zeros(6, np.float32), np.full(6, level, np.int32), np.full(6, root, np.float32)
-    found = -sample_truncated_errors(*known, np.array(cuts) / root, uniforms).astype(float) * root
-    assert ((found >= a - 1e-5) & (found <= b + 1e-5)).all()
+    actual = -sample_truncated_errors(*known, np.array(cuts) / root, uniforms).astype(float) * root
+    assert ((actual >= a - 1e-5) & (actual <= b + 1e-5)).all()
     is_mirrored = a > -b
     log_low, log_high = (stats.norm.logcdf(z) for z in ((-b, -a) if is_mirrored else (a, b)))
     log_probability = np.logaddexp(np.log1p(-uniforms) + log_low, np.log(uniforms) + log_high)
     expected = ndtri_exp(log_probability)
-    is_tail = np.abs(expected) > 36  # where the tail is approximated, to 0.1 %
+    is_tail = np.abs(expected) > 36  # tails are approximated to 0.1 %
     np.testing.assert_allclose(
-        found, -expected if is_mirrored else expected, rtol=1e-5, atol=1e-3 if is_tail.any() else 2e-5
+        actual, -expected if is_mirrored else expected, rtol=1e-5, atol=1e-3 if is_tail.any() else 2e-5
     )
 
 
 def make_levels(seed: int = 0, count: int = 60, levels: int = 4) -> tuple[tuple[Any, Any, Any], np.ndarray]:
-    """Create scores, levels and noise scales; and cutpoints."""
+    """Create scores, levels, noise scales and cutpoints."""
     rng = np.random.default_rng(seed)
     scores = rng.standard_normal(count).astype(np.float32)
     noise_scales = np.exp(0.3 * rng.standard_normal(count)).astype(np.float32)
     cuts = np.sort(rng.standard_normal(levels - 1))
     hidden = scores + rng.standard_normal(count) / noise_scales
-    found = np.searchsorted(cuts, hidden).astype(np.int32)
-    found[:levels] = np.arange(levels)
-    return (scores, found, noise_scales), cuts
+    level_codes = np.searchsorted(cuts, hidden).astype(np.int32)
+    level_codes[:levels] = np.arange(levels)
+    return (scores, level_codes, noise_scales), cuts
 
 
 def log_posterior(cuts: np.ndarray, scores: Any, levels: Any, noise_scales: Any) -> float:
@@ -267,16 +267,16 @@ def test_the_chain_of_cutpoints_has_the_right_distribution() -> None:
     for j, margin in enumerate((mass.sum(1), mass.sum(0))):
         mean = margin @ grid
         spread = np.sqrt(margin @ (grid - mean) ** 2)
-        found = np.array(chain)[200:, j]
-        assert found.mean() == pytest.approx(mean, abs=0.1 * spread)
-        assert found.std() == pytest.approx(spread, rel=0.1)
+        actual = np.array(chain)[200:, j]
+        assert actual.mean() == pytest.approx(mean, abs=0.1 * spread)
+        assert actual.std() == pytest.approx(spread, rel=0.1)
 
 
 def expected_levels(scores: Any, noise_scales: Any, cuts: Any, values: Any) -> np.ndarray:
     edges = np.concatenate([[-np.inf], cuts, [np.inf]])
     chances = np.diff(stats.norm.cdf((edges - np.asarray(scores)[:, None]) * np.asarray(noise_scales)[:, None]), axis=1)
-    found: np.ndarray = chances @ values
-    return found
+    expected: np.ndarray = chances @ values
+    return expected
 
 
 def test_expected_ratings_of_levels() -> None:
@@ -293,7 +293,7 @@ def test_expected_ratings_of_levels() -> None:
 
 
 def test_user_noise_is_sampled_from_its_posterior() -> None:
-    """Most users have little noise, a quarter of them rate erratically."""
+    """Most users have little noise; a quarter of them rate erratically."""
     rng = np.random.default_rng(0)
     users, items = 200, 30
     spread = np.where(np.arange(users) % 4 == 0, 2.0, 0.5)
@@ -310,9 +310,9 @@ def test_user_noise_is_sampled_from_its_posterior() -> None:
         precisions.append(
             sampler.state.user_precision_U * sampler.state.noise_precision[0] / sampler.likelihood.values_K[1] ** 2
         )
-    found = 1 / np.sqrt(np.mean(precisions[10:], axis=0))
-    assert np.corrcoef(found, spread)[0, 1] > 0.95
-    assert np.median(found / spread) == pytest.approx(1, abs=0.1)
+    actual = 1 / np.sqrt(np.mean(precisions[10:], axis=0))
+    assert np.corrcoef(actual, spread)[0, 1] > 0.95
+    assert np.median(actual / spread) == pytest.approx(1, abs=0.1)
     assert sampler.state.degrees_of_freedom[0] < 10
     even = GibbsUpdater(sampler.relations, True, True)
     state = Parameters.initialize(sampler.relations, 0, rng)
@@ -348,7 +348,7 @@ def rounded_ratings(histories: Events) -> Events:
 
 
 def rich_ratings(seed: int = 0) -> Dataset:
-    """Create star ratings with features of both sides and times, some of which are unknown."""
+    """Create star ratings with times and with user and item features, some of which are unknown."""
     rng = np.random.default_rng(seed)
     data = tastes(users=40, n_items=25, seed=seed).train
     size = data.histories.size
@@ -382,8 +382,8 @@ def test_a_linear_world_is_recovered() -> None:
     for learner in ("gibbs", "als"):
         model = fit(dataset(events, 30), embedding_dim=0, inputs=(), iterations=60, learner=learner, l2_bias=1e-3)
         every = np.arange(60, dtype=np.int32).repeat(30), np.tile(np.arange(30, dtype=np.int32), 60)
-        found = model.predict(*every).reshape(60, 30)
-        np.testing.assert_allclose(found, 3 + user_bias[:, None] + item_bias, atol=0.15)
+        actual = model.predict(*every).reshape(60, 30)
+        np.testing.assert_allclose(actual, 3 + user_bias[:, None] + item_bias, atol=0.15)
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "ordered_probit"])
@@ -468,12 +468,12 @@ def test_a_prediction_is_the_mean_over_samples(likelihood: str) -> None:
             total += expected_levels(
                 score, samples.user_noise_scales[m, users], samples.cutpoints[m], samples.values[0]
             )
-    found = model.predict(users, items, times)
-    np.testing.assert_allclose(found, total / 4, rtol=1e-4, atol=1e-4)
+    actual = model.predict(users, items, times)
+    np.testing.assert_allclose(actual, total / 4, rtol=1e-4, atol=1e-4)
     queries = Queries(data.histories, users, np.ones(40, np.bool_), times)
-    np.testing.assert_allclose(model.score(queries)[users, items], found, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.score(queries)[users, items], actual, rtol=1e-4, atol=1e-4)
     without_times = model.predict(users, items)
-    assert np.abs(without_times - found).max() > 1e-3
+    assert np.abs(without_times - actual).max() > 1e-3
     scores_without_times = model.score(Queries.of_users(users, data.histories))
     np.testing.assert_allclose(scores_without_times[users, items], without_times, rtol=1e-4, atol=1e-4)
 
@@ -506,18 +506,18 @@ def test_unknown_users_get_the_posterior_mode_given_their_ratings(likelihood: st
         w, v = np.append(columns[:, 0], parameters[0]), np.vstack([columns[:, 1:], parameters[1:]])
         row = np.append(x, 1.0)
         pairs = sum(row[a] * row[b] * (v[a] @ v[b]) for a, b in combinations(range(len(row)), 2))
-        found: np.ndarray = samples.intercepts[0, 0] + row @ w + pairs + items[:, 0] + items[:, 1:] @ (row @ v)
-        return found
+        actual: np.ndarray = samples.intercepts[0, 0] + row @ w + pairs + items[:, 0] + items[:, 1:] @ (row @ v)
+        return actual
 
     def negative_log_posterior(parameters: np.ndarray) -> float:
-        found = scores_given(parameters)[[3, 8, 2, 11]]
+        actual = scores_given(parameters)[[3, 8, 2, 11]]
         prior = 0.5 * (precisions * (parameters - means) ** 2).sum()
         if likelihood == "gaussian":
             targets = (np.array([5, 1, 4, 2]) - samples.values[0, 0]) / samples.values[0, 1]
-            return float(prior + 0.5 * samples.noise_precisions[0, 0] * ((found - targets) ** 2).sum())
+            return float(prior + 0.5 * samples.noise_precisions[0, 0] * ((actual - targets) ** 2).sum())
         edges = np.concatenate([[-np.inf], samples.cutpoints[0], [np.inf]])
         levels = np.array([4, 0, 3, 1])
-        mass = stats.norm.cdf(edges[levels + 1] - found) - stats.norm.cdf(edges[levels] - found)
+        mass = stats.norm.cdf(edges[levels + 1] - actual) - stats.norm.cdf(edges[levels] - actual)
         return float(prior - np.log(mass).sum())
 
     best = minimize(negative_log_posterior, means.astype(np.float64), method="BFGS").x

@@ -1,4 +1,4 @@
-"""Small ridge regressions in float64 against the kernels; ALS iterations never increase the objective."""
+"""Compare the kernels with small ridge regressions in float64; ALS iterations never increase the objective."""
 
 import json
 from dataclasses import replace
@@ -47,8 +47,8 @@ def with_shared_matrix(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def with_fixed_side(arguments: dict[str, Any]) -> dict[str, Any]:
     excluded = ("vectors_CD", "common_DD")
-    kept = {name: value for name, value in arguments.items() if name not in excluded}
-    return kept | {"fixed": FixedSide.of(arguments["vectors_CD"], arguments["common_DD"])}
+    remaining = {name: value for name, value in arguments.items() if name not in excluded}
+    return remaining | {"fixed": FixedSide.of(arguments["vectors_CD"], arguments["common_DD"])}
 
 
 def solve_one_by_one(arguments: dict[str, Any], ridge_D: np.ndarray, prior_RD: np.ndarray) -> np.ndarray:
@@ -68,9 +68,9 @@ def test_rows_are_solutions_of_ridge_regressions(width: int, rows: int, seed: in
     arguments = make_problem(width, rows, seed)
     rng = np.random.default_rng(seed + 1)
     ridge_D, prior = (0.5 + rng.random(width)).astype(np.float32), rng.standard_normal((rows, width)).astype(np.float32)
-    found, gains = solve_rows(**arguments, ridge_D=ridge_D, prior_RD=prior)
+    actual, gains = solve_rows(**arguments, ridge_D=ridge_D, prior_RD=prior)
     expected = solve_one_by_one(arguments, ridge_D.astype(np.float64), prior)
-    np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-4)
+    np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-4)
     sums = np.zeros((rows, width))
     np.add.at(sums, np.repeat(np.arange(rows), np.diff(arguments["offsets"])),
               arguments["targets_T"][:, None] * arguments["vectors_CD"][arguments["columns"]])  # fmt: skip
@@ -83,10 +83,10 @@ def test_rows_are_solutions_of_ridge_regressions(width: int, rows: int, seed: in
 def test_block_coordinate_descent_converges(width: int, rows: int, seed: int, block: int) -> None:
     arguments = make_problem(width, rows, seed)
     exact, best_gains = solve_rows(**arguments, ridge_D=np.ones(width, np.float32))
-    found, previous = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
+    actual, previous = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(400):
-        found, gains = solve_rows_iteratively(
-            solve_rows_by_blocks, min(block, width), **with_shared_matrix(arguments), rows_RD=found
+        actual, gains = solve_rows_iteratively(
+            solve_rows_by_blocks, min(block, width), **with_shared_matrix(arguments), rows_RD=actual
         )
         assert (gains >= previous - 1e-4 * (1 + np.abs(previous))).all()
         previous = gains
@@ -102,9 +102,9 @@ def test_block_coordinate_descent_converges(width: int, rows: int, seed: int, bl
 def test_conjugate_gradients_converge(width: int, rows: int, seed: int) -> None:
     arguments = make_problem(width, rows, seed)
     _, best_gains = solve_rows(**arguments, ridge_D=np.ones(width, np.float32))
-    found, previous = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
+    actual, previous = np.zeros((rows, width), np.float32), np.zeros(rows, np.float32)
     for _ in range(30):
-        found, gains = cg_steps(3, **with_fixed_side(arguments), rows_RD=found)
+        actual, gains = cg_steps(3, **with_fixed_side(arguments), rows_RD=actual)
         assert (gains >= previous - 1e-4 * (1 + np.abs(previous))).all()
         previous = gains
     np.testing.assert_allclose(gains, best_gains, rtol=1e-2, atol=1e-2)
@@ -148,7 +148,7 @@ def test_singular_equations_raise() -> None:
     arguments = make_problem(3, 2, 0) | {"common_DD": np.zeros((3, 3), np.float32), "ridge_R": np.zeros(2, np.float32)}
     arguments["offsets"] = np.array(
         [0, 0, len(arguments["columns"])]
-    )  # without events and regularization, anything is a solution
+    )  # without events and regularization, every vector is a solution
     with pytest.raises(ValueError, match="the equations of a row are singular"):
         solve_rows(**arguments, ridge_D=np.ones(3, np.float32))
 

@@ -1,4 +1,4 @@
-"""Our metrics against trec_eval (through pytrec_eval and ir-measures) on random rankings and on lists."""
+"""Compare metrics with trec_eval (through pytrec_eval and ir-measures) on random rankings and on lists."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from segue.core.types import Codes, DataSchema, Events, HeldOut, Queries, Ranks,
 from segue.evaluation import metrics
 from segue.evaluation.evaluate import evaluate, evaluate_lists
 
-pytest.importorskip("pytrec_eval", reason="needs pytrec_eval, which ir-measures brings")
+pytest.importorskip("pytrec_eval", reason="needs pytrec_eval, which ir-measures installs")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     ir_measures = pytest.importorskip("ir_measures", reason="needs ir-measures")
 
 N, N_ITEMS = 200, 60
-EVERY = tuple(getattr(metrics, name) for name in metrics.__all__)
+ALL_METRICS = tuple(getattr(metrics, name) for name in metrics.__all__)
 
 
 class Random:
@@ -32,17 +32,17 @@ class Random:
 
 @pytest.fixture(scope="module")
 def held_out() -> HeldOut:
-    """Histories, and 1 to 20 targets each, outside the history."""
+    """Random histories with 1 to 20 targets per user outside the history."""
     rng = np.random.default_rng(1)
     orders = rng.permuted(np.tile(np.arange(N_ITEMS), (N, 1)), axis=1)
-    seen, true = rng.integers(0, 20, N), rng.integers(1, 21, N)
-    history = Events.of([row[:s] for row, s in zip(orders, seen, strict=True)])
-    targets = Events.of([row[s : s + t] for row, s, t in zip(orders, seen, true, strict=True)])
+    n_seen, n_targets = rng.integers(0, 20, N), rng.integers(1, 21, N)
+    history = Events.of([row[:s] for row, s in zip(orders, n_seen, strict=True)])
+    targets = Events.of([row[s : s + t] for row, s, t in zip(orders, n_seen, n_targets, strict=True)])
     return HeldOut(Queries.of_users(np.arange(N, dtype=np.int32), history), targets)
 
 
-def theirs(run: dict[str, dict[str, float]], held_out: HeldOut, k: int) -> dict[str, np.ndarray]:
-    """Their values per query, by our names; MAP is brought from their divisor, *relevant*, to min(k, relevant)."""
+def trec_eval_metrics(run: dict[str, dict[str, float]], held_out: HeldOut, k: int) -> dict[str, np.ndarray]:
+    """Compute trec_eval's values per query; rescale MAP from the divisor *relevant* to min(k, relevant)."""
     from ir_measures import AP, RR, P, R, Success, nDCG
 
     qrels = {
@@ -57,21 +57,21 @@ def theirs(run: dict[str, dict[str, float]], held_out: HeldOut, k: int) -> dict[
         "map": AP @ k,
     }
     values = {name: np.zeros(len(held_out)) for name in names}
-    found = ir_measures.iter_calc(list(names.values()), qrels, run)
+    actual = ir_measures.iter_calc(list(names.values()), qrels, run)
     by_measure = {str(measure): name for name, measure in names.items()}
-    for row in found:
+    for row in actual:
         values[by_measure[str(row.measure)]][int(row.query_id)] = row.value
     relevant = held_out.targets.lengths
     values["map"] = values["map"] * relevant / np.minimum(k, relevant)
-    both = values["precision"] + values["recall"]
-    values["f1"] = 2 * values["precision"] * values["recall"] / np.where(both > 0, both, 1)
+    total = values["precision"] + values["recall"]
+    values["f1"] = 2 * values["precision"] * values["recall"] / np.where(total > 0, total, 1)
     return values
 
 
 @pytest.mark.parametrize("k", [5, 10])
 def test_random_rankings(held_out: HeldOut, k: int) -> None:
     model = Random()
-    ours = evaluate(model, held_out, (5, 10), EVERY)
+    ours = evaluate(model, held_out, (5, 10), ALL_METRICS)
     history = held_out.queries.history
     run = {
         str(n): {
@@ -80,33 +80,33 @@ def test_random_rankings(held_out: HeldOut, k: int) -> None:
         }
         for n in range(N)
     }
-    for name, values in theirs(run, held_out, k).items():
+    for name, values in trec_eval_metrics(run, held_out, k).items():
         np.testing.assert_allclose(ours.values[f"{name}@{k}"], values, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("k", [5, 10])
-def test_lists_from_elsewhere(held_out: HeldOut, k: int) -> None:
-    """Lists of 0 to 12 places."""
+def test_recommendation_lists(held_out: HeldOut, k: int) -> None:
+    """Lists of 0 to 12 items."""
     lists = evaluate(Random(), held_out, (12,)).top
     lengths = np.random.default_rng(2).integers(0, 13, N)
     lists = type(lists)(lists.items, lists.scores, lengths)
-    ours = evaluate_lists(lists, held_out, (5, 10), EVERY)
+    ours = evaluate_lists(lists, held_out, (5, 10), ALL_METRICS)
     run = {
-        str(n): {str(item): float(-place) for place, item in enumerate(lists.items[n, : lengths[n]])} for n in range(N)
+        str(n): {str(item): float(-rank) for rank, item in enumerate(lists.items[n, : lengths[n]])} for n in range(N)
     }
-    for name, values in theirs(run, held_out, k).items():
+    for name, values in trec_eval_metrics(run, held_out, k).items():
         np.testing.assert_allclose(ours.values[f"{name}@{k}"], values, atol=1e-9, err_msg=name)
 
 
-def test_they_can_disagree(held_out: HeldOut) -> None:
-    """A ranking turned round gives other values: the comparison above compares something."""
-    ours = evaluate(Random(), held_out, (10,), EVERY)
-    turned: Ranks = Ranks(
+def test_a_reversed_ranking_gives_other_values(held_out: HeldOut) -> None:
+    """Check that the comparisons above can fail."""
+    ours = evaluate(Random(), held_out, (10,), ALL_METRICS)
+    reversed_ranks: Ranks = Ranks(
         held_out.targets.offsets,
         np.arange(held_out.targets.size),
         np.zeros(held_out.targets.size, np.int64),
         np.full(N, held_out.targets.size + 1),
         ours.top,
     )
-    for metric in EVERY:
-        assert not np.allclose(metric(turned, 10), ours.values[f"{metric.__name__}@10"])
+    for metric in ALL_METRICS:
+        assert not np.allclose(metric(reversed_ranks, 10), ours.values[f"{metric.__name__}@10"])

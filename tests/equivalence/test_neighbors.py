@@ -36,7 +36,7 @@ def fit_explicit(key: str, data: Dataset = DATA, **settings: Any) -> Any:
 
 
 def dense(data: Dataset) -> np.ndarray:
-    """Return the dense ratings; NaN where there is none."""
+    """Return the dense ratings; NaN if there is no rating."""
     table = np.full((data.n_users, data.n_items), np.nan)
     table[data.histories.rows, data.histories.items] = data.histories.values
     return table
@@ -166,7 +166,7 @@ def test_sequence_measures_use_the_newest_events() -> None:
     data = dataset(Events.of([[0, 1, 2], [2, 1, 0], [5, 3, 4]]), 6)
     model = fit("user_knn", data, similarity="longest_common_subsequence", max_length=2, shrink=0.0)
     queries = Queries.anonymous(Events.of([[3, 4, 0, 1]]))
-    # of (0, 1): against (1, 2) one of two; against (1, 0) one of two; against (3, 4) nothing
+    # of (0, 1): against (1, 2) one of two; against (1, 0) one of two; against (3, 4) none
     np.testing.assert_allclose(model.similar_users(queries), [[0.5, 0.5, 0.0]])
 
 
@@ -174,7 +174,7 @@ def test_sequence_measures_use_the_newest_events() -> None:
 
 
 def expected_baseline(values: np.ndarray, kind: str, by_user: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the baseline of every rating, and its unit."""
+    """Return the baseline and the scale of every rating."""
     mean, ones = np.nanmean(values), np.ones_like(values)
     of_user = ones * np.nanmean(values, axis=1, keepdims=True)
     of_item = ones * np.nanmean(values, axis=0, keepdims=True)
@@ -200,8 +200,8 @@ def test_baselines_against_dense_numpy(kind: Any, by_user: bool) -> None:
     table = mean_values(DATA.histories, DATA.n_items)
     baseline = RatingBaseline.fit(table, kind, by_user, 10, 5.0, 3.0)
     expected, units = expected_baseline(dense(DATA), kind, by_user)
-    found = baseline.mean + baseline.users_U[:, None] + baseline.items_I
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    actual = baseline.mean + baseline.users_U[:, None] + baseline.items_I
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
     np.testing.assert_allclose(baseline.units, units[:, 0] if by_user else units[0], rtol=1e-5)
     users, own_units = baseline.fold_in(table, by_user)
     np.testing.assert_allclose(users, baseline.users_U, atol=1e-5)
@@ -299,12 +299,12 @@ def test_every_measure_predicts_or_raises(key: str, name: str) -> None:
         return
     model = fit_explicit(key, data, similarity=name)
     values = dense(data)
-    found = model.predict(*all_pairs(data)).reshape(values.shape)
+    actual = model.predict(*all_pairs(data)).reshape(values.shape)
     baseline, _ = expected_baseline(values, "baseline", key == "user_knn")
-    assert np.isfinite(found).all()
+    assert np.isfinite(actual).all()
     is_rated = ~np.isnan(values)
     if name in ("cosine", "adjusted_cosine", "pearson", "spearman", "msd", "tanimoto"):
-        assert np.square(found - values)[is_rated].mean() < np.square(baseline - values)[is_rated].mean() * 1.05
+        assert np.square(actual - values)[is_rated].mean() < np.square(baseline - values)[is_rated].mean() * 1.05
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -355,8 +355,8 @@ def test_error_is_close_to_the_noise(key: str, similarity: str) -> None:
     world = tastes()
     model = fit_explicit(key, world.train, similarity=similarity, k=20)
     targets = world.test.targets
-    found = model.predict(world.test.queries.users[targets.rows], targets.items)
-    rmse = float(np.sqrt(np.square(found - targets.values).mean()))
+    actual = model.predict(world.test.queries.users[targets.rows], targets.items)
+    rmse = float(np.sqrt(np.square(actual - targets.values).mean()))
     assert rmse < world.noise + 0.8 * (world.biases - world.noise)
 
 

@@ -1,4 +1,4 @@
-"""Neural collaborative filtering, LightGCN and Mult-VAE against their formulas, written out again in float64."""
+"""Compare NeuMF, LightGCN and Mult-VAE with their formulas in float64."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from segue.testing import World, clusters, dataset, hit_rate, train_small
 from segue.training.train import Training, train
 
 KEYS = ["lightgcn", "multi_vae", "neumf"]
-FORMS = ["gmf", "mlp", "neumf"]
+NEUMF_VARIANTS = ["gmf", "mlp", "neumf"]
 
 
-def log(users: int = 12, n_items: int = 9, seed: int = 0) -> Events:
-    """Histories in which one user has nothing, items come again, and the last item is never had."""
+def make_histories(users: int = 12, n_items: int = 9, seed: int = 0) -> Events:
+    """Random histories: the first is empty, items repeat, and the last item never occurs."""
     rng = np.random.default_rng(seed)
     return Events.of([rng.integers(n_items - 1, size=length) for length in [0, *rng.integers(1, 7, size=users - 1)]])
 
 
-def seen(events: Events, n_items: int) -> np.ndarray:
+def to_dense(events: Events, n_items: int) -> np.ndarray:
     return events.csr(n_items).toarray().astype(np.float64)
 
 
-def untrained(key: str, events: Events, n_items: int, seed: int = 0, **values: Any) -> Any:
-    """A network with random parameters that has looked at the data, settled."""
+def build_model(key: str, events: Events, n_items: int, seed: int = 0, **values: Any) -> Any:
+    """Build a prepared and finalized model with random parameters."""
     torch.manual_seed(seed)
-    kind: Any = model_class(key)
-    model = kind(kind.Config(**values), dataset(events, n_items).schema)
+    cls: Any = model_class(key)
+    model = cls(cls.Config(**values), dataset(events, n_items).schema)
     model.prepare(dataset(events, n_items))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -51,7 +51,7 @@ def untrained(key: str, events: Events, n_items: int, seed: int = 0, **values: A
     return model
 
 
-def numbers(model: Any) -> dict[str, np.ndarray]:
+def float64_arrays(model: Any) -> dict[str, np.ndarray]:
     return {name: array.astype(np.float64) for name, array in model.arrays().items()}
 
 
@@ -59,120 +59,122 @@ def softplus(x: np.ndarray) -> np.ndarray:
     return np.logaddexp(0.0, x)
 
 
-# Holdings
+# Interaction pairs
 
 
 @given(seed=st.integers(0, 99), size=st.integers(1, 20), count=st.integers(1, 4))
 @settings(max_examples=40, deadline=None)
-def test_pairs_are_dealt_once_and_what_is_drawn_was_not_had(seed: int, size: int, count: int) -> None:
-    events = log(seed=seed)
-    had = seen(events, 9) > 0
+def test_batches_cover_all_pairs_and_negatives_are_unseen(seed: int, size: int, count: int) -> None:
+    events = make_histories(seed=seed)
+    seen_UI = to_dense(events, 9) > 0
     pairs, rng = InteractionPairs(events, 9), np.random.default_rng(seed)
-    told, batches = pairs.batches(size, rng)
-    found = np.zeros_like(had, dtype=int)
-    parts = list(batches)
-    assert len(parts) == told
-    assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    for part in parts:
-        users, items = pairs.users_P[part], pairs.items_P[part]
+    n_batches, batches = pairs.batches(size, rng)
+    n_visits = np.zeros_like(seen_UI, dtype=int)
+    batch_list = list(batches)
+    assert len(batch_list) == n_batches
+    assert max(map(len, batch_list)) - min(map(len, batch_list)) <= 1
+    for batch in batch_list:
+        users, items = pairs.users_P[batch], pairs.items_P[batch]
         assert (np.diff(users) >= 0).all()
-        np.add.at(found, (users, items), 1)
-        drawn, wrong = pairs.sample_unseen(users, count, rng)
-        np.testing.assert_array_equal(had[users[:, None], drawn], wrong)
-        left_out = pairs.seen(torch.from_numpy(users).numpy())
-        np.testing.assert_array_equal(left_out.catalog_mask(0, len(users), 9).numpy(), had[users])
+        np.add.at(n_visits, (users, items), 1)
+        sampled, is_seen = pairs.sample_unseen(users, count, rng)
+        np.testing.assert_array_equal(seen_UI[users[:, None], sampled], is_seen)
+        excluded = pairs.seen(torch.from_numpy(users).numpy())
+        np.testing.assert_array_equal(excluded.catalog_mask(0, len(users), 9).numpy(), seen_UI[users])
         np.testing.assert_array_equal(
-            left_out.mask_for_items(torch.tensor([3, 0, 3])).numpy(), had[users][:, [3, 0, 3]]
+            excluded.mask_for_items(torch.tensor([3, 0, 3])).numpy(), seen_UI[users][:, [3, 0, 3]]
         )
-    np.testing.assert_array_equal(found, had)
+    np.testing.assert_array_equal(n_visits, seen_UI)
 
 
-def test_who_had_everything_has_nothing_drawn_that_counts() -> None:
+def test_negatives_of_a_user_with_all_items_are_marked_as_seen() -> None:
     pairs = InteractionPairs(Events.of([[0, 1, 2], [1]]), 3)
-    drawn, wrong = pairs.sample_unseen(np.array([0, 0, 1]), 50, np.random.default_rng(0))
-    assert wrong[:2].all()
-    assert not wrong[2].any()
-    assert set(drawn[2]) == {0, 2}
+    sampled, is_seen = pairs.sample_unseen(np.array([0, 0, 1]), 50, np.random.default_rng(0))
+    assert is_seen[:2].all()
+    assert not is_seen[2].any()
+    assert set(sampled[2]) == {0, 2}
 
 
 # LightGCN
 
 
 def adjacency(events: Events, n_items: int) -> np.ndarray:
-    """The symmetric matrix of eq. 7 and 8, dense."""
-    had = seen(events, n_items)
-    users = len(had)
-    both = np.zeros((users + n_items,) * 2)
-    both[:users, users:], both[users:, :users] = had, had.T
-    scale = 1 / np.sqrt(np.maximum(both.sum(axis=1), 1))
-    return scale[:, None] * both * scale
+    """Compute the symmetric normalized adjacency matrix of eqs. 7 and 8, dense."""
+    seen_UI = to_dense(events, n_items)
+    users = len(seen_UI)
+    matrix = np.zeros((users + n_items,) * 2)
+    matrix[:users, users:], matrix[users:, :users] = seen_UI, seen_UI.T
+    inverse_sqrt_degrees = 1 / np.sqrt(np.maximum(matrix.sum(axis=1), 1))
+    return inverse_sqrt_degrees[:, None] * matrix * inverse_sqrt_degrees
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
-def test_what_spreads_along_the_graph_is_the_mean_of_powers_of_a_matrix(layers: int) -> None:
-    events, rng = log(), np.random.default_rng(1)
-    dense = sum(np.linalg.matrix_power(adjacency(events, 9), k) for k in range(layers + 1)) / (layers + 1)
+def test_propagation_is_the_mean_of_adjacency_powers(layers: int) -> None:
+    events, rng = make_histories(), np.random.default_rng(1)
+    operator = sum(np.linalg.matrix_power(adjacency(events, 9), k) for k in range(layers + 1)) / (layers + 1)
     x, weights = rng.standard_normal((2, 21, 5))
-    given = torch.tensor(x, dtype=torch.float32, requires_grad=True)
-    found = UserItemGraph(events, 9).propagate(given, layers)
-    np.testing.assert_allclose(found.detach(), dense @ x, rtol=1e-5, atol=1e-6)
-    (found * torch.tensor(weights, dtype=torch.float32)).sum().backward()
-    assert given.grad is not None
-    np.testing.assert_allclose(given.grad, dense.T @ weights, rtol=1e-5, atol=1e-6)
+    embeddings = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+    actual = UserItemGraph(events, 9).propagate(embeddings, layers)
+    np.testing.assert_allclose(actual.detach(), operator @ x, rtol=1e-5, atol=1e-6)
+    (actual * torch.tensor(weights, dtype=torch.float32)).sum().backward()
+    assert embeddings.grad is not None
+    np.testing.assert_allclose(embeddings.grad, operator.T @ weights, rtol=1e-5, atol=1e-6)
 
 
-def test_lightgcn_answers_as_it_was_trained_and_folds_in_others() -> None:
-    events, layers = log(), 2
-    model = untrained("lightgcn", events, 9, embedding_dim=4, num_layers=layers)
-    it = numbers(model)
-    matrix, first = adjacency(events, 9), np.concatenate([it["users_UD"], it["items_ID"]])
-    each = [np.linalg.matrix_power(matrix, k) @ first for k in range(layers + 1)]
-    final, degrees = sum(each) / (layers + 1), seen(events, 9).sum(axis=0)
-    everybody = np.arange(1, 12, dtype=np.int32)
-    own = Queries.of_users(everybody, events.take(everybody))
-    np.testing.assert_allclose(model.encode(own), final[1:12], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(model.score(own), final[1:12] @ final[12:].T, rtol=1e-4, atol=1e-5)
-    # a history of any other person: item 8 was never had and says nothing, item 2 counts once
-    rows = [[2, 5, 2, 8], [], [8], [2, 5]]
-    asked = Queries(Events.of(rows), np.array([0, 0, 3, 3], np.int32), np.array([False, False, True, True]))
-    below = sum(layer[12:] for layer in each[:-1])
-    part = sum(below[item] / np.sqrt(2 * degrees[item]) for item in (2, 5))
-    mean = first[1:12].mean(axis=0)
+def test_lightgcn_encodes_training_users_and_folds_in_histories() -> None:
+    events, layers = make_histories(), 2
+    model = build_model("lightgcn", events, 9, embedding_dim=4, num_layers=layers)
+    params = float64_arrays(model)
+    matrix, initial = adjacency(events, 9), np.concatenate([params["users_UD"], params["items_ID"]])
+    layer_outputs = [np.linalg.matrix_power(matrix, k) @ initial for k in range(layers + 1)]
+    final, degrees = sum(layer_outputs) / (layers + 1), to_dense(events, 9).sum(axis=0)
+    known_users = np.arange(1, 12, dtype=np.int32)
+    known_queries = Queries.of_users(known_users, events.take(known_users))
+    np.testing.assert_allclose(model.encode(known_queries), final[1:12], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.score(known_queries), final[1:12] @ final[12:].T, rtol=1e-4, atol=1e-5)
+    # other histories: item 8 is not in the training data and is ignored, repeated item 2 counts once
+    histories = [[2, 5, 2, 8], [], [8], [2, 5]]
+    queries = Queries(Events.of(histories), np.array([0, 0, 3, 3], np.int32), np.array([False, False, True, True]))
+    lower_layers = sum(layer[12:] for layer in layer_outputs[:-1])
+    neighbors = sum(lower_layers[item] / np.sqrt(2 * degrees[item]) for item in (2, 5))
+    mean = initial[1:12].mean(axis=0)
     expected = [
-        (mean + part) / (layers + 1),
+        (mean + neighbors) / (layers + 1),
         final[1:12].mean(axis=0),
         final[3],
-        (first[3] + part) / (layers + 1),
+        (initial[3] + neighbors) / (layers + 1),
     ]
-    np.testing.assert_allclose(model.encode(asked), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(model.encode(queries), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_lightgcn_asks_the_loss_for_all_pairs_and_adds_the_squares() -> None:
-    events = log()
-    model = untrained("lightgcn", events, 9, embedding_dim=4, num_layers=1, l2=0.3)
-    it, had = numbers(model), seen(events, 9)
-    final = (np.eye(21) + adjacency(events, 9)) / 2 @ np.concatenate([it["users_UD"], it["items_ID"]])
+def test_lightgcn_objective_is_the_loss_over_pairs_plus_l2() -> None:
+    events = make_histories()
+    model = build_model("lightgcn", events, 9, embedding_dim=4, num_layers=1, l2=0.3)
+    params, seen_UI = float64_arrays(model), to_dense(events, 9)
+    final = (np.eye(21) + adjacency(events, 9)) / 2 @ np.concatenate([params["users_UD"], params["items_ID"]])
 
-    def loss(hidden: Tensor, vectors: Tensor, bias: Tensor | None, targets: Tensor, without: Any = None) -> Tensor:
+    def loss(hidden: Tensor, vectors: Tensor, bias: Tensor | None, targets: Tensor, excluded: Any = None) -> Tensor:
         assert bias is None
-        np.testing.assert_array_equal(without.catalog_mask(0, len(targets), 9).numpy(), had[np.nonzero(had)[0]] > 0)
+        np.testing.assert_array_equal(
+            excluded.catalog_mask(0, len(targets), 9).numpy(), seen_UI[np.nonzero(seen_UI)[0]] > 0
+        )
         return ((hidden @ vectors.T)[torch.arange(len(targets)), targets]).sum()
 
     _, batches = model.batches(dataset(events, 9), 100, np.random.default_rng(0))
     (batch,) = batches
     value, count = model.objective(batch, loss)
-    users, items = np.nonzero(had)
+    users, items = np.nonzero(seen_UI)
     expected = (final[users] * final[12 + items]).sum()
-    expected += 0.3 * ((it["users_UD"][users] ** 2).sum() + (it["items_ID"][items] ** 2).sum()) / len(users)
+    expected += 0.3 * ((params["users_UD"][users] ** 2).sum() + (params["items_ID"][items] ** 2).sum()) / len(users)
     assert count == len(users)
     np.testing.assert_allclose(value.item(), expected, rtol=1e-5)
 
 
-def test_lightgcn_that_was_loaded_does_not_train() -> None:
-    kind: Any = model_class("lightgcn")
-    model = kind(kind.Config(embedding_dim=4), dataset(log(), 9).schema)
-    model.restore(untrained("lightgcn", log(), 9, embedding_dim=4).arrays())
-    _, batches = model.batches(dataset(log(), 9), 9, np.random.default_rng(0))
+def test_a_restored_lightgcn_cannot_be_trained() -> None:
+    cls: Any = model_class("lightgcn")
+    model = cls(cls.Config(embedding_dim=4), dataset(make_histories(), 9).schema)
+    model.restore(build_model("lightgcn", make_histories(), 9, embedding_dim=4).arrays())
+    _, batches = model.batches(dataset(make_histories(), 9), 9, np.random.default_rng(0))
     with pytest.raises(ValueError, match="cannot be trained further"):
         model.objective(next(batches), lambda *given: torch.zeros(()))
 
@@ -180,113 +182,120 @@ def test_lightgcn_that_was_loaded_does_not_train() -> None:
 # NeuMF
 
 
-def logits(it: Mapping[str, np.ndarray], people: np.ndarray, items: np.ndarray, of_gmf: int) -> list[np.ndarray]:
-    """Of each path that there is, for every user and every item, one pair at a time."""
-    found = []
-    if "gmf.weight" in it:
-        found.append((people[:, None, :of_gmf] * items[:, :of_gmf]) @ it["gmf.weight"][0] + it["gmf.bias"])
-    if "mlp.out.weight" in it:
-        side = np.concatenate(
+def path_logits(
+    params: Mapping[str, np.ndarray], users_UE: np.ndarray, items: np.ndarray, gmf_dim: int
+) -> list[np.ndarray]:
+    """Compute the logits of each path for all pairs of users and items."""
+    paths = []
+    if "gmf.weight" in params:
+        paths.append((users_UE[:, None, :gmf_dim] * items[:, :gmf_dim]) @ params["gmf.weight"][0] + params["gmf.bias"])
+    if "mlp.out.weight" in params:
+        mlp_inputs = np.concatenate(
             [
-                np.broadcast_to(people[:, None, of_gmf:], (len(people), len(items), people.shape[1] - of_gmf)),
-                np.broadcast_to(items[None, :, of_gmf:], (len(people), len(items), people.shape[1] - of_gmf)),
+                np.broadcast_to(users_UE[:, None, gmf_dim:], (len(users_UE), len(items), users_UE.shape[1] - gmf_dim)),
+                np.broadcast_to(items[None, :, gmf_dim:], (len(users_UE), len(items), users_UE.shape[1] - gmf_dim)),
             ],
             axis=2,
         )
-        weight = np.concatenate([it["mlp.user_layer.weight"], it["mlp.item_layer.weight"]], axis=1)
-        x = np.maximum(side @ weight.T + it["mlp.user_layer.bias"], 0)
-        for n in range(sum(name.startswith("mlp.layers") for name in it) // 2):
-            x = np.maximum(x @ it[f"mlp.layers.{n}.weight"].T + it[f"mlp.layers.{n}.bias"], 0)
-        found.append(x @ it["mlp.out.weight"][0] + it["mlp.out.bias"])
-    return found
+        weight = np.concatenate([params["mlp.user_layer.weight"], params["mlp.item_layer.weight"]], axis=1)
+        x = np.maximum(mlp_inputs @ weight.T + params["mlp.user_layer.bias"], 0)
+        for n in range(sum(name.startswith("mlp.layers") for name in params) // 2):
+            x = np.maximum(x @ params[f"mlp.layers.{n}.weight"].T + params[f"mlp.layers.{n}.bias"], 0)
+        paths.append(x @ params["mlp.out.weight"][0] + params["mlp.out.bias"])
+    return paths
 
 
-def fused(paths: list[np.ndarray], share: float) -> np.ndarray:
-    return paths[0] if len(paths) == 1 else share * paths[0] + (1 - share) * paths[1]
+def combine_paths(paths: list[np.ndarray], gmf_weight: float) -> np.ndarray:
+    return paths[0] if len(paths) == 1 else gmf_weight * paths[0] + (1 - gmf_weight) * paths[1]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("variant", NEUMF_VARIANTS)
 @pytest.mark.parametrize("layers", [1, 3])
-def test_the_forms_of_neumf(form: str, layers: int) -> None:
-    share = {"gmf_weight": 0.3} if form == "neumf" else {}
-    model = untrained("neumf", log(), 9, variant=form, num_layers=layers, embedding_dim=3, **share)
-    it = numbers(model)
+def test_neumf_scores_of_every_variant(variant: str, layers: int) -> None:
+    weights = {"gmf_weight": 0.3} if variant == "neumf" else {}
+    model = build_model("neumf", make_histories(), 9, variant=variant, num_layers=layers, embedding_dim=3, **weights)
+    params = float64_arrays(model)
     users = np.array([3, 1, 3], np.int32)
-    expected = fused(logits(it, it["users_UE"][users], it["items_IE"], 3 if form != "mlp" else 0), 0.3)
-    asked = Queries.of_users(users, Events.of([[1], [], [2, 2, 2]]))
-    np.testing.assert_allclose(model.score(asked), expected, rtol=1e-4, atol=1e-5)
+    expected = combine_paths(
+        path_logits(params, params["users_UE"][users], params["items_IE"], 3 if variant != "mlp" else 0), 0.3
+    )
+    queries = Queries.of_users(users, Events.of([[1], [], [2, 2, 2]]))
+    np.testing.assert_allclose(model.score(queries), expected, rtol=1e-4, atol=1e-5)
     candidates = np.array([[1, 8], [0, 0], [5, 3]], np.int32)
-    chosen = np.take_along_axis(expected, candidates, axis=1)
-    np.testing.assert_allclose(model.score(asked, candidates), chosen, rtol=1e-4, atol=1e-5)
+    expected_candidates = np.take_along_axis(expected, candidates, axis=1)
+    np.testing.assert_allclose(model.score(queries, candidates), expected_candidates, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_neumf_tells_what_was_had_from_what_was_drawn(form: str) -> None:
-    model = untrained("neumf", log(), 9, variant=form, num_layers=2, embedding_dim=3, num_negatives=2)
-    it = numbers(model)
-    paths = logits(it, it["users_UE"], it["items_IE"], 3 if form != "mlp" else 0)
-    _, batches = model.batches(dataset(log(), 9), 5, np.random.default_rng(0))
+@pytest.mark.parametrize("variant", NEUMF_VARIANTS)
+def test_neumf_objective_is_binary_cross_entropy(variant: str) -> None:
+    model = build_model("neumf", make_histories(), 9, variant=variant, num_layers=2, embedding_dim=3, num_negatives=2)
+    params = float64_arrays(model)
+    paths = path_logits(params, params["users_UE"], params["items_IE"], 3 if variant != "mlp" else 0)
+    _, batches = model.batches(dataset(make_histories(), 9), 5, np.random.default_rng(0))
     batch = next(batches)
-    users, items, counts = (getattr(batch, name).numpy() for name in ("users_M", "items_MK", "weights_MK"))
-    at = fused(paths, 0.5)[users[:, None], items]
-    expected = (softplus(-at[:, :1]).sum(1) + (softplus(at[:, 1:]) * counts[:, 1:]).sum(1)).mean()
+    users, items, weights = (getattr(batch, name).numpy() for name in ("users_M", "items_MK", "weights_MK"))
+    pair_logits = combine_paths(paths, 0.5)[users[:, None], items]
+    expected = (softplus(-pair_logits[:, :1]).sum(1) + (softplus(pair_logits[:, 1:]) * weights[:, 1:]).sum(1)).mean()
     value, count = model.objective(batch, None)
     assert count == len(users)
     np.testing.assert_allclose(value.item(), expected, rtol=1e-5)
 
 
-def test_neumf_is_pretrained_as_two_models_would_be_and_goes_on_from_both() -> None:
-    """The paths learn what a model of each alone learns from the same batches; the fused logits are their mean."""
-    epochs, whole = 2, untrained("neumf", log(), 9, num_layers=2, embedding_dim=3, pretrain_epochs=2)
-    alone = {form: untrained("neumf", log(), 9, variant=form, num_layers=2, embedding_dim=3) for form in ("gmf", "mlp")}
-    of = {"gmf": slice(0, 3), "mlp": slice(3, None)}
+def test_neumf_pretrains_both_paths_before_joint_training() -> None:
+    """Each path learns like a single-path model on the same batches; joint logits are the mean of both paths."""
+    epochs, joint = 2, build_model("neumf", make_histories(), 9, num_layers=2, embedding_dim=3, pretrain_epochs=2)
+    separate = {
+        variant: build_model("neumf", make_histories(), 9, variant=variant, num_layers=2, embedding_dim=3)
+        for variant in ("gmf", "mlp")
+    }
+    columns = {"gmf": slice(0, 3), "mlp": slice(3, None)}
     with torch.no_grad():
-        for form, model in alone.items():
+        for variant, model in separate.items():
             for name, parameter in model.named_parameters():
-                given = dict(whole.named_parameters())[name]
-                parameter.copy_(given[:, of[form]] if name.endswith("E") else given)
-    for model in (whole, *alone.values()):
-        learn(model, range(epochs))
-    people = Queries.of_users(np.arange(1, 12, dtype=np.int32), Events.of([[]] * 11))
-    for form, model in alone.items():
-        np.testing.assert_allclose(whole.users_UE.detach()[:, of[form]], model.users_UE.detach(), atol=1e-6)
-        np.testing.assert_allclose(whole.items_IE.detach()[:, of[form]], model.items_IE.detach(), atol=1e-6)
-    mean = (alone["gmf"].score(people) + alone["mlp"].score(people)) / 2
-    np.testing.assert_allclose(whole.score(people), mean, atol=1e-5)
-    # from the third epoch on it is the fused logits that learn
-    it = numbers(whole)
-    paths = logits(it, it["users_UE"], it["items_IE"], 3)
-    batch = next(whole.batches(dataset(log(), 9), 5, np.random.default_rng(2))[1])
-    at = fused(paths, 0.5)[batch.users_M[:, None], batch.items_MK]
-    sign = np.where(np.arange(at.shape[1]) == 0, -1, 1)
-    expected = (softplus(sign * at) * batch.weights_MK.numpy()).sum(1).mean()
-    np.testing.assert_allclose(whole.objective(batch, None)[0].item(), expected, rtol=1e-5)
+                initial = dict(joint.named_parameters())[name]
+                parameter.copy_(initial[:, columns[variant]] if name.endswith("E") else initial)
+    for model in (joint, *separate.values()):
+        train_epochs(model, range(epochs))
+    queries = Queries.of_users(np.arange(1, 12, dtype=np.int32), Events.of([[]] * 11))
+    for variant, model in separate.items():
+        np.testing.assert_allclose(joint.users_UE.detach()[:, columns[variant]], model.users_UE.detach(), atol=1e-6)
+        np.testing.assert_allclose(joint.items_IE.detach()[:, columns[variant]], model.items_IE.detach(), atol=1e-6)
+    mean = (separate["gmf"].score(queries) + separate["mlp"].score(queries)) / 2
+    np.testing.assert_allclose(joint.score(queries), mean, atol=1e-5)
+    # from the third epoch the joint logits are trained
+    params = float64_arrays(joint)
+    paths = path_logits(params, params["users_UE"], params["items_IE"], 3)
+    batch = next(joint.batches(dataset(make_histories(), 9), 5, np.random.default_rng(2))[1])
+    pair_logits = combine_paths(paths, 0.5)[batch.users_M[:, None], batch.items_MK]
+    sign = np.where(np.arange(pair_logits.shape[1]) == 0, -1, 1)
+    expected = (softplus(sign * pair_logits) * batch.weights_MK.numpy()).sum(1).mean()
+    np.testing.assert_allclose(joint.objective(batch, None)[0].item(), expected, rtol=1e-5)
 
 
-def learn(model: Any, epochs: range) -> None:
-    step = torch.optim.Adam(model.parameters(), lr=0.01)
+def train_epochs(model: Any, epochs: range) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for epoch in epochs:
-        for batch in model.batches(dataset(log(), 9), 5, np.random.default_rng(epoch))[1]:
-            step.zero_grad()
+        for batch in model.batches(dataset(make_histories(), 9), 5, np.random.default_rng(epoch))[1]:
+            optimizer.zero_grad()
             model.objective(batch, None)[0].backward()
-            step.step()
+            optimizer.step()
 
 
-def test_neumf_learns_to_fold_in() -> None:
-    """Where users are a linear function of the mean of their items, so is who comes later."""
-    events, rng = log(users=60), np.random.default_rng(0)
-    model = untrained("neumf", events, 9, variant="gmf", embedding_dim=2)
+def test_neumf_folds_in_by_linear_regression() -> None:
+    """If user vectors are a linear function of the mean item vector, so are those of new users."""
+    events, rng = make_histories(users=60), np.random.default_rng(0)
+    model = build_model("neumf", events, 9, variant="gmf", embedding_dim=2)
     items, matrix = model.items_IE.detach().numpy(), rng.standard_normal((2, 2))
-    had = seen(events, 9)
-    means = had @ items / np.maximum(had.sum(axis=1), 1)[:, None]
+    seen_UI = to_dense(events, 9)
+    means = seen_UI @ items / np.maximum(seen_UI.sum(axis=1), 1)[:, None]
     with torch.no_grad():
         model.users_UE.copy_(torch.from_numpy(1.0 + means @ matrix))
     model.finalize()
-    asked = Queries.anonymous(Events.of([[2, 2, 5, 8], [], [8]]))
+    queries = Queries.anonymous(Events.of([[2, 2, 5, 8], [], [8]]))
     expected = 1.0 + (items[2] + items[5]) / 2 @ matrix
-    found = model._user_vectors(asked)
-    np.testing.assert_allclose(found[0], expected, atol=0.02)
-    np.testing.assert_allclose(found[1:], [model.users_UE.detach().numpy()[1:].mean(axis=0)] * 2, atol=1e-5)
+    actual = model._user_vectors(queries)
+    np.testing.assert_allclose(actual[0], expected, atol=0.02)
+    np.testing.assert_allclose(actual[1:], [model.users_UE.detach().numpy()[1:].mean(axis=0)] * 2, atol=1e-5)
 
 
 # Mult-VAE
@@ -294,110 +303,114 @@ def test_neumf_learns_to_fold_in() -> None:
 
 @given(seed=st.integers(0, 99))
 @settings(max_examples=20, deadline=None)
-def test_the_terms_of_the_bound(seed: int) -> None:
+def test_the_terms_of_the_elbo(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores, mean, log_variance = (rng.standard_normal(shape) for shape in ((12, 9), (7, 4), (7, 4)))
-    events = log(seed=seed)
-    had = seen(events, 9)
+    events = make_histories(seed=seed)
+    seen_UI = to_dense(events, 9)
     log_p = scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))
     sparse = events.csr(9)
-    offsets, items = (torch.from_numpy(part.astype(np.int64)) for part in (sparse.indptr, sparse.indices))
-    found = multinomial_nll(torch.tensor(scores), offsets, items)
-    np.testing.assert_allclose(found, -(had * log_p).sum(axis=1), rtol=1e-10, atol=1e-12)
-    own, standard = (
-        torch.distributions.Normal(torch.tensor(at), torch.tensor(spread))
-        for at, spread in ((mean, np.exp(log_variance / 2)), (0 * mean, np.ones_like(mean)))
+    offsets, items = (torch.from_numpy(array.astype(np.int64)) for array in (sparse.indptr, sparse.indices))
+    actual = multinomial_nll(torch.tensor(scores), offsets, items)
+    np.testing.assert_allclose(actual, -(seen_UI * log_p).sum(axis=1), rtol=1e-10, atol=1e-12)
+    posterior, prior = (
+        torch.distributions.Normal(torch.tensor(loc), torch.tensor(scale))
+        for loc, scale in ((mean, np.exp(log_variance / 2)), (0 * mean, np.ones_like(mean)))
     )
-    expected = torch.distributions.kl_divergence(own, standard).sum(1)
+    expected = torch.distributions.kl_divergence(posterior, prior).sum(1)
     torch.testing.assert_close(gaussian_kl(torch.tensor(mean), torch.tensor(log_variance)), expected)
 
 
-def test_a_gaussian_is_no_way_from_itself() -> None:
+def test_kl_divergence_of_the_prior_is_zero() -> None:
     assert gaussian_kl(torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0.0, 0.0]
 
 
-def bag_to_hidden(it: Mapping[str, np.ndarray], had: np.ndarray, form: str) -> tuple[np.ndarray, np.ndarray]:
-    """``(mean or point, its hidden layer)``: the formulas of the module, dense."""
-    unit = had / np.sqrt(np.maximum(had.sum(axis=1, keepdims=True), 1))
-    told = unit @ it["encoder_IH"] + it["encoder_bias_H"]
-    if "encoder_layer.weight" in it:
-        told = np.tanh(told) @ it["encoder_layer.weight"].T + it["encoder_layer.bias"]
-    point = np.tanh(told) if form == "dae" else told[:, : told.shape[1] // 2]
-    return told, np.tanh(
-        point @ it["decoder_layer.weight"].T + it["decoder_layer.bias"]
-    ) if "decoder_layer.weight" in it else point
+def encode_and_decode(
+    params: Mapping[str, np.ndarray], seen_UI: np.ndarray, variant: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compute the encoder output and the last decoder layer by the formulas of the module, dense."""
+    normalized = seen_UI / np.sqrt(np.maximum(seen_UI.sum(axis=1, keepdims=True), 1))
+    encoded = normalized @ params["encoder_IH"] + params["encoder_bias_H"]
+    if "encoder_layer.weight" in params:
+        encoded = np.tanh(encoded) @ params["encoder_layer.weight"].T + params["encoder_layer.bias"]
+    latent = np.tanh(encoded) if variant == "dae" else encoded[:, : encoded.shape[1] // 2]
+    return encoded, np.tanh(
+        latent @ params["decoder_layer.weight"].T + params["decoder_layer.bias"]
+    ) if "decoder_layer.weight" in params else latent
 
 
-@pytest.mark.parametrize("form", ["vae", "dae"])
+@pytest.mark.parametrize("variant", ["vae", "dae"])
 @pytest.mark.parametrize("hidden_dim", [None, 6])
-def test_multi_vae_answers_from_the_mean(form: str, hidden_dim: int | None) -> None:
-    model = untrained("multi_vae", log(), 9, variant=form, embedding_dim=4, hidden_dim=hidden_dim)
-    it, had = numbers(model), seen(log(), 9)
-    hidden = bag_to_hidden(it, had, form)[1]
-    found = model.score(Queries.anonymous(log()))
-    np.testing.assert_allclose(found, hidden @ it["decoder_IH"].T + it["decoder_bias_I"], rtol=1e-4, atol=1e-5)
+def test_multi_vae_scores_use_the_posterior_mean(variant: str, hidden_dim: int | None) -> None:
+    model = build_model("multi_vae", make_histories(), 9, variant=variant, embedding_dim=4, hidden_dim=hidden_dim)
+    params, seen_UI = float64_arrays(model), to_dense(make_histories(), 9)
+    hidden = encode_and_decode(params, seen_UI, variant)[1]
+    actual = model.score(Queries.anonymous(make_histories()))
+    np.testing.assert_allclose(actual, hidden @ params["decoder_IH"].T + params["decoder_bias_I"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["vae", "dae"])
-def test_multi_vae_minimises_the_bound(form: str) -> None:
-    values = {"kl_weight": 0.7, "kl_annealing_epochs": 2.0} if form == "vae" else {}
-    model = untrained("multi_vae", log(), 9, variant=form, embedding_dim=4, hidden_dim=6, dropout=0.0, **values).train()
-    count, batches = model.batches(dataset(log(), 9), 100, np.random.default_rng(0))
+@pytest.mark.parametrize("variant", ["vae", "dae"])
+def test_multi_vae_minimizes_the_negative_elbo(variant: str) -> None:
+    values = {"kl_weight": 0.7, "kl_annealing_epochs": 2.0} if variant == "vae" else {}
+    model = build_model(
+        "multi_vae", make_histories(), 9, variant=variant, embedding_dim=4, hidden_dim=6, dropout=0.0, **values
+    ).train()
+    count, batches = model.batches(dataset(make_histories(), 9), 100, np.random.default_rng(0))
     (batch,) = batches
-    model.steps += 1  # half of the way: one of two epochs of one batch
+    model.steps += 1  # half of the annealing: one of two epochs with one batch each
     torch.manual_seed(3)
     value, targets = model.objective(batch, None)
     assert (count, targets, model.steps.item()) == (1, 11, 2)
-    it = numbers(model)
-    had = np.zeros((11, 9))
+    params = float64_arrays(model)
+    seen_UI = np.zeros((11, 9))
     rows = np.repeat(np.arange(11), np.diff(batch.offsets))
-    had[rows, batch.items_T] = 1
-    told, hidden = bag_to_hidden(it, had, form)
+    seen_UI[rows, batch.items_T] = 1
+    encoded, hidden = encode_and_decode(params, seen_UI, variant)
     expected = 0.0
-    if form == "vae":
+    if variant == "vae":
         torch.manual_seed(3)
-        mean, log_variance = told[:, :4], told[:, 4:]
-        point = mean + np.exp(log_variance / 2) * torch.randn(11, 4).numpy()
-        hidden = np.tanh(point @ it["decoder_layer.weight"].T + it["decoder_layer.bias"])
+        mean, log_variance = encoded[:, :4], encoded[:, 4:]
+        latent = mean + np.exp(log_variance / 2) * torch.randn(11, 4).numpy()
+        hidden = np.tanh(latent @ params["decoder_layer.weight"].T + params["decoder_layer.bias"])
         expected = 0.35 * 0.5 * (np.exp(log_variance) + mean**2 - 1 - log_variance).sum(1).mean()
-    scores = hidden @ it["decoder_IH"].T + it["decoder_bias_I"]
-    expected -= (had * (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))).sum(1).mean()
+    scores = hidden @ params["decoder_IH"].T + params["decoder_bias_I"]
+    expected -= (seen_UI * (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True)))).sum(1).mean()
     np.testing.assert_allclose(value.item(), expected, rtol=1e-4)
 
 
-def test_the_divergence_is_annealed() -> None:
-    model = untrained("multi_vae", log(), 9, kl_weight=0.2, kl_annealing_epochs=3.0)
-    found = []
+def test_kl_weight_is_annealed() -> None:
+    model = build_model("multi_vae", make_histories(), 9, kl_weight=0.2, kl_annealing_epochs=3.0)
+    actual = []
     for _ in range(15):
-        found.append(model.beta(batches=4))
+        actual.append(model.beta(batches=4))
         model.steps += 1
-    np.testing.assert_allclose(found, 0.2 * np.minimum(1, np.arange(15) / 12))
-    assert untrained("multi_vae", log(), 9, kl_weight=0.2, kl_annealing_epochs=0.0).beta(4) == 0.2
+    np.testing.assert_allclose(actual, 0.2 * np.minimum(1, np.arange(15) / 12))
+    assert build_model("multi_vae", make_histories(), 9, kl_weight=0.2, kl_annealing_epochs=0.0).beta(4) == 0.2
 
 
-def test_multi_vae_drops_what_it_reads_and_nothing_of_what_it_is_to_find() -> None:
-    model = untrained("multi_vae", log(), 9, variant="dae", dropout=0.9).train()
-    batch = next(model.batches(dataset(log(), 9), 100, np.random.default_rng(0))[1])
+def test_multi_vae_drops_inputs_in_training_only() -> None:
+    model = build_model("multi_vae", make_histories(), 9, variant="dae", dropout=0.9).train()
+    batch = next(model.batches(dataset(make_histories(), 9), 100, np.random.default_rng(0))[1])
     torch.manual_seed(0)
     losses = {model.objective(batch, None)[0].item() for _ in range(3)}
     assert len(losses) == 3
-    asked = Queries.anonymous(log())
-    np.testing.assert_array_equal(model.score(asked), model.score(asked))
+    queries = Queries.anonymous(make_histories())
+    np.testing.assert_array_equal(model.score(queries), model.score(queries))
 
 
-# All
+# All models
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_who_comes_later_is_folded_in(key: str) -> None:
+def test_new_users_are_folded_in(key: str) -> None:
     world = clusters()
     model = train_small(key, world.train, epochs=10)
-    later = HeldOut(Queries.anonymous(world.test.queries.history), world.test.targets)
-    assert hit_rate(model, World(world.train, later, world.k, world.best, world.naive)) > 0.95
+    new_users = HeldOut(Queries.anonymous(world.test.queries.history), world.test.targets)
+    assert hit_rate(model, World(world.train, new_users, world.k, world.best, world.naive)) > 0.95
 
 
 class Validation:
-    """A metric that can stop the run after so many validations."""
+    """A metric that interrupts the run after ``stop_after`` validations."""
 
     def __init__(self, run: Run | None = None, stop_after: int = 0) -> None:
         self.run, self.left = run, stop_after
@@ -409,7 +422,7 @@ class Validation:
         return {"ndcg@10": float(model.score(Queries.anonymous(Events.of([[1, 2]]))).std())}
 
 
-VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+RESUME_CASES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("lightgcn", {"embedding_dim": 4}, {}),
     ("lightgcn", {"embedding_dim": 4, "num_layers": 1}, {"loss": "bpr", "num_negatives": 5, "ema": 0.9}),
     ("multi_vae", {"embedding_dim": 4, "hidden_dim": 6, "kl_annealing_epochs": 2.5}, {"gradient_accumulation": 2}),
@@ -417,53 +430,60 @@ VARIANTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("key", "config", "training"), VARIANTS, ids=str)
-def test_resumed_is_as_if_not_interrupted(
+@pytest.mark.parametrize(("key", "config", "training"), RESUME_CASES, ids=str)
+def test_a_resumed_run_is_bit_identical(
     key: str, config: dict[str, Any], training: dict[str, Any], tmp_path: Path
 ) -> None:
-    how = Training(epochs=4, batch_size=3, learning_rate=0.01, **training)
-    data = dataset(log(), 9)
+    training_settings = Training(epochs=4, batch_size=3, learning_rate=0.01, **training)
+    data = dataset(make_histories(), 9)
 
     def fit(run: Run, stop_after: int = 0) -> Model:
-        return train(key, config, how, data, run, Validation(run, stop_after))
+        return train(key, config, training_settings, data, run, Validation(run, stop_after))
 
     expected = fit(Run(5, tmp_path / "whole")).arrays()
     with pytest.raises(Interrupted, match="of 4 batches"):
         fit(Run(5, tmp_path / "parts"), stop_after=2)
-    found = fit(Run(5, tmp_path / "parts")).arrays()
-    assert found.keys() == expected.keys()
+    actual = fit(Run(5, tmp_path / "parts")).arrays()
+    assert actual.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(actual[name], array, err_msg=name)
 
 
-def test_a_mean_of_weights_answers_from_what_follows_from_it() -> None:
-    """With ``ema`` the vectors that have spread are those of the mean, in validation as at the end."""
-    matrix, told = adjacency(log(), 9), []
+def test_averaged_weights_are_propagated_through_the_graph() -> None:
+    """With ``ema``, item vectors are propagated from averaged weights, in validation and after training."""
+    matrix, differences = adjacency(make_histories(), 9), []
 
-    def spread(model: Any) -> np.ndarray:
-        it = numbers(model)
-        first = np.concatenate([it["users_UD"], it["items_ID"]])
-        return ((first + matrix @ first) / 2)[12:]
+    def propagated_items(model: Any) -> np.ndarray:
+        params = float64_arrays(model)
+        initial = np.concatenate([params["users_UD"], params["items_ID"]])
+        return ((initial + matrix @ initial) / 2)[12:]
 
     def validate(model: Any) -> Mapping[str, float]:
-        told.append(np.abs(model.vectors - spread(model)).max())
-        return {"ndcg@10": float(len(told))}
+        differences.append(np.abs(model.vectors - propagated_items(model)).max())
+        return {"ndcg@10": float(len(differences))}
 
-    how = Training(epochs=3, batch_size=3, learning_rate=0.1, ema=0.9)
-    model: Any = train("lightgcn", {"embedding_dim": 4, "num_layers": 1}, how, dataset(log(), 9), Run(0), validate)
-    np.testing.assert_allclose(model.vectors, spread(model), atol=1e-5)
-    assert max(told) < 1e-5
+    training_settings = Training(epochs=3, batch_size=3, learning_rate=0.1, ema=0.9)
+    model: Any = train(
+        "lightgcn",
+        {"embedding_dim": 4, "num_layers": 1},
+        training_settings,
+        dataset(make_histories(), 9),
+        Run(0),
+        validate,
+    )
+    np.testing.assert_allclose(model.vectors, propagated_items(model), atol=1e-5)
+    assert max(differences) < 1e-5
 
 
 @pytest.mark.parametrize("key", ["multi_vae", "neumf"])
-def test_a_loss_that_nothing_looks_at_is_refused(key: str) -> None:
-    told = r"training\.loss: got 'bce', but this model minimizes .*\ntraining\.num_negatives: got 3, "
-    with pytest.raises(ValueError, match=told):
-        train(key, {}, Training(loss="bce", num_negatives=3), dataset(log(), 9), Run(0))
+def test_unused_loss_settings_are_rejected(key: str) -> None:
+    message = r"training\.loss: got 'bce', but this model minimizes .*\ntraining\.num_negatives: got 3, "
+    with pytest.raises(ValueError, match=message):
+        train(key, {}, Training(loss="bce", num_negatives=3), dataset(make_histories(), 9), Run(0))
 
 
-def test_a_setting_of_another_form_is_refused() -> None:
-    for key, values, told in (
+def test_settings_of_another_variant_are_rejected() -> None:
+    for key, values, message in (
         (
             "neumf",
             {"variant": "gmf", "pretrain_epochs": 2},
@@ -475,6 +495,6 @@ def test_a_setting_of_another_form_is_refused() -> None:
             "multi_vae.kl_annealing_epochs: got 2.0, but the variant 'dae' does not use",
         ),
     ):
-        with pytest.raises(ValueError, match="but the variant") as caught:
+        with pytest.raises(ValueError, match="but the variant") as error:
             parse(model_class(key).Config, values, key)
-        assert told in str(caught.value)
+        assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Similarity measures against formulas pair by pair, and against SciPy."""
+"""Compare similarity measures with formulas for each pair, and with SciPy."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,7 +26,7 @@ SHRINK = 2.5
 
 
 def ratings(seed: int = 0, share: float = 0.6) -> np.ndarray:
-    """Create ratings of 1 to 5; NaN where absent. One row is empty, one is constant, one column is empty."""
+    """Create ratings of 1 to 5; NaN if missing. One row is empty, one is constant, one column is empty."""
     rng = np.random.default_rng(seed)
     values = rng.integers(1, 6, (ROWS, COLUMNS)).astype(np.float64)
     values[rng.random(values.shape) > share] = np.nan
@@ -51,7 +51,7 @@ def compute(name: str, values: np.ndarray, shrink: float = 0.0) -> np.ndarray:
     return similarity_matrix(table, table, MEASURES[name], shrink).astype(np.float64)
 
 
-# --- one formula per measure, of two rows with NaN for absent cells ---
+# --- one formula per measure, for two rows with NaN for missing values ---
 
 
 def zeros(x: np.ndarray) -> np.ndarray:
@@ -342,14 +342,14 @@ def test_alignments_from_textbooks() -> None:
     assert similarity("smith_waterman", "AAUGCCAUUGACGG", "CAGCCUCGCUUAG") == pytest.approx((3 + 1 / 3) / 13, abs=1e-6)
 
 
-def test_one_history_against_many_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_history_against_many_is_parallel(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     table = history_rows([rng.integers(9, size=12).tolist() for _ in range(40)])
     one = table.take(np.array([3]))
     alone = [similarity_matrix(one, table, MEASURES[name], 1.0) for name in SEQUENCE_MEASURES]
     monkeypatch.setattr("segue.core.numba_kernels.thread_count", lambda: 3)
-    for name, wanted in zip(SEQUENCE_MEASURES, alone, strict=True):
-        np.testing.assert_array_equal(similarity_matrix(one, table, MEASURES[name], 1.0), wanted)
+    for name, expected in zip(SEQUENCE_MEASURES, alone, strict=True):
+        np.testing.assert_array_equal(similarity_matrix(one, table, MEASURES[name], 1.0), expected)
 
 
 # --- vectors ----------------------------------------------------------------------------------------------------------
@@ -357,12 +357,12 @@ def test_one_history_against_many_is_shared_out(monkeypatch: pytest.MonkeyPatch)
 
 def test_vectors_against_scipy() -> None:
     rng = np.random.default_rng(2)
-    asked, vectors = rng.standard_normal((3, 5)).astype(np.float32), rng.standard_normal((7, 5)).astype(np.float32)
+    queries, vectors = rng.standard_normal((3, 5)).astype(np.float32), rng.standard_normal((7, 5)).astype(np.float32)
     np.testing.assert_allclose(
-        vector_similarity.vector_cosine(asked, vectors), 1 - cdist(asked, vectors, "cosine"), atol=1e-6
+        vector_similarity.vector_cosine(queries, vectors), 1 - cdist(queries, vectors, "cosine"), atol=1e-6
     )
     np.testing.assert_allclose(
-        vector_similarity.vector_euclidean(asked, vectors), 1 / (1 + cdist(asked, vectors)), atol=1e-6
+        vector_similarity.vector_euclidean(queries, vectors), 1 / (1 + cdist(queries, vectors)), atol=1e-6
     )
-    np.testing.assert_allclose(vector_similarity.vector_dot(asked, vectors), asked @ vectors.T, atol=1e-6)
+    np.testing.assert_allclose(vector_similarity.vector_dot(queries, vectors), queries @ vectors.T, atol=1e-6)
     assert not vector_similarity.vector_cosine(np.zeros((1, 5), np.float32), vectors).any()

@@ -1,4 +1,4 @@
-"""The sLSTM over a sequence is its step repeated, and its written-out backward pass is that of autograd."""
+"""Compare the sLSTM over a sequence with repeated steps, and its manual backward pass with autograd."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 from segue.nn.xlstm import slstm
 
 
-def tensors(length: int = 23, heads: int = 2, batch: int = 3, width: int = 5) -> tuple[Tensor, Tensor]:
-    make = torch.Generator().manual_seed(0)
-    raw = torch.randn(length, heads, batch, 4 * width, generator=make, dtype=torch.float64) * 2
-    recurrent = torch.randn(heads, width, 4 * width, generator=make, dtype=torch.float64) * 0.4
+def make_inputs(length: int = 23, heads: int = 2, batch: int = 3, width: int = 5) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(length, heads, batch, 4 * width, generator=generator, dtype=torch.float64) * 2
+    recurrent = torch.randn(heads, width, 4 * width, generator=generator, dtype=torch.float64) * 0.4
     return raw.requires_grad_(), recurrent.requires_grad_()
 
 
-def plain(raw: Tensor, recurrent: Tensor) -> Tensor:
-    """The paper's equations without a stabiliser, in double precision."""
+def outputs_by_definition(raw: Tensor, recurrent: Tensor) -> Tensor:
+    """Compute the paper's equations without a stabilizer, in double precision."""
     _, heads, batch, gates = raw.shape
     y = c = n = raw.new_zeros(heads, batch, gates // 4)
     outputs = []
@@ -30,43 +30,46 @@ def plain(raw: Tensor, recurrent: Tensor) -> Tensor:
     return torch.stack(outputs)
 
 
-def stepped(raw: Tensor, recurrent: Tensor) -> Tensor:
-    memory = slstm.initial_state(raw.shape[1], raw.shape[2], raw.shape[3] // 4, raw)
+def outputs_by_steps(raw: Tensor, recurrent: Tensor) -> Tensor:
+    state = slstm.initial_state(raw.shape[1], raw.shape[2], raw.shape[3] // 4, raw)
     outputs = []
     for step in raw:
-        memory = slstm.step(step, recurrent, memory)
-        outputs.append(memory[0])
+        state = slstm.step(step, recurrent, state)
+        outputs.append(state[0])
     return torch.stack(outputs)
 
 
-def test_forward_and_backward_are_those_of_the_equations() -> None:
-    raw, recurrent = tensors()
+def test_sequence_matches_the_equations_forward_and_backward() -> None:
+    raw, recurrent = make_inputs()
     weights = torch.randn((*raw.shape[:-1], 5), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    found, _ = slstm.sequence(raw, recurrent)
-    got = torch.autograd.grad((found * weights).sum(), (raw, recurrent))
-    for other in (plain, stepped):
-        expected = other(raw, recurrent)
-        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-11)
-        wanted = torch.autograd.grad((expected * weights).sum(), (raw, recurrent))
-        for gradient, reference in zip(got, wanted, strict=True):
-            torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
+    actual, _ = slstm.sequence(raw, recurrent)
+    gradients = torch.autograd.grad((actual * weights).sum(), (raw, recurrent))
+    for implementation in (outputs_by_definition, outputs_by_steps):
+        expected = implementation(raw, recurrent)
+        torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-11)
+        expected_gradients = torch.autograd.grad((expected * weights).sum(), (raw, recurrent))
+        for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+            torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-10)
 
 
-def test_a_memory_goes_on_where_it_stopped_with_its_gradient() -> None:
-    raw, recurrent = tensors()
-    whole, end = slstm.sequence(raw, recurrent)
-    first, memory = slstm.sequence(raw[:9], recurrent)
-    second, last = slstm.sequence(raw[9:], recurrent, memory)
-    torch.testing.assert_close(torch.cat([first, second]), whole)
-    for found, expected in zip(last, end, strict=True):
-        torch.testing.assert_close(found, expected)
-    wanted = torch.autograd.grad(whole.square().sum(), (raw, recurrent))
-    got = torch.autograd.grad(first.square().sum() + second.square().sum(), (raw, recurrent))
-    for gradient, reference in zip(got, wanted, strict=True):
-        torch.testing.assert_close(gradient, reference, rtol=1e-8, atol=1e-10)
+def test_sequence_continues_from_its_state_with_gradients() -> None:
+    raw, recurrent = make_inputs()
+    expected_output, end_state = slstm.sequence(raw, recurrent)
+    first_part, state = slstm.sequence(raw[:9], recurrent)
+    second_part, final_state = slstm.sequence(raw[9:], recurrent, state)
+    torch.testing.assert_close(torch.cat([first_part, second_part]), expected_output)
+    for actual, expected in zip(final_state, end_state, strict=True):
+        torch.testing.assert_close(actual, expected)
+    expected_gradients = torch.autograd.grad(expected_output.square().sum(), (raw, recurrent))
+    gradients = torch.autograd.grad(first_part.square().sum() + second_part.square().sum(), (raw, recurrent))
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-8, atol=1e-10)
 
 
 def test_large_gates_stay_finite_in_single_precision() -> None:
-    raw, recurrent = (x.detach().float() for x in tensors())
+    raw, recurrent = (x.detach().float() for x in make_inputs())
     assert torch.isfinite(slstm.sequence(raw * 100, recurrent)[0]).all()
-    assert F.mse_loss(slstm.sequence(raw, recurrent)[0].double(), plain(raw.double(), recurrent.double())) < 1e-10
+    assert (
+        F.mse_loss(slstm.sequence(raw, recurrent)[0].double(), outputs_by_definition(raw.double(), recurrent.double()))
+        < 1e-10
+    )

@@ -1,4 +1,4 @@
-"""Events one at a time give what the whole history gives, from a state that never grows."""
+"""States updated event by event equal those of whole histories, at constant size."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def disturbed(model: Any, seed: int = 0) -> Any:
-    """The model with every parameter moved, so that gates that begin at zero matter too."""
-    make = torch.Generator().manual_seed(seed)
+def perturb(model: Any, seed: int = 0) -> Any:
+    """Add noise to every parameter, so that gates initialized to zero have an effect."""
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=make) * 0.2)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
     return model.eval()
 
 
 def build(name: str, seed: int = 0) -> Any:
     key, settings = MODELS[name]
-    kind = model_class(key)
+    cls = model_class(key)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return disturbed(kind(kind.Config(**settings), DataSchema(5, ITEMS)), seed)
+        return perturb(cls(cls.Config(**settings), DataSchema(5, ITEMS)), seed)
 
 
 def histories(lengths: list[int], seed: int = 1) -> Events:
@@ -67,137 +67,146 @@ def scores(model: Any, state: State) -> Any:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_event_by_event_is_the_whole_history(name: str) -> None:
+def test_stepwise_states_equal_the_whole_history(name: str) -> None:
     model = build(name)
     assert isinstance(model, Streaming)
     length = 1_000 if name in ("lstm", "mlstm", "slstm") else 100
-    whole = histories([length, length])
+    history = histories([length, length])
     state = model.state(Queries.anonymous(Events.of([[], []])))
-    for at in range(length):
-        if at in (0, 1, 7, length // 2):
-            expected = model.score(Queries.anonymous(whole.slice_rows(np.array([0, 0]), np.array([at, at]))))
+    for position in range(length):
+        if position in (0, 1, 7, length // 2):
+            expected = model.score(
+                Queries.anonymous(history.slice_rows(np.array([0, 0]), np.array([position, position])))
+            )
             np.testing.assert_allclose(scores(model, state), expected, rtol=1e-4, atol=1e-4)
-        state = model.step(state, whole.slice_rows(np.array([at, at]), np.array([at + 1, at + 1])))
-    np.testing.assert_allclose(scores(model, state), model.score(Queries.anonymous(whole)), rtol=1e-4, atol=1e-4)
+        state = model.step(
+            state, history.slice_rows(np.array([position, position]), np.array([position + 1, position + 1]))
+        )
+    np.testing.assert_allclose(scores(model, state), model.score(Queries.anonymous(history)), rtol=1e-4, atol=1e-4)
     assert state.events.tolist() == [length, length]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_histories_of_any_lengths_and_what_follows_them(name: str) -> None:
-    """A state from whole histories, then several events for some rows and none for others."""
+def test_states_of_histories_with_different_lengths(name: str) -> None:
+    """Update states of whole histories with several events for some rows and none for others."""
     model = build(name)
-    before, after = histories([0, 1, 30, 4, 17, 0]), histories([3, 0, 1, 12, 0, 0], seed=2)
-    rows = [[*before.items[a:b], *after.items[c:d]] for a, b, c, d in zip(*bounds(before), *bounds(after), strict=True)]
-    state = model.state(Queries.anonymous(before))
-    np.testing.assert_allclose(scores(model, state), model.score(Queries.anonymous(before)), rtol=1e-4, atol=1e-4)
-    state = model.step(state, after)
+    first_part, second_part = histories([0, 1, 30, 4, 17, 0]), histories([3, 0, 1, 12, 0, 0], seed=2)
+    rows = [
+        [*first_part.items[a:b], *second_part.items[c:d]]
+        for a, b, c, d in zip(*bounds(first_part), *bounds(second_part), strict=True)
+    ]
+    state = model.state(Queries.anonymous(first_part))
+    np.testing.assert_allclose(scores(model, state), model.score(Queries.anonymous(first_part)), rtol=1e-4, atol=1e-4)
+    state = model.step(state, second_part)
     expected = model.score(Queries.anonymous(Events.of(rows)))
     np.testing.assert_allclose(scores(model, state), expected, rtol=1e-4, atol=1e-4)
-    alone = State.concat([state.take(np.array([row])) for row in (3, 0)])
-    np.testing.assert_allclose(scores(model, alone), expected[[3, 0]], rtol=1e-4, atol=1e-4)
+    subset = State.concat([state.take(np.array([row])) for row in (3, 0)])
+    np.testing.assert_allclose(scores(model, subset), expected[[3, 0]], rtol=1e-4, atol=1e-4)
 
 
 def bounds(events: Events) -> tuple[list[int], list[int]]:
     return events.offsets[:-1].tolist(), events.offsets[1:].tolist()
 
 
-class Told(XLSTM):
-    """An encoder whose events depend on their value, on the time since the last one, and on when the next is asked."""
+class XLSTMWithInputs(XLSTM):
+    """An encoder that also reads values, times since the previous event, and query times."""
 
     @property
     def columns(self) -> tuple[str, ...]:
         return "values", "times", "query_times"
 
-    def embed(self, read: Sequences) -> Tensor:
-        values, times, asked = (read.columns[name].double() for name in self.columns)
+    def embed(self, sequences: Sequences) -> Tensor:
+        values, times, query_times = (sequences.columns[name].double() for name in self.columns)
         gaps = torch.diff(times, prepend=torch.full_like(times[:, :1], torch.nan))
-        told = torch.stack([values, torch.log1p(gaps), torch.log1p(asked - times)], -1).nan_to_num(-1.0)
-        return super().embed(read) + (told.float() @ self.items.weight[:3]) * 0.2
+        inputs = torch.stack([values, torch.log1p(gaps), torch.log1p(query_times - times)], -1).nan_to_num(-1.0)
+        return super().embed(sequences) + (inputs.float() @ self.items.weight[:3]) * 0.2
 
 
-def test_what_is_read_beside_the_items_is_carried() -> None:
-    model = disturbed(Told(Told.Config(**MODELS["mixed"][1]), DataSchema(5, ITEMS)))
-    whole = histories([20, 20])
-    assert whole.times is not None
-    asked = whole.times[whole.offsets[1:] - 1] + 500
+def test_states_include_additional_inputs() -> None:
+    model = perturb(XLSTMWithInputs(XLSTMWithInputs.Config(**MODELS["mixed"][1]), DataSchema(5, ITEMS)))
+    history = histories([20, 20])
+    assert history.times is not None
+    query_times = history.times[history.offsets[1:] - 1] + 500
     state = model.state(Queries.anonymous(Events.of([[], []])))
-    for at in range(20):
-        state = model.step(state, whole.slice_rows(np.array([at, at]), np.array([at + 1, at + 1])))
+    for position in range(20):
+        state = model.step(
+            state, history.slice_rows(np.array([position, position]), np.array([position + 1, position + 1]))
+        )
     state = State.from_bytes(state.to_bytes())
-    at_once = model.state(Queries.anonymous(whole))
-    expected = model.encode(replace(Queries.anonymous(whole), times=asked))
-    for found in (state, at_once):
-        np.testing.assert_allclose(model.encode_state(found, asked), expected, rtol=1e-4, atol=1e-4)
+    from_history = model.state(Queries.anonymous(history))
+    expected = model.encode(replace(Queries.anonymous(history), times=query_times))
+    for actual in (state, from_history):
+        np.testing.assert_allclose(model.encode_state(actual, query_times), expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(
-            model.encode_state(found), model.encode(Queries.anonymous(whole)), rtol=1e-4, atol=1e-4
+            model.encode_state(actual), model.encode(Queries.anonymous(history)), rtol=1e-4, atol=1e-4
         )
     assert np.abs(model.encode_state(state) - expected).max() > 1e-2
 
 
-class Counter(TorchDispatchMode):
-    """Counts operations of torch."""
+class OperationCounter(TorchDispatchMode):
+    """Count torch operations."""
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, function: Any, kinds: Any, arguments: Any = (), named: Any = None) -> Any:
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.count += 1
-        return function(*arguments, **(named or {}))
+        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru4rec", "mlstm", "slstm"])
-def test_a_state_does_not_grow_and_a_step_does_not_cost_more(name: str) -> None:
+def test_state_size_and_step_cost_are_constant(name: str) -> None:
     model = build(name)
-    one = Events.of([[3]])
-    found = []
+    event = Events.of([[3]])
+    sizes = []
     for length in (10, 10_000):
         state = model.state(Queries.anonymous(histories([length])))
-        with Counter() as counter:
-            after = model.step(state, one)
-            model.encode_state(after)
-        assert after.events.tolist() == [length + 1]
-        found.append((state.nbytes, after.nbytes, len(after.to_bytes()), counter.count))
-    assert found[0] == found[1]
-    assert found[0][3] > 10
+        with OperationCounter() as counter:
+            next_state = model.step(state, event)
+            model.encode_state(next_state)
+        assert next_state.events.tolist() == [length + 1]
+        sizes.append((state.nbytes, next_state.nbytes, len(next_state.to_bytes()), counter.count))
+    assert sizes[0] == sizes[1]
+    assert sizes[0][3] > 10
 
 
 @pytest.mark.parametrize("name", ["gru4rec", "mixed"])
-def test_a_state_travels_as_bytes(name: str) -> None:
+def test_state_bytes_round_trip(name: str) -> None:
     model = build(name)
     state = model.state(Queries.of_users(np.array([4, 0, 2], np.int32), histories([5, 0, 9])))
-    again = State.from_bytes(state.to_bytes())
-    assert (again.model, again.events.tolist(), again.nbytes) == (state.model, [5, 0, 9], state.nbytes)
-    assert again.recent_events["users"].tolist() == [4, 0, 2]
-    np.testing.assert_array_equal(model.encode_state(again), model.encode_state(state))
-    after, expected = (model.step(one, Events.of([[1], [2], []])) for one in (again, state))
-    np.testing.assert_array_equal(model.encode_state(after), model.encode_state(expected))
+    restored = State.from_bytes(state.to_bytes())
+    assert (restored.model, restored.events.tolist(), restored.nbytes) == (state.model, [5, 0, 9], state.nbytes)
+    assert restored.recent_events["users"].tolist() == [4, 0, 2]
+    np.testing.assert_array_equal(model.encode_state(restored), model.encode_state(state))
+    actual, expected = (model.step(each, Events.of([[1], [2], []])) for each in (restored, state))
+    np.testing.assert_array_equal(model.encode_state(actual), model.encode_state(expected))
     with pytest.raises(ValueError, match="read-only"):
         state.recurrent_state[next(iter(state.recurrent_state))][:] = 0.0
 
 
-def test_a_state_knows_its_model_by_the_hash_in_the_bundle(tmp_path: Path) -> None:
-    model, other = build("mixed"), build("mixed", seed=1)
+def test_states_are_bound_to_the_hash_of_their_model(tmp_path: Path) -> None:
+    model, other_model = build("mixed"), build("mixed", seed=1)
     bundle.save(tmp_path / "bundle", bundle.create("xlstm", model, dataset(Events.of([[0]] * 5), ITEMS)))
-    written = read_json(tmp_path / "bundle" / "bundle.json")["sha256"]["arrays.safetensors"]
-    state, stranger = (one.state(Queries.anonymous(histories([3]))) for one in (model, other))
-    assert state.model == written
+    sha256 = read_json(tmp_path / "bundle" / "bundle.json")["sha256"]["arrays.safetensors"]
+    state, other_state = (each.state(Queries.anonymous(histories([3]))) for each in (model, other_model))
+    assert state.model == sha256
     bundle.load(tmp_path / "bundle").model.encode_state(state)  # type: ignore[attr-defined]
-    for use in (lambda: other.encode_state(state), lambda: other.step(state, Events.of([[1]]))):
-        with pytest.raises(ValueError, match=f"sha256 {state.model}, this model has {stranger.model}"):
-            use()
+    for call in (lambda: other_model.encode_state(state), lambda: other_model.step(state, Events.of([[1]]))):
+        with pytest.raises(ValueError, match=f"sha256 {state.model}, this model has {other_state.model}"):
+            call()
     with pytest.raises(ValueError, match="2 models"):
-        State.concat([state, stranger])
-    before = model.score(Queries.anonymous(histories([3])))
+        State.concat([state, other_state])
+    scores_before = model.score(Queries.anonymous(histories([3])))
     with torch.no_grad():
         model.items.weight.mul_(2.0)
-    with pytest.raises(ValueError, match=written):
+    with pytest.raises(ValueError, match=sha256):
         model.encode_state(state)
-    assert not np.array_equal(model.score(Queries.anonymous(histories([3]))), before)
+    assert not np.array_equal(model.score(Queries.anonymous(histories([3]))), scores_before)
 
 
-Change = Callable[[State], State]
-FAULTS: dict[str, tuple[Change, str]] = {
+StateChange = Callable[[State], State]
+INVALID_STATES: dict[str, tuple[StateChange, str]] = {
     "missing": (
         lambda s: replace(s, recurrent_state={}),
         r"expected recent_events/items, recent_events/users, recurrent_state/0\.C",
@@ -223,18 +232,18 @@ FAULTS: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_state_that_does_not_fit_is_refused(fault: str) -> None:
-    change, told = FAULTS[fault]
+@pytest.mark.parametrize("case", INVALID_STATES)
+def test_invalid_states_are_rejected(case: str) -> None:
+    change, message = INVALID_STATES[case]
     model = build("mixed")
     state = State.from_bytes(change(model.state(Queries.anonymous(histories([3])))).to_bytes())
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model.step(state, Events.of([[1]]))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model.encode_state(state)
 
 
-def test_bytes_and_events_that_are_not_right_are_refused() -> None:
+def test_invalid_bytes_and_events_are_rejected() -> None:
     model = build("lstm")
     state = model.state(Queries.anonymous(histories([3])))
     for data in (b"", b"not a state", state.to_bytes()[:-1], state.to_bytes().replace(b"segue.state", b"other.state")):
@@ -250,51 +259,51 @@ def test_bytes_and_events_that_are_not_right_are_refused() -> None:
         replace(state, events=np.array([1, 1]))
 
 
-def test_a_list_from_a_state_is_that_from_the_history() -> None:
+def test_recommendations_from_a_state_equal_those_from_the_history() -> None:
     model = build("mixed")
     queries = Queries.anonymous(histories([12, 0, 30]))
     state = model.state(queries)
     allowed = np.arange(ITEMS) % 3 > 0
     for exclude_seen in (True, False):
         expected = recommend(model, queries, 5, exclude_seen=exclude_seen, allowed=allowed)
-        found = recommend_from_state(model, state, 5, seen=queries.history, exclude_seen=exclude_seen, allowed=allowed)
-        np.testing.assert_array_equal(found.items, expected.items)
-        np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4)
-        assert found.probabilities is not None
-        np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-3)
-    forgetful = recommend_from_state(model, state, 5)
-    np.testing.assert_array_equal(forgetful.items, recommend(model, queries, 5, exclude_seen=False).items)
+        actual = recommend_from_state(model, state, 5, seen=queries.history, exclude_seen=exclude_seen, allowed=allowed)
+        np.testing.assert_array_equal(actual.items, expected.items)
+        np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-4)
+        assert actual.probabilities is not None
+        np.testing.assert_allclose(actual.probabilities, expected.probabilities, rtol=1e-3)
+    without_seen = recommend_from_state(model, state, 5)
+    np.testing.assert_array_equal(without_seen.items, recommend(model, queries, 5, exclude_seen=False).items)
 
 
-def test_other_models_have_no_stream() -> None:
-    kind = model_class("sasrec")
-    assert not isinstance(kind(kind.Config(), DataSchema(1, 5)), Streaming)
+def test_other_models_are_not_streaming_models() -> None:
+    cls = model_class("sasrec")
+    assert not isinstance(cls(cls.Config(), DataSchema(1, 5)), Streaming)
     assert issubclass(model_class("lstm"), StreamingModel)
 
 
-def test_with_ids_it_is_what_is_recommended_for_the_history() -> None:
+def test_session_with_ids_equals_recommend() -> None:
     data = dataset(Events.of([[0]] * 5), ITEMS)
     trained = bundle.create("xlstm", build("mixed"), data)
-    door = segue.stream(trained)
-    state = door.state(["i3", "i7"], user="nobody")
-    state = door.step(state, "i11", value=3.0, time=5)
-    found = door.recommend(state, 4, seen=["i3", "i7", "i11"], time=9)
+    session = segue.stream(trained)
+    state = session.state(["i3", "i7"], user="unknown")
+    state = session.step(state, "i11", value=3.0, time=5)
+    actual = session.recommend(state, 4, seen=["i3", "i7", "i11"], time=9)
     expected = segue.recommend(trained, histories=[["i3", "i7", "i11"]], k=4)
-    assert found["item_id"].to_list() == expected["item_id"].to_list()
-    np.testing.assert_allclose(found["probability"], expected["probability"], rtol=1e-3)
-    assert set(door.recommend(door.state(), 2, allow=["i5", "i6"])["item_id"]) == {"i5", "i6"}
-    for fault, told in (
-        (lambda: door.step(state, "strange"), "not in the catalog: 'strange'"),
-        (lambda: door.state(["i1"], actions=["interactoin"]), "did you mean 'interaction'"),
-        (lambda: door.state(["i1"], values=[1.0, 2.0]), "2 values for 1 events"),
-        (lambda: door.recommend(State.concat([state, state])), "a state of 2 histories"),
+    assert actual["item_id"].to_list() == expected["item_id"].to_list()
+    np.testing.assert_allclose(actual["probability"], expected["probability"], rtol=1e-3)
+    assert set(session.recommend(session.state(), 2, allow=["i5", "i6"])["item_id"]) == {"i5", "i6"}
+    for call, message in (
+        (lambda: session.step(state, "strange"), "not in the catalog: 'strange'"),
+        (lambda: session.state(["i1"], actions=["interactoin"]), "did you mean 'interaction'"),
+        (lambda: session.state(["i1"], values=[1.0, 2.0]), "2 values for 1 events"),
+        (lambda: session.recommend(State.concat([state, state])), "a state of 2 histories"),
     ):
-        with pytest.raises(ValueError, match=told):
-            fault()
+        with pytest.raises(ValueError, match=message):
+            call()
     with pytest.raises(ValueError, match="'ease' has no state"):
         segue.stream(replace(trained, key="ease", model=build_ease()))
 
 
 def build_ease() -> Any:
-    kind = model_class("ease")
-    return kind(kind.Config(), DataSchema(5, ITEMS))
+    cls = model_class("ease")
+    return cls(cls.Config(), DataSchema(5, ITEMS))

@@ -1,4 +1,4 @@
-"""The one loop: the same seed is the same model, stopped and resumed is not stopped, and a broken loss is told."""
+"""The training loop: reproducibility, resumption, early stopping, schedules, callbacks and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ITEMS = 12
 
 
 def world(users: int = 40) -> Dataset:
-    """Each user walks up the catalogue from a place of their own."""
+    """Histories of consecutive items; the first item depends on the user."""
     rows = [[(user + step) % ITEMS for step in range(3 + user % 7)] for user in range(users)]
     ids = Vocab([str(i) for i in range(ITEMS)])
     return Dataset("walk", Vocab([f"u{u}" for u in range(users)]), ids, Events.of(rows))
@@ -33,7 +33,7 @@ SMALL = {"embedding_dim": 8, "max_length": 6}
 
 
 class Validation:
-    """A metric that can stop the run after so many validations."""
+    """A metric that interrupts the run after ``stop_after`` validations."""
 
     def __init__(self, run: Run | None = None, stop_after: int = 0) -> None:
         self.run, self.left = run, stop_after
@@ -49,38 +49,38 @@ def fit(key: str, run: Run, training: Training = TRAINING, validate: Validation 
     return train(key, SMALL, training, world(), run, validate or Validation())
 
 
-def same(one: Model, other: Model) -> None:
-    for name, array in one.arrays().items():
-        np.testing.assert_array_equal(array, other.arrays()[name], err_msg=name)
+def assert_equal_arrays(first: Model, second: Model) -> None:
+    for name, array in first.arrays().items():
+        np.testing.assert_array_equal(array, second.arrays()[name], err_msg=name)
 
 
 @pytest.mark.parametrize("key", ["sasrec", "xlstm", "gru4rec"])
 @pytest.mark.parametrize("loss", ["cross_entropy", "gbce"])
-def test_the_same_seed_is_the_same_model_and_another_seed_is_not(key: str, loss: str) -> None:
+def test_the_model_is_determined_by_the_seed(key: str, loss: str) -> None:
     training = TRAINING.model_copy(update={"loss": loss, "epochs": 2})
-    one, two, other = (fit(key, Run(seed), training) for seed in (1, 1, 2))
-    same(one, two)
-    assert any((array != other.arrays()[name]).any() for name, array in one.arrays().items())
+    first, second, other = (fit(key, Run(seed), training) for seed in (1, 1, 2))
+    assert_equal_arrays(first, second)
+    assert any((array != other.arrays()[name]).any() for name, array in first.arrays().items())
 
 
 @pytest.mark.parametrize("key", ["sasrec", "xlstm"])
 @pytest.mark.parametrize("stop_after", [1, 2, 3])
-def test_resumed_after_an_interruption_is_as_if_not_interrupted(key: str, stop_after: int, tmp_path: Path) -> None:
-    whole = Run(5, tmp_path / "whole")
-    expected = fit(key, whole)
+def test_a_resumed_run_is_bit_identical(key: str, stop_after: int, tmp_path: Path) -> None:
+    uninterrupted = Run(5, tmp_path / "whole")
+    expected = fit(key, uninterrupted)
     run = Run(5, tmp_path / "parts")
     with pytest.raises(Interrupted, match="after 1 of 5 batches"):
         fit(key, run, validate=Validation(run, stop_after))
-    again = Run(5, tmp_path / "parts")
-    same(fit(key, again), expected)
-    timeless = [{k: v for k, v in line.items() if "second" not in k} for line in again.history()]
-    assert timeless == [{k: v for k, v in line.items() if "second" not in k} for line in whole.history()]
+    resumed = Run(5, tmp_path / "parts")
+    assert_equal_arrays(fit(key, resumed), expected)
+    without_times = [{k: v for k, v in line.items() if "second" not in k} for line in resumed.history()]
+    assert without_times == [{k: v for k, v in line.items() if "second" not in k} for line in uninterrupted.history()]
 
 
 OPTIMIZERS = sorted(
     name
-    for name, kind in vars(torch.optim).items()
-    if isinstance(kind, type) and kind is not torch.optim.Optimizer and issubclass(kind, torch.optim.Optimizer)
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type) and cls is not torch.optim.Optimizer and issubclass(cls, torch.optim.Optimizer)
 )
 VARIANTS = [
     *({"optimizer": name} for name in OPTIMIZERS if name.lower() not in UNSUPPORTED),
@@ -94,16 +94,16 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("more", VARIANTS, ids=lambda more: "-".join(map(str, more.values())))
-def test_whatever_the_settings_resumed_is_as_if_not_interrupted(more: dict[str, object], tmp_path: Path) -> None:
+def test_a_resumed_run_is_bit_identical_for_all_settings(more: dict[str, object], tmp_path: Path) -> None:
     training = Training(**{**TRAINING.model_dump(), "epochs": 2, **more})
     expected = fit("gru4rec", Run(5), training)
     run = Run(5, tmp_path)
     with pytest.raises(Interrupted, match=r"after [1-3] of 5 batches"):
         fit("gru4rec", run, training, Validation(run, 1))
-    same(fit("gru4rec", Run(5, tmp_path), training), expected)
+    assert_equal_arrays(fit("gru4rec", Run(5, tmp_path), training), expected)
 
 
-def test_resumed_after_a_kill_goes_on_from_the_last_checkpoint(tmp_path: Path) -> None:
+def test_a_killed_run_resumes_from_the_last_checkpoint(tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -119,49 +119,49 @@ def test_resumed_after_a_kill_goes_on_from_the_last_checkpoint(tmp_path: Path) -
     kill.left = 3
     with pytest.raises(Killed):
         fit("sasrec", Run(5, tmp_path / "parts"), validate=kill)
-    same(fit("sasrec", Run(5, tmp_path / "parts")), expected)
+    assert_equal_arrays(fit("sasrec", Run(5, tmp_path / "parts")), expected)
 
 
-def test_a_finished_training_that_is_resumed_trains_no_further(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_does_not_train(tmp_path: Path) -> None:
     expected = fit("sasrec", Run(5, tmp_path))
     lines = Run(5, tmp_path).history()
-    same(fit("sasrec", Run(5, tmp_path)), expected)
+    assert_equal_arrays(fit("sasrec", Run(5, tmp_path)), expected)
     assert Run(5, tmp_path).history() == lines
 
 
-def test_a_loss_that_is_no_number_stops_with_an_explanation() -> None:
+def test_diverging_training_raises() -> None:
     training = TRAINING.model_copy(update={"learning_rate": 1e30, "schedule": "constant", "clip_norm": 0.0})
     with pytest.raises(ValueError, match=r"diverged in epoch \d+, batch \d+: loss .*learning rate 1e\+30; try"):
         fit("sasrec", Run(0), training)
 
 
-def test_the_best_model_is_kept_and_patience_ends_training() -> None:
-    seen: list[Mapping[str, np.ndarray]] = []
+def test_early_stopping_restores_the_best_model() -> None:
+    validated: list[Mapping[str, np.ndarray]] = []
 
-    def worse_and_worse(model: Recommender) -> Mapping[str, float]:
+    def decreasing_metric(model: Recommender) -> Mapping[str, float]:
         assert isinstance(model, Model)
-        seen.append({name: array.copy() for name, array in model.arrays().items()})
-        return {"ndcg@10": -float(len(seen))}
+        validated.append({name: array.copy() for name, array in model.arrays().items()})
+        return {"ndcg@10": -float(len(validated))}
 
     training = TRAINING.model_copy(update={"patience": 2})
-    model = train("sasrec", SMALL, training, world(), Run(0), worse_and_worse)
-    assert len(seen) == 3
+    model = train("sasrec", SMALL, training, world(), Run(0), decreasing_metric)
+    assert len(validated) == 3
     for name, array in model.arrays().items():
-        np.testing.assert_array_equal(array, seen[0][name])
+        np.testing.assert_array_equal(array, validated[0][name])
 
 
-def test_a_metric_that_validation_does_not_give_is_told() -> None:
+def test_unknown_validation_metric_raises() -> None:
     with pytest.raises(ValueError, match="'recall@99', expected one of the validation metrics: ndcg@10"):
         fit("sasrec", Run(0), TRAINING.model_copy(update={"metric": "recall@99"}))
 
 
-def test_nothing_to_train_on_is_told() -> None:
+def test_empty_training_data_raises() -> None:
     empty = world().with_histories(Events.of([[]] * 40))
     with pytest.raises(ValueError, match="nothing to train on"):
         train("sasrec", SMALL, TRAINING, empty, Run(0))
 
 
-def test_training_leaves_torchs_own_random_stream_alone() -> None:
+def test_training_preserves_the_random_state_of_torch() -> None:
     torch.manual_seed(9)
     expected = torch.rand(1)
     torch.manual_seed(9)
@@ -169,85 +169,87 @@ def test_training_leaves_torchs_own_random_stream_alone() -> None:
     assert torch.rand(1) == expected
 
 
-def test_averaged_weights_are_validated_kept_and_followed_by_the_weights_themselves() -> None:
+def test_averaged_weights_are_validated_and_returned() -> None:
     class Weights(Validation):
         def __call__(self, model: Recommender) -> Mapping[str, float]:
             assert isinstance(model, Model)
-            seen.append({name: array.copy() for name, array in model.arrays().items()})
-            return {"ndcg@10": float(len(seen))}
+            validated.append({name: array.copy() for name, array in model.arrays().items()})
+            return {"ndcg@10": float(len(validated))}
 
     runs = []
     for ema in (0.0, 0.8):
-        seen: list[dict[str, np.ndarray]] = []
-        training = Training(**{**TRAINING.model_dump(), "batch_size": 40, "epochs": 6, "ema": ema})  # one step an epoch
-        runs.append((seen, fit("gru4rec", Run(0), training, Weights())))
-    (plain, _), (averaged, model) = runs
-    start = {name: array.copy() for name, array in train_one_step_at_rate_zero().items()}
-    mean = start
-    for step, (weights, found) in enumerate(zip(plain, averaged, strict=True), 1):
+        validated: list[dict[str, np.ndarray]] = []
+        training = Training(
+            **{**TRAINING.model_dump(), "batch_size": 40, "epochs": 6, "ema": ema}
+        )  # one step per epoch
+        runs.append((validated, fit("gru4rec", Run(0), training, Weights())))
+    (raw, _), (averaged, model) = runs
+    mean_start = {name: array.copy() for name, array in initial_weights().items()}
+    mean = mean_start
+    for step, (weights, actual) in enumerate(zip(raw, averaged, strict=True), 1):
         decay = min(0.8, (1 + step) / (10 + step))
         mean = {name: decay * array + (1 - decay) * weights[name] for name, array in mean.items()}
         for name, array in mean.items():
-            np.testing.assert_allclose(found[name], array, rtol=1e-4, atol=1e-6, err_msg=f"{name} after {step}")
-    same(model, type("Last", (), {"arrays": lambda self: averaged[-1]})())
+            np.testing.assert_allclose(actual[name], array, rtol=1e-4, atol=1e-6, err_msg=f"{name} after {step}")
+    assert_equal_arrays(model, type("Last", (), {"arrays": lambda self: averaged[-1]})())
     training = Training(**{**TRAINING.model_dump(), "batch_size": 40, "epochs": 6, "ema": 0.8})
-    same(train("gru4rec", SMALL, training, world(), Run(0)), model)
+    assert_equal_arrays(train("gru4rec", SMALL, training, world(), Run(0)), model)
 
 
-def train_one_step_at_rate_zero() -> Mapping[str, np.ndarray]:
-    """The weights that seed 0 begins with."""
+def initial_weights() -> Mapping[str, np.ndarray]:
+    """Return the initial weights of seed 0."""
     training = TRAINING.model_copy(update={"epochs": 1, "learning_rate": 0.0, "batch_size": 40})
     return train("gru4rec", SMALL, training, world(), Run(0)).arrays()
 
 
-def test_accumulated_batches_are_one_large_batch() -> None:
+def test_gradient_accumulation_equals_a_large_batch() -> None:
     settings, same_steps = {**SMALL, "dropout": 0.0}, {"epochs": 3, "learning_rate": 1e-3}
     for schedule in ("constant", "one_cycle"):
-        one, several = (
-            train("gru4rec", settings, Training(schedule=schedule, **same_steps, **size), world(), Run(3))
-            for size in ({"batch_size": 40}, {"batch_size": 10, "gradient_accumulation": 4})
+        large_batch, accumulated = (
+            train("gru4rec", settings, Training(schedule=schedule, **same_steps, **batch_settings), world(), Run(3))
+            for batch_settings in ({"batch_size": 40}, {"batch_size": 10, "gradient_accumulation": 4})
         )
-        for name, array in one.arrays().items():
-            np.testing.assert_allclose(several.arrays()[name], array, rtol=0, atol=1e-5, err_msg=name)
+        for name, array in large_batch.arrays().items():
+            np.testing.assert_allclose(accumulated.arrays()[name], array, rtol=0, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("key", ["sasrec", "xlstm", "gru4rec"])
-def test_bfloat16_learns_what_float32_learns(key: str) -> None:
-    found = []
+def test_bfloat16_losses_are_close_to_float32(key: str) -> None:
+    losses_by_precision = []
     for precision in ("float32", "bfloat16"):
-        told: list[float] = []
-        track = type("Track", (), {"log": lambda self, step, values, told=told: told.append(values["loss"])})()
+        losses: list[float] = []
+        tracker = type("Track", (), {"log": lambda self, step, values, losses=losses: losses.append(values["loss"])})()
         training = Training(**{**TRAINING.model_dump(), "precision": precision})
-        model = train(key, SMALL, training, world(), Run(0, trackers=(track,)))
+        model = train(key, SMALL, training, world(), Run(0, trackers=(tracker,)))
         assert {array.dtype for array in model.arrays().values()} == {np.dtype(np.float32)}
-        found.append(told)
-    assert found[0] != found[1]
-    np.testing.assert_allclose(found[0], found[1], rtol=0.02)
+        losses_by_precision.append(losses)
+    assert losses_by_precision[0] != losses_by_precision[1]
+    np.testing.assert_allclose(losses_by_precision[0], losses_by_precision[1], rtol=0.02)
 
 
-def test_schedules_begin_and_end_where_they_should() -> None:
-    def at(schedule: str, epoch: float, down: int = 0, **more: float) -> float:
-        return learning_rate(Training(epochs=100, learning_rate=1.0, schedule=schedule, **more), epoch, down)  # type: ignore[arg-type]
+def test_learning_rate_schedules() -> None:
+    def rate_at(schedule: str, epoch: float, n_reductions: int = 0, **more: float) -> float:
+        return learning_rate(Training(epochs=100, learning_rate=1.0, schedule=schedule, **more), epoch, n_reductions)  # type: ignore[arg-type]
 
-    assert at("constant", 0) == at("constant", 99) == 1.0
-    assert at("step", 9.9) == 1.0
-    assert at("step", 10) == 0.5
-    assert at("step", 29, lr_step_factor=0.1) == pytest.approx(0.01)
-    assert at("cosine", 0) == 1.0
-    assert at("cosine", 50) == pytest.approx((1 + FINAL_LR_FRACTION) / 2)
-    assert at("cosine", 100) == pytest.approx(FINAL_LR_FRACTION)
-    assert at("one_cycle", 0) == pytest.approx(FINAL_LR_FRACTION)
-    assert at("one_cycle", 30) == pytest.approx(1.0)
-    assert at("one_cycle", 100) == pytest.approx(FINAL_LR_FRACTION)
-    assert at("plateau", 50, down=2) == 0.25
-    assert at("constant", 1, warmup=4) == 0.25
-    rates = [at("one_cycle", e) for e in range(101)]
+    assert rate_at("constant", 0) == rate_at("constant", 99) == 1.0
+    assert rate_at("step", 9.9) == 1.0
+    assert rate_at("step", 10) == 0.5
+    assert rate_at("step", 29, lr_step_factor=0.1) == pytest.approx(0.01)
+    assert rate_at("cosine", 0) == 1.0
+    assert rate_at("cosine", 50) == pytest.approx((1 + FINAL_LR_FRACTION) / 2)
+    assert rate_at("cosine", 100) == pytest.approx(FINAL_LR_FRACTION)
+    assert rate_at("one_cycle", 0) == pytest.approx(FINAL_LR_FRACTION)
+    assert rate_at("one_cycle", 30) == pytest.approx(1.0)
+    assert rate_at("one_cycle", 100) == pytest.approx(FINAL_LR_FRACTION)
+    assert rate_at("plateau", 50, n_reductions=2) == 0.25
+    assert rate_at("constant", 1, warmup=4) == 0.25
+    rates = [rate_at("one_cycle", e) for e in range(101)]
     assert max(rates) == pytest.approx(1.0)
     assert math.isclose(rates.index(max(rates)), 30)
 
 
 class Recorder(Callback):
-    """Records the hooks it sees and requests a stop after an epoch."""
+    """Record all hooks and request a stop after an epoch."""
 
     def __init__(self, stop_after: int = 0) -> None:
         self.stop_after = stop_after
@@ -278,7 +280,7 @@ def test_a_callback_sees_every_epoch_and_changes_nothing(tmp_path: Path) -> None
     training = TRAINING.model_copy(update={"validate_every": 2})
     expected = fit("gru4rec", Run(5), training)
     recorder, run = Recorder(), Run(5, tmp_path)
-    same(train("gru4rec", SMALL, training, world(), run, Validation(), [recorder]), expected)
+    assert_equal_arrays(train("gru4rec", SMALL, training, world(), run, Validation(), [recorder]), expected)
     steps = [("step", batch) for batch in range(1, 6)]
     assert recorder.hooks == [
         ("start", 0),
@@ -298,7 +300,7 @@ def test_a_callback_stops_training_and_a_resumed_run_stays_stopped(tmp_path: Pat
     stopped = train("gru4rec", SMALL, TRAINING, world(), Run(5, tmp_path), None, [recorder])
     assert recorder.hooks[-1] == ("end", 2)
     assert len(Run(5, tmp_path).history()) == 2
-    same(train("gru4rec", SMALL, TRAINING, world(), Run(5, tmp_path)), stopped)
+    assert_equal_arrays(train("gru4rec", SMALL, TRAINING, world(), Run(5, tmp_path)), stopped)
     assert len(Run(5, tmp_path).history()) == 2
 
 

@@ -1,4 +1,4 @@
-"""Training windows: every event is a target as often as it should be, and its input is the event before it."""
+"""Training windows: every event is a target at most once, and its input is the previous event."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def test_targets_and_inputs(lengths: list[int], length: int, size: int, all_wind
     count, batches = training_batches(
         histories, FILL, length, size, np.random.default_rng(seed), next_item, all_windows=all_windows, pool=2
     )
-    made = list(batches)
-    assert len(made) == count
+    batch_list = list(batches)
+    assert len(batch_list) == count
     firsts = {int(first) for first, n in zip(histories.offsets[:-1], lengths, strict=True) if n}
     targets: Counter[int] = Counter()
-    for batch in made:
+    for batch in batch_list:
         assert batch.items_BL.shape[1] == int(batch.lengths_B.max()) <= length
         inputs = batch.items_BL.reshape(-1)[batch.positions_M]
         targets.update(batch.targets_M.tolist())
-        for before, target in zip(inputs.tolist(), batch.targets_M.tolist(), strict=True):
-            assert before == (FILL if target in firsts else target - 1)
+        for previous, target in zip(inputs.tolist(), batch.targets_M.tolist(), strict=True):
+            assert previous == (FILL if target in firsts else target - 1)
         assert len(batch.positions_M) == int(batch.lengths_B.sum())
-        unused = torch.ones(batch.items_BL.numel(), dtype=torch.bool)
-        unused[batch.positions_M] = False
-        assert (batch.items_BL.reshape(-1)[unused] == FILL).all()
+        is_padding = torch.ones(batch.items_BL.numel(), dtype=torch.bool)
+        is_padding[batch.positions_M] = False
+        assert (batch.items_BL.reshape(-1)[is_padding] == FILL).all()
     if all_windows:
         expected = set(range(histories.size))
     else:

@@ -1,4 +1,4 @@
-"""Filters and preparation against the same written out in plain Python."""
+"""Compare filters and preparation with plain Python."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def table(events: list[Row]) -> pl.DataFrame:
     return pl.DataFrame(events, schema=["user_id", "item_id", "timestamp", "rating"], orient="row")
 
 
-def back(data: Dataset) -> list[Row]:
-    """All events with their outside ids, in the order of the dataset."""
+def decode_events(data: Dataset) -> list[Row]:
+    """Return all events with their original ids, in the order of the dataset."""
     events = data.histories
     users, items = data.users.decode(events.rows), data.items.decode(events.items)
     assert events.times is not None
@@ -37,13 +37,13 @@ def back(data: Dataset) -> list[Row]:
 
 
 def ordered(events: list[Row]) -> list[Row]:
-    return sorted(events, key=lambda row: (row[0], row[2]))  # stable, as preparation has to be
+    return sorted(events, key=lambda row: (row[0], row[2]))  # stable, as required of preparation
 
 
 @given(rows)
 def test_events_are_sorted_and_ties_keep_file_order(events: list[Row]) -> None:
     data = load(table(events))
-    assert back(data) == ordered(events)
+    assert decode_events(data) == ordered(events)
     assert list(data.users.ids) == [str(u) for u in sorted({row[0] for row in events})]
     assert list(data.items.ids) == [str(i) for i in sorted({row[1] for row in events})]
 
@@ -59,7 +59,7 @@ def test_repeated_and_identical_events_are_counted(events: list[Row]) -> None:
 @given(rows, st.integers(1, 4), st.integers(1, 4))
 def test_k_core_is_stable_and_largest(events: list[Row], users: int, items: int) -> None:
     left = ordered(events)
-    while True:  # one user or item at a time: another way to the same core
+    while True:  # remove one user or item at a time, which leads to the same core
         of_user, of_item = Counter(r[0] for r in left), Counter(r[1] for r in left)
         weak = next((("u", u) for u in of_user if of_user[u] < users), None) or next(
             (("i", i) for i in of_item if of_item[i] < items), None
@@ -73,7 +73,7 @@ def test_k_core_is_stable_and_largest(events: list[Row], users: int, items: int)
             load(table(events), filters=filters)
         return
     data = load(table(events), filters=filters)
-    assert back(data) == left
+    assert decode_events(data) == left
     assert data.n_items == len({row[1] for row in left})
     assert sum(data.header["filters"]["removed"].values()) == len(events) - len(left)
 
@@ -81,14 +81,14 @@ def test_k_core_is_stable_and_largest(events: list[Row], users: int, items: int)
 @pytest.mark.parametrize("which", ["first", "last"])
 @given(rows)
 def test_one_of_repeated_events_is_kept(which: Any, events: list[Row]) -> None:
-    kept: dict[tuple[int, int], int] = {}
+    positions: dict[tuple[int, int], int] = {}
     in_order = ordered(events)
-    for place, row in enumerate(in_order):
-        if which == "last" or row[:2] not in kept:
-            kept[row[:2]] = place
+    for position, row in enumerate(in_order):
+        if which == "last" or row[:2] not in positions:
+            positions[row[:2]] = position
     data = load(table(events), filters=Filters(duplicates=which))
-    assert back(data) == [in_order[place] for place in sorted(kept.values())]
-    assert data.header["filters"]["removed"]["duplicates"] == len(events) - len(kept)
+    assert decode_events(data) == [in_order[position] for position in sorted(positions.values())]
+    assert data.header["filters"]["removed"]["duplicates"] == len(events) - len(positions)
 
 
 @given(rows)
@@ -97,7 +97,7 @@ def test_filters_by_value_and_time(events: list[Row]) -> None:
     assume(left)
     filters = Filters(min_value=3.0, start="1970-01-01T00:00:01", end="1970-01-01T00:00:04+00:00")
     data = load(table(events), filters=filters)
-    assert back(data) == left
+    assert decode_events(data) == left
     removed = data.header["filters"]["removed"]
     assert sum(removed.values()) == len(events) - len(left)
     assert data.header["filters"]["settings"]["min_value"] == 3.0

@@ -1,4 +1,4 @@
-"""Blockwise ranking against sorting one query at a time."""
+"""Compare blockwise ranking with sorting one query at a time."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Table:
 
 @dataclass
 class Product(Table):
-    """The same scores from factors: whole numbers, so that every order of summation gives the same."""
+    """The same scores from integer factors, so that the order of summation does not matter."""
 
     left: Scores
     right: Scores
@@ -59,7 +59,7 @@ class World:
 
 @st.composite
 def worlds(draw: st.DrawFn, most_items: int = 40) -> World:
-    """Few distinct scores, so that ties are everywhere; histories with repeats; targets that were seen before."""
+    """Draw few distinct scores (many ties), histories with repeats, and targets that may be seen items."""
     n, n_items = draw(st.integers(1, 12)), draw(st.integers(1, most_items))
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     left, right = (rng.integers(-2, 3, (size, 2)).astype(np.float32) for size in (n, n_items))
@@ -72,8 +72,8 @@ def worlds(draw: st.DrawFn, most_items: int = 40) -> World:
     return World(model, HeldOut(queries, Events.of(targets)), draw(st.booleans()))
 
 
-def by_hand(world: World) -> tuple[list[tuple[int, int, int]], list[list[int]]]:
-    """(greater, equal, eligible) of each distinct target, and all eligible items in order, by Python's own sort."""
+def rank_by_sorting(world: World) -> tuple[list[tuple[int, int, int]], list[list[int]]]:
+    """Compute (higher, tied, candidates) of each distinct target, and all candidates in order, with ``sorted``."""
     counts, orders = [], []
     for row in range(len(world.held_out)):
         scores = world.model.table[row].tolist()
@@ -99,48 +99,48 @@ def all_metrics(ranks: Ranks, k: int) -> dict[str, np.ndarray]:
 @given(world=worlds(), k=st.integers(1, 45))
 def test_ranks_and_lists_agree_with_a_sort(world: World, k: int) -> None:
     ranks = rank(world.model, world.held_out, k, world.exclude_seen)
-    counts, orders = by_hand(world)
-    found = list(zip(ranks.n_higher, ranks.n_tied, ranks.n_candidates[ranks.rows], strict=True))
-    assert found == counts
+    counts, orders = rank_by_sorting(world)
+    actual = list(zip(ranks.n_higher, ranks.n_tied, ranks.n_candidates[ranks.rows], strict=True))
+    assert actual == counts
     assert ranks.n_candidates.tolist() == [len(order) for order in orders]
     lists = [row[:length].tolist() for row, length in zip(ranks.top.items, ranks.top.lengths, strict=True)]
     assert lists == [order[:k] for order in orders]
-    same = recommend(world.model, world.held_out.queries, k, exclude_seen=world.exclude_seen)
-    np.testing.assert_array_equal(same.items, ranks.top.items)
-    np.testing.assert_array_equal(same.scores, ranks.top.scores)
+    recommended = recommend(world.model, world.held_out.queries, k, exclude_seen=world.exclude_seen)
+    np.testing.assert_array_equal(recommended.items, ranks.top.items)
+    np.testing.assert_array_equal(recommended.scores, ranks.top.scores)
 
 
 @settings(deadline=None, max_examples=50)
 @given(world=worlds(), most=st.integers(1, 200), cached=st.integers(1, 100), sorted_from=st.integers(1, 9))
 def test_block_sizes_do_not_change_the_result(world: World, most: int, cached: int, sorted_from: int) -> None:
-    whole = rank(world.model, world.held_out, 5, world.exclude_seen)
+    in_one_block = rank(world.model, world.held_out, 5, world.exclude_seen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "BLOCK_SCORES", most)
         patch.setattr(core, "CACHE_SCORES", cached)
         patch.setattr(core, "MIN_ROWS", 1)
         patch.setattr(ranking, "MIN_TARGETS_TO_SORT", sorted_from)
-        parts = rank(world.model, world.held_out, 5, world.exclude_seen)
+        in_blocks = rank(world.model, world.held_out, 5, world.exclude_seen)
     for name in ("offsets", "n_higher", "n_tied", "n_candidates"):
-        np.testing.assert_array_equal(getattr(parts, name), getattr(whole, name))
-    np.testing.assert_array_equal(parts.top.items, whole.top.items)
-    np.testing.assert_array_equal(parts.top.scores, whole.top.scores)
+        np.testing.assert_array_equal(getattr(in_blocks, name), getattr(in_one_block, name))
+    np.testing.assert_array_equal(in_blocks.top.items, in_one_block.top.items)
+    np.testing.assert_array_equal(in_blocks.top.scores, in_one_block.top.scores)
 
 
 @settings(deadline=None, max_examples=100)
 @given(world=worlds(), k=st.integers(1, 45))
 def test_metrics_are_between_0_and_1_and_grow_with_k(world: World, k: int) -> None:
     ranks = rank(world.model, world.held_out, 1, world.exclude_seen)
-    here, further = all_metrics(ranks, k), all_metrics(ranks, k + 1)
+    at_k, at_next_k = all_metrics(ranks, k), all_metrics(ranks, k + 1)
     counted = np.diff(ranks.offsets) > 0
-    for name, values in here.items():
+    for name, values in at_k.items():
         assert np.isnan(values[~counted]).all(), name
         assert ((values[counted] >= 0) & (values[counted] <= 1 + 1e-12)).all(), name
     for name in ("recall", "hit_rate", "mrr"):
-        assert (further[name][counted] >= here[name][counted]).all(), name
+        assert (at_next_k[name][counted] >= at_k[name][counted]).all(), name
     single = np.diff(ranks.offsets) == 1
-    np.testing.assert_array_equal(here["recall"][single], here["hit_rate"][single])
+    np.testing.assert_array_equal(at_k["recall"][single], at_k["hit_rate"][single])
     for name in ("ndcg", "map"):
-        assert (further[name][single] >= here[name][single]).all(), name
+        assert (at_next_k[name][single] >= at_k[name][single]).all(), name
 
 
 @settings(deadline=None, max_examples=60)
@@ -151,12 +151,12 @@ def test_the_order_of_the_catalog_does_not_matter(world: World, seed: int) -> No
     table = np.empty_like(world.model.table)
     table[:, new] = world.model.table
     history, targets = world.held_out.queries.history, world.held_out.targets
-    moved = HeldOut(
+    permuted = HeldOut(
         Queries.of_users(world.held_out.queries.users, Events(history.offsets, new[history.items])),
         Events(targets.offsets, new[targets.items]),
     )
     before = rank(world.model, world.held_out, 1, world.exclude_seen)
-    after = rank(Table(table), moved, 1, world.exclude_seen)
+    after = rank(Table(table), permuted, 1, world.exclude_seen)
     np.testing.assert_array_equal(before.n_higher, after.n_higher)
     np.testing.assert_array_equal(before.n_tied, after.n_tied)
     for name, values in all_metrics(before, 3).items():
@@ -174,20 +174,20 @@ def test_a_full_list_gives_the_metrics_of_its_ranking(world: World) -> None:
 
 
 def test_expected_rank_of_ties_is_the_mean_over_random_orders() -> None:
-    """Two targets among five tied items, two better: the mean ranks of the first and the second of them."""
+    """Two targets among five tied items and two better items: compare mean ranks of the first and second target."""
     rng = np.random.default_rng(0)
     orders = rng.permuted(np.broadcast_to(np.arange(5), (40_000, 5)), axis=1)
     simulated = 3 + np.sort(orders[:, :2], axis=1).mean(axis=0)
     table = np.array([[1, 2, 1, 1, 2, 1, 1, 0]], np.float32)
     held_out = HeldOut(Queries.anonymous(Events.of([[]])), Events.of([[3, 0]]))
-    places = rank(Table(table), held_out).expected_ranks
-    np.testing.assert_allclose(np.sort(places), simulated, atol=0.02)
+    ranks = rank(Table(table), held_out).expected_ranks
+    np.testing.assert_allclose(np.sort(ranks), simulated, atol=0.02)
 
 
 @pytest.mark.parametrize("n_items", [100, 1000])
 @pytest.mark.parametrize("levels", [1, 3, 1_000_000])
 def test_the_best_k_of_a_large_catalog(n_items: int, levels: int) -> None:
-    """Above 16 k items, the search by groups; with few levels, the cut through many equal scores."""
+    """Catalogs above 16 k items are searched by groups; few levels give many ties at the cut."""
     scores = np.random.default_rng(1).integers(0, levels, (50, n_items)).astype(np.float32)
     scores[3] = -np.inf
     scores[4, 5:] = -np.inf

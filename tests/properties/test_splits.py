@@ -1,4 +1,4 @@
-"""Splits of random logs are disjoint, complete, without leakage and reproducible. ``values`` number the events."""
+"""Splits of random logs are disjoint, complete, reproducible and without leakage; ``values`` number the events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STRATEGIES = (*ORDERED, "random", "per_user_random", "k_fold", "cold_items")
 
 @st.composite
 def logs(draw: st.DrawFn, actions: bool = False) -> Dataset:
-    """A log of up to 8 users, 6 items and 60 events with many ties in time and repeated items."""
+    """Draw a log of up to 8 users, 6 items and 60 events with many equal times and repeated items."""
     cells = st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(0, 9), st.sampled_from(["buy", "view"]))
     rows = draw(st.lists(cells, min_size=12, max_size=60))
     rows += [(8, i % 6, i, "buy") for i in range(4)]  # both actions occur, and some events are left for training
@@ -36,7 +36,7 @@ def logs(draw: st.DrawFn, actions: bool = False) -> Dataset:
 
 
 @st.composite
-def settings_of(draw: st.DrawFn, strategies: tuple[str, ...]) -> SplitSettings:
+def split_settings(draw: st.DrawFn, strategies: tuple[str, ...]) -> SplitSettings:
     strategy = draw(st.sampled_from(strategies))
     return SplitSettings(
         strategy=strategy,
@@ -60,10 +60,10 @@ def items(rows: Any, row: int) -> list[int]:
     return [int(item) for item in rows.items[rows.offsets[row] : rows.offsets[row + 1]]]
 
 
-def not_targets(done: Split) -> int:
-    """Count held-out events that are no targets: repeated items of a query, and dropped targets."""
+def not_targets(result: Split) -> int:
+    """Count held-out events that are not targets: repeated items of a query, and dropped targets."""
     counts = ("repeated_targets", "cold_targets_dropped", "seen_targets_dropped")
-    return sum(done.metadata[part].get(name, 0) for part in ("valid", "test") for name in counts)
+    return sum(result.metadata[part].get(name, 0) for part in ("valid", "test") for name in counts)
 
 
 def same(a: HeldOut, b: HeldOut) -> bool:
@@ -80,22 +80,22 @@ def same(a: HeldOut, b: HeldOut) -> bool:
 @given(data=st.data())
 def test_train_valid_and_test_are_disjoint_and_complete(data: st.DataObject, actions: bool) -> None:
     dataset = data.draw(logs(actions))
-    done = split(dataset, data.draw(settings_of(STRATEGIES)))
-    sets = [numbers(done.train.histories), numbers(done.valid.targets), numbers(done.test.targets)]
+    result = split(dataset, data.draw(split_settings(STRATEGIES)))
+    sets = [numbers(result.train.histories), numbers(result.valid.targets), numbers(result.test.targets)]
     every = [number for part in sets for number in part]
     assert len(every) == len(set(every))
-    assert len(every) + not_targets(done) + done.metadata["unused_events"] == dataset.histories.size
+    assert len(every) + not_targets(result) + result.metadata["unused_events"] == dataset.histories.size
 
 
 @pytest.mark.parametrize("actions", [False, True])
 @given(data=st.data())
 def test_histories_exclude_targets_and_later_events(data: st.DataObject, actions: bool) -> None:
     dataset = data.draw(logs(actions))
-    settings = data.draw(settings_of(STRATEGIES))
-    done = split(dataset, settings)
+    settings = data.draw(split_settings(STRATEGIES))
+    result = split(dataset, settings)
     position = {number: row for row, number in enumerate(numbers(dataset.histories))}
-    train = set(numbers(done.train.histories))
-    for name, held in (("valid", done.valid), ("test", done.test)):
+    train = set(numbers(result.train.histories))
+    for name, held in (("valid", result.valid), ("test", result.test)):
         for row, user in enumerate(held.queries.users):
             history, targets = numbers(held.queries.history, row), numbers(held.targets, row)
             assert targets
@@ -118,9 +118,9 @@ def test_histories_exclude_targets_and_later_events(data: st.DataObject, actions
 @given(data=st.data())
 def test_targets_are_of_the_target_action(data: st.DataObject) -> None:
     dataset = data.draw(logs(actions=True))
-    done = split(dataset, data.draw(settings_of(STRATEGIES)))
+    result = split(dataset, data.draw(split_settings(STRATEGIES)))
     assert dataset.target == dataset.actions.index("buy")
-    for held in (done.valid, done.test):
+    for held in (result.valid, result.test):
         assert held.targets.actions is not None
         assert (held.targets.actions == dataset.target).all()
 
@@ -128,10 +128,10 @@ def test_targets_are_of_the_target_action(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_training_precedes_the_targets_of_a_temporal_split(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    done = split(dataset, data.draw(settings_of(("global_temporal",))))
-    first = {name: getattr(done, name).targets.times for name in ("valid", "test")}
+    result = split(dataset, data.draw(split_settings(("global_temporal",))))
+    first = {name: getattr(result, name).targets.times for name in ("valid", "test")}
     for times in first.values():
-        assert not len(times) or done.train.histories.times.max() < times.min()
+        assert not len(times) or result.train.histories.times.max() < times.min()
     if len(first["valid"]) and len(first["test"]):
         assert first["valid"].max() < first["test"].min()
 
@@ -139,64 +139,66 @@ def test_training_precedes_the_targets_of_a_temporal_split(data: st.DataObject) 
 @given(data=st.data())
 def test_splits_are_reproducible(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    settings = data.draw(settings_of(STRATEGIES))
-    one, two = split(dataset, settings), split(dataset, settings)
-    assert np.array_equal(one.train.histories.values, two.train.histories.values)
-    assert same(one.valid, two.valid)
-    assert same(one.test, two.test)
-    assert one.metadata == two.metadata
+    settings = data.draw(split_settings(STRATEGIES))
+    first, second = split(dataset, settings), split(dataset, settings)
+    assert np.array_equal(first.train.histories.values, second.train.histories.values)
+    assert same(first.valid, second.valid)
+    assert same(first.test, second.test)
+    assert first.metadata == second.metadata
 
 
 @given(dataset=logs())
 def test_leave_one_out_holds_out_the_last_two_events(dataset: Dataset) -> None:
-    done = split(dataset)
+    result = split(dataset)
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
-        queries = np.flatnonzero(done.test.queries.users == user)
+        queries = np.flatnonzero(result.test.queries.users == user)
         if len(row) < 3:
             assert not len(queries)
-            assert numbers(done.train.histories, user) == row
+            assert numbers(result.train.histories, user) == row
         else:
-            assert numbers(done.train.histories, user) == row[:-2]
-            assert numbers(done.valid.queries.history, int(queries[0])) == row[:-2]
-            assert numbers(done.valid.targets, int(queries[0])) == [row[-2]]
-            assert numbers(done.test.queries.history, int(queries[0])) == row[:-1]
-            assert numbers(done.test.targets, int(queries[0])) == [row[-1]]
-    assert done.metadata["train_only_users"] == int((dataset.histories.lengths < 3).sum())
+            assert numbers(result.train.histories, user) == row[:-2]
+            assert numbers(result.valid.queries.history, int(queries[0])) == row[:-2]
+            assert numbers(result.valid.targets, int(queries[0])) == [row[-2]]
+            assert numbers(result.test.queries.history, int(queries[0])) == row[:-1]
+            assert numbers(result.test.targets, int(queries[0])) == [row[-1]]
+    assert result.metadata["train_only_users"] == int((dataset.histories.lengths < 3).sum())
 
 
 @given(dataset=logs())
 def test_leave_one_out_without_validation_holds_out_the_last_event(dataset: Dataset) -> None:
-    done = split(dataset, SplitSettings(valid=0.0))
-    assert not len(done.valid)
+    result = split(dataset, SplitSettings(valid=0.0))
+    assert not len(result.valid)
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
-        queries = np.flatnonzero(done.test.queries.users == user)
+        queries = np.flatnonzero(result.test.queries.users == user)
         if len(row) < 2:
             assert not len(queries)
-            assert numbers(done.train.histories, user) == row
+            assert numbers(result.train.histories, user) == row
         else:
             assert (
-                numbers(done.train.histories, user) == numbers(done.test.queries.history, int(queries[0])) == row[:-1]
+                numbers(result.train.histories, user)
+                == numbers(result.test.queries.history, int(queries[0]))
+                == row[:-1]
             )
-            assert numbers(done.test.targets, int(queries[0])) == [row[-1]]
+            assert numbers(result.test.targets, int(queries[0])) == [row[-1]]
 
 
 @given(dataset=logs(actions=True))
 def test_leave_one_out_with_a_target_action_keeps_other_actions_as_input(dataset: Dataset) -> None:
-    done = split(dataset)
+    result = split(dataset)
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
         start = int(dataset.histories.offsets[user])
-        wanted = [p for p in range(len(row)) if dataset.histories.actions[start + p] == dataset.target]
-        queries = np.flatnonzero(done.test.queries.users == user)
-        if len(wanted) < 2 or wanted[-2] == 0:
+        target_positions = [p for p in range(len(row)) if dataset.histories.actions[start + p] == dataset.target]
+        queries = np.flatnonzero(result.test.queries.users == user)
+        if len(target_positions) < 2 or target_positions[-2] == 0:
             assert not len(queries)
-            assert numbers(done.train.histories, user) == row
+            assert numbers(result.train.histories, user) == row
         else:
-            assert numbers(done.train.histories, user) == row[: wanted[-2]]
-            assert numbers(done.test.queries.history, int(queries[0])) == row[: wanted[-1]]
-            assert numbers(done.test.targets, int(queries[0])) == [row[wanted[-1]]]
+            assert numbers(result.train.histories, user) == row[: target_positions[-2]]
+            assert numbers(result.test.queries.history, int(queries[0])) == row[: target_positions[-1]]
+            assert numbers(result.test.targets, int(queries[0])) == [row[target_positions[-1]]]
 
 
 @given(dataset=logs())
@@ -204,9 +206,9 @@ def test_test_sets_of_folds_cover_the_log(dataset: Dataset) -> None:
     tested: Counter[int] = Counter()
     repeated = 0
     for fold in range(3):
-        done = split(dataset, SplitSettings(strategy="k_fold", folds=3, fold=fold, valid=0.0))
-        tested.update(numbers(done.test.targets))
-        repeated += done.metadata["test"]["repeated_targets"]
+        result = split(dataset, SplitSettings(strategy="k_fold", folds=3, fold=fold, valid=0.0))
+        tested.update(numbers(result.test.targets))
+        repeated += result.metadata["test"]["repeated_targets"]
     assert set(tested.values()) <= {1}
     assert len(tested) + repeated == dataset.histories.size
 
@@ -214,56 +216,58 @@ def test_test_sets_of_folds_cover_the_log(dataset: Dataset) -> None:
 @given(data=st.data())
 def test_metadata_counts_cold_and_repeated_targets(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    done = split(dataset, data.draw(settings_of(STRATEGIES)))
-    users = {u for u in range(dataset.n_users) if numbers(done.train.histories, u)}
-    seen = {int(item) for item in done.train.histories.items}
-    for name, held in (("valid", done.valid), ("test", done.test)):
-        counts = done.metadata[name]
+    result = split(dataset, data.draw(split_settings(STRATEGIES)))
+    users = {u for u in range(dataset.n_users) if numbers(result.train.histories, u)}
+    seen = {int(item) for item in result.train.histories.items}
+    for name, held in (("valid", result.valid), ("test", result.test)):
+        counts = result.metadata[name]
         targets = [(row, item) for row in range(len(held)) for item in items(held.targets, row)]
-        again = [item in items(held.queries.history, row) for row, item in targets]
+        is_repeated = [item in items(held.queries.history, row) for row, item in targets]
         assert counts["queries"] == len(held)
         assert counts["targets"] == len(targets)
         assert counts["cold_users"] == sum(int(user) not in users for user in held.queries.users)
         assert counts["cold_items"] == len({item for _, item in targets} - seen)
         assert counts["cold_item_targets"] == sum(item not in seen for _, item in targets)
-        assert counts["targets_in_history"] == pytest.approx(sum(again) / len(again) if again else 0.0)
+        assert counts["targets_in_history"] == pytest.approx(
+            sum(is_repeated) / len(is_repeated) if is_repeated else 0.0
+        )
 
 
 @given(dataset=logs(), n=st.integers(1, 3), with_validation=st.booleans())
 def test_leave_n_out_holds_out_the_last_events(dataset: Dataset, n: int, with_validation: bool) -> None:
-    done = split(dataset, SplitSettings(strategy="leave_n_out", n=n, valid=0.1 if with_validation else 0.0))
+    result = split(dataset, SplitSettings(strategy="leave_n_out", n=n, valid=0.1 if with_validation else 0.0))
     n_valid = n if with_validation else 0
     for user in range(dataset.n_users):
         row = numbers(dataset.histories, user)
-        queries = np.flatnonzero(done.test.queries.users == user)
+        queries = np.flatnonzero(result.test.queries.users == user)
         if len(row) <= n + n_valid:
             assert not len(queries)
-            assert numbers(done.train.histories, user) == row
+            assert numbers(result.train.histories, user) == row
         else:
-            assert numbers(done.train.histories, user) == row[: -n - n_valid]
-            assert numbers(done.test.queries.history, int(queries[0])) == row[:-n]
-            assert set(numbers(done.test.targets, int(queries[0]))) <= set(row[-n:])
+            assert numbers(result.train.histories, user) == row[: -n - n_valid]
+            assert numbers(result.test.queries.history, int(queries[0])) == row[:-n]
+            assert set(numbers(result.test.targets, int(queries[0]))) <= set(row[-n:])
 
 
 @given(dataset=logs())
 def test_leave_n_out_of_one_is_leave_one_out(dataset: Dataset) -> None:
-    one, other = split(dataset), split(dataset, SplitSettings(strategy="leave_n_out"))
-    assert np.array_equal(one.train.histories.values, other.train.histories.values)
-    assert same(one.valid, other.valid)
-    assert same(one.test, other.test)
+    leave_one_out, leave_n_out = split(dataset), split(dataset, SplitSettings(strategy="leave_n_out"))
+    assert np.array_equal(leave_one_out.train.histories.values, leave_n_out.train.histories.values)
+    assert same(leave_one_out.valid, leave_n_out.valid)
+    assert same(leave_one_out.test, leave_n_out.test)
 
 
 @given(data=st.data())
-def test_dropped_targets_are_exactly_the_cold_and_the_seen_ones(data: st.DataObject) -> None:
+def test_only_cold_and_seen_targets_are_dropped(data: st.DataObject) -> None:
     dataset = data.draw(logs())
-    settings = data.draw(settings_of(STRATEGIES)).model_copy(
+    settings = data.draw(split_settings(STRATEGIES)).model_copy(
         update={"drop_cold_targets": False, "drop_seen_targets": False}
     )
     whole = split(dataset, settings)
     known = {int(item) for item in whole.train.histories.items}
     for cold, seen in ((True, False), (False, True), (True, True)):
-        kept = split(dataset, settings.model_copy(update={"drop_cold_targets": cold, "drop_seen_targets": seen}))
-        for before, after, name in ((whole.valid, kept.valid, "valid"), (whole.test, kept.test, "test")):
+        filtered = split(dataset, settings.model_copy(update={"drop_cold_targets": cold, "drop_seen_targets": seen}))
+        for before, after, name in ((whole.valid, filtered.valid, "valid"), (whole.test, filtered.test, "test")):
             expected: dict[int, list[int]] = {}
             for row, user in enumerate(before.queries.users):
                 history = items(before.queries.history, row)
@@ -271,9 +275,9 @@ def test_dropped_targets_are_exactly_the_cold_and_the_seen_ones(data: st.DataObj
                     is_cold = cold and not (item in known and before.queries.known[row])
                     if not is_cold and not (seen and item in history):
                         expected.setdefault(int(user), []).append(item)
-            found = {int(user): items(after.targets, row) for row, user in enumerate(after.queries.users)}
-            assert found == expected
-            counts = kept.metadata[name]
+            actual = {int(user): items(after.targets, row) for row, user in enumerate(after.queries.users)}
+            assert actual == expected
+            counts = filtered.metadata[name]
             dropped = counts.get("cold_targets_dropped", 0) + counts.get("seen_targets_dropped", 0)
             assert dropped == before.targets.size - after.targets.size
 
@@ -287,14 +291,14 @@ def test_a_cut_at_a_time_divides_by_time(dataset: Dataset, cutoff: int, valid: i
         with pytest.raises(ValueError, match="no event of table is left for training"):
             split(dataset, settings)
         return
-    done = split(dataset, settings)
-    assert done.train.histories.size == (times < cutoff - valid).sum()
-    assert done.metadata["unused_events"] == (times >= end).sum()
-    for held, low, high in ((done.valid, cutoff - valid, cutoff), (done.test, cutoff, end)):
-        found = held.targets.times
-        assert found is not None
-        assert ((found >= low) & (found < high)).all()
-    assert check_leakage(done) == []
+    result = split(dataset, settings)
+    assert result.train.histories.size == (times < cutoff - valid).sum()
+    assert result.metadata["unused_events"] == (times >= end).sum()
+    for held, low, high in ((result.valid, cutoff - valid, cutoff), (result.test, cutoff, end)):
+        actual = held.targets.times
+        assert actual is not None
+        assert ((actual >= low) & (actual < high)).all()
+    assert check_leakage(result) == []
 
 
 @given(dataset=logs(), k=st.integers(2, 4), over=st.sampled_from(["interactions", "users"]))
@@ -302,10 +306,10 @@ def test_folds_divide_interactions_or_users(dataset: Dataset, k: int, over: Any)
     splits = list(folds(dataset, k, over, valid=0.0))
     assert len(splits) == k
     tested: Counter[int] = Counter()
-    for done in splits:
-        assert check_leakage(done) == []
-        assert not len(done.valid)
-        tested.update(numbers(done.test.targets) if over == "interactions" else done.test.queries.users.tolist())
+    for result in splits:
+        assert check_leakage(result) == []
+        assert not len(result.valid)
+        tested.update(numbers(result.test.targets) if over == "interactions" else result.test.queries.users.tolist())
     assert set(tested.values()) == {1}
     if over == "users":
         assert len(tested) == (dataset.histories.lengths >= 2).sum()
@@ -322,19 +326,19 @@ def test_sliding_windows_follow_each_other(dataset: Dataset, count: int, train: 
         assert "leave nothing to train on" in str(error) or "is left for training" in str(error)  # noqa: PT017
         return
     assert len(windows) == count
-    for number, done in enumerate(windows):
+    for number, result in enumerate(windows):
         cutoff = stop - count + number
         begin = 0 if train is None else cutoff - (valid or 0) - train
-        used = done.train.histories.times
+        used = result.train.histories.times
         assert used is not None
-        assert done.metadata["window"] == number
+        assert result.metadata["window"] == number
         assert ((used >= begin) & (used < cutoff - (valid or 0))).all()
         assert used.size == ((times >= begin) & (times < cutoff - (valid or 0))).sum()
-        assert done.test.targets.times is not None
-        assert (done.test.targets.times == cutoff).all()
-        assert check_leakage(done) == []
-        events = done.train.histories.size + done.valid.targets.size + done.test.targets.size
-        assert events + not_targets(done) + done.metadata["unused_events"] == dataset.histories.size
+        assert result.test.targets.times is not None
+        assert (result.test.targets.times == cutoff).all()
+        assert check_leakage(result) == []
+        events = result.train.histories.size + result.valid.targets.size + result.test.targets.size
+        assert events + not_targets(result) + result.metadata["unused_events"] == dataset.histories.size
 
 
 @given(dataset=logs())
@@ -353,6 +357,6 @@ def test_cold_users_and_items_do_not_occur_in_training(dataset: Dataset) -> None
 
 @given(dataset=logs())
 def test_no_split_trains_on_everything(dataset: Dataset) -> None:
-    done = split(dataset, SplitSettings(strategy="none"))
-    assert numbers(done.train.histories) == numbers(dataset.histories)
-    assert (len(done.valid), len(done.test), done.metadata["unused_events"]) == (0, 0, 0)
+    result = split(dataset, SplitSettings(strategy="none"))
+    assert numbers(result.train.histories) == numbers(dataset.histories)
+    assert (len(result.valid), len(result.test), result.metadata["unused_events"]) == (0, 0, 0)

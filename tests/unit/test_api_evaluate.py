@@ -33,13 +33,13 @@ def model(split: Split) -> TrainedModel:
 
 
 def my_recall(ranks: Ranks, k: int) -> np.ndarray:
-    """Recall, written independently."""
-    found = np.bincount(ranks.rows, ranks.expected_ranks <= k, minlength=len(ranks))
+    """Compute recall independently."""
+    actual = np.bincount(ranks.rows, ranks.expected_ranks <= k, minlength=len(ranks))
     relevant = np.diff(ranks.offsets)
-    return np.where(relevant > 0, found / np.maximum(relevant, 1), np.nan)
+    return np.where(relevant > 0, actual / np.maximum(relevant, 1), np.nan)
 
 
-def test_metrics_are_those_that_were_requested(model: TrainedModel, split: Split) -> None:
+def test_only_requested_metrics_are_computed(model: TrainedModel, split: Split) -> None:
     result = segue.evaluate(model, split, metrics=["ndcg@10", "map@3", my_recall, (my_recall, 7)])
     assert list(result.estimates) == ["ndcg@10", "map@3", "my_recall@5", "my_recall@7", "my_recall@10"]
     assert result["ndcg@10"].low <= result["ndcg@10"].mean <= result["ndcg@10"].high
@@ -126,16 +126,16 @@ def test_lists_of_the_model_evaluate_as_the_model(model: TrainedModel, split: Sp
         )
     with pytest.raises(ValueError, match="need a split"):
         segue.evaluate(lists, split.test)
-    with pytest.raises(ValueError, match="rmse need predicted ratings"):
+    with pytest.raises(ValueError, match="rmse needs predicted ratings"):
         segue.evaluate(lists, split, metrics=["rmse"])
 
 
-def test_unusable_arguments_are_rejected(model: TrainedModel, split: Split, data: Dataset) -> None:
+def test_invalid_arguments_are_rejected(model: TrainedModel, split: Split, data: Dataset) -> None:
     with pytest.raises(ValueError, match="got nothing to evaluate on"):
         segue.evaluate(model)
     with pytest.raises(ValueError, match="got Dataset to evaluate on"):
         segue.evaluate(model, data)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="rmse need a model that predicts ratings"):
+    with pytest.raises(ValueError, match="rmse needs a model that predicts ratings"):
         segue.evaluate(model, split, metrics=["rmse"])
     with pytest.raises(ValueError, match="the model has 50 items and the data 20"):
         segue.evaluate(model, segue.split(segue.load("simulated?users=30&items=20")))
@@ -207,7 +207,7 @@ def test_ratings_are_cross_validated_by_errors() -> None:
 
 
 def test_a_custom_metric_chooses_the_best_epoch(split: Split) -> None:
-    """A metric that prefers the first epoch by falling with every call keeps that epoch."""
+    """A metric that decreases with every call selects the first epoch."""
     calls: list[float] = []
 
     def falling(ranks: Ranks, k: int) -> np.ndarray:
@@ -216,9 +216,9 @@ def test_a_custom_metric_chooses_the_best_epoch(split: Split) -> None:
 
     settings = {"embedding_dim": 8, "recipe": "none", "learning_rate": 0.05}
     first = segue.train("gru4rec", split, epochs=1, **settings)
-    kept = segue.train("gru4rec", split, metric=falling, epochs=3, **settings)
+    result = segue.train("gru4rec", split, metric=falling, epochs=3, **settings)
     assert len(calls) == 3
-    np.testing.assert_array_equal(kept.model.vectors, first.model.vectors)
+    np.testing.assert_array_equal(result.model.vectors, first.model.vectors)
 
 
 def test_training_errors_of_a_rating_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,10 +228,10 @@ def test_training_errors_of_a_rating_model(tmp_path: Path, monkeypatch: pytest.M
     data = replace(data, histories=replace(data.histories, values=values))
     model = segue.train("als", data, embedding_dim=3, iterations=3)
     monkeypatch.setattr("segue.evaluation.rating_metrics.BLOCK_PAIRS", 7)
-    found = training_errors(model.model, data.histories)
+    actual = training_errors(model.model, data.histories)
     events = data.histories
     predicted = model.model.predict(events.rows.astype(np.int32), events.items)
-    assert found is not None
-    assert found["rmse"] == pytest.approx(np.sqrt(np.mean((predicted - values) ** 2)), rel=1e-5)
-    assert found["mae"] == pytest.approx(np.mean(np.abs(predicted - values)), rel=1e-5)
+    assert actual is not None
+    assert actual["rmse"] == pytest.approx(np.sqrt(np.mean((predicted - values) ** 2)), rel=1e-5)
+    assert actual["mae"] == pytest.approx(np.mean(np.abs(predicted - values)), rel=1e-5)
     assert training_errors(model.model, replace(events, values=None)) is None

@@ -18,7 +18,7 @@ USERS, ITEMS = 30, 12
 
 @pytest.fixture(scope="module")
 def log() -> pd.DataFrame:
-    """Even users rate even items 5 and odd items 1; odd users the other way round."""
+    """Build a log in which even users rate even items 5 and odd items 1, and odd users vice versa."""
     rng = np.random.default_rng(0)
     pairs = [(user, item) for user in range(USERS) for item in rng.permutation(ITEMS)[:9]]
     users, items = np.array(pairs).T
@@ -37,11 +37,11 @@ def ranker(log: pd.DataFrame) -> TrainedModel:
 
 
 def test_predictions_of_pairs(rater: TrainedModel, log: pd.DataFrame) -> None:
-    found = segue.predict(rater, log[["user_id", "item_id"]])
-    assert isinstance(found, pd.DataFrame)
-    assert list(found.columns) == ["user_id", "item_id", "prediction", "notes"]
-    assert found["item_id"].tolist() == log["item_id"].tolist()
-    assert np.abs(found["prediction"] - log["rating"]).mean() < 0.7
+    actual = segue.predict(rater, log[["user_id", "item_id"]])
+    assert isinstance(actual, pd.DataFrame)
+    assert list(actual.columns) == ["user_id", "item_id", "prediction", "notes"]
+    assert actual["item_id"].tolist() == log["item_id"].tolist()
+    assert np.abs(actual["prediction"] - log["rating"]).mean() < 0.7
     tuples = segue.predict(rater, [(0, 200), (0, "100")])
     assert isinstance(tuples, pl.DataFrame)
     assert tuples["prediction"][0] > 3 > tuples["prediction"][1]
@@ -49,37 +49,37 @@ def test_predictions_of_pairs(rater: TrainedModel, log: pd.DataFrame) -> None:
 
 def test_predictions_for_unknown_ids(rater: TrainedModel) -> None:
     with pytest.warns(SegueWarning, match="users not in training: '77'; items not in training: '5'") as caught:
-        found = segue.predict(rater, pl.DataFrame({"user_id": [0, 77, 0], "item_id": [200, 200, 5]}))
+        actual = segue.predict(rater, pl.DataFrame({"user_id": [0, 77, 0], "item_id": [200, 200, 5]}))
     assert len(caught) == 1
-    assert 1 <= found["prediction"][1] <= 5
-    assert found["prediction"][2] is None
-    assert found["notes"].to_list() == [
+    assert 1 <= actual["prediction"][1] <= 5
+    assert actual["prediction"][2] is None
+    assert actual["notes"].to_list() == [
         None,
         "unknown user: predicted as for a new user",
         "unknown item: no prediction",
     ]
 
 
-def test_what_predicts_no_ratings_says_so(ranker: TrainedModel) -> None:
+def test_models_without_rating_predictions_raise(ranker: TrainedModel) -> None:
     with pytest.raises(ValueError, match="'ease' as it is set predicts no ratings; train a rating model"):
         segue.predict(ranker, [(0, 200)])
-    with pytest.raises(ValueError, match="pairs= no column item_id"):
+    with pytest.raises(ValueError, match="pairs=: no column item_id"):
         segue.predict(segue.train("als", pl.DataFrame({"user_id": [0, 1], "item_id": [0, 1], "rating": [1.0, 2.0]})),
                       pl.DataFrame({"user_id": [1]}))  # fmt: skip
 
 
-def test_rank_orders_what_is_given(ranker: TrainedModel) -> None:
-    found = segue.rank(ranker, 0, items=[100, 200, 300, "400"])
-    assert found.columns[:3] == ["item_id", "rank", "score"]
-    assert found["item_id"].dtype == pl.Int64
-    assert set(found["item_id"][:2]) == {200, 400}
-    assert found["score"].is_sorted(descending=True)
+def test_rank_orders_the_given_items(ranker: TrainedModel) -> None:
+    actual = segue.rank(ranker, 0, items=[100, 200, 300, "400"])
+    assert actual.columns[:3] == ["item_id", "rank", "score"]
+    assert actual["item_id"].dtype == pl.Int64
+    assert set(actual["item_id"][:2]) == {200, 400}
+    assert actual["score"].is_sorted(descending=True)
     scores = dict(segue.recommend(ranker, 0, k=ITEMS, exclude_seen=False).select("item_id", "score").iter_rows())
-    assert dict(found.select("item_id", "score").iter_rows()) == pytest.approx(
+    assert dict(actual.select("item_id", "score").iter_rows()) == pytest.approx(
         {i: scores[i] for i in (100, 200, 300, 400)}
     )
     assert segue.rank(ranker, history=[200, 400], items=[100, 600])["item_id"].to_list() == [600, 100]
-    with pytest.warns(SegueWarning, match="items= items not in the catalog: '7'"):
+    with pytest.warns(SegueWarning, match="items=: items not in the catalog: '7'"):
         assert len(segue.rank(ranker, 0, items=[100, 7])) == 1
     with pytest.raises(ValueError, match="expected one user"):
         segue.rank(ranker, [0, 1], items=[100])
@@ -98,7 +98,7 @@ def test_explain_attributes_scores_to_the_history(ranker: TrainedModel) -> None:
     seen = segue.explain(ranker, history=[200, 400], item=200)
     assert not seen.is_recommended
     assert "seen" in seen.rules
-    with pytest.raises(ValueError, match="item= '5' is not in the catalog"):
+    with pytest.raises(ValueError, match="item=: '5' is not in the catalog"):
         segue.explain(ranker, 0, item=5)
 
 
@@ -127,11 +127,11 @@ def test_export_builds_an_artifact(ranker: TrainedModel, tmp_path: Path) -> None
     from segue.serving.artifacts.artifact import load_artifact
 
     folder = segue.export(ranker, tmp_path / "ease-1")
-    found = load_artifact(folder)
-    assert found.name == "ease-1"
-    assert found.histories is not None
+    actual = load_artifact(folder)
+    assert actual.name == "ease-1"
+    assert actual.histories is not None
     segue.save(ranker, tmp_path / "saved")
-    assert load_artifact(segue.export(tmp_path / "saved", tmp_path / "two")).version == found.version
+    assert load_artifact(segue.export(tmp_path / "saved", tmp_path / "two")).version == actual.version
 
 
 def test_the_public_names() -> None:

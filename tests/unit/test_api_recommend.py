@@ -1,4 +1,4 @@
-"""Recommendations from Python: ids, tables, constraints and blocks, on logs whose answers are known."""
+"""Recommendations from Python: ids, tables, constraints and blocks, on logs with known results."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def logits() -> TrainedModel:
 
 
 def lists(table: Any) -> dict[Any, list[Any]]:
-    found: dict[Any, list[Any]] = {}
+    items: dict[Any, list[Any]] = {}
     for user, item in zip(table["user_id"].to_list(), table["item_id"].to_list(), strict=True):
-        found.setdefault(user, []).append(item)
-    return found
+        items.setdefault(user, []).append(item)
+    return items
 
 
 def test_the_table(model: TrainedModel, logits: TrainedModel) -> None:
@@ -75,11 +75,11 @@ def test_ids_keep_their_type(kind: str, stored: bool, tmp_path: Path) -> None:
     data = segue.load(log)
     trained = segue.train("popular", segue.split(data))
     segue.save(trained, tmp_path / "model")
-    for found in (trained, segue.open(tmp_path / "model")):
-        table = segue.recommend(found, k=2)
+    for actual in (trained, segue.open(tmp_path / "model")):
+        table = segue.recommend(actual, k=2)
         assert (table["user_id"].dtype, table["item_id"].dtype) == (dtype, dtype)
         for user in (101, "101"):
-            one = segue.recommend(found, user, k=2)
+            one = segue.recommend(actual, user, k=2)
             assert one["user_id"].dtype == dtype
             assert (
                 one["item_id"].to_list()
@@ -152,7 +152,7 @@ def test_allow_and_deny(model: TrainedModel) -> None:
     allowed = [10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120]
     table = segue.recommend(model, [100, 101], k=3, allow=allowed, deny=pd.Series([10, "20"]))
     assert set(table["item_id"]) <= set(allowed) - {10, 20}
-    with pytest.warns(SegueWarning, match="allow= items not in the catalog: '999'"):
+    with pytest.warns(SegueWarning, match="allow=: items not in the catalog: '999'"):
         segue.recommend(model, 100, allow=[10, 20, 999])
     per_user = segue.recommend(model, [100, 101], k=40, allow={"100": [10, 20, 30]}, exclude_seen=False)
     assert {user: len(items) for user, items in lists(per_user).items()} == {100: 3, 101: 30}
@@ -179,7 +179,7 @@ def test_filter(model: TrainedModel, conditions: dict[str, Any], meets: Callable
     assert all(meets(row) for row in rows)
 
 
-def test_rules_are_those_of_the_service(model: TrainedModel, logits: TrainedModel, tmp_path: Path) -> None:
+def test_rules_match_the_service(model: TrainedModel, logits: TrainedModel, tmp_path: Path) -> None:
     rules = {
         "boosts": [{"filter": {"genres": {"any": ["War"]}}, "factor": 3.0}],
         "max_per_value": {"genres": 2},
@@ -190,13 +190,13 @@ def test_rules_are_those_of_the_service(model: TrainedModel, logits: TrainedMode
         table = segue.recommend(trained, [100, 101], k=5, rules=rules, filter={"year": {"min": 1985}})
         for user, items in lists(table).items():
             assert items[1] == 70
-            assert items == _service(trained, tmp_path / trained.key, str(user), 5, rules)
+            assert items == _recommend_by_service(trained, tmp_path / trained.key, str(user), 5, rules)
         genres = table.filter((pl.col("user_id") == 100) & (pl.col("item_id") != 70))["genres"]
         assert genres.explode().value_counts()["count"].max() <= 2
 
 
-def _service(trained: TrainedModel, folder: Path, user: str, k: int, rules: dict[str, Any]) -> list[int]:
-    """What the service answers for the same user and rules."""
+def _recommend_by_service(trained: TrainedModel, folder: Path, user: str, k: int, rules: dict[str, Any]) -> list[int]:
+    """Return the recommendations of the service for the same user and rules."""
     from segue.serving import schemas
     from segue.serving.catalog.catalog import Catalog
     from segue.serving.ranking import rank_batch
@@ -210,8 +210,8 @@ def _service(trained: TrainedModel, folder: Path, user: str, k: int, rules: dict
     codes, known = trained.users.encode([user])
     queries = Queries(trained.log.histories.take(codes), codes, known)
     compiled = compile_rules(request, schemas.Rules(), catalog)
-    (found,) = rank_batch.rank_batch(trained.model, queries, [request], [compiled], catalog)
-    return [int(item) for item in trained.items.decode(found.codes)]
+    (actual,) = rank_batch.rank_batch(trained.model, queries, [request], [compiled], catalog)
+    return [int(item) for item in trained.items.decode(actual.codes)]
 
 
 def test_unknown_users_and_items_are_reported(model: TrainedModel) -> None:
@@ -257,7 +257,7 @@ def test_another_log_may_have_other_items(model: TrainedModel) -> None:
     assert "'5'" in str(table["notes"][0])
 
 
-def test_saved_models_remember_the_log(model: TrainedModel, tmp_path: Path) -> None:
+def test_saved_models_store_the_log(model: TrainedModel, tmp_path: Path) -> None:
     segue.save(model, tmp_path / "model")
     assert {path.suffix for path in (tmp_path / "model").iterdir()} == {".json", ".parquet", ".safetensors"}
     opened = segue.open(tmp_path / "model")
@@ -273,17 +273,17 @@ def test_saved_models_remember_the_log(model: TrainedModel, tmp_path: Path) -> N
         ({"users": 100, "histories": [[10]]}, "got users= and histories=, expected one of them"),
         ({"histories": [10, 20]}, "expected a list of lists"),
         ({"users": pl.DataFrame({"user": [1]})}, "without a column 'user_id', did you mean|without a column 'user_id'"),
-        ({"users": [None]}, "users= got a missing id"),
-        ({"users": 100, "k": 0}, "k= got 0, expected an integer of at least 1"),
-        ({"users": 100, "filter": {"genre": "War"}}, "filter= unknown feature 'genre', did you mean 'genres'"),
-        ({"users": 100, "filter": {"year": "new"}}, "filter= filter.year: got 'new'"),
-        ({"users": 100, "rules": {"diversity": 1}}, "rules= diversity"),
-        ({"users": 100, "user_features": {"age": 3}}, "user_features= apply to new users"),
+        ({"users": [None]}, "users=: got a missing id"),
+        ({"users": 100, "k": 0}, "k=: got 0, expected an integer of at least 1"),
+        ({"users": 100, "filter": {"genre": "War"}}, "filter=: unknown feature 'genre', did you mean 'genres'"),
+        ({"users": 100, "filter": {"year": "new"}}, "filter=: year: got 'new'"),
+        ({"users": 100, "rules": {"diversity": 1}}, "rules=: diversity"),
+        ({"users": 100, "user_features": {"age": 3}}, "user_features=: apply to new users"),
         ({"histories": [[10]], "user_features": {"age": 3}}, "the data has no user features"),
         ({"titles": ["no such film"]}, "no item is called 'no such film'"),
     ],
 )
-def test_faulty_arguments_are_named(model: TrainedModel, arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments_are_named(model: TrainedModel, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         segue.recommend(model, **arguments)
 

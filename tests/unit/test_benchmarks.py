@@ -39,21 +39,21 @@ from segue.experiment.plan import make_plan
 
 def test_operations_of_one_target() -> None:
     job = {"model": "sasrec", "embedding_dim": 4, "inner": 8, "num_blocks": 2, "items": 10}
-    found = flops.needed(job, np.array([5]))
-    assert found["context"] == 3.0
-    assert found["head"] == 3 * 2 * 4 * 10
-    assert found["dense"] == 3 * 2 * (4 * 2 * 4 * 4 + 2 * 2 * 4 * 8)
-    assert found["attention"] == 3 * 2 * 2 * (2 * 4 * 3)
-    assert found["target"] == found["head"] + found["dense"] + found["attention"]
+    actual = flops.needed(job, np.array([5]))
+    assert actual["context"] == 3.0
+    assert actual["head"] == 3 * 2 * 4 * 10
+    assert actual["dense"] == 3 * 2 * (4 * 2 * 4 * 4 + 2 * 2 * 4 * 8)
+    assert actual["attention"] == 3 * 2 * 2 * (2 * 4 * 3)
+    assert actual["target"] == actual["head"] + actual["dense"] + actual["attention"]
 
 
 def test_masked_target_costs_all_positions_per_mask() -> None:
     job = {"model": "bert4rec", "embedding_dim": 4, "inner": 8, "num_blocks": 2, "items": 10, "mask_prob": 0.25}
-    found, causal = flops.needed(job, np.array([5])), flops.needed(job | {"model": "sasrec"}, np.array([5]))
-    assert found["context"] == 5.0
-    assert found["head"] == causal["head"]
-    assert found["dense"] == 4 * causal["dense"]
-    assert found["attention"] / found["context"] == 4 * causal["attention"] / causal["context"]
+    actual, causal = flops.needed(job, np.array([5])), flops.needed(job | {"model": "sasrec"}, np.array([5]))
+    assert actual["context"] == 5.0
+    assert actual["head"] == causal["head"]
+    assert actual["dense"] == 4 * causal["dense"]
+    assert actual["attention"] / actual["context"] == 4 * causal["attention"] / causal["context"]
 
 
 def test_operations_of_recurrent_layers() -> None:
@@ -72,8 +72,8 @@ def test_visible_positions() -> None:
 
 def test_score_uses_the_last_item_as_target() -> None:
     offsets, items = np.array([0, 3, 5]), np.array([7, 8, 9, 5, 6], np.int32)
-    found = score(np.array([[9, 1, -1], [0, 1, 6]]), offsets, items)
-    assert found == {"hit_rate@3": 1.0, "ndcg@3": (1.0 + 1.0 / np.log2(4)) / 2}
+    actual = score(np.array([[9, 1, -1], [0, 1, 6]]), offsets, items)
+    assert actual == {"hit_rate@3": 1.0, "ndcg@3": (1.0 + 1.0 / np.log2(4)) / 2}
     assert score(np.array([[7, 8], [5, -1]]), offsets, items)["hit_rate@2"] == 0.0
     assert score(np.array([[7, 8], [5, -1]]), offsets, items, before=1)["ndcg@2"] == (1.0 + 1.0 / np.log2(3)) / 2
 
@@ -122,9 +122,9 @@ def test_time_to_accuracy_table() -> None:
     runs = {"rectools": {"points": [(1.0, 0.1), (60.0, 0.2)]}, "segue": {"points": [(4.0, 0.21)]}}
     one = {"model": "sasrec", "length": 50, "library": "rectools", "minutes": 1.0, "target": 0.2, "runs": runs}
     one |= {"settings": {"embedding_dim": 64}, "segue_settings": {"windows": "all"}, "peer_settings": {}}
-    found = one | {"peer_seconds": 60.0, "segue_seconds": 4.0}
-    assert "| 0.2000 | 60 | 4.0 | 15.0 x less |" in "\n".join(time_to_accuracy.lines([found]))
-    assert "not reached" in "\n".join(time_to_accuracy.lines([found | {"segue_seconds": None}]))
+    actual = one | {"peer_seconds": 60.0, "segue_seconds": 4.0}
+    assert "| 0.2000 | 60 | 4.0 | 15.0 x less |" in "\n".join(time_to_accuracy.lines([actual]))
+    assert "not reached" in "\n".join(time_to_accuracy.lines([actual | {"segue_seconds": None}]))
 
 
 def test_comparisons_have_all_settings() -> None:
@@ -136,11 +136,11 @@ def test_comparisons_have_all_settings() -> None:
 
 def test_operations_and_bytes_of_a_position() -> None:
     config = {"embedding_dim": 4, "num_blocks": 2, "num_heads": 2}
-    found = {"layer_parameters": 100, "parameters": 200, "saved_bytes": 12.0, "positions": 40}
-    operations, moved = gpu.needed({"model": "sasrec", "config": config, "length": 5, "items": 10}, found)
+    actual = {"layer_parameters": 100, "parameters": 200, "saved_bytes": 12.0, "positions": 40}
+    operations, moved = gpu.needed({"model": "sasrec", "config": config, "length": 5, "items": 10}, actual)
     assert operations == 6 * 100 + 3 * 2 * 4 * 4 * 3 + 6 * 4 * 10
     assert moved == 2 * 12.0 + 40 * 200 / 40
-    operations, _ = gpu.needed({"model": "xlstm", "config": config, "length": 5, "items": 10}, found)
+    operations, _ = gpu.needed({"model": "xlstm", "config": config, "length": 5, "items": 10}, actual)
     assert operations == 6 * 100 + 3 * 1 * 4 * 8 * 4 + 6 * 4 * 10
 
 
@@ -161,26 +161,26 @@ def test_gpu_without_a_device() -> None:
 
 
 def test_memory_peak_is_at_least_current() -> None:
-    found = memory()
-    assert found["peak"] >= found["now"] > 1
+    actual = memory()
+    assert actual["peak"] >= actual["now"] > 1
 
 
 def test_loss_implementations_agree() -> None:
-    found = losses.measure(items=50, embedding_dim=4, batch=4, length=6, filled=0.5, repeat=1)
-    assert (found["targets"], found["positions"]) == (12, 24)
-    assert found["blocked"]["loss"] == pytest.approx(found["flat"]["loss"], rel=1e-5)
-    assert found["blocked"]["loss"] == pytest.approx(found["transposed"]["loss"], rel=1e-5)
+    actual = losses.measure(items=50, embedding_dim=4, batch=4, length=6, filled=0.5, repeat=1)
+    assert (actual["targets"], actual["positions"]) == (12, 24)
+    assert actual["blocked"]["loss"] == pytest.approx(actual["flat"]["loss"], rel=1e-5)
+    assert actual["blocked"]["loss"] == pytest.approx(actual["transposed"]["loss"], rel=1e-5)
 
 
 def test_large_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
-    # measured in a process of its own, as the peak of this one may come from other tests
-    found = large.run("simulated?users=20&items=300&seed=1", torch.get_num_threads(), quick=True)
-    assert (found["items"], found["evaluated_users"]) == (300, 20)
-    assert found["targets"] > 20 * 3
-    assert found["peak_mib"] >= found["train_peak_mib"] > found["import_mib"]
+    # measured in a separate process, as other tests may determine the peak of this one
+    actual = large.run("simulated?users=20&items=300&seed=1", torch.get_num_threads(), quick=True)
+    assert (actual["items"], actual["evaluated_users"]) == (300, 20)
+    assert actual["targets"] > 20 * 3
+    assert actual["peak_mib"] >= actual["train_peak_mib"] > actual["import_mib"]
 
 
 def test_ratios() -> None:
@@ -217,13 +217,13 @@ def test_unknown_study() -> None:
 
 def segue_settings() -> dict[str, tuple[str, dict[str, Any]]]:
     """Return model and settings of every run of Segue, by name."""
-    found = {f"scaling {name}": run for name, run in {**scaling.MODELS, **scaling.RECURRENT}.items()}
+    settings = {f"scaling {name}": run for name, run in {**scaling.MODELS, **scaling.RECURRENT}.items()}
     groups = {"ratings_speed": ratings_speed.RUNS, **ranking_speed.RUNS}
     for group, runs in groups.items():
         for name, (library, job) in runs.items():
             if library == "segue":
-                found[f"{group} {name}"] = job["model"], job["settings"]
-    return found
+                settings[f"{group} {name}"] = job["model"], job["settings"]
+    return settings
 
 
 @pytest.mark.parametrize("name", segue_settings())
@@ -248,7 +248,7 @@ def test_tuning_trials_are_valid() -> None:
             make_plan({"model": model, "data": "ml-100k"}, [*equal_budget_tuning.FIXED, *trial], "none")
 
 
-def test_parts_have_a_function_or_a_plain_page() -> None:
+def test_parts_have_a_function_or_a_static_page() -> None:
     plain = {"losses", "large", "dataset_build", "dataset_open", "evaluation"}
     assert set(PARTS) == set(RUNNERS) | plain | {"compare_checkouts"}
     for part in MODULES:

@@ -1,4 +1,4 @@
-"""The arithmetic of the benchmark of ten everyday tasks: what counts as code, and what counts as a right result."""
+"""Benchmark of everyday tasks: counting of lines of code, and validation of results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_imports_comments_and_layout_do_not_count() -> None:
     assert api.count(plain) == api.count(noisy) == {"statements": 3, "lines": 3, "tokens": 16}
 
 
-def test_lines_are_those_of_100_columns() -> None:
+def test_lines_are_counted_at_100_columns() -> None:
     call = "result = function(" + ", ".join(f"argument_{number}={number}" for number in range(8)) + ")\n"
     assert api.count(call)["statements"] == 1
     assert api.count(call)["lines"] > 1
@@ -40,9 +40,9 @@ def test_segue_is_shortest_in_every_task() -> None:
 
 def test_accuracy_of_lists_with_one_held_out_item() -> None:
     lists = {1: [5, 6, 7], 2: [8, 9], 3: [5, 6]}
-    found = api.accuracy(lists, {1: 5, 2: 9, 3: 1, 4: 2})
-    assert found["recall@10"] == pytest.approx(2 / 4)
-    assert found["ndcg@10"] == pytest.approx((1 + 1 / np.log2(3)) / 4)
+    actual = api.accuracy(lists, {1: 5, 2: 9, 3: 1, 4: 2})
+    assert actual["recall@10"] == pytest.approx(2 / 4)
+    assert actual["ndcg@10"] == pytest.approx((1 + 1 / np.log2(3)) / 4)
 
 
 def test_wrong_results_are_described() -> None:
@@ -85,6 +85,6 @@ def test_wrong_results_are_described() -> None:
         ({"new_recommendations.item_id": items[:10]}, "new_user"),
         ({"test_pairs.item_id": np.array([2, 6])}, "split"),
     ):
-        found = api.check(arrays, results | broken, figures, supported)
-        assert any(text.startswith(word) for text in found), (word, found)
+        actual = api.check(arrays, results | broken, figures, supported)
+        assert any(text.startswith(word) for text in actual), (word, actual)
     assert api.check(arrays, results, figures | {"metrics": {"recall@10": 0.3, "ndcg@10": 0.0}}, supported)

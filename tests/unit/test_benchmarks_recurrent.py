@@ -29,8 +29,8 @@ def test_truncated_history_still_excludes_the_whole_history() -> None:
     queries = Queries.anonymous(Events.of([[3, 1, 4, 2, 5], [6], []]))
     cut = length_generalization.TruncatedHistory(model, 2, model.schema, model.scale)
     np.testing.assert_array_equal(cut.encode(queries), model.encode(Queries.anonymous(queries.history.last(2))))
-    found = recommend(cut, queries, 4)
-    assert not set(found.items[0, : found.lengths[0]]) & {3, 1, 4, 2, 5}
+    actual = recommend(cut, queries, 4)
+    assert not set(actual.items[0, : actual.lengths[0]]) & {3, 1, 4, 2, 5}
     longer = length_generalization.TruncatedHistory(model, 9, model.schema, model.scale)
     np.testing.assert_array_equal(longer.score(queries), model.score(queries))
 

@@ -1,4 +1,4 @@
-"""Checks of the soak test: each kind of fault is found where there is one, and none where there is none."""
+"""Checks of the soak test detect each kind of fault and report none without faults."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from segue.serving.stores.store import Event
 
 
 def violations(trail: list[list[Any]], stored: list[tuple[str, str]], user: str = "zoe") -> dict[str, int]:
-    found = checks.check_events({"zoe": trail}, [Event(user, item, 0, key=key) for key, item in stored])
-    return {name: found[name] for name in checks.VIOLATIONS if found[name]}
+    actual = checks.check_events({"zoe": trail}, [Event(user, item, 0, key=key) for key, item in stored])
+    return {name: actual[name] for name in checks.VIOLATIONS if actual[name]}
 
 
 def sent(*keys: str, acknowledged: bool = True, uncertain: bool = False) -> list[list[Any]]:
@@ -70,8 +70,8 @@ def consistent(
     attempts: list[dict[str, Any]], counts: dict[str, float], kills: tuple[float, ...] = ()
 ) -> dict[str, bool]:
     scrapes = [{"begin": 9.9, "end": 10.0, "counts": counts}]
-    found = checks.check_counters(attempts, scrapes, [{"begin": 0.0}], kills, clients=1)
-    return {row["what"]: row["is_consistent"] for row in found}
+    actual = checks.check_counters(attempts, scrapes, [{"begin": 0.0}], kills, clients=1)
+    return {row["what"]: row["is_consistent"] for row in actual}
 
 
 def test_counters_lie_between_responses_and_requests() -> None:
@@ -81,16 +81,16 @@ def test_counters_lie_between_responses_and_requests() -> None:
             "segue_request_duration_seconds_count/2xx": count,
             "segue_recommend_responses_total/model": count,
         }
-        found = consistent(attempts, counts)
-        assert found["responses 2xx"] is expected
-        assert found["source model"] is expected
+        actual = consistent(attempts, counts)
+        assert actual["responses 2xx"] is expected
+        assert actual["source model"] is expected
     assert consistent(attempts, {"segue_recommend_responses_total/model": 1}, kills=(5.0,))["responses 2xx"]
 
 
-def test_uncounted_failure_is_found() -> None:
+def test_uncounted_failure_is_detected() -> None:
     attempts = [attempt(1, 2, 503, message="event store unavailable; nothing was changed")]
-    found = consistent(attempts, {})
-    assert [name for name, right in found.items() if not right] == ["responses 5xx", "rejected: 503", "store failures"]
+    actual = consistent(attempts, {})
+    assert [name for name, right in actual.items() if not right] == ["responses 5xx", "rejected: 503", "store failures"]
 
 
 def test_failures_are_explained_by_the_fault_at_the_time() -> None:
@@ -104,8 +104,8 @@ def test_failures_are_explained_by_the_fault_at_the_time() -> None:
         (rejected, 11, False),
         ({"status": 500}, 30, False),
     ):
-        found = checks.explain_failures([attempt(at, at + 0.1) | outcome], faults, [])
-        assert (found["unexplained_count"] == 0) is is_explained
+        actual = checks.explain_failures([attempt(at, at + 0.1) | outcome], faults, [])
+        assert (actual["unexplained_count"] == 0) is is_explained
 
 
 def test_parse_counters_excludes_probes() -> None:
@@ -132,9 +132,9 @@ def test_counters_exist_in_the_service() -> None:
 def test_memory_trend_of_the_longest_lived_worker() -> None:
     samples = [(float(when), 1, 100_000_000 + 1000 * when) for when in range(0, 3600, 10)]
     samples += [(float(when), 2, 10**9 * when) for when in range(0, 600, 10)]
-    found = checks.memory_trend(samples, 0, 3600)
-    assert found["slope_mb_per_hour"] == pytest.approx(3.6)
-    assert found["minutes"] == pytest.approx(59.8, abs=0.1)
+    actual = checks.memory_trend(samples, 0, 3600)
+    assert actual["slope_mb_per_hour"] == pytest.approx(3.6)
+    assert actual["minutes"] == pytest.approx(59.8, abs=0.1)
 
 
 def test_page_shows_the_verdict() -> None:
@@ -160,8 +160,8 @@ def test_page_shows_the_verdict() -> None:
     }
     verdict = soak.verdict(trial)
     assert [text.startswith("yes") for text in verdict.values()] == [False, False, True, True, True, True]
-    found = {"machine": describe(), "max_load_percent": 15.0, "load_before_percent": 0.0, "runs": {"sqlite": trial}}
-    page = soak.page(found | {"minutes": 60.0, "clients": 8, "source": "simulated"})
+    actual = {"machine": describe(), "max_load_percent": 15.0, "load_before_percent": 0.0, "runs": {"sqlite": trial}}
+    page = soak.page(actual | {"minutes": 60.0, "clients": 8, "source": "simulated"})
     for text in ("**no**: lost 1", "| 4.1 s | 10 s | service restarted |", "stale: zoe", "recommend, normal"):
         assert text in page
     assert soak.figure(trial).startswith("<svg")

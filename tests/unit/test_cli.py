@@ -40,7 +40,7 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> Path:
-    """A finished run of ease."""
+    """Train a run of ease."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGUE_HOME", str(home))
         with pytest.raises(SystemExit) as left:
@@ -83,27 +83,27 @@ def test_train_prints_metrics_and_the_baseline(capsys: pytest.CaptureFixture[str
 
 def test_evaluate_reproduces_the_recorded_metrics(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     recorded = json.loads((run / "metrics.json").read_text())
-    again = result(capsys, "evaluate", str(run))
-    assert again["ndcg@10"] == recorded["ndcg@10"]
-    assert again["intervals"] == recorded["intervals"]
+    evaluated = result(capsys, "evaluate", str(run))
+    assert evaluated["ndcg@10"] == recorded["ndcg@10"]
+    assert evaluated["intervals"] == recorded["intervals"]
     assert "recall@7" in result(capsys, "evaluate", "first", "--set", "ks=[7]", "--part", "valid")
 
 
-def test_recommend_for_a_user_leaves_out_the_history(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+def test_recommend_for_a_user_excludes_the_history(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     user = result(capsys, "data", "describe", DATA)
     assert user["users"] == 60
     from segue.data import load
 
     data = load(DATA)
-    who = data.users.ids[7]
+    user = data.users.ids[7]
     seen = set(data.items.decode(data.histories.items[data.histories.offsets[7] : data.histories.offsets[8]]))
-    answer = result(capsys, "recommend", "first", "--user", who, "-k", "4", "--last", "2")
-    items = [row["item_id"] for row in answer["recommendations"]]
+    record = result(capsys, "recommend", "first", "--user", user, "-k", "4", "--last", "2")
+    items = [row["item_id"] for row in record["recommendations"]]
     assert len(items) == 4
     assert not seen & set(items)
-    assert [row["rank"] for row in answer["recommendations"]] == [1, 2, 3, 4]
-    assert len(answer["history"]) == 2
-    assert {"title", "genres", "score"} <= set(answer["recommendations"][0])
+    assert [row["rank"] for row in record["recommendations"]] == [1, 2, 3, 4]
+    assert len(record["history"]) == 2
+    assert {"title", "genres", "score"} <= set(record["recommendations"][0])
 
 
 def test_recommending_by_title_and_by_id_agree(capsys: pytest.CaptureFixture[str], run: Path) -> None:
@@ -123,29 +123,29 @@ def test_ambiguous_and_unknown_titles_are_reported_together(capsys: pytest.Captu
     assert "no item is called 'no such film at all'" in err
 
 
-def test_unusable_inputs_are_reported(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    answer = result(capsys, "recommend", "first", "--history", "nowhere", "--user-features", "age=25")
-    assert any("nowhere" in note for note in answer["notes"])
-    assert any("no use of these user features" in note for note in answer["notes"])
-    assert len(answer["recommendations"]) == 10
+def test_unused_inputs_are_reported(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    record = result(capsys, "recommend", "first", "--history", "nowhere", "--user-features", "age=25")
+    assert any("nowhere" in note for note in record["notes"])
+    assert any("no use of these user features" in note for note in record["notes"])
+    assert len(record["recommendations"]) == 10
     status, _, err = call(capsys, "recommend", "first", "--history", "i01", "--user-features", "agee=25")
     assert status == 2
     assert "did you mean 'age'" in err
 
 
 def test_similar_is_ordered_and_without_the_item(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    found = result(capsys, "similar", "first", "--item", "i01", "-k", "5")["similar"]
-    similarity = [row["similarity"] for row in found]
+    actual = result(capsys, "similar", "first", "--item", "i01", "-k", "5")["similar"]
+    similarity = [row["similarity"] for row in actual]
     assert similarity == sorted(similarity, reverse=True)
-    assert "i01" not in [row["item_id"] for row in found]
+    assert "i01" not in [row["item_id"] for row in actual]
 
 
 def test_runs_and_global_json(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     status, out, _ = call(capsys, "--json", "runs")
     assert status == 0
-    found = {record["run"]: record for record in json.loads(out)}
-    assert found["first"]["ndcg@10"] > 0
-    assert found["first"]["finished"]
+    actual = {record["run"]: record for record in json.loads(out)}
+    assert actual["first"]["ndcg@10"] > 0
+    assert actual["first"]["finished"]
     status, out, _ = call(capsys, "runs")
     assert "first" in out
 
@@ -180,14 +180,14 @@ def test_prepare_into_a_folder_and_train_from_it(capsys: pytest.CaptureFixture[s
     rows = [f"c{user},s{(user * 3 + step) % 7},{step}" for user in range(12) for step in range(4)]
     log.write_text("customer,sku,ts\n" + "\n".join(rows) + "\n")
     columns = "user=customer,item=sku,time=ts"
-    told = result(capsys, "data", "prepare", str(log), "--out", str(tmp_path / "ready"), "--columns", columns)
-    assert (told["users"], told["items"], told["events"]) == (12, 7, 48)
+    counts = result(capsys, "data", "prepare", str(log), "--out", str(tmp_path / "ready"), "--columns", columns)
+    assert (counts["users"], counts["items"], counts["events"]) == (12, 7, 48)
     record = result(capsys, "train", "popular", "--data", str(tmp_path / "ready"))
     assert record["counts"]["test_queries"] == 12
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (["train"], "no MODEL given"),
         (["train", "ease"], "no --data given"),
@@ -204,19 +204,19 @@ def test_prepare_into_a_folder_and_train_from_it(capsys: pytest.CaptureFixture[s
         (["recommend", "first"], "for which users?"),
         (["recommend", "first", "--all-users"], "--all-users needs --out"),
         (["recommend", "first", "--user", "1", "--history", "2"], "got --user and --history, expected one of them"),
-        (["similar", "first", "--item", "nowhere"], "--item 'nowhere' is not in the catalog"),
-        (["explain", "first", "--user", "1", "--item", "nowhere"], "--item 'nowhere' is not in the catalog"),
+        (["similar", "first", "--item", "nowhere"], "--item: 'nowhere' is not in the catalog"),
+        (["explain", "first", "--user", "1", "--item", "nowhere"], "--item: 'nowhere' is not in the catalog"),
         (["rank", "first", "--user", "1"], "which items?"),
         (["compare", DATA, "ease"], "expected at least 2"),
         (["data", "describe", DATA, "--columns", "user"], "expected name=value"),
     ],
 )
 def test_a_user_error_is_one_message_with_status_2(
-    capsys: pytest.CaptureFixture[str], run: Path, arguments: list[str], told: str
+    capsys: pytest.CaptureFixture[str], run: Path, arguments: list[str], message: str
 ) -> None:
     status, out, err = call(capsys, *arguments)
     assert status == 2
-    assert told in err
+    assert message in err
     assert "Traceback" not in err
     assert not out
 
@@ -240,10 +240,10 @@ def test_out_rejects_a_finished_run(capsys: pytest.CaptureFixture[str], run: Pat
 
 
 def test_evaluate_other_metrics_by_group(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    found = result(capsys, "evaluate", "first", "--metrics", "ndcg@10,map@3", "--by", "gender", "--include-seen")
-    assert list(found["intervals"]) == ["ndcg@10", "map@3"]
-    assert found["protocol"]["exclude_seen"] is False
-    assert sum(group["queries"] for group in found["groups"].values()) == 60
+    actual = result(capsys, "evaluate", "first", "--metrics", "ndcg@10,map@3", "--by", "gender", "--include-seen")
+    assert list(actual["intervals"]) == ["ndcg@10", "map@3"]
+    assert actual["protocol"]["exclude_seen"] is False
+    assert sum(group["queries"] for group in actual["groups"].values()) == 60
     status, out, _ = call(capsys, "evaluate", "first", "--by", "history_length")
     assert status == 0
     assert "By history length" in out
@@ -262,9 +262,9 @@ def test_cross_validate(capsys: pytest.CaptureFixture[str]) -> None:
         "--set",
         "ease.l2=10",
     )
-    found = result(capsys, *arguments)
-    assert {row["model"] for row in found["models"]} == {"ease", "popular"}
-    assert len(found["values"]["ease"]["ndcg@10"]) == 2
+    actual = result(capsys, *arguments)
+    assert {row["model"] for row in actual["models"]} == {"ease", "popular"}
+    assert len(actual["values"]["ease"]["ndcg@10"]) == 2
     status, out, err = call(capsys, *arguments)
     assert status == 0
     assert "2-fold cross-validation" in out
@@ -272,11 +272,11 @@ def test_cross_validate(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_compare_averages_seeds(capsys: pytest.CaptureFixture[str]) -> None:
-    found = result(capsys, "compare", DATA, "popular", "random", "--seeds", "0,1", "--baseline", "popular")
-    chance = found["models"]["random"]
+    actual = result(capsys, "compare", DATA, "popular", "random", "--seeds", "0,1", "--baseline", "popular")
+    chance = actual["models"]["random"]
     assert chance["seeds"] == [0, 1]
     assert chance["ndcg@10"] == pytest.approx(sum(chance["seed_means"]["ndcg@10"]) / 2, abs=1e-6)
-    assert [(test["first"], test["second"]) for test in found["tests"]] == [("random", "popular")]
+    assert [(test["first"], test["second"]) for test in actual["tests"]] == [("random", "popular")]
     status, _, err = call(capsys, "compare", DATA, "popular", "random", "--seeds", "a")
     assert status == 2
     assert "--seeds: got 'a'" in err

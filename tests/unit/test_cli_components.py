@@ -29,23 +29,23 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
 
 
 def test_every_model_is_described() -> None:
-    found = {one.key: one for one in describe_models()}
-    assert set(found) == set(model_keys())
-    for one in found.values():
-        assert one.summary, one.key
-        assert [setting.name for setting in one.settings] == list(model_class(one.key).Config.model_fields)
-        assert all(setting.type and setting.default and setting.description for setting in one.settings), one.key
-    assert (found["ease"].family, found["ease"].learns_from) == ("neighbors", "implicit")
-    assert found["als"].learns_from == "explicit"
-    assert found["item_knn"].learns_from == "implicit or explicit"
-    assert found["sasrec"].learns_from == "sequences"
-    assert "arXiv:1905.03375" in found["ease"].paper
-    assert found["sasrec"].uses_training_settings
-    assert not found["ease"].uses_training_settings
+    actual = {entry.key: entry for entry in describe_models()}
+    assert set(actual) == set(model_keys())
+    for entry in actual.values():
+        assert entry.summary, entry.key
+        assert [setting.name for setting in entry.settings] == list(model_class(entry.key).Config.model_fields)
+        assert all(setting.type and setting.default and setting.description for setting in entry.settings), entry.key
+    assert (actual["ease"].family, actual["ease"].learns_from) == ("neighbors", "implicit")
+    assert actual["als"].learns_from == "explicit"
+    assert actual["item_knn"].learns_from == "implicit or explicit"
+    assert actual["sasrec"].learns_from == "sequences"
+    assert "arXiv:1905.03375" in actual["ease"].paper
+    assert actual["sasrec"].uses_training_settings
+    assert not actual["ease"].uses_training_settings
 
 
 def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> None:
-    listed = {one["key"]: one for one in result(capsys, "models")}
+    listed = {entry["key"]: entry for entry in result(capsys, "models")}
     assert set(listed["ease"]) >= {"family", "learns_from", "summary", "paper"}
     status, out, _ = call(capsys, "models", "ease")
     assert status == 0
@@ -59,21 +59,21 @@ def test_models_are_listed_and_described(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("kind", COMPONENTS)
 def test_components_are_listed_and_described(capsys: pytest.CaptureFixture[str], kind: str) -> None:
     listed = result(capsys, kind)
-    assert [one["name"] for one in listed] == list(list_components(kind))
-    for one in listed:
-        assert one["description"], one["name"]
-        assert describe_component(kind, one["name"])[0]
+    assert [entry["name"] for entry in listed] == list(list_components(kind))
+    for entry in listed:
+        assert entry["description"], entry["name"]
+        assert describe_component(kind, entry["name"])[0]
     status, out, _ = call(capsys, kind, listed[0]["name"])
     assert status == 0
     assert listed[0]["name"] in out
-    status, _, err = call(capsys, kind, "nothing-like-it")
+    status, _, err = call(capsys, kind, "unlike-any-name")
     assert status == 2
-    assert "unknown 'nothing-like-it'" in err
+    assert "unknown 'unlike-any-name'" in err
 
 
 def test_settings_of_a_loss_and_a_split(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [one["name"] for one in result(capsys, "losses", "gbce")["settings"]] == ["calibration"]
-    assert "folds" in [one["name"] for one in result(capsys, "splits", "k_fold")["settings"]]
+    assert [entry["name"] for entry in result(capsys, "losses", "gbce")["settings"]] == ["calibration"]
+    assert "folds" in [entry["name"] for entry in result(capsys, "splits", "k_fold")["settings"]]
 
 
 @pytest.mark.parametrize(("model", "has_training"), [("ease", False), ("gru4rec", True)])
@@ -89,7 +89,7 @@ def test_help_of_train_lists_the_settings_of_the_model(
 
 
 def test_help_is_fast() -> None:
-    """CPU seconds, the best of three, as other processes may compete."""
+    """Measure CPU seconds, the best of three runs, as other processes may compete."""
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

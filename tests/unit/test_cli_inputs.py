@@ -1,4 +1,4 @@
-"""Features on the command line: preparing, training and recommending with them."""
+"""Features on the command line: prepare, train and recommend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = ["epochs=25", "embedding_dim=16", "hidden_dim=16", "dropout=0", "lear
 SETTINGS += [
     "split.strategy=per_user_ratio",
     "split.valid=0",
-]  # a history of several items tells too: all epochs are for the first
+]  # longer histories also determine the next item, so all epochs train on the first target
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str,
 
 @pytest.fixture(scope="module")
 def prepared(home: Path) -> Path:
-    """Women go from i to i + 1, men from i to i + 2, of 13 items."""
+    """Prepare a log of 13 items in which women go from i to i + 1 and men from i to i + 2."""
     rng, rows = np.random.default_rng(0), []
     for user in range(120):
         first = int(rng.integers(13))
@@ -48,36 +48,36 @@ def prepared(home: Path) -> Path:
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     log.write_csv(home / "log.csv")
     gender = pl.DataFrame({"user_id": [f"u{user}" for user in range(120)], "gender": ["F", "M"] * 60})
-    gender.write_csv(home / "people.csv")
+    gender.write_csv(home / "users.csv")
     return home / "ready"
 
 
 def test_from_two_files_to_recommendations(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = [str(home / "log.csv"), "--users", str(home / "people.csv")]
+    files = [str(home / "log.csv"), "--users", str(home / "users.csv")]
     status, _, err = call(capsys, "data", "prepare", *files, "--out", str(prepared))
     assert status == 0, err
     assert "users: joined 120 rows of" in err
-    run = str(home / "runs" / "who")
+    run = str(home / "runs" / "profile")
     train = ["train", "gru4rec", "--data", str(prepared), "--out", run, "--set", "inputs=[user_features]"]
     status, _, err = call(capsys, *train, *[word for text in SETTINGS for word in ("--set", text)])
     assert status == 0, err
     assert "user_features: using gender (category, 2 values)" in err
 
-    def asked(*told: str) -> tuple[str, list[str]]:
-        status, out, err = call(capsys, "recommend", run, "--history", "i3", "-k", "1", "--json", *told)
+    def top_item(*options: str) -> tuple[str, list[str]]:
+        status, out, err = call(capsys, "recommend", run, "--history", "i3", "-k", "1", "--json", *options)
         assert status == 0, err
-        found: Any = json.loads(out)
-        return found["recommendations"][0]["item_id"], found["notes"]
+        record: Any = json.loads(out)
+        return record["recommendations"][0]["item_id"], record["notes"]
 
-    assert asked("--user-features", "gender=F") == ("i4", [])
-    assert asked("--user-features", "gender=M") == ("i5", [])
-    item, notes = asked("--user-features", "gender=X")
+    assert top_item("--user-features", "gender=F") == ("i4", [])
+    assert top_item("--user-features", "gender=M") == ("i5", [])
+    item, notes = top_item("--user-features", "gender=X")
     assert item in ("i4", "i5")
     assert any("gender 'X' did not occur in training" in note for note in notes)
     stream = segue.stream(run)
-    for gender, wanted in (("F", "i4"), ("M", "i5")):
+    for gender, expected in (("F", "i4"), ("M", "i5")):
         state = stream.step(stream.state(user_features={"gender": gender}), "i3")
-        assert stream.recommend(state, k=1)["item_id"].to_list() == [wanted]
+        assert stream.recommend(state, k=1)["item_id"].to_list() == [expected]
     status, _, err = call(capsys, "recommend", run, "--user-features", "age=3")
     assert status != 0
     assert "unknown 'age', did you mean" in err or "unknown 'age'; known: gender" in err
@@ -99,11 +99,11 @@ def test_query_times_must_be_available(prepared: Path, home: Path, capsys: pytes
     data = segue.load(log)
     with pytest.raises(ValueError, match="needs the time of each query"):
         segue.train("gru4rec", segue.split(data), recipe="none", epochs=1, inputs=["query_time"])
-    told = segue.split(data, use_query_time=True)
-    assert segue.train("gru4rec", told, recipe="none", epochs=1, inputs=["query_time"]).key == "gru4rec"
+    with_query_times = segue.split(data, use_query_time=True)
+    assert segue.train("gru4rec", with_query_times, recipe="none", epochs=1, inputs=["query_time"]).key == "gru4rec"
 
 
 def test_errors_in_feature_files_name_the_file(prepared: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, _, err = call(capsys, "data", "describe", str(home / "log.csv"), "--items", str(home / "people.csv"))
+    status, _, err = call(capsys, "data", "describe", str(home / "log.csv"), "--items", str(home / "users.csv"))
     assert status != 0
     assert "no id column 'id' or 'item_id'" in err

@@ -29,15 +29,15 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
         f"try:\n    main({arguments!r})\nexcept SystemExit as left:\n    assert not left.code\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip() == "[]"
-    assert done.stdout.strip()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stderr.strip() == "[]"
+    assert process.stdout.strip()
 
 
 def test_importing_segue_imports_nothing_heavy() -> None:
     code = f"import segue, sys; print([name for name in {HEAVY!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def in_process(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str]:
@@ -65,8 +65,8 @@ def test_an_interrupted_training_resumes_to_the_same_model(
         main([*TRAIN, "--out", str(cut)])
     monkeypatch.setattr(TensorBoard, "log", whole_log)
     assert left.value.code == 130
-    told = capsys.readouterr().err
-    assert f"segue train --resume {cut}" in told
+    stderr = capsys.readouterr().err
+    assert f"segue train --resume {cut}" in stderr
     assert not (cut / "metrics.json").exists()
     record, _ = in_process(capsys, "train", "--resume", str(cut))
     assert record["ndcg@10"] == expected["ndcg@10"]

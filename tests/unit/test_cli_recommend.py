@@ -1,4 +1,4 @@
-"""The verbs that use a model: the results of Python, in files that survive interruptions."""
+"""Commands that use a model give the results of the Python API; output files survive interruptions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def run(home: Path) -> str:
-    """A finished run of a rating model."""
+    """Train a run of a rating model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEGUE_HOME", str(home))
         with pytest.raises(SystemExit) as left:
@@ -52,21 +52,21 @@ def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
     return json.loads(out)
 
 
-def test_the_command_line_gives_what_python_gives(capsys: pytest.CaptureFixture[str], run: str) -> None:
+def test_the_command_line_matches_the_python_api(capsys: pytest.CaptureFixture[str], run: str) -> None:
     model = segue.open(run)
     user = model.users.ids[3]
     expected = segue.recommend(model, user)
-    found = result(capsys, "recommend", run, "--user", user)
-    assert [row["item_id"] for row in found["recommendations"]] == expected["item_id"].to_list()
+    actual = result(capsys, "recommend", run, "--user", user)
+    assert [row["item_id"] for row in actual["recommendations"]] == expected["item_id"].to_list()
     constraints = ["--allow", "i001,i002,i003,i004", "--deny", "i002", "--include-seen", "-k", "3"]
-    found = result(capsys, "recommend", run, "--user", user, *constraints)
+    actual = result(capsys, "recommend", run, "--user", user, *constraints)
     expected = segue.recommend(
         model, user, k=3, allow=["i001", "i002", "i003", "i004"], deny=["i002"], exclude_seen=False
     )
-    assert [row["item_id"] for row in found["recommendations"]] == expected["item_id"].to_list()
-    found = result(capsys, "recommend", run, "--history", "i001,i002", "--rules", '{"diversify": 0.4}')
+    assert [row["item_id"] for row in actual["recommendations"]] == expected["item_id"].to_list()
+    actual = result(capsys, "recommend", run, "--history", "i001,i002", "--rules", '{"diversify": 0.4}')
     expected = segue.recommend(model, histories=[["i001", "i002"]], rules={"diversify": 0.4})
-    assert [row["item_id"] for row in found["recommendations"]] == expected["item_id"].to_list()
+    assert [row["item_id"] for row in actual["recommendations"]] == expected["item_id"].to_list()
     ranked = result(capsys, "rank", run, "--user", user, "--item", "i005,i006")["ranked"]
     assert [row["item_id"] for row in ranked] == segue.rank(model, user, items=["i005", "i006"])["item_id"].to_list()
     why = result(capsys, "explain", run, "--user", user, "--item", "i005")
@@ -83,8 +83,8 @@ def test_all_users_into_a_file(capsys: pytest.CaptureFixture[str], run: str, tmp
     assert status == 0, err
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
     expected = segue.recommend(run, k=3)
-    found = {".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson, ".csv": pl.read_csv}.get(suffix)
-    table = pl.read_csv(out, separator="\t") if found is None else found(out)  # type: ignore[operator]
+    actual = {".parquet": pl.read_parquet, ".jsonl": pl.read_ndjson, ".csv": pl.read_csv}.get(suffix)
+    table = pl.read_csv(out, separator="\t") if actual is None else actual(out)  # type: ignore[operator]
     assert table.columns == expected.columns
     assert table.select("user_id", "item_id", "rank").equals(expected.select("user_id", "item_id", "rank"))
     if suffix == ".parquet":
@@ -93,45 +93,45 @@ def test_all_users_into_a_file(capsys: pytest.CaptureFixture[str], run: str, tmp
 
 def test_users_from_a_file(capsys: pytest.CaptureFixture[str], run: str, tmp_path: Path) -> None:
     users = segue.open(run).users.ids.head(3).to_list()
-    (tmp_path / "users.txt").write_text("\n".join([*users, "", "nobody"]) + "\n")
+    (tmp_path / "users.txt").write_text("\n".join([*users, "", "absent"]) + "\n")
     pl.DataFrame({"user_id": users}).write_csv(tmp_path / "users.csv")
     for name in ("users.txt", "users.csv"):
         arguments = ["--users-file", str(tmp_path / name), "--out", str(tmp_path / "recs.csv"), "-k", "2"]
         status, _, err = call(capsys, "recommend", run, *arguments)
         assert status == 0, err
         assert ("warning: users not in the log" in err) == (name == "users.txt")
-        found = pl.read_csv(tmp_path / "recs.csv").filter(pl.col("user_id") != "nobody")
+        actual = pl.read_csv(tmp_path / "recs.csv").filter(pl.col("user_id") != "absent")
         expected = segue.recommend(run, users, k=2)
-        assert found["item_id"].to_list() == expected["item_id"].to_list()
+        assert actual["item_id"].to_list() == expected["item_id"].to_list()
 
 
 def test_an_interrupted_file_is_resumed(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, out, messages, done = segue.open(run), tmp_path / "recs.parquet", list[str](), list[int]()
-    real = batch.recommend_table
+    model, out, messages, completed = segue.open(run), tmp_path / "recs.parquet", list[str](), list[int]()
+    real = batch.recommend_block
 
-    def stops_after_two(*arguments: Any, **options: Any) -> pl.DataFrame:
-        if len(done) == 2:
+    def stops_after_two(*arguments: Any, **options: Any) -> tuple[pl.DataFrame, list[str]]:
+        if len(completed) == 2:
             raise KeyboardInterrupt
-        done.append(1)
+        completed.append(1)
         return real(*arguments, **options)
 
     def write(k: int = 3) -> None:
         recommend_to_file(model, out, k=k, block_users=20, log=messages.append)
 
-    monkeypatch.setattr(batch, "recommend_table", stops_after_two)
+    monkeypatch.setattr(batch, "recommend_block", stops_after_two)
     with pytest.raises(KeyboardInterrupt):
         write()
     assert not out.exists()
-    done.clear()
+    completed.clear()
     write()
     assert "recommend: resuming, 2 of 3 blocks are done" in messages
-    assert len(done) == 1
+    assert len(completed) == 1
     assert pl.read_parquet(out).equals(segue.recommend(model, k=3))
-    done.clear()
+    completed.clear()
     with pytest.raises(KeyboardInterrupt):
         write(4)
-    done.clear()
-    monkeypatch.setattr(batch, "recommend_table", real)
+    completed.clear()
+    monkeypatch.setattr(batch, "recommend_block", real)
     write(5)
     assert any("starting over" in message for message in messages)
     assert pl.read_parquet(out).equals(segue.recommend(model, k=5))
@@ -139,15 +139,15 @@ def test_an_interrupted_file_is_resumed(run: str, tmp_path: Path, monkeypatch: p
 
 
 def test_predictions_of_a_file(capsys: pytest.CaptureFixture[str], run: str, tmp_path: Path) -> None:
-    pairs = pl.DataFrame({"user_id": ["u01", "u02", "nobody"], "item_id": ["i001", "i002", "i003"]})
+    pairs = pl.DataFrame({"user_id": ["u01", "u02", "absent"], "item_id": ["i001", "i002", "i003"]})
     pairs.write_csv(tmp_path / "pairs.csv")
     status, _, err = call(capsys, "predict", run, str(tmp_path / "pairs.csv"), "--out", str(tmp_path / "out.csv"))
     assert status == 0, err
     assert "warning: users not in training" in err
-    found = pl.read_csv(tmp_path / "out.csv")
-    assert found.columns == ["user_id", "item_id", "prediction", "notes"]
-    with pytest.warns(UserWarning, match="nobody"):
-        assert found["prediction"].to_list() == pytest.approx(segue.predict(run, pairs)["prediction"].to_list())
+    actual = pl.read_csv(tmp_path / "out.csv")
+    assert actual.columns == ["user_id", "item_id", "prediction", "notes"]
+    with pytest.warns(UserWarning, match="absent"):
+        assert actual["prediction"].to_list() == pytest.approx(segue.predict(run, pairs)["prediction"].to_list())
     status, out, _ = call(capsys, "predict", run, str(tmp_path / "pairs.csv"))
     assert out.splitlines()[0] == "user_id,item_id,prediction,notes"
 
@@ -157,10 +157,10 @@ def test_predictions_of_a_file(capsys: pytest.CaptureFixture[str], run: str, tmp
     [
         (
             ["recommend", "als", "--user", "u01", "--filter", "genre=War"],
-            "--filter unknown feature 'genre', did you mean",
+            "--filter: unknown feature 'genre', did you mean",
         ),
         (["recommend", "als", "--user", "u01", "--filter", "genres"], "--filter: got 'genres', expected FEATURE=VALUE"),
-        (["recommend", "als", "--user", "u01", "--rules", '{"diversity": 1}'], "--rules diversity"),
+        (["recommend", "als", "--user", "u01", "--rules", '{"diversity": 1}'], "--rules: diversity"),
         (["recommend", "als", "--all-users", "--out", "recs.xlsx"], "unknown format '.xlsx'"),
         (["recommend", "als", "--user", "u01", "--user-features", "age=3"], "--user-features describe a new user"),
         (["predict", "als", "nowhere.csv"], "nowhere.csv: no such file"),

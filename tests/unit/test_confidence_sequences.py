@@ -23,18 +23,18 @@ from segue.evaluation.confidence_sequences import (
 R, N, ALPHA = 2000, 1500, 0.05
 LOOKS = np.arange(10, N + 1, 10)
 MOST = stats.binom.ppf(0.9999, R, ALPHA) / R
-"""Share of false positives that exact tests exceed once in 10,000."""
+"""Rate of false positives that valid tests exceed with probability 1 in 10,000."""
 
 
 def users(rate: float, lift: float = 0.0, share: float = 0.5, seed: int = 0, n: int = N) -> tuple[Any, Any]:
-    """``(R, n)`` who converted, and who was treated."""
+    """Simulate ``(R, n)`` conversions and treatment assignments."""
     rng = np.random.default_rng(seed)
     treated = rng.random((R, n)) < share
     return rng.random((R, n)) < rate + lift * treated, treated
 
 
 def fixed(values: NDArray[Any], treated: NDArray[np.bool_], looks: NDArray[np.int64]) -> tuple[Any, Any]:
-    """Difference and half-width of the 95 % interval that is made for one look only."""
+    """Compute the difference and the half-width of the 95 % interval for a single look."""
     n = [np.cumsum(group, axis=-1)[..., looks - 1] for group in (~treated, treated)]
     sums = [np.cumsum(values * group, axis=-1)[..., looks - 1] for group in (~treated, treated)]
     squares = [np.cumsum(values**2 * group, axis=-1)[..., looks - 1] for group in (~treated, treated)]
@@ -47,7 +47,7 @@ def test_repeated_looks_inflate_only_the_t_test() -> None:
     looks = LOOKS[LOOKS >= 50]
     difference, half = fixed(converted.astype(float), treated, looks)
     assert (np.abs(difference) > half).any(axis=1).mean() > 0.25
-    assert (np.abs(difference[:, -1]) > half[:, -1]).mean() < 0.07, "looked at once it is right"
+    assert (np.abs(difference[:, -1]) > half[:, -1]).mean() < 0.07, "a single look has the nominal error rate"
     for path in (
         bounded_confidence_sequence(converted, treated, analysis_times=LOOKS, expected_users=300),
         asymptotic_confidence_sequence(converted, treated, analysis_times=LOOKS, expected_users=300, min_users=50),
@@ -97,15 +97,15 @@ def test_a_difference_is_covered_at_all_looks_and_detected(exact: bool) -> None:
     )
     missed = ((path.low > lift) | (path.high < lift)).any(axis=1)
     assert missed.mean() <= MOST
-    found = path.low > 0
-    assert found[:, -1].mean() > 0.99
+    actual = path.low > 0
+    assert actual[:, -1].mean() > 0.99
     assert (path.high < 0).any(axis=1).mean() < 0.001, "the wrong direction"
-    stopped = LOOKS[np.argmax(found, axis=1)]
+    stopped = LOOKS[np.argmax(actual, axis=1)]
     assert np.median(stopped) < 0.6 * N, "and long before the end"
 
 
 def test_width_relative_to_the_interval_for_one_look() -> None:
-    """Half as wide again as the interval for one look, where it is tightest."""
+    """The tightest sequence is 1.5 times as wide as the interval for one look."""
     n = 10_000
     rng = np.random.default_rng(5)
     treated = rng.random((20, n)) < 0.5
@@ -123,7 +123,7 @@ def test_width_relative_to_the_interval_for_one_look() -> None:
 
 
 def test_the_normal_mixture_equals_the_integral() -> None:
-    """Of exp(theta s - theta^2 n / 2) over theta ~ normal(0, rho^2); and its boundary is where that is 1/alpha."""
+    """Integrate exp(theta s - theta^2 n / 2) over theta ~ normal(0, rho^2), which is 1/alpha at the boundary."""
     n, expected = 400, 250
     rho = np.sqrt(confidence_sequences._tightness_constant(ALPHA) / expected)
     rng = np.random.default_rng(6)
@@ -146,7 +146,7 @@ def test_the_normal_mixture_equals_the_integral() -> None:
 
 
 def test_the_gamma_exponential_mixture_equals_the_integral() -> None:
-    """Of exp(lambda s - psi(lambda) v) over the gamma density of 1/c - lambda, cut off at 1/c."""
+    """Integrate exp(lambda s - psi(lambda) v) over the gamma density of 1/c - lambda, truncated at 1/c."""
     scale, rho = 2.0, 30.0
 
     def weight(left: float) -> float:
@@ -190,7 +190,7 @@ def test_p_values_never_increase_and_do_not_depend_on_the_looks() -> None:
 
 def test_little_data_gives_wide_intervals() -> None:
     path = asymptotic_confidence_sequence(np.ones(300), np.arange(300) < 150)
-    assert np.isinf(path.low).all(), "nothing varies, so it is not known how much a mean may"
+    assert np.isinf(path.low).all(), "constant values give no information about the variance"
     assert (path.p == 1).all()
     path = bounded_confidence_sequence([1.0, 1.0, 0.0], [True, True, False])
     assert np.isnan(path.difference[0])
@@ -219,13 +219,13 @@ def test_correct_group_sizes_are_rarely_rejected() -> None:
     groups = rng.choice(3, (R, N), p=shares)
     assert (sample_ratio_mismatch(groups, shares, expected_users=300)[:, -1] <= ALPHA).mean() <= MOST
     lost = rng.choice(3, (200, N), p=[0.6, 0.24, 0.16])
-    found = sample_ratio_mismatch(lost, [5, 3, 2], expected_users=300)
-    assert (found[:, -1] <= 0.01).mean() > 0.99
-    assert (np.diff(found, axis=-1) <= 0).all()
+    actual = sample_ratio_mismatch(lost, [5, 3, 2], expected_users=300)
+    assert (actual[:, -1] <= 0.01).mean() > 0.99
+    assert (np.diff(actual, axis=-1) <= 0).all()
 
 
 def test_the_multinomial_test_equals_the_bayes_factor() -> None:
-    """Of the Dirichlet-multinomial against the multinomial, one user after the other."""
+    """Compare with the Dirichlet-multinomial against the multinomial, updated user by user."""
     shares, strength = np.array([0.7, 0.3]), 500 / confidence_sequences._tightness_constant(ALPHA)
     groups, evidence, prior = [0, 1, 1, 1, 0, 1, 1, 1, 1], 1.0, strength * shares
     expected = []

@@ -42,8 +42,8 @@ GROUPS: dict[str, type[Settings]] = {"model": Outer, "training": Other}
 
 
 def test_valid_settings() -> None:
-    made = parse(Outer, {"width": 4, "inner": {"rate": 0.5}}, "model")
-    assert (made.width, made.inner.rate, made.name) == (4, 0.5, "a")
+    settings = parse(Outer, {"width": 4, "inner": {"rate": 0.5}}, "model")
+    assert (settings.width, settings.inner.rate, settings.name) == (4, 0.5, "a")
 
 
 def test_all_errors_are_reported_together() -> None:

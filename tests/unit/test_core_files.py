@@ -1,4 +1,4 @@
-"""Writing in one step: the old or the new, never something between."""
+"""Atomic writes leave either the old or the new content."""
 
 import os
 import signal
@@ -56,16 +56,16 @@ def fill(path: Path, text: str) -> None:
 
 
 def test_atomic_folder_appears_complete(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "deep" / "made") as fresh:
+    with atomic_folder(tmp_path / "deep" / "target") as fresh:
         (fresh / "file").write_text("1")
-        assert not (tmp_path / "deep" / "made").exists()
-    assert (tmp_path / "deep" / "made" / "file").read_text() == "1"
-    fill(tmp_path / "deep" / "made", "2")
-    assert (tmp_path / "deep" / "made" / "file").read_text() == "2"
-    assert names(tmp_path / "deep") == ["made"]
+        assert not (tmp_path / "deep" / "target").exists()
+    assert (tmp_path / "deep" / "target" / "file").read_text() == "1"
+    fill(tmp_path / "deep" / "target", "2")
+    assert (tmp_path / "deep" / "target" / "file").read_text() == "2"
+    assert names(tmp_path / "deep") == ["target"]
 
 
-def stumble(path: Path, error: type[BaseException]) -> None:
+def write_and_fail(path: Path, error: type[BaseException]) -> None:
     with atomic_folder(path) as fresh:
         (fresh / "file").write_text("new")
         raise error
@@ -75,27 +75,27 @@ def stumble(path: Path, error: type[BaseException]) -> None:
 @pytest.mark.parametrize("before", [False, True])
 def test_error_in_atomic_folder_leaves_no_trace(tmp_path: Path, error: type[BaseException], before: bool) -> None:
     if before:
-        fill(tmp_path / "made", "old")
+        fill(tmp_path / "target", "old")
     with pytest.raises(error):
-        stumble(tmp_path / "made", error)
-    assert names(tmp_path) == (["made"] if before else [])
-    assert not before or (tmp_path / "made" / "file").read_text() == "old"
+        write_and_fail(tmp_path / "target", error)
+    assert names(tmp_path) == (["target"] if before else [])
+    assert not before or (tmp_path / "target" / "file").read_text() == "old"
 
 
 def test_error_while_replacing_restores_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(tmp_path / "made", "old")
+    fill(tmp_path / "target", "old")
     rename = Path.rename
 
     def fail(self: Path, target: Path) -> Path:
-        if Path(target) == tmp_path / "made" and ".old" not in self.name:
+        if Path(target) == tmp_path / "target" and ".old" not in self.name:
             raise OSError("no more")
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", fail)
     with pytest.raises(OSError, match="no more"):
-        fill(tmp_path / "made", "new")
-    assert (tmp_path / "made" / "file").read_text() == "old"
-    assert names(tmp_path) == ["made"]
+        fill(tmp_path / "target", "new")
+    assert (tmp_path / "target" / "file").read_text() == "old"
+    assert names(tmp_path) == ["target"]
 
 
 KILLED = """
@@ -116,14 +116,14 @@ with atomic_folder(Path(sys.argv[1])) as fresh:
 
 
 @pytest.mark.parametrize("at", [1, 2])
-def test_killed_writer_loses_nothing(tmp_path: Path, at: int) -> None:
-    fill(tmp_path / "made", "old")
-    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "made"), str(at)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    recover_interrupted_write(tmp_path / "made")
-    assert (tmp_path / "made" / "file").read_text() == "old"
-    fill(tmp_path / "made", "newer")
-    assert (tmp_path / "made" / "file").read_text() == "newer"
+def test_killed_writer_preserves_the_old_content(tmp_path: Path, at: int) -> None:
+    fill(tmp_path / "target", "old")
+    process = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "target"), str(at)], check=False)
+    assert process.returncode == -signal.SIGKILL
+    recover_interrupted_write(tmp_path / "target")
+    assert (tmp_path / "target" / "file").read_text() == "old"
+    fill(tmp_path / "target", "newer")
+    assert (tmp_path / "target" / "file").read_text() == "newer"
 
 
 def test_arrays_round_trip(tmp_path: Path) -> None:

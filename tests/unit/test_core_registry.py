@@ -32,8 +32,8 @@ def test_keys_are_listed_without_imports(package: str) -> None:
 
 
 def test_load_module_and_exported_functions(package: str) -> None:
-    found = registry.load_module(package, "alpha", "letter")
-    assert list(registry.exported_functions(found)) == ["second", "first"]
+    actual = registry.load_module(package, "alpha", "letter")
+    assert list(registry.exported_functions(actual)) == ["second", "first"]
     with pytest.raises(ValueError, match=r"letter: unknown 'alpa', did you mean 'alpha'\?"):
         registry.load_module(package, "alpa", "letter")
 

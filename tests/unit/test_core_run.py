@@ -16,19 +16,19 @@ def test_random_streams_are_independent_and_reproducible() -> None:
     assert run.derive_seed("negatives") == Run(seed=3).derive_seed("negatives")
     assert len({Run(seed).derive_seed(name) for seed in range(20) for name in ("a", "b", "c")}) == 60
     assert run.rng("a").integers(1 << 30, size=4).tolist() == run.rng("a").integers(1 << 30, size=4).tolist()
-    both = np.corrcoef(run.rng("a").normal(size=4000), run.rng("b").normal(size=4000))
-    assert abs(both[0, 1]) < 0.06
+    correlation = np.corrcoef(run.rng("a").normal(size=4000), run.rng("b").normal(size=4000))
+    assert abs(correlation[0, 1]) < 0.06
     assert all(0 <= Run(seed).derive_seed("x") < 2**63 for seed in range(50))
 
 
 def test_random_streams_do_not_change_between_versions() -> None:
-    # results of old runs can only be made again while these numbers stay
+    # results of old runs are reproducible only while these numbers stay the same
     assert Run(0).derive_seed("split") == 2515624203271457519
     assert Run(0).rng("split").integers(1000, size=3).tolist() == [152, 131, 440]
 
 
 class Listener:
-    """A tracker that remembers."""
+    """A tracker that records its calls."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[int, dict[str, float]]] = []
@@ -46,7 +46,7 @@ def test_history_is_stored_and_sent_to_trackers(tmp_path: Path) -> None:
     assert listener.heard == [(1, {"loss": 0.5}), (2, {"loss": 0.25})]
 
 
-def test_without_a_folder_nothing_is_stored() -> None:
+def test_runs_without_a_folder_store_no_files() -> None:
     run = Run()
     run.log(1, {"loss": 0.5})
     run.save_checkpoint({"epoch": 1}, {"a": np.ones(2)})
@@ -62,28 +62,28 @@ def test_resume_loads_the_checkpoint_and_truncates_the_history(tmp_path: Path) -
     run.log(3, {"loss": 0.1})
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')  # killed in the middle of a line
-    again = Run(seed=4, folder=tmp_path)
-    found = again.resume()
-    assert found is not None
-    facts, arrays = found
+    resumed = Run(seed=4, folder=tmp_path)
+    actual = resumed.resume()
+    assert actual is not None
+    facts, arrays = actual
     assert facts["epoch"] == 2
     assert arrays["a"].tolist() == [2.0, 2.0]
-    assert [line["step"] for line in again.history()] == [1, 2]
+    assert [line["step"] for line in resumed.history()] == [1, 2]
 
 
 def test_resume_without_checkpoint_starts_again(tmp_path: Path) -> None:
     Run(folder=tmp_path).log(1, {"loss": 1.0})
-    again = Run(folder=tmp_path)
-    assert again.resume() is None
-    assert again.history() == []
+    resumed = Run(folder=tmp_path)
+    assert resumed.resume() is None
+    assert resumed.history() == []
 
 
 def test_resume_recovers_an_interrupted_checkpoint(tmp_path: Path) -> None:
     Run(folder=tmp_path).save_checkpoint({"epoch": 1}, {"a": np.ones(1)})
     (tmp_path / "checkpoint").rename(tmp_path / ".checkpoint.old")
-    found = Run(folder=tmp_path).resume()
-    assert found is not None
-    assert found[0]["epoch"] == 1
+    actual = Run(folder=tmp_path).resume()
+    assert actual is not None
+    assert actual[0]["epoch"] == 1
 
 
 def test_resume_rejects_another_seed(tmp_path: Path) -> None:
@@ -104,19 +104,19 @@ def test_first_signal_requests_second_raises(number: signal.Signals) -> None:
 
 
 def test_interruptible_in_another_thread() -> None:
-    faults: list[BaseException] = []
+    errors: list[BaseException] = []
 
     def work() -> None:
         try:
             with Run().interruptible():
                 pass
         except BaseException as error:
-            faults.append(error)
+            errors.append(error)
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert not faults
+    assert not errors
 
 
 def test_progress_is_silent_by_default(capsys: pytest.CaptureFixture[str]) -> None:

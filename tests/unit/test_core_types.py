@@ -1,4 +1,4 @@
-"""Ids, events and queries against plain lists."""
+"""Compare ids, events and queries with plain lists."""
 
 import dataclasses
 
@@ -15,11 +15,16 @@ ROWS = st.lists(st.lists(st.integers(0, N_ITEMS - 1), max_size=6), max_size=6)
 
 
 def full(rows: list[list[int]]) -> Events:
-    """Events whose every column tells which event it is."""
+    """Build events in which every column identifies the event."""
     plain = Events.of(rows)
     n = plain.size
     return Events(
-        plain.offsets, plain.items, np.arange(n) % 3, np.arange(n) / 2, np.arange(n) * 10, {"place": np.arange(n) + 100}
+        plain.offsets,
+        plain.items,
+        np.arange(n) % 3,
+        np.arange(n) / 2,
+        np.arange(n) * 10,
+        {"position": np.arange(n) + 100},
     )
 
 
@@ -36,7 +41,7 @@ def test_rows_lengths_and_columns(rows: list[list[int]]) -> None:
     assert events.size == sum(map(len, rows))
     assert events.lengths.tolist() == [len(row) for row in rows]
     assert events.rows.tolist() == [number for number, row in enumerate(rows) for _ in row]
-    assert list(events.columns()) == ["items", "actions", "values", "times", "place"]
+    assert list(events.columns()) == ["items", "actions", "values", "times", "position"]
     assert [[event[0] for event in row] for row in lists(events)] == rows
     assert list(Events.of(rows).columns()) == ["items"]
 
@@ -129,8 +134,8 @@ def test_invalid_offsets(offsets: list[int]) -> None:
 def test_mismatched_lengths() -> None:
     with pytest.raises(ValueError, match=r"events\.times: got 1 values for 2 events"):
         Events(np.array([0, 2]), np.array([1, 2]), times=np.array([5]))
-    with pytest.raises(ValueError, match=r"events\.place: got 3 values for 2 events"):
-        Events(np.array([0, 2]), np.array([1, 2]), context={"place": np.arange(3)})
+    with pytest.raises(ValueError, match=r"events\.position: got 3 values for 2 events"):
+        Events(np.array([0, 2]), np.array([1, 2]), context={"position": np.arange(3)})
     with pytest.raises(ValueError, match=r"queries\.users: got 1 values for 2 histories"):
         Queries(Events.of([[1], []]), np.array([0]), np.array([True, True]))
     with pytest.raises(ValueError, match="1 rows of targets for 2 queries"):

@@ -1,4 +1,4 @@
-"""Ids as text, integers and floats name the same users and items; their type comes back."""
+"""Ids as text, integers and floats identify the same users and items, and decode to their original type."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def test_integers_and_text_name_the_same_id() -> None:
 
 
 @pytest.mark.parametrize("dtype", [pl.Int8, pl.Int32, pl.Int64, pl.UInt16, pl.UInt64, pl.String])
-def test_ids_come_back_in_their_type(dtype: type[pl.DataType]) -> None:
+def test_ids_are_decoded_to_their_type(dtype: type[pl.DataType]) -> None:
     ids = pl.Series("id", ["3", "20", "100"]).cast(dtype)
     vocab = Vocab(ids.cast(pl.String), id_type=id_type_of(ids.dtype))
-    found = vocab.decode_typed(np.array([2, 0]))
-    assert found.dtype == ids.dtype
-    assert found.cast(pl.String).to_list() == vocab.decode(np.array([2, 0])) == ["100", "3"]
+    actual = vocab.decode_typed(np.array([2, 0]))
+    assert actual.dtype == ids.dtype
+    assert actual.cast(pl.String).to_list() == vocab.decode(np.array([2, 0])) == ["100", "3"]
 
 
 def test_large_unsigned_ids_are_exact() -> None:
@@ -32,14 +32,14 @@ def test_large_unsigned_ids_are_exact() -> None:
     assert vocab.encode([2**64 - 1])[1].tolist() == [True]
 
 
-def test_faulty_vocabularies_are_rejected() -> None:
+def test_invalid_vocabularies_are_rejected() -> None:
     with pytest.raises(ValueError, match="id_type: got 'float64', expected string, int8"):
         Vocab(["a"], id_type="float64")
     with pytest.raises(ValueError, match="size: missing"):
         Vocab(lambda: pl.Series(["a"]))
 
 
-def test_arguments_are_named_as_the_caller_types_them() -> None:
+def test_errors_name_arguments_as_written_by_the_caller() -> None:
     assert (arg("users"), arg("measure", "cosine")) == ("users=", "measure='cosine'")
     with name_arguments(lambda name: f"--{name}"):
         assert (arg("users"), arg("measure", "cosine")) == ("--users", "--measure cosine")

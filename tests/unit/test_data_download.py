@@ -18,7 +18,7 @@ SHA = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 
 
 class Server(ThreadingHTTPServer):
-    """Serve ``BODY`` and record range requests; may break off, or not support ranges."""
+    """Serve ``BODY`` and record range requests; optionally abort, or do not support ranges."""
 
     daemon_threads = True
     break_at: int | None = None
@@ -125,7 +125,7 @@ def test_failures_are_download_errors(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="SEGUE_ARCHIVES"):
         fetch("http://127.0.0.1:9/f.zip", tmp_path / "f.zip")
     with pytest.raises(DownloadError, match="no download"):
-        download(ArchiveSpec(("nobody/has.this",)), "key", tmp_path, lambda text: None)
+        download(ArchiveSpec(("missing/dataset",)), "key", tmp_path, lambda text: None)
     assert issubclass(DownloadError, OSError)
 
 

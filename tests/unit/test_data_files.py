@@ -64,22 +64,22 @@ def test_all_file_formats(kind: str, tmp_path: Path) -> None:
     assert load(path, target="buy").header["folder"] == data.header["folder"]
 
 
-@pytest.mark.parametrize("made", [pl.DataFrame, pl.LazyFrame, pd.DataFrame, pa.table])
-def test_all_table_types(made: Any, home: Path) -> None:
-    check(load(made(ROWS)))
+@pytest.mark.parametrize("table_type", [pl.DataFrame, pl.LazyFrame, pd.DataFrame, pa.table])
+def test_all_table_types(table_type: Any, home: Path) -> None:
+    check(load(table_type(ROWS)))
     assert not home.exists(), "tables stay in memory"
 
 
 def test_duckdb_table() -> None:
-    """In a process of its own, as DuckDB complains on stderr at the end of one that has handed out a table."""
+    """Use a separate process, as DuckDB writes to stderr at exit after exporting a table."""
     code = """
 import duckdb
 from segue.data import load
 data = load(duckdb.sql("select * from (values ('b', 10, 5), ('a', 9, 7), ('b', 9, 3)) t(user_id, item_id, timestamp)"))
 print(data.users.ids.to_list(), data.items.ids.to_list(), data.histories.items.tolist())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "['a', 'b'] ['9', '10'] [0, 0, 1]\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "['a', 'b'] ['9', '10'] [0, 0, 1]\n"
 
 
 def test_folder_of_files_is_one_log(tmp_path: Path) -> None:
@@ -105,20 +105,20 @@ def test_folder_of_files_is_one_log(tmp_path: Path) -> None:
 
 def test_column_mapping_and_unused_columns(tmp_path: Path) -> None:
     path = tmp_path / "shop.csv"
-    path.write_text("customer,sku,ts,stars,colour\n1,x,5,4,red\n1,y,6,2,blue\n")
+    path.write_text("customer,sku,ts,stars,color\n1,x,5,4,red\n1,y,6,2,blue\n")
     messages: list[str] = []
     columns = {"user": "customer", "item": "sku", "time": "ts", "value": "stars"}
     data = load(path, columns=columns, log=messages.append)
     assert data.histories.values.tolist() == [4, 2]
-    assert any("columns not used: colour" in text for text in messages)
-    assert any("columns not used: colour" in text for text in data.header["notes"])
+    assert any("columns not used: color" in text for text in messages)
+    assert any("columns not used: color" in text for text in data.header["notes"])
     with pytest.raises(ValueError, match=r"no column 'custmer' .*did you mean 'customer'"):
         load(path, columns={"user": "custmer", "item": "sku"})
     with pytest.raises(ValueError, match=r"columns\.usr: unknown, did you mean 'user'"):
         load(path, columns={"usr": "customer"})
     with pytest.raises(ValueError, match="no column 'user_id'") as caught:
         load(path)
-    assert "no column 'item_id'" in str(caught.value), "all faults at once"
+    assert "no column 'item_id'" in str(caught.value), "all errors are reported together"
 
 
 def test_unknown_target_action() -> None:

@@ -1,4 +1,4 @@
-"""The prepared folder: written in chunks or at once it is the same, and it is never there by halves."""
+"""Prepared folders do not depend on the chunk size and are written atomically."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_interactions_table(tmp_path: Path) -> None:
     load(TABLE, out=tmp_path / "d")
     frame = pl.read_parquet(tmp_path / "d" / "interactions.parquet")
     assert frame.equals(TABLE.with_columns(pl.col("user_id", "item_id").cast(pl.String)).cast({"rating": pl.Float32}))
-    again = load(tmp_path / "d" / "interactions.parquet")
-    assert again.header["hash"] == open_dataset(tmp_path / "d").header["hash"]
+    reloaded = load(tmp_path / "d" / "interactions.parquet")
+    assert reloaded.header["hash"] == open_dataset(tmp_path / "d").header["hash"]
 
 
 def test_chunked_writing_equals_one_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("segue.data.writer.BLOCK", 2)  # so that the table is streamed too
+    monkeypatch.setattr("segue.data.writer.BLOCK", 2)  # so that the table is also streamed
     whole = load(TABLE, out=tmp_path / "whole")
     events = whole.histories
     with DatasetWriter(tmp_path / "parts", "table", actions=("a", "b")) as writer:

@@ -35,7 +35,7 @@ def known(data: Dataset) -> list[dict[str, Any]]:
 
 def written(folder: Path, kind: str) -> Path:
     path = folder / f"items.{kind}"
-    rows = [{"item_id": 12, "colour": "red"}, {"item_id": 10, "colour": "blue"}, {"item_id": 99, "colour": "red"}]
+    rows = [{"item_id": 12, "color": "red"}, {"item_id": 10, "color": "blue"}, {"item_id": 99, "color": "red"}]
     if kind == "parquet":
         pl.DataFrame(rows).write_parquet(path)
     elif kind == "jsonl":
@@ -55,12 +55,12 @@ def test_side_tables_are_joined_to_any_log(kind: str, source: str, tmp_path: Pat
     out = tmp_path / "ready" if source == "folder" else None
     data = load(LOG if source == "table" else log, items=items, out=out, log=messages.append)
     assert known(data) == [
-        {"id": "10", "colour": "blue"},
-        {"id": "11", "colour": None},
-        {"id": "12", "colour": "red"},
+        {"id": "10", "color": "blue"},
+        {"id": "11", "color": None},
+        {"id": "12", "color": "red"},
     ]
-    assert any(text.startswith("items: joined 3 rows of ") and text.endswith("item_id, colour") for text in messages)
-    assert data.header["side_tables"]["items"]["columns"] == ["item_id", "colour"]
+    assert any(text.startswith("items: joined 3 rows of ") and text.endswith("item_id, color") for text in messages)
+    assert data.header["side_tables"]["items"]["columns"] == ["item_id", "color"]
     if out is not None:
         assert known(open_dataset(out)) == known(data)
 
@@ -68,11 +68,11 @@ def test_side_tables_are_joined_to_any_log(kind: str, source: str, tmp_path: Pat
 def test_side_tables_change_hash_and_cache(tmp_path: Path) -> None:
     LOG.write_csv(tmp_path / "log.csv")
     tables = [None, pl.DataFrame({"id": ["10"], "x": [1.0]}), pl.DataFrame({"id": ["10"], "x": [2.0]})]
-    found = [load(tmp_path / "log.csv", items=table) for table in tables]
-    assert len({data.header["hash"] for data in found}) == len({data.header["folder"] for data in found}) == 3
-    assert load(tmp_path / "log.csv", items=tables[1]).header["folder"] == found[1].header["folder"]
+    actual = [load(tmp_path / "log.csv", items=table) for table in tables]
+    assert len({data.header["hash"] for data in actual}) == len({data.header["folder"] for data in actual}) == 3
+    assert load(tmp_path / "log.csv", items=tables[1]).header["folder"] == actual[1].header["folder"]
     in_memory = [load(LOG, items=table).header["hash"] for table in tables]
-    assert in_memory == [data.header["hash"] for data in found]
+    assert in_memory == [data.header["hash"] for data in actual]
 
 
 def test_side_tables_replace_columns_of_the_same_name(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_prepared_folders_reject_side_tables(tmp_path: Path) -> None:
 
 
 def test_vector_features_change_the_scores(tmp_path: Path) -> None:
-    """From a file with a list of numbers per item to a bundle that was saved and read."""
+    """Train on a file with a vector per item, then save and load the model."""
     rng = np.random.default_rng(0)
     items = [f"a{at}" for at in range(8)] + [f"b{at}" for at in range(8)]
     users = np.repeat(np.arange(60), 7)
@@ -121,7 +121,7 @@ def test_vector_features_change_the_scores(tmp_path: Path) -> None:
             "item_id": [items[8 * h + at] for h, at in zip(half, rng.integers(7, size=420), strict=True)],
         }
     )
-    # the last of each half is met once, by the last user, whose events do not train
+    # the last item of each half occurs once, for the last user, whose events are not in training
     log = pl.concat([log, pl.DataFrame({"user_id": [60, 60, 60], "item_id": ["a0", "a7", "b7"]}, schema=log.schema)])
     vectors = np.where(np.arange(16)[:, None] < 8, [1.0, 0.0], [0.0, 1.0]) + rng.normal(size=(16, 2)) * 0.05
     pl.DataFrame({"item_id": items, "text": vectors.tolist()}).write_parquet(tmp_path / "items.parquet")
@@ -138,9 +138,9 @@ def test_vector_features_change_the_scores(tmp_path: Path) -> None:
         inputs=["item_features"],
     )
     segue.save(trained, tmp_path / "saved")
-    found = segue.open(tmp_path / "saved")
-    assert [(f.name, f.kind, f.size) for f in found.model.schema.item_features] == [("text", "vector", 2)]
+    actual = segue.open(tmp_path / "saved")
+    assert [(f.name, f.kind, f.size) for f in actual.model.schema.item_features] == [("text", "vector", 2)]
     for half_name, new in (("a", "a7"), ("b", "b7")):
-        ranked = segue.recommend(found, histories=[[f"{half_name}{at}" for at in range(5)]], k=11)["item_id"].to_list()
+        ranked = segue.recommend(actual, histories=[[f"{half_name}{at}" for at in range(5)]], k=11)["item_id"].to_list()
         assert ranked.index(new) < ranked.index("b7" if half_name == "a" else "a7")
         assert new in ranked[:3]

@@ -1,4 +1,4 @@
-"""Archives in the official layouts: real ones where they are at hand, small ones made here for all the others."""
+"""Archives in the official layouts: real ones if available, otherwise small generated ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def archives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty folder of archives, instead of the real one."""
+    """Use an empty folder of archives instead of the real one."""
     folder = tmp_path / "archives"
     folder.mkdir()
     monkeypatch.setenv("SEGUE_ARCHIVES", str(folder))
@@ -161,8 +161,8 @@ def test_100k_layout(archives: Path) -> None:
     assert films["genres"].to_list() == [["Action", "Drama"], [], ["Drama"]]
     assert films["released"].to_list() == [date(1994, 2, 4), None, date(1971, 1, 1)]
     assert data.user_features.collect()["zip_code"].to_list() == ["85711", "T8H1N"]
-    done = split(data, SplitSettings(strategy="predefined", name="u1", valid=0.0))
-    assert data.items.decode(done.test.targets.items) == ["3"]
+    result = split(data, SplitSettings(strategy="predefined", name="u1", valid=0.0))
+    assert data.items.decode(result.test.targets.items) == ["3"]
 
 
 def test_predefined_split_of_other_ratings(archives: Path) -> None:
@@ -229,22 +229,22 @@ def test_beauty_and_kgat_layouts(archives: Path) -> None:
     book = load("amazon-book-kgat", log=messages.append)
     assert book.histories.items.tolist() == [0, 1, 2, 1]
     assert any("no times" in text for text in messages)
-    done = split(book, SplitSettings(strategy="predefined", name="kgat", valid=0.0))
-    assert done.train.histories.items.tolist() == [0, 1, 1]
-    assert (done.test.targets.items.tolist(), done.test.queries.users.tolist()) == ([2], [0])
+    result = split(book, SplitSettings(strategy="predefined", name="kgat", valid=0.0))
+    assert result.train.histories.items.tolist() == [0, 1, 1]
+    assert (result.test.targets.items.tolist(), result.test.queries.users.tolist()) == ([2], [0])
 
 
 def test_archives_are_found_by_members_and_prepared_again_after_changes(archives: Path) -> None:
     pack(archives / "a.zip", ml_100k())
-    one = load("ml-100k")
-    assert load("ml-100k").header["folder"] == one.header["folder"]
+    first = load("ml-100k")
+    assert load("ml-100k").header["folder"] == first.header["folder"]
     pack(archives / "a.zip", ml_100k() | {"ml-100k/u.data": "1\t1\t5\t30\n", "ml-100k/u1.base": "1\t1\t5\t30\n"})
     with pytest.raises(ValueError, match=r"u1\.base"):
         load("ml-100k")
     pack(archives / "a.zip", {**ml_100k(), "ml-100k/u.user": "1|25|M|technician|85711\n2|53|F|other|T8H1N\n"})
-    two = load("ml-100k")
-    assert two.header["folder"] != one.header["folder"]
-    assert two.header["hash"] == one.header["hash"], "the events are the same"
+    second = load("ml-100k")
+    assert second.header["folder"] != first.header["folder"]
+    assert second.header["hash"] == first.header["hash"], "the events are the same"
     listed = {key: there for key, _, there in list_sources()}
     assert listed["ml-100k"]
     assert listed["simulated"]

@@ -1,4 +1,4 @@
-"""Splits of public datasets, and small cases with known answers."""
+"""Splits of public datasets, and small cases with known results."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ def small(n: int = 10, users: int = 4) -> Dataset:
 
 @real
 def test_100k_by_time() -> None:
-    done = split(load("ml-100k"), SplitSettings(strategy="global_temporal", test=0.2, valid=0.0))
-    assert done.metadata["train_users"] == 751
-    assert done.metadata["test"]["queries"] == 301
-    assert done.metadata["test"]["cold_users"] == 192
-    assert done.metadata["test"]["empty_histories"] == 192
-    assert len(done.valid) == 0
+    result = split(load("ml-100k"), SplitSettings(strategy="global_temporal", test=0.2, valid=0.0))
+    assert result.metadata["train_users"] == 751
+    assert result.metadata["test"]["queries"] == 301
+    assert result.metadata["test"]["cold_users"] == 192
+    assert result.metadata["test"]["empty_histories"] == 192
+    assert len(result.valid) == 0
 
 
 @real
 @pytest.mark.parametrize(("name", "train", "test"), [("u1", 80000, 20000), ("ua", 90570, 9430), ("ub", 90570, 9430)])
 def test_100k_predefined(name: str, train: int, test: int) -> None:
-    done = split(load("ml-100k"), SplitSettings(strategy="predefined", name=name, valid=0.0))
-    assert (done.train.histories.size, done.test.targets.size) == (train, test)
-    assert done.metadata["name"] == name
+    result = split(load("ml-100k"), SplitSettings(strategy="predefined", name=name, valid=0.0))
+    assert (result.train.histories.size, result.test.targets.size) == (train, test)
+    assert result.metadata["name"] == name
 
 
 @real
@@ -54,16 +54,16 @@ def test_100k_predefined_test_is_the_file() -> None:
     with zipfile.ZipFile(archive) as file:
         lines = file.read("ml-100k/u3.test").decode().splitlines()
     data = load("ml-100k")
-    done = split(data, SplitSettings(strategy="predefined", name="u3"))
-    users = data.users.decode(done.test.queries.users[done.test.targets.rows])
-    found = set(zip(users, data.items.decode(done.test.targets.items), strict=True))
-    assert found == {tuple(line.split("\t")[:2]) for line in lines}
+    result = split(data, SplitSettings(strategy="predefined", name="u3"))
+    users = data.users.decode(result.test.queries.users[result.test.targets.rows])
+    actual = set(zip(users, data.items.decode(result.test.targets.items), strict=True))
+    assert actual == {tuple(line.split("\t")[:2]) for line in lines}
 
 
 @real
 def test_kgat_predefined() -> None:
-    done = split(load("amazon-book-kgat"), SplitSettings(strategy="predefined", name="kgat", valid=0.0))
-    assert (done.train.histories.size, done.test.targets.size) == (652514, 193920)
+    result = split(load("amazon-book-kgat"), SplitSettings(strategy="predefined", name="kgat", valid=0.0))
+    assert (result.train.histories.size, result.test.targets.size) == (652514, 193920)
 
 
 @real
@@ -71,8 +71,8 @@ def test_warnings_of_the_data_are_in_the_metadata() -> None:
     data = load("ml-1m")
     if not any("REBUILT" in text or "rebuilt" in text for text in data.header["warnings"]):
         pytest.skip("the ml-1m archive is the official one")
-    done = split(data, SplitSettings(strategy="global_temporal"))
-    assert any("users 1..2999" in text for text in done.metadata["warnings"])
+    result = split(data, SplitSettings(strategy="global_temporal"))
+    assert any("users 1..2999" in text for text in result.metadata["warnings"])
 
 
 def test_every_strategy_is_a_setting() -> None:
@@ -87,54 +87,54 @@ def test_unknown_predefined_split() -> None:
 
 
 def test_ratio_rounds_down_per_user() -> None:
-    done = split(small(n=9), SplitSettings(strategy="per_user_ratio", test=0.25, valid=0.12))
-    assert list(done.test.targets.lengths) == [2] * 4
-    assert list(done.valid.targets.lengths) == [1] * 4
-    assert list(done.train.histories.lengths) == [6] * 4
+    result = split(small(n=9), SplitSettings(strategy="per_user_ratio", test=0.25, valid=0.12))
+    assert list(result.test.targets.lengths) == [2] * 4
+    assert list(result.valid.targets.lengths) == [1] * 4
+    assert list(result.train.histories.lengths) == [6] * 4
 
 
 def test_per_user_random_draws_from_each_user() -> None:
-    done = split(small(n=9), SplitSettings(strategy="per_user_random", test=0.25, valid=0.12))
-    assert list(done.test.targets.lengths) == [2] * 4
-    assert list(done.valid.targets.lengths) == [1] * 4
-    assert list(done.train.histories.lengths) == [6] * 4
-    drawn = done.test.targets.items.reshape(4, 2)
-    assert len({tuple(row) for row in drawn.tolist()}) > 1
-    assert (drawn < 7).any()
+    result = split(small(n=9), SplitSettings(strategy="per_user_random", test=0.25, valid=0.12))
+    assert list(result.test.targets.lengths) == [2] * 4
+    assert list(result.valid.targets.lengths) == [1] * 4
+    assert list(result.train.histories.lengths) == [6] * 4
+    test_items = result.test.targets.items.reshape(4, 2)
+    assert len({tuple(row) for row in test_items.tolist()}) > 1
+    assert (test_items < 7).any()
     other = split(small(n=9), SplitSettings(strategy="per_user_random", test=0.25, valid=0.12, seed=1))
-    assert not np.array_equal(other.test.targets.items, done.test.targets.items)
+    assert not np.array_equal(other.test.targets.items, result.test.targets.items)
 
 
 def test_held_out_users_have_their_oldest_events_as_history() -> None:
-    done = split(small(n=10, users=20), SplitSettings(strategy="held_out_users", test=0.2, valid=0.1, history=0.6))
-    assert len(done.test) == 4
-    assert len(done.valid) == 2
-    assert done.metadata["train_users"] == 14
-    assert list(done.test.queries.history.lengths) == [6] * 4
-    assert list(done.test.targets.lengths) == [4] * 4
-    assert not done.test.queries.known.any()
+    result = split(small(n=10, users=20), SplitSettings(strategy="held_out_users", test=0.2, valid=0.1, history=0.6))
+    assert len(result.test) == 4
+    assert len(result.valid) == 2
+    assert result.metadata["train_users"] == 14
+    assert list(result.test.queries.history.lengths) == [6] * 4
+    assert list(result.test.targets.lengths) == [4] * 4
+    assert not result.test.queries.known.any()
 
 
 def test_random_shares() -> None:
-    done = split(small(n=50), SplitSettings(strategy="random", test=0.3, valid=0.1, seed=3))
-    assert (done.test.targets.size, done.valid.targets.size, done.train.histories.size) == (60, 20, 120)
+    result = split(small(n=50), SplitSettings(strategy="random", test=0.3, valid=0.1, seed=3))
+    assert (result.test.targets.size, result.valid.targets.size, result.train.histories.size) == (60, 20, 120)
     other = split(small(n=50), SplitSettings(strategy="random", test=0.3, valid=0.1, seed=4))
-    assert not np.array_equal(other.test.targets.items, done.test.targets.items)
+    assert not np.array_equal(other.test.targets.items, result.test.targets.items)
 
 
 def test_temporal_shares() -> None:
-    done = split(
+    result = split(
         small(n=10, users=4), SplitSettings(strategy="global_temporal", test=0.2, valid=0.1)
     )  # 40 different times
-    assert (done.train.histories.size, done.valid.targets.size, done.test.targets.size) == (28, 4, 8)
-    assert done.test.queries.history.size == 32
+    assert (result.train.histories.size, result.valid.targets.size, result.test.targets.size) == (28, 4, 8)
+    assert result.test.queries.history.size == 32
 
 
 def test_ties_are_on_the_later_side_of_the_cut() -> None:
     data = load(pl.DataFrame({"user_id": range(10), "item_id": range(10), "timestamp": [1, 2, 3, 4, 5, 5, 5, 5, 5, 6]}))
-    done = split(data, SplitSettings(strategy="global_temporal", test=0.2, valid=0.0))
-    assert done.train.histories.size == 4
-    assert done.test.targets.size == 6
+    result = split(data, SplitSettings(strategy="global_temporal", test=0.2, valid=0.0))
+    assert result.train.histories.size == 4
+    assert result.test.targets.size == 6
 
 
 def test_query_times_are_optional() -> None:
@@ -162,8 +162,8 @@ def test_invalid_splits() -> None:
 def test_cut_at_a_date() -> None:
     days = [f"2024-01-{day:02d}T12:00:00Z" for day in (1, 2, 3, 4, 5, 6)]
     data = load(pl.DataFrame({"user_id": [1, 2] * 3, "item_id": range(6), "timestamp": days}))
-    done = split(data, SplitSettings(strategy="global_temporal", cutoff="2024-01-05", valid_cutoff="2024-01-04"))
-    assert [part.size for part in (done.train.histories, done.valid.targets, done.test.targets)] == [3, 1, 2]
+    result = split(data, SplitSettings(strategy="global_temporal", cutoff="2024-01-05", valid_cutoff="2024-01-04"))
+    assert [part.size for part in (result.train.histories, result.valid.targets, result.test.targets)] == [3, 1, 2]
     by_object = SplitSettings(strategy="global_temporal", cutoff=date(2024, 1, 5))  # type: ignore[arg-type]
     assert by_object.cutoff == "2024-01-05"
     share = split(data, by_object.model_copy(update={"valid": 1 / 6}))
@@ -195,14 +195,14 @@ def test_sliding_windows_of_days() -> None:
 
 def test_cold_targets_are_dropped_and_counted() -> None:
     data = load(pl.DataFrame({"user_id": [1, 1, 2, 2, 2], "item_id": [1, 2, 1, 3, 1], "timestamp": range(5)}))
-    done = split(data, SplitSettings(strategy="global_temporal", cutoff=2, valid=0.0))
-    assert done.test.targets.items.tolist() == [0, 2]
-    assert done.metadata["test"]["repeated_targets"] == 1
+    result = split(data, SplitSettings(strategy="global_temporal", cutoff=2, valid=0.0))
+    assert result.test.targets.items.tolist() == [0, 2]
+    assert result.metadata["test"]["repeated_targets"] == 1
     dropped = split(data, SplitSettings(strategy="global_temporal", cutoff=2, valid=0.0, drop_cold_targets=True))
     assert len(dropped.test) == 0
     assert dropped.metadata["test"]["cold_targets_dropped"] == 2
 
 
-def test_folds_refuse_an_unknown_unit() -> None:
+def test_folds_reject_an_unknown_unit() -> None:
     with pytest.raises(ValueError, match="over: got 'items', expected interactions or users"):
         folds(small(), 3, "items")  # type: ignore[arg-type]

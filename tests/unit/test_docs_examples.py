@@ -1,4 +1,4 @@
-"""Pages of the guide whose Python blocks build on each other: run from top to bottom, and compare the shown output."""
+"""Run the consecutive Python blocks of documentation pages and compare the shown output."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytestmark = pytest.mark.filterwarnings("ignore::segue.core.messages.SegueWarning")
+"""In a catalog of 50 items some users have seen everything, which recommend() reports."""
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "guide"
@@ -32,32 +35,32 @@ PAGES = (
 
 SIMULATED = {'"ml-100k"': '"simulated?users=200&items=50"', "[196, 186]": '["u001", "u002"]'}
 SIMULATED |= {"[50, 172, 181]": '["i01", "i02", "i03"]', '["50", "172", "181"]': '["i01", "i02", "i03"]'}
-"""What stands in for MovieLens 100K and its ids where ``SEGUE_ARCHIVES`` is not set."""
+"""Replacements of MovieLens 100K and its ids if ``SEGUE_ARCHIVES`` is not set."""
 
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(page: str) -> list[tuple[str, str, str]]:
-    """Return kind, rest of the fence line, and content of every fenced block."""
+    """Return the language, the rest of the fence line and the content of every fenced block."""
     return FENCE.findall((GUIDE / page).read_text(encoding="utf-8"))
 
 
 def chained(page: str) -> Iterator[tuple[str, str | None]]:
-    """Yield code, and the output shown in a ``text`` block directly below, of the blocks that build on each other."""
-    found = blocks(page)
-    for (kind, rest, code), (after, _, shown) in zip(found, [*found[1:], ("", "", "")], strict=True):
+    """Yield the code of consecutive blocks and the output shown in a ``text`` block directly below."""
+    actual = blocks(page)
+    for (kind, rest, code), (after, _, shown) in zip(actual, [*actual[1:], ("", "", "")], strict=True):
         if kind == "python" and ".chained" in rest:
             yield code, shown if after == "text" else None
 
 
 def titled(page: str, title: str) -> str:
-    """Return the block of this title."""
+    """Return the block with this title."""
     (code,) = [code for _, rest, code in blocks(page) if f'title="{title}"' in rest]
     return code
 
 
 def localized(code: str) -> str:
-    """Replace MovieLens 100K by the simulated source, where there are no archives."""
+    """Replace MovieLens 100K by the simulated source if there are no archives."""
     if os.environ.get("SEGUE_ARCHIVES"):
         return code
     for text, other in SIMULATED.items():

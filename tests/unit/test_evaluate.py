@@ -1,4 +1,4 @@
-"""Evaluation, given lists, validation and leakage checks on data small enough to know the result."""
+"""Evaluation, recommendation lists, validation and leakage checks on small data with known results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from segue.core.messages import SegueWarning
 from segue.core.types import Codes, DataSchema, Dataset, Events, HeldOut, Queries, Scores, Split, Vocab
 from segue.data import split_strategies, splits
 from segue.evaluation import metrics
@@ -23,7 +24,7 @@ ITEMS = Vocab([f"i{n}" for n in range(N_ITEMS)])
 
 
 class Ascending:
-    """Item j has score j for everyone: the best is the last of the catalog."""
+    """Item j has score j for every user, so the last item of the catalog is the best."""
 
     schema = DataSchema(40, N_ITEMS)
 
@@ -40,20 +41,20 @@ def held_out() -> HeldOut:
 
 
 def test_values_means_and_intervals(held_out: HeldOut) -> None:
-    found = evaluate(Ascending(), held_out)
-    places = 29 - np.arange(29)
-    assert list(found.values) == [
+    actual = evaluate(Ascending(), held_out)
+    ranks = 29 - np.arange(29)
+    assert list(actual.values) == [
         f"{name}@{k}" for k in (5, 10) for name in ("recall", "precision", "hit_rate", "mrr", "ndcg")
     ]
-    np.testing.assert_array_equal(found.values["hit_rate@10"][:29], places <= 10)
-    assert np.isnan(found.values["hit_rate@10"][29])
-    assert found.estimates["hit_rate@10"].mean == pytest.approx(10 / 29)
-    assert found.estimates["mrr@5"].mean == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 29)
-    assert found.estimates["hit_rate@10"].low < 10 / 29 < found.estimates["hit_rate@10"].high
-    assert found.top.items[0].tolist() == [28, 27, 26, 25, 24, 23, 22, 21, 20, 19]
-    assert found.metadata["queries"] == 30
-    assert found.metadata["queries_without_target"] == 1
-    assert found.metadata["exclude_seen"] is True
+    np.testing.assert_array_equal(actual.values["hit_rate@10"][:29], ranks <= 10)
+    assert np.isnan(actual.values["hit_rate@10"][29])
+    assert actual.estimates["hit_rate@10"].mean == pytest.approx(10 / 29)
+    assert actual.estimates["mrr@5"].mean == pytest.approx((1 + 1 / 2 + 1 / 3 + 1 / 4 + 1 / 5) / 29)
+    assert actual.estimates["hit_rate@10"].low < 10 / 29 < actual.estimates["hit_rate@10"].high
+    assert actual.top.items[0].tolist() == [28, 27, 26, 25, 24, 23, 22, 21, 20, 19]
+    assert actual.metadata["queries"] == 30
+    assert actual.metadata["queries_without_target"] == 1
+    assert actual.metadata["exclude_seen"] is True
 
 
 def test_the_same_seed_gives_the_same_intervals(held_out: HeldOut) -> None:
@@ -64,21 +65,21 @@ def test_the_same_seed_gives_the_same_intervals(held_out: HeldOut) -> None:
 
 def test_excluding_seen_items_makes_targets_in_the_history_misses(held_out: HeldOut) -> None:
     """Target 29 is in the history: a miss if excluded, first if included, and counted either way."""
-    again = HeldOut(held_out.queries, Events.of([[29, 29]] * 30))
-    removed = evaluate(Ascending(), again)
-    kept = evaluate(Ascending(), again, exclude_seen=False)
+    seen_targets = HeldOut(held_out.queries, Events.of([[29, 29]] * 30))
+    removed = evaluate(Ascending(), seen_targets)
+    included = evaluate(Ascending(), seen_targets, exclude_seen=False)
     assert removed.estimates["hit_rate@10"].mean == 0.0
-    assert kept.estimates["mrr@5"].mean == 1.0
-    for found in (removed, kept):
-        assert found.metadata["share_of_targets_in_history"] == 1.0
-        assert found.metadata["targets"] == 30
-        assert found.metadata["duplicate_targets"] == 30
+    assert included.estimates["mrr@5"].mean == 1.0
+    for actual in (removed, included):
+        assert actual.metadata["share_of_targets_in_history"] == 1.0
+        assert actual.metadata["targets"] == 30
+        assert actual.metadata["duplicate_targets"] == 30
 
 
 def test_other_metrics_and_cutoffs(held_out: HeldOut) -> None:
-    found = evaluate(Ascending(), held_out, ks=(3,), metrics=(metrics.map, metrics.f1))
-    assert list(found.values) == ["map@3", "f1@3"]
-    assert found.estimates["f1@3"].mean == pytest.approx(3 * (2 / 4) / 29)
+    actual = evaluate(Ascending(), held_out, ks=(3,), metrics=(metrics.map, metrics.f1))
+    assert list(actual.values) == ["map@3", "f1@3"]
+    assert actual.estimates["f1@3"].mean == pytest.approx(3 * (2 / 4) / 29)
     with pytest.raises(ValueError, match=r"ks: got \(0,\)"):
         evaluate(Ascending(), held_out, ks=(0,))
     nothing = HeldOut(held_out.queries, Events.of([[]] * 30))
@@ -87,14 +88,14 @@ def test_other_metrics_and_cutoffs(held_out: HeldOut) -> None:
 
 
 def test_validator_returns_the_means_of_the_evaluation(held_out: HeldOut) -> None:
-    found = make_validator(held_out, "map@7")(Ascending())
+    actual = make_validator(held_out, "map@7")(Ascending())
     expected = evaluate(Ascending(), held_out, (7,), (metrics.map, metrics.ndcg, metrics.recall)).estimates
-    assert next(iter(found)) == "map@7"
+    assert next(iter(actual)) == "map@7"
     for name, estimate in expected.items():
-        assert found[name] == pytest.approx(estimate.mean)
+        assert actual[name] == pytest.approx(estimate.mean)
     with pytest.raises(ValueError, match="unknown 'auc@10'"):
         make_validator(held_out, "auc@10")
-    with pytest.raises(ValueError, match="none of 30 validation queries"):
+    with pytest.raises(ValueError, match="no validation query has a true item, of 30"):
         make_validator(HeldOut(held_out.queries, Events.of([[]] * 30)))(Ascending())
 
 
@@ -112,23 +113,25 @@ def test_written_lists_are_read_back(held_out: HeldOut, tmp_path: Path, suffix: 
     assert path.stat().st_mode & 0o777 == 0o644
 
 
-def test_lists_by_score_by_row_and_of_unknown_users(held_out: HeldOut) -> None:
+def test_lists_ordered_by_score_or_row_and_unknown_users(held_out: HeldOut) -> None:
     rows = {"user_id": ["u1", "u0", "u1", "u39"], "item_id": ["i5", "i7", "i1", "i3"]}
-    by_score = read_recommendations(
-        pl.DataFrame({**rows, "score": [0.1, 0.5, 0.2, 0.3]}), held_out.queries, USERS, ITEMS
-    )
+    with pytest.warns(SegueWarning, match="28 of 30 queries have no list, .*; 1 of 3 lists have no query"):
+        by_score = read_recommendations(
+            pl.DataFrame({**rows, "score": [0.1, 0.5, 0.2, 0.3]}), held_out.queries, USERS, ITEMS
+        )
     assert by_score.items[:2].tolist() == [[7, 0], [1, 5]]
     assert by_score.lengths[:3].tolist() == [1, 2, 0]
-    by_row = read_recommendations(pl.DataFrame(rows), held_out.queries, USERS, ITEMS)
+    with pytest.warns(SegueWarning, match="28 of 30"):
+        by_row = read_recommendations(pl.DataFrame(rows), held_out.queries, USERS, ITEMS)
     assert by_row.items[1].tolist() == [5, 1]
-    found = evaluate_lists(by_row, held_out, ks=(1, 2))
-    assert found.values["mrr@2"][:3].tolist() == [0.0, 0.5, 0.0]
+    actual = evaluate_lists(by_row, held_out, ks=(1, 2))
+    assert actual.values["mrr@2"][:3].tolist() == [0.0, 0.5, 0.0]
     with pytest.raises(ValueError, match="k: got 3, expected at most 2"):
         evaluate_lists(by_row, held_out, ks=(3,))
 
 
 @pytest.mark.parametrize(
-    ("columns", "fault"),
+    ("columns", "message"),
     [
         ({"user_id": ["u1"]}, "no column 'item_id'; expected user_id and item_id, found user_id"),
         ({"user_id": ["u1", "u1"], "item_id": ["i1", "x"]}, "row 2: user_id 'u1', item_id 'x': the item is not in"),
@@ -140,8 +143,8 @@ def test_lists_by_score_by_row_and_of_unknown_users(held_out: HeldOut) -> None:
         ({"user_id": ["u1"], "item_id": ["i1"], "rank": ["first"]}, "column 'rank'.*expected numbers"),
     ],
 )
-def test_invalid_lists_are_rejected(held_out: HeldOut, columns: dict[str, list[object]], fault: str) -> None:
-    with pytest.raises(ValueError, match=fault):
+def test_invalid_lists_are_rejected(held_out: HeldOut, columns: dict[str, list[object]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         read_recommendations(pl.DataFrame(columns), held_out.queries, USERS, ITEMS)
 
 
@@ -187,13 +190,13 @@ def leave_one_out(
 
     users = np.arange(2, dtype=np.int32)
 
-    def asked(last: int) -> HeldOut:
+    def make_held_out(last: int) -> HeldOut:
         history = [row[: len(row) - last] for row in LOG]
         targets = [row[len(row) - last :][:1] for row in LOG]
         return HeldOut(Queries.of_users(users, events(history)), events(targets))
 
     data = Dataset("log", Vocab(["a", "b"]), Vocab([str(n) for n in range(6)]), events(train or [r[:-2] for r in LOG]))
-    return Split(data, asked(2), asked(1), {"strategy": strategy} if strategy else {})
+    return Split(data, make_held_out(2), make_held_out(1), {"strategy": strategy} if strategy else {})
 
 
 @pytest.mark.parametrize("with_times", [True, False])
@@ -217,12 +220,12 @@ def test_every_split_strategy_passes(strategy: str, with_times: bool, options: d
     times = np.concatenate([np.sort(rng.integers(0, 1000, length)) // 3 for length in lengths])
     histories = replace(Events.of(items), times=times if with_times or strategy == "global_temporal" else None)
     data = Dataset("log", Vocab([str(n) for n in range(60)]), Vocab([str(n) for n in range(12)]), histories)
-    found = splits.split(data, splits.SplitSettings.model_validate({"strategy": strategy, **options}))
+    actual = splits.split(data, splits.SplitSettings.model_validate({"strategy": strategy, **options}))
     if strategy in ("cold_users", "cold_items", "held_out_users", "user_k_fold") and options:
-        assert len(found.test) == 0  # all targets are cold
+        assert len(actual.test) == 0  # all targets are cold
     else:
-        assert len(found.test) > 0
-    assert check_leakage(found) == []
+        assert len(actual.test) > 0
+    assert check_leakage(actual) == []
 
 
 @pytest.mark.parametrize("with_times", [True, False])
@@ -278,3 +281,13 @@ def test_invalid_codes_and_unknown_users_are_detected() -> None:
     assert "test: 1 users are marked known but have no training event, first user 1" in check_leakage(idle)
     unknown = replace(split.test.queries, known=np.array([True, False]))
     assert check_leakage(replace(split, test=HeldOut(unknown, split.test.targets))) == []
+
+
+def test_ids_of_lists_are_matched_in_their_type(held_out: HeldOut) -> None:
+    users, items = Vocab([str(n) for n in range(40)], id_type="int64"), Vocab([str(n) for n in range(len(ITEMS))])
+    everybody = pl.Series([float(n) for n in range(30)])
+    lists = pl.DataFrame({"user_id": everybody, "item_id": [1.0] * 30})
+    found = read_recommendations(lists, held_out.queries, users, items)
+    assert found.items[:, 0].tolist() == [1] * 30
+    with pytest.raises(ValueError, match=r"none of its 30 user ids, such as '0\.5', is that of a query"):
+        read_recommendations(lists.with_columns(user_id=everybody + 0.5), held_out.queries, users, items)

@@ -36,12 +36,12 @@ class ByCode(Solver):
     """Scores each item by its code."""
 
     class Config(Settings):
-        """None."""
+        """No settings."""
 
     scale = "logit"
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Nothing to learn."""
+        """Do nothing."""
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         return np.tile(np.arange(self.schema.n_items, dtype=np.float32), (len(queries), 1))
@@ -50,7 +50,7 @@ class ByCode(Solver):
         return {}
 
     def restore(self, arrays: StateArrays) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_recommendations_for_a_user(trained: bundle.TrainedModel, data: Dataset)
     assert recommend_table(trained, batch, 2, exclude_seen=False)["item_id"].to_list() == ["i4", "i3"]
 
 
-def test_a_short_list_and_unknown_items_are_noted(trained: bundle.TrainedModel) -> None:
+def test_short_lists_and_unknown_items_are_reported(trained: bundle.TrainedModel) -> None:
     with pytest.warns(UserWarning, match="items not in the catalog: 'nowhere'"):
         table = recommend_table(trained, build_queries(trained, histories=[["i4", "nowhere", "i0"]]), 10)
     assert table["item_id"].to_list() == ["i3", "i2", "i1"]
@@ -106,7 +106,7 @@ def test_similarity_must_be_defined(trained: bundle.TrainedModel) -> None:
         similar_items(trained, "i0", 3)
 
 
-def test_unknown_features_are_rejected_and_unused_ones_noted(trained: bundle.TrainedModel) -> None:
+def test_unknown_features_are_rejected_and_unused_features_are_reported(trained: bundle.TrainedModel) -> None:
     with pytest.raises(ValueError, match="unknown 'ago', did you mean 'age'"):
         build_queries(trained, histories=[[]], user_features={"ago": 3})
     batch = build_queries(trained, histories=[[]], user_features={"age": 3})
@@ -154,7 +154,7 @@ def test_the_manifest_detects_every_change(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("b.txt")
     (tmp_path / "b/c.txt").unlink()
     (tmp_path / "new.txt").write_text("new")
-    kinds = [fault.removeprefix(str(tmp_path)).split(":")[1].split()[0] for fault in verify(tmp_path)]
+    kinds = [error.removeprefix(str(tmp_path)).split(":")[1].split()[0] for error in verify(tmp_path)]
     assert kinds == ["sha256", "missing", "not"]
 
 

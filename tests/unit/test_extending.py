@@ -1,4 +1,4 @@
-"""The code of docs/guide/extending.md, put where the page says it belongs, works."""
+"""Run the code of docs/guide/extending.md at the locations that the page names."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(code, encoding="utf-8")
     project = tomllib.loads(FILES["pyproject.toml"])["project"]
-    about = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    about.mkdir()
-    (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    dist_info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    dist_info.mkdir()
+    (dist_info / "METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    )
     lines = [
-        f"[{group}]\n{key} = {value}" for group, some in project["entry-points"].items() for key, value in some.items()
+        f"[{group}]\n{key} = {value}"
+        for group, entries in project["entry-points"].items()
+        for key, value in entries.items()
     ]
-    (about / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    (dist_info / "entry_points.txt").write_text("\n".join(lines) + "\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
@@ -57,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
-def loaded(path: Path, name: str) -> ModuleType:
+def import_file(path: Path, name: str) -> ModuleType:
     """Import a file by its path."""
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -67,7 +71,7 @@ def loaded(path: Path, name: str) -> ModuleType:
     return module
 
 
-def test_model_keeps_the_contract(folder: Path) -> None:
+def test_model_passes_the_contract(folder: Path) -> None:
     from segue.core.registry import model_keys
 
     assert "tiny_ease" in model_keys()
@@ -86,8 +90,8 @@ def test_model_gives_the_scores_of_ease(folder: Path) -> None:
 
     world = clusters()
     ours, theirs = (train_small(key, world.train, l2=50.0) for key in ("tiny_ease", "ease"))
-    found, expected = ours.score(world.test.queries), theirs.score(world.test.queries)
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+    actual, expected = ours.score(world.test.queries), theirs.score(world.test.queries)
+    np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,10 +104,10 @@ def test_metric_values(folder: Path) -> None:
 
     from segue.core.types import Ranks, Recommendations
 
-    metric = loaded(folder / "metrics.py", "page_metrics").top_share
-    nothing = Recommendations(np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), np.zeros(2, np.int64))
+    metric = import_file(folder / "metrics.py", "page_metrics").top_share
+    no_lists = Recommendations(np.zeros((2, 0), np.int32), np.zeros((2, 0), np.float32), np.zeros(2, np.int64))
     higher, tied = np.array([0, 50]), np.zeros(2, np.int64)
-    ranks = Ranks(np.array([0, 2, 2]), higher, tied, np.array([100, 100]), nothing)
+    ranks = Ranks(np.array([0, 2, 2]), higher, tied, np.array([100, 100]), no_lists)
     np.testing.assert_array_equal(metric(ranks, 10), [0.5, np.nan])
 
 
@@ -116,13 +120,13 @@ def test_metric_is_known_by_name(folder: Path) -> None:
 
 def test_source_from_a_table(folder: Path) -> None:
     (folder / "orders.csv").write_text("customer,sku,category,year,ts\na,x,c,2024,1\na,y,d,2024,2\nb,x,c,2023,3\n")
-    data = loaded(folder / "shop.py", "page_shop").load_shop("orders.csv")
+    data = import_file(folder / "shop.py", "page_shop").load_shop("orders.csv")
     assert (data.n_users, data.n_items, data.histories.size) == (1, 2, 2)
     assert data.item_features.collect()["category"].to_list() == ["c", "d"]
 
 
-@pytest.mark.parametrize("place", ["plugin", "in segue"])
-def test_source_with_a_name(folder: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("location", ["plugin", "in segue"])
+def test_source_with_a_name(folder: Path, location: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import segue
     from segue.data import sources
 
@@ -132,12 +136,12 @@ def test_source_with_a_name(folder: Path, place: str, monkeypatch: pytest.Monkey
         file.writestr("tiny-books/ratings.csv", RATINGS)
         file.writestr("tiny-books/books.csv", "id,title\nb1,One\nb2,Two\nb3,Three\nb4,Four\n")
     monkeypatch.setenv("SEGUE_ARCHIVES", str(archives))
-    if place == "in segue":
+    if location == "in segue":
         package = folder / "as_if_in_segue"
         package.mkdir()
         (folder / "tiny_books.py").rename(package / "tiny_books.py")
-        (about,) = folder.glob("*.dist-info")
-        shutil.rmtree(about)
+        (dist_info,) = folder.glob("*.dist-info")
+        shutil.rmtree(dist_info)
         monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(package)])
     data = segue.load("tiny-books")
     assert (data.n_users, data.n_items, data.histories.size) == (3, 4, 8)
@@ -149,19 +153,19 @@ def test_source_with_a_name(folder: Path, place: str, monkeypatch: pytest.Monkey
         segue.load("tiny-books")
 
 
-def checks_of_stores() -> list[str]:
-    """Return the names of the tests that every store passes and that need nothing but a store."""
+def store_test_names() -> list[str]:
+    """Return the names of the tests of all stores whose only argument is a store."""
     text = (ROOT / "tests" / "serving" / "test_stores.py").read_text(encoding="utf-8")
     return re.findall(r"^def (test_\w+)\(store: Store\) -> None:", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", checks_of_stores())
-def test_store_keeps_the_promises_of_stores(folder: Path, name: str) -> None:
-    check = getattr(loaded(ROOT / "tests" / "serving" / "test_stores.py", "stores_of_all"), name)
-    check(loaded(folder / "dict_store.py", "page_store").DictStore())
+@pytest.mark.parametrize("name", store_test_names())
+def test_store_passes_the_tests_of_all_stores(folder: Path, name: str) -> None:
+    check = getattr(import_file(ROOT / "tests" / "serving" / "test_stores.py", "stores_of_all"), name)
+    check(import_file(folder / "dict_store.py", "page_store").DictStore())
 
 
-def test_store_is_opened_by_its_address(folder: Path) -> None:
+def test_store_is_opened_by_its_url(folder: Path) -> None:
     from segue.serving.stores.open import open_store
 
     assert open_store("dict:").name == "dict"
@@ -172,15 +176,15 @@ def test_store_is_opened_by_its_address(folder: Path) -> None:
 def test_store_has_every_method(folder: Path) -> None:
     from segue.serving.stores.store import Store
 
-    found = loaded(folder / "dict_store.py", "page_store").DictStore
+    actual = import_file(folder / "dict_store.py", "page_store").DictStore
     for name, method in inspect.getmembers(Store, inspect.isfunction):
         if not name.startswith("_"):
-            assert list(inspect.signature(getattr(found, name)).parameters) == list(
+            assert list(inspect.signature(getattr(actual, name)).parameters) == list(
                 inspect.signature(method).parameters
             )
 
 
 def test_text_as_vectors(folder: Path) -> None:
-    spaces = runpy.run_path(str(folder / "use_text.py"))
-    (plot,) = [one for one in spaces["model"].model.schema.item_features if one.name == "plot"]
+    namespace = runpy.run_path(str(folder / "use_text.py"))
+    (plot,) = [feature for feature in namespace["model"].model.schema.item_features if feature.name == "plot"]
     assert (plot.kind, plot.size) == ("vector", 16)

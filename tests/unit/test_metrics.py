@@ -1,4 +1,4 @@
-"""Metrics of rankings whose values are computed by hand."""
+"""Compare metrics with values computed by hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from segue.core.types import Ranks, Recommendations
 from segue.evaluation import metrics
 
 
-def standing(*queries: list[int], equal: int = 0, eligible: int = 100) -> Ranks:
-    """Ranks of targets, from 1, query by query."""
+def make_ranks(*queries: list[int], equal: int = 0, eligible: int = 100) -> Ranks:
+    """Build ranks from the ranks of the targets of each query, from 1."""
     offsets = np.concatenate([[0], np.cumsum([len(query) for query in queries])])
-    greater = np.array([place - 1 for query in queries for place in query], np.int64)
+    greater = np.array([rank - 1 for query in queries for rank in query], np.int64)
     top = Recommendations.concat([], 1)
     return Ranks(offsets, greater, np.full(len(greater), equal), np.full(len(queries), eligible), top)
 
@@ -26,7 +26,7 @@ def log2(x: float) -> float:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        # places 1, 3, 20 of three targets | 2 | 11 of one
+        # ranks 1, 3, 20 of three targets | 2 | 11 of one
         ("recall", [2 / 3, 1.0, 0.0]),
         ("precision", [2 / 10, 1 / 10, 0.0]),
         ("hit_rate", [1.0, 1.0, 0.0]),
@@ -37,13 +37,13 @@ def log2(x: float) -> float:
     ],
 )
 def test_values_computed_by_hand(name: str, expected: list[float]) -> None:
-    ranks = standing([20, 1, 3], [2], [11])
+    ranks = make_ranks([20, 1, 3], [2], [11])
     np.testing.assert_allclose(getattr(metrics, name)(ranks, 10), expected, rtol=1e-14)
 
 
 def test_the_ideal_list_has_at_most_k_items() -> None:
     """Twelve targets at the first twelve ranks: no list of five can be better."""
-    ranks = standing(list(range(1, 13)))
+    ranks = make_ranks(list(range(1, 13)))
     for name in ("ndcg", "map", "precision", "mrr", "hit_rate"):
         assert getattr(metrics, name)(ranks, 5) == pytest.approx([1.0]), name
     assert metrics.recall(ranks, 5) == pytest.approx([5 / 12])
@@ -51,26 +51,26 @@ def test_the_ideal_list_has_at_most_k_items() -> None:
 
 @pytest.mark.parametrize("name", metrics.__all__)
 def test_a_query_without_targets_has_no_value(name: str) -> None:
-    values = getattr(metrics, name)(standing([1], [], [1]), 5)
+    values = getattr(metrics, name)(make_ranks([1], [], [1]), 5)
     assert np.isnan(values).tolist() == [False, True, False]
 
 
 def test_ties_count_at_their_expected_rank() -> None:
-    """First of three tied items: expected rank 2, whatever a sort would give."""
-    ranks = standing([1], equal=2)
+    """The first of three tied items has the expected rank 2."""
+    ranks = make_ranks([1], equal=2)
     assert ranks.expected_ranks.tolist() == [2.0]
     assert metrics.hit_rate(ranks, 1).tolist() == [0.0]
     assert metrics.mrr(ranks, 2).tolist() == [0.5]
 
 
 def test_three_tied_targets_get_different_ranks() -> None:
-    ranks = standing([1, 1, 1], equal=2)
+    ranks = make_ranks([1, 1, 1], equal=2)
     assert sorted(ranks.expected_ranks) == [1.0, 2.0, 3.0]
     assert metrics.precision(ranks, 2).tolist() == [1.0]
 
 
 def test_an_excluded_target_is_a_miss_in_any_catalog() -> None:
-    ranks = standing([4], eligible=3)
+    ranks = make_ranks([4], eligible=3)
     assert ranks.expected_ranks.tolist() == [np.inf]
     for name in metrics.__all__:
         assert getattr(metrics, name)(ranks, 10).tolist() == [0.0], name
@@ -79,7 +79,7 @@ def test_an_excluded_target_is_a_miss_in_any_catalog() -> None:
 @pytest.mark.parametrize("name", metrics.__all__)
 def test_k_starts_at_one(name: str) -> None:
     with pytest.raises(ValueError, match="k: got 0, expected at least 1"):
-        getattr(metrics, name)(standing([1]), 0)
+        getattr(metrics, name)(make_ranks([1]), 0)
 
 
 def test_metrics_are_parsed_by_name() -> None:

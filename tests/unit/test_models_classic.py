@@ -1,4 +1,4 @@
-"""Classic models against formulas that are implemented in another way."""
+"""Compare classic models with independent implementations of their formulas."""
 
 import logging
 from typing import Any
@@ -167,7 +167,7 @@ def test_ease_against_the_closed_form_column_by_column(log: Dataset, l2: float) 
     x = seen(log)
     expected = np.zeros((log.n_items, log.n_items))
     for item in range(log.n_items):
-        # ridge regression on all other items: the zero diagonal by leaving the item out
+        # ridge regression on all other items, which gives the zero diagonal
         others = np.delete(np.arange(log.n_items), item)
         gram = x[:, others].T @ x[:, others] + l2 * np.eye(len(others))
         expected[others, item] = np.linalg.solve(gram, x[:, others].T @ x[:, item])

@@ -42,7 +42,7 @@ def test_all_errors_are_reported_at_once(recipes: Path) -> None:
     bad.write_text("[modle]\nl2 = 1\n[training]\nepochs = 0\nloss = 'cros_entropy'\n")
     with pytest.raises(ValueError, match="modle") as error:
         make_plan(TASK, ["widht=3", "run.seed=-1"], bad)
-    told = str(error.value)
+    message = str(error.value)
     for part in (
         "did you mean 'model'",
         "training.epochs: got 0",
@@ -50,7 +50,7 @@ def test_all_errors_are_reported_at_once(recipes: Path) -> None:
         "widht",
         "seed: got -1",
     ):
-        assert part in told
+        assert part in message
 
 
 def test_masked_seen_items_cannot_be_ranked() -> None:
@@ -77,14 +77,14 @@ def test_errors_in_a_recipe_name_the_file(recipes: Path, text: str) -> None:
 
 @pytest.mark.parametrize("model", model_keys())
 def test_toml_round_trip_keeps_every_value(tmp_path: Path, model: str) -> None:
-    task = {"model": model, "data": "a b.csv", "columns": {"user": "who", "item": 'the "thing"'}, "max_users": 9}
+    task = {"model": model, "data": "a b.csv", "columns": {"user": "customer", "item": 'the "thing"'}, "max_users": 9}
     chosen = make_plan(task, ["baseline=none", "ks=[3]", "filters.start=1998-01-31", "run.seed=4"], "none")
     path = tmp_path / "settings.toml"
     path.write_text(format_plan(chosen))
-    again = read_plan(path)
-    assert again == chosen
-    assert again.evaluation.baseline is None
-    assert again.fingerprint() == chosen.fingerprint()
+    restored = read_plan(path)
+    assert restored == chosen
+    assert restored.evaluation.baseline is None
+    assert restored.fingerprint() == chosen.fingerprint()
     assert tomllib.loads(path.read_text())["evaluation"]["ks"] == [3]
 
 

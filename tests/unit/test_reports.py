@@ -1,4 +1,4 @@
-"""Tables, plots and the page: content, escaping and self-containment."""
+"""Tables, plots and the page: content, escaping, and no external resources."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def result() -> dict[str, Any]:
 HISTORY = [{"step": 1, "loss": 5.0, "valid/ndcg@10": 0.1}, {"step": 2, "loss": 4.0, "valid/ndcg@10": 0.15}]
 
 
-def printed(table: object) -> str:
+def render(table: object) -> str:
     console = Console(width=200, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()  # type: ignore[attr-defined]
@@ -90,8 +90,8 @@ def test_pairs_are_ordered_with_the_better_model_first(result: dict[str, Any]) -
 
 
 def test_one_run_with_validation_and_baseline() -> None:
-    beside = record("popular", 0.05)
-    table = tables.metrics_table(record("xlstm", 0.16, valid={"ndcg@10": 0.17}, baseline=beside))
+    baseline = record("popular", 0.05)
+    table = tables.metrics_table(record("xlstm", 0.16, valid={"ndcg@10": 0.17}, baseline=baseline))
     assert table.columns == ("", "xlstm", "95 % interval", "validation", "popular", "95 % interval")
     assert ("NDCG@10", "0.1600", "0.1500–0.1700", "0.1700", "0.0500", "0.0400–0.0600") in table.rows
     assert tables.metrics_table(record("xlstm", 0.16)).columns == ("", "xlstm", "95 % interval")
@@ -99,19 +99,19 @@ def test_one_run_with_validation_and_baseline() -> None:
 
 def test_items_in_a_terminal() -> None:
     rows = [
-        {"place": 1, "title": "[REC] (2007)", "logit": 1.25, "genres": ["Horror", "Thriller"], "probability": 0.5},
-        {"place": 2, "title": None, "logit": 1.0, "genres": [], "probability": 0.25},
+        {"rank": 1, "title": "[REC] (2007)", "logit": 1.25, "genres": ["Horror", "Thriller"], "probability": 0.5},
+        {"rank": 2, "title": None, "logit": 1.0, "genres": [], "probability": 0.25},
     ]
     table = tables.item_table("Next", rows)
-    assert table.columns == ("place", "title", "genres", "logit", "probability")
-    text = printed(table)
-    for told in ("Next", "[REC] (2007)", "Horror, Thriller", "1.2500", "0.2500"):
-        assert told in text
+    assert table.columns == ("rank", "title", "genres", "logit", "probability")
+    text = render(table)
+    for expected in ("Next", "[REC] (2007)", "Horror, Thriller", "1.2500", "0.2500"):
+        assert expected in text
     assert tables.item_table("Nothing", []).rows == ()
 
 
 class Outline(HTMLParser):
-    """Tags in order, addresses they lead to, and whether every tag is closed."""
+    """Collect tags in order, their link targets, and whether every tag is closed."""
 
     VOID = ("meta", "link", "br", "img")
 
@@ -153,7 +153,7 @@ def test_the_page_is_well_formed_and_self_contained(result: dict[str, Any], tmp_
 
 def test_the_page_states_result_and_protocol(result: dict[str, Any]) -> None:
     text = render_page(result, {"xlstm": HISTORY})
-    for told in (
+    for expected in (
         "xlstm reaches NDCG@10 0.1600 (95 % interval 0.1500 to 0.1700), the highest of 2 models.",
         "It leads popular by 0.1100, which is significant (paired test).",
         "REBUILT &lt;script&gt;alert(1)&lt;/script&gt;",
@@ -164,7 +164,7 @@ def test_the_page_states_result_and_protocol(result: dict[str, Any]) -> None:
         "the whole catalog of 1,682 items",
         "excluded from the ranking",
     ):
-        assert told in text
+        assert expected in text
     assert "<script" not in text
     assert render_page(result, {"xlstm": HISTORY}) == text
 

@@ -21,27 +21,27 @@ class Fixed:
         return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
 
 
-def asked(n: int = 300, n_items: int = 40, seed: int = 0) -> HeldOut:
+def make_held_out(n: int = 300, n_items: int = 40, seed: int = 0) -> HeldOut:
     rng = np.random.default_rng(seed)
     rows = [rng.choice(n_items, size=rng.integers(1, 9), replace=False).tolist() for _ in range(n)]
     return HeldOut(Queries.anonymous(Events.of([row[:-1] for row in rows])), Events.of([row[-1:] for row in rows]))
 
 
 def test_sampled_items_are_distinct_and_unseen() -> None:
-    held = asked()
-    drawn = sample_candidates(held, 40, 12, seed=3)
-    np.testing.assert_array_equal(drawn[:, 0], held.targets.items)
-    assert all(len(set(row)) == 13 for row in drawn.tolist())
-    had = np.zeros((len(held), 40), bool)
-    had[held.queries.history.rows, held.queries.history.items] = True
-    assert not np.take_along_axis(had, drawn.astype(np.int64), axis=1).any()
-    np.testing.assert_array_equal(sample_candidates(held, 40, 12, seed=3), drawn)
-    assert (sample_candidates(held, 40, 12, seed=4) != drawn).any()
+    held_out = make_held_out()
+    sample = sample_candidates(held_out, 40, 12, seed=3)
+    np.testing.assert_array_equal(sample[:, 0], held_out.targets.items)
+    assert all(len(set(row)) == 13 for row in sample.tolist())
+    is_seen = np.zeros((len(held_out), 40), bool)
+    is_seen[held_out.queries.history.rows, held_out.queries.history.items] = True
+    assert not np.take_along_axis(is_seen, sample.astype(np.int64), axis=1).any()
+    np.testing.assert_array_equal(sample_candidates(held_out, 40, 12, seed=3), sample)
+    assert (sample_candidates(held_out, 40, 12, seed=4) != sample).any()
 
 
 def test_items_are_sampled_uniformly() -> None:
-    held = HeldOut(Queries.anonymous(Events.of([[0]] * 4000)), Events.of([[1]] * 4000))
-    counts = np.bincount(sample_candidates(held, 12, 5, seed=0)[:, 1:].ravel(), minlength=12)[2:]
+    held_out = HeldOut(Queries.anonymous(Events.of([[0]] * 4000)), Events.of([[1]] * 4000))
+    counts = np.bincount(sample_candidates(held_out, 12, 5, seed=0)[:, 1:].ravel(), minlength=12)[2:]
     assert counts.sum() == 20_000
     assert abs(counts - 2000).max() < 5 * np.sqrt(2000 * 0.5)
 
@@ -50,16 +50,16 @@ def test_sampling_all_items_equals_the_whole_catalog() -> None:
     n_items = 9
     rng = np.random.default_rng(1)
     rows = [rng.permutation(n_items)[:4].tolist() for _ in range(50)]
-    held = HeldOut(Queries.anonymous(Events.of([row[:3] for row in rows])), Events.of([row[3:] for row in rows]))
+    held_out = HeldOut(Queries.anonymous(Events.of([row[:3] for row in rows])), Events.of([row[3:] for row in rows]))
     model = Fixed([1, 5, 2, 2, 0, 3, 3, 3, 4])
-    few, all_ = rank_sampled(model, held, n_items - 4), rank(model, held)
-    np.testing.assert_array_equal(few.n_higher, all_.n_higher)
-    np.testing.assert_array_equal(few.n_tied, all_.n_tied)
-    np.testing.assert_array_equal(few.n_candidates, all_.n_candidates)
+    sampled, full = rank_sampled(model, held_out, n_items - 4), rank(model, held_out)
+    np.testing.assert_array_equal(sampled.n_higher, full.n_higher)
+    np.testing.assert_array_equal(sampled.n_tied, full.n_tied)
+    np.testing.assert_array_equal(sampled.n_candidates, full.n_candidates)
 
 
 def test_sampled_metrics_have_their_own_names() -> None:
-    measured = evaluate(Fixed(list(range(40))), asked(), ks=(10,), sampled=12)
+    measured = evaluate(Fixed(list(range(40))), make_held_out(), ks=(10,), sampled=12)
     assert {"ndcg@10", "sampled_ndcg@10", "sampled_hit_rate@10"} <= measured.estimates.keys()
     assert measured.estimates["sampled_hit_rate@10"].mean > measured.estimates["hit_rate@10"].mean
     assert measured.metadata["sampled_candidates"] == 12
@@ -68,7 +68,7 @@ def test_sampled_metrics_have_their_own_names() -> None:
 
 def test_too_few_items_and_several_targets_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"query \d+ has \d+ unseen items, expected at least 39"):
-        rank_sampled(Fixed([0.0] * 40), asked(), 39)
-    two = HeldOut(Queries.anonymous(Events.of([[0]])), Events.of([[1, 2]]))
+        rank_sampled(Fixed([0.0] * 40), make_held_out(), 39)
+    two_targets = HeldOut(Queries.anonymous(Events.of([[0]])), Events.of([[1, 2]]))
     with pytest.raises(ValueError, match="query 0 has 2 targets, expected at most one"):
-        rank_sampled(Fixed([0.0] * 40), two, 3)
+        rank_sampled(Fixed([0.0] * 40), two_targets, 3)

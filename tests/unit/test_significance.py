@@ -1,4 +1,4 @@
-"""Intervals and tests against independent formulas and exact enumeration."""
+"""Compare intervals and tests with independent formulas and exact enumeration."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from segue.evaluation.significance import compare_all, compare_pair, holm_correc
 
 def test_the_interval_agrees_with_the_central_limit_theorem() -> None:
     values = np.random.default_rng(0).random((4000, 2)) ** np.array([1, 3])
-    for column, found in zip(values.T, estimate(values, resamples=4000), strict=True):
+    for column, actual in zip(values.T, estimate(values, resamples=4000), strict=True):
         error = 1.96 * column.std() / np.sqrt(len(column))
-        assert found.mean == pytest.approx(column.mean())
-        assert found.low == pytest.approx(column.mean() - error, abs=error / 10)
-        assert found.high == pytest.approx(column.mean() + error, abs=error / 10)
+        assert actual.mean == pytest.approx(column.mean())
+        assert actual.low == pytest.approx(column.mean() - error, abs=error / 10)
+        assert actual.high == pytest.approx(column.mean() + error, abs=error / 10)
 
 
-def test_both_ways_of_resampling_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of resampling give the standard deviation of a mean of coin flips."""
+def test_both_resampling_methods_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both resampling methods give the standard deviation of a mean of coin flips."""
     coins = (np.random.default_rng(7).random((500, 1)) < 0.2).astype(float)
     spreads = []
     for few in (1, 10**9):
@@ -34,12 +34,12 @@ def test_both_ways_of_resampling_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert spreads == pytest.approx([coins.std() / np.sqrt(500)] * 2, rel=0.05)
 
 
-def test_the_interval_covers_the_mean_95_times_in_100() -> None:
+def test_the_interval_has_nominal_coverage() -> None:
     rng = np.random.default_rng(1)
     held = [
-        found.low <= 0.3 <= found.high
+        actual.low <= 0.3 <= actual.high
         for seed in range(40)
-        for found in estimate((rng.random((400, 10)) < 0.3).astype(float), seed, resamples=400)
+        for actual in estimate((rng.random((400, 10)) < 0.3).astype(float), seed, resamples=400)
     ]
     assert 0.91 < np.mean(held) < 0.98
 
@@ -51,13 +51,13 @@ def test_blocks_differ_and_seeds_are_reproducible() -> None:
 
 
 def test_the_interval_of_a_constant_has_width_zero() -> None:
-    found = estimate(np.full((7, 1), 0.1))[0]
-    assert found.low == pytest.approx(0.1)
-    assert found.low <= found.mean <= found.high
+    actual = estimate(np.full((7, 1), 0.1))[0]
+    assert actual.low == pytest.approx(0.1)
+    assert actual.low <= actual.mean <= actual.high
 
 
 def test_the_randomization_test_agrees_with_the_exact_test() -> None:
-    """All 2^12 signs, one by one."""
+    """Enumerate all 2^12 signs."""
     differences = np.round(np.random.default_rng(3).normal(0.3, 1, 12), 2)
     sums = np.array(list(product([1, -1], repeat=12))) @ differences
     exact = np.mean(np.abs(sums) >= abs(differences.sum()) - 1e-9)
@@ -84,7 +84,7 @@ def test_no_difference_is_never_significant() -> None:
 
 
 def test_false_positives_have_the_nominal_rate() -> None:
-    """The same model twice, 300 times: about 5 in 100 have p below 0.05."""
+    """Compare a model with itself 300 times: about 5 % of the tests have p < 0.05."""
     rng = np.random.default_rng(5)
     columns = {str(model): rng.normal(size=100) for model in range(300)} | {"base": np.zeros(100)}
     rows = compare_all(columns, baseline="base", permutations=999)
@@ -93,7 +93,7 @@ def test_false_positives_have_the_nominal_rate() -> None:
 
 
 def test_holm_correction() -> None:
-    """0.01 x 4; 0.02 x 3; 0.03 x 2 = 0.06; 0.4 stays, none below the one before."""
+    """0.01 x 4; 0.02 x 3; 0.03 x 2 = 0.06; 0.4 x 1; adjusted p-values never decrease."""
     assert holm_correction([0.03, 0.01, 0.4, 0.02]) == pytest.approx([0.06, 0.04, 0.4, 0.06])
     assert holm_correction([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     assert holm_correction([]) == []

@@ -1,4 +1,4 @@
-"""Catalogue, settings and sameness of the simulated world."""
+"""Catalog, settings and reproducibility of the simulated world."""
 
 from pathlib import Path
 
@@ -18,18 +18,20 @@ def world(**changes: object) -> SimulatedWorld:
     )
 
 
-def same(one: Events, two: Events) -> None:
-    for a, b in zip((one.offsets, *one.columns().values()), (two.offsets, *two.columns().values()), strict=True):
+def assert_equal_events(first: Events, second: Events) -> None:
+    for a, b in zip(
+        (first.offsets, *first.columns().values()), (second.offsets, *second.columns().values()), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_world_depends_on_the_seed_only() -> None:
-    one, two, other = world(seed=1).dataset(), world(seed=1).dataset(), world(seed=2).dataset()
-    same(one.histories, two.histories)
-    assert_frame_equal(one.item_features.collect(), two.item_features.collect())
-    assert_frame_equal(one.user_features.collect(), two.user_features.collect())
-    assert not np.array_equal(one.histories.items[:100], other.histories.items[:100])
-    assert not one.item_features.collect().equals(other.item_features.collect())
+    first, second, other = world(seed=1).dataset(), world(seed=1).dataset(), world(seed=2).dataset()
+    assert_equal_events(first.histories, second.histories)
+    assert_frame_equal(first.item_features.collect(), second.item_features.collect())
+    assert_frame_equal(first.user_features.collect(), second.user_features.collect())
+    assert not np.array_equal(first.histories.items[:100], other.histories.items[:100])
+    assert not first.item_features.collect().equals(other.item_features.collect())
 
 
 @pytest.mark.parametrize("rows", [1, 100, 999])
@@ -54,11 +56,11 @@ def test_written_log_equals_log_in_memory(tmp_path: Path) -> None:
     said: list[str] = []
     write({"users": "200", "items": "80", "mean_length": "12", "repeats": "0.2"}, tmp_path / "log", said.append)
     stored: Dataset = open_dataset(tmp_path / "log")
-    made = world().dataset()
-    same(stored.histories, made.histories)
-    assert stored.users.ids.to_list() == made.users.ids.to_list()
-    assert_frame_equal(stored.item_features.collect(), made.item_features.collect())
-    assert_frame_equal(stored.user_features.collect(), made.user_features.collect())
+    in_memory = world().dataset()
+    assert_equal_events(stored.histories, in_memory.histories)
+    assert stored.users.ids.to_list() == in_memory.users.ids.to_list()
+    assert_frame_equal(stored.item_features.collect(), in_memory.item_features.collect())
+    assert_frame_equal(stored.user_features.collect(), in_memory.user_features.collect())
     assert SimulatedWorld.of(stored).settings == world().settings
     assert BayesOptimalRecommender(stored).schema == stored.schema
     assert "200 users" in said[0]

@@ -1,4 +1,4 @@
-"""Sums of dense rows are bit-identical to SciPy's product, for any number of threads."""
+"""Sparse-dense products are bit-identical to SciPy's product for any number of threads."""
 
 from __future__ import annotations
 

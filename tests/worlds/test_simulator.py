@@ -29,8 +29,8 @@ def log(habit: str) -> Dataset:
 
 
 @cache
-def questions(habit: str) -> tuple[Queries, np.ndarray]:
-    """Each user's life up to an event in the middle, and the item of that event."""
+def make_queries(habit: str) -> tuple[Queries, np.ndarray]:
+    """Return each user's history up to an event in the middle, and the item of that event."""
     histories = log(habit).histories
     stop = np.random.default_rng(0).integers(0, histories.lengths)
     queries = Queries.of_users(np.arange(USERS, dtype=np.int32), histories.slice_rows(stop * 0, stop))
@@ -38,7 +38,7 @@ def questions(habit: str) -> tuple[Queries, np.ndarray]:
 
 
 class Popular:
-    """Most chosen first, whoever asks."""
+    """Rank items by their number of events, for all users."""
 
     def __init__(self, data: Dataset) -> None:
         self.schema: DataSchema = data.schema
@@ -48,22 +48,22 @@ class Popular:
         return np.tile(self.counts, (len(queries), 1))
 
 
-def within(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray, errors: float = 4.0) -> None:
-    """Sums of independent draws lie within so many standard errors of their expectation."""
+def assert_within_errors(observed: np.ndarray, expected: np.ndarray, variance: np.ndarray, errors: float = 4.0) -> None:
+    """Check that sums of independent samples are within ``errors`` standard errors of their expectation."""
     z = (observed.sum() - expected.sum()) / np.sqrt(variance.sum())
     assert abs(z) < errors, z
 
 
 @pytest.mark.parametrize("habit", HABITS)
-def test_probabilities_are_those_of_the_log(habit: str) -> None:
-    queries, targets = questions(habit)
+def test_probabilities_match_the_log(habit: str) -> None:
+    queries, targets = make_queries(habit)
     p_NI = BayesOptimalRecommender(log(habit)).probabilities(queries)
     np.testing.assert_allclose(p_NI.sum(axis=1), 1.0, rtol=1e-10)
     log_NI = np.log(p_NI, where=p_NI > 0, out=np.zeros_like(p_NI))
     mean = (p_NI * log_NI).sum(axis=1)
-    drawn = p_NI[np.arange(USERS), targets]
-    assert (drawn > 0).all()
-    within(np.log(drawn), mean, (p_NI * log_NI**2).sum(axis=1) - mean**2)
+    target_probabilities = p_NI[np.arange(USERS), targets]
+    assert (target_probabilities > 0).all()
+    assert_within_errors(np.log(target_probabilities), mean, (p_NI * log_NI**2).sum(axis=1) - mean**2)
     # items by expected count, chi-square with one degree of freedom per item: mean I, variance about 2 I
     expected = p_NI.sum(axis=0)
     seen = np.bincount(targets, minlength=p_NI.shape[1])
@@ -73,8 +73,8 @@ def test_probabilities_are_those_of_the_log(habit: str) -> None:
 
 @pytest.mark.parametrize("habit", HABITS)
 def test_samples_follow_the_choice_model(habit: str) -> None:
-    """Sequels, repeats and likely items come as often as said."""
-    queries, targets = questions(habit)
+    """Sequels, repeats and probable items occur with their expected frequencies."""
+    queries, targets = make_queries(habit)
     data = log(habit)
     p_NI = BayesOptimalRecommender(data).probabilities(queries)
     rows = np.arange(USERS)
@@ -86,46 +86,46 @@ def test_samples_follow_the_choice_model(habit: str) -> None:
         assert not old[rows, targets].any()
     else:
         assert old[rows, targets].mean() > 0.15
-        within(old[rows, targets], p_old, p_old * (1 - p_old))
-    some = queries.history.lengths > 0
-    last = queries.history.items[queries.history.offsets[1:][some] - 1]
+        assert_within_errors(old[rows, targets], p_old, p_old * (1 - p_old))
+    is_nonempty = queries.history.lengths > 0
+    last = queries.history.items[queries.history.offsets[1:][is_nonempty] - 1]
     part = SimulatedWorld.of(data).choice_model.sequel[last]
-    waits = np.flatnonzero(some)[part >= 0]
+    waits = np.flatnonzero(is_nonempty)[part >= 0]
     p_part = p_NI[waits, part[part >= 0]]
     follows = targets[waits] == part[part >= 0]
     assert follows.mean() > 0.1
-    within(follows, p_part, p_part * (1 - p_part))
+    assert_within_errors(follows, p_part, p_part * (1 - p_part))
 
 
 @pytest.mark.parametrize("habit", HABITS)
 def test_filtered_states_match_the_hidden_states(habit: str) -> None:
-    queries, _ = questions(habit)
+    queries, _ = make_queries(habit)
     belief, truth = BayesOptimalRecommender(log(habit)).states(queries), OracleRecommender(log(habit)).states(queries)
     assert ((truth == 0) | (truth == 1)).all()
     for s in range(belief.shape[1]):
-        within(truth[:, s], belief[:, s], belief[:, s] * (1 - belief[:, s]))
+        assert_within_errors(truth[:, s], belief[:, s], belief[:, s] * (1 - belief[:, s]))
     assert (belief * truth).sum(axis=1).mean() > 2 / belief.shape[1]
 
 
 @pytest.mark.parametrize("habit", HABITS)
 def test_more_information_gives_better_recommendations(habit: str) -> None:
-    data, (queries, targets) = log(habit), questions(habit)
+    data, (queries, targets) = log(habit), make_queries(habit)
     repeats = habit == "music"
-    best, blind, oracle = BayesOptimalRecommender(data), BayesOptimalRecommender(data, ()), OracleRecommender(data)
+    best, items_only, oracle = BayesOptimalRecommender(data), BayesOptimalRecommender(data, ()), OracleRecommender(data)
 
-    def reached(model: BayesOptimalRecommender | OracleRecommender | Popular) -> float:
+    def mean_ndcg(model: BayesOptimalRecommender | OracleRecommender | Popular) -> float:
         return float(expected_ndcg(best, model, queries, exclude_seen=not repeats).mean())
 
-    assert reached(best) > reached(blind) > 1.2 * reached(Popular(data))
-    assert expected_ndcg(oracle, oracle, queries, exclude_seen=not repeats).mean() > reached(best)
+    assert mean_ndcg(best) > mean_ndcg(items_only) > 1.2 * mean_ndcg(Popular(data))
+    assert expected_ndcg(oracle, oracle, queries, exclude_seen=not repeats).mean() > mean_ndcg(best)
     rows = np.arange(USERS)
-    likely = [np.log(model.probabilities(queries)[rows, targets]).mean() for model in (oracle, best, blind)]
+    likely = [np.log(model.probabilities(queries)[rows, targets]).mean() for model in (oracle, best, items_only)]
     assert likely[0] > likely[1] > likely[2]
 
 
 @pytest.mark.parametrize("repeats", [False, True])
 def test_expected_ndcg_matches_measured_ndcg(repeats: bool) -> None:
-    data, (queries, targets) = log("music"), questions("music")
+    data, (queries, targets) = log("music"), make_queries("music")
     best = BayesOptimalRecommender(data)
     for model in (best, Popular(data)):
         top = recommend(model, queries, 10, exclude_seen=not repeats).items
@@ -136,8 +136,8 @@ def test_expected_ndcg_matches_measured_ndcg(repeats: bool) -> None:
 
 
 def test_optimal_order_is_best_for_every_query() -> None:
-    """Against the ideal gain of the true probabilities, summed by hand."""
-    queries, _ = questions("film")
+    """Compare with the ideal gain of the true probabilities."""
+    queries, _ = make_queries("film")
     best = BayesOptimalRecommender(log("film"))
     ideal = -np.sort(-best.probabilities(queries), axis=1)[:, :10] @ (1 / np.log2(np.arange(2, 12)))
     np.testing.assert_allclose(expected_ndcg(best, best, queries, 10), ideal, rtol=1e-6)
@@ -192,13 +192,13 @@ def test_tastes_drift_more_between_sessions() -> None:
     inner = np.ones(chunk.events.size, bool)
     inner[chunk.events.offsets[:-1]] = False
     inner = np.flatnonzero(inner)
-    moved = chunk.states[inner] != chunk.states[inner - 1]
+    has_moved = chunk.states[inner] != chunk.states[inner - 1]
     starts = np.diff(chunk.events.times)[inner - 1] > SESSION_GAP
     assert abs(starts.mean() - 1 / 8) < 4 * np.sqrt(1 / 8 * 7 / 8 / len(starts))
     for begins, drift in ((False, world.choice_model.drift[0]), (True, world.choice_model.drift[1])):
         before = chunk.states[inner - 1][starts == begins] % 8
         p = 1 - np.diag(drift)[before]
-        within(moved[starts == begins], p, p * (1 - p))
+        assert_within_errors(has_moved[starts == begins], p, p * (1 - p))
     appetites = np.repeat(chunk.states[chunk.events.offsets[:-1]] // 8, chunk.events.lengths)
     np.testing.assert_array_equal(chunk.states // 8, appetites)
 
@@ -208,9 +208,9 @@ def test_ratings_rise_with_fit() -> None:
     chunk = world.sample(0, USERS, states=True)
     level = world.choice_model.level[chunk.events.items, chunk.states % 8]
     for fit in range(5):
-        found = np.bincount(chunk.events.values[level == fit].astype(int) - 1, minlength=5)
-        expected = found.sum() * world.choice_model.rating[fit]
-        assert ((found - expected) ** 2 / expected).sum() < 4 + 4 * np.sqrt(8)
+        actual = np.bincount(chunk.events.values[level == fit].astype(int) - 1, minlength=5)
+        expected = actual.sum() * world.choice_model.rating[fit]
+        assert ((actual - expected) ** 2 / expected).sum() < 4 + 4 * np.sqrt(8)
 
 
 def test_alias_tables_reproduce_the_choice_model() -> None:
@@ -223,15 +223,15 @@ def test_alias_tables_reproduce_the_choice_model() -> None:
 
 
 def test_item_codes_are_mapped() -> None:
-    data, (queries, _) = log("music"), questions("music")
+    data, (queries, _) = log("music"), make_queries("music")
     best, order = BayesOptimalRecommender(data), np.random.default_rng(2).permutation(120)
-    turned = replace(data, items=Vocab(data.items.ids.gather(order[:100])))
-    places = np.argsort(order)
-    inside = places[queries.history.items] < 100
+    shuffled = replace(data, items=Vocab(data.items.ids.gather(order[:100])))
+    new_codes = np.argsort(order)
+    inside = new_codes[queries.history.items] < 100
     history = queries.history.where(inside)
-    codes = replace(history, items=places[history.items].astype(np.int32))
-    found = BayesOptimalRecommender(turned).probabilities(replace(queries, history=codes))
-    np.testing.assert_array_equal(found, best.probabilities(replace(queries, history=history))[:, order[:100]])
+    codes = replace(history, items=new_codes[history.items].astype(np.int32))
+    actual = BayesOptimalRecommender(shuffled).probabilities(replace(queries, history=codes))
+    np.testing.assert_array_equal(actual, best.probabilities(replace(queries, history=history))[:, order[:100]])
 
 
 def test_invalid_datasets() -> None:

@@ -1,4 +1,4 @@
-"""The best answer in the simulated world against sums over every hidden path, written from the formulas."""
+"""Compare the Bayes-optimal recommender with sums over all hidden paths, computed by the formulas."""
 
 from dataclasses import replace
 from functools import cache
@@ -24,7 +24,7 @@ def tiny(repeats: float) -> Dataset:
 
 
 def emission(world: SimulatedWorld, a: int, z: int, history: list[int], item: int) -> float:
-    """P(item | state, history) in plain words."""
+    """Compute P(item | state, history) with plain Python."""
     model, n = world.choice_model, world.settings.items
     s = a * world.settings.tastes + z
     unseen = [i for i in range(n) if i not in history] or list(range(n))
@@ -33,7 +33,7 @@ def emission(world: SimulatedWorld, a: int, z: int, history: list[int], item: in
         return fresh
     part = model.sequel[history[-1]]
     q = model.sequel_prob[a] if part >= 0 and part not in history else 0.0
-    ages = [len(history) - 1 - place for place, i in enumerate(history) if i == item]
+    ages = [len(history) - 1 - position for position, i in enumerate(history) if i == item]
     back = sum(model.recency**age for age in ages) / sum(model.recency**age for age in range(len(history)))
     r = model.repeat_prob[a]
     return r * back + (1 - r) * (q * (item == part) + (1 - q) * fresh)
@@ -42,7 +42,7 @@ def emission(world: SimulatedWorld, a: int, z: int, history: list[int], item: in
 def by_enumeration(
     world: SimulatedWorld, prior: np.ndarray, history: list[int], flags: list[int | None], ratings: list[int | None]
 ) -> tuple[float, np.ndarray]:
-    """P(history) and P(next | history) by summing over every appetite and every path of tastes."""
+    """Compute P(history) and P(next | history) by summing over all appetites and all paths of tastes."""
     model, tastes, n = world.choice_model, world.settings.tastes, len(history)
     joint = np.zeros(world.settings.items)
     for a in range(world.settings.appetites):
@@ -66,25 +66,25 @@ def cases(repeats: float) -> list[list[int]]:
     return every if repeats else [h for h in every if len(set(h)) == len(h)]
 
 
-def agree(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=0)
+def assert_close(actual: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("repeats", [0.0, 0.3])
-def test_items_alone(repeats: float) -> None:
+def test_item_sequences_only(repeats: float) -> None:
     world, histories = SimulatedWorld.of(tiny(repeats)), cases(repeats)
-    found = BayesOptimalRecommender(tiny(repeats), ()).probabilities(Queries.anonymous(Events.of(histories)))
+    actual = BayesOptimalRecommender(tiny(repeats), ()).probabilities(Queries.anonymous(Events.of(histories)))
     prior = world.population.prior[-1, -1, -1]
-    for row, history in zip(found, histories, strict=True):
+    for row, history in zip(actual, histories, strict=True):
         nothing = [None] * (len(history) + 1)
         chance, expected = by_enumeration(world, prior, history, nothing, nothing)
         assert chance > 0
-        agree(row, expected)
+        assert_close(row, expected)
 
 
 @pytest.mark.parametrize("repeats", [0.0, 0.3])
 def test_histories_are_sampled_with_their_probabilities(repeats: float) -> None:
-    """All 625 histories of four events, among 300,000 users."""
+    """Count all 625 histories of four events among 300,000 users."""
     population = 300_000
     settings = {**SHARED, "users": population, "min_length": 4, "mean_length": 4, "length_spread": 0.0}
     dataset = SimulatedWorld.build(SimulatorSettings(repeats=repeats, seed=3, **settings)).dataset()
@@ -104,7 +104,7 @@ def test_histories_are_sampled_with_their_probabilities(repeats: float) -> None:
 
 
 def observed(histories: list[list[int]], rng: np.random.Generator) -> tuple[Events, list[list[int]], list[list[int]]]:
-    """Events with times and ratings, and the session flags and ratings in them."""
+    """Return events with times and ratings, and their session flags and ratings."""
     bare = Events.of(histories)
     flags, ratings = rng.integers(0, 2, bare.size), rng.integers(1, 6, bare.size)
     times = np.cumsum(np.where(flags, 2 * SESSION_GAP, 60))
@@ -122,13 +122,13 @@ def test_with_times_ratings_profile_and_query_time(repeats: float) -> None:
     next_flags = rng.integers(0, 2, len(histories))
     query_times = events.times[events.offsets[1:] - 1] + np.where(next_flags, 2 * SESSION_GAP, 60)
     queries = replace(Queries.of_users(users, events), times=query_times)
-    found = BayesOptimalRecommender(dataset).probabilities(queries)
+    actual = BayesOptimalRecommender(dataset).probabilities(queries)
     untold = BayesOptimalRecommender(dataset).probabilities(replace(queries, times=None))
     priors = world.population.priors(world.population.codes(0, 20))
     for row, history in enumerate(histories):
         args = (world, priors[users[row]], history)
-        agree(found[row], by_enumeration(*args, [*flags[row], int(next_flags[row])], ratings[row])[1])
-        agree(untold[row], by_enumeration(*args, [*flags[row], None], ratings[row])[1])
+        assert_close(actual[row], by_enumeration(*args, [*flags[row], int(next_flags[row])], ratings[row])[1])
+        assert_close(untold[row], by_enumeration(*args, [*flags[row], None], ratings[row])[1])
 
 
 def test_missing_profile_parts_are_marginalized() -> None:
@@ -137,12 +137,12 @@ def test_missing_profile_parts_are_marginalized() -> None:
     from segue.data.simulator.users import AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES
 
     frame = pl.DataFrame({"age": [30, None, None, 5], "gender": ["M", "M", "?", "F"], "occupation": [None] * 4})
-    found = population.priors(population.read(frame))
+    actual = population.priors(population.read(frame))
     jobs = np.array(OCCUPATION_SHARES)
-    agree(found[0], np.einsum("os,o->s", inner[2, 1], jobs))
-    agree(found[1], np.einsum("aos,a,o->s", inner[:, 1], np.array(AGE_SHARES), jobs))
-    agree(found[2], np.einsum("agos,a,g,o->s", inner, np.array(AGE_SHARES), np.array(GENDER_SHARES), jobs))
-    agree(found[3], np.einsum("os,o->s", inner[0, 0], jobs))
+    assert_close(actual[0], np.einsum("os,o->s", inner[2, 1], jobs))
+    assert_close(actual[1], np.einsum("aos,a,o->s", inner[:, 1], np.array(AGE_SHARES), jobs))
+    assert_close(actual[2], np.einsum("agos,a,g,o->s", inner, np.array(AGE_SHARES), np.array(GENDER_SHARES), jobs))
+    assert_close(actual[3], np.einsum("os,o->s", inner[0, 0], jobs))
     for shares in (AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES):
         assert sum(shares) == pytest.approx(1, abs=1e-12)
 
@@ -151,12 +151,12 @@ def test_impossible_events_are_ignored() -> None:
     """Repeats are impossible in this world: the state is as if the second event were not observed."""
     dataset = tiny(0.0)
     world, optimal = SimulatedWorld.of(dataset), BayesOptimalRecommender(dataset, ())
-    found = optimal.states(Queries.anonymous(Events.of([[1, 1]])))[0]
+    actual = optimal.states(Queries.anonymous(Events.of([[1, 1]])))[0]
     once = optimal.states(Queries.anonymous(Events.of([[1]])))[0]
     drift = (1 - world.choice_model.session) * world.choice_model.drift[
         0
     ] + world.choice_model.session * world.choice_model.drift[1]
-    agree(found, (once.reshape(2, 2) @ drift).ravel())
+    assert_close(actual, (once.reshape(2, 2) @ drift).ravel())
 
 
 @pytest.mark.parametrize("popularity", [0.0, 3.0])
@@ -168,12 +168,12 @@ def test_nearly_exhausted_catalog(popularity: float) -> None:
     order = np.argsort(-world.choice_model.choice.sum(axis=1), kind="stable")
     histories = [list(order[:n]) for n in (290, 298, 299, 300)]
     optimal = BayesOptimalRecommender(dataset, ())
-    found = optimal.probabilities(Queries.anonymous(Events.of(histories)))
+    actual = optimal.probabilities(Queries.anonymous(Events.of(histories)))
     belief = optimal.states(Queries.anonymous(Events.of(histories)))
     for row, history in enumerate(histories):
         left = world.choice_model.choice.copy()
         if len(history) < 300:
             left[history] = 0.0
         expected = (left / left.sum(axis=0)) @ belief[row]
-        np.testing.assert_allclose(found[row], expected, rtol=1e-10, atol=0)
-        assert found[row].sum() == pytest.approx(1, abs=1e-10)
+        np.testing.assert_allclose(actual[row], expected, rtol=1e-10, atol=0)
+        assert actual[row].sum() == pytest.approx(1, abs=1e-10)

@@ -40,7 +40,7 @@ def global_options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Recommender systems from user-item interaction logs: train, compare, recommend, serve."""
+    """Train, compare and serve recommender systems from interaction logs."""
     context.obj = json
 
 

@@ -1,4 +1,7 @@
-"""``segue models``, ``losses``, ``samplers``, ``splits``, ``metrics``, ``sources``."""
+"""Commands that list components.
+
+They are ``segue models``, ``losses``, ``samplers``, ``splits``, ``metrics`` and ``sources``.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,11 @@ def models(context: typer.Context, name: Name = None, json: Json = False) -> Non
         return
     print(f"{info.key} ({info.family}; learns from {info.learns_from})\n\n{info.description}\n")
     terminal.table(_settings_table("Settings, as in --set model.KEY=VALUE", info.settings))
-    training = "trained by the training loop" if info.uses_training_settings else "a solver, which ignores training.*"
+    training = (
+        "trained by the training loop"
+        if info.uses_training_settings
+        else "a solver, which uses none of training.* but training.metric"
+    )
     print(f"This model is {training}; all settings: segue train {info.key} --help")
 
 
@@ -84,7 +91,7 @@ def _component_command(kind: str, text: str) -> Callable[..., None]:
 
 
 COMMANDS = tuple(_component_command(kind, text) for kind, text in KINDS.items())
-"""The commands of all kinds of components but models."""
+"""Commands of all kinds of components except models."""
 
 
 def _settings_table(title: str, settings: tuple[SettingInfo, ...] | list[SettingInfo]) -> Table:

@@ -1,6 +1,7 @@
-"""Output of the command line: results to standard output, as tables or JSON; everything else to standard error.
+"""Output of the command line.
 
-Errors and warnings name arguments as options: :func:`spell_option`.
+Results go to standard output, as tables or JSON; everything else goes to standard error. Errors and warnings name
+arguments as options: :func:`spell_option`.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ Target = Annotated[
 
 @dataclass(frozen=True)
 class Terminal:
-    """Output of one verb."""
+    """Output of one command."""
 
     json: bool
 
     @classmethod
     def from_context(cls, context: typer.Context, json: bool) -> Terminal:
-        """Read whether JSON was requested before the verb or after it."""
+        """Read whether JSON was requested before or after the command."""
         return cls(json or bool(context.obj))
 
     def log(self, text: str) -> None:
@@ -92,10 +93,12 @@ def parse_ids(texts: list[str], option: str) -> list[str]:
         if text.startswith("@"):
             path = Path(text[1:])
             if not path.is_file():
-                raise ValueError(f"{option} {text}: no such file")
+                raise ValueError(f"{option}: no such file: '{text[1:]}'")
             parts = path.read_text(encoding="utf-8").splitlines()
         else:
             parts = text.split(",")
+            if not all(part.strip() for part in parts):
+                raise ValueError(f"{option}: got an empty id in '{text}', expected ID,ID,... or @FILE")
         ids += [part.strip() for part in parts if part.strip()]
     return ids
 
@@ -118,7 +121,7 @@ OPTIONS = {
     "pairs": "PAIRS",
     "k": "-k",
 }
-"""Options whose name is not that of the argument in Python."""
+"""Options whose names differ from those of the Python arguments."""
 
 
 def spell_option(name: str) -> str:

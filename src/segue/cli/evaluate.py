@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +29,12 @@ ExcludeSeen = Annotated[
 
 def evaluate(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run, such as latest.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Name or folder of a run, such as latest, or of a saved model.")
+    ],
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help="The data to split and evaluate a saved model on.")
+    ] = None,
     part: Annotated[str, typer.Option(help="test or valid.")] = "test",
     metrics: Metrics = None,
     by: Annotated[
@@ -42,12 +48,20 @@ def evaluate(
 
     The run stays unchanged; --set changes evaluation settings, such as ks=[1,20].
     """
-    from segue.experiment.evaluate import evaluate_run
+    from segue.experiment.evaluate import evaluate_run, evaluate_saved
     from segue.experiment.paths import find_run
 
     terminal = Terminal.from_context(context, json)
     overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
-    found = evaluate_run(find_run(run), part, overrides, by)
+    folder = Path(run).expanduser()
+    if (folder / "bundle.json").exists():
+        if data is None:
+            raise ValueError(f"evaluate: {run} is a saved model, which has no split; expected --data DATA to split")
+        found = evaluate_saved(folder, data, part, overrides, by)
+    elif data is not None:
+        raise ValueError("evaluate: a run is evaluated on its own data; leave out --data, or name a saved model")
+    else:
+        found = evaluate_run(find_run(run), part, overrides, by)
     if terminal.json:
         terminal.result(found.record)
         return
@@ -65,7 +79,13 @@ def compare(
     data: Data,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Keys of two or more models.")],
     set_: Set = None,
-    metric: Annotated[str, typer.Option(help="Metric of the paired tests.")] = "ndcg@10",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            help="Metric of the paired tests. [default: the validation metric that the models share, else ndcg@10]",
+            show_default=False,
+        ),
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(metavar="SEED,...", help="Train each model with each seed, and average. [default: 0]")
     ] = None,
@@ -81,8 +101,8 @@ def compare(
     """Train models on one split and test their differences.
 
     Each is trained in its own process; a finished run with the same settings is reused.
-    A setting of one model is MODEL.KEY=VALUE. MODEL@LABEL is a model once more, with settings of its own, such as
-    xlstm@mlstm --set xlstm@mlstm.slstm_at=[].
+    A setting of one model is MODEL.KEY=VALUE. MODEL@LABEL is a further instance of a model with its own settings,
+    such as xlstm@mlstm --set xlstm@mlstm.slstm_at=[].
     """
     from segue.core.run import Interrupted
     from segue.experiment.compare_runs import compare_runs
@@ -128,20 +148,30 @@ def cross_validate(
 
     A setting of one model is MODEL.KEY=VALUE.
     """
-    from segue.experiment.compare_runs import make_plans
+    from segue.core.config import apply_overrides
+    from segue.experiment.compare_runs import make_plans, own_overrides
     from segue.experiment.cross_validate import cross_validate_plans
     from segue.experiment.data import load_data
+    from segue.experiment.settings import setting_groups
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), f"run.seed={seed}"]
+    overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
+    given = apply_overrides(
+        setting_groups(models[0].partition("@")[0]), own_overrides(models, overrides)[models[0]], []
+    )
+    _check_cross_validation(given)
+    overrides += [f"run.seed={seed}"]
     plans = make_plans(models, _task(data, max_users, columns, target), overrides, at_least=1)
+    first = next(iter(plans.values()))
     result = cross_validate_plans(
         plans,
-        load_data(next(iter(plans.values())), terminal.log),
+        load_data(first, terminal.log),
         folds=folds,
-        metrics=None if metrics is None else [name.strip() for name in metrics.split(",") if name.strip()],
+        metrics=first.evaluation.metrics if "metrics" in given["evaluation"] else None,
+        ks=first.evaluation.ks if "ks" in given["evaluation"] else (10,),
         valid=valid,
-        exclude_seen=exclude_seen is not False,
+        exclude_seen=first.evaluation.exclude_seen,
+        split_settings=given["split"],
         log=terminal.log,
     )
     rows = result.table.rows(named=True)
@@ -150,7 +180,21 @@ def cross_validate(
         return
     from segue.reports.tables import cross_validation_table
 
-    terminal.table(cross_validation_table(f"{data}: {folds}-fold cross-validation", rows))
+    terminal.table(cross_validation_table(f"{data}: {folds}-fold cross-validation, t intervals over folds", rows))
+
+
+def _check_cross_validation(given: dict[str, dict[str, Any]]) -> None:
+    """Reject settings that cross-validation does not read.
+
+    Raises:
+        ValueError: one line per setting.
+    """
+    unused = [name for name in given["evaluation"] if name not in ("ks", "metrics", "exclude_seen")]
+    errors = [f"evaluation.{name}: not used by cross-validation" for name in unused]
+    if "seed" in given["run"]:
+        errors.append("run.seed: not used by cross-validation, use --seed")
+    if errors:
+        raise ValueError("\n".join(errors))
 
 
 def _task(data: str, max_users: int | None, columns: str | None, target: str | None) -> dict[str, Any]:

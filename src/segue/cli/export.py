@@ -14,7 +14,9 @@ __all__ = ["export"]
 
 def export(
     context: typer.Context,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or name of a run, such as latest.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Name or folder of a run, such as latest, or of a saved model.")
+    ],
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of the artifact. [default: artifacts/NAME under SEGUE_HOME]"),
@@ -30,15 +32,14 @@ def export(
 ) -> None:
     """Export a trained run as an artifact to serve.
 
-    An intact artifact of the same run is left as it is.
+    An intact artifact of the same run is not rebuilt.
     """
     from segue.core.files import read_json
-    from segue.experiment.paths import find_run
-    from segue.experiment.publish import publish_run
+    from segue.experiment.publish import publish
     from segue.serving.artifacts.manifest import MANIFEST
 
     terminal = Terminal.from_context(context, json)
-    folder = publish_run(find_run(run), out, engine=engine, name=name, log=terminal.log)
+    folder = publish(run, out, engine=engine, name=name, log=terminal.log)
     manifest = read_json(folder / MANIFEST)
     if terminal.json:
         shown = ("name", "key", "version", "engine", "engine_note", "input_columns", "metadata")

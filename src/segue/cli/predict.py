@@ -46,9 +46,9 @@ def rank(
     if not item:
         raise ValueError("rank: which items? expected --item ID,ID,...")
     trained = open_model(run)
-    histories = [split_ids(history, trained)] if history else None
+    histories = [split_ids(history, "--history", trained)] if history else None
     batch = build_queries(trained, user, histories=histories, titles=title)
-    found = rank_items(trained, batch, split_ids(item, trained)).to_dicts()
+    found = rank_items(trained, batch, split_ids(item, "--item", trained)).to_dicts()
     if terminal.json:
         terminal.result({"run": run_name(run), "model": trained.key, "user": user, "ranked": found})
         return
@@ -104,7 +104,7 @@ def explain(
     terminal = Terminal.from_context(context, json)
     _check_one(user, history, title)
     trained = open_model(run)
-    histories = [split_ids(history, trained)] if history else None
+    histories = [split_ids(history, "--history", trained)] if history else None
     batch = build_queries(trained, user, histories=histories, titles=title)
     constraints = constraint_values(None, None, filter, rules)
     found = explain_item(trained, batch, item, k, exclude_seen=exclude_seen, **constraints)
@@ -115,7 +115,11 @@ def explain(
 
 
 def _check_one(user: str | None, history: list[str] | None, title: list[str] | None) -> None:
-    given = [name for name, value in (("--user", user), ("--history", history), ("--title", title)) if value]
+    given = [
+        name for name, value in (("--user", user), ("--history", history), ("--title", title)) if value is not None
+    ]
     if len(given) != 1:
         got = " and ".join(given) or "none"
         raise ValueError(f"got {got}, expected one of --user ID, --history ID,... and --title TITLE")
+    if user is not None and not user.strip():
+        raise ValueError("--user: got an empty id")

@@ -97,10 +97,14 @@ def recommend(
     trained = open_model(run)
     constraints = constraint_values(allow, deny, filter, rules)
     if out is not None and not (history or title or user_features):
-        users = None if all_users else split_ids(user) if user else read_ids(Path(str(users_file)))
-        rows = recommend_to_file(
-            trained, out, users, k, constraints=constraints, exclude_seen=exclude_seen, log=terminal.log
-        )
+        users = None if all_users else split_ids(user, "--user") if user else read_ids(Path(str(users_file)))
+        try:
+            rows = recommend_to_file(
+                trained, out, users, k, constraints=constraints, exclude_seen=exclude_seen, log=terminal.log
+            )
+        except KeyboardInterrupt:
+            terminal.log("\ninterrupted; repeat the command to continue")
+            raise typer.Exit(130) from None
         terminal.log(f"{out}: {rows:,} rows")
         return
     features = {
@@ -108,8 +112,8 @@ def recommend(
     }
     batch = build_queries(
         trained,
-        split_ids(user) if user else None if users_file is None else read_ids(users_file),
-        histories=None if user or users_file or title else [split_ids(history, trained)],
+        split_ids(user, "--user") if user else None if users_file is None else read_ids(users_file),
+        histories=None if user or users_file or title else [split_ids(history, "--history", trained)],
         titles=title,
         user_features=features or None,
     )
@@ -188,7 +192,7 @@ def similar(
 def constraint_values(
     allow: list[str] | None, deny: list[str] | None, conditions: list[str] | None, rules: str | None
 ) -> dict[str, Any]:
-    """Convert options to the arguments of :func:`segue.recommend`; only those that were given."""
+    """Convert the given options to the arguments of :func:`segue.recommend`."""
     import json
 
     values: dict[str, Any] = {}
@@ -201,7 +205,13 @@ def constraint_values(
             raise ValueError(f"--filter: got '{wrong[0]}', expected FEATURE=VALUE")
         values["filter"] = {name.strip(): parse_json_or_text(value.strip()) for name, _, value in parts}
     if rules is not None:
-        text = rules if rules.lstrip().startswith("{") else Path(rules).read_text(encoding="utf-8")
+        text = rules
+        if not rules.lstrip().startswith("{"):
+            if not Path(rules).is_file():
+                raise ValueError(
+                    f"--rules: no such file: '{rules}'; expected JSON such as {{\"diversify\": 0.3}}, or a file"
+                )
+            text = Path(rules).read_text(encoding="utf-8")
         try:
             values["rules"] = json.loads(text)
         except json.JSONDecodeError as error:
@@ -209,24 +219,36 @@ def constraint_values(
     return values
 
 
-def split_ids(texts: list[str] | None, trained: TrainedModel | None = None) -> list[str]:
-    """Split ``ID,ID`` into ids; an item id of the model that contains a comma stays whole."""
+def split_ids(texts: list[str] | None, option: str, trained: TrainedModel | None = None) -> list[str]:
+    """Split ``ID,ID`` into ids.
+
+    An item id of the model that contains a comma is not split.
+
+    Raises:
+        ValueError: an id is empty.
+    """
     found: list[str] = []
     for text in texts or []:
         whole = "," not in text or (trained is not None and bool(trained.items.encode([text])[1][0]))
-        found += [text] if whole else [part.strip() for part in text.split(",") if part.strip()]
+        parts = [text] if whole else [part.strip() for part in text.split(",")]
+        if not all(part.strip() for part in parts):
+            raise ValueError(f"{option}: got an empty id in '{text}', expected ID,ID,...")
+        found += parts
     return found
 
 
 def run_name(run: str) -> str:
-    """Return the name of a run's folder, where ``run`` may be a link such as ``latest``, or that of a saved model."""
+    """Return the name of a run's folder, or that of a saved model.
+
+    ``run`` may be a link such as ``latest``.
+    """
     from segue.experiment.paths import find_run
 
     return Path(run).name if (Path(run) / "bundle.json").exists() else find_run(run).name
 
 
 def _check_source(sources: Mapping[str, Any], user_features: str | None, out: Path | None) -> None:
-    """Check that exactly one option says for whom to recommend."""
+    """Check that exactly one option selects the users."""
     named = [name for name, value in sources.items() if value]
     if len(named) > 1:
         raise ValueError(f"recommend: got {' and '.join(named)}, expected one of them")
@@ -241,7 +263,10 @@ def _check_source(sources: Mapping[str, Any], user_features: str | None, out: Pa
 def _show(
     terminal: Terminal, run: str, trained: TrainedModel, batch: QueryBatch, table: DataFrame, seen: DataFrame | None
 ) -> None:
-    """Print recommendations; of a single query with the end of its history, and without its key."""
+    """Print recommendations.
+
+    For a single query, the end of its history is printed and its key is left out.
+    """
     notes = list(dict.fromkeys(note for note in table["notes"].to_list() if note is not None))
     rows = table.drop("notes", *(() if seen is None else [batch.keys.name])).to_dicts()
     history = [] if seen is None else seen.to_dicts()
@@ -266,6 +291,6 @@ def _abbreviate(names: list[str], most: int = 3) -> str:
 
 
 def _without_empty(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out columns that have no value at all."""
+    """Drop columns without any value."""
     empty = {name for name in (rows[0] if rows else ()) if all(row[name] is None for row in rows)}
     return [{name: value for name, value in row.items() if name not in empty} for row in rows]

@@ -57,7 +57,7 @@ def verify(
 
 
 def _runs_table(records: list[dict[str, Any]]) -> Table:
-    """One row per run; the best of its data is highlighted."""
+    """Build a table with one row per run; the best run of each dataset is highlighted."""
     from segue.reports.tables import Table
 
     head = ("run", "data", "model", "NDCG@10", "HitRate@10", "RMSE", "train", "memory", "parameters", "device", "seed")

@@ -16,7 +16,9 @@ def serve(
     context: typer.Context,
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="Runs, such as latest, or model artifacts; the first one is active."),
+        typer.Argument(
+            metavar="RUN...", help="Runs, such as latest, saved models or artifacts; the first one is active."
+        ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free port.")] = 8000,
@@ -65,11 +67,10 @@ def serve(
 
 
 def _find_artifact(name: str, terminal: Terminal) -> Path:
-    """Return an artifact's folder; that of a run is built if necessary."""
-    from segue.experiment.paths import find_run
-    from segue.experiment.publish import publish_run
+    """Return an artifact's folder; the artifact of a run is built if necessary."""
+    from segue.experiment.publish import publish
     from segue.serving.artifacts.manifest import MANIFEST
 
     if (Path(name) / MANIFEST).exists():
         return Path(name)
-    return publish_run(find_run(name), log=terminal.log)
+    return publish(name, log=terminal.log)

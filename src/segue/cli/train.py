@@ -32,7 +32,7 @@ class TrainCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Write the help and, of a model that is named, every setting."""
+        """Write the help and, if a model is named, all its settings."""
         super().format_help(ctx, formatter)
         arguments = ctx.meta.get("segue.arguments", [])
         if not arguments or arguments[0].startswith("-"):
@@ -75,7 +75,7 @@ def train(
     profile: Annotated[bool, typer.Option("--profile", help="Print the functions that took most time.")] = False,
     json: Json = False,
 ) -> None:
-    """Train and evaluate a model, and store it all as a run.
+    """Train and evaluate a model, and store the result as a run.
 
     A run is a folder with settings, model, metrics, values per query, training history, figures and a model card.
     """
@@ -115,6 +115,7 @@ def train(
 
 def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> Plan:
     from segue.core.registry import model_keys
+    from segue.experiment.arguments import check_device, reject_unused
     from segue.experiment.plan import make_plan
 
     if "model" not in task:
@@ -123,7 +124,10 @@ def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) ->
         raise ValueError(
             "train: no --data given, expected a name such as ml-100k, a file or a folder; segue sources lists the names"
         )
-    return make_plan(task, overrides, recipe)
+    plan = make_plan(task, overrides, recipe)
+    reject_unused(plan.task.model, [text.partition("=")[0].strip() for text in overrides])
+    check_device(plan.run.device)
+    return plan
 
 
 def _resume_plan(run: str, options: list[str]) -> tuple[Plan, Path]:
@@ -158,9 +162,9 @@ def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[st
 
 
 def _profile(run: Callable[[], dict[str, Any]], terminal: Terminal, rows: int = 20) -> dict[str, Any]:
-    """Run, and print the ``rows`` functions that took most time themselves.
+    """Profile the run and print its slowest functions.
 
-    Operations of torch and numpy are included.
+    These are the ``rows`` functions with the longest own time. Operations of torch and numpy are included.
     """
     import cProfile
     import io

@@ -1,4 +1,6 @@
-"""Build batches for networks: right-padded sequences and the positions that have a target.
+"""Build batches of right-padded sequences for networks.
+
+A batch also lists the positions that have a target.
 
 Shapes: B sequences, L length of the longest, M positions with a target (M <= B * L), T events, W windows.
 
@@ -109,7 +111,9 @@ Objective = Callable[[Windows, np.random.Generator], SequenceBatch]
 def window_bounds(
     histories: Events, length: int, first: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return starts and stops of training windows of at most ``length`` targets, as flat event positions ``(W,)``.
+    """Return starts and stops of training windows with at most ``length`` targets.
+
+    Both are flat event positions ``(W,)``.
 
     Args:
         first: ``(N,)`` events in the newest window of each row; older events are cut into full windows before it. Rows
@@ -155,7 +159,9 @@ def training_batches(
     columns: tuple[str, ...] = (),
     seen: bool = False,
 ) -> tuple[int, Iterator[SequenceBatch]]:
-    """Return the number of batches of one epoch and the batches; every window occurs once.
+    """Return the number of batches of one epoch and the batches.
+
+    Every window occurs once.
 
     Args:
         length: maximum number of targets per window.
@@ -184,7 +190,10 @@ def training_batches(
 
 
 def collect_seen_items(windows: Windows, batch: SequenceBatch) -> SeenItems:
-    """Collect the history before each target of ``batch``; for a masked target, up to the end of its window."""
+    """Collect the history before each target of ``batch``.
+
+    For a masked target, the history extends to the end of its window.
+    """
     positions_M = batch.positions_M.numpy()
     rows_M, offset_M = np.divmod(positions_M, batch.items_BL.shape[1])
     masked_M = batch.items_BL.flatten().numpy()[positions_M] > windows.n_items
@@ -234,9 +243,10 @@ def gather_columns(
 
 
 def known_times(events: Events, index: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the times of the flat events ``index``; NaN where unknown, or where a time only preserves the order.
+    """Return the times of the flat events ``index``; NaN where unknown.
 
-    The context column ``time_known``, if present, is false for times that only preserve the order.
+    The time is also unknown where it only preserves the order of events: there the context column ``time_known``, if
+    present, is false.
     """
     if events.times is None:
         return np.full(len(index), np.nan)
@@ -254,10 +264,10 @@ def query_batches(
     append_mask: bool = False,
     columns: Sequence[str] = (),
 ) -> Iterator[tuple[NDArray[np.int64], Sequences]]:
-    """Yield batches of query rows and their encoder inputs, shortest histories first.
+    """Yield batches of query rows and their inputs, shortest histories first.
 
-    A history shorter than ``length`` is preceded by the start token, so that empty histories have one position; of a
-    longer one the newest ``length`` events are read. ``length=None`` reads everything.
+    A history shorter than ``length`` is preceded by the start token, so that empty histories have one position. Of a
+    longer history, the newest ``length`` events are read. ``length=None`` reads everything.
 
     Args:
         max_tokens: maximum number of positions per batch, including padding (a batch has at least one row).
@@ -311,7 +321,10 @@ def _query_times(
     last: tuple[NDArray[np.int64], NDArray[np.int64]],
     append_mask: bool,
 ) -> NDArray[np.float64]:
-    """Return the query time of each position: the time of the next event, and the query's time at the last."""
+    """Return the query time of each position.
+
+    It is the time of the next event, and at the last position the time of the query.
+    """
     query_times_BL = np.full(at_BL.shape, np.nan)
     if not append_mask:
         inside = at_BL + 1 < stop[:, None]

@@ -1,7 +1,8 @@
-"""A trained model, and the folder that stores it with the hash of every file; never pickle.
+"""A trained model, and the folder that stores it.
 
-``bundle.json`` (model key, settings, schema, hashes), ``arrays.safetensors``, ``items.parquet`` (ids, titles, ...),
-``users.parquet`` (ids) and, where the log was saved too, ``histories.safetensors``.
+The folder contains the hash of every file; nothing is pickled: ``bundle.json`` (model key, settings, schema, hashes),
+``arrays.safetensors``, ``items.parquet`` (ids, titles, ...), ``users.parquet`` (ids) and, if the log was saved too,
+``histories.safetensors``.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from segue.core.registry import model_class
 from segue.core.types import DataSchema, Dataset, Events, Feature, Vocab
 from segue.version import __version__
 
-__all__ = ["TrainedModel", "create", "load", "save", "verify"]
+__all__ = ["TrainedModel", "check_target", "create", "load", "save", "verify"]
 
 FORMAT = 1
 
 HISTORIES = "histories.safetensors"
+FILES = {"bundle.json", "arrays.safetensors", "items.parquet", "users.parquet", HISTORIES}
+"""Every file that a saved model may have."""
 
 
 def _no_log() -> Dataset:
@@ -35,7 +38,7 @@ def _no_log() -> Dataset:
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A trained model with its catalog and, where available, the log that it was trained on."""
+    """A trained model with its catalog and, if available, its training log."""
 
     key: str
     model: Model
@@ -46,9 +49,9 @@ class TrainedModel:
     metadata: Mapping[str, Any]
     """Further facts, such as ``data`` and ``user_features``; after loading, the content of ``bundle.json``."""
     load_log: Callable[[], Dataset] = _no_log
-    """Gives :attr:`log`; raises ``ValueError`` where it is not available."""
+    """Returns :attr:`log`; raises ``ValueError`` if it is not available."""
     load_train_log: Callable[[], Dataset] | None = None
-    """Gives :attr:`train_log`, where that is not the same."""
+    """Returns :attr:`train_log`, if that differs from :attr:`log`."""
     training_history: tuple[Mapping[str, Any], ...] = ()
     """One mapping per epoch or iteration of training, such as ``{"epoch": 1, "loss": 0.5}``."""
 
@@ -95,14 +98,41 @@ class TrainedModel:
 
 
 def create(key: str, model: Model, data: Dataset, metadata: Mapping[str, Any] | None = None) -> TrainedModel:
-    """Combine ``model``, trained on ``data``, with the catalog of ``data`` and with the log itself."""
+    """Combine ``model``, trained on ``data``, with the catalog and log of ``data``."""
     items = data.item_features
     catalog = pl.LazyFrame({"id": data.items.ids}) if items is None else items
     return TrainedModel(key, model, data.items, data.users, catalog, metadata or {}, lambda: data)
 
 
+def check_target(folder: Path) -> Path:
+    """Check that a model can be saved to ``folder`` and return the full path.
+
+    Saving must not delete anything except a saved model.
+
+    Raises:
+        ValueError: ``folder`` is a file, the working directory, or holds something else.
+    """
+    target = folder.expanduser().resolve()
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"folder: '{folder}' is a file, expected a new or empty folder, or one with a saved model")
+    if target == Path.cwd() or target in Path.cwd().parents:
+        raise ValueError(f"folder: '{folder}' holds the working directory; name a new folder, such as '{folder}/model'")
+    if target.is_dir():
+        found = {path.name for path in target.iterdir()}
+        others = sorted(found - FILES if "bundle.json" in found else found)
+        if others:
+            raise ValueError(
+                f"folder: '{folder}' holds other files ({', '.join(others[:3])}{', ...' if len(others) > 3 else ''}), "
+                "expected a new or empty folder, or one with a saved model"
+            )
+    return target
+
+
 def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> None:
-    """Write a trained model to ``folder`` in one step, with the histories of ``log`` where it is given."""
+    """Write a trained model to ``folder`` in one step.
+
+    The histories of ``log`` are included if it is given.
+    """
     with atomic_folder(folder) as fresh:
         save_arrays(fresh / "arrays.safetensors", trained.model.arrays())
         trained.catalog.collect().write_parquet(fresh / "items.parquet")
@@ -153,7 +183,10 @@ def load(folder: Path) -> TrainedModel:
 
 
 def verify(folder: Path) -> list[str]:
-    """List the files of a bundle that are missing or changed, one line each; empty if all hashes agree."""
+    """List the files of a bundle that are missing or changed, one line each.
+
+    The list is empty if all hashes match.
+    """
     metadata = read_json(folder / "bundle.json")
     errors = []
     for name, expected in metadata["sha256"].items():
@@ -179,7 +212,9 @@ def _vocab(path: Path, size: int, id_type: str) -> Vocab:
 
 
 def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, Any]:
-    """Write the histories of ``log``, whose users and items are those of the model; return what describes them.
+    """Write the histories of ``log`` and return their description.
+
+    The users and items of ``log`` must be those of the model.
 
     Raises:
         ValueError: the log has other users or items.

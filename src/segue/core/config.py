@@ -1,4 +1,7 @@
-"""Define typed, frozen settings; invalid settings are rejected with all errors at once."""
+"""Define typed, frozen settings.
+
+Invalid settings are rejected with all errors at once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,10 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseModel):
-    """Base class of all groups of settings. The docstring under a field is its documentation."""
+    """Base class of all groups of settings.
+
+    The docstring under a field is its documentation.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
@@ -23,7 +29,10 @@ class Settings(BaseModel):
 
 
 def suggest(word: str, known: Iterable[str]) -> str:
-    """Return ``", did you mean 'dropout'?"`` for the closest known word, or the list of all if none is close."""
+    """Return a suggestion such as ``", did you mean 'dropout'?"``.
+
+    It names the closest known word, or lists all words if none is close.
+    """
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     return f", did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
@@ -63,9 +72,10 @@ def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
 def apply_overrides(
     groups: Mapping[str, type[Settings]], assignments: Iterable[str], errors: list[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Parse settings ``group.key=value`` or, if only one group has the key, ``key=value``; return values by group.
+    """Parse overrides of settings and return their values by group.
 
-    Values are parsed as JSON where possible (``3``, ``true``, ``[1,2]``), else taken as text; ``[a,b]`` are two texts.
+    An override is ``group.key=value`` or, if only one group has the key, ``key=value``. Values are parsed as JSON where
+    possible (``3``, ``true``, ``[1,2]``), else taken as text; ``[a,b]`` is a list of two texts.
 
     Args:
         errors: collects the errors instead of raising them.

@@ -23,7 +23,10 @@ Scores: TypeAlias = NDArray[np.float32]
 
 
 def read_only(array: NDArray[Any], dtype: type[np.generic[Any]] | None = None) -> NDArray[Any]:
-    """Return a read-only view of ``array`` as ``dtype`` (a copy only if the type differs)."""
+    """Return a read-only view of ``array`` as ``dtype``.
+
+    The array is copied only if its type differs.
+    """
     view = np.asarray(array, dtype=dtype).view()
     view.flags.writeable = False
     return view
@@ -31,10 +34,10 @@ def read_only(array: NDArray[Any], dtype: type[np.generic[Any]] | None = None) -
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """Event rows of unequal length; one row is usually one user's history, oldest event first.
+    """Event rows of unequal length.
 
-    ``items[offsets[r]:offsets[r + 1]]`` is row ``r``. All columns are aligned with ``items`` and, except ``items``,
-    optional.
+    One row is usually one user's history, oldest event first. Row ``r`` is ``items[offsets[r]:offsets[r + 1]]``. All
+    columns are aligned with ``items`` and, except ``items``, optional.
     """
 
     offsets: NDArray[np.int64]
@@ -96,7 +99,10 @@ class Events:
         return np.repeat(np.arange(len(self)), self.lengths)
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return the columns that are present by name: ``items`` first, those of ``context`` last."""
+        """Return the columns that are present by name.
+
+        ``items`` comes first, the columns of ``context`` last.
+        """
         names = ("items", "actions", "values", "times")
         present = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return present | dict(self.context)
@@ -119,12 +125,18 @@ class Events:
             raise ValueError("events.offsets: must be non-decreasing")
 
     def where(self, keep: Mask) -> Events:
-        """Return the events where ``keep (T,)`` is true; the number of rows stays the same."""
+        """Return the events where ``keep (T,)`` is true.
+
+        The number of rows stays the same.
+        """
         n_kept_before = np.concatenate([[0], np.cumsum(keep)])
         return self.select(np.flatnonzero(keep), n_kept_before[self.offsets])
 
     def slice_rows(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> Events:
-        """Return events ``start[r]:stop[r]`` of each row r (``0 <= start <= stop <= length``)."""
+        """Return events ``start[r]:stop[r]`` of each row r.
+
+        Requires ``0 <= start <= stop <= length``.
+        """
         lengths = stop - start
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         first = self.offsets[:-1] + start
@@ -138,7 +150,10 @@ class Events:
         return self.slice_rows(np.maximum(lengths - count, 0), lengths)
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Events:
-        """Return rows by index, in the order of ``rows``; an index may occur several times."""
+        """Return rows by index, in the order of ``rows``.
+
+        An index may occur several times.
+        """
         lengths = self.lengths[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         first = self.offsets[:-1][rows]
@@ -152,7 +167,10 @@ class Events:
         return self.select(slice(first, last), self.offsets[start : stop + 1] - first)
 
     def csr(self, n_items: int, weights: NDArray[np.float32] | None = None) -> csr_array:
-        """Return a sparse matrix ``(N, n_items)``: 1 where the row has the item, or the sum of ``weights (T,)``."""
+        """Return a sparse matrix ``(N, n_items)`` of the items in each row.
+
+        A cell is 1 where the row has the item, or the sum of ``weights (T,)`` of its events.
+        """
         from scipy.sparse import csr_array
 
         data = np.ones(self.size, np.float32) if weights is None else weights

@@ -33,10 +33,10 @@ TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
 def infer_features(table: pl.LazyFrame | pl.DataFrame | None) -> tuple[tuple[Feature, ...], dict[str, str]]:
-    """Return the columns of ``table`` that are usable as features, and for all others the reason why not.
+    """Return the usable feature columns of ``table``, and why others are not usable.
 
     Raises:
-        ValueError: vectors have unequal lengths, or a numeric column contains something else than finite numbers.
+        ValueError: vectors have unequal lengths, or a numeric column contains something other than finite numbers.
     """
     features: list[Feature] = []
     unused: dict[str, str] = {}
@@ -126,13 +126,16 @@ def _encode_feature(feature: Feature, column: pl.Series) -> NDArray[np.float32]:
 
 
 def _frequent(texts: pl.Series) -> tuple[str, ...]:
-    """Return the texts that occur more than once, at most the ``MAX_CATEGORIES`` most frequent, sorted."""
+    """Return the texts that occur more than once, sorted.
+
+    At most the ``MAX_CATEGORIES`` most frequent texts are returned.
+    """
     counts = texts.alias("text").value_counts(name="n").filter(pl.col("n") > 1)
     return tuple(counts.sort(["n", "text"], descending=[True, False]).head(MAX_CATEGORIES)["text"].sort())
 
 
 def _words(column: pl.Series) -> pl.DataFrame:
-    """Return ``row`` and ``word`` of all tags in their order, without duplicates per row."""
+    """Return ``row`` and ``word`` of all tags in order, without duplicates per row."""
     if column.dtype != pl.List:
         column = pl.Series(column.name, [_as_list(cell) for cell in column], dtype=pl.List(pl.String))
     table = pl.DataFrame({"row": pl.int_range(len(column), eager=True), "word": column}).explode("word")
@@ -147,7 +150,10 @@ def _as_list(cell: Any) -> list[str] | None:
 def _tags(
     categories: tuple[str, ...], size: int, column: pl.Series
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Return row, position within the row and code of the first ``size`` known tags of each row."""
+    """Return the first ``size`` known tags of each row.
+
+    A tag is given by its row, position within the row, and code.
+    """
     codes = pl.col("word").cast(pl.Enum(categories), strict=False).to_physical().cast(pl.Float32)
     table = _words(column).select("row", code=codes).drop_nulls()
     table = table.with_columns(position=pl.int_range(pl.len()).over("row")).filter(pl.col("position") < size)

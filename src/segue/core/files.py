@@ -1,4 +1,7 @@
-"""Write files and folders atomically: to a temporary sibling first, then one rename."""
+"""Write files and folders atomically.
+
+They are written to a temporary sibling first, which is then renamed.
+"""
 
 from __future__ import annotations
 
@@ -90,7 +93,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def recover_interrupted_write(path: Path) -> None:
-    """Restore the folder ``path`` from its backup if the process that replaced it was killed."""
+    """Restore ``path`` from its backup if the process replacing it was killed."""
     if _backup_path(path).exists() and not path.exists():
         _backup_path(path).rename(path)
 

@@ -11,14 +11,17 @@ UNCHECKED_BYTES = 2**28
 
 
 def check_memory(what: str, numbers: int, instead: str) -> None:
-    """Check that ``numbers`` values of four bytes fit into 90 % of the available memory.
+    """Check that an array fits into the available memory.
+
+    It must fit into 90 % of the available memory.
 
     Args:
         what: what needs the memory, for the error message.
+        numbers: number of values, each of four bytes.
         instead: what the user can do about it, for the error message.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the values do not fit.
     """
     needed = 4 * numbers
     if needed < UNCHECKED_BYTES:

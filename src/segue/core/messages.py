@@ -15,7 +15,10 @@ __all__ = ["SegueWarning", "arg", "name_arguments", "warn"]
 
 
 class SegueWarning(UserWarning):
-    """Something in a request could not be taken into account; the result is valid without it."""
+    """Warning that part of a request could not be taken into account.
+
+    The result is valid without that part.
+    """
 
 
 def _keyword(name: str) -> str:
@@ -26,7 +29,7 @@ _spelling: ContextVar[Callable[[str], str]] = ContextVar("segue_argument_spellin
 
 
 def arg(name: str, value: object = None) -> str:
-    """Spell the argument ``name``, with a value where one is given, as the caller types it."""
+    """Spell the argument ``name``, and its value if given, as the caller types it."""
     text = _spelling.get()(name)
     if value is None:
         return text

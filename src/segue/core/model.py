@@ -52,9 +52,10 @@ class Recommender(Protocol):
     schema: DataSchema
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Return finite scores: ``(N, n_items)`` of the whole catalog, or ``(N, C)`` of ``candidates (N, C)``.
+        """Return finite scores of catalog items for each query.
 
-        Queries of unknown users and queries with an empty history are valid.
+        The shape is ``(N, n_items)`` for the whole catalog, or ``(N, C)`` for ``candidates (N, C)``. Queries of unknown
+        users and queries with an empty history are valid.
         """
         ...
 
@@ -79,13 +80,19 @@ class Factored(Recommender, Protocol):
 
 
 def is_factored(model: Recommender) -> TypeGuard[Factored]:
-    """Check whether a recommender is :class:`Factored`, ten times as fast as ``isinstance`` on a protocol."""
+    """Check whether a recommender is :class:`Factored`.
+
+    This is ten times as fast as ``isinstance`` on a protocol.
+    """
     return hasattr(model, "encode") and hasattr(model, "vectors") and hasattr(model, "bias")
 
 
 @runtime_checkable
 class Streaming(Factored, Protocol):
-    """A factored recommender with a recurrent state: each event costs the same, however long the history."""
+    """A factored model with a recurrent state.
+
+    Each event costs the same, regardless of the length of the history.
+    """
 
     scale: ClassVar[Literal["logit", "score"]]
 
@@ -94,7 +101,9 @@ class Streaming(Factored, Protocol):
         ...
 
     def step(self, state: State, events: Events) -> State:
-        """Update the state with further events: row n of ``events``, oldest first, continues row n of ``state``.
+        """Update the state with further events.
+
+        Row n of ``events``, oldest first, continues row n of ``state``.
 
         Raises:
             ValueError: the state belongs to another model, or its arrays or the events do not fit.
@@ -112,17 +121,24 @@ class Streaming(Factored, Protocol):
 
 @runtime_checkable
 class Predictor(Recommender, Protocol):
-    """A recommender that predicts the value a user gives an item, such as a rating, in the scale of the data."""
+    """A recommender that predicts the value a user gives an item.
+
+    The value, such as a rating, is in the scale of the data.
+    """
 
     @property
     def predicts_ratings(self) -> bool:
-        """Whether the model predicts values with its current settings (feedback may be explicit or implicit)."""
+        """Whether the model predicts values with its current settings.
+
+        Settings may select explicit or implicit feedback.
+        """
         ...
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
-        """Predict the values of pairs of users and items, ``(T,)``; clipped only where a setting requests it.
+        """Predict the values of pairs of users and items, ``(T,)``.
 
-        Users and items without training events get the prediction of an average user or item.
+        Predictions are clipped only if a setting requests it. Users and items without training events get the
+        prediction of an average user or item.
 
         Args:
             times: ``(T,)`` times of the predictions, where the evaluation protocol allows it; models that use no
@@ -131,9 +147,10 @@ class Predictor(Recommender, Protocol):
         ...
 
     def clip_predictions(self, scores: Scores) -> Scores:
-        """Convert scores to values in the scale of the data, clipped where a setting requests it.
+        """Convert scores to values in the scale of the data.
 
-        Gives the predictions for users unknown in training, whose scores come from their query histories.
+        Values are clipped if a setting requests it. This gives the predictions for users who are unknown in training,
+        whose scores come from their query histories.
         """
         ...
 
@@ -143,7 +160,10 @@ class Similar(Protocol):
     """A model with its own item similarity."""
 
     def similar(self, items: Codes) -> Scores:
-        """Return similarities of all catalog items to ``items``, ``(len(items), n_items)``; higher is more similar."""
+        """Return similarities of all catalog items to ``items``.
+
+        The shape is ``(len(items), n_items)``; higher is more similar.
+        """
         ...
 
 
@@ -152,14 +172,18 @@ class SimilarUsers(Protocol):
     """A model with its own user similarity."""
 
     def similar_users(self, queries: Queries) -> Scores:
-        """Return the similarity of every training user to each query, ``(N, n_users)``; higher is more similar."""
+        """Return the similarity of every training user to each query.
+
+        The shape is ``(N, n_users)``; higher is more similar.
+        """
         ...
 
 
 class Model(ABC):
-    """Base class of trainable recommenders: built from settings and a schema, stored as named arrays.
+    """Base class of trainable recommenders.
 
-    A model file holds one subclass, named first in its ``__all__``; the file's name is the model's key.
+    A model is built from settings and a schema and stored as named arrays. A model file contains one subclass, named
+    first in its ``__all__``; the file's name is the model's key.
     """
 
     Config: ClassVar[type[Settings]]
@@ -196,7 +220,10 @@ class Model(ABC):
 
 
 class Solver(Model):
-    """A model with its own training iterations; gradient-trained models are :class:`segue.core.network.Network`."""
+    """A model with its own training iterations.
+
+    Models trained by gradient descent are :class:`segue.core.network.Network`.
+    """
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         self.config = config
@@ -204,9 +231,15 @@ class Solver(Model):
 
     @abstractmethod
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Train on ``train``; ``run`` provides random streams, progress, history, checkpoints and interruption."""
+        """Train on ``train``.
+
+        ``run`` provides random streams, progress, history, checkpoints and interruption.
+        """
 
 
 def select_candidates(scores_NI: Scores, candidates: Codes | None) -> Scores:
-    """Return all columns of ``scores_NI``, or per query those of ``candidates (N, C)``."""
+    """Return the scores of the ``candidates (N, C)`` of each query.
+
+    Without candidates, all columns of ``scores_NI`` are returned.
+    """
     return scores_NI if candidates is None else np.take_along_axis(scores_NI, candidates, axis=1)

@@ -14,7 +14,11 @@ __all__ = ["load_array"]
 
 
 def load_array(arrays: StateArrays, name: str, shape: tuple[int | None, ...], dtype: type[np.generic]) -> NDArray[Any]:
-    """Return the array ``name`` after checking its ``shape`` (``None``: any length) and ``dtype``.
+    """Return the array ``name`` after checking its shape and type.
+
+    Args:
+        shape: expected shape; ``None``: any length.
+        dtype: expected type.
 
     Raises:
         ValueError: the array is missing or has another shape or type.

@@ -1,4 +1,6 @@
-"""Define the base class of models that are trained by gradient descent in one shared loop.
+"""Define the base class of models that are trained by gradient descent.
+
+All of them share one training loop.
 
 Shapes: M positions with a target, D width, I items, N queries.
 """
@@ -48,11 +50,17 @@ class Network(nn.Module, Model):
 
     @abstractmethod
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Any]]:
-        """Return the number of batches of one epoch, and the batches of about ``size`` users in random order."""
+        """Return the number of batches of one epoch, and the batches.
+
+        Batches have about ``size`` users and come in random order.
+        """
 
     @abstractmethod
     def objective(self, batch: Any, loss: Loss) -> tuple[Tensor, int]:
-        """Return the loss of a batch, averaged over its targets, and the number of targets."""
+        """Return the loss of a batch and the number of targets.
+
+        The loss is averaged over the targets.
+        """
 
     def finalize(self) -> None:
         """Compute derived state from the parameters, such as graph-propagated embeddings.

@@ -25,14 +25,18 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def kernel(function: F) -> F:
-    """Compile ``function`` at its first call, cached on disk, without the global interpreter lock."""
+    """Compile ``function`` with numba at its first call, cached on disk.
+
+    It runs without the global interpreter lock.
+    """
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
 
 
 def fastmath_kernel(*arguments: Any) -> Callable[[F], F]:
-    """Compile a function for fixed argument types at its definition; sums may be reordered.
+    """Compile a function for fixed argument types at its definition.
 
-    Reordering allows SIMD summation. Results are reproducible on the same machine. Otherwise like :func:`kernel`.
+    Sums may be reordered, which allows SIMD summation. Results are reproducible on the same machine. Otherwise like
+    :func:`kernel`.
 
     Args:
         arguments: argument types: :func:`input_array`, :func:`output_array` or numba's scalar types.
@@ -47,7 +51,10 @@ def fastmath_kernel(*arguments: Any) -> Callable[[F], F]:
 
 
 def input_array(dtype: Any, dimensions: int = 1) -> Any:
-    """Return the type of a C-ordered array that a kernel only reads; it may be read-only or memory-mapped."""
+    """Return the type of a C-ordered array that a kernel only reads.
+
+    The array may be read-only or memory-mapped.
+    """
     return numba.types.Array(dtype, dimensions, "C", readonly=True)
 
 
@@ -57,7 +64,10 @@ def output_array(dtype: Any, dimensions: int = 1) -> Any:
 
 
 def thread_count() -> int:
-    """Return the number of threads to use: torch's if it is loaded, else ``OMP_NUM_THREADS``, else one per core."""
+    """Return the number of threads to use.
+
+    It is torch's number if torch is loaded, else ``OMP_NUM_THREADS``, else one per core.
+    """
     torch = sys.modules.get("torch")
     if torch is not None:
         return int(torch.get_num_threads())
@@ -67,7 +77,9 @@ def thread_count() -> int:
 
 
 def parallel_rows(work: Callable[[int, int], None], offsets: NDArray[np.int64]) -> None:
-    """Call ``work(first, stop)`` in parallel for ranges of rows with about the same number of events.
+    """Call ``work(first, stop)`` in parallel for ranges of rows.
+
+    Ranges have about the same number of events.
 
     Args:
         work: processes rows ``first:stop`` and no others; should be compiled, so that it runs without the lock.
@@ -112,7 +124,10 @@ class _SingleThreadedBlas:
 
 @cache
 def _blas_controller() -> Any:
-    """Return a controller of the loaded BLAS libraries; finding them takes milliseconds."""
+    """Return a controller of the loaded BLAS libraries.
+
+    Finding the libraries takes milliseconds.
+    """
     import scipy.linalg  # noqa: F401 - loads the BLAS that compiled loops call
     from threadpoolctl import ThreadpoolController
 

@@ -63,7 +63,10 @@ def collect_ratings(train: Dataset, model: str) -> Ratings:
 
 
 def rated_events(events: Events) -> Events:
-    """Return the events whose value is known; the result always has a column of values."""
+    """Return the events whose value is known.
+
+    The result always has a column of values.
+    """
     if events.values is None:
         return replace(events.where(np.zeros(events.size, np.bool_)), values=np.zeros(0, np.float32))
     known = np.isfinite(events.values)
@@ -71,7 +74,10 @@ def rated_events(events: Events) -> Events:
 
 
 def group_by_code(codes: Codes, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Group positions by code: return positions sorted by code (stable), and the start of each of ``count`` codes."""
+    """Group positions by code.
+
+    Returns the positions sorted by code (stable), and the start of each of ``count`` codes.
+    """
     # converting a sparse matrix is a counting sort, five times as fast as sorting
     positions = np.arange(len(codes) + 1)
     matrix = csr_array((positions[:-1], codes, positions), shape=(len(codes), count)).tocsc()
@@ -81,9 +87,10 @@ def group_by_code(codes: Codes, count: int) -> tuple[NDArray[np.int64], NDArray[
 def shrunken_means(
     codes: NDArray[np.integer[Any]], values: NDArray[np.float64], count: int, l2: float
 ) -> NDArray[np.float64]:
-    """Compute ``(count,)`` means of the values of each code, shrunk towards 0 by ``l2`` values of 0.
+    """Compute the mean of the values of each code, shrunk towards 0, ``(count,)``.
 
-    A code without values has mean 0. Regularized biases are such means of residuals.
+    The shrinkage is equivalent to ``l2`` additional values of 0. A code without values has mean 0. Regularized biases
+    are such means of residuals.
     """
     counts = np.bincount(codes, minlength=count) + l2
     sums = np.bincount(codes, values, minlength=count)

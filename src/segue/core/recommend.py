@@ -1,4 +1,6 @@
-"""Turn scores into recommendations: exclusions, filters, top-k. Shared by evaluation, API and serving.
+"""Turn scores into recommendations: exclusions, filters, top-k.
+
+Evaluation, API and serving share this code.
 
 Shapes: N queries, I items, k recommended items, R queries of one block.
 """
@@ -84,10 +86,11 @@ def recommend(
 
 
 def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries, Scores]]:
-    """Yield queries block by block, in order, with their scores ``(R, n_items)`` of the whole catalog.
+    """Yield queries block by block, in order, with their scores of the catalog.
 
-    The scores may be modified; they are valid until the next block. For factored models, the product of query and item
-    vectors is computed here; other models compute at most ``MAX_BLOCK_SCORES`` scores at once.
+    Scores have shape ``(R, n_items)``; they may be modified and are valid until the next block. For factored models,
+    the product of query and item vectors is computed here; other models compute at most ``MAX_BLOCK_SCORES`` scores at
+    once.
 
     Raises:
         ValueError: the scores of the model have another shape, or are not finite.
@@ -95,7 +98,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
     n_items = model.schema.n_items
     block_size = max(1, BLOCK_SCORES // n_items, min(MIN_ROWS, MAX_BLOCK_SCORES // n_items))
     rows = min(max(MIN_ROWS, CACHE_SCORES // n_items), block_size, max(1, len(queries)))
-    rows_per_yield = max(1, CACHE_SCORES // n_items)  # callers make arrays as large as what they get
+    rows_per_yield = max(1, CACHE_SCORES // n_items)  # callers allocate arrays of the same size as the block
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
     # properties of a protocol may be expensive: read them once
@@ -147,7 +150,9 @@ def exclude(scores_NI: Scores, history: Events) -> None:
 
 
 def top_k(scores_NI: Scores, k: int, log_partition: Scores | None = None) -> Recommendations:
-    """Select the best ``k`` columns per row; minus infinity is excluded, ties are ordered by column.
+    """Select the best ``k`` columns per row; ties are ordered by column.
+
+    Scores of minus infinity are excluded.
 
     Args:
         log_partition: ``(N,)`` log-sum-exp of the scores, for probabilities, where scores are logits.
@@ -175,9 +180,10 @@ def top_k(scores_NI: Scores, k: int, log_partition: Scores | None = None) -> Rec
 
 
 def _topk_lower_bound(scores_NI: Scores, k: int) -> Scores:
-    """Return a score per row, ``(N, 1)``, that at least ``k`` items reach (all candidates, if they are fewer).
+    """Return a score per row, ``(N, 1)``, that at least ``k`` items reach.
 
-    The k-th best of the group maxima is reached by k items, one in each of k groups, and costs one pass.
+    If there are fewer candidates, all reach it. The k-th best of the group maxima is reached by k items, one in each of
+    k groups, and costs one pass.
     """
     n, n_items = scores_NI.shape
     lowest = np.finfo(np.float32).min
@@ -193,7 +199,10 @@ def _topk_lower_bound(scores_NI: Scores, k: int) -> Scores:
 
 
 def _topk_mask(scores_NI: Scores, k: int) -> Mask:
-    """Return the mask of the best ``k`` per row: all above the k-th best score, and the first columns tied with it."""
+    """Return the mask of the best ``k`` columns per row.
+
+    These are all columns above the k-th best score, and the first columns tied with it.
+    """
     n_items = scores_NI.shape[1]
     if k >= n_items:
         return scores_NI > -np.inf
@@ -205,7 +214,10 @@ def _topk_mask(scores_NI: Scores, k: int) -> Mask:
 
 
 def log_partition(scores_NI: Scores) -> Scores:
-    """Return the log-sum-exp of each row, ``(N,)``; minus infinity where all scores are."""
+    """Return the log-sum-exp of each row, ``(N,)``; minus infinity for an empty row.
+
+    A row is empty if all its scores are minus infinity.
+    """
     top = scores_NI.max(axis=1, keepdims=True)
     top[np.isneginf(top)] = 0.0  # no candidate is left
     with np.errstate(divide="ignore"):
@@ -228,7 +240,7 @@ class PrecomputedQueries:
         return self.query_vectors_ND[queries.users]
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Not supported: callers use ``encode`` and ``vectors``."""
+        """Raise an error, because callers use ``encode`` and ``vectors``."""
         raise TypeError("PrecomputedQueries.score is not supported: use encode() and vectors")
 
 

@@ -1,4 +1,7 @@
-"""Find registry entries in the file system: each module of a package is an entry, its name is the key."""
+"""Find registry entries in the file system.
+
+Each module of a package is an entry, and its name is the key.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,18 @@ PLUGINS = "segue.models"
 
 
 def plugins(group: str) -> dict[str, EntryPoint]:
-    """Map the names to the entry points of ``group``, which other packages declare; nothing is imported."""
+    """Map names to the entry points of ``group`` that other packages declare.
+
+    Nothing is imported.
+    """
     return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def keys(package: str, group: str | None = None) -> list[str]:
-    """List the modules in ``package``, and the plugins of ``group``, without importing them."""
+    """List the modules in ``package``, and the plugins of ``group``.
+
+    Nothing is imported.
+    """
     path = importlib.import_module(package).__path__
     found = {entry.name for entry in pkgutil.iter_modules(path) if not entry.ispkg}
     return sorted(found | (plugins(group).keys() if group else set()))
@@ -50,20 +59,29 @@ def load_module(package: str, key: str, noun: str, group: str | None = None) -> 
 
 
 def exported_functions(module: ModuleType) -> dict[str, Callable[..., Any]]:
-    """Return the functions named in the ``__all__`` of a module: losses, metrics, similarities, schedules."""
+    """Return the functions named in the ``__all__`` of a module.
+
+    These are losses, metrics, similarities or schedules.
+    """
     return {name: getattr(module, name) for name in module.__all__}
 
 
 @cache
 def builtin_models() -> dict[str, str]:
-    """Map the keys of built-in models to their modules: the files in the family folders of ``segue.models``."""
+    """Map the keys of built-in models to their modules.
+
+    The modules are the files in the family folders of ``segue.models``.
+    """
     path = importlib.import_module(MODELS).__path__
     families = [entry.name for entry in pkgutil.iter_modules(path) if entry.ispkg]
     return {key: f"{MODELS}.{family}.{key}" for family in families for key in keys(f"{MODELS}.{family}")}
 
 
 def model_keys() -> list[str]:
-    """List the keys of all models: files in the families of ``segue.models``, and entry points."""
+    """List the keys of all models.
+
+    These are the files in the families of ``segue.models``, and entry points.
+    """
     return sorted({*builtin_models(), *plugins(PLUGINS)})
 
 

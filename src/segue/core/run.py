@@ -1,6 +1,7 @@
-"""Provide random streams, device, folder, checkpoints, history, progress and interruption for one run.
+"""Provide the context of one training run.
 
-A run is passed explicitly to the code that trains; there is no global state.
+The context holds random streams, device, folder, checkpoints, history, progress and interruption. It is passed
+explicitly to the code that trains; there is no global state.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ __all__ = ["Interrupted", "Progress", "Run", "Tracker"]
 
 
 class Interrupted(Exception):
-    """Training was interrupted; it can be resumed from the checkpoint in the run's folder."""
+    """Training was interrupted.
+
+    It can be resumed from the checkpoint in the run's folder.
+    """
 
 
 class Tracker(Protocol):
@@ -100,7 +104,7 @@ class Run:
         return [json.loads(line) for line in path.read_text().splitlines()] if path and path.exists() else []
 
     def save_checkpoint(self, metadata: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Replace the checkpoint by ``metadata`` (JSON) and ``arrays``, atomically."""
+        """Replace the checkpoint with ``metadata`` (JSON) and ``arrays``, atomically."""
         if self.folder is None:
             return
         lines = len(self.history())
@@ -109,7 +113,9 @@ class Run:
             write_json(folder / "metadata.json", {"seed": self.seed, "history_lines": lines, **metadata})
 
     def resume(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
-        """Load the last checkpoint, or ``None``; history after it is removed, because it will be logged again.
+        """Load the last checkpoint, or return ``None``.
+
+        The history after the checkpoint is removed, because it will be logged again.
 
         Raises:
             ValueError: the checkpoint has another seed, or is broken.
@@ -133,7 +139,10 @@ class Run:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let the first Ctrl-C or SIGTERM set ``interrupted``, and the second raise KeyboardInterrupt."""
+        """Handle Ctrl-C and SIGTERM within the context.
+
+        The first signal sets ``interrupted``, and the second raises KeyboardInterrupt.
+        """
 
         def interrupt(signum: int, frame: FrameType | None) -> None:
             if self.interrupted:
@@ -154,7 +163,10 @@ class Run:
 
     @contextmanager
     def progress(self, total: int, title: str, unit: str = "items") -> Iterator[Progress]:
-        """Show a bar of ``total`` units with rate and remaining time, where progress is shown at all."""
+        """Show a progress bar of ``total`` units, if progress is shown at all.
+
+        The bar has the rate and the remaining time.
+        """
         if not self.show_progress:
             yield _no_progress
             return

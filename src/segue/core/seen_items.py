@@ -16,7 +16,10 @@ __all__ = ["SeenItems"]
 
 @dataclass(frozen=True, eq=False)
 class SeenItems:
-    """Complete histories of the sequences of a batch, and the number of events before each target."""
+    """Complete histories of the sequences of a batch.
+
+    They come with the number of events before each target.
+    """
 
     items_T: Tensor
     """int64 item codes, concatenated by sequence."""
@@ -34,7 +37,10 @@ class SeenItems:
         return type(self)(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
     def catalog_mask(self, start: int, stop: int, n_items: int) -> Tensor:
-        """Return which catalog items are seen before the targets ``start:stop``, ``(stop - start, I)``."""
+        """Return which catalog items are seen before the targets ``start:stop``.
+
+        The shape is ``(stop - start, I)``.
+        """
         rows_M = self.rows_M[start:stop]
         first, last = int(rows_M[0]), int(rows_M[-1])
         begin, end = torch.searchsorted(self.rows_T, torch.stack([rows_M[0], rows_M[-1] + 1])).tolist()
@@ -52,7 +58,10 @@ class SeenItems:
         return (earliest.index_select(0, self.rows_M) < self.n_before_M[:, None]).index_select(1, inverse_K)
 
     def _earliest(self, rows: int, columns: int, row: Tensor, column: Tensor, events: slice | Tensor) -> Tensor:
-        """Return the lowest position of the ``events`` in each cell, ``(rows, columns)``; the int32 maximum if none."""
+        """Return the lowest position of the ``events`` in each cell.
+
+        The shape is ``(rows, columns)``; cells without events have the int32 maximum.
+        """
         inside = row < rows
         positions = self.positions_T[events]
         cells = torch.full((rows * columns,), torch.iinfo(torch.int32).max, dtype=torch.int32, device=positions.device)

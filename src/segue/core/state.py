@@ -1,7 +1,7 @@
-"""Represent the recurrent state of histories as a value that can be stored and continued.
+"""Represent the recurrent state of histories as a value.
 
-The size of a state does not depend on the number of events it summarizes. Seen items are not part of it, because they
-grow with the history: callers that keep states keep the seen items themselves.
+A state can be stored and continued. Its size does not depend on the number of events it summarizes. Seen items are not
+part of it, because they grow with the history: callers that keep states keep the seen items themselves.
 
 Shapes: N histories.
 """
@@ -95,7 +95,9 @@ class State:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Deserialize what :meth:`to_bytes` returned. :meth:`check` tells whether it fits a model.
+        """Deserialize the bytes that :meth:`to_bytes` returned.
+
+        :meth:`check` tells whether the state fits a model.
 
         Raises:
             ValueError: the bytes are not a state, or have another format version.
@@ -122,7 +124,11 @@ class State:
         return cls(model, arrays["events"], parts["recurrent_state"], parts["recent_events"])
 
     def check(self, model: str, expected: Mapping[str, tuple[tuple[int, ...], DTypeLike]]) -> None:
-        """Check that the state belongs to ``model`` and has the ``expected`` arrays: shape per row and type by name.
+        """Check that the state belongs to ``model`` and has the expected arrays.
+
+        Args:
+            model: SHA-256 of the model's arrays.
+            expected: shape per row and type of each array, by name.
 
         Raises:
             ValueError: the state belongs to another model (with both hashes), arrays are missing, unexpected or have
@@ -150,7 +156,10 @@ class State:
 
 
 def fingerprint(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 of ``arrays`` as stored in a bundle: the same as in ``bundle.json``."""
+    """Return the SHA-256 of ``arrays`` as stored in a bundle.
+
+    It is the same as in ``bundle.json``.
+    """
     from safetensors.numpy import save
 
     return hashlib.sha256(save({name: np.asarray(array, order="C") for name, array in arrays.items()})).hexdigest()

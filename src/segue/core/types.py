@@ -1,4 +1,6 @@
-"""Define the central value types: datasets, queries, splits, recommendations and ranks.
+"""Define the central value types.
+
+They are datasets, queries, splits, recommendations and ranks.
 
 Shapes: U users, I items, N queries (rows), T events in total, C candidates, k recommended items.
 
@@ -46,7 +48,10 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Feature:
-    """Describe one item or user feature and its numeric encoding; see :mod:`segue.core.features`."""
+    """One item or user feature and its numeric encoding.
+
+    See :mod:`segue.core.features`.
+    """
 
     name: str
     kind: Literal["category", "tags", "number", "vector"]
@@ -62,7 +67,10 @@ class Feature:
 
 @dataclass(frozen=True)
 class DataSchema:
-    """Describe the data a model is built for: sizes, action names and the features it reads."""
+    """The data a model is built for.
+
+    It holds sizes, action names and the features that the model reads.
+    """
 
     n_users: int
     n_items: int
@@ -112,7 +120,10 @@ class Dataset:
         return DataSchema(self.n_users, self.n_items, self.actions, self.target)
 
     def with_histories(self, histories: Events) -> Dataset:
-        """Return a dataset with the same users and items and other histories (one row per user)."""
+        """Return a dataset with the same users and items and other histories.
+
+        ``histories`` has one row per user.
+        """
         if len(histories) != self.n_users:
             raise ValueError(f"got {len(histories)} histories for {self.n_users} users, expected one per user")
         return replace(self, histories=histories)
@@ -189,7 +200,10 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Queries with known answers: ``targets`` holds the true items (and values) of each query."""
+    """Queries with known answers.
+
+    ``targets`` contains the true items (and values) of each query.
+    """
 
     queries: Queries
     targets: Events
@@ -221,7 +235,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Recommendations:
-    """The best items per query, best first; row ``n`` has ``lengths[n] <= k`` valid entries."""
+    """The best items per query, best first.
+
+    Row ``n`` has ``lengths[n] <= k`` valid entries.
+    """
 
     items: Codes
     """``(N, k)``"""
@@ -251,15 +268,15 @@ class Recommendations:
 
 @dataclass(frozen=True, eq=False)
 class Ranks:
-    """Positions of the true items in each query's ranking of the candidates, and the top of that ranking.
+    """Positions of the true items in each query's ranking of the candidates.
 
-    Entry ``t`` is one distinct true item of query ``rows[t]``.
+    The top of that ranking is stored too. Entry ``t`` is one distinct true item of query ``rows[t]``.
     """
 
     offsets: NDArray[np.int64]
     """``(N + 1,)``; the targets of query n are ``offsets[n]:offsets[n + 1]``."""
     n_higher: NDArray[np.int64]
-    """``(T,)`` candidates with a higher score than the target; all of them if the target is no candidate."""
+    """``(T,)`` candidates with a higher score than the target; all of them if the target is not a candidate."""
     n_tied: NDArray[np.int64]
     """``(T,)`` other candidates with the same score."""
     n_candidates: NDArray[np.int64]
@@ -277,10 +294,11 @@ class Ranks:
 
     @cached_property
     def expected_ranks(self) -> NDArray[np.float64]:
-        """``(T,)`` expected rank of each target from 1, ties in random order; infinite if it is no candidate.
+        """``(T,)`` expected rank of each target from 1, ties in random order.
 
-        If m targets of a query have the same score among n tied candidates, the j-th of them gets the expected rank of
-        the j-th of m, ``n_higher + j (n + 1) / (m + 1)``, so that at most k targets are within the top k.
+        The rank is infinite if the target is not a candidate. If m targets of a query have the same score among n tied
+        candidates, the j-th of them gets the expected rank of the j-th of m, ``n_higher + j (n + 1) / (m + 1)``, so
+        that at most k targets are within the top k.
         """
         rows = self.rows
         order = np.lexsort((self.n_higher, rows))

@@ -66,9 +66,10 @@ class Vocab:
         return self._ids
 
     def encode(self, ids: Iterable[Any]) -> tuple[Codes, Mask]:
-        """Look up the codes of ``ids``, and which ids are known; the code of an unknown id is 0 and means nothing.
+        """Look up the codes of ``ids``, and which ids are known.
 
-        Integers match the same number written as text, in either direction.
+        The code of an unknown id is 0 and has no meaning. Integers match the same number written as text, in either
+        direction.
         """
         if self._codes is None:
             self._codes = {text: code for code, text in enumerate(self.ids)}
@@ -81,7 +82,7 @@ class Vocab:
         return self.ids.gather(np.asarray(codes, dtype=np.int64)).to_list()
 
     def decode_typed(self, codes: NDArray[np.integer[Any]]) -> pl.Series:
-        """Look up the ids of ``codes`` in the type they have in the source."""
+        """Look up the ids of ``codes`` in the type that they have in the source."""
         ids = self.ids.gather(np.asarray(codes, dtype=np.int64))
         if self.id_type == "string":
             return ids
@@ -92,13 +93,16 @@ class Vocab:
 
 
 def id_type_of(dtype: pl.DataType) -> str:
-    """Name the id type of a column: its integer type, or ``string`` for everything else."""
+    """Return the id type of a column.
+
+    It is the integer type of the column, or ``string`` for everything else.
+    """
     name = str(dtype).lower()
     return name if name in INTEGER_TYPES else "string"
 
 
 def id_text(value: Any) -> str:
-    """Write an id as text; a whole number in floating point counts as an integer."""
+    """Convert an id to text; a whole floating-point number counts as an integer."""
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)

@@ -1,4 +1,7 @@
-"""Find archives of public datasets in the folder ``SEGUE_ARCHIVES`` by their members, and read them."""
+"""Find and read archives of public datasets.
+
+Archives are in the folder ``SEGUE_ARCHIVES`` and recognized by their members.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +28,14 @@ class ArchiveSpec:
     checksum: str | None = None
     """``md5:...`` or ``sha256:...`` of the official archive."""
     files: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
-    """URL and checksum of each published file by member, where there is no official archive."""
+    """URL and checksum of each published file by member, if there is no official archive."""
 
 
 class Archive:
     """A zip file whose members are addressed by the end of their path.
 
     Raises:
-        ValueError: the file is no zip file or truncated, or a member is broken or missing.
+        ValueError: the file is not a zip file or is truncated, or a member is broken or missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +47,10 @@ class Archive:
             raise ValueError(f"{path}: broken or truncated archive ({error}), expected a complete zip file") from None
 
     def name(self, ending: str) -> str | None:
-        """Return the full name of the member ``ending`` or ``.../ending``; the shortest of several, or ``None``."""
+        """Return the full name of the member ``ending`` or ``.../ending``.
+
+        If there are several, the shortest name is returned; ``None`` if there is none.
+        """
         found = [name for name in self._members if f"/{name}".endswith(f"/{ending}")]
         return min(found, key=len, default=None)
 
@@ -61,13 +67,16 @@ class Archive:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the names, sizes and CRCs of all members, from the directory of the archive."""
+        """Hash of the names, sizes and CRCs of all members.
+
+        It is computed from the directory of the archive.
+        """
         lines = sorted(f"{name} {info.file_size} {info.CRC:08x}" for name, info in self._members.items())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Text of ``REBUILT.txt`` in one line, where the archive has one."""
+        """Text of ``REBUILT.txt`` in one line, if the archive contains it."""
         if self.name("REBUILT.txt") is None:
             return ()
         text = self.read("REBUILT.txt").decode("utf-8", "replace")
@@ -75,7 +84,10 @@ class Archive:
 
 
 def find_archive(members: Sequence[str], key: str) -> Archive | None:
-    """Find the first archive in ``SEGUE_ARCHIVES`` that has all ``members`` (path suffixes).
+    """Find the first archive in ``SEGUE_ARCHIVES`` with all ``members``.
+
+    Args:
+        members: path suffixes.
 
     Raises:
         ValueError: the folder does not exist, or no archive matches and one named after ``key`` is broken.

@@ -1,4 +1,7 @@
-"""Build a dataset from a raw log: validate, encode, sort, filter and count; in memory or in a folder."""
+"""Build a dataset from a raw log, in memory or in a folder.
+
+The steps are: validate, encode, sort, filter and count.
+"""
 
 from __future__ import annotations
 
@@ -97,7 +100,10 @@ def build(
 
 
 def encode_and_sort(raw: RawLog, log: Log) -> EncodedLog:
-    """Validate and encode the events of ``raw``, sorted by user, then time, then row of the source."""
+    """Validate and encode the events of ``raw``.
+
+    The events are sorted by user, then time, then row of the source.
+    """
     events = validate_events(raw, log)
     user_ids, users = encode_ids(events["user"])
     item_ids, items = encode_ids(events["item"])
@@ -152,7 +158,10 @@ def encode_ids(ids: pl.Series) -> tuple[pl.Series, Codes]:
 
 
 def sort_order(users: Codes, times: NDArray[Any] | None) -> NDArray[np.int64] | None:
-    """Return the order by user, then time, then row; ``None`` where the rows are already sorted."""
+    """Return the order by user, then time, then row.
+
+    ``None`` if the rows are already sorted.
+    """
     if times is None:
         key = users
     elif times.dtype.kind == "f":
@@ -168,7 +177,10 @@ def sort_order(users: Codes, times: NDArray[Any] | None) -> NDArray[np.int64] | 
 
 
 def align_features(table: pl.DataFrame | None, ids: pl.Series, noun: str, log: Log) -> pl.DataFrame:
-    """Return the rows of ``table`` for ``ids``, in their order; ids without a row have empty cells."""
+    """Return the rows of ``table`` for ``ids``, in their order.
+
+    Ids without a row have empty cells.
+    """
     frame = pl.DataFrame({"id": ids})
     if table is None:
         return frame

@@ -1,4 +1,7 @@
-"""Read in-memory tables of events: anything with the Arrow C stream interface, with a column mapping."""
+"""Read in-memory tables of events.
+
+Any table with the Arrow C stream interface is accepted, with a column mapping.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,10 @@ __all__ = ["is_table", "read_table", "resolve_columns", "to_frame", "to_raw_log"
 
 
 def is_table(source: object) -> bool:
-    """Check whether ``source`` is an in-memory table: pandas, Polars, DuckDB, pyarrow, ..."""
+    """Check whether ``source`` is an in-memory table.
+
+    Examples are tables of pandas, Polars, DuckDB and pyarrow.
+    """
     return hasattr(source, "__arrow_c_stream__") or isinstance(source, pl.LazyFrame)
 
 
@@ -22,14 +28,14 @@ def read_table(source: Any, columns: Mapping[str, str] | None = None) -> RawLog:
     """Read the events of an in-memory table.
 
     Raises:
-        ValueError: ``source`` is no table, a column has mixed types, or a column is missing.
+        ValueError: ``source`` is not a table, a column has mixed types, or a column is missing.
     """
     name, frame = to_frame(source)
     return to_raw_log(frame, resolve_columns(columns, frame.columns, name), SourceLocation(name))
 
 
 def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
-    """Convert an in-memory table to Polars; return a name of its type as well.
+    """Convert an in-memory table to Polars; also return the name of its type.
 
     Raises:
         ValueError: a column has mixed types.
@@ -46,7 +52,7 @@ def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
 
 
 def resolve_columns(columns: Mapping[str, str] | None, found: list[str], name: str) -> dict[str, str]:
-    """Map internal column names to the names in the table, for the columns that are present.
+    """Map internal column names to the names of the columns found in a table.
 
     Args:
         columns: names given by the user, by internal name.

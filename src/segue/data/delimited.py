@@ -1,4 +1,7 @@
-"""Parse delimited text quickly; on failure, locate the first error by file, line and column."""
+"""Parse delimited text quickly.
+
+On failure, the first error is located by file, line and column.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +47,8 @@ def read_delimited(
     is one byte or ``::``.
 
     Raises:
-        ValueError: the text is empty or not UTF-8, a column is missing, or a number is invalid; the message names
-            file, line and column.
+        ValueError: the text is empty or not UTF-8, a column is missing, or a number is invalid; the message names file,
+            line and column.
     """
     if separator == "::":
         data = source.read_bytes() if isinstance(source, Path) else source
@@ -111,7 +114,7 @@ def _explain(
 
 
 def first_invalid(text: pl.Series, dtype: pl.DataType | type[pl.DataType]) -> int | None:
-    """Return the first row whose text is present but no ``dtype``."""
+    """Return the first row whose text is present but is not of type ``dtype``."""
     if dtype == pl.String:
         return None
     invalid = text.is_not_null() & text.str.strip_chars().cast(dtype, strict=False).is_null()

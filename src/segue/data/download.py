@@ -22,11 +22,16 @@ CHUNK = 1 << 18
 
 
 class DownloadError(OSError):
-    """A required download failed; the received part is kept, and the next attempt resumes."""
+    """A required download failed.
+
+    The received part is kept, and the next attempt resumes the download.
+    """
 
 
 def download(spec: ArchiveSpec, key: str, folder: Path, log: Log) -> Path:
-    """Download the archive of ``key`` to ``folder/key.zip``, or create it from its published files.
+    """Download the archive of ``key`` to ``folder/key.zip``.
+
+    If there is no such download, the archive is created from its published files.
 
     Raises:
         DownloadError: there is no public download, the network failed, or a checksum does not match.
@@ -53,7 +58,9 @@ def download(spec: ArchiveSpec, key: str, folder: Path, log: Log) -> Path:
 
 
 def fetch(url: str, target: Path, checksum: str | None = None) -> Path:
-    """Download ``url`` to ``target``; an interrupted download is resumed from ``target.part``.
+    """Download ``url`` to ``target``.
+
+    An interrupted download is resumed from ``target.part``.
 
     Args:
         checksum: expected ``md5:...`` or ``sha256:...`` of the file.

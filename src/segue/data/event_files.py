@@ -1,4 +1,7 @@
-"""Read event files: ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``; one file, a folder or a pattern."""
+"""Read event files: ``.csv``, ``.tsv``, ``.jsonl`` and ``.parquet``.
+
+An address is one file, a folder or a pattern.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 def is_file_address(address: str) -> bool:
-    """Check whether ``address`` means files: by suffix, existence, or the form of a path or pattern."""
+    """Check whether ``address`` refers to files.
+
+    The check uses its suffix, its existence, or the form of a path or pattern.
+    """
     return Path(address).suffix.lower() in SUFFIXES or Path(address).exists() or any(sign in address for sign in "/\\*")
 
 
@@ -87,7 +93,10 @@ def _read(path: Path, columns: Mapping[str, str] | None) -> RawLog:
 
 
 def _read_delimited(path: Path, separator: str, columns: Mapping[str, str] | None) -> RawLog:
-    """Read ids as text, times and values as numbers; as text if any is no number, so that errors can be located."""
+    """Read ids as text, and times and values as numbers.
+
+    If any time or value is not a number, all are read as text, so that errors can be located.
+    """
     found = pl.read_csv(path, separator=separator, n_rows=0, glob=False).columns
     names = resolve_columns(columns, found, str(path))
     texts: dict[str, type[pl.DataType]] = dict.fromkeys(names.values(), pl.String)

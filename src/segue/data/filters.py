@@ -1,4 +1,7 @@
-"""Filter events: time range, minimum value, repeated events and k-core; removed events are counted."""
+"""Filter events by time range, minimum value, repetition and k-core.
+
+Removed events are counted.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ class Filters(Settings):
 
 
 def parse_time(value: str | int) -> int:
-    """Convert an ISO date or time (UTC unless it has a time zone) or Unix seconds to Unix seconds.
+    """Convert a time to Unix seconds.
+
+    The time is an ISO date or time (UTC unless it has a time zone), or Unix seconds.
 
     Raises:
         ValueError: the text is neither.
@@ -63,7 +68,9 @@ def parse_time(value: str | int) -> int:
 
 
 def parse_duration(value: str | int | float, name: str) -> int:
-    """Convert a duration such as ``7d``, ``12h`` or ``2w``, or a number of seconds, to seconds.
+    """Convert a duration to seconds.
+
+    The duration is a text such as ``7d``, ``12h`` or ``2w``, or a number of seconds.
 
     Raises:
         ValueError: the duration is not understood or not positive; the message names ``name``.
@@ -76,7 +83,9 @@ def parse_duration(value: str | int | float, name: str) -> int:
 
 
 def apply_filters(log: EncodedLog, filters: Filters) -> tuple[EncodedLog, dict[str, int]]:
-    """Return the events that are kept, with new codes, and the number of events each filter removed.
+    """Apply the filters to events.
+
+    Returns the remaining events, with new codes, and the number of events that each filter removed.
 
     Raises:
         ValueError: no event is left, a filter needs a missing column, or ``duplicates="error"`` found a duplicate.
@@ -125,7 +134,11 @@ def apply_filters(log: EncodedLog, filters: Filters) -> tuple[EncodedLog, dict[s
 
 
 def find_repeats(log: EncodedLog, last: bool = False) -> Mask:
-    """Return which events repeat an earlier (``last``: a later) one of the same user, item and action."""
+    """Return which events repeat an earlier event.
+
+    With ``last``, return which events are repeated by a later event. Events are repeated if user, item and action are
+    the same.
+    """
     order, same = _sort_by_pair(log)
     repeated = np.zeros(len(log), np.bool_)
     repeated[order[:-1][same] if last else order[1:][same]] = True
@@ -133,12 +146,15 @@ def find_repeats(log: EncodedLog, last: bool = False) -> Mask:
 
 
 def count_repeats(log: EncodedLog) -> tuple[int, int]:
-    """Count events that repeat an earlier one of the same user, item and action, and those identical to it."""
+    """Count repeated events, and those that are identical to an earlier event.
+
+    An event is repeated if an earlier event has the same user, item and action.
+    """
     order, same = _sort_by_pair(log)
     identical = same if log.times is None else same & (log.times[order[1:]] == log.times[order[:-1]])
     if log.values is None or not identical.any():
         return int(same.sum()), int(identical.sum())
-    run = np.cumsum(np.concatenate([[True], ~identical]))  # events that differ at most in their value share a number
+    run = np.cumsum(np.concatenate([[True], ~identical]))  # events equal except for the value share a number
     among = np.concatenate([identical, [False]]) | np.concatenate([[False], identical])
     run, values = run[among], log.values[order[among]]
     sort = np.lexsort((values, run))
@@ -148,7 +164,10 @@ def count_repeats(log: EncodedLog) -> tuple[int, int]:
 
 
 def _sort_by_pair(log: EncodedLog) -> tuple[NDArray[np.int64], Mask]:
-    """Sort events by user, item and action (stable); return the order, and which equal the one before in all three."""
+    """Sort events by user, item and action (stable).
+
+    Returns the order, and which events equal the preceding one in all three.
+    """
     n_actions = len(log.action_names) if log.actions is not None else 1
     key = (log.users.astype(np.int64) * len(log.item_ids) + log.items) * n_actions
     if log.actions is not None:
@@ -158,7 +177,10 @@ def _sort_by_pair(log: EncodedLog) -> tuple[NDArray[np.int64], Mask]:
 
 
 def k_core(log: EncodedLog, users: int, items: int) -> Mask:
-    """Return the events of the largest subset with ``users`` events per user and ``items`` per item, ``(T,)``."""
+    """Return the events of the k-core, ``(T,)``.
+
+    It is the largest subset with at least ``users`` events per user and ``items`` per item.
+    """
     keep = np.ones(len(log), np.bool_)
     while True:
         per_user = np.bincount(log.users[keep], minlength=len(log.user_ids))

@@ -1,4 +1,7 @@
-"""Open a prepared dataset in milliseconds: arrays are memory-mapped, ids and tables are read on first use."""
+"""Open a prepared dataset in milliseconds.
+
+Arrays are memory-mapped; ids and tables are read on first use.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ def open_dataset(folder: Path | str) -> Dataset:
     """Open the dataset prepared in ``folder``.
 
     Raises:
-        ValueError: there is no dataset, its format is another version, or a file does not match the header.
+        ValueError: there is no dataset, it has another format version, or a file does not match the header.
     """
     folder = Path(folder)
     if not is_dataset(folder):
@@ -59,7 +62,9 @@ def open_dataset(folder: Path | str) -> Dataset:
 
 
 def load_predefined_split(dataset: Dataset, name: str) -> NDArray[np.uint8]:
-    """Load the role of each event in a predefined split, ``(T,)``: 1 train, 2 test, 0 neither.
+    """Load the role of each event in a predefined split, ``(T,)``.
+
+    The roles are: 1 train, 2 test, 0 neither.
 
     Raises:
         ValueError: the dataset has no predefined split ``name``.

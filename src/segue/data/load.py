@@ -1,4 +1,7 @@
-"""Load a dataset by name, address or table; prepared once, then opened in milliseconds."""
+"""Load a dataset by name, address or table.
+
+It is prepared once, then opened in milliseconds.
+"""
 
 from __future__ import annotations
 
@@ -37,13 +40,19 @@ PLUGINS = "segue.sources"
 
 
 def data_home() -> Path:
-    """Return the folder of prepared data and downloads: ``SEGUE_HOME/data``, else the platform's cache folder."""
+    """Return the folder of prepared data and downloads.
+
+    It is ``SEGUE_HOME/data``, or else ``data`` in the platform's cache folder.
+    """
     home = os.environ.get("SEGUE_HOME")
     return Path(home).expanduser() / "data" if home else user_cache_path("segue") / "data"
 
 
 def list_sources() -> list[tuple[str, str, bool]]:
-    """List the named sources: key, a line of description, and whether it is available without a download."""
+    """List the named sources.
+
+    Each has its key, a line of description, and whether it is available without a download.
+    """
     sources = []
     for name in keys(PACKAGE, PLUGINS):
         key = name.replace("_", "-")
@@ -58,7 +67,7 @@ def list_sources() -> list[tuple[str, str, bool]]:
 
 @dataclass(frozen=True)
 class _Request:
-    """How a source is to be prepared."""
+    """How to prepare a source."""
 
     columns: Mapping[str, str]
     target: str | None
@@ -69,7 +78,7 @@ class _Request:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the source is used as it is."""
+        """Whether the source is used unchanged."""
         return not self.columns and self.target is None and self.filters == Filters() and not self.side_tables
 
     @property
@@ -109,7 +118,7 @@ def load(
     out: Path | str | None = None,
     log: Log | None = None,
 ) -> Dataset:
-    """Load the dataset of ``source``; prepare it first where necessary.
+    """Load the dataset of ``source``, preparing it first if necessary.
 
     Args:
         source: a key (``ml-100k``, ``amazon-beauty?variant=bert4rec``, ``simulated?users=1000&seed=1``); a file, a
@@ -186,7 +195,10 @@ def _load_source(key: str, query: str, request: _Request) -> Dataset:
 def _generate_source(
     source: ModuleType, key: str, address: str, settings: Mapping[str, str], request: _Request
 ) -> Dataset:
-    """Load a source that generates its data; filters and side tables are applied afterwards."""
+    """Load a source that generates its data.
+
+    Filters and side tables are applied afterwards.
+    """
     plain = {"address": address, "columns": {}, "target": None, "filters": Filters().model_dump(mode="json")}
     generated = request.out if request.is_plain and request.out is not None else _cache_path(key, plain)
     if generated == request.out or not is_dataset(generated):

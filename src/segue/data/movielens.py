@@ -1,4 +1,7 @@
-"""Parse the file layouts of MovieLens: ratings, movies with years and genres, tags."""
+"""Parse the file layouts of MovieLens.
+
+The files contain ratings, movies with years and genres, and tags.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ NO_GENRES = "(no genres listed)"
 
 
 def build_movies(ids: pl.Series, titles: pl.Series, genres: pl.Series) -> pl.DataFrame:
-    """Return ``id``, ``title``, ``genres`` (list) and ``year`` from titles like ``Alien (1979)`` and genres ``A|B``."""
+    """Return the table of movies: ``id``, ``title``, ``genres`` (list) and ``year``.
+
+    Titles have the form ``Alien (1979)`` and genres the form ``A|B``.
+    """
     return pl.DataFrame({"id": ids.cast(pl.String), "title": titles, "genres": genres}).with_columns(
         pl.when(pl.col("genres").is_in([NO_GENRES, ""]))
         .then(pl.lit([], dtype=pl.List(pl.String)))
@@ -49,7 +55,10 @@ def read_movies_double_colon(archive: Archive, member: str, encoding: str) -> pl
 
 
 def aggregate_tags(tags: pl.DataFrame) -> pl.DataFrame:
-    """Return ``id`` and ``tags``: the distinct tags of each item in lower case, most frequent first."""
+    """Return ``id`` and ``tags``.
+
+    Tags are the distinct tags of each item in lower case, most frequent first.
+    """
     return (
         tags.drop_nulls()
         .select(pl.col("item").cast(pl.String).alias("id"), pl.col("tag").str.strip_chars().str.to_lowercase())
@@ -62,7 +71,10 @@ def aggregate_tags(tags: pl.DataFrame) -> pl.DataFrame:
 
 
 def read_csv_layout(archive: Archive, folder: str) -> RawLog:
-    """Read the layout of 20M, 25M and latest: ratings and movies, and tags and links where present (CSV)."""
+    """Read the CSV layout of 20M, 25M and latest.
+
+    It contains ratings and movies, and in some datasets tags and links.
+    """
 
     def read(member: str, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
         name = f"{archive.path.name}:{folder}/{member}"

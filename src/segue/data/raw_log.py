@@ -1,4 +1,7 @@
-"""Hold an interaction log in memory while a dataset is built: as read from a source, and as encoded columns."""
+"""Hold an interaction log in memory while a dataset is built.
+
+The log is held as read from a source, and as encoded columns.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +69,10 @@ class SourceLocation:
 
 @dataclass(frozen=True, eq=False)
 class RawLog:
-    """A log as read from a source: events in the order of the file, and metadata of items and users."""
+    """A log as read from a source.
+
+    It contains events in the order of the file, and metadata of items and users.
+    """
 
     events: pl.DataFrame
     """``user``, ``item`` and, where present, ``time``, ``value``, ``action``, ``split:*`` and ``time_known``."""
@@ -86,7 +92,10 @@ class RawLog:
 
 @dataclass(frozen=True, eq=False)
 class EncodedLog:
-    """Events as flat encoded columns ``(T,)``, sorted by user, then time, then row of the source."""
+    """Events as flat encoded columns ``(T,)``.
+
+    They are sorted by user, then time, then row of the source.
+    """
 
     user_ids: pl.Series
     item_ids: pl.Series
@@ -115,7 +124,7 @@ class EncodedLog:
         return replace(self, **changes)
 
     def compact(self) -> EncodedLog:
-        """Return the same events with ids and codes of only those users and items that occur."""
+        """Return the same events with ids and codes of occurring users and items only."""
         user_ids, users = _compact(self.user_ids, self.users)
         item_ids, items = _compact(self.item_ids, self.items)
         return replace(self, user_ids=user_ids, item_ids=item_ids, users=users, items=items)

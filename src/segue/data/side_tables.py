@@ -1,4 +1,7 @@
-"""Join the user's own tables of item and user features to a log while a dataset is built."""
+"""Join user-supplied tables of item and user features to a log.
+
+This happens while a dataset is built.
+"""
 
 from __future__ import annotations
 
@@ -44,19 +47,22 @@ class SideTable:
 
 
 def read_side_tables(items: Any, users: Any) -> dict[str, SideTable]:
-    """Read the tables of ``items`` and ``users`` that are given: a path or an in-memory table each.
+    """Read the given tables of ``items`` and ``users``.
 
-    Columns of lists, such as tags or vectors, need Parquet, JSON lines or an in-memory table.
+    Each is a path or an in-memory table. Columns of lists, such as tags or vectors, need Parquet, JSON lines or an
+    in-memory table.
 
     Raises:
-        ValueError: a file is missing or not readable, or the source is no table.
+        ValueError: a file is missing or not readable, or the source is not a table.
     """
     sources = {"items": items, "users": users}
     return {noun: _read(noun, source) for noun, source in sources.items() if source is not None}
 
 
 def join_side_tables(raw: RawLog, side_tables: Mapping[str, SideTable]) -> RawLog:
-    """Join side tables to the items and users of ``raw``; columns of the same name are replaced.
+    """Join side tables to the items and users of ``raw``.
+
+    Columns of the same name are replaced.
 
     Raises:
         ValueError: a table has no column of ids.

@@ -1,4 +1,6 @@
-"""Split strategies: assign each event to training, validation or test; the function name is the key.
+"""Split strategies; the function name is the key.
+
+A strategy assigns each event to training, validation or test.
 
 Shapes: T events of the log, sorted by user then time; U users; I items.
 """
@@ -44,7 +46,10 @@ EPSILON = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class SplitMasks:
-    """Role of each event; masks ``(T,)``. Validation targets belong to the history of test queries."""
+    """Role of each event; masks ``(T,)``.
+
+    Validation targets belong to the history of test queries.
+    """
 
     train: Mask
     valid: Mask
@@ -65,7 +70,7 @@ def none(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def leave_one_out(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Hold out the last event of each user for the test, and the one before for validation.
+    """Hold out the last event of each user for test, the one before for validation.
 
     With ``valid=0`` there is no validation, and all events but the last train. With a target action, the last two
     events of that action are held out; events of other actions between them belong to the history of the test query
@@ -75,10 +80,10 @@ def leave_one_out(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def leave_n_out(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Hold out the last ``n`` events of each user for the test, and the ``n`` before for validation.
+    """Hold out the last ``n`` events of each user for the test.
 
-    ``valid=0``: no validation. Users who would have no training event left are not held out. Target actions are treated
-    as in :func:`leave_one_out`.
+    The ``n`` events before them are held out for validation. ``valid=0``: no validation. Users who would have no
+    training event left are not held out. Target actions are treated as in :func:`leave_one_out`.
     """
     return _leave_last(data, settings.n, settings.n if settings.valid else 0)
 
@@ -110,7 +115,10 @@ def _leave_last(data: Dataset, n_test: int, n_valid: int) -> SplitMasks:
 
 
 def random(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Draw events regardless of time. For rating prediction: histories may contain events later than the targets."""
+    """Draw events regardless of time, for rating prediction.
+
+    Histories may contain events later than the targets.
+    """
     shuffled = _shuffled(_target_mask(data), settings)
     n_test = round(len(shuffled) * settings.test)
     n_valid = round(len(shuffled) * settings.valid)
@@ -118,7 +126,10 @@ def random(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def k_fold(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Divide events randomly into ``folds`` parts of equal size; part ``fold`` is the test."""
+    """Divide events randomly into ``folds`` parts of equal size.
+
+    Part ``fold`` is the test.
+    """
     shuffled = _shuffled(_target_mask(data), settings)
     test = np.array_split(shuffled, settings.folds)[settings.fold]
     rest = np.setdiff1d(shuffled, test, assume_unique=True)
@@ -127,7 +138,10 @@ def k_fold(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def predefined(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Use the split ``name`` that comes with the data; validation is drawn from its training part."""
+    """Use the split ``name`` that comes with the data.
+
+    Validation is drawn from its training part.
+    """
     if settings.name is None:
         known = ", ".join(data.header.get("predefined_splits", [])) or "none"
         raise ValueError(f"split.name: missing, expected a predefined split of {data.name}: {known}")
@@ -144,8 +158,8 @@ def global_temporal(data: Dataset, settings: SplitSettings) -> SplitMasks:
     """Cut the log at one time for all users: later events are the test.
 
     The cut is ``cutoff``, or the time after which the newest ``test`` share of all events happens. Validation starts at
-    ``valid_cutoff``, or holds the ``valid`` share of all events before the cut. Events at the time of a cut are on its
-    later side. ``end``: events from this time on are unused.
+    ``valid_cutoff``, or contains the ``valid`` share of all events before the cut. Events at the time of a cut are on
+    its later side. ``end``: events from this time on are unused.
     """
     times = data.histories.times
     if times is None:
@@ -187,7 +201,10 @@ def global_temporal(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def per_user_ratio(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Hold out the newest ``test`` share of each user's events, and the ``valid`` share before it; rounded down."""
+    """Hold out the newest ``test`` share of each user's events.
+
+    The ``valid`` share before it is held out for validation. Numbers of events are rounded down.
+    """
     events = data.histories
     n_test = np.floor(events.lengths * settings.test + EPSILON).astype(np.int64)
     n_valid = np.floor(events.lengths * settings.valid + EPSILON).astype(np.int64)
@@ -199,7 +216,10 @@ def per_user_ratio(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def per_user_random(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Like ``per_user_ratio``, but shares are drawn regardless of time: histories may contain later events."""
+    """Hold out random shares of each user's events, regardless of time.
+
+    Otherwise like ``per_user_ratio``. Histories may contain events later than the targets.
+    """
     events = data.histories
     rows, is_target = events.rows, _target_mask(data)
     order = np.lexsort((Run(settings.seed).rng("split").random(events.size), rows))
@@ -225,9 +245,10 @@ def held_out_users(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def user_k_fold(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Divide users randomly into ``folds`` parts of equal size; the users of part ``fold`` are held out for the test.
+    """Divide users randomly into ``folds`` parts of equal size.
 
-    Histories, targets and users with fewer than two events are treated as in :func:`held_out_users`.
+    The users of part ``fold`` are held out for the test. Histories, targets and users with fewer than two events are
+    treated as in :func:`held_out_users`.
     """
     able = np.flatnonzero(data.histories.lengths >= 2)
     drawn = able[Run(settings.seed).rng("split").permutation(len(able))]
@@ -238,9 +259,10 @@ def user_k_fold(data: Dataset, settings: SplitSettings) -> SplitMasks:
 
 
 def cold_users(data: Dataset, settings: SplitSettings) -> SplitMasks:
-    """Hold out all events of some users as targets of queries without history (user cold start).
+    """Hold out all events of some users, whose queries have no history.
 
-    A ``test`` share and a ``valid`` share of the users are held out; models can use only their features.
+    This is the user cold start. A ``test`` share and a ``valid`` share of the users are held out; models can use only
+    their features.
     """
     events = data.histories
     active = np.flatnonzero(events.lengths)
@@ -261,8 +283,8 @@ def cold_users(data: Dataset, settings: SplitSettings) -> SplitMasks:
 def cold_items(data: Dataset, settings: SplitSettings) -> SplitMasks:
     """Hold out all events of some items (item cold start).
 
-    A ``test`` share and a ``valid`` share of the items are held out. Events with them are targets; the history of their
-    users holds events with training items only, which may be later than the targets.
+    A ``test`` share and a ``valid`` share of the items are held out. Their events are targets; the histories of their
+    users contain only events with training items, which may be later than the targets.
     """
     events = data.histories
     occurring = np.unique(events.items[_target_mask(data)])
@@ -299,7 +321,10 @@ def _hold_out_users(
 
 
 def _roles(count: int, valid: NDArray[np.integer[Any]], test: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Return the role of each of ``count`` users or items: 0 training, 1 validation, 2 test."""
+    """Return the role of each of ``count`` users or items.
+
+    The roles are: 0 training, 1 validation, 2 test.
+    """
     role = np.zeros(count, np.uint8)
     role[test], role[valid] = 2, 1
     return role
@@ -320,7 +345,7 @@ def _shuffled(mask: Mask, settings: SplitSettings) -> NDArray[np.int64]:
 def _from_targets(
     data: Dataset, valid: NDArray[np.int64], test: NDArray[np.int64], used: Mask | None = None
 ) -> SplitMasks:
-    """Create masks from target events; all other events (of ``used``) train."""
+    """Create masks from target events; all other events (of ``used``) are training."""
     is_valid, is_test = np.zeros((2, data.histories.size), np.bool_)
     is_valid[valid], is_test[test] = True, True
     rest = np.ones(data.histories.size, np.bool_) if used is None else used
@@ -333,7 +358,10 @@ def _cutoff(times: NDArray[np.int64], cutoff: str | int | None, share: float) ->
 
 
 def _time_quantile(times: NDArray[np.int64], share: float) -> int:
-    """Return the time of the event with a ``share`` of all events before it; after the last one if there is none."""
+    """Return the time of the event with a ``share`` of all events before it.
+
+    If there is no such event, return a time after the last event.
+    """
     position = round(len(times) * share)
     if position < len(times):
         return int(np.partition(times, position)[position])

@@ -1,4 +1,7 @@
-"""Split a dataset into training data and held-out queries: disjoint, without leakage, deterministic."""
+"""Split a dataset into training data and held-out queries.
+
+Splits are disjoint, without leakage and deterministic.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
 def folds(
     data: Dataset, k: int = 5, over: Literal["interactions", "users"] = "interactions", **settings: Any
 ) -> Iterator[Split]:
-    """Yield the ``k`` splits of a cross-validation; the test sets are disjoint and together cover the data.
+    """Yield the ``k`` splits of a cross-validation.
+
+    The test sets are disjoint and together cover the data.
 
     Args:
         k: number of folds, at least 2.
@@ -83,7 +88,9 @@ def sliding_windows(
     valid: str | int | float | None = None,
     **settings: Any,
 ) -> Iterator[Split]:
-    """Yield ``count`` temporal splits with consecutive test windows; the last one ends with the log.
+    """Yield ``count`` temporal splits with consecutive test windows.
+
+    The last test window ends with the log.
 
     Args:
         test: length of a test window: a duration such as ``7d``, ``12h`` or ``2w``, or seconds.
@@ -177,7 +184,7 @@ def _hold_out(
 
 
 def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:
-    """Return ``mask`` with only the first event of each user and item."""
+    """Return ``mask`` with only the first event of each user-item pair."""
     position = np.flatnonzero(mask)
     keys = events.rows[position] * n_items + events.items[position]
     _, first = np.unique(keys, return_index=True)
@@ -187,7 +194,7 @@ def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:
 
 
 def _contains(history: Events, targets: Events, n_items: int) -> Mask:
-    """Return whether the history of its query contains each target, ``(targets,)``."""
+    """Return whether each target is in the history of its query, ``(targets,)``."""
     wanted, position = np.unique(targets.rows * n_items + targets.items, return_inverse=True)
     if not len(wanted):
         return np.zeros(0, np.bool_)

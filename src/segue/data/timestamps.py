@@ -17,7 +17,9 @@ EXPECTED = "seconds since 1970 or an ISO date such as 2024-05-31T12:00:00Z"
 
 
 def to_seconds(times: pl.Series, column: str, location: SourceLocation, log: Log) -> pl.Series:
-    """Convert a column of times to Int64 seconds, or to Float64 where there are fractions.
+    """Convert a column of times to seconds.
+
+    The type is Int64, or Float64 if there are fractions.
 
     Raises:
         ValueError: a time is missing, no number or date, not finite, or before 1970; the message names the row.
@@ -48,7 +50,10 @@ def to_seconds(times: pl.Series, column: str, location: SourceLocation, log: Log
 
 
 def _numbers(times: pl.Series, column: str, log: Log) -> pl.Series | None:
-    """Return numbers, null where a text is no number or date; ``None`` for types that cannot be times."""
+    """Return numbers, null where a text is not a number or date.
+
+    ``None`` for types that cannot be times.
+    """
     if times.dtype.is_float():
         return times.cast(pl.Float64)
     if times.dtype == pl.UInt64:
@@ -63,7 +68,7 @@ def _numbers(times: pl.Series, column: str, log: Log) -> pl.Series | None:
         return None
     text = times.str.strip_chars()
     readings = (text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text))
-    best = min(readings, key=pl.Series.null_count)  # the first of equals; what it cannot read is the error
+    best = min(readings, key=pl.Series.null_count)  # the first of equals; times that it cannot read are errors
     if best is readings[2]:
         naive = int((~text.str.contains(r"(Z|[+-]\d\d:?\d\d)$")).sum())
         if naive:

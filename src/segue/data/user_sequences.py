@@ -15,7 +15,8 @@ def read_user_sequences(archive: Archive, member: str) -> tuple[pl.DataFrame, So
     """Return ``user`` and ``item`` of all events in the order of the file.
 
     Raises:
-        ValueError: the file is empty or not UTF-8, or contains something else than integers; names the line.
+        ValueError: the file is empty or not UTF-8, or contains something other than integers; the message names the
+            line.
     """
     name, data = f"{archive.path.name}:{member}", archive.read(member)
     check_utf8(data, name)

@@ -1,4 +1,7 @@
-"""Validate raw events and convert them to known types; errors name the row, decisions are logged."""
+"""Validate raw events and convert them to known types.
+
+Errors name the row; decisions are logged.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ __all__ = ["validate_events"]
 
 
 def validate_events(raw: RawLog, log: Log) -> pl.DataFrame:
-    """Return the events with integer or text ids, numeric ``time`` and Float32 ``value``.
+    """Return the events with validated types.
+
+    Ids are integers or text, ``time`` is numeric and ``value`` is Float32.
 
     Raises:
         ValueError: a cell is invalid; the message has row, column, value and what was expected.
@@ -43,7 +48,7 @@ def cell_error(raw: RawLog, column: str, row: int | None, got: object, expected:
 
 
 def _ids(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
-    """Convert ids to integers where all are, else to text."""
+    """Convert ids to integers if all are integers, else to text."""
     if ids.null_count():
         raise cell_error(raw, column, ids.is_null().arg_max(), "nothing", "an id")
     if ids.dtype.is_integer():
@@ -87,7 +92,10 @@ def _from_floats(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Serie
 
 
 def _values(values: pl.Series, raw: RawLog, may_be_missing: bool, log: Log) -> pl.Series:
-    """Convert values to Float32; missing values become NaN where other actions may lack them."""
+    """Convert values to Float32.
+
+    Missing values become NaN where other actions may lack them.
+    """
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         raise cell_error(raw, "value", 0, f"a column of type {values.dtype}", "a number")
     numbers = values.cast(pl.Float32, strict=False).alias("value")

@@ -35,7 +35,10 @@ BLOCK = 2_000_000
 
 
 class AppendableArray:
-    """An ``.npy`` file that values are appended to; its header has space for any length."""
+    """An ``.npy`` file that values are appended to.
+
+    Its header has space for any length.
+    """
 
     def __init__(self, path: Path, dtype: Any) -> None:
         self.dtype, self.size, self.hash = np.dtype(dtype), 0, hashlib.sha256()
@@ -66,7 +69,9 @@ def _is_replaceable(folder: Path) -> bool:
 
 
 class DatasetWriter:
-    """Context manager that writes a dataset to ``folder``: :meth:`append` chunks, then :meth:`finish` once.
+    """Context manager that writes a dataset to ``folder``.
+
+    Call :meth:`append` for each chunk, then :meth:`finish` once.
 
     Args:
         folder: created atomically at the end of the context, and not at all after an error.
@@ -128,9 +133,10 @@ class DatasetWriter:
         values: NDArray[Any] | None = None,
         actions: NDArray[Any] | None = None,
     ) -> None:
-        """Append ``len(lengths)`` users with ``lengths (U,)`` events each; all columns have length ``lengths.sum()``.
+        """Append ``len(lengths)`` users with ``lengths (U,)`` events each.
 
-        The events of a user are ordered oldest first; ``times`` are integers.
+        All columns have length ``lengths.sum()``. The events of a user are ordered oldest first; ``times`` are
+        integers.
         """
         total = self._arrays["items"].size
         columns = {"items": items, "times": times, "values": values, "actions": actions}
@@ -205,16 +211,17 @@ class DatasetWriter:
 
 
 def side_table_digests(header: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of side tables, by a distinct name."""
+    """Return the digests of side tables, each by a distinct name."""
     return {f"attached {noun}": str(table["sha256"]) for noun, table in header.get("side_tables", {}).items()}
 
 
 def content_hash(
     digests: Mapping[str, str], actions: Sequence[str], target: str | None, users: pl.Series, items: pl.Series
 ) -> str:
-    """Return a SHA-256 of what models read: digests of the arrays and side tables, actions, target and all ids.
+    """Return a SHA-256 of what models read.
 
-    Item and user features that come with a source are not included.
+    It covers the digests of the arrays and side tables, actions, target and all ids. Item and user features that come
+    with a source are not included.
     """
     whole = hashlib.sha256(f"{list(actions)} {target}".encode())
     for column in sorted(digests):

@@ -1,7 +1,7 @@
 """Confidence sequences: statistics of A/B tests that are valid at any time.
 
-A confidence sequence covers the true difference at all times together with probability ``1 - alpha``; repeated looks at
-an interval made for one fixed number of users do not. Users are ordered by their arrival.
+A confidence sequence covers the true difference at all times together with probability ``1 - alpha``; an interval
+designed for a single analysis, at one fixed number of users, does not. Users are ordered by their arrival.
 
 * :func:`asymptotic_confidence_sequence`, for values of any size: the asymptotic confidence sequence of Waudby-Smith,
   Arbour, Sinha, Kennedy and Ramdas (2021, arXiv:2103.06476), Robbins' normal mixture with estimated variances, for the
@@ -11,8 +11,8 @@ an interval made for one fixed number of users do not. Users are ordered by thei
   confidence sequence of Howard, Ramdas, McAuliffe and Sekhon (2021, arXiv:1810.08240, corollary 2 with the
   gamma-exponential mixture of proposition 9). It is valid from the first user on, for any distribution and for drifting
   means, provided that each user was assigned at random with the stated share.
-* :func:`sample_ratio_mismatch`: were users assigned with the intended shares? The sequential multinomial test of Lindon
-  and Malek (2020, arXiv:2011.03567).
+* :func:`sample_ratio_mismatch`: tests whether users were assigned with the intended shares, by the sequential
+  multinomial test of Lindon and Malek (2020, arXiv:2011.03567).
 
 Always-valid p-values are the infimum of 1 / evidence over the analyses so far.
 
@@ -72,8 +72,8 @@ class SequentialEstimate:
 def look_schedule(n: int, dense: int = 1_000, step: float = 0.005) -> Counts:
     """Return the numbers of users at which to analyze, up to ``n``.
 
-    Every user up to ``dense``, then at growing distances, and ``n`` itself. Apart from the last, the times do not
-    depend on ``n``, so that a p-value does not depend on how often it is computed.
+    The schedule has every number up to ``dense``, then numbers at growing distances, and ``n`` itself. Apart from the
+    last, the numbers do not depend on ``n``, so that a p-value does not depend on how often it is computed.
     """
     every = np.arange(1, min(n, dense) + 1)
     if n <= dense:
@@ -93,7 +93,7 @@ def asymptotic_confidence_sequence(
 ) -> SequentialEstimate:
     """Estimate the difference of two means of values with finite variance.
 
-    The sequence is asymptotic in ``min_users``.
+    The sequence is valid as ``min_users`` grows.
 
     With standard error ``e`` and ``x = n / expected_users * constant`` after ``n`` users the half-width is
     ``e sqrt((1 + 1/x) (log(1 + x) + 2 log(1/alpha)))``.

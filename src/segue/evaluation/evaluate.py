@@ -68,7 +68,10 @@ class EvaluationResult:
         if metric not in self.estimates:
             from segue.core.config import suggest
 
-            raise KeyError(f"metric: no '{metric}' in this result{suggest(metric, self.estimates)}")
+            raise KeyError(
+                f"metric: no '{metric}' in this result (metrics=['{metric}'] computes it)"
+                f"{suggest(metric, self.estimates)}"
+            )
         return self.estimates[metric]
 
     def __contains__(self, metric: object) -> bool:
@@ -88,7 +91,9 @@ class EvaluationResult:
 
     @property
     def table(self) -> pl.DataFrame:
-        """One row per metric: ``metric``, ``mean``, ``low``, ``high``, ``queries``.
+        """Return a table with one row per metric.
+
+        The columns are ``metric``, ``mean``, ``low``, ``high`` and ``queries``.
 
         With groups there are rows per group too, named in a first column ``group``, which is null for all queries.
         """
@@ -220,7 +225,7 @@ def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_se
         ranks = rank(model, held_out, k=0, exclude_seen=exclude_seen)
         has_target = np.diff(ranks.offsets) > 0
         if not has_target.any():
-            raise ValueError(f"none of {len(ranks)} validation queries has a true item, expected at least one")
+            raise ValueError(f"no validation query has a true item, of {len(ranks)}; expected at least one")
         return {metric.name: float(metric(ranks)[has_target].mean()) for metric in resolved}
 
     return validate

@@ -1,7 +1,7 @@
 """Check that a split does not leak, event by event.
 
 Queries are compared with the training events of their own user. An event is identified by its item and, where the log
-has them, its action and time. The same item twice in a log is two events, so occurrences are counted.
+has them, its action and time. Identical events may occur more than once, so their occurrences are counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ __all__ = ["check_leakage"]
 
 
 def check_leakage(split: Split, ordered: bool | None = None) -> list[str]:
-    """Find the faults of ``split``: one line each, empty when there is none.
+    """Find leaks in ``split``.
+
+    Return one line for each of these faults, and an empty list if there are none:
 
     * A target is also a training event of its user, or is in its own query's history.
     * A training event of a query's user, or a validation target in the test, is missing from the query's history.

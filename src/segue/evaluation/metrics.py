@@ -1,8 +1,8 @@
 """Ranking metrics: functions of the ranks of the true items.
 
-``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. Tied scores count at their
-expected rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a true item is NaN, and such
-a query enters no mean. Any function of this signature is a metric and can be passed wherever a metric's name can.
+``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. Tied scores count at their expected
+rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a true item is NaN, and such queries
+are excluded from means. Any function of this signature is a metric, and is accepted wherever the name of a metric is.
 
 Below, *relevant* is the number of true items of a query and *found* the number of them within the first k ranks.
 """
@@ -58,22 +58,22 @@ MetricLike: TypeAlias = "str | Metric | RankingMetric | tuple[Metric, int]"
 
 
 def recall(ranks: Ranks, k: int) -> Values:
-    """Recall: found / relevant, the share of the true items that is found."""
+    """Compute recall: found / relevant, the share of the true items that is found."""
     return _mask_empty(ranks, _count_found(ranks, k) / np.maximum(_count_relevant(ranks), 1))
 
 
 def precision(ranks: Ranks, k: int) -> Values:
-    """Precision: found / k, the share of the list that is true."""
+    """Compute precision: found / k, the share of the list that is true."""
     return _mask_empty(ranks, _count_found(ranks, k) / k)
 
 
 def hit_rate(ranks: Ranks, k: int) -> Values:
-    """Hit rate: 1 where any true item is found, else 0."""
+    """Compute the hit rate: 1 where any true item is found, else 0."""
     return _mask_empty(ranks, np.minimum(_count_found(ranks, k), 1.0))
 
 
 def mrr(ranks: Ranks, k: int) -> Values:
-    """Mean reciprocal rank: 1 / rank of the first true item found, else 0."""
+    """Compute the mean reciprocal rank: 1 / rank of the first true item found, else 0."""
     rows, found_ranks, nth = _found_in_order(ranks, k)
     first = nth == 1
     values = np.zeros(len(ranks))
@@ -82,7 +82,7 @@ def mrr(ranks: Ranks, k: int) -> Values:
 
 
 def ndcg(ranks: Ranks, k: int) -> Values:
-    """Normalized discounted cumulative gain with binary relevance.
+    """Compute the normalized discounted cumulative gain with binary relevance.
 
     Each true item found gains 1 / log2(1 + rank); the sum is divided by that of min(k, relevant) items at the first
     ranks. Järvelin and Kekäläinen 2002, doi:10.1145/582415.582418.
@@ -94,7 +94,7 @@ def ndcg(ranks: Ranks, k: int) -> Values:
 
 
 def map(ranks: Ranks, k: int) -> Values:  # noqa: A001 - the metric's name
-    """Mean average precision.
+    """Compute the mean average precision.
 
     Precision is summed at the rank of each true item found, and divided by min(k, relevant).
 
@@ -106,7 +106,7 @@ def map(ranks: Ranks, k: int) -> Values:  # noqa: A001 - the metric's name
 
 
 def f1(ranks: Ranks, k: int) -> Values:
-    """F1: the harmonic mean of precision and recall, 2 found / (k + relevant)."""
+    """Compute F1: the harmonic mean of precision and recall, 2 found / (k + relevant)."""
     return _mask_empty(ranks, 2.0 * _count_found(ranks, k) / (k + _count_relevant(ranks)))
 
 
@@ -133,6 +133,20 @@ def known_metrics() -> dict[str, Metric]:
     return exported_functions(sys.modules[__name__]) | {name: entry.load() for name, entry in plugins(PLUGINS).items()}
 
 
+def check_ks(ks: Any) -> tuple[int, ...]:
+    """Return list lengths as integers.
+
+    Raises:
+        ValueError: it is not a list of whole numbers of at least 1, or empty.
+    """
+    if isinstance(ks, str) or not isinstance(ks, Iterable):
+        raise ValueError(f"ks: got {ks!r}, expected a list such as [5, 10]")
+    values = tuple(ks)
+    if not values or not all(isinstance(k, int | np.integer) and not isinstance(k, bool) and k >= 1 for k in values):
+        raise ValueError(f"ks: got {values}, expected cutoffs of at least 1")
+    return tuple(int(k) for k in values)
+
+
 def resolve_metrics(metrics: Iterable[MetricLike], ks: Sequence[int] = (10,)) -> list[RankingMetric]:
     """Resolve names and functions to metrics at cutoffs, without duplicates.
 
@@ -145,8 +159,7 @@ def resolve_metrics(metrics: Iterable[MetricLike], ks: Sequence[int] = (10,)) ->
     Raises:
         ValueError: an unknown name, a cutoff below 1, or something that is not a metric.
     """
-    if not ks or min(ks) < 1:
-        raise ValueError(f"ks: got {tuple(ks)}, expected cutoffs of at least 1")
+    ks = check_ks(ks)
     found, errors = [], []
     for metric in metrics:
         try:
@@ -158,8 +171,10 @@ def resolve_metrics(metrics: Iterable[MetricLike], ks: Sequence[int] = (10,)) ->
     resolved: dict[str, RankingMetric] = {}
     for column in zip_longest(*found):  # all metrics at the first of ks, then all at the second
         for one in column:
-            if one is not None:
-                resolved.setdefault(one.name, one)
+            if one is not None and resolved.setdefault(one.name, one).function != one.function:
+                raise ValueError(
+                    f"metrics: two different functions are named '{one.name}', expected a name of its own for each"
+                )
     return list(resolved.values())
 
 
@@ -172,15 +187,25 @@ def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
             return [RankingMetric(f"{metric}@{k}", known[metric], k) for k in ks]
         function, cutoff = parse_metric(metric)
         return [RankingMetric(metric, function, cutoff)]
-    if isinstance(metric, tuple) and len(metric) == 2 and callable(metric[0]) and isinstance(metric[1], int):
-        function, cutoff = metric
+    if (
+        isinstance(metric, tuple)
+        and len(metric) == 2
+        and callable(metric[0])
+        and isinstance(metric[1], int | np.integer)
+    ):
+        function, cutoff = metric[0], int(metric[1])
         if cutoff < 1:
             raise ValueError(f"metric {function.__name__}: got k {cutoff}, expected at least 1")
         return [RankingMetric(f"{function.__name__}@{cutoff}", function, cutoff)]
     if not callable(metric):
         raise ValueError(f"metric: got {metric!r}, expected a name such as 'ndcg@10' or a function (ranks, k)")
     name = getattr(metric, "__name__", type(metric).__name__)
-    parameters = list(inspect.signature(metric).parameters.values())
+    try:
+        parameters = list(inspect.signature(metric).parameters.values())
+    except (TypeError, ValueError):  # a built-in function without a signature
+        parameters = []
+    if not parameters:
+        raise ValueError(f"metric {name}: takes no parameters, expected a function (ranks, k) or (ranks)")
     if len(parameters) == 1:
         return [RankingMetric(name, metric, None)]
     default = parameters[1].default

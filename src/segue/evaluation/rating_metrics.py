@@ -1,9 +1,10 @@
 """Errors of predicted values such as ratings, in the scale of the data.
 
-An error of a whole set, such as the root mean squared error, is not a mean over queries: a query with many targets
-counts more. Each metric here still returns one value per query, whose mean over the queries *is* the metric: the metric
-itself plus what the query adds to it to first order (the delta method). Bootstrap intervals and paired tests over
-queries therefore hold for errors as they do for ranking metrics, and resample a user with all their ratings.
+An error of a whole set, such as the root mean squared error, is not a mean over queries, because a query with many
+targets counts more. Each metric here still returns one value per query, such that the mean over the queries is the
+metric. This value is the metric itself plus the contribution of the query to first order (the delta method). Bootstrap
+intervals and paired tests over queries therefore hold for errors as they do for ranking metrics, and resample a user
+with all their ratings.
 
 Shapes: N queries, T targets with a value.
 """
@@ -119,7 +120,7 @@ def _predict_unknown_users(model: Predictor, queries: Queries, rows_T: NDArray[n
 
 
 def rmse(errors: PredictionErrors) -> Values:
-    """Root mean squared error of the predicted values."""
+    """Compute the root mean squared error of the predicted values."""
     total, deviation = _delta_method_values(errors, np.square(errors.errors))
     root = np.sqrt(total)
     values: Values = root + deviation / (2.0 * root if root > 0 else 1.0)
@@ -127,7 +128,7 @@ def rmse(errors: PredictionErrors) -> Values:
 
 
 def mae(errors: PredictionErrors) -> Values:
-    """Mean absolute error of the predicted values."""
+    """Compute the mean absolute error of the predicted values."""
     total, deviation = _delta_method_values(errors, np.abs(errors.errors))
     return total + deviation
 

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from segue.core.files import write_text
+from segue.core.messages import warn
 from segue.core.types import Queries, Recommendations, Vocab
 
 __all__ = ["SUFFIXES", "read_recommendations", "write_recommendations"]
@@ -27,15 +28,15 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 def read_recommendations(source: Path | pl.DataFrame, queries: Queries, users: Vocab, items: Vocab) -> Recommendations:
     """Read one list per query; a user who is not in the table has an empty list.
 
-    Users of the table without a query are left out.
+    Users of the table without a query are left out. Both are counted in a :class:`segue.core.messages.SegueWarning`.
 
     Args:
         source: a file, or a table in memory.
         queries: one per user; ``queries.users`` are codes of ``users``.
 
     Raises:
-        ValueError: a missing column or value, an item id outside the catalog, an item twice in one list, a rank below
-            1 or twice in one list, or two queries of one user.
+        ValueError: no user of the table has a query, a missing column or value, an item id outside the catalog, an item
+            twice in one list, a rank below 1 or twice in one list, or two queries of one user.
     """
     name = str(source) if isinstance(source, Path) else "table"
     frame = _read(source) if isinstance(source, Path) else source
@@ -54,7 +55,7 @@ def read_recommendations(source: Path | pl.DataFrame, queries: Queries, users: V
         raise ValueError(f"{name}: column '{by}': got {frame[by].dtype}, expected numbers")
     order = pl.col(by).cast(pl.Float64) if by else pl.int_range(1, pl.len() + 1).cast(pl.Float64)
     rows = frame.select(
-        pl.col("user_id").cast(pl.String), pl.col("item_id").cast(pl.String), order.alias("by")
+        _id_text(frame["user_id"]).alias("user_id"), _id_text(frame["item_id"]).alias("item_id"), order.alias("by")
     ).with_row_index("row")
     _check_no_rows(
         rows.filter(pl.any_horizontal(pl.all().is_null() | pl.col("by").is_nan())), name, "a value is missing"
@@ -62,6 +63,7 @@ def read_recommendations(source: Path | pl.DataFrame, queries: Queries, users: V
     users_of = pl.DataFrame({"user_id": users.ids, "user": np.arange(len(users))})
     items_of = pl.DataFrame({"item_id": items.ids, "item": np.arange(len(items), dtype=np.int32)})
     query_of = pl.DataFrame({"user": queries.users.astype(np.int64), "query": np.arange(len(queries))})
+    given_users = rows["user_id"].unique(maintain_order=True)
     rows = rows.join(users_of, on="user_id").join(query_of, on="user").join(items_of, on="item_id", how="left")
     _check_no_rows(rows.filter(pl.col("item").is_null()), name, "the item is not in the catalog")
     _check_no_rows(rows.filter(pl.struct("query", "item").is_duplicated()), name, "the item appears twice in its list")
@@ -70,6 +72,7 @@ def read_recommendations(source: Path | pl.DataFrame, queries: Queries, users: V
         _check_no_rows(
             rows.filter(pl.struct("query", "by").is_duplicated()), name, "the rank appears twice in its list"
         )
+    _report_unmatched(name, given_users, rows, queries, users)
     best_first = -pl.col("by") if by == "score" else pl.col("by")
     rows = rows.sort("query", best_first, "row")
     lengths = np.bincount(rows["query"].to_numpy(), minlength=len(queries))
@@ -99,6 +102,39 @@ def write_recommendations(
     if recommendations.probabilities is not None:
         columns["probability"] = recommendations.probabilities[rows, positions]
     _write(path, pl.DataFrame(columns))
+
+
+def _id_text(ids: pl.Series) -> pl.Series:
+    """Write ids as text.
+
+    Whole floating-point numbers count as integers: pandas has them in integer columns with missing values.
+    """
+    if ids.dtype.is_float():
+        ids = ids.fill_nan(None)
+        if ((ids == ids.round()) | ids.is_null()).all():
+            ids = ids.cast(pl.Int64)
+    return ids.cast(pl.String)
+
+
+def _report_unmatched(name: str, given: pl.Series, matched: pl.DataFrame, queries: Queries, users: Vocab) -> None:
+    """Warn of queries without a list and of lists without a query.
+
+    Raises:
+        ValueError: no list has a query.
+    """
+    n_matched = matched["user_id"].n_unique()
+    if len(given) and len(queries) and not n_matched:
+        known = users.decode(queries.users[:1])[0]
+        raise ValueError(
+            f"{name}: none of its {len(given):,} user ids, such as '{given[0]}', is that of a query; the "
+            f"{len(queries):,} queries have ids such as '{known}'"
+        )
+    missing, extra = len(queries) - n_matched, len(given) - n_matched
+    if missing or extra:
+        warn(
+            f"{name}: {missing:,} of {len(queries):,} queries have no list, which counts as an empty one; {extra:,} of "
+            f"{len(given):,} lists have no query and are left out"
+        )
 
 
 def _read(path: Path) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """Rank each target among a few randomly sampled items.
 
-Such rankings are cheap, common in older papers, and on another scale.
+Such rankings are cheap and common in older papers, but their metrics are on another scale.
 
 Metrics of such a ranking are named ``sampled_...``: they differ from the metrics over the whole catalog, are not
 consistent with them, and may even order models differently (Krichene and Rendle 2020, doi:10.1145/3394486.3403226). The

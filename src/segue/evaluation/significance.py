@@ -28,7 +28,7 @@ BLOCK_SIGNS = 4_000_000
 
 @dataclass(frozen=True)
 class PairedTest:
-    """The difference ``first`` minus ``second``, over the queries that both answered."""
+    """Difference ``first`` minus ``second``, over the queries that have a value."""
 
     first: str
     second: str
@@ -49,7 +49,7 @@ class PairedTest:
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected p-value is below 0.05."""
+        """Return whether the corrected p-value is below 0.05."""
         return self.p_holm < 0.05
 
 

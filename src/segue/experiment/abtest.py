@@ -102,7 +102,10 @@ def analyze(
 
 
 def _recorded_variants(outcomes: Outcomes, experiment: str) -> list[str]:
-    """List the variants that were recorded, the control first, for an experiment without a definition."""
+    """List the recorded variants of an experiment without a definition.
+
+    The control comes first.
+    """
     if not (outcomes.groups == 0).any():
         found = ", ".join(sorted(outcomes.variants[1:]))
         raise ValueError(
@@ -117,7 +120,7 @@ def _summarize_variants(
 ) -> list[dict[str, Any]]:
     """Return share, users and mean of each variant.
 
-    Users whose time window is still open are waiting.
+    Users whose time window is still open are counted as waiting.
     """
     variants = []
     for code, (name, share) in enumerate(zip(names, shares, strict=True)):

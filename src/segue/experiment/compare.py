@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -13,20 +14,37 @@ import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel
-from segue.core.config import suggest
+from segue.core.config import parse, suggest
 from segue.core.model import LOWER_IS_BETTER
+from segue.core.registry import model_class
 from segue.core.types import Dataset, Split
 from segue.data import load
-from segue.data.splits import split
+from segue.data.filters import Filters
+from segue.data.splits import SplitSettings, split
 from segue.evaluation import significance
 from segue.evaluation.bootstrap import Estimate
 from segue.evaluation.evaluate import EvaluationResult, estimate_values
-from segue.evaluation.metrics import MetricLike
+from segue.evaluation.metrics import MetricLike, check_ks
 from segue.evaluation.significance import PairedTest
-from segue.experiment.evaluate import evaluate
-from segue.experiment.train_model import train_model
+from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_solver
+from segue.experiment.evaluate import check_metrics, evaluate
+from segue.experiment.settings import EvaluationSettings, RunSettings
+from segue.experiment.train_model import TrainingJob, prepare_training, train_model
+from segue.training.settings import Training
 
-__all__ = ["ComparisonResult", "Models", "compare", "compare_values", "named_models"]
+__all__ = [
+    "ComparisonResult",
+    "Models",
+    "compare",
+    "compare_values",
+    "headline_metric",
+    "load_filtered",
+    "named_models",
+    "prepare_models",
+]
+
+DEFAULT_METRIC = "ndcg@10"
+"""Metric that orders models with different validation metrics."""
 
 Models = Mapping[str, Any] | Sequence[Any]
 """Keys of models, or settings (or trained models) by name; a name is a key, or ``key@label``."""
@@ -97,8 +115,11 @@ class ComparisonResult:
             lines.append(f"  {name:<{width}}  {found}")
         for test in self.paired_tests[self.metrics[0]]:
             significance = "significant" if test.significant else "not significant"
+            first, second, difference, low, high = test.first, test.second, test.difference, test.low, test.high
+            if difference < 0:  # the better one first, as on the command line
+                first, second, difference, low, high = second, first, -difference, -high, -low
             lines.append(
-                f"  {test.first} - {test.second}: {test.difference:+.4f} [{test.low:+.4f}, {test.high:+.4f}], "
+                f"  {first} - {second}: {difference:+.4f} [{low:+.4f}, {high:+.4f}], "
                 f"p (Holm) {test.p_holm:.4f}, {significance}"
             )
         return "\n".join(lines)
@@ -125,9 +146,9 @@ def compare(
 
     Args:
         models: keys such as ``["sasrec", "ease"]``, or settings by key such as ``{"sasrec": {"embedding_dim": 64}}``. A
-            key with a label, such as ``"sasrec@large"``, is the same model once more. Trained models are evaluated as
-            they are.
-        data: a split; or a dataset or anything that :func:`segue.load` reads, split by leave-one-out.
+            key with a label, such as ``"sasrec@large"``, adds the same model again. Trained models are not retrained.
+        data: a split; or a dataset or anything that :func:`segue.load` reads, split by leave-one-out unless
+            ``settings`` say otherwise.
         metrics: see :func:`segue.evaluate`; the first one orders the models.
         ks: list lengths for the metrics that are named without one.
         seeds: each model is trained with each seed, and its values per query are averaged.
@@ -136,7 +157,9 @@ def compare(
         device: a torch device, such as ``cuda``.
         recipe: see :func:`segue.train`.
         log: receives one line per trained model, such as ``print``.
-        settings: for all models that are trained; a model's own settings take precedence.
+        settings: for all models that are trained; a model's own settings take precedence. Filters and settings of the
+            split, such as ``min_user_events=5`` or ``strategy="random"``, apply to ``data`` where it is loaded or split
+            here. ``loss``, ``metric`` and ``callbacks`` are as in :func:`segue.train`.
 
     Returns:
         ``result.table`` has the means and intervals, ``result.tests`` the paired randomization tests with Holm's
@@ -145,14 +168,22 @@ def compare(
     Raises:
         ValueError: fewer than two models, an unknown model, setting or metric.
     """
+    seeds, device, ks = check_seeds(seeds), check_device(device), check_ks(ks)
+    check_metrics(metrics, ks)
+    if "seed" in settings:
+        raise ValueError("seed: compare takes several, as in seeds=(0, 1); the seed of the split is split.seed")
+    keys = [key for key, entry in named_models(models).values() if not isinstance(entry, TrainedModel)]
+    data_settings, settings = take_data_settings(settings, keys)
+    if settings and not keys:
+        raise ValueError(f"compare: {', '.join(settings)}: all models are trained already, expected no settings")
     entries = named_models(models, settings)
     if len(entries) < 2:
         raise ValueError(f"compare: got {', '.join(entries) or 'no model'}, expected at least 2 models")
-    if not seeds:
-        raise ValueError("seeds: got none, expected at least one")
     if baseline is not None and baseline not in entries:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, entries)}")
-    parts = _split_data(data)
+    parts = _split_data(data, data_settings)
+    untrained = {name: pair for name, pair in entries.items() if not isinstance(pair[1], TrainedModel)}
+    jobs = prepare_models(untrained, parts.train.name, {"exclude_seen": exclude_seen}, recipe, "compare")
     results: dict[str, list[EvaluationResult]] = {name: [] for name in entries}
     trained: dict[str, TrainedModel] = {}
     seconds: dict[str, list[float]] = {}
@@ -160,7 +191,13 @@ def compare(
         is_trained = isinstance(entry, TrainedModel)
         for seed in seeds[:1] if is_trained else seeds:
             started = time.perf_counter()
-            model = entry if is_trained else train_model(key, parts, entry, seed=seed, device=device, recipe=recipe)
+            model = (
+                entry
+                if is_trained
+                else train_model(
+                    key, parts, {"exclude_seen": exclude_seen, **entry}, seed=seed, device=device, recipe=recipe
+                )
+            )
             if not is_trained:
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
             trained.setdefault(name, model)
@@ -168,7 +205,9 @@ def compare(
             if log is not None:
                 metric, found = next(iter(results[name][-1].estimates.items()))
                 log(f"{name}, seed {seed}: {metric} {found}")
-    return _combine(results, trained, {name: float(np.mean(times)) for name, times in seconds.items()}, baseline)
+    times = {name: float(np.mean(found)) for name, found in seconds.items()}
+    first = headline_metric(jobs, trained) if metrics is None else None
+    return _combine(results, trained, times, baseline, first)
 
 
 def _combine(
@@ -176,9 +215,16 @@ def _combine(
     trained: Mapping[str, TrainedModel],
     seconds: Mapping[str, float],
     baseline: str | None,
+    headline: str | None,
 ) -> ComparisonResult:
-    """Average the results of each model over its seeds, and test the models in pairs."""
+    """Average the results of each model over its seeds, and test the models in pairs.
+
+    The metric ``headline`` comes first where it was computed, else nDCG at any k.
+    """
     names = _common_metrics(results)
+    if headline is not None:
+        first = headline if headline in names else next((name for name in names if name.startswith("ndcg@")), names[0])
+        names = [first, *(name for name in names if name != first)]
     values: Values = {
         name: {metric: np.mean([result.values[metric] for result in found], axis=0) for metric in names}
         for name, found in results.items()
@@ -192,15 +238,15 @@ def _combine(
     return ComparisonResult(tuple(names), values, estimates, seed_means, tests, seconds, trained)
 
 
-def named_models(models: Models, settings: Mapping[str, Any]) -> dict[str, tuple[str, Any]]:
-    """Return key, and settings or trained model, of every entry by its name.
+def named_models(models: Models, settings: Mapping[str, Any] = MappingProxyType({})) -> dict[str, tuple[str, Any]]:
+    """Return the key, and the settings or trained model, of every entry by name.
 
     Args:
         models: see :data:`Models`; settings may name the key as ``model``.
         settings: shared by all models that are trained; an entry's own settings take precedence.
 
     Raises:
-        ValueError: a name twice, or an entry that is neither settings nor a trained model.
+        ValueError: a name occurs twice, or an entry is neither settings nor a trained model.
     """
     if isinstance(models, str | TrainedModel):
         models = [models]
@@ -217,13 +263,63 @@ def named_models(models: Models, settings: Mapping[str, Any]) -> dict[str, tuple
         if isinstance(entry, TrainedModel):
             entries[name] = (entry.key, entry)
         elif entry is None or isinstance(entry, Mapping):
-            own = {**settings, **(entry or {})}
-            entries[name] = (str(own.pop("model", name.partition("@")[0])), own)
+            own = dict(entry or {})
+            entries[name] = (str(own.pop("model", str(name).partition("@")[0])), own)
         else:
             raise ValueError(
                 f"models: '{name}': got {type(entry).__name__}, expected a mapping of settings or a trained model"
             )
+    if not settings:
+        return entries
+    untrained = {name: key for name, (key, entry) in entries.items() if not isinstance(entry, TrainedModel)}
+    unused = {name: unused_by_solver(key, settings) for name, key in untrained.items()}
+    nowhere = set.intersection(*map(set, unused.values())) if unused else set()
+    for name, key in untrained.items():
+        shared = {one: value for one, value in settings.items() if one not in unused[name] or one in nowhere}
+        entries[name] = (key, {**shared, **entries[name][1]})
     return entries
+
+
+def prepare_models(
+    entries: Mapping[str, tuple[str, Any]],
+    data: str,
+    common: Mapping[str, Any],
+    recipe: str | Path | None,
+    function: str,
+) -> dict[str, TrainingJob]:
+    """Check the settings of all models before any is trained; return them resolved.
+
+    Raises:
+        ValueError: the settings of a model are invalid; one that others have is pointed out.
+    """
+    jobs = {}
+    for name, (key, own) in entries.items():
+        if "exclude_seen" in own:
+            raise ValueError(
+                f"exclude_seen: got it for '{name}' alone, expected one value for all models, in {function}"
+            )
+        for setting in own:
+            others = [
+                other for other, (model, _) in entries.items() if setting in model_class(model).Config.model_fields
+            ]
+            groups = (model_class(key).Config, Training, Filters, SplitSettings, EvaluationSettings, RunSettings)
+            if others and not any(setting in kind.model_fields for kind in groups):
+                raise ValueError(
+                    f"{setting}: '{key}' has no such setting; give it only to the models that do, as in "
+                    f"{{'{others[0]}': {{'{setting}': {own[setting]!r}}}}}"
+                )
+        jobs[name] = prepare_training(key, data, {**common, **own}, recipe, function)
+    return jobs
+
+
+def headline_metric(jobs: Mapping[str, TrainingJob], models: Mapping[str, TrainedModel]) -> str:
+    """Return the metric that orders models by default.
+
+    It is the validation metric that they share, else ``ndcg@10``.
+    """
+    found = {job.plan.metric for job in jobs.values()}
+    found |= {type(trained.model).validation_metric for name, trained in models.items() if name not in jobs}
+    return found.pop() if len(found) == 1 else DEFAULT_METRIC
 
 
 def compare_values(values: Values, metric: str, baseline: str | None = None) -> tuple[PairedTest, ...]:
@@ -235,18 +331,46 @@ def compare_values(values: Values, metric: str, baseline: str | None = None) -> 
     return significance.compare_all({name: sign * columns[metric] for name, columns in values.items()}, baseline)
 
 
-def _split_data(data: Any) -> Split:
-    """Return a split; other data is loaded and split by leave-one-out."""
+def _split_data(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Split:
+    """Return a split, loading and splitting the data if necessary.
+
+    Data is loaded with ``filters`` and split with ``split``, by default by leave-one-out.
+
+    Raises:
+        ValueError: settings that cannot be applied, as the data is loaded or split already.
+    """
     if isinstance(data, Split):
+        if given := [*settings["filters"], *settings["split"]]:
+            raise ValueError(
+                f"{', '.join(given)}: got a split, to which filters and settings of a split cannot be applied; "
+                "use them in segue.load or segue.split"
+            )
         return data
-    return split(data if isinstance(data, Dataset) else load(data))
+    dataset = load_filtered(data, settings["filters"])
+    return split(dataset, parse(SplitSettings, settings["split"], "split"))
+
+
+def load_filtered(data: Any, filters: Mapping[str, Any]) -> Dataset:
+    """Load data with filters; a dataset is returned as it is.
+
+    Raises:
+        ValueError: filters for a dataset, which is loaded already.
+    """
+    if not isinstance(data, Dataset):
+        return load(data, filters=parse(Filters, filters, "filters"))
+    if filters:
+        raise ValueError(
+            f"{', '.join(filters)}: got a dataset, which is loaded already; use filters in segue.load(..., "
+            f"{next(iter(filters))}=...)"
+        )
+    return data
 
 
 def _common_metrics(results: Mapping[str, Sequence[EvaluationResult]]) -> list[str]:
     """Return the metrics that all models have.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such metric.
     """
     first = next(iter(results.values()))[0]
     common = [name for name in first.estimates if all(name in found[0] for found in results.values())]

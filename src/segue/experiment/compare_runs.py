@@ -15,17 +15,22 @@ import polars as pl
 
 from segue.core.config import suggest
 from segue.core.files import read_json, write_json
+from segue.core.registry import exported_functions, model_class
 from segue.core.run import Interrupted
+from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import estimate_values
+from segue.evaluation.metrics import known_metrics, resolve_metrics
+from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_solver
 from segue.experiment.compare import compare_values
 from segue.experiment.data import load_data, validate_inputs
+from segue.experiment.evaluate import validate_metrics
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.run_folder import METRICS, create_run, create_unique_folder, is_finished
 from segue.experiment.run_history import find_reusable_run
 from segue.reports.page import write_page
 
-__all__ = ["compare_runs", "ensure_run", "make_plans"]
+__all__ = ["compare_runs", "ensure_run", "make_plans", "own_overrides"]
 
 Log = Callable[[str], None]
 
@@ -34,7 +39,7 @@ def compare_runs(
     models: Sequence[str],
     task: Mapping[str, Any],
     overrides: Sequence[str],
-    metric: str,
+    metric: str | None,
     *,
     seeds: Sequence[int] = (),
     baseline: str | None = None,
@@ -45,7 +50,8 @@ def compare_runs(
     Each is trained in its own process. Tables and a page are written to ``runs/compare``.
 
     Args:
-        models: keys of models; ``key@label`` is the same model under another name, which ``overrides`` can set apart.
+        models: keys of models; ``key@label`` is the same model under another name, to which ``overrides`` can give
+            different settings.
         task: ``data`` and other values of :class:`segue.experiment.settings.TaskSettings`, without the model.
         overrides: for all models, or for one as ``model_key.setting=value``.
         seeds: one run each, whose values per query are averaged; empty: the seed in the settings.
@@ -56,6 +62,8 @@ def compare_runs(
     """
     if baseline is not None and baseline not in models:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, models)}")
+    plans = make_plans(models, task, overrides)
+    metric = _choose_metric(plans, metric)
     runs: dict[str, list[Path]] = {model: [] for model in models}
     for seed in seeds or (None,):
         seeded = [*overrides, *([] if seed is None else [f"run.seed={seed}"])]
@@ -121,25 +129,95 @@ def make_plans(
     """
     if len(models) < at_least or len(set(models)) < len(models):
         raise ValueError(f"models: got {', '.join(models)}, expected at least {at_least}, each once")
-    plans = {}
-    for model in models:
-        own = [_own_override(text, model, models) for text in overrides]
-        given = [text for text in own if text is not None]
-        plans[model] = make_plan({"model": model.partition("@")[0], **task}, given)
+    plans = {
+        model: make_plan({"model": model.partition("@")[0], **task}, own)
+        for model, own in own_overrides(models, overrides).items()
+    }
     if len({plan.comparison_key() for plan in plans.values()}) > 1:
         lines = "\n  ".join(line for model in models[1:] for line in plans[models[0]].diff(plans[model]))
         raise ValueError(
             f"compare: the recipes of these models use different evaluation protocols; use --set for:\n  {lines}"
         )
     for plan in plans.values():
+        check_device(plan.run.device)
+        validate_metrics(plan)
         validate_inputs(plan, plan.split.use_query_time)
     return plans
 
 
-def _own_override(text: str, model: str, models: Sequence[str]) -> str | None:
-    """Return an override as ``model`` reads it, or ``None``.
+def own_overrides(models: Sequence[str], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Return the overrides of each model.
 
-    An override of another model is ``None``.
+    Settings of the training loop are left out for models that do not use it, if another model does.
+
+    Raises:
+        ValueError: no model uses a setting, or only some have it.
+    """
+    keys = {model: model.partition("@")[0] for model in models}
+    found: dict[str, list[str]] = {model: [] for model in models}
+    for text in overrides:
+        name = text.partition("=")[0].strip()
+        unused = {model for model, key in keys.items() if unused_by_solver(key, [name])}
+        if len(unused) == len(keys):
+            reject_unused(keys[models[0]], [name])
+        _check_owners(name, keys)
+        for model in keys.keys() - unused:
+            own = _own_override(text, model, models)
+            found[model] += [] if own is None else [own]
+    return found
+
+
+def _check_owners(name: str, keys: Mapping[str, str]) -> None:
+    """Reject a setting that only some of the models have."""
+    field = name.removeprefix("model.")
+    if "." in field or (field == name and any(field in kind.model_fields for kind in GROUPS.values())):
+        return
+    owners = [model for model, key in keys.items() if field in model_class(key).Config.model_fields]
+    if owners and (lacking := [model for model in keys if model not in owners]):
+        raise ValueError(
+            f"{name}: {', '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no such setting; set it for one "
+            f"model, as in --set {' --set '.join(f'{owner}.{field}=...' for owner in owners)}"
+        )
+
+
+def _choose_metric(plans: Mapping[str, Plan], metric: str | None) -> str:
+    """Return the metric to test.
+
+    It is ``metric``, or the validation metric that the models share, else nDCG.
+
+    Raises:
+        ValueError: the settings do not compute it.
+    """
+    computed = {}
+    for model, plan in plans.items():
+        names = [one.name for one in resolve_metrics(validate_metrics(plan), plan.evaluation.ks)]
+        errors = exported_functions(rating_metrics)
+        computed[model] = [*names, *(errors if hasattr(model_class(plan.task.model), "predicts_ratings") else [])]
+    if metric is None:
+        validation = {plan.metric for plan in plans.values()}
+        every = [name for name in next(iter(computed.values())) if all(name in found for found in computed.values())]
+        preferred = [*(validation if len(validation) == 1 else []), "ndcg@10"]
+        by_default = [name for name in every if name.startswith("ndcg@")] or every
+        return next((name for name in preferred if name in every), by_default[0] if by_default else "ndcg@10")
+    for model, names in computed.items():
+        if metric in names:
+            continue
+        key, _, k = metric.partition("@")
+        if key not in known_metrics() or not k.isdigit() or int(k) < 1:
+            raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
+        ks = sorted({*plans[model].evaluation.ks, int(k)})
+        raise ValueError(
+            f"metric: '{metric}' is not computed for {model}, only {', '.join(names)}; add it with --set "
+            f"'evaluation.ks={ks}'"
+            + ("" if key in plans[model].evaluation.metrics else f" and evaluation.metrics=[{key}]")
+        )
+    return metric
+
+
+def _own_override(text: str, model: str, models: Sequence[str]) -> str | None:
+    """Return an override as ``model`` reads it.
+
+    ``None`` if the override applies to another model.
     """
     group, dot, rest = text.partition(".")
     if dot and group in models:

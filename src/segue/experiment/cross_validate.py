@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from segue.core.config import parse
+from segue.core.messages import arg
 from segue.core.model import LOWER_IS_BETTER
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
-from segue.data import load
 from segue.data.splits import SplitSettings, split
-from segue.evaluation.evaluate import make_validator
-from segue.evaluation.metrics import MetricLike
-from segue.experiment.compare import Models, named_models
+from segue.evaluation.metrics import MetricLike, check_ks, known_metrics
+from segue.experiment.arguments import check_device, check_seed, take_data_settings
+from segue.experiment.compare import Models, load_filtered, named_models, prepare_models
 from segue.experiment.data import validate_inputs
-from segue.experiment.evaluate import evaluate
-from segue.experiment.plan import Plan, make_plan
-from segue.training.train import train
+from segue.experiment.evaluate import check_metrics, evaluate
+from segue.experiment.plan import Plan
+from segue.experiment.train_model import TrainingJob, train_job
 
-__all__ = ["CrossValidationResult", "cross_validate", "cross_validate_plans"]
+__all__ = ["CrossValidationResult", "cross_validate", "cross_validate_plans", "fold_settings"]
+
+STRATEGIES = ("k_fold", "user_k_fold")
+"""Split strategies of cross-validation."""
+
+FOLD_SETTINGS = ("strategy", "seed", "history", "use_query_time", "drop_cold_targets", "drop_seen_targets")
+"""Settings of the split that the caller can choose."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,8 +59,8 @@ class CrossValidationResult:
     def table(self) -> pl.DataFrame:
         """One row per model and metric, best model first.
 
-        ``low`` and ``high`` are the 95 % interval of Student's t over folds. It describes how much folds vary; as folds
-        share training data, it is not an exact confidence interval.
+        ``low`` and ``high`` are the 95 % interval of Student's t over folds, within the metric's range. It describes
+        how much folds vary; as folds share training data, it is not an exact confidence interval.
         """
         rows = [(name, metric, *self._summarize(name, metric)) for name in self.ranking for metric in self.metrics]
         numbers = ("mean", "low", "high", "std")
@@ -65,12 +73,13 @@ class CrossValidationResult:
         values = np.asarray(self.values[name][metric])
         mean, std = float(values.mean()), float(values.std(ddof=1))
         half = float(t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
-        return mean, mean - half, mean + half, std
+        bottom, top = _range(metric)
+        return mean, max(mean - half, bottom), min(mean + half, top), std
 
     def __repr__(self) -> str:
         width = max(map(len, self.values))
         lines = [
-            f"CrossValidationResult: {self.folds} folds, best first by {self.metrics[0]}, 95 % intervals over folds"
+            f"CrossValidationResult: {self.folds} folds, best first by {self.metrics[0]}, 95 % t intervals over folds"
         ]
         for name in self.ranking:
             cells = []
@@ -103,7 +112,7 @@ def cross_validate(
 
     Args:
         models: see :func:`segue.compare`; one model is enough.
-        data: a dataset, or anything that :func:`segue.load` reads.
+        data: a dataset, or anything that :func:`segue.load` reads, with filters in ``settings``.
         folds: number of folds; each is the test once, while the others train.
         metrics: see :func:`segue.evaluate`; the first one orders the models. ``["rmse", "mae"]`` rank nothing.
         ks: list lengths for the metrics that are named without one.
@@ -113,7 +122,10 @@ def cross_validate(
         device: a torch device, such as ``cuda``.
         recipe: see :func:`segue.train`.
         log: receives one line per model and fold, such as ``print``.
-        settings: for all models; a model's own settings take precedence.
+        settings: for all models; a model's own settings take precedence. Settings of the split are ``seed`` (as
+            ``**{"split.seed": 1}``), ``strategy`` (``"k_fold"`` or ``"user_k_fold"``), ``history``,
+            ``use_query_time``, ``drop_cold_targets`` and ``drop_seen_targets``. ``loss``, ``metric`` and
+            ``callbacks`` are as in :func:`segue.train`.
 
     Returns:
         ``result.table`` has mean, interval and standard deviation over folds, ``result.values`` one value per fold.
@@ -123,17 +135,18 @@ def cross_validate(
     """
     if isinstance(data, Split):
         raise ValueError("cross_validate: got a split, expected the whole dataset, which is split into folds here")
-    dataset = data if isinstance(data, Dataset) else load(data)
-    plans = {}
-    for name, (key, entry) in named_models(models, settings).items():
+    seed, device, ks = check_seed(seed), check_device(device), check_ks(ks)
+    check_metrics(metrics, ks)
+    keys = [key for key, entry in named_models(models).values() if isinstance(entry, Mapping)]
+    data_settings, settings = take_data_settings(settings, keys)
+    entries = named_models(models, settings)
+    for name, (_, entry) in entries.items():
         if not isinstance(entry, Mapping):
             raise ValueError(f"models: '{name}' is already trained, expected settings: every fold trains its own model")
-        overrides = [f"{setting}={json.dumps(value)}" for setting, value in entry.items()]
-        overrides += [f"run.seed={seed}", f"run.device={device}"]
-        plans[name] = make_plan({"model": key, "data": dataset.name}, overrides, recipe)
-    return cross_validate_plans(
-        plans, dataset, folds=folds, metrics=metrics, ks=ks, valid=valid, exclude_seen=exclude_seen, log=log
-    )
+    parts = fold_settings(data_settings["split"], folds, valid)
+    dataset = load_filtered(data, data_settings["filters"])
+    jobs = prepare_models(entries, dataset.name, {"exclude_seen": exclude_seen}, recipe, "cross_validate")
+    return _cross_validate(jobs, dataset, parts, seed, device, metrics, ks, exclude_seen, log)
 
 
 def cross_validate_plans(
@@ -145,33 +158,76 @@ def cross_validate_plans(
     ks: Sequence[int] = (10,),
     valid: float = 0.1,
     exclude_seen: bool = True,
+    split_settings: Mapping[str, Any] = MappingProxyType({}),
     log: Callable[[str], None] | None = None,
 ) -> CrossValidationResult:
     """Cross-validate resolved plans on loaded data.
 
-    The folds are drawn with the seed of the first plan's split.
+    Args:
+        split_settings: settings of the folds, see :func:`fold_settings`; without a seed, that of the first plan's
+            split is used.
 
     Raises:
         ValueError: no plan, fewer than two folds, or models without a metric in common.
     """
     if not plans:
         raise ValueError("models: got none, expected at least one")
-    if folds < 2:
-        raise ValueError(f"folds: got {folds}, expected at least 2")
-    seed = next(iter(plans.values())).split.seed
-    values: dict[str, list[dict[str, float]]] = {name: [] for name in plans}
-    for fold in range(folds):
-        parts = split(data, SplitSettings(strategy="k_fold", folds=folds, fold=fold, valid=valid, seed=seed))
-        for name, plan in plans.items():
-            validate_inputs(plan, has_query_times=False)
-            validate = make_validator(parts.valid, plan.metric, exclude_seen) if len(parts.valid) else None
-            run = Run(plan.run.seed, device=plan.run.device)
-            model = train(plan.task.model, plan.model, plan.training, parts.train, run, validate)
+    check_metrics(metrics, check_ks(ks))
+    first = next(iter(plans.values()))
+    parts = fold_settings({"seed": first.split.seed, **split_settings}, folds, valid)
+    jobs = {name: TrainingJob(plan, plan.training, plan.metric) for name, plan in plans.items()}
+    return _cross_validate(jobs, data, parts, first.run.seed, first.run.device, metrics, ks, exclude_seen, log)
+
+
+def fold_settings(given: Mapping[str, Any], folds: int, valid: float) -> SplitSettings:
+    """Return the settings of the first of ``folds`` splits.
+
+    Args:
+        given: the settings of the split that the caller chose.
+        valid: share of validation.
+
+    Raises:
+        ValueError: fewer than two folds, or a setting that k-fold splits do not use.
+    """
+    if isinstance(folds, bool) or not isinstance(folds, int | np.integer) or folds < 2:
+        raise ValueError(f"folds: got {folds!r}, expected at least 2")
+    strategy = given.get("strategy", "k_fold")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy: got {strategy!r}, expected {' or '.join(STRATEGIES)}")
+    if unused := [name for name in given if name not in FOLD_SETTINGS]:
+        hint = f"; use {', '.join(arg(name) for name in ('folds', 'valid'))}" if {*unused} & {"folds", "valid"} else ""
+        raise ValueError(
+            f"{', '.join(unused)}: not used by cross-validation, expected {', '.join(FOLD_SETTINGS)}{hint}"
+        )
+    if "history" in given and strategy != "user_k_fold":
+        raise ValueError("history: only used by strategy user_k_fold")
+    return parse(SplitSettings, {**given, "strategy": strategy, "folds": int(folds), "valid": float(valid)}, "split")
+
+
+def _cross_validate(
+    jobs: Mapping[str, TrainingJob],
+    data: Dataset,
+    settings: SplitSettings,
+    seed: int,
+    device: str,
+    metrics: Sequence[MetricLike] | MetricLike | None,
+    ks: Sequence[int],
+    exclude_seen: bool,
+    log: Callable[[str], None] | None,
+) -> CrossValidationResult:
+    """Train and evaluate the models on each fold."""
+    for job in jobs.values():
+        validate_inputs(job.plan, has_query_times=settings.use_query_time)
+    values: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
+    for fold in range(settings.folds):
+        parts = split(data, settings.model_copy(update={"fold": fold}))
+        for name, job in jobs.items():
+            model = train_job(job, parts, Run(seed, device=device))
             result = evaluate(model, parts, metrics=metrics, ks=ks, exclude_seen=exclude_seen)
             values[name].append({metric: found.mean for metric, found in result.estimates.items()})
             if log is not None:
                 shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in values[name][-1].items())
-                log(f"fold {fold + 1} of {folds}, {name}: {shown}")
+                log(f"fold {fold + 1} of {settings.folds}, {name}: {shown}")
     first = next(iter(values.values()))[0]
     common = tuple(metric for metric in first if all(metric in found for rows in values.values() for found in rows))
     if not common:
@@ -180,3 +236,10 @@ def cross_validate_plans(
         common,
         {name: {metric: tuple(row[metric] for row in rows) for metric in common} for name, rows in values.items()},
     )
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """Return the range of a metric; that of a user's own metric is not known."""
+    if metric in LOWER_IS_BETTER:
+        return 0.0, math.inf
+    return (0.0, 1.0) if metric.partition("@")[0] in known_metrics() else (-math.inf, math.inf)

@@ -39,7 +39,9 @@ FAMILIES = "segue.models."
 TYPE_NAMES = {Any: "anything", int: "integer", float: "number", str: "text", bool: "true or false", NoneType: "none"}
 BOUNDS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 SHAPES = re.compile(r"^Shapes:.*?(?:\n\n|\Z)", re.MULTILINE | re.DOTALL)
-PAPER = re.compile(r"\s*\((?P<paper>[^()]*\b(?:19|20)\d\d\b[^()]*)\)")
+NAMES = r"(?:[A-Z][\w'-]+(?:, | and | & | et al\. | ))+"
+PAPER = re.compile(rf"(?P<paper>{NAMES}(?:19|20)\d\d\b(?:, (?:arXiv:|doi:|NIPS )[^\s;()]*[^\s;().,])?)")
+"""Authors and year of the first paper that a docstring cites, with its identifier."""
 MARKUP = re.compile(r":[a-z]+:`~?([^`]+)`|``([^`]+)``")
 
 
@@ -56,7 +58,7 @@ class SettingInfo:
 
 @dataclass(frozen=True)
 class ModelDescription:
-    """What there is to know of a model before training it."""
+    """Everything to know about a model before training it."""
 
     key: str
     family: str
@@ -65,7 +67,7 @@ class ModelDescription:
     """``implicit``, ``explicit``, ``implicit or explicit`` feedback, or ``sequences``."""
     summary: str
     paper: str
-    """Reference, empty where there is none."""
+    """Reference; empty if there is none."""
     description: str
     """The docstring of the model's module, without the explanation of shapes."""
     settings: tuple[SettingInfo, ...]
@@ -81,17 +83,18 @@ def describe_model(key: str) -> ModelDescription:
     """
     kind = model_class(key)
     text = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "")
-    paragraph = " ".join(text.split("\n\n")[0].split())
-    reference = PAPER.search(paragraph)
-    summary = paragraph[: reference.start()] if reference else paragraph.rstrip(".")
+    summary = " ".join(text.split("\n\n")[0].split())
+    reference = PAPER.search(" ".join(text.split()))
+    if reference and f"({reference['paper']}" in summary:
+        summary = summary.partition(f"({reference['paper']}")[0].rstrip()
     is_builtin = kind.__module__.startswith(FAMILIES)
     family = kind.__module__.removeprefix(FAMILIES).partition(".")[0] if is_builtin else "plugin"
     return ModelDescription(
         key,
         family,
         _learns_from(kind, family),
-        _strip_markup(summary),
-        reference["paper"] if reference else "",
+        _strip_markup(summary.rstrip(".")),
+        reference["paper"].removeprefix("After ") if reference else "",
         _strip_markup(SHAPES.sub("", text).strip()),
         tuple(describe_settings(kind.Config)),
         not issubclass(kind, Solver),
@@ -223,7 +226,7 @@ def _function_settings(kind: str, name: str, function: Callable[..., Any]) -> li
 def _text(component: Any) -> str:
     """Return the documentation of a component.
 
-    That of a source begins with its line ``ABOUT``.
+    The documentation of a source begins with its line ``ABOUT``.
     """
     doc = inspect.getdoc(component) or ""
     return f"{component.ABOUT}.\n\n{doc}" if hasattr(component, "ABOUT") else doc

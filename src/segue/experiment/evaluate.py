@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,42 +15,50 @@ from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.config import apply_overrides, parse, suggest
 from segue.core.files import read_json
+from segue.core.messages import warn
 from segue.core.model import Model, Predictor, Recommender
 from segue.core.registry import exported_functions, model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, HeldOut, Split
+from segue.core.vocab import id_text
 from segue.data.dataframes import is_table, to_frame
 from segue.data.splits import split
 from segue.evaluation import evaluate as evaluation
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import DEFAULT_METRICS, EvaluationResult
-from segue.evaluation.metrics import MetricLike, resolve_metrics
+from segue.evaluation.metrics import MetricLike, check_ks, resolve_metrics
 from segue.evaluation.recommendation_files import SUFFIXES, read_recommendations
-from segue.experiment.data import load_run_data
-from segue.experiment.paths import SETTINGS, find_run
-from segue.experiment.plan import Plan, read_plan
+from segue.experiment.arguments import check_seed
+from segue.experiment.data import load_data, load_run_data
+from segue.experiment.paths import SETTINGS, bundle_folder, find_run
+from segue.experiment.plan import Plan, make_plan, read_plan
 from segue.experiment.run_folder import METRICS
 from segue.experiment.settings import EvaluationSettings
 from segue.training.train import Training, train
 
 __all__ = [
     "GroupBy",
+    "check_metrics",
     "evaluate",
     "evaluate_baseline",
     "evaluate_plan",
     "evaluate_run",
+    "evaluate_saved",
     "interval_values",
     "mean_values",
     "split_metrics",
     "validate_metrics",
 ]
 
-GroupBy: TypeAlias = "str | Sequence[str] | Callable[[HeldOut], Sequence[str]]"
+GroupBy: TypeAlias = "str | Sequence[str] | Mapping[Any, Any] | Callable[[HeldOut], Sequence[str]] | Any"
 """A user feature or ``history_length``, one label per query, or a function that returns these."""
 
+LARGE_SHARE = 0.1
+"""Share of queries of users other than those of training above which the evaluation warns."""
+
 MAX_GROUPS = 10
-"""Distinct numbers up to which each is a group of its own; more are grouped by quartiles."""
+"""Maximum number of distinct numbers that each form a group; more are grouped by quartiles."""
 
 
 def evaluate(
@@ -76,9 +84,9 @@ def evaluate(
             query, see :mod:`segue.evaluation.metrics`; ``None``: the default metrics, and errors of predicted ratings
             where the model predicts them.
         ks: list lengths for the metrics that are named without one.
-        by: also evaluate per group: a user feature such as ``"age"``, ``"history_length"``, a list of one label per
-            query, or a function of the held-out queries that returns such a list. Many different numbers are grouped by
-            quartiles.
+        by: also evaluate per group: a user feature such as ``"age"``, ``"history_length"``, labels by user id (a dict,
+            or a table with ``user_id`` and one column of labels), a list of one label per query, or a function of the
+            held-out queries that returns one of these. Many different numbers are grouped by quartiles.
         exclude_seen: whether items of a user's history are removed from the ranking; given lists stay as they are.
         seed: seed of the bootstrap intervals.
 
@@ -89,43 +97,46 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, data of another catalog, or no query with a true item.
     """
+    ks, seed = check_ks(ks), check_seed(seed)
+    ranking, errors = check_metrics(metrics, ks)
     lists, trained, run_split = _open_source(model)
     data = run_split if data is None else data
     held_out, train_data = _select_held_out(data)
-    ranking, errors = split_metrics(metrics)
+    if lists is None:
+        _check_ids(trained, held_out, train_data)
     groups = None if by is None else _group_labels(by, held_out, train_data)
     if lists is not None:
         if train_data is None:
             raise ValueError("evaluate: recommendation lists need a split, which has the ids; got queries")
         if errors:
-            raise ValueError(f"metrics: {', '.join(errors)} need predicted ratings, got recommendation lists")
+            raise ValueError(f"metrics: {_need(errors)} predicted ratings, got recommendation lists")
         found = read_recommendations(lists, held_out.queries, train_data.users, train_data.items)
         return evaluation.evaluate_lists(found, held_out, ks, ranking, seed, groups)
     recommender = trained.model if isinstance(trained, TrainedModel) else trained
-    _check_catalog(recommender, train_data)
     if errors and not (isinstance(recommender, Predictor) and recommender.predicts_ratings):
         raise ValueError(
-            f"metrics: {', '.join(errors)} need a model that predicts ratings, {type(recommender).__name__} does not"
+            f"metrics: {_need(errors)} a model that predicts ratings, {type(recommender).__name__} does not"
         )
     result = evaluation.evaluate(recommender, held_out, ks, ranking, exclude_seen, seed, groups=groups)
     if metrics is None:
         return result
     names = [metric.name for metric in resolve_metrics(ranking, ks)]
     if missing := [name for name in errors if name not in result]:
-        raise ValueError(f"metrics: {', '.join(missing)} need ratings to compare with, the held-out events have none")
+        raise ValueError(f"metrics: {_need(missing)} ratings to compare with, the held-out events have none")
     return result.select([*names, *errors])
 
 
 def _open_source(source: Any) -> tuple[Path | pl.DataFrame | None, Any, Split | None]:
-    """Return recommendation lists, or a model and, of a run, its split."""
+    """Return recommendation lists, or a model and, for a run, its split."""
     if isinstance(source, str | Path):
         path = Path(source)
         if path.suffix in SUFFIXES:
             return path, None, None
+        path = path.expanduser()
         if (path / "bundle.json").exists():
             return None, bundle.load(path), None
-        run = find_run(source)
-        return None, bundle.load(run / "bundle"), split(load_run_data(run), read_plan(run / SETTINGS).split)
+        run = find_run(path)
+        return None, bundle.load(bundle_folder(run)), split(load_run_data(run), read_plan(run / SETTINGS).split)
     if is_table(source):
         return to_frame(source)[1], None, None
     if isinstance(source, TrainedModel | Recommender):
@@ -145,12 +156,60 @@ def _select_held_out(data: Any) -> tuple[HeldOut, Dataset | None]:
     raise ValueError(f"evaluate: got {got} to evaluate on, expected a split, or its part such as split.valid")
 
 
-def _check_catalog(model: Recommender, data: Dataset | None) -> None:
-    if data is not None and model.schema.n_items != data.n_items:
+def _check_ids(model: TrainedModel | Recommender, held_out: HeldOut, data: Dataset | None) -> None:
+    """Check that the items of ``data`` are those of the model.
+
+    Warn if the users are different.
+
+    Raises:
+        ValueError: the data has other items, or the same items in another order.
+    """
+    if data is None:
+        return
+    n_items = (model.model if isinstance(model, TrainedModel) else model).schema.n_items
+    if n_items != data.n_items:
         raise ValueError(
-            f"evaluate: the model has {model.schema.n_items:,} items and the data {data.n_items:,}, expected the data "
-            "that the model was trained on"
+            f"evaluate: the model has {n_items:,} items and the data {data.n_items:,}, expected the data that the "
+            "model was trained on"
         )
+    if not isinstance(model, TrainedModel):
+        return
+    if model.items is not data.items and not model.items.ids.equals(data.items.ids):
+        raise ValueError(
+            f"evaluate: the model and the data have {n_items:,} items each, but other ids or another order, expected "
+            "the data that the model was trained on"
+        )
+    known = held_out.queries.users[held_out.queries.known].astype(np.int64)
+    if model.users is data.users or not len(known):
+        return
+    inside = known[known < len(model.users)]
+    same = int((model.users.ids.gather(inside) == data.users.ids.gather(inside)).sum())
+    if len(known) - same > LARGE_SHARE * len(known):
+        warn(
+            f"evaluate: {len(known) - same:,} of {len(known):,} queries are of users other than those that the model "
+            "was trained on; a model that learns one vector per user mistakes them for its own"
+        )
+
+
+def check_metrics(
+    metrics: Sequence[MetricLike] | MetricLike | None, ks: Sequence[int]
+) -> tuple[Sequence[MetricLike], list[str]]:
+    """Separate ranking metrics from errors and check their names.
+
+    See :func:`split_metrics`.
+
+    Raises:
+        ValueError: an unknown metric, or a function with the name of another metric.
+    """
+    ranking, errors = split_metrics(metrics)
+    names = {metric.name for metric in resolve_metrics(ranking, ks)}
+    if taken := sorted(names & exported_functions(rating_metrics).keys()):
+        raise ValueError(f"metrics: a function is named '{taken[0]}', which is a metric of Segue; give it another name")
+    return ranking, errors
+
+
+def _need(names: Sequence[str]) -> str:
+    return f"{', '.join(names)} {'needs' if len(names) == 1 else 'need'}"
 
 
 def split_metrics(metrics: Sequence[MetricLike] | MetricLike | None) -> tuple[Sequence[MetricLike], list[str]]:
@@ -169,27 +228,63 @@ def _group_labels(by: Any, held_out: HeldOut, data: Dataset | None) -> list[str]
     """Return the label of each query's group."""
     if callable(by):
         by = by(held_out)
+    if isinstance(by, Mapping) or (is_table(by) and len(getattr(by, "shape", (0, 0))) == 2):
+        return _labels_by_user(by, held_out, data)
     if not isinstance(by, str):
         labels = [str(label) for label in by]
         if len(labels) != len(held_out):
-            raise ValueError(f"by: got {len(labels)} labels for {len(held_out)} queries, expected one per query")
+            raise ValueError(
+                f"by: got {len(labels):,} labels for {len(held_out):,} queries, expected one per query, or labels by "
+                "user id as a dict or a table with user_id"
+            )
         return labels
     if by == "history_length":
         return _bin_labels(pl.Series(held_out.queries.history.lengths))
     features = None if data is None else data.user_features
     names = [] if features is None else [name for name in features.collect_schema().names() if name != "id"]
     if features is None or by not in names:
-        raise ValueError(f"by: unknown '{by}'{suggest(by, ['history_length', *names])} (user features need a split)")
+        hint = " (user features need a split)" if data is None else ""
+        raise ValueError(f"by: unknown '{by}'{suggest(by, ['history_length', *names])}{hint}")
     column = features.select(by).collect()[by]
     if column.dtype.is_nested():
         raise ValueError(f"by: '{by}' holds several values per user, expected a feature with one")
     queries = held_out.queries
-    values = column.gather(queries.users.astype(np.int64)).set(pl.Series(~queries.known), None)
+    values: pl.Series = column.gather(queries.users.astype(np.int64)).set(pl.Series(~queries.known), None)
     return _bin_labels(values)
 
 
+def _labels_by_user(by: Any, held_out: HeldOut, data: Dataset | None) -> list[str]:
+    """Return the label of each query's user.
+
+    Labels come from a mapping or a table with ``user_id`` and one more column.
+    """
+    if data is None:
+        raise ValueError("by: labels by user id need a split, which has the ids; got queries")
+    if isinstance(by, Mapping):
+        ids, labels = pl.Series(list(by), dtype=pl.Object), pl.Series(list(by.values()), strict=False)
+    else:
+        frame = to_frame(by)[1]
+        others = [name for name in frame.columns if name != "user_id"]
+        if "user_id" not in frame.columns or len(others) != 1:
+            raise ValueError(
+                f"by: got a table with columns {', '.join(frame.columns)}, expected user_id and one column of labels"
+            )
+        ids, labels = frame["user_id"], frame[others[0]]
+    row_of = {id_text(one): row for row, one in enumerate(ids.to_list())}
+    if len(row_of) < len(ids):
+        raise ValueError(f"by: got {len(ids):,} rows for {len(row_of):,} users, expected one per user")
+    queries = held_out.queries
+    users = data.users.decode(queries.users)
+    rows = [row_of.get(user) if known else None for user, known in zip(users, queries.known, strict=True)]
+    if len(queries) and all(row is None for row in rows):
+        raise ValueError(
+            f"by: none of {len(row_of):,} user ids is that of a query; queries have ids such as '{users[0]}'"
+        )
+    return _bin_labels(labels.gather(pl.Series(rows, dtype=pl.Int64)))
+
+
 def _bin_labels(values: pl.Series) -> list[str]:
-    """Label values by themselves, or many different numbers by quartile."""
+    """Label each value by itself, or many different numbers by quartile."""
     if not values.dtype.is_numeric() or values.n_unique() <= MAX_GROUPS:
         return ["unknown" if value is None else str(value) for value in values.to_list()]
     numbers: NDArray[np.float64] = values.cast(pl.Float64).fill_null(np.nan).to_numpy()
@@ -239,7 +334,7 @@ def evaluate_plan(model: Model, held_out: HeldOut, plan: Plan, groups: Sequence[
 def evaluate_baseline(plan: Plan, parts: Split) -> dict[str, Any] | None:
     """Train the plan's baseline with default settings, and evaluate it.
 
-    Returns ``None`` where there is no baseline or nothing is ranked.
+    Returns ``None`` if there is no baseline or nothing is ranked.
     """
     key = plan.evaluation.baseline
     if key is None or key == plan.task.model or not validate_metrics(plan):
@@ -284,20 +379,49 @@ def evaluate_run(
     changed = apply_overrides({"evaluation": EvaluationSettings}, overrides)["evaluation"]
     settings = parse(EvaluationSettings, {**plan.evaluation.model_dump(), **changed}, "evaluation")
     plan = replace(plan, evaluation=settings)
-    trained = bundle.load(run / "bundle")
+    validate_metrics(plan)
+    trained = bundle.load(bundle_folder(run))
     parts = split(load_run_data(run), plan.split)
+    return _evaluate_part(run.name, trained, parts, part, plan, by, read_json(run / METRICS)["warnings"])
+
+
+def evaluate_saved(
+    folder: Path, data: str, part: str = "test", overrides: Iterable[str] = (), by: GroupBy | None = None
+) -> RunEvaluation:
+    """Evaluate a saved model on a split of the data it was trained on.
+
+    Args:
+        data: the data that the model was trained on.
+        overrides: of split and evaluation settings, such as ``split.strategy=random``.
+
+    Raises:
+        ValueError: the data has other items.
+    """
+    if part not in ("test", "valid"):
+        raise ValueError(f"part: got '{part}', expected test or valid")
+    trained = bundle.load(folder)
+    plan = make_plan({"model": trained.key, "data": data}, overrides, "none")
+    parts = split(load_data(plan), plan.split)
+    if not parts.train.items.ids.equals(trained.items.ids):
+        raise ValueError(f"{folder}: the items of {data} are not those that the model was trained on")
+    return _evaluate_part(folder.resolve().name, trained, parts, part, plan, by, [])
+
+
+def _evaluate_part(
+    name: str, trained: TrainedModel, parts: Split, part: str, plan: Plan, by: GroupBy | None, warnings: list[str]
+) -> RunEvaluation:
     held_out = parts.test if part == "test" else parts.valid
     groups = None if by is None else _group_labels(by, held_out, parts.train)
     result = evaluate_plan(trained.model, held_out, plan, groups)
     record = {
-        "run": run.name,
+        "run": name,
         "model": trained.key,
         "data": plan.task.data,
         "part": part,
         **mean_values(result),
         "intervals": interval_values(result),
         "protocol": dict(result.metadata),
-        "warnings": read_json(run / METRICS)["warnings"],
+        "warnings": warnings,
     }
     if groups is not None:
         record["groups"] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from segue.core.config import suggest
 
-__all__ = ["SETTINGS", "artifacts_folder", "find_run", "recipes_folder", "run_folders", "runs_folder"]
+__all__ = ["SETTINGS", "artifacts_folder", "bundle_folder", "find_run", "recipes_folder", "run_folders", "runs_folder"]
 
 SETTINGS = "settings.toml"
 """The file that makes a folder a run."""
@@ -20,7 +20,7 @@ def runs_folder() -> Path:
 
 
 def artifacts_folder() -> Path:
-    """Return the folder ``artifacts`` of exported models, beside the runs."""
+    """Return the folder ``artifacts`` of exported models, next to the runs."""
     return runs_folder().parent / "artifacts"
 
 
@@ -56,3 +56,15 @@ def find_run(text: str | Path) -> Path:
     known = [path.name for path in run_folders()]
     hint = suggest(Path(text).name, known) if known else f"; {runs_folder()}/ has no runs yet: segue train ..."
     raise ValueError(f"run: no run '{text}'{hint}")
+
+
+def bundle_folder(run: Path) -> Path:
+    """Return the folder of the trained model of a run.
+
+    Raises:
+        ValueError: the run is not finished.
+    """
+    folder = run / "bundle"
+    if not (folder / "bundle.json").exists():
+        raise ValueError(f"{run}: the run is not finished; resume it with: segue train --resume {run}")
+    return folder

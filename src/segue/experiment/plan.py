@@ -60,14 +60,14 @@ class Plan:
     def fingerprint(self) -> str:
         """Hash everything that determines the result.
 
-        Where a value came from does not matter.
+        The origin of a value does not matter.
         """
         values = self.values()
         del values["task"]["recipe"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def comparison_key(self) -> str:
-        """Hash what must be equal for metrics to be comparable.
+        """Hash the values that must be equal for metrics to be comparable.
 
         These are the data, its filters, the split and whether seen items are ranked.
         """
@@ -156,7 +156,7 @@ def _format_group(settings: Settings, values: dict[str, Any]) -> Table:
 
 
 def _drop_none(value: Any) -> Any:
-    """Leave out what is ``None``, which TOML cannot hold."""
+    """Drop values that are ``None``, which TOML cannot represent."""
     if isinstance(value, dict):
         inline = tomlkit.inline_table()
         inline.update({key: _drop_none(inner) for key, inner in value.items() if inner is not None})
@@ -186,7 +186,7 @@ def _read_groups(path: Path, known: Iterable[str], errors: list[str]) -> tuple[G
 
 
 def _recipe_name(path: Path) -> str:
-    """Return a recipe's name as it is recorded, without the folder of Segue."""
+    """Return a recipe's name for the record, without the folder of Segue."""
     folder = recipes_folder()
     return f"recipes/{path.relative_to(folder)}" if path.is_relative_to(folder) else str(path)
 

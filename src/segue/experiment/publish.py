@@ -1,11 +1,12 @@
 """Publish a trained model as an artifact that a service can load.
 
-Artifacts live beside the runs, in ``artifacts`` under ``SEGUE_HOME``, and not inside them: the manifest of a run seals
-its files, whereas an artifact also depends on the engines that are installed.
+Artifacts are stored next to the runs, in ``artifacts`` under ``SEGUE_HOME``, and not inside them: the manifest of a run
+fixes its files, whereas an artifact also depends on the installed engines.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,10 +16,13 @@ from segue.core.bundle import TrainedModel
 from segue.core.files import read_json, recover_interrupted_write
 from segue.core.types import Events
 from segue.experiment.data import load_run_data
-from segue.experiment.paths import artifacts_folder
+from segue.experiment.paths import artifacts_folder, bundle_folder, find_run
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["Engine", "publish_model", "publish_run"]
+__all__ = ["Engine", "publish", "publish_model", "publish_run", "publish_trained"]
+
+OLD_MANIFEST = "publication.json"
+"""Manifest of artifacts of an older format."""
 
 Engine: TypeAlias = Literal["auto", "native", "onnx"]
 Log = Callable[[str], None]
@@ -57,18 +61,70 @@ def publish_run(
     run = run.resolve()
     name = run.name if name is None else name
     folder = artifacts_folder() / name if out is None else out
-    if not (run / "bundle" / "bundle.json").exists():
-        raise ValueError(f"{run}: not finished: it has no bundle; resume it: segue train --resume {run}")
-    if errors := bundle.verify(run / "bundle"):
+    source = bundle_folder(run)
+    if errors := bundle.verify(source):
         raise ValueError("\n".join(errors))
-    trained = bundle.load(run / "bundle")
+    trained = bundle.load(source)
     if index_above is None and _is_intact(folder, name, trained.metadata["sha256"]["arrays.safetensors"], engine):
         return folder
+    if out is None:
+        _remove_old_format(folder, log)
     log(f"exporting {run} to {folder}")
     facts = _run_metadata(run)
     return publish_model(
         trained, _load_histories(run, log), folder, engine=engine, name=name, index_above=index_above, facts=facts
     )
+
+
+def publish(
+    source: str | Path,
+    out: Path | None = None,
+    *,
+    engine: Engine = "auto",
+    name: str | None = None,
+    index_above: int | None = None,
+    log: Log = _no_log,
+) -> Path:
+    """Build the artifact of a run or a saved model; see :func:`publish_run`.
+
+    Args:
+        source: name or folder of a run, or a folder that ``segue.save`` wrote.
+    """
+    folder = Path(source).expanduser()
+    if not (folder / "bundle.json").exists():
+        return publish_run(find_run(folder), out, engine=engine, name=name, index_above=index_above, log=log)
+    if errors := bundle.verify(folder):
+        raise ValueError("\n".join(errors))
+    label = folder.resolve().name
+    return publish_trained(bundle.load(folder), label, out, engine=engine, name=name, index_above=index_above, log=log)
+
+
+def publish_trained(
+    trained: TrainedModel,
+    label: str,
+    out: Path | None = None,
+    *,
+    engine: Engine = "auto",
+    name: str | None = None,
+    index_above: int | None = None,
+    log: Log = _no_log,
+) -> Path:
+    """Build the artifact of a trained model with the histories of its log.
+
+    See :func:`publish_run`.
+
+    Args:
+        label: name of the default folder, where neither ``name`` nor ``out`` is given.
+    """
+    try:
+        histories = trained.log.histories
+    except ValueError as error:
+        log(f"warning: exported without histories; users are unknown and items have no neighbors: {error}")
+        histories = None
+    if out is None:
+        out = artifacts_folder() / (name or label)
+        _remove_old_format(out, log)
+    return publish_model(trained, histories, out, engine=engine, name=name or out.name, index_above=index_above)
 
 
 def publish_model(
@@ -102,21 +158,48 @@ def publish_model(
     return out
 
 
+def _remove_old_format(folder: Path, log: Log) -> None:
+    """Remove an artifact of another format from the artifacts folder.
+
+    It can then be built again.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    from segue.serving.artifacts.manifest import MANIFEST
+
+    if not folder.exists() or (folder / MANIFEST).exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    if not (folder / OLD_MANIFEST).exists():
+        raise ValueError(
+            f"{folder}: exists and is not a model artifact; name another folder: segue export RUN --out FOLDER"
+        )
+    log(f"{folder}: an artifact of an older format; building it again")
+    shutil.rmtree(folder)
+
+
 def _is_intact(folder: Path, name: str, arrays: str, engine: Engine) -> bool:
-    """Whether ``folder`` holds an undamaged artifact of this model, name and engine."""
-    from segue.serving.artifacts.manifest import BUNDLE_ARRAYS, FORMAT, MANIFEST, verify_artifact
+    """Check whether ``folder`` contains an intact artifact.
+
+    It must be of this model, name and engine.
+    """
+    from segue.serving.artifacts.manifest import BUNDLE_ARRAYS, FORMAT, MANIFEST, Manifest, verify_artifact
 
     recover_interrupted_write(folder)
     if not (folder / MANIFEST).exists():
         return False
-    manifest = read_json(folder / MANIFEST)
-    expected = {"format": FORMAT, "name": name, "engine": manifest["engine"] if engine == "auto" else engine}
-    is_same = {key: manifest[key] for key in expected} == expected
-    return is_same and manifest["sha256"].get(BUNDLE_ARRAYS) == arrays and not verify_artifact(folder)
+    try:
+        if read_json(folder / MANIFEST).get("format") != FORMAT:
+            return False
+        manifest = Manifest.read(folder)
+    except (AttributeError, ValueError):
+        return False
+    is_same = manifest.name == name and engine in ("auto", manifest.engine)
+    return is_same and manifest.sha256.get(BUNDLE_ARRAYS) == arrays and not verify_artifact(folder)
 
 
 def _load_histories(run: Path, log: Log) -> Events | None:
-    """Load the whole histories of the run's data; ``None`` where the data is gone."""
+    """Load the whole histories of the run's data; ``None`` if the data is gone."""
     try:
         return load_run_data(run).histories
     except ValueError as error:
@@ -125,7 +208,7 @@ def _load_histories(run: Path, log: Log) -> Events | None:
 
 
 def _run_metadata(run: Path) -> dict[str, Any]:
-    """Collect what a service reports about the model."""
+    """Collect the metadata that a service reports about the model."""
     record = read_json(run / METRICS) if (run / METRICS).exists() else {}
     metrics = {
         name: value for name in record.get("intervals", {}) if isinstance(value := record.get(name), int | float)

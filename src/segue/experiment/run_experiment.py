@@ -22,6 +22,7 @@ from segue.data.splits import split
 from segue.evaluation.evaluate import EvaluationResult, make_validator
 from segue.evaluation.leakage import check_leakage
 from segue.evaluation.rating_metrics import training_errors
+from segue.experiment.arguments import check_device
 from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
 from segue.experiment.evaluate import (
     evaluate_baseline,
@@ -54,6 +55,7 @@ def run_plan(plan: Plan, folder: Path, *, log: Log, progress: bool = False, comm
     Returns:
         The record, as written to ``metrics.json``.
     """
+    check_device(plan.run.device)
     validate_metrics(plan)
     validate_inputs(plan, plan.split.use_query_time)
     timer = StageTimer()
@@ -148,7 +150,7 @@ def _training_errors(model: Model, data: Dataset, plan: Plan) -> dict[str, float
 def _seconds(timer: StageTimer, run: Run) -> dict[str, float]:
     """Return seconds by stage.
 
-    Those of training include the time before an interruption.
+    Training time includes the time before an interruption.
     """
     logged = sum(line.get("seconds", 0.0) + line.get("validation_seconds", 0.0) for line in run.history())
     seconds = {**timer.seconds, "train": max(logged, timer.seconds["train"])}
@@ -218,7 +220,7 @@ def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> No
 def _draw_training(folder: Path, model: str, metric: str, history: Sequence[Mapping[str, float]]) -> None:
     """Draw loss and validation by epoch to ``figures/training.svg``.
 
-    Nothing is drawn without epochs or matplotlib.
+    Nothing is drawn without epochs or without matplotlib.
     """
     if find_spec("matplotlib") is None or not any("loss" in line for line in history):
         return

@@ -22,7 +22,7 @@ SELECTION_METRICS = ("ndcg@10", "rmse")
 def list_runs() -> list[dict[str, Any]]:
     """Return one record per run, oldest first.
 
-    That of a finished run is ``metrics.json``; another has basic facts only.
+    The record of a finished run is ``metrics.json``; that of any other run contains only basic facts.
     """
     records = [_read_record(folder) for folder in run_folders()]
     best = {link.resolve().name for link in (runs_folder() / "best").glob("*") if link.is_symlink()}
@@ -51,11 +51,9 @@ def find_reusable_run(plan: Plan) -> Path | None:
 def mark_best(folder: Path, plan: Plan) -> bool:
     """Point ``latest`` to this run, and ``best/DATA`` if it is the best.
 
-    Returns whether it is the best.
-
-    Runs are compared by validation metrics, and only with the same data, split and ranking rules. With other than the
-    default rules the link is ``best/DATA-HASH``, with a hash of the rules; a run with a limited number of users gets no
-    link.
+    Returns whether it is the best. Runs are compared by validation metrics, and only with the same data, split and
+    ranking rules. If the rules are not the defaults, the link is ``best/DATA-HASH``, with a hash of the rules. A run
+    with a limited number of users gets no link.
     """
     update_link(runs_folder() / "latest", folder)
     if plan.task.max_users is not None:

@@ -27,7 +27,7 @@ class TaskSettings(Settings):
     target: str | None = None
     """The kind of action to predict; by default every kind."""
     max_users: Annotated[int, Ge(2)] | None = None
-    """Use only the first so many users: to try things out, not for results."""
+    """Use only this many users, the first of the log; for trials, not for results."""
     recipe: str | None = None
     """The recipe that these settings started from."""
 
@@ -50,7 +50,7 @@ class EvaluationSettings(Settings):
     """Names of metrics. ``rmse`` and ``mae`` are added where the model predicts ratings; if only these are named,
     nothing is ranked."""
     sampled: Annotated[int, Ge(1)] | None = None
-    """Also rank each target among so many randomly sampled items, as older papers do."""
+    """Also rank each target among this many randomly sampled items, as older papers do."""
     exclude_seen: bool = True
     """Remove the items of a user's history from the ranking. Set to false where users return to items."""
     baseline: str | None = "popular"

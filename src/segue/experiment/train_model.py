@@ -1,8 +1,10 @@
-"""Train one model in memory, from settings by name; the counterpart of a run without a run folder."""
+"""Train one model in memory, from settings by name.
+
+This is the counterpart of a run without a run folder.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,26 +12,88 @@ from typing import Any
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
+from segue.core.model import Model
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.evaluation.evaluate import make_validator
-from segue.evaluation.metrics import resolve_metrics
+from segue.evaluation.metrics import MetricLike, resolve_metrics
+from segue.experiment.arguments import as_assignments, check_device, check_seed, reject_settings, reject_unused
 from segue.experiment.data import user_feature_names, validate_inputs
-from segue.experiment.plan import make_plan
-from segue.training.settings import CustomLoss
-from segue.training.train import train
+from segue.experiment.plan import Plan, make_plan
+from segue.training.settings import CustomLoss, Training
+from segue.training.train import check_callbacks, train
 
-__all__ = ["train_model"]
+__all__ = ["TrainingJob", "prepare_training", "train_job", "train_model"]
+
+UNUSED_GROUPS = ("filters", "split", "evaluation", "run")
+"""Groups of settings that training in memory does not read."""
+
+USED_EVALUATION = ("exclude_seen", "evaluation.exclude_seen")
+"""Evaluation settings that training does read, for its validation."""
 
 
 @dataclass(frozen=True)
 class _Recorder:
-    """Keeps what training logs, for runs without a folder."""
+    """Keeps logged training metrics, for runs without a folder."""
 
     lines: list[dict[str, float]] = field(default_factory=list)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.lines.append({"step": step, **values})
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What is needed to train one model, apart from data and seed."""
+
+    plan: Plan
+    training: Training
+    """Training settings of the plan, with the functions given as loss and metric."""
+    metric: MetricLike
+    """Validation metric."""
+    callbacks: tuple[Any, ...] = ()
+
+
+def prepare_training(
+    name: str, data: str, settings: Mapping[str, Any], recipe: str | Path | None = None, function: str = "train"
+) -> TrainingJob:
+    """Resolve and check the settings of one model.
+
+    Args:
+        data: name of the data, which may have a recipe.
+        settings: by name; ``loss`` and ``metric`` may be functions, and ``callbacks`` holds callbacks.
+        function: name of the public function, for error messages.
+
+    Raises:
+        ValueError: an unknown setting, or one that ``function`` does not use for this model.
+    """
+    given = {key: value for key, value in settings.items() if key not in ("loss", "metric", "callbacks")}
+    loss, metric = settings.get("loss"), settings.get("metric")
+    callbacks = check_callbacks(settings.get("callbacks", ()))
+    reject_settings([key for key in given if key not in USED_EVALUATION], name, UNUSED_GROUPS, function)
+    reject_unused(name, [*given, *(["loss"] if loss is not None else [])])
+    custom = CustomLoss(loss) if callable(loss) else None
+    named = {"loss": loss if custom is None else str(custom), "metric": None if callable(metric) else metric}
+    named = {key: value for key, value in named.items() if value is not None}
+    plan = make_plan({"model": name, "data": data}, as_assignments({**given, **named}), recipe)
+    training = plan.training
+    if callable(metric):  # early stopping looks the metric up by its name
+        training = training.model_copy(update={"metric": resolve_metrics([metric])[0].name})
+    if custom is not None:  # the plan holds its name
+        training = training.model_copy(update={"loss": custom})
+    return TrainingJob(plan, training, metric if callable(metric) else plan.metric, callbacks)
+
+
+def train_job(job: TrainingJob, data: Split | Dataset, run: Run) -> Model:
+    """Train the model of ``job`` on the training part of ``data``.
+
+    The validation part is used if there is one.
+    """
+    train_data = data.train if isinstance(data, Split) else data
+    validate = None
+    if isinstance(data, Split) and len(data.valid):
+        validate = make_validator(data.valid, job.metric, job.plan.evaluation.exclude_seen)
+    return train(job.plan.task.model, job.plan.model, job.training, train_data, run, validate, job.callbacks)
 
 
 def train_model(
@@ -53,27 +117,26 @@ def train_model(
         Interrupted: the user asked to stop; with ``folder``, the checkpoint is written.
     """
     train_data = data.train if isinstance(data, Split) else data
-    custom = CustomLoss(loss) if callable(loss) else None
-    named = {"loss": loss if custom is None else str(custom), "metric": None if callable(metric) else metric}
-    named = {key: value for key, value in named.items() if value is not None}
-    assignments = [f"{key}={json.dumps(value)}" for key, value in {**settings, **named}.items()]
-    chosen = make_plan({"model": name, "data": train_data.name}, assignments, recipe)
+    seed, device = check_seed(seed), check_device(device)
+    named = {"loss": loss, "metric": metric, "callbacks": callbacks}
+    job = prepare_training(name, train_data.name, {**settings, **_drop_unset(named)}, recipe)
     held = [part.queries for part in (data.valid, data.test) if len(part)] if isinstance(data, Split) else []
-    validate_inputs(chosen, not held or any(queries.times is not None for queries in held))
+    validate_inputs(job.plan, not held or any(queries.times is not None for queries in held))
     out = None if folder is None else Path(folder)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     recorder = _Recorder()
     run = Run(seed, out, device, (recorder,), show_progress=progress)
-    validate = None
-    training = chosen.training
-    if callable(metric):  # early stopping looks the metric up by its name
-        training = training.model_copy(update={"metric": resolve_metrics([metric])[0].name})
-    if custom is not None:  # the plan holds its name
-        training = training.model_copy(update={"loss": custom})
-    if isinstance(data, Split) and len(data.valid):
-        validate = make_validator(data.valid, metric if callable(metric) else chosen.metric)
-    model = train(name, chosen.model, training, train_data, run, validate, tuple(callbacks))
+    model = train_job(job, data, run)
     metadata = {"data": train_data.name, "seed": seed, "user_features": user_feature_names(train_data)}
     trained = bundle.create(name, model, train_data, metadata)
     return replace(trained, training_history=tuple(run.history() or recorder.lines))
+
+
+def _drop_unset(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out ``None`` and empty sequences."""
+    return {
+        key: value
+        for key, value in arguments.items()
+        if value is not None and not (isinstance(value, list | tuple) and not value)
+    }

@@ -1,6 +1,6 @@
-"""The models, in folders by family: one model is one file, and the name of the file is its key.
+"""Recommendation models, in folders by family.
 
-``segue.models.keys()`` lists the keys.
+One model is one file, and the name of the file is its key. ``segue.models.keys()`` lists the keys.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ __all__ = ["keys"]
 
 
 def keys() -> list[str]:
-    """List the keys of all models, those of plugins included."""
+    """List the keys of all models, including those of plugins."""
     from segue.core.registry import model_keys
 
     return model_keys()

@@ -51,7 +51,10 @@ class UserItemGraph:
             return self._adjacency_VV @ x_VD
 
     def propagate(self, x_VD: Tensor, num_layers: int) -> Tensor:
-        """Return the mean of ``x_VD`` and its propagations over up to ``num_layers`` steps (eq. 4)."""
+        """Return the mean of ``x_VD`` and its propagations.
+
+        There are propagations over 1 up to ``num_layers`` steps (eq. 4).
+        """
         return _propagate(x_VD, self, num_layers)
 
 
@@ -62,7 +65,10 @@ def _propagate(x_VD: Tensor, graph: UserItemGraph, num_layers: int) -> Tensor:
 
 
 class _Propagation(torch.autograd.Function):
-    """Multiply by powers of a symmetric matrix: the backward pass is the same operation and needs no saved tensors."""
+    """Multiply by powers of a symmetric matrix.
+
+    The backward pass is the same operation and needs no saved tensors.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_VD: Tensor, graph: UserItemGraph, num_layers: int) -> Tensor:

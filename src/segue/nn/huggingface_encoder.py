@@ -2,7 +2,8 @@
 
 Weights are never downloaded.
 
-The only file that imports transformers, and only when an encoder is built, because the import takes seconds.
+This is the only file that imports transformers. It does so only when an encoder is built, because the import takes
+seconds.
 
 Shapes: B sequences, L positions, D width.
 """
@@ -44,7 +45,9 @@ TOLERANCE = 1e-5
 
 
 class HuggingFaceEncoder(nn.Module):
-    """A causal or bidirectional encoder of vectors, tested for its direction when it is built.
+    """Causal or bidirectional encoder of vectors.
+
+    Its direction is tested when it is built.
 
     Args:
         name: ``model_type`` of the architecture, such as ``gpt2``.
@@ -106,7 +109,9 @@ class HuggingFaceEncoder(nn.Module):
 
     @torch.no_grad()
     def check_direction(self, width: int, max_length: int) -> None:
-        """Check whether a change of the second half of a sequence changes the output of the first half.
+        """Check the direction of the encoder.
+
+        The test is whether a change of the second half of a sequence changes the output of the first half.
 
         Raises:
             ValueError: the encoder is causal and should be bidirectional, or the reverse, or it reads the padding.
@@ -138,7 +143,10 @@ class HuggingFaceEncoder(nn.Module):
             )
 
     def _relative_change(self, x_BLD: Tensor, other_BLD: Tensor, half: int, used: int) -> float:
-        """Return the maximum change of the output in the first half, relative to that in the second half."""
+        """Return the maximum change of the output in the first half of a sequence.
+
+        It is relative to the maximum change in the second half.
+        """
         lengths_B = torch.tensor([used])
         one, other = self(x_BLD, lengths_B), self(other_BLD, lengths_B)
         if one.shape != x_BLD.shape:
@@ -159,7 +167,7 @@ def _fields(
     options: Mapping[str, Any],
     bidirectional: bool,
 ) -> dict[str, Any]:
-    """Return the fields of the configuration that differ from the architecture's defaults."""
+    """Return the configuration fields that differ from the architecture's defaults."""
     default = _configuration(name)
     # is_causal is not a field of any class, but most use it
     known = {*default.to_dict(), *getattr(default, "attribute_map", {}), "is_causal"}
@@ -195,7 +203,10 @@ def _fields(
 
 
 def _check_options(name: str, options: Mapping[str, Any], known: set[str], taken: set[str], default: Any) -> None:
-    """Check that options are fields of the configuration that no other setting of the model determines."""
+    """Check that all options are fields of the configuration.
+
+    They must not be fields that another setting of the model determines.
+    """
     errors = []
     for field in options:
         owner = next((key for key, names in NAMES.items() if field in taken and field in names), None)
@@ -242,7 +253,7 @@ def _build(name: str, fields: Mapping[str, Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress the package's notes, such as those on missing kernels."""
+    """Suppress the package's log messages, such as those about missing kernels."""
     try:
         from transformers.utils import logging
     except ModuleNotFoundError:

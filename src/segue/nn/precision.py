@@ -18,10 +18,10 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """Run ``function`` outside autocast, with half-precision tensors converted to float32.
+    """Run ``function`` outside autocast, in float32.
 
-    For sums of exponentials and running sums, where an 8-bit mantissa is too short. The device is that of the first
-    argument. Gradients have the precision of the inputs.
+    Half-precision tensors are converted to float32. Use it for sums of exponentials and running sums, where an 8-bit
+    mantissa is too short. The device is that of the first argument. Gradients have the precision of the inputs.
     """
 
     @wraps(function)

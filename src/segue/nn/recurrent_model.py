@@ -89,7 +89,10 @@ class _Encoder(nn.Module):
     def advance(
         self, x_BLD: Tensor, lengths_B: Tensor, recurrent_state: RecurrentState
     ) -> tuple[Tensor, RecurrentState]:
-        """Return ``(B, L, D)`` from a recurrent state on, and the state after each row's own length."""
+        """Continue from a recurrent state.
+
+        Return ``(B, L, D)``, and the state after each row's own length.
+        """
         before = tuple(recurrent_state[name].transpose(0, 1).contiguous() for name in self.names)
         inputs: Any = self._scaled(x_BLD)
         if x_BLD.shape[1] > 1:

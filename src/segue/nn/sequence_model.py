@@ -1,4 +1,6 @@
-"""Base of all next-item models: item embeddings, training windows, the objective, and scoring of queries.
+"""Base of all next-item models.
+
+It has the item embeddings, training windows, the objective, and the scoring of queries.
 
 Shapes: B sequences, L positions, D width, M positions with a target, I items, N queries.
 """
@@ -116,33 +118,40 @@ class SequenceModel(Network):
 
     @abstractmethod
     def encode_sequence(self, x_BLD: Tensor, batch: Sequences, last_B: Tensor | None = None) -> Tensor:
-        """Compute hidden states ``(B, L, D)``, or ``(B, D)`` of the positions ``last_B`` only.
+        """Compute hidden states ``(B, L, D)``, or ``(B, D)`` for the positions ``last_B``.
 
         For a ``SequenceBatch`` it may return ``(M, D)``, only the positions that have a target.
 
         Args:
             x_BLD: input vector of every position.
-            batch: the same as codes, and the lengths; causal encoders need neither.
+            batch: the same sequences as item codes, and their lengths; causal encoders need neither.
             last_B: int64 last valid position of each sequence, where only that is needed.
         """
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns read in addition to the items, of :data:`segue.core.batches.COLUMNS`.
+        """Return the columns read in addition to the items.
 
-        Those of the inputs; a subclass whose encoder reads columns itself adds them.
+        They are among :data:`segue.core.batches.COLUMNS`. By default they are the columns of the inputs; a subclass
+        whose encoder reads other columns adds them.
         """
         return () if self.inputs is None else self.inputs.columns
 
     def embed(self, batch: Sequences) -> Tensor:
-        """Return the input vector of every position, ``(B, L, D)``: the item and all inputs."""
+        """Return the input vector of every position, ``(B, L, D)``.
+
+        It is the sum of the item vector and all inputs.
+        """
         if self.inputs is not None:
             return self.inputs.embed(batch, self.items)
         embedded: Tensor = self.items(batch.items_BL)
         return embedded
 
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[SequenceBatch]]:
-        """Return the number of batches of one epoch and the batches: windows in random order."""
+        """Return the number of batches of one epoch and the batches.
+
+        Batches consist of windows in random order.
+        """
         config = self.config
         return training_batches(
             train.histories,
@@ -174,7 +183,10 @@ class SequenceModel(Network):
         return loss(hidden_MD, self.item_vectors(), bias_I, batch.targets_M, batch.seen), len(batch.targets_M)
 
     def item_vectors(self) -> Tensor:
-        """Return the vectors that score items, ``(I, D)``: their dot product with a hidden state is a logit."""
+        """Return the vectors that score items, ``(I, D)``.
+
+        The dot product of an item vector with a hidden state is a logit.
+        """
         embeddings_ID = self.items.weight[: self.schema.n_items]
         return embeddings_ID if self.inputs is None else self.inputs.item_vectors(embeddings_ID)
 
@@ -200,7 +212,7 @@ class SequenceModel(Network):
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """Item vectors, ``(I, D)``."""
+        """Return the item vectors, ``(I, D)``."""
         training = self.training
         self.eval()
         vectors_ID: NDArray[np.float32] = self.item_vectors().detach().float().cpu().numpy()
@@ -209,7 +221,7 @@ class SequenceModel(Network):
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """Item biases, ``(I,)``; zeros without ``item_bias``."""
+        """Return the item biases, ``(I,)``; zeros without ``item_bias``."""
         if self.offsets is None:
             return np.zeros(self.schema.n_items, np.float32)
         return self.offsets.detach().cpu().numpy()

@@ -1,8 +1,8 @@
-"""Next-item models with a recurrent state of fixed size that is updated event by event.
+"""Next-item models with a recurrent state of fixed size, updated event by event.
 
-Between events a state holds the recurrent state *before* the newest event, and the two newest events: the input of an
-event may depend on the previous one (the time between them) and on the time of the next query. The state of an empty
-history has a start token and the initial recurrent state.
+Between events, a state holds the recurrent state *before* the newest event, and the two newest events, because the
+input of an event may depend on the previous event (the time between them) and on the time of the next query. The state
+of an empty history has a start token and the initial recurrent state.
 
 Shapes: B histories in a batch, L positions, D width, N histories.
 """
@@ -41,7 +41,10 @@ TYPES = {
 
 
 class StreamingModel(SequenceModel):
-    """A recurrent model; a subclass implements :meth:`initial_state`, :meth:`advance` and ``encode_sequence``."""
+    """Recurrent model whose state can be stored and updated.
+
+    A subclass implements :meth:`initial_state`, :meth:`advance` and ``encode_sequence``.
+    """
 
     reads_full_history: ClassVar[bool] = True
     _cached_hash: tuple[list[tuple[int, int]], str] | None = None
@@ -174,7 +177,7 @@ class StreamingModel(SequenceModel):
     def _hash(self) -> str:
         """Return the hash of the model's arrays.
 
-        Computed again only after one of them has changed.
+        It is computed again only after one of them has changed.
         """
         versions = [(tensor.data_ptr(), tensor._version) for tensor in self.state_dict().values()]
         if self._cached_hash is None or self._cached_hash[0] != versions:
@@ -212,7 +215,10 @@ def _copies(arrays: Any) -> dict[str, NDArray[Any]]:
 
 
 def _batches(lengths: NDArray[np.int64], max_tokens: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the rows with nonzero length, shortest first, in batches of at most ``max_tokens`` positions."""
+    """Yield the rows with nonzero length, shortest first, in batches.
+
+    A batch has at most ``max_tokens`` positions.
+    """
     order = np.argsort(lengths, kind="stable")
     first = int((lengths == 0).sum())
     while first < len(order):

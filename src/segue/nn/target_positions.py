@@ -1,4 +1,6 @@
-"""Select the positions whose output is needed, so that the last layer computes only those.
+"""Select the positions whose output is needed.
+
+The last layer then computes only those.
 
 Shapes: B sequences, L positions, D width, M selected positions, K maximum number of them in one sequence.
 """
@@ -25,18 +27,19 @@ class TargetPositions:
     """int64 position in its sequence."""
     slots_M: Tensor
     """int64 index among the selected positions of the same sequence."""
-    size: tuple[int, int]
+    shape: tuple[int, int]
     """B and K."""
 
     @classmethod
     def for_batch(cls, batch: Sequences, last_B: Tensor | None, targets_only: bool) -> TargetPositions | None:
         """Return the positions that :meth:`SequenceModel.encode_sequence` has to compute.
 
-        ``None``: all.
+        Return ``None`` if it has to compute all.
 
         Args:
             last_B: the last position of each sequence, where only that is needed.
             targets_only: whether targets are sparse enough that it pays to compute only those.
+
         """
         if last_B is not None:
             return cls.last(last_B)
@@ -64,7 +67,7 @@ class TargetPositions:
 
     def scatter(self, x_MD: Tensor) -> Tensor:
         """Group the selected positions by sequence, ``(B, K, D)``, padded with zeros."""
-        return x_MD.new_zeros(*self.size, *x_MD.shape[1:]).index_put((self.rows_M, self.slots_M), x_MD)
+        return x_MD.new_zeros(*self.shape, *x_MD.shape[1:]).index_put((self.rows_M, self.slots_M), x_MD)
 
     def gather(self, x_BKD: Tensor) -> Tensor:
         """Invert :meth:`scatter`, ``(M, D)``."""

@@ -29,7 +29,9 @@ def next_item(windows: Windows, rng: np.random.Generator) -> SequenceBatch:
 
 
 def all_action(windows: Windows, rng: np.random.Generator, horizon: int = 0) -> SequenceBatch:
-    """Predict one random later item of the window at every position, drawn anew in every epoch.
+    """Predict one random later item of the window at every position.
+
+    The item is drawn anew in every epoch.
 
     Over epochs every later event is equally likely: the dense all-action loss (Pancha et al. 2022, arXiv:2205.04507)
     with one sample per position.
@@ -93,7 +95,10 @@ def _grid(windows: Windows) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
 def _shifted_batch(
     windows: Windows, target_BL: NDArray[np.int64], valid_BL: NDArray[np.bool_], target_event_M: NDArray[np.int64]
 ) -> SequenceBatch:
-    """Return inputs shifted by one event against ``target_BL``, with the targets ``target_event_M``."""
+    """Return inputs shifted by one event against ``target_BL``.
+
+    The targets are ``target_event_M``.
+    """
     is_event_BL = valid_BL.copy()
     is_event_BL[windows.is_history_start, 0] = False
     items_BL = np.full(valid_BL.shape, windows.n_items, dtype=np.int64)

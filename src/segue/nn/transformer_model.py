@@ -37,7 +37,9 @@ class TransformerSettings(SequenceSettings):
 
 
 class TransformerModel(SequenceModel):
-    """Learned positions, then self-attention blocks: causal, or bidirectional for the cloze objective.
+    """Learned positions, then self-attention blocks.
+
+    Attention is causal, or bidirectional for the cloze objective.
 
     Positions count from the beginning of the window, or, in a bidirectional encoder, from the end of each sequence
     (decision 0022).
@@ -58,7 +60,10 @@ class TransformerModel(SequenceModel):
 
     @abstractmethod
     def make_block(self) -> AttentionBlock:
-        """Create a block, called with ``(B, L, D)``, target positions, and lengths that make it bidirectional."""
+        """Create a block.
+
+        A block is called with ``(B, L, D)``, the target positions, and lengths that make it bidirectional.
+        """
 
     def encode_sequence(self, x_BLD: Tensor, batch: Sequences, last_B: Tensor | None = None) -> Tensor:
         """See :meth:`SequenceModel.encode_sequence`; at most ``max_length`` positions."""

@@ -33,7 +33,7 @@ def write_page(path: Path, result: Record, histories: Mapping[str, History] | No
 
 
 def render_page(result: Record, histories: Mapping[str, History] | None = None) -> str:
-    """Render the page; the same result gives the same text.
+    """Render the page; equal results give the same text.
 
     Args:
         result: ``models`` (records by model), ``data``, ``metric``, ``tests``, ``warnings``; see

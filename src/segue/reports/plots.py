@@ -1,6 +1,6 @@
 """Plots of results.
 
-matplotlib is imported only when something is drawn, and needs no display.
+matplotlib is imported only when a plot is drawn; it needs no display.
 
 Colors are roles: the page's style sheet defines ``--ink``, ``--faint``, ``--c1``, ``--c2``, ... for light and dark
 mode; a separate file uses the light colors.

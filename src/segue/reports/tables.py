@@ -103,7 +103,7 @@ def metrics_table(record: Record) -> Table:
 
 
 def groups_table(record: Record, by: str) -> Table:
-    """One row per group of queries and one column per metric, with intervals."""
+    """Show one row per group of queries and one column per metric, with intervals."""
     names = list(record["intervals"])
     rows = []
     for group, found in record["groups"].items():
@@ -157,7 +157,10 @@ def comparison_table(result: Record) -> Table:
 
 
 def all_metrics_table(result: Record) -> Table:
-    """One row per metric, and per model a mean with its interval, best model first."""
+    """Show one row per metric and one mean with its interval per model.
+
+    The best model comes first.
+    """
     records = best_first(result)
     rows = [
         (metric_label(name), *(_mean_with_interval(record, name) for record in records))
@@ -193,7 +196,10 @@ def tests_table(result: Record) -> Table:
 
 
 def cross_validation_table(title: str, rows: Sequence[Record]) -> Table:
-    """One row per model and metric: mean, interval and standard deviation over folds."""
+    """Show one row per model and metric.
+
+    Columns are the mean, its interval and the standard deviation over folds.
+    """
     body = tuple(
         (
             row["model"],
@@ -227,8 +233,8 @@ def cost_table(result: Record) -> Table:
 
 
 def item_table(title: str, rows: Sequence[Record]) -> Table:
-    """Show items with columns such as title and score; numbers to the right."""
-    names = list(rows[0]) if rows else ["item"]
+    """Show items with columns such as title and score; numbers are right-aligned."""
+    names = list(rows[0]) if rows else ["item_id"]
     texts = [name for name in names if rows and not isinstance(rows[0][name], float)]
     head = (*texts, *(name for name in names if name not in texts))
     body = tuple(tuple(_format_cell(row[name]) for name in head) for row in rows)
@@ -236,7 +242,7 @@ def item_table(title: str, rows: Sequence[Record]) -> Table:
 
 
 def key_value_grid(record: Record) -> RichTable:
-    """Names and values, one per line, for a terminal."""
+    """Show names and values, one per line, for a terminal."""
     from rich.table import Table as RichTable
     from rich.text import Text
 

@@ -1,1 +1,4 @@
-"""HTTP service for trained recommenders: recommendations, events, explanations, rules, experiments and metrics."""
+"""HTTP service for trained recommenders.
+
+It offers recommendations, events, explanations, rules, experiments and metrics.
+"""

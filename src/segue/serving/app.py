@@ -1,4 +1,7 @@
-"""ASGI application: API routes, UI, health checks and metrics behind the security middleware."""
+"""ASGI application of the service.
+
+It combines API routes, UI, health checks and metrics behind the security middleware.
+"""
 
 from __future__ import annotations
 
@@ -121,7 +124,10 @@ def _create_dependencies(service: Service, experiments: Experiments) -> ApiDepen
 
 @asynccontextmanager
 async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterator[None]:
-    """Run the background loops; at the end finish the requests that were accepted, and close everything."""
+    """Run the background loops during the lifetime of the application.
+
+    At shutdown, finish the accepted requests and close everything.
+    """
     service = dependencies.service
     tasks = [asyncio.create_task(work) for work in (_sync_loop(dependencies), _prune_loop(dependencies))]
     app.state.is_ready = True
@@ -134,7 +140,7 @@ async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterato
         for task in tasks:
             task.cancel()
         await dependencies.drain()
-        # calls that a silent store never returns end with the process
+        # calls to an unresponsive store end with the process
         queues = (dependencies.request_queue, dependencies.event_queue, dependencies.exposure_queue)
         timeout = max(1.0, service.settings.drain_seconds)
         await asyncio.gather(*(asyncio.to_thread(queue.close, timeout) for queue in queues))
@@ -143,7 +149,7 @@ async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterato
 
 
 def _add_probes(app: FastAPI, dependencies: ApiDependencies) -> None:
-    """Add the probes of liveness and readiness, and the metrics for Prometheus."""
+    """Add the liveness and readiness probes and the Prometheus metrics."""
     app.state.is_ready = False
     settings, metrics = dependencies.service.settings, dependencies.service.metrics
 
@@ -165,7 +171,10 @@ def _add_probes(app: FastAPI, dependencies: ApiDependencies) -> None:
 
 
 def _create_router(routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRoutes, tag: str) -> APIRouter:
-    """Create the router of a group of routes, with summaries from the first lines of their docstrings."""
+    """Create the router of a group of routes.
+
+    The first line of each route's docstring becomes its summary.
+    """
     router = APIRouter(prefix="/v1", tags=[tag], responses=ERROR_RESPONSES)
     routes.add_to(router)
     for route in router.routes:
@@ -175,7 +184,10 @@ def _create_router(routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRou
 
 
 def _add_ui(app: FastAPI) -> None:
-    """Add the UI and the API documentation, whose scripts and styles come from the package fastapi-offline."""
+    """Add the UI and the API documentation.
+
+    Scripts and styles of the API documentation come from the package fastapi-offline.
+    """
     import fastapi_offline
 
     @app.get("/", include_in_schema=False)
@@ -200,7 +212,10 @@ def _record_request(dependencies: ApiDependencies, record: AccessRecord) -> None
 
 
 async def _sync_loop(dependencies: ApiDependencies) -> None:
-    """Adopt model activations of other processes and changes of the experiments file, forever."""
+    """Run the synchronization loop forever.
+
+    It adopts model activations by other processes and changes of the experiments file.
+    """
     service = dependencies.service
     models, metrics = service.models, service.metrics
     while True:
@@ -223,9 +238,10 @@ async def _sync_loop(dependencies: ApiDependencies) -> None:
 
 
 async def _prune_loop(dependencies: ApiDependencies) -> None:
-    """Delete user states of models that are no longer available, forever, so that the store does not grow.
+    """Delete user states of unavailable models, forever.
 
-    The first deletion is delayed, as processes about to be replaced may still need the states.
+    This keeps the store from growing. The first deletion is delayed, because processes that are about to be replaced
+    may still need the states.
     """
     service = dependencies.service
     while True:

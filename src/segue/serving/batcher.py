@@ -35,7 +35,7 @@ class _PendingCall(Generic[J, R]):
 
 
 class Batcher(Generic[J, R]):
-    """Run ``process`` on a thread of its own with the jobs of many coroutines at once.
+    """Run ``process`` in its own thread on the jobs of many coroutines at once.
 
     Args:
         process: returns one result per job, in order; an exception fails every request of that batch. The jobs of one
@@ -81,7 +81,7 @@ class Batcher(Generic[J, R]):
         return await call.result
 
     def close(self, seconds: float | None = None) -> None:
-        """Process what is queued and stop.
+        """Process the queued requests and stop.
 
         Args:
             seconds: how long to wait for the thread to end; ``None``: as long as it takes.

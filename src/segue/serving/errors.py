@@ -108,9 +108,10 @@ def error_headers(error: ApiError) -> dict[str, str]:
 
 
 def register_exception_handlers(app: FastAPI) -> None:
-    """Make the application answer every error with an :class:`~segue.serving.schemas.ErrorResponse`.
+    """Make the application answer every error with an ``ErrorResponse``.
 
-    Unhandled exceptions are logged with the request id, and the client receives only that id.
+    See :class:`segue.serving.schemas.ErrorResponse`. Unhandled exceptions are logged with the request id, and the
+    client receives only that id.
     """
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
@@ -123,9 +124,9 @@ def register_exception_handlers(app: FastAPI) -> None:
 
 
 def format_traceback(error: BaseException) -> str:
-    """Format an exception and its causes with their types and stacks, without messages and values.
+    """Format an exception and its causes with their types and stacks.
 
-    System errors include their number, such as ``OSError 28``.
+    Messages and values are left out. System errors include their number, such as ``OSError 28``.
     """
     parts: list[str] = []
     visited: set[int] = set()
@@ -151,7 +152,10 @@ async def _handle_api_error(request: Request, error: ApiError) -> Response:
 
 
 async def _handle_http_exception(routes: RouteTemplates, request: Request, error: HTTPException) -> Response:
-    """Convert an error of the framework, keeping only its ``Allow`` and ``Retry-After`` headers."""
+    """Convert an error of the framework to an error response.
+
+    Of its headers, only ``Allow`` and ``Retry-After`` are kept.
+    """
     extra = {name: value for name, value in (error.headers or {}).items() if name.lower() in ("allow", "retry-after")}
     if error.status_code == 405 and (methods := routes.allowed_methods(str(request.scope["path"]))):
         extra = {"Allow": ", ".join(methods)}  # the framework lists the methods of only one of several routes
@@ -159,7 +163,10 @@ async def _handle_http_exception(routes: RouteTemplates, request: Request, error
 
 
 async def _handle_validation_error(request: Request, error: RequestValidationError) -> Response:
-    """Report validation errors of pydantic without values: 400 for malformed JSON, otherwise 422."""
+    """Report validation errors of pydantic without values.
+
+    The status is 400 for malformed JSON, otherwise 422.
+    """
     details = error.errors()[:MAX_ERRORS]
     if details[0]["type"] == "json_invalid":
         position = details[0]["loc"][-1]
@@ -188,7 +195,10 @@ def _request_id(request: Request) -> str:
 
 
 def _field_path(loc: Sequence[Any]) -> str:
-    """Convert a location of pydantic, ``("body", "history", 3, "HistoryEvent", "value")``, to ``history[3].value``."""
+    """Convert a pydantic location to a field path.
+
+    ``("body", "history", 3, "HistoryEvent", "value")`` becomes ``history[3].value``.
+    """
     text = ""
     for part in loc[1:] if loc and loc[0] in ("body", "query", "path", "header") else loc:
         if isinstance(part, int):

@@ -40,7 +40,10 @@ class RateLimiter:
         return len(self._full_at)
 
     def acquire(self, key: str) -> float:
-        """Count a request of ``key`` and return 0, or return the seconds to wait before the next one is allowed."""
+        """Count a request of ``key`` and return 0 if it is allowed.
+
+        Otherwise return the seconds to wait before the next request is allowed.
+        """
         if not self._interval:
             return 0.0
         now = self._clock()

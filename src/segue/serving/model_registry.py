@@ -160,7 +160,7 @@ class ModelRegistry:
         """Activate the previously active model.
 
         Raises:
-            ValueError: there is none.
+            ValueError: there is no previously active model.
         """
         if self._previous is None:
             raise ValueError("rollback: there is no previously active model")

@@ -32,7 +32,10 @@ class RouteTemplates:
         return bool(self._routes)
 
     def match(self, path: str) -> str:
-        """Return the template of ``path``, or :data:`UNMATCHED`; files under a mount ``/static`` give ``/static/*``."""
+        """Return the template of ``path``, or :data:`UNMATCHED`.
+
+        Files under a mount ``/static`` give ``/static/*``.
+        """
         literals, patterns = self._table
         if path in literals:
             return path

@@ -38,6 +38,7 @@ __all__ = [
     "ServerConfig",
     "StoreUnreachable",
     "build_service",
+    "check_port",
     "create_application",
     "create_worker",
     "run",
@@ -90,6 +91,7 @@ def run(
         ValueError: invalid artifacts, store, keys, experiments or settings; a public address without keys; or a port in
             use.
     """
+    check_port(port)
     try:
         import uvicorn
         from uvicorn.supervisors import Multiprocess
@@ -132,6 +134,16 @@ def run(
             Multiprocess(server, [listener]).run()
 
 
+def check_port(port: int) -> None:
+    """Check that a service can listen on a port of this number.
+
+    Raises:
+        ValueError: it is not an integer from 0 to 65535.
+    """
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 <= port <= 65_535:
+        raise ValueError(f"port: got {port!r}, expected an integer from 0 to 65535")
+
+
 def create_worker() -> FastAPI:
     """Create the application of a worker process, configured by :data:`CONFIG_ENV`.
 
@@ -156,7 +168,10 @@ def create_worker() -> FastAPI:
 
 
 def _preflight_error(encoded: str) -> str | None:
-    """Return why the service cannot start, if so; runs in a separate process that releases all resources."""
+    """Return why the service cannot start, or ``None`` if it can.
+
+    Runs in a separate process that releases all resources.
+    """
     try:
         create_application(ServerConfig.model_validate_json(encoded))
     except ValueError as error:
@@ -219,7 +234,10 @@ def build_service(
 
 
 def store_address(address: str | None) -> str:
-    """Return ``address``, or that of a file under ``SEGUE_HOME`` or in the platform's data folder."""
+    """Return ``address``, or the default address of the store.
+
+    The default is a file under ``SEGUE_HOME`` or in the platform's data folder.
+    """
     if address:
         return address
     home = os.environ.get("SEGUE_HOME")

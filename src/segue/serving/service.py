@@ -1,8 +1,8 @@
-"""The recommendation service without HTTP: batches of requests and events in, responses out.
+"""The recommendation service without HTTP.
 
-When a model fails or would miss a deadline, a fallback chain takes over: the configured fallback model, neighbors of
-the history's items, popular items. The last two need no engine, so there is always a response; its ``source`` says
-what produced it.
+It turns batches of requests and events into responses. When a model fails or would miss a deadline, a fallback chain
+takes over: the configured fallback model, neighbors of the history's items, popular items. The last two need no
+engine, so there is always a response; its ``source`` says what produced it.
 
 Shapes: N requests, I items, D width.
 """
@@ -102,8 +102,8 @@ class Service:
     ) -> list[schemas.RecommendResponse | InvalidRequest | Exception]:
         """Return a response to each request, or the error that prevents one.
 
-        That is an :class:`InvalidRequest` for an unknown model, a profile of the wrong type or invalid rules, and any
-        other exception for an internal error.
+        The error is an :class:`InvalidRequest` for an unknown model, a profile of the wrong type or invalid rules, and
+        any other exception for an internal error.
         """
         results: dict[int, schemas.RecommendResponse | InvalidRequest | Exception] = {}
         groups: dict[str, tuple[LoadedModel, list[int], list[CompiledRules]]] = {}
@@ -171,7 +171,7 @@ class Service:
             self._scorer.update_states(model, requests, prepared, list(range(len(requests))))
 
     def prune_states(self) -> int:
-        """Delete the user states of models that are no longer available; return how many.
+        """Delete the user states of unavailable models and return their number.
 
         Raises:
             StoreError: the store fails; some states may have been deleted.
@@ -252,7 +252,7 @@ class Service:
             drift.record(queries.history)
 
     def _run_fallback_chain(self, batch: RequestBatch) -> list[schemas.RecommendResponse]:
-        """Try one source after the other until every request has a response."""
+        """Try one source after another until every request has a response."""
         responses: dict[int, schemas.RecommendResponse] = {}
         causes = ["none"] * len(batch.pending)
         sources: list[tuple[schemas.Source, Callable[[RequestBatch], list[RankedList]]]] = [

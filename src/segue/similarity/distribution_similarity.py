@@ -30,12 +30,17 @@ def bhattacharyya(pairs: CoOccurrencePairs, shrink: float) -> Scores:
 
 
 def jensen_shannon(pairs: CoOccurrencePairs, shrink: float) -> Scores:
-    """Compute 1 minus the Jensen-Shannon divergence in bits (Lin 1991, doi:10.1109/18.61115)."""
+    """Compute 1 minus the Jensen-Shannon divergence in bits.
+
+    Lin 1991, doi:10.1109/18.61115.
+    """
     return _shrink(np.maximum(pairs.pairwise_sum("jensen_shannon", "proportions"), 0.0), pairs, shrink)
 
 
 def kullback_leibler(pairs: CoOccurrencePairs, shrink: float) -> Scores:
-    """Compute ``exp(-d)``, with d the mean Kullback-Leibler divergence of both directions.
+    """Compute ``exp(-d)``, where d is a symmetric Kullback-Leibler divergence.
+
+    d is the mean of the divergences in both directions.
 
     Both distributions are first mixed with one tenth of the uniform distribution (Kullback and Leibler 1951,
     doi:10.1214/aoms/1177729694).

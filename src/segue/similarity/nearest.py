@@ -43,7 +43,7 @@ def nearest_neighbors(
         ``(N, R)`` sparse similarities, all above 0. Ties keep the first reference rows.
 
     Args:
-        self_rows: ``(N,)`` the reference row that is the query row itself and is left out; -1: none.
+        self_rows: ``(N,)`` the reference row of the same entity as the query row, which is left out; -1: none.
         progress: called with the number of newly finished rows.
     """
     # a row has at most one neighbor per row that shares a column with it
@@ -103,7 +103,10 @@ def _similarity_blocks(
     first: int,
     stop: int,
 ) -> Iterator[tuple[CoOccurrencePairs, Scores]]:
-    """Yield blocks of pairs with their similarities; a row's similarity to itself becomes 0."""
+    """Yield blocks of pairs with their similarities.
+
+    The similarity of a row to itself is set to 0.
+    """
     for pairs in pair_blocks(query_rows, reference_rows, first, stop):
         similarity_P = np.ascontiguousarray(measure(pairs, shrink), np.float32)
         if self_rows is not None:
@@ -112,7 +115,10 @@ def _similarity_blocks(
 
 
 def sparse_product(weights_NR: csr_array[Any], rows: CsrArrays, n_columns: int) -> Scores:
-    """Compute the dense ``(N, C)`` product of ``weights_NR`` and the sparse ``rows (R, C)``."""
+    """Compute the product of ``weights_NR`` and the sparse ``rows (R, C)``.
+
+    The result is dense, ``(N, C)``.
+    """
     out = np.zeros((weights_NR.shape[0], n_columns), np.float32)
     left = csr_arrays(weights_NR)
 
@@ -124,7 +130,10 @@ def sparse_product(weights_NR: csr_array[Any], rows: CsrArrays, n_columns: int) 
 
 
 def csr_arrays(rows: csr_array[Any]) -> CsrArrays:
-    """Return offsets, columns and values of a sparse matrix in the types that kernels expect."""
+    """Return offsets, columns and values of a sparse matrix.
+
+    They have the types that kernels expect.
+    """
     return (
         rows.indptr.astype(np.int64, copy=False),
         rows.indices.astype(np.int32, copy=False),
@@ -154,9 +163,9 @@ def _select(
     values: Scores,
     lengths: NDArray[np.int64],
 ) -> None:
-    """Select the ``k`` greatest similarities of each row, in the order of the reference rows.
+    """Select the ``k`` greatest similarities of each row.
 
-    Pairs of a block start at row ``first`` of all query rows.
+    They remain in the order of the reference rows. Pairs of a block start at row ``first`` of all query rows.
     """
     for row in range(len(offsets) - 1):
         begin, end = offsets[row], offsets[row + 1]
@@ -202,7 +211,10 @@ def _sparse_product_kernel(
     values: Scores,
     out: Scores,
 ) -> None:
-    """Add rows of the right matrix, weighted by the cells of rows ``first:stop`` of the left."""
+    """Add rows of the right matrix, weighted by the cells of the left matrix.
+
+    The kernel processes rows ``first:stop`` of the left matrix.
+    """
     for n in range(first, stop):
         for e in range(left_offsets[n], left_offsets[n + 1]):
             row, weight = left_columns[e], left_values[e]

@@ -1,4 +1,6 @@
-"""Base class of the nearest-neighbor models: explicit feedback, and the choice between it and implicit feedback.
+"""Base class of the nearest-neighbor models.
+
+It implements explicit feedback, and the choice between explicit and implicit feedback.
 
 Shapes: N queries, I items, C candidates, T pairs.
 """
@@ -32,11 +34,11 @@ class NeighborModel(Solver):
     """Compare users, else items."""
 
     rating_predictor: NeighborRatingPredictor
-    """Fitted with explicit feedback only."""
+    """Set by ``fit`` with explicit feedback only."""
 
     @property
     def predicts_ratings(self) -> bool:
-        """Whether feedback is explicit."""
+        """Return whether feedback is explicit."""
         return bool(self.config.feedback == "explicit")
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
@@ -51,7 +53,10 @@ class NeighborModel(Solver):
             self._fit_implicit(train, run)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Compute predicted values, or sums of similarities; popularity where no neighbor is found."""
+        """Compute predicted values, or sums of similarities.
+
+        Items are scored by popularity where no neighbor is found.
+        """
         predicted = self.predicts_ratings
         scores_NI = self.rating_predictor.score(queries) if predicted else self._score_implicit(queries)
         return select_candidates(scores_NI, candidates)
@@ -89,4 +94,4 @@ class NeighborModel(Solver):
 
     @abstractmethod
     def _restore_implicit(self, arrays: StateArrays) -> None:
-        """Take back what :meth:`_implicit_arrays` returned."""
+        """Restore what :meth:`_implicit_arrays` returned."""

@@ -1,4 +1,6 @@
-"""Compiled loops over pairs of rows that share a column, for :mod:`segue.similarity.row_pairs`.
+"""Compiled loops over pairs of rows that share a column.
+
+They are the kernels of :mod:`segue.similarity.row_pairs`.
 
 For a row on the left, the rows on the right are visited through an inverted index: the list of rows of each column.
 Sums are accumulated by right row. Time is proportional to the number of common cells, not to the square of the number
@@ -55,7 +57,9 @@ def count_pairs(
     right_rows: Codes,
     n_common: Scores,
 ) -> None:
-    """Find the right rows that share a column with each of rows ``first:stop``, and count the columns.
+    """Find the right rows that share a column with each of rows ``first:stop``.
+
+    Also count the common columns of each pair.
 
     Args:
         pair_offsets: ``(B + 1,)`` output: offsets of the pairs of each row.

@@ -1,8 +1,9 @@
 """Baseline predictions from a mean and biases, for neighborhood models.
 
 The biases minimize ``sum (r - mean - b_u - b_i)² + l2_user sum b_u² + l2_item sum b_i²`` (Koren 2010,
-doi:10.1145/1644873.1644874, eq. 1), with alternating updates of all items and all users. For a fixed number of updates
-and separate regularization; :mod:`segue.solvers.bias_baseline` iterates to convergence with a single one.
+doi:10.1145/1644873.1644874, eq. 1), and are computed by alternating updates of all items and all users. The number of
+updates is fixed, and users and items have separate regularization; :mod:`segue.solvers.bias_baseline` iterates to
+convergence with the same for both.
 
 Shapes: U users, I items, N query users, T values.
 """
@@ -87,7 +88,10 @@ class RatingBaseline:
         return cls(normalization, np.float32(mean), *offsets, units.astype(np.float32), np.float32(unit), l2_user)
 
     def fold_in(self, values_NI: csr_array[Any], by_user: bool) -> tuple[Scores, Scores]:
-        """Compute ``(N,)`` biases of users with these values, and their units, as in training."""
+        """Compute the ``(N,)`` biases of users with these values, and their units.
+
+        Both are computed as in training.
+        """
         rows, columns, values = _to_coo(values_NI)
         n = values_NI.shape[0]
         users_N, units_N = np.zeros(n), np.ones(n)
@@ -104,7 +108,7 @@ class RatingBaseline:
 
 
 def mean_values(events: Events, n_items: int) -> csr_array[Any]:
-    """Return ``(N, I)`` the mean value of each user's events with each item.
+    """Return the ``(N, I)`` mean value of each user's events with each item.
 
     All events must have a value.
     """
@@ -127,5 +131,8 @@ def _to_coo(values_UI: csr_array[Any]) -> tuple[NDArray[np.int64], Codes, NDArra
 
 
 def _nonzero_units(deviations: NDArray[np.float64], default: float) -> NDArray[np.float64]:
-    """Replace deviations of constant rows by that of all values, or 1 where all values are equal."""
+    """Replace zero deviations, which are those of constant rows.
+
+    They become the deviation of all values, or 1 if all values are equal.
+    """
     return np.where(deviations > FLAT * default, deviations, default) if default > 0 else np.ones(len(deviations))

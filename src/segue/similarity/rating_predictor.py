@@ -1,4 +1,6 @@
-"""Predict values from nearest neighbors: a baseline plus weighted deviations of the neighbors.
+"""Predict values from nearest neighbors.
+
+A prediction is a baseline plus the weighted deviations of the neighbors.
 
 Koren 2010, doi:10.1145/1644873.1644874, eq. 3; with means as the baseline: Herlocker et al. 1999,
 doi:10.1145/312624.312682.
@@ -6,8 +8,8 @@ doi:10.1145/312624.312682.
     r = baseline_ui + unit sum_v similarity(u, v) deviation_vi / sum_v similarity(u, v)
 
 over the ``k`` users most similar to u among those who rated item i; or, with the roles exchanged, the items most
-similar to i among those that user u rated. Only similarities above 0 are used. They are computed on demand from the
-ratings, which are all that is stored.
+similar to i among those that user u rated. Only similarities above 0 are used. They are computed on demand; only the
+ratings and the baseline are stored.
 
 Shapes: U users, I items, N query users, R compared rows, T pairs, B rows of a block, D distinct items.
 """
@@ -65,7 +67,10 @@ class NeighborRatingPredictor:
     def __init__(
         self, config: NeighborSettings, by_user: bool, values_UI: csr_array[Any], baseline: RatingBaseline
     ) -> None:
-        """Build from a matrix of ratings; ``by_user``: compare users, else items."""
+        """Build from a matrix of ratings.
+
+        ``by_user``: compare users, else items.
+        """
         self.config, self.by_user, self.baseline, self.values_UI = config, by_user, baseline, values_UI
         self._measure = MEASURES[config.similarity]
         self._distinct_values_L = (
@@ -110,9 +115,10 @@ class NeighborRatingPredictor:
         return np.clip(scores, *self._limits) if self.config.clip_predictions else scores
 
     def score(self, queries: Queries) -> Scores:
-        """Predict the ``(N, I)`` values of all items, folding in the values of each history.
+        """Predict the ``(N, I)`` values of all items.
 
-        A known user whose history has no values is scored by their training ratings.
+        The values of each history are folded in. A known user whose history has no values is scored by their training
+        ratings.
         """
         folded_in = self._fold_in(queries)
         scores_NI = self._from_users(folded_in) if self.by_user else self._from_items(folded_in.deviations_NI)
@@ -122,11 +128,17 @@ class NeighborRatingPredictor:
         return scores_NI
 
     def similar_items(self, items: Codes) -> Scores:
-        """Return ``(len(items), I)`` item similarities; 0 for the item itself. Compares items only."""
+        """Return the ``(len(items), I)`` similarities of items; 0 for the item itself.
+
+        Only for a predictor that compares items.
+        """
         return self._similarity(self._reference_rows.take(items), items)
 
     def similar_users(self, queries: Queries) -> Scores:
-        """Return ``(N, U)`` user similarities; 0 for the same user. Compares users only."""
+        """Return the ``(N, U)`` similarities of users; 0 for the same user.
+
+        Only for a predictor that compares users.
+        """
         folded_in = self._fold_in(queries)
         return self._similarity(self._comparison_rows(folded_in, self._reference_rows), folded_in.self_rows_N)
 
@@ -159,7 +171,10 @@ class NeighborRatingPredictor:
         return cls(config, by_user, csr_array((values, items, offsets), shape=(n_users, n_items)), baseline)
 
     def _fold_in(self, queries: Queries) -> _FoldedInUsers:
-        """Fold in the values of each history; known users without values use their training ratings."""
+        """Fold in the values of each history.
+
+        Known users without values use their training ratings.
+        """
         values_NI = mean_values(rated_events(queries.history), self.values_UI.shape[1])
         self_rows_N = np.where(queries.known, queries.users, -1).astype(np.int32)
         use_train_N = (np.diff(values_NI.indptr) == 0) & queries.known
@@ -177,7 +192,10 @@ class NeighborRatingPredictor:
         return _FoldedInUsers(values_NI, deviations_NI, users_N, units_N, self_rows_N)
 
     def _comparison_rows(self, folded_in: _FoldedInUsers, reference: SparseRows | None) -> SparseRows:
-        """Return the rows that the measure compares: deviations, values or histograms of values."""
+        """Return the rows that the measure compares.
+
+        They are deviations, values or histograms of values.
+        """
         use_deviations = self._distinct_values_L is None and self.config.compare == "deviations"
         rows = folded_in.deviations_NI if use_deviations else folded_in.values_NI
         rows = rows if self.by_user else transpose(rows)

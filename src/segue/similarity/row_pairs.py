@@ -1,4 +1,6 @@
-"""Pairs of rows with a common column, and sums over common columns: the inputs of similarity measures.
+"""Pairs of rows with a common column, and sums over common columns.
+
+They are the inputs of similarity measures.
 
 Shapes: B rows of a block, R reference rows, P pairs, T cells, C columns.
 """
@@ -25,7 +27,10 @@ BLOCK_PAIRS = 262_144
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over the common columns of each pair: x of the query row, y of the reference row; ``(P,)`` each."""
+    """Sums over the common columns of each pair, ``(P,)`` each.
+
+    x is a value of the query row, y one of the reference row.
+    """
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -36,7 +41,10 @@ class Moments:
 
 @dataclass(frozen=True, eq=False)
 class CoOccurrencePairs:
-    """Rows ``first:stop`` of one matrix, paired with all rows of another that share a column."""
+    """Pairs of rows that share a column.
+
+    Rows ``first:stop`` of one matrix are paired with all rows of another.
+    """
 
     query_rows: SparseRows
     reference_rows: SparseRows
@@ -56,11 +64,11 @@ class CoOccurrencePairs:
         return np.repeat(np.arange(self.first, self.stop), np.diff(self.offsets))
 
     def left(self, name: str) -> NDArray[Any]:
-        """Return a property of :class:`SparseRows` for the query row of each pair: ``(P,)``."""
+        """Return a property of :class:`SparseRows` for each query row, ``(P,)``."""
         return np.repeat(getattr(self.query_rows, name)[self.first : self.stop], np.diff(self.offsets))
 
     def right(self, name: str) -> NDArray[Any]:
-        """Return a property of :class:`SparseRows` for the reference row of each pair: ``(P,)``."""
+        """Return a property of :class:`SparseRows` for each reference row, ``(P,)``."""
         values: NDArray[Any] = getattr(self.reference_rows, name)[self.right_rows]
         return values
 
@@ -116,9 +124,11 @@ class CoOccurrencePairs:
 
 
 def pair_counts(query_rows: SparseRows, reference_rows: SparseRows) -> NDArray[np.int64]:
-    """Count the common cells with ``reference_rows`` before each query row: ``(R + 1,)``.
+    """Count the cells in common with ``reference_rows``, cumulatively, ``(R + 1,)``.
 
-    They are the cost of computing similarities, in the form that :func:`segue.core.numba_kernels.parallel_rows`
+    Element r is the number of common cells of all query rows before r.
+
+    The counts are the cost of computing similarities, in the form that :func:`segue.core.numba_kernels.parallel_rows`
     expects.
     """
     pairs_T = reference_rows.column_counts[query_rows.columns]

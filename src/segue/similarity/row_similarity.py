@@ -47,7 +47,8 @@ def cosine(pairs: CoOccurrencePairs, shrink: float) -> Scores:
 def adjusted_cosine(pairs: CoOccurrencePairs, shrink: float) -> Scores:
     """Compute the cosine over common columns of values minus their column mean.
 
-    For items this removes how generously each user rates (Sarwar et al. 2001, eq. 2, doi:10.1145/371920.372071).
+    For items this removes differences in how generously users rate (Sarwar et al. 2001, eq. 2,
+    doi:10.1145/371920.372071).
     """
     sums = pairs.moments("centered")
     return _ratio(sums.xy, np.sqrt(sums.xx * sums.yy)) * _shrinkage(pairs.n_common, shrink)
@@ -88,7 +89,7 @@ def tanimoto(pairs: CoOccurrencePairs, shrink: float) -> Scores:
 def conditional(pairs: CoOccurrencePairs, shrink: float) -> Scores:
     """Divide the number of common columns by that of the reference row's columns.
 
-    The only asymmetric measure (Deshpande and Karypis 2004, eq. 2).
+    This is the only asymmetric measure (Deshpande and Karypis 2004, eq. 2).
     """
     return _ratio(pairs.n_common, pairs.right("counts") + np.float32(shrink))
 
@@ -96,7 +97,7 @@ def conditional(pairs: CoOccurrencePairs, shrink: float) -> Scores:
 def log_likelihood(pairs: CoOccurrencePairs, shrink: float) -> Scores:
     """Compute ``G / (1 + G)``, with G the log-likelihood ratio of co-occurrence.
 
-    0 where rows share no more columns than expected by chance (Dunning 1993, aclanthology.org/J93-1003).
+    It is 0 where rows share no more columns than expected by chance (Dunning 1993, aclanthology.org/J93-1003).
     """
     n_common = pairs.n_common.astype(np.float64)
     left_counts, right_counts = pairs.left("counts").astype(np.float64), pairs.right("counts").astype(np.float64)
@@ -122,7 +123,10 @@ def euclidean(pairs: CoOccurrencePairs, shrink: float) -> Scores:
 
 
 def manhattan(pairs: CoOccurrencePairs, shrink: float) -> Scores:
-    """Compute a similarity from the sum of absolute differences, with absent cells as 0."""
+    """Compute a similarity from the sum of absolute differences.
+
+    Absent cells count as 0.
+    """
     distance = pairs.left("l1_norms") + pairs.right("l1_norms") - pairs.pairwise_sum("overlap", "values")
     return _similarity_of_distance(np.maximum(distance, 0.0), pairs.n_common, shrink)
 
@@ -181,7 +185,7 @@ def _shrinkage(n_common: Scores, shrink: float) -> Scores:
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Scores:
-    """Divide, with 0 where the denominator is not positive."""
+    """Divide, and return 0 where the denominator is not positive."""
     ratio: Scores = np.divide(numerator, denominator, out=np.zeros_like(denominator), where=denominator > 0).astype(
         np.float32
     )

@@ -37,7 +37,9 @@ _PAIRS = (
 
 
 def longest_common_subsequence(pairs: CoOccurrencePairs, shrink: float) -> Scores:
-    """Divide the length of the longest common subsequence by that of the longer history.
+    """Divide the length of the longest common subsequence by the greater length.
+
+    The greater length is that of the longer history.
 
     Wagner and Fischer 1974, doi:10.1145/321796.321811.
     """

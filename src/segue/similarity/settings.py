@@ -1,4 +1,7 @@
-"""Settings shared by the nearest-neighbor models, and checks of their combinations."""
+"""Settings shared by the nearest-neighbor models.
+
+Also checks the combinations of these settings.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ class NeighborSettings(Settings):
     feedback: Literal["implicit", "explicit"] = "implicit"
     """``implicit``: rank items by interactions; ``explicit``: predict values, such as ratings."""
     k: Annotated[int, Ge(1)] = 100
-    """Number of nearest neighbors; for a predicted value, among those that have a rating."""
+    """Number of nearest neighbors; with explicit feedback, only neighbors that have a rating count."""
     similarity: str = "cosine"
     """Name of a similarity measure, such as ``cosine``, ``jaccard``, ``pearson`` or ``jensen_shannon``."""
     shrink: Annotated[float, Ge(0)] = 10.0
@@ -49,9 +52,9 @@ class NeighborSettings(Settings):
     the item, mean and deviation of the compared row, or mean and biases.
     """
     compare: Literal["deviations", "values"] = "deviations"
-    """What the measure compares: deviations from the baseline, or values."""
+    """What the similarity measure compares: deviations from the baseline, or values."""
     min_k: Annotated[int, Ge(1)] = 1
-    """Fewest neighbors with a rating; with fewer, the prediction is the baseline."""
+    """Minimum number of neighbors with a rating; with fewer, the prediction is the baseline."""
     iterations: Annotated[int, Ge(1)] = 10
     """Number of alternating updates of item and user biases."""
     l2_user: Annotated[float, Ge(0)] = 5.0

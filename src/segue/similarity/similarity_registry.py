@@ -1,4 +1,4 @@
-"""Registry of the similarity measures, and what each of them requires."""
+"""Registry of the similarity measures and their requirements."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEASURES: Mapping[str, Measure] = {**exported_functions(row_similarity), **DISTR
 VALUE_MEASURES = frozenset({"adjusted_cosine", "msd", "pearson", "spearman"})
 """Measures of values over common columns; they are constant for interactions without values."""
 BINARY_MEASURES = frozenset({"conditional", "dice", "jaccard", "log_likelihood"})
-"""Measures that use which cells are stored, and not their values."""
+"""Measures that depend only on which cells are stored, not on their values."""
 ASYMMETRIC_MEASURES = frozenset({"conditional"})
 """Measures by which the similarity of a to b differs from that of b to a."""
 

@@ -80,7 +80,7 @@ class SparseRows:
         return len(self.offsets) - 1
 
     def take(self, rows: NDArray[np.integer[Any]]) -> SparseRows:
-        """Select rows by index, to be compared with the rows that these are compared with."""
+        """Select rows by index; their reference rows remain the same."""
         lengths = np.diff(self.offsets)[rows]
         offsets = np.concatenate([[0], np.cumsum(lengths)])
         cells = np.arange(offsets[-1]) + np.repeat(self.offsets[:-1][rows] - offsets[:-1], lengths)
@@ -169,7 +169,10 @@ class SparseRows:
 
     @cached_property
     def ranks(self) -> Scores:
-        """Return ``(T,)`` ranks of values within their row, from 1; ties share their mean rank."""
+        """Return the ``(T,)`` ranks of values within their row, from 1.
+
+        Ties share their mean rank.
+        """
         order = np.lexsort((self.values, self.rows))
         values, rows = self.values[order], self.rows[order]
         first = np.ones(len(order), np.bool_)
@@ -207,7 +210,7 @@ class SparseRows:
 
     @cached_property
     def log_proportions(self) -> Scores:
-        """Return ``(T,)`` logarithms of smoothed proportions divided by that of an empty cell."""
+        """Return the ``(T,)`` log-ratios of smoothed proportions to that of an empty cell."""
         logs_T: Scores = np.log1p(self.smoothed_proportions * (self.n_columns / SMOOTHING)).astype(np.float32)
         return logs_T
 

@@ -1,4 +1,6 @@
-"""Count how often each row has each distinct value, for measures that compare distributions.
+"""Count how often each row has each distinct value.
+
+Measures that compare distributions use these counts.
 
 Shapes: N users, I items, T values, L distinct values.
 """

@@ -21,7 +21,10 @@ def vector_cosine(queries_ND: Scores, vectors_RD: Scores) -> Scores:
 
 
 def vector_dot(queries_ND: Scores, vectors_RD: Scores) -> Scores:
-    """Compute the inner product; it favors long vectors, such as those of popular items."""
+    """Compute the inner product.
+
+    It favors long vectors, such as those of popular items.
+    """
     similarity_NR: Scores = queries_ND @ vectors_RD.T
     return similarity_NR
 

@@ -1,7 +1,7 @@
-"""Means of deviations weighted by similarity: kernels of :mod:`segue.similarity.rating_predictor`.
+"""Kernels that compute means of deviations weighted by similarity.
 
-Of the rows with a rating, the ``k`` most similar with similarity above 0 are used; ties keep the first. With fewer
-than ``min_k`` such rows, the mean is 0.
+They are used by :mod:`segue.similarity.rating_predictor`. Of the rows with a rating, the ``k`` most similar with
+similarity above 0 are used; ties keep the first. With fewer than ``min_k`` such rows, the mean is 0.
 
 Shapes: P pairs, N users, B rows of a block of similarities, R rows, I items, D distinct items of histories.
 """
@@ -23,7 +23,10 @@ _RATING_LISTS = (input_array(int64), input_array(int32), input_array(float32))
 
 @kernel
 def _sift_down(heap_similarities: Scores, heap_positions: NDArray[np.int64], root: int, size: int) -> None:
-    """Restore a min-heap below ``root``; among equal similarities, the last position is the smallest."""
+    """Restore a min-heap below ``root``.
+
+    Among equal similarities, the last position is the smallest.
+    """
     similarity, position = heap_similarities[root], heap_positions[root]
     while True:
         child = 2 * root + 1
@@ -105,7 +108,10 @@ def pairwise_means(
     min_k: int,
     out: Scores,
 ) -> None:
-    """Compute ``(P,)`` the mean of list ``list_codes[p]``, by similarity to row ``rows[p]`` of ``(B, R)``."""
+    """Compute the ``(P,)`` mean of each pair p.
+
+    It is the mean of list ``list_codes[p]``, by similarity to row ``rows[p]`` of ``(B, R)``.
+    """
     longest = 0
     for p in range(first, stop):
         longest = max(longest, offsets[list_codes[p] + 1] - offsets[list_codes[p]])
@@ -129,7 +135,10 @@ def item_based_means(
     min_k: int,
     out: Scores,
 ) -> None:
-    """Compute ``(N, I)`` means over each user's ratings, by item similarities ``(I, D)``."""
+    """Compute ``(N, I)`` means over each user's ratings.
+
+    They are weighted by item similarities ``(I, D)``.
+    """
     longest = 0
     for n in range(first, stop):
         longest = max(longest, offsets[n + 1] - offsets[n])
@@ -161,9 +170,10 @@ def user_based_means(
     min_k: int,
     out: Scores,
 ) -> None:
-    """Compute ``(N, I)`` means over all users who rated the item, by user similarities ``(N, R)``.
+    """Compute ``(N, I)`` means over all users who rated the item.
 
-    Users are visited from most to least similar, until an item has ``k`` ratings.
+    They are weighted by user similarities ``(N, R)``. Users are visited from most to least similar, until an item has
+    ``k`` ratings.
     """
     n_items = out.shape[1]
     n_used = np.empty(n_items, np.int64)

@@ -1,7 +1,10 @@
-"""Weight interaction counts before rows are compared, so that uninformative columns count less.
+"""Weight interaction counts before rows are compared.
+
+Uninformative columns then count less.
 
 Each exported function is a weighting, selected by its name. A row is treated as a document and its columns as the
-words: an item that every user has says little about a user, and a user who has every item says little about an item.
+words: an item that every user has interacted with says little about a user, and a user who has interacted with every
+item says little about an item.
 
 Shapes: R rows, C columns, T cells.
 """
@@ -20,7 +23,10 @@ __all__ = ["bm25", "tfidf"]
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Statistics of the training rows, by which all rows are weighted, those of queries too."""
+    """Statistics of the training rows.
+
+    All rows are weighted by these, including those of queries.
+    """
 
     n_rows: int
     """Number of nonempty rows."""
@@ -38,7 +44,9 @@ class Corpus:
 
 
 def tfidf(counts_RC: csr_array[Any], corpus: Corpus, k1: float, b: float) -> csr_array[Any]:
-    """Compute ``sqrt(n) (1 + ln((1 + rows) / (1 + containing)))``, with n the count of a cell.
+    """Compute ``sqrt(n) (1 + ln((1 + rows) / (1 + containing)))``.
+
+    n is the count of a cell.
 
     Salton and Buckley 1988, doi:10.1016/0306-4573(88)90021-0. ``k1`` and ``b`` are not used.
     """

@@ -1,1 +1,4 @@
-"""Solvers of factor and linear models: ridge, conjugate gradients, SGD, Gibbs sampling."""
+"""Solvers of factor models and linear models.
+
+Ridge regression, conjugate gradients, stochastic gradient descent and Gibbs sampling.
+"""

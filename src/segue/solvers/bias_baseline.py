@@ -1,4 +1,6 @@
-"""Baseline of ratings: a mean, user biases and item biases (Koren 2010, doi:10.1145/1644873.1644874).
+"""Baseline of ratings: a mean, user biases and item biases.
+
+Koren 2010, doi:10.1145/1644873.1644874.
 
 The biases minimize ``sum (r - mean - b_u - b_i)² + l2 (sum_u b_u² + sum_i b_i²)`` by alternating updates
 ``b_u = sum_i (r - mean - b_i) / (n_u + l2)``, until convergence.
@@ -18,7 +20,7 @@ from segue.core.types import Events, Scores
 __all__ = ["BiasBaseline", "fit_bias_baseline", "fold_in_biases"]
 
 MAX_ITERATIONS = 200
-"""Limit of the iterations; a few dozen are enough."""
+"""Maximum number of iterations; a few dozen are enough."""
 TOLERANCE = 1e-6
 """Change of a bias at convergence, as a share of the standard deviation of the values."""
 
@@ -56,7 +58,10 @@ def fit_bias_baseline(ratings: Ratings, l2: float) -> BiasBaseline:
 
 
 def fold_in_biases(history: Events, mean: float, items_I: Scores, l2: float) -> Scores:
-    """Compute the ``(N,)`` biases of users with these histories; every event must have a value."""
+    """Compute the ``(N,)`` biases of users with these histories.
+
+    Every event must have a value.
+    """
     assert history.values is not None
     residuals_T = history.values.astype(np.float64) - mean - items_I[history.items]
     return shrunken_means(history.rows, residuals_T, len(history), l2).astype(np.float32)

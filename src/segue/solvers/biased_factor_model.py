@@ -25,7 +25,10 @@ BLOCK_PAIRS = 262_144
 
 
 class BiasedFactorModel(Solver):
-    """Predict from a mean, biases and factors; subclasses learn them and fold in histories."""
+    """Predict ratings from a mean, biases and factors.
+
+    Subclasses learn these and fold in histories.
+    """
 
     requires_ratings = True
     predicts_ratings = True
@@ -49,7 +52,7 @@ class BiasedFactorModel(Solver):
     def fold_in(self, history: Events) -> Scores:
         """Compute ``(N, D)`` biases and factors of users with these histories.
 
-        Values may be missing. An uninformative history gets those of an unknown user, such as zeros.
+        Values may be missing. An uninformative history gets the row of an unknown user, such as zeros.
         """
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
@@ -114,7 +117,10 @@ class BiasedFactorModel(Solver):
 
 
 def pair_products(first_UD: Scores, second_ID: Scores, users: Codes, items: Codes) -> Scores:
-    """Compute ``(T,)`` inner products of row ``users[t]`` of one matrix and ``items[t]`` of the other."""
+    """Compute ``(T,)`` inner products of pairs of rows.
+
+    The rows are ``users[t]`` of one matrix and ``items[t]`` of the other.
+    """
     products = np.empty(len(users), np.float32)
     for start in range(0, len(users), BLOCK_PAIRS):
         block = slice(start, start + BLOCK_PAIRS)

@@ -54,7 +54,9 @@ def solve_rows_by_blocks(
     out: Scores,
     gains: Scores,
 ) -> None:
-    """Update rows ``first:stop`` in place; a kernel of :func:`.solve_rows_iteratively`.
+    """Update rows ``first:stop`` in place.
+
+    This is a kernel of :func:`.solve_rows_iteratively`.
 
     Args:
         block: number of dimensions that are solved together, at most D.

@@ -53,7 +53,10 @@ def bpr_sgd_epoch(
     rows: Scores,
     loss: NDArray[np.float64],
 ) -> None:
-    """Take one step for each triplet, in order; add their ``-ln sigma(x)`` to ``loss[0]``."""
+    """Take one step for each triplet, in order.
+
+    Add their ``-ln sigma(x)`` to ``loss[0]``.
+    """
     width = rows.shape[1]
     total = 0.0
     for e in range(len(users)):
@@ -114,7 +117,11 @@ def _lazy_adam_step(
 
 @fastmath_kernel(int64, output_array(float64, 2), output_array(float64, 2))
 def _tabulate_decays(n_previous_steps: int, decays: NDArray[np.float64], remaining: NDArray[np.float64]) -> None:
-    """Compute ``decays[:, k]``, factors of running means after k steps, and sums ``remaining[:, t]`` of later steps."""
+    """Tabulate the effect of steps without a gradient.
+
+    Compute ``decays[:, k]``, the factors of the running means after k steps, and ``remaining[:, t]``, the sums of later
+    steps.
+    """
     n_steps = decays.shape[1] - 1
     for k in range(n_steps + 1):
         decays[0, k], decays[1, k] = B1**k, B2**k
@@ -152,9 +159,9 @@ def bpr_adam_epoch(
     squares: Scores,
     loss: NDArray[np.float64],
 ) -> None:
-    """Take one step for each batch of triplets, in order, on the mean objective of the batch.
+    """Take one step for each batch of triplets, in order.
 
-    The loss is that of :func:`bpr_sgd_epoch`.
+    The objective of a step is the mean over the batch. The loss is that of :func:`bpr_sgd_epoch`.
 
     Args:
         n_previous_steps: number of steps in previous epochs.

@@ -31,7 +31,10 @@ TOLERANCE = np.float32(1e-12)
 
 @dataclass(frozen=True, eq=False)
 class FixedSide:
-    """Vectors of the side that is not solved, and the matrix shared by all rows, in its eigenbasis."""
+    """Vectors of the side that is not solved.
+
+    The matrix shared by all rows is in its eigenbasis.
+    """
 
     vectors_CD: Scores
     diagonal_1D: Scores
@@ -41,7 +44,10 @@ class FixedSide:
 
     @classmethod
     def of(cls, vectors_CD: Scores, common_DD: Scores | None = None) -> FixedSide:
-        """Rotate the vectors; ``common_DD`` is added to the matrix of every row, none: 0."""
+        """Rotate the vectors to the eigenbasis of ``common_DD``.
+
+        ``common_DD`` is the matrix that is added to that of every row; ``None`` stands for 0.
+        """
         if common_DD is None:
             return cls(vectors_CD, np.zeros((1, vectors_CD.shape[1]), np.float32), None)
         eigenvalues_D, axes_DD = np.linalg.eigh(common_DD)
@@ -63,10 +69,10 @@ def cg_steps(
     """Improve ``rows_RD`` by a few steps of conjugate gradients.
 
     Returns:
-        ``(R, D)`` improved rows, and ``(R,)`` how far their objective is below that of zero.
+        ``(R, D)`` improved rows, and ``(R,)`` gains: how far their objective is below that of x = 0.
 
     Args:
-        steps: limit of the steps for each row; a converged row takes fewer.
+        steps: maximum number of steps for each row; a converged row takes fewer.
         offsets: ``(R + 1,)`` the events of row r are ``offsets[r]:offsets[r + 1]``.
         columns: ``(T,)`` the column of each event.
         weights_T: weights, not negative.
@@ -112,7 +118,10 @@ def cg_solve(
 def _multiply_by_matrix(
     row_vectors: Scores, weights: Scores, diagonal_D: Scores, x_D: Scores, products: Scores, out_D: Scores
 ) -> None:
-    """Compute ``(diagonal + sum_e weight_e z_e z_e') x``, and the ``products`` of x and the vectors z of the events."""
+    """Compute ``(diagonal + sum_e weight_e z_e z_e') x``.
+
+    Also compute the ``products`` of x and the vectors z of the events.
+    """
     n_events, width = row_vectors.shape
     n_unrolled = n_events // 4 * 4
     for d in range(width):
@@ -154,7 +163,9 @@ def _cg_kernel(
     out: Scores,
     gains: Scores,
 ) -> None:
-    """Update rows ``first:stop`` in place; a kernel of :func:`.solve_rows_iteratively`.
+    """Update rows ``first:stop`` in place.
+
+    This is a kernel of :func:`.solve_rows_iteratively`.
 
     Args:
         common: ``(1, D)`` the diagonal of the shared matrix.

@@ -1,4 +1,4 @@
-"""Sparse matrices of histories, in which everything that did not happen is zero.
+"""Sparse matrices of histories, in which unobserved cells are zero.
 
 Shapes: N rows, I items.
 """
@@ -20,7 +20,10 @@ EventWeights: TypeAlias = Literal["binary", "values", "centered"]
 
 
 def weighted_matrix(events: Events, n_items: int, weights: EventWeights, mean: float = 0.0) -> csr_array[Any]:
-    """Return ``(N, I)`` summed weights; events without a value weigh 0, unless all weigh 1."""
+    """Return the ``(N, I)`` summed weights of events.
+
+    Events without a value weigh 0, unless all events weigh 1.
+    """
     if weights == "binary":
         return events.csr(n_items)
     events = rated_events(events)

@@ -1,4 +1,6 @@
-"""Distinct user-item pairs of a log, in random batches, and sampling of unseen items.
+"""Distinct user-item pairs of a log.
+
+They are split into random batches, and unseen items are sampled for them.
 
 Shapes: U users, I items, P distinct pairs, M pairs of a batch, K items sampled for each.
 """
@@ -20,7 +22,7 @@ __all__ = ["InteractionPairs"]
 _Index: TypeAlias = NDArray[np.int64]
 
 MAX_TRIES = 10
-"""Limit of the number of times that an item the user has seen is replaced."""
+"""Maximum number of times that a sampled item the user has seen is replaced."""
 
 
 class InteractionPairs:
@@ -36,7 +38,9 @@ class InteractionPairs:
         self._keys_P = self.users_P * n_items + self.items_P
 
     def batches(self, size: int, rng: np.random.Generator) -> tuple[int, Iterator[_Index]]:
-        """Split all pairs at random; return the number of batches and their pairs ``(M,)``, ascending.
+        """Split all pairs at random into batches.
+
+        Return the number of batches, and the pairs ``(M,)`` of each, in ascending order.
 
         A batch has as many pairs as ``size`` users have on average, from any users.
         """
@@ -56,7 +60,7 @@ class InteractionPairs:
         """Sample ``(M, K)`` items uniformly from those that each user has not seen.
 
         Returns:
-            The items, and a mask of seen items among them: users who have seen nearly all items may get some.
+            The items, and a mask of seen items among them: users who have seen nearly all items may get seen ones.
         """
         items_MK = rng.integers(self.n_items, size=(len(users_M), count))
         is_seen_MK = self.contains(users_M[:, None], items_MK)
@@ -69,7 +73,10 @@ class InteractionPairs:
         return items_MK, is_seen_MK
 
     def seen(self, users_M: _Index) -> SeenItems:
-        """Return all seen items of the users, which must be sorted, for losses that exclude them."""
+        """Return all seen items of the users, for losses that exclude them.
+
+        The users must be sorted.
+        """
         users, rows_M = np.unique(users_M, return_inverse=True)
         lengths = np.diff(self.offsets)[users]
         ends = np.cumsum(lengths)

@@ -55,7 +55,7 @@ def solve_rows_iteratively(
     """Improve ``rows_RD`` by a kernel, in parallel over rows.
 
     Returns:
-        ``(R, D)`` improved rows, and ``(R,)`` how far their objective is below that of zero.
+        ``(R, D)`` improved rows, and ``(R,)`` gains: how far their objective is below that of x = 0.
 
     Args:
         kernel: compiled with :data:`KERNEL_SIGNATURE`.

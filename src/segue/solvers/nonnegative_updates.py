@@ -43,7 +43,8 @@ def update_dense(
         rows_RD: initial rows.
         ridge_R: s.
         multiplicative: use multiplicative updates.
-        passes: limit of the passes; a row stops when no element changes by more than ``tolerance`` times its largest.
+        passes: maximum number of passes; a row stops when no element changes by more than ``tolerance`` times its
+            largest.
         tolerance: see ``passes``.
     """
     out = np.array(rows_RD, np.float32, order="C")

@@ -1,4 +1,4 @@
-"""Popularity of items: counts, distributions, and the base class of popularity models.
+"""Popularity of items: counts, distributions, and the base class of models.
 
 Shapes: I items, T events, N queries, C candidates.
 """
@@ -29,20 +29,29 @@ def item_counts(train: Dataset, weights: NDArray[np.float64] | None = None) -> N
 
 
 def popularity_distribution(train: Dataset) -> Scores:
-    """Return the ``(I,)`` probability of each item, with one event added to each, so that none is zero."""
+    """Return the ``(I,)`` probability of each item.
+
+    One event is added to each, so that no probability is zero.
+    """
     counts_I = item_counts(train) + 1.0
     popularity_I: Scores = (counts_I / counts_I.sum()).astype(np.float32)
     return popularity_I
 
 
 def fill_empty_rows_with_popularity(scores_NI: Scores, popularity_I: Scores) -> Scores:
-    """Replace rows of zeros, those of uninformative histories, by ``popularity_I``; in place."""
+    """Replace rows of zeros by ``popularity_I``, in place.
+
+    Such rows are those of uninformative histories.
+    """
     scores_NI[~scores_NI.any(axis=1)] = popularity_I
     return scores_NI
 
 
 class PopularityModel(Solver):
-    """Model that scores items by a logarithmic distribution, the same for every query; subclasses fit it."""
+    """Model that scores items by log-probabilities, the same for every query.
+
+    Subclasses fit the distribution.
+    """
 
     scale = "logit"
     log_popularity_I: Scores

@@ -85,7 +85,7 @@ def solve_rows(
 
 
 def gram(vectors_CD: Scores) -> Scores:
-    """Return the ``(D, D)`` Gram matrix, the sum of outer products of all vectors."""
+    """Return the ``(D, D)`` Gram matrix: the sum of the outer products of all vectors."""
     product: Scores = vectors_CD.T @ vectors_CD
     return product
 

@@ -1,4 +1,6 @@
-"""Stochastic gradient descent for SVD++: biases, factors and implicit item factors, one rating at a time.
+"""Stochastic gradient descent for SVD++, one rating at a time.
+
+The parameters are biases, factors and implicit item factors.
 
 A rating is ``b_u + b_i + q_i . (p_u + z_u)``, with ``z_u = |N|^-1/2 sum_{j in N} y_j`` over the items N of user u
 (Koren 2008, eq. 15). A rating with error e updates all parameters that it depends on,
@@ -6,9 +8,10 @@ A rating is ``b_u + b_i + q_i . (p_u + z_u)``, with ``z_u = |N|^-1/2 sum_{j in N
     b += step (e - l2_bias b)              q_i += step (e (p_u + z_u) - l2 q_i)
     p_u += step (e q_i - l2 p_u)           y_j += step (e |N|^-1/2 q_i - l2 y_j)   for all j in N
 
-which would cost |N| D for each rating. But all y_j of a user's items get the same update, so that z_u changes as p_u
-does, ``z_u += step (e q_i - l2 z_u)``: only the sum of the two is needed while the ratings of a user are visited, and
-the y_j are updated after the last of them. The results are exactly those of the formulas, at cost D for each rating.
+which would cost |N| D for each rating. However, all y_j of a user's items get the same update, so that z_u changes in
+the same way as p_u: ``z_u += step (e q_i - l2 z_u)``. Only the sum of the two is needed while the ratings of a user are
+visited, and the y_j are updated after the last rating. The results are exactly those of the formulas, at cost D for
+each rating.
 
 Shapes: U users, I items, T ratings, E user-item pairs, D dimensions without the bias.
 """
@@ -40,7 +43,9 @@ def sgd_epoch(
     l2_bias: float,
     rng: np.random.Generator,
 ) -> float:
-    """Run one pass over all ratings in place: users in random order, then the ratings of each.
+    """Run one pass over all ratings, in place.
+
+    Users are visited in random order, and then the ratings of each.
 
     Returns:
         The sum of squared errors, each before its update.

@@ -1,4 +1,6 @@
-"""Standardize values, so that settings have the same meaning for any scale of the data.
+"""Standardize values.
+
+Settings then have the same meaning for any scale of the data.
 
 Shapes: T values, R rows, B dimensions including the bias.
 """
@@ -16,7 +18,10 @@ ROUNDING = 1e-6
 
 
 def standardize(values_T: Scores) -> tuple[float, float, Scores]:
-    """Return mean, standard deviation (1 if all values are equal) and standardized values ``(T,)``."""
+    """Return the mean, the standard deviation and the standardized values ``(T,)``.
+
+    The standard deviation is 1 if all values are equal.
+    """
     values = values_T.astype(np.float64)
     mean, std = float(values.mean()), float(values.std())
     if std <= ROUNDING * float(np.abs(values).max()):
@@ -25,7 +30,10 @@ def standardize(values_T: Scores) -> tuple[float, float, Scores]:
 
 
 def unstandardize(rows_RB: Scores, std: float) -> Scores:
-    """Convert rows that predict standardized values, bias first, to the scale of the data."""
+    """Convert rows that predict standardized values to the scale of the data.
+
+    The bias is the first column of a row.
+    """
     rows_RB = np.float32(np.sqrt(std)) * rows_RB
     rows_RB[:, 0] *= np.float32(np.sqrt(std))
     return rows_RB

@@ -30,7 +30,9 @@ def run_iterations(
     checkpoint_every: int = 1,
     publish: Callable[[], None] = lambda: None,
 ) -> None:
-    """Call ``step`` with 0, 1, ... ``n_iterations - 1``; log its metrics and save checkpoints.
+    """Call ``step`` with 0, 1, ... ``n_iterations - 1``.
+
+    Log its metrics and save checkpoints.
 
     An interrupted run resumes after its last checkpoint, bit-identically if each iteration draws its random numbers
     from ``run.rng`` under its own name.

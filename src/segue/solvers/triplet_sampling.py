@@ -17,7 +17,7 @@ from segue.core.types import Codes, Dataset
 __all__ = ["TripletBatch", "TripletSampler"]
 
 MAX_TRIES = 100
-"""Limit of the number of draws of an unseen item."""
+"""Maximum number of draws to find an unseen item."""
 
 
 class TripletBatch(NamedTuple):

@@ -1,4 +1,4 @@
-"""Truncated singular value decomposition of a sparse matrix, reproducible.
+"""Reproducible truncated singular value decomposition of a sparse matrix.
 
 The largest singular values and their right vectors are computed by ARPACK from a random start, to float64 precision; if
 one side is short, from the eigenvectors of its Gram matrix. Signs are chosen so that the entry of largest magnitude of
@@ -26,9 +26,9 @@ ROUNDING = 1e-7
 
 
 def truncated_svd(matrix_UI: csr_array[Any], rank: int, rng: np.random.Generator) -> tuple[Numbers, Numbers]:
-    """Return ``(I, D)`` right singular vectors and ``(D,)`` singular values, largest first.
+    """Return ``(I, D)`` right singular vectors and ``(D,)`` singular values.
 
-    Beyond the rank of the matrix, both are zero.
+    The largest come first. Beyond the rank of the matrix, both are zero.
 
     Args:
         matrix_UI: the matrix.
@@ -61,7 +61,10 @@ def _sparse_svd(matrix_UI: csr_array[Any], rank: int, start_S: Numbers) -> tuple
 
 
 def _dense_svd(matrix_UI: csr_array[Any]) -> tuple[Numbers, Numbers]:
-    """Compute all right vectors of nonzero singular values from the smaller Gram matrix."""
+    """Compute all right vectors of nonzero singular values.
+
+    They are computed from the smaller Gram matrix.
+    """
     is_tall = matrix_UI.shape[0] >= matrix_UI.shape[1]
     gram_SS = (matrix_UI.T @ matrix_UI if is_tall else matrix_UI @ matrix_UI.T).toarray()
     squares_S, vectors_SS = np.linalg.eigh(gram_SS)

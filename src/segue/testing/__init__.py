@@ -1,9 +1,11 @@
-"""Test worlds with known optimum, and the model contract; plugins can use both::
+"""Test worlds with known optimum, and the model contract.
 
-from segue.testing import contract, cycle, hit_rate, train_small
+Plugins can use both::
 
-contract("my_model")
-assert hit_rate(train_small("my_model", cycle().train, epochs=20), cycle()) > 0.95
+    from segue.testing import contract, cycle, hit_rate, train_small
+
+    contract("my_model")
+    assert hit_rate(train_small("my_model", cycle().train, epochs=20), cycle()) > 0.95
 """
 
 from segue.testing.contract import CHECKS, Subject, contract, subject

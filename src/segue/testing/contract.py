@@ -1,4 +1,6 @@
-"""Check the contract that every model fulfills, for a model given by its key.
+"""Check the contract of models.
+
+Every model fulfills it; a check takes a model given by its key.
 
 Shapes: N queries, I items.
 """
@@ -43,7 +45,10 @@ class Subject:
 
 @cache
 def subject(key: str) -> Subject:
-    """Train the model ``key`` once on a log with times, values, an empty history and unseen items."""
+    """Train the model ``key`` once on a log that covers edge cases.
+
+    The log has times, values, an empty history and unseen items.
+    """
     data = _log()
     model_class(key)  # imports do not count as training
     start = time.process_time()
@@ -80,7 +85,10 @@ def _with_columns(rows: Events, values: NDArray[np.float32]) -> Events:
 
 
 def _queries(data: Dataset) -> Queries:
-    """Known and unknown users; histories that are empty, short, long, of unseen items and of one repeated item."""
+    """Create queries that cover edge cases.
+
+    Users are known and unknown; histories are empty, short, long, of unseen items and of one repeated item.
+    """
     own = data.histories.items[data.histories.offsets[2] : data.histories.offsets[3]].tolist()
     rows = [own, own, [], [], [3], own * 4, [29, 28], [5] * 9]
     known = np.array([True, False, False, True, False, True, True, False])

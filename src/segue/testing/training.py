@@ -36,7 +36,10 @@ SMALL: Mapping[str, Any] = {
 
 
 def small(kind: type[S], overrides: Mapping[str, Any]) -> S:
-    """Create settings of ``kind`` from those of ``SMALL`` and ``overrides`` that it has and accepts."""
+    """Create settings of ``kind`` from ``SMALL`` and ``overrides``.
+
+    Only settings that ``kind`` has and accepts are used.
+    """
     values: dict[str, Any] = {}
     for key, value in {**SMALL, **overrides}.items():
         if key in kind.model_fields:
@@ -49,7 +52,10 @@ def small(kind: type[S], overrides: Mapping[str, Any]) -> S:
 
 
 def train_small(key: str, data: Dataset, seed: int = 0, **overrides: Any) -> Model:
-    """Train the model ``key`` with small settings; ``overrides`` are settings of the model or of training."""
+    """Train the model ``key`` with small settings.
+
+    ``overrides`` are settings of the model or of training.
+    """
     from segue.training.train import Training, train
 
     config = small(model_class(key).Config, overrides)

@@ -33,7 +33,7 @@ class World:
 
 @dataclass(frozen=True, eq=False)
 class Rated:
-    """Ratings from a known model, and further ratings of the same users to predict."""
+    """Ratings from a known model, with further ratings of the same users to predict."""
 
     train: Dataset
     test: HeldOut
@@ -44,13 +44,19 @@ class Rated:
 
 
 def dataset(histories: Events, n_items: int, name: str = "world") -> Dataset:
-    """Create a dataset of histories with users ``u0, u1, ...`` and items ``i0, i1, ...``."""
+    """Create a dataset of histories.
+
+    Its users are ``u0, u1, ...`` and its items ``i0, i1, ...``.
+    """
     users = Vocab([f"u{code}" for code in range(len(histories))])
     return Dataset(name, users, Vocab([f"i{code}" for code in range(n_items)]), histories)
 
 
 def _world(rows: list[list[int]], n_items: int, n_queries: int, **metrics: Any) -> World:
-    """Hold out the last item of the last ``n_queries`` rows as targets; all other events train."""
+    """Hold out the last item of the last ``n_queries`` rows as targets.
+
+    All other events are training events.
+    """
     histories = [row[:-1] for row in rows[-n_queries:]]
     train = dataset(Events.of(rows[:-n_queries] + histories), n_items)
     users = np.arange(len(rows) - n_queries, len(rows), dtype=np.int32)
@@ -59,7 +65,10 @@ def _world(rows: list[list[int]], n_items: int, n_queries: int, **metrics: Any) 
 
 
 def cycle(n_items: int = 12, users: int = 150, seed: int = 0) -> World:
-    """Item i is followed by item i + 1, the last by the first: the next item is certain."""
+    """Create a world in which the next item is certain.
+
+    Item i is followed by item i + 1, the last item by the first.
+    """
     rng = np.random.default_rng(seed)
     starts, lengths = rng.integers(n_items, size=users), rng.integers(3, 9, size=users)
     rows = [((first + np.arange(n)) % n_items).tolist() for first, n in zip(starts, lengths, strict=True)]
@@ -67,7 +76,10 @@ def cycle(n_items: int = 12, users: int = 150, seed: int = 0) -> World:
 
 
 def popularity(n_items: int = 20, users: int = 200, seed: int = 0) -> World:
-    """Items are drawn independently with probability proportional to 1 / rank: only counts are informative."""
+    """Create a world in which only counts are informative.
+
+    Items are drawn independently with probability proportional to 1 / rank.
+    """
     rng = np.random.default_rng(seed)
     chances = 1 / np.arange(1, n_items + 1)
     chances /= chances.sum()
@@ -77,9 +89,10 @@ def popularity(n_items: int = 20, users: int = 200, seed: int = 0) -> World:
 
 
 def clusters(size: int = 10, users: int = 200, seed: int = 0) -> World:
-    """The catalog has two halves; a user has items of one half only, in random order.
+    """Create a world in which each user has items of one half of the catalog.
 
-    After six of ``size`` items, the list of the other items in the half contains the target with certainty.
+    The items of a user are in random order. After six of ``size`` items, the list of the other items in the half
+    contains the target with certainty.
     """
     rng = np.random.default_rng(seed)
     rows = [(rng.permutation(size)[:7] + size * (user % 2)).tolist() for user in range(users)]
@@ -88,9 +101,10 @@ def clusters(size: int = 10, users: int = 200, seed: int = 0) -> World:
 
 
 def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
-    """All users have the same ``size`` items in different orders; the last one determines the next item.
+    """Create a world in which the last item determines the next.
 
-    As sets all histories are equal, so models that ignore the order can only guess.
+    All users have the same ``size`` items in different orders. As sets all histories are equal, so models that ignore
+    the order can only guess.
     """
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(size) for _ in range(users)]
@@ -99,7 +113,10 @@ def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
 
 
 def tastes(users: int = 150, n_items: int = 60, share: float = 0.5, noise: float = 0.3, seed: int = 0) -> Rated:
-    """Ratings ``3.5 + b_u + b_i + p_u . q_i + noise`` of a ``share`` of all pairs; a fifth of them are targets."""
+    """Create ratings from biases and tastes with noise.
+
+    The ratings are ``3.5 + b_u + b_i + p_u . q_i + noise`` for a ``share`` of all pairs; a fifth of them are targets.
+    """
     rng = np.random.default_rng(seed)
     user_bias, item_bias = 0.4 * rng.standard_normal(users), 0.5 * rng.standard_normal(n_items)
     taste = rng.standard_normal((users, 2)) @ rng.standard_normal((2, n_items)) * 0.7

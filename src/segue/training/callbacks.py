@@ -22,7 +22,7 @@ __all__ = ["Callback", "EarlyStopping", "History", "PlateauSchedule", "ProgressB
 
 @dataclass(frozen=True, eq=False)
 class TrainingState:
-    """What a callback sees of a training in progress."""
+    """State of a training in progress, as seen by callbacks."""
 
     model: Network
     """The network itself, not a copy; with ``ema`` it has the averaged weights during validation."""
@@ -48,7 +48,7 @@ class TrainingState:
 class Callback:
     """Base of callbacks: hooks of the training loop that do nothing.
 
-    Override those you need.
+    Override the hooks you need.
 
     Callbacks run in the order given, after early stopping and history and before the checkpoint of the same moment.
     They must not change the model: a resumed run would differ from an uninterrupted one. A callback's own attributes
@@ -76,7 +76,9 @@ class Callback:
 
 @dataclass
 class EarlyStopping(Callback):
-    """Keep the best validated weights and stop after ``patience`` validations without improvement.
+    """Keep the best validated weights, and stop when there is no improvement.
+
+    Training stops after ``patience`` validations without improvement.
 
     Args:
         metric: name of the validation metric that selects the best epoch.
@@ -116,9 +118,10 @@ class EarlyStopping(Callback):
 
 @dataclass
 class PlateauSchedule(Callback):
-    """Count a learning-rate reduction after every ``n_validations`` validations without improvement.
+    """Count a learning-rate reduction when validation does not improve.
 
-    Runs after ``early_stopping``, whose counter it reads.
+    There is one after every ``n_validations`` validations without improvement. Runs after ``early_stopping``, whose
+    counter it reads.
     """
 
     early_stopping: EarlyStopping
@@ -157,7 +160,7 @@ class ProgressBar(Callback):
     n_shown: int = 0
 
     def on_train_start(self, state: TrainingState) -> None:
-        """Skip what was done before a resume."""
+        """Skip what was done before training was resumed."""
         self.n_shown = state.epoch * self.n_batches + state.batch
         self.advance(self.n_shown)
 

@@ -27,7 +27,7 @@ __all__ = ["Checkpointer", "Position"]
 
 @dataclass
 class Position:
-    """How far training is."""
+    """Progress of training."""
 
     epoch: int = 0
     """Completed epochs."""
@@ -46,7 +46,9 @@ class Position:
 
 
 class Checkpointer(Callback):
-    """Write a checkpoint after every epoch, at intervals within an epoch and on interruption.
+    """Write checkpoints.
+
+    There is one after every epoch, at intervals within an epoch, and on interruption.
 
     Args:
         position: updated in place by the loop.
@@ -73,12 +75,12 @@ class Checkpointer(Callback):
         self._saved = time.monotonic()
 
     def on_step_end(self, state: TrainingState) -> None:
-        """Save when the interval is over or the run is interrupted."""
+        """Save if the interval is over or the run is interrupted."""
         if self.run.interrupted or time.monotonic() - self._saved > self.interval:
             self.save()
 
     def on_epoch_end(self, state: TrainingState) -> None:
-        """Save."""
+        """Save a checkpoint."""
         self.save()
 
     def save(self) -> None:
@@ -106,7 +108,10 @@ class Checkpointer(Callback):
         self._saved = time.monotonic()
 
     def resume(self) -> None:
-        """Restore the run's checkpoint, if it has one, into the objects given at construction."""
+        """Restore the run's checkpoint, if it has one.
+
+        It is restored into the objects given at construction.
+        """
         checkpoint = self.run.resume()
         if checkpoint is None:
             return

@@ -1,4 +1,7 @@
-"""Turn the loss of the training settings into a function of a batch, with its settings and its negatives."""
+"""Turn the loss of the training settings into a function of a batch.
+
+The function includes the settings and the negatives of the loss.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ def build_loss(training: Training, data: Dataset, device: str) -> Loss:
             hidden_MD, bias_I = hidden_MD * scale, None if bias_I is None else bias_I * scale
         batch = hidden_MD, vectors_ID, bias_I, targets_M
         negatives = () if sample is None else (sample(training.num_negatives, *batch),)
-        value: Tensor = function(*batch, *negatives, seen, **settings)
+        value: Any = function(*batch, *negatives, seen, **settings)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            got = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"loss '{training.loss}': returned {got}, expected a tensor with one value, the mean loss")
         return value
 
     return loss

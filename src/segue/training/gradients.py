@@ -1,4 +1,7 @@
-"""Collect the gradients of one optimizer step: sum over batches, clip the norm, and handle sparse embedding rows."""
+"""Collect the gradients of one optimizer step.
+
+Gradients are summed over batches, sparse embedding rows are made dense, and the norm is clipped.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ __all__ = ["GradientBuffer"]
 
 
 class GradientBuffer:
-    """The gradients of a model's parameters between two optimizer steps.
+    """Gradients of a model's parameters between two optimizer steps.
 
     A sparse gradient holds only the embedding rows that a batch looked up. It is copied into a dense gradient that is
     reused from step to step, so that any optimizer can use it without the cost of creating, adding, clipping and

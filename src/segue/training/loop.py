@@ -142,7 +142,7 @@ class Trainer:
     def _update_weights(self, loss: float, index: int) -> None:
         """Take an optimizer step with the pending gradients.
 
-        ``loss`` and ``index`` are of the last batch.
+        ``loss`` and ``index`` are those of the last batch.
         """
         at = self.position
         scale = 1.0 / self.pending_targets if self.training.gradient_accumulation > 1 else 1.0

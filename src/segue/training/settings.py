@@ -35,7 +35,9 @@ LOSS_PARAMETERS = ("hidden_MD", "vectors_ID", "bias_I", "targets_M", "seen")
 
 
 class CustomLoss(str):
-    """Name of a loss function given by the user, ``module:function``, with the function itself.
+    """Name of a user-defined loss function, with the function itself.
+
+    The name has the form ``module:function``.
 
     Raises:
         ValueError: the function does not take the positional parameters of a loss.
@@ -60,7 +62,10 @@ class CustomLoss(str):
 
 
 class Training(Settings):
-    """How a network is trained; models that are not networks ignore it."""
+    """Settings of the training of a network.
+
+    Models that are not networks ignore them.
+    """
 
     epochs: Annotated[int, Gt(0)] = 100
     """Maximum number of passes over the training data."""
@@ -68,8 +73,9 @@ class Training(Settings):
     """Sequences per batch. For models of user-item pairs: users, or as many pairs as that many users have on
     average."""
     gradient_accumulation: Annotated[int, Gt(0)] = 1
-    """Number of batches per optimizer step, weighted by their targets: as one batch of that many times the size, in the
-    memory of one. Negatives are drawn for each batch."""
+    """Number of batches per optimizer step, weighted by their number of targets. The result is that of one batch of
+    that many times the size, in the memory of a single batch, except that negatives are drawn for each batch.
+    """
     loss: str = "cross_entropy"
     """Name of a loss over the whole catalog (``cross_entropy``, ``focal``), over sampled negatives
     (``sampled_softmax``, ``nll``, ``bce``, ``gbce``, ``bpr``, ``bpr_max``) or over both (``cross_entropy_pairwise``,

@@ -1,4 +1,4 @@
-"""Look up losses, samplers and optimizers by name, and check the training settings that each of them uses."""
+"""Look up losses, samplers and optimizers by name, and check their settings."""
 
 from __future__ import annotations
 
@@ -49,12 +49,18 @@ def loss_function(name: str) -> Callable[..., Tensor]:
 
 
 def is_sampled(loss: str) -> bool:
-    """Return whether a loss uses negatives, that is, whether its function has a parameter ``negatives``."""
+    """Return whether a loss uses negatives.
+
+    It does if its function has a parameter ``negatives``.
+    """
     return "negatives" in inspect.signature(loss_function(loss)).parameters
 
 
 def setting_names(function: Callable[..., Any]) -> list[str]:
-    """Return the keyword-only parameters of a loss or sampler: the training settings it uses."""
+    """Return the training settings that a loss or sampler uses.
+
+    These are its keyword-only parameters.
+    """
     parameters = inspect.signature(function).parameters.values()
     return [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
 
@@ -78,13 +84,18 @@ def optimizer_class(name: str) -> type[torch.optim.Optimizer]:
 
 
 def supported_settings(name: str) -> list[str]:
-    """Return which of the settings ``betas``, ``momentum`` and ``weight_decay`` this optimizer uses."""
+    """Return the settings that an optimizer uses.
+
+    They are among ``betas``, ``momentum`` and ``weight_decay``.
+    """
     parameters = inspect.signature(optimizer_class(name)).parameters
     return [setting for setting in ("betas", "momentum", "weight_decay") if setting in parameters]
 
 
 def validate_choice(choice: str, name: str) -> None:
-    """Check that a built-in ``choice`` (``loss``, ``sampler`` or ``optimizer``) of that name exists.
+    """Check that a built-in ``choice`` of this name exists.
+
+    ``choice`` is ``loss``, ``sampler`` or ``optimizer``.
 
     Raises:
         ValueError: the name is unknown or not supported; the message says why.
@@ -98,7 +109,10 @@ def validate_choice(choice: str, name: str) -> None:
 
 
 def setting_users() -> Mapping[str, Mapping[str, list[str]]]:
-    """Map each setting that only some choices use to the kind of choice and the names of those that use it."""
+    """Map each setting that only some choices use to these choices.
+
+    A value consists of the kind of choice and the names of the choices that use the setting.
+    """
     users: dict[str, dict[str, list[str]]] = {}
     for choice, module in (("loss", losses), ("sampler", negative_samplers)):
         for name, function in exported_functions(module).items():
@@ -114,7 +128,10 @@ def setting_users() -> Mapping[str, Mapping[str, list[str]]]:
 
 
 def unused_settings(training: Settings) -> list[str]:
-    """Return an error line for every setting that differs from its default and that no chosen component uses."""
+    """Return an error line for every changed setting that nothing uses.
+
+    A setting is changed if it differs from its default, and unused if no chosen component uses it.
+    """
     errors, values = [], dict(training)
     if hasattr(values["loss"], "function") or values["loss"] in exported_functions(losses):
         sampled, by_loss = is_sampled(values["loss"]), setting_names(loss_function(values["loss"]))
@@ -140,7 +157,10 @@ def unused_settings(training: Settings) -> list[str]:
 
 
 def ignored_loss_settings(training: Settings, builtin_loss: str) -> list[str]:
-    """Return an error line for every loss setting that differs from its default, for a model with a loss of its own."""
+    """Return an error line for every changed loss setting that the model ignores.
+
+    The model has a loss of its own. A setting is changed if it differs from its default.
+    """
     of_losses = [setting for setting, by in setting_users().items() if "optimizer" not in by]
     return [
         f"training.{setting}: got {value!r}, but this model minimizes {builtin_loss}"

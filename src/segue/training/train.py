@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from segue.core.config import Settings, parse
@@ -15,7 +16,10 @@ from segue.training.settings import Training
 if TYPE_CHECKING:
     from segue.training.callbacks import Callback
 
-__all__ = ["Training", "train"]
+__all__ = ["Training", "check_callbacks", "train"]
+
+HOOKS = ("on_train_start", "on_step_end", "on_validation_end", "on_epoch_end", "on_train_end")
+"""Methods of a callback."""
 
 
 def train(
@@ -42,15 +46,16 @@ def train(
             not finite.
         Interrupted: the run was interrupted; the checkpoint is written.
     """
+    callbacks = check_callbacks(callbacks)
     kind = model_class(key)
     settings = config if isinstance(config, Settings) else parse(kind.Config, config, "model")
     if data.histories.size == 0:
         raise ValueError("nothing to train on: the training part of the data has no events")
     if issubclass(kind, Solver):
-        if callbacks := tuple(callbacks):
+        if callbacks:
             raise ValueError(
-                f"callbacks: '{key}' is not trained in epochs of the training loop, so its {len(callbacks)} callbacks "
-                "would never run; expected none"
+                f"callbacks: got {len(callbacks)} for '{key}', which is not trained in epochs of the training loop, so "
+                "callbacks would never run; expected none"
             )
         model = kind(settings, data.schema)
         model.fit(data, run, validate)
@@ -60,3 +65,26 @@ def train(
     if training.metric is None:
         training = training.model_copy(update={"metric": kind.validation_metric})
     return fit(kind, settings, training, data, run, validate, callbacks)
+
+
+def check_callbacks(callbacks: Any) -> tuple[Any, ...]:
+    """Return ``callbacks`` as a tuple.
+
+    Raises:
+        ValueError: it is not a list, or one of them is not a callback.
+    """
+    if isinstance(callbacks, type) or not isinstance(callbacks, Iterable):
+        raise ValueError(f"callbacks: got {_name(callbacks)}, expected a list such as [MyCallback()]")
+    checked = tuple(callbacks)
+    for one in checked:
+        if isinstance(one, type):
+            raise ValueError(f"callbacks: got {_name(one)}, expected an instance such as {one.__name__}()")
+        if not all(callable(getattr(one, hook, None)) for hook in HOOKS):
+            raise ValueError(f"callbacks: got {_name(one)}, expected an instance of segue.training.Callback")
+    return checked
+
+
+def _name(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return f"a function, {value!r}" if isinstance(value, FunctionType) else f"one {type(value).__name__}"

@@ -1,4 +1,6 @@
-"""Simulate logs of a world with known distributions, so that the best attainable metrics are known.
+"""Simulate logs of a world with known distributions.
+
+The best attainable metrics of such a world are known.
 
 Shapes: U users, I items, N queries, T events, K tastes, A appetites, S = A·K states, G genres.
 

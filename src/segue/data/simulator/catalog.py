@@ -1,4 +1,6 @@
-"""Generate the catalog: titles, genres, series, years, descriptions and popularity.
+"""Generate the catalog.
+
+It has titles, genres, series, years, descriptions and popularity.
 
 Shapes: I items, G genres.
 """
@@ -48,10 +50,10 @@ ADJECTIVES = (
     "Shattered", "Painted", "Thirteenth", "Innocent", "Cold", "Bright", "Dark", "Honest",
 )  # fmt: skip
 NOUNS = (
-    "Harbor", "Garden", "Witness", "Promise", "River", "Stranger", "Kingdom", "Letter", "Season", "Mirror", "Empire",
+    "Harbour", "Garden", "Witness", "Promise", "River", "Stranger", "Kingdom", "Letter", "Season", "Mirror", "Empire",
     "Hour", "Station", "Horizon", "Orchard", "Affair", "Voyage", "Shadow", "Summer", "Bridge", "Game", "Soldier",
     "Daughter", "Bargain", "Machine", "Island", "Detective", "Song", "Room", "Highway", "Frontier", "Winter", "Thief",
-    "Theater", "Moon", "Doctor", "Circle", "Signal", "Honeymoon", "Forest", "Tower", "Storm", "Hunter", "Neighbor",
+    "Theatre", "Moon", "Doctor", "Circle", "Signal", "Honeymoon", "Forest", "Tower", "Storm", "Hunter", "Neighbour",
     "Crossing", "Wager", "Ghost", "Dancer", "City", "Heart",
 )  # fmt: skip
 PLACES = (
@@ -82,7 +84,7 @@ class SimulatedCatalog:
     popularity: NDArray[np.float64]
     """``(I,)`` weights, at most 1."""
     series: NDArray[np.int32]
-    """``(I,)`` code of the first part of the series; the item itself where it is in none."""
+    """``(I,)`` code of the first part of the series; the item itself if it is in no series."""
     part: NDArray[np.int32]
     """``(I,)`` number of the part, from 0."""
     sequel: NDArray[np.int32]
@@ -114,7 +116,10 @@ class SimulatedCatalog:
 def _series(
     n: int, share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-    """Return first part, part number and next part of each item; a ``share`` of the items is in series."""
+    """Return first part, part number and next part of each item.
+
+    A ``share`` of the items belongs to series.
+    """
     members = rng.permutation(n)[: round(n * share)]
     sizes = rng.integers(2, MAX_PARTS + 1, size=len(members))
     starts = np.concatenate([[0], np.cumsum(sizes)])

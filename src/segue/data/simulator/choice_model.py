@@ -1,4 +1,6 @@
-"""Build the choice model: probabilities of items and ratings given the hidden state, as arrays for kernels.
+"""Build the choice model.
+
+It consists of the probabilities of items and ratings given the hidden state, as arrays for kernels.
 
 Shapes: I items, K tastes, A appetites, S = A·K states (state ``a * K + z``), G genres.
 """
@@ -58,7 +60,10 @@ class AliasTables(NamedTuple):
 
 
 def build_choice_model(settings: SimulatorSettings, catalog: SimulatedCatalog, rng: np.random.Generator) -> ChoiceModel:
-    """Build the choice model for ``catalog``; its free parameters are drawn from ``rng``."""
+    """Build the choice model for ``catalog``.
+
+    Its free parameters are drawn from ``rng``.
+    """
     k, a = settings.tastes, settings.appetites
     taste_KG = rng.dirichlet(np.full(settings.genres, 0.4), size=k) * settings.genres + 0.03
     share_IG = catalog.genres / catalog.genres.sum(axis=1, keepdims=True)
@@ -91,7 +96,10 @@ def build_choice_model(settings: SimulatorSettings, catalog: SimulatedCatalog, r
 
 
 def build_alias_tables(choice_IS: NDArray[np.float64]) -> AliasTables:
-    """Build alias tables of the columns of ``choice_IS`` (Walker 1977, built as in Vose 1991)."""
+    """Build alias tables of the columns of ``choice_IS``.
+
+    Source: Walker 1977, built as in Vose 1991.
+    """
     keep, other = _alias(np.ascontiguousarray(choice_IS.T))
     return AliasTables(keep, other)
 

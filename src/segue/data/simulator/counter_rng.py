@@ -1,4 +1,7 @@
-"""Generate random numbers from (seed, purpose, user, counter) alone (SplitMix64, Steele et al. 2014)."""
+"""Generate random numbers from (seed, purpose, user, counter) alone.
+
+Source: SplitMix64, Steele et al. 2014.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +35,17 @@ def key(seed: int, purpose: int, user: int) -> Any:
 
 @kernel
 def uniform(start: Any, count: int) -> float:
-    """Return number ``count`` of the stream with start ``start``, in [0, 1)."""
+    """Return number ``count`` of the stream that starts at ``start``, in [0, 1)."""
     bits = _mix(start + (np.uint64(count) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     return float(bits >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @kernel
 def uniforms(seed: int, purpose: int, first: int, users: int, width: int) -> NDArray[np.float64]:
-    """Return the first ``width`` numbers of each user from ``first`` on, ``(users, width)``."""
+    """Return the first ``width`` numbers of each user, ``(users, width)``.
+
+    Users are numbered from ``first`` on.
+    """
     out = np.empty((users, width))
     for row in range(users):
         start = key(seed, purpose, first + row)

@@ -39,7 +39,10 @@ def _sample_index(weights: Any, u: float) -> int:
 
 @kernel
 def _sample_by_scan(choice_IS: Any, s: int, seen: Any, mark: int, u: float) -> int:
-    """Sample an unseen item by running sums over the catalog: exact, linear in the number of items."""
+    """Sample an unseen item by running sums over the catalog.
+
+    The result is exact; the time is linear in the number of items.
+    """
     total = 0.0
     for i in range(len(seen)):
         if seen[i] != mark:
@@ -68,9 +71,9 @@ def sample_events(
     ratings: NDArray[np.float32],
     states: NDArray[np.int16],
 ) -> None:
-    """Fill the ``(T,)`` columns of the users from ``first`` on; ``states`` of length 0 is not filled.
+    """Fill the ``(T,)`` columns of the users from ``first`` on.
 
-    ``seen (I,)`` is scratch memory, initially 0.
+    ``states`` is not filled if its length is 0. ``seen (I,)`` is scratch memory, initially 0.
     """
     n_items, n_tastes = model.level.shape
     for row in range(len(offsets) - 1):

@@ -1,4 +1,6 @@
-"""Infer the hidden state and the next item from a history by the forward recursion.
+"""Infer the hidden state and the next item from a history.
+
+Both follow from the forward recursion.
 
 Shapes: N queries, T events, S states, I items.
 """
@@ -38,7 +40,10 @@ class FilterResult(NamedTuple):
 def next_item_probabilities(
     model: ChoiceModel, history: Events, after: FilterResult, belief_NS: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return the probabilities of the next item given the state distribution ``belief_NS``, ``(N, I)``."""
+    """Return the probabilities of the next item, ``(N, I)``.
+
+    They are conditional on the state distribution ``belief_NS``.
+    """
     a_S = np.arange(belief_NS.shape[1]) // model.level.shape[1]
     waiting_N = after.sequel >= 0
     returning_NS = belief_NS * model.repeat_prob[a_S] * (history.lengths > 0)[:, None]
@@ -71,7 +76,10 @@ def _move(belief: Any, moved: Any, drift: Any, session: float, flag: int) -> Non
 
 @kernel
 def _sum_unseen(choice_IS: Any, mark: Any, seen_mark: int, rest: Any) -> None:
-    """Set ``rest (S,)`` to the total probability of the items that are not marked as seen."""
+    """Set ``rest (S,)`` to the total probability of the unseen items.
+
+    Unseen items are those that are not marked as seen.
+    """
     rest[:] = 0.0
     for i in range(len(mark)):
         if mark[i] != seen_mark:
@@ -89,10 +97,11 @@ def run_filter(
     ratings: NDArray[np.int8],
     next_flags: NDArray[np.int8],
 ) -> FilterResult:
-    """Filter each row of events; impossible events do not change the state distribution.
+    """Filter each row of events.
 
-    ``flags (T,)``: 1 where an event starts a session, 0 where not, or UNKNOWN (ignored at the first event of a row);
-    ``ratings (T,)``: 1 to 5, or 0 if not observed; ``next_flags (N,)``: flags of the next events.
+    Impossible events do not change the state distribution. ``flags (T,)``: 1 where an event starts a session, 0 where
+    it does not, or UNKNOWN (ignored at the first event of a row); ``ratings (T,)``: 1 to 5, or 0 if not observed;
+    ``next_flags (N,)``: flags of the next events.
     """
     n_items, n_tastes = model.level.shape
     n, n_states = prior_NS.shape

@@ -1,4 +1,6 @@
-"""Implement the Bayes-optimal recommender of a simulated world, the oracle, and the expected NDCG.
+"""Implement the Bayes-optimal recommender of a simulated world.
+
+The module also contains the oracle and the expected NDCG.
 
 Shapes: N queries, S states, I items, C candidates, k recommended items.
 """
@@ -40,24 +42,30 @@ class BayesOptimalRecommender:
         self.schema = self._encoder.schema
 
     def states(self, queries: Queries) -> NDArray[np.float64]:
-        """Return P(state of the next event | history), ``(N, S)``; state = ``appetite * tastes + taste``."""
+        """Return P(state of the next event | history), ``(N, S)``.
+
+        The state is ``appetite * tastes + taste``.
+        """
         return self._encoder.run_filter(queries)[1].belief
 
     def probabilities(self, queries: Queries) -> NDArray[np.float64]:
-        """Return P(next item | query), ``(N, I)``, all rows in memory at once."""
+        """Return P(next item | query), ``(N, I)``, with all rows in memory at once."""
         history, after = self._encoder.run_filter(queries)
         return self._encoder.probabilities(history, after, after.belief)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Return log P(next item), -1000 for impossible items; see :meth:`segue.core.model.Recommender.score`."""
+        """Return log P(next item), -1000 for impossible items.
+
+        See :meth:`segue.core.model.Recommender.score`.
+        """
         return select_candidates(_logits(self.probabilities, queries, self.schema.n_items), candidates)
 
 
 class OracleRecommender:
-    """Like :class:`BayesOptimalRecommender`, but knows the hidden state of the next event.
+    """Like :class:`BayesOptimalRecommender`, but with known hidden states.
 
-    It knows the state where the history is a prefix of the log of a known user; elsewhere it equals
-    ``BayesOptimalRecommender``. It stores the hidden states of the whole log, two bytes per event.
+    It knows the hidden state of the next event where the history is a prefix of the log of a known user; elsewhere it
+    equals ``BayesOptimalRecommender``. It stores the hidden states of the whole log, two bytes per event.
     """
 
     scale: ClassVar[Literal["logit", "score"]] = "logit"
@@ -70,7 +78,10 @@ class OracleRecommender:
         self._offsets = np.concatenate([[0], np.cumsum(np.concatenate([c.events.lengths for c in chunks]))])
 
     def states(self, queries: Queries) -> NDArray[np.float64]:
-        """Return the state of the next event as an indicator, ``(N, S)``; its distribution where it is not known."""
+        """Return the state of the next event as an indicator, ``(N, S)``.
+
+        If the state is not known, return its distribution.
+        """
         return self._reveal_states(queries, self._encoder.run_filter(queries)[1].belief)
 
     def _reveal_states(self, queries: Queries, belief_NS: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -109,11 +120,11 @@ def expected_ndcg(
     *,
     exclude_seen: bool = True,
 ) -> NDArray[np.float64]:
-    """Return the expected NDCG@k of ``model`` if ``truth`` is the distribution of the target, ``(N,)``.
+    """Return the expected NDCG@k of ``model`` under ``truth``, ``(N,)``.
 
-    With ``model = truth`` it is the best attainable value for models with the inputs of ``truth``, without the noise of
-    sampled targets. With ``exclude_seen`` (see :func:`segue.core.recommend.recommend`) targets that are in the history
-    count as missed.
+    ``truth`` is the distribution of the target. With ``model = truth`` the result is the best attainable value for
+    models with the inputs of ``truth``, without the noise of sampled targets. With ``exclude_seen`` (see
+    :func:`segue.core.recommend.recommend`) targets that are in the history count as missed.
     """
     parts = [np.zeros(0)]
     discounts = 1.0 / np.log2(np.arange(2, k + 2))

@@ -1,4 +1,6 @@
-"""Encode queries as inputs of the forward filter: item codes, session flags, ratings and profiles.
+"""Encode queries as inputs of the forward filter.
+
+The inputs are item codes, session flags, ratings and profiles.
 
 Shapes: N queries, T events, S states, I items of the dataset.
 """
@@ -36,7 +38,10 @@ class QueryEncoder:
 
     @classmethod
     def of(cls, dataset: Dataset, inputs: Collection[str]) -> QueryEncoder:
-        """Create an encoder for queries to ``dataset`` that uses ``inputs``, of ``INPUTS``.
+        """Create an encoder for queries to ``dataset``.
+
+        Args:
+            inputs: what the encoder uses, of ``INPUTS``.
 
         Raises:
             ValueError: the dataset is not simulated, or a filter removed events other than at the end.
@@ -55,7 +60,7 @@ class QueryEncoder:
         return DataSchema(len(self.users), len(self.items))
 
     def run_filter(self, queries: Queries) -> tuple[Events, FilterResult]:
-        """Return the histories in the codes of the world, and the filter result after them."""
+        """Return the filter result, and the histories in the codes of the world."""
         seen = queries.history
         history = Events(seen.offsets, self.items[seen.items])
         flags, next_flags = np.full(seen.size, UNKNOWN, np.int8), np.full(len(seen), UNKNOWN, np.int8)
@@ -83,7 +88,10 @@ class QueryEncoder:
         return p_NI if np.array_equal(self.items, np.arange(p_NI.shape[1])) else p_NI[:, self.items]
 
     def _profiles(self, queries: Queries) -> NDArray[np.int64]:
-        """Return profile codes, ``(N, 3)``: from the query if it has any, else of its user in the world."""
+        """Return profile codes, ``(N, 3)``.
+
+        They come from the query if it has a profile, else from its user in the world.
+        """
         population = self.world.population
         if "profile" not in self.inputs:
             return population.unknown(len(queries))

@@ -1,4 +1,6 @@
-"""Generate users: profiles, the distribution of hidden states given a profile, and history lengths.
+"""Generate users: profiles, hidden states and history lengths.
+
+Hidden states have a distribution given a profile.
 
 Shapes: U users, N queries, S states; a profile is three codes (age group, gender, occupation).
 """
@@ -40,7 +42,10 @@ class UserPopulation:
 
     @classmethod
     def build(cls, settings: SimulatorSettings, rng: np.random.Generator) -> UserPopulation:
-        """Build a population in which profiles shift tastes and appetites by random amounts from ``rng``."""
+        """Build a population with random effects of the profiles.
+
+        Profiles shift tastes and appetites by random amounts from ``rng``.
+        """
         sizes = (len(AGE_SHARES), len(GENDER_SHARES), len(OCCUPATION_SHARES))
         k, a = settings.tastes, settings.appetites
         logits_z, logits_a = np.zeros((*sizes, k)), np.zeros((*sizes, a)) + np.log(APPETITE_SHARES[:a])
@@ -57,14 +62,20 @@ class UserPopulation:
         return cls(settings, prior)
 
     def codes(self, first: int, users: int) -> NDArray[np.int64]:
-        """Return age group, gender and occupation of the users from ``first`` on, ``(users, 3)``."""
+        """Return the profile codes of the users from ``first`` on, ``(users, 3)``.
+
+        The codes are age group, gender and occupation.
+        """
         u = uniforms(self.settings.seed, PROFILE, first, users, 4)
         shares = (AGE_SHARES, GENDER_SHARES, OCCUPATION_SHARES)
         draws = [np.searchsorted(np.cumsum(share)[:-1], u[:, i], side="right") for i, share in enumerate(shares)]
         return np.stack(draws, axis=1).astype(np.int64)
 
     def frame(self, first: int, users: int) -> pl.DataFrame:
-        """Return the profiles of the users from ``first`` on: ``id, age, gender, occupation``."""
+        """Return the profiles of the users from ``first`` on.
+
+        The columns are ``id, age, gender, occupation``.
+        """
         groups, genders, occupations = self.codes(first, users).T
         within = uniforms(self.settings.seed, PROFILE, first, users, 4)[:, 3]
         ages = AGES[groups] + (within * np.diff(AGES)[groups]).astype(np.int64)
@@ -88,7 +99,10 @@ class UserPopulation:
         return np.tile(np.array(self.prior.shape[:3], dtype=np.int64) - 1, (n, 1))
 
     def read(self, profile: pl.DataFrame) -> NDArray[np.int64]:
-        """Encode a table of profiles, ``(N, 3)``; missing and unknown values get the index for unknown."""
+        """Encode a table of profiles, ``(N, 3)``.
+
+        Missing and unknown values get the index for unknown.
+        """
         codes = self.unknown(len(profile))
         if "age" in profile.columns:
             ages = profile["age"].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy()
@@ -109,7 +123,10 @@ class UserPopulation:
         return result
 
     def lengths(self, first: int, users: int) -> NDArray[np.int64]:
-        """Return the number of events per user, ``(users,)``: the minimum plus a log-normal number."""
+        """Return the number of events per user, ``(users,)``.
+
+        It is the minimum plus a log-normal number.
+        """
         settings, spread = self.settings, self.settings.length_spread
         rest = settings.mean_length - settings.min_length
         z = ndtri(uniforms(settings.seed, LENGTH, first, users, 1)[:, 0])

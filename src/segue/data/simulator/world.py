@@ -99,14 +99,20 @@ class SimulatedWorld:
         return Chunk(first, Events(offsets, items, values=ratings, times=times), hidden)
 
     def chunks(self, rows: int = ROWS, *, states: bool = False) -> Iterator[Chunk]:
-        """Yield the whole log by users, in chunks of about ``rows`` events; the log does not depend on their size."""
+        """Yield the whole log by users, in chunks of about ``rows`` events.
+
+        The log does not depend on the size of the chunks.
+        """
         step = max(1, int(rows / self.settings.mean_length))
         scratch = np.zeros(self.settings.items, np.int32)
         for first in range(0, self.settings.users, step):
             yield self.sample(first, min(step, self.settings.users - first), scratch, states=states)
 
     def profiles(self, rows: int = ROWS) -> Iterator[pl.DataFrame]:
-        """Yield all users in order, in tables of ``rows``: ``id, age, gender, occupation``."""
+        """Yield all users in order, in tables of ``rows`` rows.
+
+        The columns are ``id, age, gender, occupation``.
+        """
         for first in range(0, self.settings.users, rows):
             yield self.population.frame(first, min(rows, self.settings.users - first))
 

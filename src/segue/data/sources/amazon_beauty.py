@@ -1,4 +1,7 @@
-"""Amazon Beauty (McAuley, 2014) as used by S3-Rec (5-core) or BERT4Rec (larger); no times."""
+"""Amazon Beauty (McAuley, 2014) as used by S3-Rec or BERT4Rec; no times.
+
+The variant of S3-Rec is 5-core, that of BERT4Rec is larger.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,10 @@ SETTINGS = {"variant": ("s3rec", "bert4rec")}
 
 
 def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
-    """Read events in the order of the file, with its ids; items have ``asin`` and ``attributes``."""
+    """Read events in the order of the file, with its ids.
+
+    Items have ``asin`` and ``attributes``.
+    """
     if settings.get("variant", "s3rec") == "bert4rec":
         location = SourceLocation(f"{archive.path.name}:beauty.bert4rec.txt", 1, "line")
         schema = {"user": pl.Int32, "item": pl.Int32}
@@ -50,7 +56,10 @@ def _json(archive: Archive, member: str) -> dict[str, Any]:
 
 
 def _items(archive: Archive) -> pl.DataFrame | None:
-    """Return ``id`` with ``asin`` and ``attributes`` (codes as text), where the archive has them."""
+    """Return ``id`` with ``asin`` and ``attributes``.
+
+    Attributes are codes as text, if the archive contains them.
+    """
     parts = []
     if archive.name("datamaps.json"):
         parts.append(_table(_json(archive, "datamaps.json")["id2item"], "asin"))

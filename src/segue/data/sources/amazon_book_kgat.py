@@ -1,4 +1,7 @@
-"""Amazon-Book, 10-core, of KGAT (Wang et al. 2019, arXiv:1905.07854) with its train and test files; no times."""
+"""Amazon-Book, 10-core, of KGAT with its train and test files; no times.
+
+Source: Wang et al. 2019, arXiv:1905.07854.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ ARCHIVE = ArchiveSpec(
 
 
 def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
-    """Read training events, then test events, with the ids of the files; items have ``asin`` and ``freebase_id``."""
+    """Read training events, then test events, with the ids of the files.
+
+    Items have ``asin`` and ``freebase_id``.
+    """
     train, location = read_user_sequences(archive, "train.txt")
     test, _ = read_user_sequences(archive, "test.txt")
     events = pl.concat(

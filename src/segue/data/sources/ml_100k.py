@@ -1,4 +1,7 @@
-"""MovieLens 100K (GroupLens, 1998): 943 users, 1,682 films, real times; splits u1 to u5, ua and ub."""
+"""MovieLens 100K (GroupLens, 1998): 943 users, 1,682 films, real times.
+
+Predefined splits: u1 to u5, ua and ub.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ def _table(
 
 
 def _add_split(archive: Archive, events: pl.DataFrame, split: str) -> pl.DataFrame:
-    """Add a column with the file of ``split`` that contains each event: 1 train, 2 test, 0 neither."""
+    """Add a column with the role of each event in ``split``.
+
+    The role is that of the file that contains the event: 1 train, 2 test, 0 neither.
+    """
     parts = [
         _table(archive, f"{split}.{ending}", RATING).select(
             "user", "item", pl.lit(code, pl.UInt8).alias(PREDEFINED_SPLIT_PREFIX + split)

@@ -1,4 +1,7 @@
-"""MovieLens 10M (GroupLens, 2009): 71,567 user ids, 10,681 films, half stars, tags."""
+"""MovieLens 10M (GroupLens, 2009): 71,567 user ids and 10,681 films.
+
+It has half stars and tags.
+"""
 
 from __future__ import annotations
 

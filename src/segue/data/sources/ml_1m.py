@@ -49,7 +49,10 @@ REAL_LAST = re.compile(r"\bthe Timestamp of each later user's last interaction")
 
 
 def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
-    """Read ratings, movies and users; ``age`` is the lower end of the age group (1: under 18)."""
+    """Read ratings, movies and users.
+
+    ``age`` is the lower end of the age group (1: under 18).
+    """
     events, location = read_double_colon(archive, "ml-1m/ratings.dat")
     events = _mark_real_times(archive, events)
     schema = {"id": pl.String, "gender": pl.String, "age": pl.Int32, "occupation": pl.Int32, "zip_code": pl.String}
@@ -62,9 +65,10 @@ def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
 
 
 def _mark_real_times(archive: Archive, events: pl.DataFrame) -> pl.DataFrame:
-    """Add the column ``time_known`` if ``REBUILT.txt`` states that some times are not the original ones.
+    """Add the column ``time_known`` if some times are not the original ones.
 
-    The times of the rows that it names are real and, if it says so, each user's last; none if it names no rows.
+    ``REBUILT.txt`` states whether that is so. The times of the rows that it names are real and, if it says so, so is
+    each user's last time. Times that it does not mention are not real.
     """
     if archive.name("REBUILT.txt") is None:
         return events

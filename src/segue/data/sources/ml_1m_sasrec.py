@@ -1,4 +1,7 @@
-"""MovieLens 1M as used by the SASRec and BERT4Rec papers: 5-core, renumbered ids, ordered, no times (3,416 films)."""
+"""MovieLens 1M as used by the SASRec and BERT4Rec papers; no times.
+
+It is 5-core with 3,416 films; events are ordered and ids are renumbered.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,10 @@ PAIR = {"id": pl.String, "movielens_id": pl.String}
 
 
 def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
-    """Read events in the order of the file; ``movielens_id`` maps its ids to those of MovieLens 1M."""
+    """Read events in the order of the file.
+
+    ``movielens_id`` maps its ids to those of MovieLens 1M.
+    """
     location = SourceLocation(f"{archive.path.name}:ml-1m.txt", 1, "line")
     events = read_delimited(
         archive.read("ml-1m-sasrec/ml-1m.txt"), location.name, {"user": pl.Int32, "item": pl.Int32}, " "

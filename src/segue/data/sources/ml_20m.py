@@ -1,4 +1,7 @@
-"""MovieLens 20M (GroupLens, 2015): 138,493 users, 27,278 films listed, half stars, tags."""
+"""MovieLens 20M (GroupLens, 2015): 138,493 users and 27,278 listed films.
+
+It has half stars and tags.
+"""
 
 from __future__ import annotations
 

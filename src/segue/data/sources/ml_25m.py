@@ -1,4 +1,7 @@
-"""MovieLens 25M (GroupLens, 2019): 162,541 users, 62,423 films listed, half stars, tags."""
+"""MovieLens 25M (GroupLens, 2019): 162,541 users and 62,423 listed films.
+
+It has half stars and tags.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""MovieLens latest, small (GroupLens): about 600 users and 9,700 films; updated from time to time."""
+"""MovieLens latest, small (GroupLens): about 600 users and 9,700 films.
+
+It is updated from time to time.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,4 @@
-"""Use a trained model from Python and the command line: recommend, rank, predict, compare, explain."""
+"""Use a trained model from Python and the command line.
+
+Supported tasks: recommend, rank, predict, compare and explain.
+"""

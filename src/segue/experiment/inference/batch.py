@@ -1,7 +1,8 @@
-"""Recommend for many users into a file: block by block, resumable, written in one step at the end.
+"""Recommend for many users into a file.
 
-Finished blocks are kept in a folder beside the output until all are done. After an interruption they are used again if
-the model, the log, the users and all settings are the same; otherwise the work starts over.
+The work is done block by block and can be resumed; the file is written in one step at the end. Finished blocks are kept
+in a folder next to the output until all are done. After an interruption they are used again if the model, the log, the
+users and all settings are the same; otherwise the work starts over.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import hashlib
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,16 @@ import polars as pl
 
 from segue.core.bundle import TrainedModel
 from segue.core.files import read_json, write_json
-from segue.core.messages import SegueWarning, warn
+from segue.core.messages import warn
 from segue.experiment.inference.files import check_suffix, write_table
 from segue.experiment.inference.frames import id_texts, typed_ids
-from segue.experiment.inference.queries import QueryBatch, build_queries
-from segue.experiment.inference.recommend import recommend_table
+from segue.experiment.inference.queries import build_queries, list_ids
+from segue.experiment.inference.recommend import recommend_block
 from segue.version import __version__
 
 __all__ = ["BLOCK_USERS", "recommend_to_file"]
 
-BLOCK_USERS = 20_000
+BLOCK_USERS = 2_000
 """Users of a block."""
 
 SETTINGS = "settings.json"
@@ -46,7 +47,7 @@ def recommend_to_file(
     block_users: int = BLOCK_USERS,
     log: Callable[[str], None] = lambda text: None,
 ) -> int:
-    """Recommend ``k`` items to each user and write the table to ``out``; return the number of rows.
+    """Write ``k`` recommendations for each user to ``out`` and return the row count.
 
     Args:
         users: user ids; ``None``: all users of the log.
@@ -75,31 +76,35 @@ def recommend_to_file(
     starts = range(0, len(ids), block_users) if ids else range(1)
     paths = [parts / f"{number:06d}.parquet" for number in range(len(starts))]
     _prepare(parts, settings, paths, log)
-    notes: dict[str, None] = {}
+    unknown: dict[str, list[str]] = {}
+    texts: dict[str, None] = {}
     for start, path in zip(starts, paths, strict=True):
-        if path.exists():
-            continue
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", SegueWarning)
+        about = path.with_suffix(".json")
+        if not path.exists():
             block = build_queries(trained, ids[start : start + block_users])
-            block = QueryBatch(block.queries, keys[start : start + block_users], block.notes, block.warnings)
-            table = recommend_table(trained, block, k, exclude_seen=exclude_seen, **(constraints or {}))
-        notes |= dict.fromkeys(str(one.message) for one in caught if issubclass(one.category, SegueWarning))
-        temporary = path.with_suffix(".new")
-        table.write_parquet(temporary)
-        os.replace(temporary, path)
-        log(f"recommend: {min(start + block_users, len(ids)):,} of {len(ids):,} users")
+            block = replace(block, keys=keys[start : start + block_users])
+            table, faults = recommend_block(trained, block, k, exclude_seen=exclude_seen, **(constraints or {}))
+            write_json(about, {"unknown": block.unknown, "texts": [*block.warnings, *faults]})
+            temporary = path.with_suffix(".new")
+            table.write_parquet(temporary)
+            os.replace(temporary, path)
+            log(f"recommend: {min(start + block_users, len(ids)):,} of {len(ids):,} users")
+        said = read_json(about)
+        texts |= dict.fromkeys(said["texts"])
+        for what, listed in said["unknown"].items():
+            unknown.setdefault(what, []).extend(listed)
     result = pl.scan_parquet(paths)
     rows = int(result.select(pl.len()).collect().item())
     write_table(out, result)
     shutil.rmtree(parts, ignore_errors=True)
-    if notes:
-        warn("; ".join(notes))
+    lines = [f"{what}: {list_ids(list(dict.fromkeys(listed)))}" for what, listed in unknown.items()] + list(texts)
+    if lines:
+        warn("; ".join(lines))
     return rows
 
 
 def _prepare(parts: Path, settings: Mapping[str, Any], paths: list[Path], log: Callable[[str], None]) -> None:
-    """Keep finished blocks of the same work; remove those of any other."""
+    """Keep the finished blocks of the same work and remove all others."""
     if parts.exists():
         try:
             same = read_json(parts / SETTINGS) == settings

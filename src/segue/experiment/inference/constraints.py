@@ -1,6 +1,7 @@
-"""What recommendations may contain: allowed and denied items, conditions on features, and reranking rules.
+"""Constraints on what recommendations may contain.
 
-Conditions and rules have the meaning, and the code, that they have in the service: :mod:`segue.serving.rules`.
+They are allowed and denied items, conditions on features, and reranking rules. Conditions and rules have the same
+meaning, and use the same code, as in the service: :mod:`segue.serving.rules`.
 
 Shapes: N queries, I items, R queries of a block.
 """
@@ -45,11 +46,15 @@ class Constraints:
     deny_rows: Events | None = None
     """One row per query of items it must not get."""
     compiled: CompiledRules | None = None
-    """Conditions and rules as the service has them."""
+    """Conditions and rules in the form that the service uses."""
     warnings: list[str] = field(default_factory=list)
 
     def exclude_rows(self, start: int, scores_RI: Scores) -> None:
-        """Set items that single queries exclude to minus infinity; ``start`` is the first query of the block."""
+        """Set the scores of items that single queries exclude to minus infinity.
+
+        Args:
+            start: first query of the block.
+        """
         stop = start + len(scores_RI)
         if self.allow_rows is not None and self.has_allow_list is not None:
             block = self.allow_rows.rows_between(start, stop)
@@ -63,16 +68,19 @@ class Constraints:
 
     @property
     def has_rows(self) -> bool:
-        """Whether queries differ in what they may get."""
+        """Whether queries differ in the items that they may get."""
         return self.allow_rows is not None or self.deny_rows is not None
 
     @property
     def needs_rerank(self) -> bool:
-        """Whether there are boosts, quotas, pins or diversity, so that the order of the scores does not decide."""
+        """Whether the order of the scores alone does not decide.
+
+        This is the case if there are boosts, quotas, pins or diversity.
+        """
         return self.compiled is not None and not self.compiled.is_trivial
 
     def rules_of(self, row: int, n_items: int) -> CompiledRules:
-        """Combine the rules with what query ``row`` may get."""
+        """Combine the rules with the items that query ``row`` may get."""
         assert self.compiled is not None
         if not self.has_rows:
             return self.compiled
@@ -93,15 +101,17 @@ def compile_constraints(
     """Translate constraints to codes.
 
     Args:
-        allow: ids of the only items that may be recommended, or a mapping from user to such ids; users that the mapping
-            does not contain may get every item.
+        allow: ids of the only items that may be recommended, or a mapping from user to such ids; a user who is not in
+            the mapping is not restricted. Ids may be a list, an array, a series, or a frame with ``item_id``.
         deny: ids of items that must not be recommended, or a mapping likewise.
         filter: by feature a value, a list of values, or a condition of the service such as ``{"min": 1990}``.
         rules: the service's rules, such as ``{"diversify": 0.3}``.
 
     Raises:
-        ValueError: a condition asks for what its feature cannot hold, or a rule is malformed.
+        ValueError: a condition requires a value that its feature cannot have, or a rule is malformed.
     """
+    _require_mapping("filter", filter, {"genres": "Comedy"})
+    _require_mapping("rules", rules, {"diversify": 0.3})
     warnings: list[str] = []
     allowed: Mask | None = None
     rows: dict[str, Any] = {}
@@ -139,7 +149,7 @@ def _and(one: Mask | None, other: Mask | None) -> Mask | None:
 
 
 def _restrict(rules: CompiledRules, allowed: Mask) -> CompiledRules:
-    """Rules for which ``allowed`` is all that may be recommended; pins outside are dropped."""
+    """Restrict rules to the ``allowed`` items; pins of other items are dropped."""
     pins = tuple((place, code) for place, code in rules.pins if allowed[code])
     return replace(rules, allowed=allowed, pins=pins)
 
@@ -148,7 +158,7 @@ def _encode(trained: TrainedModel, ids: list[str], name: str, warnings: list[str
     codes, known = trained.items.encode(ids)
     if not known.all():
         unknown = [ids[place] for place in np.flatnonzero(~known).tolist()]
-        warnings.append(f"{arg(name)} items not in the catalog: {list_ids(list(dict.fromkeys(unknown)))}")
+        warnings.append(f"{arg(name)}: items not in the catalog: {list_ids(list(dict.fromkeys(unknown)))}")
     return codes, known
 
 
@@ -162,9 +172,13 @@ def _mask(trained: TrainedModel, ids: list[str], name: str, warnings: list[str])
 def _rows(
     trained: TrainedModel, batch: QueryBatch, lists: Mapping[Any, Iterable[Any]], name: str, warnings: list[str]
 ) -> tuple[Events, Mask]:
-    """One row of item codes per query, and which queries have a list."""
+    """Return one row of item codes per query, and which queries have a list."""
     by_key = dict(zip(id_texts(list(lists), name), lists.values(), strict=True))
     keys = id_texts(batch.keys, name)
+    if unused := list(dict.fromkeys(by_key).keys() - set(keys)):
+        noun = "users for whom" if batch.keys.name == "user_id" else "queries for which"
+        unused.sort(key=list(by_key).index)
+        warnings.append(f"{arg(name)}: {noun} nothing is recommended: {list_ids(unused)}")
     has_list = np.array([key in by_key for key in keys], np.bool_)
     own = [id_texts(by_key[key], name) if key in by_key else [] for key in keys]
     codes, known = _encode(trained, [item for items in own for item in items], name, warnings)
@@ -173,13 +187,29 @@ def _rows(
     return Events(offsets, codes[known]), has_list
 
 
-def _condition(value: Any) -> Any:
-    """A condition as the service has it: a value or a list of values stands for any of them."""
+def _require_mapping(name: str, value: Any, example: Mapping[str, Any]) -> None:
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"{arg(name)}: got {value!r}, expected a mapping such as {json.dumps(example)}")
+
+
+def _condition(name: str, value: Any) -> Any:
+    """Convert a condition to the form of the service.
+
+    A value or a list of values means any of them.
+
+    Raises:
+        ValueError: the condition or one of its values is missing.
+    """
     if isinstance(value, Mapping):
         return dict(value)
+    if hasattr(value, "tolist"):  # arrays, their scalars, and pandas series
+        value = value.tolist()
     if isinstance(value, str | bool | int | float):
         return {"any": [value]}
-    return {"any": value.tolist() if hasattr(value, "tolist") else list(value)}
+    values = list(value) if isinstance(value, Iterable) else [None]
+    if not values or None in values:
+        raise ValueError(f"filter.{name}: got {value!r}, expected a value, a list of values, or a condition")
+    return {"any": values}
 
 
 def _compile_rules(
@@ -191,29 +221,33 @@ def _compile_rules(
     catalog = catalog_of(trained)
     if unknown := [name for name in conditions if name not in catalog.features]:
         hint = suggest(str(unknown[0]), catalog.features) if catalog.features else "; the catalog has no features"
-        raise ValueError(f"{arg('filter')} unknown feature '{unknown[0]}'{hint}")
+        raise ValueError(f"{arg('filter')}: unknown feature '{unknown[0]}'{hint}")
     values = dict(rules)
-    if conditions:
-        own = {str(name): _condition(value) for name, value in conditions.items()}
-        values["filter"] = {**values.get("filter", {}), **own}
+    _require_mapping("rules", values.get("filter"), {"filter": {"genres": {"any": ["Comedy"]}}})
     for name in ("allow", "deny"):
         if values.get(name) is not None:
             values[name] = id_texts(values[name], "rules")
-    if "pins" in values:
-        values["pins"] = [{**pin, "item": id_texts(pin.get("item", ""), "rules")[0]} for pin in values["pins"]]
+    if isinstance(pins := values.get("pins"), list | tuple):
+        values["pins"] = [
+            {**pin, "item": str(pin["item"])} if isinstance(pin, Mapping) and "item" in pin else pin for pin in pins
+        ]
     try:
+        if conditions:
+            own = {str(name): _condition(str(name), value) for name, value in conditions.items()}
+            values["filter"] = {**(values.get("filter") or {}), **own}
         found = compile_rules(_parse(schemas.Rules, values), schemas.Rules(), catalog)
     except ValueError as error:
-        raise ValueError(_named(str(error))) from None
+        raise ValueError("\n".join(map(_named, str(error).splitlines()))) from None
     if found.unknown_items:
-        warnings.append(f"{arg('rules')} items not in the catalog: {list_ids(found.unknown_items)}")
-    warnings += [f"{arg('rules')} {note}" for note in found.notes]
+        warnings.append(f"{arg('rules')}: items not in the catalog: {list_ids(found.unknown_items)}")
+    warnings += [f"{arg('rules')}: {note}" for note in found.notes]
     return found
 
 
 def _named(fault: str) -> str:
-    """Name the argument that a faulty rule came in."""
-    return f"{arg('filter' if fault.startswith('filter') else 'rules')} {fault}"
+    """Prefix an error of a rule with the argument that contained the rule."""
+    inside = fault.removeprefix("filter.")
+    return f"{arg('rules' if inside == fault else 'filter')}: {inside}"
 
 
 def _parse(kind: Any, values: Mapping[str, Any]) -> Any:
@@ -223,7 +257,18 @@ def _parse(kind: Any, values: Mapping[str, Any]) -> Any:
     try:
         return kind.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, one['loc']))}: got {one['input']!r}: {one['msg']}" for one in error.errors()]
-        raise ValueError("\n".join(lines)) from None
+        raise ValueError("\n".join(_describe_fault(one, kind) for one in error.errors())) from None
     except TypeError as error:
         raise ValueError(f"{error}; expected text, numbers, lists and mappings of them") from None
+
+
+def _describe_fault(fault: Any, kind: Any) -> str:
+    """Describe an error of pydantic; an unknown name comes with the nearest known one."""
+    from segue.serving import schemas
+
+    where, name = ".".join(map(str, fault["loc"][:-1])), str(fault["loc"][-1])
+    if fault["type"] != "extra_forbidden":
+        return f"{'.'.join(map(str, fault['loc']))}: got {fault['input']!r}: {fault['msg']}"
+    kinds: dict[str, Any] = {"boosts": schemas.Boost, "pins": schemas.Pin}
+    fields: Any = schemas.Condition if "filter" in fault["loc"][:-1] else kinds[str(fault["loc"][0])] if where else kind
+    return f"{where + '.' if where else ''}{name}: unknown{suggest(name, fields.model_fields)}"

@@ -1,4 +1,7 @@
-"""Explain why a model recommends an item, or why it does not, with the code that the service uses."""
+"""Explain why a model does or does not recommend an item.
+
+The service uses the same code.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.messages import arg
 from segue.experiment.inference.constraints import catalog_of, compile_constraints
-from segue.experiment.inference.frames import id_texts, typed_ids
+from segue.experiment.inference.frames import id_texts, positive_integer, typed_ids
 from segue.experiment.inference.queries import QueryBatch, encode_items
 from segue.experiment.inference.recommend import warn_once
 
@@ -31,10 +34,10 @@ class ItemExplanation:
     """Its rank among all items that may be recommended, from 1; ``None``: a rule excludes it."""
     score: float
     attributions: pl.DataFrame
-    """Items of the history: ``item_id``, ``title`` and ``contribution``, by which the item's score is higher than it
-    would be without them (leave-one-out), largest effect first."""
+    """Items of the history: ``item_id``, ``title`` and ``contribution`` (the item's score minus its score without the
+    item of the history, leave-one-out), largest effect first."""
     rules: Mapping[str, str]
-    """What each rule does to the item; ``history``: it was seen already."""
+    """Effect of each rule on the item; ``history``: the item was already seen."""
     shared_features: Mapping[str, tuple[str, ...]]
     """By feature, the values that the item shares with items of the history."""
     reasons: tuple[str, ...]
@@ -47,7 +50,7 @@ class ItemExplanation:
 
     def __repr__(self) -> str:
         name = f"'{self.item_id}'" if self.title is None else f"'{self.title}' ({self.item_id})"
-        return "\n".join([f"ItemExplanation of {name}:", *(f"- {reason}" for reason in self.reasons)])
+        return "\n".join([f"Explanation of {name}:", *(f"- {reason}" for reason in self.reasons)])
 
     def _repr_html_(self) -> str:
         name = self.title or str(self.item_id)
@@ -79,10 +82,10 @@ def explain_item(
     filter: Mapping[str, Any] | None = None,  # noqa: A002 - the name in the public API
     rules: Mapping[str, Any] | None = None,
 ) -> ItemExplanation:
-    """Explain the rank of ``item`` for the one query of ``batch``.
+    """Explain the rank of ``item`` for the only query of ``batch``.
 
     Raises:
-        ValueError: several queries, or the item is not in the catalog.
+        ValueError: several queries, ``k`` is below 1, or the item is not in the catalog.
     """
     from segue.serving import schemas
     from segue.serving.explain.explain import explain
@@ -90,16 +93,17 @@ def explain_item(
 
     if len(batch) != 1:
         raise ValueError(f"explain: got {len(batch)} queries, expected one user or one history")
-    codes, unknown = encode_items(trained, [item])
+    k = positive_integer(k, "k")
+    codes, unknown = encode_items(trained, [item], "item")
     if unknown:
-        raise ValueError(f"{arg('item')} '{unknown[0]}' is not in the catalog")
+        raise ValueError(f"{arg('item')}: '{unknown[0]}' is not in the catalog")
     constraints = compile_constraints(trained, batch, filter=filter, rules=rules)
     applied = constraints.compiled or CompiledRules()
     version = schemas.ModelInfo(name=trained.key, key=trained.key, version="", engine="native")
     found = explain(
         trained.model, batch.queries, int(codes[0]), applied, k, not exclude_seen, catalog_of(trained), None, version
     )
-    warn_once([*batch.warnings, *constraints.warnings])
+    warn_once([*batch.messages, *constraints.warnings])
     listed = found.attributions
     attributions = pl.DataFrame(
         {

@@ -46,7 +46,9 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 def read_ids(path: Path, column: str = "user_id") -> pl.Series:
-    """Read ids from ``column`` of a table, or one per line of any other file; blank lines are skipped.
+    """Read ids from ``column`` of a table, or from the lines of any other file.
+
+    Blank lines are skipped.
 
     Raises:
         ValueError: the file is missing, or the table lacks the column.

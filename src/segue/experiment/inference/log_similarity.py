@@ -1,4 +1,4 @@
-"""Compare one item or user of a log with all others, by any similarity measure.
+"""Compare one item or user of a log with all others by a similarity measure.
 
 Shapes: U users, I items, R rows that are compared, C columns, T events.
 """
@@ -38,13 +38,15 @@ def log_similarity(
     over: str | None = None,
     shrink: float | None = None,
 ) -> Scores:
-    """Compute the similarity ``(R,)`` of every item or user to ``code``; 0 where they have nothing in common.
+    """Compute the similarity ``(R,)`` of every item or user to ``code``.
+
+    The similarity is 0 if they have nothing in common.
 
     Args:
         over: ``events`` (which users and items interacted), ``values`` (ratings), ``levels`` (how often each value
             occurs) or ``genres`` (of the item, or of the user's history); ``None``: what the measure is defined for.
-        shrink: shrinks similarity that rests on few events towards 0; 0: the plain measure; ``None``: ``SHRINK``, and 0
-            for genres.
+        shrink: shrinks similarity that is based on few events towards 0; 0: the plain measure; ``None``: ``SHRINK``,
+            and 0 for genres.
 
     Raises:
         ValueError: the log lacks what is compared, or the measure does not apply to it.
@@ -60,13 +62,13 @@ def log_similarity(
 
 def _checked(log: Dataset, of: str, measure: str, over: str | None) -> str:
     if over is not None and over not in OVER:
-        raise ValueError(f"{arg('over')} unknown '{over}'{suggest(over, OVER)}")
+        raise ValueError(f"{arg('over')}: unknown '{over}'{suggest(over, OVER)}")
     if measure in SEQUENCE_MEASURES and (of == "items" or over not in (None, "events")):
         what = "items, which have no history" if of == "items" else f"{over}, which have no order"
-        raise ValueError(f"{arg('measure')} '{measure}' compares histories, not {what}; use it for users")
+        raise ValueError(f"{arg('measure')}: '{measure}' compares histories, not {what}; use it for users")
     if measure in VALUE_MEASURES and over == "events":
         raise ValueError(
-            f"{arg('measure')} '{measure}' compares values, which events do not have; use {arg('over', 'values')}"
+            f"{arg('measure')}: '{measure}' compares values, which events do not have; use {arg('over', 'values')}"
         )
     if over is not None:
         return over
@@ -82,7 +84,7 @@ def _table(log: Dataset, of: str, measure: str, over: str) -> SparseRows:
     if over in ("values", "levels"):
         known = rated_events(events)
         if known.size == 0:
-            raise ValueError(f"{arg('over')} {log.name} has no values, such as ratings; use {arg('over', 'events')}")
+            raise ValueError(f"{arg('over')}: {log.name} has no values, such as ratings; use {arg('over', 'events')}")
         rows = mean_values(known, n_items)
         rows = rows if of == "users" else csr_array(rows.T)
         return (
@@ -97,14 +99,17 @@ def _table(log: Dataset, of: str, measure: str, over: str) -> SparseRows:
 
 
 def _genres(log: Dataset, of: str) -> csr_array[Any]:
-    """Genres of items ``(I, C)``, or how many events of each user have each genre ``(U, C)``."""
+    """Return the genres of items ``(I, C)`` or users ``(U, C)``.
+
+    For users, a cell counts the events of the user with the genre.
+    """
     features = log.item_features
     if features is None or "genres" not in features.collect_schema().names():
-        raise ValueError(f"{arg('over')} the items of {log.name} have no genres")
+        raise ValueError(f"{arg('over')}: the items of {log.name} have no genres")
     genres = features.select(pl.col("genres").cast(pl.List(pl.String))).with_row_index("row").collect()
     pairs = genres.explode("genres").drop_nulls().with_columns(pl.col("genres").rank("dense").alias("code") - 1)
     if pairs.is_empty():
-        raise ValueError(f"{arg('over')} no item of {log.name} has a genre")
+        raise ValueError(f"{arg('over')}: no item of {log.name} has a genre")
     items, codes = pairs["row"].to_numpy(), pairs["code"].to_numpy()
     shape = log.n_items, int(codes.max()) + 1
     items_IC = csr_array((np.ones(len(pairs), np.float32), (items, codes)), shape=shape)

@@ -1,4 +1,4 @@
-"""Score given items: rank candidates for one query, or predict the ratings of user-item pairs.
+"""Rank given items for one query, or predict ratings of user-item pairs.
 
 Shapes: T pairs.
 """
@@ -22,8 +22,14 @@ from segue.experiment.inference.recommend import item_frame, warn_once
 __all__ = ["predict_pairs", "rank_items"]
 
 
+UNTYPED = (pl.Null, pl.Object, pl.Float64)
+"""Types of an empty column of ids that say nothing about the type of the ids."""
+
+
 def rank_items(trained: TrainedModel, batch: QueryBatch, items: Any) -> pl.DataFrame:
-    """Rank candidate items for the one query of ``batch``, best first; equal scores keep the order given.
+    """Rank candidate items for the only query of ``batch``, best first.
+
+    Equal scores keep the given order.
 
     Returns:
         ``item_id``, ``rank`` from 1, ``score``, and ``title`` and ``genres`` where known.
@@ -34,13 +40,15 @@ def rank_items(trained: TrainedModel, batch: QueryBatch, items: Any) -> pl.DataF
     if len(batch) != 1:
         raise ValueError(f"rank: got {len(batch)} queries, expected one user or one history")
     codes, unknown = encode_items(trained, items)
+    if not len(codes) and not unknown:
+        raise ValueError(f"{arg('items')}: got no items, expected at least one to rank")
     codes = codes[np.sort(np.unique(codes, return_index=True)[1])]
     if not len(codes):
-        raise ValueError(f"{arg('items')} none of the items is in the catalog")
+        raise ValueError(f"{arg('items')}: none of the items is in the catalog: {list_ids(unknown)}")
     scores_1C = trained.model.score(batch.queries, codes[None])
     order = np.argsort(-scores_1C[0], kind="stable")
     warn_once(
-        [*batch.warnings, *([f"{arg('items')} items not in the catalog: {list_ids(unknown)}"] if unknown else [])]
+        [*batch.messages, *([f"{arg('items')}: items not in the catalog: {list_ids(unknown)}"] if unknown else [])]
     )
     table = item_frame(trained, codes[order])
     rank, score = pl.Series("rank", np.arange(1, len(order) + 1)), pl.Series("score", scores_1C[0][order])
@@ -48,16 +56,16 @@ def rank_items(trained: TrainedModel, batch: QueryBatch, items: Any) -> pl.DataF
 
 
 def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
-    """Predict the value of each user-item pair, such as a rating, in the scale of the data.
+    """Predict the value of each user-item pair, such as a rating.
 
-    A user who was not in training is treated as a new user without a history.
+    Values are in the scale of the data. A user who was not in training is treated as a new user without a history.
 
     Args:
         pairs: a frame with ``user_id`` and ``item_id``, or ``(user, item)`` tuples.
 
     Returns:
-        ``user_id`` and ``item_id`` as given, ``prediction`` (null for an item outside the catalog) and ``notes``, in
-        the kind of frame that came in.
+        ``user_id`` and ``item_id`` as given, ``prediction`` (null for an item outside the catalog) and ``notes``, as
+        the same kind of frame as the input.
 
     Raises:
         ValueError: the model predicts no ratings, or a column is missing.
@@ -69,7 +77,7 @@ def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
             f"predict: '{trained.key}' as it is set predicts no ratings; {hint}a rating model such as als, nmf or "
             "svdpp, on data with ratings"
         )
-    table = _pair_table(pairs)
+    table = _pair_table(trained, pairs)
     users, items = id_texts(table["user_id"], "pairs"), id_texts(table["item_id"], "pairs")
     user_T, user_known_T = trained.users.encode(users)
     item_T, item_known_T = trained.items.encode(items)
@@ -84,37 +92,48 @@ def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
     notes, warnings = _pair_notes(users, items, user_known_T, item_known_T)
     warn_once(warnings)
     prediction = pl.Series("prediction", found_T).fill_nan(None)
-    return like_input(table.with_columns(prediction, pl.Series("notes", notes, pl.String)), pairs)
+    return like_input(
+        table.with_columns(prediction, pl.Series("notes", notes, pl.String)), pairs, getattr(pairs, "index", None)
+    )
 
 
-def _pair_table(pairs: Any) -> pl.DataFrame:
+def _pair_table(trained: TrainedModel, pairs: Any) -> pl.DataFrame:
     if not is_frame(pairs):
         if isinstance(pairs, str) or not isinstance(pairs, Iterable):
-            raise ValueError(f"{arg('pairs')} got {type(pairs).__name__}, expected a frame or a list of (user, item)")
+            raise ValueError(f"{arg('pairs')}: got {type(pairs).__name__}, expected a frame or a list of (user, item)")
         rows = [tuple(pair) if isinstance(pair, Iterable) and not isinstance(pair, str) else (pair,) for pair in pairs]
         if wrong := [row for row in rows if len(row) != 2]:
-            raise ValueError(f"{arg('pairs')} got {wrong[0]!r}, expected (user, item)")
+            raise ValueError(f"{arg('pairs')}: got {wrong[0]!r}, expected (user, item)")
         columns = {"user_id": [row[0] for row in rows], "item_id": [row[1] for row in rows]}
-        return pl.DataFrame({name: pl.Series(name, values, strict=False) for name, values in columns.items()})
-    table = as_frame(pairs, "pairs")
+        table = pl.DataFrame({name: pl.Series(name, values, strict=False) for name, values in columns.items()})
+    else:
+        table = as_frame(pairs, "pairs")
     if missing := [name for name in ("user_id", "item_id") if name not in table.columns]:
-        raise ValueError(f"{arg('pairs')} no column {', '.join(missing)}; the frame has {', '.join(table.columns)}")
-    return table.select("user_id", "item_id")
+        raise ValueError(f"{arg('pairs')}: no column {', '.join(missing)}; the frame has {', '.join(table.columns)}")
+    table = table.select("user_id", "item_id")
+    if len(table):
+        return table
+    no_codes = np.zeros(0, np.int32)
+    types = {
+        "user_id": trained.users.decode_typed(no_codes).dtype,
+        "item_id": trained.items.decode_typed(no_codes).dtype,
+    }
+    untyped = [name for name, dtype in table.schema.items() if dtype in UNTYPED]
+    return table.with_columns(pl.Series(name, [], dtype=types[name]) for name in untyped)
 
 
 def _pair_notes(
     users: list[str], items: list[str], user_known_T: Any, item_known_T: Any
 ) -> tuple[list[str | None], list[str]]:
-    notes: list[str | None] = [None] * len(users)
+    texts = {
+        (False, True): "unknown user: predicted as for a new user",
+        (True, False): "unknown item: no prediction",
+        (False, False): "unknown user and unknown item: no prediction",
+    }
+    notes = [texts.get(pair) for pair in zip(user_known_T.tolist(), item_known_T.tolist(), strict=True)]
     warnings = []
-    for noun, ids, known_T, note in (
-        ("users", users, user_known_T, "unknown user: predicted as for a new user"),
-        ("items", items, item_known_T, "unknown item: no prediction"),
-    ):
+    for noun, ids, known_T in (("users", users, user_known_T), ("items", items, item_known_T)):
         rows = np.flatnonzero(~known_T).tolist()
-        for row in rows:
-            before = notes[row]
-            notes[row] = note if before is None else f"{before}; {note}"
         if rows:
             warnings.append(f"{noun} not in training: {list_ids(list(dict.fromkeys(ids[row] for row in rows)))}")
     return notes, warnings

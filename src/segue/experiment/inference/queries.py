@@ -1,4 +1,6 @@
-"""Queries from what a caller gives: users of the log, histories of item ids, or titles.
+"""Build queries from the arguments of the caller.
+
+Arguments are users of the log, histories of item ids, or titles.
 
 Shapes: N queries, T events.
 """
@@ -16,7 +18,7 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.messages import arg
-from segue.core.types import Dataset, Events, Mask, Queries
+from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Split
 from segue.data import load
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
 
@@ -37,26 +39,40 @@ class QueryBatch:
     keys: pl.Series
     """``(N,)`` user ids, or numbers from 0; its name is the column of the result: ``user_id`` or ``query``."""
     notes: dict[int, list[str]] = field(default_factory=dict)
-    """By query, what could not be taken into account."""
+    """Per query, what could not be taken into account."""
     warnings: list[str] = field(default_factory=list)
     """The same for all queries together, to be issued as one warning."""
+    unknown: dict[str, list[str]] = field(default_factory=dict)
+    """Ids that could not be used, by what they are, such as ``items not in the catalog``; part of the warning."""
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def messages(self) -> list[str]:
+        """Every text of the warning: unknown ids, and then the rest."""
+        return [
+            *(f"{what}: {list_ids(list(dict.fromkeys(ids)))}" for what, ids in self.unknown.items()),
+            *self.warnings,
+        ]
 
     def note(self, row: int, text: str) -> None:
         """Add a note to a query."""
         self.notes.setdefault(row, []).append(text)
 
     def note_items(self, row_T: Any, unknown: Sequence[str], what: str) -> None:
-        """Note ids that are not in the catalog, each with the query ``row_T`` it belongs to."""
+        """Note ids that are not in the catalog.
+
+        Args:
+            row_T: query of each id.
+        """
         by_row: dict[int, list[str]] = {}
         for row, item in zip(row_T, unknown, strict=True):
             by_row.setdefault(int(row), []).append(item)
         for row, items in by_row.items():
             self.note(row, f"{what} not in the catalog: {list_ids(items)}")
         if unknown:
-            self.warnings.append(f"{what} not in the catalog: {list_ids(list(dict.fromkeys(unknown)))}")
+            self.unknown.setdefault(f"{what} not in the catalog", []).extend(unknown)
 
 
 def list_ids(ids: Sequence[str]) -> str:
@@ -74,14 +90,17 @@ def build_queries(
     data: Any = None,
     user_features: Any = None,
 ) -> QueryBatch:
-    """Build queries for users of a log, or for histories; without either, for every user of the log.
+    """Build queries for users of a log, or for histories.
+
+    Without either, build queries for every user of the log; with ``user_features`` alone, for new users without a
+    history.
 
     Args:
         users: an id, several ids, a frame with ``user_id``, or an interaction frame with ``user_id`` and ``item_id``,
-            which then is the log.
+            which is then used as the log; or held-out queries such as ``split.test``, with their own histories.
         histories: lists of item ids, oldest first; or a mapping from user id to such a list.
         titles: one history by titles.
-        data: the log that holds the users' histories: a dataset or what :func:`segue.load` reads; ``None``: the log
+        data: the log that contains the users' histories: a dataset or what :func:`segue.load` reads; ``None``: the log
             that the model was trained on.
         user_features: features of users who were not in training, by name: a mapping, or one row per query.
 
@@ -94,11 +113,19 @@ def build_queries(
     ]
     if len(given) > 1:
         raise ValueError(f"got {' and '.join(map(arg, given))}, expected one of them")
+    if not given and user_features is not None:  # new users without a history
+        if is_frame(user_features):
+            user_features = as_frame(user_features, "user_features")
+        histories = [[]] * (1 if isinstance(user_features, Mapping) else len(user_features))
+    if isinstance(users, HeldOut | Queries):
+        if data is not None or user_features is not None:
+            raise ValueError(f"{arg('users')}: got queries, which have their histories; leave out data and features")
+        return _given_queries(trained, users)
     if titles is not None:
         histories = [resolve_titles(trained, [titles] if isinstance(titles, str) else titles)]
     if histories is not None:
         if data is not None:
-            raise ValueError(f"{arg('data')} applies to {arg('users')}, which have their history there")
+            raise ValueError(f"{arg('data')}: got a log together with histories; it holds the histories of users")
         batch = _history_queries(trained, histories)
     else:
         batch = _user_queries(trained, users, data)
@@ -107,14 +134,20 @@ def build_queries(
 
 def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
     ids: list[str] | None = None
+    if isinstance(users, Dataset | Split):
+        raise ValueError(
+            f"{arg('users')}: got a {type(users).__name__}, expected user ids, a table, or queries such as split.test"
+        )
     if is_frame(users):
         table = as_frame(users, "users")
         if "user_id" not in table.columns:
-            raise ValueError(f"{arg('users')} a table without a column 'user_id'{suggest('user_id', table.columns)}")
+            raise ValueError(
+                f"{arg('users')}: got a table without a column 'user_id'{suggest('user_id', table.columns)}"
+            )
         ids = list(dict.fromkeys(id_texts(table["user_id"], "users")))
         if "item_id" in table.columns:
             if data is not None:
-                raise ValueError(f"{arg('users')} holds histories (a column 'item_id'), so {arg('data')} has no use")
+                raise ValueError(f"{arg('data')}: got a log, but {arg('users')} is a table with histories (item_id)")
             data = table
     elif users is not None:
         ids = list(dict.fromkeys(id_texts(users, "users")))
@@ -140,14 +173,31 @@ def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
         missing = np.flatnonzero(~in_log).tolist()
         for row in missing:
             batch.note(row, "unknown user: not in the log, recommended for as a new user without a history")
-        batch.warnings.append(f"users not in the log of {log.name}: {list_ids([ids[row] for row in missing])}")
+        batch.unknown[f"users not in the log of {log.name}"] = [ids[row] for row in missing]
     return batch
+
+
+def _given_queries(trained: TrainedModel, given: HeldOut | Queries) -> QueryBatch:
+    """Use queries in the codes of the model.
+
+    Their keys are user ids if each query has a different user.
+    """
+    queries = given.queries if isinstance(given, HeldOut) else given
+    n_users, n_items = len(trained.users), len(trained.items)
+    if queries.users.max(initial=-1) >= n_users or queries.history.items.max(initial=-1) >= n_items:
+        raise ValueError(f"{arg('users')}: got queries of other data, expected the split that the model was trained on")
+    has_users = isinstance(given, HeldOut) or bool(queries.known.all())
+    if has_users and len(np.unique(queries.users)) == len(queries):
+        return QueryBatch(queries, trained.users.decode_typed(queries.users).alias("user_id"))
+    return QueryBatch(queries, pl.Series("query", np.arange(len(queries))))
 
 
 def _in_model_codes(
     trained: TrainedModel, log: Dataset, history: Events
 ) -> tuple[Events, tuple[Any, list[str]] | None]:
-    """Translate the codes of items and actions of ``log`` to those of the model; drop items that it does not know.
+    """Translate the codes of items and actions of ``log`` to those of the model.
+
+    Items that the model does not know are dropped.
 
     Returns:
         The events; and row and id of each dropped event, or ``None`` if there is none.
@@ -176,9 +226,9 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
     elif hasattr(histories, "tolist"):
         histories = histories.tolist()
     elif isinstance(histories, str) or not isinstance(histories, Sequence):
-        raise ValueError(f"{arg('histories')} got {type(histories).__name__}, expected a list of lists of item ids")
+        raise ValueError(f"{arg('histories')}: got {type(histories).__name__}, expected a list of lists of item ids")
     if any(isinstance(row, str | int | np.integer) for row in histories):
-        raise ValueError(f"{arg('histories')} got a list of ids, expected a list of lists; one history is [[id, id]]")
+        raise ValueError(f"{arg('histories')}: got a list of ids, expected a list of lists; one history is [[id, id]]")
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in histories]
     if keys.name == "query":
         keys = pl.Series("query", np.arange(len(rows)))
@@ -198,11 +248,11 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
 
 
 def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> QueryBatch:
-    """Attach user features to queries, one row for each."""
+    """Attach user features to queries, one row per query."""
     if batch.queries.known.any():
         known = batch.keys.filter(pl.Series(batch.queries.known))
         raise ValueError(
-            f"{arg('user_features')} apply to new users; user '{known[0]}' was in training, and the model has their "
+            f"{arg('user_features')}: apply to new users; user '{known[0]}' was in training, and the model has their "
             "features"
         )
     if isinstance(features, Mapping):
@@ -211,12 +261,12 @@ def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> Q
         rows = as_frame(features, "user_features").to_dicts() if is_frame(features) else [dict(row) for row in features]
         rows = [{name: value for name, value in row.items() if name not in ("user_id", "query")} for row in rows]
     if len(rows) != len(batch):
-        raise ValueError(f"{arg('user_features')} got {len(rows)} rows for {len(batch)} queries")
+        raise ValueError(f"{arg('user_features')}: got {len(rows)} rows for {len(batch)} queries")
     frames = [validate_profile(trained, row) for row in rows]
     if not rows or not rows[0]:
         return batch
     queries = replace(batch.queries, profile=pl.concat(frames, how="diagonal_relaxed"))
-    found = QueryBatch(queries, batch.keys, batch.notes, batch.warnings)
+    found = QueryBatch(queries, batch.keys, batch.notes, batch.warnings, batch.unknown)
     for row, values in enumerate(rows):
         for text in _unknown_categories(trained, values):
             found.note(row, text)
@@ -230,15 +280,23 @@ def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> Q
     return found
 
 
-def encode_items(trained: TrainedModel, items: Sequence[Any]) -> tuple[Any, list[str]]:
-    """Look up the codes of the known ids in ``items``, in order, and list the ids that are not in the catalog."""
-    texts = id_texts(items, "items")
+def encode_items(trained: TrainedModel, items: Any, name: str = "items") -> tuple[Any, list[str]]:
+    """Look up the codes of the known ids in ``items``, in order.
+
+    Also list the ids that are not in the catalog.
+
+    Args:
+        name: argument that error messages name.
+    """
+    texts = id_texts(items, name)
     codes, known = trained.items.encode(texts)
     return codes[known], [item for item, is_known in zip(texts, known.tolist(), strict=True) if not is_known]
 
 
 def resolve_titles(trained: TrainedModel, titles: Sequence[str]) -> list[str]:
-    """Find the ids of items by title: the whole title in any case, else the only title that contains the text.
+    """Find the ids of items by title.
+
+    A title matches as a whole, ignoring case, or else as part of the only title that contains it.
 
     Raises:
         ValueError: lists every title that matches no item or several.
@@ -276,7 +334,7 @@ def validate_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> pl.Da
     names = [str(name) for name in trained.metadata.get("user_features", [])]
     if unknown := [name for name in profile if name not in names]:
         hint = suggest(unknown[0], names) if names else "; the data has no user features"
-        raise ValueError(f"{arg('user_features')} unknown '{unknown[0]}'{hint}")
+        raise ValueError(f"{arg('user_features')}: unknown '{unknown[0]}'{hint}")
     return pl.DataFrame({name: [value] for name, value in profile.items()})
 
 

@@ -1,4 +1,6 @@
-"""Recommend items to users, or after histories; results are tables with ids, titles and genres.
+"""Recommend items to users, or after histories.
+
+Results are tables with ids, titles and genres.
 
 Shapes: N queries, k items of a list.
 """
@@ -12,14 +14,14 @@ import numpy as np
 import polars as pl
 
 from segue.core.bundle import TrainedModel
-from segue.core.messages import arg, warn
+from segue.core.messages import warn
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Recommendations
 from segue.experiment.inference.constraints import Constraints, catalog_of, compile_constraints
-from segue.experiment.inference.frames import id_texts
-from segue.experiment.inference.queries import QueryBatch, list_ids
+from segue.experiment.inference.frames import id_texts, positive_integer
+from segue.experiment.inference.queries import QueryBatch
 
-__all__ = ["history_table", "item_frame", "recommend_table", "to_frame", "warn_once"]
+__all__ = ["history_table", "item_frame", "recommend_block", "recommend_table", "to_frame", "warn_once"]
 
 CATALOG_COLUMNS = ("title", "genres")
 """Columns of the catalog that results include where they exist."""
@@ -48,29 +50,53 @@ def recommend_table(
     Raises:
         ValueError: ``k`` is below 1, or a constraint is malformed.
     """
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"{arg('k')} got {k!r}, expected an integer of at least 1")
+    table, warnings = recommend_block(
+        trained, batch, k, allow=allow, deny=deny, filter=filter, exclude_seen=exclude_seen, rules=rules
+    )
+    warn_once([*batch.messages, *warnings])
+    return table
+
+
+def recommend_block(
+    trained: TrainedModel,
+    batch: QueryBatch,
+    k: int = 10,
+    *,
+    allow: Any = None,
+    deny: Any = None,
+    filter: Mapping[str, Any] | None = None,  # noqa: A002 - the name in the public API
+    exclude_seen: bool = True,
+    rules: Mapping[str, Any] | None = None,
+) -> tuple[pl.DataFrame, list[str]]:
+    """Recommend like :func:`recommend_table`, but do not issue warnings.
+
+    Warnings about constraints are returned instead. Queries for which no item is left are added to ``batch.unknown``.
+    """
+    k = positive_integer(k, "k")
     constraints = compile_constraints(trained, batch, allow, deny, filter, rules)
     texts: list[tuple[str, ...]] = []
     if constraints.needs_rerank:
-        found, texts = _rerank(trained, batch, constraints, int(k), exclude_seen)
+        found, texts = _rerank(trained, batch, constraints, k, exclude_seen)
     else:
         found = recommend(
             trained.model,
             batch.queries,
-            min(int(k), len(trained.items)),
+            min(k, len(trained.items)),
             exclude_seen=exclude_seen,
             allowed=constraints.allowed,
             exclude_rows=constraints.exclude_rows if constraints.has_rows else None,
         )
     empty = batch.keys.filter(pl.Series(found.lengths == 0))
-    unserved = [f"no item was left to recommend for {list_ids(id_texts(empty, 'users'))}"] if len(empty) else []
-    warn_once([*batch.warnings, *constraints.warnings, *unserved])
-    return to_frame(trained, found, batch.keys, _notes(batch, found, int(k), texts))
+    if len(empty):
+        batch.unknown["no item was left to recommend for"] = id_texts(empty, "users")
+    return to_frame(trained, found, batch.keys, _notes(batch, found, k, texts)), constraints.warnings
 
 
 def warn_once(texts: list[str]) -> None:
-    """Issue one warning with all ``texts``, if there are any; it points at the caller of the public function."""
+    """Issue one warning with all ``texts``, if there are any.
+
+    It points at the caller of the public function.
+    """
     if texts:
         warn("; ".join(dict.fromkeys(texts)), stacklevel=5)
 
@@ -79,7 +105,7 @@ def to_frame(trained: TrainedModel, found: Recommendations, keys: pl.Series, not
     """Convert lists to a table; see :func:`recommend_table`.
 
     Args:
-        keys: ``(N,)`` name of each query; its own name is that of the first column.
+        keys: ``(N,)`` name of each query; the name of the series is that of the first column.
         notes: ``(N,)`` text, or ``None``: all null.
     """
     rows, ranks = np.nonzero(np.arange(found.items.shape[1]) < found.lengths[:, None])
@@ -105,7 +131,10 @@ def to_frame(trained: TrainedModel, found: Recommendations, keys: pl.Series, not
 
 
 def item_frame(trained: TrainedModel, codes: Codes) -> pl.DataFrame:
-    """Describe items: ``item_id``, and ``title`` and ``genres`` where the catalog has them, one row per code."""
+    """Describe items in a table, one row per code.
+
+    The columns are ``item_id``, and ``title`` and ``genres`` where the catalog has them.
+    """
     known = trained.catalog.collect_schema().names()
     names = [name for name in CATALOG_COLUMNS if name in known]
     ids = trained.items.decode_typed(codes).alias("item_id")
@@ -121,7 +150,7 @@ def history_table(trained: TrainedModel, batch: QueryBatch) -> pl.DataFrame:
 
 
 def _notes(batch: QueryBatch, found: Recommendations, k: int, texts: list[tuple[str, ...]]) -> pl.Series | None:
-    """One text per query, or null; ``None`` if there is nothing to note at all."""
+    """Return one text per query, or null; ``None`` if there are no notes at all."""
     notes = {row: list(lines) for row, lines in batch.notes.items()}
     for row, lines in enumerate(texts):
         if lines:
@@ -139,7 +168,10 @@ def _notes(batch: QueryBatch, found: Recommendations, k: int, texts: list[tuple[
 def _rerank(
     trained: TrainedModel, batch: QueryBatch, constraints: Constraints, k: int, exclude_seen: bool
 ) -> tuple[Recommendations, list[tuple[str, ...]]]:
-    """Recommend under rules that the order of scores alone does not satisfy; also return notes per query."""
+    """Recommend under rules that the order of scores alone does not satisfy.
+
+    Also return notes per query.
+    """
     from segue.serving import schemas
     from segue.serving.ranking.rank_batch import rank_batch
 

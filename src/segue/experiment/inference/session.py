@@ -1,4 +1,7 @@
-"""Recommend from the state of a streaming model, one event at a time, with ids instead of codes."""
+"""Recommend from the state of a streaming model, one event at a time.
+
+The interface uses ids instead of codes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from segue.core.model import Streaming
 from segue.core.recommend import recommend_from_state
 from segue.core.state import State
 from segue.core.types import Codes, Events, Queries
-from segue.experiment.inference.frames import id_texts
+from segue.experiment.inference.frames import id_texts, positive_integer
 from segue.experiment.inference.queries import encode_items, list_ids, validate_profile
 from segue.experiment.inference.recommend import to_frame
 
@@ -23,9 +26,10 @@ __all__ = ["StreamingSession"]
 
 
 class StreamingSession:
-    """States of users, advanced by one event at a time at a cost that does not grow with the history.
+    """States of users, updated by one event at a time.
 
-    A state is a value: keep it, store ``state.to_bytes()``, and continue later with ``State.from_bytes``.
+    The cost of an update does not grow with the history. A state is a value: keep it, store ``state.to_bytes()``, and
+    continue later with ``State.from_bytes``.
 
     Raises:
         ValueError: the model has no state.
@@ -93,16 +97,19 @@ class StreamingSession:
         time: int | None = None,
         allow: Sequence[Any] | None = None,
     ) -> pl.DataFrame:
-        """Recommend ``k`` items from a state; the table is that of :func:`segue.recommend`.
+        """Recommend ``k`` items from a state.
+
+        The table is that of :func:`segue.recommend`.
 
         Args:
-            seen: ids that are not to be recommended again. A state does not hold them; the caller keeps them.
+            seen: ids that are not to be recommended again. A state does not contain them; the caller stores them.
             time: time of the query in seconds, for models that read it.
             allow: ids of the only items that may be recommended; ``None``: all.
 
         Raises:
             ValueError: a state of another model, or of several histories.
         """
+        k = positive_integer(k, "k")
         if len(state) != 1:
             raise ValueError(f"recommend: a state of {len(state)} histories, expected 1; take one of them")
         mask = None
@@ -117,7 +124,7 @@ class StreamingSession:
     def _codes(self, items: Sequence[Any]) -> Codes:
         codes, unknown = encode_items(self.trained, items)
         if unknown:
-            raise ValueError(f"{arg('item')} not in the catalog: {list_ids(unknown)}; leave it out")
+            raise ValueError(f"{arg('item')}: not in the catalog: {list_ids(unknown)}; leave it out")
         found: Codes = codes
         return found
 
@@ -131,7 +138,7 @@ class StreamingSession:
         codes = self._codes(items)
         known = self.model.schema.actions
         if unknown := [action for action in actions or () if action not in known]:
-            raise ValueError(f"{arg('action')} unknown '{unknown[0]}'{suggest(unknown[0], known)}")
+            raise ValueError(f"{arg('action')}: unknown '{unknown[0]}'{suggest(unknown[0], known)}")
         action_codes = None if actions is None else np.array([known.index(action) for action in actions], np.uint8)
         return Events(
             np.array([0, len(codes)]),

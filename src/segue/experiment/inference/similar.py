@@ -1,4 +1,6 @@
-"""List similar items or users, by the model's own similarity or by a measure of the log.
+"""List similar items or users.
+
+The similarity is the model's own or a measure of the log.
 
 Shapes: I items, U users, R rows that are compared.
 """
@@ -15,7 +17,7 @@ from segue.core.messages import arg
 from segue.core.model import Factored, Similar, SimilarUsers
 from segue.core.recommend import top_k
 from segue.core.types import Codes, Dataset, Queries, Scores
-from segue.experiment.inference.frames import id_texts
+from segue.experiment.inference.frames import id_texts, positive_integer
 from segue.experiment.inference.log_similarity import log_similarity
 from segue.experiment.inference.queries import encode_items
 from segue.experiment.inference.recommend import item_frame
@@ -50,6 +52,7 @@ def similar_items(
     Raises:
         ValueError: the item or the measure is unknown, or the measure does not apply.
     """
+    k, shrink = positive_integer(k, "k"), _check_shrink(shrink)
     code = _item_code(trained, item)
     model = trained.model
     if measure is None:
@@ -100,6 +103,7 @@ def similar_users(
     Raises:
         ValueError: the user or the measure is unknown, the measure does not apply, or the user has no event in ``log``.
     """
+    k, shrink = positive_integer(k, "k"), _check_shrink(shrink)
     code = _user_code(log, user)
     model, everyone = trained.model, Queries.of_users(np.arange(log.n_users, dtype=np.int32), log.histories)
     if measure is None:
@@ -140,22 +144,33 @@ def _ranked(table: pl.DataFrame) -> pl.DataFrame:
     return table.insert_column(0, pl.Series("rank", np.arange(1, len(table) + 1)))
 
 
+def _check_shrink(shrink: float | None) -> float | None:
+    if shrink is None:
+        return None
+    if isinstance(shrink, bool) or not isinstance(shrink, int | float | np.number) or not 0 <= shrink < np.inf:
+        raise ValueError(f"{arg('shrink')}: got {shrink!r}, expected a number of at least 0")
+    return float(shrink)
+
+
 def _item_code(trained: TrainedModel, item: Any) -> int:
-    codes, unknown = encode_items(trained, item)
+    codes, unknown = encode_items(trained, item, "item")
     if unknown:
-        raise ValueError(f"{arg('item')} '{unknown[0]}' is not in the catalog")
+        raise ValueError(f"{arg('item')}: '{unknown[0]}' is not in the catalog")
     if len(codes) != 1:
-        raise ValueError(f"{arg('item')} got {len(codes)} items, expected one")
+        raise ValueError(f"{arg('item')}: got {len(codes)} items, expected one")
     return int(codes[0])
 
 
 def _user_code(log: Dataset, user: Any) -> int:
-    (code,), (is_known,) = log.users.encode(id_texts(user, "user"))
+    ids = id_texts(user, "user")
+    if len(ids) != 1:
+        raise ValueError(f"{arg('user')}: got {len(ids)} users, expected one")
+    (code,), (is_known,) = log.users.encode(ids)
     if not is_known:
         examples = ", ".join(log.users.ids.head(5))
-        raise ValueError(f"{arg('user')} '{user}' is not in {log.name}, whose users are {examples}, ...")
+        raise ValueError(f"{arg('user')}: '{user}' is not in {log.name}, whose users are {examples}, ...")
     if log.histories.lengths[code] == 0:
-        raise ValueError(f"{arg('user')} '{user}' has no event in the training part of {log.name} to be compared by")
+        raise ValueError(f"{arg('user')}: '{user}' has no event in the training part of {log.name} to be compared by")
     return int(code)
 
 
@@ -163,13 +178,13 @@ def _compares_vectors(measure: str) -> bool:
     try:
         check_measure(measure)
     except ValueError as error:
-        raise ValueError(f"{arg('measure')} {error}") from None
+        raise ValueError(f"{arg('measure')}: {error}") from None
     return measure in VECTOR_MEASURES
 
 
 def _factored(trained: TrainedModel, measure: str) -> Factored:
     if not isinstance(trained.model, Factored):
-        raise ValueError(f"{arg('measure')} '{measure}' compares learned vectors, and '{trained.key}' has none")
+        raise ValueError(f"{arg('measure')}: '{measure}' compares learned vectors, and '{trained.key}' has none")
     return trained.model
 
 
@@ -177,14 +192,14 @@ def _require_measure(over: str | None, shrink: float | None) -> None:
     for name, value in (("over", over), ("shrink", shrink)):
         if value is not None:
             raise ValueError(
-                f"{arg(name)} got '{value}', which needs a measure of the log: cosine, jaccard, pearson, ..."
+                f"{arg(name)}: got {value!r}, which needs a measure of the log: cosine, jaccard, pearson, ..."
             )
 
 
 def _require_log(log: Dataset | None, measure: str) -> Dataset:
     if log is None:
         raise ValueError(
-            f"{arg('measure')} '{measure}' compares the log that the model was trained on; give it: {arg('data')}"
+            f"{arg('measure')}: '{measure}' compares the log that the model was trained on; give it: {arg('data')}"
         )
     return log
 
@@ -192,7 +207,7 @@ def _require_log(log: Dataset | None, measure: str) -> Dataset:
 def _of_log(
     log: Dataset, of: Literal["items", "users"], code: int, measure: str, over: str | None, shrink: float | None
 ) -> Scores:
-    """The similarity to all others; what has none is excluded."""
+    """Return the similarity to all others; those without similarity are excluded."""
     similarity_R = log_similarity(log, of, code, measure, over, shrink)
     return np.where(similarity_R == 0.0, np.float32(-np.inf), similarity_R)
 
@@ -204,7 +219,7 @@ def _best(similarity_R: Scores, k: int) -> tuple[Codes, Scores]:
 
 
 def _common_items(log: Dataset, code: int, codes: Codes) -> list[Codes]:
-    """The items that each of ``codes`` shares with ``code``, the rarest first."""
+    """Return the items that each of ``codes`` shares with ``code``, rarest first."""
     counts_I = np.bincount(log.histories.items, minlength=log.n_items)
     own = np.unique(log.histories.rows_between(code, code + 1).items)
     own = own[np.argsort(counts_I[own], kind="stable")].astype(np.int32)
@@ -212,7 +227,7 @@ def _common_items(log: Dataset, code: int, codes: Codes) -> list[Codes]:
 
 
 def _titles(trained: TrainedModel, items: Codes) -> list[str]:
-    """Titles, or ids where there is none."""
+    """Return the titles, or ids of items without a title."""
     table = item_frame(trained, items).with_columns(pl.col("item_id").cast(pl.String))
     if "title" not in table.columns:
         return table["item_id"].to_list()

@@ -1,4 +1,6 @@
-"""Recommend the most popular items to everyone (Cremonesi, Koren and Turrin 2010, doi:10.1145/1864708.1864721).
+"""Recommend the most popular items to everyone.
+
+Cremonesi, Koren and Turrin 2010, doi:10.1145/1864708.1864721.
 
 Shapes: I items.
 """
@@ -20,7 +22,10 @@ __all__ = ["Popular"]
 
 
 class Popular(PopularityModel):
-    """The logarithm of each item's share of the training events; only of the target action, if there is one."""
+    """Score items by the logarithm of their share of the training events.
+
+    Only events of the target action count, if there is one.
+    """
 
     class Config(Settings):
         """Settings of ``popular``."""

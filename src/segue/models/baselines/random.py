@@ -1,7 +1,8 @@
 """Recommend items at random: a lower bound for comparisons.
 
-The score of an item is a hash of the run's seed, the query and the item: equal queries get equal scores, alone or in a
-block, and only the seed is stored. The hash is SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195).
+The score of an item is a hash of the run's seed, the query and the item. Equal queries get equal scores, whether scored
+alone or in a batch, and only the seed is stored. The hash is SplitMix64 (Steele, Lea and Flood 2014,
+doi:10.1145/2660193.2660195).
 
 Shapes: N queries, I items, C candidates.
 """
@@ -38,13 +39,13 @@ class Random(Solver):
         self.seed_1 = np.array([run.derive_seed("random")], np.uint64)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Hash the seed, the user if known, the history and the item."""
+        """Hash the seed, the user (if known), the history and the item."""
         items = np.arange(self.schema.n_items)[None, :] if candidates is None else candidates
         words_NC = items.astype(np.uint64) + self._query_hash(queries)[:, None]
         return (_splitmix64(words_NC) >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
 
     def _query_hash(self, queries: Queries) -> Words:
-        """Return ``(N,)`` a hash of each query."""
+        """Return the ``(N,)`` hash of each query."""
         history = queries.history
         positions = np.arange(history.size) - history.offsets[:-1][history.rows]
         events = _splitmix64(history.items.astype(np.uint64) + (positions.astype(np.uint64) << np.uint64(32)))

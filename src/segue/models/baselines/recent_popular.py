@@ -1,8 +1,9 @@
-"""Recommend recently popular items: the weight of an event halves with each half-life of its age.
+"""Recommend recently popular items.
 
-After Ji, Sun, Zhang and Li 2020, "A Re-visit of the Popularity Baseline in Recommender Systems", arXiv:2005.13829. Ages
-are relative to the newest training event. In data without times, the age of an event is the number of later events of
-the same user, and the half-life counts such events; a warning is logged.
+The weight of an event halves with each half-life of its age. After Ji, Sun, Zhang and Li 2020, "A Re-visit of the
+Popularity Baseline in Recommender Systems", arXiv:2005.13829. Ages are relative to the newest training event. In data
+without times, the age of an event is the number of later events of the same user, and the half-life counts such events;
+a warning is logged.
 
 Shapes: I items, T events.
 """
@@ -29,13 +30,15 @@ LOG = logging.getLogger(__name__)
 
 
 class RecentPopular(PopularityModel):
-    """The logarithm of each item's share of the training events, weighted by age."""
+    """Score items by the logarithm of their age-weighted share of the training events."""
 
     class Config(Settings):
         """Settings of ``recent_popular``."""
 
         half_life: Annotated[float, Gt(0)] = 30.0
-        """Days after which the weight of an event halves; in data without times, later events of the user."""
+        """Number of days after which the weight of an event halves; in data without times, number of later events of
+        the user.
+        """
         smoothing: Annotated[float, Gt(0)] = 1.0
         """Weight, in events of age 0, of the all-time popularity mixed in; it ranks items without recent events."""
 
@@ -50,7 +53,10 @@ class RecentPopular(PopularityModel):
 
 
 def _ages(events: Events) -> NDArray[np.float64]:
-    """Return ``(T,)`` ages in days before the newest event; without times, numbers of later events of the user."""
+    """Return the ``(T,)`` ages of the events in days before the newest event.
+
+    In data without times, the age of an event is the number of later events of the same user.
+    """
     if events.times is None:
         return (events.offsets[1:][events.rows] - 1 - np.arange(events.size)).astype(np.float64)
     newest = events.times.max(initial=np.iinfo(np.int64).min)

@@ -1,14 +1,17 @@
-"""ALS: explicit matrix factorization with biases (Koren, Bell and Volinsky 2009, doi:10.1109/MC.2009.263).
+"""ALS: explicit matrix factorization with biases.
 
-A rating is ``mean + b_u + b_i + p_u . q_i``. With one side fixed, biases and factors of the other side are solutions of
-small ridge regressions; users and items alternate. They are solved exactly or approximately, so that the objective
-never increases:
+Koren, Bell and Volinsky 2009, doi:10.1109/MC.2009.263.
+
+A rating is ``mean + b_u + b_i + p_u . q_i``. With the items fixed, the bias and factors of each user are the solution
+of a small ridge regression, and vice versa. Users and items are updated alternately, exactly or approximately; in both
+cases the objective never increases:
 
     sum (r - prediction)²  +  sum_u n_u (l2_bias b_u² + l2 |p_u|²)
         +  sum_i n_i (l2_bias (b_i - f_i.v)² + l2 |q_i - f_i W|²)  +  l2_features (|v|² + |W|²)
 
-with n the number of ratings (weighted regularization: Zhou et al. 2008, doi:10.1007/978-3-540-68880-8_32) or 1, and f_i
-W the prior mean given by an item's features (cf. Agarwal and Chen 2009, doi:10.1145/1557019.1557029), 0 without them.
+where n is the number of ratings (weighted regularization: Zhou et al. 2008, doi:10.1007/978-3-540-68880-8_32) or 1, and
+``f_i W`` is the prior mean given by an item's features (cf. Agarwal and Chen 2009, doi:10.1145/1557019.1557029).
+Without features it is 0.
 
 Shapes: U users, I items, N queries, D dimensions including the bias, F feature columns, T ratings.
 """
@@ -44,10 +47,10 @@ class ALS(BiasedFactorModel):
         embedding_dim: Annotated[int, Ge(1)] = 64
         """Number of factors of a user and of an item; the cost is quadratic in it."""
         iterations: Annotated[int, Ge(1)] = 15
-        """Number of times that all users and then all items are solved."""
+        """Number of alternations: each solves all users, then all items."""
         solver: Literal["exact", "conjugate_gradient"] = "exact"
-        """Solve rows exactly, or improve them by a few conjugate gradient steps, which is as accurate overall and
-        faster for ``embedding_dim`` of 64 or more.
+        """Solve rows exactly, or improve them by a few conjugate gradient steps, which reaches the same accuracy and is
+        faster for an ``embedding_dim`` of 64 or more.
         """
         cg_steps: Annotated[int, Ge(1)] = 3
         """For ``conjugate_gradient``: steps for each row in each iteration."""
@@ -60,7 +63,7 @@ class ALS(BiasedFactorModel):
         item_features: bool = False
         """Regularize items towards a linear function of their features, not towards zero."""
         l2_features: Annotated[float, Gt(0)] = 100.0
-        """L2 regularization of that function."""
+        """L2 regularization of the function of item features."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
 
@@ -90,7 +93,7 @@ class ALS(BiasedFactorModel):
         run_iterations(
             config.iterations, step, run, arrays=self.arrays, restore=self.restore, model=self, validate=validate
         )
-        # known users get the same factors as unknown ones with their history
+        # known users get the same factors as unknown users with the same history
         self._set_factors(solver.mean, solver.users(self.items_ID), self.items_ID, value_range)
 
     def fold_in(self, history: Events) -> Scores:
@@ -111,7 +114,7 @@ class ALS(BiasedFactorModel):
 
 
 class _AlternatingSolver:
-    """The equations of users given items, and of items given users."""
+    """Solver of the equations of users given the items, and of items given the users."""
 
     def __init__(self, config: ALS.Config, train: Dataset, ratings: Ratings) -> None:
         self.config, self.ratings = config, ratings
@@ -126,7 +129,10 @@ class _AlternatingSolver:
         self.scale_U, self.scale_I = _scale(config, ratings.counts), _scale(config, ratings.item_counts)
 
     def users(self, items_ID: Scores, users_UD: Scores | None = None) -> Scores:
-        """Solve all users given the items; improve ``users_UD``, or solve exactly without them."""
+        """Solve all users given the items.
+
+        Improve ``users_UD``, or solve exactly without them.
+        """
         ratings = self.ratings
         targets_T = self.residuals_T - items_ID[ratings.items, 0]
         arguments = ratings.offsets, ratings.items, targets_T, _with_one(items_ID)
@@ -135,7 +141,10 @@ class _AlternatingSolver:
         return self._improve(*arguments, self.scale_U, users_UD)[0]
 
     def items(self, users_UD: Scores, items_ID: Scores) -> tuple[Scores, dict[str, float]]:
-        """Solve all items given the users; return them, the objective and the training error."""
+        """Solve all items given the users.
+
+        Return the items, the objective and the training error.
+        """
         prior_ID = self._prior(items_ID)
         targets_T = self.item_residuals_T - users_UD[self.item_users_T, 0]
         arguments = self.ratings.item_offsets, self.item_users_T, targets_T, _with_one(users_UD)
@@ -176,7 +185,10 @@ class _AlternatingSolver:
         scale_R: Scores,
         rows_RD: Scores,
     ) -> tuple[Scores, Scores]:
-        """Improve ``rows_RD``, in units in which all dimensions have the same regularization."""
+        """Improve ``rows_RD`` by the configured solver.
+
+        The rows are in units in which all dimensions have the same regularization.
+        """
         scales_D: Scores = np.sqrt(self.ridge_D).astype(np.float32)
         scaled_CD: Scores = vectors_CD / scales_D
         start_RD: Scores = rows_RD * scales_D
@@ -186,7 +198,10 @@ class _AlternatingSolver:
         return improved_RD, gains_R
 
     def _prior(self, items_ID: Scores) -> Scores:
-        """Return the prior means of the items: a ridge regression of the items on their features."""
+        """Return the prior means of the items.
+
+        They are the predictions of a ridge regression of the items on their features.
+        """
         self.feature_ridge = 0.0
         if self.features_IF is None:
             return np.zeros_like(items_ID)
@@ -219,7 +234,10 @@ def _scale(config: ALS.Config, counts_R: NDArray[np.int64]) -> Scores:
 
 
 def _with_one(rows_RD: Scores) -> Scores:
-    """Replace biases by 1: the vectors that bias and factors of the other side are multiplied with."""
+    """Replace the biases by 1.
+
+    The result holds the vectors that the bias and factors of the other side are multiplied by.
+    """
     ones_RD = rows_RD.copy()
     ones_RD[:, 0] = 1.0
     return ones_RD

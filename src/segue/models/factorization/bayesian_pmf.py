@@ -1,8 +1,10 @@
-"""Bayesian PMF: factors sampled from their posterior (Salakhutdinov and Mnih 2008, doi:10.1145/1390156.1390267).
+"""Bayesian PMF: factors sampled from their posterior.
+
+Salakhutdinov and Mnih 2008, doi:10.1145/1390156.1390267.
 
 While ``pmf`` and ``als`` compute the most probable factors for a given regularization, this model samples factors and
-their hyperparameters by Gibbs sampling, and predicts by the mean over samples. It is robust to overfitting for any
-number of factors, has no setting that requires tuning, and quantifies its uncertainty (:meth:`BayesianPMF.deviation`).
+their hyperparameters by Gibbs sampling, and predicts the mean over samples. It is robust to overfitting for any number
+of factors, has no setting that requires tuning, and quantifies its uncertainty (:meth:`BayesianPMF.deviation`).
 
 Samples are stored side by side as one wide factor model. For each sample, the factors of an unknown user are the
 conditional mean given the history.
@@ -52,10 +54,10 @@ class BayesianPMF(BiasedFactorModel):
         """Include biases of users and items."""
         implicit: bool = True
         """Let the mean of a user depend on the items they rated, and that of an item on its users: the Bayesian form of
-        SVD++. False: as first published.
+        SVD++. False: the model of the paper.
         """
         noise_precision: Annotated[float, Gt(0)] | None = None
-        """Inverse variance of a rating around its mean, relative to that of all ratings; none: it is sampled."""
+        """Precision (inverse variance) of a rating around its mean, relative to that of all ratings; none: sampled."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
 
@@ -130,7 +132,7 @@ class BayesianPMF(BiasedFactorModel):
     def _publish(
         self, samples: list[PosteriorSample], mean: float, std: float, value_range: tuple[float, float]
     ) -> None:
-        """Set the model to the mean over these samples."""
+        """Set the state of the model to the mean over these samples."""
         count, first = len(samples), int(self.config.biases)
         share = np.float32(std / count)
         users_UB = np.concatenate([sample.users_UB[:, first:] * share for sample in samples], axis=1)
@@ -180,7 +182,10 @@ class BayesianPMF(BiasedFactorModel):
         return np.column_stack([biases_N, *(rows_NB[:, first:] for rows_NB in means)]).astype(np.float32)
 
     def _conditional_means(self, history: Events, sample: PosteriorSample, with_roots: bool) -> tuple[Scores, Scores]:
-        """Compute ``(N, B)`` means for one sample, and with ``with_roots`` ``(N, B, B)`` precision roots."""
+        """Compute the ``(N, B)`` conditional means of users for one sample.
+
+        With ``with_roots``, also return the ``(N, B, B)`` roots of the precisions.
+        """
         known = rated_events(history)
         assert known.values is not None
         means_NB = sample.mean_B[None]
@@ -206,8 +211,8 @@ class BayesianPMF(BiasedFactorModel):
     def deviation(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Compute standard deviations of predicted values, in the scale of the data.
 
-        They include the uncertainty of the user's factors given the history, that of the items (the spread over
-        samples), and the noise of ratings. Users are represented by their histories, known or not.
+        They include the uncertainty of the user's factors given the history, the uncertainty of the items (the spread
+        over samples), and the noise of ratings. Both known and unknown users are represented by their histories.
 
         Args:
             queries: the queries.

@@ -1,11 +1,11 @@
-"""BPR: matrix factorization by Bayesian personalized ranking (Rendle et al. 2009, arXiv:1205.2618).
+"""BPR: matrix factorization by Bayesian personalized ranking.
 
-A score is ``p_u . q_i + b_i``. For each event, an item that the user has not seen is sampled, and the seen item should
-score higher: the loss is ``-ln sigma(x)``, with x the difference of the scores. An iteration is a pass over all events
-in random order, with a plain gradient step for each triplet, as in the paper, or an Adam step for each batch. It uses
-one thread, so that results are reproducible.
+Rendle et al. 2009, arXiv:1205.2618. A score is ``p_u . q_i + b_i``. For each event, an item that the user has not seen
+is sampled, and the seen item should score higher: the loss is ``-ln sigma(x)``, with x the difference of the scores. An
+iteration is a pass over all events in random order, with a plain gradient step for each triplet, as in the paper, or an
+Adam step for each batch. Training uses one thread, so that results are reproducible.
 
-Unknown users are folded in with fixed items: their objective is that of training, in expectation over all items as
+Unknown users are folded in with the items fixed. The objective is that of training, in expectation over all items as
 negatives. A quadratic bound of ``-ln sigma(x)`` (Jaakkola and Jordan 2000, doi:10.1023/A:1008932416310) turns it into a
 ridge regression, whose solution determines the next bound.
 
@@ -35,15 +35,18 @@ from segue.solvers.triplet_sampling import TripletSampler
 __all__ = ["BPR"]
 
 MIN_FOLD_IN_L2 = 0.01
-"""Lower bound of the regularization when folding in: training stops early, a solution does not."""
+"""Minimum regularization when folding in: unlike training, an exact solution has no early stopping."""
 PRIOR_EVENTS = 10.0
-"""Number of events that the mean of all users is worth when folding in."""
+"""Weight of the mean of all users when folding in, in number of events."""
 FOLD_IN_ITERATIONS = 4
 """Number of times that the quadratic bound is updated."""
 
 
 class BPR(Solver):
-    """Pairwise matrix factorization; known users keep their trained factors, others are folded in."""
+    """Pairwise matrix factorization.
+
+    Known users keep their trained factors; other users are folded in.
+    """
 
     class Config(Settings):
         """Settings of ``bpr``."""
@@ -53,7 +56,7 @@ class BPR(Solver):
         iterations: Annotated[int, Ge(1)] = 30
         """Number of passes over all events, each with new negatives."""
         optimizer: Literal["adam", "sgd"] = "adam"
-        """Adam step for each batch, or SGD step for each triplet; SGD is faster, but needs more iterations."""
+        """``adam``: one step per batch. ``sgd``: one step per triplet, which is faster but needs more iterations."""
         batch_size: Annotated[int, Ge(1)] = 512
         """Number of triplets of an Adam step."""
         learning_rate: Annotated[float, Gt(0)] = 1e-3
@@ -137,7 +140,10 @@ class BPR(Solver):
         )
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Return factors: trained for known users, else folded in; the mean user for an empty history."""
+        """Return the trained factors of known users, and fold in the others.
+
+        An empty history gets the factors of the mean user.
+        """
         rows_ND = np.tile(self.default_user_D, (len(queries), 1))
         use_trained = queries.known.copy()
         use_trained[use_trained] = self.users_UD[queries.users[use_trained]].any(axis=1)
@@ -198,7 +204,7 @@ class BPR(Solver):
         return self.bias_I
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Compute scores; the difference of two is the log-odds that the first item is preferred."""
+        """Compute scores; a difference is the log-odds of preferring the first item."""
         scores_NI: Scores = self.encode(queries) @ self.items_ID.T + self.bias_I
         return select_candidates(scores_NI, candidates)
 
@@ -207,7 +213,10 @@ class BPR(Solver):
         return cosine_similarity(self.items_ID, items)
 
     def arrays(self) -> StateArrays:
-        """Return factors of users, zero for those without events, factors of items, and item biases."""
+        """Return the user factors, the item factors and the item biases.
+
+        The factors of users without events are zero.
+        """
         return {"users": self.users_UD, "items": self.items_ID, "bias": self.bias_I}
 
     def restore(self, arrays: StateArrays) -> None:
@@ -220,7 +229,10 @@ class BPR(Solver):
 
 
 def _initial_rows(train: Dataset, width: int, rng: np.random.Generator) -> Scores:
-    """Sample ``(R, 1 + D)`` users, then items, with Glorot variance; users without events are 0."""
+    """Sample ``(R, 1 + D)`` initial rows of users, then items, with Glorot variance.
+
+    The rows of users without events are 0.
+    """
     rows = rng.standard_normal((train.n_users + train.n_items, width + 1), np.float32)
     users, items = rows[: train.n_users], rows[train.n_users :]
     for matrix in (users, items):

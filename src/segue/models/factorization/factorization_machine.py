@@ -1,15 +1,18 @@
-"""Bayesian factorization machine for ratings (Rendle 2010, doi:10.1109/ICDM.2010.127).
+"""Bayesian factorization machine for ratings.
 
-The score of a rating depends on its features: user, item, time, other items of the user, other users of the item,
-features of both. Each feature has a weight, and each pair of features the inner product of their vectors:
+Rendle 2010, doi:10.1109/ICDM.2010.127.
+
+The score of a rating depends on its features: the user, the item, the time, the other items of the user, the other
+users of the item, and the features of user and item. Each feature has a weight and a vector, and the interaction of two
+features is weighted by the inner product of their vectors:
 
     intercept + sum_c w_c x_c + sum_{c<c'} (v_c . v_c') x_c x_c'
 
 Coefficients and their priors are sampled (Freudenthaler, Schmidt-Thieme and Rendle 2011), over relational blocks
-(Rendle 2013, doi:10.14778/2535573.2488340); a prediction is the mean over posterior samples. With such features it is
-the model that Rendle, Zhang and Koren 2019 (arXiv:1905.01395) found to be more accurate on ratings than newer ones.
-Scores are means of ratings, or decide between ordered levels (Albert and Chib 1993,
-doi:10.1080/01621459.1993.10476321; myFM by Ohtsuki, 2020).
+(Rendle 2013, doi:10.14778/2535573.2488340); a prediction is the mean over posterior samples. Rendle, Zhang and Koren
+2019 (arXiv:1905.01395) found this model, with these features, to be more accurate on ratings than newer ones. A score
+is the mean of a normally distributed rating, or of a hidden value whose position between cutpoints determines the level
+of the rating (ordered probit: Albert and Chib 1993, doi:10.1080/01621459.1993.10476321; myFM by Ohtsuki, 2020).
 
 Shapes: U users, I items, N queries, C candidates, T ratings or pairs, M posterior samples, W bias and vector.
 """
@@ -43,7 +46,10 @@ N_VALIDATIONS = 20
 
 
 class FactorizationMachine(Solver):
-    """Predict ratings from ids, implicit features, features and times; linear if ``embedding_dim`` is 0."""
+    """Predict ratings from ids, implicit features, features and times.
+
+    The model is linear if ``embedding_dim`` is 0.
+    """
 
     requires_ratings = True
     predicts_ratings = True
@@ -53,17 +59,22 @@ class FactorizationMachine(Solver):
         """Settings of ``factorization_machine``."""
 
         likelihood: Literal["gaussian", "ordered_probit"] = "gaussian"
-        """Ratings as numbers around their score, or as ordered levels, which fits star ratings better."""
+        """``gaussian``: ratings are normally distributed around their scores. ``ordered_probit``: ratings are ordered
+        levels, which fits star ratings better.
+        """
         learner: Literal["gibbs", "als"] = "gibbs"
-        """Sample the posterior, including priors; or find one point by coordinate descent, with fixed priors."""
+        """``gibbs``: sample coefficients and priors from the posterior. ``als``: compute a point estimate by coordinate
+        descent, with fixed priors.
+        """
         inputs: tuple[Input, ...] = ("implicit_user", "implicit_item")
-        """Features besides user and item: ``implicit_user`` (the items of the user), ``implicit_item`` (the users of
-        the item), ``user_features``, ``item_features``, ``date`` (of the rating, if the protocol provides query times).
+        """Features in addition to user and item: ``implicit_user`` (all items of the user), ``implicit_item`` (all
+        users of the item), ``user_features``, ``item_features``, and ``date`` (the date of the rating, which requires a
+        protocol that provides query times).
         """
         embedding_dim: Annotated[int, Ge(0)] = 16
-        """Dimensions of the vectors; 0: a linear model."""
+        """Dimensions of the feature vectors; 0: a linear model."""
         iterations: Annotated[int, Ge(1)] = 200
-        """Number of updates of all coefficients."""
+        """Number of iterations; each updates all coefficients once."""
         burn_in: Annotated[float, Ge(0), Lt(1)] = 0.1
         """Share of the iterations before the first sample is kept."""
         num_samples: Annotated[int, Ge(1)] = 40
@@ -71,11 +82,11 @@ class FactorizationMachine(Solver):
         days_per_bin: Annotated[int, Ge(1), Le(36_500)] = 1
         """Length of a time bin in days, for ``date``."""
         user_noise: bool = True
-        """For ``gibbs``: learn a noise level for each user, so that erratic ratings count less."""
+        """For ``gibbs``: learn a noise level for each user, so that users with erratic ratings count less."""
         l2: Annotated[float, Gt(0)] = 8.0
-        """For ``als``: L2 regularization of vectors, with ratings of standard deviation 1."""
+        """For ``als``: L2 regularization of feature vectors, for ratings scaled to standard deviation 1."""
         l2_bias: Annotated[float, Gt(0)] = 2.0
-        """For ``als``: L2 regularization of weights, likewise."""
+        """For ``als``: L2 regularization of feature weights, for ratings scaled to standard deviation 1."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
 

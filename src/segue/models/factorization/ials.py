@@ -1,14 +1,14 @@
-"""iALS: matrix factorization of implicit feedback (Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22).
+"""iALS: matrix factorization of implicit feedback.
 
-As revisited by Rendle et al. 2021 (arXiv:2110.14037). Observed pairs have target 1, and all others 0 with the small
-weight a0:
+Hu, Koren and Volinsky 2008, doi:10.1109/ICDM.2008.22; implemented as revisited by Rendle et al. 2021
+(arXiv:2110.14037). Observed pairs have target 1. All others have target 0, with the small weight a0:
 
     sum_seen c (1 - p_u.q_i)²  +  a0 sum_pairs (p_u.q_i)²  +  l2 (sum_u s_u |p_u|² + sum_i s_i |q_i|²)
 
 where the second sum is over all pairs of users and items (``unobserved="all"``) or those without an event (``"rest"``,
 as in Hu et al.), c is 1 plus a weight for the event's value, and the regularization of a row grows with its total
-weight, ``s_u = (events_u + a0 items)^frequency_scaling``. Users and items alternate; the Gram matrix represents all
-pairs, so that the cost of an iteration is proportional to the number of events.
+weight, ``s_u = (events_u + a0 items)^frequency_scaling``. Users and items are updated alternately. The sum over all
+pairs is computed from a Gram matrix, so the cost of an iteration is proportional to the number of events.
 
 Shapes: U users, I items, N queries, C candidates, D dimensions, R rows, T distinct pairs.
 """
@@ -53,11 +53,11 @@ class IALS(Solver):
         embedding_dim: Annotated[int, Ge(1)] = 64
         """Number of factors of a user and of an item."""
         iterations: Annotated[int, Ge(1)] = 16
-        """Number of times that all users and then all items are solved."""
+        """Number of alternations: each updates all users, then all items."""
         unobserved_weight: Annotated[float, Gt(0)] = 0.1
-        """a0: weight of a pair without an event, where an event weighs 1; more favors popular items."""
+        """a0: weight of a pair without an event, relative to 1 for an event; higher values favor popular items."""
         unobserved: Literal["all", "rest"] = "all"
-        """Pairs with weight a0: all, or those without an event."""
+        """Pairs that get weight a0: ``all`` pairs, or only the ``rest``, which have no event."""
         l2: Annotated[float, Gt(0)] = 0.003
         """L2 regularization."""
         frequency_scaling: Annotated[float, Ge(0)] = 1.0
@@ -65,7 +65,9 @@ class IALS(Solver):
         value_weight: Annotated[float, Ge(0)] = 0.0
         """Weight added for each unit of an event's value; for counts and nonnegative ratings."""
         solver: Literal["conjugate_gradient", "exact", "subspace"] = "conjugate_gradient"
-        """Improve rows by a few conjugate gradient steps, solve them exactly, or by blocks of dimensions (iALS++)."""
+        """Improve rows by a few conjugate gradient steps, solve them exactly, or solve them by blocks of dimensions
+        (``subspace``: iALS++).
+        """
         cg_steps: Annotated[int, Ge(1)] = 3
         """Conjugate gradient steps for each row in each iteration."""
         block_size: Annotated[int, Ge(1)] = 32
@@ -82,7 +84,7 @@ class IALS(Solver):
         )
 
     def _set_items(self, items_ID: Scores, default_user_D: Scores) -> None:
-        """Set the learned items; their Gram matrix, which every query needs, is computed here."""
+        """Set the learned items and compute their Gram matrix, which every query needs."""
         self.items_ID, self.default_user_D = items_ID, default_user_D
         self._gram_DD = gram(items_ID)
         self._fixed_items: FixedSide | None = None  # computed when first needed
@@ -154,13 +156,19 @@ class IALS(Solver):
         return np.float32(self.config.unobserved_weight) * gram_DD
 
     def _ridge(self, offsets: NDArray[np.int64], n_columns: int) -> Scores:
-        """Return the ``(R,)`` regularization of rows, given their offsets and the number of columns."""
+        """Return the ``(R,)`` regularization of rows.
+
+        It depends on the offsets of the rows and on the number of columns.
+        """
         weight_R = np.diff(offsets) + self.config.unobserved_weight * n_columns
         ridge_R: Scores = (self.config.l2 * weight_R**self.config.frequency_scaling).astype(np.float32)
         return ridge_R
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Solve for the factors of each history; the mean of all training users for an empty one."""
+        """Solve for the factors of each history.
+
+        An empty history gets the mean of all training users.
+        """
         factors_ND = np.empty((len(queries), self.config.embedding_dim), np.float32)
         is_cached = self.user_cache.matches(queries, self._use_values)
         factors_ND[is_cached] = self.user_cache.rows_UD[queries.users[is_cached]]
@@ -191,7 +199,10 @@ class IALS(Solver):
         return cosine_similarity(self.items_ID, items)
 
     def arrays(self) -> StateArrays:
-        """Return item factors, user factors with fingerprints of histories, and the mean user."""
+        """Return the item factors, the user factors and the mean user.
+
+        The user factors come with a fingerprint of each user's history.
+        """
         return {
             "items": self.items_ID,
             "default_user": self.default_user_D,
@@ -234,18 +245,27 @@ def _csr_rows(table: csr_array[Any]) -> _CsrRows:
 
 @dataclass(frozen=True, eq=False)
 class _UserFactorCache:
-    """Factors of each user, and a fingerprint of the history from which they were computed."""
+    """Cache of user factors.
+
+    A fingerprint of the history from which they were computed is stored for each user.
+    """
 
     rows_UD: Scores
     fingerprints_U: NDArray[np.uint64]
 
     @classmethod
     def of(cls, histories: Events, rows_UD: Scores, use_values: bool) -> _UserFactorCache:
-        """Store factors; ``use_values``: include the events' values in the fingerprint."""
+        """Store factors, and fingerprints of the histories that they were computed from.
+
+        ``use_values``: include the events' values in the fingerprint.
+        """
         return cls(rows_UD, _fingerprints(histories, use_values))
 
     def matches(self, queries: Queries, use_values: bool) -> Mask:
-        """Return ``(N,)`` whether a known user has the training history, in any order."""
+        """Return ``(N,)`` whether a user is known and has their training history.
+
+        The order of the events does not matter.
+        """
         is_match: Mask = queries.known.copy()
         if is_match.any():
             is_match[is_match] = (

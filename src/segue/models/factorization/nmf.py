@@ -1,14 +1,14 @@
 """NMF: nonnegative matrix factorization (Lee and Seung 2001, NIPS 13).
 
-With implicit feedback, the interaction matrix X, with zeros for everything that did not happen, is approximated by ``P
-Q'`` with the least squared error:
+With implicit feedback, the interaction matrix X, with zeros for unobserved pairs, is approximated by ``P Q'`` with the
+least squared error:
 
     |X - P Q'|²  +  l2 (sum_u n_u |p_u|² + sum_i n_i |q_i|²)
 
 with n the number of events or 1. With explicit feedback, only observed ratings count (Zhang et al. 2006,
-doi:10.1137/1.9781611972764.58). Users and items alternate, by coordinate descent (Cichocki and Phan 2009) or
-multiplicative updates, neither of which increases the objective. As nothing is subtracted, a factor can be interpreted
-by its largest items.
+doi:10.1137/1.9781611972764.58). Users and items are updated alternately, by coordinate descent (Cichocki and Phan 2009)
+or multiplicative updates; neither increases the objective. Because factors only add up, each can be interpreted by the
+items with the largest weights.
 
 Shapes: U users, I items, N queries, C candidates, T events, D dimensions.
 """
@@ -37,7 +37,7 @@ from segue.solvers.training_iterations import run_iterations
 __all__ = ["NMF"]
 
 MAX_FOLD_IN_PASSES, TOLERANCE = 200, 1e-4
-"""Limit of the passes when folding in, and the change at convergence."""
+"""Maximum number of passes when folding in, and the change below which they stop."""
 
 
 class NMF(Solver):
@@ -49,13 +49,13 @@ class NMF(Solver):
         embedding_dim: Annotated[int, Ge(1)] = 64
         """Number of factors of a user and of an item."""
         iterations: Annotated[int, Ge(1)] = 50
-        """Number of times that all users and then all items are updated."""
+        """Number of alternations: each updates all users, then all items."""
         feedback: Literal["implicit", "explicit"] = "implicit"
         """``implicit``: rank items by interactions; ``explicit``: predict values, such as ratings."""
         weights: Literal["binary", "values"] = "binary"
         """For implicit feedback: every event weighs 1, or its value, which must not be negative."""
         solver: Literal["coordinate", "multiplicative"] = "coordinate"
-        """Coordinate descent, or multiplicative updates as first published, which need many more iterations."""
+        """Coordinate descent, or multiplicative updates as in the paper, which need many more iterations."""
         l2: Annotated[float, Ge(0)] = 0.1
         """L2 regularization of factors."""
         weighted: bool = True
@@ -72,14 +72,14 @@ class NMF(Solver):
     def _set_factors(
         self, users_UD: Scores, items_ID: Scores, default_user_D: Scores, value_range: tuple[float, float]
     ) -> None:
-        """Set the learned factors; the Gram matrix, which every query needs, is computed here."""
+        """Set the learned factors and compute the item Gram matrix, which queries need."""
         self.users_UD, self.items_ID, self.default_user_D = users_UD, items_ID, default_user_D
         self.value_range = np.asarray(value_range, np.float32)
         self._gram_DD = gram(items_ID)
 
     @property
     def predicts_ratings(self) -> bool:
-        """Whether feedback is explicit."""
+        """Return whether feedback is explicit."""
         return bool(self.config.feedback == "explicit")
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
@@ -141,7 +141,10 @@ class NMF(Solver):
         return value_range, _DenseProblem(weighted_matrix(train.histories, train.n_items, "values"), config)
 
     def fold_in(self, history: Events) -> Scores:
-        """Compute the ``(N, D)`` best factors for each history; those of an unknown user if it is uninformative."""
+        """Compute the ``(N, D)`` best factors for each history.
+
+        An uninformative history gets the factors of an unknown user.
+        """
         if self.predicts_ratings:
             known = rated_events(history)
             assert known.values is not None
@@ -160,7 +163,10 @@ class NMF(Solver):
         return rows_ND
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Fold in each history; a known user with an uninformative one keeps the factors from training."""
+        """Fold in each history.
+
+        A known user with an uninformative history keeps the factors from training.
+        """
         rows_ND = self.fold_in(queries.history)
         informative = (
             rated_events(queries.history)
@@ -182,7 +188,10 @@ class NMF(Solver):
         return np.zeros(self.schema.n_items, np.float32)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Compute the cells of ``P Q'``, never negative; predicted values with explicit feedback."""
+        """Compute the cells of ``P Q'``, which are never negative.
+
+        With explicit feedback they are predicted values.
+        """
         return select_candidates(self.encode(queries) @ self.items_ID.T, candidates)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
@@ -223,7 +232,7 @@ class NMF(Solver):
 
 
 class _DenseProblem:
-    """Fit all cells of the matrix."""
+    """Optimization problem that fits all cells of the matrix."""
 
     def __init__(self, table_UI: csr_array[Any], config: NMF.Config) -> None:
         self.table_UI, self.table_IU = table_UI, csr_array(table_UI.T)
@@ -252,7 +261,7 @@ class _DenseProblem:
 
 
 class _ObservedProblem:
-    """Fit observed cells only."""
+    """Optimization problem that fits the observed cells only."""
 
     def __init__(self, ratings: Ratings, config: NMF.Config) -> None:
         self.ratings, self.multiplicative = ratings, config.solver == "multiplicative"
@@ -268,7 +277,10 @@ class _ObservedProblem:
         return update_observed(*arguments, ridge_R=self.ridge_U, multiplicative=self.multiplicative)[0]
 
     def items(self, users_UD: Scores, items_ID: Scores) -> tuple[Scores, dict[str, float]]:
-        """Improve items, given the users; return them, the objective and the training error."""
+        """Improve items, given the users.
+
+        Return the items, the objective and the training error.
+        """
         arguments = self.ratings.item_offsets, *self.item_users_values, users_UD, items_ID
         items_ID, squares_I = update_observed(*arguments, ridge_R=self.ridge_I, multiplicative=self.multiplicative)
         total = float(squares_I.sum(dtype=np.float64))

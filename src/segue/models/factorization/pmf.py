@@ -4,9 +4,9 @@ Ratings are normal around ``mean + p_u . q_i``, and factors are normal around ze
 
     sum (r - mean - p_u . q_i)²  +  l2 (sum_u n_u |p_u|² + sum_i n_i |q_i|²)
 
-with n the number of ratings or 1 (eq. 4), here by minibatch gradient descent with momentum, as in the paper. With
-``use_sigmoid``, a rating is ``low + (high - low) g(c + p_u . q_i)``, with g the logistic function (eq. 5) and a
-constant c, and never leaves the scale of the data.
+with n the number of ratings or 1 (eq. 4). They are computed by minibatch gradient descent with momentum, as in the
+paper. With ``use_sigmoid``, a rating is ``low + (high - low) g(c + p_u . q_i)``, with g the logistic function (eq. 5)
+and a constant c, so that predictions never leave the scale of the data.
 
 Shapes: U users, I items, N queries, T ratings, D dimensions, B dimensions including a bias of 0.
 """
@@ -46,7 +46,10 @@ INFINITE_RIDGE = 1e30
 
 
 class PMF(BiasedFactorModel):
-    """The most probable factors by gradient descent; unknown users are folded in by ridge regression."""
+    """Compute the most probable factors by gradient descent.
+
+    Unknown users are folded in by ridge regression.
+    """
 
     class Config(Settings):
         """Settings of ``pmf``."""
@@ -58,15 +61,15 @@ class PMF(BiasedFactorModel):
         batch_size: Annotated[int, Ge(1)] = 1000
         """Number of ratings of a batch."""
         learning_rate: Annotated[float, Gt(0)] = 0.005
-        """Step size for each rating, with values of standard deviation 1 (``use_sigmoid``: of range 1)."""
+        """Step size for each rating, for values scaled to standard deviation 1 (with ``use_sigmoid``, to range 1)."""
         momentum: Annotated[float, Ge(0), Lt(1)] = 0.8
-        """Share of the previous update that is added to the next."""
+        """Fraction of the previous update that is added to the next."""
         l2: Annotated[float, Gt(0)] = 0.12
         """L2 regularization of factors: variance of the noise divided by that of a factor."""
         weighted: bool = True
         """Multiply the regularization of a row by its number of ratings, as in the authors' program."""
         use_sigmoid: bool = False
-        """Map scores to the scale of the data by a logistic function; scores are its arguments."""
+        """Map scores to the scale of the data by a logistic function."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
 
@@ -135,11 +138,14 @@ class PMF(BiasedFactorModel):
             validate=validate,
             publish=publish,
         )
-        # known users get the same factors as unknown ones with their history
+        # known users get the same factors as unknown users with the same history
         self._set_factors(mean, self.fold_in(train.histories), self.items_ID, value_range)
 
     def _targets(self, values_T: Scores, value_range: tuple[float, float]) -> tuple[float, float, Scores, float]:
-        """Return the constant added to products, their unit, the targets, and the unit of the error."""
+        """Return the targets, and the constants that relate products to ratings.
+
+        The result is the offset added to a product, the unit of the products, the targets, and the unit of the error.
+        """
         if not self.config.use_sigmoid:
             mean, std, targets_T = standardize(values_T)
             return mean, std, targets_T, std

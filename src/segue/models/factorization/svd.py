@@ -1,12 +1,13 @@
-"""PureSVD: truncated singular value decomposition of the interaction or rating matrix.
+"""PureSVD: truncated SVD of the interaction or rating matrix.
 
-Cremonesi, Koren and Turrin 2010, doi:10.1145/1864708.1864721. With X the matrix, zero for everything that did not
-happen, and ``X = U S V'`` truncated to ``embedding_dim`` singular values, a history x gets the scores ``x V F V'`` with
-``F = S² / (S² + l2)``: the item-item weights of that rank that reconstruct the matrix from itself with the least
-squared error and L2 regularization. Without regularization it is the projection of the paper.
+Truncated singular value decomposition after Cremonesi, Koren and Turrin 2010, doi:10.1145/1864708.1864721. Let X be the
+matrix, with zeros for unobserved pairs, and ``X = U S V'`` its decomposition truncated to ``embedding_dim`` singular
+values. The scores of a history x are ``x V F V'`` with ``F = S² / (S² + l2)``: of all item-item weights of that rank,
+``V F V'`` reconstructs X from itself with the least squared error plus L2 regularization. Without regularization, this
+is the projection of the paper.
 
-With explicit feedback, the matrix holds ratings minus the regularized baseline ``mean + b_u + b_i``, which is added to
-the product again (cf. Sarwar et al. 2000). Unrated items then count as rated at their baseline; with
+With explicit feedback, the matrix holds ratings minus the regularized baseline ``mean + b_u + b_i``, and predictions
+add the baseline to the product (cf. Sarwar et al. 2000). Unrated items then count as if rated at their baseline; with
 ``fit_observed_only``, the factors of a user are fitted to their ratings alone.
 
 Shapes: U users, I items, N queries, T events, D dimensions, B dimensions including the bias.
@@ -73,7 +74,10 @@ class SVD(Solver):
         default_user_B: Scores,
         value_range: tuple[float, float],
     ) -> None:
-        """Set the learned state: biases, right vectors, squared singular values, and an unknown user."""
+        """Set the learned state.
+
+        It consists of biases, right singular vectors, squared singular values, and the row of an unknown user.
+        """
         self.mean, self.value_range = np.float32(mean), np.asarray(value_range, np.float32)
         self.users_UB, self.items_IB, self.squared_singular_D, self.default_user_B = (
             users_UB,
@@ -86,7 +90,7 @@ class SVD(Solver):
 
     @property
     def predicts_ratings(self) -> bool:
-        """Whether feedback is explicit."""
+        """Return whether feedback is explicit."""
         return bool(self.config.feedback == "explicit")
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
@@ -117,7 +121,10 @@ class SVD(Solver):
         self._set_factors(mean, users_UB, items_IB, squared_singular_D, default_user_B, value_range)
 
     def fold_in(self, history: Events) -> Scores:
-        """Compute ``(N, B)`` biases and factors of users with these histories; zeros if uninformative."""
+        """Compute the ``(N, B)`` biases and factors of users with these histories.
+
+        They are zero for uninformative histories.
+        """
         if not self.predicts_ratings:
             matrix_NI = weighted_matrix(history, self.schema.n_items, self.config.weights, float(self.mean))
             return _with_bias(np.zeros(len(history), np.float32), self._shrink(matrix_NI @ self.items_IB[:, 1:]))
@@ -142,12 +149,15 @@ class SVD(Solver):
         return _with_bias(biases_N, factors_ND)
 
     def _shrink(self, projected_ND: Scores) -> Scores:
-        """Weight each dimension by the share of it that is not noise."""
+        """Multiply each dimension by the share of its variance that is not noise."""
         shrinkage_D = self.squared_singular_D / np.maximum(self.squared_singular_D + np.float32(self.config.l2), TINY)
         return np.asarray(projected_ND * shrinkage_D, np.float32)
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Fold in each history; a known user with an uninformative one keeps the factors from training."""
+        """Fold in each history.
+
+        A known user with an uninformative history keeps the factors from training.
+        """
         rows_NB = self.fold_in(queries.history)
         is_empty = ~rows_NB.any(axis=1)
         known = is_empty & queries.known
@@ -168,7 +178,10 @@ class SVD(Solver):
         return self.items_IB[:, 0]
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Reconstruct the row of each history; predicted values with explicit feedback."""
+        """Reconstruct the row of each history.
+
+        With explicit feedback, the scores are predicted values.
+        """
         scores_NI: Scores = self.encode(queries) @ self._vectors_IB.T + self.bias
         return select_candidates(scores_NI, candidates)
 
@@ -193,7 +206,10 @@ class SVD(Solver):
         return cosine_similarity(self.items_IB[:, 1:] * np.sqrt(self.squared_singular_D), items)
 
     def arrays(self) -> StateArrays:
-        """Return mean, value range, users, items, squared singular values, and an unknown user."""
+        """Return the learned state.
+
+        It consists of the mean, value range, users, items, squared singular values, and the row of an unknown user.
+        """
         return {
             "mean": np.array([self.mean], np.float32),
             "value_range": self.value_range,

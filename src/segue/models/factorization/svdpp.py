@@ -1,9 +1,11 @@
-"""SVD++: biased matrix factorization with implicit feedback (Koren 2008, doi:10.1145/1401890.1401944).
+"""SVD++: biased matrix factorization with implicit feedback.
 
-A rating is ``mean + b_u + b_i + q_i . (p_u + |N|^-1/2 sum_{j in N} y_j)``, with N the items of the user, with a value
-or without: a history without values is informative too. Without the sum it is the biased factorization known as Funk's
-SVD (``implicit=false``). Learned by stochastic gradient descent, one rating at a time, as in the paper;
-:mod:`segue.solvers.sgd` explains why the sum costs little.
+Koren 2008, doi:10.1145/1401890.1401944.
+
+A rating is ``mean + b_u + b_i + q_i . (p_u + |N|^-1/2 sum_{j in N} y_j)``, where N is the set of all items of the user,
+rated or not: a history without values is also informative. Without the sum (``implicit=false``) it is the biased
+factorization known as Funk's SVD. The model is trained by stochastic gradient descent, one rating at a time, as in the
+paper; :mod:`segue.solvers.sgd` explains why the sum costs little.
 
 Shapes: U users, I items, N queries, T events, D dimensions without the bias, B with it.
 """
@@ -34,7 +36,10 @@ INITIAL_STD = 0.1
 
 
 class SVDpp(BiasedFactorModel):
-    """Factors by gradient descent; unknown users are folded in from their items and ratings."""
+    """Learn biases and factors by gradient descent.
+
+    Unknown users are folded in from their items and ratings.
+    """
 
     class Config(Settings):
         """Settings of ``svdpp``."""
@@ -44,15 +49,15 @@ class SVDpp(BiasedFactorModel):
         iterations: Annotated[int, Ge(1)] = 60
         """Number of passes over the ratings."""
         learning_rate: Annotated[float, Gt(0)] = 0.015
-        """Step size of the first pass, with values of standard deviation 1."""
+        """Step size of the first pass, for values scaled to standard deviation 1."""
         learning_rate_decay: Annotated[float, Gt(0), Le(1)] = 0.97
-        """Factor of the step size after each pass."""
+        """Factor by which the step size is multiplied after each pass."""
         l2: Annotated[float, Ge(0)] = 0.09
         """L2 regularization of factors, for each rating."""
         l2_bias: Annotated[float, Ge(0)] = 0.01
         """L2 regularization of biases, for each rating."""
         implicit: bool = True
-        """Use the items of the user, whatever their ratings."""
+        """Use the set of the user's items, rated or not, in addition to the ratings."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
 
@@ -124,7 +129,7 @@ class SVDpp(BiasedFactorModel):
             validate=validate,
             publish=publish,
         )
-        # known users get the same factors as unknown ones with their history
+        # known users get the same factors as unknown users with the same history
         self._set_factors(mean, self.fold_in(train.histories), self.items_ID, value_range)
 
     def _implicit_factors(self, history: Events) -> Scores:
@@ -135,7 +140,10 @@ class SVDpp(BiasedFactorModel):
         return implicit_ND
 
     def fold_in(self, history: Events) -> Scores:
-        """Fit bias and factors to the values by ridge regression, given the sum over items."""
+        """Fit bias and factors to the values by ridge regression.
+
+        The sum over the items of the history is given.
+        """
         known = rated_events(history)
         assert known.values is not None
         residuals_T = known.values - self.mean - self.items_ID[known.items, 0]

@@ -1,4 +1,6 @@
-"""EASE: a linear item-item model with a zero diagonal (Steck 2019, arXiv:1905.03375).
+"""EASE: a linear item-item model with a zero diagonal.
+
+Steck 2019, arXiv:1905.03375.
 
 With the Gram matrix G = X'X + l2 I and its inverse P, the weights are B = -P / diag(P), with a zero diagonal (eq. 8).
 A single dense float32 matrix of items² is allocated and transformed in place.
@@ -27,13 +29,16 @@ __all__ = ["EASE"]
 
 
 class EASE(Solver):
-    """Scores are weighted sums over the history; an empty history gets popularity."""
+    """Score items by weighted sums over the history.
+
+    An empty history gets popularity.
+    """
 
     class Config(Settings):
         """Settings of ``ease``."""
 
         l2: Annotated[float, Gt(0)] = 500.0
-        """L2 regularization, added to the diagonal of the item-item Gram matrix; sparser data needs more."""
+        """L2 regularization, added to the diagonal of the item-item Gram matrix; sparser data needs higher values."""
 
     weights_II: Scores
     """Row i: what item i in the history adds to the score of every item."""
@@ -68,7 +73,7 @@ class EASE(Solver):
         return select_candidates(fill_empty_rows_with_popularity(scores_NI, self.popularity_I), candidates)
 
     def similar(self, items: Codes) -> Scores:
-        """Return what each item adds to the score of every other; 0 for the item itself."""
+        """Return what each item adds to the score of every other item; 0 for itself."""
         return self.weights_II[items]
 
     def arrays(self) -> StateArrays:

@@ -1,4 +1,6 @@
-"""Item-based nearest neighbors (Deshpande and Karypis 2004, doi:10.1145/963770.963776).
+"""Item-based nearest neighbors.
+
+Deshpande and Karypis 2004, doi:10.1145/963770.963776.
 
 With implicit feedback, the score of an item is the sum of its similarities to the items of the history, where only the
 ``k`` nearest neighbors of each item count. Similarities are computed in blocks and only neighbors are stored: memory
@@ -33,7 +35,10 @@ __all__ = ["ItemKNN"]
 
 
 class ItemKNN(NeighborModel):
-    """Sparse nearest neighbors of every item; popularity where the history has no neighbors."""
+    """Store the nearest neighbors of every item as a sparse matrix.
+
+    Items are scored by popularity where the history has no neighbors.
+    """
 
     key = "item_knn"
     by_user = False
@@ -42,7 +47,7 @@ class ItemKNN(NeighborModel):
         """Settings of ``item_knn``."""
 
         half_life: Annotated[float, Gt(0)] | None = None
-        """Steps back in the history after which the weight of an event halves; none: all distinct items weigh 1."""
+        """Number of later events after which the weight of an event halves; none: all distinct items weigh 1."""
 
         @model_validator(mode="after")
         def _check_item_settings(self) -> Self:
@@ -55,7 +60,7 @@ class ItemKNN(NeighborModel):
             return self
 
     neighbors_II: csr_array[Any]
-    """Row i: similarities of i to its neighbors. Fitted with implicit feedback only."""
+    """Row i: similarities of i to its neighbors; set by ``fit`` with implicit feedback only."""
     popularity_I: Scores
 
     def _fit_implicit(self, train: Dataset, run: Run) -> None:
@@ -82,7 +87,7 @@ class ItemKNN(NeighborModel):
     def similar(self, items: Codes) -> Scores:
         """Return item similarities; 0 for the item itself.
 
-        Only stored neighbors have one with implicit feedback, all items with explicit feedback.
+        With implicit feedback, only stored neighbors have a nonzero similarity; with explicit feedback, all items may.
         """
         if self.predicts_ratings:
             return self.rating_predictor.similar_items(items)

@@ -33,24 +33,27 @@ from segue.solvers.popularity import fill_empty_rows_with_popularity, popularity
 __all__ = ["SLIM"]
 
 BLOCK_CELLS = 4_000_000
-"""Dense weights computed at a time before they are made sparse: 16 MB."""
+"""Maximum number of dense weights computed at a time, before they are converted to sparse form: 16 MB."""
 
 MAX_ROUNDS = 50
-"""Limit of the number of scans for weights that should join the active set."""
+"""Maximum number of scans for weights that should join the active set."""
 
 
 class SLIM(Solver):
-    """Scores are sparse weighted sums over the history; an empty history gets popularity."""
+    """Score items by sparse weighted sums over the history.
+
+    An empty history gets popularity.
+    """
 
     class Config(Settings):
         """Settings of ``slim``."""
 
         l1: Annotated[float, Ge(0)] = 2.0
-        """L1 regularization, in number of users; more leaves fewer weights."""
+        """L1 regularization, in number of users; higher values leave fewer nonzero weights."""
         l2: Annotated[float, Gt(0)] = 100.0
-        """L2 regularization, in number of users; more spreads weights over similar items."""
+        """L2 regularization, in number of users; higher values spread weights over similar items."""
         iterations: Annotated[int, Ge(1)] = 100
-        """Limit of the passes over the active weights between two scans of all items."""
+        """Maximum number of passes over the active weights between two scans of all items."""
         tolerance: Annotated[float, Gt(0)] = 1e-4
         """Change of a weight at convergence."""
 
@@ -142,7 +145,10 @@ def _solve(
     tolerance: float,
     out: Scores,
 ) -> None:
-    """Solve rows ``first:last`` of a block that begins with item ``start``, from zero weights."""
+    """Solve rows ``first:last`` of a block that begins with item ``start``.
+
+    The weights start at zero.
+    """
     n_items = len(gram)
     residuals, is_active = np.empty(n_items, np.float32), np.zeros(n_items, np.bool_)
     active = np.empty(n_items, np.int64)

@@ -33,7 +33,10 @@ __all__ = ["UserKNN"]
 
 
 class UserKNN(NeighborModel):
-    """Stored histories, compared with each query; popularity where no neighbor is found."""
+    """Compare each query with the stored histories of all training users.
+
+    Items are scored by popularity where no neighbor is found.
+    """
 
     key = "user_knn"
     by_user = True
@@ -55,7 +58,7 @@ class UserKNN(NeighborModel):
             return self
 
     histories: Events
-    """Histories of all users. Fitted with implicit feedback only."""
+    """Histories of all users; set by ``fit`` with implicit feedback only."""
     popularity_I: Scores
 
     def _fit_implicit(self, train: Dataset, run: Run) -> None:
@@ -114,5 +117,5 @@ class UserKNN(NeighborModel):
 
 
 def _self_rows(queries: Queries) -> Codes:
-    """Return the ``(N,)`` training user of each query; -1: none."""
+    """Return the ``(N,)`` training user of each query, or -1 for an unknown user."""
     return np.where(queries.known, queries.users, -1).astype(np.int32)

@@ -1,12 +1,12 @@
-"""LightGCN: user and item embeddings propagated over the interaction graph (He et al. 2020, arXiv:2002.02126).
+"""LightGCN: user and item embeddings propagated over the interaction graph.
 
-Every user and every item has an embedding. A layer replaces each by the normalized sum of its neighbors', without
-weights or nonlinearities. Scores are dot products of the means over the layers. Any loss and sampler works: the paper
-uses ``loss=bpr``; a loss over the catalog, or over many negatives, needs far fewer epochs. Items a user has interacted
-with are never negatives for them.
+He et al. 2020, arXiv:2002.02126. Every user and every item has an embedding. A layer replaces each vector by the
+normalized sum of its neighbors' vectors, without weights or nonlinearities. Scores are dot products of the means over
+the layers. Any loss and sampler works: the paper uses ``loss=bpr``; a loss over the catalog, or over many negatives,
+needs far fewer epochs. Items a user has interacted with are never negatives for them.
 
 Users are folded in from the history of the query: all layers but the first are sums over its items, in closed form. The
-first is the user's own embedding, or the mean over users for unknown ones. For a training user with their training
+first is the user's own embedding, or, for unknown users, the mean embedding. For a training user with their training
 history this is exactly the trained vector. A history without training items falls back to the trained vector of the
 user, if known, or to the mean over users.
 
@@ -101,7 +101,10 @@ class LightGCN(Network):
         return count, (batch(part) for part in parts)
 
     def objective(self, batch: _Batch, loss: Loss) -> tuple[Tensor, int]:
-        """Return the loss of the pairs plus the L2 penalty of their embeddings, and the number of pairs."""
+        """Return the loss of a batch, and its number of pairs.
+
+        The loss is that of the pairs plus the L2 penalty of their embeddings.
+        """
         device, count = self.device, len(batch.items_M)
         users_M, items_M = batch.users_M.to(device), batch.items_M.to(device)
         propagated_users_UD, items_ID = self._propagate()
@@ -142,7 +145,10 @@ class LightGCN(Network):
         )
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Return the mean over the layers, all but the first folded in from the history, ``(N, D)``."""
+        """Return the mean over the layers of each user, ``(N, D)``.
+
+        All layers but the first are folded in from the history.
+        """
         fold_in_ID, propagated_users_UD, (mean_embedding_D, mean_vector_D) = (
             table.numpy(force=True) for table in (self.fold_in_ID, self.propagated_users_UD, self.mean_user_2D)
         )
@@ -161,12 +167,12 @@ class LightGCN(Network):
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """Item vectors, ``(I, D)``: the means over the layers."""
+        """Return the item vectors, ``(I, D)``: the means over the layers."""
         return self.propagated_items_ID.numpy(force=True)
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """Zeros, ``(I,)``."""
+        """Return zeros, ``(I,)``."""
         return np.zeros(self.schema.n_items, np.float32)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:

@@ -1,8 +1,8 @@
-"""Mult-VAE and Mult-DAE: autoencoders of item sets with a multinomial likelihood (Liang et al. 2018).
+"""Mult-VAE and Mult-DAE: autoencoders of item sets with a multinomial likelihood.
 
-arXiv:1802.05814. A history is a set of items: a vector of ones over the catalog, divided by its norm, of which training
-drops a part. Encoder and decoder have one or two tanh layers; the decoder's output is a softmax over the catalog, and
-the loss is the likelihood of all items of the set:
+Liang et al. 2018, arXiv:1802.05814. A history is a set of items, represented by a vector over the catalog with ones for
+its items, divided by its norm; training drops some of the items. Encoder and decoder have one or two tanh layers; the
+decoder's output is a softmax over the catalog, and the loss is the negative log-likelihood of all items of the set:
 
     loss = - sum_i x_i log softmax(f(z))_i  +  beta KL(N(mu, sigma²) | N(0, 1)),        z = mu + sigma eps
 
@@ -44,7 +44,7 @@ ROWS = 4096
 
 @dataclass(frozen=True, eq=False)
 class _ItemSets:
-    """Distinct items of some users."""
+    """Distinct items of each user of a batch."""
 
     offsets: Tensor
     """int64 ``(N + 1,)`` start of each user's items in ``items_T``."""
@@ -63,7 +63,10 @@ class _ItemSets:
 
 
 class MultiVAE(Network):
-    """Map the item set of a history to a distribution over the catalog, through a low-dimensional latent layer."""
+    """Map the item set of a history to a distribution over the catalog.
+
+    The map goes through a low-dimensional latent layer.
+    """
 
     scale: ClassVar[Literal["logit", "score"]] = "logit"
     builtin_loss = "the multinomial likelihood of an item set, plus a KL term for model.variant=vae"
@@ -110,14 +113,20 @@ class MultiVAE(Network):
         self.register_buffer("steps", torch.zeros(1, dtype=torch.int64))  # batches trained on
 
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[_ItemSets]]:
-        """Return the number of batches and all users with events in random order, ``size`` per batch."""
+        """Return the number of batches and all users with events, in random order.
+
+        A batch has ``size`` users.
+        """
         history_UI = train.histories.csr(self.schema.n_items)
         order = rng.permutation(np.flatnonzero(train.histories.lengths))
         count = -(-len(order) // size)
         return count, (_ItemSets.of(history_UI[part], count) for part in np.array_split(order, count))
 
     def objective(self, batch: _ItemSets, loss: Loss) -> tuple[Tensor, int]:
-        """Return the negative log-likelihood plus the KL term, and the number of users; ``loss`` is not used."""
+        """Return the loss of a batch, and its number of users.
+
+        The loss is the negative log-likelihood plus the KL term; the argument ``loss`` is not used.
+        """
         sets = batch.to(self.device)
         mean_NW, log_variance_NW = self._encode(sets, self.config.dropout)
         point_NW, kl = mean_NW, mean_NW.new_zeros(())
@@ -131,7 +140,7 @@ class MultiVAE(Network):
         return value + beta * kl, len(mean_NW)
 
     def beta(self, batches: int) -> float:
-        """Return the current weight of the KL term, for epochs of ``batches`` batches."""
+        """Return the current weight of the KL term, given the number of batches per epoch."""
         warmup = self.config.kl_annealing_epochs * batches
         return float(self.config.kl_weight * min(1.0, self.steps.item() / warmup if warmup else 1.0))
 
@@ -165,7 +174,10 @@ class MultiVAE(Network):
 
     @torch.inference_mode()
     def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Return the input of the decoder's last layer for the mean latent vector of each history, ``(N, H)``."""
+        """Return the input of the decoder's last layer, ``(N, H)``.
+
+        The decoder is applied to the mean latent vector of each history.
+        """
         history_NI = queries.history.csr(self.schema.n_items)
         result_NH = np.empty((len(queries), self.decoder_IH.shape[1]), np.float32)
         for start in range(0, len(queries), ROWS):
@@ -175,16 +187,16 @@ class MultiVAE(Network):
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """Output weights of the items, ``(I, H)``."""
+        """Return the output weights of the items, ``(I, H)``."""
         return self.decoder_IH.numpy(force=True)
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """Output biases of the items, ``(I,)``."""
+        """Return the output biases of the items, ``(I,)``."""
         return self.decoder_bias_I.numpy(force=True)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Return logits of further items."""
+        """Return the logits of the items."""
         scores_NI: Scores = self.encode(queries) @ self.vectors.T + self.bias
         return select_candidates(scores_NI, candidates)
 
@@ -195,9 +207,10 @@ class MultiVAE(Network):
 
 @full_precision
 def multinomial_nll(logits_NI: Tensor, offsets: Tensor, items_T: Tensor) -> Tensor:
-    """Return the negative log-likelihood of each item set under a softmax over the catalog, ``(N,)``.
+    """Return the negative log-likelihood of each item set, ``(N,)``.
 
-    Omits the multinomial coefficient, which does not depend on parameters.
+    The distribution is a softmax over the catalog. The multinomial coefficient, which does not depend on parameters, is
+    omitted.
 
     Args:
         offsets: int64 ``(N + 1,)`` start of each set in ``items_T``.
@@ -210,7 +223,7 @@ def multinomial_nll(logits_NI: Tensor, offsets: Tensor, items_T: Tensor) -> Tens
 
 @full_precision
 def gaussian_kl(mean_NW: Tensor, log_variance_NW: Tensor) -> Tensor:
-    """Return the KL divergence of a diagonal Gaussian from the standard normal distribution, ``(N,)``."""
+    """Return the ``(N,)`` KL divergences of diagonal Gaussians from standard normals."""
     return 0.5 * (log_variance_NW.exp() + mean_NW.square() - 1.0 - log_variance_NW).sum(1)
 
 

@@ -1,4 +1,6 @@
-"""Neural collaborative filtering: GMF, MLP and NeuMF (He et al. 2017, arXiv:1708.05031).
+"""Neural collaborative filtering: GMF, MLP and NeuMF.
+
+He et al. 2017, arXiv:1708.05031.
 
 A user and an item have one vector for each of two paths, and the logit comes from one path or both:
 
@@ -8,10 +10,10 @@ A user and an item have one vector for each of two paths, and the logit comes fr
 
 Trained with binary cross-entropy to separate the items of a user from sampled others, new ones in each epoch (eq. 7).
 With ``pretrain_epochs`` the two paths of ``neumf`` first train separately, as two models would, and then jointly from
-these weights (section 3.4.1). Unlike in the paper the optimizer keeps its state, so any optimizer works.
+these weights (section 3.4.1). Unlike in the paper, the optimizer keeps its state, so that any optimizer works.
 
-Training users are represented by their own vectors, whatever the history of the query. Other users are folded in: a
-ridge regression, fitted on the training users, predicts their vectors from the mean item vector of the history. A
+Training users are represented by their own vectors, regardless of the history of the query. Other users are folded in:
+a ridge regression, fitted on the training users, predicts their vectors from the mean item vector of the history. A
 history without training items gets the mean vector of all users.
 
 Shapes: U users, I items, N queries, C candidates, E total width of a user's or an item's vectors, H width of a layer,
@@ -78,7 +80,7 @@ class NeuMF(Network):
         pretrain_epochs: Annotated[float, Ge(0)] = 0.0
         """Epochs in which the paths of ``neumf`` train separately before they train jointly."""
         gmf_weight: Annotated[float, Ge(0), Le(1)] = 0.5
-        """Weight of the ``gmf`` logit in ``neumf``; the rest is that of ``mlp``."""
+        """Weight of the ``gmf`` logit in ``neumf``; the ``mlp`` logit has the remaining weight."""
 
         @model_validator(mode="after")
         def _all_used(self) -> Self:
@@ -141,9 +143,10 @@ class NeuMF(Network):
         return count, (batch(part) for part in parts)
 
     def objective(self, batch: _Batch, loss: Loss) -> tuple[Tensor, int]:
-        """Return the binary cross-entropy, summed over the items of a pair, and the number of pairs.
+        """Return the loss of a batch, and its number of pairs.
 
-        ``loss`` is not used. While paths train separately it is the sum of theirs.
+        The loss is the binary cross-entropy, summed over the items of a pair; the argument ``loss`` is not used. While
+        the paths train separately, the loss is the sum of their losses.
         """
         device = self.device
         weights_MK, items_MK = batch.weights_MK.to(device), batch.items_MK.to(device)
@@ -180,7 +183,10 @@ class NeuMF(Network):
 
     @torch.no_grad()
     def finalize(self) -> None:
-        """Fit the regression that predicts user vectors from the mean item vectors of their histories."""
+        """Fit the regression that folds in users.
+
+        It predicts the vectors of a user from the mean item vector of their history.
+        """
         if self._histories is None:
             return
         mean_items_UE, _ = self._mean_item_vectors(self._histories)
@@ -195,7 +201,10 @@ class NeuMF(Network):
         self.means_2E.copy_(torch.from_numpy(means_2E))
 
     def _mean_item_vectors(self, history: Events) -> tuple[Scores, NDArray[np.bool_]]:
-        """Return the mean vector of the training items in each history, ``(N, E)``, and whether there is any."""
+        """Return the mean vector of the training items in each history, ``(N, E)``.
+
+        Also return whether there are any.
+        """
         is_training_item_I = self.is_training_item_I.numpy(force=True)
         history_NI = history.csr(self.schema.n_items)
         counts_N = history_NI @ is_training_item_I.astype(np.float32)
@@ -215,7 +224,10 @@ class NeuMF(Network):
 
     @torch.inference_mode()
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Return logits of the training objective: an item of the user against sampled negatives."""
+        """Return the logits of the training objective.
+
+        They separate an item of the user from sampled negatives.
+        """
         user_NE = torch.from_numpy(self._user_vectors(queries)).to(self.device)
         count = self.schema.n_items if candidates is None else candidates.shape[1]
         scores_NC = np.empty((len(queries), count), np.float32)

@@ -1,7 +1,8 @@
-"""BERT4Rec: predict masked items of a history from both sides (Sun et al. 2019, arXiv:1904.06690).
+"""BERT4Rec: predict masked items of a history from both sides.
 
-Positions count from the end, so that the mask token, which is last in prediction, has the same position in every
-history. With ``objective=next_item`` the same layers are causal, and positions count from the beginning.
+Sun et al. 2019, arXiv:1904.06690. Positions count from the end, so that the mask token, which is last in prediction,
+has the same position in every history. With ``objective=next_item`` the same layers are causal, and positions count
+from the beginning.
 
 Shapes: B sequences, L positions, D width, M target positions.
 """
@@ -22,7 +23,10 @@ __all__ = ["BERT4Rec"]
 
 
 class BERT4Rec(TransformerModel):
-    """Learned positions, then blocks of bidirectional self-attention and a feed-forward network with GELU."""
+    """Learned positions, then blocks of bidirectional self-attention.
+
+    Each block also has a feed-forward network with GELU.
+    """
 
     class Config(TransformerSettings):
         """Settings of BERT4Rec."""
@@ -55,7 +59,10 @@ class BERT4Rec(TransformerModel):
 
 
 class BertBlock(AttentionBlock):
-    """``norm(x + f(x))`` twice, or ``x + f(norm(x))``: f is self-attention, then a feed-forward network with GELU."""
+    """BERT block: self-attention, then a feed-forward network with GELU.
+
+    Each sublayer f computes ``norm(x + f(x))``, or ``x + f(norm(x))`` with ``norm_first``.
+    """
 
     def __init__(self, width: int, num_heads: int, expansion: float, dropout: float, norm_first: bool) -> None:
         super().__init__(width, num_heads, dropout)

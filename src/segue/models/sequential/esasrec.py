@@ -1,8 +1,8 @@
-"""eSASRec: SASRec with LiGR layers and sampled softmax (Tikhonovich et al. 2025, arXiv:2508.06450).
+"""eSASRec: SASRec with LiGR layers and sampled softmax.
 
-The layers are those of Borisyuk et al. 2025 (arXiv:2502.03417). The loss is a training setting, not part of the model:
-the authors train with ``loss=sampled_softmax`` and ``num_negatives=256``. Positions count from the beginning of the
-window, as in SASRec; the authors count from its end.
+Tikhonovich et al. 2025, arXiv:2508.06450. The layers are those of Borisyuk et al. 2025 (arXiv:2502.03417). The loss is
+a training setting, not part of the model: the authors train with ``loss=sampled_softmax`` and ``num_negatives=256``.
+Positions count from the beginning of the window, as in SASRec; the authors count from its end.
 
 Shapes: B sequences, L positions, D width, M target positions.
 """
@@ -21,7 +21,10 @@ __all__ = ["ESASRec"]
 
 
 class ESASRec(TransformerModel):
-    """Learned positions, then LiGR blocks: gated self-attention and a gated SwiGLU network."""
+    """Learned positions, then LiGR blocks.
+
+    A LiGR block has gated self-attention and a gated SwiGLU network.
+    """
 
     class Config(TransformerSettings):
         """Settings of eSASRec."""
@@ -33,7 +36,10 @@ class ESASRec(TransformerModel):
 
 
 class LiGRBlock(AttentionBlock):
-    """``x + f(norm(x)) * sigmoid(W x)`` twice: f is self-attention, then a SwiGLU network (Shazeer 2020)."""
+    """LiGR block: self-attention, then a SwiGLU network (Shazeer 2020), each gated.
+
+    Each sublayer f computes ``x + f(norm(x)) * sigmoid(W x)``.
+    """
 
     def __init__(self, width: int, num_heads: int, expansion: float, dropout: float) -> None:
         super().__init__(width, num_heads, dropout)

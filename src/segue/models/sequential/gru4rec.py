@@ -1,6 +1,7 @@
-"""GRU4Rec: gated recurrent units over the history (Hidasi et al. 2016, arXiv:1511.06939).
+"""GRU4Rec: gated recurrent units over the history.
 
-Trained with full cross-entropy at every position by default, which beats the pairwise losses of the paper.
+Hidasi et al. 2016, arXiv:1511.06939. Trained with full cross-entropy at every position by default, which beats the
+pairwise losses of the paper.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""HSTU: hierarchical sequential transduction units over the history (Zhai et al. 2024, arXiv:2402.17152).
+"""HSTU: hierarchical sequential transduction units over the history.
 
-Attention weights are not normalized over positions. They depend on relative positions and, with ``time_bias``, on time
-differences; leave ``time_bias`` off for logs whose times only preserve the order. With ``query_time`` the model knows
-the time of the query, as in the authors' evaluation; compare it only with models that know it too.
+Zhai et al. 2024, arXiv:2402.17152. Attention weights are not normalized over positions. They depend on relative
+positions and, with ``time_bias``, on time differences; leave ``time_bias`` off for logs whose times only preserve the
+order. With ``query_time`` the model also reads the time of the query, as in the authors' evaluation; compare it only
+with models that read it too.
 
 Shapes: B sequences, L positions, D width.
 """
@@ -83,7 +84,10 @@ class HSTU(SequenceModel):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the inputs, and the event and query times that the attention uses."""
+        """Return the columns that the inputs and the attention read.
+
+        The attention uses event times and query times.
+        """
         of_attention = ("times", "query_times")[: self.config.time_bias + self.config.query_time]
         return tuple(dict.fromkeys((*super().columns, *of_attention)))
 

@@ -1,8 +1,9 @@
-"""Encoders from Hugging Face transformers over the history (Wolf et al. 2020, arXiv:1910.03771).
+"""Encoders from Hugging Face transformers over the history.
 
-Generalizes Transformers4Rec (de Souza Pereira Moreira et al. 2021) to any architecture that reads a sequence of
-vectors. The encoder is built from a small configuration with random weights and trained on the log alone. Construction
-tests whether it is causal or bidirectional and rejects it if it does not fit the objective.
+Wolf et al. 2020, arXiv:1910.03771. Generalizes Transformers4Rec (de Souza Pereira Moreira et al. 2021) to any
+architecture that reads a sequence of vectors. The encoder is built from a small configuration with random weights and
+trained on the log alone. When it is built, the model tests whether it is causal or bidirectional, and rejects it if it
+does not fit the objective.
 
 Shapes: B sequences, L positions, D width.
 """
@@ -36,7 +37,7 @@ class HuggingFace(SequenceModel):
     class Config(SequenceSettings):
         """Settings of an architecture.
 
-        All its other fields keep their defaults or proportions.
+        All other fields of its configuration keep their defaults, or are scaled in proportion.
         """
 
         architecture: str = "llama"

@@ -1,4 +1,6 @@
-"""NARM: neural attentive recommendation machine (Li et al. 2017, arXiv:1711.04725).
+"""NARM: neural attentive recommendation machine.
+
+Li et al. 2017, arXiv:1711.04725.
 
 A GRU reads the history. Its last state is the global interest (the paper's global encoder); attention of that state
 over all states so far is the local interest (the local encoder). Each has its own part of a bilinear decoder, so that
@@ -32,7 +34,10 @@ __all__ = ["NARM", "Interests"]
 
 @dataclass(frozen=True, eq=False)
 class Interests:
-    """Explanation of the scores of some queries: score = global + local + bias of the item."""
+    """Explanation of the scores of some queries.
+
+    A score is the sum of its global part, its local part and the bias of the item.
+    """
 
     attention: NDArray[np.float32]
     """``(T,)`` attention weight of every event of the queries' histories; 0 for events that were not read."""
@@ -73,7 +78,10 @@ class NARM(SequenceModel):
         return global_interest + local_interest
 
     def _encode_parts(self, x_BLD: Tensor, batch: Sequences, last_B: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return attention ``(B, L, L)`` and both interests ``(B, L, D)``, or those at ``last_B`` only."""
+        """Return the attention ``(B, L, L)`` and both interests ``(B, L, D)``.
+
+        With ``last_B``, return only those at the last positions.
+        """
         x_BLD = dropout(x_BLD * self.config.embedding_dim**0.5, self.config.dropout, self.training)
         states_BLH: Tensor = self.gru(x_BLD)[0]
         keys_BLA = self.key(states_BLH)
@@ -99,7 +107,10 @@ class NARM(SequenceModel):
 
     @torch.inference_mode()
     def interests(self, queries: Queries, candidates: Codes | None = None) -> Interests:
-        """Return the attention of each query and the parts of the score of every item, or candidate."""
+        """Return the attention of each query, and the two parts of every score.
+
+        Scores are those of all items, or of the candidates.
+        """
         training = self.training
         self.eval()
         attention_T = np.zeros(queries.history.size, np.float32)

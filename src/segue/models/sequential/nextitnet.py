@@ -1,7 +1,7 @@
-"""NextItNet: dilated causal convolutions over the history (Yuan et al. 2019, arXiv:1808.05163).
+"""NextItNet: dilated causal convolutions over the history.
 
-Residual blocks of two convolutions, each followed by a norm and ReLU (block b of the paper). Growing dilations make the
-receptive field large with few blocks.
+Yuan et al. 2019, arXiv:1808.05163. Residual blocks of two convolutions, each followed by a norm and ReLU (block b of
+the paper). Growing dilations make the receptive field large with few blocks.
 
 Shapes: B sequences, L positions, D width.
 """
@@ -48,7 +48,7 @@ class NextItNet(SequenceModel):
 
     @property
     def receptive_field(self) -> int:
-        """Maximum number of newest positions that a prediction depends on."""
+        """Return the maximum number of newest positions that a prediction depends on."""
         return min(self.encoder.receptive_field, int(self.config.max_length))
 
     def encode_sequence(self, x_BLD: Tensor, batch: Sequences, last_B: Tensor | None = None) -> Tensor:

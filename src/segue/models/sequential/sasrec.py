@@ -1,7 +1,8 @@
-"""SASRec: causal self-attention over the history (Kang & McAuley 2018, arXiv:1808.09781).
+"""SASRec: causal self-attention over the history.
 
-Trained with full cross-entropy by default, which makes it strong (Klenitskiy & Vasilev 2023, arXiv:2309.07602). With
-``objective=cloze`` its blocks are bidirectional, and positions count from the end.
+Kang & McAuley 2018, arXiv:1808.09781. Trained with full cross-entropy by default, which makes it strong (Klenitskiy &
+Vasilev 2023, arXiv:2309.07602). With ``objective=cloze`` its blocks are bidirectional, and positions count from the
+end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ __all__ = ["SASRec"]
 
 
 class SASRec(TransformerModel):
-    """Learned positions, then blocks of self-attention and a feed-forward network with ReLU."""
+    """Learned positions, then blocks of causal self-attention.
+
+    Each block also has a feed-forward network with ReLU.
+    """
 
     class Config(TransformerSettings):
         """Settings of SASRec."""

@@ -1,4 +1,6 @@
-"""Transformer-XL: attention over segments with a memory of the previous ones (Dai et al. 2019, arXiv:1901.02860).
+"""Transformer-XL: attention over segments with a memory of the previous ones.
+
+Dai et al. 2019, arXiv:1901.02860.
 
 A history is read in segments. Each block attends to its segment and to its own inputs at the preceding positions, the
 memory, through which no gradient flows; positions are relative. In training the memory spans a window, in prediction
@@ -26,7 +28,10 @@ __all__ = ["TransformerXL"]
 
 
 class TransformerXL(SequenceModel):
-    """Blocks of causal self-attention with relative positions, over a segment and the memory before it."""
+    """Blocks of causal self-attention with relative positions.
+
+    A block attends to a segment and to the memory before it.
+    """
 
     reads_full_history = True
 
@@ -84,7 +89,10 @@ class TransformerXL(SequenceModel):
         return normed
 
     def _encode_for_export(self, x_BLD: Tensor, last_B: Tensor | None) -> Tensor:
-        """Compute the same without a loop over segments: mask what a segment's memory does not hold."""
+        """Compute the hidden states without a loop over segments.
+
+        A mask hides the positions that are not in a segment's memory.
+        """
         config, length = self.config, x_BLD.shape[1]
         index_L = torch.arange(length, device=x_BLD.device)
         segment_start_L = index_L // config.segment_length * config.segment_length

@@ -1,8 +1,8 @@
-"""xLSTM: extended long short-term memory over the history (Beck et al. 2024, arXiv:2405.04517).
+"""xLSTM: extended long short-term memory over the history.
 
-A stack of residual blocks; ``slstm_at`` lists those that are sLSTM (scalar memory, recurrent mixing), all others are
-mLSTM (matrix memory, parallel in training). Written from the paper; ``make crosscheck`` compares the cells with the
-authors' package.
+Beck et al. 2024, arXiv:2405.04517. A stack of residual blocks; ``slstm_at`` lists those that are sLSTM (scalar memory,
+recurrent mixing), all others are mLSTM (matrix memory, parallel in training). Written from the paper; ``make
+crosscheck`` compares the cells with the authors' package.
 
 With ``objective=cloze`` the blocks alternate between backward and forward reading, as in Vision-LSTM (Alkin et al.
 2024, arXiv:2406.04303). The last block reads forward, because the mask token of a query is at the end.
@@ -32,7 +32,10 @@ __all__ = ["XLSTM"]
 
 
 class XLSTM(StreamingModel):
-    """Blocks of mLSTM and sLSTM, without positional embeddings: the recurrence is order-dependent."""
+    """Blocks of mLSTM and sLSTM.
+
+    There are no positional embeddings, because the recurrence depends on the order.
+    """
 
     is_bidirectional = True
 
@@ -58,7 +61,9 @@ class XLSTM(StreamingModel):
         gate_soft_cap: Annotated[float, Ge(0)] = 15.0
         """Soft cap of the mLSTM gates' pre-activations; 0: none."""
         mlstm_form: Literal["auto", "parallel", "chunkwise"] = "auto"
-        """How mLSTM computes a sequence: the same function, with quadratic or linear time in its length."""
+        """How mLSTM computes a sequence. Both forms compute the same function; ``parallel`` takes quadratic time in its
+        length, ``chunkwise`` linear time.
+        """
         chunk_size: Annotated[int, Gt(0)] = 64
         """Positions per chunk of the chunkwise form."""
         chunkwise_kernel: Literal[
@@ -72,9 +77,9 @@ class XLSTM(StreamingModel):
         a kernel of the package ``mlstm_kernels``; ``auto`` uses the first kernel if the package is installed and
         the model is on a CUDA device."""
         sequence_kernel: Literal["auto", "native", "native_sequence__triton"] = "auto"
-        """Likewise for fewer than 16 events that continue a state."""
+        """Same as ``chunkwise_kernel``, for fewer than 16 events that continue a state."""
         step_kernel: Literal["auto", "native", "triton"] = "auto"
-        """Likewise for one event that continues a state."""
+        """Same as ``chunkwise_kernel``, for one event that continues a state."""
 
         @model_validator(mode="after")
         def _blocks_exist(self) -> XLSTM.Config:

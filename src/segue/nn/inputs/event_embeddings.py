@@ -1,8 +1,8 @@
 """Embeddings of event inputs other than the item: values, actions, and times.
 
-Each input maps every position to a bin; each bin has a learned vector, and so has "unknown". These vectors are added to
-the item embedding, so any encoder can use them. A position only sees what is known when the next item is predicted: its
-own event, earlier ones and, with ``query_time``, the time of the query.
+Each input maps every position to a bin; each bin, and "unknown", has a learned vector. These vectors are added to the
+item embedding, so any encoder can use them. A position only sees what is known when the next item is predicted: its own
+event, earlier ones and, with ``query_time``, the time of the query.
 
 Shapes: B sequences, L positions, D width, E edges between bins, T events.
 """
@@ -106,7 +106,10 @@ class EventEmbeddings(nn.Module):
         return sum(vectors[1:], vectors[0])
 
     def with_session_positions(self, batch: Sequences, n_items: int) -> Sequences:
-        """Return ``batch`` with its column ``session_positions`` computed, so that a stream can continue from it."""
+        """Return ``batch`` with its column ``session_positions`` computed.
+
+        A stream can continue from these positions.
+        """
         if "session_position" not in self.tables:
             return batch
         return replace(batch, columns={**batch.columns, "session_positions": self._session_positions(batch, n_items)})
@@ -137,7 +140,9 @@ class EventEmbeddings(nn.Module):
 
 
 def value_bin_edges(values_T: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return ``(E,)`` bin edges: midpoints between distinct values if these are few, else quantiles.
+    """Return the ``(E,)`` edges between the bins of values.
+
+    Edges are midpoints between distinct values if these are few, else quantiles.
 
     Unused edges are infinite.
     """
@@ -197,7 +202,7 @@ def session_positions(times_BL: Tensor, is_event_BL: Tensor, computed_BL: Tensor
 
 
 def _missing_data(name: str, train: Dataset) -> str:
-    """Return why the data does not support an input; empty if it does."""
+    """Return why the data does not support an input; an empty string if it does."""
     events = train.histories
     if name == "value":
         is_known = events.values is not None and not np.isnan(events.values).all()
@@ -208,7 +213,7 @@ def _missing_data(name: str, train: Dataset) -> str:
 
 
 def missing_times(data: Dataset) -> str:
-    """Return why ``data`` has no real times (decision 0027); empty if some are real."""
+    """Return why ``data`` has no real times, or an empty string (decision 0027)."""
     events = data.histories
     if events.times is None:
         return "no times"

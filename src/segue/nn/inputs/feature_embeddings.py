@@ -2,8 +2,8 @@
 
 :mod:`segue.core.features` encodes the rows.
 
-Each category and each tag has a vector. Each number, and each element of a vector, has a direction it is multiplied
-with. Each feature has a vector for "unknown". The vectors of all features are summed; the tags of one feature are
+Each category and each tag has a vector. Each number, and each element of a vector feature, is multiplied by a learned
+direction. Each feature has a vector for "unknown". The vectors of all features are summed; the tags of one feature are
 divided by the square root of their number.
 
 Shapes: N rows, J columns of an encoded row, S columns of one feature, D width, I items, U users, B sequences,
@@ -53,9 +53,9 @@ class FeatureEmbeddings(nn.Module):
 
 
 def _embed_categories(codes_NS: Tensor, table_WD: Tensor) -> Tensor:
-    """Sum the vectors of each row's codes, divided by the square root of their number.
+    """Sum the vectors of each row's codes, divided by the root of their number.
 
-    The last row if there is none.
+    Without codes, return the last row.
     """
     known_NS = ~codes_NS.isnan()
     weight_NS = known_NS / known_NS.sum(1, keepdim=True).clamp_min(1).sqrt()
@@ -65,7 +65,7 @@ def _embed_categories(codes_NS: Tensor, table_WD: Tensor) -> Tensor:
 
 
 def _embed_numbers(values_NS: Tensor, table_WD: Tensor) -> Tensor:
-    """Multiply values with directions; the last row where they are unknown."""
+    """Multiply values by their directions; use the last row where they are unknown."""
     vectors_ND: Tensor = values_NS.nan_to_num(0.0) @ table_WD[:-1] + values_NS[:, :1].isnan() * table_WD[-1]
     return vectors_ND
 
@@ -73,9 +73,9 @@ def _embed_numbers(values_NS: Tensor, table_WD: Tensor) -> Tensor:
 class ItemFeatureEmbeddings(nn.Module):
     """Add the embeddings of item features to item vectors.
 
-    An item that does not occur in training has the vector of its features alone, and is not a negative in training
-    either, because it cannot be a target. So that features learn to represent items alone, random other items are also
-    represented by their features alone, new ones in each step (cf. Volkovs et al. 2017, DropoutNet).
+    An item that does not occur in training is represented by its features alone. It is also never a negative, because
+    it cannot be a target. To train features to represent items on their own, a random set of other items, drawn anew in
+    each step, is also represented by features alone (cf. Volkovs et al. 2017, DropoutNet).
     """
 
     def __init__(self, features: Sequence[Feature], n_items: int, width: int, std: float) -> None:
@@ -106,7 +106,9 @@ class ItemFeatureEmbeddings(nn.Module):
         return vectors
 
     def at_positions(self, codes_BL: Tensor, table_ID: Tensor) -> Tensor:
-        """Return the vectors of some items, ``(B, L, D)``, without computing those of all items.
+        """Return the vectors of the items at each position, ``(B, L, D)``.
+
+        The vectors of all other items are not computed.
 
         Args:
             table_ID: the items' own embeddings, followed by those of the start and mask tokens, which have no features.

@@ -1,4 +1,6 @@
-"""Encode everything a next-item model reads in addition to the items, selected by name.
+"""Encode what a next-item model reads in addition to the items.
+
+Inputs are selected by name.
 
 Event inputs: ``value``, ``action``, ``gap`` (seconds since the previous event), ``query_time`` (seconds from the newest
 event to the query) and ``session_position`` (position within the session). Features: ``item_features`` and
@@ -96,7 +98,10 @@ class InputEncoder(nn.Module):
         return x_BLD
 
     def with_session_positions(self, batch: Sequences) -> Sequences:
-        """Return ``batch`` with session positions computed, so that a stream can continue from its last events."""
+        """Return ``batch`` with session positions computed.
+
+        A stream can continue from the positions of its last events.
+        """
         return batch if self.events is None else self.events.with_session_positions(batch, self.n_items)
 
     def item_vectors(self, embeddings_ID: Tensor) -> Tensor:
@@ -104,9 +109,10 @@ class InputEncoder(nn.Module):
         return embeddings_ID if self.items is None else self.items(embeddings_ID, self._drop_prob)
 
     def training_bias(self, bias_I: Tensor | None) -> Tensor | None:
-        """Return the item bias for the loss, which excludes items that do not occur in training as negatives.
+        """Return the item bias for the loss.
 
-        Only with item features, which represent such items.
+        It excludes items that do not occur in training from the negatives. There is a bias only with item features,
+        which represent such items.
         """
         if self.items is None or bool(self.items.in_training_I.all()):
             return bias_I
@@ -115,7 +121,10 @@ class InputEncoder(nn.Module):
 
     @property
     def _drop_prob(self) -> float:
-        """Probability in training that a known input is replaced by unknown, so that the vectors of unknown train."""
+        """Return the probability that a known input is replaced by unknown, in training.
+
+        Replacement trains the vectors of unknown inputs.
+        """
         return self.feature_dropout if self.training else 0.0
 
     def _embed_items(self, codes_BL: Tensor, table: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Additive attention scores of every position over those up to its own, with little memory.
+"""Additive attention scores of all positions up to each query, with little memory.
 
 Shapes: B sequences, L positions, Q query positions, S key positions, A width of the attention.
 """
@@ -22,7 +22,10 @@ DEVICE_ELEMENTS = 1 << 26
 
 
 class _AdditiveScores(torch.autograd.Function):
-    """Compute the sigmoids of all pairs one block at a time, and again in the backward pass."""
+    """Compute the sigmoids of all pairs of positions, one block at a time.
+
+    They are computed again in the backward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, query_BLA: Tensor, key_BLA: Tensor, weight_A: Tensor) -> Tensor:
@@ -52,7 +55,10 @@ def _sigmoids(query_BQA: Tensor, key_BSA: Tensor) -> Tensor:
 
 
 def _blocks(query_BLA: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield slices of sequences, query positions, and the key positions up to the last query."""
+    """Yield the slices of each block.
+
+    These are slices of sequences, of query positions, and of the key positions up to the last query.
+    """
     batch, length, width = query_BLA.shape
     max_elements = ELEMENTS.get(query_BLA.device.type, DEVICE_ELEMENTS)
     for start in range(0, length, ROWS):
@@ -63,6 +69,9 @@ def _blocks(query_BLA: Tensor) -> Iterator[tuple[slice, slice, slice]]:
 
 
 def additive_scores(query_BLA: Tensor, key_BLA: Tensor, weight_A: Tensor) -> Tensor:
-    """Return ``weight . sigmoid(query_t + key_j)`` for ``j <= t`` and zero elsewhere, ``(B, L, L)``."""
+    """Return the additive attention scores, ``(B, L, L)``.
+
+    A score is ``weight . sigmoid(query_t + key_j)`` for ``j <= t`` and zero elsewhere.
+    """
     scores_BLL: Tensor = _AdditiveScores.apply(query_BLA, key_BLA, weight_A)
     return scores_BLL

@@ -39,7 +39,9 @@ class AttentionBlock(nn.Module):
         self.out = nn.Linear(width, width)
 
     def attend(self, x_BLD: Tensor, targets: TargetPositions | None, lengths_B: Tensor | None) -> Tensor:
-        """Compute attention for every position, ``(B, L, D)``, or for the targets only, ``(M, D)``.
+        """Compute attention for every position, or for the targets only.
+
+        The result is ``(B, L, D)``, or ``(M, D)`` for the targets.
 
         Args:
             lengths_B: bidirectional attention to all positions before these lengths; ``None``: causal attention.
@@ -69,7 +71,10 @@ class AttentionBlock(nn.Module):
 
 
 class TransformerBlock(AttentionBlock):
-    """Pre-norm transformer block: self-attention, then a feed-forward network with ReLU, each with a residual."""
+    """Pre-norm transformer block: self-attention, then a feed-forward network.
+
+    The feed-forward network uses ReLU. Both have a residual connection.
+    """
 
     def __init__(self, width: int, num_heads: int, expansion: float, dropout: float) -> None:
         super().__init__(width, num_heads, dropout)

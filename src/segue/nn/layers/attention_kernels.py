@@ -1,4 +1,6 @@
-"""Attention with dropout: causal, length-masked or biased, with a CPU implementation faster than torch's.
+"""Attention with dropout: causal, length-masked or biased.
+
+The CPU implementation is faster than torch's.
 
 Shapes: B sequences, H heads, K queries, L positions, P width of a head.
 """
@@ -79,7 +81,7 @@ def length_masked_attention(
 ) -> Tensor:
     """Attend to all positions before the lengths, ``(B, H, K, P)``.
 
-    See :func:`causal_attention`.
+    For the arguments see :func:`causal_attention`.
     """
     is_padding_BL = torch.arange(k_BHLP.shape[-2], device=lengths_B.device) >= lengths_B[:, None]
     on_cpu = q_BHKP.device.type == "cpu"

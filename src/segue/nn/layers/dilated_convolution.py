@@ -37,7 +37,10 @@ class DilatedConvolution(nn.Module):
         return F.relu(self.norm(mixed.mT))
 
     def at_positions(self, x_BPD: Tensor, index_QK: Tensor) -> Tensor:
-        """Return the output at some positions, ``(B, Q, D)``, whose taps read the positions ``index_QK`` of ``x``."""
+        """Return the output at some positions, ``(B, Q, D)``.
+
+        ``index_QK`` are the positions of ``x`` that the taps read.
+        """
         weights = self.taps.weight.transpose(1, 2).flatten(1)
         return F.relu(self.norm(F.linear(x_BPD[:, index_QK].flatten(2), weights, self.taps.bias)))
 
@@ -61,7 +64,10 @@ class DilatedStack(nn.Module):
         return [module for module in self.convolutions if isinstance(module, DilatedConvolution)]
 
     def forward(self, x_BLD: Tensor, last_B: Tensor | None = None) -> Tensor:
-        """Return ``(B, L, D)``, or ``(B, D)`` for the positions ``last_B`` only, computing only what they depend on."""
+        """Return ``(B, L, D)``, or ``(B, D)`` for the positions ``last_B`` only.
+
+        With ``last_B``, only what these positions depend on is computed.
+        """
         if last_B is not None:
             return self._at_last(x_BLD, last_B)
         convolutions = self._convolutions()
@@ -90,7 +96,10 @@ class DilatedStack(nn.Module):
 
 
 def _needed_lags(lags: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Return the lags needed as input of each convolution, and finally of the output: ``[0]``."""
+    """Return the lags at which each convolution's input is needed, by convolution.
+
+    The last element holds the lags of the output: ``[0]``.
+    """
     needed = [[0]]
     for of_convolution in reversed(lags):
         needed.insert(0, sorted({lag + tap for lag in needed[0] for tap in of_convolution}))

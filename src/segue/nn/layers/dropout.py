@@ -1,6 +1,7 @@
-"""Dropout with a cheap mask on CPUs: 16 random bits per element instead of one draw from a distribution.
+"""Dropout with a cheap mask on CPUs.
 
-The drop probability is exact to within 1 / 65,536. Masks follow from torch's global random generator.
+A mask takes 16 random bits per element instead of one draw from a distribution. The drop probability is exact to within
+1 / 65,536. Masks follow from torch's global random generator.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ LEVELS = 1 << 16
 
 
 def dropout_mask(like: Tensor, p: float) -> tuple[Tensor, float]:
-    """Return a 0/1 mask in the shape of ``like``, zero with probability ``p``, and the scale of kept elements."""
+    """Return a random 0/1 mask shaped like ``like``, and the scale of kept elements.
+
+    An element of the mask is zero with probability ``p``.
+    """
     keep_level = min(max(1, round((1.0 - p) * LEVELS)), LEVELS - 1)
     count = like.numel()
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)
@@ -40,7 +44,10 @@ class _Dropout(torch.autograd.Function):
 
 
 def dropout(x: Tensor, p: float, training: bool) -> Tensor:
-    """Zero elements of ``x`` with probability ``p`` and scale up the others, in training; else return ``x``."""
+    """Zero elements of ``x`` with probability ``p`` and scale up the others.
+
+    Return ``x`` unchanged outside of training.
+    """
     if not training or p == 0.0:
         return x
     if x.device.type != "cpu":

@@ -1,6 +1,7 @@
-"""The block of HSTU: gated pointwise attention instead of attention and a feed-forward network (Zhai et al. 2024).
+"""The block of HSTU: gated pointwise attention.
 
-arXiv:2402.17152, eqs. 2-4.
+It replaces both attention and the feed-forward network of a transformer block (Zhai et al. 2024, arXiv:2402.17152, eqs.
+2-4).
 
 Shapes: B sequences, L positions, D width, H heads, K queries, M target positions.
 """
@@ -24,7 +25,10 @@ INIT_STD = 0.02
 
 
 class HSTUBlock(nn.Module):
-    """``x + W (norm(attention) * u)``, where u, v, q and k are SiLUs of linear maps of the normalized input."""
+    """HSTU block: ``x + W (norm(attention) * u)``.
+
+    u, v, q and k are SiLUs of linear maps of the normalized input.
+    """
 
     def __init__(self, width: int, num_heads: int, max_length: int, time_bias: bool, dropout: float) -> None:
         super().__init__()

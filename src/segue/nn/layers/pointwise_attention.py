@@ -1,6 +1,7 @@
-"""Pointwise attention: each weight is the SiLU of its own score, without a softmax (Zhai et al. 2024).
+"""Pointwise attention: each weight is the SiLU of its score, without a softmax.
 
-arXiv:2402.17152, eq. 3. Relative positions and time differences add learned biases, shared by all heads, to the scores.
+Zhai et al. 2024, arXiv:2402.17152, eq. 3. Relative positions and time differences add learned biases, shared by all
+heads, to the scores.
 
 Shapes: B sequences, H heads, L positions, K queries (all L or the targets only), P width of a head, N weights.
 """
@@ -30,7 +31,7 @@ LOG_BASE = 0.301
 class PairRelations:
     """Relation of each query to each position.
 
-    Without a dimension B where all sequences share it.
+    A relation shared by all sequences has no dimension B.
     """
 
     visible: Tensor
@@ -48,11 +49,13 @@ def pair_relations(
     query_times_BL: Tensor | None,
     device: str,
 ) -> PairRelations:
-    """Return the relations of ``length`` positions, or the targets only, to all positions.
+    """Return the relations of ``length`` positions to all positions.
+
+    With targets, return those of the target positions only.
 
     Args:
         times_BL: float64 seconds, NaN where unknown; ``None``: no time buckets.
-        query_times_BL: times of the queries, likewise.
+        query_times_BL: times of the queries, in the same format.
     """
     index_L = torch.arange(length, device=device)
     query = index_L if targets is None else targets.scatter(targets.positions_M)
@@ -67,7 +70,10 @@ def pair_relations(
 
 
 class _GatherWeights(torch.autograd.Function):
-    """Indexing with a gradient by ``bincount``, many times faster than scattered additions."""
+    """Index weights, with a gradient by ``bincount``.
+
+    This is many times faster than scattered additions.
+    """
 
     @staticmethod
     def forward(ctx: Any, weights_N: Tensor, index: Tensor) -> Tensor:
@@ -88,7 +94,10 @@ def gather_weights(weights_N: Tensor, index: Tensor) -> Tensor:
 
 
 class _Pointwise(torch.autograd.Function):
-    """Keep two K x L matrices for the backward pass: the weights and their sigmoids, both zero where masked."""
+    """Compute pointwise attention and keep two K x L matrices for the backward pass.
+
+    These are the weights and their sigmoids, both zero where masked.
+    """
 
     @staticmethod
     def forward(ctx: Any, q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, visible: Tensor) -> Tensor:
@@ -119,11 +128,11 @@ class _Pointwise(torch.autograd.Function):
 def pointwise_attention(q_BHKP: Tensor, k_BHLP: Tensor, v_BHLP: Tensor, bias: Tensor, visible: Tensor) -> Tensor:
     """Sum the visible values, weighted by ``silu(q.k + bias)``, ``(B, H, K, P)``.
 
-    Not divided by anything.
+    The weights are not normalized.
 
     Args:
         bias: broadcasts to ``(B, H, K, L)``.
-        visible: 1 or 0, likewise.
+        visible: 1 or 0; broadcasts to the same shape.
     """
     out_BHKP: Tensor = _Pointwise.apply(q_BHKP, k_BHLP, v_BHLP, bias, visible)
     return out_BHKP

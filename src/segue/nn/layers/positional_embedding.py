@@ -1,4 +1,6 @@
-"""Learned positional embeddings, counted from the beginning of a window or from its end.
+"""Learned positional embeddings.
+
+Positions are counted from the beginning of a window or from its end.
 
 Shapes: B sequences, L positions, D width, P embeddings.
 """
@@ -13,7 +15,9 @@ __all__ = ["position_vectors"]
 
 
 def position_vectors(vectors_PD: Tensor, length: int, lengths_B: Tensor | None) -> Tensor:
-    """Return the embedding of each of ``length`` positions: ``(L, D)``, or ``(B, L, D)`` with ``lengths_B``.
+    """Return the embedding of each of ``length`` positions.
+
+    The result is ``(L, D)``, or ``(B, L, D)`` with ``lengths_B``.
 
     Args:
         lengths_B: count backwards: embedding 0 is that of the last position before these lengths. The mask token, which

@@ -1,6 +1,6 @@
-"""The block of Transformer-XL: attention by content and relative distance, with a memory (Dai et al. 2019).
+"""The block of Transformer-XL: attention by content and relative distance.
 
-arXiv:1901.02860, section 3.3.
+It also attends to a memory of previous positions (Dai et al. 2019, arXiv:1901.02860, section 3.3).
 
 Shapes: B sequences, S positions of a segment, Z positions of the memory before it, K = Z + S, D width, H heads, P width
 of a head.
@@ -21,7 +21,7 @@ __all__ = ["RelativeBlock", "relative_shift", "sinusoidal_encoding"]
 
 
 def sinusoidal_encoding(count: int, width: int, like: Tensor) -> Tensor:
-    """Return the encoding R of the distances ``count - 1`` down to 0, ``(count, width)``."""
+    """Return the encoding R of the distances ``count - 1 .. 0``, ``(count, width)``."""
     rates = torch.exp(torch.arange(0, width, 2, device=like.device) * (-math.log(10_000.0) / width))
     angles = torch.arange(count - 1, -1, -1, device=like.device)[:, None] * rates
     return torch.cat([angles.sin(), angles.cos()], 1)[:, :width].to(like.dtype)
@@ -30,7 +30,7 @@ def sinusoidal_encoding(count: int, width: int, like: Tensor) -> Tensor:
 def relative_shift(by_distance_BHSK: Tensor) -> Tensor:
     """Convert scores by distance ``K - 1 .. 0`` to scores by position (appendix B).
 
-    Later positions are undefined.
+    The result is undefined at positions after the query.
     """
     *outer, segment, keys = by_distance_BHSK.shape
     padded = F.pad(by_distance_BHSK, (1, 0)).view(*outer, keys + 1, segment)

@@ -1,11 +1,13 @@
-"""Losses of a next-item model over the whole catalog or sampled negatives, as pure functions.
+"""Losses of a next-item model over the whole catalog or sampled negatives.
+
+All losses are pure functions.
 
 Shapes: M targets, D width, I items, K negatives.
 
 ``loss(hidden_MD, vectors_ID, bias_I, targets_M, seen)`` returns the mean over targets; a sampled loss takes
 ``negatives`` before ``seen``, the items excluded as negatives. Keyword-only parameters are training settings of the
-same name. Losses work with any encoder, objective and sampler, and compute in float32 whatever the precision of the
-layers before.
+same name. Losses work with any encoder, objective and sampler, and compute in float32 regardless of the precision of
+the layers before them.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def cross_entropy(
     *,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Softmax cross-entropy over the whole catalog, in blocks: memory does not grow with targets x items.
+    """Compute softmax cross-entropy over the whole catalog.
+
+    It is computed in blocks, so that memory does not grow with targets x items.
 
     Args:
         label_smoothing: fraction of each target that is spread uniformly over the catalog (Szegedy et al. 2016,
@@ -71,9 +75,10 @@ def focal(
     *,
     focal_gamma: float,
 ) -> Tensor:
-    """Focal loss over the whole catalog, in blocks: cross-entropy that down-weights well-predicted targets.
+    """Compute the focal loss over the whole catalog, in blocks.
 
-    ``-(1 - p)^gamma log p`` for a target of probability p (Lin et al. 2017, arXiv:1708.02002, eq. 4).
+    It is a cross-entropy that down-weights well-predicted targets: ``-(1 - p)^gamma log p`` for a target of probability
+    p (Lin et al. 2017, arXiv:1708.02002, eq. 4).
     """
     return blocked_cross_entropy(hidden_MD, vectors_ID, bias_I, targets_M, seen, focal_gamma)
 
@@ -90,7 +95,9 @@ def cross_entropy_pairwise(
     pairwise_weight: float,
     label_smoothing: float,
 ) -> Tensor:
-    """Weighted mean of cross-entropy over the whole catalog and :func:`bpr` over negatives.
+    """Compute a weighted mean of cross-entropy and :func:`bpr`.
+
+    Cross-entropy is over the whole catalog, :func:`bpr` over the negatives.
 
     Args:
         pairwise_weight: weight of :func:`bpr`.
@@ -111,7 +118,9 @@ def sampled_softmax_pairwise(
     *,
     pairwise_weight: float,
 ) -> Tensor:
-    """Weighted mean of :func:`sampled_softmax` and :func:`bpr` over the same negatives.
+    """Compute a weighted mean of :func:`sampled_softmax` and :func:`bpr`.
+
+    Both use the same negatives.
 
     Args:
         pairwise_weight: weight of :func:`bpr`.
@@ -130,7 +139,9 @@ def sampled_softmax(
     negatives: Negatives,
     seen: SeenItems | None = None,
 ) -> Tensor:
-    """Softmax over the target and the negatives, a negative of probability q weighted by ``1 / (K q)``.
+    """Compute softmax cross-entropy over the target and the negatives.
+
+    A negative of probability q is weighted by ``1 / (K q)``.
 
     This log-Q correction (Bengio & Senecal 2008) makes the sum over negatives an unbiased estimate of the sum over the
     catalog for any sampler; with every other item drawn once it is the cross-entropy.
@@ -147,7 +158,7 @@ def nll(
     negatives: Negatives,
     seen: SeenItems | None = None,
 ) -> Tensor:
-    """Negative log-likelihood in a softmax over the target and the negatives, without log-Q correction.
+    """Compute softmax cross-entropy over target and negatives, without correction.
 
     Also known as InfoNCE (van den Oord et al. 2018, arXiv:1807.03748). Over the whole catalog the negative
     log-likelihood is ``cross_entropy``. Without correction, items drawn often by the sampler get lower scores.
@@ -165,7 +176,10 @@ def bce(
     negatives: Negatives,
     seen: SeenItems | None = None,
 ) -> Tensor:
-    """Binary cross-entropy of the target and the mean over the negatives (Kang & McAuley 2018, eq. 6)."""
+    """Compute the binary cross-entropy of the target and of the negatives.
+
+    The loss of the negatives is their mean (Kang & McAuley 2018, eq. 6).
+    """
     positive_M, negative_MK = _scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen)
     return (F.softplus(-positive_M) + F.softplus(negative_MK).mean(1)).mean()
 
@@ -181,12 +195,13 @@ def gbce(
     *,
     calibration: float,
 ) -> Tensor:
-    """Generalized BCE, which corrects the overconfidence of negative sampling (Petrov & Macdonald 2023).
+    """Compute generalized BCE, which corrects the overconfidence of negative sampling.
 
-    arXiv:2308.07192, eq. 12. The exponent of the target's probability follows from the fraction of the catalog that is
-    sampled; the derivation assumes uniform negatives. Scores are offset by the log-odds at which targets and negatives
-    balance, which changes no ranking: an untrained model need not learn first how rare targets are. Without the offset
-    the first steps push all scores down along one common direction and learn little else.
+    Petrov & Macdonald 2023, arXiv:2308.07192, eq. 12. The exponent of the target's probability follows from the
+    fraction of the catalog that is sampled; the derivation assumes uniform negatives. Scores are offset by the log-odds
+    at which targets and negatives balance. The offset does not change any ranking, and an untrained model does not have
+    to learn how rare targets are first. Without it, the first steps push all scores down along one common direction and
+    learn little else.
 
     Args:
         calibration: t in [0, 1]; 0 is plain BCE, 1 makes the scores, minus the offset, estimate true probabilities.
@@ -207,7 +222,10 @@ def bpr(
     negatives: Negatives,
     seen: SeenItems | None = None,
 ) -> Tensor:
-    """Bayesian personalized ranking: the target above each negative (Rendle et al. 2009, arXiv:1205.2618)."""
+    """Compute the Bayesian personalized ranking loss.
+
+    Each target is compared with each negative (Rendle et al. 2009, arXiv:1205.2618).
+    """
     return _bpr(*_scores(hidden_MD, vectors_ID, bias_I, targets_M, negatives, seen))
 
 
@@ -222,9 +240,9 @@ def bpr_max(
     *,
     score_penalty: float,
 ) -> Tensor:
-    """BPR with the negatives weighted by their softmax, so that the hardest dominate (Hidasi & Karatzoglou 2018).
+    """Compute BPR with the negatives weighted by their softmax.
 
-    arXiv:1706.03847, eq. 10.
+    The hardest negatives dominate (Hidasi & Karatzoglou 2018, arXiv:1706.03847, eq. 10).
 
     Args:
         score_penalty: weight of the negatives' squared scores, which are weighted by the same softmax.

@@ -24,7 +24,10 @@ MAX_JUDGES = 1024
 
 
 def uniform(counts_I: Tensor) -> SampleNegatives:
-    """Draw all items with equal probability, that among the items that are not the target."""
+    """Draw all items with equal probability.
+
+    The probability returned is that among the items that are not the target.
+    """
     log_q = _uniform_log_q(counts_I)
 
     def sample(k: int, hidden_MD: Tensor, vectors_ID: Tensor, bias_I: Tensor | None, targets_M: Tensor) -> Negatives:
@@ -71,9 +74,10 @@ def in_batch(counts_I: Tensor) -> SampleNegatives:
 
 
 def mixed(counts_I: Tensor, *, in_batch_fraction: float) -> SampleNegatives:
-    """Draw a fraction of the negatives from the batch, the rest uniformly (Yang et al. 2020, Mixed Negative Sampling).
+    """Draw a fraction of the negatives from the batch, the rest uniformly.
 
-    The probability is that of the mixture, so that it does not depend on which of the two drew an item.
+    Mixed Negative Sampling: Yang et al. 2020. The probability returned is that of the mixture, so that it does not
+    depend on which of the two drew an item.
     """
     from_batch, from_catalog = in_batch(counts_I), uniform(counts_I)
     log_q_I, uniform_log_q = _log_frequencies(counts_I), _uniform_log_q(counts_I)
@@ -90,12 +94,13 @@ def mixed(counts_I: Tensor, *, in_batch_fraction: float) -> SampleNegatives:
 
 
 def hard(counts_I: Tensor, *, hard_pool_factor: float) -> SampleNegatives:
-    """Draw a uniform pool and keep the items with the highest scores of the current model (cf. Zhang et al. 2013).
+    """Draw a uniform pool and keep the items with the highest scores.
 
-    Items are ranked by their softmax probability over the pool, summed over some targets of the batch. The probability
-    returned is that of the pool: a loss that corrects for it neglects the rest of the pool and underestimates the sum
-    over the catalog slightly, less so the more of it the highest scores hold. Other losses see a biased sample with
-    more false negatives (items the user would also have chosen) than a uniform one.
+    The scores are those of the current model (cf. Zhang et al. 2013). Items are ranked by their softmax probability
+    over the pool, summed over some targets of the batch. The probability returned is that of drawing an item into the
+    pool. A loss that corrects for it neglects the rest of the pool and slightly underestimates the sum over the
+    catalog; the error is small if the highest scores dominate the sum. Other losses see a biased sample, with more
+    false negatives (items the user would also have chosen) than a uniform one.
 
     Args:
         hard_pool_factor: size of the pool, as a multiple of the number of negatives.

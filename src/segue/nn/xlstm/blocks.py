@@ -1,4 +1,6 @@
-"""Residual blocks of xLSTM (arXiv:2405.04517, section 2.4 and appendix figures 10 and 11).
+"""Residual blocks of xLSTM.
+
+arXiv:2405.04517, section 2.4 and appendix figures 10 and 11.
 
 Shapes: B sequences, L positions, D width, E inner width, H heads, P width of a head, K kernel size of the convolution.
 """
@@ -41,7 +43,10 @@ class HeadNorm(nn.Module):
 
 
 class CausalConvolution(nn.Module):
-    """Depthwise causal convolution: each channel mixes its own ``kernel_size`` newest positions."""
+    """Depthwise causal convolution.
+
+    Each channel combines its own ``kernel_size`` newest positions.
+    """
 
     def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
@@ -61,7 +66,10 @@ class CausalConvolution(nn.Module):
 
 
 def append_inputs(x_BLE: Tensor, lengths_B: Tensor, past_BKE: Tensor) -> tuple[Tensor, Tensor]:
-    """Return ``x`` preceded by the K - 1 past inputs, and the newest K - 1 inputs at each row's own length."""
+    """Return ``x`` preceded by the K - 1 past inputs, and the newest K - 1 inputs.
+
+    The newest inputs are those at each row's own length.
+    """
     extended_BTE = torch.cat([past_BKE, x_BLE], 1)
     newest_BK = lengths_B[:, None] + torch.arange(past_BKE.shape[1], device=lengths_B.device)
     return extended_BTE, extended_BTE.gather(1, newest_BK[..., None].expand(-1, -1, x_BLE.shape[-1]))
@@ -76,7 +84,10 @@ def _round_up(width: float, multiple: int) -> int:
 
 
 class MLSTMBlock(nn.Module):
-    """Pre up-projection block: up-projection, convolution, mLSTM cell, output gate, down-projection."""
+    """Pre up-projection block with an mLSTM cell.
+
+    It consists of up-projection, convolution, mLSTM cell, output gate and down-projection.
+    """
 
     def __init__(
         self,
@@ -128,14 +139,20 @@ class MLSTMBlock(nn.Module):
         )
 
     def initial_state(self, rows: int) -> RecurrentState:
-        """Return the initial state: inputs of the convolution, and ``C``, ``n``, ``m`` of the cell."""
+        """Return the initial state.
+
+        It consists of the inputs of the convolution, and ``C``, ``n``, ``m`` of the cell.
+        """
         C, n, m = mlstm.initial_state(rows, self.num_heads, len(self.skip) // self.num_heads, self.skip)
         return {"inputs": self.convolution.initial_state(rows), "C": C, "n": n, "m": m}
 
     def advance(
         self, x_BLD: Tensor, lengths_B: Tensor, recurrent_state: RecurrentState
     ) -> tuple[Tensor, RecurrentState]:
-        """Return ``(B, L, D)`` from a recurrent state on, and the state after each row's own length, at least 1."""
+        """Continue from a recurrent state.
+
+        Return ``(B, L, D)``, and the state after each row's own length, which is at least 1.
+        """
         normed_BLD = self.norm(x_BLD)
         extended_BTE, inputs = append_inputs(
             self._up_proj(normed_BLD).permute(1, 2, 0), lengths_B, recurrent_state["inputs"]
@@ -186,7 +203,10 @@ class MLSTMBlock(nn.Module):
         return mlstm.chunkwise_heads(q, k, v, i, f, self.chunk_size)[0]
 
     def _down_proj(self, x: Tensor, normed: Tensor, heads: tuple[Tensor, ...], skipped: tuple[Tensor, ...]) -> Tensor:
-        """Add the cell's outputs ``(..., P)`` to the residual stream ``(..., D)``, after norm, gate and projection."""
+        """Add the cell's outputs ``(..., P)`` to the residual stream ``(..., D)``.
+
+        The outputs first pass the norm, the gate and the projection.
+        """
         gate = F.linear(normed, self.up.weight[len(self.skip) :]).unflatten(-1, (self.num_heads, -1))
         norm = onnx_ops.gated_head_norm if torch.compiler.is_exporting() else gated_head_norm
         y = norm(gate, self.head_norm.weight.view(self.num_heads, -1), *heads, *skipped)
@@ -244,7 +264,10 @@ class SLSTMBlock(nn.Module):
         return self._down_proj(x_BLD, y_BLHP)
 
     def initial_state(self, rows: int) -> RecurrentState:
-        """Return the initial state: inputs of the convolution, and ``y, c, n, m`` of the cell."""
+        """Return the initial state.
+
+        It consists of the inputs of the convolution, and ``y``, ``c``, ``n``, ``m`` of the cell.
+        """
         cell = slstm.initial_state(self.num_heads, rows, self.recurrent.shape[1], self.recurrent)
         named = {name: part.transpose(0, 1) for name, part in zip("ycnm", cell, strict=True)}
         return {"inputs": self.convolution.initial_state(rows), **named}
@@ -252,7 +275,10 @@ class SLSTMBlock(nn.Module):
     def advance(
         self, x_BLD: Tensor, lengths_B: Tensor, recurrent_state: RecurrentState
     ) -> tuple[Tensor, RecurrentState]:
-        """Return ``(B, L, D)`` from a recurrent state on, and the state after each row's own length, at least 1."""
+        """Continue from a recurrent state.
+
+        Return ``(B, L, D)``, and the state after each row's own length, which is at least 1.
+        """
         normed_BLD = self.norm(x_BLD)
         extended_BTD, inputs = append_inputs(normed_BLD, lengths_B, recurrent_state["inputs"])
         mixed_BLD = self.convolution(extended_BTD)[:, inputs.shape[1] :]
@@ -273,7 +299,10 @@ class SLSTMBlock(nn.Module):
         return torch.cat(parts, -1) + self.bias
 
     def _down_proj(self, x: Tensor, y: Tensor) -> Tensor:
-        """Add the cell's output ``(..., H, P)`` to the residual stream ``(..., D)``; apply the feed-forward network."""
+        """Add the cell's output ``(..., H, P)`` to the residual stream ``(..., D)``.
+
+        Then apply the feed-forward network.
+        """
         x = x + self.head_norm(dropout(y, self.dropout, self.training))
         gate, up = self.up(self.norm_feed(x)).chunk(2, -1)
         return x + dropout(self.down(F.gelu(gate) * up), self.dropout, self.training)

@@ -1,4 +1,6 @@
-"""The mLSTM cell: a matrix memory with exponential gating (Beck et al. 2024, arXiv:2405.04517, eqs. 19-27).
+"""The mLSTM cell: a matrix memory with exponential gating.
+
+Beck et al. 2024, arXiv:2405.04517, eqs. 19-27.
 
 Three forms of one function:
 
@@ -43,7 +45,10 @@ CellState = tuple[Tensor, Tensor, Tensor]
 
 
 def soft_cap(x: Tensor, cap: float) -> Tensor:
-    """Limit pre-activations to ``(-cap, cap)``: ``cap * tanh(x / cap)`` (Beck et al. 2025, arXiv:2503.13427)."""
+    """Limit pre-activations to ``(-cap, cap)``.
+
+    Computes ``cap * tanh(x / cap)`` (Beck et al. 2025, arXiv:2503.13427).
+    """
     return cap * torch.tanh(x / cap)
 
 
@@ -58,7 +63,9 @@ def initial_state(batch: int, heads: int, width: int, like: Tensor) -> CellState
 
 @full_precision
 def parallel(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BHL: Tensor) -> Tensor:
-    """Return the outputs at all positions, ``(B, H, L, D)``, in O(L^2) time and memory.
+    """Return the outputs at all positions, ``(B, H, L, D)``.
+
+    Takes O(L^2) time and memory.
 
     Args:
         i_BHL: pre-activations of the input gate.
@@ -77,9 +84,11 @@ def chunkwise(
     chunk: int = 64,
     state: CellState | None = None,
 ) -> tuple[Tensor, CellState]:
-    """Return what :func:`parallel` returns, in linear time, and the state after the last position.
+    """Compute :func:`parallel` in linear time.
 
-    No gradient flows through states, neither the given nor the returned one.
+    Also return the state after the last position.
+
+    No gradient flows through the given state or the returned one.
     """
     heads, after = chunkwise_heads(q_BHLD, k_BHLD, v_BHLD, i_BHL, f_BHL, chunk, state)
     return torch.stack(heads, 1), after
@@ -88,7 +97,10 @@ def chunkwise(
 def step(
     q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, i_BH: Tensor, f_BH: Tensor, state: CellState
 ) -> tuple[Tensor, CellState]:
-    """Return the output after one more event, ``(B, H, D)``, and the new state (eqs. 19-27 as written)."""
+    """Return the output after one more event, ``(B, H, D)``, and the new state.
+
+    Computes eqs. 19-27 as written.
+    """
     C, n, m = state
     logf = F.logsigmoid(f_BH)
     m_new = torch.maximum(logf + m, i_BH)
@@ -112,7 +124,10 @@ def step_heads(
 
 @full_precision
 def final_output(q_BHD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, i_BHL: Tensor, f_BHL: Tensor, last_B: Tensor) -> Tensor:
-    """Return the output at the positions ``last_B`` only, ``(B, H, D)``, in linear time."""
+    """Return the output at the positions ``last_B`` only, ``(B, H, D)``.
+
+    Takes linear time.
+    """
     logf_BHL = F.logsigmoid(f_BHL)
     total_BHL = logf_BHL.cumsum(-1)
     is_after = torch.arange(k_BHLD.shape[2], device=last_B.device) > last_B[:, None]

@@ -1,8 +1,8 @@
-"""The mLSTM by chunks, linear in length, with an explicit backward pass (arXiv:2405.04517, appendix B).
+"""The mLSTM by chunks, linear in length, with an explicit backward pass.
 
-The formulation is that of arXiv:2503.14376. Within a chunk all positions are computed at once, as in the parallel form;
-earlier events are read from the state at its beginning. Products are computed head by head and chunk by chunk; the
-states and scores of each chunk are saved.
+arXiv:2405.04517, appendix B. The formulation is that of arXiv:2503.14376. Within a chunk all positions are computed at
+once, as in the parallel form; earlier events are read from the state at its beginning. Products are computed head by
+head and chunk by chunk; the states and scores of each chunk are saved.
 
 Shapes: B sequences, H heads, L positions, D width of a head, N chunks of S positions.
 """

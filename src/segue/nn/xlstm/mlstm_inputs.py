@@ -1,8 +1,11 @@
-"""Inputs of the mLSTM cell: a causal convolution, block-diagonal query, key and value projections, and the gates.
+"""Inputs of the mLSTM cell.
 
-One autograd function, with channels outermost: each channel is then contiguous in memory, the block-diagonal
-projections are one batched matrix product without a copy, and the convolution is a few shifted additions. Gates are
-linear in query, key and value, which are linear in the inputs; their composed weights need no query, key or value.
+They are computed by a causal convolution, block-diagonal query, key and value projections, and the gates.
+
+This is one autograd function, with channels as the outermost dimension. Each channel is then contiguous in memory, the
+block-diagonal projections are one batched matrix product without a copy, and the convolution is a few shifted
+additions. Gates are linear in query, key and value, which are linear in the inputs; their composed weights need no
+query, key or value.
 
 Shapes: E channels, B sequences, L positions, T = B * L, K kernel size, N blocks of J channels, H heads of width P,
 G = 2 H gates.
@@ -99,7 +102,10 @@ class _ProjectInputs(torch.autograd.Function):
 
 
 def _dots(a_ET: Tensor, b_ET: Tensor) -> Tensor:
-    """Return the dot products of rows, ``(E,)``, as diagonals of small matrix products, which is faster."""
+    """Return the dot products of rows, ``(E,)``.
+
+    They are diagonals of small matrix products, which is faster.
+    """
     group = math.gcd(len(a_ET), 4)
     a, b = (x_ET.unflatten(0, (-1, group)) for x_ET in (a_ET, b_ET))
     return torch.bmm(a, b.mT).diagonal(dim1=1, dim2=2).flatten()
@@ -116,7 +122,7 @@ def project_inputs(
     bias_G: Tensor,
     skip_HP: Tensor,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Compute the inputs of the cell, and the skip connection of each head, ``(B, L, P)``.
+    """Compute the inputs of the cell, and the skip connection of each head.
 
     Args:
         query_key_NJO: blocks of the query projection, ``O`` below J, and of the key projection, above.

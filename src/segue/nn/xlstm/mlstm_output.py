@@ -1,6 +1,6 @@
-"""Output of the mLSTM cell: norm within each head, skip connection, and output gate.
+"""Output of the mLSTM cell: norm within each head, skip connection, and gate.
 
-One autograd function; heads come in separately, as the cell computes them, and are returned side by side.
+This is one autograd function. Its inputs are the separate outputs of the heads; its output has the heads side by side.
 
 Shapes: H heads of width P; any number of leading dimensions.
 """
@@ -57,7 +57,10 @@ class _GatedHeadNorm(torch.autograd.Function):
 
 @full_precision
 def gated_head_norm(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
-    """Normalize and weight the cell's outputs, add the skip connection, multiply by the SiLU gate, ``(..., H, P)``.
+    """Apply head norm, skip connection and output gate, ``(..., H, P)``.
+
+    The cell's outputs are normalized and weighted, the skip connection is added, and the sum is multiplied by the SiLU
+    of the gate.
 
     Args:
         gate: pre-activations ``(..., H, P)``.

@@ -1,4 +1,6 @@
-"""The mLSTM at all positions at once, with an explicit backward pass (arXiv:2405.04517, eqs. 64-71).
+"""The mLSTM at all positions at once, with an explicit backward pass.
+
+arXiv:2405.04517, eqs. 64-71.
 
 Products are computed head by head and, for long sequences, in blocks of rows: under a causal mask a block of rows needs
 no column beyond its last row. The backward pass saves one matrix of normalized scores and recomputes the weights.

@@ -70,7 +70,10 @@ def gated_head_norm(gate: Tensor, weight_HP: Tensor, *parts: Tensor) -> Tensor:
 
 
 def sequence(input_LHBG: Tensor, R_HDG: Tensor) -> Tensor:
-    """Return the outputs of :func:`segue.nn.xlstm.slstm.sequence` from the initial state, ``(L, H, B, D)``."""
+    """Return the outputs of :func:`segue.nn.xlstm.slstm.sequence`, ``(L, H, B, D)``.
+
+    The recurrence starts from the initial state.
+    """
     from torch._higher_order_ops.scan import scan
 
     def step(state: slstm.CellState, input_HBG: Tensor) -> tuple[slstm.CellState, Tensor]:

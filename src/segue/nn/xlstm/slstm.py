@@ -1,4 +1,6 @@
-"""The sLSTM cell: scalar memories, exponential gating, memory mixing within heads (arXiv:2405.04517, eqs. 8-18).
+"""The sLSTM cell: scalar memories, exponential gating, memory mixing within heads.
+
+arXiv:2405.04517, eqs. 8-18.
 
 Shapes: L positions, H heads, B sequences, D width of a head; gates in the order i, f, z, o.
 
@@ -103,7 +105,7 @@ class _Sequence(torch.autograd.Function):
 
 @full_precision
 def sequence(input_LHBG: Tensor, R_HDG: Tensor, state: CellState | None = None) -> tuple[Tensor, CellState]:
-    """Return the outputs at all positions, ``(L, H, B, D)``, and the state after the last one."""
+    """Return the outputs at all positions, ``(L, H, B, D)``, and the last state."""
     _, heads, batch, gates = input_LHBG.shape
     initial = state or initial_state(heads, batch, gates // 4, input_LHBG)
     y_LHBD, c, n, m = _Sequence.apply(input_LHBG, R_HDG, *initial)

@@ -36,7 +36,9 @@ CLOSED_GATE, OPEN_GATE = -1e4, 1e4
 
 @dataclass(frozen=True)
 class Kernels:
-    """Implementations for a sequence, for a few events continuing a state, and for one event.
+    """Implementations of the mLSTM cell.
+
+    There is one for a sequence, one for a few events that continue a state, and one for a single event.
 
     Each is ``auto``, ``native`` or the name of a kernel. ``native`` is Segue's own code. ``auto`` is the package's
     Triton kernel if the package is installed and the model is on a CUDA device, else ``native``.
@@ -48,14 +50,20 @@ class Kernels:
     chunk: int = 64
 
     def run_chunkwise(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor) -> tuple[Tensor, ...] | None:
-        """Return the outputs of each head, ``(B, L, P)``; ``None``: use Segue's own code."""
+        """Return the outputs of each head, ``(B, L, P)``.
+
+        Return ``None`` to use Segue's own code.
+        """
         name = self._select("chunkwise", q.device)
         return None if name is None else self._run_padded_chunks(name, q, k, v, i, f, None)[0].unbind(1)
 
     def run_sequence(
         self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: CellState
     ) -> tuple[tuple[Tensor, ...], CellState] | None:
-        """Return the outputs of each head from a state on, and the state after the last position; ``None`` as above."""
+        """Return the outputs of each head from a state on, and the last state.
+
+        Return ``None`` to use Segue's own code.
+        """
         kind = "sequence" if q.shape[2] < MIN_CHUNK else "chunkwise"
         name = self._select(kind, q.device)
         if name is None or name.startswith("parallel"):  # which has no states
@@ -82,11 +90,13 @@ class Kernels:
     def run_step(
         self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: CellState
     ) -> tuple[tuple[Tensor, ...], CellState] | None:
-        """Return the outputs ``(B, P)`` of each head after one more event, and the new state; ``None`` as above.
+        """Return the outputs ``(B, P)`` of each head after one event, and the new state.
+
+        Return ``None`` to use Segue's own code.
 
         Args:
-            q: ``(B, H, P)``, likewise k and v.
-            i: ``(B, H)``, likewise f.
+            q: ``(B, H, P)``, as are k and v.
+            i: ``(B, H)``, as is f.
         """
         name = self._select("step", q.device)
         if name is None:
@@ -109,7 +119,10 @@ class Kernels:
     def _run_padded_chunks(
         self, name: str, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: CellState | None
     ) -> tuple[Tensor, Any]:
-        """Return outputs ``(B, H, L, P)`` and the last state, padding sequences to whole chunks."""
+        """Return outputs ``(B, H, L, P)`` and the last state.
+
+        Sequences are padded to whole chunks.
+        """
         if self.chunk < MIN_CHUNK or self.chunk & (self.chunk - 1):
             raise ValueError(
                 f"model.chunk_size: got {self.chunk}, expected a power of 2 of at least {MIN_CHUNK} for {name}"
@@ -131,7 +144,7 @@ class Kernels:
         return h_BHLP[:, :, :length], after
 
     def _select(self, kind: str, device: torch.device) -> str | None:
-        """Return the kernel's name; ``None``: Segue's own code.
+        """Return the name of the kernel to use, or ``None`` to use Segue's own code.
 
         Raises:
             ValueError: a named kernel is not available; the message says why.
@@ -179,7 +192,10 @@ def _package() -> Any:
 
 
 def _to_vendor_state(state: CellState) -> CellState:
-    """Convert to the package's layout: initial stabilizers are 0, not -inf, and have one more dimension."""
+    """Convert a state to the package's layout.
+
+    Initial stabilizers are 0, not -inf, and have one more dimension.
+    """
     C, n, m = state
     return C.contiguous(), n.contiguous(), m.masked_fill(m == -math.inf, 0.0)[..., None].contiguous()
 

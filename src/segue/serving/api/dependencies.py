@@ -1,4 +1,7 @@
-"""Shared dependencies of the routes: service, queues, limit checks and error responses."""
+"""Shared dependencies of the routes.
+
+They are the service, queues, limit checks and error responses.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +126,7 @@ class ApiDependencies:
     async def run_store_call(self, call: Callable[[], T]) -> T:
         """Run a store call in a separate thread pool.
 
-        While the store does not respond, only these threads wait, and requests that do not need it, such as for
+        If the store does not respond, only these threads block. Requests that do not need the store, such as those for
         metrics, are still answered.
         """
         return await asyncio.get_running_loop().run_in_executor(self._store_threads, call)
@@ -154,7 +157,9 @@ class ApiDependencies:
         return ApiError(503, message=f"event store unavailable; {outcome}", retry_after=2.0)
 
     async def load_model(self, name: str | None, field_name: str = "model") -> LoadedModel:
-        """Return the model named ``name``, or the active one; loading it does not block other requests.
+        """Return the model named ``name``, or the active model.
+
+        Loading a model does not block other requests.
 
         Raises:
             ApiError: 422 for ``field_name``, no such model.

@@ -26,7 +26,7 @@ __all__ = ["EventRoutes"]
 logger = logging.getLogger("segue.serving")
 
 MAX_PENDING_USERS, USERS_PER_UPDATE = 10_000, 8
-"""Maximum number of users waiting for a state update, and users per update, as requests wait meanwhile."""
+"""Maximum number of users waiting for a state update, and of users per update; requests wait during an update."""
 
 
 class EventRoutes:
@@ -49,7 +49,7 @@ class EventRoutes:
         )
 
     async def event(self, event: schemas.EventRequest) -> Response:
-        """Store an event. It is durable when the response is sent, and the next request takes it into account."""
+        """Store an event durably; the next request takes it into account."""
         return await self._append([event])
 
     async def events(self, batch: schemas.EventBatch) -> Response:
@@ -105,7 +105,10 @@ class EventRoutes:
         )
 
     async def _update_states(self) -> None:
-        """Update user states a few at a time between requests; otherwise the next request would have to do it."""
+        """Update user states a few at a time between requests.
+
+        Otherwise the next request would have to update them.
+        """
         dependencies = self._dependencies
         try:
             while self._pending_users and not dependencies.is_closing:

@@ -20,7 +20,7 @@ __all__ = ["ModelRoutes"]
 logger = logging.getLogger("segue.serving")
 
 MAX_METRIC = 1e300
-"""Metrics beyond are omitted, as JSON cannot represent infinity."""
+"""Metrics beyond this magnitude are omitted, because JSON cannot represent infinity."""
 
 
 class ModelRoutes:
@@ -82,8 +82,10 @@ class ModelRoutes:
         self._service.metrics.set_model(info.name, info.key, info.version, True)
 
     async def _sync_active(self) -> None:
-        """Adopt a model that another process has activated; if it cannot be loaded here, another may still be
-        activated."""
+        """Adopt a model that another process has activated.
+
+        If that model cannot be loaded here, another one may still be activated.
+        """
         with suppress(ValueError):
             await self._dependencies.call_store("get_setting", self._service.models.sync_active)
 

@@ -19,7 +19,9 @@ SECURITY_SCHEMES = {
 
 
 def customize_openapi(app: FastAPI, settings: ServingSettings, has_keys: bool) -> None:
-    """Add the configured limits, and the security schemes if keys are required, to the OpenAPI description.
+    """Add limits and security schemes to the OpenAPI description.
+
+    The limits are those of the operator; security schemes are added only if keys are required.
 
     Args:
         has_keys: whether the service requires API keys.
@@ -38,7 +40,7 @@ def customize_openapi(app: FastAPI, settings: ServingSettings, has_keys: bool) -
 
 
 def _add_limits(schemas: dict[str, Any], settings: ServingSettings) -> None:
-    """Replace the limits of the schemas by those of the operator."""
+    """Replace the limits in the schemas with those of the operator."""
     limits = {
         ("RecommendRequest", "k", "integer"): ("maximum", settings.max_k),
         ("ExplainRequest", "k", "integer"): ("maximum", settings.max_k),
@@ -55,7 +57,7 @@ def _add_limits(schemas: dict[str, Any], settings: ServingSettings) -> None:
 
 
 def _add_security_schemes(description: dict[str, Any]) -> None:
-    """Add to each operation the scopes of which a key needs one."""
+    """Add the scopes to each operation; a key needs one of them."""
     description["components"]["securitySchemes"] = SECURITY_SCHEMES
     for method, path, operation in _iter_operations(description):
         scopes = sorted(required_scopes(method.upper(), path))

@@ -194,7 +194,10 @@ class RecommendRoutes:
 
 
 def _chunk_jobs(jobs: Sequence[PendingRequest], max_cost: int) -> Iterator[list[Job]]:
-    """Split jobs into chunks of limited cost, so that other requests are answered between them."""
+    """Split jobs into chunks of limited cost.
+
+    Other requests are answered between chunks.
+    """
     chunk: list[Job] = []
     cost = 0
     for job in jobs:

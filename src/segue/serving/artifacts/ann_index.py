@@ -23,7 +23,7 @@ from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Recommend
 __all__ = ["ANN_THRESHOLD", "ApproximateIndex", "ExactIndex", "Index", "measure_recall"]
 
 ANN_THRESHOLD = 2_000_000
-"""Number of items above which the graph is faster: reading so many vectors of width 64 takes about 30 ms."""
+"""Number of items above which the graph is faster: reading that many vectors of width 64 takes about 30 ms."""
 
 EXTRA = "pip install 'segue[ann]'"
 
@@ -73,14 +73,17 @@ class ExactIndex:
     def search(
         self, queries_ND: NDArray[np.float32], k: int, exclude: Events | None = None, allowed: Mask | None = None
     ) -> Recommendations:
-        """See :meth:`Index.search`: the result of :func:`segue.core.recommend.recommend`."""
+        """Search exactly; see :meth:`Index.search`.
+
+        The result is that of :func:`segue.core.recommend.recommend`.
+        """
         history = Events.of([[]] * len(queries_ND)) if exclude is None else exclude
         queries = Queries.of_users(np.arange(len(queries_ND), dtype=np.int32), history)
         return recommend(_PrecomputedModel(self, queries_ND), queries, k, allowed=allowed)
 
 
 class ApproximateIndex:
-    """Searches an HNSW graph, and falls back to an exact scan where the graph is unsuitable.
+    """Searches an HNSW graph; scans exactly where the graph is unsuitable.
 
     Args:
         exact: the same items.
@@ -92,7 +95,7 @@ class ApproximateIndex:
 
     @classmethod
     def build(cls, exact: ExactIndex, threads: int = 0) -> Self:
-        """Build the graph; takes some minutes for a million items.
+        """Build the graph, which takes some minutes for a million items.
 
         Args:
             threads: 0: one per core. With several threads the graph is not reproducible.
@@ -113,10 +116,10 @@ class ApproximateIndex:
 
     @classmethod
     def read(cls, exact: ExactIndex, path: Path) -> Self:
-        """Open what :meth:`write` wrote, as a memory-mapped file.
+        """Open the graph that :meth:`write` wrote, as a memory-mapped file.
 
         Raises:
-            ValueError: usearch is not installed, or the graph is of other items.
+            ValueError: usearch is not installed, or the graph belongs to other items.
         """
         graph = _import_usearch().Index.restore(str(path), view=True)
         expected = len(exact.vectors), exact.vectors.shape[1] + 1
@@ -133,7 +136,7 @@ class ApproximateIndex:
     def search(
         self, queries_ND: NDArray[np.float32], k: int, exclude: Events | None = None, allowed: Mask | None = None
     ) -> Recommendations:
-        """See :meth:`Index.search`; approximately the best items, ranked exactly.
+        """Find approximately the best items, ranked exactly; see :meth:`Index.search`.
 
         The result for a query does not depend on the other queries.
         """
@@ -157,7 +160,7 @@ class ApproximateIndex:
     def _search_graph(
         self, queries_ND: NDArray[np.float32], k: int, exclude: Events | None, allowed: Mask | None, n_fetch: int
     ) -> Recommendations:
-        """Search queries that take ``wanted`` candidates each from the graph."""
+        """Search the graph for queries that need ``wanted`` candidates each."""
         n = len(queries_ND)
         if n_fetch > EXACT_SCAN_SHARE * len(self.exact.vectors):
             return self.exact.search(queries_ND, k, exclude, allowed)
@@ -195,7 +198,7 @@ class ApproximateIndex:
         exclude: Events | None,
         allowed: Mask | None,
     ) -> Recommendations:
-        """Replace lists that are too short by exact ones."""
+        """Replace lists that are too short with exact ones."""
         short_rows = np.flatnonzero(lists.lengths < k)
         if not len(short_rows):
             return lists

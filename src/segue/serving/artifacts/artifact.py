@@ -1,6 +1,6 @@
-"""A model artifact: all that the service needs of a trained model, in one self-contained folder.
+"""A model artifact: a trained model in one self-contained folder.
 
-Layout:
+The folder contains everything that the service needs. Layout:
 
 - ``artifact.json``: metadata, and the SHA-256 of every file;
 - ``bundle/``: the trained model;
@@ -66,7 +66,7 @@ class ModelArtifact:
     histories: Events | None
     """The history of each user of the bundle when the artifact was built."""
     last_sequence: int
-    """Sequence number of the newest store event in the histories; 0: none of the store."""
+    """Sequence number of the newest store event in the histories; 0: no event of the store."""
     neighbors: ItemNeighbors
     popularity: NDArray[np.float32]
     """``(I,)`` events of each item in the histories."""
@@ -121,8 +121,8 @@ def build_artifact(
         index_above: number of items above which a factored model gets an approximate index.
 
     Raises:
-        ValueError: the histories are of other users; ``out`` holds something else; the engine is unknown, unavailable,
-            or ranks differently from the trained model; an index is to be built and usearch is not installed.
+        ValueError: the histories belong to other users; ``out`` contains something else; the engine is unknown,
+            unavailable, or ranks differently from the trained model; an index is required and usearch is not installed.
     """
     model = bundle.model
     n_users, n_items = model.schema.n_users, model.schema.n_items
@@ -175,8 +175,9 @@ def load_artifact(
         providers: ONNX Runtime providers in order of preference.
 
     Raises:
-        ValueError: the folder is no artifact or of another format, a file is missing or modified, the engine was not
-            prepared or is not installed, or it ranks golden queries differently; the message names the file or query.
+        ValueError: the folder is not an artifact or has another format, a file is missing or modified, the engine was
+            not prepared or is not installed, or it ranks golden queries differently; the message names the file or
+            query.
     """
     manifest = Manifest.read(folder)
     if errors := verify_artifact(folder):

@@ -84,14 +84,15 @@ class ItemNeighbors:
     def score(self, history: Events) -> Scores:
         """Score every item ``(N, I)`` by its similarity to the items of each history.
 
-        The similarities to the distinct items of the history that it is a neighbor of are summed; 0 if there is none.
+        The score is the sum of the similarities to those distinct items of the history that have the item as a
+        neighbor; 0 if there are none.
         """
         n_items = len(self.lengths)
         return sparse_product(history.csr(n_items), self._sparse_rows, n_items)
 
     @cached_property
     def _sparse_rows(self) -> CsrArrays:
-        # as they lie on disk: what stands beyond the lengths has no similarity and adds nothing
+        # rows as stored on disk: entries beyond the lengths have similarity 0 and add nothing
         offsets = np.arange(len(self.lengths) + 1, dtype=np.int64) * self.codes.shape[1]
         return offsets, self.codes.ravel(), self.similarity.ravel()
 

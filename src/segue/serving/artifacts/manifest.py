@@ -59,7 +59,7 @@ class Manifest(Settings):
         """Read the manifest of a folder.
 
         Raises:
-            ValueError: there is none, it is broken, or of another format.
+            ValueError: the manifest is missing, broken, or has another format.
         """
         manifest = read_json(folder / MANIFEST)
         if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
@@ -72,7 +72,7 @@ class Manifest(Settings):
 
 
 def hash_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file but the manifest, by its name in the folder."""
+    """Return the SHA-256 of every file except the manifest, by file name."""
     return {name: sha256(folder / name) for name in _list_files(folder)}
 
 

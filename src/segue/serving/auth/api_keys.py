@@ -122,9 +122,9 @@ class ApiKeys:
         return sum(key.state(self._now()) == "valid" for key in self._keys.values())
 
     def authenticate(self, token: str) -> ApiKey | None:
-        """Return the key of ``token``, or ``None`` if it is malformed, unknown, wrong, expired or revoked.
+        """Return the key of ``token``, or ``None`` if the token is not valid.
 
-        The work is the same in all of these cases.
+        An invalid token is malformed, unknown, wrong, expired or revoked. The work is the same in all of these cases.
         """
         self._reload_if_changed()
         match = TOKEN.fullmatch(token)
@@ -150,7 +150,10 @@ class ApiKeys:
 
 
 def is_loopback(host: str) -> bool:
-    """Check whether only this machine can reach ``host``; false for names other than ``localhost``."""
+    """Check whether only this machine can reach ``host``.
+
+    Names other than ``localhost`` give false.
+    """
     if host.lower() == "localhost":
         return True
     try:
@@ -178,13 +181,18 @@ def check_public_access(host: str, has_keys: bool, allow_open: bool) -> None:
 
 
 def default_keys_file() -> Path:
-    """Return ``keys.json`` under ``SEGUE_HOME``, or in the working directory if that is not set."""
+    """Return the default path of the key file.
+
+    It is ``keys.json`` under ``SEGUE_HOME``, or in the working directory if that variable is not set.
+    """
     home = os.environ.get("SEGUE_HOME")
     return Path(home).expanduser() / "keys.json" if home else Path("keys.json")
 
 
 def create_key(path: Path, name: str, scopes: Sequence[str], days: float | None = None) -> str:
-    """Add a key to the file, creating the file if necessary, and return the token, which is not stored.
+    """Add a key to the file and return the token, which is not stored.
+
+    The file is created if necessary.
 
     Args:
         scopes: one or more of :data:`SCOPES`.

@@ -21,7 +21,7 @@ EVENT_PATHS = frozenset({"/v1/events", "/v1/events/batch"})
 
 
 def required_scopes(method: str, path: str) -> frozenset[Scope]:
-    """Return the scopes of which one is required; empty: public.
+    """Return the scopes of which a key needs one; empty: public.
 
     ``/metrics`` contains counts and durations but no personal data, so either ``read`` or ``admin`` suffices and a
     metrics collector does not need a key that can change models.

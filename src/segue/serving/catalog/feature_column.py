@@ -41,7 +41,10 @@ KIND_NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class ItemValues:
-    """The distinct values of each item: those of item i are ``codes[offsets[i]:offsets[i + 1]]``."""
+    """The distinct values of each item.
+
+    The values of item i are ``codes[offsets[i]:offsets[i + 1]]``.
+    """
 
     offsets: NDArray[np.int64]
     """``(I + 1,)``"""
@@ -60,7 +63,10 @@ class ItemValues:
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
 
     def gather(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Codes]:
-        """Return the values of ``items``: for each its index in ``items``, and its code."""
+        """Return the values of ``items``.
+
+        Each value is given as the index of its item in ``items`` and its code.
+        """
         starts = self.offsets[items]
         lengths = self.offsets[items + 1] - starts
         ends = np.cumsum(lengths)
@@ -99,7 +105,7 @@ class FeatureColumn:
 
     @property
     def value_type(self) -> str:
-        """The same in words, for error messages."""
+        """Type of the values in words, for error messages."""
         name = KIND_NAMES.get(self.kind, str(self._type))
         return f"lists of {name}" if self.is_list and self.kind != "vector" else name
 
@@ -188,7 +194,7 @@ class FeatureColumn:
         return mask
 
     def _is_in(self, values: pl.Series, wanted: Sequence[schemas.Scalar]) -> Mask:
-        """Return which values ``(T,)`` are among those wanted."""
+        """Return which values ``(T,)`` are among the wanted ones."""
         values_wanted = [self._coerce(one) for one in wanted]
         if self.kind == "text":
             codes, distinct = self._encoded_values

@@ -27,7 +27,7 @@ EncodeFn: TypeAlias = Callable[[Queries], NDArray[np.float32]]
 def cache_item_vectors(model: Recommender, encode: EncodeFn | None = None) -> Recommender:
     """Return the model with its item vectors cached.
 
-    A streaming model stays a streaming model; a model that is not factored is returned as it is.
+    A streaming model stays a streaming model; a model that is not factored is returned unchanged.
 
     Args:
         encode: encodes queries instead of the model.

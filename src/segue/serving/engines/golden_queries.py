@@ -32,10 +32,10 @@ TOLERANCE = 1e-5
 """Largest difference between two scores, relative to the score range, at which their order is arbitrary."""
 
 HISTORY_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200)
-"""History lengths of golden queries, beside the full history."""
+"""History lengths of golden queries, in addition to the full history."""
 
 MAX_HISTORY = 1_000
-"""Events of a golden history at most."""
+"""Maximum number of events of a golden history."""
 
 DTYPES: Mapping[str, Any] = {"actions": np.uint8, "values": np.float32, "times": np.int64}
 
@@ -85,7 +85,7 @@ class GoldenQueries:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Restore what :meth:`to_json` returned."""
+        """Restore the queries from the values that :meth:`to_json` returned."""
         records = value["queries"]
         offsets = np.concatenate([[0], np.cumsum([len(one["history"]["items"]) for one in records])])
         names = [name for name in COLUMNS if records and name in records[0]["history"]]

@@ -21,7 +21,7 @@ __all__ = ["COLUMNS", "InputColumn", "InputColumns", "detect_input_columns"]
 InputColumn: TypeAlias = Literal["actions", "values", "times"]
 
 COLUMNS: tuple[InputColumn, ...] = get_args(InputColumn)
-"""Event columns that a model may read beside the items."""
+"""Event columns that a model may read in addition to the items."""
 
 
 NUM_PROBES = 16
@@ -30,7 +30,7 @@ NUM_PROBES = 16
 
 @dataclass(frozen=True)
 class InputColumns:
-    """Inputs that a model reads beside the items."""
+    """Inputs that a model reads in addition to the items."""
 
     columns: tuple[InputColumn, ...]
     """Subset of :data:`COLUMNS`."""
@@ -51,10 +51,10 @@ class InputColumns:
 
 
 def detect_input_columns(model: Recommender, queries: Queries) -> InputColumns:
-    """Return what ``model`` declares, or what changes its scores for ``queries``.
+    """Return the inputs that ``model`` declares, or that change its scores.
 
     Args:
-        queries: with all columns that the data has.
+        queries: used to compare scores; must have all columns that the data has.
     """
     declared: Any = getattr(model, "columns", None)
     if declared is not None:

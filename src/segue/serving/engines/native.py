@@ -1,4 +1,4 @@
-"""Run the trained model as it is: networks by torch, other models by NumPy."""
+"""Run the trained model unchanged: networks with torch, other models with NumPy."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ class NativeEngine:
     def model(self) -> Recommender:
         """The executable model; see :class:`segue.serving.engines.engine.Engine`.
 
-        A streaming model stays one.
+        A streaming model stays a streaming model.
         """
         return self._model

@@ -1,4 +1,4 @@
-"""Run next-item networks by ONNX Runtime.
+"""Run next-item networks with ONNX Runtime.
 
 The exported graph computes :meth:`segue.nn.sequence_model.SequenceModel.encode`: from item codes to one vector per
 history, for any batch size and length. Item vectors stay outside the graph; callers multiply with them.
@@ -55,7 +55,7 @@ def is_installed() -> bool:
 
 
 def unsupported_reason(trained: Recommender) -> str:
-    """Return why ``trained`` cannot be exported; empty if nothing speaks against it.
+    """Return why ``trained`` cannot be exported; empty if it can be.
 
     Export needs more packages than inference: the exporter is part of torch, its dependencies are not.
     """
@@ -145,7 +145,8 @@ class OnnxEngine:
         providers: ONNX Runtime providers in order of preference; ``None``: see :data:`PROVIDERS`.
 
     Raises:
-        ValueError: ONNX Runtime is not installed, a provider is not available, or the file is no graph of this model.
+        ValueError: ONNX Runtime is not installed, a provider is not available, or the file is not a graph of this
+            model.
     """
 
     name = "onnx"
@@ -164,7 +165,7 @@ class OnnxEngine:
     def model(self) -> Recommender:
         """The executable model; see :class:`segue.serving.engines.engine.Engine`.
 
-        A streaming model streams by the trained model, not by the graph.
+        A streaming model updates its state with the trained model, not with the graph.
         """
         return self._model
 

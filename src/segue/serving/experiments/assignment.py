@@ -1,8 +1,9 @@
-"""Experiments: which model answers which user, and which shadow model runs beside it.
+"""Experiments: assign users to model variants and select shadow models.
 
-The SHA-256 of an experiment's salt and a user id is mapped to a number in [0, 1), which the shares of the variants
-divide in order. A user's variant is therefore stable across requests, processes, machines and releases without being
-stored, as long as the experiment does not change.
+The variant of a user determines which model answers them and which shadow model runs beside it. The SHA-256 of an
+experiment's salt and a user id is mapped to a number in [0, 1), which the shares of the variants divide in order. A
+user's variant is therefore stable across requests, processes, machines and releases without being stored, as long as
+the experiment does not change.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class Variant(Settings):
 
 
 class Experiment(Settings):
-    """Variants to compare. Changed variants make a new experiment, which needs a new name."""
+    """Variants to compare.
+
+    Changed variants make a new experiment, which needs a new name.
+    """
 
     name: Name
     """Name, recorded in exposures."""
@@ -89,7 +93,10 @@ class Assignment:
 
 
 def assign_variant(experiment: Experiment, user: str) -> str | None:
-    """Return the variant of a user, always the same; ``None`` if the user is not in the experiment."""
+    """Return the variant of a user, which is always the same.
+
+    ``None`` if the user is not in the experiment.
+    """
     salt = experiment.name if experiment.salt is None else experiment.salt
     digest = hashlib.sha256(f"{salt}\0{user}".encode("utf-8", "surrogatepass")).digest()
     bucket = (int.from_bytes(digest[:8], "big") >> 11) * 2.0**-53  # 53 bits, the precision of a float in [0, 1)
@@ -134,7 +141,10 @@ class Experiments:
         return self._experiments
 
     def assign(self, user: str | None) -> Assignment | None:
-        """Assign a user to a variant; ``None`` if they are in no experiment or not identified."""
+        """Assign a user to a variant.
+
+        ``None`` if the user is in no experiment or not identified.
+        """
         if user is None:
             return None
         for experiment in self._experiments:
@@ -144,9 +154,10 @@ class Experiments:
         return None
 
     def reload_if_changed(self) -> None:
-        """Reload the file if it has changed; an invalid or missing file is logged and ignored.
+        """Reload the file if it has changed.
 
-        Never raises. It may load models, so do not call it in the engine thread.
+        An invalid or missing file is logged and ignored. Never raises. It may load models, so do not call it in the
+        engine thread.
         """
         fingerprint = _file_fingerprint(self._path)
         if self._path is None or fingerprint == self._fingerprint:
@@ -181,7 +192,9 @@ class Experiments:
 
 
 def read_experiments(path: Path) -> tuple[Experiment, ...]:
-    """Read the experiments of a file: ``{"experiments": [...]}`` in JSON, or ``[[experiments]]`` in TOML.
+    """Read the experiments of a file.
+
+    The file contains ``{"experiments": [...]}`` in JSON, or ``[[experiments]]`` in TOML.
 
     Raises:
         ValueError: the file does not exist, or a list of everything wrong with it.

@@ -1,8 +1,8 @@
-"""Outcomes of an experiment: one value per user, from the exposures and events of a store.
+"""Outcomes of an experiment: one value per user.
 
-The first exposure of a user determines their variant and the time from which their events count, whatever they are
-shown later. The unit of analysis is the user, who was assigned at random, and not the list or the event, as those of
-one user are not independent.
+They are computed from the exposures and events of a store. The first exposure of a user determines their variant and
+the time from which their events count, whatever they are shown later. The unit of analysis is the user, who was
+assigned at random, rather than the list or the event, because lists and events of one user are not independent.
 
 Shapes: N exposed users, in the order of their first exposures.
 """
@@ -64,10 +64,12 @@ def collect_outcomes(
     within: int | None = None,
     shown: bool = False,
 ) -> Outcomes:
-    """Read all exposures, then all events, in memory proportional to the number of users.
+    """Compute one outcome per exposed user.
+
+    Reads all exposures, then all events, in memory proportional to the number of users.
 
     Args:
-        variants: variants in the order wanted, the control first.
+        variants: variants in the desired order, the control first.
         action: action that counts; :data:`DEFAULT_ACTION` selects events without one.
         value: whether to sum event values (a missing value adds 0) instead of testing for at least one event.
         within: seconds after the first exposure in which events count; ``None``: no limit.

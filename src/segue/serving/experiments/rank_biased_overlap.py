@@ -1,4 +1,6 @@
-"""Similarity of two ranked lists, such as those of a shadow model and of the model that was shown.
+"""Similarity of two ranked lists.
+
+It compares, for example, the list of a shadow model with the list that was shown.
 
 Shapes: k positions of the longer list.
 """

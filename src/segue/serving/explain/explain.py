@@ -1,4 +1,4 @@
-"""Explain why an item is recommended to a user, or why not.
+"""Explain why an item is or is not recommended to a user.
 
 Shapes: I items, L items of a history that are left out in turn.
 """
@@ -52,7 +52,7 @@ def explain(
     neighbors: NeighborLookup | None,
     model_info: schemas.ModelInfo,
 ) -> schemas.Explanation:
-    """Explain why ``item`` is among the ``k`` recommended items, or why not.
+    """Explain why ``item`` is or is not among the ``k`` recommended items.
 
     Args:
         queries: exactly one.
@@ -174,9 +174,9 @@ def _neighbors_in_history(neighbors: NeighborLookup, item: int, seen: Codes, cat
 
 
 def _shared_values(item: int, seen: Codes, catalog: Catalog) -> dict[str, dict[str, int]]:
-    """Return by feature the values shared with items of the history and their counts.
+    """Return the values shared with items of the history and their counts.
 
-    The most frequent value comes first.
+    They are grouped by feature; the most frequent value comes first.
     """
     others = np.setdiff1d(seen, [item])
     shared = {}

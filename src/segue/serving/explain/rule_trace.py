@@ -39,17 +39,20 @@ class ItemOutcome:
     is_forbidden: bool
     """Whether ``allow``, ``deny`` or ``filter`` exclude it."""
     score_rank: int
-    """Rank, from 1, by boosted score among all eligible items, as if it was eligible itself."""
+    """Rank, from 1, by boosted score among all eligible items, as if it were eligible itself."""
     unboosted_rank: int
     """The same without boosts."""
     boost_delta: float
-    """What boosts add to its score."""
+    """Amount that boosts add to its score."""
     n_eligible: int
     """Number of items that may be recommended."""
 
     @property
     def rank(self) -> int | None:
-        """Position in the list, otherwise rank by score; ``None`` if a rule excludes it."""
+        """Position in the list, otherwise rank by score.
+
+        ``None`` if a rule excludes the item.
+        """
         positions = np.flatnonzero(self.ranked_list.codes == self.item)
         if len(positions):
             return int(positions[0]) + 1
@@ -57,17 +60,17 @@ class ItemOutcome:
 
     @property
     def is_recommended(self) -> bool:
-        """Whether it is in the list."""
+        """Whether the item is in the list."""
         return bool((self.ranked_list.codes == self.item).any())
 
     @property
     def is_pinned(self) -> bool:
-        """Whether it is in the list because of a pin."""
+        """Whether the item is in the list because of a pin."""
         return bool(self.ranked_list.pinned[self.ranked_list.codes == self.item].any())
 
     @property
     def would_rank(self) -> bool:
-        """Whether its score suffices for the list, so that something else excludes it."""
+        """Whether the score suffices for the list, so that something else excludes it."""
         codes = self.ranked_list.codes[~self.ranked_list.pinned]
         scores = self.ranked_list.scores[~self.ranked_list.pinned]
         if self.is_recommended or self.is_in_history or self.is_forbidden:
@@ -77,7 +80,7 @@ class ItemOutcome:
         return any((score, -code) < (self.score, -self.item) for score, code in zip(scores, codes, strict=True))
 
     def describe(self) -> str:
-        """Describe its rank."""
+        """Describe the rank of the item."""
         by_score = f"by score alone it would rank {self.score_rank} of {self.n_eligible}"
         if self.is_recommended:
             return f"rank {self.rank} of {self.n_eligible} eligible items" + (
@@ -97,7 +100,10 @@ class ItemOutcome:
 
 
 def trace_rules(outcome: ItemOutcome, rules: CompiledRules, catalog: Catalog) -> dict[str, str]:
-    """Describe what each rule did to the item; rules without effect are absent."""
+    """Describe the effect of each rule on the item.
+
+    Rules without an effect are left out.
+    """
     item_id = catalog.ids(np.array([outcome.item]))[0]
     sources = [("request", rules.request_rules), ("default rules", rules.default_rules)]
     effects = {

@@ -1,8 +1,9 @@
-"""HTTP read and write timeouts and a header size limit for uvicorn (slow-client protection).
+"""Slow-client protection for uvicorn: HTTP timeouts and a header size limit.
 
 By default uvicorn waits indefinitely for the end of the request headers, accepts headers of any size (with httptools),
 and keeps a response that the client does not read. A few hundred connections that send a byte now and then would
-exhaust the server (Slowloris). uvicorn has no settings for this, so its protocol class is extended here.
+exhaust the server (Slowloris). uvicorn has no settings for read and write timeouts, so its protocol class is extended
+here.
 """
 
 from __future__ import annotations

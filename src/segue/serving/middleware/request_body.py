@@ -1,7 +1,7 @@
-"""Reads a whole request body before the application handles it, with a size limit and a timeout.
+"""Reads a whole request body, with a size limit and a timeout.
 
-Handlers parse JSON and therefore need the whole body anyway. A slow client occupies a connection and a slot of the
-concurrency limit, and nothing else.
+The body is read before the application handles the request, because handlers parse JSON and need the whole body
+anyway. A slow client occupies only a connection and a slot of the concurrency limit.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class RequestBody:
     async def drain(self, max_bytes: int, timeout: float) -> bool:
         """Discard the rest of the body and return whether its end was reached.
 
-        A client that is still sending when the connection closes never reads the error response, so clients that finish
-        soon are waited for.
+        A client that is still sending when the connection closes never reads the error response, so the service waits
+        for clients that finish soon.
         """
         try:
             async with asyncio.timeout(timeout):

@@ -36,10 +36,11 @@ def validate_request(scope: Any, headers: RequestHeaders) -> None:
 
 
 def check_csrf(method: str, headers: RequestHeaders, trusted_origins: Collection[str]) -> None:
-    """Reject state-changing requests that another site makes a browser send (cross-site request forgery).
+    """Reject state-changing cross-site requests (cross-site request forgery).
 
-    A service with API keys does not need this check, as browsers do not add keys by themselves. The rules are those of
-    Go's ``http.CrossOriginProtection``: ``Sec-Fetch-Site``, and for old browsers ``Origin`` against ``Host``.
+    Another site can make a browser send such requests. A service with API keys does not need this check, because
+    browsers do not add keys by themselves. The rules are those of Go's ``http.CrossOriginProtection``:
+    ``Sec-Fetch-Site``, and for old browsers ``Origin`` against ``Host``.
 
     Args:
         trusted_origins: origins that may send such requests.
@@ -58,9 +59,9 @@ def check_csrf(method: str, headers: RequestHeaders, trusted_origins: Collection
 
 
 def reject_nonstandard_json(body: bytes) -> None:
-    """Reject input that Python parses as JSON although RFC 8259 forbids it: NaN, Infinity, UTF-16 and UTF-32.
+    """Reject input that Python parses as JSON although RFC 8259 forbids it.
 
-    The body is parsed here only if it contains one of these words.
+    These are NaN, Infinity, UTF-16 and UTF-32. The body is parsed here only if it contains one of the words.
 
     Raises:
         ApiError: 400.
@@ -77,7 +78,10 @@ def _reject_constant(name: str) -> float:
 
 
 def _is_invalid_utf8(scope: Any) -> bool:
-    """Check whether the path is not UTF-8, as two different ids would then be decoded to the same text."""
+    """Check whether the path is not valid UTF-8.
+
+    Two different ids in such a path could be decoded to the same text.
+    """
     if "\ufffd" not in scope["path"]:
         return False
     try:

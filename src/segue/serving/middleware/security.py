@@ -1,7 +1,7 @@
-"""Security middleware: authentication, authorization, limits, request validation and the access log.
+"""Security middleware.
 
-Plain ASGI, so responses stream through without copies. Cheap checks come first, and no body is read before the client
-is authorized.
+It covers authentication, authorization, limits, request validation and the access log. It is plain ASGI, so responses
+stream through without copies. Cheap checks come first, and no body is read before the client is authorized.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class SecurityMiddleware:
         keys: API keys; ``None``, or keys without a file, permit everything.
         scopes_for: maps method and path to the scopes of which a request needs one; empty: public.
         routes: routes of the application, for route templates in logs.
-        hosts: accepted host names; ``None``: any. A service without API keys should accept local names only, as another
-            site could otherwise resolve its own name to this address (DNS rebinding).
+        hosts: accepted host names; ``None``: any. A service without API keys should accept local names only, because
+            another site could otherwise resolve its own name to this address (DNS rebinding).
         docs_path: path of the API documentation, whose style sheets embed images.
         limiter: limit on concurrent requests, if shared with other code.
         on_request: called with the record of every request, for metrics.
@@ -183,9 +183,10 @@ class SecurityMiddleware:
 
 
 def install_security(app: FastAPI, *, settings: ServingSettings, keys: ApiKeys | None, **options: Any) -> None:
-    """Add :class:`SecurityMiddleware` and uniform error responses; ``options`` are passed to the middleware.
+    """Add :class:`SecurityMiddleware` and uniform error responses.
 
-    Pages of the origins in ``settings.cors_origins`` may call the API, without browser credentials.
+    ``options`` are passed to the middleware. Pages of the origins in ``settings.cors_origins`` may call the API,
+    without browser credentials.
 
     Raises:
         ValueError: an invalid origin.

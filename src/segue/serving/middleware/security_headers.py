@@ -51,7 +51,10 @@ class RequestHeaders:
         return values[0].strip() if len(values) == 1 else None
 
     def first_repeated(self) -> str | None:
-        """Return the first repeated header that must be unique, as two parsers could interpret it differently."""
+        """Return the first repeated header that must be unique.
+
+        Two parsers could interpret a repeated header differently.
+        """
         return next((name.decode() for name in SINGLETON_HEADERS if len(self._by_name.get(name, ())) > 1), None)
 
 

@@ -1,4 +1,6 @@
-"""Catalog coverage and popularity percentiles of served items (Herlocker et al. 2004, doi:10.1145/963770.963772).
+"""Catalog coverage and popularity percentiles of served items.
+
+Source: Herlocker et al. 2004, doi:10.1145/963770.963772.
 
 Shapes: I items, S items served.
 """
@@ -72,7 +74,9 @@ class Coverage:
 
 
 def popularity_percentiles(popularity_I: NDArray[np.generic]) -> NDArray[np.float64]:
-    """Return ``(I,)`` the share of items that are less popular than each item; ties count half, the mean is 0.5.
+    """Return ``(I,)`` the share of items that are less popular than each item.
+
+    Ties count half, so the mean is 0.5.
 
     Args:
         popularity_I: events per item, or any increasing function of it.

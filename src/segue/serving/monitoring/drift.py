@@ -1,4 +1,4 @@
-"""Input drift: how far the inputs of recent requests differ from the training data.
+"""Input drift: how far recent requests differ from the training data.
 
 Two measures compare two distributions over the same bins, ``live`` and ``training``:
 
@@ -142,7 +142,10 @@ class Drift:
 
 
 def _iter_blocks(histories: Events, size: int = 1_000_000) -> Iterator[Events]:
-    """Yield rows in blocks of about ``size`` events, so that memory-mapped histories are never loaded whole."""
+    """Yield rows in blocks of about ``size`` events.
+
+    Memory-mapped histories are therefore never loaded as a whole.
+    """
     inner_edges = np.searchsorted(histories.offsets, np.arange(size, histories.size, size))
     edges = np.unique([0, *inner_edges.tolist(), len(histories)]).tolist()
     for start, stop in pairwise(edges):
@@ -150,19 +153,19 @@ def _iter_blocks(histories: Events, size: int = 1_000_000) -> Iterator[Events]:
 
 
 def population_stability_index(live_B: NDArray[np.int64], training_B: NDArray[np.int64]) -> float:
-    """Return the population stability index of two counts over the same bins; symmetric and at least 0.
+    """Return the population stability index of two counts over the same bins.
 
-    Half an event is added to each bin, so that an empty bin is rare rather than impossible (Krichevsky and Trofimov
-    1981, doi:10.1109/TIT.1981.1056331).
+    It is symmetric and at least 0. Half an event is added to each bin, so that an empty bin is rare rather than
+    impossible (Krichevsky and Trofimov 1981, doi:10.1109/TIT.1981.1056331).
     """
     p_B, q_B = _smoothed_proportions(live_B), _smoothed_proportions(training_B)
     return float(((p_B - q_B) * np.log(p_B / q_B)).sum())
 
 
 def jensen_shannon_divergence(live_B: NDArray[np.int64], training_B: NDArray[np.int64]) -> float:
-    """Return the Jensen-Shannon divergence of two counts over the same bins, in bits, from 0 to 1.
+    """Return the Jensen-Shannon divergence of two counts over the same bins.
 
-    Smoothed as in :func:`population_stability_index`.
+    It is in bits, from 0 to 1, and smoothed as in :func:`population_stability_index`.
     """
     p_B, q_B = _smoothed_proportions(live_B), _smoothed_proportions(training_B)
     mean_B = (p_B + q_B) / 2

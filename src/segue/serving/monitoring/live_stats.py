@@ -25,7 +25,10 @@ MAX_REQUESTS = 100_000
 
 
 class ArrivalCounter:
-    """ASGI middleware that calls ``on_arrival`` for every request before anything else."""
+    """ASGI middleware that counts arriving requests.
+
+    It calls ``on_arrival`` for every request before anything else.
+    """
 
     def __init__(self, app: Any, on_arrival: Callable[[], None]) -> None:
         self._app, self._on_arrival = app, on_arrival

@@ -1,6 +1,7 @@
-"""Logging to standard error: one JSON object per line or plain text, without URL queries, secrets and request content.
+"""Logging to standard error: one JSON object per line, or plain text.
 
-The service itself logs no request content; the filter below covers libraries and mistakes.
+Log records contain no URL queries, secrets or request content. The service itself logs no request content; the filter
+below covers libraries and mistakes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "
 
 
 class RedactingFilter(logging.Filter):
-    """Removes URL queries, secrets and exception messages, which may contain request content, from log records."""
+    """Removes URL queries, secrets and exception messages from log records.
+
+    Exception messages may contain request content.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Redact the record and accept it."""
@@ -37,7 +41,10 @@ class RedactingFilter(logging.Filter):
 
 
 class _TextFormatter(logging.Formatter):
-    """``2026-01-02T03:04:05Z INFO segue.access GET /v1/items 200 ms=1.2 key=1f2e3d4c``."""
+    """Formatter for plain text.
+
+    Example: ``2026-01-02T03:04:05Z INFO segue.access GET /v1/items 200 ms=1.2 key=1f2e3d4c``.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         extra = {

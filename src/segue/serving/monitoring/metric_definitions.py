@@ -1,8 +1,8 @@
-"""Definitions of all metrics, and the registry that counts them (prometheus-client).
+"""Definitions of all metrics, and the registry that counts them.
 
-Names and units follow https://prometheus.io/docs/practices/naming. Label values come from a closed set or are limited
-in
-number: further values are counted as ``other``, so that no client can create an unbounded number of series.
+The registry uses prometheus-client. Names and units follow https://prometheus.io/docs/practices/naming. Label values
+come from a closed set or are limited in number: further values are counted as ``other``, so that no client can create
+an unbounded number of series.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class MetricRegistry:
             import prometheus_client as prometheus
         except ImportError:
             raise ValueError("prometheus-client is not installed: pip install 'segue[serve]'") from None
-        # the library would add an unused second series to every counter
+        # otherwise the library would add an unused second series to every counter
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = prometheus.CollectorRegistry()
         self._is_multiprocess = "PROMETHEUS_MULTIPROC_DIR" in os.environ

@@ -107,7 +107,7 @@ class Metrics:
         self._registry.increment("segue_cache_lookups_total", cache, "miss", by=not hit)
 
     def record_store_call(self, store: str, operation: str, seconds: float, failed: bool = False) -> None:
-        """Record a call of the event store: the store's name and that of its method."""
+        """Record a call of the event store, with the names of the store and its method."""
         self._registry.observe("segue_store_duration_seconds", seconds, store, operation)
         self._registry.increment("segue_store_failures_total", store, operation, by=failed)
 

@@ -32,7 +32,7 @@ class LatencyEstimator:
     def can_meet_deadline(self, source: str, seconds: float) -> bool:
         """Return whether a source will probably finish within ``seconds``.
 
-        A source without measurements is assumed to.
+        A source without measurements is assumed to finish in time.
         """
         with self._lock:
             estimate = self._seconds.get(source, 0.0)

@@ -33,7 +33,7 @@ class PendingRequest:
 
     request: schemas.RecommendRequest
     deadline: float
-    """As of :func:`time.monotonic`; a later response is useless."""
+    """Time in the clock of :func:`time.monotonic` after which a response is useless."""
     is_shadow: bool = False
     """Whether it is shadow traffic, whose response is not sent and which metrics do not count."""
 

@@ -66,9 +66,9 @@ TRIVIAL_RULES = CompiledRules()
 def compile_rules(request_rules: schemas.Rules, default_rules: schemas.Rules, catalog: Catalog) -> CompiledRules:
     """Compile request rules and default rules for one catalog; results are cached.
 
-    An item must be in both ``allow``, in no ``deny``, and match both ``filter``. Of two quotas on a feature the smaller
-    applies, of two ``diversify`` the larger. A pin whose position is taken moves to the next one; the request's pins
-    take precedence.
+    An item must be in both ``allow`` lists, be in no ``deny`` list, and match both ``filter`` conditions. Of two quotas
+    on a feature the smaller applies, of two ``diversify`` values the larger. A pin whose position is taken moves to the
+    next position; the request's pins take precedence.
 
     Raises:
         ValueError: a condition or a quota does not fit the type of its feature, or the request has more than

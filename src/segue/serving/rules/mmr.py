@@ -5,7 +5,8 @@ Source: Carbonell & Goldstein 1998, doi:10.1145/290941.291025. Each position tak
 position). ``relevance`` is the score, scaled so that the best item of the pool has 1 and the last has 0; ``d = 0``
 gives the order of the scores. Ties are ordered by score, then by item code.
 
-The pool holds the best few hundred items. When quotas leave none of it, the best of the remaining items join.
+The pool contains the best few hundred items. When quotas exclude all of them, the best of the remaining items are
+added.
 
 Shapes: I items, P items of the pool, V values of a feature.
 """
@@ -145,7 +146,7 @@ class _CandidatePool:
         return int(self._items[first])
 
     def mark_shown(self, item: int) -> None:
-        """Take into account that ``item`` is above all that follow."""
+        """Account for ``item`` being above all items selected later."""
         if self._similarity is not None:
             similarity_P = self._similarity(item)
             before_P = self._max_similarity_P

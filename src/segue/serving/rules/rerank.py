@@ -33,7 +33,7 @@ class RankedList:
     """``(m,)`` the scores that items were ranked by: the model's scores plus boosts."""
     probabilities: Scores | None
     """``(m,)`` softmax of boosted logits over the catalog, without seen items unless they are included; 0 for a pinned
-    item that has been seen. ``None`` for scores that are no logits."""
+    item that has been seen. ``None`` for scores that are not logits."""
     pinned: Mask
     """``(m,)`` which items a rule pinned to their position."""
     filtered_counts: Mapping[str, int]
@@ -135,7 +135,7 @@ def apply_boosts(scores_I: Scores, rules: CompiledRules, is_logit: bool) -> Scor
 def score_std(scores_I: Scores) -> float:
     """Return the standard deviation of a catalog's scores, 1 if all are equal.
 
-    It is the unit of boosts for scores that are no logits.
+    It is the unit of boosts for scores that are not logits.
     """
     return float(np.std(scores_I, dtype=np.float64)) or 1.0
 

@@ -1,4 +1,7 @@
-"""Response schemas of the other endpoints: events, users, models, statistics and errors."""
+"""Response schemas of the remaining endpoints.
+
+They cover events, users, models, statistics and errors.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,10 @@ __all__ = [
 
 
 class EventsAccepted(ApiModel):
-    """Result of storing events. They are durable, and the next response takes them into account."""
+    """Result of storing events.
+
+    The events are durable, and the next response takes them into account.
+    """
 
     accepted: int
     """Number of new events."""

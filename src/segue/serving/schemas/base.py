@@ -1,4 +1,7 @@
-"""Base class and shared types of the API schemas: strict, frozen, documented field by field."""
+"""Base class and shared types of the API schemas.
+
+Schemas are strict, frozen and documented field by field.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ Source: TypeAlias = Literal["model", "fallback", "neighbors", "popular"]
 
 
 class ApiModel(BaseModel):
-    """Base of all schemas; the docstring under a field becomes its OpenAPI description."""
+    """Base of all schemas.
+
+    The docstring under a field becomes its OpenAPI description.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
@@ -49,7 +55,10 @@ class ApiModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _check_key_count(cls, data: Any) -> Any:
-        """Reject objects with very many keys: pydantic would report each unknown key as a separate error."""
+        """Reject objects with very many keys.
+
+        Pydantic would report each unknown key as a separate error.
+        """
         if isinstance(data, dict) and len(data) > MAX_KEYS:
             raise PydanticCustomError("too_many_keys", "got {n} keys, most of them unknown", {"n": len(data)})
         return data

@@ -41,7 +41,10 @@ class HistoryEvent(ApiModel):
 
 
 class RecommendRequest(Rules):
-    """Request for recommendations: for a known user, for a given history, or for a new user."""
+    """Request for recommendations.
+
+    It is for a known user, for a given history, or for a new user.
+    """
 
     user: Id | None = None
     """User id. Without ``history``, the user's stored events are used."""

@@ -12,8 +12,10 @@ __all__ = ["Boost", "Condition", "Filter", "Pin", "Rules"]
 
 
 class Condition(ApiModel):
-    """Condition on one item feature. All given parts must hold; an item without a value fails ``any``, ``min``,
-    ``max``."""
+    """Condition on one item feature.
+
+    All given parts must hold; an item without a value fails ``any``, ``min`` and ``max``.
+    """
 
     any: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
     """The value, or one of the tags, is one of these."""

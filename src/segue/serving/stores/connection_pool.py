@@ -16,10 +16,10 @@ C = TypeVar("C")
 
 
 class ConnectionPool(Generic[C]):
-    """Pool of at most ``max_size`` connections, created on demand; a caller waits if all are in use.
+    """Pool of at most ``max_size`` connections, created on demand.
 
-    There is no background thread and no retry: while a server is down each call fails as soon as a connection is
-    refused, and the first call after it is back succeeds.
+    A caller waits if all connections are in use. There is no background thread and no retry: while a server is down
+    each call fails as soon as a connection is refused, and the first call after it is back succeeds.
 
     Args:
         connect: creates a connection.

@@ -1,7 +1,8 @@
-"""Event store in PostgreSQL, for services on several machines; needs the extra ``postgresql``.
+"""Event store in PostgreSQL, for services on several machines.
 
-Durability of acknowledged events depends on the server's ``fsync`` and ``synchronous_commit``; a warning is logged if
-they are off. See :mod:`segue.serving.stores.postgresql_sql` for how all readers see events in the same order.
+It needs the extra ``postgresql``. Durability of acknowledged events depends on the server's ``fsync`` and
+``synchronous_commit``; a warning is logged if they are off. See :mod:`segue.serving.stores.postgresql_sql` for how all
+readers see events in the same order.
 """
 
 from __future__ import annotations
@@ -209,14 +210,20 @@ class PostgreSQL:
 
     @contextmanager
     def _write(self, operation: str) -> Iterator[Connection]:
-        """Open a transaction that is sent in one pipeline, so that locks are not held across round trips."""
+        """Open a transaction that is sent in one pipeline.
+
+        Locks are therefore not held across round trips.
+        """
         suffix = f"; {OUTCOME_UNKNOWN}"
         with self._connection(operation, suffix) as connection, connection.pipeline(), connection.transaction():
             yield connection
 
     @contextmanager
     def _connection(self, operation: str, lost_suffix: str = "") -> Iterator[Connection]:
-        """Borrow a connection; ``lost_suffix`` is added to the error if it is lost during the operation."""
+        """Borrow a connection.
+
+        If it is lost during the operation, ``lost_suffix`` is added to the error.
+        """
         is_connected = False
         try:
             with self._pool.connection() as connection:
@@ -266,7 +273,10 @@ class PostgreSQL:
 
 
 def _is_usable(connection: Connection) -> bool:
-    """Check whether a connection can be used: a server that has closed it has sent data, an idle one has not."""
+    """Check whether a connection can be used.
+
+    A server that has closed the connection has sent data; an idle server has not.
+    """
     if connection.closed or connection.broken or connection.pgconn.transaction_status != 0:
         return False
     with selectors.DefaultSelector() as selector:

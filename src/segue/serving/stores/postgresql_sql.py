@@ -3,13 +3,12 @@
 Sequence numbers come from a PostgreSQL sequence, which assigns them before their rows become visible. Of two
 transactions the one with the later number may commit first, and a reader that continues after that number would never
 see the earlier one. Sequence numbers are therefore only drawn under a lock (:data:`LOCK_SEQUENCE_SQL`) that is held
-until the
-commit: PostgreSQL makes a transaction's rows visible before it releases its locks, so numbers become visible in the
-order in which they were drawn. An advisory lock is used instead of a counter row, as a counter updated with every batch
-leaves a dead row each time, all of which remain during a dump.
+until the commit: PostgreSQL makes a transaction's rows visible before it releases its locks, so numbers become visible
+in the order in which they were drawn. An advisory lock is used instead of a counter row, because a counter updated
+with every batch leaves a dead row each time, all of which remain during a dump.
 
-A statement sees what was committed when it started, so the lock is taken by a separate statement before. Subqueries in
-a column list are executed row by row; as joins they might be planned for a table that was still small.
+A statement sees what was committed when it started, so a separate statement takes the lock first. Subqueries in a
+column list are executed row by row; as joins they might be planned for a table that was still small.
 """
 
 from __future__ import annotations

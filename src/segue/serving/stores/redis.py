@@ -1,9 +1,9 @@
-"""Event store in Redis, for services on several machines; needs the extra ``redis`` and Redis 6.2 or later.
+"""Event store in Redis, for services on several machines.
 
-Durability of acknowledged events depends on the server's ``appendonly`` and ``appendfsync``: with ``always`` they
-survive a power failure, with ``everysec`` all but those of the last second; a warning is logged if persistence is off.
-All data must fit into the server's memory. Supports one server with replicas but not a cluster, as a batch of events of
-many users is one script.
+It needs the extra ``redis`` and Redis 6.2 or later. Durability of acknowledged events depends on the server's
+``appendonly`` and ``appendfsync``: with ``always`` they survive a power failure, with ``everysec`` all but those of
+the last second; a warning is logged if persistence is off. All data must fit into the server's memory. One server with
+replicas is supported but not a cluster, because one script stores a batch of events of many users.
 """
 
 from __future__ import annotations
@@ -189,7 +189,9 @@ class Redis:
             raise StoreError(f"redis: cannot {operation}: {_safe_reason(error)}{suffix}") from None
 
     def _initialize(self) -> None:
-        """Check the storage format, and log warnings about the server's durability settings.
+        """Check the storage format and the server's durability settings.
+
+        Warnings about durability are logged.
 
         Raises:
             StoreError: an unsupported format.
@@ -208,7 +210,10 @@ class Redis:
             logger.warning("redis: maxmemory-policy may evict events when memory is short; expected noeviction")
 
     def _fsync_policy(self) -> str | None:
-        """Return the server's ``appendfsync``, or ``None`` if it does not permit reading it."""
+        """Return the server's ``appendfsync`` setting.
+
+        ``None`` if the server does not permit reading it.
+        """
         try:
             return dict(self._client.config_get("appendfsync")).get("appendfsync")
         except self._errors.ResponseError:
@@ -220,6 +225,9 @@ def _to_json(value: Any) -> str:
 
 
 def _safe_reason(error: Exception) -> str:
-    """Return the type of an error and its Redis error code; the rest of the message may contain ids."""
+    """Return the type of an error and its Redis error code.
+
+    The rest of the message may contain ids.
+    """
     code = str(error).partition(" ")[0]
     return f"{type(error).__name__} {code}" if code.isalpha() and code.isupper() else type(error).__name__

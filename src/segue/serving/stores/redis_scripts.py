@@ -10,8 +10,7 @@ Keys:
 - ``segue:sequence``: last sequence number assigned
 - ``segue:user:USER``: list of a user's events as JSON: ``[sequence, item, time, action, value, key]``
 - ``segue:events``: stream of all events; the id is ``SEQUENCE-0``, the entry holds the user and the 1-based index of
-the
-  event in the user's list
+  the event in the user's list
 - ``segue:keys:USER``: set of the idempotency keys of a user's events
 - ``segue:state:USER``: hash of ``last:MODEL`` and ``data:MODEL``
 - ``segue:deleted``: hash of deleted users and the sequence numbers of their deletion

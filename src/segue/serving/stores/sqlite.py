@@ -1,7 +1,8 @@
-"""Event store in a SQLite file: needs no server, supports any number of processes on one machine.
+"""Event store in a SQLite file.
 
-The file uses WAL mode with ``synchronous=FULL``, so acknowledged events are synced to disk. A writer holds the only
-write lock from ``BEGIN IMMEDIATE`` on, so sequence numbers become visible in the order in which they are assigned.
+It needs no server and supports any number of processes on one machine. The file uses WAL mode with
+``synchronous=FULL``, so acknowledged events are synced to disk. A writer holds the only write lock from
+``BEGIN IMMEDIATE`` on, so sequence numbers become visible in the order in which they are assigned.
 """
 
 from __future__ import annotations

@@ -54,7 +54,10 @@ class UserEvents:
 
 @dataclass(frozen=True)
 class UserState:
-    """State of a streaming model for a user, after their events up to a sequence number."""
+    """State of a streaming model for a user.
+
+    It includes the user's events up to a sequence number.
+    """
 
     model: str
     """Version of the model."""
@@ -76,7 +79,10 @@ class Exposure:
 
 
 class Store(Protocol):
-    """Event store. All methods are thread-safe and raise :class:`StoreError` if the store fails."""
+    """Event store.
+
+    All methods are thread-safe and raise :class:`StoreError` if the store fails.
+    """
 
     name: str
     """Kind of store, such as ``sqlite``, for metrics."""
@@ -91,11 +97,12 @@ class Store(Protocol):
         ...
 
     def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
-        """Return for each user their most recent events after the sequence number ``after``.
+        """Return for each user their most recent events after a sequence number.
 
         :attr:`UserEvents.total` counts only events after ``after``, too.
 
         Args:
+            after: sequence number.
             limit: maximum number of events per user.
         """
         ...
@@ -120,13 +127,16 @@ class Store(Protocol):
         ...
 
     def prune_states(self, models: Collection[str]) -> int:
-        """Delete the states of all other models in small steps, and return how many were deleted."""
+        """Delete the states of all other models and return how many were deleted.
+
+        States are deleted in small steps.
+        """
         ...
 
     def delete_user(self, user: str) -> int:
-        """Delete all events, keys, states and exposures of a user, and return the number of events.
+        """Delete all data of a user and return the number of events.
 
-        The deletion itself receives a sequence number.
+        The data are events, keys, states and exposures. The deletion itself receives a sequence number.
         """
         ...
 
@@ -147,7 +157,10 @@ class Store(Protocol):
         ...
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
-        """Iterate over all events after a sequence number, in order and in constant memory."""
+        """Iterate over all events after a sequence number.
+
+        Events come in order and in constant memory.
+        """
         ...
 
     def ping(self) -> None:

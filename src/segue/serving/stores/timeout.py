@@ -21,7 +21,10 @@ T = TypeVar("T")
 
 
 class ReadStore(Protocol):
-    """Part of :class:`segue.serving.stores.store.Store` that recommendation requests need."""
+    """Part of the event store that recommendation requests need.
+
+    See :class:`segue.serving.stores.store.Store`.
+    """
 
     def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
         """See :meth:`segue.serving.stores.store.Store.recent_events`."""
@@ -41,7 +44,9 @@ class ReadStore(Protocol):
 
 
 class TimeoutStore:
-    """Calls a store in a separate thread with a timeout; in-process stores are called directly.
+    """Calls a store in a separate thread with a timeout.
+
+    In-process stores are called directly.
 
     Args:
         store: the store.
@@ -66,7 +71,10 @@ class TimeoutStore:
         return self._with_timeout(lambda: self._store.get_states(users, model))
 
     def put_states(self, states: Mapping[str, UserState]) -> None:
-        """See :meth:`segue.serving.stores.store.Store.put_states`; may succeed even after a timeout."""
+        """See :meth:`segue.serving.stores.store.Store.put_states`.
+
+        A call may succeed even after a timeout.
+        """
         self._with_timeout(lambda: self._store.put_states(states))
 
     def close(self) -> None:

@@ -131,9 +131,9 @@ class QueryBuilder:
 def events_since_training(
     reader: ReadStore, artifact: ModelArtifact, users: Sequence[str], max_events: int
 ) -> list[store.UserEvents]:
-    """Return the newest events of each user that the artifact does not hold.
+    """Return the newest events of each user that are not in the artifact.
 
-    Deleted users and users outside the training data have no history in the artifact: all their stored events count.
+    Deleted users and users outside the training data have no history in the artifact, so all their stored events count.
 
     Raises:
         StoreError: the store cannot be read.

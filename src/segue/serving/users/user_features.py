@@ -33,7 +33,7 @@ DTYPES: Mapping[str, Any] = {
 def coerce_user_features(
     features: Sequence[Feature], raw_features: Mapping[str, schemas.Scalar | Sequence[schemas.Scalar]] | None
 ) -> dict[str, Any]:
-    """Coerce the features that the model reads; all others are left out.
+    """Coerce the features that the model reads and leave out all others.
 
     Raises:
         ValueError: a value does not fit the type of its feature.
@@ -43,7 +43,7 @@ def coerce_user_features(
 
 
 def user_features_frame(features: Sequence[Feature], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
-    """Combine ``N`` results of :func:`coerce_user_features` to a data frame.
+    """Combine ``N`` results of :func:`coerce_user_features` into a data frame.
 
     ``None`` if all are empty.
     """

@@ -51,7 +51,8 @@ class UserStates:
     def update(self, artifact: ModelArtifact, request: StateRequest) -> State:
         """Return the states ``(N,)`` after all known events of these users.
 
-        A user with a stored state costs one step per new event; any other user their whole history, once.
+        A user with a stored state costs one step per new event. For any other user, the whole history is processed
+        once.
 
         Raises:
             StoreError: the store cannot be read; a failure to write is only logged.
@@ -85,7 +86,7 @@ class UserStates:
                 artifact.version, sequence_numbers[row], _require_state(states[row]).to_bytes()
             )
             for row in sorted(updated)
-            # newer events may follow a deletion of the user that happened meanwhile, and the state be from before it
+            # the user may have been deleted meanwhile: newer events may follow the deletion while the state precedes it
             if sequence_numbers[row] <= max(request.user_events[row].last_sequence, artifact.last_sequence)
         }
         try:
@@ -117,7 +118,7 @@ class UserStates:
 
 
 def _decode_state(stored: UserState) -> State | None:
-    """Return the state, or ``None`` if it cannot be read: it is then recomputed."""
+    """Return the state, or ``None`` if it cannot be read and must be recomputed."""
     try:
         return State.from_bytes(stored.data)
     except ValueError:

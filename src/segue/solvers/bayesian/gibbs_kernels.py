@@ -6,9 +6,9 @@ Mnih 2008, doi:10.1145/1390156.1390267, eq. 11 to 13):
 
     precision  A = L + a sum_e z_e z_e'        mean  A^-1 (L m_r + a sum_e y_e z_e)
 
-With A = K K' and K v = the right side, the mean is K'^-1 v and a sample is K'^-1 (v + n), with n standard normal: one
-Cholesky factorization serves both. Normal numbers are passed in, so that results do not depend on threads. Sums of
-outer products are matrix products of the row's vectors.
+With A = K K' and K v = the right-hand side, the mean is K'^-1 v and a sample is K'^-1 (v + n), with n standard normal,
+so that one Cholesky factorization serves both. Normal numbers are passed in, so that results do not depend on the
+number of threads. Sums of outer products are computed as matrix products of the row's vectors.
 
 Shapes: R rows, T events, C columns, D dimensions.
 """
@@ -37,7 +37,9 @@ PRIOR_COUNT = 2.0
 def sample_hyperparameters(
     rows_RD: Scores, rng: np.random.Generator, extra_DD: Numbers | None = None, extra_count: int = 0
 ) -> GaussianHyperprior:
-    """Sample mean and precision of the rows from their normal-Wishart posterior (eq. 14).
+    """Sample the mean and precision of the rows.
+
+    They come from the normal-Wishart posterior (eq. 14).
 
     Args:
         rows_RD: normally distributed around the mean.

@@ -129,7 +129,7 @@ class _Side:
 
 
 class GibbsSampler:
-    """Samples all unknowns in turn.
+    """Sampler that draws all unknowns in turn.
 
     Args:
         ratings: the ratings.
@@ -169,7 +169,10 @@ class GibbsSampler:
             self.state["users"][:, 0], self.state["items"][:, 0] = 0.0, 0.0
 
     def step(self, rng: np.random.Generator) -> tuple[list[PosteriorSample], float]:
-        """Sample everything once; return the state on the way, and the mean squared error at the end."""
+        """Sample everything once.
+
+        Return the state between the updates of users and items as a sample, and the mean squared error at the end.
+        """
         state = self.state
         noise_precision, user_links, item_links = state["precisions"].tolist()
         items_IB = state["items"]
@@ -192,7 +195,10 @@ class GibbsSampler:
 
 
 def fixed_columns(targets_T: Scores, columns: Codes, vectors_CB: Scores, biased: bool) -> tuple[Scores, Scores]:
-    """Return targets minus the biases of the other side, and its vectors with ones as biases."""
+    """Return the targets and vectors that the rows of one side are fitted to.
+
+    The biases of the other side are subtracted from the targets; its vectors have ones in place of biases.
+    """
     if not biased:
         return targets_T, vectors_CB
     ones_CB = vectors_CB.copy()

@@ -1,8 +1,8 @@
-"""Ordered probit model of ratings as ordered levels (Albert and Chib 1993, doi:10.1080/01621459.1993.10476321).
+"""Ordered probit model of ratings as ordered levels.
 
-A rating has level k if a hidden value, normal around its score with given variance, lies between cutpoints k - 1 and k;
-the lowest level has no lower cutpoint, the highest no upper one. Steps between levels may have different sizes, and
-predictions never leave the scale.
+Albert and Chib 1993, doi:10.1080/01621459.1993.10476321. A rating has level k if a hidden value, normal around its
+score with given variance, lies between cutpoints k - 1 and k; the lowest level has no lower cutpoint, the highest no
+upper one. Steps between levels may have different sizes, and predictions never leave the scale.
 
 Shapes: T ratings, K levels, J = K - 1 cutpoints.
 """
@@ -34,7 +34,7 @@ MIN_PROBABILITY = 1e-290
 """Lower bound of probabilities before logarithms are taken."""
 
 MAX_HALVINGS = 30
-"""Limit of the number of times that a Newton step is halved."""
+"""Maximum number of times that a Newton step is halved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +77,10 @@ def log_posterior(scores_T: Scores, levels_T: Codes, noise_scales_T: Scores, cut
 
 
 def initial_cutpoints(levels_T: Codes, count: int) -> Numbers:
-    """Return cutpoints that fit the frequencies of the levels if all scores are 0; each must occur."""
+    """Return cutpoints that fit the frequencies of the levels if all scores are 0.
+
+    Each level must occur.
+    """
     shares_K = np.bincount(levels_T, minlength=count) / len(levels_T)
     cuts_J: Numbers = ndtri(np.cumsum(shares_K)[:-1])
     return cuts_J

@@ -3,8 +3,8 @@
 Cf. Simm et al. 2015, arXiv:1509.04610.
 
 A row is normal with mean ``m + sum_j w_r b_j`` over its features j and precision matrix L; each b_j is normal with mean
-zero and precision s L. Given all others, b_j is normal with precision ``(s + sum_r w_r²) L``: no equations need to be
-solved, and sampling all features costs as much as one sum over them.
+zero and precision s L. Given all others, b_j is normal with precision ``(s + sum_r w_r²) L``: no equations have to be
+solved, and sampling the vectors of all features costs as much as one pass over the pairs.
 
 Shapes: R rows, F features, E pairs of a row and a feature, D dimensions.
 """

@@ -1,6 +1,6 @@
 """Sample truncated normal numbers by inversion.
 
-The same uniform number gives the same sample, however far in the tail. The inverse distribution function is that of
+Each sample is a function of one uniform number, even far in the tail. The inverse distribution function is that of
 Wichura 1988 (AS 241, doi:10.2307/2347330), accurate to 16 digits.
 
 Shapes: T numbers, J cutpoints.
@@ -30,7 +30,9 @@ SQRT_HALF = math.sqrt(0.5)
 def sample_truncated_errors(
     scores_T: Scores, levels_T: Codes, noise_scales_T: Scores, cuts_J: Numbers, uniforms_T: Numbers
 ) -> Scores:
-    """Sample hidden values between the cutpoints of their level; return ``(T,)`` scores minus values.
+    """Sample hidden values between the cutpoints of their level.
+
+    Return ``(T,)`` scores minus values.
 
     Args:
         scores_T: means of the hidden values.

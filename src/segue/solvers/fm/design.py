@@ -1,6 +1,8 @@
-"""Build the features of a factorization machine: user, item, time, and what is known of them.
+"""Build the features of a factorization machine.
 
-Besides an indicator of the user and of the item, there may be
+The features represent the user, the item, the time, and what is known about them.
+
+In addition to indicators of the user and the item, there may be
 
 * ``implicit_user``: the items of the user's history, rated or not, each 1 / sqrt(their number), as in SVD++ (Koren
   2008, doi:10.1145/1401890.1401944);
@@ -36,7 +38,10 @@ SECONDS_PER_DAY = 86_400
 
 @dataclass(frozen=True, eq=False)
 class TimeBins:
-    """Time bins that contain ratings; a further one stands for all other and unknown times."""
+    """Time bins that contain ratings.
+
+    A further bin stands for all other and unknown times.
+    """
 
     bins_P: NDArray[np.int64]
     """Ascending; number of the bin since 1970."""
@@ -53,7 +58,10 @@ class TimeBins:
         return len(self.bins_P) + 1
 
     def rows(self, times: NDArray[np.int64] | None, count: int) -> NDArray[np.int32]:
-        """Return the ``(count,)`` bin index of each time; the last for other and unknown times."""
+        """Return the ``(count,)`` bin index of each time.
+
+        Other and unknown times have the last index.
+        """
         last = len(self.bins_P)
         if times is None or not last:
             return np.full(count, last, np.int32)
@@ -110,7 +118,10 @@ def implicit_block(seen: Any) -> Any:
 def encode_new_users(
     schema: DataSchema, inputs: tuple[Input, ...], history: Events, profile: pl.DataFrame | None
 ) -> csr_array[Any]:
-    """Encode unknown users: ``(N, F)`` the columns of the users' block without the indicators."""
+    """Encode unknown users, ``(N, F)``.
+
+    The columns are those of the users' block without the indicators.
+    """
     parts: list[Any] = [csr_array((len(history), 0), dtype=np.float32)]
     if "user_features" in inputs:
         features = pl.DataFrame({"id": [""] * len(history)}) if profile is None else profile
@@ -133,7 +144,10 @@ def _feature_blocks(table: pl.LazyFrame | None, count: int, setting: str) -> lis
 
 
 def _n_columns(feature: Feature) -> int:
-    """Count a feature's columns in :func:`.feature_rows`, including that for missing values."""
+    """Count a feature's columns in :func:`.feature_rows`.
+
+    They include the column for missing values.
+    """
     return (len(feature.categories) or feature.size) + 1
 
 

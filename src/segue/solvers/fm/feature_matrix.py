@@ -1,7 +1,7 @@
 """Features as a sparse numeric matrix, for models that are linear in them.
 
 Each category or tag has an indicator column; tags are divided by the square root of their number. Numbers and the
-elements of vectors are standardized columns. A missing value is 0 there, and 1 in a further column that marks it.
+elements of vectors are standardized columns. A missing value is 0 there, and a further column marks it with 1.
 
 Shapes: N rows, F columns.
 """
@@ -37,7 +37,10 @@ def feature_block(table: pl.LazyFrame | pl.DataFrame | None, count: int, setting
 
 
 def feature_rows(features: Sequence[Feature], encoded_NJ: Scores) -> csr_array[Any]:
-    """Convert the result of :func:`segue.core.features.encode_features` to ``(N, F)`` rows."""
+    """Convert encoded features to ``(N, F)`` rows.
+
+    The input is the result of :func:`segue.core.features.encode_features`.
+    """
     ends = np.cumsum([feature.size for feature in features])[:-1]
     parts = [
         _columns(feature, block) for feature, block in zip(features, np.split(encoded_NJ, ends, axis=1), strict=True)

@@ -1,4 +1,6 @@
-"""Fold unknown users into a trained factorization machine, for each posterior sample.
+"""Fold unknown users into a trained factorization machine.
+
+Users are folded in for each posterior sample separately.
 
 A user's own bias w and vector v have a normal prior that was learned in training. Given values in the history, their
 posterior is a ridge regression of these values: with o the vector of the user's known features (and implicit items),
@@ -73,7 +75,10 @@ def _split(coefficients_FW: Scores) -> tuple[Any, Any]:
 
 
 def _posterior_means(samples: PosteriorSamples, features_MNW: Scores, history: Events, bins_T: Codes) -> Scores:
-    """Compute ``(M, N, W)`` posterior means of w and v given the values of the histories."""
+    """Compute ``(M, N, W)`` posterior means of w and v.
+
+    They are conditional on the values of the histories.
+    """
     assert history.values is not None
     n_states, n_users, width = features_MNW.shape
     rows_T, items_T = history.rows, history.items

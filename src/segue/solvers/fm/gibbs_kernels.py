@@ -1,4 +1,6 @@
-"""Kernels that update the coefficients of a factorization machine; see :mod:`segue.solvers.fm.gibbs_updater`.
+"""Kernels that update the coefficients of a factorization machine.
+
+See :mod:`segue.solvers.fm.gibbs_updater`.
 
 Each coefficient is set to the mean of its conditional distribution plus a given normal number times the standard
 deviation.

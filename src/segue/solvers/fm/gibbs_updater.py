@@ -1,4 +1,6 @@
-"""Update the coefficients of a factorization machine: Gibbs sampling, or coordinate descent.
+"""Update the coefficients of a factorization machine.
+
+The method is Gibbs sampling, or coordinate descent.
 
 Each coefficient in turn is sampled from its conditional normal distribution (Freudenthaler, Schmidt-Thieme and Rendle
 2011, "Bayesian factorization machines"; Rendle 2012, doi:10.1145/2168752.2168771), or set to that distribution's mean.
@@ -6,9 +8,10 @@ Priors are learned by group of columns and dimension: normal, with a normal prio
 precision. The noise of each user may have its own precision, with a gamma prior of mean 1, so that erratic users
 count less (Lakshminarayanan, Bouchard and Archambeau 2011, "Robust Bayesian matrix factorization").
 
-A column needs five sums over the ratings that read a row of its block (Rendle 2013, doi:10.14778/2535573.2488340): with
-s the sum of the other blocks' vectors in one dimension and e the error of a rating, their number and the sums of s, s²,
-e and e s. An iteration passes over the ratings once for each block and dimension, whatever the number of features.
+A column needs five sums over the ratings that read a row of its block (Rendle 2013, doi:10.14778/2535573.2488340). With
+s the sum of the other blocks' vectors in one dimension and e the error of a rating, these are the number of ratings and
+the sums of s, s², e and e s. An iteration passes over the ratings once for each block and dimension, regardless of the
+number of features.
 
 Shapes: T ratings, B blocks, S rows of all blocks, C columns, D dimensions, G groups.
 """
@@ -39,7 +42,7 @@ DEGREES_OF_FREEDOM = np.geomspace(1.0, 200.0, 80)
 
 
 class GibbsUpdater:
-    """Updates the coefficients of relational blocks.
+    """Updater of the coefficients of relational blocks.
 
     Args:
         relations: the blocks.
@@ -117,7 +120,10 @@ class GibbsUpdater:
     def sample_priors(
         self, values_KC: Numbers, means_KG: Numbers, precisions_KG: Numbers, rng: np.random.Generator
     ) -> None:
-        """Sample precisions given means, then means given precisions, in place; from columns in use."""
+        """Sample precisions given means, then means given precisions, in place.
+
+        Only columns in use are taken into account.
+        """
         relations = self.relations
         starts = np.cumsum([0, *relations.sizes_G])[:-1]
         counts_G = np.add.reduceat(relations.is_used_C.astype(np.float64), starts)
@@ -133,7 +139,10 @@ class GibbsUpdater:
         means_KG[:] = sums_KG / weights_G + std_KG * rng.standard_normal(means_KG.shape)
 
     def sample_noise(self, state: Parameters, errors_T: Scores, rng: np.random.Generator, has_noise: bool) -> None:
-        """Sample the common noise precision, then those of users and their degrees of freedom."""
+        """Sample the noise.
+
+        Sample the common precision, then those of users and their degrees of freedom.
+        """
         users_T = self.relations.rows_BT[0]
         squares_U = np.bincount(users_T, np.square(errors_T, dtype=np.float64), minlength=len(state.user_precision_U))
         if has_noise:

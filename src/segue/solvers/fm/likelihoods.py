@@ -1,6 +1,7 @@
-"""Likelihoods of a factorization machine: scores as means of ratings, or as predictors of ordered levels.
+"""Likelihoods of a factorization machine.
 
-Each computes errors for the next iteration, metrics of the scores, and expected ratings.
+Scores are means of ratings, or predictors of ordered levels. Each likelihood computes errors for the next iteration,
+metrics of the scores, and expected ratings.
 
 Shapes: T ratings, K levels, J = K - 1 cutpoints.
 """
@@ -29,7 +30,7 @@ MAX_LEVELS = 50
 
 
 class Likelihood(Protocol):
-    """The ratings, with a model of how they depend on scores."""
+    """The ratings, and a model of how they depend on scores."""
 
     has_intercept: bool
     """Whether the machine has an intercept."""
@@ -52,7 +53,10 @@ class Likelihood(Protocol):
         ...
 
     def metrics(self, scores_T: Scores, noise_scales_T: Scores, noise_precision: float) -> dict[str, float]:
-        """Return ``loss``, the mean negative log-likelihood of a rating, and ``train/rmse``."""
+        """Return the metrics ``loss`` and ``train/rmse``.
+
+        ``loss`` is the mean negative log-likelihood of a rating.
+        """
         ...
 
     def arrays(self) -> StateArrays:
@@ -60,7 +64,7 @@ class Likelihood(Protocol):
         ...
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what :meth:`arrays` returned."""
+        """Restore what :meth:`arrays` returned."""
         ...
 
 
@@ -98,7 +102,9 @@ class Gaussian:
 
 
 class OrderedProbit:
-    """Ratings are ordered levels with learned cutpoints; see :mod:`segue.solvers.bayesian.ordered_probit`.
+    """Ratings are ordered levels with learned cutpoints.
+
+    See :mod:`segue.solvers.bayesian.ordered_probit`.
 
     Args:
         ratings_T: ratings.

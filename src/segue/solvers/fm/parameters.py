@@ -1,8 +1,10 @@
-"""Parameters of a factorization machine (Rendle 2010, doi:10.1109/ICDM.2010.127), and its scores.
+"""Parameters and scores of a factorization machine.
 
-With x the features of a rating, the score is ``intercept + sum_c w_c x_c + sum_{c<c'} (v_c . v_c') x_c x_c'``. Of a row
-of a relational block, only two things matter to other blocks: its bias, which includes all interactions within the row,
-and its vector. A score is the sum of the biases of its rows and of the inner products of pairs of their vectors:
+Rendle 2010, doi:10.1109/ICDM.2010.127.
+
+With x the features of a rating, the score is ``intercept + sum_c w_c x_c + sum_{c<c'} (v_c . v_c') x_c x_c'``. Other
+blocks depend on a row of a relational block only through its bias, which includes all interactions within the row, and
+its vector. A score is the sum of the biases of its rows and of the inner products of pairs of their vectors:
 
     q_r = sum_c x_rc v_c        b_r = sum_c w_c x_rc + (|q_r|² - sum_c x_rc² |v_c|²) / 2
 

@@ -1,8 +1,8 @@
-"""Posterior samples of a factorization machine, and the predictions that they average to.
+"""Posterior samples of a factorization machine, and their mean prediction.
 
-Of each sample, only rows are stored: a bias and a vector for each user, item and time bin (see
+For each sample, only rows are stored: a bias and a vector for each user, item and time bin (see
 :mod:`segue.solvers.fm.parameters`), and what is needed to fold in unknown users. A prediction is the mean over samples
-of the expected rating, which is the posterior mean; a model with mean parameters would predict something else.
+of the expected rating, which is the posterior mean. A model with the mean parameters would predict different values.
 
 Shapes: M samples, U users, I items, P time bins, F feature columns of users, W = 1 + D bias and vector, J cutpoints, K
 levels, N queries, T pairs.

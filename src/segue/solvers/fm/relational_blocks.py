@@ -1,4 +1,6 @@
-"""Relational blocks: rating features that come from tables of users, items and times, stored once per row.
+"""Relational blocks: rating features stored once per user, item or time.
+
+The features come from tables of users, items and times.
 
 A block is a relation in the terms of Rendle 2013 (doi:10.14778/2535573.2488340). Each rating reads one row of each
 block, and its features are these rows side by side.
@@ -80,7 +82,7 @@ class Relations:
 
 
 def flatten(blocks: Sequence[RelationBlock]) -> RelationBlock:
-    """Combine blocks into one with a row for each rating, as relations avoid."""
+    """Combine blocks into one block that has a row for each rating."""
     blocks_TC = [block.features_RC[block.rows_T] for block in blocks]
     design_TC = csr_array(hstack(blocks_TC, format="csr"))
     rows_T = np.arange(design_TC.shape[0], dtype=np.int32)

@@ -88,7 +88,7 @@ class FactorizationMachineSampler:
         return {**self.state.arrays(), **self.likelihood.arrays(), **kept_samples}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take back what :meth:`arrays` returned."""
+        """Restore what :meth:`arrays` returned."""
         self.state = self.state.from_arrays(arrays)
         self.likelihood.restore(arrays)
         samples = {
@@ -98,7 +98,10 @@ class FactorizationMachineSampler:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Compute rows and scores from the coefficients, so that a resumed run has the same."""
+        """Compute rows and scores from the coefficients.
+
+        A resumed run therefore has the same values.
+        """
         state, relations = self.state, self.relations
         self.biases_S, self.vectors_SD = row_sums(relations.by_row, state.linear_C, state.factors_DC)
         self.scores_T = sum_scores(float(state.intercept[0]), relations.rows_BT, self.biases_S, self.vectors_SD)

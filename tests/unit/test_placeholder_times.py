@@ -1,4 +1,4 @@
-"""Times that only keep the order are known as such from the archive to the batch."""
+"""Placeholder times are marked as unknown from the archive to the batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from segue.nn.training_targets import cloze, next_item
 RATINGS = "1::10::5::100\n1::11::4::200\n2::10::3::300\n2::12::3::301\n2::11::1::302\n"
 MOVIES = "10::A (1990)::Drama\n11::B (1991)::Comedy\n12::C (1992)::Drama\n"
 USERS = "1::F::1::10::48067\n2::M::25::4::02460\n"
-SOME = """Exact: the Timestamp of rows 1..2 (user 1);
+PARTIALLY_REAL = """Exact: the Timestamp of rows 1..2 (user 1);
 the Timestamp of each later user's
 last interaction. NOT real: the others."""
 
 
-def archive(folder: Path, rebuilt: str | None) -> None:
+def write_archive(folder: Path, rebuilt: str | None) -> None:
     with ZipFile(folder / "a.zip", "w") as file:
         file.writestr("ml-1m/ratings.dat", RATINGS)
         file.writestr("ml-1m/movies.dat", MOVIES)
@@ -36,56 +36,56 @@ def archive(folder: Path, rebuilt: str | None) -> None:
     ("rebuilt", "known"),
     [
         (None, None),
-        (SOME, [True, True, False, False, True]),
+        (PARTIALLY_REAL, [True, True, False, False, True]),
         ("rows were put together from pieces", [False] * 5),
     ],
 )
-def test_real_times_are_read_from_the_archive(
+def test_known_times_are_read_from_the_archive(
     rebuilt: str | None, known: list[bool] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive(tmp_path, rebuilt)
+    write_archive(tmp_path, rebuilt)
     monkeypatch.setenv("SEGUE_ARCHIVES", str(tmp_path))
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
     data = load("ml-1m")
     context = data.histories.context
     assert (known is None and not context) or context["time_known"].tolist() == known
-    again = open_dataset(data.header["folder"])
-    assert (known is None and not context) or again.histories.context["time_known"].tolist() == known
+    reopened = open_dataset(data.header["folder"])
+    assert (known is None and not context) or reopened.histories.context["time_known"].tolist() == known
     assert data.header["counts"].get("times_known") == (None if known is None else sum(known))
     if known is not None:
-        fewer = load("ml-1m", filters=Filters(min_value=2))
-        assert fewer.histories.context["time_known"].tolist() == known[:4]
+        filtered = load("ml-1m", filters=Filters(min_value=2))
+        assert filtered.histories.context["time_known"].tolist() == known[:4]
 
 
 def test_hash_does_not_depend_on_time_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = set()
-    for name, rebuilt in (("official", None), ("rebuilt", SOME)):
+    for name, rebuilt in (("official", None), ("rebuilt", PARTIALLY_REAL)):
         (tmp_path / name).mkdir()
-        archive(tmp_path / name, rebuilt)
+        write_archive(tmp_path / name, rebuilt)
         monkeypatch.setenv("SEGUE_ARCHIVES", str(tmp_path / name))
         monkeypatch.setenv("SEGUE_HOME", str(tmp_path / name / "home"))
         hashes.add(load("ml-1m").header["hash"])
     assert len(hashes) == 1
 
 
-def test_unreal_times_are_unknown_inputs() -> None:
+def test_placeholder_times_are_unknown_inputs() -> None:
     times = np.array([10, 20, 30, 40, 50])
     known = np.array([True, False, True, True, False])
     events = Events(np.array([0, 3, 5]), np.arange(5), times=times, context={"time_known": known})
     np.testing.assert_array_equal(known_times(events, np.arange(5)), [10, np.nan, 30, 40, np.nan])
-    wanted = ("times", "query_times")
+    columns = ("times", "query_times")
     for objective in (next_item, cloze):
         _, batches = training_batches(
-            events, 9, 5, 5, np.random.default_rng(0), objective, all_windows=False, pool=1, columns=wanted
+            events, 9, 5, 5, np.random.default_rng(0), objective, all_windows=False, pool=1, columns=columns
         )
         for batch in batches:
             for column in batch.columns.values():
                 assert not {20, 50} & set(column.flatten().tolist())
     queries = Queries.anonymous(events)
-    for _, read in query_batches(queries, 9, None, 100, columns=wanted):
-        for column in read.columns.values():
+    for _, sequences in query_batches(queries, 9, None, 100, columns=columns):
+        for column in sequences.columns.values():
             assert not {20, 50} & set(column.flatten().tolist())
-    # all ways to select events keep the column aligned
+    # selecting events keeps the column aligned
     assert events.take(np.array([1])).context["time_known"].tolist() == [True, False]
 
 
@@ -100,5 +100,5 @@ def test_rebuilt_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert known[rows < 2999].all()
     later = known & (rows >= 2999)
     assert (np.bincount(rows[later], minlength=6040)[2999:] == 1).all()
-    parts = split(data, SplitSettings())
-    assert len(parts.train.histories.context["time_known"]) == parts.train.histories.size
+    data_split = split(data, SplitSettings())
+    assert len(data_split.train.histories.context["time_known"]) == data_split.train.histories.size

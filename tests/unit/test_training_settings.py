@@ -1,4 +1,4 @@
-"""What may be chosen in training goes with everything else that may; what is set for nothing is refused."""
+"""Losses, samplers and optimizers combine with each other; unused settings are rejected."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ QUICK = {"epochs": 12, "batch_size": 8, "learning_rate": 0.03}
 
 
 def world() -> Dataset:
-    """Each user walks up the catalogue from a place of their own."""
+    """Histories of consecutive items; the first item depends on the user."""
     rows = [[(user + step) % ITEMS for step in range(3 + user % 7)] for user in range(40)]
     ids = Vocab([str(i) for i in range(ITEMS)])
     return Dataset("walk", Vocab([f"u{u}" for u in range(40)]), ids, Events.of(rows))
 
 
-def next_of(training: Training) -> list[int]:
-    """What a network that was trained so makes of three walks; each goes on to the item after the last."""
+def predicted_next_items(training: Training) -> list[int]:
+    """Train a model and return its top item for three histories of consecutive items."""
     model = train("gru4rec", {"embedding_dim": 8, "max_length": 6, "dropout": 0.0}, training, world(), Run(0))
     scores_NI = model.score(Queries.anonymous(Events.of([[1, 2, 3], [7, 8], [10, 11, 0]])))
     return [int(item) for item in scores_NI.argmax(1)]
@@ -37,25 +37,25 @@ def next_of(training: Training) -> list[int]:
 
 @pytest.mark.parametrize("loss", exported_functions(losses))
 def test_every_loss_trains(loss: str) -> None:
-    assert next_of(Training(loss=loss, temperature=0.7, **QUICK)) == [4, 9, 1]  # type: ignore[arg-type]
+    assert predicted_next_items(Training(loss=loss, temperature=0.7, **QUICK)) == [4, 9, 1]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("sampler", exported_functions(negative_samplers))
 def test_every_sampler_trains(sampler: str) -> None:
     training = Training(loss="sampled_softmax", sampler=sampler, num_negatives=6, **QUICK)  # type: ignore[arg-type]
-    assert next_of(training) == [4, 9, 1]
+    assert predicted_next_items(training) == [4, 9, 1]
 
 
 def test_temperature_divides_the_scores() -> None:
-    make = torch.Generator().manual_seed(0)
-    hidden, vectors, bias = (torch.randn(*shape, generator=make) for shape in ((5, 3), (ITEMS, 3), (ITEMS,)))
+    generator = torch.Generator().manual_seed(0)
+    hidden, vectors, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 3), (ITEMS, 3), (ITEMS,)))
     target = torch.arange(5)
-    found = build_loss(Training(temperature=0.25), world(), "cpu")(hidden, vectors, bias, target)
-    torch.testing.assert_close(found, F.cross_entropy((hidden @ vectors.T + bias) / 0.25, target))
+    actual = build_loss(Training(temperature=0.25), world(), "cpu")(hidden, vectors, bias, target)
+    torch.testing.assert_close(actual, F.cross_entropy((hidden @ vectors.T + bias) / 0.25, target))
 
 
-def test_a_setting_that_nothing_chosen_looks_at_is_refused() -> None:
-    for values, told in (
+def test_unused_settings_are_rejected() -> None:
+    for values, message in (
         ({"num_negatives": 5}, "num_negatives: got 5, but the loss 'cross_entropy' does not use it; used by bce, bpr"),
         ({"loss": "gbce", "label_smoothing": 0.1}, "does not use it; used by cross_entropy, cross_entropy_pairwise"),
         ({"loss": "bce", "calibration": 1.0}, "calibration: got 1.0, but the loss 'bce' does not use it; used by gbce"),
@@ -65,18 +65,18 @@ def test_a_setting_that_nothing_chosen_looks_at_is_refused() -> None:
         ({"optimizer": "Rprop", "weight_decay": 0.1}, "the optimizer 'Rprop' does not use it; used by adam, adamw"),
         ({"optimizer": "sgd", "betas": (0.5, 0.5)}, "'sgd' does not use it; used by adam, adamw"),
     ):
-        with pytest.raises(ValueError, match="but the") as caught:
+        with pytest.raises(ValueError, match="but the") as error:
             parse(Training, values, "training")
-        assert told in str(caught.value)
-        assert str(caught.value).startswith("training.")
-    both = {"num_negatives": 5, "momentum": 0.9}
+        assert message in str(error.value)
+        assert str(error.value).startswith("training.")
+    two_unused = {"num_negatives": 5, "momentum": 0.9}
     with pytest.raises(ValueError, match=r"training\.num_negatives: .*\ntraining\.momentum: "):
-        parse(Training, both, "training")
+        parse(Training, two_unused, "training")
     Training(loss="gbce", num_negatives=5, calibration=1.0, sampler="mixed", in_batch_fraction=0.1, optimizer="NAdam")
 
 
-def test_an_unknown_loss_sampler_or_optimiser_is_told_with_the_nearest() -> None:
-    for values, told in (
+def test_unknown_losses_samplers_and_optimizers_are_rejected_with_suggestions() -> None:
+    for values, message in (
         ({"loss": "cros_entropy"}, "training.loss: got 'cros_entropy': unknown, did you mean 'cross_entropy'?"),
         ({"loss": "bce", "sampler": "popular"}, "training.sampler: got 'popular': unknown, did you mean 'popularity'?"),
         ({"optimizer": "nadm"}, "training.optimizer: got 'nadm': unknown, did you mean 'nadam'?"),
@@ -84,15 +84,15 @@ def test_an_unknown_loss_sampler_or_optimiser_is_told_with_the_nearest() -> None
         ({"optimizer": "SparseAdam"}, "not supported: it needs sparse gradients"),
         ({"optimizer": "optimizer"}, "unknown"),
     ):
-        with pytest.raises(ValueError, match="got") as caught:
+        with pytest.raises(ValueError, match="got") as error:
             parse(Training, values, "training")
-        assert told in str(caught.value)
+        assert message in str(error.value)
 
 
-def test_settings_of_losses_samplers_and_optimisers_are_settings_of_the_training() -> None:
+def test_component_settings_are_training_settings() -> None:
     assert set(setting_users()) == set(CHOICE_DEPENDENT_SETTINGS)
     assert setting_users().keys() <= Training.model_fields.keys()
-    assert all(len(by) == 1 for by in setting_users().values()), "a setting belongs to losses, samplers or optimisers"
+    assert all(len(by) == 1 for by in setting_users().values()), "a setting belongs to losses, samplers or optimizers"
 
 
 def softmax_loss(
@@ -124,14 +124,14 @@ def hinge_loss(
 
 
 def test_a_custom_loss_function_trains() -> None:
-    assert next_of(Training(loss=softmax_loss, label_smoothing=0.1, **QUICK)) == [4, 9, 1]  # type: ignore[arg-type]
+    assert predicted_next_items(Training(loss=softmax_loss, label_smoothing=0.1, **QUICK)) == [4, 9, 1]  # type: ignore[arg-type]
     custom = Training(loss=hinge_loss, num_negatives=6, sampler="popularity", **QUICK)  # type: ignore[arg-type]
-    assert next_of(custom) == [4, 9, 1]
-    same = next_of(Training(**custom.model_dump()))
-    assert same == [4, 9, 1], "the function survives a copy of the settings"
+    assert predicted_next_items(custom) == [4, 9, 1]
+    copied = predicted_next_items(Training(**custom.model_dump()))
+    assert copied == [4, 9, 1], "copied settings keep the function"
 
 
-def test_a_custom_loss_is_stored_by_name_and_has_to_be_passed_again() -> None:
+def test_a_custom_loss_is_stored_by_name_and_must_be_passed_again() -> None:
     custom = Training(loss=hinge_loss)  # type: ignore[arg-type]
     assert custom.loss == f"{__name__}:hinge_loss"
     stored = parse(Training, custom.model_dump(mode="json"), "training")

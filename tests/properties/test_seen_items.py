@@ -29,24 +29,24 @@ def test_seen_items_before_each_target(
     name: str, rows: list[list[int]], seed: int, cut: tuple[int, int], data: st.DataObject
 ) -> None:
     histories = Events.of(rows)
-    which = np.repeat(np.arange(len(rows)), 2)  # two windows of each history
-    start = histories.offsets[which] + np.random.default_rng(seed).integers(0, histories.lengths[which])
-    windows = Windows(histories, which, start, histories.offsets[which + 1], N_ITEMS)
+    row_of_window = np.repeat(np.arange(len(rows)), 2)  # two windows of each history
+    start = histories.offsets[row_of_window] + np.random.default_rng(seed).integers(0, histories.lengths[row_of_window])
+    windows = Windows(histories, row_of_window, start, histories.offsets[row_of_window + 1], N_ITEMS)
     batch = OBJECTIVES[name](windows, np.random.default_rng(seed))
     seen = collect_seen_items(windows, batch)
     expected = np.zeros((len(batch.targets_M), N_ITEMS), bool)
     for target, position in enumerate(batch.positions_M.tolist()):
-        b, place = divmod(position, batch.items_BL.shape[1])
-        stop = windows.stop[b] if name == "cloze" else start[b] + place
-        expected[target, histories.items[histories.offsets[which[b]] : stop]] = True
-    first, last = sorted(one % len(expected) for one in cut)
-    found = seen.catalog_mask(first, last + 1, N_ITEMS)
-    np.testing.assert_array_equal(found.numpy(), expected[first : last + 1])
+        b, offset = divmod(position, batch.items_BL.shape[1])
+        stop = windows.stop[b] if name == "cloze" else start[b] + offset
+        expected[target, histories.items[histories.offsets[row_of_window[b]] : stop]] = True
+    first, last = sorted(row % len(expected) for row in cut)
+    actual = seen.catalog_mask(first, last + 1, N_ITEMS)
+    np.testing.assert_array_equal(actual.numpy(), expected[first : last + 1])
     items = data.draw(st.lists(st.integers(0, N_ITEMS - 1), min_size=1, max_size=7))
     np.testing.assert_array_equal(seen.mask_for_items(torch.tensor(items)).numpy(), expected[:, items])
 
 
-def test_only_those_who_ask_are_told() -> None:
+def test_batches_have_seen_items_only_on_request() -> None:
     histories = Events.of([[1, 2, 3], [4, 5]])
     for seen in (False, True):
         _, batches = training_batches(

@@ -1,4 +1,4 @@
-"""Kernels that are asked for and missing are told; ``auto`` does without."""
+"""Requested kernels that are unavailable raise an error; ``auto`` uses the native implementation."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from segue.nn.xlstm.triton_kernels import Kernels
 
 
 @pytest.fixture(autouse=True)
-def fresh() -> None:
+def _clear_cache() -> None:
     triton_kernels._unavailable_reason.cache_clear()
 
 
-def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> str:
+def error_message(device: str, monkeypatch: pytest.MonkeyPatch, installed: str | None) -> str:
     def version(name: str) -> str:
-        if found is None:
+        if installed is None:
             raise PackageNotFoundError(name)
-        return found
+        return installed
 
     monkeypatch.setattr(triton_kernels, "version", version)
     with pytest.raises(ValueError, match=r"model\.chunkwise_kernel: 'chunkwise--triton_xl_chunk'") as error:
@@ -31,21 +31,21 @@ def reason(device: str, monkeypatch: pytest.MonkeyPatch, found: str | None) -> s
     return str(error.value)
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "needs a CUDA device, and the model is on cpu; expected auto or native" in reason(
+def test_missing_requirements_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "needs a CUDA device, and the model is on cpu; expected auto or native" in error_message(
         "cpu", monkeypatch, "2.0.6"
     )
-    assert "pip install 'segue[xlstm-triton]'" in reason("cuda", monkeypatch, None)
-    assert "needs mlstm_kernels 2 or newer; 1.0.3 is installed" in reason("cuda", monkeypatch, "1.0.3")
+    assert "pip install 'segue[xlstm-triton]'" in error_message("cuda", monkeypatch, None)
+    assert "needs mlstm_kernels 2 or newer; 1.0.3 is installed" in error_message("cuda", monkeypatch, "1.0.3")
 
 
-def test_auto_is_own_code_without_a_device_or_the_package() -> None:
+def test_auto_selects_native_without_cuda_or_the_package() -> None:
     for device in ("cpu", "cuda"):
         if device == "cpu" or triton_kernels._unavailable_reason("step", "triton", device):
             assert Kernels()._select("step", torch.device(device)) is None
 
 
-def test_a_model_says_so_when_it_is_to_compute() -> None:
+def test_unavailable_kernels_raise_when_used() -> None:
     model = XLSTM(
         XLSTM.Config(embedding_dim=8, slstm_at=(), step_kernel="triton", chunkwise_kernel="native"), DataSchema(1, 5)
     )

@@ -1,0 +1,225 @@
+"""Check the arguments of training, comparison and cross-validation.
+
+Settings are sorted by the group that reads them. A setting that nothing reads is an error.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segue.core.config import Settings
+from segue.core.model import Solver
+from segue.core.registry import model_class
+from segue.data.filters import Filters
+from segue.data.splits import SplitSettings
+from segue.experiment.settings import EvaluationSettings, RunSettings
+from segue.training.settings import Training
+
+__all__ = [
+    "GROUPS",
+    "as_assignments",
+    "check_device",
+    "check_seed",
+    "check_seeds",
+    "reject_settings",
+    "reject_unused",
+    "setting_group",
+    "take_data_settings",
+    "unused_by_solver",
+]
+
+GROUPS: Mapping[str, type[Settings]] = {
+    "training": Training,
+    "filters": Filters,
+    "split": SplitSettings,
+    "evaluation": EvaluationSettings,
+    "run": RunSettings,
+}
+"""The groups of settings that do not depend on the model."""
+
+WHERE = {
+    "filters": "filters apply when data is loaded, as in segue.load(data, {}=...)",
+    "split": "it is a setting of the split, as in segue.split(data, {}=...)",
+    "evaluation": "it is a setting of the evaluation, see segue.evaluate",
+    "run": "use the arguments for seeds and the device",
+}
+"""What to do with a setting of a group that a function does not read."""
+
+
+def check_seed(seed: Any, name: str = "seed") -> int:
+    """Return ``seed`` as an integer.
+
+    Raises:
+        ValueError: it is not a whole number of at least 0.
+    """
+    is_whole = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
+    if not is_whole or seed < 0:
+        raise ValueError(f"{name}: got {seed!r}, expected a whole number of at least 0")
+    return int(seed)
+
+
+def check_seeds(seeds: Any) -> tuple[int, ...]:
+    """Return ``seeds`` as integers.
+
+    Raises:
+        ValueError: it is not a list of different seeds, or empty.
+    """
+    if isinstance(seeds, str) or not isinstance(seeds, Iterable):
+        raise ValueError(f"seeds: got {seeds!r}, expected a list such as (0, 1)")
+    checked = tuple(check_seed(seed, "seeds") for seed in seeds)
+    if not checked:
+        raise ValueError("seeds: got none, expected at least one")
+    if len(set(checked)) < len(checked):
+        raise ValueError(f"seeds: got {checked}, expected each seed once")
+    return checked
+
+
+def check_device(device: Any) -> str:
+    """Return the name of a device of torch that can be used here.
+
+    Raises:
+        ValueError: torch does not know the device, or it is not available.
+    """
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device: got {device!r}, expected cpu, cuda, cuda:1 or mps") from None
+    try:
+        if chosen.type == "meta":
+            raise RuntimeError("it has no memory")
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError, ModuleNotFoundError):
+        raise ValueError(
+            f"device: got '{chosen}', which PyTorch cannot use on this machine; expected an available device such as "
+            "cpu"
+        ) from None
+    return str(chosen)
+
+
+def as_assignments(settings: Mapping[str, Any]) -> list[str]:
+    """Format settings as overrides ``name=value``.
+
+    Numbers and arrays of numpy are accepted.
+
+    Raises:
+        ValueError: a value cannot be written as JSON.
+    """
+    assignments, errors = [], []
+    for name, value in settings.items():
+        try:
+            assignments.append(f"{name}={json.dumps(value, default=_to_plain)}")
+        except TypeError:
+            errors.append(
+                f"{name}: got {type(value).__name__} {value!r}, expected a number, text, true or false, a list or a "
+                "mapping"
+            )
+    if errors:
+        raise ValueError("\n".join(errors))
+    return assignments
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError
+
+
+def setting_group(name: str, models: Iterable[str]) -> str | None:
+    """Return the group that reads the setting ``name``.
+
+    ``None`` if no group or several groups read it.
+    """
+    group, dot, _ = name.partition(".")
+    if dot:
+        return group if group in GROUPS or group == "model" else None
+    owners = {owner for owner, kind in GROUPS.items() if name in kind.model_fields}
+    if any(name in model_class(model).Config.model_fields for model in models):
+        owners.add("model")
+    return owners.pop() if len(owners) == 1 else None
+
+
+def take_data_settings(
+    settings: Mapping[str, Any], models: Iterable[str]
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Separate the settings of ``filters`` and ``split`` from those of the models.
+
+    Returns:
+        The values by group and key, and the other settings.
+    """
+    keys = list(models)
+    data: dict[str, dict[str, Any]] = {"filters": {}, "split": {}}
+    rest: dict[str, Any] = {}
+    for name, value in settings.items():
+        group = setting_group(name, keys)
+        if group in data:
+            data[group][name.rpartition(".")[2]] = json.loads(as_assignments({name: value})[0].partition("=")[2])
+        else:
+            rest[name] = value
+    return data, rest
+
+
+def reject_settings(settings: Iterable[str], model: str, groups: Iterable[str], function: str) -> None:
+    """Reject settings of ``groups``, which ``function`` does not read.
+
+    Raises:
+        ValueError: one line per setting.
+    """
+    rejected = set(groups)
+    errors = []
+    for name in settings:
+        group = setting_group(name, [model])
+        if group in rejected:
+            hint = WHERE[group].format(name.rpartition(".")[2])
+            errors.append(f"{name}: {function} does not use this setting; {hint}")
+    if errors:
+        raise ValueError("\n".join(errors))
+
+
+def unused_by_solver(model: str, names: Iterable[str]) -> list[str]:
+    """Return the settings among ``names`` that a solver ignores.
+
+    Only the training loop reads them. None are returned for a model that uses the training loop. The validation metric
+    is used by every model.
+    """
+    kind = model_class(model)
+    if not issubclass(kind, Solver):
+        return []
+    only_training = {*Training.model_fields, "callbacks"} - {"metric"}
+    return [
+        name
+        for name in names
+        if (name.startswith("training.") and name != "training.metric")
+        or (name in only_training and name not in kind.Config.model_fields)
+    ]
+
+
+def reject_unused(model: str, names: Iterable[str]) -> None:
+    """Reject settings of the training loop for a model that it does not train.
+
+    Raises:
+        ValueError: one line per setting.
+    """
+    if unused := unused_by_solver(model, names):
+        own = ", ".join(model_class(model).Config.model_fields) or "none"
+        raise ValueError(
+            "\n".join(
+                f"{name}: '{model}' is not trained by the training loop and does not use this setting; its own "
+                f"settings: {own}"
+                for name in unused
+            )
+        )
