@@ -27,7 +27,7 @@ def main(epochs: int) -> None:
     final = segue.evaluate(models[best], split.test)["ndcg@10"]
     print(f"{best} on test: {final.mean:.4f}  ({final.low:.4f} to {final.high:.4f})")
     with pl.Config(tbl_rows=20, fmt_str_lengths=60):
-        print(segue.recommend(models[best], titles=LIKED, k=10))
+        print(segue.recommend(models[best], titles=LIKED, k=10).select("rank", "title", "score", "probability"))
 
 
 if __name__ == "__main__":

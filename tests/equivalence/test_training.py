@@ -305,5 +305,5 @@ def test_a_callback_stops_training_and_a_resumed_run_stays_stopped(tmp_path: Pat
 
 
 def test_callbacks_of_a_model_that_is_not_a_network_are_an_error() -> None:
-    with pytest.raises(ValueError, match="callbacks: 'ease' is not trained in epochs"):
+    with pytest.raises(ValueError, match="callbacks: got 1 for 'ease', which is not trained in epochs"):
         train("ease", {}, TRAINING, world(), Run(0), None, [Recorder()])

@@ -180,7 +180,7 @@ def test_missing_file_is_named(copied: Path, name: str) -> None:
 def test_unlisted_file_is_named(copied: Path) -> None:
     (copied / "engine").mkdir()
     (copied / "engine" / "model.onnx").write_bytes(b"whatever")
-    with pytest.raises(ValueError, match=r"model\.onnx: not in manifest\.json"):
+    with pytest.raises(ValueError, match=r"model\.onnx: not in artifact\.json"):
         load_artifact(copied)
 
 
@@ -198,13 +198,13 @@ def test_other_format_is_rejected(copied: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "1"}', '{"format": 2}', "\x00"])
 def test_broken_manifest_raises(copied: Path, content: str) -> None:
     (copied / MANIFEST).write_text(content)
-    with pytest.raises(ValueError, match=r"manifest\.json"):
+    with pytest.raises(ValueError, match=r"artifact\.json"):
         load_artifact(copied)
 
 
 def test_manifest_without_hashes_is_rejected(copied: Path) -> None:
     _change(copied, sha256={})
-    with pytest.raises(ValueError, match=r"bundle/arrays\.safetensors: not in manifest\.json"):
+    with pytest.raises(ValueError, match=r"bundle/arrays\.safetensors: not in artifact\.json"):
         load_artifact(copied)
 
 

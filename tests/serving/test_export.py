@@ -73,7 +73,7 @@ def test_damaged_bundle_is_not_exported(run: Path) -> None:
     with pytest.raises(ValueError, match=r"arrays\.safetensors: sha256"):
         publish_run(run)
     shutil.rmtree(run / "bundle")
-    with pytest.raises(ValueError, match="not finished: it has no bundle"):
+    with pytest.raises(ValueError, match="the run is not finished; resume it with: segue train --resume"):
         publish_run(run)
 
 
