@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
@@ -27,12 +28,19 @@ PLUGINS = "segue.models"
 """Entry-point group for models from other packages."""
 
 
-def plugins(group: str) -> dict[str, EntryPoint]:
-    """Map names to the entry points of ``group`` that other packages declare.
+def plugins(group: str) -> Mapping[str, EntryPoint]:
+    """Map the names to the entry points of ``group``, which other packages declare.
 
-    Nothing is imported.
+    Nothing is imported. The metadata of installed packages is read once for each module search path.
     """
-    return {entry.name: entry for entry in entry_points(group=group)}
+    return _read_entry_points(group, tuple(sys.path), entry_points)
+
+
+@cache
+def _read_entry_points(
+    group: str, path: tuple[str, ...], read: Callable[..., Iterable[EntryPoint]]
+) -> Mapping[str, EntryPoint]:
+    return {entry.name: entry for entry in read(group=group)}
 
 
 def keys(package: str, group: str | None = None) -> list[str]:
