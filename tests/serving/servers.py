@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -79,8 +80,10 @@ class Server:
         if self.process is None:
             return
         family = psutil.Process(self.process.pid).children(recursive=True) if number == signal.SIGKILL else []
-        for process in [self.process, *family]:
-            process.send_signal(number)
+        self.process.send_signal(number)
+        for process in family:
+            with suppress(psutil.NoSuchProcess):  # a backend may end by itself meanwhile
+                process.send_signal(number)
         self.process.wait(SECONDS)
         while any(map(is_alive, family)):
             time.sleep(0.005)
