@@ -1,6 +1,7 @@
 # make demo    MovieLens 100K -> xLSTM -> metrics -> ten recommendations
 # make test    everything: linters, types, import contracts, tests
 # make check   the fast part of it
+# make nightly   10,000 cases of messy logs per property: three minutes
 # make bench   compare speed, memory and time to equal accuracy with RecTools and RecBole: 40 minutes
 # make crosscheck   compare the xLSTM cells with the packages xlstm and mlstm_kernels
 # make docs    build the documentation, including the reference, in site/
@@ -8,7 +9,7 @@
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo test check bench crosscheck docs clean
+.PHONY: help demo test check nightly bench crosscheck docs clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -31,7 +32,7 @@ demo: $(VENV)/.ready-demo
 	@data=ml-100k user=1; $(BIN)/segue data prepare $$data >/dev/null || { \
 		[ $$? -ne 130 ] || exit 130; data=simulated user=u0001; \
 		echo "MovieLens 100K was not found and could not be downloaded; using the built-in SIMULATED catalog instead."; }; \
-	set -x; $(BIN)/segue train xlstm --data $$data && $(BIN)/segue recommend latest --user $$user -k 10
+	set -x; $(BIN)/segue train xlstm --data $$data --test && $(BIN)/segue recommend latest --user $$user -k 10
 
 test: check
 	$(BIN)/pytest
@@ -41,6 +42,9 @@ check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+nightly: $(VENV)/.ready-dev
+	SEGUE_MESSY_LOGS=10000 $(BIN)/pytest tests/properties/test_messy_logs.py --timeout 1800
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m benchmarks

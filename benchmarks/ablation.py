@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks.machine import training_lines
-from segue.core.files import read_json
 from segue.evaluation.bootstrap import estimate
-from segue.experiment.compare_runs import ensure_run
+from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.plan import Plan, make_plan
-from segue.experiment.run_folder import METRICS
 
 __all__ = ["STUDIES", "make_variant_plan", "page", "run", "variants"]
 
@@ -62,9 +59,10 @@ def run(study: str, seeds: int, log: Any, quick: bool = False) -> dict[str, Any]
     per_user: dict[str, NDArray[np.float64]] = {}
     rows: dict[str, Any] = {}
     for name, changed in changes.items():
-        folders = [ensure_run(make_variant_plan(content, changed, seed), log) for seed in range(seeds)]
-        records = [read_json(folder / METRICS) for folder in folders]
-        values = np.stack([pl.read_parquet(folder / "values.parquet")[METRIC].to_numpy() for folder in folders])
+        folders = [ensure_run(make_variant_plan(content, changed, seed), log, read_test=True) for seed in range(seeds)]
+        read = [read_test_results(folder) for folder in folders]
+        records = [record for record, _ in read]
+        values = np.stack([table[METRIC].to_numpy() for _, table in read])
         per_user[name] = values.mean(0)
         found = estimate(per_user[name][:, None])[0]
         gain = estimate((per_user[name] - per_user["base"])[:, None])[0]

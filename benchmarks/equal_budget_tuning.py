@@ -10,14 +10,13 @@ import json
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from benchmarks.machine import training_lines
 from segue.core.files import read_json
 from segue.core.registry import model_class, model_keys
 from segue.evaluation import significance
 from segue.evaluation.bootstrap import estimate
-from segue.experiment.compare_runs import ensure_run
+from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.plan import make_plan
 from segue.experiment.run_folder import METRICS
 
@@ -70,7 +69,7 @@ def run(source: str, models: list[str], count: int, log: Any, quick: bool = Fals
             tried.append({"settings": settings, "valid": record["valid"][METRIC], "folder": folder, "record": record})
             log(f"{model} {' '.join(settings)}: validation {tried[-1]['valid']:.4f}")
         best = max(tried, key=lambda trial: float(trial["valid"]))
-        table = pl.read_parquet(best["folder"] / "values.parquet")
+        table = read_test_results(best["folder"])[1]  # trials read validation only, the best one reads the test
         values[model] = table[METRIC].to_numpy()
         names = ("hit_rate@5", "ndcg@5", "mrr@10", "hit_rate@10", "ndcg@10")
         found = estimate(np.column_stack([table[name].to_numpy() for name in names]))

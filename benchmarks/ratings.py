@@ -18,13 +18,11 @@ from scipy.stats import t
 from benchmarks.machine import training_lines
 from benchmarks.ratings_speed import errors, pairs
 from benchmarks.subprocess_runner import find_python, run_in_subprocess
-from segue.core.files import read_json
 from segue.data.splits import split
-from segue.experiment.compare_runs import ensure_run
+from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.data import load_data
 from segue.experiment.paths import recipes_folder
 from segue.experiment.plan import make_plan
-from segue.experiment.run_folder import METRICS
 
 __all__ = ["MODELS", "TASKS", "page", "rating_models", "run"]
 
@@ -145,8 +143,8 @@ def run(task: str, models: list[str], log: Any, quick: bool = False) -> dict[str
                 'evaluation.metrics=["rmse","mae"]',
                 *(QUICK.get(key, []) if quick else []),
             ]
-            folder = ensure_run(make_plan({"model": key, "data": chosen.data}, overrides, path), log)
-            records.append(read_json(folder / METRICS))
+            folder = ensure_run(make_plan({"model": key, "data": chosen.data}, overrides, path), log, read_test=True)
+            records.append(read_test_results(folder)[0])
             log(f"{name} {' '.join(settings)}: {records[-1]['rmse']:.4f}")
         rows[name] = {
             "rmse": [record["rmse"] for record in records],

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from annotated_types import Ge
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.config import parse
+from segue.core.messages import name_arguments
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.data import load as load_data
@@ -23,9 +26,11 @@ from segue.experiment.compare import compare
 from segue.experiment.cross_validate import cross_validate
 from segue.experiment.data import load_run_data, load_training_data
 from segue.experiment.evaluate import evaluate
+from segue.experiment.inference.argument_checks import Described, FilePath, PositiveInt, check_arguments
 from segue.experiment.inference.frames import like_input
 from segue.experiment.inference.queries import build_queries
 from segue.experiment.paths import bundle_folder, find_run
+from segue.experiment.quality import warn_of_repeats
 from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
@@ -53,13 +58,21 @@ __all__ = [
     "train",
 ]
 
+ModelLike: TypeAlias = Annotated[
+    TrainedModel | FilePath, Described("a trained model, or the name or folder of a run or saved model")
+]
+ModelKey: TypeAlias = Annotated[str, Described("the key of a model, as in train('item_knn', data)")]
+ItemFilter: TypeAlias = Annotated[Mapping[str, Any], Described('a mapping such as {"genres": "Comedy"}')]
+Rules: TypeAlias = Annotated[Mapping[str, Any], Described('a mapping such as {"diversify": 0.3}')]
+
 # Data
 
 
+@check_arguments()
 def load(
     source: Any,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: Mapping[str, str | int | None] | None = None,
     target: str | None = None,
     items: Any = None,
     users: Any = None,
@@ -71,7 +84,8 @@ def load(
     Args:
         source: a name such as ``ml-100k``; a file, folder or pattern of files; or a table in memory (pandas, Polars,
             pyarrow, DuckDB).
-        columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``.
+        columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``. ``None`` ignores a
+            column; in a delimited file without a header, columns are numbered from 1.
         target: the kind of action to predict; the others remain input.
         items: item features: a file or a table with the ids in ``id`` or ``item_id``.
         users: user features, likewise, by ``id`` or ``user_id``.
@@ -82,6 +96,7 @@ def load(
     return load_data(source, columns=columns, target=target, filters=wanted, items=items, users=users, log=log)
 
 
+@check_arguments()
 def split(data: Any, strategy: str = "leave_one_out", **settings: Any) -> Split:
     """Split data into a training part and held-out queries with their targets.
 
@@ -97,14 +112,15 @@ def split(data: Any, strategy: str = "leave_one_out", **settings: Any) -> Split:
 # Training
 
 
+@check_arguments(skip=("seed", "callbacks"))
 def train(
-    name: str,
+    name: ModelKey,
     data: Any,
     *,
     seed: int = 0,
     device: str = "cpu",
-    recipe: str | Path | None = None,
-    folder: str | Path | None = None,
+    recipe: FilePath | None = None,
+    folder: FilePath | None = None,
     progress: bool = False,
     callbacks: Sequence[Any] = (),
     loss: str | Callable[..., Any] | None = None,
@@ -146,7 +162,8 @@ def train(
     )
 
 
-def save(model: TrainedModel, folder: str | Path) -> None:
+@check_arguments()
+def save(model: TrainedModel, folder: FilePath) -> None:
     """Write a trained model, its catalog and the histories of its log to ``folder``.
 
     Nothing is pickled.
@@ -157,8 +174,6 @@ def save(model: TrainedModel, folder: str | Path) -> None:
     Raises:
         ValueError: ``folder`` is a file, or holds anything else.
     """
-    if not isinstance(model, TrainedModel):
-        raise ValueError(f"model: got {type(model).__name__}, expected a trained model")
     target = bundle.check_target(Path(folder))
     try:
         log = model.log
@@ -167,7 +182,8 @@ def save(model: TrainedModel, folder: str | Path) -> None:
     bundle.save(target, model, log)
 
 
-def open(path: str | Path) -> TrainedModel:  # noqa: A001 - the name in the public API
+@check_arguments()
+def open(path: FilePath) -> TrainedModel:  # noqa: A001 - the name in the public API
     """Open a trained model.
 
     Args:
@@ -176,10 +192,6 @@ def open(path: str | Path) -> TrainedModel:  # noqa: A001 - the name in the publ
     Raises:
         ValueError: there is no such run or folder, or a file in it is broken.
     """
-    if not isinstance(path, str | Path):
-        raise ValueError(
-            f"model: got {type(path).__name__}, expected a trained model, or the name or folder of a run or saved model"
-        )
     path = Path(path).expanduser()
     if (path / "bundle.json").exists():
         return bundle.load(path)
@@ -195,18 +207,19 @@ def open(path: str | Path) -> TrainedModel:  # noqa: A001 - the name in the publ
 # Evaluation
 
 
+@check_arguments()
 def recommend(
-    model: TrainedModel | str | Path,
+    model: ModelLike,
     users: Any = None,
     *,
     histories: Any = None,
-    titles: Sequence[str] | None = None,
-    k: int = 10,
+    titles: str | Sequence[str] | None = None,
+    k: PositiveInt = 10,
     allow: Any = None,
     deny: Any = None,
-    filter: Mapping[str, Any] | None = None,  # noqa: A002 - the name in the public API
+    filter: ItemFilter | None = None,  # noqa: A002 - the name in the public API
     exclude_seen: bool = True,
-    rules: Mapping[str, Any] | None = None,
+    rules: Rules | None = None,
     data: Any = None,
     user_features: Any = None,
 ) -> Any:
@@ -242,6 +255,8 @@ def recommend(
     from segue.experiment.inference.recommend import recommend_table
 
     trained = _trained(model)
+    if exclude_seen:
+        warn_of_repeats(trained)
     batch = build_queries(trained, users, histories=histories, titles=titles, data=data, user_features=user_features)
     table = recommend_table(
         trained, batch, k, allow=allow, deny=deny, filter=filter, exclude_seen=exclude_seen, rules=rules
@@ -249,13 +264,14 @@ def recommend(
     return like_input(table, users)
 
 
+@check_arguments()
 def rank(
-    model: TrainedModel | str | Path,
+    model: ModelLike,
     user: Any = None,
     *,
     items: Any,
     history: Sequence[Any] | None = None,
-    titles: Sequence[str] | None = None,
+    titles: str | Sequence[str] | None = None,
     data: Any = None,
 ) -> pl.DataFrame:
     """Rank given items for one user, or after one history, best first.
@@ -269,7 +285,8 @@ def rank(
     return rank_items(trained, _one_query(trained, user, history, titles, data), items)
 
 
-def predict(model: TrainedModel | str | Path, pairs: Any) -> Any:
+@check_arguments()
+def predict(model: ModelLike, pairs: Any) -> Any:
     """Predict the rating of each user-item pair, in the scale of the data.
 
     Args:
@@ -286,16 +303,17 @@ def predict(model: TrainedModel | str | Path, pairs: Any) -> Any:
     return predict_pairs(_trained(model), pairs)
 
 
+@check_arguments()
 def similar(
-    model: TrainedModel | str | Path,
+    model: ModelLike,
     item: Any = None,
     *,
     user: Any = None,
-    k: int = 10,
+    k: PositiveInt = 10,
     measure: str | None = None,
     over: str | None = None,
     shrink: float | None = None,
-    data: Dataset | None = None,
+    data: Any = None,
 ) -> pl.DataFrame:
     """List the items most similar to ``item``, or the users most similar to ``user``.
 
@@ -306,7 +324,8 @@ def similar(
             ``None``: what the measure is defined for.
         shrink: shrinks similarity that rests on few events towards 0; 0: the plain measure; ``None``: 10, and 0 for
             genres.
-        data: the log; default: the log that the model was trained on, if it is available.
+        data: the log, a dataset or anything that :func:`load` reads; default: the log that the model was trained on,
+            if it is available.
 
     Returns:
         ``rank``, ``item_id``, ``title``, ``genres``, ``similarity`` and ``users_in_common``; or ``rank``, ``user_id``,
@@ -319,27 +338,29 @@ def similar(
         got = "neither" if item is None else "both"
         raise ValueError(f"similar: got {got} of item and user=, expected one of them")
     if user is not None:
-        log = trained.train_log if data is None else data
-        return similar_users(trained, user, k, measure=measure, over=over, shrink=shrink, log=log)
+        own = trained.train_log if data is None else _dataset(data)
+        return similar_users(trained, user, k, measure=measure, over=over, shrink=shrink, log=own)
     if data is None:
         try:
             data = trained.train_log
         except ValueError:  # only measures of the log need it, and they say so
             data = None
-    return similar_items(trained, item, k, measure=measure, over=over, shrink=shrink, log=data)
+    log = None if data is None else _dataset(data)
+    return similar_items(trained, item, k, measure=measure, over=over, shrink=shrink, log=log)
 
 
+@check_arguments()
 def explain(
-    model: TrainedModel | str | Path,
+    model: ModelLike,
     user: Any = None,
     *,
     item: Any,
     history: Sequence[Any] | None = None,
-    titles: Sequence[str] | None = None,
-    k: int = 10,
+    titles: str | Sequence[str] | None = None,
+    k: PositiveInt = 10,
     exclude_seen: bool = True,
-    filter: Mapping[str, Any] | None = None,  # noqa: A002 - the name in the public API
-    rules: Mapping[str, Any] | None = None,
+    filter: ItemFilter | None = None,  # noqa: A002 - the name in the public API
+    rules: Rules | None = None,
     data: Any = None,
 ) -> ItemExplanation:
     """Explain why ``item`` is or is not among the ``k`` items recommended to a user.
@@ -355,7 +376,8 @@ def explain(
     return explain_item(trained, batch, item, k, exclude_seen=exclude_seen, filter=filter, rules=rules)
 
 
-def stream(model: TrainedModel | str | Path) -> StreamingSession:
+@check_arguments()
+def stream(model: ModelLike) -> StreamingSession:
     """Open a session that recommends from states of fixed size.
 
     A state is updated event by event.
@@ -371,13 +393,14 @@ def stream(model: TrainedModel | str | Path) -> StreamingSession:
 # Serving
 
 
+@check_arguments()
 def export(
-    model: TrainedModel | str | Path,
-    folder: str | Path | None = None,
+    model: ModelLike,
+    folder: FilePath | None = None,
     *,
     engine: Literal["auto", "native", "onnx"] = "auto",
     name: str | None = None,
-    index_above: int | None = None,
+    index_above: Annotated[int, Ge(0)] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Path:
     """Build the artifact that a service loads, unless an intact one exists already.
@@ -403,14 +426,15 @@ def export(
     return publish_trained(trained, trained.key, out, engine=engine, name=name, index_above=index_above, log=log)
 
 
+@check_arguments()
 def serve(
-    model: TrainedModel | str | Path,
+    model: ModelLike,
     *,
     host: str = "127.0.0.1",
     port: int = 8000,
     store: str | None = None,
-    keys: str | Path | None = None,
-    workers: int = 1,
+    keys: FilePath | None = None,
+    workers: PositiveInt = 1,
     log: Callable[[str], None] = print,
     **settings: Any,
 ) -> None:
@@ -437,7 +461,7 @@ def serve(
         folders=(Path(str(model)).expanduser() if is_artifact else export(model, log=log),),
         host=host,
         store=store,
-        keys=None if keys is None else Path(keys),
+        keys=None if keys is None else Path(keys).expanduser(),
         serving=parse(ServingSettings, settings, "serving"),
     )
     run(config, port=port, allow_open=False, workers=workers, log=log)
@@ -447,16 +471,18 @@ def _dataset(data: Any) -> Dataset:
     return data if isinstance(data, Dataset) else load(data)
 
 
-def _trained(model: TrainedModel | str | Path) -> TrainedModel:
+def _trained(model: ModelLike) -> TrainedModel:
     return model if isinstance(model, TrainedModel) else open(model)
 
 
 def _one_query(
-    trained: TrainedModel, user: Any, history: Sequence[Any] | None, titles: Sequence[str] | None, data: Any
+    trained: TrainedModel, user: Any, history: Sequence[Any] | None, titles: str | Sequence[str] | None, data: Any
 ) -> Any:
     """Build the query of one user, or of one history."""
     given = [name for name, value in (("user", user), ("history=", history), ("titles=", titles)) if value is not None]
     if len(given) != 1:
         raise ValueError(f"got {' and '.join(given) or 'none'}, expected one of user, history= and titles=")
     histories = None if history is None else [history]
-    return build_queries(trained, user, histories=histories, titles=titles, data=data)
+    names = {"histories": "history", "users": "user"}
+    with name_arguments(lambda name: f"{names.get(name, name)}="):
+        return build_queries(trained, user, histories=histories, titles=titles, data=data)

@@ -17,6 +17,7 @@ import segue
 from segue.core import bundle
 from segue.core.batches import Sequences
 from segue.core.files import read_json
+from segue.core.messages import SegueWarning
 from segue.core.model import Streaming
 from segue.core.recommend import recommend, recommend_from_state
 from segue.core.registry import model_class
@@ -285,7 +286,8 @@ def test_session_with_ids_equals_recommend() -> None:
     data = dataset(Events.of([[0]] * 5), ITEMS)
     trained = bundle.create("xlstm", build("mixed"), data)
     session = segue.stream(trained)
-    state = session.state(["i3", "i7"], user="unknown")
+    with pytest.warns(SegueWarning, match="the user counts as new"):
+        state = session.state(["i3", "i7"], user="unknown")
     state = session.step(state, "i11", value=3.0, time=5)
     actual = session.recommend(state, 4, seen=["i3", "i7", "i11"], time=9)
     expected = segue.recommend(trained, histories=[["i3", "i7", "i11"]], k=4)

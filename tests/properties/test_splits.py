@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from segue.core.types import Dataset, HeldOut, Split
 from segue.data import SplitSettings, load, split
+from segue.data.split_settings import STRATEGY_SETTINGS
 from segue.data.splits import folds, sliding_windows
 from segue.evaluation.leakage import check_leakage
 
@@ -24,9 +25,9 @@ STRATEGIES = (*ORDERED, "random", "per_user_random", "k_fold", "cold_items")
 @st.composite
 def logs(draw: st.DrawFn, actions: bool = False) -> Dataset:
     """Draw a log of up to 8 users, 6 items and 60 events with many equal times and repeated items."""
-    cells = st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(0, 9), st.sampled_from(["buy", "view"]))
+    cells = st.tuples(st.integers(0, 7), st.integers(0, 5), st.integers(1, 9), st.sampled_from(["buy", "view"]))
     rows = draw(st.lists(cells, min_size=12, max_size=60))
-    rows += [(8, i % 6, i, "buy") for i in range(4)]  # both actions occur, and some events are left for training
+    rows += [(8, i % 6, i, "buy") for i in range(4)]  # both actions occur, and events at time 0 are left for training
     rows.append((8, 0, 4, "view"))
     users, items, times, kinds = zip(*rows, strict=True)
     table: dict[str, Any] = {"user_id": users, "item_id": items, "timestamp": times, "rating": range(len(rows))}
@@ -38,16 +39,19 @@ def logs(draw: st.DrawFn, actions: bool = False) -> Dataset:
 @st.composite
 def split_settings(draw: st.DrawFn, strategies: tuple[str, ...]) -> SplitSettings:
     strategy = draw(st.sampled_from(strategies))
+    choices: dict[str, Any] = {
+        "n": st.integers(1, 3),
+        "test": st.sampled_from([0.1, 0.2, 0.4]),
+        "valid": st.sampled_from([0.0, 0.1, 0.3]),
+        "seed": st.integers(0, 3),
+        "folds": st.just(3),
+        "fold": st.integers(0, 2),
+    }
     return SplitSettings(
-        strategy=strategy,
-        n=draw(st.integers(1, 3)) if strategy == "leave_n_out" else 1,
+        strategy=strategy,  # type: ignore[arg-type]
         drop_cold_targets=draw(st.booleans()),
         drop_seen_targets=draw(st.booleans()),
-        test=draw(st.sampled_from([0.1, 0.2, 0.4])),
-        valid=draw(st.sampled_from([0.0, 0.1, 0.3])),
-        seed=draw(st.integers(0, 3)),
-        folds=3,
-        fold=draw(st.integers(0, 2)),
+        **{name: draw(values) for name, values in choices.items() if name in STRATEGY_SETTINGS[strategy]},
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.events import Events
+from segue.core.files import write_checked_json
 from segue.core.model import Factored
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Dataset, Queries, Scores
@@ -186,12 +187,13 @@ def test_unlisted_file_is_named(copied: Path) -> None:
 
 def _change(folder: Path, **values: Any) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps({**manifest, **values}))
+    manifest.pop("checksum")
+    write_checked_json(folder / MANIFEST, {**manifest, **values})
 
 
 def test_other_format_is_rejected(copied: Path) -> None:
     _change(copied, format=99)
-    with pytest.raises(ValueError, match="artifact format 99, expected 2"):
+    with pytest.raises(ValueError, match="artifact format 99, expected 3"):
         load_artifact(copied)
 
 

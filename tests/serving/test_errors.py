@@ -119,7 +119,7 @@ SECRET = "alice@example.org"
         {"history": SECRET},
         {"profile": {"mail": {"x": SECRET}}},
         {"model": {SECRET: 1}},
-        {"deny": [SECRET, 1]},
+        {"deny": [SECRET, 1.5]},
         {"k": SECRET},
         {"time": SECRET},
     ],

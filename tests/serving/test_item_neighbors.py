@@ -58,7 +58,7 @@ def test_scores_are_sums_of_similarities(rows: list[list[int]], queries: list[li
 def test_round_trip(tmp_path: Path) -> None:
     found = ItemNeighbors.from_histories(Events.of([[0, 1, 2], [1, 2], [3]]), N_ITEMS)
     found.write(tmp_path)
-    again = ItemNeighbors.read(tmp_path)
+    again = ItemNeighbors.read(tmp_path, N_ITEMS)
     assert again.codes.tolist() == found.codes.tolist()
     history = Events.of([[1], [], [3]])
     np.testing.assert_array_equal(again.score(history), found.score(history))

@@ -48,8 +48,9 @@ RESPONSE_TYPES: dict[str, type[schemas.ApiModel]] = {
 }
 """Response type by operation id."""
 
-DATA_ERRORS = ("unknown '", "but the feature holds", "but it holds", "conditions together with", "expected a number",
-           "expected a list of 3 numbers", "expected one text", "cannot be used in rules")  # fmt: skip
+DATA_ERRORS = ("unknown '", "unknown kind of event", "missing, expected one of", "but the feature holds",
+           "but it holds", "conditions together with", "expected a number", "expected a list of 3 numbers",
+           "expected one text", "cannot be used in rules")  # fmt: skip
 """Parts of errors that depend on the data, which OpenAPI cannot express."""
 
 
@@ -63,8 +64,11 @@ def use_existing_ids() -> Iterator[None]:
         for body in (case.body, *case.body.get("requests", ())):
             if body.get("model") is not None:
                 body["model"] = ("sasrec", "ease")[len(body["model"]) % 2]
-            if case.path == "/v1/explain" and len(body["item"]) % 3:
-                body["item"] = f"i{len(body['item']) % 40}"
+            if case.path == "/v1/explain" and len(str(body["item"])) % 3:
+                body["item"] = f"i{len(str(body['item'])) % 40}"
+
+        for event in [case.body] if case.path == "/v1/events" else case.body.get("events", ()):
+            event["action"] = ("view", "purchase")[len(str(event["item"])) % 2]
 
     schemathesis.hook(before_call)
     yield

@@ -229,7 +229,7 @@ def test_settings_of_some_models_are_pointed_out(split: Split) -> None:
 def test_the_catalog_is_compared_by_ids(model: TrainedModel, split: Split) -> None:
     other = segue.load(SOURCE)
     renamed = Dataset("other", other.users, segue_vocab(f"x{n}" for n in range(other.n_items)), other.histories)
-    with pytest.raises(ValueError, match="50 items each, but other ids or another order"):
+    with pytest.raises(ValueError, match="none of the 50 items of the queries, such as 'x0'"):
         segue.evaluate(model, segue.split(renamed))
     renamed = Dataset("other", segue_vocab(f"x{n}" for n in range(other.n_users)), other.items, other.histories)
     with pytest.warns(SegueWarning, match="80 of 80 queries are of users other than those"):

@@ -138,7 +138,7 @@ def test_invalid_arguments_are_rejected(model: TrainedModel, split: Split, data:
     with pytest.raises(ValueError, match="rmse needs a model that predicts ratings"):
         segue.evaluate(model, split, metrics=["rmse"])
     with pytest.raises(ValueError, match="the model has 50 items and the data 20"):
-        segue.evaluate(model, segue.split(segue.load("simulated?users=30&items=20")))
+        segue.evaluate(model.model, segue.split(segue.load("simulated?users=30&items=20")))
     with pytest.raises(ValueError, match="expected a trained model"):
         segue.evaluate(3, split)
 
@@ -214,7 +214,7 @@ def test_a_custom_metric_chooses_the_best_epoch(split: Split) -> None:
         calls.append(1.0 - 0.1 * len(calls))
         return np.full(len(ranks), calls[-1])
 
-    settings = {"embedding_dim": 8, "recipe": "none", "learning_rate": 0.05}
+    settings = {"embedding_dim": 8, "recipe": "none", "learning_rate": 0.05, "baseline": "none"}
     first = segue.train("gru4rec", split, epochs=1, **settings)
     result = segue.train("gru4rec", split, metric=falling, epochs=3, **settings)
     assert len(calls) == 3

@@ -155,7 +155,7 @@ def test_errors_name_what_was_given(model: TrainedModel, split: Split) -> None:
         segue.rank(model, 100, items=[])
     with pytest.raises(ValueError, match="items=: none of the items is in the catalog: '7'"):
         segue.rank(model, 100, items=[7])
-    with pytest.raises(ValueError, match="model: got NoneType, expected a trained model"):
+    with pytest.raises(ValueError, match="model: got None, expected a trained model"):
         segue.recommend(None, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="users=: got a Split, expected user ids, a table, or queries"):
         segue.recommend(model, split)

@@ -58,7 +58,9 @@ def test_side_tables_are_joined_to_any_log(kind: str, source: str, tmp_path: Pat
         {"id": "10", "color": "blue"},
         {"id": "11", "color": None},
         {"id": "12", "color": "red"},
+        {"id": "99", "color": "red"},
     ]
+    assert any("items: 1 listed items have no events, such as '99'; they are in the catalog" in m for m in messages)
     assert any(text.startswith("items: joined 3 rows of ") and text.endswith("item_id, color") for text in messages)
     assert data.header["side_tables"]["items"]["columns"] == ["item_id", "color"]
     if out is not None:
@@ -101,6 +103,58 @@ def test_side_tables_replace_columns_of_the_same_name(tmp_path: Path) -> None:
 def test_invalid_side_tables(items: Any, expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
         load(LOG, items=items)
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "ndjson", "parquet", "table"])
+def test_ids_of_features_are_read_as_those_of_the_log(kind: str, tmp_path: Path) -> None:
+    ids = [f"{n:03}" for n in range(1, 120)] + ["x1"]  # leading zeros, and the first text after row 100
+    log = pl.DataFrame({"user_id": ["u"] * len(ids), "item_id": ids})
+    items = pl.DataFrame({"item_id": ids, "id": range(len(ids)), "size": [1.0] * 119 + [2.5], "kind": ["a", "b"] * 60})
+    path = tmp_path / f"items.{kind}"
+    if kind in ("csv", "tsv"):
+        items.write_csv(path, separator="," if kind == "csv" else "\t")
+    elif kind in ("jsonl", "ndjson"):
+        items.write_ndjson(path)
+    elif kind == "parquet":
+        items.write_parquet(path)
+    rows = known(load(log, items=items if kind == "table" else path))
+    assert [row["id"] for row in rows] == ids
+    assert [row["kind"] for row in rows] == ["a", "b"] * 60, "item_id holds the ids, not id"
+    assert rows[-1]["size"] == 2.5
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_ids_of_features_may_have_the_name_of_the_log_column(kind: str, tmp_path: Path) -> None:
+    log = pl.DataFrame({"who": ["a", "b"], "sku": ["001", "002"]})
+    items = pl.DataFrame({"sku": ["001", "002"], "id": ["7", "8"], "kind": ["p", "q"]})
+    path = tmp_path / f"items.{kind}"
+    items.write_csv(path) if kind == "csv" else items.write_ndjson(path)
+    data = load(log, columns={"user": "who", "item": "sku"}, items=path)
+    assert [row["kind"] for row in known(data)] == ["p", "q"]
+
+
+@pytest.mark.parametrize(
+    "items", [{"id": [10, 11]}, {"id": [10.0, 11.0]}, {"id": pl.Series(["10"], dtype=pl.Categorical)}]
+)
+def test_ids_of_features_may_have_another_type_than_those_of_the_log(items: Any) -> None:
+    assert known(load(LOG, items=pl.DataFrame(items).with_columns(x=pl.lit(1.0))))[0]["x"] == 1.0
+
+
+def test_features_without_any_id_of_the_log_are_rejected() -> None:
+    with pytest.raises(
+        ValueError, match="items: none of the 2 ids of polars table occurs in the log; they are such as '010'"
+    ):
+        load(LOG, items=pl.DataFrame({"id": ["010", "011"]}))
+    with pytest.raises(ValueError, match="users: none of the 1 ids"):
+        load(LOG, users=pl.DataFrame({"user_id": ["x"]}))
+
+
+def test_repeated_ids_of_features_cause_a_warning() -> None:
+    items = pl.DataFrame({"id": [10, 11, 10], "x": ["a", "b", "c"]})
+    with pytest.warns(
+        segue.SegueWarning, match="items: 1 of 3 rows of polars table repeat an id, the first is '10' in row 2"
+    ):
+        assert known(load(LOG, items=items))[0]["x"] == "a"
 
 
 def test_prepared_folders_reject_side_tables(tmp_path: Path) -> None:

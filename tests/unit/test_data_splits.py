@@ -149,7 +149,7 @@ def test_invalid_splits() -> None:
     with pytest.raises(ValueError, match="has no times"):
         split(no_times, SplitSettings(strategy="global_temporal"))
     with pytest.raises(ValueError, match="leave nothing to train"):
-        SplitSettings(test=0.6, valid=0.4)
+        SplitSettings(strategy="random", test=0.6, valid=0.4)
     with pytest.raises(ValueError, match="got 5 of 5"):
         SplitSettings(strategy="k_fold", fold=5)
     with pytest.raises(ValueError, match="no event of table is left"):

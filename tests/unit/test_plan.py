@@ -13,22 +13,24 @@ from segue.experiment.paths import recipes_folder
 from segue.experiment.plan import format_plan, make_plan, read_plan
 from segue.experiment.settings import setting_groups
 
-TASK = {"model": "ease", "data": "simulated?users=50"}
+TASK = {"model": "gru4rec", "data": "simulated?users=50"}
 
 
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(module, "recipes_folder", lambda: tmp_path)
     (tmp_path / "simulated").mkdir()
-    (tmp_path / "simulated" / "ease.toml").write_text("[model]\nl2 = 7\n[training]\nepochs = 3\nmetric = 'mrr@10'\n")
+    (tmp_path / "simulated" / "gru4rec.toml").write_text(
+        "[model]\nembedding_dim = 7\n[training]\nepochs = 3\nmetric = 'mrr@10'\n"
+    )
     return tmp_path
 
 
 def test_later_settings_take_precedence(recipes: Path) -> None:
     chosen = make_plan(TASK, ["epochs=5"])
-    assert (chosen.model.l2, chosen.training.epochs, chosen.training.metric) == (7, 5, "mrr@10")  # type: ignore[attr-defined]
+    assert (chosen.model.embedding_dim, chosen.training.epochs, chosen.training.metric) == (7, 5, "mrr@10")  # type: ignore[attr-defined]
     assert chosen.training.batch_size == type(chosen.training)().batch_size
-    assert chosen.task.recipe == "recipes/simulated/ease.toml"
+    assert chosen.task.recipe == "recipes/simulated/gru4rec.toml"
 
 
 def test_recipe_none_uses_defaults(recipes: Path) -> None:
@@ -63,7 +65,7 @@ def test_masked_seen_items_cannot_be_ranked() -> None:
 def test_a_recipe_of_another_model_is_rejected(recipes: Path) -> None:
     other = recipes / "other.toml"
     other.write_text("[task]\nmodel = 'popular'\ndata = 'x'\n")
-    with pytest.raises(ValueError, match="a recipe for 'popular', expected one for 'ease'"):
+    with pytest.raises(ValueError, match="a recipe for 'popular', expected one for 'gru4rec'"):
         make_plan(TASK, recipe=other)
 
 
@@ -89,7 +91,7 @@ def test_toml_round_trip_keeps_every_value(tmp_path: Path, model: str) -> None:
 
 
 def test_settings_of_a_run_can_be_used_as_a_recipe(tmp_path: Path) -> None:
-    chosen = make_plan(TASK, ["l2=3", "epochs=9"], "none")
+    chosen = make_plan(TASK, ["embedding_dim=3", "epochs=9"], "none")
     path = tmp_path / "settings.toml"
     path.write_text(format_plan(chosen))
     assert make_plan(TASK, recipe=path).model == chosen.model
@@ -97,11 +99,20 @@ def test_settings_of_a_run_can_be_used_as_a_recipe(tmp_path: Path) -> None:
 
 def test_settings_that_change_the_result_change_the_fingerprint() -> None:
     base = make_plan(TASK, [], "none")
-    for change in ("l2=3", "run.seed=1", "split.seed=1", "exclude_seen=false", "epochs=2", "min_user_events=2"):
+    for change in (
+        "embedding_dim=3",
+        "run.seed=1",
+        "split.valid=0.3",
+        "exclude_seen=false",
+        "epochs=2",
+        "min_user_events=2",
+    ):
         assert make_plan(TASK, [change], "none").fingerprint() != base.fingerprint()
-    assert make_plan(TASK, ["l2=3"], "none").comparison_key() == base.comparison_key()
+    assert make_plan(TASK, ["embedding_dim=3"], "none").comparison_key() == base.comparison_key()
     assert make_plan(TASK, ["exclude_seen=false"], "none").comparison_key() != base.comparison_key()
-    assert base.diff(make_plan(TASK, ["l2=3"], "none")) == [f"model.l2: {base.model.l2} here, 3.0 there"]  # type: ignore[attr-defined]
+    assert base.diff(make_plan(TASK, ["embedding_dim=3"], "none")) == [
+        f"model.embedding_dim: {base.model.embedding_dim} here, 3 there"  # type: ignore[attr-defined]
+    ]
 
 
 @pytest.mark.parametrize(

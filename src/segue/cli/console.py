@@ -73,11 +73,15 @@ class Terminal:
 
 
 def parse_pairs(text: str | None, option: str) -> dict[str, str] | None:
-    """Parse ``a=b,c=d``."""
+    """Parse ``a=b,c=d``.
+
+    The name of a column to ignore is empty: ``--columns rating=``.
+    """
     if text is None:
         return None
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
-    if wrong := [name for name, equals, value in parts if not (equals and name.strip() and value.strip())]:
+    may_be_empty = option == "--columns"
+    if wrong := [n for n, equals, value in parts if not (equals and n.strip() and (value.strip() or may_be_empty))]:
         raise ValueError(f"{option}: got '{wrong[0]}' in '{text}', expected name=value,name=value")
     return {name.strip(): value.strip() for name, _, value in parts}
 
@@ -91,7 +95,7 @@ def parse_ids(texts: list[str], option: str) -> list[str]:
     ids: list[str] = []
     for text in texts:
         if text.startswith("@"):
-            path = Path(text[1:])
+            path = Path(text[1:]).expanduser()
             if not path.is_file():
                 raise ValueError(f"{option}: no such file: '{text[1:]}'")
             parts = path.read_text(encoding="utf-8").splitlines()

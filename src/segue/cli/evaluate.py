@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,12 +42,16 @@ def evaluate(
         str | None, typer.Option(metavar="GROUP", help="Also per group: a user feature such as age, or history_length.")
     ] = None,
     exclude_seen: ExcludeSeen = None,
+    audit: Annotated[
+        bool, typer.Option("--audit", help="Check the split for leaks, and list when the test part was read.")
+    ] = False,
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Evaluate the model of a run again.
+    """Evaluate the model of a run on the test part, or on validation.
 
-    The run stays unchanged; --set changes evaluation settings, such as ks=[1,20].
+    The run records each reading of its test part, and stays unchanged otherwise; --set changes evaluation settings,
+    such as ks=[1,20].
     """
     from segue.experiment.evaluate import evaluate_run, evaluate_saved
     from segue.experiment.paths import find_run
@@ -54,14 +59,18 @@ def evaluate(
     terminal = Terminal.from_context(context, json)
     overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
     folder = Path(run).expanduser()
+    command = " ".join(["segue", *sys.argv[1:]])
+    if audit:
+        _audit(run, terminal)
+        return
     if (folder / "bundle.json").exists():
         if data is None:
             raise ValueError(f"evaluate: {run} is a saved model, which has no split; expected --data DATA to split")
-        found = evaluate_saved(folder, data, part, overrides, by)
+        found = evaluate_saved(folder, data, part, overrides, by, command)
     elif data is not None:
         raise ValueError("evaluate: a run is evaluated on its own data; leave out --data, or name a saved model")
     else:
-        found = evaluate_run(find_run(run), part, overrides, by)
+        found = evaluate_run(find_run(run), part, overrides, by, command)
     if terminal.json:
         terminal.result(found.record)
         return
@@ -72,6 +81,21 @@ def evaluate(
         terminal.table(groups_table(found.record, by))
     for warning in found.record["warnings"]:
         terminal.log(f"warning: {warning}")
+
+
+def _audit(run: str, terminal: Terminal) -> None:
+    """Print the leaks of the split of a run, and the readings of its test part."""
+    from segue.experiment.evaluate import audit_run
+    from segue.experiment.paths import find_run
+
+    found = audit_run(find_run(run))
+    if terminal.json:
+        terminal.result(found)
+        return
+    for fault in found["leakage"] or ["no leak: targets, histories and training events are disjoint and in order"]:
+        print(fault)
+    for line in found["text"]:
+        print(line)
 
 
 def compare(
@@ -98,7 +122,7 @@ def compare(
     target: Target = None,
     json: Json = False,
 ) -> None:
-    """Train models on one split and test their differences.
+    """Train models on one split and test their differences on the test part.
 
     Each is trained in its own process; a finished run with the same settings is reused.
     A setting of one model is MODEL.KEY=VALUE. MODEL@LABEL is a further instance of a model with its own settings,
@@ -148,18 +172,17 @@ def cross_validate(
 
     A setting of one model is MODEL.KEY=VALUE.
     """
-    from segue.core.config import apply_overrides
     from segue.experiment.compare_runs import make_plans, own_overrides
     from segue.experiment.cross_validate import cross_validate_plans
     from segue.experiment.data import load_data
-    from segue.experiment.settings import setting_groups
+    from segue.experiment.plan import resolve_overrides
 
     terminal = Terminal.from_context(context, json)
     overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
-    given = apply_overrides(
-        setting_groups(models[0].partition("@")[0]), own_overrides(models, overrides)[models[0]], []
-    )
+    given = resolve_overrides([models[0].partition("@")[0]], own_overrides(models, overrides)[models[0]], [])
     _check_cross_validation(given)
+    names = {name for key in given["split"] for name in (key, f"split.{key}")}  # of the folds, not of the plans
+    overrides = [text for text in overrides if text.partition("=")[0].strip() not in names]
     overrides += [f"run.seed={seed}"]
     plans = make_plans(models, _task(data, max_users, columns, target), overrides, at_least=1)
     first = next(iter(plans.values()))

@@ -207,11 +207,12 @@ def constraint_values(
     if rules is not None:
         text = rules
         if not rules.lstrip().startswith("{"):
-            if not Path(rules).is_file():
+            path = Path(rules).expanduser()
+            if not path.is_file():
                 raise ValueError(
                     f"--rules: no such file: '{rules}'; expected JSON such as {{\"diversify\": 0.3}}, or a file"
                 )
-            text = Path(rules).read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         try:
             values["rules"] = json.loads(text)
         except json.JSONDecodeError as error:
@@ -244,7 +245,8 @@ def run_name(run: str) -> str:
     """
     from segue.experiment.paths import find_run
 
-    return Path(run).name if (Path(run) / "bundle.json").exists() else find_run(run).name
+    path = Path(run).expanduser()
+    return path.name if (path / "bundle.json").exists() else find_run(path).name
 
 
 def _check_source(sources: Mapping[str, Any], user_features: str | None, out: Path | None) -> None:

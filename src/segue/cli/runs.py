@@ -62,7 +62,7 @@ def _runs_table(records: list[dict[str, Any]]) -> Table:
 
     head = ("run", "data", "model", "NDCG@10", "HitRate@10", "RMSE", "train", "memory", "parameters", "device", "seed")
     best = frozenset(number for number, record in enumerate(records) if record["best"])
-    title = "Runs, oldest first; * is the best of its data by validation"
+    title = "Runs, oldest first, with validation metrics; * is the best of its data"
     return Table(title, head, tuple(map(_row, records)), first_numeric=3, highlighted=best)
 
 
@@ -77,7 +77,10 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
         name,
         record["data"],
         record["model"],
-        *(format_mean(record[metric]) if metric in record else "" for metric in ("ndcg@10", "hit_rate@10", "rmse")),
+        *(
+            format_mean(record["valid"][metric]) if metric in record["valid"] else ""
+            for metric in ("ndcg@10", "hit_rate@10", "rmse")
+        ),
         format_duration(cost["seconds"]["train"]),
         format_bytes(cost["peak_memory_bytes"]),
         format_count(cost["parameters"]),

@@ -72,10 +72,13 @@ def train(
     device: Annotated[str | None, typer.Option(help="Short for --set run.device=...")] = None,
     columns: Columns = None,
     target: Target = None,
+    test: Annotated[
+        bool, typer.Option("--test", help="Also evaluate on the test part; the run records each reading.")
+    ] = False,
     profile: Annotated[bool, typer.Option("--profile", help="Print the functions that took most time.")] = False,
     json: Json = False,
 ) -> None:
-    """Train and evaluate a model, and store the result as a run.
+    """Train a model, evaluate it on validation, and store the result as a run.
 
     A run is a folder with settings, model, metrics, values per query, training history, figures and a model card.
     """
@@ -99,23 +102,26 @@ def train(
         terminal.log(f"recipe: {plan.task.recipe or 'none, defaults'}")
     folder = create_run(plan, out)
     terminal.log(f"run: {folder}")
-    record = _run(plan, folder, terminal, profile)
+    record = _run(plan, folder, terminal, profile, test)
     if terminal.json:
         terminal.result(record)
         return
     from segue.reports.tables import cost_table, metrics_table
 
-    terminal.table(metrics_table(record))
-    terminal.table(cost_table({"models": {plan.task.model: record}, "metric": next(iter(record["intervals"]))}))
+    if record["part"] is None:
+        terminal.log("nothing was held out for validation, so there are no metrics")
+    else:
+        terminal.table(metrics_table(record))
+    terminal.table(cost_table({"models": {plan.task.model: record}, "metric": None}))
     if record["train"]:
-        terminal.log(f"rmse: train {record['train']['rmse']:.4f}, test {record['rmse']:.4f}")
+        terminal.log(f"rmse on the training part: {record['train']['rmse']:.4f}")
     for warning in record["warnings"]:
         terminal.log(f"warning: {warning}")
 
 
 def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> Plan:
     from segue.core.registry import model_keys
-    from segue.experiment.arguments import check_device, reject_unused
+    from segue.experiment.arguments import check_device
     from segue.experiment.plan import make_plan
 
     if "model" not in task:
@@ -125,7 +131,6 @@ def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) ->
             "train: no --data given, expected a name such as ml-100k, a file or a folder; segue sources lists the names"
         )
     plan = make_plan(task, overrides, recipe)
-    reject_unused(plan.task.model, [text.partition("=")[0].strip() for text in overrides])
     check_device(plan.run.device)
     return plan
 
@@ -140,7 +145,7 @@ def _resume_plan(run: str, options: list[str]) -> tuple[Plan, Path]:
     return read_plan(folder / "settings.toml"), folder
 
 
-def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[str, Any]:
+def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool, read_test: bool) -> dict[str, Any]:
     from segue.core.run import Interrupted
     from segue.experiment.run_experiment import run_plan
     from segue.experiment.run_folder import delete_if_untrained
@@ -149,7 +154,7 @@ def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool) -> dict[st
     progress = not terminal.json or sys.stderr.isatty()
 
     def run() -> dict[str, Any]:
-        return run_plan(plan, folder, log=terminal.log, progress=progress, command=command)
+        return run_plan(plan, folder, log=terminal.log, progress=progress, command=command, read_test=read_test)
 
     try:
         return _profile(run, terminal) if profile else run()

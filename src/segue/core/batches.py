@@ -234,7 +234,9 @@ def gather_columns(
         else:
             grid = np.full(at_BL.shape, np.nan, np.float32 if name == "values" else np.float64)
         column = getattr(histories, name)
-        if name == "times":
+        if name == "actions" and (known := histories.context.get("action_known")) is not None and column is not None:
+            grid[valid_BL] = np.where(known[index], column[index].astype(np.int64), -1)
+        elif name == "times":
             grid[valid_BL] = known_times(histories, index)
         elif column is not None:
             grid[valid_BL] = column[index]
@@ -251,7 +253,7 @@ def known_times(events: Events, index: NDArray[np.int64]) -> NDArray[np.float64]
     if events.times is None:
         return np.full(len(index), np.nan)
     times = events.times[index].astype(np.float64)
-    known = events.context.get("time_known")
+    known = events.context.get("time_known")  # not Events.time_known, which may create an array of all events
     return times if known is None else np.where(known[index], times, np.nan)
 
 
@@ -330,5 +332,6 @@ def _query_times(
         inside = at_BL + 1 < stop[:, None]
         query_times_BL[inside] = known_times(queries.history, (at_BL + 1)[inside])
     if queries.times is not None:
-        query_times_BL[last] = queries.times[rows]
+        known = True if queries.time_known is None else queries.time_known[rows]
+        query_times_BL[last] = np.where(known, queries.times[rows], np.nan)
     return query_times_BL

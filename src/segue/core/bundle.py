@@ -17,18 +17,32 @@ from typing import Any
 import polars as pl
 
 from segue.core.config import parse
-from segue.core.files import atomic_folder, load_arrays, read_json, save_arrays, sha256, write_json
+from segue.core.events import check_codes
+from segue.core.files import (
+    atomic_folder,
+    find_damage,
+    load_arrays,
+    read_checked_json,
+    save_arrays,
+    sha256,
+    write_checked_json,
+)
+from segue.core.memory_check import check_not_forked
 from segue.core.model import Model
 from segue.core.registry import model_class
 from segue.core.types import DataSchema, Dataset, Events, Feature, Vocab
+from segue.core.vocab import check_id_table
 from segue.version import __version__
 
 __all__ = ["TrainedModel", "check_target", "create", "load", "save", "verify"]
 
-FORMAT = 1
+FORMAT = 2
+"""Version of the layout. In format 1, ``bundle.json`` has no checksum."""
 
 HISTORIES = "histories.safetensors"
-FILES = {"bundle.json", "arrays.safetensors", "items.parquet", "users.parquet", HISTORIES}
+ARRAYS = "arrays.safetensors"
+REQUIRED = (ARRAYS, "items.parquet", "users.parquet")
+FILES = {"bundle.json", *REQUIRED, HISTORIES}
 """Every file that a saved model may have."""
 
 
@@ -151,29 +165,35 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
         if log is not None:
             about["log"] = _write_log(fresh, trained, log)
         about["sha256"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
-        write_json(fresh / "bundle.json", about)
+        write_checked_json(fresh / "bundle.json", about)
 
 
 def load(folder: Path) -> TrainedModel:
-    """Read a trained model from ``folder``.
+    """Read a trained model from ``folder`` after checking the hash of every file.
 
     Raises:
-        ValueError: a file is missing or broken, or the format is newer than this version of Segue.
+        ValueError: a file is missing, modified or malformed, or the format is newer than this version of Segue; the
+            message names the file.
     """
-    metadata = read_json(folder / "bundle.json")
-    if metadata["format"] != FORMAT:
-        raise ValueError(f"{folder}: bundle format {metadata['format']}, this Segue reads {FORMAT}")
+    check_not_forked("load a model")
+    path = folder / "bundle.json"
+    metadata = _read_metadata(path)
+    if errors := find_damage(folder, metadata["sha256"]):
+        raise ValueError("\n".join(errors))
     kind = model_class(metadata["model"])
-    config = parse(kind.Config, metadata["config"], f"{folder}/bundle.json: config")
-    schema = _schema(metadata["schema"])
-    model = kind(config, schema)
-    model.restore(load_arrays(folder / "arrays.safetensors"))
-    types = metadata.get("id_types", {})
+    config = parse(kind.Config, metadata["config"], f"{path}: config")
+    try:
+        schema = _schema(metadata["schema"])
+        types = metadata.get("id_types", {})
+        items = _vocab(folder / "items.parquet", schema.n_items, types.get("items", "string"))
+        users = _vocab(folder / "users.parquet", schema.n_users, types.get("users", "string"))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: malformed: {error!r}") from None
     trained = TrainedModel(
         metadata["model"],
-        model,
-        _vocab(folder / "items.parquet", schema.n_items, types.get("items", "string")),
-        _vocab(folder / "users.parquet", schema.n_users, types.get("users", "string")),
+        restore_model(kind(config, schema), folder / ARRAYS),
+        items,
+        users,
         pl.scan_parquet(folder / "items.parquet"),
         metadata,
         lambda: _read_log(folder, trained),
@@ -182,20 +202,45 @@ def load(folder: Path) -> TrainedModel:
     return trained
 
 
+def restore_model(model: Model, path: Path) -> Model:
+    """Load the arrays of ``model`` from a file and return the model.
+
+    Raises:
+        ValueError: the arrays are not finite or do not fit the model; the message names the file.
+    """
+    arrays = load_arrays(path)
+    try:
+        model.restore(arrays)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return model
+
+
 def verify(folder: Path) -> list[str]:
     """List the files of a bundle that are missing or changed, one line each.
 
     The list is empty if all hashes match.
     """
-    metadata = read_json(folder / "bundle.json")
-    errors = []
-    for name, expected in metadata["sha256"].items():
-        path = folder / name
-        if not path.exists():
-            errors.append(f"{path}: missing")
-        elif (found := sha256(path)) != expected:
-            errors.append(f"{path}: sha256 {found}, expected {expected}")
-    return errors
+    try:
+        return find_damage(folder, _read_metadata(folder / "bundle.json")["sha256"])
+    except ValueError as error:
+        return [str(error)]
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    """Read ``bundle.json`` and check that it lists what :func:`load` needs."""
+    metadata = read_checked_json(path, is_required=False)
+    if metadata.get("format") not in (1, FORMAT):
+        raise ValueError(f"{path}: bundle format {metadata.get('format')}, this Segue reads 1 to {FORMAT}")
+    if metadata["format"] > 1:
+        metadata = read_checked_json(path)
+    types = {"model": str, "config": dict, "schema": dict, "sha256": dict}
+    if wrong := [name for name, kind in types.items() if not isinstance(metadata.get(name), kind)]:
+        raise ValueError(f"{path}: malformed: '{wrong[0]}' is missing or not a {types[wrong[0]].__name__}")
+    required = [*REQUIRED, *([HISTORIES] if "log" in metadata else [])]
+    if missing := [name for name in required if name not in metadata["sha256"]]:
+        raise ValueError(f"{path}: malformed: no hash of {', '.join(missing)}")
+    return metadata
 
 
 def _schema(values: Mapping[str, Any]) -> DataSchema:
@@ -208,6 +253,7 @@ def _schema(values: Mapping[str, Any]) -> DataSchema:
 
 
 def _vocab(path: Path, size: int, id_type: str) -> Vocab:
+    check_id_table(path, size)
     return Vocab(lambda: pl.read_parquet(path, columns=["id"])["id"], size, id_type)
 
 
@@ -233,13 +279,19 @@ def _read_log(folder: Path, trained: TrainedModel) -> Dataset:
     about = trained.metadata.get("log")
     if about is None:
         raise ValueError(f"{folder}: this model was stored without its interaction log")
-    arrays = load_arrays(folder / HISTORIES)
+    path = folder / HISTORIES
+    arrays = load_arrays(path)
     known = {name: arrays.pop(name) for name in ("offsets", "items", "actions", "values", "times") if name in arrays}
+    try:
+        histories = Events(**known, context=arrays)
+        check_codes(histories, len(trained.users), len(trained.items), len(about["actions"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: malformed: {error}") from None
     return Dataset(
         name=about["name"],
         users=trained.users,
         items=trained.items,
-        histories=Events(**known, context=arrays),
+        histories=histories,
         actions=tuple(about["actions"]),
         target=about["target"],
         item_features=trained.catalog,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -70,18 +71,22 @@ def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
 
 
 def apply_overrides(
-    groups: Mapping[str, type[Settings]], assignments: Iterable[str], errors: list[str] | None = None
+    groups: Mapping[str, type[Settings]],
+    assignments: Iterable[str],
+    errors: list[str] | None = None,
+    unused: Mapping[str, Collection[str]] = MappingProxyType({}),
 ) -> dict[str, dict[str, Any]]:
     """Parse overrides of settings and return their values by group.
 
-    An override is ``group.key=value`` or, if only one group has the key, ``key=value``. Values are parsed as JSON where
-    possible (``3``, ``true``, ``[1,2]``), else taken as text; ``[a,b]`` is a list of two texts.
+    An override is ``group.key=value`` or, if only one group uses the key, ``key=value``. Values are parsed as JSON
+    where possible (``3``, ``true``, ``[1,2]``), else taken as text; ``[a,b]`` is a list of two texts.
 
     Args:
         errors: collects the errors instead of raising them.
+        unused: keys by group that nothing reads, given the model and the split; another group with the key is meant.
 
     Raises:
-        ValueError: an assignment has no ``=``, a group or key is unknown, or several groups have the key.
+        ValueError: an assignment has no ``=``, a group or key is unknown, or several groups use the key.
     """
     values: dict[str, dict[str, Any]] = {name: {} for name in groups}
     found: list[str] = [] if errors is None else errors
@@ -89,6 +94,7 @@ def apply_overrides(
         path, equals, value = text.partition("=")
         *group, key = path.strip().split(".")
         owners = [name for name, kind in groups.items() if key in kind.model_fields]
+        owners = [name for name in owners if key not in unused.get(name, ())] or owners
         if not equals:
             found.append(f"--set {text}: expected key=value")
         elif len(group) > 1 or (group and group[0] not in groups):

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["Codes", "Events", "Mask", "Scores", "read_only"]
+__all__ = ["MAX_SECONDS", "Codes", "Events", "Mask", "Scores", "check_codes", "read_only"]
+
+MAX_SECONDS = 10**11
+"""Times in seconds are below this bound, the year 5138; greater numbers are in milliseconds or a finer unit."""
 
 Codes: TypeAlias = NDArray[np.int32]
 Mask: TypeAlias = NDArray[np.bool_]
@@ -97,6 +100,15 @@ class Events:
     def rows(self) -> NDArray[np.int64]:
         """``(T,)`` row of each event."""
         return np.repeat(np.arange(len(self)), self.lengths)
+
+    @property
+    def time_known(self) -> Mask:
+        """``(T,)`` whether each time is real.
+
+        A time is not real if it is absent, or a placeholder that only preserves the order of events.
+        """
+        known = self.context.get("time_known")
+        return np.full(self.size, self.times is not None) if known is None or self.times is None else known
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """Return the columns that are present by name.
@@ -181,3 +193,16 @@ class Events:
         if weights is None:
             matrix.data[:] = 1.0
         return matrix
+
+
+def check_codes(events: Events, n_rows: int, n_items: int, n_actions: int) -> None:
+    """Check that events have ``n_rows`` rows and known codes.
+
+    Raises:
+        ValueError: the number of rows differs, or the code of an item or action is out of range.
+    """
+    if len(events) != n_rows:
+        raise ValueError(f"offsets: {len(events)} rows, expected {n_rows}")
+    for name, codes, size in (("items", events.items, n_items), ("actions", events.actions, n_actions)):
+        if codes is not None and len(codes) and not 0 <= int(codes.min()) <= int(codes.max()) < size:
+            raise ValueError(f"{name}: codes from {codes.min()} to {codes.max()}, expected 0 to {size - 1}")

@@ -20,14 +20,20 @@ from numpy.typing import NDArray
 
 __all__ = [
     "atomic_folder",
+    "find_damage",
     "load_arrays",
+    "read_checked_json",
     "read_json",
     "recover_interrupted_write",
     "save_arrays",
     "sha256",
+    "write_checked_json",
     "write_json",
     "write_text",
 ]
+
+CHECKSUM = "checksum"
+NO_DIGEST = "0" * 64
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
@@ -63,6 +69,40 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write ``value`` as JSON with a checksum of the file's text, atomically.
+
+    The checksum is the SHA-256 of the text in which 64 zeros stand for the checksum.
+    """
+    text = json.dumps({**value, CHECKSUM: NO_DIGEST}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    head, _, tail = text.rpartition(NO_DIGEST)
+    write_text(path, f"{head}{hashlib.sha256(text.encode()).hexdigest()}{tail}")
+
+
+def read_checked_json(path: Path, *, is_required: bool = True) -> dict[str, Any]:
+    """Read what :func:`write_checked_json` wrote, without the checksum.
+
+    Args:
+        is_required: whether the file must have a checksum; files of earlier versions have none.
+
+    Raises:
+        ValueError: the file is missing, not a JSON object, or modified.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    if CHECKSUM not in value and not is_required:
+        return value
+    if CHECKSUM not in value:
+        raise ValueError(f"{path}: modified or damaged: it has no checksum")
+    digest = value.pop(CHECKSUM)
+    head, _, tail = path.read_bytes().rpartition(str(digest).encode())
+    actual = hashlib.sha256(head + NO_DIGEST.encode() + tail).hexdigest()
+    if digest != actual:
+        raise ValueError(f"{path}: modified or damaged: checksum {actual}, expected {digest}")
+    return value
 
 
 @contextmanager
@@ -106,6 +146,20 @@ def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_damage(folder: Path, expected: Mapping[str, str]) -> list[str]:
+    """List the missing and modified files of ``folder``, one line each.
+
+    ``expected`` maps file names to their SHA-256.
+    """
+    errors = []
+    for name, digest in expected.items():
+        if not (folder / name).is_file():
+            errors.append(f"{folder / name}: missing")
+        elif (actual := sha256(folder / name)) != digest:
+            errors.append(f"{folder / name}: sha256 {actual}, expected {digest}")
+    return errors
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -1,13 +1,23 @@
-"""Check whether a large array fits into memory before it is allocated."""
+"""Check before a task that the process has the memory and the threads for it."""
 
 from __future__ import annotations
 
-__all__ = ["REDUCE_ITEMS", "check_memory"]
+import os
+from pathlib import Path
+
+__all__ = ["REDUCE_ITEMS", "check_memory", "check_not_forked"]
 
 REDUCE_ITEMS = "keep fewer items (min_item_events) or use item_knn, whose memory grows linearly with the items"
 
 UNCHECKED_BYTES = 2**28
 """Smaller arrays are not checked, because the check takes milliseconds."""
+
+_TASKS = Path("/proc/self/task")
+
+_has_threads = False
+"""Whether Polars had started its threads when the process was last forked."""
+_is_unsafe = False
+"""Whether this process was forked from one with such threads."""
 
 
 def check_memory(what: str, numbers: int, instead: str) -> None:
@@ -31,3 +41,40 @@ def check_memory(what: str, numbers: int, instead: str) -> None:
     free = psutil.virtual_memory().available
     if needed > 0.9 * free:
         raise ValueError(f"{what} needs {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are available; {instead}")
+
+
+def check_not_forked(action: str) -> None:
+    """Check that this process may use Polars.
+
+    Threads do not survive a fork, and their locks may stay locked: reading a table could wait forever. Processes
+    started by ``spawn`` or ``forkserver`` are not affected.
+
+    Args:
+        action: what cannot be done otherwise, such as ``load data``.
+
+    Raises:
+        RuntimeError: the process was forked from one in which Polars had started its threads. Only Linux tells.
+    """
+    if _is_unsafe:
+        raise RuntimeError(
+            f"cannot {action} in process {os.getpid()}: it was forked from a process in which Polars had started its "
+            "threads, and would wait for them forever; start processes with multiprocessing.get_context('spawn')"
+        )
+
+
+def _before_fork() -> None:
+    global _has_threads
+    try:
+        names = [(task / "comm").read_text().strip() for task in _TASKS.iterdir()]
+    except OSError:  # no such folder, or a thread has just ended
+        return
+    _has_threads = any(name.startswith("polars-") and name.removeprefix("polars-").isdigit() for name in names)
+
+
+def _after_fork() -> None:
+    global _is_unsafe
+    _is_unsafe = _is_unsafe or _has_threads
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

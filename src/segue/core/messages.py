@@ -6,18 +6,26 @@ The same code serves Python and the command line. A message names an argument th
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["SegueWarning", "arg", "name_arguments", "warn"]
+__all__ = ["QualityWarning", "SegueWarning", "arg", "name_arguments", "warn"]
 
 
 class SegueWarning(UserWarning):
     """Warning that part of a request could not be taken into account.
 
     The result is valid without that part.
+    """
+
+
+class QualityWarning(SegueWarning):
+    """Warning that a model or a metric is correct but may not be useful.
+
+    Examples are a model below a simple baseline, and targets that the ranking excludes.
     """
 
 
@@ -46,6 +54,9 @@ def name_arguments(spell: Callable[[str], str]) -> Iterator[None]:
         _spelling.reset(token)
 
 
-def warn(text: str, stacklevel: int = 3) -> None:
-    """Issue a :class:`SegueWarning`."""
-    warnings.warn(text, SegueWarning, stacklevel=stacklevel)
+def warn(text: str, category: type[SegueWarning] = SegueWarning) -> None:
+    """Issue a :class:`SegueWarning` that points at the caller of Segue."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segue":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)

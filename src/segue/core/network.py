@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.model import Model, StateArrays
+from segue.core.model_arrays import check_finite
 from segue.core.seen_items import SeenItems
 from segue.core.types import DataSchema, Dataset
 
@@ -73,11 +74,21 @@ class Network(nn.Module, Model):
         return {name: tensor.detach().cpu().numpy() for name, tensor in self.state_dict().items()}
 
     def restore(self, arrays: StateArrays) -> None:
-        """Load parameters and buffers; names and shapes must match this network.
+        """Load parameters and buffers; names, shapes and types must match this network.
+
+        Buffers that have infinite numbers or NaN before, such as those of missing features, may have them after.
 
         Raises:
-            ValueError: they do not match.
+            ValueError: they do not match, or have numbers that are not finite.
         """
+        for name, tensor in self.state_dict().items():
+            if name not in arrays:
+                continue
+            expected = torch.empty(0, dtype=tensor.dtype).numpy().dtype
+            if arrays[name].dtype != expected:
+                raise ValueError(f"array '{name}' in the saved model: got {arrays[name].dtype}, expected {expected}")
+            if bool(torch.isfinite(tensor).all()):
+                check_finite(name, arrays[name])
         try:
             self.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()})
         except RuntimeError as error:

@@ -90,7 +90,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
 
     Scores have shape ``(R, n_items)``; they may be modified and are valid until the next block. For factored models,
     the product of query and item vectors is computed here; other models compute at most ``MAX_BLOCK_SCORES`` scores at
-    once.
+    once. Items without events are ranked last if the model reads no item features.
 
     Raises:
         ValueError: the scores of the model have another shape, or are not finite.
@@ -102,6 +102,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
     # properties of a protocol may be expensive: read them once
+    n_unscored = 0 if model.schema.item_features else model.schema.n_without_events
     factors = (model.encode, model.vectors, model.bias) if is_factored(model) else None
     for start in range(0, len(queries), block_size):
         block = queries.rows_between(start, start + block_size)
@@ -128,6 +129,8 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
                         f"{type(model).__name__}: score of item {item} for query {start + first + row + wrong} is "
                         f"{few_RI[wrong, item]}, expected a finite number"
                     )
+                if n_unscored:
+                    few_RI[:, -n_unscored:] = few_RI[:, :-n_unscored].min(axis=1, keepdims=True) - 1.0
                 yield block.rows_between(first + row, min(first + row + rows_per_yield, part.stop)), few_RI
 
 

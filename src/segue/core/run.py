@@ -20,15 +20,20 @@ from numpy.typing import NDArray
 
 from segue.core.files import (
     atomic_folder,
+    find_damage,
     load_arrays,
-    read_json,
+    read_checked_json,
     recover_interrupted_write,
     save_arrays,
-    write_json,
+    sha256,
+    write_checked_json,
     write_text,
 )
 
 __all__ = ["Interrupted", "Progress", "Run", "Tracker"]
+
+ARRAYS = "arrays.safetensors"
+"""File of a checkpoint's arrays."""
 
 
 class Interrupted(Exception):
@@ -109,8 +114,10 @@ class Run:
             return
         lines = len(self.history())
         with atomic_folder(self.folder / "checkpoint") as folder:
-            save_arrays(folder / "arrays.safetensors", arrays)
-            write_json(folder / "metadata.json", {"seed": self.seed, "history_lines": lines, **metadata})
+            save_arrays(folder / ARRAYS, arrays)
+            hashes = {ARRAYS: sha256(folder / ARRAYS)}
+            about = {"seed": self.seed, "history_lines": lines, "sha256": hashes, **metadata}
+            write_checked_json(folder / "metadata.json", about)
 
     def resume(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]] | None:
         """Load the last checkpoint, or return ``None``.
@@ -126,11 +133,14 @@ class Run:
         if not (self.folder / "checkpoint").exists():
             self._truncate_history(0)
             return None
-        metadata = read_json(self.folder / "checkpoint" / "metadata.json")
+        folder = self.folder / "checkpoint"
+        metadata = read_checked_json(folder / "metadata.json")
+        if errors := find_damage(folder, metadata.get("sha256", {ARRAYS: ""})):
+            raise ValueError("\n".join(errors))
         if metadata["seed"] != self.seed:
             raise ValueError(f"{self.folder}: its checkpoint has seed {metadata['seed']}, this run has {self.seed}")
         self._truncate_history(metadata["history_lines"])
-        return metadata, load_arrays(self.folder / "checkpoint" / "arrays.safetensors")
+        return metadata, load_arrays(folder / ARRAYS)
 
     def _truncate_history(self, lines: int) -> None:
         path = None if self.folder is None else self.folder / "history.jsonl"

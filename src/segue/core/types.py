@@ -82,6 +82,9 @@ class DataSchema:
     """Item features that the model reads; empty unless its settings request features."""
     user_features: tuple[Feature, ...] = ()
     """User features that the model reads, likewise."""
+    n_without_events: int = 0
+    """Number of items without any event, the last ones of the catalog. Models that read no item features cannot score
+    them, so they are ranked last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +120,8 @@ class Dataset:
     @property
     def schema(self) -> DataSchema:
         """Return the schema for a model that reads no features."""
-        return DataSchema(self.n_users, self.n_items, self.actions, self.target)
+        n_without_events = self.header.get("counts", {}).get("items_without_events", 0)
+        return DataSchema(self.n_users, self.n_items, self.actions, self.target, n_without_events=n_without_events)
 
     def with_histories(self, histories: Events) -> Dataset:
         """Return a dataset with the same users and items and other histories.
@@ -153,11 +157,14 @@ class Queries:
     """``(N,)`` query times; present only where the evaluation protocol lets the model use them."""
     profile: pl.DataFrame | None = None
     """User features, one row per query; ``None``: no features."""
+    time_known: Mask | None = None
+    """``(N,)`` whether the query time is real; ``None``: all are. Models read no other query times."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "users", read_only(self.users, np.int32))
         object.__setattr__(self, "known", read_only(self.known, np.bool_))
-        for name, column in {"users": self.users, "known": self.known, "times": self.times}.items():
+        for name in ("users", "known", "times", "time_known"):
+            column = getattr(self, name)
             if column is not None and len(column) != len(self.history):
                 raise ValueError(f"queries.{name}: got {len(column)} values for {len(self.history)} histories")
 
@@ -185,6 +192,7 @@ class Queries:
             self.known[start:stop],
             None if self.times is None else self.times[start:stop],
             None if self.profile is None else self.profile[start:stop],
+            None if self.time_known is None else self.time_known[start:stop],
         )
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Queries:
@@ -195,6 +203,7 @@ class Queries:
             self.known[rows],
             None if self.times is None else self.times[rows],
             None if self.profile is None else self.profile[rows.tolist()],
+            None if self.time_known is None else self.time_known[rows],
         )
 
 
@@ -207,6 +216,12 @@ class HeldOut:
 
     queries: Queries
     targets: Events
+    users: Vocab | None = None
+    """What the user codes mean; ``None``: the codes are those of the model, whatever that is."""
+    items: Vocab | None = None
+    """What the item codes mean, likewise."""
+    actions: tuple[str, ...] | None = None
+    """What the action codes mean, likewise."""
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.queries):

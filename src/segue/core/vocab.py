@@ -7,6 +7,7 @@ carry ids as the caller knows them: 64-bit integers in, 64-bit integers out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,13 @@ from segue.core.events import Codes, Mask
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Vocab", "id_text", "id_type_of"]
+__all__ = ["ID_PATTERN", "MAX_ID_LENGTH", "Vocab", "check_id_table", "id_text", "id_type_of"]
+
+MAX_ID_LENGTH = 256
+"""Maximum number of characters of an id in the HTTP API."""
+
+ID_PATTERN = r"^[^\x00-\x1f\x7f]+$"
+"""Ids in the HTTP API have no control characters, such as tabs."""
 
 INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
@@ -102,7 +109,36 @@ def id_type_of(dtype: pl.DataType) -> str:
 
 
 def id_text(value: Any) -> str:
-    """Convert an id to text; a whole floating-point number counts as an integer."""
+    """Convert an id to text, as a dataset does.
+
+    A whole number counts as an integer, bytes as UTF-8 text.
+    """
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)
+
+
+def check_id_table(path: Path, size: int) -> None:
+    """Check that a Parquet table has ``size`` rows and a text column ``id``.
+
+    Only the metadata of the file is read.
+
+    Raises:
+        ValueError: the table is broken, has another number of rows, or no such column.
+    """
+    import polars as pl
+
+    try:
+        with path.open("rb") as file:
+            dtype = pl.read_parquet_schema(file).get("id")
+        rows = pl.scan_parquet(path).select(pl.len()).collect().item()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise ValueError(f"{path}: broken table: {error}") from None
+    if dtype != pl.String:
+        raise ValueError(f"{path}: malformed: column 'id' is {dtype or 'missing'}, expected String")
+    if rows != size:
+        raise ValueError(f"{path}: malformed: {rows} rows, expected {size}")

@@ -6,6 +6,7 @@ The steps are: validate, encode, sort, filter and count.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -69,17 +70,28 @@ def build(
         note(text)
     for text in raw.warnings:
         log(f"warning: {text}")
-    events = encode_and_sort(raw, note)
+    events = encode_and_sort(raw, note, filters.incomplete)
     if target is not None and target not in events.action_names:
         raise ValueError(
             f"target: unknown action {target!r} in {raw.location.name}{suggest(target, events.action_names)}"
         )
+    listed = raw.listed_items
+    added = None if listed is None else listed.filter(~listed.is_in(events.item_ids.implode()))
     events, removed = apply_filters(events, filters)
+    n_without_events = 0 if added is None else len(added)
+    if added is not None and n_without_events:
+        events = replace(events, item_ids=pl.concat([events.item_ids, added.alias(events.item_ids.name)]))
+        note(
+            f"items: {n_without_events} listed items have no events, such as {added[0]!r}; they are in the catalog, "
+            "and models that read no item features rank them last"
+        )
     for which, number in removed.items():
         note(f"filters.{which}: {number} events removed")
     items = align_features(raw.items, events.item_ids, "items", note)
     users = align_features(raw.users, events.user_ids, "users", note)
     counts = count_events(events, note)
+    if n_without_events:
+        counts |= {"items_without_events": n_without_events}
     if raw.items is not None:
         counts |= {"items_listed": raw.items["id"].n_unique()}
     lengths = np.bincount(events.users, minlength=len(events.user_ids))
@@ -89,7 +101,7 @@ def build(
         "warnings": list(raw.warnings),
         "notes": notes,
         "filters": {"settings": filters.model_dump(mode="json"), "removed": removed},
-        "id_types": {f"{key}s": raw.id_types.get(key) or id_type_of(raw.events[key].dtype) for key in ("user", "item")},
+        "id_types": {f"{key}s": raw.id_types.get(key) or _id_type(raw.events[key].dtype) for key in ("user", "item")},
     }
     if side_tables:
         metadata["side_tables"] = {noun: table.metadata for noun, table in side_tables.items()}
@@ -99,12 +111,13 @@ def build(
     return _build_in_folder(events, name, target, lengths, items, users, metadata, out)
 
 
-def encode_and_sort(raw: RawLog, log: Log) -> EncodedLog:
+def encode_and_sort(raw: RawLog, log: Log, incomplete: str = "error") -> EncodedLog:
     """Validate and encode the events of ``raw``.
 
-    The events are sorted by user, then time, then row of the source.
+    Events without a user, item or time are an error, or removed if ``incomplete`` is ``drop``. The events are sorted by
+    user, then time, then row of the source.
     """
-    events = validate_events(raw, log)
+    events = validate_events(raw, log, incomplete)
     user_ids, users = encode_ids(events["user"])
     item_ids, items = encode_ids(events["item"])
     columns: dict[str, NDArray[Any]] = {}
@@ -147,14 +160,20 @@ def encode_ids(ids: pl.Series) -> tuple[pl.Series, Codes]:
         return distinct.alias("id"), ids.cast(pl.Enum(distinct)).to_physical().to_numpy().astype(np.int32)
     numbers = ids.to_numpy()
     low, high = int(numbers.min()), int(numbers.max())
-    if high - low < MAX_SPARSITY * len(numbers) + 1000:
+    if high - low < MAX_SPARSITY * len(numbers) + 1000 and high < 2**63:
+        positions = numbers.astype(np.int64) - low  # differences overflow in narrow types
         occurs = np.zeros(high - low + 1, np.bool_)
-        occurs[numbers - low] = True
-        codes = (np.cumsum(occurs, dtype=np.int32) - 1)[numbers - low]
+        occurs[positions] = True
+        codes = (np.cumsum(occurs, dtype=np.int32) - 1)[positions]
         return pl.Series("id", np.flatnonzero(occurs) + low).cast(pl.String), codes
     distinct = ids.unique().sort()
     codes = np.searchsorted(distinct.to_numpy(), numbers).astype(np.int32)
     return distinct.cast(pl.String).alias("id"), codes
+
+
+def _id_type(dtype: pl.DataType) -> str:
+    """Return the type in which results carry the ids of a column."""
+    return "int64" if dtype.is_float() or dtype.is_decimal() else id_type_of(dtype)
 
 
 def sort_order(users: Codes, times: NDArray[Any] | None) -> NDArray[np.int64] | None:

@@ -5,15 +5,28 @@ Any table with the Arrow C stream interface is accepted, with a column mapping.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import polars as pl
 
 from segue.core.config import suggest
-from segue.data.raw_log import COLUMNS, RawLog, SourceLocation
+from segue.data.raw_log import COLUMNS, Log, RawLog, SourceLocation, no_log
 
-__all__ = ["is_table", "read_table", "resolve_columns", "to_frame", "to_raw_log"]
+__all__ = [
+    "ColumnNames",
+    "count_columns",
+    "is_table",
+    "normalize_columns",
+    "read_table",
+    "resolve_columns",
+    "to_frame",
+    "to_raw_log",
+]
+
+ColumnNames: TypeAlias = Mapping[str, str | int | None]
+"""Columns of a log by internal or default name; ``None`` ignores a column, a number counts columns from 1."""
 
 
 def is_table(source: object) -> bool:
@@ -24,14 +37,16 @@ def is_table(source: object) -> bool:
     return hasattr(source, "__arrow_c_stream__") or isinstance(source, pl.LazyFrame)
 
 
-def read_table(source: Any, columns: Mapping[str, str] | None = None) -> RawLog:
+def read_table(source: Any, columns: ColumnNames | None = None) -> RawLog:
     """Read the events of an in-memory table.
 
     Raises:
         ValueError: ``source`` is not a table, a column has mixed types, or a column is missing.
     """
     name, frame = to_frame(source)
-    return to_raw_log(frame, resolve_columns(columns, frame.columns, name), SourceLocation(name))
+    notes: list[str] = []
+    names = resolve_columns(columns, frame.columns, name, notes.append)
+    return to_raw_log(frame, names, SourceLocation(name), notes)
 
 
 def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
@@ -51,27 +66,67 @@ def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
         raise ValueError(f"{name}: {message}; expected columns of one type each") from None
 
 
-def resolve_columns(columns: Mapping[str, str] | None, found: list[str], name: str) -> dict[str, str]:
-    """Map internal column names to the names of the columns found in a table.
+def normalize_columns(columns: ColumnNames | None) -> dict[str, str]:
+    """Return the column names given by the user, by internal name.
 
-    Args:
-        columns: names given by the user, by internal name.
-        found: columns of the table.
-        name: name of the table for error messages.
+    A column to ignore has the name ``""``.
 
     Raises:
-        ValueError: an internal name is unknown, or a required or given column is missing.
+        ValueError: a key is unknown or given twice, a name is not a text, or a required column is ignored.
     """
-    for key in columns or {}:
+    internal = {default: key for key, default in COLUMNS.items()}
+    names: dict[str, str] = {}
+    for given, name in (columns or {}).items():
+        key = internal.get(given, given)
         if key not in COLUMNS:
-            raise ValueError(f"columns.{key}: unknown{suggest(key, COLUMNS)}")
+            raise ValueError(f"columns.{given}: unknown{suggest(str(given), (*COLUMNS, *internal))}")
+        if key in names:
+            raise ValueError(f"columns.{given}: given twice, as '{key}' and as '{COLUMNS[key]}'")
+        if isinstance(name, bool) or not isinstance(name, str | int | None):
+            raise ValueError(f"columns.{given}: got {name!r}, expected a column name, or None to ignore the column")
+        if key in ("user", "item") and name in (None, ""):
+            raise ValueError(f"columns.{given}: got {name!r}, expected a column name; a log needs users and items")
+        names[key] = "" if name is None else str(name)
+    for key, name in names.items():
+        if other := next((k for k in names if name and names[k] == name and k != key), None):
+            raise ValueError(f"columns.{other}: '{name}' is already the column of columns.{key}")
+    return names
+
+
+def resolve_columns(columns: ColumnNames | None, found: Sequence[str], name: str, log: Log = no_log) -> dict[str, str]:
+    """Map internal column names to the names of the columns found in a table.
+
+    Columns that are not given have their default names. Case, spaces, ``-`` and ``_`` in these do not matter.
+
+    Args:
+        columns: names given by the user, by internal or default name; ``None`` or ``""``: the column is ignored.
+        found: columns of the table.
+        name: name of the table for error messages.
+        log: receives the columns that are recognized by a similar name.
+
+    Raises:
+        ValueError: an internal name is unknown, or a required or given column is missing or ambiguous.
+    """
+    given = normalize_columns(columns)
     errors = []
     names: dict[str, str] = {}
+    taken = set(given.values())
     for key, default in COLUMNS.items():
-        expected = (columns or {}).get(key, default)
-        if expected in found:
-            names[key] = expected
-        elif key in (columns or {}) or key in ("user", "item"):
+        expected = given.get(key, default)
+        if not expected:
+            if default in found:
+                log(f"{name}: column {default} is ignored")
+            continue
+        similar = [column for column in found if _simplify(column) == _simplify(expected) and column not in taken]
+        matches = [column for column in found if column == expected and (key in given or column not in taken)]
+        if not matches and key not in given and similar:
+            matches = similar
+            log(f"{name}: column '{similar[0]}' is read as {default}")
+        if len(matches) > 1:
+            errors.append(f"{name}: {len(matches)} columns for {key}: {', '.join(matches)}; expected one")
+        elif matches:
+            names[key] = matches[0]
+        elif key in given or key in ("user", "item"):
             errors.append(
                 f"{name}: no column '{expected}' ({key}){suggest(expected, found)}; "
                 f"name columns like {key}={found[0] if found else expected}"
@@ -81,9 +136,25 @@ def resolve_columns(columns: Mapping[str, str] | None, found: list[str], name: s
     return names
 
 
-def to_raw_log(frame: pl.DataFrame, names: Mapping[str, str], location: SourceLocation) -> RawLog:
+def count_columns(found: Sequence[str], expected: Mapping[str, str]) -> int:
+    """Count the ``expected`` columns that ``found`` contains.
+
+    ``expected`` is by internal name. A single found column counts nothing, because it may be a whole line.
+    """
+    simple = {_simplify(column) for column in found}
+    return sum(_simplify(column) in simple for column in expected.values() if column) if len(found) > 1 else 0
+
+
+def _simplify(column: str) -> str:
+    return re.sub(r"[\s_-]", "", column).casefold()
+
+
+def to_raw_log(
+    frame: pl.DataFrame, names: Mapping[str, str], location: SourceLocation, notes: Sequence[str] = ()
+) -> RawLog:
     """Select and rename the columns ``names`` of ``frame``; unused columns are noted."""
     unused = [column for column in frame.columns if column not in names.values()]
-    notes = (f"{location.name}: columns not used: {', '.join(unused)}",) if unused else ()
+    if unused:
+        notes = (*notes, f"{location.name}: columns not used: {', '.join(unused)}")
     events = frame.select(pl.col(column).alias(key) for key, column in names.items())
-    return RawLog(events, location, names=dict(names), notes=notes)
+    return RawLog(events, location, names=dict(names), notes=tuple(notes))

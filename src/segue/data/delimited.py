@@ -5,15 +5,21 @@ On failure, the first error is located by file, line and column.
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from segue.data.raw_log import SourceLocation
+from segue.data.raw_log import Log, SourceLocation
 
-__all__ = ["check_utf8", "read_delimited"]
+__all__ = ["check_utf8", "choose_separator", "read_delimited", "read_quoted", "split_line", "trim"]
+
+SEPARATORS = (",", "\t", ";", "|", "::")
+"""Separators that are detected; ``::`` is two bytes and never quoted."""
 
 EXPECTED = {True: "an integer", False: "a number"}
 
@@ -40,11 +46,12 @@ def read_delimited(
     schema: Mapping[str, pl.DataType | type[pl.DataType]],
     separator: str = "\t",
     header: bool = False,
+    has_quotes: bool | None = None,
 ) -> pl.DataFrame:
     """Read the columns of ``schema`` from delimited text.
 
     Without ``header`` the schema names the columns from the left; with it, columns are selected by name. The separator
-    is one byte or ``::``.
+    is one byte or ``::``. ``has_quotes``: whether fields may be quoted; by default in files with a header.
 
     Raises:
         ValueError: the text is empty or not UTF-8, a column is missing, or a number is invalid; the message names file,
@@ -53,7 +60,7 @@ def read_delimited(
     if separator == "::":
         data = source.read_bytes() if isinstance(source, Path) else source
         source, separator = data.replace(b"::", b"\x1f"), "\x1f"
-    quote = '"' if header else None
+    quote = '"' if (header if has_quotes is None else has_quotes) else None
     try:
         return pl.read_csv(
             source,
@@ -68,6 +75,101 @@ def read_delimited(
         data = source.read_bytes() if isinstance(source, Path) else source
         _explain(data, name, schema, separator, header)
         raise ValueError(f"{name}: {str(error).splitlines()[0]}; expected columns {', '.join(schema)}") from None
+
+
+def trim(data: bytes) -> bytes:
+    """Remove the byte order mark and blank lines at the end.
+
+    In the result, lines end with a line feed.
+    """
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in data and b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
+    end = data.find(b"\n", len(data.rstrip(b" \t\r\n")))
+    return data if end < 0 else data[:end]
+
+
+def split_line(line: str, separator: str) -> list[str]:
+    """Split a line of text into fields."""
+    if len(separator) > 1:
+        return line.split(separator)
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def choose_separator(lines: Sequence[str], default: str, count: Callable[[list[str]], int]) -> str:
+    """Return the separator that gives the most expected fields.
+
+    Args:
+        lines: first lines of the file; the least number of expected fields in one of them counts.
+        default: separator that is preferred to others of equal count.
+        count: number of expected fields among the fields of a line; 0 if a required one is missing.
+    """
+    candidates = list(dict.fromkeys((default, *SEPARATORS)))
+    counts = [min(count(split_line(line, separator)) for line in lines) for separator in candidates]
+    return candidates[counts.index(max(counts))]
+
+
+def read_quoted(
+    data: bytes, name: str, columns: Mapping[str, int], separator: str, log: Log
+) -> tuple[pl.DataFrame, bool] | None:
+    """Read columns as text from a file with unusual quotes.
+
+    Fields are quoted as in RFC 4180. Where such quotes are not closed, or would join lines of a TSV file that are
+    complete in themselves, they are ordinary characters.
+
+    Args:
+        columns: position of each column.
+
+    Returns:
+        The columns, and whether fields contain line ends. ``None`` if every quote encloses a whole field of one line,
+        so that a fast parser reads the same.
+
+    Raises:
+        ValueError: the quotes have neither meaning; the message names the line.
+    """
+    bytes_N = np.frombuffer(b"\n" + data + b"\n", np.uint8)
+    quotes = np.flatnonzero(bytes_N == ord('"'))
+    at_edge = np.isin(bytes_N, [ord(separator), 10, 13])
+    per_line = np.searchsorted(quotes, np.flatnonzero(bytes_N == 10)) % 2
+    if not per_line.any() and at_edge[quotes[::2] - 1].all() and at_edge[quotes[1::2] + 1].all():
+        return None
+    check_utf8(data, name)
+    text = data.decode("utf-8")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    positions = list(columns.values())
+    rows: list[list[str | None]] = []
+    problem: str | None = None
+    width = 0
+    try:
+        for fields in reader:
+            width = width or len(fields)
+            if len(fields) > width:
+                problem = f"more than {width} columns"
+                break
+            rows.append([fields[at] if at < len(fields) else None for at in positions])
+    except csv.Error as error:
+        problem = str(error)
+    joined = reader.line_num - len(rows)
+    lines = text.splitlines() if "\r" in text else text.split("\n")
+    is_literal = (problem is not None or (joined > 0 and separator == "\t")) and all(
+        line.count(separator) == lines[0].count(separator) for line in lines
+    )
+    if is_literal:
+        log(f"{name}: quotes that are not closed in their line are read as ordinary characters")
+        rows = [[_unquote(fields[at]) for at in positions] for fields in (line.split(separator) for line in lines)]
+    elif problem is not None:
+        raise ValueError(
+            f"{name}, line {reader.line_num}: {problem}; "
+            "expected quoted fields to be closed, with quotes in them doubled"
+        )
+    elif joined:
+        log(f"{name}: {joined} line ends are inside of quoted fields and do not end a row")
+    frame = pl.DataFrame(rows[1:], schema=dict.fromkeys(columns, pl.String), orient="row")
+    return frame, joined > 0 and not is_literal
+
+
+def _unquote(field: str) -> str:
+    return field[1:-1].replace('""', '"') if len(field) > 1 and field[0] == field[-1] == '"' else field
 
 
 def _explain(

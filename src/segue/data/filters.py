@@ -31,6 +31,8 @@ class Filters(Settings):
     """Remove users with fewer events, together with ``min_item_events`` until nothing changes (k-core)."""
     min_item_events: Annotated[int, Ge(1)] = 1
     """Remove items with fewer events, likewise."""
+    incomplete: Literal["error", "drop"] = "error"
+    """What to do with events without a user, item or time."""
     min_value: float | None = None
     """Remove events with a smaller value (rating); events without a value are kept."""
     duplicates: Literal["keep", "first", "last", "error"] = "keep"

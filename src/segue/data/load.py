@@ -19,11 +19,12 @@ from urllib.parse import parse_qsl
 from platformdirs import user_cache_path
 
 from segue.core.config import suggest
+from segue.core.memory_check import check_not_forked
 from segue.core.registry import keys, load_module
 from segue.core.types import Dataset
 from segue.data import archives, event_files
 from segue.data.build import build
-from segue.data.dataframes import is_table, read_table
+from segue.data.dataframes import ColumnNames, is_table, normalize_columns, read_table
 from segue.data.download import download
 from segue.data.filters import Filters
 from segue.data.folder import is_dataset, open_dataset
@@ -69,7 +70,7 @@ def list_sources() -> list[tuple[str, str, bool]]:
 class _Request:
     """How to prepare a source."""
 
-    columns: Mapping[str, str]
+    columns: dict[str, str]
     target: str | None
     filters: Filters
     side_tables: Mapping[str, SideTable]
@@ -110,7 +111,7 @@ class _Request:
 def load(
     source: Any,
     *,
-    columns: Mapping[str, str] | None = None,
+    columns: ColumnNames | None = None,
     target: str | None = None,
     filters: Filters | None = None,
     items: Any = None,
@@ -122,9 +123,11 @@ def load(
 
     Args:
         source: a key (``ml-100k``, ``amazon-beauty?variant=bert4rec``, ``simulated?users=1000&seed=1``); a file, a
-            folder or a pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``); a prepared folder; or an
-            in-memory table.
-        columns: column names of the source by internal name (``user``, ``item``, ``time``, ``value``, ``action``).
+            folder or a pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, ``.arrow``); a prepared folder;
+            or an in-memory table.
+        columns: column names of the source by internal name (``user``, ``item``, ``time``, ``value``, ``action``) or
+            default name (``user_id``, ..., ``rating``). ``None`` ignores a column. In a delimited file without a
+            header, columns are numbered from 1.
         target: the action that is predicted; other actions are input only.
         filters: which events to remove.
         items: item features: a file or an in-memory table with ids in ``id`` or ``item_id``.
@@ -136,16 +139,19 @@ def load(
         ValueError: the source is unknown, or its content is invalid.
         DownloadError: a required download failed.
     """
+    check_not_forked("load data")
+    if isinstance(source, str) and not source:
+        raise ValueError("data: got an empty text, expected a name, a path or a table")
     request = _Request(
-        columns or {},
+        normalize_columns(columns),
         target,
         filters or Filters(),
-        read_side_tables(items, users),
+        read_side_tables(items, users, normalize_columns(columns)),
         None if out is None else Path(out),
         log or no_log,
     )
     if is_table(source):
-        return request.build(read_table(source, columns), "table", request.out)
+        return request.build(read_table(source, request.columns), "table", request.out)
     if not isinstance(source, str | os.PathLike):
         raise ValueError(f"data: got {type(source).__name__}, expected a name, a path or a table (__arrow_c_stream__)")
     address = os.fspath(source)
@@ -162,12 +168,12 @@ def load(
         known = [name.replace("_", "-") for name in keys(PACKAGE, PLUGINS)]
         raise ValueError(f"data: unknown source '{address}'{suggest(key, known)}; no such file or folder either")
     paths = event_files.find_files(address)
-    files = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in paths]
+    files = [[str(path.resolve()), *_identity(path)] for path in paths]
     name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
     folder = request.out or _cache_path(name, {"address": address, "files": files, **request.cache_key})
     if request.out is None and is_dataset(folder):
         return _open(folder, request.log)
-    return request.build(event_files.read_files(paths, columns), name, folder, {"source": address})
+    return request.build(event_files.read_files(paths, request.columns), name, folder, {"source": address})
 
 
 def _load_source(key: str, query: str, request: _Request) -> Dataset:
@@ -231,6 +237,15 @@ def _local_archive(source: ModuleType, key: str) -> archives.Archive | None:
     found = archives.find_archive(source.ARCHIVE.members, key)
     downloaded = data_home() / "downloads" / f"{key}.zip"
     return found if found is not None else archives.Archive(downloaded) if downloaded.exists() else None
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    """Return numbers that change whenever the file is written or replaced.
+
+    The time of the last status change tells apart files of equal size and modification time.
+    """
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
 def _cache_path(name: str, cache_key: Mapping[str, Any]) -> Path:

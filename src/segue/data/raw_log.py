@@ -56,10 +56,13 @@ class SourceLocation:
     """Number of rows; used only with ``next_files``."""
     next_files: tuple[SourceLocation, ...] = ()
     """The files that follow, where several files are read as one table."""
+    selected: NDArray[np.int64] | None = field(default=None, compare=False)
+    """``(T,)`` rows of the table that a later step works on; ``None``: all."""
 
     def describe_row(self, row: int) -> str:
         """Return ``ratings.csv, line 17`` for a row counted from 0."""
         location = self
+        row = row if self.selected is None else int(self.selected[row])
         for following in self.next_files:
             if row < location.rows:
                 break
@@ -81,6 +84,8 @@ class RawLog:
     """``id`` (text, distinct) and, where known, ``title``, ``genres``, ``year``, ``released``, ..."""
     users: pl.DataFrame | None = None
     """``id`` (text, distinct) and, where known, ``age``, ``gender``, ``occupation``, ``zip_code``."""
+    listed_items: pl.Series | None = None
+    """Ids (text) of the items of a table given by the user; they belong to the catalog even without events."""
     names: Mapping[str, str] = field(default_factory=lambda: dict(COLUMNS))
     """Column names of the source by internal name."""
     id_types: Mapping[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,26 @@ from segue.data.filters import parse_time
 __all__ = ["SplitSettings"]
 
 Share = Annotated[float, Ge(0.0), Lt(1.0)]
+
+COMMON_SETTINGS = ("strategy", "use_query_time", "drop_cold_targets", "drop_seen_targets")
+"""Settings that every strategy reads."""
+
+STRATEGY_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "leave_one_out": ("valid",),
+    "leave_n_out": ("n", "valid"),
+    "global_temporal": ("test", "valid", "cutoff", "valid_cutoff", "end"),
+    "per_user_ratio": ("test", "valid"),
+    "per_user_random": ("test", "valid", "seed"),
+    "random": ("test", "valid", "seed"),
+    "k_fold": ("folds", "fold", "valid", "seed"),
+    "user_k_fold": ("folds", "fold", "valid", "history", "seed"),
+    "held_out_users": ("test", "valid", "history", "seed"),
+    "cold_users": ("test", "valid", "seed"),
+    "cold_items": ("test", "valid", "seed"),
+    "predefined": ("name", "test", "valid", "seed"),
+    "none": (),
+}
+"""Settings that each strategy reads in addition."""
 
 
 class SplitSettings(Settings):
@@ -76,16 +97,20 @@ class SplitSettings(Settings):
 
     @model_validator(mode="after")
     def _check_combination(self) -> SplitSettings:
-        if self.test + self.valid >= 1.0 and self.cutoff is None:
+        read = STRATEGY_SETTINGS[self.strategy]
+        unused = [
+            f"{name}: only used by strategy "
+            f"{', '.join(key for key, names in STRATEGY_SETTINGS.items() if name in names)}, got {self.strategy}"
+            f"; leave {name}={getattr(self, name)!r} out or choose another strategy"
+            for name, field in type(self).model_fields.items()
+            if name not in (*COMMON_SETTINGS, *read) and getattr(self, name) != field.default
+        ]
+        if unused:
+            raise ValueError("; ".join(unused))
+        if "test" in read and self.test + self.valid >= 1.0 and self.cutoff is None:
             raise ValueError(
                 f"test: {self.test:g} and valid {self.valid:g} leave nothing to train on, expected a sum below 1"
             )
         if self.fold >= self.folds:
             raise ValueError(f"fold: got {self.fold} of {self.folds} folds, expected 0 to {self.folds - 1}")
-        if self.strategy != "global_temporal":
-            for name in ("cutoff", "valid_cutoff", "end"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name}: only used by strategy global_temporal, got {self.strategy}")
-        if self.strategy != "leave_n_out" and self.n != 1:
-            raise ValueError(f"n: only used by strategy leave_n_out, got {self.strategy}")
         return self

@@ -165,9 +165,10 @@ def _hold_out(
     all_targets = events.where(kept)
     users = np.flatnonzero(all_targets.lengths).astype(np.int32)
     targets, history = all_targets.take(users), events.where(history_mask).take(users)
-    times = None
+    times = time_known = None
     if settings.use_query_time and targets.times is not None:
-        times = targets.times[targets.offsets[:-1]]
+        first = targets.offsets[:-1]
+        times, time_known = targets.times[first], targets.time_known[first]
     in_history = _contains(history, targets, data.n_items)
     metadata = {
         "queries": len(users),
@@ -180,7 +181,8 @@ def _hold_out(
         "targets_in_history": float(in_history.mean()) if targets.size else 0.0,
         "empty_histories": int((history.lengths == 0).sum()),
     }
-    return HeldOut(Queries(history, users, known[users], times), targets), metadata
+    queries = Queries(history, users, known[users], times, time_known=time_known)
+    return HeldOut(queries, targets, data.users, data.items, data.actions), metadata
 
 
 def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:

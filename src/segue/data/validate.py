@@ -5,23 +5,37 @@ Errors name the row; decisions are logged.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from uuid import UUID
+
 import numpy as np
 import polars as pl
 
+from segue.core.types import Mask
 from segue.data.raw_log import PREDEFINED_SPLIT_PREFIX, TIME_KNOWN, Log, RawLog
 from segue.data.timestamps import to_seconds
 
 __all__ = ["validate_events"]
 
+MISSING_VALUE = ("NA", "N/A", "<NA>", "null", "NULL", "Null", "None", "\\N")
+MISSING = (*MISSING_VALUE, "nan", "NaN", "NaT")
+"""Texts that databases and libraries write for a missing value; a value of NaN is an error of its own."""
 
-def validate_events(raw: RawLog, log: Log) -> pl.DataFrame:
+MAX_ID = 256
+"""The service accepts ids of at most this many characters, without control characters."""
+
+
+def validate_events(raw: RawLog, log: Log, incomplete: str = "error") -> pl.DataFrame:
     """Return the events with validated types.
 
-    Ids are integers or text, ``time`` is numeric and ``value`` is Float32.
+    Ids are integers or text, ``time`` is numeric and ``value`` is Float32. ``incomplete="drop"`` removes events without
+    a user, item or time; the number is logged.
 
     Raises:
         ValueError: a cell is invalid; the message has row, column, value and what was expected.
     """
+    if len(raw.events):
+        raw = _select_complete(raw, incomplete, log)
     events = raw.events
     if not len(events):
         raise ValueError(
@@ -30,14 +44,60 @@ def validate_events(raw: RawLog, log: Log) -> pl.DataFrame:
     columns = [_ids(events["user"], raw, "user", log), _ids(events["item"], raw, "item", log)]
     if "time" in events:
         columns.append(to_seconds(events["time"], raw.names["time"], raw.location, log))
-    if "value" in events:
-        columns.append(_values(events["value"], raw, "action" in events, log))
+    if "value" in events and (values := _values(events["value"], raw, log)) is not None:
+        columns.append(values)
     if "action" in events:
         columns.append(_text(events["action"], raw, "action"))
     columns += [
         events[name] for name in events.columns if name.startswith(PREDEFINED_SPLIT_PREFIX) or name == TIME_KNOWN
     ]
     return pl.DataFrame(columns)
+
+
+def _select_complete(raw: RawLog, incomplete: str, log: Log) -> RawLog:
+    """Remove events without a user, item or time, or raise an error for the first.
+
+    Texts that stand for a missing value, such as ``NA``, become null.
+    """
+    events = raw.events
+    for key in ("user", "item", "time", "value", "action"):
+        if key in events and events[key].dtype in (pl.String, pl.Categorical, pl.Enum):
+            text = events[key].cast(pl.String)
+            is_missing = text.str.strip_chars().is_in(MISSING_VALUE if key == "value" else MISSING)
+            if is_missing.any():
+                log(
+                    f"{raw.names[key]}: {int(is_missing.sum())} of {len(text)} cells are "
+                    f"{text.filter(is_missing)[0]!r} or similar; read as missing"
+                )
+                events = events.with_columns(pl.select(pl.when(~is_missing).then(text)).to_series().alias(key))
+    events = events.with_columns(
+        pl.when(pl.col(key).cast(pl.String).str.strip_chars() != "").then(pl.col(key)).alias(key)
+        for key in ("user", "item", "time")
+        if key in events and events[key].dtype in (pl.String, pl.Categorical, pl.Enum)
+    )
+    complete = np.ones(len(events), np.bool_)
+    for key in ("user", "item", "time"):
+        if key not in events or not events[key].null_count():
+            continue
+        missing: Mask = events[key].is_null().to_numpy()
+        if incomplete == "error":
+            row = int(missing.argmax())
+            cell = raw.events[key][row]
+            expected = "seconds since 1970 or an ISO date" if key == "time" else "an id"
+            raise cell_error(
+                raw,
+                key,
+                row,
+                repr(cell) if isinstance(cell, str) and cell.strip() else "nothing",
+                f"{expected} ({int(missing.sum())} of {len(missing)} rows have none; "
+                "filters.incomplete=drop leaves them out)",
+            )
+        log(f"{raw.names[key]}: {int(missing.sum())} of {len(missing)} events have none and are left out")
+        complete &= ~missing
+    if complete.all():
+        return replace(raw, events=events)
+    location = replace(raw.location, selected=np.flatnonzero(complete))
+    return replace(raw, events=events.filter(pl.Series(complete)), location=location)
 
 
 def cell_error(raw: RawLog, column: str, row: int | None, got: object, expected: str) -> ValueError:
@@ -49,27 +109,69 @@ def cell_error(raw: RawLog, column: str, row: int | None, got: object, expected:
 
 def _ids(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
     """Convert ids to integers if all are integers, else to text."""
-    if ids.null_count():
-        raise cell_error(raw, column, ids.is_null().arg_max(), "nothing", "an id")
-    if ids.dtype.is_integer():
+    dtype = ids.dtype
+    if dtype == pl.Object:
+        ids = pl.Series(ids.name, [str(one) for one in ids], dtype=pl.String)  # such as uuid.UUID
+    elif dtype.is_float() or dtype.is_decimal():
+        return _from_decimals(ids, raw, column, log)
+    elif dtype == pl.Binary:
+        ids = _from_bytes(ids, raw, column, log)
+    elif dtype.is_nested() or (dtype.is_temporal() and dtype != pl.Date):
+        raise cell_error(raw, column, 0, f"a column of type {dtype}", "ids of one type, integers or text")
+    elif dtype == pl.Boolean:
+        log(f"{raw.names[column]}: ids are true and false; kept as text")
+    elif dtype.is_integer() and dtype not in (pl.Int128, pl.UInt128):
         return ids.alias(column)
-    if ids.dtype.is_float():
-        return _from_floats(ids, raw, column, log)
-    if ids.dtype == pl.Binary or ids.dtype == pl.Object or ids.dtype.is_nested():
-        raise cell_error(raw, column, 0, f"a column of type {ids.dtype}", "ids of one type, integers or text")
     text = _text(ids, raw, column)
-    integers = text.cast(pl.Int64, strict=False)
-    is_integer = integers.cast(pl.String).eq_missing(text)  # "007" is text, not the number 7
-    count = int(is_integer.sum())
-    if count == len(text):
-        return integers
-    if count:
+    if (whole := _whole_numbers(text)) is not None:
+        log(f"{raw.names[column]}: ids are numbers such as {text[0]!r}; converted to integers")
+        text = whole
+    _report_unusual(text, raw, column, log)
+    integers = [text.cast(size, strict=False) for size in (pl.Int64, pl.UInt64)]
+    # "007" is text, not the number 7
+    are_integers = [numbers.cast(pl.String).eq_missing(text) for numbers in integers]
+    for numbers, is_same in zip(integers, are_integers, strict=True):
+        if is_same.all():
+            return numbers
+    is_integer = are_integers[0] | are_integers[1]
+    if count := int(is_integer.sum()):
         other = (~is_integer).arg_max() or 0
         log(
             f"{raw.names[column]}: ids of mixed type: {count} integers and {len(text) - count} texts "
             f"(first {text[other]!r} in {raw.location.describe_row(other)}); all are kept as text"
         )
     return text
+
+
+def _whole_numbers(text: pl.Series) -> pl.Series | None:
+    """Return ids such as ``12.0`` as ``12`` if all are whole numbers.
+
+    ``None`` if some are not, or none has this form.
+    """
+    if not text[0].endswith(".0") and not text.str.ends_with(".0").any():
+        return None
+    whole = text.str.replace(r"\.0$", "")
+    return whole if whole.str.contains(r"^(0|-?[1-9]\d*)$").all() else None
+
+
+def _report_unusual(text: pl.Series, raw: RawLog, column: str, log: Log) -> None:
+    """Log ids that the service rejects, and ids with white space at an end."""
+    name = raw.names[column]
+    reports = (
+        (
+            (text.str.len_chars() > MAX_ID) | text.str.contains(r"[\x00-\x1f\x7f]"),
+            f"are longer than {MAX_ID} characters or contain control characters; the service rejects them",
+        ),
+        (text != text.str.strip_chars(), "begin or end with white space, which is part of the id"),
+    )
+    for is_unusual, what in reports:
+        if is_unusual.any():
+            row = is_unusual.arg_max() or 0
+            shown = text[row] if len(text[row]) <= 40 else f"{text[row][:40]}..."
+            log(
+                f"{name}: the ids of {int(is_unusual.sum())} of {len(text)} events {what} "
+                f"(first {shown!r} in {raw.location.describe_row(row)})"
+            )
 
 
 def _text(column: pl.Series, raw: RawLog, name: str) -> pl.Series:
@@ -81,21 +183,45 @@ def _text(column: pl.Series, raw: RawLog, name: str) -> pl.Series:
     return text
 
 
-def _from_floats(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
-    """Convert floating-point ids to integers."""
-    invalid = ~(ids.is_finite() & (ids.floor() == ids) & (ids.abs() < 2**53))
+def _from_bytes(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
+    """Convert binary ids to text: UTF-8, or else UUIDs of 16 bytes."""
+    cells = ids.to_list()
+    try:
+        text = [cell.decode("utf-8") for cell in cells]
+        kind = "binary; read as UTF-8 text"
+        is_text = all(one.isprintable() for one in text)
+    except UnicodeDecodeError:
+        is_text = False
+    if not is_text:
+        wrong = next((row for row, cell in enumerate(cells) if len(cell) != 16), None)
+        if wrong is not None:
+            raise cell_error(raw, column, wrong, repr(cells[wrong]), "an id: UTF-8 text, or a UUID of 16 bytes")
+        text, kind = [str(UUID(bytes=cell)) for cell in cells], "16 bytes each; read as UUIDs"
+    log(f"{raw.names[column]}: ids are {kind}")
+    return pl.Series(ids.name, text, dtype=pl.String)
+
+
+def _from_decimals(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
+    """Convert floating-point and decimal ids to integers."""
+    numbers = ids.cast(pl.Float64)
+    invalid = ~(numbers.is_finite() & (numbers.floor() == numbers) & (numbers.abs() < 2**53))
     if invalid.any():
         row = invalid.arg_max()
         raise cell_error(raw, column, row, ids[row or 0], "an id: an integer or text")
     log(f"{raw.names[column]}: ids are {ids.dtype} with integer values; converted to integers")
-    return ids.cast(pl.Int64).alias(column)
+    return numbers.cast(pl.Int64).alias(column)
 
 
-def _values(values: pl.Series, raw: RawLog, may_be_missing: bool, log: Log) -> pl.Series:
-    """Convert values to Float32.
+def _values(values: pl.Series, raw: RawLog, log: Log) -> pl.Series | None:
+    """Convert values to Float32; missing values become NaN.
 
-    Missing values become NaN where other actions may lack them.
+    The result is ``None`` if all values are missing.
     """
+    if values.dtype in (pl.Categorical, pl.Enum):
+        values = values.cast(pl.String)
+    if values.dtype == pl.String:
+        values = values.str.strip_chars()
+        values = pl.select(pl.when(values != "").then(values)).to_series()
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         raise cell_error(raw, "value", 0, f"a column of type {values.dtype}", "a number")
     numbers = values.cast(pl.Float32, strict=False).alias("value")
@@ -108,8 +234,9 @@ def _values(values: pl.Series, raw: RawLog, may_be_missing: bool, log: Log) -> p
         row = infinite.arg_max()
         raise cell_error(raw, "value", row, values[row or 0], "a finite number")
     missing = numbers.null_count()
-    if missing and not may_be_missing:
-        raise cell_error(raw, "value", numbers.is_null().arg_max(), "nothing", "a number")
+    if missing == len(numbers):
+        log(f"{raw.names['value']}: no event has a value; the column is ignored")
+        return None
     if missing:
         log(f"{raw.names['value']}: {missing} of {len(numbers)} events have no value; kept without one (NaN)")
     return numbers.fill_null(np.nan)

@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
-from segue.core.files import atomic_folder, write_json
+from segue.core.files import atomic_folder, sha256, write_checked_json
 from segue.version import __version__
 
 __all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash", "side_table_digests"]
@@ -189,7 +189,8 @@ class DatasetWriter:
             entries
         )
         counts = {"users": n_users, "items": len(items), "interactions": n_events, **entries.pop("counts", {})}
-        write_json(
+        hashes = {path.name: sha256(path) for path in sorted(self._fresh.iterdir())}
+        write_checked_json(
             self._fresh / "header.json",
             {
                 "format": FORMAT,
@@ -205,6 +206,7 @@ class DatasetWriter:
                 "predefined_splits": sorted(predefined_splits or {}),
                 "counts": counts,
                 "hash": content_hash(digests, self.actions, self.target, users["id"], items["id"]),
+                "sha256": hashes,
             },
         )
         self._done = True

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from segue.core.types import Dataset, Events, HeldOut, Split
 
-__all__ = ["check_leakage"]
+__all__ = ["check_leakage", "count_trained_targets"]
 
 
 def check_leakage(split: Split, ordered: bool | None = None) -> list[str]:
@@ -40,6 +40,24 @@ def check_leakage(split: Split, ordered: bool | None = None) -> list[str]:
             found = _future_events(split.train, held_out, strategy)
         faults += [f"{name}: {fault}" for fault in found]
     return faults
+
+
+def count_trained_targets(train: Dataset, held_out: HeldOut) -> int:
+    """Count the targets of known users that are among their training events.
+
+    Events that the history of the query contains as often do not count.
+    """
+    queries = held_out.queries
+    known = np.flatnonzero(queries.known & (queries.users >= 0) & (queries.users < train.n_users))
+    parts = [
+        train.histories.take(queries.users[known]),
+        queries.history.take(known),
+        held_out.targets.take(known),
+    ]
+    if not parts[2].size:
+        return 0
+    _, _, (in_train, in_history, in_targets) = _count_occurrences(parts)
+    return int(((in_train > in_history) & (in_targets > 0)).sum())
 
 
 def _invalid_codes(train: Dataset, held_out: HeldOut) -> list[str]:

@@ -67,9 +67,10 @@ def prediction_errors(model: Predictor, held_out: HeldOut) -> PredictionErrors:
     rows = targets.rows[has_value]
     items, known = targets.items[has_value], queries.known[rows]
     use_times = queries.times is not None and targets.times is not None
-    times = targets.times[has_value][known] if use_times and targets.times is not None else None
     predicted = np.empty(len(rows), np.float32)
-    predicted[known] = model.predict(queries.users[rows[known]], items[known], times)
+    predicted[known] = _predict_pairs(
+        model, queries.users[rows[known]], targets, np.flatnonzero(has_value)[known], use_times
+    )
     if not known.all():
         predicted[~known] = _predict_unknown_users(model, queries, rows[~known], items[~known])
     if not np.isfinite(predicted).all():
@@ -97,12 +98,28 @@ def training_errors(model: Predictor, train: Events, use_times: bool = False) ->
     users = train.rows
     for start in range(0, len(with_value), BLOCK_PAIRS):
         block = with_value[start : start + BLOCK_PAIRS]
-        times = train.times[block] if use_times and train.times is not None else None
-        predicted = model.predict(users[block].astype(np.int32), train.items[block], times)
+        predicted = _predict_pairs(model, users[block].astype(np.int32), train, block, use_times)
         errors = predicted.astype(np.float64) - train.values[block]
         squares += float(np.square(errors).sum())
         absolutes += float(np.abs(errors).sum())
     return {"mae": absolutes / len(with_value), "rmse": float(np.sqrt(squares / len(with_value)))}
+
+
+def _predict_pairs(
+    model: Predictor, users_P: Codes, events: Events, index_P: NDArray[np.int64], use_times: bool
+) -> Scores:
+    """Predict the values ``(P,)`` of known users for the events ``index_P``.
+
+    Times are passed on only where they are real.
+    """
+    predicted_P = np.empty(len(index_P), np.float32)
+    has_time_P = events.time_known[index_P] & use_times
+    if events.times is not None and has_time_P.any():
+        timed = index_P[has_time_P]
+        predicted_P[has_time_P] = model.predict(users_P[has_time_P], events.items[timed], events.times[timed])
+    if not has_time_P.all():
+        predicted_P[~has_time_P] = model.predict(users_P[~has_time_P], events.items[index_P[~has_time_P]], None)
+    return predicted_P
 
 
 def _predict_unknown_users(model: Predictor, queries: Queries, rows_T: NDArray[np.int64], items_T: Codes) -> Scores:

@@ -17,7 +17,7 @@ from segue.core.model import Solver
 from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
-from segue.experiment.settings import EvaluationSettings, RunSettings
+from segue.experiment.settings import EvaluationSettings, RunSettings, unused_settings, unused_training
 from segue.training.settings import Training
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "reject_unused",
     "setting_group",
     "take_data_settings",
-    "unused_by_solver",
+    "unused_by_model",
 ]
 
 GROUPS: Mapping[str, type[Settings]] = {
@@ -41,6 +41,8 @@ GROUPS: Mapping[str, type[Settings]] = {
     "run": RunSettings,
 }
 """The groups of settings that do not depend on the model."""
+
+DEFAULT_STRATEGY: str = SplitSettings.model_fields["strategy"].default
 
 WHERE = {
     "filters": "filters apply when data is loaded, as in segue.load(data, {}=...)",
@@ -139,33 +141,43 @@ def _to_plain(value: Any) -> Any:
     raise TypeError
 
 
-def setting_group(name: str, models: Iterable[str]) -> str | None:
+def setting_group(name: str, models: Iterable[str], strategy: Any = DEFAULT_STRATEGY) -> str | None:
     """Return the group that reads the setting ``name``.
 
     ``None`` if no group or several groups read it.
+
+    Args:
+        strategy: strategy of the split, which determines the settings of the split that are read.
     """
     group, dot, _ = name.partition(".")
     if dot:
         return group if group in GROUPS or group == "model" else None
+    keys = list(models)
     owners = {owner for owner, kind in GROUPS.items() if name in kind.model_fields}
-    if any(name in model_class(model).Config.model_fields for model in models):
+    if any(name in model_class(model).Config.model_fields for model in keys):
         owners.add("model")
+    unused = unused_settings(keys, strategy)
+    owners = {owner for owner in owners if name not in unused.get(owner, ())} or owners
     return owners.pop() if len(owners) == 1 else None
 
 
 def take_data_settings(
-    settings: Mapping[str, Any], models: Iterable[str]
+    settings: Mapping[str, Any], models: Iterable[str], strategy: str = DEFAULT_STRATEGY
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     """Separate the settings of ``filters`` and ``split`` from those of the models.
+
+    Args:
+        strategy: strategy of the split, unless the settings name another.
 
     Returns:
         The values by group and key, and the other settings.
     """
     keys = list(models)
+    strategy = settings.get("strategy", settings.get("split.strategy", strategy))
     data: dict[str, dict[str, Any]] = {"filters": {}, "split": {}}
     rest: dict[str, Any] = {}
     for name, value in settings.items():
-        group = setting_group(name, keys)
+        group = setting_group(name, keys, strategy)
         if group in data:
             data[group][name.rpartition(".")[2]] = json.loads(as_assignments({name: value})[0].partition("=")[2])
         else:
@@ -190,36 +202,30 @@ def reject_settings(settings: Iterable[str], model: str, groups: Iterable[str], 
         raise ValueError("\n".join(errors))
 
 
-def unused_by_solver(model: str, names: Iterable[str]) -> list[str]:
-    """Return the settings among ``names`` that a solver ignores.
+def unused_by_model(model: str, names: Iterable[str]) -> list[str]:
+    """Return the settings among ``names`` that the training of a model never reads.
 
-    Only the training loop reads them. None are returned for a model that uses the training loop. The validation metric
-    is used by every model.
+    Callbacks are among them: only the training loop runs them.
     """
     kind = model_class(model)
-    if not issubclass(kind, Solver):
-        return []
-    only_training = {*Training.model_fields, "callbacks"} - {"metric"}
+    unused = {*unused_training(model), *(["callbacks"] if issubclass(kind, Solver) else [])}
     return [
         name
         for name in names
-        if (name.startswith("training.") and name != "training.metric")
-        or (name in only_training and name not in kind.Config.model_fields)
+        if name.removeprefix("training.") in unused
+        and (name.startswith("training.") or name not in kind.Config.model_fields)
     ]
 
 
 def reject_unused(model: str, names: Iterable[str]) -> None:
-    """Reject settings of the training loop for a model that it does not train.
+    """Reject settings that the training of a model never reads.
 
     Raises:
         ValueError: one line per setting.
     """
-    if unused := unused_by_solver(model, names):
-        own = ", ".join(model_class(model).Config.model_fields) or "none"
+    if unused := unused_by_model(model, names):
+        reasons = unused_training(model)
+        default = next(iter(reasons.values()))  # of callbacks, which solvers do not run
         raise ValueError(
-            "\n".join(
-                f"{name}: '{model}' is not trained by the training loop and does not use this setting; its own "
-                f"settings: {own}"
-                for name in unused
-            )
+            "\n".join(f"{name}: {reasons.get(name.removeprefix('training.'), default)}" for name in unused)
         )

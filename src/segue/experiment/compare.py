@@ -26,8 +26,9 @@ from segue.evaluation.bootstrap import Estimate
 from segue.evaluation.evaluate import EvaluationResult, estimate_values
 from segue.evaluation.metrics import MetricLike, check_ks
 from segue.evaluation.significance import PairedTest
-from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_solver
+from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_model
 from segue.experiment.evaluate import check_metrics, evaluate
+from segue.experiment.inference.argument_checks import FilePath, check_arguments, describe_value, is_sequence
 from segue.experiment.settings import EvaluationSettings, RunSettings
 from segue.experiment.train_model import TrainingJob, prepare_training, train_model
 from segue.training.settings import Training
@@ -128,6 +129,7 @@ class ComparisonResult:
         return f"{self.table._repr_html_()}<p>Paired tests</p>{self.tests._repr_html_()}"
 
 
+@check_arguments(skip=("models", "metrics", "ks", "seeds"))
 def compare(
     models: Models,
     data: Any,
@@ -138,7 +140,7 @@ def compare(
     baseline: str | None = None,
     exclude_seen: bool = True,
     device: str = "cpu",
-    recipe: str | Path | None = None,
+    recipe: FilePath | None = None,
     log: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> ComparisonResult:
@@ -191,23 +193,36 @@ def compare(
         is_trained = isinstance(entry, TrainedModel)
         for seed in seeds[:1] if is_trained else seeds:
             started = time.perf_counter()
-            model = (
-                entry
-                if is_trained
-                else train_model(
-                    key, parts, {"exclude_seen": exclude_seen, **entry}, seed=seed, device=device, recipe=recipe
-                )
-            )
+            model = entry
             if not is_trained:
+                own = {"exclude_seen": exclude_seen, "baseline": "none", **entry}
+                model = train_model(key, parts, own, seed=seed, device=device, recipe=recipe)
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
             trained.setdefault(name, model)
             results[name].append(evaluate(model, parts, metrics=metrics, ks=ks, exclude_seen=exclude_seen))
             if log is not None:
                 metric, found = next(iter(results[name][-1].estimates.items()))
                 log(f"{name}, seed {seed}: {metric} {found}")
+    _require_same_queries(results)
     times = {name: float(np.mean(found)) for name, found in seconds.items()}
     first = headline_metric(jobs, trained) if metrics is None else None
     return _combine(results, trained, times, baseline, first)
+
+
+def _require_same_queries(results: Mapping[str, Sequence[EvaluationResult]]) -> None:
+    """Check that every model answered the same number of queries.
+
+    A model that was trained on other data does not know all targets.
+    """
+    counts = {name: {len(values) for one in found for values in one.values.values()} for name, found in results.items()}
+    first, *others = counts
+    for other in others:
+        if counts[other] != counts[first]:
+            listed = [" or ".join(map(str, sorted(counts[name]))) for name in (first, other)]
+            raise ValueError(
+                f"models: '{first}' and '{other}' were evaluated on {listed[0]} and {listed[1]} queries, expected the "
+                "same; compare models that were trained on the same data"
+            )
 
 
 def _combine(
@@ -251,6 +266,11 @@ def named_models(models: Models, settings: Mapping[str, Any] = MappingProxyType(
     if isinstance(models, str | TrainedModel):
         models = [models]
     if not isinstance(models, Mapping):
+        if not is_sequence(models) or not all(isinstance(one, str | TrainedModel) for one in models):
+            raise ValueError(
+                f"models: got {describe_value(models)}, expected a list of keys and trained models, or a mapping from "
+                "names to settings or trained models"
+            )
         listed: list[tuple[str, Any]] = [
             (one.key, one) if isinstance(one, TrainedModel) else (one, {}) for one in models
         ]
@@ -260,6 +280,8 @@ def named_models(models: Models, settings: Mapping[str, Any] = MappingProxyType(
         models = dict(listed)
     entries: dict[str, tuple[str, Any]] = {}
     for name, entry in models.items():
+        if not isinstance(name, str):
+            raise ValueError(f"models: got the name {describe_value(name)}, expected text, such as 'ease@small'")
         if isinstance(entry, TrainedModel):
             entries[name] = (entry.key, entry)
         elif entry is None or isinstance(entry, Mapping):
@@ -272,7 +294,7 @@ def named_models(models: Models, settings: Mapping[str, Any] = MappingProxyType(
     if not settings:
         return entries
     untrained = {name: key for name, (key, entry) in entries.items() if not isinstance(entry, TrainedModel)}
-    unused = {name: unused_by_solver(key, settings) for name, key in untrained.items()}
+    unused = {name: unused_by_model(key, settings) for name, key in untrained.items()}
     nowhere = set.intersection(*map(set, unused.values())) if unused else set()
     for name, key in untrained.items():
         shared = {one: value for one, value in settings.items() if one not in unused[name] or one in nowhere}

@@ -20,17 +20,17 @@ from segue.core.run import Interrupted
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import estimate_values
 from segue.evaluation.metrics import known_metrics, resolve_metrics
-from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_solver
+from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_model
 from segue.experiment.compare import compare_values
 from segue.experiment.data import load_data, validate_inputs
-from segue.experiment.evaluate import validate_metrics
+from segue.experiment.evaluate import evaluate_run, validate_metrics
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.run_folder import METRICS, create_run, create_unique_folder, is_finished
 from segue.experiment.run_history import find_reusable_run
 from segue.reports.page import write_page
 
-__all__ = ["compare_runs", "ensure_run", "make_plans", "own_overrides"]
+__all__ = ["compare_runs", "ensure_run", "make_plans", "own_overrides", "read_test_results"]
 
 Log = Callable[[str], None]
 
@@ -68,7 +68,7 @@ def compare_runs(
     for seed in seeds or (None,):
         seeded = [*overrides, *([] if seed is None else [f"run.seed={seed}"])]
         for model, plan in make_plans(models, task, seeded).items():
-            runs[model].append(ensure_run(plan, log))
+            runs[model].append(ensure_run(plan, log, read_test=True))
     records, tables = {}, {}
     for model, folders in runs.items():
         records[model], tables[model] = _average_seeds(folders)
@@ -98,8 +98,8 @@ def compare_runs(
 
 def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFrame]:
     """Average the record and the values per query of one model over its seeds."""
-    records = [read_json(folder / METRICS) for folder in folders]
-    tables = [pl.read_parquet(folder / "values.parquet") for folder in folders]
+    read = [read_test_results(folder) for folder in folders]
+    records, tables = [record for record, _ in read], [table for _, table in read]
     record, table = records[0], tables[0]
     if len(folders) == 1:
         return record, table
@@ -116,6 +116,18 @@ def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFram
         **{name: round(found.mean, 6) for name, found in estimates.items()},
     }
     return record, table.with_columns(**{name: pl.Series(column) for name, column in columns.items()})
+
+
+def read_test_results(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Return the record and the values per query of a run on its test part.
+
+    A run that was evaluated on validation only is evaluated on the test now, which is recorded.
+    """
+    record = read_json(folder / METRICS)
+    if record.get("part", "test") == "test":
+        return record, pl.read_parquet(folder / "values.parquet")
+    found = evaluate_run(folder, "test", command="compare")
+    return {**record, **found.record, "baseline": None}, found.values
 
 
 def make_plans(
@@ -157,7 +169,7 @@ def own_overrides(models: Sequence[str], overrides: Sequence[str]) -> dict[str, 
     found: dict[str, list[str]] = {model: [] for model in models}
     for text in overrides:
         name = text.partition("=")[0].strip()
-        unused = {model for model, key in keys.items() if unused_by_solver(key, [name])}
+        unused = {model for model, key in keys.items() if unused_by_model(key, [name])}
         if len(unused) == len(keys):
             reject_unused(keys[models[0]], [name])
         _check_owners(name, keys)
@@ -230,10 +242,13 @@ def _read_history(folder: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
-def ensure_run(plan: Plan, log: Log) -> Path:
+def ensure_run(plan: Plan, log: Log, read_test: bool = False) -> Path:
     """Return the folder of the finished run of a plan.
 
     If there is none, it is trained now, in its own process.
+
+    Args:
+        read_test: whether a new run is evaluated on the test part, too.
     """
     data = load_data(plan)
     found = find_reusable_run(plan)
@@ -244,7 +259,16 @@ def ensure_run(plan: Plan, log: Log) -> Path:
     folder = runs_folder() / name
     folder = create_run(plan, None if is_finished(folder) else folder)
     log(f"{plan.task.model}: {folder}")
-    command = [sys.executable, "-m", "segue", "train", "--resume", str(folder), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "segue",
+        "train",
+        "--resume",
+        str(folder),
+        "--json",
+        *(["--test"] if read_test else []),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     if done.returncode == 130:
         raise Interrupted

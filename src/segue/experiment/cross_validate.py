@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +22,7 @@ from segue.experiment.arguments import check_device, check_seed, take_data_setti
 from segue.experiment.compare import Models, load_filtered, named_models, prepare_models
 from segue.experiment.data import validate_inputs
 from segue.experiment.evaluate import check_metrics, evaluate
+from segue.experiment.inference.argument_checks import FilePath, check_arguments
 from segue.experiment.plan import Plan
 from segue.experiment.train_model import TrainingJob, train_job
 
@@ -93,6 +93,7 @@ class CrossValidationResult:
         return f"<p>{self.folds} folds</p>{self.table._repr_html_()}"
 
 
+@check_arguments(skip=("models", "folds", "metrics", "ks", "seed"))
 def cross_validate(
     models: Models,
     data: Any,
@@ -104,7 +105,7 @@ def cross_validate(
     exclude_seen: bool = True,
     seed: int = 0,
     device: str = "cpu",
-    recipe: str | Path | None = None,
+    recipe: FilePath | None = None,
     log: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> CrossValidationResult:
@@ -138,8 +139,10 @@ def cross_validate(
     seed, device, ks = check_seed(seed), check_device(device), check_ks(ks)
     check_metrics(metrics, ks)
     keys = [key for key, entry in named_models(models).values() if isinstance(entry, Mapping)]
-    data_settings, settings = take_data_settings(settings, keys)
+    data_settings, settings = take_data_settings(settings, keys, "k_fold")
     entries = named_models(models, settings)
+    if not entries:
+        raise ValueError("models: got none, expected at least one")
     for name, (_, entry) in entries.items():
         if not isinstance(entry, Mapping):
             raise ValueError(f"models: '{name}' is already trained, expected settings: every fold trains its own model")

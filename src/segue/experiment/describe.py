@@ -209,12 +209,10 @@ def describe_component(kind: str, name: str) -> tuple[str, list[SettingInfo]]:
 def _function_settings(kind: str, name: str, function: Callable[..., Any]) -> list[SettingInfo]:
     """Return the settings that a loss, sampler or split reads."""
     if kind == "splits":
-        from segue.data.splits import SplitSettings
+        from segue.data.split_settings import COMMON_SETTINGS, STRATEGY_SETTINGS, SplitSettings
 
-        module = inspect.getmodule(function)
-        helpers = [getattr(module, called, None) for called in function.__code__.co_names]
-        source = "".join(inspect.getsource(used) for used in [function, *helpers] if inspect.isfunction(used))
-        return [one for one in describe_settings(SplitSettings) if f"settings.{one.name}" in source]
+        used = {*COMMON_SETTINGS, *STRATEGY_SETTINGS[name]} - {"strategy"}
+        return [one for one in describe_settings(SplitSettings) if one.name in used]
     if kind in ("losses", "samplers"):
         from segue.training.train import Training
 

@@ -15,33 +15,36 @@ from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.config import apply_overrides, parse, suggest
 from segue.core.files import read_json
-from segue.core.messages import warn
+from segue.core.messages import QualityWarning, warn
 from segue.core.model import Model, Predictor, Recommender
-from segue.core.registry import exported_functions, model_class
-from segue.core.run import Run
+from segue.core.registry import exported_functions
 from segue.core.types import Dataset, HeldOut, Split
-from segue.core.vocab import id_text
+from segue.core.vocab import Vocab, id_text
 from segue.data.dataframes import is_table, to_frame
 from segue.data.splits import split
 from segue.evaluation import evaluate as evaluation
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import DEFAULT_METRICS, EvaluationResult
+from segue.evaluation.leakage import check_leakage
 from segue.evaluation.metrics import MetricLike, check_ks, resolve_metrics
 from segue.evaluation.recommendation_files import SUFFIXES, read_recommendations
 from segue.experiment.arguments import check_seed
 from segue.experiment.data import load_data, load_run_data
-from segue.experiment.paths import SETTINGS, bundle_folder, find_run
+from segue.experiment.inference.argument_checks import check_arguments, describe_value, is_sequence
+from segue.experiment.inference.code_mapping import map_held_out
+from segue.experiment.paths import SETTINGS, bundle_folder, find_run, runs_folder
 from segue.experiment.plan import Plan, make_plan, read_plan
+from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.run_folder import METRICS
 from segue.experiment.settings import EvaluationSettings
-from segue.training.train import Training, train
+from segue.experiment.test_readings import format_readings, list_readings, record_reading
 
 __all__ = [
     "GroupBy",
+    "audit_run",
     "check_metrics",
     "evaluate",
-    "evaluate_baseline",
     "evaluate_plan",
     "evaluate_run",
     "evaluate_saved",
@@ -49,18 +52,17 @@ __all__ = [
     "mean_values",
     "split_metrics",
     "validate_metrics",
+    "values_per_query",
 ]
 
 GroupBy: TypeAlias = "str | Sequence[str] | Mapping[Any, Any] | Callable[[HeldOut], Sequence[str]] | Any"
 """A user feature or ``history_length``, one label per query, or a function that returns these."""
 
-LARGE_SHARE = 0.1
-"""Share of queries of users other than those of training above which the evaluation warns."""
-
 MAX_GROUPS = 10
 """Maximum number of distinct numbers that each form a group; more are grouped by quartiles."""
 
 
+@check_arguments(skip=("data", "metrics", "ks", "by", "seed"))
 def evaluate(
     model: Any,
     data: Split | HeldOut | None = None,
@@ -102,9 +104,10 @@ def evaluate(
     lists, trained, run_split = _open_source(model)
     data = run_split if data is None else data
     held_out, train_data = _select_held_out(data)
-    if lists is None:
-        _check_ids(trained, held_out, train_data)
     groups = None if by is None else _group_labels(by, held_out, train_data)
+    if lists is None:
+        held_out, rows = _in_model_codes(trained, held_out)
+        groups = None if groups is None else [groups[row] for row in rows]
     if lists is not None:
         if train_data is None:
             raise ValueError("evaluate: recommendation lists need a split, which has the ids; got queries")
@@ -118,6 +121,16 @@ def evaluate(
             f"metrics: {_need(errors)} a model that predicts ratings, {type(recommender).__name__} does not"
         )
     result = evaluation.evaluate(recommender, held_out, ks, ranking, exclude_seen, seed, groups=groups)
+    notes = explain_result(result, "test" if data is run_split else None)
+    if ranking and is_rating_model(recommender):
+        notes.append(rating_note(trained.key if isinstance(trained, TrainedModel) else type(recommender).__name__))
+    for note in notes:
+        warn(f"evaluate: {note}", category=QualityWarning)
+    if run_split is not None and data is run_split:
+        run = find_run(Path(model))
+        record_reading(run, run.name, run_split, mean_values(result), "segue.evaluate")
+    elif isinstance(trained, TrainedModel):
+        warn_if_trained_on(trained, held_out)
     if metrics is None:
         return result
     names = [metric.name for metric in resolve_metrics(ranking, ks)]
@@ -129,10 +142,9 @@ def evaluate(
 def _open_source(source: Any) -> tuple[Path | pl.DataFrame | None, Any, Split | None]:
     """Return recommendation lists, or a model and, for a run, its split."""
     if isinstance(source, str | Path):
-        path = Path(source)
+        path = Path(source).expanduser()
         if path.suffix in SUFFIXES:
             return path, None, None
-        path = path.expanduser()
         if (path / "bundle.json").exists():
             return None, bundle.load(path), None
         run = find_run(path)
@@ -156,39 +168,28 @@ def _select_held_out(data: Any) -> tuple[HeldOut, Dataset | None]:
     raise ValueError(f"evaluate: got {got} to evaluate on, expected a split, or its part such as split.valid")
 
 
-def _check_ids(model: TrainedModel | Recommender, held_out: HeldOut, data: Dataset | None) -> None:
-    """Check that the items of ``data`` are those of the model.
+def _in_model_codes(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[HeldOut, list[int]]:
+    """Return held-out queries in the codes of the model.
 
-    Warn if the users are different.
+    The row in ``held_out`` of each query is returned as well. Warn about ids that the model does not know.
 
     Raises:
-        ValueError: the data has other items, or the same items in another order.
+        ValueError: the data has none of the items of the model; or it has other items, and the ids are not known.
     """
-    if data is None:
-        return
-    n_items = (model.model if isinstance(model, TrainedModel) else model).schema.n_items
-    if n_items != data.n_items:
+    mapped, rows, messages = held_out, np.arange(len(held_out)), list[str]()
+    if isinstance(model, TrainedModel):
+        mapped, rows, messages = map_held_out(model, held_out)
+    schema = (model.model if isinstance(model, TrainedModel) else model).schema
+    n_items = held_out.items and len(mapped.items or ())
+    last = max(mapped.targets.items.max(initial=-1), mapped.queries.history.items.max(initial=-1))
+    if (n_items is not None and n_items != schema.n_items) or last >= schema.n_items:
         raise ValueError(
-            f"evaluate: the model has {n_items:,} items and the data {data.n_items:,}, expected the data that the "
-            "model was trained on"
+            f"evaluate: the model has {schema.n_items:,} items and the data {max(n_items or 0, int(last) + 1):,}, "
+            "expected the data that the model was trained on"
         )
-    if not isinstance(model, TrainedModel):
-        return
-    if model.items is not data.items and not model.items.ids.equals(data.items.ids):
-        raise ValueError(
-            f"evaluate: the model and the data have {n_items:,} items each, but other ids or another order, expected "
-            "the data that the model was trained on"
-        )
-    known = held_out.queries.users[held_out.queries.known].astype(np.int64)
-    if model.users is data.users or not len(known):
-        return
-    inside = known[known < len(model.users)]
-    same = int((model.users.ids.gather(inside) == data.users.ids.gather(inside)).sum())
-    if len(known) - same > LARGE_SHARE * len(known):
-        warn(
-            f"evaluate: {len(known) - same:,} of {len(known):,} queries are of users other than those that the model "
-            "was trained on; a model that learns one vector per user mistakes them for its own"
-        )
+    if messages:
+        warn("evaluate: " + "; ".join(messages))
+    return mapped, rows.tolist()
 
 
 def check_metrics(
@@ -216,8 +217,17 @@ def split_metrics(metrics: Sequence[MetricLike] | MetricLike | None) -> tuple[Se
     """Separate ranking metrics from errors of predicted ratings, such as ``rmse``."""
     if metrics is None:
         return DEFAULT_METRICS, []
-    is_single = isinstance(metrics, str) or callable(metrics) or (isinstance(metrics, tuple) and callable(metrics[0]))
+    is_single = (
+        isinstance(metrics, str)
+        or callable(metrics)
+        or (isinstance(metrics, tuple) and callable(next(iter(metrics), None)))
+    )
+    if not is_single and not is_sequence(metrics):
+        raise ValueError(f"metrics: got {describe_value(metrics)}, expected names such as 'ndcg@10', or functions")
     every: list[Any] = [metrics] if is_single else list(metrics)  # type: ignore[arg-type]
+    for one in every:
+        if not (isinstance(one, str | tuple | ranking_metrics.RankingMetric) or callable(one)):
+            raise ValueError(f"metrics: got {describe_value(one)} in the list, expected a name or a function")
     if not every:
         raise ValueError("metrics: got none, expected names such as 'ndcg@10', or functions")
     errors = exported_functions(rating_metrics)
@@ -231,6 +241,10 @@ def _group_labels(by: Any, held_out: HeldOut, data: Dataset | None) -> list[str]
     if isinstance(by, Mapping) or (is_table(by) and len(getattr(by, "shape", (0, 0))) == 2):
         return _labels_by_user(by, held_out, data)
     if not isinstance(by, str):
+        if not is_sequence(by):
+            raise ValueError(
+                f"by: got {describe_value(by)}, expected a user feature, 'history_length', labels, or a function"
+            )
         labels = [str(label) for label in by]
         if len(labels) != len(held_out):
             raise ValueError(
@@ -331,18 +345,11 @@ def evaluate_plan(model: Model, held_out: HeldOut, plan: Plan, groups: Sequence[
     )
 
 
-def evaluate_baseline(plan: Plan, parts: Split) -> dict[str, Any] | None:
-    """Train the plan's baseline with default settings, and evaluate it.
-
-    Returns ``None`` if there is no baseline or nothing is ranked.
-    """
-    key = plan.evaluation.baseline
-    if key is None or key == plan.task.model or not validate_metrics(plan):
-        return None
-    validate = None
-    model = train(key, model_class(key).Config(), Training(), parts.train, Run(plan.run.seed), validate)
-    result = evaluate_plan(model, parts.test, plan)
-    return {"model": key, **mean_values(result), "intervals": interval_values(result)}
+def values_per_query(held_out: HeldOut, result: EvaluationResult, users: Vocab) -> pl.DataFrame:
+    """Return one row per query: the user's id (null if unknown) and every metric."""
+    queries = held_out.queries
+    ids = pl.Series("user", users.decode(queries.users)).set(pl.Series(~queries.known), None)
+    return pl.DataFrame({"user": ids, **result.values})
 
 
 def mean_values(result: EvaluationResult) -> dict[str, float]:
@@ -361,17 +368,26 @@ class RunEvaluation:
 
     record: dict[str, Any]
     result: EvaluationResult
+    values: pl.DataFrame
+    """One row per query: the user's id and every metric."""
 
 
 def evaluate_run(
-    run: Path, part: str = "test", overrides: Iterable[str] = (), by: GroupBy | None = None
+    run: Path,
+    part: str = "test",
+    overrides: Iterable[str] = (),
+    by: GroupBy | None = None,
+    command: str = "evaluate_run",
 ) -> RunEvaluation:
-    """Evaluate the model of a run on the run's own split; the run stays unchanged.
+    """Evaluate the model of a run on the run's own split.
+
+    The run stays unchanged, except that a reading of the test part is recorded in it.
 
     Args:
         part: ``test`` or ``valid``.
         overrides: of evaluation settings, such as ``ks=[1,20]``.
         by: group of each query, see :func:`segue.evaluate`.
+        command: what reads the test part, for the record.
     """
     if part not in ("test", "valid"):
         raise ValueError(f"part: got '{part}', expected test or valid")
@@ -382,11 +398,33 @@ def evaluate_run(
     validate_metrics(plan)
     trained = bundle.load(bundle_folder(run))
     parts = split(load_run_data(run), plan.split)
-    return _evaluate_part(run.name, trained, parts, part, plan, by, read_json(run / METRICS)["warnings"])
+    warnings = read_json(run / METRICS)["warnings"]
+    found = _evaluate_part(run.name, trained, parts, part, plan, by, warnings)
+    if part == "test":
+        record_reading(run, run.name, parts, mean_values(found.result), command)
+    return found
+
+
+def audit_run(run: Path) -> dict[str, Any]:
+    """Check the split of a run for leaks, and list the readings of its test part."""
+    parts = split(load_run_data(run), read_plan(run / SETTINGS).split)
+    readings = list_readings(parts, run)
+    return {
+        "run": run.name,
+        "leakage": check_leakage(parts),
+        "test_readings": readings,
+        "readings_of_this_run": sum(line["run"] == run.name for line in readings),
+        "text": format_readings(readings),
+    }
 
 
 def evaluate_saved(
-    folder: Path, data: str, part: str = "test", overrides: Iterable[str] = (), by: GroupBy | None = None
+    folder: Path,
+    data: str,
+    part: str = "test",
+    overrides: Iterable[str] = (),
+    by: GroupBy | None = None,
+    command: str = "evaluate_saved",
 ) -> RunEvaluation:
     """Evaluate a saved model on a split of the data it was trained on.
 
@@ -404,7 +442,11 @@ def evaluate_saved(
     parts = split(load_data(plan), plan.split)
     if not parts.train.items.ids.equals(trained.items.ids):
         raise ValueError(f"{folder}: the items of {data} are not those that the model was trained on")
-    return _evaluate_part(folder.resolve().name, trained, parts, part, plan, by, [])
+    warn_if_trained_on(trained, parts.test if part == "test" else parts.valid)
+    found = _evaluate_part(folder.resolve().name, trained, parts, part, plan, by, [])
+    if part == "test":
+        record_reading(runs_folder(), str(folder), parts, mean_values(found.result), command)
+    return found
 
 
 def _evaluate_part(
@@ -413,7 +455,7 @@ def _evaluate_part(
     held_out = parts.test if part == "test" else parts.valid
     groups = None if by is None else _group_labels(by, held_out, parts.train)
     result = evaluate_plan(trained.model, held_out, plan, groups)
-    record = {
+    record: dict[str, Any] = {
         "run": name,
         "model": trained.key,
         "data": plan.task.data,
@@ -421,8 +463,10 @@ def _evaluate_part(
         **mean_values(result),
         "intervals": interval_values(result),
         "protocol": dict(result.metadata),
-        "warnings": warnings,
+        "warnings": list(dict.fromkeys([*warnings, *explain_result(result, part, plan)])),
     }
+    if validate_metrics(plan) and is_rating_model(trained.model) and not any("predicts ratings" in w for w in warnings):
+        record["warnings"].append(rating_note(trained.key))
     if groups is not None:
         record["groups"] = {
             group: {
@@ -431,4 +475,4 @@ def _evaluate_part(
             }
             for group, estimates in result.group_estimates.items()
         }
-    return RunEvaluation(record, result)
+    return RunEvaluation(record, result, values_per_query(held_out, result, parts.train.users))

@@ -40,7 +40,18 @@ def _format_data(plan: Plan, record: Mapping[str, Any]) -> str:
 
 def _format_results(plan: Plan, record: Mapping[str, Any]) -> str:
     baseline, valid, train = record["baseline"], record["valid"], record["train"]
-    head = ["metric", "test", "95 % interval", *(["validation"] if valid else []), *(["train"] if train else [])]
+    part = record["part"]
+    if part is None:
+        return "Nothing was held out for validation, so nothing was measured."
+    if part == "valid":
+        valid = {}
+    head = [
+        "metric",
+        "validation" if part == "valid" else "test",
+        "95 % interval",
+        *(["validation"] if valid else []),
+        *(["train"] if train else []),
+    ]
     head += [baseline["model"]] if baseline else []
     rows = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name in record["intervals"]:
@@ -59,9 +70,9 @@ def _format_results(plan: Plan, record: Mapping[str, Any]) -> str:
     )
     facts = "".join(f"\n- {name.replace('_', ' ')}: {value}" for name, value in record["protocol"].items())
     return (
-        "\n".join(rows)
-        + f"\n\n{protocol}intervals are bootstrapped over queries. Settings were chosen on validation; the test set "
-        "was read once.\n" + facts
+        "\n".join(rows) + f"\n\n{protocol}intervals are bootstrapped over queries. Settings were chosen on validation; "
+        f"{'the test part was not read' if part == 'valid' else 'the test part was read by train --test'}; "
+        "`test_readings.jsonl` lists every reading.\n" + facts
     )
 
 

@@ -50,7 +50,7 @@ def find_run(text: str | Path) -> Path:
     Raises:
         ValueError: no such run; the message names the most similar one.
     """
-    for path in (Path(text), runs_folder() / text):
+    for path in (Path(text).expanduser(), runs_folder() / text):
         if (path / SETTINGS).exists():
             return path.resolve() if path.is_symlink() else path
     known = [path.name for path in run_folders()]

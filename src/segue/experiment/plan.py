@@ -10,10 +10,10 @@ import hashlib
 import json
 import textwrap
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from types import NoneType
+from types import MappingProxyType, NoneType
 from typing import Any, TypeAlias, get_args
 
 import tomlkit
@@ -24,11 +24,18 @@ from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.paths import recipes_folder
-from segue.experiment.settings import EvaluationSettings, RunSettings, TaskSettings, setting_groups
+from segue.experiment.settings import (
+    EvaluationSettings,
+    RunSettings,
+    TaskSettings,
+    setting_groups,
+    unused_settings,
+    unused_training,
+)
 from segue.training.train import Training
 from segue.version import __version__
 
-__all__ = ["Plan", "find_recipe", "format_plan", "make_plan", "read_plan"]
+__all__ = ["Plan", "find_recipe", "format_plan", "make_plan", "read_plan", "resolve_overrides"]
 
 COMMENT_WIDTH = 100
 
@@ -100,7 +107,7 @@ def make_plan(task: Mapping[str, Any], overrides: Iterable[str] = (), recipe: st
         ValueError: every error found, one per line.
     """
     groups = setting_groups(str(task["model"]))
-    path = find_recipe(str(task["model"]), str(task["data"])) if recipe is None else Path(recipe)
+    path = find_recipe(str(task["model"]), str(task["data"])) if recipe is None else Path(recipe).expanduser()
     if recipe == "none":
         path = None
     errors: list[str] = []
@@ -109,9 +116,34 @@ def make_plan(task: Mapping[str, Any], overrides: Iterable[str] = (), recipe: st
         values, recipe_task = _read_groups(path, groups, errors)
         if (model := recipe_task.get("model", task["model"])) != task["model"]:
             errors.append(f"{path}: a recipe for '{model}', expected one for '{task['model']}'")
-    overridden = apply_overrides(groups, overrides, errors)
+    overridden = resolve_overrides([str(task["model"])], overrides, errors, values["split"])
+    for name, reason in unused_training(str(task["model"])).items():
+        field = Training.model_fields[name]
+        if values["training"].get(name, field.default) != field.default:  # a run's settings hold every default
+            errors.append(f"{path}: training.{name}: {reason}")
+        if name in overridden["training"]:
+            errors.append(f"training.{name}: {reason}")
     values = {name: values[name] | overridden[name] for name in groups}
     return _parse_plan({**task, "recipe": None if path is None else _recipe_name(path)}, groups, values, errors)
+
+
+def resolve_overrides(
+    models: Sequence[str],
+    overrides: Iterable[str],
+    errors: list[str] | None = None,
+    split: Mapping[str, Any] = MappingProxyType({}),
+) -> Groups:
+    """Parse overrides of settings; a bare key belongs to the group that uses it.
+
+    Args:
+        models: their keys; the group ``model`` has the settings of the first.
+        errors: collects the errors instead of raising them.
+        split: settings of the split before the overrides.
+    """
+    groups, texts = setting_groups(models[0]), list(overrides)
+    given = apply_overrides(groups, texts, [])["split"]
+    strategy = {**split, **given}.get("strategy", SplitSettings.model_fields["strategy"].default)
+    return apply_overrides(groups, texts, errors, unused_settings(models, strategy))
 
 
 def read_plan(path: Path) -> Plan:

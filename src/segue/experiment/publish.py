@@ -17,6 +17,7 @@ from segue.core.files import read_json, recover_interrupted_write
 from segue.core.types import Events
 from segue.experiment.data import load_run_data
 from segue.experiment.paths import artifacts_folder, bundle_folder, find_run
+from segue.experiment.quality import is_rating_model, rating_note
 from segue.experiment.run_folder import METRICS
 
 __all__ = ["Engine", "publish", "publish_model", "publish_run", "publish_trained"]
@@ -71,6 +72,8 @@ def publish_run(
         _remove_old_format(folder, log)
     log(f"exporting {run} to {folder}")
     facts = _run_metadata(run)
+    if is_rating_model(trained.model):
+        log(f"warning: {rating_note(trained.key)}")
     return publish_model(
         trained, _load_histories(run, log), folder, engine=engine, name=name, index_above=index_above, facts=facts
     )
@@ -116,6 +119,8 @@ def publish_trained(
     Args:
         label: name of the default folder, where neither ``name`` nor ``out`` is given.
     """
+    if is_rating_model(trained.model):
+        log(f"warning: {rating_note(trained.key)}")
     try:
         histories = trained.log.histories
     except ValueError as error:
@@ -218,5 +223,6 @@ def _run_metadata(run: Path) -> dict[str, Any]:
         "trained": record.get("date"),
         "segue": record.get("segue"),
         "metrics": metrics,
+        "metrics_part": record.get("part", "test") if metrics else None,
     }
     return {"run": run.name, **{key: value for key, value in known.items() if value not in (None, {})}}

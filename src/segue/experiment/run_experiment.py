@@ -11,31 +11,36 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from segue.core import bundle
 from segue.core.files import write_json, write_text
 from segue.core.model import Model, Predictor
+from segue.core.registry import exported_functions
 from segue.core.run import Run, Tracker
-from segue.core.types import Dataset, HeldOut, Split
+from segue.core.types import Dataset, Split
 from segue.data.splits import split
-from segue.evaluation.evaluate import EvaluationResult, make_validator
+from segue.evaluation import rating_metrics
+from segue.evaluation.evaluate import estimate_values, make_validator
 from segue.evaluation.leakage import check_leakage
 from segue.evaluation.rating_metrics import training_errors
+from segue.evaluation.simple_baselines import RATING_MEANS, BaselineComparison, rating_mean_errors
 from segue.experiment.arguments import check_device
 from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
-from segue.experiment.evaluate import (
-    evaluate_baseline,
-    evaluate_plan,
-    interval_values,
-    mean_values,
-    validate_metrics,
-)
+from segue.experiment.evaluate import evaluate_plan, interval_values, mean_values, validate_metrics, values_per_query
 from segue.experiment.model_card import format_card
 from segue.experiment.plan import Plan
+from segue.experiment.quality import (
+    Quality,
+    check_parts,
+    count_parts,
+    explain_result,
+    judge_model,
+    train_baseline,
+    training_repeat_share,
+)
 from segue.experiment.resources import StageTimer, count_parameters, describe_machine, peak_memory, thread_count
-from segue.experiment.run_folder import METRICS, write_manifest
+from segue.experiment.run_folder import METRICS, RECORD, check_unchanged, describe_training_data, write_manifest
 from segue.experiment.run_history import mark_best
+from segue.experiment.test_readings import record_reading
 from segue.training.train import train
 from segue.version import __version__
 
@@ -44,13 +49,16 @@ __all__ = ["TensorBoard", "run_plan"]
 Log = Callable[[str], None]
 
 
-def run_plan(plan: Plan, folder: Path, *, log: Log, progress: bool = False, command: str = "") -> dict[str, Any]:
+def run_plan(
+    plan: Plan, folder: Path, *, log: Log, progress: bool = False, command: str = "", read_test: bool = False
+) -> dict[str, Any]:
     """Run ``plan`` in ``folder``, resuming from its checkpoint if there is one.
 
     Args:
         log: receives decisions, counts and warnings that a reader of the result should know.
         progress: whether progress is displayed.
         command: the command line, for the record.
+        read_test: whether to evaluate on the test part, too. Each reading is recorded in the folder.
 
     Returns:
         The record, as written to ``metrics.json``.
@@ -64,12 +72,13 @@ def run_plan(plan: Plan, folder: Path, *, log: Log, progress: bool = False, comm
     with timer("split"):
         parts = split(data, plan.split)
     with timer("leakage check"):
+        check_unchanged(folder, describe_training_data(parts))
         if faults := check_leakage(parts):
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
-    n_train, n_valid, n_test = parts.train.histories.size, len(parts.valid), len(parts.test)
-    log(
-        f"split: {plan.split.strategy}: {n_train:,} training events, {n_valid:,} validation and {n_test:,} test queries"
-    )
+    log(count_parts(parts))
+    check_parts(parts)
+    if read_test and not len(parts.test):
+        raise ValueError(f"test: split.strategy={plan.split.strategy} holds no test query out; train without --test")
     report_inputs(plan, data, log)
     run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, log if progress else None), progress)
     with timer("train"):
@@ -80,20 +89,29 @@ def run_plan(plan: Plan, folder: Path, *, log: Log, progress: bool = False, comm
     metadata = _describe_run(plan, data, parts, folder)
     bundle.save(folder / "bundle", bundle.create(plan.task.model, model, parts.train, metadata))
     with timer("evaluate"):
-        test = evaluate_plan(model, parts.test, plan)
         valid = evaluate_plan(model, parts.valid, plan) if len(parts.valid) else None
+        test = evaluate_plan(model, parts.test, plan) if read_test else None
         train_errors = _training_errors(model, parts.train, plan)
     with timer("baseline"):
-        baseline = evaluate_baseline(plan, parts)
-    _values_per_query(parts.test, test, data).write_parquet(folder / "values.parquet")
+        quality = _judge_plan(plan, model, parts)
+        baseline = (
+            None if quality.comparison is None else _evaluate_baseline(plan, parts, quality.comparison, read_test)
+        )
+    shown, held_out = (test, parts.test) if read_test else (valid, parts.valid)
+    if shown is not None:
+        values_per_query(held_out, shown, data.users).write_parquet(folder / "values.parquet")
+    part = None if shown is None else "test" if read_test else "valid"
+    metadata["warnings"] += [*quality.warnings, *([] if shown is None else explain_result(shown, part, plan))]
     record = {
         **metadata,
-        **mean_values(test),
-        "intervals": interval_values(test),
+        "part": part,
+        **({} if shown is None else mean_values(shown)),
+        "intervals": {} if shown is None else interval_values(shown),
         "valid": {} if valid is None else mean_values(valid),
         "train": train_errors,
-        "protocol": dict(test.metadata),
+        "protocol": {} if shown is None else dict(shown.metadata),
         "baseline": baseline,
+        "validation": quality.metadata().get("validation"),
         "cost": {
             "seconds": _seconds(timer, run),
             "peak_memory_bytes": peak_memory(),
@@ -104,7 +122,45 @@ def run_plan(plan: Plan, folder: Path, *, log: Log, progress: bool = False, comm
         "command": command,
     }
     _finish(plan, folder, record, run)
+    if test is not None:
+        record_reading(folder, folder.name, parts, mean_values(test), command or "run_plan")
     return record
+
+
+def _judge_plan(plan: Plan, model: Model, parts: Split) -> Quality:
+    """Compare the model of a plan with the strongest simple baseline on validation."""
+    return judge_model(
+        plan.task.model,
+        model,
+        parts.train,
+        parts.valid,
+        plan.metric,
+        exclude_seen=plan.evaluation.exclude_seen,
+        baseline=plan.evaluation.baseline,
+        seed=plan.run.seed,
+        is_ranked=bool(validate_metrics(plan)),
+    )
+
+
+def _evaluate_baseline(
+    plan: Plan, parts: Split, comparison: BaselineComparison, read_test: bool = False
+) -> dict[str, Any]:
+    """Evaluate the strongest baseline on all queries of validation, or of the test."""
+    held_out = parts.test if read_test else parts.valid
+    if comparison.baseline == RATING_MEANS:
+        errors = rating_mean_errors(parts.train.histories, held_out)
+        functions = exported_functions(rating_metrics)
+        found = estimate_values({name: function(errors) for name, function in functions.items()}, plan.run.seed)
+    else:
+        found = dict(
+            evaluate_plan(train_baseline(comparison.baseline, parts.train, plan.run.seed), held_out, plan).estimates
+        )
+    return {
+        "model": comparison.baseline,
+        "part": "test" if read_test else "valid",
+        **{name: round(one.mean, 6) for name, one in found.items()},
+        "intervals": {name: [round(one.low, 6), round(one.high, 6)] for name, one in found.items()},
+    }
 
 
 def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
@@ -133,6 +189,7 @@ def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict
         "fingerprint": plan.fingerprint(),
         "comparison_key": plan.comparison_key(),
         "user_features": user_feature_names(data),
+        "repeat_share": round(training_repeat_share(parts), 6),
     }
 
 
@@ -160,13 +217,6 @@ def _seconds(timer: StageTimer, run: Run) -> dict[str, float]:
 def _warnings(plan: Plan) -> list[str]:
     count = plan.task.max_users
     return [] if count is None else [f"limited to the first {count} users: not a result"]
-
-
-def _values_per_query(held_out: HeldOut, result: EvaluationResult, data: Dataset) -> pl.DataFrame:
-    """Return one row per query: the user's id (null if unknown) and every metric."""
-    queries = held_out.queries
-    users = pl.Series("user", data.users.decode(queries.users)).set(pl.Series(~queries.known), None)
-    return pl.DataFrame({"user": users, **result.values})
 
 
 class TensorBoard:
@@ -210,6 +260,7 @@ def _trackers(plan: Plan, folder: Path, log: Log | None) -> tuple[Tracker, ...]:
 def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
     """Write the model card, figures, metrics and manifest, and update the links."""
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
+    (folder / RECORD).unlink(missing_ok=True)
     write_text(folder / "card.md", format_card(plan, record))
     _draw_training(folder, plan.task.model, plan.metric, run.history())
     write_json(folder / METRICS, record)

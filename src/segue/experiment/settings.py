@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
 
 from annotated_types import Ge
 
 from segue.core.config import Settings
+from segue.core.model import Solver
 from segue.core.registry import model_class
 from segue.data.filters import Filters
-from segue.data.splits import SplitSettings
+from segue.data.split_settings import COMMON_SETTINGS, STRATEGY_SETTINGS, SplitSettings
 from segue.training.train import Training
 
-__all__ = ["EvaluationSettings", "RunSettings", "TaskSettings", "setting_groups"]
+__all__ = ["EvaluationSettings", "RunSettings", "TaskSettings", "setting_groups", "unused_settings", "unused_training"]
 
 
 class TaskSettings(Settings):
@@ -53,8 +55,9 @@ class EvaluationSettings(Settings):
     """Also rank each target among this many randomly sampled items, as older papers do."""
     exclude_seen: bool = True
     """Remove the items of a user's history from the ranking. Set to false where users return to items."""
-    baseline: str | None = "popular"
-    """Key of the model to compare with; ``none``: no baseline."""
+    baseline: str | None = "auto"
+    """Key of the model to compare with on validation; ``auto``: the strongest simple baseline; ``none``: no comparison,
+    which saves its time in benchmarks of speed."""
 
 
 def setting_groups(model: str) -> dict[str, type[Settings]]:
@@ -67,3 +70,30 @@ def setting_groups(model: str) -> dict[str, type[Settings]]:
         "evaluation": EvaluationSettings,
         "run": RunSettings,
     }
+
+
+def unused_training(model: str) -> dict[str, str]:
+    """Return the training settings that a model never reads, each with the reason.
+
+    The validation metric is used by every model.
+    """
+    kind = model_class(model)
+    if issubclass(kind, Solver):
+        own = ", ".join(kind.Config.model_fields) or "none"
+        reason = f"'{model}' is not trained by the training loop and does not use this setting; its own settings: {own}"
+        return {name: reason for name in Training.model_fields if name != "metric"}
+    builtin_loss = getattr(kind, "builtin_loss", None)
+    if builtin_loss is None:
+        return {}
+    from segue.training.settings_checks import loss_settings  # needs torch, like the model itself
+
+    return dict.fromkeys(loss_settings(), f"'{model}' minimizes {builtin_loss} and does not use this setting")
+
+
+def unused_settings(models: Collection[str], strategy: Any) -> Mapping[str, Collection[str]]:
+    """Return the keys by group that no model and no split by ``strategy`` reads."""
+    training = set.intersection(*(set(unused_training(model)) for model in models)) if models else set[str]()
+    split = set[str]()
+    if strategy in STRATEGY_SETTINGS:  # an unknown one is rejected where the split's settings are parsed
+        split = SplitSettings.model_fields.keys() - {*COMMON_SETTINGS, *STRATEGY_SETTINGS[strategy]}
+    return {"training": training, "split": split}

@@ -5,6 +5,7 @@ This is the counterpart of a run without a run folder.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
+from segue.core.messages import QualityWarning, warn
 from segue.core.model import Model
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
@@ -20,6 +22,8 @@ from segue.evaluation.metrics import MetricLike, resolve_metrics
 from segue.experiment.arguments import as_assignments, check_device, check_seed, reject_settings, reject_unused
 from segue.experiment.data import user_feature_names, validate_inputs
 from segue.experiment.plan import Plan, make_plan
+from segue.experiment.quality import check_parts, explain_repeats, judge_model, training_repeat_share
+from segue.experiment.run_folder import check_unchanged, describe_training_data
 from segue.training.settings import CustomLoss, Training
 from segue.training.train import check_callbacks, train
 
@@ -28,7 +32,7 @@ __all__ = ["TrainingJob", "prepare_training", "train_job", "train_model"]
 UNUSED_GROUPS = ("filters", "split", "evaluation", "run")
 """Groups of settings that training in memory does not read."""
 
-USED_EVALUATION = ("exclude_seen", "evaluation.exclude_seen")
+USED_EVALUATION = ("baseline", "evaluation.baseline", "exclude_seen", "evaluation.exclude_seen")
 """Evaluation settings that training does read, for its validation."""
 
 
@@ -117,20 +121,70 @@ def train_model(
         Interrupted: the user asked to stop; with ``folder``, the checkpoint is written.
     """
     train_data = data.train if isinstance(data, Split) else data
+    if isinstance(data, Split):
+        check_parts(data, ("valid",))
     seed, device = check_seed(seed), check_device(device)
     named = {"loss": loss, "metric": metric, "callbacks": callbacks}
     job = prepare_training(name, train_data.name, {**settings, **_drop_unset(named)}, recipe)
     held = [part.queries for part in (data.valid, data.test) if len(part)] if isinstance(data, Split) else []
     validate_inputs(job.plan, not held or any(queries.times is not None for queries in held))
-    out = None if folder is None else Path(folder)
+    out = None if folder is None else Path(folder).expanduser()
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+        check_unchanged(out, _describe_training(job, data, seed))
     recorder = _Recorder()
     run = Run(seed, out, device, (recorder,), show_progress=progress)
     model = train_job(job, data, run)
-    metadata = {"data": train_data.name, "seed": seed, "user_features": user_feature_names(train_data)}
+    quality = judge_model(
+        name,
+        model,
+        train_data,
+        data.valid if isinstance(data, Split) else None,
+        job.metric,
+        exclude_seen=job.plan.evaluation.exclude_seen,
+        baseline=job.plan.evaluation.baseline,
+        seed=seed,
+    )
+    repeats = training_repeat_share(data)
+    notes = [*quality.warnings]
+    if job.plan.evaluation.exclude_seen and (note := explain_repeats(repeats)) is not None:
+        notes.append(note)
+    for note in notes:
+        warn(f"train: {note}", category=QualityWarning)
+    metadata = {
+        "data": train_data.name,
+        "seed": seed,
+        "user_features": user_feature_names(train_data),
+        "repeat_share": round(repeats, 6),
+        **quality.metadata(),
+    }
     trained = bundle.create(name, model, train_data, metadata)
     return replace(trained, training_history=tuple(run.history() or recorder.lines))
+
+
+def _describe_training(job: TrainingJob, data: Split | Dataset, seed: int) -> dict[str, Any]:
+    """Return everything that determines the result of a training, by name."""
+    values = job.plan.values()
+    groups = {name: values[name] for name in ("model", "training")}
+    settings = {f"{group}.{key}": value for group, found in groups.items() for key, value in found.items()}
+    return {
+        **settings,
+        "name": job.plan.task.model,
+        "seed": seed,
+        "evaluation.exclude_seen": job.plan.evaluation.exclude_seen,
+        "loss": _describe_function(getattr(job.training.loss, "function", job.training.loss)),
+        "metric": _describe_function(job.metric),
+        "callbacks": [f"{type(one).__module__}.{type(one).__qualname__}" for one in job.callbacks],
+        **describe_training_data(data),
+    }
+
+
+def _describe_function(value: Any) -> str:
+    """Return the name of a function with a hash of its code, or the text itself."""
+    if isinstance(value, str):
+        return str(value)
+    code = getattr(value, "__code__", None)
+    name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', type(value).__qualname__)}"
+    return name if code is None else f"{name} {zlib.crc32(code.co_code + repr(code.co_names).encode()):08x}"
 
 
 def _drop_unset(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,9 @@ def metrics_table(record: Record) -> Table:
     Validation, training error and the baseline are shown beside it, where known.
     """
     valid, train, baseline = record.get("valid") or {}, record.get("train") or {}, record.get("baseline")
+    part = record.get("part", "test")
+    if part == "valid":
+        valid = {}
     head = ["", record["model"], "95 % interval"]
     head += ["validation"] if valid else []
     head += ["train"] if train else []
@@ -98,7 +101,8 @@ def metrics_table(record: Record) -> Table:
     protocol = record["protocol"]
     queries = f", {format_count(protocol['queries'])} queries" if "queries" in protocol else ""
     candidates = ", whole catalog" if "candidates" in protocol else ""
-    title = f"{record['model']} on {record['data']} ({record.get('part', 'test')}{queries}{candidates})"
+    shown = "validation" if part == "valid" else part
+    title = f"{record['model']} on {record['data']} ({shown}{queries}{candidates})"
     return Table(title, tuple(head), tuple(rows))
 
 
@@ -116,6 +120,8 @@ def groups_table(record: Record, by: str) -> Table:
 
 def best_first(result: Record) -> list[Record]:
     """Return the records, best first by the tested metric."""
+    if len(result["models"]) == 1:
+        return list(result["models"].values())
     metric = result["metric"]
     return sorted(
         result["models"].values(), key=lambda record: record[metric] if metric in LOWER_IS_BETTER else -record[metric]

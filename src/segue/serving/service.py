@@ -27,6 +27,7 @@ from segue.serving.rules.rerank import CompiledRules, RankedList, compile_rules
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.store import Event, Exposure, Store, StoreError
 from segue.serving.stores.timeout import TimeoutStore
+from segue.serving.users.event_actions import check_history_actions
 from segue.serving.users.query_builder import QueryBuilder
 from segue.serving.users.user_features import coerce_user_features
 from segue.serving.users.user_states import UserStates
@@ -111,7 +112,7 @@ class Service:
             try:
                 model = self._find_model(one.request)
                 rules = self._compile_rules(model, one.request)
-                self._validate_profile(model, one.request)
+                self._validate_inputs(model, one.request)
             except InvalidRequest as error:
                 results[row] = error
                 continue
@@ -198,9 +199,11 @@ class Service:
             *self._recommend_isolated(model, pending[half:], rules[half:]),
         ]
 
-    def _validate_profile(self, model: LoadedModel, request: schemas.RecommendRequest) -> None:
+    def _validate_inputs(self, model: LoadedModel, request: schemas.RecommendRequest) -> None:
+        schema = model.artifact.bundle.model.schema
         try:
-            coerce_user_features(model.artifact.bundle.model.schema.user_features, request.profile)
+            coerce_user_features(schema.user_features, request.profile)
+            check_history_actions(schema, request.history)
         except ValueError as error:
             field, _, reason = str(error).partition(": ")
             raise InvalidRequest(field, reason) from None
@@ -332,7 +335,7 @@ class Service:
         valid: list[tuple[int, PendingRequest, CompiledRules]] = []
         for row, one in zip(rows, batch.pending, strict=True):
             with suppress(InvalidRequest):
-                self._validate_profile(fallback, one.request)
+                self._validate_inputs(fallback, one.request)
                 valid.append((row, one, self._compile_rules(fallback, one.request)))
         pending, rules = [one for _, one, _ in valid], [rules for _, _, rules in valid]
         return [row for row, _, _ in valid], self._build_batch(fallback, pending, rules) if valid else batch

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, vstack
 
 from segue.core.model import StateArrays
-from segue.core.model_arrays import load_array
+from segue.core.model_arrays import load_array, load_csr
 from segue.core.numba_kernels import parallel_rows
 from segue.core.ratings import collect_ratings, rated_events
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -42,6 +42,10 @@ BLOCK_CELLS = 16_000_000
 """Cells of a dense block of user similarities: 64 MB as float32."""
 ITEM_BLOCK_CELLS = 64_000_000
 """Cells of a dense block of similarities between all items and those of some histories."""
+ROUNDING = 2.0**-22
+"""Deviations up to this share of the parts of the baseline count as zero. Each part is stored as float32, with an error
+of at most ``2**-24`` of its size, so that the deviations of a constant row would be noise of up to their sum.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,15 +164,13 @@ class NeighborRatingPredictor:
     def restore(cls, arrays: StateArrays, config: NeighborSettings, by_user: bool, schema: DataSchema) -> Self:
         """Build from the result of :meth:`arrays`."""
         n_users, n_items = schema.n_users, schema.n_items
-        values = load_array(arrays, "values", (None,), np.float32)
-        items = load_array(arrays, "items", (len(values),), np.int32)
-        offsets = load_array(arrays, "offsets", (n_users + 1,), np.int64)
+        values_UI = load_csr(arrays, "values", "items", "offsets", (n_users, n_items))
         mean, unit = load_array(arrays, "baseline", (2,), np.float32)
         users_U = load_array(arrays, "baseline_users", (n_users,), np.float32)
         items_I = load_array(arrays, "baseline_items", (n_items,), np.float32)
         units = load_array(arrays, "units", (n_users if by_user else n_items,), np.float32)
         baseline = RatingBaseline(config.normalization, mean, users_U, items_I, units, unit, config.l2_user)
-        return cls(config, by_user, csr_array((values, items, offsets), shape=(n_users, n_items)), baseline)
+        return cls(config, by_user, values_UI, baseline)
 
     def _fold_in(self, queries: Queries) -> _FoldedInUsers:
         """Fold in the values of each history.
@@ -186,9 +188,12 @@ class NeighborRatingPredictor:
     def _fold_in_values(self, values_NI: csr_array[Any], self_rows_N: Codes) -> _FoldedInUsers:
         users_N, units_N = self.baseline.fold_in(values_NI, self.by_user)
         rows, items = np.repeat(np.arange(len(users_N)), np.diff(values_NI.indptr)), values_NI.indices
-        deviations = values_NI.data - self.baseline.mean - users_N[rows] - self.baseline.items_I[items]
+        parts = [part.astype(np.float64) for part in (users_N[rows], self.baseline.items_I[items])]
+        deviations = values_NI.data - float(self.baseline.mean) - parts[0] - parts[1]
+        sizes = abs(float(self.baseline.mean)) + np.abs(parts[0]) + np.abs(parts[1])
+        deviations[np.abs(deviations) <= ROUNDING * sizes] = 0.0
         deviations /= units_N[rows] if self.by_user else self.baseline.units[items]
-        deviations_NI = csr_array((deviations, items, values_NI.indptr), shape=values_NI.shape)
+        deviations_NI = csr_array((deviations.astype(np.float32), items, values_NI.indptr), shape=values_NI.shape)
         return _FoldedInUsers(values_NI, deviations_NI, users_N, units_N, self_rows_N)
 
     def _comparison_rows(self, folded_in: _FoldedInUsers, reference: SparseRows | None) -> SparseRows:

@@ -111,27 +111,60 @@ class Checkpointer(Callback):
         """Restore the run's checkpoint, if it has one.
 
         It is restored into the objects given at construction.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or belongs to another model.
         """
         checkpoint = self.run.resume()
         if checkpoint is None:
             return
-        metadata, arrays = checkpoint
+        try:
+            self._restore(*checkpoint)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.run.folder}/checkpoint: does not fit this training: {error}") from error
+
+    def _restore(self, metadata: dict[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
         for name, value in metadata["position"].items():
             setattr(self.position, name, value)
         best, stored = self.early_stopping, metadata["early_stopping"]
         best.best = -math.inf if stored["best"] is None else stored["best"]
         best.best_epoch, best.n_without_improvement = stored["best_epoch"], stored["n_without_improvement"]
         self.plateau.n_reductions = stored["n_reductions"]
-        self.model.restore(_with_prefix(arrays, "model/"))
         best.best_arrays = _with_prefix(arrays, "best/")
+        if best.best_arrays:
+            self.model.restore(best.best_arrays)  # a check: they are needed only after training
+        self.model.restore(_with_prefix(arrays, "model/"))
         if self.average:
-            self.average.restore(_with_prefix(arrays, "average/"))
+            averages = _with_prefix(arrays, "average/")
+            _check_shapes(averages, self.average.arrays())
+            self.average.restore(averages)
         state: dict[int, dict[str, Any]] = {}
         tensors = {name: torch.from_numpy(np.array(a)) for name, a in _with_prefix(arrays, "optimizer/").items()}
         for name, value in {**tensors, **metadata.get("optimizer", {})}.items():
             index, key = name.split("/")
             state.setdefault(int(index), {})[key] = value
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, values in state.items():
+            shape = parameters[index].shape
+            for key, one in values.items():
+                if isinstance(one, Tensor) and not _fits(one.shape, shape):
+                    raise ValueError(
+                        f"array 'optimizer/{index}/{key}': got shape {tuple(one.shape)}, expected {tuple(shape)}"
+                    )
         self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+
+
+def _check_shapes(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, NDArray[Any]]) -> None:
+    for name, array in expected.items():
+        if arrays[name].shape != array.shape:
+            raise ValueError(f"array '{name}': got shape {arrays[name].shape}, expected {array.shape}")
+
+
+def _fits(shape: torch.Size, parameter: torch.Size) -> bool:
+    """Check that optimizer state has the shape of its parameter, or of a factor of it."""
+    return len(shape) in (0, len(parameter)) and all(
+        one in (1, size) for one, size in zip(shape, parameter, strict=False)
+    )
 
 
 def _with_prefix(arrays: Mapping[str, NDArray[Any]], prefix: str) -> dict[str, NDArray[Any]]:

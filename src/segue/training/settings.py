@@ -31,6 +31,9 @@ CHOICE_DEPENDENT_SETTINGS = (
 """Settings that only some losses, samplers or optimizers use; setting one that is not used is an error. Listed here,
 and not derived from the signatures, because those need torch."""
 
+STEP_SCHEDULES = ("step", "plateau")
+"""Schedules that use ``lr_step_epochs`` and ``lr_step_factor``."""
+
 LOSS_PARAMETERS = ("hidden_MD", "vectors_ID", "bias_I", "targets_M", "seen")
 
 
@@ -64,7 +67,7 @@ class CustomLoss(str):
 class Training(Settings):
     """Settings of the training of a network.
 
-    Models that are not networks ignore them.
+    Models that are not networks use only ``metric``; the others are then rejected.
     """
 
     epochs: Annotated[int, Gt(0)] = 100
@@ -157,6 +160,15 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _all_used(self) -> Self:
+        if self.schedule not in STEP_SCHEDULES and (
+            errors := [
+                f"{name}: got {value!r}, but the schedule '{self.schedule}' does not use it; used by "
+                f"{', '.join(STEP_SCHEDULES)}"
+                for name in ("lr_step_epochs", "lr_step_factor")
+                if (value := getattr(self, name)) != type(self).model_fields[name].default
+            ]
+        ):
+            raise ValueError("\n".join(errors))
         if any(getattr(self, name) != type(self).model_fields[name].default for name in CHOICE_DEPENDENT_SETTINGS):
             from segue.training.settings_checks import unused_settings  # needs torch
 

@@ -17,6 +17,7 @@ __all__ = [
     "ignored_loss_settings",
     "is_sampled",
     "loss_function",
+    "loss_settings",
     "optimizer_class",
     "setting_names",
     "setting_users",
@@ -156,14 +157,18 @@ def unused_settings(training: Settings) -> list[str]:
     return errors
 
 
+def loss_settings() -> list[str]:
+    """Return the settings that determine the loss, including those of its negatives."""
+    return ["loss", "temperature", *(setting for setting, by in setting_users().items() if "optimizer" not in by)]
+
+
 def ignored_loss_settings(training: Settings, builtin_loss: str) -> list[str]:
     """Return an error line for every changed loss setting that the model ignores.
 
     The model has a loss of its own. A setting is changed if it differs from its default.
     """
-    of_losses = [setting for setting, by in setting_users().items() if "optimizer" not in by]
     return [
         f"training.{setting}: got {value!r}, but this model minimizes {builtin_loss}"
-        for setting in ("loss", "temperature", *of_losses)
+        for setting in loss_settings()
         if (value := getattr(training, setting)) != type(training).model_fields[setting].default
     ]

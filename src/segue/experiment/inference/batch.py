@@ -22,9 +22,10 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.files import read_json, write_json
 from segue.core.messages import warn
+from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.files import check_suffix, write_table
 from segue.experiment.inference.frames import id_texts, typed_ids
-from segue.experiment.inference.queries import build_queries, list_ids
+from segue.experiment.inference.queries import build_queries
 from segue.experiment.inference.recommend import recommend_block
 from segue.version import __version__
 
@@ -59,6 +60,7 @@ def recommend_to_file(
         ValueError: the suffix of ``out`` is unknown, or a constraint is malformed.
     """
     check_suffix(out)
+    out = out.expanduser()
     source = trained.log
     ids = source.users.ids.to_list() if users is None else list(dict.fromkeys(id_texts(users, "users")))
     keys = typed_ids(ids, source.users, "user_id")

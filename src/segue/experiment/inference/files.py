@@ -32,6 +32,7 @@ def read_table(path: Path) -> pl.DataFrame:
         ValueError: the file is missing, unreadable or of an unknown format.
     """
     check_suffix(path)
+    path = path.expanduser()
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
     suffix = path.suffix.lower()
@@ -53,6 +54,7 @@ def read_ids(path: Path, column: str = "user_id") -> pl.Series:
     Raises:
         ValueError: the file is missing, or the table lacks the column.
     """
+    path = path.expanduser()
     if path.suffix.lower() in TABLE_SUFFIXES:
         table = read_table(path)
         if column not in table.columns:
@@ -73,6 +75,7 @@ def write_table(path: Path, table: pl.DataFrame | pl.LazyFrame) -> None:
         ValueError: the format is unknown.
     """
     check_suffix(path)
+    path = path.expanduser()
     frame, suffix = table.lazy(), path.suffix.lower()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.new")

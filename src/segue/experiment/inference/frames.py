@@ -106,7 +106,7 @@ def id_texts(ids: Any, name: str) -> list[str]:
     for one in ids:
         if one is None or (isinstance(one, float) and one != one):
             raise ValueError(f"{arg(name)}: got a missing id, expected text or an integer")
-        if isinstance(one, bool) or not (isinstance(one, str) or hasattr(one, "__int__")):
+        if isinstance(one, bool | np.bool_ | type) or not (isinstance(one, str) or hasattr(one, "__int__")):
             raise ValueError(f"{arg(name)}: got {one!r} of type {type(one).__name__}, expected text or an integer")
         texts.append(one if isinstance(one, str) else id_text(one))
     return texts

@@ -15,8 +15,9 @@ from segue.core.bundle import TrainedModel
 from segue.core.messages import arg
 from segue.core.model import Predictor
 from segue.core.types import Events, Queries
+from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, like_input
-from segue.experiment.inference.queries import QueryBatch, encode_items, list_ids
+from segue.experiment.inference.queries import QueryBatch, encode_items
 from segue.experiment.inference.recommend import item_frame, warn_once
 
 __all__ = ["predict_pairs", "rank_items"]

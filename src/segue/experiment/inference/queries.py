@@ -18,17 +18,16 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.messages import arg
-from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Split
+from segue.core.types import Dataset, Events, HeldOut, Queries, Split
 from segue.data import load
+from segue.experiment.inference.argument_checks import describe_value, is_sequence
+from segue.experiment.inference.code_mapping import list_ids, map_events, map_held_out
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
 
-__all__ = ["QueryBatch", "build_queries", "encode_items", "list_ids", "resolve_titles", "validate_profile"]
+__all__ = ["QueryBatch", "build_queries", "encode_items", "resolve_titles", "validate_profile"]
 
 EVENT_INPUTS = ("value", "action", "gap", "session_position")
 """Inputs of a model that a list of item ids does not provide."""
-
-LISTED = 5
-"""Unknown ids that a message lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +74,6 @@ class QueryBatch:
             self.unknown.setdefault(f"{what} not in the catalog", []).extend(unknown)
 
 
-def list_ids(ids: Sequence[str]) -> str:
-    """List ids, abbreviated after the first few."""
-    more = f" and {len(ids) - LISTED:,} more" if len(ids) > LISTED else ""
-    return ", ".join(f"'{one}'" for one in ids[:LISTED]) + more
-
-
 def build_queries(
     trained: TrainedModel,
     users: Any = None,
@@ -113,6 +106,7 @@ def build_queries(
     ]
     if len(given) > 1:
         raise ValueError(f"got {' and '.join(map(arg, given))}, expected one of them")
+    _check_features(user_features)
     if not given and user_features is not None:  # new users without a history
         if is_frame(user_features):
             user_features = as_frame(user_features, "user_features")
@@ -122,7 +116,7 @@ def build_queries(
             raise ValueError(f"{arg('users')}: got queries, which have their histories; leave out data and features")
         return _given_queries(trained, users)
     if titles is not None:
-        histories = [resolve_titles(trained, [titles] if isinstance(titles, str) else titles)]
+        histories = [resolve_titles(trained, [titles] if isinstance(titles, str) else list(titles))]
     if histories is not None:
         if data is not None:
             raise ValueError(f"{arg('data')}: got a log together with histories; it holds the histories of users")
@@ -130,6 +124,16 @@ def build_queries(
     else:
         batch = _user_queries(trained, users, data)
     return batch if user_features is None else _with_features(trained, batch, user_features)
+
+
+def _check_features(features: Any) -> None:
+    if features is None or isinstance(features, Mapping) or is_frame(features):
+        return
+    if not is_sequence(features) or not all(isinstance(row, Mapping) for row in features):
+        raise ValueError(
+            f"{arg('user_features')}: got {describe_value(features)}, expected a mapping such as "
+            '{"age": 25}, or a table or list of mappings with one row per query'
+        )
 
 
 def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
@@ -142,7 +146,8 @@ def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
         table = as_frame(users, "users")
         if "user_id" not in table.columns:
             raise ValueError(
-                f"{arg('users')}: got a table without a column 'user_id'{suggest('user_id', table.columns)}"
+                f"{arg('users')}: got a table without a column 'user_id'; its columns are "
+                f"{', '.join(table.columns) or '(none)'}"
             )
         ids = list(dict.fromkeys(id_texts(table["user_id"], "users")))
         if "item_id" in table.columns:
@@ -161,14 +166,16 @@ def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
         history = log.histories.take(rows)
         if not in_log.all():
             history = history.where(np.repeat(in_log, history.lengths))
-    if log.users is trained.users:
+    if data is None and log.users is trained.users:
         codes, known = rows, in_log
     else:
         codes, known = trained.users.encode(ids)
-    history, lost = _in_model_codes(trained, log, history)
-    batch = QueryBatch(Queries(history, codes, known), typed_ids(ids, log.users, "user_id"))
-    if lost is not None:
-        batch.note_items(*lost, "items")
+    is_table = is_frame(users) and data is not None
+    mapped = map_events(trained, history, log.items, log.actions, log.name, require_overlap=not is_table)
+    batch = QueryBatch(Queries(mapped.events, codes, known), typed_ids(ids, log.users, "user_id"))
+    batch.note_items(mapped.item_rows, mapped.unknown_items, "items")
+    if mapped.unknown_actions:
+        batch.unknown["actions not in training, whose events are left out"] = mapped.unknown_actions
     if not in_log.all():
         missing = np.flatnonzero(~in_log).tolist()
         for row in missing:
@@ -178,44 +185,33 @@ def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
 
 
 def _given_queries(trained: TrainedModel, given: HeldOut | Queries) -> QueryBatch:
-    """Use queries in the codes of the model.
+    """Use held-out queries, or queries in the codes of the model.
 
     Their keys are user ids if each query has a different user.
     """
-    queries = given.queries if isinstance(given, HeldOut) else given
+    if isinstance(given, Queries):
+        _check_codes(trained, given)
+        if bool(given.known.all()) and len(np.unique(given.users)) == len(given):
+            return QueryBatch(given, trained.users.decode_typed(given.users).alias("user_id"))
+        return QueryBatch(given, pl.Series("query", np.arange(len(given))))
+    users = given.users or trained.users
+    every = replace(given, targets=Events.of([[]] * len(given)))
+    if given.users is None:
+        _check_codes(trained, given.queries)
+    has_users = len(np.unique(given.queries.users)) == len(given)
+    keys = users.decode_typed(given.queries.users).alias("user_id") if has_users else None
+    mapped, _, messages = map_held_out(trained, every)
+    return QueryBatch(
+        mapped.queries,
+        pl.Series("query", np.arange(len(given))) if keys is None else keys,
+        warnings=messages,
+    )
+
+
+def _check_codes(trained: TrainedModel, queries: Queries) -> None:
     n_users, n_items = len(trained.users), len(trained.items)
     if queries.users.max(initial=-1) >= n_users or queries.history.items.max(initial=-1) >= n_items:
         raise ValueError(f"{arg('users')}: got queries of other data, expected the split that the model was trained on")
-    has_users = isinstance(given, HeldOut) or bool(queries.known.all())
-    if has_users and len(np.unique(queries.users)) == len(queries):
-        return QueryBatch(queries, trained.users.decode_typed(queries.users).alias("user_id"))
-    return QueryBatch(queries, pl.Series("query", np.arange(len(queries))))
-
-
-def _in_model_codes(
-    trained: TrainedModel, log: Dataset, history: Events
-) -> tuple[Events, tuple[Any, list[str]] | None]:
-    """Translate the codes of items and actions of ``log`` to those of the model.
-
-    Items that the model does not know are dropped.
-
-    Returns:
-        The events; and row and id of each dropped event, or ``None`` if there is none.
-    """
-    actions = trained.model.schema.actions
-    if history.actions is not None and log.actions != actions:
-        table = np.array([actions.index(name) if name in actions else 0 for name in log.actions], np.uint8)
-        history = replace(history, actions=table[history.actions])
-    if log.items is trained.items or log.items.ids.equals(trained.items.ids):
-        return history, None
-    codes, known = trained.items.encode(log.items.ids)
-    kept_T: Mask = known[history.items]
-    lost = None
-    if not kept_T.all():
-        rows, items = history.rows[~kept_T], log.items.decode(history.items[~kept_T])
-        lost = rows, items
-        history = history.where(kept_T)
-    return replace(history, items=codes[history.items]), lost
 
 
 def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
@@ -223,13 +219,17 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
     if isinstance(histories, Mapping):
         keys = typed_ids(id_texts(list(histories), "histories"), trained.users, "user_id")
         histories = list(histories.values())
-    elif hasattr(histories, "tolist"):
-        histories = histories.tolist()
-    elif isinstance(histories, str) or not isinstance(histories, Sequence):
-        raise ValueError(f"{arg('histories')}: got {type(histories).__name__}, expected a list of lists of item ids")
-    if any(isinstance(row, str | int | np.integer) for row in histories):
-        raise ValueError(f"{arg('histories')}: got a list of ids, expected a list of lists; one history is [[id, id]]")
+    if not is_sequence(histories):
+        raise ValueError(
+            f"{arg('histories')}: got {describe_value(histories)}, expected a list of lists of item ids, or a mapping "
+            "from user id to such a list"
+        )
     rows = [row.tolist() if hasattr(row, "tolist") else row for row in histories]
+    if wrong := [row for row in rows if not is_sequence(row)]:
+        raise ValueError(
+            f"{arg('histories')}: got {describe_value(wrong[0])}, expected a list of lists of item ids; one history "
+            "is [[id, id]]"
+        )
     if keys.name == "query":
         keys = pl.Series("query", np.arange(len(rows)))
     flat = id_texts(chain.from_iterable(rows), "histories")

@@ -98,7 +98,7 @@ def warn_once(texts: list[str]) -> None:
     It points at the caller of the public function.
     """
     if texts:
-        warn("; ".join(dict.fromkeys(texts)), stacklevel=5)
+        warn("; ".join(dict.fromkeys(texts)))
 
 
 def to_frame(trained: TrainedModel, found: Recommendations, keys: pl.Series, notes: pl.Series | None) -> pl.DataFrame:

@@ -10,16 +10,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
-from segue.core.messages import arg
+from segue.core.events import MAX_SECONDS
+from segue.core.messages import arg, warn
 from segue.core.model import Streaming
 from segue.core.recommend import recommend_from_state
 from segue.core.state import State
 from segue.core.types import Codes, Events, Queries
+from segue.experiment.inference.argument_checks import PositiveInt, check_arguments
+from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.frames import id_texts, positive_integer
-from segue.experiment.inference.queries import encode_items, list_ids, validate_profile
+from segue.experiment.inference.queries import encode_items, validate_profile
 from segue.experiment.inference.recommend import to_frame
 
 __all__ = ["StreamingSession"]
@@ -43,6 +47,7 @@ class StreamingSession:
         self.trained = trained
         self.model = trained.model
 
+    @check_arguments()
     def state(
         self,
         history: Sequence[Any] = (),
@@ -63,13 +68,19 @@ class StreamingSession:
         Raises:
             ValueError: an unknown item or action, or another number of values, actions or times than of items.
         """
-        events = self._events(history, values, actions, times)
+        events = self._events("history", history, values, actions, times)
         profile = None if user_features is None else validate_profile(self.trained, user_features)
         if user is None:
             return self.model.state(Queries.anonymous(events, profile))
-        codes, known = self.trained.users.encode(id_texts(user, "user"))
+        ids = id_texts(user, "user")
+        if len(ids) != 1:
+            raise ValueError(f"{arg('user')}: got {len(ids)} users, expected one")
+        codes, known = self.trained.users.encode(ids)
+        if not known.all():
+            warn(f"{arg('user')}: not in training: {list_ids(ids)}; the user counts as new")
         return self.model.state(Queries(events, codes, known, profile=profile))
 
+    @check_arguments()
     def step(
         self,
         state: State,
@@ -86,16 +97,17 @@ class StreamingSession:
         """
         values = None if value is None else [value]
         actions = None if action is None else [action]
-        return self.model.step(state, self._events([item], values, actions, None if time is None else [time]))
+        return self.model.step(state, self._events("item", [item], values, actions, None if time is None else [time]))
 
+    @check_arguments()
     def recommend(
         self,
         state: State,
-        k: int = 10,
+        k: PositiveInt = 10,
         *,
-        seen: Sequence[Any] = (),
+        seen: Any = (),
         time: int | None = None,
-        allow: Sequence[Any] | None = None,
+        allow: Any = None,
     ) -> pl.DataFrame:
         """Recommend ``k`` items from a state.
 
@@ -115,29 +127,30 @@ class StreamingSession:
         mask = None
         if allow is not None:
             mask = np.zeros(self.model.schema.n_items, np.bool_)
-            mask[self._codes(allow)] = True
-        times = None if time is None else np.array([time], np.int64)
-        history = Events.of([self._codes(seen).tolist()])
+            mask[self._codes(allow, "allow")] = True
+        times = None if time is None else _seconds([time])
+        history = Events.of([self._codes(seen, "seen").tolist()])
         found = recommend_from_state(self.model, state, k, seen=history, times=times, allowed=mask)
         return to_frame(self.trained, found, pl.Series("query", [0]), None)
 
-    def _codes(self, items: Sequence[Any]) -> Codes:
-        codes, unknown = encode_items(self.trained, items)
+    def _codes(self, items: Any, name: str) -> Codes:
+        codes, unknown = encode_items(self.trained, items, name)
         if unknown:
-            raise ValueError(f"{arg('item')}: not in the catalog: {list_ids(unknown)}; leave it out")
+            raise ValueError(f"{arg(name)}: not in the catalog: {list_ids(unknown)}; leave it out")
         found: Codes = codes
         return found
 
     def _events(
         self,
+        name: str,
         items: Sequence[Any],
         values: Sequence[float] | None,
         actions: Sequence[str] | None,
         times: Sequence[int] | None,
     ) -> Events:
-        codes = self._codes(items)
+        codes = self._codes(items, name)
         known = self.model.schema.actions
-        if unknown := [action for action in actions or () if action not in known]:
+        if unknown := [action for action in (() if actions is None else actions) if action not in known]:
             raise ValueError(f"{arg('action')}: unknown '{unknown[0]}'{suggest(unknown[0], known)}")
         action_codes = None if actions is None else np.array([known.index(action) for action in actions], np.uint8)
         return Events(
@@ -145,5 +158,21 @@ class StreamingSession:
             codes,
             action_codes,
             None if values is None else np.asarray(values, np.float32),
-            None if times is None else np.asarray(times, np.int64),
+            None if times is None else _seconds(times),
         )
+
+
+def _seconds(times: Sequence[Any]) -> NDArray[np.int64]:
+    """Convert times in seconds to an array.
+
+    Raises:
+        ValueError: a time is not a number of seconds since 1970.
+    """
+    expected = "expected seconds since 1970, such as 1700000000"
+    for value in times:
+        is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not is_number or not np.isfinite(value) or value < 0:
+            raise ValueError(f"{arg('time')}: got {value!r}, {expected}")
+        if value >= MAX_SECONDS:
+            raise ValueError(f"{arg('time')}: got {value!r}, {expected}; it appears to be in milliseconds or finer")
+    return np.floor(np.asarray(times, np.float64)).astype(np.int64)

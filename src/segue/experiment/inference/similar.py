@@ -13,10 +13,11 @@ import numpy as np
 import polars as pl
 
 from segue.core.bundle import TrainedModel
-from segue.core.messages import arg
+from segue.core.messages import arg, warn
 from segue.core.model import Factored, Similar, SimilarUsers
 from segue.core.recommend import top_k
 from segue.core.types import Codes, Dataset, Queries, Scores
+from segue.experiment.inference.code_mapping import map_log, user_codes
 from segue.experiment.inference.frames import id_texts, positive_integer
 from segue.experiment.inference.log_similarity import log_similarity
 from segue.experiment.inference.queries import encode_items
@@ -55,6 +56,8 @@ def similar_items(
     k, shrink = positive_integer(k, "k"), _check_shrink(shrink)
     code = _item_code(trained, item)
     model = trained.model
+    if log is not None:
+        log = _in_model_codes(trained, log)
     if measure is None:
         _require_measure(over, shrink)
         if isinstance(model, Similar):
@@ -104,8 +107,10 @@ def similar_users(
         ValueError: the user or the measure is unknown, the measure does not apply, or the user has no event in ``log``.
     """
     k, shrink = positive_integer(k, "k"), _check_shrink(shrink)
+    log = _in_model_codes(trained, log)
     code = _user_code(log, user)
-    model, everyone = trained.model, Queries.of_users(np.arange(log.n_users, dtype=np.int32), log.histories)
+    own_U, known_U = user_codes(trained, log.users, np.arange(log.n_users, dtype=np.int32))
+    model, everyone = trained.model, Queries(log.histories, own_U, known_U)
     if measure is None:
         _require_measure(over, shrink)
         if isinstance(model, SimilarUsers):
@@ -138,6 +143,13 @@ def similar_users(
             }
         )
     )
+
+
+def _in_model_codes(trained: TrainedModel, log: Dataset) -> Dataset:
+    found, messages = map_log(trained, log)
+    if messages:
+        warn("; ".join(messages))
+    return found
 
 
 def _ranked(table: pl.DataFrame) -> pl.DataFrame:

@@ -2,8 +2,8 @@
 
 The weight of an event halves with each half-life of its age. After Ji, Sun, Zhang and Li 2020, "A Re-visit of the
 Popularity Baseline in Recommender Systems", arXiv:2005.13829. Ages are relative to the newest training event. In data
-without times, the age of an event is the number of later events of the same user, and the half-life counts such events;
-a warning is logged.
+without real times, the age of an event is the number of later events of the same user, and the half-life counts such
+events; a warning is logged. Where only some times are real, the other events count in the all-time popularity alone.
 
 Shapes: I items, T events.
 """
@@ -36,16 +36,24 @@ class RecentPopular(PopularityModel):
         """Settings of ``recent_popular``."""
 
         half_life: Annotated[float, Gt(0)] = 30.0
-        """Number of days after which the weight of an event halves; in data without times, number of later events of
-        the user.
+        """Number of days after which the weight of an event halves; in data without real times, number of later
+        events of the user.
         """
         smoothing: Annotated[float, Gt(0)] = 1.0
         """Weight, in events of age 0, of the all-time popularity mixed in; it ranks items without recent events."""
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
         """Sum the weights of each item's events."""
-        if train.histories.times is None:
-            LOG.warning("recent_popular: %s has no times; ages are events back from each user's last", train.name)
+        known = train.histories.time_known
+        if not known.any():
+            LOG.warning("recent_popular: %s has no real times; ages are events back from each user's last", train.name)
+        elif not known.all():
+            LOG.warning(
+                "recent_popular: %d of %d times of %s are not real; these events count in the all-time popularity only",
+                known.size - int(known.sum()),
+                known.size,
+                train.name,
+            )
         recent_I = item_counts(train, np.exp2(-_ages(train.histories) / self.config.half_life))
         all_time_I = item_counts(train) + 1.0
         mixed_I = recent_I + self.config.smoothing * all_time_I / all_time_I.sum()
@@ -55,10 +63,11 @@ class RecentPopular(PopularityModel):
 def _ages(events: Events) -> NDArray[np.float64]:
     """Return the ``(T,)`` ages of the events in days before the newest event.
 
-    In data without times, the age of an event is the number of later events of the same user.
+    In data without real times, the age of an event is the number of later events of the same user. Otherwise the age is
+    infinite where the time is not real.
     """
-    if events.times is None:
+    known = events.time_known
+    if events.times is None or not known.any():
         return (events.offsets[1:][events.rows] - 1 - np.arange(events.size)).astype(np.float64)
-    newest = events.times.max(initial=np.iinfo(np.int64).min)
-    days: NDArray[np.float64] = (newest - events.times) / SECONDS_PER_DAY
-    return days
+    newest = events.times[known].max()
+    return np.where(known, (newest - events.times) / SECONDS_PER_DAY, np.inf)

@@ -18,6 +18,7 @@ Shapes: U users, I items, N queries, D dimensions including the bias, F feature 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -74,6 +75,8 @@ class ALS(BiasedFactorModel):
             ValueError: no event has a value, or ``item_features`` is set and there are none.
         """
         config, ratings = self.config, collect_ratings(train, "als")
+        if config.item_features:
+            self.schema = replace(self.schema, n_without_events=0)  # the features score these items
         rng = run.rng("init")
         solver = _AlternatingSolver(config, train, ratings)
         users_UD, items_ID = (

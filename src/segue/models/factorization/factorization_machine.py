@@ -143,9 +143,10 @@ class FactorizationMachine(Solver):
             new_users_NF = encode_new_users(self.schema, self.config.inputs, history, profile)
             rated = rated_events(history)
             users_MNW[:, new] = fold_in_users(
-                self.samples, new_users_NF, rated, self.time_bins.rows(rated.times, rated.size)
+                self.samples, new_users_NF, rated, self.time_bins.rows(rated.times, rated.size, rated.time_known)
             )
-        users_MNW = self.samples.at_times(users_MNW, self.time_bins.rows(queries.times, len(queries)))
+        bins_N = self.time_bins.rows(queries.times, len(queries), queries.time_known)
+        users_MNW = self.samples.at_times(users_MNW, bins_N)
         noise_scales_MN = self.samples.noise_scales(users, queries.known)
         return select_candidates(self.samples.expected_ratings(users_MNW, noise_scales_MN), candidates)
 

@@ -21,7 +21,7 @@ from pydantic import model_validator
 from scipy.sparse import csr_array
 
 from segue.core.model import StateArrays
-from segue.core.model_arrays import load_array
+from segue.core.model_arrays import load_array, load_csr
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Queries, Scores
 from segue.similarity.interaction_matrix import interaction_counts, weighted_rows
@@ -104,10 +104,7 @@ class ItemKNN(NeighborModel):
 
     def _restore_implicit(self, arrays: StateArrays) -> None:
         n_items = self.schema.n_items
-        similarities = load_array(arrays, "similarities", (None,), np.float32)
-        neighbors = load_array(arrays, "neighbors", (len(similarities),), np.int32)
-        offsets = load_array(arrays, "offsets", (n_items + 1,), np.int64)
         self._set_state(
-            csr_array((similarities, neighbors, offsets), shape=(n_items, n_items)),
+            load_csr(arrays, "similarities", "neighbors", "offsets", (n_items, n_items)),
             load_array(arrays, "popularity", (n_items,), np.float32),
         )

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array, vstack
 from segue.core.config import Settings
 from segue.core.memory_check import REDUCE_ITEMS, check_memory
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
-from segue.core.model_arrays import load_array
+from segue.core.model_arrays import load_array, load_csr
 from segue.core.numba_kernels import fastmath_kernel, input_array, output_array, parallel_rows
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -111,11 +111,8 @@ class SLIM(Solver):
     def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
         n_items = self.schema.n_items
-        weights = load_array(arrays, "weights", (None,), np.float32)
-        columns = load_array(arrays, "columns", (len(weights),), np.int32)
-        offsets = load_array(arrays, "offsets", (n_items + 1,), np.int64)
         self.popularity_I = load_array(arrays, "popularity", (n_items,), np.float32)
-        self._set_weights(csr_array((weights, columns, offsets), shape=(n_items, n_items)))
+        self._set_weights(load_csr(arrays, "weights", "columns", "offsets", (n_items, n_items)))
 
 
 def _solve_block(gram_II: Scores, start: int, stop: int, config: SLIM.Config) -> Scores:

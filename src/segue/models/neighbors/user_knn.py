@@ -17,7 +17,7 @@ from annotated_types import Ge
 from pydantic import model_validator
 
 from segue.core.model import StateArrays
-from segue.core.model_arrays import load_array
+from segue.core.model_arrays import check_range, load_array
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Queries, Scores
 from segue.similarity.interaction_matrix import interaction_counts, weighted_rows
@@ -112,6 +112,7 @@ class UserKNN(NeighborModel):
     def _restore_implicit(self, arrays: StateArrays) -> None:
         offsets = load_array(arrays, "offsets", (self.schema.n_users + 1,), np.int64)
         items = load_array(arrays, "items", (None,), np.int32)
+        check_range("items", items, self.schema.n_items)
         popularity_I = load_array(arrays, "popularity", (self.schema.n_items,), np.float32)
         self._set_state(Events(offsets, items), popularity_I)
 

@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import Path, Query, Response
 from pydantic import BaseModel
 
+from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.serving import schemas
 from segue.serving.batcher import Batcher, Overloaded
 from segue.serving.errors import ApiError, format_traceback
@@ -70,7 +71,7 @@ MAX_PAGE_SIZE = 1_000
 """Maximum number of items, users or events in one response."""
 
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE_SIZE, description="Maximum number of results.")]
-PathId = Annotated[str, Path(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+PathId = Annotated[str, Path(min_length=1, max_length=MAX_ID_LENGTH, pattern=ID_PATTERN)]
 
 
 @dataclass(eq=False)

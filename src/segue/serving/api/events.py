@@ -13,12 +13,14 @@ import numpy as np
 from fastapi import APIRouter, Query, Response
 
 from segue.core.types import Events
+from segue.core.vocab import MAX_ID_LENGTH
 from segue.serving import schemas
 from segue.serving.api.dependencies import ApiDependencies, Limit, PathId, invalid_field, json_response
 from segue.serving.batcher import Overloaded
 from segue.serving.errors import ApiError, format_traceback
 from segue.serving.model_registry import LoadedModel
 from segue.serving.stores.store import Event, StoreError
+from segue.serving.users.event_actions import resolve_action
 from segue.serving.users.query_builder import events_since_training
 
 __all__ = ["EventRoutes"]
@@ -50,17 +52,19 @@ class EventRoutes:
 
     async def event(self, event: schemas.EventRequest) -> Response:
         """Store an event durably; the next request takes it into account."""
-        return await self._append([event])
+        return await self._append([event], "")
 
     async def events(self, batch: schemas.EventBatch) -> Response:
         """Store several events: either all are stored or none."""
         limit = self._service.settings.max_batch_events
         if len(batch.events) > limit:
             raise invalid_field("events", f"got {len(batch.events)}, expected at most {limit}")
-        return await self._append(batch.events)
+        return await self._append(batch.events, "events")
 
     async def users(
-        self, query: Annotated[str, Query(max_length=256, description="Prefix of the id.")] = "", limit: Limit = 20
+        self,
+        query: Annotated[str, Query(max_length=MAX_ID_LENGTH, description="Prefix of the id.")] = "",
+        limit: Limit = 20,
     ) -> Response:
         """Search training users by a prefix of their ids."""
         ids = self._service.models.active.artifact.bundle.users.ids
@@ -82,9 +86,24 @@ class EventRoutes:
         count = await self._dependencies.call_store("delete_user", lambda: self._service.store.delete_user(id))
         return json_response(schemas.UserDeleted(id=id, deleted_events=count))
 
-    async def _append(self, events: Sequence[schemas.EventRequest]) -> Response:
-        now = int(time.time())
-        rows = [Event(e.user, e.item, now if e.time is None else e.time, e.action, e.value, e.key) for e in events]
+    async def _append(self, events: Sequence[schemas.EventRequest], field_name: str) -> Response:
+        """Store ``events``, all or none.
+
+        Args:
+            field_name: field that holds the events; empty for a single event.
+
+        Raises:
+            ApiError: 422, the kind of an event is unknown or missing; 503, the store failed.
+        """
+        now, schema = int(time.time()), self._service.models.active.artifact.bundle.model.schema
+        rows = []
+        for index, e in enumerate(events):
+            prefix = f"{field_name}[{index}]." if field_name else ""
+            try:
+                action = resolve_action(schema, e.action)
+            except ValueError as error:
+                raise invalid_field(f"{prefix}action", str(error)) from None
+            rows.append(Event(e.user, e.item, now if e.time is None else e.time, action, e.value, e.key))
         try:
             is_new = await self._dependencies.event_queue.submit(rows)
         except Overloaded as overloaded:

@@ -18,6 +18,7 @@ from segue.serving.explain.explain import explain
 from segue.serving.rules.rerank import compile_rules
 from segue.serving.service import InvalidRequest, Job, PendingRequest
 from segue.serving.stores.store import Exposure, StoreError
+from segue.serving.users.event_actions import check_history_actions
 from segue.serving.users.user_features import coerce_user_features
 
 __all__ = ["RecommendRoutes"]
@@ -77,7 +78,9 @@ class RecommendRoutes:
 
         def job() -> schemas.Explanation:
             try:
-                coerce_user_features(model.artifact.bundle.model.schema.user_features, request.profile)
+                schema = model.artifact.bundle.model.schema
+                coerce_user_features(schema.user_features, request.profile)
+                check_history_actions(schema, request.history)
                 rules = compile_rules(request, self._service.settings.default_rules, model.catalog)
             except ValueError as error:
                 field, _, reason = str(error).partition(": ")

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel, load, save
-from segue.core.events import read_only
-from segue.core.files import atomic_folder, read_json, write_json
+from segue.core.events import check_codes, read_only
+from segue.core.files import atomic_folder, read_json, write_checked_json, write_json
 from segue.core.model import Factored, Streaming
 from segue.core.types import Events
 from segue.serving.artifacts.ann_index import ANN_THRESHOLD, ApproximateIndex, ExactIndex, Index
@@ -159,7 +159,7 @@ def build_artifact(
             metadata=dict(metadata or {}),
             sha256=files,
         )
-        write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+        write_checked_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         load_artifact(folder)
     return load_artifact(out)
 
@@ -198,10 +198,10 @@ def load_artifact(
         manifest.version,
         bundle,
         opened_engine,
-        _read_histories(folder / "histories") if (folder / "histories").is_dir() else None,
+        _read_histories(folder / "histories", bundle) if (folder / "histories").is_dir() else None,
         manifest.last_sequence,
-        ItemNeighbors.read(folder / "neighbors"),
-        read_only(np.load(folder / POPULARITY, mmap_mode="r", allow_pickle=False)),
+        ItemNeighbors.read(folder / "neighbors", bundle.model.schema.n_items),
+        _read_popularity(folder / POPULARITY, bundle.model.schema.n_items),
         len(expected),
         {**manifest.metadata, "engine_note": manifest.engine_note},
         manifest.input_columns,
@@ -224,11 +224,24 @@ def _write_histories(folder: Path, histories: Events) -> None:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-def _read_histories(folder: Path) -> Events:
+def _read_popularity(path: Path, n_items: int) -> NDArray[np.float32]:
+    popularity_I: NDArray[np.float32] = read_only(np.load(path, mmap_mode="r", allow_pickle=False))
+    if popularity_I.dtype != np.float32 or popularity_I.shape != (n_items,) or not np.isfinite(popularity_I).all():
+        raise ValueError(f"{path}: malformed: expected {n_items} finite float32 numbers")
+    return popularity_I
+
+
+def _read_histories(folder: Path, bundle: TrainedModel) -> Events:
     arrays: dict[str, Any] = {
         name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         for name in HISTORY_ARRAYS
         if (folder / f"{name}.npy").exists()
     }
     context = {name: arrays.pop(name) for name in ("time_known",) if name in arrays}
-    return Events(**arrays, context=context)
+    try:
+        histories = Events(**arrays, context=context)
+        schema = bundle.model.schema
+        check_codes(histories, schema.n_users, schema.n_items, max(1, len(schema.actions)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: malformed: {error}") from None
+    return histories

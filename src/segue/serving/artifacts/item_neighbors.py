@@ -102,7 +102,21 @@ class ItemNeighbors:
             np.save(folder / f"{name}.npy", getattr(self, name), allow_pickle=False)
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Open what :meth:`write` wrote, as memory-mapped arrays."""
+    def read(cls, folder: Path, n_items: int) -> Self:
+        """Open what :meth:`write` wrote, as memory-mapped arrays.
+
+        Raises:
+            ValueError: an item or the length of a row is out of range, or the neighbors are those of another catalog.
+        """
         arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAY_NAMES}
-        return cls(**arrays)
+        found = cls(**arrays)
+        limits = {"codes": n_items - 1, "lengths": found.codes.shape[1]}
+        for name, limit in limits.items():
+            array = getattr(found, name)
+            if array.size and not 0 <= int(array.min()) <= int(array.max()) <= limit:
+                raise ValueError(
+                    f"{folder / name}.npy: malformed: {array.min()} to {array.max()}, expected 0 to {limit}"
+                )
+        if len(found.lengths) != n_items or not np.isfinite(found.similarity).all():
+            raise ValueError(f"{folder}: malformed: {len(found.lengths)} rows of neighbors for {n_items} items")
+        return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segue.core.config import Settings, parse
-from segue.core.files import read_json, sha256
+from segue.core.files import find_damage, read_checked_json, sha256
 from segue.serving.engines.input_columns import InputColumn
 
 __all__ = [
@@ -22,7 +22,8 @@ __all__ = [
     "verify_artifact",
 ]
 
-FORMAT = 2
+FORMAT = 3
+"""Version of the layout. In format 2, the manifest has no checksum."""
 
 MANIFEST = "artifact.json"
 
@@ -61,13 +62,15 @@ class Manifest(Settings):
         Raises:
             ValueError: the manifest is missing, broken, or has another format.
         """
-        manifest = read_json(folder / MANIFEST)
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("format"), int):
+        manifest = read_checked_json(folder / MANIFEST, is_required=False)
+        if not isinstance(manifest.get("format"), int):
             raise ValueError(f"{folder / MANIFEST}: not the manifest of a model artifact")
-        if manifest["format"] != FORMAT:
+        if manifest["format"] not in (2, FORMAT):
             raise ValueError(
                 f"{folder}: artifact format {manifest['format']}, expected {FORMAT}; export the model again"
             )
+        if manifest["format"] > 2:
+            manifest = read_checked_json(folder / MANIFEST)
         return parse(cls, manifest, str(folder / MANIFEST))
 
 
@@ -84,12 +87,7 @@ def verify_artifact(folder: Path) -> list[str]:
     """
     expected = Manifest.read(folder).sha256
     errors = [f"{folder / name}: not in {MANIFEST}" for name in REQUIRED_FILES if name not in expected]
-    for name, digest in expected.items():
-        path = folder / name
-        if not path.is_file():
-            errors.append(f"{path}: missing")
-        elif (actual := sha256(path)) != digest:
-            errors.append(f"{path}: sha256 {actual}, expected {digest}")
+    errors += find_damage(folder, expected)
     return errors + [f"{folder / name}: not in {MANIFEST}" for name in _list_files(folder) if name not in expected]
 
 

@@ -127,7 +127,9 @@ class Drift:
             "lengths": np.searchsorted(self._length_edges, histories.lengths, side="left"),
         }
         if "actions" in n_bins and histories.actions is not None:
-            bins["actions"] = np.minimum(histories.actions, n_bins["actions"] - 1)
+            known = histories.context.get("action_known", True)
+            last = n_bins["actions"] - 1  # unknown actions
+            bins["actions"] = np.where(known, np.minimum(histories.actions, last), last)
         return {name: np.bincount(values, minlength=n_bins[name]) for name, values in bins.items()}
 
     def _advance(self) -> None:

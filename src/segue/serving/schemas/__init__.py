@@ -1,9 +1,9 @@
 """JSON schemas of the HTTP API, validated strictly.
 
-They cover requests, events and responses. Ids are strings of 1 to 256 characters without control characters. Unknown
-keys and non-finite numbers are rejected. Validation of a list stops at its first error: reporting a hundred thousand
-errors would take longer than answering. Limits that an operator configures (``k``, length of a history, ...) are
-checked in :mod:`segue.serving.api.dependencies`.
+They cover requests, events and responses. Ids are strings of 1 to 256 characters without control characters, or
+integers. Unknown keys and non-finite numbers are rejected. Validation of a list stops at its first error: reporting a
+hundred thousand errors would take longer than answering. Limits that an operator configures (``k``, length of a
+history, ...) are checked in :mod:`segue.serving.api.dependencies`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from segue.serving.schemas.admin import (
     UserEvent,
     UserList,
 )
-from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Scalar, Source, Time, Value
+from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Name, Scalar, Source, Time, Value
 from segue.serving.schemas.requests import (
     MAX_BATCH,
     BatchRequest,
@@ -68,6 +68,7 @@ __all__ = [
     "ModelInfo",
     "ModelList",
     "ModelStatus",
+    "Name",
     "Pin",
     "Reason",
     "RecommendRequest",

@@ -10,15 +10,27 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-__all__ = ["WHOLE_NUMBER", "ApiModel", "Feature", "Id", "Scalar", "Source", "Time", "Value"]
+from segue.core.events import MAX_SECONDS
+from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
+
+__all__ = ["WHOLE_NUMBER", "ApiModel", "Feature", "Id", "Name", "Scalar", "Source", "Time", "Value"]
 
 MAX_KEYS = 100
 """Objects with more keys are rejected as a whole; no schema has that many."""
 
-Id: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
-"""External id of a user or an item."""
+Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH, pattern=ID_PATTERN)]
+"""Name of a model, a kind of event, or a key."""
 
-Feature: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+def _integer_to_text(value: Any) -> Any:
+    is_integer = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_integer and abs(value) < 10 ** (MAX_ID_LENGTH - 1) else value
+
+
+Id: TypeAlias = Annotated[Name, BeforeValidator(_integer_to_text, json_schema_input_type=Name | int)]
+"""External id of a user or an item: text, or an integer, which is the same as its digits as text."""
+
+Feature: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 """Name of a feature."""
 
 Scalar: TypeAlias = Annotated[str, StringConstraints(max_length=1024)] | bool | int | float
@@ -32,8 +44,19 @@ def _to_whole_number(value: Any) -> Any:
 WHOLE_NUMBER = BeforeValidator(_to_whole_number)
 """Accepts ``5.0`` as an integer, as JSON has one number type. Must follow the bounds, or OpenAPI omits them."""
 
-Time: TypeAlias = Annotated[int, Field(ge=-(2**53), le=2**53), WHOLE_NUMBER]
-"""Unix time in seconds."""
+
+def _to_seconds(value: Any) -> Any:
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= MAX_SECONDS:
+        raise PydanticCustomError(
+            "time",
+            "expected Unix seconds below {limit}; the number appears to be in milliseconds or a finer unit",
+            {"limit": MAX_SECONDS},
+        )
+    return _to_whole_number(value)
+
+
+Time: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_SECONDS), BeforeValidator(_to_seconds)]
+"""Unix time in seconds, not milliseconds."""
 
 Value: TypeAlias = Annotated[float, Field(ge=-1e15, le=1e15)]
 """Value of an event. Models compute in float32, in which the square of a larger value overflows."""

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Scalar, Time, Value
+from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Name, Scalar, Time, Value
 from segue.serving.schemas.rules import Rules
 
 __all__ = [
@@ -32,12 +32,12 @@ class HistoryEvent(ApiModel):
 
     item: Id
     """Item id."""
-    action: Id | None = None
-    """Kind of event, such as ``purchase``."""
+    action: Name | None = None
+    """Kind of event, one of those in the training data, such as ``purchase``; default: unknown."""
     value: Value | None = None
     """Value, such as a rating."""
     time: Time | None = None
-    """Unix time in seconds."""
+    """Unix time in seconds, not milliseconds."""
 
 
 class RecommendRequest(Rules):
@@ -58,7 +58,7 @@ class RecommendRequest(Rules):
     """Whether items of the history may be recommended again."""
     time: Time | None = None
     """Time of the query, for models that use it; default: now."""
-    model: Id | None = None
+    model: Name | None = None
     """Name of the model; default: the one that an experiment assigns, otherwise the active model."""
     deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE_NUMBER] | None = None
     """Response deadline in milliseconds. A faster fallback answers if the model cannot meet it."""
@@ -85,13 +85,14 @@ class EventRequest(ApiModel):
     """User id."""
     item: Id
     """Item id. Events of items outside the catalog are stored too."""
-    action: Id | None = None
-    """Kind of event, such as ``purchase``."""
+    action: Name | None = None
+    """Kind of event, one of those in the training data, such as ``purchase``. Required if there are several, unless the
+    model has a target: then the default is the target."""
     value: Value | None = None
     """Value, such as a rating."""
     time: Time | None = None
-    """Unix time in seconds; default: time of arrival."""
-    key: Id | None = None
+    """Unix time in seconds, not milliseconds; default: time of arrival."""
+    key: Name | None = None
     """Idempotency key chosen by the client: of a user's events with the same key only the first is stored."""
 
 

@@ -154,18 +154,21 @@ def encode_history(
 ) -> tuple[Events, list[str]]:
     """Encode one history, oldest event first, and return the unknown items.
 
-    Only columns that the model reads are filled. An unknown action counts as the first one; a missing time takes the
-    value of the previous event.
+    Only columns that the model reads are filled. Missing and unknown actions are marked as unknown in the context
+    column ``action_known``; a missing time takes the value of the previous event and is marked in ``time_known``.
     """
     ids = [one if isinstance(one, str) else one.item for one in history]
     codes, known = artifact.bundle.items.encode(ids)
     unknown = [item for item, is_known in zip(ids, known.tolist(), strict=True) if not is_known]
     columns: dict[str, Any] = {}
+    context: dict[str, NDArray[np.bool_]] = {}
     events = [None if isinstance(one, str) else one for one in history] if artifact.input_columns else []
     if "actions" in artifact.input_columns:
         action_codes = {action: code for code, action in enumerate(artifact.bundle.model.schema.actions)}
-        actions = [0 if e is None else action_codes.get(e.action or "", 0) for e in events]
-        columns["actions"] = np.array(actions, np.uint8)[known]
+        actions = [-1 if e is None else action_codes.get(e.action or "", -1) for e in events]
+        actions_T = np.array(actions, np.int64)[known]
+        columns["actions"] = np.maximum(actions_T, 0).astype(np.uint8)
+        context["action_known"] = actions_T >= 0
     if "values" in artifact.input_columns:
         values = [np.nan if e is None or e.value is None else e.value for e in events]
         columns["values"] = np.array(values, np.float32)[known]
@@ -176,8 +179,8 @@ def encode_history(
             times.append(latest)
         columns["times"] = np.array(times, np.int64)[known]
         time_known_N = np.array([e is not None and e.time is not None for e in events], np.bool_)
-        columns["context"] = {"time_known": time_known_N[known]}
-    return Events(np.array([0, int(known.sum())]), codes[known], **columns), unknown
+        context["time_known"] = time_known_N[known]
+    return Events(np.array([0, int(known.sum())]), codes[known], **columns, context=context), unknown
 
 
 def concat_histories(parts: Sequence[Events], columns: Sequence[str]) -> Events:
@@ -191,14 +194,16 @@ def stack_histories(rows: Sequence[Events], columns: Sequence[str]) -> Events:
 
 
 def _combine(parts: Sequence[Events], columns: Sequence[str], offsets: NDArray[np.int64]) -> Events:
-    """Concatenate all events; mark which times are known if the model reads times."""
+    """Concatenate all events; mark known actions and times if the model reads them."""
     merged: dict[str, Any] = {
         name: np.concatenate([_column_or_default(part, name) for part in parts]) for name in columns
     }
-    if "times" in columns:
-        time_known = [part.context.get("time_known", np.ones(part.size, np.bool_)) for part in parts]
-        merged["context"] = {"time_known": np.concatenate(time_known)}
-    return Events(offsets, np.concatenate([part.items for part in parts]), **merged)
+    context = {}
+    for name, mark in (("actions", "action_known"), ("times", "time_known")):
+        if name in columns:
+            marks = [part.context.get(mark, np.full(part.size, getattr(part, name) is not None)) for part in parts]
+            context[mark] = np.concatenate(marks)
+    return Events(offsets, np.concatenate([part.items for part in parts]), **merged, context=context)
 
 
 def _column_or_default(events: Events, name: str) -> NDArray[Any]:

@@ -57,24 +57,30 @@ class TimeBins:
         """Return the number of bins, including the one for other times."""
         return len(self.bins_P) + 1
 
-    def rows(self, times: NDArray[np.int64] | None, count: int) -> NDArray[np.int32]:
+    def rows(
+        self, times: NDArray[np.int64] | None, count: int, is_known: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.int32]:
         """Return the ``(count,)`` bin index of each time.
 
-        Other and unknown times have the last index.
+        Other times, and those where ``is_known`` is false, have the last index.
         """
         last = len(self.bins_P)
         if times is None or not last:
             return np.full(count, last, np.int32)
         bins = times // (self.days_per_bin * SECONDS_PER_DAY)
         index = np.minimum(np.searchsorted(self.bins_P, bins), last - 1)
-        return np.where(self.bins_P[index] == bins, index, last).astype(np.int32)
+        is_own = self.bins_P[index] == bins if is_known is None else (self.bins_P[index] == bins) & is_known
+        return np.where(is_own, index, last).astype(np.int32)
 
 
 def schema_for(inputs: tuple[Input, ...], data: Dataset) -> DataSchema:
     """Return the schema of ``data`` with the user features that queries may carry."""
+    schema = data.schema
+    if "item_features" in inputs:
+        schema = replace(schema, n_without_events=0)  # the features score these items
     if "user_features" not in inputs:
-        return data.schema
-    return replace(data.schema, user_features=infer_features(data.user_features)[0])
+        return schema
+    return replace(schema, user_features=infer_features(data.user_features)[0])
 
 
 def build_relations(
@@ -157,9 +163,8 @@ def _relation_block(rows_T: NDArray[np.int32], parts: list[csr_array[Any]]) -> R
 
 
 def _time_bins(events: Events, days_per_bin: int, error_prefix: str) -> tuple[TimeBins, NDArray[np.int32]]:
-    is_known = events.context.get("time_known", np.ones(events.size, np.bool_))
+    is_known = events.time_known
     if events.times is None or not is_known.any():
         raise ValueError(f"{error_prefix} has no real times")
     time_bins = TimeBins.of(events.times, is_known, days_per_bin)
-    rows_T = np.where(is_known, time_bins.rows(events.times, events.size), len(time_bins) - 1)
-    return time_bins, rows_T.astype(np.int32)
+    return time_bins, time_bins.rows(events.times, events.size, is_known)
