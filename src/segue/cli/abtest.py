@@ -62,6 +62,7 @@ def abtest(
         if experiment not in defined:
             raise ValueError(f"{experiments}: no experiment '{experiment}'{suggest(experiment, defined)}")
         definition = defined[experiment]
+    _check_store_file(store)
     try:
         with closing(open_store(store)) as opened:
             record = analyze(
@@ -90,3 +91,14 @@ def abtest(
         terminal.table(Text(sentence))
     for note in record["notes"]:
         terminal.log(f"note: {note}")
+
+
+def _check_store_file(address: str) -> None:
+    """Check that the file of an SQLite store exists, before it is opened to be read.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = address.removeprefix("sqlite:///")
+    if path not in (address, "", ":memory:") and not Path(path).is_file():
+        raise ValueError(f"store: no such file: {path}; expected the event store of a service")

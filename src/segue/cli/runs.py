@@ -24,11 +24,14 @@ def runs(
     from segue.experiment.run_history import list_runs
 
     terminal = Terminal.from_context(context, json)
-    records = [record for record in list_runs() if data in (None, record["data"])]
+    records = [record for record in list_runs() if data in (None, record["data"]) or "error" in record]
     if terminal.json:
         terminal.result(records)
     else:
         terminal.table(_runs_table(records))
+        for record in records:
+            if "error" in record:
+                terminal.log(f"broken run {record['run']}: {record['error']}")
 
 
 def verify(
@@ -71,7 +74,8 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
 
     name = record["run"] + (" *" if record["best"] else "")
     if not record["finished"]:
-        return (name, record["data"], record["model"], "not finished", *[""] * 6, str(record["seed"]))
+        state = "broken" if "error" in record else "not finished"
+        return (name, record["data"], record["model"], state, *[""] * 6, str(record["seed"]))
     cost = record["cost"]
     return (
         name,

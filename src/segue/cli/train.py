@@ -101,7 +101,6 @@ def train(
         plan = _new_plan({key: value for key, value in task.items() if value is not None}, overrides, recipe)
         terminal.log(f"recipe: {plan.task.recipe or 'none, defaults'}")
     folder = create_run(plan, out)
-    terminal.log(f"run: {folder}")
     record = _run(plan, folder, terminal, profile, test)
     if terminal.json:
         terminal.result(record)

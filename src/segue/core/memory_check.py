@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["REDUCE_ITEMS", "check_memory", "check_not_forked"]
+from segue.core.config import Settings
+
+__all__ = ["REDUCE_ITEMS", "check_memory", "check_not_forked", "explain_memory_errors", "size_settings"]
 
 REDUCE_ITEMS = "keep fewer items (min_item_events) or use item_knn, whose memory grows linearly with the items"
 
 UNCHECKED_BYTES = 2**28
 """Smaller arrays are not checked, because the check takes milliseconds."""
+
+SIZES = ("width", "dim", "dims", "layers", "blocks", "factors", "length")
+"""Ends of the names of settings that determine a model's size."""
 
 _TASKS = Path("/proc/self/task")
 
@@ -41,6 +49,34 @@ def check_memory(what: str, numbers: int, instead: str) -> None:
     free = psutil.virtual_memory().available
     if needed > 0.9 * free:
         raise ValueError(f"{what} needs {needed / 2**30:,.1f} GiB, {free / 2**30:,.1f} GiB are available; {instead}")
+
+
+@contextmanager
+def explain_memory_errors(model: str, config: Settings) -> Iterator[None]:
+    """Turn a failed allocation within the context into one sentence.
+
+    Raises:
+        ValueError: numpy or torch could not allocate an array.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = " ".join(str(error).split())
+        is_torch = re.search(r"out of memory|can't allocate memory|not enough memory", text)
+        if not isinstance(error, MemoryError) and is_torch is None:
+            raise
+        size = re.search(r"allocate (\d[\d.,]* ?\w+)", text)
+        what = "an array" if size is None else size[1]
+        raise ValueError(
+            f"'{model}' ran out of memory: could not allocate {what}; reduce {size_settings(config)}, or batch_size"
+        ) from error
+
+
+def size_settings(config: Settings) -> str:
+    """Name the settings that determine a model's size, largest first."""
+    sizes = {name: value for name, value in config if name.endswith(SIZES) and isinstance(value, int)}
+    ordered = sorted(sizes.items(), key=lambda one: -one[1])
+    return ", ".join(f"{name}={value:,}" for name, value in ordered) or "the number of items (min_item_events)"
 
 
 def check_not_forked(action: str) -> None:

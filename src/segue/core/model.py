@@ -194,6 +194,8 @@ class Model(ABC):
     """Whether the model learns from values, such as ratings, instead of events alone."""
     validation_metric: ClassVar[str] = "ndcg@10"
     """Default metric for choosing the best epoch on the validation set."""
+    is_cpu_only: ClassVar[bool] = False
+    """Whether training and scoring use the CPU, whatever the device of the run."""
 
     config: Any
     schema: DataSchema
@@ -224,6 +226,8 @@ class Solver(Model):
 
     Models trained by gradient descent are :class:`segue.core.network.Network`.
     """
+
+    is_cpu_only = True
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         self.config = config

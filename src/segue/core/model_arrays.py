@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from segue.core.config import suggest
-from segue.core.model import StateArrays
+from segue.core.config import Settings, suggest
+from segue.core.model import Recommender, StateArrays
 
-__all__ = ["check_finite", "check_range", "load_array", "load_csr"]
+__all__ = ["NonFiniteScoreError", "check_finite", "check_range", "explain_divergence", "load_array", "load_csr"]
+
+
+STEP_SETTINGS = ("learning_rate", "learning_rates", "momentum", "l2", "regularization", "optimizer", "clip_norm")
+"""Settings that can make training diverge."""
+
+
+class NonFiniteScoreError(ValueError):
+    """A model computed a score that is infinite or NaN."""
+
+
+@contextmanager
+def explain_divergence(
+    model: Recommender, arrays: Callable[[], StateArrays], when: str, *settings: Settings
+) -> Iterator[None]:
+    """Check that a model in training is finite, before and within the context.
+
+    Args:
+        arrays: returns the learned arrays.
+        when: the time of the check, such as ``iteration 3``, for the error message.
+        settings: the groups of settings to name in the error message.
+
+    Raises:
+        ValueError: an array, or a score computed within the context, is infinite or NaN.
+    """
+    try:
+        for name, array in arrays().items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise NonFiniteScoreError(f"array '{name}' has numbers that are not finite")
+        yield
+    except NonFiniteScoreError as error:
+        values = {key: value for group in settings for key, value in group if key in STEP_SETTINGS}
+        named = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
+        advice = f"; its settings: {named}; try a lower learning_rate or more regularization" if named else ""
+        raise ValueError(f"{type(model).__name__}: training diverged, after {when}: {error}{advice}") from None
 
 
 def check_finite(name: str, array: NDArray[Any]) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.model import Recommender, Streaming, is_factored
+from segue.core.model_arrays import NonFiniteScoreError
 from segue.core.state import State
 from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Recommendations, Scores
 
@@ -125,7 +126,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
                 if not finite_R.all():
                     wrong = int(np.argmin(finite_R))
                     item = int(np.argmin(np.isfinite(few_RI[wrong])))
-                    raise ValueError(
+                    raise NonFiniteScoreError(
                         f"{type(model).__name__}: score of item {item} for query {start + first + row + wrong} is "
                         f"{few_RI[wrong, item]}, expected a finite number"
                     )

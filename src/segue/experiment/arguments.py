@@ -26,6 +26,7 @@ __all__ = [
     "check_device",
     "check_seed",
     "check_seeds",
+    "device_of_model",
     "reject_settings",
     "reject_unused",
     "setting_group",
@@ -105,6 +106,18 @@ def check_device(device: Any) -> str:
             "cpu"
         ) from None
     return str(chosen)
+
+
+def device_of_model(model: str, device: str) -> tuple[str, str | None]:
+    """Return the device that a model uses, and a note if it is another one.
+
+    Raises:
+        ValueError: torch does not know ``device``, or it is not available.
+    """
+    device = check_device(device)
+    if device == "cpu" or not model_class(model).is_cpu_only:
+        return device, None
+    return "cpu", f"device: '{model}' runs on the CPU only, so it uses cpu instead of {device}"
 
 
 def as_assignments(settings: Mapping[str, Any]) -> list[str]:

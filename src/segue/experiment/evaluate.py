@@ -17,7 +17,7 @@ from segue.core.config import apply_overrides, parse, suggest
 from segue.core.files import read_json
 from segue.core.messages import QualityWarning, warn
 from segue.core.model import Model, Predictor, Recommender
-from segue.core.registry import exported_functions
+from segue.core.registry import exported_functions, model_class
 from segue.core.types import Dataset, HeldOut, Split
 from segue.core.vocab import Vocab, id_text
 from segue.data.dataframes import is_table, to_frame
@@ -39,6 +39,7 @@ from segue.experiment.quality import explain_result, is_rating_model, rating_not
 from segue.experiment.run_folder import METRICS
 from segue.experiment.settings import EvaluationSettings
 from segue.experiment.test_readings import format_readings, list_readings, record_reading
+from segue.training.train import check_validation_metric
 
 __all__ = [
     "GroupBy",
@@ -320,13 +321,14 @@ def validate_metrics(plan: Plan) -> list[str]:
     Errors of predicted ratings are computed wherever possible, whether named or not.
 
     Raises:
-        ValueError: unknown names, one line each.
+        ValueError: unknown names, one line each, or a validation metric that the model cannot compute.
     """
     known, errors = ranking_metrics.known_metrics(), exported_functions(rating_metrics)
     if unknown := [name for name in plan.evaluation.metrics if name.partition("@")[0] not in known | errors]:
         raise ValueError(
             "\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, known | errors)}" for name in unknown)
         )
+    check_validation_metric(plan.task.model, model_class(plan.task.model), plan.training.metric)
     return [name for name in plan.evaluation.metrics if name not in errors]
 
 

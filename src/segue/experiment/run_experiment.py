@@ -23,7 +23,7 @@ from segue.evaluation.evaluate import estimate_values, make_validator
 from segue.evaluation.leakage import check_leakage
 from segue.evaluation.rating_metrics import training_errors
 from segue.evaluation.simple_baselines import RATING_MEANS, BaselineComparison, rating_mean_errors
-from segue.experiment.arguments import check_device
+from segue.experiment.arguments import device_of_model
 from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
 from segue.experiment.evaluate import evaluate_plan, interval_values, mean_values, validate_metrics, values_per_query
 from segue.experiment.model_card import format_card
@@ -63,7 +63,9 @@ def run_plan(
     Returns:
         The record, as written to ``metrics.json``.
     """
-    check_device(plan.run.device)
+    device, device_note = device_of_model(plan.task.model, plan.run.device)
+    if device_note is not None:
+        log(device_note)
     validate_metrics(plan)
     validate_inputs(plan, plan.split.use_query_time)
     timer = StageTimer()
@@ -77,10 +79,11 @@ def run_plan(
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
     log(count_parts(parts))
     check_parts(parts)
+    log(f"run: {folder}")
     if read_test and not len(parts.test):
         raise ValueError(f"test: split.strategy={plan.split.strategy} holds no test query out; train without --test")
     report_inputs(plan, data, log)
-    run = Run(plan.run.seed, folder, plan.run.device, _trackers(plan, folder, log if progress else None), progress)
+    run = Run(plan.run.seed, folder, device, _trackers(plan, folder, log if progress else None), progress)
     with timer("train"):
         validate = None
         if len(parts.valid):
@@ -171,7 +174,7 @@ def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict
         "data": plan.task.data,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": plan.run.seed,
-        "device": plan.run.device,
+        "device": device_of_model(plan.task.model, plan.run.device)[0],
         "segue": __version__,
         "recipe": plan.task.recipe,
         "warnings": list(dict.fromkeys([*parts.metadata.get("warnings", []), *_warnings(plan)])),

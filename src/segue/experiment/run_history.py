@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ __all__ = ["find_reusable_run", "list_runs", "mark_best"]
 SELECTION_METRICS = ("ndcg@10", "rmse")
 """Validation metrics by which the best run is chosen: the first that both runs have."""
 
+REQUIRED = ("model", "data", "seed", "date", "device", "fingerprint", "valid", "cost")
+"""Entries that the record of every finished run has."""
+
 
 def list_runs() -> list[dict[str, Any]]:
     """Return one record per run, oldest first.
 
     The record of a finished run is ``metrics.json``; that of any other run contains only basic facts.
+    A run with a file that cannot be read counts as not finished, and its record has an ``error`` that names the file.
     """
     records = [_read_record(folder) for folder in run_folders()]
     best = {link.resolve().name for link in (runs_folder() / "best").glob("*") if link.is_symlink()}
@@ -32,11 +37,31 @@ def list_runs() -> list[dict[str, Any]]:
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of one run; a file that cannot be read is named under ``error``."""
     known = {"run": folder.name, "finished": is_finished(folder)}
-    if is_finished(folder):
-        return {**read_json(folder / METRICS), **known}
-    plan = read_plan(folder / SETTINGS)
-    return {"model": plan.task.model, "data": plan.task.data, "seed": plan.run.seed, "date": "", **known}
+    error = None
+    if known["finished"]:
+        path = folder / METRICS
+        try:
+            record = read_json(path)
+            missing = [key for key in REQUIRED if key not in record] if isinstance(record, dict) else list(REQUIRED)
+            if not missing:
+                return {**record, **known}
+            error = f"{path}: expected a record of a run, it lacks {', '.join(missing)}"
+        except (ValueError, OSError) as problem:
+            error = _name_file(path, problem)
+    basic: dict[str, Any] = {"model": "", "data": "", "seed": "", "date": ""}
+    try:
+        plan = read_plan(folder / SETTINGS)
+        basic |= {"model": plan.task.model, "data": plan.task.data, "seed": plan.run.seed}
+    except (ValueError, OSError) as problem:
+        error = error or _name_file(folder / SETTINGS, problem)
+    return {**basic, **known, **({} if error is None else {"finished": False, "error": error})}
+
+
+def _name_file(path: Path, problem: Exception) -> str:
+    text = str(problem).splitlines()[0]
+    return text if str(path) in text else f"{path}: {text}"
 
 
 def find_reusable_run(plan: Plan) -> Path | None:
@@ -62,7 +87,10 @@ def mark_best(folder: Path, plan: Plan) -> bool:
     name = Path(plan.task.data.partition("?")[0]).stem
     is_default = plan.filters == Filters() and plan.split == SplitSettings() and plan.evaluation.exclude_seen
     link = runs_folder() / "best" / (name if is_default else f"{name}-{plan.comparison_key()[:8]}")
-    best = read_json(link / METRICS) if (link / METRICS).exists() else None
+    best = None
+    with suppress(ValueError, OSError):  # a broken record is replaced
+        found = read_json(link / METRICS)
+        best = found if isinstance(found, dict) else None
     is_comparable = best is not None and all(best.get(key) == record[key] for key in ("comparison_key", "data_hash"))
     if best is not None and is_comparable and _is_better(best, record):
         return False

@@ -19,7 +19,14 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.evaluation.evaluate import make_validator
 from segue.evaluation.metrics import MetricLike, resolve_metrics
-from segue.experiment.arguments import as_assignments, check_device, check_seed, reject_settings, reject_unused
+from segue.experiment.arguments import (
+    as_assignments,
+    check_device,
+    check_seed,
+    device_of_model,
+    reject_settings,
+    reject_unused,
+)
 from segue.experiment.data import user_feature_names, validate_inputs
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.quality import check_parts, explain_repeats, judge_model, training_repeat_share
@@ -31,6 +38,13 @@ __all__ = ["TrainingJob", "prepare_training", "train_job", "train_model"]
 
 UNUSED_GROUPS = ("filters", "split", "evaluation", "run")
 """Groups of settings that training in memory does not read."""
+
+UNUSED_SECTIONS = {
+    "filters": "pass these settings to segue.load",
+    "split": "pass these settings to segue.split",
+    "evaluation": "pass these settings to segue.evaluate",
+}
+"""What to do with a section of a recipe that training in memory does not read."""
 
 USED_EVALUATION = ("baseline", "evaluation.baseline", "exclude_seen", "evaluation.exclude_seen")
 """Evaluation settings that training does read, for its validation."""
@@ -80,12 +94,31 @@ def prepare_training(
     named = {"loss": loss if custom is None else str(custom), "metric": None if callable(metric) else metric}
     named = {key: value for key, value in named.items() if value is not None}
     plan = make_plan({"model": name, "data": data}, as_assignments({**given, **named}), recipe)
+    _warn_unused_sections(plan, given)
     training = plan.training
     if callable(metric):  # early stopping looks the metric up by its name
         training = training.model_copy(update={"metric": resolve_metrics([metric])[0].name})
     if custom is not None:  # the plan holds its name
         training = training.model_copy(update={"loss": custom})
     return TrainingJob(plan, training, metric if callable(metric) else plan.metric, callbacks)
+
+
+def _warn_unused_sections(plan: Plan, given: Mapping[str, Any]) -> None:
+    """Warn of sections of the recipe that training in memory does not read."""
+    if plan.task.recipe is None:
+        return
+    for section, hint in UNUSED_SECTIONS.items():
+        values = getattr(plan, section)
+        changed = [
+            key
+            for key, field in type(values).model_fields.items()
+            if getattr(values, key) != field.default and key not in given and f"{section}.{key}" not in USED_EVALUATION
+        ]
+        if changed:
+            warn(
+                f"recipe {plan.task.recipe}: section [{section}] is ignored ({', '.join(changed)}), as the data is "
+                f"given; {hint}"
+            )
 
 
 def train_job(job: TrainingJob, data: Split | Dataset, run: Run) -> Model:
@@ -127,6 +160,9 @@ def train_model(
     named = {"loss": loss, "metric": metric, "callbacks": callbacks}
     job = prepare_training(name, train_data.name, {**settings, **_drop_unset(named)}, recipe)
     held = [part.queries for part in (data.valid, data.test) if len(part)] if isinstance(data, Split) else []
+    device, device_note = device_of_model(name, device)
+    if device_note is not None:
+        warn(f"train: {device_note}")
     validate_inputs(job.plan, not held or any(queries.times is not None for queries in held))
     out = None if folder is None else Path(folder).expanduser()
     if out is not None:

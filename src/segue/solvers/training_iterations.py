@@ -8,7 +8,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from segue.core.config import Settings
 from segue.core.model import Recommender, StateArrays, Validate
+from segue.core.model_arrays import explain_divergence
 from segue.core.run import Interrupted, Run
 
 __all__ = ["run_iterations"]
@@ -60,8 +62,9 @@ def run_iterations(
             metrics = {**step(iteration), "seconds": time.monotonic() - start}
             if validate is not None and ((iteration + 1) % validate_every == 0 or iteration + 1 == n_iterations):
                 start = time.monotonic()
-                publish()
-                metrics |= {f"valid/{name}": value for name, value in validate(model).items()}
+                with explain_divergence(model, arrays, f"iteration {iteration + 1}", *_settings(model)):
+                    publish()
+                    metrics |= {f"valid/{name}": value for name, value in validate(model).items()}
                 metrics["validation_seconds"] = time.monotonic() - start
             run.log(iteration + 1, metrics)
             is_interrupted = run.interrupted  # read once, so that an interruption always saves a checkpoint
@@ -73,3 +76,8 @@ def run_iterations(
                     f"interrupted after iteration {iteration + 1} of {n_iterations}; the checkpoint is saved"
                 )
     publish()
+
+
+def _settings(model: Recommender) -> tuple[Settings, ...]:
+    config = getattr(model, "config", None)
+    return (config,) if isinstance(config, Settings) else ()

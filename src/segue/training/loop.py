@@ -16,10 +16,12 @@ from typing import Any, Literal, cast
 import torch
 
 from segue.core.config import Settings
+from segue.core.memory_check import check_memory, size_settings
 from segue.core.model import Model, Validate
+from segue.core.model_arrays import explain_divergence
 from segue.core.network import Network
 from segue.core.run import Interrupted, Run
-from segue.core.types import Dataset
+from segue.core.types import DataSchema, Dataset
 from segue.training.callbacks import Callback, EarlyStopping, History, PlateauSchedule, ProgressBar, TrainingState
 from segue.training.checkpoint import Checkpointer, Position
 from segue.training.configured_loss import build_loss
@@ -47,11 +49,28 @@ def fit(
     network = cast(type[Network], model_class)
     if network.builtin_loss and (errors := ignored_loss_settings(training, network.builtin_loss)):
         raise ValueError("\n".join(errors))
+    _check_size(network, config, network.schema_for(config, data))
     with torch.random.fork_rng(), run.interruptible():
         torch.manual_seed(run.derive_seed("init"))
         model = network(config, network.schema_for(config, data))
         model.prepare(data)
         return Trainer(model.to(run.device), training, data, run, validate, callbacks).run_epochs()
+
+
+def _check_size(network: type[Network], config: Settings, schema: DataSchema) -> None:
+    """Check that the weights, their gradients and Adam's two moments fit into memory.
+
+    The weights are counted on the device ``meta``, which allocates nothing. A network that cannot be built there is not
+    checked.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            n_weights = sum(weight.numel() for weight in network(config, schema).parameters())
+    except (RuntimeError, TypeError, ValueError):
+        return
+    check_memory(
+        f"{network.__name__}: training {n_weights:,} weights", 4 * n_weights, f"reduce {size_settings(config)}"
+    )
 
 
 class Trainer:
@@ -133,6 +152,11 @@ class Trainer:
         use_bfloat16 = self.training.precision == "bfloat16"
         with torch.autocast(torch.device(self.run.device).type, torch.bfloat16, enabled=use_bfloat16):
             loss, n_targets = self.model.objective(batch, self.loss)
+        if not loss.requires_grad:
+            raise ValueError(
+                f"training.loss: the loss of {type(self.model).__name__} has no gradient, expected a scalar tensor "
+                "that is computed from the scores by operations of torch, without detach(), item() or numpy"
+            )
         (loss * n_targets if self.training.gradient_accumulation > 1 else loss).backward()
         value = loss.item()
         self.pending_targets += n_targets
@@ -177,13 +201,20 @@ class Trainer:
 
     def _run_validation(self, state: TrainingState, validate: Validate) -> TrainingState:
         self.model.eval()
-        with self.average.swapped_in() if self.average else nullcontext():
+        when, settings = f"epoch {self.position.epoch + 1}", (self.training, self.model.config)
+        with (
+            self.average.swapped_in() if self.average else nullcontext(),
+            explain_divergence(self.model, self._weights, when, *settings),
+        ):
             self.model.finalize()
             validation: Mapping[str, float] = validate(self.model)
             named = {f"valid/{name}": value for name, value in validation.items()}
             state = replace(state, metrics={**state.metrics, **named}, validation=validation)
             self._notify("on_validation_end", state)
         return state
+
+    def _weights(self) -> dict[str, Any]:
+        return {name: weight.detach().float().cpu().numpy() for name, weight in self.model.named_parameters()}
 
     def _state(self, epoch: int) -> TrainingState:
         at = self.position

@@ -7,7 +7,9 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from segue.core.config import Settings, parse
-from segue.core.model import Model, Solver, Validate
+from segue.core.memory_check import explain_memory_errors
+from segue.core.model import LOWER_IS_BETTER, Model, Solver, Validate
+from segue.core.model_arrays import explain_divergence
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset
@@ -16,7 +18,7 @@ from segue.training.settings import Training
 if TYPE_CHECKING:
     from segue.training.callbacks import Callback
 
-__all__ = ["Training", "check_callbacks", "train"]
+__all__ = ["Training", "check_callbacks", "check_validation_metric", "train"]
 
 HOOKS = ("on_train_start", "on_step_end", "on_validation_end", "on_epoch_end", "on_train_end")
 """Methods of a callback."""
@@ -58,13 +60,34 @@ def train(
                 "callbacks would never run; expected none"
             )
         model = kind(settings, data.schema)
-        model.fit(data, run, validate)
-        return model
+        check_validation_metric(key, model, training.metric)
+        with explain_memory_errors(key, settings):
+            model.fit(data, run, validate)
+        with explain_divergence(model, model.arrays, "the last iteration", settings):
+            return model
+    check_validation_metric(key, kind, training.metric)
     from segue.training.loop import fit  # needs torch
 
     if training.metric is None:
         training = training.model_copy(update={"metric": kind.validation_metric})
-    return fit(kind, settings, training, data, run, validate, callbacks)
+    with explain_memory_errors(key, settings):
+        return fit(kind, settings, training, data, run, validate, callbacks)
+
+
+def check_validation_metric(key: str, model: Model | type[Model], metric: object) -> None:
+    """Check that a model can compute its validation metric.
+
+    Args:
+        model: the model, or its class before the model is built; settings of a model may decide what it predicts.
+
+    Raises:
+        ValueError: an error of predicted ratings, for a model that predicts none.
+    """
+    if metric in LOWER_IS_BETTER and not getattr(model, "predicts_ratings", False):
+        raise ValueError(
+            f"training.metric: got '{metric}', which '{key}' cannot compute as it predicts no ratings, so its best "
+            "state cannot be chosen by an error; expected a ranking metric such as ndcg@10"
+        )
 
 
 def check_callbacks(callbacks: Any) -> tuple[Any, ...]:
