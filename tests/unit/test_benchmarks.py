@@ -28,7 +28,7 @@ from benchmarks import (
     time_to_accuracy,
 )
 from benchmarks.__main__ import MODULES, PARTS, RUNNERS
-from benchmarks.compare_libraries import COMPARISONS, histories
+from benchmarks.compare_libraries import COMPARISONS, MODELS, SETTINGS, histories
 from benchmarks.runners.measure import ThroughputMeter, ValidationTimer, memory, score
 from segue.core.config import parse
 from segue.core.registry import model_class
@@ -121,10 +121,20 @@ def test_validation_timer_excludes_validation(monkeypatch: pytest.MonkeyPatch) -
 def test_time_to_accuracy_table() -> None:
     runs = {"rectools": {"points": [(1.0, 0.1), (60.0, 0.2)]}, "segue": {"points": [(4.0, 0.21)]}}
     one = {"model": "sasrec", "length": 50, "library": "rectools", "minutes": 1.0, "target": 0.2, "runs": runs}
+    one |= {"training_settings": "equal"}
     one |= {"settings": {"embedding_dim": 64}, "segue_settings": {"windows": "all"}, "peer_settings": {}}
     actual = one | {"peer_seconds": 60.0, "segue_seconds": 4.0}
     assert "| 0.2000 | 60 | 4.0 | 15.0 x less |" in "\n".join(time_to_accuracy.lines([actual]))
     assert "not reached" in "\n".join(time_to_accuracy.lines([actual | {"segue_seconds": None}]))
+
+
+def test_races_have_one_run_with_the_training_settings_of_the_other_library() -> None:
+    for one in time_to_accuracy.TIME_COMPARISONS:
+        equal, recipe = one.own_settings.values()
+        same = SETTINGS | MODELS[one.model] | one.peer
+        for name in ("batch", "learning_rate", "mask_last_prob"):
+            assert (SETTINGS | MODELS[one.model] | equal).get(name) == same.get(name), name
+        assert recipe != equal
 
 
 def test_comparisons_have_all_settings() -> None:
