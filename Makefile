@@ -1,15 +1,16 @@
 # make demo    MovieLens 100K -> xLSTM -> metrics -> ten recommendations
 # make test    everything: linters, types, import contracts, tests
 # make check   the fast part of it
-# make nightly   10,000 cases of messy logs per property: three minutes
-# make bench   compare speed, memory and time to equal accuracy with RecTools and RecBole: 40 minutes
+# make nightly   10,000 cases of messy logs per property: ten minutes, then all mutants: two hours
+# make mutation   the share of small code changes that the tests notice, from a random sample: 20 minutes
+# make bench   compare speed, memory and time to equal accuracy with RecTools and RecBole: 45 minutes
 # make crosscheck   compare the xLSTM cells with the packages xlstm and mlstm_kernels
 # make docs    build the documentation, including the reference, in site/
 # Each target installs what it needs on first use.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
-.PHONY: help demo test check nightly bench crosscheck docs clean
+.PHONY: help demo test check nightly mutation bench crosscheck docs clean
 
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -44,7 +45,11 @@ check: $(VENV)/.ready-dev
 	$(BIN)/lint-imports
 
 nightly: $(VENV)/.ready-dev
-	SEGUE_MESSY_LOGS=10000 $(BIN)/pytest tests/properties/test_messy_logs.py --timeout 1800
+	SEGUE_MESSY_LOGS=10000 $(BIN)/pytest tests/properties/test_messy_logs.py tests/properties/test_damaged_logs.py --timeout 3600
+	$(BIN)/python -m benchmarks mutation --sample 0
+
+mutation: $(VENV)/.ready-dev
+	$(BIN)/python -m benchmarks mutation
 
 bench: $(VENV)/.ready-dev
 	$(BIN)/python -m benchmarks

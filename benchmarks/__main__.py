@@ -1,8 +1,8 @@
 """``python -m benchmarks``: compare Segue with other libraries, or run one part alone.
 
 Nothing else should run meanwhile. Missing environments of the other libraries are created first (some minutes, once);
-``SEGUE_PEERS`` names a folder that contains them. The default part, ``compare_libraries``, takes about 40 minutes on
-two cores, of which 25 are part ``time_to_accuracy`` (``--minutes``); with ``--quick`` it takes three minutes on a small
+``SEGUE_PEERS`` names a folder that contains them. The default part, ``compare_libraries``, takes about 45 minutes on
+two cores, of which 29 are part ``time_to_accuracy`` (``--minutes``); with ``--quick`` it takes three minutes on a small
 simulated log.
 """
 
@@ -45,6 +45,7 @@ PARTS = {
     "ablation": "effect of each setting, three seeds: hours",
     "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
     "accuracy": "metrics of all models on one board (--source), trained from its recipes: hours",
+    "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
 }
 
 MODULES = (
@@ -58,6 +59,7 @@ MODULES = (
     "bpr_tutorial",
     "serving",
     "soak",
+    "mutation",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
 
@@ -91,7 +93,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--minutes",
         type=float,
-        help="of part time_to_accuracy: training time of RecTools, default 15; of part soak: default 20",
+        help="of part time_to_accuracy: training time of RecTools, default 15; of part soak: default 20; of part "
+        "mutation: time after which no further mutant is run",
     )
     parser.add_argument(
         "--store", choices=("postgresql", "redis", "sqlite", "all"), default="all", help="of part soak; default all"
@@ -109,6 +112,12 @@ def arguments() -> argparse.Namespace:
         "--models", help="of parts equal_budget_tuning and ratings; default: every model that supports the task"
     )
     parser.add_argument("--task", default="ml-100k-u1", help="of part ratings: a key of its TASKS; default %(default)s")
+    parser.add_argument(
+        "--sample", type=int, help="of part mutation: number of mutants, 0 for all; default: as configured"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="of part mutation: do not run again what an earlier run in --out killed"
+    )
     parser.add_argument("--quick", action="store_true", help="as little work as possible: checks that the part runs")
     return parser.parse_args()
 
@@ -145,6 +154,8 @@ def main() -> None:
     print(text)
     report.save(options.out / name, text, found)
     log(f"written: {options.out / name}.md and .json")
+    if "failure" in found:
+        sys.exit(found["failure"])
 
 
 def run_module(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:

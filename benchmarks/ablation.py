@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import training_lines
+from benchmarks.readings import count_readings, reading_lines
+from benchmarks.verdicts import Verdict, compare_figures
 from segue.evaluation.bootstrap import estimate
 from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.plan import Plan, make_plan
@@ -58,8 +60,10 @@ def run(study: str, seeds: int, log: Any, quick: bool = False) -> dict[str, Any]
         content["base"], changes, seeds = [*content["base"], "epochs=1"], dict(list(changes.items())[:2]), 1
     per_user: dict[str, NDArray[np.float64]] = {}
     rows: dict[str, Any] = {}
+    every_run: list[Path] = []
     for name, changed in changes.items():
         folders = [ensure_run(make_variant_plan(content, changed, seed), log, read_test=True) for seed in range(seeds)]
+        every_run += folders
         read = [read_test_results(folder) for folder in folders]
         records = [record for record, _ in read]
         values = np.stack([table[METRIC].to_numpy() for _, table in read])
@@ -85,6 +89,7 @@ def run(study: str, seeds: int, log: Any, quick: bool = False) -> dict[str, Any]
         "base": content["base"],
         "seeds": seeds,
         "rows": rows,
+        "test_readings": count_readings(every_run),
         "data_hash": record["data_hash"],
         "queries": record["counts"]["test_queries"],
         "leakage": record["leakage"],
@@ -100,8 +105,8 @@ def page(found: dict[str, Any]) -> str:
         f"Command: `python -m benchmarks ablation --study {found['study']}`. Base: `{' '.join(found['base'])}`.",
         f"Each row is the mean of {found['seeds']} seeds; NDCG@10 of the {found['queries']:,} test queries, whole",
         "catalog. Intervals (95 %) are over users, of each user's mean over the seeds; the difference is paired with",
-        "the base; ± is the standard deviation over seeds. Settings were chosen on validation; the table shows the",
-        "test.",
+        "the base; ± is the standard deviation over seeds. The table measures the effect of each setting on the test",
+        "part; the settings of the recipes were chosen by validation.",
         "",
         "| changed | validation | test | 95 % | ± seeds | HR@10 | difference | 95 % | train, s | parameters |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -112,7 +117,7 @@ def page(found: dict[str, Any]) -> str:
         spread = float(np.std(test["seeds"], ddof=1)) if len(test["seeds"]) > 1 else 0.0
         difference = ["", ""]
         if row["changed"]:
-            is_clear = gain["low"] > 0 or gain["high"] < 0
+            is_clear = compare_figures((gain["low"], gain["high"]), 0.0) is not Verdict.ON_PAR
             difference = [
                 f"**{gain['mean']:+.4f}**" if is_clear else f"{gain['mean']:+.4f}",
                 f"{gain['low']:+.4f} to {gain['high']:+.4f}",
@@ -133,6 +138,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "The interval of a difference in bold excludes zero; it is not corrected for the number of rows.",
         "",
+        *reading_lines(found, f"ablation-{found['study']}", found["seeds"] * len(found["rows"])),
         *training_lines(found),
         "",
     ]

@@ -17,7 +17,8 @@ __all__ = ["CASES", "run"]
 CASES = {
     "ml-1m": ("ml-1m", 3.0, 4.0),
     "simulated, 20 million rows": ("simulated?users=500000&items=20000&mean_length=40", 60.0, 4.0),
-    "Parquet in random order, 20 million rows": ("table", 60.0, 4.0),
+    "Parquet in random order, 20 million rows": ("table.parquet", 60.0, 4.0),
+    "CSV in random order, 20 million rows": ("table.csv", 90.0, 6.0),
 }
 """Source, and its limits in seconds and GiB."""
 ROWS = 20_000_000
@@ -34,8 +35,8 @@ def run(sources: list[str] | None = None) -> dict[str, Any]:
 
 def _case(source: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as home:
-        if source == "table":
-            source = f"{home}/table.parquet"
+        if source in ("table.parquet", "table.csv"):
+            source = f"{home}/{source}"
             subprocess.run([sys.executable, __file__, "--write", source], check=True)
         environment = {**os.environ, "SEGUE_HOME": home}
         command = [sys.executable, __file__, "--build", source]
@@ -59,7 +60,7 @@ def build(source: str) -> None:
 
 
 def write_table(path: str) -> None:
-    """Write a table of random events in random order as Parquet."""
+    """Write a table of random events in random order as Parquet or CSV, by its suffix."""
     import numpy as np
     import polars as pl
 
@@ -70,7 +71,8 @@ def write_table(path: str) -> None:
         "timestamp": rng.integers(800_000_000, 1_400_000_000, ROWS),
         "rating": rng.integers(1, 6, ROWS).astype(np.float32),
     }
-    pl.DataFrame(columns).write_parquet(Path(path))
+    frame = pl.DataFrame(columns)
+    frame.write_csv(path) if path.endswith(".csv") else frame.write_parquet(Path(path))
 
 
 if __name__ == "__main__":

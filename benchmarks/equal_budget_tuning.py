@@ -1,17 +1,19 @@
 """Every sequential model under an equal tuning budget: the same trials, selected on validation, then tested.
 
-The trials of a model are settings drawn from one space that all models share; the first is the center of the space. The
-table shows the test metrics of the trial with the best validation NDCG@10.
+The trials of a model are settings drawn from one space that all models share; the first is the center of the space.
+Trials are compared by validation NDCG@10; only the best one of each model is evaluated on the test part.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import training_lines
+from benchmarks.readings import count_readings, reading_lines
 from segue.core.files import read_json
 from segue.core.registry import model_class, model_keys
 from segue.evaluation import significance
@@ -59,6 +61,7 @@ def run(source: str, models: list[str], count: int, log: Any, quick: bool = Fals
     """Train ``count`` trials of each model; return the best by validation, and paired tests."""
     rows: dict[str, Any] = {}
     values: dict[str, np.ndarray[Any, Any]] = {}
+    chosen_runs: list[Path] = []
     for model in models:
         tried = []
         for settings in trials(count):
@@ -70,6 +73,7 @@ def run(source: str, models: list[str], count: int, log: Any, quick: bool = Fals
             log(f"{model} {' '.join(settings)}: validation {tried[-1]['valid']:.4f}")
         best = max(tried, key=lambda trial: float(trial["valid"]))
         table = read_test_results(best["folder"])[1]  # trials read validation only, the best one reads the test
+        chosen_runs.append(best["folder"])
         values[model] = table[METRIC].to_numpy()
         names = ("hit_rate@5", "ndcg@5", "mrr@10", "hit_rate@10", "ndcg@10")
         found = estimate(np.column_stack([table[name].to_numpy() for name in names]))
@@ -89,6 +93,7 @@ def run(source: str, models: list[str], count: int, log: Any, quick: bool = Fals
         "space": SPACE,
         "fixed": FIXED,
         "rows": rows,
+        "test_readings": count_readings(chosen_runs),
         "tests": [vars(test) | {"significant": test.significant} for test in tests],
         "data_hash": record["data_hash"],
         "queries": record["counts"]["test_queries"],
@@ -106,20 +111,22 @@ def page(found: dict[str, Any]) -> str:
         f"# Sequential models on {found['source']}, {found['trials']} trials each",
         "",
         f"Command: `python -m benchmarks equal_budget_tuning --source {found['source']} --trials {found['trials']}`.",
-        f"All models have the same trials: `{' '.join(found['fixed'])}` and draws from `{json.dumps(found['space'])}`;",
-        "the table shows the trial with the best validation NDCG@10.",
-        f"Test, {found['queries']:,} queries, whole catalog, history removed, 95 % intervals over users; seed "
-        f"{found['seed']}.",
+        f"All models have the same trials: `{' '.join(found['fixed'])}` and draws from `{json.dumps(found['space'])}`.",
+        f"{found['queries']:,} queries, whole catalog, history removed; 1 seed ({found['seed']}).",
         "",
-        "| model | settings | validation | HR@5 | NDCG@5 | MRR@10 | HR@10 | NDCG@10 | 95 % | trials, s | parameters |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *_tuning_lines(found),
+        "## Test of the best trial of each model",
+        "",
+        "95 % intervals over users.",
+        "",
+        "| model | trial | HR@5 | NDCG@5 | MRR@10 | HR@10 | NDCG@10 | 95 % | all trials, s | parameters |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for model, row in rows:
         test = row["test"]
         cells = [
             model,
-            " ".join(row["settings"]),
-            f"{row['valid']:.4f}",
+            f"{row['trials'].index(row['valid']) + 1}",
             *(f"{test[name][0]:.4f}" for name in names),
             f"{test['ndcg@10'][1]:.4f} to {test['ndcg@10'][2]:.4f}",
             f"{row['seconds']:,.0f}",
@@ -132,7 +139,20 @@ def page(found: dict[str, Any]) -> str:
         f"Pairs with a significant difference (paired test of NDCG@10, Holm over {len(found['tests'])} pairs): "
         f"{', '.join(pairs) if pairs else 'none'}.",
         "",
+        *reading_lines(found, f"equal_budget_tuning-{found['source']}", found["trials"] * len(found["rows"])),
         *training_lines(found),
         "",
     ]
     return "\n".join(lines)
+
+
+def _tuning_lines(found: dict[str, Any]) -> list[str]:
+    """Show the settings of each trial and its validation NDCG@10, without any test figure."""
+    count = found["trials"]
+    lines = ["## Validation NDCG@10 of the trials", ""]
+    lines += [f"* trial {number}: `{' '.join(settings)}`" for number, settings in enumerate(trials(count), 1)]
+    lines += ["", f"| model | {' | '.join(f'trial {number}' for number in range(1, count + 1))} |"]
+    lines.append("| --- |" + " ---: |" * count)
+    for model, row in sorted(found["rows"].items(), key=lambda item: -float(item[1]["valid"])):
+        lines.append(f"| {model} | {' | '.join(f'{value:.4f}' for value in row['trials'])} |")
+    return [*lines, ""]

@@ -16,8 +16,11 @@ import numpy as np
 from scipy.stats import t
 
 from benchmarks.machine import training_lines
+from benchmarks.published import DATES, FIGURES, RATED_IDS
 from benchmarks.ratings_speed import errors, pairs
+from benchmarks.readings import count_readings, reading_lines
 from benchmarks.subprocess_runner import find_python, run_in_subprocess
+from benchmarks.verdicts import compare_figures, emphasize, verdict_lines
 from segue.data.splits import split
 from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.data import load_data
@@ -37,8 +40,8 @@ class Task:
     """Settings of each repetition."""
     extra_models: tuple[str, ...] = ()
     """Models in addition to :data:`MODELS`."""
-    published: dict[str, str] = field(default_factory=dict)
-    """Figures published under this protocol, by source."""
+    compared: dict[str, str] = field(default_factory=dict)
+    """Inputs of the models that are compared with published figures."""
     peers: dict[str, tuple[str, dict[str, Any]]] = field(default_factory=dict)
     """Models of other libraries that get the same splits: library, and settings of its runner."""
 
@@ -68,17 +71,14 @@ TASKS = {
         "ml-100k",
         _seeds("split.strategy=predefined", "split.name=u1", "split.use_query_time=true", count=3),
         ("factorization_machine@features", "als@features"),
-        published={
-            "Bayesian factorization machine, ordered probit, dates and side information": "0.8808",
-            "GLocal-K, ids only": "0.8889",
-        },
+        compared={"factorization_machine": RATED_IDS, "factorization_machine@features": DATES},
     ),
     "ml-100k-folds": Task(
         "five random folds",
         "ml-100k",
         tuple(("split.strategy=k_fold", f"split.fold={fold}") for fold in range(5)),
         ("als@features",),
-        published={"Surprise SVD++": "0.919", "Surprise KNNBaseline": "0.931", "Surprise SVD": "0.934"},
+        compared={"factorization_machine": RATED_IDS},
         peers={
             "Surprise SVD++": ("surprise", {"model": "SVDpp", "settings": {}}),
             "Surprise KNNBaseline": ("surprise", {"model": "KNNBaseline", "settings": {}}),
@@ -100,7 +100,7 @@ TASKS = {
         tuple(
             ("split.strategy=random", "split.test=0.1", f"split.seed={seed}", f"run.seed={seed}") for seed in range(3)
         ),
-        published={"GLocal-K": "0.8227", "CF-NADE": "0.829", "GC-MC": "0.832"},
+        compared={"bayesian_pmf": RATED_IDS},
     ),
 }
 
@@ -132,6 +132,7 @@ def run(task: str, models: list[str], log: Any, quick: bool = False) -> dict[str
     chosen = _task(task)
     repetitions = chosen.repetitions[:1] if quick else chosen.repetitions
     rows: dict[str, Any] = {}
+    every_run: list[Path] = []
     for name in models:
         key, _, variant = name.partition("@")
         path = recipes_folder() / chosen.data / f"{key}-{variant}.toml" if variant else None
@@ -144,6 +145,7 @@ def run(task: str, models: list[str], log: Any, quick: bool = False) -> dict[str
                 *(QUICK.get(key, []) if quick else []),
             ]
             folder = ensure_run(make_plan({"model": key, "data": chosen.data}, overrides, path), log, read_test=True)
+            every_run.append(folder)
             records.append(read_test_results(folder)[0])
             log(f"{name} {' '.join(settings)}: {records[-1]['rmse']:.4f}")
         rows[name] = {
@@ -163,7 +165,7 @@ def run(task: str, models: list[str], log: Any, quick: bool = False) -> dict[str
         "task": task,
         "title": chosen.title,
         "data": chosen.data,
-        "published": chosen.published,
+        "test_readings": count_readings(every_run),
         "settings": [list(settings) for settings in repetitions],
         "rows": rows,
         **{key: record[key] for key in ("data_hash", "date", "warnings")},
@@ -215,13 +217,59 @@ def page(found: dict[str, Any]) -> str:
         cells = [name, *figures, f"{np.mean(row['seconds']):,.1f}"]
         cells.append("" if row["parameters"] is None else f"{row['parameters']:,}")
         lines.append("| " + " | ".join(cells) + " |")
-    if found["published"]:
-        lines += ["", "Published under this protocol:", ""]
-        lines += [f"* {source}: {figure}" for source, figure in found["published"].items()]
-    lines += ["", "RMSE of each repetition:", ""]
+    lines += [*_published_lines(found), *_peer_lines(found), "", "RMSE of each repetition:", ""]
     for name, row in found["rows"].items():
         lines.append(
             f"* {name}: {', '.join(f'{value:.4f}' for value in row['rmse'])}; recipe {row['recipe'] or 'none'}"
         )
-    lines += ["", *(f"* warning: {warning}" for warning in found["warnings"]), *training_lines(found), ""]
+    runs = sum(row["parameters"] is not None for row in found["rows"].values()) * len(found["settings"])
+    lines += ["", *(f"* warning: {warning}" for warning in found["warnings"])]
+    lines += [*reading_lines(found, f"ratings-{found['task']}", runs), *training_lines(found), ""]
     return "\n".join(lines)
+
+
+def _published_lines(found: dict[str, Any]) -> list[str]:
+    """Compare models with published errors, a row each."""
+    models = {name: one for name, one in _task(found["task"]).compared.items() if name in found["rows"]}
+    rows = FIGURES.get(f"ratings-{found['task']}", ())
+    if not models or not rows or len(found["settings"]) < 2:
+        return []
+    repetitions = len(found["settings"])
+    lines = ["", "## Comparison with published figures", "", *verdict_lines(), ""]
+    lines.append(
+        f"| published RMSE | inputs | note | {' | '.join(f'{name} ({repetitions} runs)' for name in models)} |"
+    )
+    lines.append("| --- |" + " --- |" * (len(models) + 2))
+    means = {name: mean_with_margin(found["rows"][name]["rmse"]) for name in models}
+    lines.append(f"| Segue |  |  | {' | '.join(f'{mean:.4f} ± {margin:.4f}' for mean, margin in means.values())} |")
+    for published in rows:
+        cells = [f"{published.source} {published.figures[0]}", published.inputs, published.note]
+        for name, inputs in models.items():
+            mean, margin = means[name]
+            verdict = compare_figures(
+                (mean - margin, mean + margin),
+                float(published.figures[0]),
+                has_equal_inputs=inputs == published.inputs,
+                has_equal_test=published.has_same_test,
+                is_error=True,
+            )
+            cells.append(emphasize(verdict.value, verdict))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _peer_lines(found: dict[str, Any]) -> list[str]:
+    """Show the difference from other libraries on the same splits, paired by repetition."""
+    peers = [name for name in _task(found["task"]).peers if name in found["rows"]]
+    lines = []
+    for own in _task(found["task"]).compared if peers else ():
+        differences = []
+        for peer in peers:
+            gaps = np.subtract(found["rows"][own]["rmse"], found["rows"][peer]["rmse"])
+            differences.append("{}: {:+.4f} ± {:.4f}".format(peer, *mean_with_margin(gaps.tolist())))
+        lines += [
+            "",
+            f"On the same splits, RMSE of `{own}` minus that of libraries with their default settings (they were not "
+            f"tuned; `{own}` was), paired by repetition: {'; '.join(differences)}.",
+        ]
+    return lines

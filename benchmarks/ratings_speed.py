@@ -59,6 +59,13 @@ PAIRS = [
 ]
 """Pairs that are compared: the other library's run, and Segue's."""
 
+NOTES = [
+    "Settings of Segue's models were chosen on a tenth of the training part. The other libraries were not tuned: "
+    "Spark, LensKit and Cornac have the settings above and otherwise their defaults, Surprise has its defaults.",
+    "1 split, 1 seed (0). Each run was evaluated once on the test part.",
+]
+"""How settings were chosen, and how often the test part was read."""
+
 ROUNDS = 3
 
 
@@ -142,7 +149,7 @@ def page(found: dict[str, Any]) -> str:
         for other, own in PAIRS
         if other in runs and own in runs
     ]
-    lines += ["", *(f"* {name}: {own or 'defaults'}" for name, own in _settings())]
+    lines += ["", *(f"* {name}: {own or 'defaults'}" for name, own in _settings()), *(f"* {note}" for note in NOTES)]
     return "\n".join(
         [*lines, f"* data hash {found['data']['hash']}", load_line(found), *describe_lines(found["machine"]), ""]
     )

@@ -23,6 +23,11 @@ ROWS = [
 ]
 """Label, key, format, and whether higher is better."""
 
+SETTINGS_LINE = (
+    "* all libraries have the settings above, and none was tuned; 1 seed; each was evaluated once on the last item of "
+    "each user"
+)
+
 
 def comparison_page(found: dict[str, Any]) -> str:
     """Format part ``compare_libraries``: speed ratios, time to the same accuracy, then each comparison."""
@@ -32,7 +37,7 @@ def comparison_page(found: dict[str, Any]) -> str:
         lines += ["## Time to the same NDCG@10", "", *time_to_accuracy.lines(found["time_comparisons"]), ""]
     for comparison in found["comparisons"]:
         lines += [*_comparison(comparison, found["rates"]), ""]
-    lines += ["## Machine and data", "", _rates(found["rates"]), "", *_provenance(found), ""]
+    lines += ["## Machine and data", "", _rates(found["rates"]), "", SETTINGS_LINE, *_provenance(found), ""]
     return "\n".join(lines)
 
 

@@ -168,7 +168,8 @@ def verdict(trial: dict[str, Any]) -> dict[str, str]:
         "requests fail only during faults": _describe_failure({"unexplained": trial["failures"]["unexplained_count"]})
         or f"yes: {', '.join(f'{n:,} x {kind}' for kind, n in failed.items()) or 'none'}",
         "counters agree with the responses": f"**no**: {'; '.join(inconsistent)}" if inconsistent else "yes",
-        "memory is constant": "too short to tell" if slope is None or memory["minutes"] < MIN_MINUTES
+        f"memory grows by less than {MAX_SLOPE:.0f} MB per hour": "too short to tell"
+        if slope is None or memory["minutes"] < MIN_MINUTES
         else f"{'yes' if slope < MAX_SLOPE else '**no**'}: {memory['first_mb']:.0f} MB, then "
         f"{memory['last_mb']:.0f} MB; "
         f"{memory['slope_mb_per_hour']:+.1f} MB/h after the first quarter, {slope:+.1f} MB/h in the last half",

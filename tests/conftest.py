@@ -1,22 +1,36 @@
 """Hypothesis profile of all property tests, and the report of skipped tests.
 
-Tests that need an extra that is not installed are skipped; the reason names the package to install.
-A run ends with the number of skipped tests per reason and the command that enables the tests of real components.
-With ``SEGUE_REQUIRE_COMPONENTS=1``, a test that is skipped because a component is not installed fails.
+Tests that need a program or a package that is not installed are skipped; the reason names it.
+A run ends with the number of skipped tests per reason and the command that enables them.
+With ``SEGUE_REQUIRE_COMPONENTS=1``, a test or a file that is skipped because one of ``COMPONENTS`` is missing fails.
 """
 
 import os
 from collections import Counter
 from collections.abc import Generator
+from typing import TypeVar
 
 import pytest
 from hypothesis import settings
 
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
 settings.register_profile("segue", deadline=None, derandomize=True, database=None, max_examples=60)
 settings.load_profile("segue")
 
-COMPONENTS = ("initdb", "redis-server", "promtool", "prometheus", "chromium")  # beginnings of the reasons to skip
-ENABLE = "apt-get install postgresql redis-server prometheus chromium && SEGUE_REQUIRE_COMPONENTS=1 make test"
+DEV = "python -m pip install -c constraints.txt -e '.[dev]'"
+COMPONENTS = {
+    "initdb": "apt-get install postgresql",
+    "redis-server": "apt-get install redis-server",
+    "promtool": "apt-get install prometheus",
+    "prometheus": "apt-get install prometheus",
+    "chromium": "apt-get install chromium",
+    **dict.fromkeys(
+        ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnxruntime", "playwright"), DEV
+    ),
+    **dict.fromkeys(("prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
+}
+"""Programs and packages that the continuous integration installs, and the command that installs each."""
 
 
 def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
@@ -25,13 +39,24 @@ def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     return text.removeprefix("Skipped: ")
 
 
-def names_component(reason: str) -> bool:
-    """Check whether a reason to skip says that a real component is not installed."""
-    return reason.lower().startswith(tuple(f"{name} is not installed" for name in COMPONENTS))
+def enabling_command(reason: str) -> str | None:
+    """Return the command that installs what a reason to skip names, or ``None`` if it names no component."""
+    name, found, _ = reason.lower().partition(" is not installed")
+    return COMPONENTS.get(name) if found else None
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call() -> Generator[None, None, None]:
+def fail_if_required(report: Report) -> Report:
+    """Turn the report of a skip into a failure if it names a component and components are required."""
+    if report.skipped and os.environ.get("SEGUE_REQUIRE_COMPONENTS") == "1":
+        reason = skip_reason(report)
+        if (command := enabling_command(reason)) is not None:
+            report.outcome = "failed"
+            report.longrepr = f"{reason}; SEGUE_REQUIRE_COMPONENTS=1 requires it: {command}"
+    return report
+
+
+def skip_without_extra() -> Generator[None, None, None]:
+    """Skip a test if the code that it calls says that an extra is not installed."""
     try:
         return (yield)
     except ValueError as error:
@@ -41,12 +66,23 @@ def pytest_runtest_call() -> Generator[None, None, None]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    return (yield from skip_without_extra())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    return (yield from skip_without_extra())
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if report.skipped and os.environ.get("SEGUE_REQUIRE_COMPONENTS") == "1" and names_component(skip_reason(report)):
-        report.outcome = "failed"
-        report.longrepr = f"{skip_reason(report)}; SEGUE_REQUIRE_COMPONENTS=1 requires it: {ENABLE}"
-    return report
+    return fail_if_required((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    return fail_if_required((yield))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -56,5 +92,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("skipped tests")
     for reason, count in reasons.most_common():
         terminalreporter.write_line(f"{count:5}  {reason}")
-    if any(map(names_component, reasons)):
-        terminalreporter.write_line(f"To run the tests of real components: {ENABLE}")
+    if commands := sorted({command for reason in reasons if (command := enabling_command(reason)) is not None}):
+        terminalreporter.write_line("To enable them, and to fail if one is missing:")
+        for command in [*commands, "SEGUE_REQUIRE_COMPONENTS=1 make test"]:
+            terminalreporter.write_line(f"  {command}")

@@ -15,6 +15,7 @@ from annotated_types import Ge
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.config import parse
+from segue.core.memory_check import check_not_forked
 from segue.core.messages import name_arguments
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
@@ -31,6 +32,7 @@ from segue.experiment.inference.frames import like_input
 from segue.experiment.inference.queries import build_queries
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import warn_of_repeats
+from segue.experiment.records.held_out_readings import read_readings
 from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def load(
     source: Any,
     *,
     columns: Mapping[str, str | int | None] | None = None,
+    separator: str | None = None,
     target: str | None = None,
     items: Any = None,
     users: Any = None,
@@ -86,6 +89,7 @@ def load(
             pyarrow, DuckDB).
         columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``. ``None`` ignores a
             column; in a delimited file without a header, columns are numbered from 1.
+        separator: what separates the columns of delimited text, such as ``;`` or ``tab``; by default it is detected.
         target: the kind of action to predict; the others remain input.
         items: item features: a file or a table with the ids in ``id`` or ``item_id``.
         users: user features, likewise, by ``id`` or ``user_id``.
@@ -93,7 +97,8 @@ def load(
         filters: see :class:`segue.data.filters.Filters`, such as ``min_user_events=5``.
     """
     wanted = parse(Filters, filters, "filters")
-    return load_data(source, columns=columns, target=target, filters=wanted, items=items, users=users, log=log)
+    layout: dict[str, Any] = {"columns": columns, "separator": separator, "target": target}
+    return load_data(source, **layout, filters=wanted, items=items, users=users, log=log)
 
 
 @check_arguments()
@@ -137,7 +142,10 @@ def train(
         device: a torch device, such as ``cuda``.
         recipe: a TOML file with settings; ``None``: the recipe that comes with Segue for this model and data, if there
             is one; ``"none"``: no recipe.
-        folder: where checkpoints and the training history are written; the same call resumes an interrupted training.
+        folder: where checkpoints and the training history are written. The same call resumes an interrupted training,
+            and returns the model of a finished one. It is compared with the call that created ``folder``: settings,
+            seed, data, and the code and state of functions; any difference, or a function that cannot be compared, is
+            an error. A model that is solved in one step writes no checkpoint and is trained again.
         progress: whether to draw a progress bar.
         callbacks: called at the events of training; see :mod:`segue.training`.
         loss: name of a loss, or a function.
@@ -145,7 +153,7 @@ def train(
         settings: of the model and of its training by name, such as ``epochs=5`` or ``embedding_dim=64``.
 
     Raises:
-        ValueError: an unknown model or setting, or data that the model cannot be trained on.
+        ValueError: an unknown model or setting, unusable data, or a ``folder`` that holds another training or a run.
     """
     return train_model(
         name,
@@ -199,6 +207,8 @@ def open(path: FilePath) -> TrainedModel:  # noqa: A001 - the name in the public
     return replace(
         bundle.load(bundle_folder(run)),
         training_history=tuple(Run(folder=run).history()),
+        test_readings=read_readings(run),
+        folder=run,
         load_log=lambda: load_run_data(run),
         load_train_log=lambda: load_training_data(run),
     )
@@ -468,10 +478,12 @@ def serve(
 
 
 def _dataset(data: Any) -> Dataset:
+    check_not_forked("use a dataset")
     return data if isinstance(data, Dataset) else load(data)
 
 
 def _trained(model: ModelLike) -> TrainedModel:
+    check_not_forked("use a model")
     return model if isinstance(model, TrainedModel) else open(model)
 
 

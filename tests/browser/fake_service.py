@@ -18,8 +18,10 @@ from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 
 import segue.serving
+from segue.core.types import DataSchema
 from segue.serving import schemas
 from segue.serving.middleware import security_headers
+from segue.serving.users.event_actions import ANY_ACTION, resolve_action
 
 PAGE = Path(segue.serving.__file__).parent / "page"
 POLICY = f"{security_headers.UI_CSP}; require-trusted-types-for 'script'; trusted-types 'none'"
@@ -84,8 +86,13 @@ def create_app(world: World) -> FastAPI:
             return schemas.EventsAccepted(accepted=0, duplicates=1)
         world.keys.add(event.key or "")
         known = world.items.get(event.item)
+        try:
+            target = None if world.target is None else world.actions.index(world.target)
+            action = resolve_action(DataSchema(1, 1, world.actions, target=target), event.action)
+        except ValueError as error:
+            raise FakeError(422, f"action: {error}", {"action": str(error)}) from None
         stored = schemas.UserEvent(
-            item=event.item, title=known and known.title, action=event.action, time=event.time or 1_750_000_000
+            item=event.item, title=known and known.title, action=action, time=event.time or 1_750_000_000
         )
         world.histories.setdefault(event.user, []).append(stored)
         return schemas.EventsAccepted(accepted=1, duplicates=0, unknown_items=[] if known else [event.item])
@@ -145,6 +152,8 @@ def create_app(world: World) -> FastAPI:
                 trained_at="2026-03-14T09:00:00",
                 data="fake",
                 golden_queries=32,
+                actions=[] if world.actions == ANY_ACTION else list(world.actions),
+                target=world.target,
                 metrics=dict(zip(("ndcg@10", "recall@10"), metrics[name], strict=True)),
             )
             for name in world.models

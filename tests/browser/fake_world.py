@@ -60,6 +60,8 @@ class World:
     models: tuple[str, ...] = ("sasrec", "ease", "popular")
     active: str = "sasrec"
     previous: str | None = None
+    actions: tuple[str, ...] = ("purchase", "rating")
+    target: str | None = None
     n_requests: int = 0
     keys: set[str] = field(default_factory=set)
     deleted: set[str] = field(default_factory=set)

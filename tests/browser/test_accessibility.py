@@ -155,6 +155,8 @@ def test_results_and_dialogs_by_keyboard(visit: Visit, service: Service) -> None
     key = page.keyboard.press
     page.locator(".skip").focus()
     key("Enter")
+    key("Tab")
+    assert page.evaluate("document.activeElement.id") == "event-kind"
     for word in ("Explain", "Similar", "Exclude", "Add event"):
         key("Tab")
         assert focused_label(page).startswith(word)

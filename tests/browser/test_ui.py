@@ -192,6 +192,43 @@ def test_an_event_changes_the_next_response(visit: Visit, service: Service) -> N
     expect(page.locator("#user-details li").first).to_contain_text("since training")
 
 
+def test_the_kind_of_added_events_is_chosen(visit: Visit, service: Service) -> None:
+    service.world.actions, service.world.target = ("click", "purchase", "view"), "purchase"
+    page = visit(user="7")
+    visible_items(page)
+    kind = page.get_by_label("Kind of added events")
+    expect(kind).to_be_visible()
+    assert kind.locator("option").all_text_contents() == ["click", "purchase", "view"]
+    expect(kind).to_have_value("purchase")
+    kind.select_option("view")
+    for number in (1, 2):
+        row(page, 0).get_by_role("button", name="Add event").click()
+        expect(page.locator("#user-details li").nth(number - 1)).to_contain_text("view")
+        expect(kind).to_have_value("view")
+    assert [event.action for event in service.world.histories["7"][-2:]] == ["view", "view"]
+    page.get_by_role("radio", name="Custom history").check()
+    expect(kind).to_be_hidden()
+
+
+@pytest.mark.parametrize("actions", [(), ("rating",)])
+def test_without_several_kinds_there_is_no_choice(visit: Visit, service: Service, actions: tuple[str, ...]) -> None:
+    service.world.actions = actions or ("interaction",)
+    page = visit(user="7")
+    visible_items(page)
+    expect(page.locator("#event-kind")).to_be_hidden()
+    row(page, 0).get_by_role("button", name="Add event").click()
+    expect(page.locator("#user-details li").first).to_contain_text("since training")
+    assert service.world.histories["7"][-1].action == (actions[0] if actions else None)
+
+
+def test_an_event_without_a_known_kind_is_rejected_visibly(visit: Visit, service: Service) -> None:
+    page = visit(user="7")
+    visible_items(page)
+    service.world.actions = ("click", "view")  # another model was activated meanwhile
+    row(page, 0).get_by_role("button", name="Add event").click()
+    expect(page.locator(".event-error").get_by_role("alert")).to_contain_text("unknown kind of event")
+
+
 def test_a_retried_event_is_stored_once(visit: Visit, service: Service) -> None:
     page = visit(user="7")
     events = len(service.world.histories["7"])

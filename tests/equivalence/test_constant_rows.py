@@ -1,5 +1,9 @@
-"""Rows of equal ratings are similar to no other row: their deviations are zero, not rounding errors."""
+"""Rows of equal ratings and orthogonal rows have no similarity: rounding errors are no similarity.
 
+The same is tested on real ratings in test_lenskit_predictions.py.
+"""
+
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -76,3 +80,31 @@ def test_centered_cosine_equals_the_formula_in_double_precision(key: str) -> Non
     np.fill_diagonal(expected, 0.0)
     found = similarities(key, ratings, normalization=key.removesuffix("_knn"), similarity="cosine")
     np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["adjusted_cosine", "cosine", "pearson", "tanimoto"])
+@pytest.mark.parametrize("key", ["item_knn", "user_knn"])
+def test_orthogonal_rows_have_no_similarity(key: str, name: str) -> None:
+    """A sum of products that is zero in exact arithmetic makes no neighbor, however small its rounding error."""
+    rng = np.random.default_rng(5)
+    rows = rng.integers(1, 6, (60, 20)) * (rng.random((60, 20)) < 0.3)
+    if name == "adjusted_cosine":  # many small tables, in which orthogonal rows are frequent
+        rows = np.kron(np.eye(20, dtype=int), np.ones((6, 4), int)) * rng.integers(1, 3, (120, 80))
+    ratings = (rows if key == "user_knn" else rows.T).astype(float)
+    compare = "values" if name == "adjusted_cosine" else "deviations"
+    found = similarities(key, ratings, normalization=key.removesuffix("_knn"), similarity=name, compare=compare)
+    is_orthogonal = np.array([[exact_product(x, y, rows, name) == 0 for y in rows] for x in rows])
+    n_common = (rows > 0).astype(int) @ (rows > 0).T.astype(int)
+    assert (is_orthogonal & (n_common > 1)).sum() > 20
+    assert not found[is_orthogonal].any()
+
+
+def exact_product(x: np.ndarray, y: np.ndarray, rows: np.ndarray, name: str) -> Fraction:
+    """Return the product of deviations from the mean of the column, of the common columns (Pearson) or of the row."""
+    is_common = (x > 0) & (y > 0)
+
+    def deviation(row: np.ndarray, column: int) -> Fraction:
+        used = {"adjusted_cosine": rows[:, column], "pearson": row[is_common]}.get(name, row)
+        return int(row[column]) - Fraction(int(used.sum()), int((used > 0).sum()))
+
+    return sum((deviation(x, column) * deviation(y, column) for column in np.flatnonzero(is_common)), Fraction(0))

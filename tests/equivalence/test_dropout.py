@@ -24,6 +24,11 @@ SITES: dict[str, tuple[dict[str, Any], int]] = {
     "gru4rec": ({"num_layers": 1}, 2),  # input, output
     "lstm": ({"num_layers": 1}, 2),
     "xlstm": ({"num_blocks": 2, "slstm_at": (1,), "num_heads": 2}, 1 + 1 + 2),  # input; mLSTM output; sLSTM output, ffn
+    "esasrec": ({"num_blocks": 2, "num_heads": 2}, 1 + 2 * 4),  # as sasrec
+    "hstu": ({"num_blocks": 2, "num_heads": 2}, 1 + 2),  # input; output of the attention
+    "narm": ({}, 3),  # input, global and local interest
+    "nextitnet": ({"num_blocks": 2}, 1 + 2),  # input; output of a block
+    "transformer_xl": ({"num_blocks": 2, "num_heads": 2}, 1 + 2 * 4),  # as sasrec
 }
 """Settings by model, and the number of dropouts in one forward pass in training."""
 

@@ -379,8 +379,9 @@ def test_a_linear_world_is_recovered() -> None:
     user_bias, item_bias = rng.standard_normal(60), rng.standard_normal(30)
     values = 3 + user_bias[users] + item_bias[items] + 0.1 * rng.standard_normal(len(users))
     events = Events(np.arange(61) * 20, items.astype(np.int32), values=values.astype(np.float32))
-    for learner in ("gibbs", "als"):
-        model = fit(dataset(events, 30), embedding_dim=0, inputs=(), iterations=60, learner=learner, l2_bias=1e-3)
+    learners: dict[str, dict[str, float]] = {"gibbs": {}, "als": {"l2_bias": 1e-3}}
+    for learner, own in learners.items():
+        model = fit(dataset(events, 30), embedding_dim=0, inputs=(), iterations=60, learner=learner, **own)
         every = np.arange(60, dtype=np.int32).repeat(30), np.tile(np.arange(30, dtype=np.int32), 60)
         actual = model.predict(*every).reshape(60, 30)
         np.testing.assert_allclose(actual, 3 + user_bias[:, None] + item_bias, atol=0.15)

@@ -5,6 +5,9 @@ Only inputs and expected values are used. Definitions that differ:
 - Segue's relevance is binary: the graded NDCG of ranx and the raw scores of Recommenders have no counterpart.
 - Cornac's cutoff of -1 means the length of the list; here it is given as k.
 - Segue has no coverage, novelty, entropy or AUC.
+
+Values of RePlay, RecTools, LensKit and Surprise are in test_peer_lists.py, with the definitions that differ.
+Licenses: RecBole, ranx and Recommenders MIT, Cornac Apache 2.0.
 """
 
 import math
@@ -14,7 +17,8 @@ import numpy as np
 import pytest
 
 from segue.core.types import Ranks, Recommendations
-from segue.evaluation import metrics
+from segue.evaluation import metrics, rating_metrics
+from segue.evaluation.rating_metrics import PredictionErrors
 
 NOT_FOUND = 1_000_000
 
@@ -102,3 +106,22 @@ def test_values_of_recommenders(name: str, expected: float) -> None:
     assert compute(name, lists, relevant, 10).mean() == pytest.approx(expected, rel=1e-4)
     assert compute(name, relevant, relevant, 10).mean() == pytest.approx(0.6 if name == "precision" else 1.0)
     assert not compute(name, [[100]] * 3, relevant, 10).any()
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "rows", "rmse", "mae"),
+    [
+        # Recommenders, tests/unit/recommenders/evaluation/test_python_evaluation.py
+        ([3, 3, 5, 5, 3, 3, 2, 1], [14, 12, 7, 8, 13, 6, 11, 5], [0, 1, 2, 2, 2, 2, 2, 2], 7.254309, 6.375),
+        # Cornac, tests/cornac/metrics/test_rating.py
+        ([0], [0], [0], 0.0, 0.0),
+        ([0, 1], [1, 0], [0, 1], 1.0, 1.0),
+        ([0, 1], [2, 3], [0, 0], 2.0, 2.0),
+    ],
+)
+def test_errors_of_recommenders_and_cornac(
+    true: list[int], predicted: list[int], rows: list[int], rmse: float, mae: float
+) -> None:
+    errors = PredictionErrors(np.array(rows), np.subtract(predicted, true).astype(float), max(rows) + 1)
+    assert rating_metrics.rmse(errors).mean() == pytest.approx(rmse, rel=1e-4)
+    assert rating_metrics.mae(errors).mean() == pytest.approx(mae, rel=1e-4)

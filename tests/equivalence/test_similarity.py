@@ -186,6 +186,28 @@ def test_dense_rows_against_scipy() -> None:
     np.testing.assert_allclose(compute("spearman", values), stats.spearmanr(values, axis=1).statistic, atol=1e-5)
 
 
+def test_spearman_ranks_all_values_of_a_row() -> None:
+    """SciPy ranks the common columns only; both are equal for rows with the same columns."""
+    values = np.full((ROWS, COLUMNS), np.nan)
+    values[0, :6], values[1, 1:7], values[2, :6] = [1, 5, 2, 2, 4, 3], [5, 2, 4, 1, 3, 1], [2, 4, 4, 1, 5, 3]
+    similarities = compute("spearman", values)
+    ranks = [stats.rankdata(values[0, :6])[1:], stats.rankdata(values[1, 1:7])[:-1]]
+    assert similarities[0, 1] == pytest.approx(stats.pearsonr(*ranks).statistic, abs=1e-6)
+    assert similarities[0, 1] != pytest.approx(stats.spearmanr(values[0, 1:6], values[1, 1:6]).statistic, abs=1e-3)
+    assert similarities[0, 2] == pytest.approx(stats.spearmanr(values[0, :6], values[2, :6]).statistic, abs=1e-6)
+
+
+def test_rows_with_one_common_column() -> None:
+    values = np.full((ROWS, COLUMNS), np.nan)
+    values[0, :2], values[1, 1:3] = [3, 5], [4, 2]
+    for name in ("pearson", "spearman"):
+        assert compute(name, values)[0, 1] == 0, name
+    assert compute("cosine", values, 2.0)[0, 1] == pytest.approx(20 / (np.sqrt(34 * 20) + 2))
+    assert compute("msd", values, 2.0)[0, 1] == pytest.approx(1 / 2 * 1 / 3)
+    # the deviations from the mean of column 1 are 0.5 and -0.5
+    assert compute("adjusted_cosine", values, 2.0)[0, 1] == pytest.approx(-1 / 3)
+
+
 def test_sets_against_scipy() -> None:
     values = binary(ratings(3))
     sets = ~np.isnan(values)

@@ -30,6 +30,11 @@ def program(name: str) -> str:
     return found
 
 
+def require_package(name: str) -> None:
+    """Skip the test if the client package of a server is not installed."""
+    pytest.importorskip(name, reason=f"{name} is not installed")
+
+
 def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -104,6 +109,7 @@ class PostgreSQLServer(Server):
 
     def __init__(self) -> None:
         self.programs = Path(program("initdb")).resolve().parent
+        require_package("psycopg")
         super().__init__()
         if os.geteuid() == 0:
             self.user = "nobody"
@@ -147,6 +153,7 @@ class RedisServer(Server):
 
     def __init__(self) -> None:
         self.program = program("redis-server")
+        require_package("redis")
         super().__init__()
         self.port = free_port()
 

@@ -36,7 +36,7 @@ def test_events_affect_the_next_response(client: TestClient) -> None:
     assert first["items"][0]["title"].startswith("Title ")
     best = first["items"][0]["id"]
     result = parse_json(client.post("/v1/events", json={"user": "u1", "item": best, "key": "a"}))
-    assert result == {"accepted": 1, "duplicates": 0, "unknown_items": []}
+    assert result == {"accepted": 1, "duplicates": 0, "unknown_items": [], "conflicts": [], "notes": []}
     again = parse_json(client.post("/v1/events", json={"user": "u1", "item": best, "key": "a"}))
     assert again["duplicates"] == 1
     second = parse_json(client.post("/v1/recommend", json={"user": "u1", "k": 3}))

@@ -33,26 +33,71 @@ def rich() -> Iterator[TestClient]:
 EVENT: dict[str, Any] = {"user": "u1", "item": "i1", "action": "view"}
 
 
+TIMED = {**EVENT, "user": "timed"}
+PLACES: list[tuple[str, str, Any]] = [
+    ("events", "time", lambda time: {**TIMED, "time": time}),
+    ("events/batch", "events[1].time", lambda time: {"events": [TIMED, {**TIMED, "time": time}]}),
+    ("recommend", "time", lambda time: {"time": time}),
+    ("recommend", "history[0].time", lambda time: {"history": [{"item": "i1", "time": time}]}),
+    ("recommend/batch", "requests[1].time", lambda time: {"requests": [{}, {"time": time}]}),
+    ("explain", "time", lambda time: {"item": "i1", "time": time}),
+    ("explain", "history[0].time", lambda time: {"item": "i1", "history": [{"item": "i2", "time": time}]}),
+]
+"""Path, field and body of every request with a time."""
+
+
 @pytest.mark.parametrize(
     ("time", "reason"),
     [
-        (1_700_000_000_000, "milliseconds"),
-        (1.7e12, "milliseconds"),
+        (1_700_000_000_000, "milliseconds or a finer unit, got 1700000000000"),
+        (1.7e12, "milliseconds or a finer unit, got 1700000000000.0"),
         (1_700_000_000_000_000, "milliseconds or a finer unit"),
-        (-1, "greater than or equal to 0"),
+        (1_700_000_000_000_000_000, "milliseconds or a finer unit"),
+        (10**300, "milliseconds or a finer unit, got an integer of 301 digits"),
+        (10**11, "milliseconds or a finer unit"),
+        (-1, "greater than or equal to 0, got -1"),
+        (-0.5, "greater than or equal to 0, got -0.5"),
+        (-1_700_000_000_000, "greater than or equal to 0"),
+        ("2023-11-14T22:13:20Z", "such as 1700000000, got text of 20 characters"),
+        ("2023-11-14", "such as 1700000000, got text"),
+        ("1700000000", "such as 1700000000, got text"),
+        ("", "such as 1700000000, got empty text"),
+        (True, "such as 1700000000, got true"),
+        ([1_700_000_000], "such as 1700000000, got a list"),
     ],
 )
-def test_times_that_are_not_unix_seconds_are_rejected(plain: TestClient, time: float, reason: str) -> None:
-    for path, body, field in [
-        ("events", {**EVENT, "time": time}, "time"),
-        ("events/batch", {"events": [EVENT, {**EVENT, "time": time}]}, "events[1].time"),
-        ("recommend", {"time": time}, "time"),
-        ("recommend", {"history": [{"item": "i1", "time": time}]}, "history[0].time"),
-    ]:
-        response = plain.post(f"/v1/{path}", json=body)
+def test_times_that_are_not_unix_seconds_are_rejected(plain: TestClient, time: Any, reason: str) -> None:
+    for path, field, body in PLACES:
+        response = plain.post(f"/v1/{path}", json=body(time))
         assert response.status_code == 422
         assert reason in response.json()["fields"][field]
-    assert plain.get("/v1/users/u1").json()["events"][-1]["origin"] == "training", "nothing was stored"
+    assert plain.get("/v1/users/timed").json()["total"] == 0, "nothing was stored"
+
+
+@pytest.mark.parametrize(
+    ("time", "stored"),
+    [(0, 0), (0.9, 0), (1_700_000_000.987, 1_700_000_000), (1.7e9, 1_700_000_000), (10**11 - 1, 10**11 - 1)],
+)
+def test_fractions_of_a_second_are_dropped(plain: TestClient, time: float, stored: int) -> None:
+    for path, _, body in PLACES:
+        assert plain.post(f"/v1/{path}", json=body(time)).status_code == 200
+    times = [event["time"] for event in plain.get("/v1/users/timed").json()["events"]]
+    assert [times[0], times[2]] == [stored, stored]
+    plain.delete("/v1/users/timed")
+
+
+def test_times_after_2099_are_reported(rich: TestClient) -> None:
+    for path, field, body in PLACES:
+        late, early = (rich.post(f"/v1/{path}", json=body(time)).json() for time in (4_102_444_800, 4_102_444_799))
+        for response, count in ((late, 1), (early, 0)):
+            own = response["responses"][1] if path == "recommend/batch" else response
+            name = field.rpartition("].")[2] if path == "recommend/batch" else field
+            expected = [f"{name}: 4102444800 after 2099; used as given, check the unit"] * count
+            assert [note for note in own["notes"] if "after 2099" in note] == expected
+    batch = {"events": [{**TIMED, "time": 5_000_000_000}] * 3}
+    (note,) = rich.post("/v1/events/batch", json=batch).json()["notes"]
+    assert note == "events[0].time: 5000000000 and 2 more after 2099; used as given, check the unit"
+    rich.delete("/v1/users/timed")
 
 
 @pytest.mark.parametrize(("action", "reason"), [(None, "missing"), ("buy", "unknown kind of event")])

@@ -50,8 +50,8 @@ RESPONSE_TYPES: dict[str, type[schemas.ApiModel]] = {
 
 DATA_ERRORS = ("unknown '", "unknown kind of event", "missing, expected one of", "but the feature holds",
            "but it holds", "conditions together with", "expected a number", "expected a list of 3 numbers",
-           "expected one text", "cannot be used in rules")  # fmt: skip
-"""Parts of errors that depend on the data, which OpenAPI cannot express."""
+           "expected one text", "cannot be used in rules", "contradict each other")  # fmt: skip
+"""Parts of errors that depend on the data or on two fields, which OpenAPI cannot express."""
 
 
 @pytest.fixture(autouse=True)

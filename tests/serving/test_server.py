@@ -104,7 +104,7 @@ def test_sigterm_drains_requests(tmp_path: Path) -> None:
             assert [f"{event.item}@{event.time}" for event in found.events] == expected
 
 
-def test_killed_workers_are_replaced(tmp_path: Path) -> None:
+def test_two_spawned_workers_answer_and_are_replaced(tmp_path: Path) -> None:
     with run_server(tmp_path / "store.sqlite", "--workers", "2") as (process, address), httpx.Client() as client:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         if not children.exists():
@@ -115,7 +115,17 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
             return {pid for pid in found if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
         before = workers()
-        assert len(before) == 2
+        assert len(before) == 2, "spawned, because Polars does not survive a fork"
+        request = {"user": "u1", "deadline_ms": 60_000}
+        expected = client.post(f"{address}/v1/recommend", json=request).json()
+        for worker in before:  # the other one answers while this one is stopped
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                with httpx.Client() as other:
+                    response = other.post(f"{address}/v1/recommend", json=request, timeout=4).json()
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            assert (response["items"], response["source"]) == (expected["items"], "model")
         os.kill(min(before), signal.SIGKILL)
         for _ in range(300):
             with suppress(httpx.HTTPError):
@@ -149,7 +159,7 @@ def test_startup_errors_are_one_line(tmp_path: Path) -> None:
         assert "experiments.json" in startup_error(
             model, "--experiments", str(tmp_path / "experiments.json"), "--workers", workers
         )
-    pytest.importorskip("psycopg")
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
     for workers in ("1", "2"):
         assert "refused" in startup_error(model, "--store", "postgresql://u:p@127.0.0.1:1/x", "--workers", workers)
 

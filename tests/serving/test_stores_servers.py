@@ -260,7 +260,7 @@ def test_postgresql_errors_contain_no_ids(
 def test_terminated_connections_have_an_unknown_outcome(
     postgresql_server: PostgreSQLServer, new_address: Callable[[str], str], open_stores: Callable[[str], Any]
 ) -> None:
-    psycopg = pytest.importorskip("psycopg")
+    psycopg = pytest.importorskip("psycopg", reason="psycopg is not installed")
     store = open_stores(new_address("postgresql"))
     with pytest.raises(StoreError, match=UNKNOWN), store._write("test") as connection:
         connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")

@@ -170,6 +170,20 @@ def test_gpu_without_a_device() -> None:
         gpu.run("cuda", print)
 
 
+def test_gpu_boards_show_test_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests: list[bool] = []
+
+    def ensure_run(plan: Any, log: Any, read_test: bool = False) -> Path:
+        requests.append(read_test)
+        return Path(plan.task.model)
+
+    monkeypatch.setattr(gpu, "ensure_run", ensure_run)
+    monkeypatch.setattr(gpu, "read_test_results", lambda folder: ({"part": "test", "run": folder.name}, None))
+    actual = gpu.boards("cpu", print, quick=True)
+    assert [board["record"]["run"] for board in actual] == ["sasrec", "xlstm"]
+    assert requests == [True, True]
+
+
 def test_memory_peak_is_at_least_current() -> None:
     actual = memory()
     assert actual["peak"] >= actual["now"] > 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command_line import call, result
 
 from segue.cli import main
 from segue.core.registry import model_class
@@ -23,19 +23,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(home))
     monkeypatch.delenv("SEGUE_ARCHIVES", raising=False)
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
-def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    status, out, err = call(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 @pytest.fixture(scope="module")

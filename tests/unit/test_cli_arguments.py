@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from segue.cli import main
+from command_line import call
 
 DATA = "simulated?users=60&items=40&seed=3"
 
@@ -16,13 +15,6 @@ DATA = "simulated?users=60&items=40&seed=3"
 def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
     monkeypatch.delenv("SEGUE_ARCHIVES", raising=False)
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
 
 
 @pytest.mark.parametrize(

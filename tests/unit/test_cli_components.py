@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import subprocess
 import sys
-from typing import Any
 
 import pytest
+from command_line import call, result
 
-from segue.cli import main
 from segue.core.registry import model_class, model_keys
 from segue.experiment.describe import COMPONENTS, describe_component, describe_models, list_components
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
-def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    status, out, err = call(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 def test_every_model_is_described() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from command_line import call
 
 import segue
-from segue.cli import main
 
 SETTINGS = ["epochs=25", "embedding_dim=16", "hidden_dim=16", "dropout=0", "learning_rate=0.02", "batch_size=16"]
 SETTINGS += [
@@ -29,13 +29,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _at_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(home))
     monkeypatch.delenv("SEGUE_ARCHIVES", raising=False)
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
 
 
 @pytest.fixture(scope="module")

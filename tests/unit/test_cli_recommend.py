@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
+from command_line import call, result
 
 import segue
 from segue.cli import main
@@ -37,19 +37,6 @@ def run(home: Path) -> str:
             main(["train", "als", "--data", DATA, "--out", str(home / "runs" / "als"), "--set", "embedding_dim=4"])
     assert not left.value.code
     return "als"
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(arguments)
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
-def result(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    status, out, err = call(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 def test_the_command_line_matches_the_python_api(capsys: pytest.CaptureFixture[str], run: str) -> None:

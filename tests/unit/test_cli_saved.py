@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import call
 
 import segue
 from segue.cli import main
@@ -49,14 +50,6 @@ def saved(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as left:
-        main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
 def serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, source: str | Path) -> Path:
     """The artifact that ``segue serve`` would serve."""
     configs: list[Any] = []
@@ -90,8 +83,7 @@ def test_saved_models_are_evaluated_on_named_data(capsys: pytest.CaptureFixture[
     assert call(capsys, "evaluate", saved)[2].endswith("which has no split; expected --data DATA to split\n")
     assert "leave out --data" in call(capsys, "evaluate", run, "--data", DATA)[2]
     assert (
-        "are not those that the model"
-        in call(capsys, "evaluate", saved, "--data", DATA.replace("items=60", "items=70"))[2]
+        "none of the 600 items" in call(capsys, "evaluate", saved, "--data", DATA.replace("items=60", "items=600"))[2]
     )
 
 

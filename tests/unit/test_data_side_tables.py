@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import uuid
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,31 @@ def test_vector_features_change_the_scores(tmp_path: Path) -> None:
         ranked = segue.recommend(actual, histories=[[f"{half_name}{at}" for at in range(5)]], k=11)["item_id"].to_list()
         assert ranked.index(new) < ranked.index("b7" if half_name == "a" else "a7")
         assert new in ranked[:3]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_separators_of_side_tables_are_detected(separator: str, tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_text(f"item_id{separator}color\n10{separator}red\n")
+    assert known(load(LOG, items=items))[0] == {"id": "10", "color": "red"}
+
+
+@pytest.mark.parametrize(("encoding", "command"), [("latin-1", "iconv -f WINDOWS-1252"), ("utf-16", "iconv -f UTF-16")])
+def test_side_tables_in_another_encoding_are_rejected(encoding: str, command: str, tmp_path: Path) -> None:
+    items = tmp_path / "items.csv"
+    items.write_bytes("item_id,color\n10,r\xe9d\n".encode(encoding))
+    with pytest.raises(ValueError, match=rf"items\.csv, line \d.*expected UTF-8 text.*{command} -t UTF-8"):
+        load(LOG, items=items)
+
+
+@pytest.mark.parametrize("kind", ["decimal", "uuid", "float"])
+def test_ids_of_side_tables_have_any_type_that_a_log_may_have(kind: str) -> None:
+    ids: dict[str, list[Any]] = {
+        "decimal": [Decimal(2**60), Decimal(2**60 + 1)],
+        "uuid": [uuid.UUID(int=1), uuid.UUID(int=2)],
+        "float": [1.0, 2.0],
+    }
+    column = pl.Series(ids[kind], dtype=pl.Object if kind == "uuid" else None)
+    log = pl.DataFrame({"user_id": [1, 2], "item_id": column})
+    data = load(log, items=pl.DataFrame({"item_id": column, "color": ["red", "blue"]}))
+    assert [row["color"] for row in known(data)] == ["red", "blue"]

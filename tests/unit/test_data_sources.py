@@ -281,7 +281,7 @@ def test_unknown_sources_and_settings() -> None:
         load("amazon-beauty?variant=bert4rek")
     with pytest.raises(ValueError, match=r"expected ml-1m\?name=value"):
         load("ml-1m?what")
-    with pytest.raises(ValueError, match="columns apply to files"):
+    with pytest.raises(ValueError, match="columns and separator apply to files"):
         load("ml-1m", columns={"user": "x"})
     with pytest.raises(ValueError, match="got int, expected a name"):
         load(3)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import call
 
 import segue
-from segue.cli import main
 from segue.core.memory_check import explain_memory_errors, size_settings
 from segue.core.messages import SegueWarning
 from segue.core.registry import model_class, model_keys
@@ -36,13 +36,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def split() -> Split:
     return segue.split(segue.load(DATA))
-
-
-def call(capsys: pytest.CaptureFixture[str], *parameters: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(parameters)
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
 
 
 def test_solvers_run_on_the_cpu_only() -> None:

@@ -1,4 +1,8 @@
-"""Worker processes: spawned ones load and recommend, forked ones get an error instead of waiting forever."""
+"""Worker processes: spawned ones load and recommend, forked ones get an error instead of waiting forever.
+
+Processes of a pool, of an executor and of PyTorch's ``DataLoader``. joblib's default backend starts processes as
+``spawn`` does.
+"""
 
 import os
 import subprocess
@@ -23,11 +27,44 @@ def load(_):
     return len(segue.load(FOLDER + "/log.csv").users)
 
 
+def recommend_with_loaded_model(user):
+    return segue.recommend(MODEL, [user], k=2)["item_id"].to_list()
+
+
+def split_loaded_data(_):
+    return len(segue.split(DATA).train.users)
+
+
+class Recommendations:  # a map-style dataset of PyTorch
+    def __init__(self, users):
+        self.users = users
+
+    def __len__(self):
+        return len(self.users)
+
+    def __getitem__(self, index):
+        return recommend(self.users[index])
+
+
 def attempt(function):
     try:
         return function("u1")
     except RuntimeError as error:
         return str(error)
+
+
+def load_in_workers(_):
+    from torch.utils.data import DataLoader
+
+    loader = DataLoader(Recommendations(["u1", "u2"]), batch_size=None, num_workers=1, multiprocessing_context="fork")
+    return [list(items) for items in loader]
+
+
+def recommend_in_executor(context):
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(recommend, "u1").result()
 
 
 if __name__ == "__main__":
@@ -38,8 +75,18 @@ if __name__ == "__main__":
         model = segue.train("item_knn", data)
         segue.save(model, FOLDER + "/model")
     context = multiprocessing.get_context("spawn" if sys.argv[1] == "spawn" else "fork")
+    functions = {
+        "unstarted": [load],
+        "spawn": [load, recommend],
+        "fork": [load, recommend, recommend_with_loaded_model, split_loaded_data],
+    }[sys.argv[1]]
+    if sys.argv[1] == "fork":
+        MODEL, DATA = model, data
     with context.Pool(1) as pool:
-        print(pool.map(attempt, [load, recommend] if sys.argv[1] != "unstarted" else [load]))
+        print(pool.map(attempt, functions))
+    if sys.argv[1] == "fork":
+        print("DataLoader:", attempt(load_in_workers))
+        print("executor:", attempt(lambda _: recommend_in_executor(context)))
 """
 
 
@@ -62,7 +109,9 @@ def test_spawned_workers_load_and_recommend(tmp_path: Path) -> None:
 def test_forked_workers_get_an_error(tmp_path: Path) -> None:
     out = run_workers("fork", tmp_path)
     assert "cannot load data in process" in out
-    assert "cannot load a model in process" in out
+    assert out.count("cannot load a model in process") >= 3, "in a pool, an executor, and a worker of a DataLoader"
+    assert "cannot use a model in process" in out, "loaded before the fork"
+    assert "cannot use a dataset in process" in out
     assert "get_context('spawn')" in out
 
 

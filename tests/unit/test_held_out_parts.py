@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 
 import segue
@@ -106,6 +107,69 @@ def test_run_plan_validates_on_the_validation_part(tmp_path: Path, monkeypatch: 
     assert all(one != other for one, other in zip(found, changed, strict=True))
     for name, array in arrays.items():
         np.testing.assert_array_equal(same_arrays[name], array)
+
+
+def returning_users() -> pl.DataFrame:
+    """Users who return to their items."""
+    rng = np.random.default_rng(0)
+    rows = [(user, int(rng.integers(5)) + user % 4 * 3, t) for user in range(40) for t in range(8)]
+    return pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+
+
+ONE_EPOCH = {**SMALL, "epochs": 1}
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_train_validates_and_compares_with_the_configured_seen_items(exclude_seen: bool) -> None:
+    parts = segue.split(returning_users())
+    trained = segue.train("gru4rec", parts, exclude_seen=exclude_seen, recipe="none", **ONE_EPOCH)
+    baseline = segue.train("recent_popular", parts.train)
+    (logged,), judged = outcome(trained)
+    expected = {flag: segue.evaluate(trained, parts.valid, exclude_seen=flag)["ndcg@10"].mean for flag in (True, False)}
+    assert expected[True] != pytest.approx(expected[False], abs=1e-3)
+    assert logged["valid/ndcg@10"] == pytest.approx(expected[exclude_seen])
+    assert judged["value"] == pytest.approx(expected[exclude_seen], abs=1e-6)
+    if judged["baseline"] == "recent_popular":
+        found = segue.evaluate(baseline, parts.valid, exclude_seen=exclude_seen)["ndcg@10"].mean
+        assert judged["baseline_value"] == pytest.approx(found, abs=1e-6)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_run_plan_validates_compares_and_evaluates_with_the_configured_seen_items(
+    exclude_seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    returning_users().write_csv(tmp_path / "log.csv")
+    settings = [f"{name}={value}" for name, value in ONE_EPOCH.items()]
+    settings += [f"evaluation.exclude_seen={str(exclude_seen).lower()}", "evaluation.ks=[10]"]
+    plan = make_plan({"model": "gru4rec", "data": str(tmp_path / "log.csv")}, settings, "none")
+    folder = create_run(plan, tmp_path / "run")
+    record = run_plan(plan, folder, log=lambda _: None)
+    trained, parts = segue.open(folder), segue.split(tmp_path / "log.csv")
+    expected = segue.evaluate(trained, parts.valid, exclude_seen=exclude_seen)["ndcg@10"].mean
+    assert expected != segue.evaluate(trained, parts.valid, exclude_seen=not exclude_seen)["ndcg@10"].mean
+    assert Run(folder=folder).history()[0]["valid/ndcg@10"] == pytest.approx(expected)
+    assert record["validation"]["value"] == pytest.approx(expected, abs=1e-6)
+    assert record["valid"]["ndcg@10"] == record["ndcg@10"] == pytest.approx(expected, abs=1e-6)
+    assert "ndcg@5" not in record
+
+
+def test_run_plan_trains_nothing_on_a_split_that_leaks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All targets are also training events."""
+
+    def leaking_split(data: Dataset, settings: SplitSettings) -> Split:
+        parts = split(data, settings)
+        return replace(parts, train=data)
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    monkeypatch.setattr(run_experiment, "split", leaking_split)
+    monkeypatch.setattr(run_experiment, "train", fail)
+    plan = make_plan({"model": "popular", "data": "simulated?users=60&items=40&seed=3"}, [], "none")
+    with pytest.raises(ValueError, match=r"the split leaks, nothing was trained:\n.*targets are training events"):
+        run_plan(plan, create_run(plan, tmp_path / "run"), log=lambda _: None)
 
 
 @pytest.mark.parametrize("part", ["valid", "test"])

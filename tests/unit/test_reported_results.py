@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+from command_line import call, result
 
 import segue
-from segue.cli import main
 from segue.core.messages import QualityWarning
 from segue.core.types import Dataset
 
@@ -22,19 +22,6 @@ DATA = "simulated?users=60&items=40&seed=5"
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
     return tmp_path
-
-
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(list(arguments))
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
-def record(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
-    status, out, err = call(capsys, *arguments, "--json")
-    assert status == 0, err
-    return json.loads(out)
 
 
 def readings(run: Path) -> list[Any]:
@@ -55,11 +42,11 @@ def repeats(users: int = 20) -> Dataset:
 
 def test_training_reports_validation_and_does_not_read_the_test(capsys: pytest.CaptureFixture[str], home: Path) -> None:
     run = home / "runs" / "one"
-    found = record(capsys, "train", "ease", "--data", DATA, "--out", str(run))
+    found = result(capsys, "train", "ease", "--data", DATA, "--out", str(run))
     assert found["part"] == "valid"
     assert found["ndcg@10"] == found["valid"]["ndcg@10"]
     assert readings(run) == []
-    tested = record(capsys, "evaluate", "one")
+    tested = result(capsys, "evaluate", "one")
     assert tested["part"] == "test"
     assert tested["ndcg@10"] != found["ndcg@10"]
     assert call(capsys, "verify", "one")[0] == 0
@@ -69,25 +56,25 @@ def test_each_reading_of_the_test_is_recorded_and_counted_over_runs(
     capsys: pytest.CaptureFixture[str], home: Path
 ) -> None:
     first, second = home / "runs" / "first", home / "runs" / "second"
-    assert record(capsys, "train", "popular", "--data", DATA, "--out", str(first), "--test")["part"] == "test"
-    record(capsys, "train", "ease", "--data", DATA, "--out", str(second))
-    record(capsys, "evaluate", "second", "--part", "valid")
+    assert result(capsys, "train", "popular", "--data", DATA, "--out", str(first), "--test")["part"] == "test"
+    result(capsys, "train", "ease", "--data", DATA, "--out", str(second))
+    result(capsys, "evaluate", "second", "--part", "valid")
     assert len(readings(first)) == 1
     assert readings(second) == []
-    tested = record(capsys, "evaluate", "second")
+    tested = result(capsys, "evaluate", "second")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", QualityWarning)
         segue.evaluate(str(second))
     lines = readings(second)
     assert [line["metrics"]["ndcg@10"] for line in lines] == [tested["ndcg@10"]] * 2
     assert {line["split"] for line in lines} == {readings(first)[0]["split"]}
-    audit = record(capsys, "evaluate", "second", "--audit")
+    audit = result(capsys, "evaluate", "second", "--audit")
     assert audit["leakage"] == []
     assert (len(audit["test_readings"]), audit["readings_of_this_run"]) == (3, 2)
     out = call(capsys, "evaluate", "first", "--audit")[1]
     assert "test part: read 3 times with this data and split, by 2 runs" in out
-    record(capsys, "train", "popular", "--data", DATA, "--set", "split.valid=0", "--out", str(home / "runs" / "other"))
-    assert record(capsys, "evaluate", "other", "--audit")["test_readings"] == []
+    result(capsys, "train", "popular", "--data", DATA, "--set", "split.valid=0", "--out", str(home / "runs" / "other"))
+    assert result(capsys, "evaluate", "other", "--audit")["test_readings"] == []
 
 
 def test_training_with_nothing_held_out_is_evaluated_on_nothing_and_exported(
@@ -97,7 +84,7 @@ def test_training_with_nothing_held_out_is_evaluated_on_nothing_and_exported(
     status, _, err = call(capsys, "train", "ease", "--data", DATA, "--set", "split.strategy=none", *out)
     assert status == 0, err
     assert "nothing was held out" in err
-    assert record(capsys, "export", "all", "--engine", "native")["key"] == "ease"
+    assert result(capsys, "export", "all", "--engine", "native")["key"] == "ease"
     status, _, err = call(capsys, "train", "ease", "--data", DATA, "--set", "split.strategy=none", "--test")
     assert status == 2
     assert "train without --test" in err
@@ -131,7 +118,7 @@ def test_a_model_below_the_simple_baseline_is_reported(capsys: pytest.CaptureFix
     with warnings.catch_warnings():
         warnings.simplefilter("error", QualityWarning)
         assert "validation" not in segue.train("random", split, baseline="none").metadata
-    stored = record(capsys, "train", "random", "--data", "simulated?users=200&items=60&seed=1")
+    stored = result(capsys, "train", "random", "--data", "simulated?users=200&items=60&seed=1")
     assert any("random is below a simple baseline" in text for text in stored["warnings"])
 
 

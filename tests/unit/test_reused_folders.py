@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
+import torch
+from command_line import call
 
 import segue
-from segue.core.types import Split
+from segue.core.messages import SegueWarning
+from segue.core.types import Dataset, HeldOut, Split, Vocab
 from segue.experiment.plan import make_plan
 from segue.experiment.run_experiment import run_plan
 from segue.experiment.run_folder import create_run
+from segue.training.callbacks import Callback
 
 SMALL: dict[str, Any] = {"embedding_dim": 8, "hidden_dim": 8, "recipe": "none", "epochs": 1}
+
+SCALE = 1.0
+"""Global variable of the loss ``scaled_by_a_global``."""
 
 
 @pytest.fixture(scope="module")
@@ -67,3 +78,185 @@ def test_a_run_is_not_resumed_after_its_log_has_changed(tmp_path: Path, monkeypa
 
 def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def with_training(parts: Split, **changes: Any) -> Split:
+    return replace(parts, train=replace(parts.train, **changes))
+
+
+def with_other_ids(data: Dataset, noun: str) -> Split:
+    ids: Vocab = getattr(data, noun)
+    return segue.split(replace(data, **{noun: Vocab([f"other-{one}" for one in ids.ids])}))
+
+
+def with_other_features(parts: Split, noun: str) -> Split:
+    table: pl.LazyFrame = getattr(parts.train, noun)
+    return with_training(parts, **{noun: table.with_columns(pl.lit("x").alias("new"))})
+
+
+def with_unknown_times(parts: Split) -> Split:
+    histories = parts.train.histories
+    context = {**histories.context, "time_known": np.zeros(histories.size, np.bool_)}
+    return with_training(parts, histories=replace(histories, context=context))
+
+
+def with_other_targets(parts: Split) -> Split:
+    items = parts.valid.targets.items[::-1].copy()
+    return replace(parts, valid=HeldOut(parts.valid.queries, replace(parts.valid.targets, items=items)))
+
+
+CHANGES: dict[str, Callable[[Split], Split]] = {
+    "user_ids": lambda parts: with_other_ids(parts.train, "users"),
+    "item_ids": lambda parts: with_other_ids(parts.train, "items"),
+    "user_features": lambda parts: with_other_features(parts, "user_features"),
+    "item_features": lambda parts: with_other_features(parts, "item_features"),
+    "training_hash": with_unknown_times,
+    "validation_hash": with_other_targets,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_folder_is_not_reused_after_any_part_of_the_data_has_changed(tmp_path: Path, parts: Split, name: str) -> None:
+    segue.train("gru4rec", parts, folder=tmp_path, **SMALL)
+    with pytest.raises(
+        ValueError, match=rf"checkpoint of another training.*\n(.*\n)*  data\.{name}: '\w+' here, '\w+' "
+    ):
+        segue.train("gru4rec", CHANGES[name](parts), folder=tmp_path, **SMALL)
+
+
+def scaled(scale: Any) -> Callable[..., torch.Tensor]:
+    def loss(hidden_MD: Any, vectors_ID: Any, bias_I: Any, targets_M: Any, seen: Any) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(float(scale) * (hidden_MD @ vectors_ID.T), targets_M)
+
+    return loss
+
+
+def scaled_by_a_global(hidden_MD: Any, vectors_ID: Any, bias_I: Any, targets_M: Any, seen: Any) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(SCALE * (hidden_MD @ vectors_ID.T), targets_M)
+
+
+class HitsAt:
+    """A metric with a state."""
+
+    __name__ = "hits"
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def __call__(self, ranks: Any) -> Any:
+        found = np.bincount(ranks.rows, ranks.expected_ranks <= self.limit, minlength=len(ranks))
+        return np.where(np.diff(ranks.offsets) > 0, found, np.nan)
+
+
+class StopAfter(Callback):
+    def __init__(self, epochs: int) -> None:
+        self.epochs = epochs
+
+    def on_epoch_end(self, state: Any) -> None:
+        if state.epoch >= self.epochs:
+            state.request_stop()
+
+
+@pytest.mark.parametrize(
+    ("setting", "before", "after"),
+    [
+        ("loss", lambda: scaled(1.0), lambda: scaled(2.0)),
+        ("metric", lambda: HitsAt(5), lambda: HitsAt(6)),
+        ("callbacks", lambda: [StopAfter(1)], lambda: [StopAfter(2)]),
+    ],
+)
+def test_a_folder_is_not_reused_with_a_function_of_another_state(
+    tmp_path: Path, parts: Split, setting: str, before: Callable[[], Any], after: Callable[[], Any]
+) -> None:
+    segue.train("gru4rec", parts, folder=tmp_path, **SMALL, **{setting: before()})
+    segue.train("gru4rec", parts, folder=tmp_path, **SMALL, **{setting: before()})
+    with pytest.raises(ValueError, match=rf"checkpoint of another training.*\n(.*\n)*  {setting}: "):
+        segue.train("gru4rec", parts, folder=tmp_path, **SMALL, **{setting: after()})
+
+
+def test_a_folder_is_not_reused_after_a_global_variable_of_the_loss_has_changed(
+    tmp_path: Path, parts: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segue.train("gru4rec", parts, folder=tmp_path, loss=scaled_by_a_global, **SMALL)
+    segue.train("gru4rec", parts, folder=tmp_path, loss=scaled_by_a_global, **SMALL)
+    monkeypatch.setattr(f"{__name__}.SCALE", 2.0)
+    with pytest.raises(ValueError, match="checkpoint of another training"):
+        segue.train("gru4rec", parts, folder=tmp_path, loss=scaled_by_a_global, **SMALL)
+
+
+class Unreadable:
+    def __float__(self) -> float:
+        return 1.0
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError
+
+
+def test_a_function_that_cannot_be_compared_is_reported_and_its_folder_is_not_reused(
+    tmp_path: Path, parts: Split
+) -> None:
+    loss = scaled(Unreadable())
+    reason = (
+        r"the loss \S+:scaled\.<locals>\.loss: the variable 'scale' of \S+ is a Unreadable, which cannot be compared"
+    )
+    with pytest.warns(SegueWarning, match=rf"train: folder=: an interrupted training cannot be resumed: {reason}"):
+        segue.train("gru4rec", parts, folder=tmp_path, loss=loss, **SMALL)
+    with pytest.raises(ValueError, match=rf"\n  loss: {reason}, so it may have changed"):
+        segue.train("gru4rec", parts, folder=tmp_path, loss=loss, **SMALL)
+
+
+def test_the_folder_of_a_run_or_of_a_saved_model_is_not_the_folder_of_a_training(
+    tmp_path: Path, parts: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    plan = make_plan(
+        {"model": "gru4rec", "data": "simulated?users=60&items=40&seed=3"},
+        ["epochs=1", "embedding_dim=8", "hidden_dim=8"],
+        "none",
+    )
+    run = create_run(plan, tmp_path / "runs" / "one")
+    with pytest.raises(ValueError, match=r"is the folder of a run; resume it with: segue train --resume .*one"):
+        segue.train("gru4rec", parts, folder=run, **SMALL)
+    run_plan(plan, run, log=lambda _: None)
+    history = (run / "history.jsonl").read_bytes()
+    for name in ("gru4rec", "popular"):
+        with pytest.raises(ValueError, match=r"folder: '.*one' is the folder of a run"):
+            segue.train(name, parts, folder=run, **(SMALL if name == "gru4rec" else {}))
+    assert (run / "history.jsonl").read_bytes() == history
+    assert not (run / "training.json").exists()
+    segue.save(segue.train("popular", parts), tmp_path / "saved")
+    with pytest.raises(ValueError, match=r"folder: '.*saved' is the folder of a saved model, expected a new folder"):
+        segue.train("gru4rec", parts, folder=tmp_path / "saved", **SMALL)
+    segue.load("simulated?users=60&items=40&seed=3", log=None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"folder: '.*file' is a file, expected a new folder"):
+        segue.train("gru4rec", parts, folder=tmp_path / "file", **SMALL)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "history.jsonl").write_text("mine\n")
+    with pytest.raises(ValueError, match=r"has a history.jsonl and no training.json, so it belongs to something else"):
+        segue.train("gru4rec", parts, folder=tmp_path / "other", **SMALL)
+    assert (tmp_path / "other" / "history.jsonl").read_text() == "mine\n"
+
+
+def test_a_run_is_not_resumed_after_its_settings_were_edited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    plan = make_plan(
+        {"model": "gru4rec", "data": "simulated?users=60&items=40&seed=3"},
+        ["epochs=1", "embedding_dim=8", "hidden_dim=8"],
+        "none",
+    )
+    run = create_run(plan, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("segue.experiment.run_experiment.bundle.save", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_plan(plan, run, log=lambda _: None)
+    text = (run / "settings.toml").read_text()
+    assert "\nepochs = 1\n" in text
+    (run / "settings.toml").write_text(text.replace("\nepochs = 1\n", "\nepochs = 2\n"))
+    status, _, err = call(capsys, "train", "--resume", str(run))
+    assert status == 2
+    assert "holds a checkpoint of another training" in err
+    assert "training.epochs: 2 here, 1 there" in err
+    assert (run / "checkpoint").exists()

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from command_line import call
 
 import segue
 from segue.cli import main
@@ -212,25 +213,20 @@ def run(home: Path) -> str:
     return "knn"
 
 
-def call(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as left:
-        main(["similar", *arguments])
-    out, err = capsys.readouterr()
-    return int(left.value.code or 0), out, err
-
-
 def test_the_command_line_shows_titles_and_reasons(capsys: pytest.CaptureFixture[str], run: str) -> None:
     user = next(iter(pl.read_parquet(Path(run_folder(run)) / "bundle" / "users.parquet")["id"]))
-    status, out, _ = call(capsys, run, "--user", user, "-k", "3")
+    status, out, _ = call(capsys, "similar", run, "--user", user, "-k", "3")
     assert status == 0
     assert "Most similar to" in out
     assert "items_in_common" in out
-    status, out, _ = call(capsys, run, "--user", user, "--measure", "smith_waterman", "-k", "3", "--json")
+    status, out, _ = call(capsys, "similar", run, "--user", user, "--measure", "smith_waterman", "-k", "3", "--json")
     actual = json.loads(out)
     assert actual["user"] == user
     assert len(actual["similar"]) == 3
     assert all(row["items_in_common"] == len(row["common"]) > 0 for row in actual["similar"])
-    status, out, _ = call(capsys, run, "--item", "i03", "--measure", "jensen_shannon", "--over", "genres", "--json")
+    status, out, _ = call(
+        capsys, "similar", run, "--item", "i03", "--measure", "jensen_shannon", "--over", "genres", "--json"
+    )
     actual = json.loads(out)
     assert actual["measure"] == "jensen_shannon"
     assert {"item_id", "title", "similarity", "users_in_common"} <= set(actual["similar"][0])
@@ -244,7 +240,7 @@ def test_the_command_line_rejects_invalid_arguments(capsys: pytest.CaptureFixtur
         (["--item", "i03"], "defines no similarity of items; give --measure cosine"),
         (["--item", "i03", "--measure", "cosne"], "did you mean 'cosine'"),
     ):
-        status, out, err = call(capsys, run, *arguments)
+        status, out, err = call(capsys, "similar", run, *arguments)
         assert status == 2
         assert message in err
         assert not out
@@ -259,12 +255,12 @@ def test_without_data_only_the_counts_are_missing(
     record = json.loads((home / "runs" / "lost" / "metrics.json").read_text())
     shutil.rmtree(record["data_folder"])
     capsys.readouterr()
-    status, out, err = call(capsys, "lost", "--item", "i03", "-k", "2", "--json")
+    status, out, err = call(capsys, "similar", "lost", "--item", "i03", "-k", "2", "--json")
     assert status == 0
     assert "the number of users in common is not known: lost: its prepared data is gone" in err
     assert len(json.loads(out)["similar"]) == 2
     for arguments in (["--item", "i03", "--measure", "cosine"], ["--user", "u01"]):
-        status, out, err = call(capsys, "lost", *arguments)
+        status, out, err = call(capsys, "similar", "lost", *arguments)
         assert status == 2
         assert "its prepared data is gone" in err
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from segue.evaluation.bootstrap import Estimate, estimate
-from segue.evaluation.significance import compare_pair
+from segue.evaluation.significance import compare_all, compare_pair, holm_correction
 from segue.experiment.compare import ComparisonResult, compare_values
 from segue.experiment.cross_validate import CrossValidationResult
 
@@ -30,6 +32,32 @@ def test_the_paired_t_test_has_n_minus_1_degrees_of_freedom() -> None:
     """Differences 1, 2, 3, 4: t = 2.5 / (sqrt(5 / 3) / 2) = 3.872983 with 3 degrees of freedom."""
     test = compare_pair([2.0, 3.0, 4.0, 5.0], [1.0, 1.0, 1.0, 1.0])
     assert test.p_t == pytest.approx(0.0304662, abs=1e-6)
+
+
+def test_a_difference_is_significant_if_the_corrected_p_value_is_below_5_percent() -> None:
+    test = compare_pair([2.0, 3.0], [1.0, 1.0])
+    assert replace(test, p=0.2, p_holm=0.049).significant
+    assert not replace(test, p=0.001, p_holm=0.05).significant
+
+
+def test_the_p_values_of_a_family_are_corrected_together() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(40)
+    tests = compare_all({"a": base, "b": base + rng.normal(0.05, 0.2, 40), "c": base + rng.normal(0.1, 0.2, 40)})
+    assert [test.p_holm for test in tests] == holm_correction([test.p for test in tests])
+    assert any(test.p_holm > test.p for test in tests)
+
+
+def test_the_smallest_p_value_counts_the_observed_signs() -> None:
+    """No random assignment of 60 signs is as extreme as all signs positive."""
+    (test,) = compare_all({"a": np.ones(60), "b": np.zeros(60)}, permutations=99)
+    assert test.p == 1 / 100
+
+
+def test_the_randomization_test_counts_both_signs() -> None:
+    """Of the 8 signs of 1, 1, 1 the sums 3 and -3 are as extreme as the observed 3."""
+    (test,) = compare_all({"a": np.ones(3), "b": np.zeros(3)}, permutations=100_000)
+    assert test.p == pytest.approx(2 / 8, abs=0.01)
 
 
 def test_the_bootstrap_interval_of_two_values_has_their_range() -> None:

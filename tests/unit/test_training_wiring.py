@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from segue.core.batches import SequenceBatch, training_batches
 from segue.core.model import Model, Recommender, Validate
 from segue.core.registry import exported_functions, model_class
-from segue.core.run import Run
+from segue.core.run import Interrupted, Run
 from segue.core.seen_items import SeenItems
 from segue.core.types import Dataset, Events, Vocab
 from segue.nn.losses import losses
@@ -252,6 +253,24 @@ def test_a_seen_item_is_no_negative_of_any_loss(name: str) -> None:
         assert {item for item in range(ITEMS) if not leaf.grad[item].any()} == expected
 
 
+@pytest.mark.parametrize("listwise", ["cross_entropy", "sampled_softmax"])
+def test_the_pairwise_weight_is_that_of_the_pairwise_part(listwise: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(3, 4, generator=generator), torch.randn(ITEMS, 4, generator=generator), None, torch.arange(3)
+
+    def value(name: str, **settings: Any) -> Tensor:
+        needs_negatives = {"num_negatives": 5} if is_sampled(name) else {}
+        torch.manual_seed(0)
+        return build_loss(Training(loss=name, **needs_negatives, **settings), world(), "cpu")(*batch)
+
+    both = f"{listwise}_pairwise"
+    parts = value(listwise), value("bpr")
+    assert parts[0] != pytest.approx(parts[1])
+    for weight in (0.0, 0.25, 1.0):
+        expected = (1 - weight) * parts[0] + weight * parts[1]
+        torch.testing.assert_close(value(both, pairwise_weight=weight), expected)
+
+
 # the best epoch
 
 
@@ -289,3 +308,124 @@ def test_the_best_value_of_an_error_is_stored_negated() -> None:
     for epoch, value in enumerate((1.5, 1.0, 1.2), 1):
         stopping.on_validation_end(TrainingState(model, epoch, 3, 0, 0, 0.0, validation={"rmse": value}))
     assert (stopping.best, stopping.best_epoch, stopping.n_without_improvement) == (-1.0, 2, 1)
+
+
+def test_the_first_of_equally_good_epochs_is_the_best() -> None:
+    validated: list[dict[str, np.ndarray]] = []
+
+    def validate(model: Recommender) -> Mapping[str, float]:
+        assert isinstance(model, Model)
+        validated.append({name: array.copy() for name, array in model.arrays().items()})
+        return {"ndcg@10": 0.5}
+
+    model = fit({"patience": 2, "epochs": 9}, validate)
+    assert len(validated) == 3
+    for name, array in model.arrays().items():
+        np.testing.assert_array_equal(array, validated[0][name])
+
+
+@pytest.mark.parametrize(("n_validations", "expected"), [(1, [0, 0, 1, 2, 3, 3]), (2, [0, 0, 0, 1, 1, 1])])
+def test_a_plateau_reduces_the_rate_after_each_number_of_validations(n_validations: int, expected: list[int]) -> None:
+    """The rate of an epoch follows from the validations before it; the fifth one improves."""
+    rates: list[float] = []
+    tracker: Any = type("Track", (), {"log": lambda self, step, values: rates.append(values["learning_rate"])})()
+    training = Training(
+        **{**QUICK, "epochs": 6, "schedule": "plateau", "lr_step_epochs": n_validations, "lr_step_factor": 0.1}
+    )
+    values = scripted(ndcg_at_10=[0.5, 0.4, 0.4, 0.4, 0.6, 0.1])
+    train("gru4rec", SMALL, training, world(), Run(0, trackers=(tracker,)), values)
+    assert rates == pytest.approx([0.01 * 0.1**n for n in expected])
+
+
+@pytest.mark.parametrize("interrupted_after", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("ema", [0.0, 0.8])
+def test_a_resumed_run_remembers_its_best_epoch_patience_and_rate(
+    interrupted_after: int, ema: float, tmp_path: Path
+) -> None:
+    """The second epoch is the best; two reductions later, the patience ends in the sixth."""
+    values = [0.5, 0.9, 0.6, 0.7, 0.8, 0.85, 0.95]
+    training = Training(
+        **{**QUICK, "epochs": 7, "patience": 4, "schedule": "plateau", "lr_step_epochs": 2, "lr_step_factor": 0.1},
+        ema=ema,
+    )
+
+    def run(name: str, stop_after: int) -> Model:
+        at = Run(0, tmp_path / name)
+
+        def validate(model: Recommender) -> Mapping[str, float]:
+            epoch = len(at.history()) + 1
+            at.interrupted = epoch == stop_after
+            return {"ndcg@10": values[epoch - 1]}
+
+        return train("gru4rec", {**SMALL, "dropout": 0.3}, training, world(), at, validate)
+
+    expected = run("whole", 0)
+    with pytest.raises(Interrupted):
+        run("parts", interrupted_after)
+    assert is_equal(run("parts", 0), expected)
+    lines = [
+        [(line["loss"], line["learning_rate"]) for line in Run(folder=tmp_path / n).history()]
+        for n in ("whole", "parts")
+    ]
+    assert len(lines[0]) == 6
+    assert lines[0] == lines[1]
+
+
+# randomness
+
+
+def test_batches_are_drawn_anew_in_each_epoch() -> None:
+    order: list[list[int]] = []
+
+    def loss(hidden: Tensor, vectors: Tensor, bias: Tensor | None, targets: Tensor, seen: SeenItems | None) -> Tensor:
+        order.append(targets.tolist())
+        return (hidden @ vectors.T).square().mean()
+
+    fit({"loss": loss, "epochs": 3})
+    per_epoch = len(order) // 3
+    epochs = [order[start : start + per_epoch] for start in range(0, len(order), per_epoch)]
+    assert len(epochs) == 3
+    assert epochs[0] != epochs[1] != epochs[2]
+    targets = {tuple(sorted(item for batch in batches for item in batch)) for batches in epochs}
+    assert len(targets) == 1, "each epoch has the same targets"
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_dropout_is_drawn_anew_in_each_step_and_stays_on_after_a_validation(dropout: float) -> None:
+    """With a tiny learning rate, equal histories and one batch, only dropout changes the loss."""
+    ids = Vocab([str(i) for i in range(ITEMS)])
+    data = Dataset("same", Vocab([f"u{u}" for u in range(8)]), ids, Events.of([[0, 1, 2, 3, 4]] * 8))
+    losses: list[float] = []
+    tracker: Any = type("Track", (), {"log": lambda self, step, values: losses.append(values["loss"])})()
+    training = Training(epochs=4, batch_size=64, learning_rate=1e-9)
+    values = scripted(ndcg_at_10=[0.1, 0.2, 0.3, 0.4])
+    run = Run(0, trackers=(tracker,))
+    train("gru4rec", {**SMALL, "dropout": dropout}, training, data, run, values)
+    differences = [abs(a - b) for at, a in enumerate(losses) for b in losses[:at]]
+    assert max(differences) < 1e-5 if dropout == 0 else min(differences) > 1e-5
+
+
+def test_the_seed_determines_the_initial_weights() -> None:
+    first, second = (
+        train("gru4rec", SMALL, Training(epochs=1, learning_rate=1e-9), world(), Run(seed)) for seed in (1, 2)
+    )
+    for name, array in first.arrays().items():
+        assert not np.allclose(array, second.arrays()[name], atol=1e-3), name
+
+
+@pytest.mark.parametrize(("key", "n_validations"), [("als", 3), ("ials", 1)])
+def test_a_solver_is_validated_as_often_as_it_says(key: str, n_validations: int) -> None:
+    """``als`` after every iteration, ``ials`` after the last one."""
+    count = 0
+
+    def validate(model: Recommender) -> Mapping[str, float]:
+        nonlocal count
+        count += 1
+        return {"rmse": 1.0}
+
+    log = world()
+    rated = log.with_histories(
+        Events(log.histories.offsets, log.histories.items, values=np.arange(log.histories.size, dtype=np.float32) % 5)
+    )
+    train(key, {"iterations": 3, "embedding_dim": 2}, Training(), rated, Run(0), validate)
+    assert count == n_validations

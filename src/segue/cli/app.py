@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from segue.cli import abtest, components, data, doctor, evaluate, export, keys, predict, recommend, runs, serve, train
-from segue.cli.console import Json
+from segue.cli.console import Json, expand_paths
 from segue.version import __version__
 
 __all__ = ["app"]
@@ -46,7 +46,7 @@ def global_options(
 
 app.add_typer(data.app, name="data")
 app.add_typer(keys.app, name="keys")
-app.command(cls=train.TrainCommand)(train.train)
+app.command(cls=train.TrainCommand)(expand_paths(train.train))
 COMMANDS: tuple[Callable[..., Any], ...] = (
     evaluate.evaluate,
     evaluate.compare,
@@ -66,4 +66,4 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     doctor.doctor,
 )
 for command in COMMANDS:
-    app.command()(command)
+    app.command()(expand_paths(command))

@@ -6,26 +6,32 @@ arguments as options: :func:`spell_option`.
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, ParamSpec, TextIO, TypeVar
 
 import typer
 
 __all__ = [
     "Columns",
     "Json",
+    "Separator",
     "Set",
     "Target",
     "Terminal",
+    "expand_paths",
     "parse_ids",
     "parse_json_or_text",
     "parse_pairs",
     "show_warning",
     "spell_option",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Json = Annotated[bool, typer.Option("--json", help="Print results as JSON.")]
 Set = Annotated[
@@ -38,9 +44,29 @@ Columns = Annotated[
     str | None,
     typer.Option(metavar="user=NAME,...", help="The log's own column names: user=customer,item=sku."),
 ]
+Separator = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Text between two columns: ';', '|', '::', tab. [default: detected]"),
+]
 Target = Annotated[
     str | None, typer.Option(help="Kind of action to predict, such as purchase; the others remain input.")
 ]
+
+
+def expand_paths(command: Callable[P, R]) -> Callable[P, R]:
+    """Let a command expand ``~`` in its paths.
+
+    Not every shell does that, as in ``--out=~/run``.
+    """
+
+    @functools.wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name, value in kwargs.items():
+            if isinstance(value, Path):
+                kwargs[name] = value.expanduser()
+        return command(*args, **kwargs)
+
+    return call
 
 
 @dataclass(frozen=True)

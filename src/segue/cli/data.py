@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Set, Target, Terminal, parse_pairs
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, expand_paths, parse_pairs
 
 __all__ = ["app"]
 
@@ -42,10 +42,12 @@ def list_(context: typer.Context, json: Json = False) -> None:
 
 
 @app.command()
+@expand_paths
 def describe(
     context: typer.Context,
     source: Source,
     columns: Columns = None,
+    separator: Separator = None,
     target: Target = None,
     items: Items = None,
     users: Users = None,
@@ -53,17 +55,18 @@ def describe(
     json: Json = False,
 ) -> None:
     """Print the size of a log, its statistics and its features."""
-    _prepare(
-        Terminal.from_context(context, json), source, None, columns, target, {"items": items, "users": users}, set_
-    )
+    layout = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
+    _prepare(Terminal.from_context(context, json), source, None, {**layout, "items": items, "users": users}, set_)
 
 
 @app.command()
+@expand_paths
 def prepare(
     context: typer.Context,
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Folder of the prepared data. [default: the cache]")] = None,
     columns: Columns = None,
+    separator: Separator = None,
     target: Target = None,
     items: Items = None,
     users: Users = None,
@@ -74,16 +77,15 @@ def prepare(
 
     --set changes filters, such as min_user_events=5.
     """
-    _prepare(Terminal.from_context(context, json), source, out, columns, target, {"items": items, "users": users}, set_)
+    layout = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
+    _prepare(Terminal.from_context(context, json), source, out, {**layout, "items": items, "users": users}, set_)
 
 
 def _prepare(
     terminal: Terminal,
     source: str,
     out: Path | None,
-    columns: str | None,
-    target: str | None,
-    features: dict[str, Path | None],
+    arguments: dict[str, Any],
     set_: list[str] | None,
 ) -> None:
     from segue.core.config import apply_overrides, parse
@@ -91,9 +93,16 @@ def _prepare(
     from segue.data.filters import Filters
 
     filters = parse(Filters, apply_overrides({"filters": Filters}, set_ or [])["filters"], "filters")
-    mapping = parse_pairs(columns, "--columns")
-    log = terminal.log
-    data = load(source, columns=mapping, target=target, filters=filters, out=out, log=log, **features)
+    reported: list[str] = []
+
+    def log(text: str) -> None:
+        reported.append(text)
+        terminal.log(text)
+
+    data = load(source, filters=filters, out=out, log=log, **arguments)
+    for text in data.header.get("notes", []):
+        if text not in reported:  # the data was prepared before
+            terminal.log(text)
     description = _describe(data)
     if terminal.json:
         terminal.result(description)
@@ -123,6 +132,7 @@ def _describe(data: Any) -> dict[str, Any]:
         "actions": list(data.actions),
         "target": None if data.target is None else data.actions[data.target],
         "columns": list(data.histories.columns()),
+        **{key: data.header.get("counts", {}).get(key) for key in ("first_time", "last_time")},
         **{name: [] if frame is None else frame.collect_schema().names()[1:] for name, frame in features.items()},
         **{key: data.header.get(key) for key in ("filters", "warnings", "hash", "folder")},
     }

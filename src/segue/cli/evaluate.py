@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Set, Target, Terminal, parse_pairs
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs
 from segue.cli.train import MaxUsers
 
 __all__ = ["compare", "cross_validate", "evaluate"]
@@ -53,7 +53,7 @@ def evaluate(
     The run records each reading of its test part, and stays unchanged otherwise; --set changes evaluation settings,
     such as ks=[1,20].
     """
-    from segue.experiment.evaluate import evaluate_run, evaluate_saved
+    from segue.experiment.evaluate_run import evaluate_run, evaluate_saved
     from segue.experiment.paths import find_run
 
     terminal = Terminal.from_context(context, json)
@@ -84,15 +84,21 @@ def evaluate(
 
 
 def _audit(run: str, terminal: Terminal) -> None:
-    """Print the leaks of the split of a run, and the readings of its test part."""
-    from segue.experiment.evaluate import audit_run
+    """Print the leaks of the split of a run, and the readings of its test part.
+
+    A saved model has no split; its own readings are printed.
+    """
+    from segue.experiment.evaluate_run import audit_run, audit_saved
     from segue.experiment.paths import find_run
 
-    found = audit_run(find_run(run))
+    folder = Path(run).expanduser()
+    is_saved = (folder / "bundle.json").exists()
+    found = audit_saved(folder) if is_saved else audit_run(find_run(run))
     if terminal.json:
         terminal.result(found)
         return
-    for fault in found["leakage"] or ["no leak: targets, histories and training events are disjoint and in order"]:
+    faults = found.get("leakage", ["a saved model has no split to check for leaks"])
+    for fault in faults or ["no leak: targets, histories and training events are disjoint and in order"]:
         print(fault)
     for line in found["text"]:
         print(line)
@@ -119,6 +125,7 @@ def compare(
     exclude_seen: ExcludeSeen = None,
     max_users: MaxUsers = None,
     columns: Columns = None,
+    separator: Separator = None,
     target: Target = None,
     json: Json = False,
 ) -> None:
@@ -133,7 +140,7 @@ def compare(
 
     terminal = Terminal.from_context(context, json)
     overrides = [*(set_ or []), *_evaluation_overrides(None, exclude_seen)]
-    task = _task(data, max_users, columns, target)
+    task = _task(data, max_users, columns, separator, target)
     try:
         result = compare_runs(models, task, overrides, metric, seeds=_seeds(seeds), baseline=baseline, log=terminal.log)
     except (Interrupted, KeyboardInterrupt):
@@ -165,11 +172,13 @@ def cross_validate(
     set_: Set = None,
     max_users: MaxUsers = None,
     columns: Columns = None,
+    separator: Separator = None,
     target: Target = None,
     json: Json = False,
 ) -> None:
     """Cross-validate models over the same random folds of the events.
 
+    Each model reads the test part of every fold, which is recorded in the folder of the runs.
     A setting of one model is MODEL.KEY=VALUE.
     """
     from segue.experiment.compare_runs import make_plans, own_overrides
@@ -184,7 +193,7 @@ def cross_validate(
     names = {name for key in given["split"] for name in (key, f"split.{key}")}  # of the folds, not of the plans
     overrides = [text for text in overrides if text.partition("=")[0].strip() not in names]
     overrides += [f"run.seed={seed}"]
-    plans = make_plans(models, _task(data, max_users, columns, target), overrides, at_least=1)
+    plans = make_plans(models, _task(data, max_users, columns, separator, target), overrides, at_least=1)
     first = next(iter(plans.values()))
     result = cross_validate_plans(
         plans,
@@ -196,6 +205,7 @@ def cross_validate(
         exclude_seen=first.evaluation.exclude_seen,
         split_settings=given["split"],
         log=terminal.log,
+        command=" ".join(["segue", *sys.argv[1:]]),
     )
     rows = result.table.rows(named=True)
     if terminal.json:
@@ -220,8 +230,16 @@ def _check_cross_validation(given: dict[str, dict[str, Any]]) -> None:
         raise ValueError("\n".join(errors))
 
 
-def _task(data: str, max_users: int | None, columns: str | None, target: str | None) -> dict[str, Any]:
-    task = {"data": data, "max_users": max_users, "columns": parse_pairs(columns, "--columns"), "target": target}
+def _task(
+    data: str, max_users: int | None, columns: str | None, separator: str | None, target: str | None
+) -> dict[str, Any]:
+    task = {
+        "data": data,
+        "max_users": max_users,
+        "columns": parse_pairs(columns, "--columns"),
+        "separator": separator,
+        "target": target,
+    }
     return {key: value for key, value in task.items() if value is not None}
 
 

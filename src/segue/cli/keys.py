@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from segue.cli.console import Json, Terminal
+from segue.cli.console import Json, Terminal, expand_paths
 
 __all__ = ["app"]
 
@@ -19,6 +19,7 @@ File = Annotated[
 
 
 @app.command()
+@expand_paths
 def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the key.")],
@@ -46,6 +47,7 @@ def add(
 
 
 @app.command("list")
+@expand_paths
 def list_(context: typer.Context, file: File = None, json: Json = False) -> None:
     """List the keys without their secrets."""
     from datetime import UTC, datetime
@@ -69,6 +71,7 @@ def list_(context: typer.Context, file: File = None, json: Json = False) -> None
 
 
 @app.command()
+@expand_paths
 def revoke(
     context: typer.Context,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of a key, as listed by segue keys list.")],

@@ -38,8 +38,9 @@ def rank(
 ) -> None:
     """Rank given items for a user, or after a history."""
     from segue.api import open as open_model
-    from segue.experiment.inference.predict import rank_items
+    from segue.experiment.inference.predict import rank_candidates
     from segue.experiment.inference.queries import build_queries
+    from segue.experiment.inference.recommend import warn_once
 
     terminal = Terminal.from_context(context, json)
     _check_one(user, history, title)
@@ -48,9 +49,11 @@ def rank(
     trained = open_model(run)
     histories = [split_ids(history, "--history", trained)] if history else None
     batch = build_queries(trained, user, histories=histories, titles=title)
-    found = rank_items(trained, batch, split_ids(item, "--item", trained)).to_dicts()
+    table, notes = rank_candidates(trained, batch, split_ids(item, "--item", trained))
+    warn_once(notes)
+    found = table.to_dicts()
     if terminal.json:
-        terminal.result({"run": run_name(run), "model": trained.key, "user": user, "ranked": found})
+        terminal.result({"run": run_name(run), "model": trained.key, "user": user, "ranked": found, "notes": notes})
         return
     from segue.reports.tables import item_table
 
@@ -109,7 +112,8 @@ def explain(
     constraints = constraint_values(None, None, filter, rules)
     found = explain_item(trained, batch, item, k, exclude_seen=exclude_seen, **constraints)
     if terminal.json:
-        terminal.result({"run": run_name(run), "model": trained.key, "user": user, **found.to_dict()})
+        about = {"run": run_name(run), "model": trained.key, "user": user}
+        terminal.result({**about, **found.to_dict(), "notes": batch.messages})
         return
     print(found)
 

@@ -63,9 +63,10 @@ def _runs_table(records: list[dict[str, Any]]) -> Table:
     """Build a table with one row per run; the best run of each dataset is highlighted."""
     from segue.reports.tables import Table
 
-    head = ("run", "data", "model", "NDCG@10", "HitRate@10", "RMSE", "train", "memory", "parameters", "device", "seed")
+    head = ("run", "data", "model", "NDCG@10", "HitRate@10", "RMSE", "test read", "train", "memory", "parameters",
+            "device", "seed")  # fmt: skip
     best = frozenset(number for number, record in enumerate(records) if record["best"])
-    title = "Runs, oldest first, with validation metrics; * is the best of its data"
+    title = "Runs, oldest first, with validation metrics and readings of the test part; * is the best of its data"
     return Table(title, head, tuple(map(_row, records)), first_numeric=3, highlighted=best)
 
 
@@ -75,7 +76,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
     name = record["run"] + (" *" if record["best"] else "")
     if not record["finished"]:
         state = "broken" if "error" in record else "not finished"
-        return (name, record["data"], record["model"], state, *[""] * 6, str(record["seed"]))
+        return (name, record["data"], record["model"], state, *[""] * 7, str(record["seed"]))
     cost = record["cost"]
     return (
         name,
@@ -85,6 +86,7 @@ def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
             format_mean(record["valid"][metric]) if metric in record["valid"] else ""
             for metric in ("ndcg@10", "hit_rate@10", "rmse")
         ),
+        f"{record['test_readings']:,} x",
         format_duration(cost["seconds"]["train"]),
         format_bytes(cost["peak_memory_bytes"]),
         format_count(cost["parameters"]),

@@ -71,6 +71,7 @@ def _find_artifact(name: str, terminal: Terminal) -> Path:
     from segue.experiment.publish import publish
     from segue.serving.artifacts.manifest import MANIFEST
 
-    if (Path(name) / MANIFEST).exists():
-        return Path(name)
+    folder = Path(name).expanduser()
+    if (folder / MANIFEST).exists():
+        return folder
     return publish(name, log=terminal.log)

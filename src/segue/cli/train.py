@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from segue.cli.console import Columns, Json, Set, Target, Terminal, parse_pairs
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs
 
 if TYPE_CHECKING:
     from segue.experiment.plan import Plan
@@ -71,6 +71,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=...")] = None,
     device: Annotated[str | None, typer.Option(help="Short for --set run.device=...")] = None,
     columns: Columns = None,
+    separator: Separator = None,
     target: Target = None,
     test: Annotated[
         bool, typer.Option("--test", help="Also evaluate on the test part; the run records each reading.")
@@ -92,6 +93,7 @@ def train(
         "data": data,
         "max_users": max_users,
         "columns": parse_pairs(columns, "--columns"),
+        "separator": separator,
         "target": target,
     }
     if resume is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,10 @@ class TrainedModel:
     """Returns :attr:`train_log`, if that differs from :attr:`log`."""
     training_history: tuple[Mapping[str, Any], ...] = ()
     """One mapping per epoch or iteration of training, such as ``{"epoch": 1, "loss": 0.5}``."""
+    test_readings: list[dict[str, Any]] = field(default_factory=list)
+    """One mapping per evaluation on the test part of a split; ``segue.evaluate`` adds it, ``segue.save`` stores it."""
+    folder: Path | None = None
+    """The run or the saved model that this model was opened from; ``None``: it was trained in this process."""
 
     @cached_property
     def log(self) -> Dataset:
@@ -89,6 +93,11 @@ class TrainedModel:
             ValueError: the log is not available.
         """
         return self.log if self.load_train_log is None else self.load_train_log()
+
+    @property
+    def log_has_held_out(self) -> bool:
+        """Whether the log of a saved model holds events that were held out."""
+        return bool(self.metadata.get("log", {}).get("has_held_out"))
 
     @property
     def changed_settings(self) -> dict[str, Any]:
@@ -162,6 +171,8 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
         }
         if trained.training_history:
             about["training_history"] = [dict(line) for line in trained.training_history]
+        if trained.test_readings:
+            about["test_readings"] = [dict(line) for line in trained.test_readings]
         if log is not None:
             about["log"] = _write_log(fresh, trained, log)
         about["sha256"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
@@ -198,6 +209,8 @@ def load(folder: Path) -> TrainedModel:
         metadata,
         lambda: _read_log(folder, trained),
         training_history=tuple(metadata.get("training_history", ())),
+        test_readings=list(metadata.get("test_readings", ())),
+        folder=folder,
     )
     return trained
 
@@ -272,7 +285,13 @@ def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, A
         )
     columns = {name: column for name, column in log.histories.columns().items() if column.dtype.kind in "biuf"}
     save_arrays(folder / HISTORIES, {"offsets": log.histories.offsets, **columns})
-    return {"name": log.name, "actions": list(log.actions), "target": log.target, "hash": log.header.get("hash")}
+    return {
+        "name": log.name,
+        "actions": list(log.actions),
+        "target": log.target,
+        "hash": log.header.get("hash"),
+        "has_held_out": trained.load_train_log is not None or trained.log_has_held_out,
+    }
 
 
 def _read_log(folder: Path, trained: TrainedModel) -> Dataset:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Settings", "apply_overrides", "parse", "suggest"]
+__all__ = ["Settings", "apply_overrides", "parse", "reject_unused", "suggest"]
 
 S = TypeVar("S", bound="Settings")
 
@@ -27,6 +27,24 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
+
+
+def reject_unused(settings: Settings, uses: Mapping[str, tuple[bool, str]]) -> None:
+    """Reject changed settings that other settings leave without effect.
+
+    Args:
+        uses: by setting: whether anything reads it, and what does, such as ``objective='cloze'``.
+
+    Raises:
+        ValueError: one line per setting that differs from its default and is not read.
+    """
+    errors = [
+        f"{name}: got {value!r}, which only {reader} uses"
+        for name, (is_used, reader) in uses.items()
+        if not is_used and (value := getattr(settings, name)) != type(settings).model_fields[name].default
+    ]
+    if errors:
+        raise ValueError("\n".join(errors))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,15 @@ from scipy.sparse import csr_array
 from segue.core.config import Settings, suggest
 from segue.core.model import Recommender, StateArrays
 
-__all__ = ["NonFiniteScoreError", "check_finite", "check_range", "explain_divergence", "load_array", "load_csr"]
+__all__ = [
+    "NonFiniteScoreError",
+    "check_convergence",
+    "check_finite",
+    "check_range",
+    "explain_divergence",
+    "load_array",
+    "load_csr",
+]
 
 
 STEP_SETTINGS = ("learning_rate", "learning_rates", "momentum", "l2", "regularization", "optimizer", "clip_norm")
@@ -48,6 +56,16 @@ def explain_divergence(
         named = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
         advice = f"; its settings: {named}; try a lower learning_rate or more regularization" if named else ""
         raise ValueError(f"{type(model).__name__}: training diverged, after {when}: {error}{advice}") from None
+
+
+def check_convergence(model: Recommender, arrays: Callable[[], StateArrays], when: str, *settings: Settings) -> None:
+    """Check that a trained model is finite; see :func:`explain_divergence`.
+
+    Raises:
+        ValueError: an array is infinite or NaN.
+    """
+    with explain_divergence(model, arrays, when, *settings):
+        pass
 
 
 def check_finite(name: str, array: NDArray[Any]) -> None:

@@ -103,7 +103,7 @@ def score_blocks(model: Recommender, queries: Queries) -> Iterator[tuple[Queries
     buffer_RI = np.empty((rows, n_items), np.float32)
     zeros_I = np.zeros(n_items, np.float32)
     # properties of a protocol may be expensive: read them once
-    n_unscored = 0 if model.schema.item_features else model.schema.n_without_events
+    n_unscored = model.schema.n_unscored
     factors = (model.encode, model.vectors, model.bias) if is_factored(model) else None
     for start in range(0, len(queries), block_size):
         block = queries.rows_between(start, start + block_size)

@@ -83,8 +83,16 @@ class DataSchema:
     user_features: tuple[Feature, ...] = ()
     """User features that the model reads, likewise."""
     n_without_events: int = 0
-    """Number of items without any event, the last ones of the catalog. Models that read no item features cannot score
-    them, so they are ranked last."""
+    """Number of items without any event, the last ones of the catalog."""
+
+    @property
+    def n_unscored(self) -> int:
+        """Return the number of items that the model cannot score, the last ones.
+
+        These are the items without events if the model reads no item features. ``score`` returns arbitrary numbers for
+        them; recommendations, rankings and metrics rank them last.
+        """
+        return 0 if self.item_features else self.n_without_events
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +230,8 @@ class HeldOut:
     """What the item codes mean, likewise."""
     actions: tuple[str, ...] | None = None
     """What the action codes mean, likewise."""
+    test_id: str | None = None
+    """Identifies the test part of a split: a hash of the data and the settings; ``None``: no test part."""
 
     def __post_init__(self) -> None:
         if len(self.targets) != len(self.queries):

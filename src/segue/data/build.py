@@ -5,6 +5,7 @@ The steps are: validate, encode, sort, filter and count.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -61,6 +62,7 @@ def build(
     notes: list[str] = []
 
     def note(text: str) -> None:
+        text = re.sub(r"^(\d+): ", r"column \1: ", text)  # a file without header has numbers as names
         notes.append(text)
         log(text)
 
@@ -101,7 +103,7 @@ def build(
         "warnings": list(raw.warnings),
         "notes": notes,
         "filters": {"settings": filters.model_dump(mode="json"), "removed": removed},
-        "id_types": {f"{key}s": raw.id_types.get(key) or _id_type(raw.events[key].dtype) for key in ("user", "item")},
+        "id_types": {"users": _id_type(raw, "user", events.user_ids), "items": _id_type(raw, "item", events.item_ids)},
     }
     if side_tables:
         metadata["side_tables"] = {noun: table.metadata for noun, table in side_tables.items()}
@@ -120,6 +122,9 @@ def encode_and_sort(raw: RawLog, log: Log, incomplete: str = "error") -> Encoded
     events = validate_events(raw, log, incomplete)
     user_ids, users = encode_ids(events["user"])
     item_ids, items = encode_ids(events["item"])
+    for key, ids in (("user", user_ids), ("item", item_ids)):
+        if events[key].dtype == pl.String:
+            report_similar(ids, raw.names[key], log)
     columns: dict[str, NDArray[Any]] = {}
     if "time" in events:
         columns["times"] = events["time"].to_numpy()
@@ -132,6 +137,7 @@ def encode_and_sort(raw: RawLog, log: Log, incomplete: str = "error") -> Encoded
             raise ValueError(
                 f"{raw.names['action']}: got {len(action_ids)} distinct actions, expected at most {MAX_ACTIONS}"
             )
+        report_similar(action_ids, raw.names["action"], log)
         action_names, columns["actions"] = tuple(action_ids), actions.astype(np.uint8)
     if TIME_KNOWN in events:
         columns[TIME_KNOWN] = events[TIME_KNOWN].to_numpy()
@@ -171,9 +177,26 @@ def encode_ids(ids: pl.Series) -> tuple[pl.Series, Codes]:
     return distinct.cast(pl.String).alias("id"), codes
 
 
-def _id_type(dtype: pl.DataType) -> str:
-    """Return the type in which results carry the ids of a column."""
-    return "int64" if dtype.is_float() or dtype.is_decimal() else id_type_of(dtype)
+def report_similar(ids: pl.Series, name: str, log: Log) -> None:
+    """Log how many of the distinct ``ids`` look like another one."""
+    simple = ids.str.normalize("NFKC").str.strip_chars().str.to_lowercase()
+    is_similar = simple.is_duplicated()
+    if is_similar.any():
+        first, second = ids.filter(simple == simple[is_similar.arg_max() or 0]).head(2)
+        log(
+            f"{name}: {int(is_similar.sum())} of {len(ids)} differ from another one only in case, white space or "
+            f"Unicode form, such as {first!r} and {second!r}; they stay apart"
+        )
+
+
+def _id_type(raw: RawLog, key: str, ids: pl.Series) -> str:
+    """Return the type in which results carry the distinct ``ids`` of a column."""
+    if key in raw.id_types:
+        return raw.id_types[key]
+    dtype = raw.events[key].dtype
+    if dtype.is_float() or dtype.is_decimal():
+        return "string" if ids.cast(pl.Int64, strict=False).null_count() else "int64"
+    return id_type_of(dtype)
 
 
 def sort_order(users: Codes, times: NDArray[Any] | None) -> NDArray[np.int64] | None:

@@ -14,6 +14,25 @@ import polars as pl
 from segue.core.config import suggest
 from segue.data.raw_log import COLUMNS, Log, RawLog, SourceLocation, no_log
 
+PROBABLE = {
+    "time": (
+        "time",
+        "date",
+        "datetime",
+        "ts",
+        "eventtime",
+        "eventdate",
+        "createdat",
+        "unixtimestamp",
+        "unixreviewtime",
+    ),
+    "value": ("value", "score", "stars", "ratings"),
+    "action": ("event", "eventtype", "eventname", "behavior", "behaviortype", "interactiontype"),
+}
+"""Usual names of columns without case, ``_`` and ``-``. They are not used, because they may mean something else."""
+
+CONVERSION_ERRORS = (TypeError, ValueError, OverflowError, NotImplementedError, pl.exceptions.PolarsError)
+
 __all__ = [
     "ColumnNames",
     "count_columns",
@@ -58,12 +77,14 @@ def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
     name = f"{type(source).__module__.split('.')[0]} table"
     if isinstance(source, pl.LazyFrame):
         source = source.collect()
+    if type(source).__name__ == "Series":
+        raise ValueError(f"{name}: got a Series, expected a table with columns such as user_id and item_id")
     try:
         return name, source if isinstance(source, pl.DataFrame) else pl.DataFrame(source)
-    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+    except (*CONVERSION_ERRORS, pl.exceptions.PanicException) as error:
         # pandas passes columns of mixed types to pyarrow, which rejects them
         message = " ".join(str(part) for part in error.args)
-        raise ValueError(f"{name}: {message}; expected columns of one type each") from None
+        raise ValueError(f"{name}: {message}; expected columns of one type each: numbers, text or dates") from None
 
 
 def normalize_columns(columns: ColumnNames | None) -> dict[str, str]:
@@ -127,13 +148,26 @@ def resolve_columns(columns: ColumnNames | None, found: Sequence[str], name: str
         elif matches:
             names[key] = matches[0]
         elif key in given or key in ("user", "item"):
+            free = [column for column in found if column not in names.values()]
             errors.append(
                 f"{name}: no column '{expected}' ({key}){suggest(expected, found)}; "
-                f"name columns like {key}={found[0] if found else expected}"
+                f"name columns like {key}={free[0] if free else expected}"
             )
     if errors:
         raise ValueError("\n".join(errors))
+    _report_absent(names, given, found, log)
     return names
+
+
+def _report_absent(names: Mapping[str, str], given: Mapping[str, str], found: Sequence[str], log: Log) -> None:
+    """Log that there are no times, and columns that may be what is absent."""
+    absent = [key for key in PROBABLE if key not in names and key not in given]
+    if "time" in absent:
+        log(f"no column {COLUMNS['time']}; the order of the rows is the order of events")
+    for key in absent:
+        for column in found:
+            if _simplify(column) in PROBABLE[key] and column not in names.values():
+                log(f"column '{column}' is not used; if it is the {key} of events, name it: {key}={column}")
 
 
 def count_columns(found: Sequence[str], expected: Mapping[str, str]) -> int:
@@ -146,7 +180,7 @@ def count_columns(found: Sequence[str], expected: Mapping[str, str]) -> int:
 
 
 def _simplify(column: str) -> str:
-    return re.sub(r"[\s_-]", "", column).casefold()
+    return re.sub(r"[\s_-]|:(token|float)$", "", column).casefold()  # RecBole adds the type to the name
 
 
 def to_raw_log(

@@ -16,10 +16,22 @@ import polars as pl
 
 from segue.data.raw_log import Log, SourceLocation
 
-__all__ = ["check_utf8", "choose_separator", "read_delimited", "read_quoted", "split_line", "trim"]
+__all__ = [
+    "check_separator",
+    "check_utf8",
+    "choose_separator",
+    "choose_separator_by_width",
+    "encoding_hint",
+    "read_delimited",
+    "read_quoted",
+    "split_line",
+    "trim",
+]
 
-SEPARATORS = (",", "\t", ";", "|", "::")
-"""Separators that are detected; ``::`` is two bytes and never quoted."""
+SEPARATORS = (",", "\t", ";", "|", "::", " ")
+"""Separators that are detected, most probable first. Fields between separators of several bytes are never quoted."""
+
+NAMED_SEPARATORS = {"\\t": "\t", "tab": "\t", "space": " "}
 
 EXPECTED = {True: "an integer", False: "a number"}
 
@@ -36,8 +48,35 @@ def check_utf8(data: bytes, name: str, first: int = 1) -> None:
         line = data.count(b"\n", 0, error.start) + first
         column = error.start - data.rfind(b"\n", 0, error.start)
         raise ValueError(
-            f"{name}, line {line}, character {column}: byte 0x{data[error.start]:02x} is not UTF-8; expected UTF-8 text"
+            f"{name}, line {line}, character {column}: byte 0x{data[error.start]:02x} is not UTF-8; "
+            f"expected UTF-8 text{encoding_hint(data)}"
         ) from None
+
+
+def encoding_hint(data: bytes) -> str:
+    """Name the probable encoding of other text than UTF-8, and how to convert it."""
+    start = data[:1000]
+    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
+        guess, certainty = "UTF-16", "the file is"
+    elif start.count(0) > len(start) // 4:
+        guess, certainty = ("UTF-16LE" if start[1::2].count(0) > start[::2].count(0) else "UTF-16BE"), "the file is"
+    else:
+        guess, certainty = "WINDOWS-1252", "if the file is"
+    return f" ({certainty} {guess}, convert it: iconv -f {guess} -t UTF-8 OLD > NEW)"
+
+
+def check_separator(separator: str) -> str:
+    """Return a separator given as text, ``\\t``, ``tab`` or ``space``.
+
+    Raises:
+        ValueError: it is empty or has letters, digits, quotes or line ends.
+    """
+    found = NAMED_SEPARATORS.get(separator, separator)
+    if not found or any(sign.isalnum() or sign in '"\r\n' for sign in found):
+        raise ValueError(
+            f"separator: got {separator!r}, expected the characters between two columns, such as ';', '|' or 'tab'"
+        )
+    return found
 
 
 def read_delimited(
@@ -47,11 +86,13 @@ def read_delimited(
     separator: str = "\t",
     header: bool = False,
     has_quotes: bool | None = None,
+    lines_before: int = 0,
 ) -> pl.DataFrame:
     """Read the columns of ``schema`` from delimited text.
 
     Without ``header`` the schema names the columns from the left; with it, columns are selected by name. The separator
     is one byte or ``::``. ``has_quotes``: whether fields may be quoted; by default in files with a header.
+    ``lines_before``: lines of the file before ``source``, for error messages; -1 if its header is not in the file.
 
     Raises:
         ValueError: the text is empty or not UTF-8, a column is missing, or a number is invalid; the message names file,
@@ -73,7 +114,7 @@ def read_delimited(
         )
     except pl.exceptions.PolarsError as error:
         data = source.read_bytes() if isinstance(source, Path) else source
-        _explain(data, name, schema, separator, header)
+        _explain(data, name, schema, separator, header, lines_before)
         raise ValueError(f"{name}: {str(error).splitlines()[0]}; expected columns {', '.join(schema)}") from None
 
 
@@ -91,7 +132,7 @@ def trim(data: bytes) -> bytes:
 
 def split_line(line: str, separator: str) -> list[str]:
     """Split a line of text into fields."""
-    if len(separator) > 1:
+    if len(separator.encode()) > 1:
         return line.split(separator)
     return next(csv.reader([line], delimiter=separator), [])
 
@@ -109,8 +150,32 @@ def choose_separator(lines: Sequence[str], default: str, count: Callable[[list[s
     return candidates[counts.index(max(counts))]
 
 
+def choose_separator_by_width(lines: Sequence[str], default: str, least: int, name: str) -> str:
+    """Return the separator that gives equally many fields in all lines.
+
+    It gives at least ``least`` fields. Spaces are considered only if there is no other. If no separator gives equal
+    numbers, the most fields count.
+
+    Raises:
+        ValueError: several separators do; the message names them.
+    """
+    candidates = list(dict.fromkeys((default, *SEPARATORS)))
+    widths = {one: {len(split_line(line, one)) for line in lines} for one in candidates}
+    regular = [one for one in candidates if len(widths[one]) == 1 and min(widths[one]) >= max(2, least)]
+    if len(regular) > 1:
+        regular = [one for one in regular if one != " "]
+    if len(regular) > 1:
+        raise ValueError(
+            f"{name}: the separator can be {' or '.join(map(repr, regular))}, because each gives equally many columns "
+            f"in every line; give the right one, such as separator={regular[0]!r}"
+        )
+    if regular:
+        return regular[0]
+    return choose_separator(lines, default, lambda fields: len(fields) if len(fields) >= least else 0)
+
+
 def read_quoted(
-    data: bytes, name: str, columns: Mapping[str, int], separator: str, log: Log
+    data: bytes, name: str, columns: Mapping[str, int], separator: str, log: Log, lines_before: int = 0
 ) -> tuple[pl.DataFrame, bool] | None:
     """Read columns as text from a file with unusual quotes.
 
@@ -119,6 +184,7 @@ def read_quoted(
 
     Args:
         columns: position of each column.
+        lines_before: lines of the file before ``data``, for error messages.
 
     Returns:
         The columns, and whether fields contain line ends. ``None`` if every quote encloses a whole field of one line,
@@ -133,7 +199,7 @@ def read_quoted(
     per_line = np.searchsorted(quotes, np.flatnonzero(bytes_N == 10)) % 2
     if not per_line.any() and at_edge[quotes[::2] - 1].all() and at_edge[quotes[1::2] + 1].all():
         return None
-    check_utf8(data, name)
+    check_utf8(data, name, 1 + lines_before)
     text = data.decode("utf-8")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     positions = list(columns.values())
@@ -159,7 +225,7 @@ def read_quoted(
         rows = [[_unquote(fields[at]) for at in positions] for fields in (line.split(separator) for line in lines)]
     elif problem is not None:
         raise ValueError(
-            f"{name}, line {reader.line_num}: {problem}; "
+            f"{name}, line {reader.line_num + lines_before}: {problem}; "
             "expected quoted fields to be closed, with quotes in them doubled"
         )
     elif joined:
@@ -178,12 +244,13 @@ def _explain(
     schema: Mapping[str, pl.DataType | type[pl.DataType]],
     separator: str,
     header: bool,
+    lines_before: int,
 ) -> None:
     """Raise the first error of the file, found by reading it again as text."""
     if not data.strip():
         raise ValueError(f"{name}: empty file, expected columns {', '.join(schema)}")
-    check_utf8(data, name)
-    location = SourceLocation(name, 2 if header else 1, "line")
+    check_utf8(data, name, 1 + lines_before)
+    location = SourceLocation(name, lines_before + (2 if header else 1), "line")
     shown = separator if separator != "\x1f" else "::"
     text = pl.read_csv(
         data,
@@ -209,7 +276,7 @@ def _explain(
     escaped = re.escape(separator.encode())
     wide = re.compile(rb"^([^%b\n]*%b){%d,}" % (escaped, escaped, len(text.columns)), re.MULTILINE)
     if found := wide.search(data):
-        line = data.count(b"\n", 0, found.start()) + 1
+        line = data.count(b"\n", 0, found.start()) + 1 + lines_before
         raise ValueError(
             f"{name}, line {line}: more than {len(text.columns)} columns, expected {', '.join(text.columns)}"
         )

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,6 +25,7 @@ from segue.core.types import Dataset
 from segue.data import archives, event_files
 from segue.data.build import build
 from segue.data.dataframes import ColumnNames, is_table, normalize_columns, read_table
+from segue.data.delimited import check_separator
 from segue.data.download import download
 from segue.data.filters import Filters
 from segue.data.folder import is_dataset, open_dataset
@@ -71,6 +72,7 @@ class _Request:
     """How to prepare a source."""
 
     columns: dict[str, str]
+    separator: str | None
     target: str | None
     filters: Filters
     side_tables: Mapping[str, SideTable]
@@ -80,7 +82,13 @@ class _Request:
     @property
     def is_plain(self) -> bool:
         """Whether the source is used unchanged."""
-        return not self.columns and self.target is None and self.filters == Filters() and not self.side_tables
+        return (
+            not self.columns
+            and self.separator is None
+            and self.target is None
+            and self.filters == Filters()
+            and not self.side_tables
+        )
 
     @property
     def cache_key(self) -> dict[str, Any]:
@@ -90,6 +98,8 @@ class _Request:
             "target": self.target,
             "filters": self.filters.model_dump(mode="json"),
         }
+        if self.separator is not None:
+            key["separator"] = self.separator
         if self.side_tables:
             key["side_tables"] = {noun: table.digest for noun, table in self.side_tables.items()}
         return key
@@ -112,6 +122,7 @@ def load(
     source: Any,
     *,
     columns: ColumnNames | None = None,
+    separator: str | None = None,
     target: str | None = None,
     filters: Filters | None = None,
     items: Any = None,
@@ -123,11 +134,12 @@ def load(
 
     Args:
         source: a key (``ml-100k``, ``amazon-beauty?variant=bert4rec``, ``simulated?users=1000&seed=1``); a file, a
-            folder or a pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, ``.arrow``); a prepared folder;
-            or an in-memory table.
+            folder or a pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, ``.arrow``), also as
+            ``log.csv?separator=;``; a prepared folder; or an in-memory table.
         columns: column names of the source by internal name (``user``, ``item``, ``time``, ``value``, ``action``) or
             default name (``user_id``, ..., ``rating``). ``None`` ignores a column. In a delimited file without a
             header, columns are numbered from 1.
+        separator: what separates the columns of delimited text, such as ``;`` or ``tab``; by default it is detected.
         target: the action that is predicted; other actions are input only.
         filters: which events to remove.
         items: item features: a file or an in-memory table with ids in ``id`` or ``item_id``.
@@ -144,42 +156,61 @@ def load(
         raise ValueError("data: got an empty text, expected a name, a path or a table")
     request = _Request(
         normalize_columns(columns),
+        None if separator is None else check_separator(separator),
         target,
         filters or Filters(),
         read_side_tables(items, users, normalize_columns(columns)),
-        None if out is None else Path(out),
+        None if out is None else Path(out).expanduser(),
         log or no_log,
     )
+    if separator is not None and not isinstance(source, str | os.PathLike):
+        raise ValueError(f"separator: got {separator!r}, but the data is not a file of delimited text")
     if is_table(source):
         return request.build(read_table(source, request.columns), "table", request.out)
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"data: got {type(source).__name__}, expected a name, a path or a table (__arrow_c_stream__)")
+        hint = "; polars.DataFrame makes a table of dicts, lists and arrays" if hasattr(source, "__len__") else ""
+        expected = "a name, a path or a table (pandas, Polars, pyarrow, DuckDB)"
+        raise ValueError(f"data: got {type(source).__name__}, expected {expected}{hint}")
     address = os.fspath(source)
     key, _, query = address.partition("?")
     if isinstance(source, str) and key.replace("-", "_") in keys(PACKAGE, PLUGINS):
         return _load_source(key, query, request)
-    if is_dataset(Path(address)):
+    if is_dataset(Path(address).expanduser()):
         if not request.is_plain or request.out is not None:
             raise ValueError(
-                f"{address}: is already prepared; columns, target, filters, items, users and out apply to its source"
+                f"{address}: is already prepared; columns, separator, target, filters, items, users and out apply to "
+                "its source"
             )
-        return _open(Path(address), request.log)
-    if not event_files.is_file_address(address):
+        return _open(Path(address).expanduser(), request.log)
+    return _load_files(address, request)
+
+
+def _load_files(address: str, request: _Request) -> Dataset:
+    """Load a file, a folder or a pattern of files."""
+    location, separator = event_files.split_address(address)
+    if separator is not None:
+        if request.separator is not None:
+            raise ValueError(f"{address}: separator is given twice, in the address and as {request.separator!r}")
+        request = replace(request, separator=check_separator(separator))
+    if not event_files.is_file_address(location):
         known = [name.replace("_", "-") for name in keys(PACKAGE, PLUGINS)]
-        raise ValueError(f"data: unknown source '{address}'{suggest(key, known)}; no such file or folder either")
-    paths = event_files.find_files(address)
+        hint = suggest(address.partition("?")[0], known)
+        raise ValueError(f"data: unknown source '{address}'{hint}; no such file or folder either")
+    paths = event_files.find_files(location)
     files = [[str(path.resolve()), *_identity(path)] for path in paths]
     name = paths[0].stem if len(paths) == 1 else paths[0].parent.name
     folder = request.out or _cache_path(name, {"address": address, "files": files, **request.cache_key})
     if request.out is None and is_dataset(folder):
         return _open(folder, request.log)
-    return request.build(event_files.read_files(paths, request.columns), name, folder, {"source": address})
+    raw = event_files.read_files(paths, request.columns, request.separator)
+    raw = replace(raw, notes=(*event_files.describe_unread(location), *raw.notes))
+    return request.build(raw, name, folder, {"source": address})
 
 
 def _load_source(key: str, query: str, request: _Request) -> Dataset:
     """Load a source by its key."""
-    if request.columns:
-        raise ValueError(f"{key}: its columns are fixed; columns apply to files and tables")
+    if request.columns or request.separator is not None:
+        raise ValueError(f"{key}: its columns are fixed; columns and separator apply to files and tables")
     source = load_module(PACKAGE, key.replace("-", "_"), "source", PLUGINS)
     settings = _parse_query(key, query)
     address = f"{key}?{query}" if query else key

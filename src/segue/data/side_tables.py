@@ -17,7 +17,9 @@ import polars as pl
 
 from segue.core.config import suggest
 from segue.core.messages import warn
+from segue.core.vocab import id_text
 from segue.data.dataframes import is_table, to_frame
+from segue.data.delimited import check_utf8, choose_separator, split_line
 from segue.data.raw_log import COLUMNS, RawLog
 
 __all__ = ["SideTable", "join_side_tables", "read_side_tables"]
@@ -96,8 +98,13 @@ def _id_names(noun: str, columns: Mapping[str, str | None]) -> list[str]:
 def _read(noun: str, source: Any, id_names: list[str]) -> SideTable:
     if is_table(source):
         name, table = to_frame(source)
+        objects = [column.name for column in table if column.dtype == pl.Object]
+        texts = [[None if one is None else id_text(one) for one in table[column]] for column in objects]
+        table = table.with_columns(
+            pl.Series(column, cells, dtype=pl.String) for column, cells in zip(objects, texts, strict=True)
+        )  # such as uuid.UUID
     elif isinstance(source, str | os.PathLike):
-        path = Path(source)
+        path = Path(source).expanduser()
         name, table = str(path), _read_file(noun, path, id_names)
     else:
         raise ValueError(f"{noun}: got {type(source).__name__}, expected a path or a table (__arrow_c_stream__)")
@@ -115,12 +122,19 @@ def _read_file(noun: str, path: Path, id_names: list[str]) -> pl.DataFrame:
     try:
         return READERS[suffix](path, dict.fromkeys(id_names, pl.String))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        if suffix != ".parquet":
+            check_utf8(path.read_bytes(), f"{noun}: {path}")
         raise ValueError(f"{noun}: {path}: not a readable {suffix} file: {str(error).splitlines()[0]}") from None
 
 
 def _read_text(path: Path, separator: str, texts: TextColumns) -> pl.DataFrame:
     """Read a delimited file; all rows determine the types of its other columns."""
-    found = pl.read_csv(path, separator=separator, n_rows=0, glob=False).columns
+    with path.open(encoding="utf-8-sig") as file:
+        header = file.readline().rstrip("\r\n")
+    separator = choose_separator([header], separator, lambda fields: sum(name in texts for name in fields))
+    if len(separator) > 1:
+        raise ValueError(f"the separator is {separator!r}, expected one character")
+    found = split_line(header, separator)
     overrides = {name: dtype for name, dtype in texts.items() if name in found}
     return pl.read_csv(path, separator=separator, schema_overrides=overrides, infer_schema_length=None, glob=False)
 
@@ -141,6 +155,8 @@ def _with_ids(raw: RawLog, noun: str, side_table: SideTable) -> pl.DataFrame:
     ids = table[id_column]
     if ids.dtype.is_float() and (ids.is_finite() & (ids.floor() == ids)).all():
         ids = ids.cast(pl.Int64)  # as in the log
+    if ids.dtype.is_decimal() and (ids == ids.cast(pl.Decimal(None, 0))).all():
+        ids = ids.cast(pl.Int128)
     if isinstance(ids.dtype, pl.Categorical | pl.Enum):
         ids = ids.cast(pl.String)
     if not (ids.dtype.is_integer() or ids.dtype == pl.String) or ids.null_count():
@@ -163,8 +179,10 @@ def _with_ids(raw: RawLog, noun: str, side_table: SideTable) -> pl.DataFrame:
 
 def _check_overlap(noun: str, name: str, ids: pl.Series, log_ids: pl.Series) -> None:
     """Raise an error if no id of a table occurs in the log."""
-    if log_ids.dtype.is_float():
-        log_ids = log_ids.cast(pl.Int64, strict=False)
+    if log_ids.dtype.is_float() or log_ids.dtype.is_decimal():
+        log_ids = log_ids.cast(pl.Int128, strict=False)
+    if log_ids.dtype == pl.Object:
+        log_ids = pl.Series([None if one is None else id_text(one) for one in log_ids], dtype=pl.String)
     texts = (log_ids if log_ids.dtype == pl.Binary else log_ids.cast(pl.String)).unique(maintain_order=True)
     if texts.dtype == pl.String and len(ids) and not ids.is_in(texts.implode()).any():
         raise ValueError(

@@ -5,7 +5,10 @@ Splits are disjoint, without leakage and deterministic.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -54,7 +57,11 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
         ("test", masks.test, masks.history_test),
     ):
         held_out[part], metadata[part] = _hold_out(dataset, target, history, known, item_known, settings)
-    return Split(dataset.with_histories(train), held_out["valid"], held_out["test"], metadata)
+    header = dataset.header
+    facts = [header.get("hash"), header.get("max_users"), metadata["settings"], train.size]
+    test_id = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    test = replace(held_out["test"], test_id=test_id)
+    return Split(dataset.with_histories(train), held_out["valid"], test, metadata)
 
 
 def folds(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 import polars as pl
 
 from segue.core.events import MAX_SECONDS
@@ -23,6 +24,9 @@ DATE_DIGITS = ((8, "%Y%m%d", "YYYYMMDD"), (14, "%Y%m%d%H%M%S", "YYYYMMDDHHMMSS")
 
 EARLY, LATE = 100_000_000, 4_102_444_800
 """1973-03-03 and 2100-01-01 in seconds; times outside of them are reported."""
+
+YEAR_10000 = 253_402_300_800
+"""The end of the calendar, in seconds."""
 
 AWARE = ("%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M%#z", "%Y-%m-%d %H:%M%#z")
 NAIVE = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")
@@ -65,7 +69,7 @@ def to_seconds(times: pl.Series, column: str, location: SourceLocation, log: Log
         seconds, is_date = dates, True
     if not is_date:
         units = _units(seconds)
-        parts, name = UNITS[int(units.drop_nulls().median() or 0)]  # type: ignore[arg-type]
+        parts, name = UNITS[int(units.drop_nulls().mode().min() or 0)]  # type: ignore[arg-type]
         other = (units != UNITS.index((parts, name))).fill_null(False)
         if other.any():
             raise error(
@@ -76,8 +80,16 @@ def to_seconds(times: pl.Series, column: str, location: SourceLocation, log: Log
         if parts > 1:
             log(f"{column}: times up to {float(seconds.max()):.0f} are read as {name} since 1970")  # type: ignore[arg-type]
             seconds = seconds // parts if (seconds % parts == 0).all() else seconds / parts
+    if (too_late := seconds >= YEAR_10000).any():
+        row = too_late.arg_max() or 0  # the cell itself may be no valid date in Python
+        raise ValueError(
+            f"{location.describe_row(row)}, column {column}: got {seconds[row]:.0f} seconds since 1970, expected a "
+            "time before the year 10000"
+        )
     if seconds.dtype.is_float() and (seconds.floor() == seconds).all():
         seconds = seconds.cast(pl.Int64)
+    if len(seconds) > 1 and is_date and (seconds % 86_400 == 0).all():
+        log(f"{column}: the times are days; events of one day keep the order of the rows")
     _report_improbable(times, seconds, column, location, log)
     return seconds.alias("time")
 
@@ -88,22 +100,38 @@ def _read(times: pl.Series, column: str, log: Log) -> tuple[pl.Series, bool] | N
     Texts that are neither a number nor a date become null. ``None`` for types that cannot be times.
     """
     if times.dtype.is_float() or times.dtype.is_decimal():
-        return times.cast(pl.Float64), False
+        numbers = times.cast(pl.Float64)
+        largest = float(numbers.max() or 0)  # type: ignore[arg-type]
+        if times.dtype == pl.Float32 and 2**24 <= largest < np.inf:
+            log(
+                f"{column}: Float32 rounds numbers as large as {largest:.0f} to multiples of "
+                f"{np.spacing(np.float32(largest)):.0f}; events at equal times keep the order of the rows"
+            )
+        return numbers, False
     if times.dtype.is_integer():
         return times.cast(pl.Int64, strict=False), False
     if times.dtype == pl.Date:
         return times.cast(pl.Datetime("us")).dt.epoch("s"), True
     if isinstance(times.dtype, pl.Datetime):
+        if times.dtype.time_zone is None:
+            log(f"{column}: the times have no time zone; read as UTC")
         return _epoch(times), True
     if times.dtype != pl.String:
         return None
     text = times.str.strip_chars().str.replace(r"(?i) ?(Z|UTC|GMT)$", "+00:00")
     readings = (text.cast(pl.Int64, strict=False), text.cast(pl.Float64, strict=False), _dates(text))
     best = min(readings, key=pl.Series.null_count)  # the first of equals; times that it cannot read are errors
+    exponents = text.str.contains(r"\d[eE]") if best is readings[1] else pl.Series([False])
+    if exponents.any():
+        log(
+            f"{column}: {int(exponents.sum())} of {len(times)} times are in scientific notation, such as "
+            f"{times.filter(exponents)[0]!r}; a spreadsheet may have rounded them"
+        )
     if best is readings[2]:
         naive = int((~text.str.contains(OFFSET)).sum())
         if naive:
-            log(f"{column}: {naive} of {len(times)} times have no time zone; read as UTC")
+            number = "the" if naive == len(times) else f"{naive} of {len(times)}"
+            log(f"{column}: {number} times have no time zone; read as UTC")
     return best, best is readings[2]
 
 

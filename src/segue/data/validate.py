@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from segue.core.types import Mask
-from segue.data.raw_log import PREDEFINED_SPLIT_PREFIX, TIME_KNOWN, Log, RawLog
+from segue.data.raw_log import COLUMNS, PREDEFINED_SPLIT_PREFIX, TIME_KNOWN, Log, RawLog
 from segue.data.timestamps import to_seconds
 
 __all__ = ["validate_events"]
@@ -23,6 +23,12 @@ MISSING = (*MISSING_VALUE, "nan", "NaN", "NaT")
 
 MAX_ID = 256
 """The service accepts ids of at most this many characters, without control characters."""
+
+INVISIBLE = "\ufeff\u200b\u2060"
+"""Byte order mark, zero-width space and word joiner."""
+
+EXACT_INTEGERS: dict[type[pl.DataType], int] = {pl.Float64: 2**53, pl.Float32: 2**24, pl.Float16: 2**11}
+"""Larger whole numbers are rounded in these types, so that different ids are equal."""
 
 
 def validate_events(raw: RawLog, log: Log, incomplete: str = "error") -> pl.DataFrame:
@@ -41,6 +47,7 @@ def validate_events(raw: RawLog, log: Log, incomplete: str = "error") -> pl.Data
         raise ValueError(
             f"{raw.location.name}: no rows, expected events with columns {raw.names['user']}, {raw.names['item']}"
         )
+    _check_repeated_header(raw)
     columns = [_ids(events["user"], raw, "user", log), _ids(events["item"], raw, "item", log)]
     if "time" in events:
         columns.append(to_seconds(events["time"], raw.names["time"], raw.location, log))
@@ -100,6 +107,28 @@ def _select_complete(raw: RawLog, incomplete: str, log: Log) -> RawLog:
     return replace(raw, events=events.filter(pl.Series(complete)), location=location)
 
 
+def _check_repeated_header(raw: RawLog) -> None:
+    """Raise an error if a row is the header again, as in concatenated files."""
+    if any(raw.events[key].dtype not in (pl.String, pl.Categorical, pl.Enum) for key in ("user", "item")):
+        return
+    is_header = _is_name(raw, "user")
+    if not is_header.any():
+        return
+    is_header &= _is_name(raw, "item")
+    if is_header.any():
+        raise ValueError(
+            f"{raw.location.describe_row(is_header.arg_max() or 0)}: got the header again ({raw.names['user']}, "
+            f"{raw.names['item']}) in {int(is_header.sum())} of {len(is_header)} rows, expected an event; remove it"
+        )
+
+
+def _is_name(raw: RawLog, key: str) -> pl.Series:
+    """Return in which rows a cell is the name of its column."""
+    ids, name = raw.events[key].cast(pl.String), raw.names[key]
+    name = COLUMNS[key] if name.isdecimal() else name  # numbers count the columns of a file without header
+    return (ids == name) | (ids == COLUMNS[key]) | (ids == f"\ufeff{name}")
+
+
 def cell_error(raw: RawLog, column: str, row: int | None, got: object, expected: str) -> ValueError:
     """Create the error for one cell."""
     return ValueError(
@@ -111,28 +140,29 @@ def _ids(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
     """Convert ids to integers if all are integers, else to text."""
     dtype = ids.dtype
     if dtype == pl.Object:
-        ids = pl.Series(ids.name, [str(one) for one in ids], dtype=pl.String)  # such as uuid.UUID
+        ids = _from_objects(ids, raw, column)
     elif dtype.is_float() or dtype.is_decimal():
-        return _from_decimals(ids, raw, column, log)
+        ids = _from_decimals(ids, raw, column, log)
     elif dtype == pl.Binary:
         ids = _from_bytes(ids, raw, column, log)
     elif dtype.is_nested() or (dtype.is_temporal() and dtype != pl.Date):
         raise cell_error(raw, column, 0, f"a column of type {dtype}", "ids of one type, integers or text")
     elif dtype == pl.Boolean:
         log(f"{raw.names[column]}: ids are true and false; kept as text")
-    elif dtype.is_integer() and dtype not in (pl.Int128, pl.UInt128):
+    if ids.dtype.is_integer() and ids.dtype not in (pl.Int128, pl.UInt128):
         return ids.alias(column)
     text = _text(ids, raw, column)
     if (whole := _whole_numbers(text)) is not None:
-        log(f"{raw.names[column]}: ids are numbers such as {text[0]!r}; converted to integers")
+        example = text.filter(text.str.ends_with(".0"))[0]
+        log(f"{raw.names[column]}: ids are numbers such as {example!r}; converted to integers")
         text = whole
-    _report_unusual(text, raw, column, log)
     integers = [text.cast(size, strict=False) for size in (pl.Int64, pl.UInt64)]
     # "007" is text, not the number 7
     are_integers = [numbers.cast(pl.String).eq_missing(text) for numbers in integers]
     for numbers, is_same in zip(integers, are_integers, strict=True):
         if is_same.all():
             return numbers
+    _report_unusual(text, raw, column, log)
     is_integer = are_integers[0] | are_integers[1]
     if count := int(is_integer.sum()):
         other = (~is_integer).arg_max() or 0
@@ -155,23 +185,33 @@ def _whole_numbers(text: pl.Series) -> pl.Series | None:
 
 
 def _report_unusual(text: pl.Series, raw: RawLog, column: str, log: Log) -> None:
-    """Log ids that the service rejects, and ids with white space at an end."""
-    name = raw.names[column]
+    """Log ids that the service rejects, and ids that are probably damaged."""
+    ids = pl.col(text.name)
     reports = (
         (
-            (text.str.len_chars() > MAX_ID) | text.str.contains(r"[\x00-\x1f\x7f]"),
+            (ids.str.len_chars() > MAX_ID) | ids.str.contains(r"[\x00-\x1f\x7f]"),
             f"are longer than {MAX_ID} characters or contain control characters; the service rejects them",
         ),
-        (text != text.str.strip_chars(), "begin or end with white space, which is part of the id"),
+        (ids != ids.str.strip_chars(), "begin or end with white space, which is part of the id"),
+        (ids.str.contains(f"^[{INVISIBLE}]|[{INVISIBLE}]$"), "begin or end with an invisible character"),
+        (ids.str.contains("^'.*'$"), "are in single quotes, which are part of the id"),
+        (
+            ids.str.contains(r"^[+-]?\d+(\.\d+)?[eE]\+\d+$|^[+-]?\d\.\d+[eE]\d+$"),
+            "are in scientific notation; a spreadsheet may have rounded them, so that different ids are equal",
+        ),
     )
-    for is_unusual, what in reports:
-        if is_unusual.any():
-            row = is_unusual.arg_max() or 0
-            shown = text[row] if len(text[row]) <= 40 else f"{text[row][:40]}..."
-            log(
-                f"{name}: the ids of {int(is_unusual.sum())} of {len(text)} events {what} "
-                f"(first {shown!r} in {raw.location.describe_row(row)})"
-            )
+    table = text.to_frame()
+    distinct = table.unique()
+    for condition, what in reports:
+        if not distinct.select(condition).to_series().any():
+            continue
+        is_unusual = table.select(condition).to_series()
+        row = is_unusual.arg_max() or 0
+        shown = text[row] if len(text[row]) <= 40 else f"{text[row][:40]}..."
+        log(
+            f"{raw.names[column]}: the ids of {int(is_unusual.sum())} of {len(text)} events {what} "
+            f"(first {shown!r} in {raw.location.describe_row(row)})"
+        )
 
 
 def _text(column: pl.Series, raw: RawLog, name: str) -> pl.Series:
@@ -201,15 +241,40 @@ def _from_bytes(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series
     return pl.Series(ids.name, text, dtype=pl.String)
 
 
+def _from_objects(ids: pl.Series, raw: RawLog, column: str) -> pl.Series:
+    """Convert UUIDs, and texts and integers held as Python objects, to text."""
+    cells = ids.to_list()
+    kind = type(cells[0])
+    expected = "ids of one type: integers, text or UUIDs"
+    if kind not in (UUID, str, int):
+        raise cell_error(raw, column, 0, f"{cells[0]!r} ({kind.__name__})", expected)
+    other = next((row for row, cell in enumerate(cells) if type(cell) is not kind), None)
+    if other is not None:
+        raise cell_error(raw, column, other, f"{cells[other]!r} ({type(cells[other]).__name__})", expected)
+    return pl.Series(ids.name, [str(one) for one in cells], dtype=pl.String)
+
+
 def _from_decimals(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Series:
-    """Convert floating-point and decimal ids to integers."""
-    numbers = ids.cast(pl.Float64)
-    invalid = ~(numbers.is_finite() & (numbers.floor() == numbers) & (numbers.abs() < 2**53))
-    if invalid.any():
-        row = invalid.arg_max()
+    """Convert floating-point and decimal ids to integers.
+
+    Raises:
+        ValueError: an id has a fraction, is not finite, or is so large that its type rounds it.
+    """
+    limit = EXACT_INTEGERS.get(type(ids.dtype))
+    if limit is None:
+        is_whole = ids == ids.cast(pl.Decimal(None, 0))
+    else:
+        is_whole = ids.is_finite() & (ids.floor() == ids)
+        too_large = is_whole & (ids.abs() >= limit)
+        if too_large.any():
+            row = too_large.arg_max()
+            expected = f"an id below {limit:,}, above which {ids.dtype} is not exact; use integers or text"
+            raise cell_error(raw, column, row, ids[row or 0], expected)
+    if not is_whole.all():
+        row = (~is_whole).arg_max()
         raise cell_error(raw, column, row, ids[row or 0], "an id: an integer or text")
     log(f"{raw.names[column]}: ids are {ids.dtype} with integer values; converted to integers")
-    return numbers.cast(pl.Int64).alias(column)
+    return ids.cast(pl.Int128 if limit is None else pl.Int64)
 
 
 def _values(values: pl.Series, raw: RawLog, log: Log) -> pl.Series | None:
@@ -222,6 +287,10 @@ def _values(values: pl.Series, raw: RawLog, log: Log) -> pl.Series | None:
     if values.dtype == pl.String:
         values = values.str.strip_chars()
         values = pl.select(pl.when(values != "").then(values)).to_series()
+    if values.dtype == pl.String and values.drop_nulls().str.to_lowercase().is_in(["true", "false"]).all():
+        values = pl.select(pl.when(values.is_not_null()).then(values.str.to_lowercase() == "true")).to_series()
+    if values.dtype == pl.Boolean and values.null_count() < len(values):
+        log(f"{raw.names['value']}: true and false are read as 1 and 0")
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
         raise cell_error(raw, "value", 0, f"a column of type {values.dtype}", "a number")
     numbers = values.cast(pl.Float32, strict=False).alias("value")

@@ -26,6 +26,8 @@ BLOCK_KEYS = 8_000_000
 def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: int = 0) -> Ranks:
     """Rank the only target of each query among ``negatives`` sampled items.
 
+    As in the ranking of the whole catalog, items that the model cannot score are ranked last.
+
     Raises:
         ValueError: a query with several targets, too small a catalog, or scores that are not finite.
     """
@@ -42,6 +44,7 @@ def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: in
         scores_NS[start : start + len(block)] = model.score(block, sampled_NS[start : start + len(block)])
     if not np.isfinite(scores_NS).all():
         raise ValueError(f"{type(model).__name__}: a score is not finite, expected a number for each candidate")
+    scores_NS[sampled_NS >= model.schema.n_items - model.schema.n_unscored] = -np.inf
     true_N1 = scores_NS[with_target, :1]
     greater = np.count_nonzero(scores_NS[with_target, 1:] > true_N1, axis=1)
     equal = np.count_nonzero(scores_NS[with_target, 1:] == true_N1, axis=1)

@@ -27,7 +27,7 @@ from segue.evaluation.evaluate import EvaluationResult, estimate_values
 from segue.evaluation.metrics import MetricLike, check_ks
 from segue.evaluation.significance import PairedTest
 from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_model
-from segue.experiment.evaluate import check_metrics, evaluate
+from segue.experiment.evaluate import check_metrics, evaluate_model
 from segue.experiment.inference.argument_checks import FilePath, check_arguments, describe_value, is_sequence
 from segue.experiment.settings import EvaluationSettings, RunSettings
 from segue.experiment.train_model import TrainingJob, prepare_training, train_model
@@ -144,7 +144,10 @@ def compare(
     log: Callable[[str], None] | None = None,
     **settings: Any,
 ) -> ComparisonResult:
-    """Train models on one split, evaluate them, and test their differences.
+    """Train models on one split, and test their differences on its test part.
+
+    Each model and seed reads the test part once, which is recorded on the trained model and, if it was opened from a
+    run, in the run. To choose settings, use ``segue.evaluate(model, split.valid)`` instead.
 
     Args:
         models: keys such as ``["sasrec", "ease"]``, or settings by key such as ``{"sasrec": {"embedding_dim": 64}}``. A
@@ -186,6 +189,7 @@ def compare(
     parts = _split_data(data, data_settings)
     untrained = {name: pair for name, pair in entries.items() if not isinstance(pair[1], TrainedModel)}
     jobs = prepare_models(untrained, parts.train.name, {"exclude_seen": exclude_seen}, recipe, "compare")
+    protocol: dict[str, Any] = {"metrics": metrics, "ks": ks, "exclude_seen": exclude_seen}
     results: dict[str, list[EvaluationResult]] = {name: [] for name in entries}
     trained: dict[str, TrainedModel] = {}
     seconds: dict[str, list[float]] = {}
@@ -199,14 +203,13 @@ def compare(
                 model = train_model(key, parts, own, seed=seed, device=device, recipe=recipe)
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
             trained.setdefault(name, model)
-            results[name].append(evaluate(model, parts, metrics=metrics, ks=ks, exclude_seen=exclude_seen))
+            results[name].append(evaluate_model(model, parts, **protocol, command="segue.compare"))
             if log is not None:
                 metric, found = next(iter(results[name][-1].estimates.items()))
                 log(f"{name}, seed {seed}: {metric} {found}")
     _require_same_queries(results)
     times = {name: float(np.mean(found)) for name, found in seconds.items()}
-    first = headline_metric(jobs, trained) if metrics is None else None
-    return _combine(results, trained, times, baseline, first)
+    return _combine(results, trained, times, baseline, headline_metric(jobs, trained) if metrics is None else None)
 
 
 def _require_same_queries(results: Mapping[str, Sequence[EvaluationResult]]) -> None:

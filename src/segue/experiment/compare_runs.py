@@ -23,7 +23,7 @@ from segue.evaluation.metrics import known_metrics, resolve_metrics
 from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_model
 from segue.experiment.compare import compare_values
 from segue.experiment.data import load_data, validate_inputs
-from segue.experiment.evaluate import evaluate_run, validate_metrics
+from segue.experiment.evaluate_run import evaluate_run, validate_metrics
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.run_folder import METRICS, create_run, create_unique_folder, is_finished

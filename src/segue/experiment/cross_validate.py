@@ -21,9 +21,11 @@ from segue.evaluation.metrics import MetricLike, check_ks, known_metrics
 from segue.experiment.arguments import check_device, check_seed, take_data_settings
 from segue.experiment.compare import Models, load_filtered, named_models, prepare_models
 from segue.experiment.data import validate_inputs
-from segue.experiment.evaluate import check_metrics, evaluate
+from segue.experiment.evaluate import check_metrics, evaluate_model, mean_values
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
+from segue.experiment.paths import runs_folder
 from segue.experiment.plan import Plan
+from segue.experiment.records.held_out_readings import describe_reading, record_reading
 from segue.experiment.train_model import TrainingJob, train_job
 
 __all__ = ["CrossValidationResult", "cross_validate", "cross_validate_plans", "fold_settings"]
@@ -111,6 +113,9 @@ def cross_validate(
 ) -> CrossValidationResult:
     """Train and evaluate models on the same random folds of the events.
 
+    Each model reads the test part of every fold once. The models are not kept, so the result is the only record of
+    these readings. If you choose settings by it, do not report it.
+
     Args:
         models: see :func:`segue.compare`; one model is enough.
         data: a dataset, or anything that :func:`segue.load` reads, with filters in ``settings``.
@@ -163,12 +168,16 @@ def cross_validate_plans(
     exclude_seen: bool = True,
     split_settings: Mapping[str, Any] = MappingProxyType({}),
     log: Callable[[str], None] | None = None,
+    command: str = "cross_validate_plans",
 ) -> CrossValidationResult:
     """Cross-validate resolved plans on loaded data.
+
+    Each reading of the test part of a fold is recorded in the folder of the runs.
 
     Args:
         split_settings: settings of the folds, see :func:`fold_settings`; without a seed, that of the first plan's
             split is used.
+        command: what reads the test parts, for the record.
 
     Raises:
         ValueError: no plan, fewer than two folds, or models without a metric in common.
@@ -179,7 +188,9 @@ def cross_validate_plans(
     first = next(iter(plans.values()))
     parts = fold_settings({"seed": first.split.seed, **split_settings}, folds, valid)
     jobs = {name: TrainingJob(plan, plan.training, plan.metric) for name, plan in plans.items()}
-    return _cross_validate(jobs, data, parts, first.run.seed, first.run.device, metrics, ks, exclude_seen, log)
+    return _cross_validate(
+        jobs, data, parts, first.run.seed, first.run.device, metrics, ks, exclude_seen, log, record_as=command
+    )
 
 
 def fold_settings(given: Mapping[str, Any], folds: int, valid: float) -> SplitSettings:
@@ -217,8 +228,12 @@ def _cross_validate(
     ks: Sequence[int],
     exclude_seen: bool,
     log: Callable[[str], None] | None,
+    record_as: str | None = None,
 ) -> CrossValidationResult:
-    """Train and evaluate the models on each fold."""
+    """Train and evaluate the models on each fold.
+
+    With ``record_as``, each reading of a test part is recorded as read by that command.
+    """
     for job in jobs.values():
         validate_inputs(job.plan, has_query_times=settings.use_query_time)
     values: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
@@ -226,7 +241,11 @@ def _cross_validate(
         parts = split(data, settings.model_copy(update={"fold": fold}))
         for name, job in jobs.items():
             model = train_job(job, parts, Run(seed, device=device))
-            result = evaluate(model, parts, metrics=metrics, ks=ks, exclude_seen=exclude_seen)
+            result = evaluate_model(
+                model, parts, metrics=metrics, ks=ks, exclude_seen=exclude_seen, command="segue.cross_validate"
+            )
+            if record_as is not None:
+                record_reading(runs_folder(), describe_reading(name, parts, mean_values(result), record_as))
             values[name].append({metric: found.mean for metric, found in result.estimates.items()})
             if log is not None:
                 shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in values[name][-1].items())

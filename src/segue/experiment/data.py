@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +34,8 @@ Log = Callable[[str], None]
 def load_data(plan: Plan, log: Log | None = None) -> Dataset:
     """Load and filter the data of ``plan``, and limit its users if it says so."""
     task = plan.task
-    data = load(task.data, columns=task.columns, target=task.target, filters=plan.filters, log=log)
+    layout: dict[str, Any] = {"columns": task.columns, "separator": task.separator, "target": task.target}
+    data = load(task.data, **layout, filters=plan.filters, log=log)
     return _limit(data, plan, log)
 
 

@@ -1,9 +1,12 @@
-"""Evaluate trained models, runs and given recommendation lists."""
+"""Evaluate models in memory, and recommendation lists from elsewhere.
+
+A reading of a test part is recorded on the model, and in the folder that the model was opened from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,47 +16,39 @@ from numpy.typing import NDArray
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
-from segue.core.config import apply_overrides, parse, suggest
-from segue.core.files import read_json
+from segue.core.config import suggest
 from segue.core.messages import QualityWarning, warn
-from segue.core.model import Model, Predictor, Recommender
-from segue.core.registry import exported_functions, model_class
+from segue.core.model import Predictor, Recommender
+from segue.core.registry import exported_functions
 from segue.core.types import Dataset, HeldOut, Split
-from segue.core.vocab import Vocab, id_text
+from segue.core.vocab import id_text
 from segue.data.dataframes import is_table, to_frame
 from segue.data.splits import split
 from segue.evaluation import evaluate as evaluation
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import DEFAULT_METRICS, EvaluationResult
-from segue.evaluation.leakage import check_leakage
 from segue.evaluation.metrics import MetricLike, check_ks, resolve_metrics
 from segue.evaluation.recommendation_files import SUFFIXES, read_recommendations
 from segue.experiment.arguments import check_seed
-from segue.experiment.data import load_data, load_run_data
+from segue.experiment.data import load_run_data
 from segue.experiment.inference.argument_checks import check_arguments, describe_value, is_sequence
 from segue.experiment.inference.code_mapping import map_held_out
-from segue.experiment.paths import SETTINGS, bundle_folder, find_run, runs_folder
-from segue.experiment.plan import Plan, make_plan, read_plan
+from segue.experiment.paths import SETTINGS, bundle_folder, find_run
+from segue.experiment.plan import read_plan
 from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
-from segue.experiment.run_folder import METRICS
-from segue.experiment.settings import EvaluationSettings
-from segue.experiment.test_readings import format_readings, list_readings, record_reading
-from segue.training.train import check_validation_metric
+from segue.experiment.records.held_out_readings import read_readings, record_model_reading
 
 __all__ = [
     "GroupBy",
-    "audit_run",
     "check_metrics",
     "evaluate",
-    "evaluate_plan",
-    "evaluate_run",
-    "evaluate_saved",
+    "evaluate_model",
+    "group_labels",
     "interval_values",
+    "map_to_model",
     "mean_values",
     "split_metrics",
-    "validate_metrics",
-    "values_per_query",
 ]
 
 GroupBy: TypeAlias = "str | Sequence[str] | Mapping[Any, Any] | Callable[[HeldOut], Sequence[str]] | Any"
@@ -82,7 +77,8 @@ def evaluate(
         model: a trained model; a run such as ``"latest"`` or a saved folder; or recommendation lists: a table (pandas,
             Polars, ...) or a file (Parquet, CSV, ...) with ``user_id``, ``item_id`` and ``rank`` or ``score``.
         data: a split, whose test part is used; or held-out queries such as ``split.valid``; ``None``: the split of the
-            run.
+            run. A reading of a test part is recorded in ``model.test_readings``, which :func:`segue.save` stores, and
+            on disk if the model was opened from a run or a saved folder.
         metrics: names such as ``"ndcg@10"`` or ``"rmse"``, and functions ``(ranks, k)`` that return one value per
             query, see :mod:`segue.evaluation.metrics`; ``None``: the default metrics, and errors of predicted ratings
             where the model predicts them.
@@ -100,15 +96,29 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, data of another catalog, or no query with a true item.
     """
+    return evaluate_model(
+        model, data, metrics=metrics, ks=ks, by=by, exclude_seen=exclude_seen, seed=seed, command="segue.evaluate"
+    )
+
+
+def evaluate_model(
+    model: Any,
+    data: Split | HeldOut | None,
+    *,
+    metrics: Sequence[MetricLike] | MetricLike | None,
+    ks: Sequence[int],
+    exclude_seen: bool,
+    command: str,
+    by: GroupBy | None = None,
+    seed: int = 0,
+) -> EvaluationResult:
+    """Evaluate as :func:`evaluate`; record readings of a test part by ``command``."""
     ks, seed = check_ks(ks), check_seed(seed)
     ranking, errors = check_metrics(metrics, ks)
     lists, trained, run_split = _open_source(model)
     data = run_split if data is None else data
     held_out, train_data = _select_held_out(data)
-    groups = None if by is None else _group_labels(by, held_out, train_data)
-    if lists is None:
-        held_out, rows = _in_model_codes(trained, held_out)
-        groups = None if groups is None else [groups[row] for row in rows]
+    groups = None if by is None else group_labels(by, held_out, train_data)
     if lists is not None:
         if train_data is None:
             raise ValueError("evaluate: recommendation lists need a split, which has the ids; got queries")
@@ -116,22 +126,26 @@ def evaluate(
             raise ValueError(f"metrics: {_need(errors)} predicted ratings, got recommendation lists")
         found = read_recommendations(lists, held_out.queries, train_data.users, train_data.items)
         return evaluation.evaluate_lists(found, held_out, ks, ranking, seed, groups)
+    mapped, rows, messages = map_to_model(trained, held_out)
+    if messages:
+        warn("evaluate: " + "; ".join(messages))
+    groups = None if groups is None else [groups[row] for row in rows]
     recommender = trained.model if isinstance(trained, TrainedModel) else trained
     if errors and not (isinstance(recommender, Predictor) and recommender.predicts_ratings):
         raise ValueError(
             f"metrics: {_need(errors)} a model that predicts ratings, {type(recommender).__name__} does not"
         )
-    result = evaluation.evaluate(recommender, held_out, ks, ranking, exclude_seen, seed, groups=groups)
+    result = evaluation.evaluate(recommender, mapped, ks, ranking, exclude_seen, seed, groups=groups)
     notes = explain_result(result, "test" if data is run_split else None)
     if ranking and is_rating_model(recommender):
         notes.append(rating_note(trained.key if isinstance(trained, TrainedModel) else type(recommender).__name__))
     for note in notes:
         warn(f"evaluate: {note}", category=QualityWarning)
-    if run_split is not None and data is run_split:
-        run = find_run(Path(model))
-        record_reading(run, run.name, run_split, mean_values(result), "segue.evaluate")
-    elif isinstance(trained, TrainedModel):
-        warn_if_trained_on(trained, held_out)
+    if isinstance(trained, TrainedModel):
+        if isinstance(data, Split) or held_out.test_id is not None:
+            record_model_reading(trained, data if isinstance(data, Split) else held_out, mean_values(result), command)
+        if data is not run_split:
+            warn_if_trained_on(trained, mapped)
     if metrics is None:
         return result
     names = [metric.name for metric in resolve_metrics(ranking, ks)]
@@ -149,7 +163,8 @@ def _open_source(source: Any) -> tuple[Path | pl.DataFrame | None, Any, Split | 
         if (path / "bundle.json").exists():
             return None, bundle.load(path), None
         run = find_run(path)
-        return None, bundle.load(bundle_folder(run)), split(load_run_data(run), read_plan(run / SETTINGS).split)
+        trained = replace(bundle.load(bundle_folder(run)), folder=run, test_readings=read_readings(run))
+        return None, trained, split(load_run_data(run), read_plan(run / SETTINGS).split)
     if is_table(source):
         return to_frame(source)[1], None, None
     if isinstance(source, TrainedModel | Recommender):
@@ -169,10 +184,11 @@ def _select_held_out(data: Any) -> tuple[HeldOut, Dataset | None]:
     raise ValueError(f"evaluate: got {got} to evaluate on, expected a split, or its part such as split.valid")
 
 
-def _in_model_codes(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[HeldOut, list[int]]:
+def map_to_model(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[HeldOut, list[int], list[str]]:
     """Return held-out queries in the codes of the model.
 
-    The row in ``held_out`` of each query is returned as well. Warn about ids that the model does not know.
+    Queries of which the model knows no target are left out. The row in ``held_out`` of each query, and messages about
+    ids that the model does not know, are returned as well.
 
     Raises:
         ValueError: the data has none of the items of the model; or it has other items, and the ids are not known.
@@ -188,9 +204,7 @@ def _in_model_codes(model: TrainedModel | Recommender, held_out: HeldOut) -> tup
             f"evaluate: the model has {schema.n_items:,} items and the data {max(n_items or 0, int(last) + 1):,}, "
             "expected the data that the model was trained on"
         )
-    if messages:
-        warn("evaluate: " + "; ".join(messages))
-    return mapped, rows.tolist()
+    return mapped, rows.tolist(), messages
 
 
 def check_metrics(
@@ -235,7 +249,7 @@ def split_metrics(metrics: Sequence[MetricLike] | MetricLike | None) -> tuple[Se
     return [one for one in every if one not in errors], [one for one in every if one in errors]
 
 
-def _group_labels(by: Any, held_out: HeldOut, data: Dataset | None) -> list[str]:
+def group_labels(by: Any, held_out: HeldOut, data: Dataset | None) -> list[str]:
     """Return the label of each query's group."""
     if callable(by):
         by = by(held_out)
@@ -315,45 +329,6 @@ def _bin_labels(values: pl.Series) -> list[str]:
     ]
 
 
-def validate_metrics(plan: Plan) -> list[str]:
-    """Return the names of the plan's ranking metrics.
-
-    Errors of predicted ratings are computed wherever possible, whether named or not.
-
-    Raises:
-        ValueError: unknown names, one line each, or a validation metric that the model cannot compute.
-    """
-    known, errors = ranking_metrics.known_metrics(), exported_functions(rating_metrics)
-    if unknown := [name for name in plan.evaluation.metrics if name.partition("@")[0] not in known | errors]:
-        raise ValueError(
-            "\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, known | errors)}" for name in unknown)
-        )
-    check_validation_metric(plan.task.model, model_class(plan.task.model), plan.training.metric)
-    return [name for name in plan.evaluation.metrics if name not in errors]
-
-
-def evaluate_plan(model: Model, held_out: HeldOut, plan: Plan, groups: Sequence[str] | None = None) -> EvaluationResult:
-    """Evaluate a model as the plan's evaluation settings say."""
-    settings = plan.evaluation
-    return evaluation.evaluate(
-        model,
-        held_out,
-        ks=settings.ks,
-        metrics=validate_metrics(plan),
-        exclude_seen=settings.exclude_seen,
-        seed=plan.run.seed,
-        sampled=settings.sampled,
-        groups=groups,
-    )
-
-
-def values_per_query(held_out: HeldOut, result: EvaluationResult, users: Vocab) -> pl.DataFrame:
-    """Return one row per query: the user's id (null if unknown) and every metric."""
-    queries = held_out.queries
-    ids = pl.Series("user", users.decode(queries.users)).set(pl.Series(~queries.known), None)
-    return pl.DataFrame({"user": ids, **result.values})
-
-
 def mean_values(result: EvaluationResult) -> dict[str, float]:
     """Return the mean of each metric, rounded for the record."""
     return {name: round(estimate.mean, 6) for name, estimate in result.estimates.items()}
@@ -362,119 +337,3 @@ def mean_values(result: EvaluationResult) -> dict[str, float]:
 def interval_values(result: EvaluationResult) -> dict[str, list[float]]:
     """Return the ends of each metric's 95 % interval, rounded for the record."""
     return {name: [round(e.low, 6), round(e.high, 6)] for name, e in result.estimates.items()}
-
-
-@dataclass(frozen=True)
-class RunEvaluation:
-    """The result of :func:`evaluate_run`, and the record that is printed."""
-
-    record: dict[str, Any]
-    result: EvaluationResult
-    values: pl.DataFrame
-    """One row per query: the user's id and every metric."""
-
-
-def evaluate_run(
-    run: Path,
-    part: str = "test",
-    overrides: Iterable[str] = (),
-    by: GroupBy | None = None,
-    command: str = "evaluate_run",
-) -> RunEvaluation:
-    """Evaluate the model of a run on the run's own split.
-
-    The run stays unchanged, except that a reading of the test part is recorded in it.
-
-    Args:
-        part: ``test`` or ``valid``.
-        overrides: of evaluation settings, such as ``ks=[1,20]``.
-        by: group of each query, see :func:`segue.evaluate`.
-        command: what reads the test part, for the record.
-    """
-    if part not in ("test", "valid"):
-        raise ValueError(f"part: got '{part}', expected test or valid")
-    plan = read_plan(run / SETTINGS)
-    changed = apply_overrides({"evaluation": EvaluationSettings}, overrides)["evaluation"]
-    settings = parse(EvaluationSettings, {**plan.evaluation.model_dump(), **changed}, "evaluation")
-    plan = replace(plan, evaluation=settings)
-    validate_metrics(plan)
-    trained = bundle.load(bundle_folder(run))
-    parts = split(load_run_data(run), plan.split)
-    warnings = read_json(run / METRICS)["warnings"]
-    found = _evaluate_part(run.name, trained, parts, part, plan, by, warnings)
-    if part == "test":
-        record_reading(run, run.name, parts, mean_values(found.result), command)
-    return found
-
-
-def audit_run(run: Path) -> dict[str, Any]:
-    """Check the split of a run for leaks, and list the readings of its test part."""
-    parts = split(load_run_data(run), read_plan(run / SETTINGS).split)
-    readings = list_readings(parts, run)
-    return {
-        "run": run.name,
-        "leakage": check_leakage(parts),
-        "test_readings": readings,
-        "readings_of_this_run": sum(line["run"] == run.name for line in readings),
-        "text": format_readings(readings),
-    }
-
-
-def evaluate_saved(
-    folder: Path,
-    data: str,
-    part: str = "test",
-    overrides: Iterable[str] = (),
-    by: GroupBy | None = None,
-    command: str = "evaluate_saved",
-) -> RunEvaluation:
-    """Evaluate a saved model on a split of the data it was trained on.
-
-    Args:
-        data: the data that the model was trained on.
-        overrides: of split and evaluation settings, such as ``split.strategy=random``.
-
-    Raises:
-        ValueError: the data has other items.
-    """
-    if part not in ("test", "valid"):
-        raise ValueError(f"part: got '{part}', expected test or valid")
-    trained = bundle.load(folder)
-    plan = make_plan({"model": trained.key, "data": data}, overrides, "none")
-    parts = split(load_data(plan), plan.split)
-    if not parts.train.items.ids.equals(trained.items.ids):
-        raise ValueError(f"{folder}: the items of {data} are not those that the model was trained on")
-    warn_if_trained_on(trained, parts.test if part == "test" else parts.valid)
-    found = _evaluate_part(folder.resolve().name, trained, parts, part, plan, by, [])
-    if part == "test":
-        record_reading(runs_folder(), str(folder), parts, mean_values(found.result), command)
-    return found
-
-
-def _evaluate_part(
-    name: str, trained: TrainedModel, parts: Split, part: str, plan: Plan, by: GroupBy | None, warnings: list[str]
-) -> RunEvaluation:
-    held_out = parts.test if part == "test" else parts.valid
-    groups = None if by is None else _group_labels(by, held_out, parts.train)
-    result = evaluate_plan(trained.model, held_out, plan, groups)
-    record: dict[str, Any] = {
-        "run": name,
-        "model": trained.key,
-        "data": plan.task.data,
-        "part": part,
-        **mean_values(result),
-        "intervals": interval_values(result),
-        "protocol": dict(result.metadata),
-        "warnings": list(dict.fromkeys([*warnings, *explain_result(result, part, plan)])),
-    }
-    if validate_metrics(plan) and is_rating_model(trained.model) and not any("predicts ratings" in w for w in warnings):
-        record["warnings"].append(rating_note(trained.key))
-    if groups is not None:
-        record["groups"] = {
-            group: {
-                "queries": result.group_sizes[group],
-                **{name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
-            }
-            for group, estimates in result.group_estimates.items()
-        }
-    return RunEvaluation(record, result, values_per_query(held_out, result, parts.train.users))

@@ -191,6 +191,8 @@ def warn_if_trained_on(trained: TrainedModel, held_out: HeldOut) -> None:
 
     Nothing is checked if the training log of the model is not available.
     """
+    if trained.log_has_held_out:
+        return
     try:
         log = trained.train_log
     except ValueError:

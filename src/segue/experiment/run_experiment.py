@@ -25,8 +25,8 @@ from segue.evaluation.rating_metrics import training_errors
 from segue.evaluation.simple_baselines import RATING_MEANS, BaselineComparison, rating_mean_errors
 from segue.experiment.arguments import device_of_model
 from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
-from segue.experiment.evaluate import evaluate_plan, interval_values, mean_values, validate_metrics, values_per_query
-from segue.experiment.model_card import format_card
+from segue.experiment.evaluate import interval_values, mean_values
+from segue.experiment.evaluate_run import evaluate_plan, validate_metrics, values_per_query
 from segue.experiment.plan import Plan
 from segue.experiment.quality import (
     Quality,
@@ -37,10 +37,12 @@ from segue.experiment.quality import (
     train_baseline,
     training_repeat_share,
 )
+from segue.experiment.records.held_out_readings import describe_reading, record_reading
+from segue.experiment.records.model_card import format_card
+from segue.experiment.records.training_record import RECORD, check_unchanged, describe_plan, describe_training_data
 from segue.experiment.resources import StageTimer, count_parameters, describe_machine, peak_memory, thread_count
-from segue.experiment.run_folder import METRICS, RECORD, check_unchanged, describe_training_data, write_manifest
+from segue.experiment.run_folder import METRICS, write_manifest
 from segue.experiment.run_history import mark_best
-from segue.experiment.test_readings import record_reading
 from segue.training.train import train
 from segue.version import __version__
 
@@ -74,7 +76,7 @@ def run_plan(
     with timer("split"):
         parts = split(data, plan.split)
     with timer("leakage check"):
-        check_unchanged(folder, describe_training_data(parts))
+        check_unchanged(folder, {**describe_plan(plan), **describe_training_data(parts)})
         if faults := check_leakage(parts):
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
     log(count_parts(parts))
@@ -102,7 +104,7 @@ def run_plan(
         )
     shown, held_out = (test, parts.test) if read_test else (valid, parts.valid)
     if shown is not None:
-        values_per_query(held_out, shown, data.users).write_parquet(folder / "values.parquet")
+        values_per_query(held_out.queries, shown, data.users).write_parquet(folder / "values.parquet")
     part = None if shown is None else "test" if read_test else "valid"
     metadata["warnings"] += [*quality.warnings, *([] if shown is None else explain_result(shown, part, plan))]
     record = {
@@ -126,7 +128,7 @@ def run_plan(
     }
     _finish(plan, folder, record, run)
     if test is not None:
-        record_reading(folder, folder.name, parts, mean_values(test), command or "run_plan")
+        record_reading(folder, describe_reading(folder.name, parts, mean_values(test), command or "run_plan"))
     return record
 
 

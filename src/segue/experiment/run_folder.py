@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from segue.core.files import read_json, sha256, write_json, write_text
-from segue.core.types import Dataset, Events, Split
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, format_plan, read_plan
-from segue.experiment.test_readings import TEST_READINGS
+from segue.experiment.records.held_out_readings import TEST_READINGS
 
 __all__ = [
     "METRICS",
-    "RECORD",
-    "check_unchanged",
     "create_run",
     "create_unique_folder",
     "delete_if_untrained",
-    "describe_training_data",
     "is_finished",
     "update_link",
     "verify",
@@ -36,9 +26,6 @@ __all__ = [
 
 METRICS = "metrics.json"
 MANIFEST = "manifest.json"
-
-RECORD = "training.json"
-"""File with what determines a training, beside its checkpoint."""
 
 
 def create_run(plan: Plan, out: Path | None = None) -> Path:
@@ -134,64 +121,3 @@ def create_unique_folder(folder: Path, data: str, *parts: str) -> Path:
 def _list_files(folder: Path) -> list[str]:
     paths = (path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, TEST_READINGS))
     return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def describe_training_data(data: Split | Dataset) -> dict[str, Any]:
-    """Return counts and hashes of the data that training and validation read."""
-    train = data.train if isinstance(data, Split) else data
-    found: dict[str, Any] = {
-        "data.name": train.name,
-        "data.users": train.n_users,
-        "data.items": train.n_items,
-        "data.actions": [list(train.actions), train.target],
-        "data.events": train.histories.size,
-        "data.source_hash": train.header.get("hash"),
-        "data.training_hash": _hash(_columns(train.histories)),
-    }
-    if isinstance(data, Split):
-        valid = data.valid
-        found["data.validation_queries"] = len(valid)
-        columns = [*_columns(valid.queries.history), *_columns(valid.targets), valid.queries.users, valid.queries.known]
-        found["data.validation_hash"] = _hash(column for column in columns if column is not None)
-    return found
-
-
-def check_unchanged(folder: Path, record: Mapping[str, Any]) -> None:
-    """Store what determines a training, or compare it with what ``folder`` holds.
-
-    Raises:
-        ValueError: the folder has a checkpoint of other settings or data; one line per difference.
-    """
-    path = folder / RECORD
-    if (folder / "checkpoint").exists():
-        before = read_json(path) if path.exists() else {}
-        differences = [
-            f"{name}: {record.get(name)!r} here, {before.get(name)!r} there"
-            for name in sorted(record.keys() | before.keys())
-            if record.get(name) != before.get(name)
-        ]
-        if not before:
-            differences = [f"{RECORD} is missing, so its settings and data are unknown"]
-        if differences:
-            lines = "\n  ".join(differences)
-            raise ValueError(
-                f"{folder}: holds a checkpoint of another training; use another folder, or remove it:\n  {lines}"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)
-
-
-def _columns(events: Events) -> Iterator[NDArray[Any]]:
-    for name in ("offsets", "items", "actions", "values", "times"):
-        column = getattr(events, name)
-        if column is not None:
-            yield column
-
-
-def _hash(columns: Any) -> str:
-    found = hashlib.sha256()
-    for column in columns:
-        array = np.ascontiguousarray(column)
-        found.update(f"{array.dtype} {array.shape}".encode())
-        found.update(array.data)
-    return found.hexdigest()

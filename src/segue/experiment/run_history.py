@@ -12,6 +12,7 @@ from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.paths import SETTINGS, run_folders, runs_folder
 from segue.experiment.plan import Plan, read_plan
+from segue.experiment.records.held_out_readings import read_readings
 from segue.experiment.run_folder import METRICS, is_finished, update_link
 
 __all__ = ["find_reusable_run", "list_runs", "mark_best"]
@@ -26,7 +27,8 @@ REQUIRED = ("model", "data", "seed", "date", "device", "fingerprint", "valid", "
 def list_runs() -> list[dict[str, Any]]:
     """Return one record per run, oldest first.
 
-    The record of a finished run is ``metrics.json``; that of any other run contains only basic facts.
+    The record of a finished run is ``metrics.json``; that of any other run contains only basic facts. Both count the
+    ``test_readings``.
     A run with a file that cannot be read counts as not finished, and its record has an ``error`` that names the file.
     """
     records = [_read_record(folder) for folder in run_folders()]
@@ -38,7 +40,7 @@ def list_runs() -> list[dict[str, Any]]:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     """Read the record of one run; a file that cannot be read is named under ``error``."""
-    known = {"run": folder.name, "finished": is_finished(folder)}
+    known = {"run": folder.name, "finished": is_finished(folder), "test_readings": len(read_readings(folder))}
     error = None
     if known["finished"]:
         path = folder / METRICS

@@ -26,6 +26,8 @@ class TaskSettings(Settings):
     """Name or address of the interaction log."""
     columns: dict[str, str] | None = None
     """Column names of the log by Segue's names, such as ``user = "customer"``."""
+    separator: str | None = None
+    """What separates the columns of delimited text; by default it is detected."""
     target: str | None = None
     """The kind of action to predict; by default every kind."""
     max_users: Annotated[int, Ge(2)] | None = None

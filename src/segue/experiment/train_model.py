@@ -5,7 +5,6 @@ This is the counterpart of a run without a run folder.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
-from segue.core.messages import QualityWarning, warn
+from segue.core.messages import QualityWarning, arg, warn
 from segue.core.model import Model
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
@@ -30,7 +29,14 @@ from segue.experiment.arguments import (
 from segue.experiment.data import user_feature_names, validate_inputs
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.quality import check_parts, explain_repeats, judge_model, training_repeat_share
-from segue.experiment.run_folder import check_unchanged, describe_training_data
+from segue.experiment.records.training_record import (
+    check_training_folder,
+    check_unchanged,
+    describe_functions,
+    describe_plan,
+    describe_training_data,
+    unknown_parts,
+)
 from segue.training.settings import CustomLoss, Training
 from segue.training.train import check_callbacks, train
 
@@ -166,7 +172,7 @@ def train_model(
     validate_inputs(job.plan, not held or any(queries.times is not None for queries in held))
     out = None if folder is None else Path(folder).expanduser()
     if out is not None:
-        check_unchanged(out, _describe_training(job, data, seed))
+        _claim_folder(out, job, data, seed)
     recorder = _Recorder()
     run = Run(seed, out, device, (recorder,), show_progress=progress)
     model = train_job(job, data, run)
@@ -197,30 +203,22 @@ def train_model(
     return replace(trained, training_history=tuple(run.history() or recorder.lines))
 
 
-def _describe_training(job: TrainingJob, data: Split | Dataset, seed: int) -> dict[str, Any]:
-    """Return everything that determines the result of a training, by name."""
-    values = job.plan.values()
-    groups = {name: values[name] for name in ("model", "training")}
-    settings = {f"{group}.{key}": value for group, found in groups.items() for key, value in found.items()}
-    return {
-        **settings,
-        "name": job.plan.task.model,
+def _claim_folder(folder: Path, job: TrainingJob, data: Split | Dataset, seed: int) -> None:
+    """Check that ``folder`` is new or holds this training; write its record.
+
+    Raises:
+        ValueError: the folder holds something else.
+    """
+    check_training_folder(folder)
+    record = {
+        **describe_plan(job.plan),
         "seed": seed,
-        "evaluation.exclude_seen": job.plan.evaluation.exclude_seen,
-        "loss": _describe_function(getattr(job.training.loss, "function", job.training.loss)),
-        "metric": _describe_function(job.metric),
-        "callbacks": [f"{type(one).__module__}.{type(one).__qualname__}" for one in job.callbacks],
+        **describe_functions(job.training.loss, job.metric, job.callbacks),
         **describe_training_data(data),
     }
-
-
-def _describe_function(value: Any) -> str:
-    """Return the name of a function with a hash of its code, or the text itself."""
-    if isinstance(value, str):
-        return str(value)
-    code = getattr(value, "__code__", None)
-    name = f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', type(value).__qualname__)}"
-    return name if code is None else f"{name} {zlib.crc32(code.co_code + repr(code.co_names).encode()):08x}"
+    check_unchanged(folder, record)
+    for reason in unknown_parts(record):
+        warn(f"train: {arg('folder')}: an interrupted training cannot be resumed: {reason}")
 
 
 def _drop_unset(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,17 +10,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor, nn
 
 from segue.core.batches import SequenceBatch, Sequences, Windows, query_batches, training_batches
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -78,6 +78,21 @@ class SequenceSettings(Settings):
         if duplicates := [name for name in inputs if inputs.count(name) > 1]:
             raise ValueError(f"'{duplicates[0]}' is listed more than once")
         return inputs
+
+    @model_validator(mode="after")
+    def _check_sequence_settings(self) -> Self:
+        is_cloze = self.objective == "cloze"
+        reject_unused(
+            self,
+            {
+                "horizon": (self.objective == "all_action", "objective='all_action'"),
+                "mask_prob": (is_cloze, "objective='cloze'"),
+                "mask_last_prob": (is_cloze, "objective='cloze'"),
+                "session_gap": ("session_position" in self.inputs, "the input session_position"),
+                "feature_dropout": (bool(self.inputs), "a model with inputs"),
+            },
+        )
+        return self
 
 
 class SequenceModel(Network):

@@ -25,6 +25,7 @@ from segue.serving.api.items import ItemRoutes
 from segue.serving.api.models import ModelRoutes
 from segue.serving.api.openapi import customize_openapi
 from segue.serving.api.recommend import RecommendRoutes
+from segue.serving.api.strict_route import StrictRoute
 from segue.serving.auth.api_keys import ApiKeys
 from segue.serving.batcher import Batcher
 from segue.serving.errors import format_traceback
@@ -175,7 +176,7 @@ def _create_router(routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRou
 
     The first line of each route's docstring becomes its summary.
     """
-    router = APIRouter(prefix="/v1", tags=[tag], responses=ERROR_RESPONSES)
+    router = APIRouter(prefix="/v1", tags=[tag], responses=ERROR_RESPONSES, route_class=StrictRoute)
     routes.add_to(router)
     for route in router.routes:
         if isinstance(route, APIRoute):

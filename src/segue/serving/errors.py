@@ -1,8 +1,9 @@
-"""Uniform error responses that never repeat the content of a request.
+"""Uniform error responses that never repeat the text of a request.
 
-All errors use :class:`segue.serving.schemas.ErrorResponse`. Request content is not echoed: it may be long and may
-identify people. For an unhandled error the client receives only the request id; the log receives the stack without the
-exception's message, which may contain request content too (``KeyError: 'alice'``).
+All errors use :class:`segue.serving.schemas.ErrorResponse`. Text is not echoed: it may be long and may identify people.
+Exceptions are names of models and values of item features. Numbers, booleans and null are echoed. For an unhandled
+error the client receives only the request id; the log receives the stack without the exception's message, which may
+contain request content too (``KeyError: 'alice'``).
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ MAX_FIELDS, MAX_TEXT, MAX_NAME = 20, 300, 64
 """Maximum number of fields reported, and maximum length of a message and of a field name."""
 MAX_ERRORS = 100
 """Maximum number of validation errors examined, as a body can contain any number."""
+
+NO_VALUE = ("missing", "extra_forbidden", "too_long", "too_short", "too_many_keys", "contradiction", "json_invalid")
+"""Types of validation errors that do not concern a single value."""
 
 LOCATION_TAG = re.compile(
     r"(?:constrained-)?(?:str|int|float)|bool|HistoryEvent|(?:list|dict|tagged-union|union|nullable)\[.*\]|function-.*"
@@ -170,12 +174,12 @@ async def _handle_validation_error(request: Request, error: RequestValidationErr
     details = error.errors()[:MAX_ERRORS]
     if details[0]["type"] == "json_invalid":
         position = details[0]["loc"][-1]
-        reason = details[0].get("ctx", {}).get("error", "")
-        message = f"the body is not valid JSON at character {position}: {reason}"
+        where = f" at character {position}" if position >= 0 else ""
+        message = f"the body is not valid JSON{where}: {details[0].get('ctx', {}).get('error', '')}"
         return _error_response(request, ApiError(400, message=message))
     fields: dict[str, str] = {}
     for detail in details:
-        fields.setdefault(_field_path(detail["loc"]), _limit_text(str(detail["msg"]).removeprefix("Value error, ")))
+        fields.setdefault(_field_path(detail["loc"]), _limit_text(_describe_error(detail)))
     for name in [name for name in fields if any(other.startswith((f"{name}.", f"{name}[")) for other in fields)]:
         del fields[name]  # another member of the field's union, which the client did not mean
     first = next(iter(fields), "")
@@ -206,6 +210,24 @@ def _field_path(loc: Sequence[Any]) -> str:
         elif not LOCATION_TAG.fullmatch(str(part)):
             text += ("." if text else "") + _limit_name(str(part))
     return text or (str(loc[0]) if loc else "body")
+
+
+def _describe_error(detail: Mapping[str, Any]) -> str:
+    """Return the message of a validation error and its value, without text."""
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return message if detail["type"] in NO_VALUE else f"{message}, got {_describe_value(detail.get('input'))}"
+
+
+def _describe_value(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**20 else f"an integer of {len(str(abs(value)))} digits"
+    if isinstance(value, str):
+        return f"text of {len(value)} character{'' if len(value) == 1 else 's'}" if value else "empty text"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return str(value) if isinstance(value, float) else "an object"
 
 
 def _limit_name(text: str) -> str:

@@ -28,11 +28,12 @@ from segue.serving.settings import ServingSettings
 from segue.serving.stores.store import Event, Exposure, Store, StoreError
 from segue.serving.stores.timeout import TimeoutStore
 from segue.serving.users.event_actions import check_history_actions
+from segue.serving.users.input_notes import describe_request
 from segue.serving.users.query_builder import QueryBuilder
 from segue.serving.users.user_features import coerce_user_features
 from segue.serving.users.user_states import UserStates
 
-__all__ = ["InvalidRequest", "Job", "PendingRequest", "Service"]
+__all__ = ["InvalidRequest", "Job", "PendingRequest", "Service", "merge_unknown"]
 
 logger = logging.getLogger("segue.serving")
 
@@ -386,6 +387,17 @@ def _rank_by_bisection(
     return results
 
 
+def merge_unknown(unknown: schemas.UnknownInputs, rules: CompiledRules) -> schemas.UnknownInputs:
+    """Return the unknown inputs of a request and of its rules, each once."""
+    if not (unknown.items or rules.unknown_items or rules.unknown_features):
+        return unknown
+    return schemas.UnknownInputs(
+        user=unknown.user,
+        items=list(dict.fromkeys([*unknown.items, *rules.unknown_items])),
+        features=list(dict.fromkeys([*unknown.features, *rules.unknown_features])),
+    )
+
+
 def _build_response(
     batch: RequestBatch, row: int, ranked: RankedList, source: schemas.Source, cause: str
 ) -> schemas.RecommendResponse:
@@ -398,14 +410,10 @@ def _build_response(
         schemas.RecommendedItem.model_construct(id=item, title=title, score=score, probability=share, pinned=pinned)
         for item, title, score, share, pinned in zip(*columns, ranked.pinned.tolist(), strict=True)
     ]
-    unknown = batch.prepared.unknown[row]
-    if rules.unknown_items or rules.unknown_features:
-        unknown = schemas.UnknownInputs(
-            user=unknown.user,
-            items=[*unknown.items, *rules.unknown_items],
-            features=[*unknown.features, *rules.unknown_features],
-        )
-    notes = [*batch.notes, *ranked.notes]
+    unknown = merge_unknown(batch.prepared.unknown[row], rules)
+    features = model.artifact.bundle.model.schema.user_features
+    input_notes = describe_request(features, batch.pending[row].request)
+    notes = [*batch.notes, *input_notes, *batch.prepared.notes[row], *ranked.notes]
     if cause != "none":
         notes.append(f"the requested model {FAILURES[cause]}; recommendations come from source '{source}'")
     filtered_counts = {**rules.filtered_counts, **ranked.filtered_counts}

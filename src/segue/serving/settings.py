@@ -20,7 +20,8 @@ class ServingSettings(Settings):
     max_history: Annotated[int, Ge(1), Le(100_000)] = 2_000
     """Maximum number of history events in a request."""
     max_user_events: Annotated[int, Ge(1)] = 1_000
-    """Number of most recent events of a user, including training events, used when a request has no history."""
+    """Number of most recent events of a user, including training events, used when a request has no history. Items of
+    older events may be recommended again; ``notes`` say so."""
     max_batch_requests: Annotated[int, Ge(1), Le(MAX_BATCH)] = 256
     """Maximum number of requests in one call of ``/v1/recommend/batch``."""
     max_batch_events: Annotated[int, Ge(1), Le(MAX_BATCH)] = 1_000

@@ -19,10 +19,12 @@ from segue.core.types import Codes, Scores
 from segue.similarity import pair_kernels
 from segue.similarity.sparse_rows import CellTransform, SparseRows
 
-__all__ = ["BLOCK_PAIRS", "CoOccurrencePairs", "Moments", "pair_blocks", "pair_counts"]
+__all__ = ["BLOCK_PAIRS", "CoOccurrencePairs", "Moments", "pair_blocks", "pair_counts", "zero_rounding_errors"]
 
 BLOCK_PAIRS = 262_144
 """Pairs that are processed at a time, so that intermediate arrays stay in the processor's cache."""
+ROUNDING = 1e-6
+"""Inner products below this share of the product of the norms are rounding errors of orthogonal rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +76,13 @@ class CoOccurrencePairs:
 
     @cached_property
     def dot(self) -> NDArray[Any]:
-        """Return the ``(P,)`` inner products of the rows."""
-        return (
-            self.n_common
-            if self.query_rows.is_binary and self.reference_rows.is_binary
-            else self.products("values", "values")
-        )
+        """Return the ``(P,)`` inner products of the rows, without rounding errors."""
+        if self.query_rows.is_binary and self.reference_rows.is_binary:
+            return self.n_common
+        products_P = self.products("values", "values")
+        if not (self.query_rows.has_negative_values or self.reference_rows.has_negative_values):
+            return products_P  # sums of positive products have small relative errors
+        return zero_rounding_errors(products_P, self.left("l2_norms") * self.right("l2_norms"))
 
     def products(self, left_transform: CellTransform, right_transform: CellTransform) -> NDArray[np.float64]:
         """Compute the ``(P,)`` inner products of transformed rows."""
@@ -121,6 +124,18 @@ class CoOccurrencePairs:
             len(self.reference_rows),
         )
         return self.first, self.stop, *left, *right, self.offsets, self.right_rows, *outputs
+
+
+def zero_rounding_errors(products_P: NDArray[np.float64], norms_P: NDArray[Any]) -> NDArray[np.float64]:
+    """Replace inner products that are rounding errors by 0.
+
+    Orthogonal rows are then not neighbors.
+
+    Args:
+        products_P: sums of products, which are 0 for orthogonal rows.
+        norms_P: the product of the norms of each pair.
+    """
+    return np.where(np.abs(products_P) > ROUNDING * norms_P, products_P, 0.0)
 
 
 def pair_counts(query_rows: SparseRows, reference_rows: SparseRows) -> NDArray[np.int64]:

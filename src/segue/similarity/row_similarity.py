@@ -1,7 +1,8 @@
 """Compare rows of a sparse matrix: items by their users, or users by their items.
 
 Each exported function is a similarity measure, selected by its name. Rows without a common column have similarity 0
-by every measure. A distance d becomes the similarity ``1 / (1 + d)``. ``shrink`` reduces similarities with little
+by every measure; so have orthogonal rows by cosine, tanimoto and correlations, although their sums of products have
+rounding errors. A distance d becomes the similarity ``1 / (1 + d)``. ``shrink`` reduces similarities with little
 support (Bell and Koren 2007, doi:10.1109/ICDM.2007.90): it is added to the denominator of cosine, tanimoto, jaccard,
 dice, conditional and log_likelihood; other measures are multiplied by ``n / (n + shrink)``, with n the number of common
 columns.
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.types import Scores
-from segue.similarity.row_pairs import CoOccurrencePairs
+from segue.similarity.row_pairs import CoOccurrencePairs, zero_rounding_errors
 
 __all__ = [
     "adjusted_cosine",
@@ -51,7 +52,8 @@ def adjusted_cosine(pairs: CoOccurrencePairs, shrink: float) -> Scores:
     doi:10.1145/371920.372071).
     """
     sums = pairs.moments("centered")
-    return _ratio(sums.xy, np.sqrt(sums.xx * sums.yy)) * _shrinkage(pairs.n_common, shrink)
+    norms_P = np.sqrt(sums.xx * sums.yy)
+    return _ratio(zero_rounding_errors(sums.xy, norms_P), norms_P) * _shrinkage(pairs.n_common, shrink)
 
 
 def pearson(pairs: CoOccurrencePairs, shrink: float) -> Scores:
@@ -161,10 +163,9 @@ def _correlation(pairs: CoOccurrencePairs, transform: Any, shrink: float) -> Sco
     variance_x, variance_y = sums.xx - sums.x * sums.x / n, sums.yy - sums.y * sums.y / n
     variance_x[variance_x <= FLAT * sums.xx] = 0.0
     variance_y[variance_y <= FLAT * sums.yy] = 0.0
-    correlation = _ratio(sums.xy - sums.x * sums.y / n, np.sqrt(variance_x * variance_y)) * _shrinkage(
-        pairs.n_common, shrink
-    )
-    clipped: Scores = np.clip(correlation, -1.0, 1.0)
+    norms_P = np.sqrt(variance_x * variance_y)
+    covariance_P = zero_rounding_errors(sums.xy - sums.x * sums.y / n, norms_P)
+    clipped: Scores = np.clip(_ratio(covariance_P, norms_P) * _shrinkage(pairs.n_common, shrink), -1.0, 1.0)
     return clipped
 
 

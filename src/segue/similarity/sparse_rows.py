@@ -150,6 +150,11 @@ class SparseRows:
         return bool((self.values == 1.0).all())
 
     @cached_property
+    def has_negative_values(self) -> bool:
+        """Return whether a cell is below 0."""
+        return bool((self.values < 0.0).any())
+
+    @cached_property
     def n_nonempty_columns(self) -> int:
         """Return the number of columns that have a cell in the reference rows."""
         return int(((self.reference or self).column_counts > 0).sum())

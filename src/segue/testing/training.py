@@ -41,7 +41,7 @@ def small(kind: type[S], overrides: Mapping[str, Any]) -> S:
     Only settings that ``kind`` has and accepts are used.
     """
     values: dict[str, Any] = {}
-    for key, value in {**SMALL, **overrides}.items():
+    for key, value in {**overrides, **SMALL, **overrides}.items():  # choices first: others depend on them
         if key in kind.model_fields:
             try:
                 kind.model_validate({**values, key: value})

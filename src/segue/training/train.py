@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from segue.core.config import Settings, parse
 from segue.core.memory_check import explain_memory_errors
 from segue.core.model import LOWER_IS_BETTER, Model, Solver, Validate
-from segue.core.model_arrays import explain_divergence
+from segue.core.model_arrays import check_convergence
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset
@@ -63,8 +63,8 @@ def train(
         check_validation_metric(key, model, training.metric)
         with explain_memory_errors(key, settings):
             model.fit(data, run, validate)
-        with explain_divergence(model, model.arrays, "the last iteration", settings):
-            return model
+        check_convergence(model, model.arrays, "the last iteration", settings)
+        return model
     check_validation_metric(key, kind, training.metric)
     from segue.training.loop import fit  # needs torch
 

@@ -1,6 +1,10 @@
 """Check the arguments of public functions against their annotations.
 
 An argument of another type than annotated is an error that names the argument, the value and what was expected.
+
+Pydantic's ``validate_call`` is not used: it accepts ``True`` and ``5.0`` as integers or, in strict mode, rejects those
+of numpy, and it accepts text but no array as a sequence, so that most types would need a validator of their own, and
+every error would have to be rewritten as one sentence.
 """
 
 from __future__ import annotations

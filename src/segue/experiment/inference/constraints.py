@@ -241,12 +241,12 @@ def _compile_rules(
         raise ValueError("\n".join(map(_named, str(error).splitlines()))) from None
     if found.unknown_items:
         warnings.append(f"{arg('rules')}: items not in the catalog: {list_ids(found.unknown_items)}")
-    warnings += [f"{arg('rules')}: {note}" for note in found.notes]
+    warnings += map(_named, found.notes)
     return found
 
 
 def _named(fault: str) -> str:
-    """Prefix an error of a rule with the argument that contained the rule."""
+    """Prefix an error or a note of a rule with the argument that contained the rule."""
     inside = fault.removeprefix("filter.")
     return f"{arg('rules' if inside == fault else 'filter')}: {inside}"
 

@@ -13,14 +13,15 @@ import polars as pl
 
 from segue.core.bundle import TrainedModel
 from segue.core.messages import arg
-from segue.core.model import Predictor
-from segue.core.types import Events, Queries
+from segue.core.model import Predictor, Recommender
+from segue.core.recommend import score_blocks
+from segue.core.types import Codes, Events, Mask, Queries, Scores
 from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, like_input
 from segue.experiment.inference.queries import QueryBatch, encode_items
 from segue.experiment.inference.recommend import item_frame, warn_once
 
-__all__ = ["predict_pairs", "rank_items"]
+__all__ = ["predict_pairs", "rank_candidates", "rank_items"]
 
 
 UNTYPED = (pl.Null, pl.Object, pl.Float64)
@@ -38,6 +39,13 @@ def rank_items(trained: TrainedModel, batch: QueryBatch, items: Any) -> pl.DataF
     Raises:
         ValueError: several queries, or no known candidate.
     """
+    table, messages = rank_candidates(trained, batch, items)
+    warn_once(messages)
+    return table
+
+
+def rank_candidates(trained: TrainedModel, batch: QueryBatch, items: Any) -> tuple[pl.DataFrame, list[str]]:
+    """Rank like :func:`rank_items`, but return warnings instead of issuing them."""
     if len(batch) != 1:
         raise ValueError(f"rank: got {len(batch)} queries, expected one user or one history")
     codes, unknown = encode_items(trained, items)
@@ -46,14 +54,27 @@ def rank_items(trained: TrainedModel, batch: QueryBatch, items: Any) -> pl.DataF
     codes = codes[np.sort(np.unique(codes, return_index=True)[1])]
     if not len(codes):
         raise ValueError(f"{arg('items')}: none of the items is in the catalog: {list_ids(unknown)}")
-    scores_1C = trained.model.score(batch.queries, codes[None])
-    order = np.argsort(-scores_1C[0], kind="stable")
-    warn_once(
-        [*batch.messages, *([f"{arg('items')}: items not in the catalog: {list_ids(unknown)}"] if unknown else [])]
-    )
+    is_unscored = _is_unscored(trained.model, codes)
+    if is_unscored.any():  # they are ranked as in recommendations
+        scores_C: Scores = next(score_blocks(trained.model, batch.queries))[1][0][codes]
+    else:
+        scores_C = trained.model.score(batch.queries, codes[None])[0]
+    order = np.argsort(-scores_C, kind="stable")
+    messages = list(batch.messages)
+    if unknown:
+        messages.append(f"{arg('items')}: items not in the catalog: {list_ids(unknown)}")
+    if is_unscored.any():
+        ids = list_ids(trained.items.decode(codes[is_unscored]))
+        messages.append(f"{arg('items')}: items without events in training, which are ranked last: {ids}")
     table = item_frame(trained, codes[order])
-    rank, score = pl.Series("rank", np.arange(1, len(order) + 1)), pl.Series("score", scores_1C[0][order])
-    return table.insert_column(1, rank).insert_column(2, score)
+    rank, score = pl.Series("rank", np.arange(1, len(order) + 1)), pl.Series("score", scores_C[order])
+    return table.insert_column(1, rank).insert_column(2, score), messages
+
+
+def _is_unscored(model: Recommender, codes: Codes) -> Mask:
+    """Return which items the model cannot score, as they have no events."""
+    found: Mask = codes >= model.schema.n_items - model.schema.n_unscored
+    return found
 
 
 def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
@@ -65,8 +86,8 @@ def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
         pairs: a frame with ``user_id`` and ``item_id``, or ``(user, item)`` tuples.
 
     Returns:
-        ``user_id`` and ``item_id`` as given, ``prediction`` (null for an item outside the catalog) and ``notes``, as
-        the same kind of frame as the input.
+        ``user_id`` and ``item_id`` as given, ``prediction`` (null for an item outside the catalog or without events in
+        training, unless the model reads item features) and ``notes``, as the same kind of frame as the input.
 
     Raises:
         ValueError: the model predicts no ratings, or a column is missing.
@@ -83,6 +104,8 @@ def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
     user_T, user_known_T = trained.users.encode(users)
     item_T, item_known_T = trained.items.encode(items)
     found_T = np.full(len(table), np.nan, np.float32)
+    unscored_T = item_known_T & _is_unscored(model, item_T)
+    item_known_T &= ~unscored_T
     known_T = user_known_T & item_known_T
     if known_T.any():
         found_T[known_T] = model.predict(user_T[known_T], item_T[known_T])
@@ -90,7 +113,7 @@ def predict_pairs(trained: TrainedModel, pairs: Any) -> Any:
     if new_T.any():
         scores_I = model.score(Queries.anonymous(Events.of([[]])))[0]
         found_T[new_T] = model.clip_predictions(scores_I[item_T[new_T]])
-    notes, warnings = _pair_notes(users, items, user_known_T, item_known_T)
+    notes, warnings = _pair_notes(users, items, user_known_T, item_known_T, unscored_T)
     warn_once(warnings)
     prediction = pl.Series("prediction", found_T).fill_nan(None)
     return like_input(
@@ -124,17 +147,28 @@ def _pair_table(trained: TrainedModel, pairs: Any) -> pl.DataFrame:
 
 
 def _pair_notes(
-    users: list[str], items: list[str], user_known_T: Any, item_known_T: Any
+    users: list[str], items: list[str], user_known_T: Mask, item_known_T: Mask, unscored_T: Mask
 ) -> tuple[list[str | None], list[str]]:
+    """Return a note per pair, and warnings about all pairs.
+
+    Args:
+        item_known_T: whether the model predicts values of the item.
+        unscored_T: whether it does not because the item has no events.
+    """
     texts = {
         (False, True): "unknown user: predicted as for a new user",
         (True, False): "unknown item: no prediction",
         (False, False): "unknown user and unknown item: no prediction",
     }
     notes = [texts.get(pair) for pair in zip(user_known_T.tolist(), item_known_T.tolist(), strict=True)]
+    for row in np.flatnonzero(unscored_T).tolist():
+        notes[row] = "item without events in training: no prediction"
     warnings = []
-    for noun, ids, known_T in (("users", users, user_known_T), ("items", items, item_known_T)):
-        rows = np.flatnonzero(~known_T).tolist()
+    for text, ids, wrong_T in (
+        ("users not in training", users, ~user_known_T),
+        ("items not in training", items, ~item_known_T),
+    ):
+        rows = np.flatnonzero(wrong_T).tolist()
         if rows:
-            warnings.append(f"{noun} not in training: {list_ids(list(dict.fromkeys(ids[row] for row in rows)))}")
+            warnings.append(f"{text}: {list_ids(list(dict.fromkeys(ids[row] for row in rows)))}")
     return notes, warnings

@@ -51,7 +51,8 @@ def similar_items(
         ``users_in_common``: how many users have both items.
 
     Raises:
-        ValueError: the item or the measure is unknown, or the measure does not apply.
+        ValueError: the item or the measure is unknown, the measure does not apply, or the item has no events and the
+            model reads no item features.
     """
     k, shrink = positive_integer(k, "k"), _check_shrink(shrink)
     code = _item_code(trained, item)
@@ -75,6 +76,8 @@ def similar_items(
         similarity_I = VECTOR_MEASURES[measure](vectors[[code]], vectors)[0]
     else:
         similarity_I = _of_log(_require_log(log, measure), "items", code, measure, over, shrink)
+    if measure is None or measure in VECTOR_MEASURES:
+        _exclude_unscored(trained, similarity_I, code)
     similarity_I[code] = -np.inf
     codes, similarity = _best(similarity_I, k)
     table = item_frame(trained, codes).with_columns(pl.Series("similarity", similarity))
@@ -143,6 +146,22 @@ def similar_users(
             }
         )
     )
+
+
+def _exclude_unscored(trained: TrainedModel, similarity_I: Scores, code: int) -> None:
+    """Exclude items without events, whose vectors the model has not learned, in place.
+
+    Raises:
+        ValueError: the item ``code`` is one of them.
+    """
+    n_scored = len(trained.items) - trained.model.schema.n_unscored
+    if code >= n_scored:
+        item = trained.items.decode(np.array([code]))[0]
+        raise ValueError(
+            f"{arg('item')}: '{item}' has no events in training and '{trained.key}' reads no item features, so no item "
+            f"is similar to it; compare features instead: {arg('measure', 'jaccard')} {arg('over', 'genres')}"
+        )
+    similarity_I[n_scored:] = -np.inf
 
 
 def _in_model_codes(trained: TrainedModel, log: Dataset) -> Dataset:

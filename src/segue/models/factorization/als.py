@@ -19,13 +19,14 @@ Shapes: U users, I items, N queries, D dimensions including the bias, F feature 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
+from pydantic import model_validator
 
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import Validate
 from segue.core.ratings import Ratings, collect_ratings, rated_events
 from segue.core.run import Run
@@ -67,6 +68,18 @@ class ALS(BiasedFactorModel):
         """L2 regularization of the function of item features."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
+
+        @model_validator(mode="after")
+        def _all_used(self) -> Self:
+            uses_cg = self.solver == "conjugate_gradient"
+            reject_unused(
+                self,
+                {
+                    "cg_steps": (uses_cg, "solver='conjugate_gradient'"),
+                    "l2_features": (self.item_features, "item_features=True"),
+                },
+            )
+            return self
 
     def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
         """Run all iterations; log objective, training error and validation metrics.

@@ -20,13 +20,14 @@ Shapes: U users, I items, N queries, C candidates, T ratings or pairs, M posteri
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
+from pydantic import model_validator
 
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.ratings import collect_ratings, rated_events
@@ -89,6 +90,14 @@ class FactorizationMachine(Solver):
         """For ``als``: L2 regularization of feature weights, for ratings scaled to standard deviation 1."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
+
+        @model_validator(mode="after")
+        def _all_used(self) -> Self:
+            is_sampled = self.learner == "gibbs"
+            sampled = dict.fromkeys(("num_samples", "user_noise"), (is_sampled, "learner='gibbs'"))
+            estimated = dict.fromkeys(("l2", "l2_bias"), (not is_sampled, "learner='als'"))
+            reject_unused(self, {**sampled, **estimated, "days_per_bin": ("date" in self.inputs, "the input date")})
+            return self
 
     def __init__(self, config: Config, schema: DataSchema) -> None:
         super().__init__(config, schema)

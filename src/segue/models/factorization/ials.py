@@ -16,14 +16,15 @@ Shapes: U users, I items, N queries, C candidates, D dimensions, R rows, T disti
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
+from pydantic import model_validator
 from scipy.sparse import csr_array
 
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
@@ -72,6 +73,17 @@ class IALS(Solver):
         """Conjugate gradient steps for each row in each iteration."""
         block_size: Annotated[int, Ge(1)] = 32
         """Dimensions of a block of the subspace solver."""
+
+        @model_validator(mode="after")
+        def _all_used(self) -> Self:
+            reject_unused(
+                self,
+                {
+                    "cg_steps": (self.solver == "conjugate_gradient", "solver='conjugate_gradient'"),
+                    "block_size": (self.solver == "subspace", "solver='subspace'"),
+                },
+            )
+            return self
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)

@@ -15,14 +15,15 @@ Shapes: U users, I items, N queries, C candidates, T events, D dimensions.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
+from pydantic import model_validator
 from scipy.sparse import csr_array
 
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.ratings import Ratings, collect_ratings, rated_events
@@ -62,6 +63,18 @@ class NMF(Solver):
         """Multiply the regularization of a row by its number of events."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training values."""
+
+        @model_validator(mode="after")
+        def _all_used(self) -> Self:
+            is_implicit = self.feedback == "implicit"
+            reject_unused(
+                self,
+                {
+                    "weights": (is_implicit, "feedback='implicit'"),
+                    "clip_predictions": (not is_implicit, "feedback='explicit'"),
+                },
+            )
+            return self
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)

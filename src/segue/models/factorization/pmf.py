@@ -13,13 +13,14 @@ Shapes: U users, I items, N queries, T ratings, D dimensions, B dimensions inclu
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
+from pydantic import model_validator
 
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import StateArrays, Validate
 from segue.core.model_arrays import load_array
 from segue.core.ratings import collect_ratings, rated_events
@@ -72,6 +73,11 @@ class PMF(BiasedFactorModel):
         """Map scores to the scale of the data by a logistic function."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training ratings."""
+
+        @model_validator(mode="after")
+        def _all_used(self) -> Self:
+            reject_unused(self, {"clip_predictions": (not self.use_sigmoid, "use_sigmoid=False")})
+            return self
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)

@@ -15,13 +15,14 @@ Shapes: U users, I items, N queries, T events, D dimensions, B dimensions includ
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from annotated_types import Ge
 from numpy.typing import NDArray
+from pydantic import model_validator
 
-from segue.core.config import Settings
+from segue.core.config import Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.ratings import collect_ratings, rated_events
@@ -58,6 +59,13 @@ class SVD(Solver):
         """For explicit feedback: fit a user's factors to their ratings alone, instead of projecting."""
         clip_predictions: bool = False
         """Clip predictions to the range of the training values."""
+
+        @model_validator(mode="after")
+        def _all_used(self) -> Self:
+            is_implicit, explicit = self.feedback == "implicit", "feedback='explicit'"
+            uses = dict.fromkeys(("l2_bias", "fit_observed_only", "clip_predictions"), (not is_implicit, explicit))
+            reject_unused(self, {"weights": (is_implicit, "feedback='implicit'"), **uses})
+            return self
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)

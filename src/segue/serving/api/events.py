@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated
 
@@ -21,11 +22,15 @@ from segue.serving.errors import ApiError, format_traceback
 from segue.serving.model_registry import LoadedModel
 from segue.serving.stores.store import Event, StoreError
 from segue.serving.users.event_actions import resolve_action
+from segue.serving.users.input_notes import describe_late_times
 from segue.serving.users.query_builder import events_since_training
 
 __all__ = ["EventRoutes"]
 
 logger = logging.getLogger("segue.serving")
+
+MAX_COMPARED = 100
+"""Number of newest events of a user with which an event is compared whose key was already stored."""
 
 MAX_PENDING_USERS, USERS_PER_UPDATE = 10_000, 8
 """Maximum number of users waiting for a state update, and of users per update; requests wait during an update."""
@@ -119,9 +124,42 @@ class EventRoutes:
             if not self._is_updating:
                 self._is_updating = True
                 self._dependencies.spawn(self._update_states())
+        prefixes = [f"{field_name}[{index}]." if field_name else "" for index in range(len(events))]
         return json_response(
-            schemas.EventsAccepted(accepted=accepted, duplicates=duplicates, unknown_items=unknown_items)
+            schemas.EventsAccepted(
+                accepted=accepted,
+                duplicates=duplicates,
+                unknown_items=unknown_items,
+                conflicts=await self._find_conflicts(events, rows, is_new),
+                notes=describe_late_times(
+                    [(f"{prefix}time", event.time) for prefix, event in zip(prefixes, events, strict=True)]
+                ),
+            )
         )
+
+    async def _find_conflicts(
+        self, events: Sequence[schemas.EventRequest], rows: Sequence[Event], is_new: Sequence[bool]
+    ) -> list[str]:
+        """Return the keys of duplicates whose content differs from the stored event."""
+        duplicates = [(event, row) for event, row, new in zip(events, rows, is_new, strict=True) if not new]
+        if not duplicates:
+            return []
+        users = list(dict.fromkeys(row.user for _, row in duplicates))
+        try:
+            stored = await self._dependencies.run_store_call(
+                lambda: self._service.store.recent_events(users, MAX_COMPARED)
+            )
+        except StoreError as error:  # the events are stored; only the comparison fails
+            self._dependencies.store_unavailable("recent_events", error)
+            return []
+        by_key = {(event.user, event.key): event for one in stored for event in one.events}
+        conflicts: dict[str, None] = {}
+        for event, row in duplicates:
+            found = by_key.get((row.user, row.key))
+            if found is not None and row.key is not None:
+                expected = replace(row, time=found.time) if event.time is None else row
+                conflicts.update({row.key: None} if expected != found else {})
+        return list(conflicts)
 
     async def _update_states(self) -> None:
         """Update user states a few at a time between requests.

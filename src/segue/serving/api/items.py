@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from typing import Annotated
+from urllib.parse import unquote
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from segue.serving import schemas
 from segue.serving.api.dependencies import NOT_FOUND, ApiDependencies, Limit, PathId, json_response
@@ -50,10 +51,13 @@ class ItemRoutes:
 
     async def similar(
         self,
+        request: Request,
         id: PathId,  # noqa: A002
         k: Annotated[int, Query(ge=1, le=50)] = 10,
     ) -> Response:
         """List items that often co-occur with this item."""
+        if not _ends_with_segment(request, "similar"):
+            return await self.item(f"{id}/similar")
         model = self._models.active
         codes, similarities = model.artifact.neighbors.nearest(_item_code(model, id), k)
         items = [
@@ -61,6 +65,15 @@ class ItemRoutes:
             for code, similarity in zip(codes.tolist(), similarities.tolist(), strict=True)
         ]
         return json_response(schemas.ItemList(items=items))
+
+
+def _ends_with_segment(request: Request, segment: str) -> bool:
+    """Return whether the last segment of the path is ``segment``.
+
+    In ``/v1/items/a%2Fsimilar`` it is part of the id ``a/similar``.
+    """
+    raw_path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    return unquote(raw_path.partition(b"?")[0].rpartition(b"/")[2].decode("latin-1")) == segment
 
 
 def _item_code(model: LoadedModel, item: str) -> int:

@@ -14,6 +14,7 @@ from segue.serving import schemas
 from segue.serving.api.dependencies import CONFLICT, NOT_FOUND, ApiDependencies, PathId, json_response
 from segue.serving.errors import ApiError
 from segue.serving.model_registry import LoadedModel
+from segue.serving.users.event_actions import ANY_ACTION
 
 __all__ = ["ModelRoutes"]
 
@@ -107,6 +108,8 @@ class ModelRoutes:
                 "golden_queries": artifact.n_golden,
                 "items": schema.n_items,
                 "users": schema.n_users,
+                "actions": [] if schema.actions == ANY_ACTION else list(schema.actions),
+                "target": None if schema.target is None else schema.actions[schema.target],
                 **_parse_metadata(artifact.metadata),
             }
             models.append(schemas.ModelStatus(**model.info.model_dump(), **fields))

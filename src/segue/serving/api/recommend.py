@@ -16,9 +16,10 @@ from segue.serving.experiments.assignment import Assignment
 from segue.serving.experiments.rank_biased_overlap import rank_biased_overlap
 from segue.serving.explain.explain import explain
 from segue.serving.rules.rerank import compile_rules
-from segue.serving.service import InvalidRequest, Job, PendingRequest
+from segue.serving.service import InvalidRequest, Job, PendingRequest, merge_unknown
 from segue.serving.stores.store import Exposure, StoreError
 from segue.serving.users.event_actions import check_history_actions
+from segue.serving.users.input_notes import describe_request
 from segue.serving.users.user_features import coerce_user_features
 
 __all__ = ["RecommendRoutes"]
@@ -97,7 +98,9 @@ class RecommendRoutes:
                 model.artifact.neighbors,
                 model.info,
             )
-            return explanation
+            unknown = merge_unknown(prepared.unknown[0], rules)
+            notes = [*describe_request(schema.user_features, request), *prepared.notes[0], *rules.notes]
+            return explanation.model_copy(update={"unknown": unknown, "notes": notes})
 
         (result,) = await self._dependencies.submit([job])
         if isinstance(result, StoreError):

@@ -118,6 +118,16 @@ class Catalog:
             mask = matches if mask is None else mask & matches
         return read_only(np.ones(self.n_items, np.bool_) if mask is None else mask), unknown
 
+    def unknown_values(self, conditions: Mapping[str, schemas.Condition]) -> dict[str, list[schemas.Scalar]]:
+        """Return the values in ``any`` and ``none`` that no item has, by feature.
+
+        The conditions must have passed :meth:`mask`; unknown features are left out.
+        """
+        found = {
+            name: self._columns[name].unknown_values(one) for name, one in conditions.items() if name in self._columns
+        }
+        return {name: values for name, values in found.items() if values}
+
     def feature_values(self, feature: str) -> ItemValues | None:
         """Return the distinct values of each item; ``None``: there is no such feature.
 

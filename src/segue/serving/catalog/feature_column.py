@@ -183,10 +183,26 @@ class FeatureColumn:
                     f"{self.name}: {name} {bound} requires a feature of numbers, but it holds {self.value_type}"
                 )
             numbers = values.to_numpy()
-            low = -np.inf if condition.min is None else condition.min
-            high = np.inf if condition.max is None else condition.max
+            low = -np.inf if condition.min is None else self._round(condition.min)
+            high = np.inf if condition.max is None else self._round(condition.max)
             mask &= self._items_with(rows, (numbers >= low) & (numbers <= high))
         return mask
+
+    def unknown_values(self, condition: schemas.Condition) -> list[schemas.Scalar]:
+        """Return the values in ``any`` and ``none`` of a valid condition that no item has."""
+        wanted = list(dict.fromkeys([*(condition.any or ()), *(condition.none or ())]))
+        if not wanted or self.kind == "boolean":
+            return []
+        distinct = self._encoded_values[1]
+        if self.kind == "text":
+            places = distinct.search_sorted(pl.Series(wanted, dtype=pl.String)).to_list()
+            return [
+                value
+                for value, place in zip(wanted, places, strict=True)
+                if place >= len(distinct) or distinct[place] != value
+            ]
+        known = set(distinct.filter(pl.Series(self._is_in(distinct, wanted))).to_list())
+        return [value for value in wanted if self._coerce(value) not in known]
 
     def _items_with(self, rows: NDArray[np.int32], hits_T: Mask) -> Mask:
         mask = np.zeros(len(self._series), np.bool_)
@@ -211,6 +227,11 @@ class FeatureColumn:
             values_wanted = [int(one) for one in values_wanted if bounds.min <= one <= bounds.max and one == int(one)]
         return np.isin(numbers, np.array(values_wanted, numbers.dtype))
 
+    def _round(self, number: float) -> float:
+        """Round a number as the column does: 19.99 is not a number of 32 bits."""
+        with np.errstate(over="ignore"):
+            return float(np.float32(number)) if self._type == pl.Float32 else number
+
     def _coerce(self, value: schemas.Scalar) -> Any:
         """Convert a value to the type of the column."""
         is_valid = {"text": isinstance(value, str), "boolean": isinstance(value, bool)}.get(
@@ -226,7 +247,8 @@ class FeatureColumn:
             raise ValueError(f"{self.name}: got {value!r}, but the feature holds {self.value_type}")
         if self.kind in ("number", "time"):
             try:
-                return value if isinstance(value, int) and abs(value) < 2**64 else float(value)
+                is_exact = isinstance(value, int) and abs(value) < 2**64 and self._type.is_integer()
+                return value if is_exact else self._round(float(value))
             except OverflowError:  # an integer of hundreds of digits
                 return np.inf if isinstance(value, int) and value > 0 else -np.inf
         return value

@@ -73,6 +73,9 @@ def explain(
     outcome = _item_outcome(model, queries, item, rules, k, include_seen, catalog)
     trace = trace_rules(outcome, rules, catalog)
     items_L, contributions_L = compute_attributions(model, queries, item)
+    is_unscored = item >= model.schema.n_items - model.schema.n_unscored
+    if is_unscored:
+        items_L, contributions_L = items_L[:0], contributions_L[:0]
     order = np.argsort(-np.abs(contributions_L), kind="stable")
     names = catalog.titles(items_L), catalog.ids(items_L)
     attributions = [
@@ -90,6 +93,9 @@ def explain(
     if history_neighbors:
         text = f"often co-occurs with {_quote_names([one.title or one.id for one in history_neighbors])} of the history"
         reasons.append(schemas.Reason(kind="neighbors", text=text))
+    if is_unscored:
+        text = "the item has no events in training, and the model reads no item features: it is ranked last"
+        reasons.append(schemas.Reason(kind="unknown", text=text))
     if not len(seen):
         text = "the history is empty: the model has nothing to go by"
         reasons.append(schemas.Reason(kind="unknown", text=text))

@@ -11,6 +11,12 @@ export const modelList = () => list;
 /** `listener()` is called when the list has changed. */
 export const onModelsChange = (listener) => listeners.push(listener);
 
+/** Kinds of event that the active model knows, and the one that is assumed for events without a kind. */
+export function eventKinds() {
+  const { actions = [], target = null } = list.models.find((model) => model.active) ?? {};
+  return { actions, target };
+}
+
 /** Name of a model with its kind. */
 export function modelLabel(name) {
   const model = list.models.find((other) => other.name === name);

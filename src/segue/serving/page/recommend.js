@@ -2,12 +2,13 @@
 
 import { call, createKey } from "./api.js";
 import { combobox } from "./combobox.js";
-import { announce, button, h, screenReaderText, titleElement, titleText, uniqueId } from "./dom.js";
+import { announce, button, h, sanitize, screenReaderText, titleElement, titleText, uniqueId } from "./dom.js";
 import { explanation } from "./explanation.js";
 import { cachedItem, cacheTitles, searchItems } from "./items.js";
 import { emptyMessage, errorMessage, loadingMessage } from "./message.js";
 import { animateRows, compareLists, NO_CHANGES, rankChangeTag, rowPositions, summarize } from "./rank_changes.js";
 import { modelLine, ranking, responseNotes } from "./ranking.js";
+import { eventKinds, onModelsChange } from "./models.js";
 import { requestExample } from "./request_example.js";
 import { denyItem } from "./rules.js";
 import { showItem } from "./similar_items.js";
@@ -20,9 +21,12 @@ const DEBOUNCE_MS = 150;
 const panel = document.getElementById("recommend");
 let previous = null; // {id, items} of the response shown
 let lastEvent = null; // {id, text}: event since that response
+const kind = h("select", { id: "event-kind" });
+const kindField = h("div", { class: "event-kind", hidden: true }, h("label", { for: "event-kind" }, "Kind of added events"), kind);
 let pending = null, timer;
 
 export function start() {
+  onModelsChange(updateKinds);
   onStateChange((changed) => {
     if (state.view !== "recommend" || ["at", "a", "b"].some((name) => changed.has(name) && changed.size === 1)) return;
     clearTimeout(timer);
@@ -62,6 +66,7 @@ export async function load() {
 function render(response, body, id, latency) {
   const differences = previous?.id === id ? compareLists(previous.items, response.items) : null;
   if (differences) differences.removed = differences.removed.filter((item) => item.id !== lastEvent?.id);
+  updateKinds();
   const focus = focusedButton(), positions = rowPositions(panel);
   const list = ranking(response.items, {
     label: "Recommended items, best first",
@@ -72,7 +77,7 @@ function render(response, body, id, latency) {
   });
   panel.replaceChildren(
     h("div", { class: "spread head" }, h("h2", {}, "Recommendations"), modelLine(response, latency)),
-    h("div", { class: "event-error" }),
+    kindField, h("div", { class: "event-error" }),
     differences && (lastEvent || summarize(differences) !== NO_CHANGES) ? changeSummary(differences) : "",
     response.items.length ? list : emptyMessage("The rules leave no items to recommend."),
     responseNotes(response), explainOther(body), requestExample("recommend", body, response),
@@ -114,19 +119,30 @@ function restoreFocus({ row, button: index }) {
   (target?.querySelectorAll("button")[index] ?? panel).focus();
 }
 
+/** Offer the kinds of event of the active model, if it has several; events of a custom history have none. */
+function updateKinds() {
+  const { actions, target } = eventKinds();
+  const options = [...kind.options].map((option) => option.value);
+  if (JSON.stringify(options) !== JSON.stringify(actions)) {
+    const selected = actions.includes(kind.value) ? kind.value : target ?? actions[0];
+    kind.replaceChildren(...actions.map((action) => h("option", { value: action, selected: action === selected }, sanitize(action))));
+  }
+  kindField.hidden = actions.length < 2 || state.mode !== "user";
+}
+
 /** Store an event and reload. A retry uses the same idempotency key, so that the event is stored once. */
-async function addEvent(item, pressed, key = createKey()) {
+async function addEvent(item, pressed, key = createKey(), action = kind.value || undefined) {
   lastEvent = { id: item.id, text: `After ${titleText(item)}:` };
   if (state.mode === "history") return change({ history: [...state.history, item.id] });
   pressed.setAttribute("aria-disabled", "true");
   try {
-    const result = await call("POST", "events", { body: { user: state.user, item: item.id, key } });
+    const result = await call("POST", "events", { body: { user: state.user, item: item.id, action, key } });
     if (result.duplicates) lastEvent.text = `${titleText(item)} was already stored:`;
     await Promise.all([load(), reloadUser()]);
   } catch (error) {
     lastEvent = null;
     pressed.removeAttribute("aria-disabled");
-    panel.querySelector(".event-error").replaceChildren(errorMessage(error, () => addEvent(item, pressed, key)));
+    panel.querySelector(".event-error").replaceChildren(errorMessage(error, () => addEvent(item, pressed, key, action)));
   }
 }
 

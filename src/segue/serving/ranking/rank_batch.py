@@ -40,7 +40,7 @@ def rank_batch(
         search: approximate search over a very large catalog, for requests whose rules need no full score vector; it
             gives no probabilities.
     """
-    if model.schema.n_without_events and not model.schema.item_features:
+    if model.schema.n_unscored:
         search = None  # it does not rank items without events last
     ranked: dict[int, RankedList] = {}
     groups: dict[tuple[bool, int, int], list[int]] = {}

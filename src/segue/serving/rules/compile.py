@@ -21,6 +21,9 @@ __all__ = ["CompiledRules", "compile_rules"]
 
 NO_RULES = schemas.Rules()
 
+MAX_SHOWN_VALUES = 3
+"""Unknown values of one condition that a note lists."""
+
 MAX_CONDITIONS = 100
 """Conditions in all rules of one request; each is evaluated on the whole catalog."""
 
@@ -68,7 +71,8 @@ def compile_rules(request_rules: schemas.Rules, default_rules: schemas.Rules, ca
 
     An item must be in both ``allow`` lists, be in no ``deny`` list, and match both ``filter`` conditions. Of two quotas
     on a feature the smaller applies, of two ``diversify`` values the larger. A pin whose position is taken moves to the
-    next position; the request's pins take precedence.
+    next position, and an item is pinned once; the request's pins take precedence, and are reported if they are not
+    applied as given.
 
     Raises:
         ValueError: a condition or a quota does not fit the type of its feature, or the request has more than
@@ -145,6 +149,7 @@ def _compile(request_rules: schemas.Rules, default_rules: schemas.Rules, catalog
     for mask in masks.values():
         allowed = mask if allowed is None else allowed & mask
     score_offsets = _boost_offsets(request_rules, default_rules, catalog, unknown_features)
+    value_notes = _unknown_value_notes(request_rules, catalog)
     max_per_value = _merge_quotas(request_rules, default_rules, catalog, unknown_features)
     pins, unknown, notes = _resolve_pins(request_rules, default_rules, allowed, catalog)
     names = dict.fromkeys(unknown_features)
@@ -159,10 +164,25 @@ def _compile(request_rules: schemas.Rules, default_rules: schemas.Rules, catalog
         pins=pins,
         unknown_items=tuple(dict.fromkeys([*unknown_items, *unknown])),
         unknown_features=tuple(names),
-        notes=(*(f"'{name}': the catalog has no such feature" for name in names), *notes),
+        notes=(*(f"'{name}': the catalog has no such feature" for name in names), *value_notes, *notes),
         request_rules=_rules_only(request_rules),
         default_rules=_rules_only(default_rules),
     )
+
+
+def _unknown_value_notes(rules: schemas.Rules, catalog: Catalog) -> list[str]:
+    """Return notes on values in the conditions that no item has.
+
+    They may be misspelled.
+    """
+    conditions = {"filter": rules.filter, **{f"boosts[{n}].filter": one.filter for n, one in enumerate(rules.boosts)}}
+    notes = []
+    for field_name, condition in conditions.items():
+        for feature, values in catalog.unknown_values(condition).items():
+            shown = ", ".join(repr(value) for value in values[:MAX_SHOWN_VALUES])
+            more = f" and {len(values) - MAX_SHOWN_VALUES} more" if len(values) > MAX_SHOWN_VALUES else ""
+            notes.append(f"{field_name}.{feature}: no item has the value {shown}{more}")
+    return notes
 
 
 def _rules_only(rules: schemas.Rules) -> schemas.Rules:
@@ -238,9 +258,14 @@ def _resolve_pins(
                 notes += (
                     [f"pins: '{pin.item}' is not shown: another rule excludes it"] if rules is request_rules else []
                 )
-            elif int(codes[0]) not in by_position.values():
+            elif int(codes[0]) in by_position.values():
+                if rules is request_rules:
+                    notes.append(f"pins: '{pin.item}' is pinned more than once; position {pin.position} is ignored")
+            else:
                 position = pin.position
                 while position in by_position:
                     position += 1
+                if position != pin.position and rules is request_rules:
+                    notes.append(f"pins: '{pin.item}' moves to position {position}: {pin.position} is taken")
                 by_position[position] = int(codes[0])
     return tuple(sorted(by_position.items())), unknown_ids, notes

@@ -3,7 +3,7 @@
 :func:`segue.serving.rules.compile.compile_rules` turns the rules of a request and the default rules into item codes and
 numbers of one catalog.
 
-Shapes: I items, D width of a factored model, m items of a list.
+Shapes: I items, D width of a factored model, m items of a list, V values of a feature.
 """
 
 from __future__ import annotations
@@ -108,12 +108,37 @@ def rerank(
     if is_logit:
         probabilities = np.exp(scores - np.float32(log_total))
         probabilities[[code in seen_pins for code in codes.tolist()]] = 0.0
+    notes += [*_hidden_pin_notes(rules, codes, k, catalog), *_quota_notes(rules, codes, catalog)]
     notes += shortfall_notes(len(codes), k)
     n_seen = 0 if include_seen else len(np.setdiff1d(seen, codes[is_pinned]))
     filtered_counts = {"seen": n_seen, **rules.filtered_counts, "max_per_value": n_skipped}
     return RankedList(
         codes, scores, probabilities, is_pinned, {rule: n for rule, n in filtered_counts.items() if n > 0}, tuple(notes)
     )
+
+
+def _hidden_pin_notes(rules: CompiledRules, codes: Codes, k: int, catalog: Catalog) -> list[str]:
+    """Return notes on the request's pins that the list is too short for."""
+    shown, requested = set(codes.tolist()), {pin.item for pin in rules.request_rules.pins}
+    hidden = [(position, catalog.ids(np.array([code]))[0]) for position, code in rules.pins if code not in shown]
+    return [
+        f"pins: '{item}' is not shown: position {position} is beyond the {k} requested items"
+        for position, item in hidden
+        if item in requested
+    ]
+
+
+def _quota_notes(rules: CompiledRules, codes: Codes, catalog: Catalog) -> list[str]:
+    """Return notes on quotas that pinned items exceed."""
+    notes = []
+    for name, limit in rules.max_per_value if rules.pins else ():
+        item_values = catalog.feature_values(name)
+        assert item_values is not None
+        counts_V = np.bincount(item_values.gather(codes)[1])
+        if (count := int(counts_V.max(initial=0))) > limit:
+            value = item_values.values[int(counts_V.argmax())]
+            notes.append(f"max_per_value: pins put {count} items with {name} {value} into the list, above {limit}")
+    return notes
 
 
 def shortfall_notes(count: int, k: int) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """JSON schemas of the HTTP API, validated strictly.
 
 They cover requests, events and responses. Ids are strings of 1 to 256 characters without control characters, or
-integers. Unknown keys and non-finite numbers are rejected. Validation of a list stops at its first error: reporting a
-hundred thousand errors would take longer than answering. Limits that an operator configures (``k``, length of a
-history, ...) are checked in :mod:`segue.serving.api.dependencies`.
+integers; responses contain them as strings. Unknown keys and non-finite numbers are rejected. Validation of a list
+stops at its first error: reporting a hundred thousand errors would take longer than answering. Limits that an operator
+configures (``k``, length of a history, ...) are checked in :mod:`segue.serving.api.dependencies`.
 """
 
 from __future__ import annotations

@@ -35,6 +35,11 @@ class EventsAccepted(ApiModel):
     """Number of events whose idempotency key was already stored."""
     unknown_items: list[str] = []
     """Items outside the catalog of the active model. Their events are stored but no model uses them yet."""
+    conflicts: list[str] = []
+    """Keys of duplicates that differ from the stored event in item, action, value or given time. The stored event is
+    unchanged. Duplicates are compared with the newest 100 events of the user."""
+    notes: list[str] = []
+    """Further remarks in plain text."""
 
 
 class UserEvent(ApiModel):
@@ -93,6 +98,10 @@ class ModelStatus(ModelInfo):
     """Name of the training data."""
     metrics: dict[str, float] = {}
     """Test metrics, if known."""
+    actions: list[str] = []
+    """Kinds of event in the training data, once loaded; empty if it has no kinds."""
+    target: str | None = None
+    """Kind of event that the model predicts, and that events without one count as; null: all kinds."""
     golden_queries: int = 0
     """Number of golden queries that the engine answers in the same order as the trained model."""
 

@@ -22,13 +22,22 @@ Name: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_
 """Name of a model, a kind of event, or a key."""
 
 
-def _integer_to_text(value: Any) -> Any:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if is_integer and abs(value) < 10 ** (MAX_ID_LENGTH - 1) else value
+def _to_id(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PydanticCustomError("id", "expected an id, which is text or an integer")
+    if abs(value) >= 10 ** (MAX_ID_LENGTH - 1):
+        raise PydanticCustomError("id", "expected an id of at most {limit} characters", {"limit": MAX_ID_LENGTH})
+    return str(value)
 
 
-Id: TypeAlias = Annotated[Name, BeforeValidator(_integer_to_text, json_schema_input_type=Name | int)]
-"""External id of a user or an item: text, or an integer, which is the same as its digits as text."""
+Id: TypeAlias = Annotated[Name, BeforeValidator(_to_id, json_schema_input_type=Name | int)]
+"""External id of a user or an item: text, or an integer, which is the same as its digits as text.
+
+Ids are compared character by character: ``7``, ``"7"`` are the same id, and ``"007"``, ``"7.0"``, ``" 7"`` are others.
+Responses contain ids as text.
+"""
 
 Feature: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=MAX_ID_LENGTH)]
 """Name of a feature."""
@@ -46,17 +55,23 @@ WHOLE_NUMBER = BeforeValidator(_to_whole_number)
 
 
 def _to_seconds(value: Any) -> Any:
-    if isinstance(value, int | float) and not isinstance(value, bool) and value >= MAX_SECONDS:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise PydanticCustomError("time", "expected Unix seconds, such as 1700000000")
+    if value < 0:
+        raise PydanticCustomError("time", "expected Unix seconds greater than or equal to 0")
+    if value >= MAX_SECONDS:
         raise PydanticCustomError(
             "time",
             "expected Unix seconds below {limit}; the number appears to be in milliseconds or a finer unit",
             {"limit": MAX_SECONDS},
         )
-    return _to_whole_number(value)
+    return int(value)
 
 
-Time: TypeAlias = Annotated[int, Field(ge=0, lt=MAX_SECONDS), BeforeValidator(_to_seconds)]
-"""Unix time in seconds, not milliseconds."""
+Time: TypeAlias = Annotated[
+    int, BeforeValidator(_to_seconds, json_schema_input_type=Annotated[float, Field(ge=0, lt=MAX_SECONDS)])
+]
+"""Unix time in seconds, not milliseconds; fractions of a second are dropped."""
 
 Value: TypeAlias = Annotated[float, Field(ge=-1e15, le=1e15)]
 """Value of an event. Models compute in float32, in which the square of a larger value overflows."""

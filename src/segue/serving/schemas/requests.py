@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Name, Scalar, Time, Value
 from segue.serving.schemas.rules import Rules
@@ -56,12 +57,26 @@ class RecommendRequest(Rules):
     """Number of items to return."""
     include_seen: bool = False
     """Whether items of the history may be recommended again."""
+    exclude_seen: bool | None = None
+    """The opposite of ``include_seen``, as in Python; give one of them."""
     time: Time | None = None
     """Time of the query, for models that use it; default: now."""
     model: Name | None = None
     """Name of the model; default: the one that an experiment assigns, otherwise the active model."""
     deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE_NUMBER] | None = None
     """Response deadline in milliseconds. A faster fallback answers if the model cannot meet it."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _set_include_seen(cls, data: Any) -> Any:
+        """Translate ``exclude_seen``."""
+        if not isinstance(data, dict) or not isinstance(data.get("exclude_seen"), bool):
+            return data
+        if "include_seen" not in data:
+            return {**data, "include_seen": not data["exclude_seen"]}
+        if data["include_seen"] is data["exclude_seen"]:
+            raise PydanticCustomError("contradiction", "include_seen and exclude_seen contradict each other; give one")
+        return data
 
 
 class BatchRequest(ApiModel):
@@ -91,7 +106,7 @@ class EventRequest(ApiModel):
     value: Value | None = None
     """Value, such as a rating."""
     time: Time | None = None
-    """Unix time in seconds, not milliseconds; default: time of arrival."""
+    """Unix time in seconds, not milliseconds; default: time of arrival. Fractions of a second are dropped."""
     key: Name | None = None
     """Idempotency key chosen by the client: of a user's events with the same key only the first is stored."""
 

@@ -1,4 +1,7 @@
-"""Response schemas: recommendations, explanations and items."""
+"""Response schemas: recommendations, explanations and items.
+
+Ids are text in all responses, also if the request or the training data has integers.
+"""
 
 from __future__ import annotations
 
@@ -133,3 +136,6 @@ class Explanation(ApiModel):
     reasons: list[Reason] = []
     """The same as plain text."""
     model: ModelInfo
+    unknown: UnknownInputs = UnknownInputs()
+    notes: list[str] = []
+    """Further remarks in plain text."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Scalar
 
 __all__ = ["Boost", "Condition", "Filter", "Pin", "Rules"]
+
+Scalars: TypeAlias = Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)]
+"""Several values of an item feature."""
 
 
 class Condition(ApiModel):
@@ -17,9 +21,9 @@ class Condition(ApiModel):
     All given parts must hold; an item without a value fails ``any``, ``min`` and ``max``.
     """
 
-    any: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
+    any: Scalars | None = None
     """The value, or one of the tags, is one of these."""
-    none: Annotated[list[Scalar], Field(fail_fast=True, min_length=1, max_length=1000)] | None = None
+    none: Scalars | None = None
     """The value, and every tag, is none of these; missing values pass."""
     min: float | None = None
     """Lower bound, inclusive."""
@@ -27,8 +31,23 @@ class Condition(ApiModel):
     """Upper bound, inclusive."""
 
 
-Filter: TypeAlias = Annotated[dict[Feature, Condition], Field(max_length=50)]
-"""Conditions by feature name, all of which must hold."""
+def _to_condition(value: Any) -> Any:
+    """Convert a value or a list of values to the condition ``any``."""
+    if value is None:
+        raise PydanticCustomError("condition", "expected a value, a list of values, or a condition")
+    if isinstance(value, str | bool | int | float):
+        return {"any": [value]}
+    return {"any": value} if isinstance(value, list) else value
+
+
+Filter: TypeAlias = Annotated[
+    dict[
+        Feature,
+        Annotated[Condition, BeforeValidator(_to_condition, json_schema_input_type=Condition | Scalar | Scalars)],
+    ],
+    Field(max_length=50),
+]
+"""Conditions by feature name, all of which must hold. A value or a list of values stands for ``any``."""
 
 
 class Boost(ApiModel):
@@ -58,7 +77,7 @@ class Rules(ApiModel):
     deny: Annotated[list[Id], Field(fail_fast=True, max_length=100_000)] = []
     """These items must not be recommended."""
     filter: Filter = {}
-    """Conditions that every item must meet."""
+    """Conditions that every item must meet, such as ``{"genres": "Comedy", "year": {"min": 1990}}``."""
     boosts: Annotated[list[Boost], Field(max_length=50)] = []
     """Score adjustments."""
     max_per_value: Annotated[

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from segue.core.types import DataSchema
 from segue.serving import schemas
 
-__all__ = ["check_history_actions", "resolve_action"]
+__all__ = ["ANY_ACTION", "check_history_actions", "resolve_action"]
 
 ANY_ACTION = ("interaction",)
 """The actions of a log without kinds of events; its models accept events of every kind."""

@@ -39,6 +39,8 @@ class PreparedQueries:
     """Unknown items of the history, users, and features of the profile; those of rules are added later."""
     user_events: tuple[store.UserEvents | None, ...]
     """Stored events of the user; ``None`` if the request has a history or no user."""
+    notes: tuple[tuple[str, ...], ...]
+    """Remarks on the history of each request."""
 
 
 class QueryBuilder:
@@ -99,7 +101,12 @@ class QueryBuilder:
             )
             for request, (_, items), known in zip(requests, parts, known_N.tolist(), strict=True)
         )
-        return PreparedQueries(queries, unknown, tuple(user_events.get(row) for row in range(len(requests))))
+        events_N = tuple(user_events.get(row) for row in range(len(requests)))
+        notes = tuple(
+            self._truncation_notes(artifact, events, int(codes_N[row]) if known_N[row] else None)
+            for row, events in enumerate(events_N)
+        )
+        return PreparedQueries(queries, unknown, events_N, notes)
 
     def _history(
         self,
@@ -118,6 +125,18 @@ class QueryBuilder:
         if not events.size:
             return training, unknown
         return concat_histories([training, events], artifact.input_columns).last(self._max_events), unknown
+
+    def _truncation_notes(
+        self, artifact: ModelArtifact, user_events: store.UserEvents | None, code: int | None
+    ) -> tuple[str, ...]:
+        """Return a note if the user has more events than are used."""
+        total = 0 if user_events is None else user_events.total
+        if user_events is not None and code is not None and artifact.histories is not None:
+            total += int(artifact.histories.offsets[code + 1] - artifact.histories.offsets[code])
+        if total <= self._max_events:
+            return ()
+        reads = "" if artifact.supports_streaming else "read and "
+        return (f"the user has {total} events; only the newest {self._max_events} are {reads}excluded as seen",)
 
     def _query_times(
         self, artifact: ModelArtifact, requests: Sequence[schemas.RecommendRequest]

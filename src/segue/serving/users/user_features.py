@@ -74,12 +74,18 @@ def _to_vector(feature: Feature, value: Any) -> list[float]:
 
 
 def _to_text(value: Any) -> str:
-    """Format a value as tables do."""
+    """Format a value as tables do.
+
+    A whole number is an integer, as JSON has one number type.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _reject(feature: Feature, value: Any, expected: str) -> Any:
-    raise ValueError(f"profile.{feature.name}: got {reprlib.repr(value)}, expected {expected}")
+    shown = "text" if isinstance(value, str) else "a list" if isinstance(value, list) else reprlib.repr(value).lower()
+    raise ValueError(f"profile.{feature.name}: got {shown}, expected {expected}")
 
 
 COERCIONS: Mapping[str, Callable[[Feature, Any], Any]] = {

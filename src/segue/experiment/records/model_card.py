@@ -71,7 +71,7 @@ def _format_results(plan: Plan, record: Mapping[str, Any]) -> str:
     facts = "".join(f"\n- {name.replace('_', ' ')}: {value}" for name, value in record["protocol"].items())
     return (
         "\n".join(rows) + f"\n\n{protocol}intervals are bootstrapped over queries. Settings were chosen on validation; "
-        f"{'the test part was not read' if part == 'valid' else 'the test part was read by train --test'}; "
+        f"{'the test part was not read in training' if part == 'valid' else 'the test part was read by train --test'}; "
         "`test_readings.jsonl` lists every reading.\n" + facts
     )
 

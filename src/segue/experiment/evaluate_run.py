@@ -1,0 +1,223 @@
+"""Evaluate runs and saved models as their settings say, and audit their test part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from segue.core import bundle
+from segue.core.bundle import TrainedModel
+from segue.core.config import apply_overrides, parse, suggest
+from segue.core.files import read_json
+from segue.core.model import Model
+from segue.core.registry import exported_functions, model_class
+from segue.core.types import HeldOut, Queries, Split
+from segue.core.vocab import Vocab
+from segue.data.splits import split
+from segue.evaluation import evaluate as evaluation
+from segue.evaluation import metrics as ranking_metrics
+from segue.evaluation import rating_metrics
+from segue.evaluation.evaluate import EvaluationResult
+from segue.evaluation.leakage import check_leakage
+from segue.experiment.data import load_data, load_run_data
+from segue.experiment.evaluate import GroupBy, group_labels, interval_values, map_to_model, mean_values
+from segue.experiment.paths import SETTINGS, bundle_folder, runs_folder
+from segue.experiment.plan import Plan, make_plan, read_plan
+from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
+from segue.experiment.records.held_out_readings import (
+    describe_reading,
+    format_readings,
+    list_readings,
+    read_readings,
+    record_reading,
+)
+from segue.experiment.run_folder import METRICS
+from segue.experiment.settings import EvaluationSettings
+from segue.training.train import check_validation_metric
+
+__all__ = [
+    "RunEvaluation",
+    "audit_run",
+    "audit_saved",
+    "evaluate_plan",
+    "evaluate_run",
+    "evaluate_saved",
+    "validate_metrics",
+    "values_per_query",
+]
+
+
+def validate_metrics(plan: Plan) -> list[str]:
+    """Return the names of the plan's ranking metrics.
+
+    Errors of predicted ratings are computed wherever possible, whether named or not.
+
+    Raises:
+        ValueError: unknown names, one line each, or a validation metric that the model cannot compute.
+    """
+    known, errors = ranking_metrics.known_metrics(), exported_functions(rating_metrics)
+    if unknown := [name for name in plan.evaluation.metrics if name.partition("@")[0] not in known | errors]:
+        raise ValueError(
+            "\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, known | errors)}" for name in unknown)
+        )
+    check_validation_metric(plan.task.model, model_class(plan.task.model), plan.training.metric)
+    return [name for name in plan.evaluation.metrics if name not in errors]
+
+
+def evaluate_plan(model: Model, held_out: HeldOut, plan: Plan, groups: Sequence[str] | None = None) -> EvaluationResult:
+    """Evaluate a model as the plan's evaluation settings say."""
+    settings = plan.evaluation
+    return evaluation.evaluate(
+        model,
+        held_out,
+        ks=settings.ks,
+        metrics=validate_metrics(plan),
+        exclude_seen=settings.exclude_seen,
+        seed=plan.run.seed,
+        sampled=settings.sampled,
+        groups=groups,
+    )
+
+
+def values_per_query(queries: Queries, result: EvaluationResult, users: Vocab) -> pl.DataFrame:
+    """Return one row per query: the user's id (null if unknown) and every metric."""
+    ids = pl.Series("user", users.decode(queries.users)).set(pl.Series(~queries.known), None)
+    return pl.DataFrame({"user": ids, **result.values})
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """The result of :func:`evaluate_run`, and the record that is printed."""
+
+    record: dict[str, Any]
+    result: EvaluationResult
+    values: pl.DataFrame
+    """One row per query: the user's id and every metric."""
+
+
+def evaluate_run(
+    run: Path,
+    part: str = "test",
+    overrides: Iterable[str] = (),
+    by: GroupBy | None = None,
+    command: str = "evaluate_run",
+) -> RunEvaluation:
+    """Evaluate the model of a run on the run's own split.
+
+    The run stays unchanged, except that a reading of the test part is recorded in it.
+
+    Args:
+        part: ``test`` or ``valid``.
+        overrides: of evaluation settings, such as ``ks=[1,20]``.
+        by: group of each query, see :func:`segue.evaluate`.
+        command: what reads the test part, for the record.
+    """
+    if part not in ("test", "valid"):
+        raise ValueError(f"part: got '{part}', expected test or valid")
+    plan = read_plan(run / SETTINGS)
+    changed = apply_overrides({"evaluation": EvaluationSettings}, overrides)["evaluation"]
+    settings = parse(EvaluationSettings, {**plan.evaluation.model_dump(), **changed}, "evaluation")
+    plan = replace(plan, evaluation=settings)
+    validate_metrics(plan)
+    trained = bundle.load(bundle_folder(run))
+    parts = split(load_run_data(run), plan.split)
+    warnings = read_json(run / METRICS)["warnings"]
+    found = _evaluate_part(run.name, trained, parts, part, plan, by, warnings)
+    if part == "test":
+        record_reading(run, describe_reading(run.name, parts, mean_values(found.result), command))
+    return found
+
+
+def audit_run(run: Path) -> dict[str, Any]:
+    """Check the split of a run for leaks, and list the readings of its test part."""
+    parts = split(load_run_data(run), read_plan(run / SETTINGS).split)
+    readings = list_readings(parts, run)
+    return {
+        "run": run.name,
+        "leakage": check_leakage(parts),
+        "test_readings": readings,
+        "readings_of_this_run": sum(line["run"] == run.name for line in readings),
+        "text": format_readings(readings),
+    }
+
+
+def audit_saved(folder: Path) -> dict[str, Any]:
+    """List the readings of a test part by a saved model, also those before saving."""
+    name = str(folder.resolve())
+    before = bundle.load(folder).test_readings
+    readings = [*before, *(line for line in read_readings(runs_folder()) if line["run"] == name)]
+    return {
+        "run": name,
+        "test_readings": readings,
+        "readings_of_this_run": len(readings),
+        "text": format_readings(readings, "by this model"),
+    }
+
+
+def evaluate_saved(
+    folder: Path,
+    data: str,
+    part: str = "test",
+    overrides: Iterable[str] = (),
+    by: GroupBy | None = None,
+    command: str = "evaluate_saved",
+) -> RunEvaluation:
+    """Evaluate a saved model on a split of any data with items of its catalog.
+
+    Users and items are matched by id; the record counts those that the model does not know.
+
+    Args:
+        data: the data that the model was trained on, or other data.
+        overrides: of split and evaluation settings, such as ``split.strategy=random``.
+
+    Raises:
+        ValueError: no item of the data is in the catalog of the model.
+    """
+    if part not in ("test", "valid"):
+        raise ValueError(f"part: got '{part}', expected test or valid")
+    trained = bundle.load(folder)
+    plan = make_plan({"model": trained.key, "data": data}, overrides, "none")
+    parts = split(load_data(plan), plan.split)
+    found = _evaluate_part(folder.resolve().name, trained, parts, part, plan, by, [])
+    if part == "test":
+        reading = describe_reading(str(folder.resolve()), parts, mean_values(found.result), command)
+        record_reading(runs_folder(), reading)
+    return found
+
+
+def _evaluate_part(
+    name: str, trained: TrainedModel, parts: Split, part: str, plan: Plan, by: GroupBy | None, warnings: list[str]
+) -> RunEvaluation:
+    held_out = parts.test if part == "test" else parts.valid
+    mapped, rows, messages = map_to_model(trained, held_out)
+    warn_if_trained_on(trained, mapped)
+    groups = None if by is None else group_labels(by, held_out, parts.train)
+    groups = None if groups is None else [groups[row] for row in rows]
+    result = evaluate_plan(trained.model, mapped, plan, groups)
+    record: dict[str, Any] = {
+        "run": name,
+        "model": trained.key,
+        "data": plan.task.data,
+        "part": part,
+        **mean_values(result),
+        "intervals": interval_values(result),
+        "protocol": dict(result.metadata),
+        "warnings": list(dict.fromkeys([*warnings, *messages, *explain_result(result, part, plan)])),
+    }
+    if validate_metrics(plan) and is_rating_model(trained.model) and not any("predicts ratings" in w for w in warnings):
+        record["warnings"].append(rating_note(trained.key))
+    if groups is not None:
+        record["groups"] = {
+            group: {
+                "queries": result.group_sizes[group],
+                **{name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
+            }
+            for group, estimates in result.group_estimates.items()
+        }
+    queries = held_out.queries.take(np.array(rows, np.int64))
+    return RunEvaluation(record, result, values_per_query(queries, result, parts.train.users))

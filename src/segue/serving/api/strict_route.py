@@ -1,0 +1,67 @@
+"""Route that rejects ambiguous requests.
+
+These are JSON objects with duplicate keys, of which parsers use different ones, and query parameters that are unknown
+or given more than once. They would otherwise be answered as if a part of them were absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from segue.serving.api.dependencies import invalid_field
+
+__all__ = ["StrictRoute"]
+
+
+class StrictRequest(Request):
+    """Request whose JSON has no duplicate keys."""
+
+    async def json(self) -> Any:
+        """Parse the body.
+
+        Raises:
+            json.JSONDecodeError: the body is malformed, or an object has two equal keys.
+        """
+        try:
+            return json.loads((await self.body()).decode("utf-8-sig"), object_pairs_hook=_unique_pairs)
+        except UnicodeDecodeError as error:
+            raise json.JSONDecodeError("expected UTF-8", "", error.start) from None
+        except RecursionError:
+            raise json.JSONDecodeError("nested too deeply", "", -1) from None
+
+
+class StrictRoute(APIRoute):
+    """Route that rejects duplicate keys and query parameters that it does not read.
+
+    FastAPI calls :meth:`get_route_handler` once per route.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler of the route, with the checks before it."""
+        handle = super().get_route_handler()
+        names = [parameter.alias for parameter in self.dependant.query_params]
+
+        async def handle_strictly(request: Request) -> Response:
+            for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+                if name not in names:
+                    known = f"expected {' or '.join(names)}" if names else "expected none"
+                    raise invalid_field(name, f"unknown query parameter, {known}")
+                if count > 1:
+                    raise invalid_field(name, f"got the query parameter {count} times, expected it once")
+            return await handle(StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise json.JSONDecodeError(f"duplicate key '{name}'", "", -1)
+    return found

@@ -1,0 +1,69 @@
+"""Remarks on inputs that are valid but probably not meant.
+
+These are improbable times, histories in the wrong order, and categories that the model does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from segue.core.types import Feature
+from segue.serving import schemas
+from segue.serving.users.user_features import coerce_user_features
+
+__all__ = ["LATE", "describe_late_times", "describe_request"]
+
+LATE = 4_102_444_800
+"""2100-01-01 in seconds; later times are reported."""
+
+
+def describe_late_times(times: Sequence[tuple[str, int | None]]) -> list[str]:
+    """Describe times after 2099; usually there are none.
+
+    Args:
+        times: names of fields and their values.
+    """
+    late = [(name, time) for name, time in times if time is not None and time >= LATE]
+    if not late:
+        return []
+    name, time = late[0]
+    more = f" and {len(late) - 1} more" if len(late) > 1 else ""
+    return [f"{name}: {time}{more} after 2099; used as given, check the unit"]
+
+
+def describe_request(features: Sequence[Feature], request: schemas.RecommendRequest) -> list[str]:
+    """Describe the improbable inputs of a valid request.
+
+    Args:
+        features: user features that the model reads.
+    """
+    notes = []
+    if request.time is not None or request.history is not None:
+        events = [
+            (f"history[{index}].time", event.time)
+            for index, event in enumerate(request.history or ())
+            if isinstance(event, schemas.HistoryEvent) and event.time is not None
+        ]
+        notes += describe_late_times([("time", request.time), *events])
+        for (_, before), (name, time) in pairwise(events):
+            if time < before:
+                notes.append(f"{name}: {time} is before the time of an earlier event; expected the oldest event first")
+                break
+    if request.profile:
+        notes += _unknown_categories(features, request)
+    return notes
+
+
+def _unknown_categories(features: Sequence[Feature], request: schemas.RecommendRequest) -> list[str]:
+    """Describe categories of the profile that the model does not know."""
+    values = coerce_user_features(features, request.profile)
+    notes = []
+    for feature in features:
+        if feature.name in values and feature.kind in ("category", "tags"):
+            value = values[feature.name]
+            unknown = set([value] if isinstance(value, str) else value) - set(feature.categories)
+            if unknown:
+                count = f"{len(unknown)} of the values" if len(unknown) > 1 else "the value"
+                notes.append(f"profile.{feature.name}: the model does not know {count}")
+    return notes
