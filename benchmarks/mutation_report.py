@@ -117,7 +117,8 @@ def page(found: dict[str, Any]) -> str:
         "For each mutant, the tests that execute its line run, those written for its file first, until one fails or "
         f"the tests have used {found['test_seconds']:g} CPU seconds (as measured on the original code). A survivor may "
         "therefore be killed by the whole test suite. Tests that need archives of datasets are skipped. Property tests "
-        "use the fixed examples of the ordinary run.",
+        "use the fixed examples of the ordinary run. Survivors of earlier runs were turned into tests, so a sample "
+        "that was run before has a higher share than a new one (`--seed`).",
         "",
         "| file | mutants | run | killed | survived | equivalent |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",

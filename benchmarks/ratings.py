@@ -2,8 +2,8 @@
 
 Each entry is trained several times, with other seeds or on other folds, by an ordinary ``segue train`` from the recipe
 of that model and data; finished runs are reused. Nothing is held out for validation: settings were chosen before, on a
-tenth of the training part of ``u1``, of fold 0, or of another random split. The test ratings of other folds were part
-of that data, as with any settings shared by all folds; those of ``u1`` and fold 0 were not.
+tenth of the training part of ``u1`` (factorization machines), of fold 0, or of another random split; the recipe of each
+model says of which. Test ratings of every other split were part of that data, as with any settings shared by folds.
 """
 
 from __future__ import annotations
@@ -205,7 +205,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Command: `python -m benchmarks ratings --task {found['task']} --out docs/results`. Settings are those of the",
         f"recipes in `recipes/{found['data']}/`, chosen once on a part of the training data of u1, of fold 0 or of a",
-        "random split; nothing is held out for validation here. The table shows means over",
+        "random split, as each recipe says; test ratings of every other split were part of that data. Nothing is",
+        "held out for validation here. The table shows means over",
         f"{len(found['settings'])} repetitions and half the width of their 95 % interval (Student's t).",
         "Neighborhood models compute neighbors at prediction time, which the training seconds do not include.",
         "",

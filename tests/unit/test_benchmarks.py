@@ -128,6 +128,18 @@ def test_time_to_accuracy_table() -> None:
     assert "not reached" in "\n".join(time_to_accuracy.lines([actual | {"segue_seconds": None}]))
 
 
+def test_time_to_accuracy_is_compared_at_lower_accuracies_and_states_partial_epochs() -> None:
+    peer = {"points": [(10.0, 0.185), (20.0, 0.195), (60.0, 0.2)], "batches": 1_414, "epoch_batches": 7_673}
+    own = {"points": [(4.0, 0.185), (8.0, 0.21)]}
+    one = {"model": "bert4rec", "length": 50, "library": "recbole", "minutes": 1.0, "target": 0.2}
+    one |= {"training_settings": "equal", "peer_seconds": 60.0, "segue_seconds": 8.0}
+    one |= {"settings": {}, "segue_settings": {}, "peer_settings": {}, "runs": {"recbole": peer, "segue": own}}
+    text = "\n".join(time_to_accuracy.lines([one]))
+    assert "| 7.5 x less | 2.5 x less | 2.5 x less |" in text  # at all, 95 % and 90 % of 0.2
+    assert "recbole 3 (median 10.0 s, longest 40.0 s apart, in 1,414 of the 7,673 batches of the first epoch)" in text
+    assert "segue 2 (median 4.0 s, longest 4.0 s apart)" in text
+
+
 def test_races_have_one_run_with_the_training_settings_of_the_other_library() -> None:
     for one in time_to_accuracy.TIME_COMPARISONS:
         equal, recipe = one.own_settings.values()

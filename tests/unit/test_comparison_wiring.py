@@ -141,3 +141,12 @@ def test_train_uses_the_loss_that_it_is_given(parts: Split) -> None:
     default, named, custom = (train("gru4rec", parts, loss=loss, **small) for loss in (None, "bpr", half))
     losses = [one.training_history[0]["loss"] for one in (default, named, custom)]
     assert len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("strategy", ["per_user_ratio", "per_user_random"])
+def test_a_share_of_whole_events_is_not_rounded_down(strategy: str) -> None:
+    """In floating point, 0.29 * 100 and 0.57 * 100 are a little below 29 and 57."""
+    assert (int(0.29 * 100), int(0.57 * 100)) == (28, 56)
+    log = pl.DataFrame({"user_id": [1] * 100, "item_id": range(100), "timestamp": range(100)})
+    parts = segue.split(log, strategy, test=0.29, valid=0.57)
+    assert (parts.test.targets.size, parts.valid.targets.size, parts.train.histories.size) == (29, 57, 14)

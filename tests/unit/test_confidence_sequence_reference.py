@@ -60,7 +60,8 @@ def bounded_by_definition(
 
 
 @pytest.mark.parametrize(
-    ("share", "upper", "alpha", "expected_users"), [(0.5, 1.0, 0.05, 40), (0.2, 3.0, 0.2, 15), (0.7, 1.0, 0.1, 25)]
+    ("share", "upper", "alpha", "expected_users"),
+    [(0.5, 1.0, 0.05, 40), (0.2, 3.0, 0.2, 15), (0.7, 1.0, 0.1, 25), (0.5, 0.01, 0.05, 40)],
 )
 def test_a_bounded_sequence_equals_its_definition(
     share: float, upper: float, alpha: float, expected_users: int
@@ -69,7 +70,7 @@ def test_a_bounded_sequence_equals_its_definition(
     values = [value * upper for value in values]
     path = bounded_confidence_sequence(values, treated, share, upper=upper, alpha=alpha, expected_users=expected_users)
     expected = np.array(bounded_by_definition(values, treated, share, upper, alpha, expected_users))
-    np.testing.assert_allclose(np.stack([path.low, path.high, path.p], axis=1), expected, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(np.stack([path.low, path.high, path.p], axis=1), expected, rtol=1e-7, atol=1e-9 * upper)
     assert expected[-1, 2] < 1
     assert (np.abs(expected[-1, :2]) < upper).all()
     for at in range(N):
@@ -188,3 +189,10 @@ def test_a_large_common_offset_does_not_change_the_sequence() -> None:
     shifted = asymptotic_confidence_sequence(np.array(values) + 2.0**26, treated, min_users=5)
     np.testing.assert_allclose(shifted.high, plain.high, rtol=1e-5)
     np.testing.assert_allclose(shifted.p, plain.p, rtol=1e-5)
+
+
+def test_two_users_in_each_group_are_enough_for_an_interval() -> None:
+    treated = np.array([False, False, False, True, True])
+    for groups in (treated, ~treated):
+        path = asymptotic_confidence_sequence([0.0, 1.0, 0.5, 1.0, 0.25], groups, min_users=0)
+        assert np.isfinite(path.low).tolist() == [False, False, False, False, True]

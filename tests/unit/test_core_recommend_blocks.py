@@ -117,7 +117,7 @@ def test_more_items_than_a_group_has_of_a_large_catalog(k: int) -> None:
 
 @pytest.mark.parametrize("k", [1, 3, 4, 5, 9])
 def test_the_mask_of_the_best_k_has_k_columns_and_prefers_the_first_of_ties(k: int) -> None:
-    scores = np.array([[1, 2, 2, 0, 2], [0, 0, 0, 0, 0], [-np.inf, 1, -np.inf, 1, -np.inf]], np.float32)
+    scores = np.array([[3, 2, 2, 0, 2], [0, 0, 0, 0, 0], [-np.inf, 1, -np.inf, 1, -np.inf]], np.float32)
     for row, mask in zip(scores, module._topk_mask(scores, k), strict=True):
         best = [j for j in sorted(range(5), key=lambda j: (-row[j], j)) if row[j] > -np.inf][:k]
         assert np.flatnonzero(mask).tolist() == sorted(best)

@@ -66,6 +66,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path, monkeyp
 
     def fail(self: pl.DataFrame, file: object) -> None:
         assert Path(str(file)).name.startswith(".lists.parquet."), "hidden, and named after the file"
+        assert Path(str(file)).parent == tmp_path, "on the same file system, so that replacing is atomic"
         Path(str(file)).write_bytes(b"half")
         raise OSError("disk full")
 

@@ -344,3 +344,12 @@ def test_seen_items_among_the_negatives_of_neumf_do_not_count() -> None:
     assert is_seen.any()
     assert ((batch.weights_MK[own][:, 1:] == 0) == is_seen).all()
     assert (batch.weights_MK[:, 0] == 1).all()
+
+
+@pytest.mark.parametrize("key", ["gru4rec", "bert4rec"])
+def test_item_biases_are_part_of_the_scores(key: str) -> None:
+    model: Any = train(key, settings_of(key, {"item_bias": True}), TRAINING, DATA, Run(0))
+    bias = model.offsets.detach().numpy()
+    assert np.abs(bias).min() > 0
+    expected = model.encode(queries()) @ model.vectors.T + bias
+    np.testing.assert_allclose(model.score(queries()), expected, rtol=1e-4, atol=1e-5)
