@@ -260,3 +260,41 @@ def test_a_run_is_not_resumed_after_its_settings_were_edited(
     assert "holds a checkpoint of another training" in err
     assert "training.epochs: 2 here, 1 there" in err
     assert (run / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+def test_a_finished_run_is_not_evaluated_after_its_settings_were_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_cut: bool
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    data, run = "simulated?users=60&items=40&seed=3", tmp_path / "run"
+    ratio = ("--set", "split.strategy=per_user_ratio", "--set", "split.test=0.3")
+    assert call(capsys, "train", "popular", "--data", data, "--out", run, *ratio)[0] == 0
+    settings = run / "settings.toml"
+    text = settings.read_text()
+    assert "\ntest = 0.3\n" in text
+    settings.write_text(text[: text.index("\n[split]")] if is_cut else text.replace("\ntest = 0.3\n", "\ntest = 0.6\n"))
+    for command in (("evaluate", run), ("evaluate", run, "--audit"), ("recommend", run, "--user", "u01")):
+        status, _, err = call(capsys, *command)
+        assert status == 2
+        assert "settings.toml: sha256" in err
+        assert "the settings have changed since the training" in err
+    with pytest.raises(ValueError, match=r"settings\.toml: sha256 .* the settings have changed"):
+        segue.evaluate(str(run))
+    settings.write_text(text)
+    assert call(capsys, "evaluate", run)[0] == 0
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{broken"])
+def test_a_damaged_manifest_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+    run = tmp_path / "run"
+    assert call(capsys, "train", "popular", "--data", "simulated?users=60&items=40&seed=3", "--out", run)[0] == 0
+    (run / "manifest.json").write_text(text)
+    for command in ("verify", "evaluate"):
+        status, _, err = call(capsys, command, run)
+        assert status == 2
+        assert "manifest.json" in err
+        assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""Compare a model with the strongest simple baseline on held-out queries.
+"""Compare a model with the strongest non-personalized baseline on held-out data.
 
 For rankings the baselines are the most popular items and, in data with real times, the recently popular items. For
 ratings it is the mean rating of the item plus the mean deviation of the user. At most :data:`MAX_QUERIES` queries are
@@ -65,7 +65,7 @@ class BaselineComparison:
     def __str__(self) -> str:
         return (
             f"{self.metric} {self.value:.4f} on {self.queries:,} validation queries, against "
-            f"{self.baseline_value:.4f} of {self.baseline}, the strongest simple baseline"
+            f"{self.baseline_value:.4f} of {self.baseline}, the strongest non-personalized baseline"
         )
 
 

@@ -14,9 +14,8 @@ from segue.core.files import read_json
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
 from segue.data.splits import split
-from segue.experiment.paths import SETTINGS
-from segue.experiment.plan import Plan, read_plan
-from segue.experiment.run_folder import METRICS
+from segue.experiment.plan import Plan
+from segue.experiment.run_folder import METRICS, read_run_plan
 
 __all__ = [
     "limit_users",
@@ -43,9 +42,9 @@ def load_run_data(run: Path) -> Dataset:
     """Load the prepared data that the run in this folder was trained on.
 
     Raises:
-        ValueError: the data is gone or has changed.
+        ValueError: the data is gone, or it or the settings have changed.
     """
-    plan, record = read_plan(run / SETTINGS), read_json(run / METRICS)
+    plan, record = read_run_plan(run), read_json(run / METRICS)
     folder = record["data_folder"]
     command = f"segue train {plan.task.model} --data {plan.task.data}"
     if folder is None or not Path(folder).is_dir():
@@ -62,7 +61,7 @@ def load_training_data(run: Path) -> Dataset:
     Raises:
         ValueError: the data is gone or has changed.
     """
-    return split(load_run_data(run), read_plan(run / SETTINGS).split).train
+    return split(load_run_data(run), read_run_plan(run).split).train
 
 
 def limit_users(data: Dataset, count: int) -> Dataset:

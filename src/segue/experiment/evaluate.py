@@ -34,10 +34,10 @@ from segue.experiment.arguments import check_seed
 from segue.experiment.data import load_run_data
 from segue.experiment.inference.argument_checks import check_arguments, describe_value, is_sequence
 from segue.experiment.inference.code_mapping import map_held_out
-from segue.experiment.paths import SETTINGS, bundle_folder, find_run
-from segue.experiment.plan import read_plan
+from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import read_readings, record_model_reading
+from segue.experiment.run_folder import read_run_plan
 
 __all__ = [
     "GroupBy",
@@ -164,7 +164,7 @@ def _open_source(source: Any) -> tuple[Path | pl.DataFrame | None, Any, Split | 
             return None, bundle.load(path), None
         run = find_run(path)
         trained = replace(bundle.load(bundle_folder(run)), folder=run, test_readings=read_readings(run))
-        return None, trained, split(load_run_data(run), read_plan(run / SETTINGS).split)
+        return None, trained, split(load_run_data(run), read_run_plan(run).split)
     if is_table(source):
         return to_frame(source)[1], None, None
     if isinstance(source, TrainedModel | Recommender):

@@ -26,8 +26,8 @@ from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.leakage import check_leakage
 from segue.experiment.data import load_data, load_run_data
 from segue.experiment.evaluate import GroupBy, group_labels, interval_values, map_to_model, mean_values
-from segue.experiment.paths import SETTINGS, bundle_folder, runs_folder
-from segue.experiment.plan import Plan, make_plan, read_plan
+from segue.experiment.paths import bundle_folder, runs_folder
+from segue.experiment.plan import Plan, make_plan
 from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import (
     describe_reading,
@@ -36,7 +36,7 @@ from segue.experiment.records.held_out_readings import (
     read_readings,
     record_reading,
 )
-from segue.experiment.run_folder import METRICS
+from segue.experiment.run_folder import METRICS, read_run_plan
 from segue.experiment.settings import EvaluationSettings
 from segue.training.train import check_validation_metric
 
@@ -119,7 +119,7 @@ def evaluate_run(
     """
     if part not in ("test", "valid"):
         raise ValueError(f"part: got '{part}', expected test or valid")
-    plan = read_plan(run / SETTINGS)
+    plan = read_run_plan(run)
     changed = apply_overrides({"evaluation": EvaluationSettings}, overrides)["evaluation"]
     settings = parse(EvaluationSettings, {**plan.evaluation.model_dump(), **changed}, "evaluation")
     plan = replace(plan, evaluation=settings)
@@ -135,7 +135,7 @@ def evaluate_run(
 
 def audit_run(run: Path) -> dict[str, Any]:
     """Check the split of a run for leaks, and list the readings of its test part."""
-    parts = split(load_run_data(run), read_plan(run / SETTINGS).split)
+    parts = split(load_run_data(run), read_run_plan(run).split)
     readings = list_readings(parts, run)
     return {
         "run": run.name,

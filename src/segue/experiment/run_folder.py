@@ -19,6 +19,7 @@ __all__ = [
     "create_unique_folder",
     "delete_if_untrained",
     "is_finished",
+    "read_run_plan",
     "update_link",
     "verify",
     "write_manifest",
@@ -64,6 +65,22 @@ def is_finished(folder: Path) -> bool:
     return (folder / METRICS).exists() and (folder / MANIFEST).exists()
 
 
+def read_run_plan(folder: Path) -> Plan:
+    """Read the plan of a run; that of a finished run must be unchanged.
+
+    Raises:
+        ValueError: the settings are not those of the training, or the settings or the manifest are malformed.
+    """
+    path = folder / SETTINGS
+    expected = _read_hashes(folder).get(SETTINGS) if (folder / MANIFEST).exists() else None
+    if expected is not None and (found := sha256(path)) != expected:
+        raise ValueError(
+            f"{path}: sha256 {found}, expected {expected}: the settings have changed since the training; restore the"
+            " file, or train a new run"
+        )
+    return read_plan(path)
+
+
 def write_manifest(folder: Path) -> None:
     """Write the hash of every file of the run to its manifest."""
     write_json(folder / MANIFEST, {"sha256": {name: sha256(folder / name) for name in _list_files(folder)}})
@@ -76,7 +93,7 @@ def verify(folder: Path) -> list[str]:
     """
     if not (folder / MANIFEST).exists():
         return [f"{folder}: not finished: it has no {MANIFEST}"]
-    expected: dict[str, str] = read_json(folder / MANIFEST)["sha256"]
+    expected = _read_hashes(folder)
     errors = []
     for name, expected_hash in expected.items():
         path = folder / name
@@ -85,6 +102,17 @@ def verify(folder: Path) -> list[str]:
         elif (found := sha256(path)) != expected_hash:
             errors.append(f"{path}: sha256 {found}, expected {expected_hash}")
     return errors + [f"{folder / name}: not in the manifest" for name in _list_files(folder) if name not in expected]
+
+
+def _read_hashes(folder: Path) -> dict[str, str]:
+    """Return the hash of each file of a finished run by its name."""
+    manifest = read_json(folder / MANIFEST)
+    hashes = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(hashes, dict):
+        raise ValueError(
+            f"{folder / MANIFEST}: expected an object with the key sha256, the hash of each file by its name"
+        )
+    return hashes
 
 
 def update_link(link: Path, folder: Path) -> None:

@@ -58,8 +58,8 @@ class EvaluationSettings(Settings):
     exclude_seen: bool = True
     """Remove the items of a user's history from the ranking. Set to false where users return to items."""
     baseline: str | None = "auto"
-    """Key of the model to compare with on validation; ``auto``: the strongest simple baseline; ``none``: no comparison,
-    which saves its time in benchmarks of speed."""
+    """Key of the model to compare with on validation; ``auto``: the strongest without personalization (popular items,
+    or means of ratings); ``none``: no comparison, which saves its time in benchmarks of speed."""
 
 
 def setting_groups(model: str) -> dict[str, type[Settings]]:
