@@ -158,3 +158,14 @@ def test_errors_name_options(capsys: pytest.CaptureFixture[str], run: str, argum
     status, _, err = call(capsys, *arguments)
     assert status == 2
     assert message in err
+
+
+def test_an_empty_json_list_states_the_reason(capsys: pytest.CaptureFixture[str], run: str) -> None:
+    found = result(capsys, "recommend", run, "--user", "u01", "--filter", "genres=Absent")
+    assert found["recommendations"] == []
+    assert any("no item has the value 'Absent'" in note for note in found["notes"])
+    assert any("no item was left to recommend" in note for note in found["notes"])
+    found = result(capsys, "recommend", run, "--user", "u01", "--allow", "i001,absent", "--include-seen")
+    assert [row["item_id"] for row in found["recommendations"]] == ["i001"]
+    assert any("items not in the catalog: 'absent'" in note for note in found["notes"])
+    assert result(capsys, "recommend", run, "--user", "u01")["notes"] == []

@@ -196,3 +196,13 @@ def test_two_users_in_each_group_are_enough_for_an_interval() -> None:
     for groups in (treated, ~treated):
         path = asymptotic_confidence_sequence([0.0, 1.0, 0.5, 1.0, 0.25], groups, min_users=0)
         assert np.isfinite(path.low).tolist() == [False, False, False, False, True]
+
+
+def test_rounding_never_makes_a_variance_negative() -> None:
+    for value in (0.1, 0.3, 0.7, 1 / 3):
+        values = np.full(N, value)
+        times = np.arange(1, N + 1)
+        n, mean, variances = confidence_sequences._moments(values, np.ones(N, np.bool_), times)
+        assert (n == times).all()
+        assert mean == pytest.approx(value)
+        assert (variances[1:] >= 0).all()

@@ -124,7 +124,7 @@ def test_column_mapping_and_unused_columns(tmp_path: Path) -> None:
 def test_unknown_target_action() -> None:
     with pytest.raises(ValueError, match="unknown action 'bui' in polars table, did you mean 'buy'"):
         load(pl.DataFrame(ROWS), target="bui")
-    with pytest.raises(ValueError, match="unknown action 'buy'"):
+    with pytest.raises(ValueError, match="unknown action 'buy': polars table has no column of actions; name it"):
         load(pl.DataFrame(ROWS).drop("action"), target="buy")
 
 
@@ -182,8 +182,25 @@ def test_ids_of_mixed_types_are_reported(tmp_path: Path) -> None:
     messages.clear()
     assert load(path, log=messages.append).users.ids.to_list() == ["1"]
     assert any("1 of 2 are text, the others are not" in text for text in messages)
-    with pytest.raises(ValueError, match=r"pandas table: .*expected columns of one type each"):
+    with pytest.raises(ValueError, match=r"pandas table, column user_id: .*expected columns of one type each"):
         load(pd.DataFrame({"user_id": pd.Series([1, "x"], dtype=object), "item_id": [1, 2]}))
+
+
+def test_errors_name_the_column_of_a_pandas_table_that_cannot_be_converted() -> None:
+    frame = pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "zip": pd.Series([1234, "AB"], dtype=object)})
+    with pytest.raises(ValueError, match=r"pandas table, column zip: .*expected columns of one type each"):
+        load(frame)
+    with pytest.raises(ValueError, match=r"pandas table: .*column names.* with different names"):
+        load(pd.DataFrame([[1, 2, 3]], columns=["user_id", "item_id", "item_id"]))
+
+
+def test_errors_name_ids_that_are_the_index_of_a_pandas_table() -> None:
+    frame = pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2]})
+    with pytest.raises(ValueError, match=r"no column 'user_id'.*\n.*the index, 'user_id', is not read.*reset_index"):
+        load(frame.set_index("user_id"))
+    with pytest.raises(ValueError, match="no column 'user_id'") as caught:
+        load(frame.rename(columns={"user_id": "u"}))
+    assert "index" not in str(caught.value)
 
 
 def test_leading_zeros_are_kept(tmp_path: Path) -> None:

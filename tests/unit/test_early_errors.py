@@ -21,6 +21,9 @@ from segue.experiment import arguments
 from segue.experiment.plan import make_plan
 from segue.experiment.run_experiment import run_plan
 from segue.solvers.training_iterations import run_iterations
+from segue.training import loop
+from segue.training.settings import Training
+from segue.training.train import train
 
 DATA = "simulated?users=60&items=40&seed=3"
 SMALL: dict[str, Any] = {"embedding_dim": 8, "epochs": 1, "recipe": "none"}
@@ -137,6 +140,30 @@ def test_a_diverged_solver_names_its_learning_rate(split: Split) -> None:
             model=model,
             validate=lambda _: pytest.fail("validated"),
         )
+
+
+def test_a_solver_whose_last_iteration_diverges_is_an_error(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = model_class("ease")
+    fit = kind.fit
+
+    def diverge(self: Any, *arguments: Any) -> None:
+        fit(self, *arguments)
+        for name, array in vars(self).items():
+            if isinstance(array, np.ndarray) and array.dtype.kind == "f":
+                setattr(self, name, np.full_like(array, np.nan))
+
+    monkeypatch.setattr(kind, "fit", diverge)
+    with pytest.raises(ValueError, match="EASE: training diverged, after the last iteration"):
+        train("ease", {}, Training(), split.train, Run())
+
+
+def test_the_memory_of_training_is_four_numbers_per_weight(split: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr(loop, "check_memory", lambda what, numbers, instead: checked.append((what, numbers)))
+    model = train("gru4rec", {"embedding_dim": 8, "hidden_dim": 8}, Training(epochs=1), split.train, Run())
+    assert isinstance(model, torch.nn.Module)
+    n_weights = sum(weight.numel() for weight in model.parameters())
+    assert checked == [(f"{type(model).__name__}: training {n_weights:,} weights", 4 * n_weights)]
 
 
 def test_a_network_that_does_not_fit_is_rejected_with_its_size(split: Split) -> None:

@@ -137,3 +137,10 @@ def test_errors_name_the_file_or_the_table(tmp_path: Path) -> None:
         read_recommendations(frame(("ann", "q", 1)), queries(0), USERS, ITEMS)
     path.write_text("user_id,item_id\n007,x\n")
     assert read_recommendations(path, queries(0), Vocab(["007"]), ITEMS).items.tolist() == [[0]], "ids are text"
+
+
+def test_writing_closes_its_files(tmp_path: Path) -> None:
+    n_open = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        write_recommendations(tmp_path / "lists.parquet", lists(), queries(2, 0), USERS, ITEMS)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= n_open

@@ -156,3 +156,9 @@ def test_a_sample_of_queries_is_evenly_spaced() -> None:
     sample = sample_queries(every, 3)
     assert sample.queries.users.tolist() == sample.targets.items.tolist() == [0, 4, 8]
     assert sample_queries(every, 9) is every
+
+
+def test_repeats_of_different_users_are_not_confused() -> None:
+    assert repeat_share(Events.of([[1], [0]])) == 0.0
+    assert repeat_share(Events.of([[2, 0], [1, 2], [0, 1]])) == 0.0
+    assert repeat_share(Events.of([[1, 1]])) == 1.0

@@ -270,3 +270,20 @@ def test_the_last_user_may_have_no_target(strategy: str) -> None:
     result = split(replace(data, target=data.actions.index("buy")), SplitSettings(strategy=strategy))  # type: ignore[arg-type]
     assert (result.train.histories.size, result.valid.targets.size, result.test.targets.size) == (3, 1, 1)
     assert result.metadata["train_only_users"] == 1
+
+
+def test_validation_windows_have_to_fit_into_the_log() -> None:
+    assert len(list(sliding_windows(log(), test=100, count=8, valid=118))) == 8
+    with pytest.raises(
+        ValueError, match="8 test windows of 100 s and validation of 120 s leave nothing to train on in a log of 920 s"
+    ):
+        sliding_windows(log(), test=100, count=8, valid=120)
+
+
+def test_the_share_of_validation_before_a_given_cutoff() -> None:
+    rows = [(f"u{i}", f"i{i % 3}", 10 + i) for i in range(20)]
+    data = load(pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row"))
+    result = split(data, SplitSettings(strategy="global_temporal", cutoff=26, valid=0.2))
+    assert (result.metadata["valid_from"], result.metadata["test_from"]) == (22, 26)
+    sizes = (result.train.histories.size, result.valid.targets.size, result.test.targets.size)
+    assert sizes == (12, 4, 4)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from segue.training.settings import Training
+from segue.training.settings import CHOICE_DEPENDENT_SETTINGS, Training
 
 TINY = 1e-6
 
@@ -107,3 +107,24 @@ def test_bounds(name: str) -> None:
     for value in [*rejected, math.nan]:
         with pytest.raises(ValueError, match=name):
             Training(**NEEDS.get(name, {}), **{name: value})
+
+
+def test_unused_settings_are_found_when_every_setting_is_changed() -> None:
+    changed: dict[str, Any] = {
+        "label_smoothing": 0.1,
+        "focal_gamma": 3.0,
+        "pairwise_weight": 0.3,
+        "calibration": 0.5,
+        "score_penalty": 0.5,
+        "num_negatives": 8,
+        "sampler": "popularity",
+        "sampler_alpha": 0.5,
+        "in_batch_fraction": 0.3,
+        "hard_pool_factor": 3.0,
+        "betas": (0.8, 0.9),
+        "momentum": 0.5,
+        "weight_decay": 0.1,
+    }
+    assert set(changed) == set(CHOICE_DEPENDENT_SETTINGS)
+    with pytest.raises(ValueError, match=r"focal_gamma: got 3\.0, but the loss 'cross_entropy' does not use it"):
+        Training(**changed)

@@ -89,7 +89,7 @@ def recommend(
     from segue.experiment.inference.batch import recommend_to_file
     from segue.experiment.inference.files import read_ids
     from segue.experiment.inference.queries import build_queries
-    from segue.experiment.inference.recommend import history_table, recommend_table
+    from segue.experiment.inference.recommend import history_table, recommend_block, warn_once
 
     terminal = Terminal.from_context(context, json)
     sources = {"--user": user, "--history": history, "--title": title, "--users-file": users_file}
@@ -117,7 +117,10 @@ def recommend(
         titles=title,
         user_features=features or None,
     )
-    table = recommend_table(trained, batch, k, exclude_seen=exclude_seen, **constraints)
+    table, warnings = recommend_block(trained, batch, k, exclude_seen=exclude_seen, **constraints)
+    warn_once([*batch.messages, *warnings])
+    if table.is_empty():  # no row has notes
+        warnings = [*batch.messages, *warnings]
     if out is not None:
         from segue.experiment.inference.files import write_table
 
@@ -125,7 +128,7 @@ def recommend(
         terminal.log(f"{out}: {len(table):,} rows")
         return
     seen = history_table(trained, batch) if len(batch) == 1 else None
-    _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last))
+    _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last), warnings)
 
 
 def similar(
@@ -263,11 +266,17 @@ def _check_source(sources: Mapping[str, Any], user_features: str | None, out: Pa
 
 
 def _show(
-    terminal: Terminal, run: str, trained: TrainedModel, batch: QueryBatch, table: DataFrame, seen: DataFrame | None
+    terminal: Terminal,
+    run: str,
+    trained: TrainedModel,
+    batch: QueryBatch,
+    table: DataFrame,
+    seen: DataFrame | None,
+    warnings: list[str],
 ) -> None:
     """Print recommendations.
 
-    For a single query, the end of its history is printed and its key is left out.
+    For a single query, the end of its history is printed and its key is left out. The JSON output repeats ``warnings``.
     """
     notes = list(dict.fromkeys(note for note in table["notes"].to_list() if note is not None))
     rows = table.drop("notes", *(() if seen is None else [batch.keys.name])).to_dicts()
@@ -275,7 +284,7 @@ def _show(
     if terminal.json:
         user = batch.keys[0] if seen is not None and batch.keys.name == "user_id" else None
         terminal.result({"run": run_name(run), "model": trained.key, "user": user, "history": history,
-                         "recommendations": rows, "notes": notes})  # fmt: skip
+                         "recommendations": rows, "notes": [*notes, *warnings]})  # fmt: skip
         return
     warned = {text for texts in batch.notes.values() for text in texts}  # printed as a warning already
     for text in dict.fromkeys(part for note in notes for part in note.split("; ") if part not in warned):

@@ -6,7 +6,7 @@ The steps are: validate, encode, sort, filter and count.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -74,9 +74,7 @@ def build(
         log(f"warning: {text}")
     events = encode_and_sort(raw, note, filters.incomplete)
     if target is not None and target not in events.action_names:
-        raise ValueError(
-            f"target: unknown action {target!r} in {raw.location.name}{suggest(target, events.action_names)}"
-        )
+        raise ValueError(_describe_unknown_target(target, raw, events.action_names))
     listed = raw.listed_items
     added = None if listed is None else listed.filter(~listed.is_in(events.item_ids.implode()))
     events, removed = apply_filters(events, filters)
@@ -111,6 +109,12 @@ def build(
     if out is None:
         return _build_in_memory(events, name, target, lengths, items, users, metadata)
     return _build_in_folder(events, name, target, lengths, items, users, metadata, out)
+
+
+def _describe_unknown_target(target: str, raw: RawLog, actions: Sequence[str]) -> str:
+    if "action" not in raw.events.columns:
+        return f"target: unknown action {target!r}: {raw.location.name} has no column of actions; name it: action=event"
+    return f"target: unknown action {target!r} in {raw.location.name}{suggest(target, actions)}"
 
 
 def encode_and_sort(raw: RawLog, log: Log, incomplete: str = "error") -> EncodedLog:

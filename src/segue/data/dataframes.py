@@ -64,7 +64,12 @@ def read_table(source: Any, columns: ColumnNames | None = None) -> RawLog:
     """
     name, frame = to_frame(source)
     notes: list[str] = []
-    names = resolve_columns(columns, frame.columns, name, notes.append)
+    try:
+        names = resolve_columns(columns, frame.columns, name, notes.append)
+    except ValueError as error:
+        index = [repr(level) for level in getattr(getattr(source, "index", None), "names", ()) if level is not None]
+        hint = f"\n{name}: the index, {', '.join(index)}, is not read; make it a column with reset_index()"
+        raise ValueError(f"{error}{hint if index else ''}") from None
     return to_raw_log(frame, names, SourceLocation(name), notes)
 
 
@@ -84,7 +89,24 @@ def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
     except (*CONVERSION_ERRORS, pl.exceptions.PanicException) as error:
         # pandas passes columns of mixed types to pyarrow, which rejects them
         message = " ".join(str(part) for part in error.args)
-        raise ValueError(f"{name}: {message}; expected columns of one type each: numbers, text or dates") from None
+        column = _find_unreadable_column(source)
+        where = "" if column is None else f", column {column}"
+        raise ValueError(
+            f"{name}{where}: {message}; expected columns of one type each, with different names: numbers, text or dates"
+        ) from None
+
+
+def _find_unreadable_column(source: Any) -> str | None:
+    """Return the first column that cannot be converted, or ``None``."""
+    names = list(getattr(source, "columns", ()))
+    for column in names if len(set(names)) == len(names) else ():
+        try:
+            pl.DataFrame(source[[column]])
+        except (*CONVERSION_ERRORS, pl.exceptions.PanicException):
+            return str(column)
+        except Exception:  # other tables select columns in another way
+            return None
+    return None
 
 
 def normalize_columns(columns: ColumnNames | None) -> dict[str, str]:

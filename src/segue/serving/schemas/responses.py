@@ -108,7 +108,7 @@ class Item(ApiModel):
     features: dict[str, Scalar | list[Scalar] | None] = {}
     """Item features."""
     similarity: float | None = None
-    """Similarity to the item of the request, at most 1."""
+    """Shrunk cosine of co-occurrence with the item of the request, at most 1."""
 
 
 class ItemList(ApiModel):
