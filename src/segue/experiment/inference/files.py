@@ -41,9 +41,16 @@ def read_table(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path)
         if suffix in (".jsonl", ".ndjson"):
             return pl.read_ndjson(path)
-        return pl.read_csv(path, separator="," if suffix == ".csv" else "\t", infer_schema=False)
+        separator = "," if suffix == ".csv" else "\t"
+        table = pl.read_csv(path, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{path}: not a readable {suffix} file: {str(error).splitlines()[0]}") from None
+    others = [sign for sign in ",;|\t" if sign != separator and sign in table.columns[0]]
+    if table.width == 1 and others:
+        raise ValueError(
+            f"{path}: its columns appear to be separated by {others[0]!r}, expected {separator!r} in a {suffix} file"
+        )
+    return table
 
 
 def read_ids(path: Path, column: str = "user_id") -> pl.Series:

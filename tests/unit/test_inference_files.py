@@ -1,0 +1,28 @@
+"""Files of ids and pairs for predictions and recommendations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from segue.experiment.inference.files import read_ids, read_table
+
+
+@pytest.mark.parametrize(
+    ("suffix", "separator", "other"), [(".csv", ",", ";"), (".csv", ",", "\t"), (".tsv", "\t", ",")]
+)
+def test_another_separator_is_an_error_that_names_it(tmp_path: Path, suffix: str, separator: str, other: str) -> None:
+    path = tmp_path / f"pairs{suffix}"
+    path.write_text(f"user_id{other}item_id\n1{other}2\n")
+    with pytest.raises(ValueError, match="appear to be separated by") as error:
+        read_table(path)
+    assert f"separated by {other!r}, expected {separator!r} in a {suffix} file" in str(error.value)
+
+
+def test_one_column_needs_no_separator(tmp_path: Path) -> None:
+    path = tmp_path / "users.csv"
+    path.write_text("user_id\n007\na;b\n")
+    assert read_ids(path).to_list() == ["007", "a;b"]
+    path.write_text('"a,b"\n1\n')
+    assert read_table(path).columns == ["a,b"]
