@@ -97,15 +97,14 @@ def to_frame(source: Any) -> tuple[str, pl.DataFrame]:
 
 
 def _find_unreadable_column(source: Any) -> str | None:
-    """Return the first column that cannot be converted, or ``None``."""
-    names = list(getattr(source, "columns", ()))
-    for column in names if len(set(names)) == len(names) else ():
+    """Return the first column of a pandas table that cannot be converted, or ``None``."""
+    if type(source).__module__.split(".")[0] != "pandas" or not source.columns.is_unique:
+        return None
+    for column in source.columns:
         try:
             pl.DataFrame(source[[column]])
         except (*CONVERSION_ERRORS, pl.exceptions.PanicException):
             return str(column)
-        except Exception:  # other tables select columns in another way
-            return None
     return None
 
 
