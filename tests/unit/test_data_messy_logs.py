@@ -17,6 +17,7 @@ import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+from event_pairs import pairs
 
 import segue
 from segue.cli import main
@@ -29,12 +30,6 @@ SMALL_TYPES = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
-
-
-def pairs(data: Dataset) -> list[tuple[str, str]]:
-    """Return the external ids of all events, sorted by user."""
-    events = data.histories
-    return list(zip(data.users.decode(events.rows), data.items.decode(events.items), strict=True))
 
 
 def read(path: Path, text: str | bytes, **settings: Any) -> tuple[Dataset, str]:

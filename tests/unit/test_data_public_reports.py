@@ -13,22 +13,16 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from event_pairs import pairs
 
 import segue
 from segue.cli import main
-from segue.core.types import Dataset
 from segue.data import load
 
 
 @pytest.fixture(autouse=True)
 def _own_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
-
-
-def pairs(data: Dataset) -> list[tuple[str, str]]:
-    """Return the external ids of all events, sorted by user."""
-    events = data.histories
-    return list(zip(data.users.decode(events.rows), data.items.decode(events.items), strict=True))
 
 
 RECBOLE = (
