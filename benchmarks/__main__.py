@@ -41,6 +41,7 @@ PARTS = {
     "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, compared with RecBole",
     "serving": "the service under load, and single requests compared with RecTools and RecBole; needs wrk",
     "soak": "the service under traffic and injected faults: durability, counters, memory (--minutes, --store)",
+    "attack": "the service under attack: memory, blocked time, latency of its other clients (--old CHECKOUT)",
     "length_generalization": "accuracy with shorter and longer histories than in training; needs --run",
     "ablation": "effect of each setting, three seeds: hours",
     "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
@@ -59,6 +60,7 @@ MODULES = (
     "bpr_tutorial",
     "serving",
     "soak",
+    "attack",
     "mutation",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
@@ -99,6 +101,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--store", choices=("postgresql", "redis", "sqlite", "all"), default="all", help="of part soak; default all"
     )
+    parser.add_argument(
+        "--attackers",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="of part soak: attack the service half of the time; default %(default)s",
+    )
+    parser.add_argument("--old", type=Path, help="of part attack: another checkout, attacked first")
+    parser.add_argument("--attacks", help="of part attack: such as trailers,slow_headers; default: all")
     parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
     parser.add_argument("--run", default="latest", help="of part length_generalization: a run; default %(default)s")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["MAX_LOAD", "cpu_load", "describe", "describe_lines", "load_line", "training_lines"]
+__all__ = ["MAX_LOAD", "cpu_load", "describe", "describe_lines", "free_port", "load_line", "training_lines"]
 
 MAX_LOAD = 15.0
 """CPU load of other processes, in percent, above which a figure is marked as disturbed."""
@@ -21,6 +22,13 @@ MAX_LOAD = 15.0
 def cpu_load(seconds: float = 2.0) -> float:
     """Measure the load of all CPUs in percent over the next ``seconds``, while this process sleeps."""
     return float(psutil.cpu_percent(interval=seconds))
+
+
+def free_port() -> int:
+    """Return a free TCP port of the loopback interface."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def describe() -> dict[str, Any]:

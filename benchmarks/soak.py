@@ -3,8 +3,9 @@
 ``segue serve`` runs with two workers, API keys, an experiment and two models. Clients request recommendations, append
 events, look up users and items, and delete users, each one request at a time. Every few seconds a fault is injected:
 another model is activated, a worker or the store's server is killed, the store is down, frozen or locked, or the
-service is restarted. Afterwards acknowledged events are compared with the store and responses with the counters. The
-memory of one worker is monitored throughout.
+service is restarted. Half of the time the service is also attacked with the scripts of ``tests/serving/attacks``, by
+clients with scope ``read`` or without a key. Afterwards acknowledged events are compared with the store and responses
+with the counters. The memory of one worker is monitored throughout.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,25 +23,30 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import cpu_load, describe_lines, load_line
+from benchmarks.machine import cpu_load, describe_lines, free_port, load_line
 from benchmarks.soaking import checks
+from benchmarks.soaking.attackers import Attackers, attack_totals
 from benchmarks.soaking.fault_injection import FaultInjector
 from benchmarks.soaking.monitor import Monitor
 from benchmarks.soaking.service import STORES, Service, build_artifacts, start_store
 
-__all__ = ["figure", "page", "run", "verdict"]
+__all__ = ["describe_ratio", "figure", "page", "run", "verdict"]
 
 CLIENTS = 8
 CLIENT_SCRIPT = Path(__file__).parent / "runners" / "run_soak.py"
 MAX_SLOPE, MIN_MINUTES = 60.0, 5.0
 """MB per hour above which memory is said to grow, and minutes of monitoring that this needs."""
+ATTACK_PERIOD, MAX_RATIO, MIN_RESPONSES = 12.0, 3.0, 200
+"""Seconds of attacked and quiet periods; bound of p99 under attack by that of quiet periods, and the number of
+responses in each that this needs."""
 
 NOTES = (
     "Memory is that of the one worker that no fault killed after the first quarter. Counters are read every five "
     "seconds, and in each lifetime of the service for the last time shortly before its end: they must include every "
     "response of up to a second before, and no more than the requests sent. Counts of a killed worker are kept; "
     "responses that it had not counted yet may be missing, at most one per client. Store failures have no upper bound, "
-    "as background work fails too."
+    "as background work fails too. Attacked and quiet periods of twelve seconds alternate; under attack means that an "
+    "attack was running and no fault. With attackers only the counter of activations has an upper bound."
 )
 """How to read the tables of the page."""
 
@@ -86,12 +91,10 @@ def _test_store(
     """Run traffic and faults against one store, then check."""
     from segue.serving.stores.open import open_store
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    service = Service(folder, models, server.address, port)
+    service = Service(folder, models, server.address, free_port())
     monitor, traffic = Monitor(service), None
     injector = FaultInjector(service, server, options.seed, 2.0 if options.quick else 10.0)
+    attackers = Attackers(service.address, service.attacker_key, 3.0 if options.quick else ATTACK_PERIOD)
     try:
         service.start()
         begin = time.time()
@@ -101,9 +104,13 @@ def _test_store(
         monitor.start()
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         traffic = subprocess.Popen([sys.executable, CLIENT_SCRIPT, folder], env=env)
+        if options.attackers:
+            attackers.start()
         injector.run(begin, until - (3 if options.quick else 10))
         if traffic.wait(180):
             raise RuntimeError(f"the clients failed with exit status {traffic.returncode}")
+        if options.attackers:
+            attackers.stop()
         trails = json.loads((folder / "trails.json").read_text())
         n_compared = injector.compare_states([user for user in trails if trails[user]][::3])
         time.sleep(1.5)
@@ -117,6 +124,9 @@ def _test_store(
     attempts = [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()]
     with closing(open_store(server.address)) as store:
         events = checks.check_events(trails, (event for _, event in store.events()))
+        n_exposures = sum(1 for _ in store.exposures("soak"))
+        size = store.size_bytes()
+    n_events = sum(row[0] is not None for trail in trails.values() for row in trail)
     all_attempts = sorted([*attempts, *injector.attempts], key=lambda one: float(one["begin"]))
     kills = [fault["begin"] for fault in injector.faults if fault["kind"] == "worker_killed"]
     n_loads = max(1, len(monitor.load))
@@ -128,10 +138,19 @@ def _test_store(
         "client_errors": json.loads((folder / "errors.json").read_text()),
         "injector_errors": injector.errors,
         "failures": checks.explain_failures(all_attempts, injector.faults, service.lifetimes),
-        "counters": checks.check_counters(all_attempts, monitor.scrapes, service.lifetimes, kills, CLIENTS + 1),
+        "counters": checks.check_counters(
+            all_attempts, monitor.scrapes, service.lifetimes, kills, CLIENTS + 1, options.attackers
+        ),
         "memory": checks.memory_trend(monitor.memory, begin, until),
-        "latencies": checks.latencies(attempts, injector.faults),
-        "gaps": [one | {"at": one["at"] - begin} for one in checks.find_gaps(attempts, injector.faults)],
+        "latencies": checks.latencies(attempts, injector.faults, attackers.attacks),
+        "gaps": [
+            one | {"at": one["at"] - begin}
+            for one in checks.find_gaps(attempts, [*injector.faults, *attackers.attacks])
+        ],
+        "attacks": attack_totals(attackers.attacks),
+        "attacker_errors": attackers.errors,
+        "server_errors": checks.server_errors(all_attempts, attackers.attacks),
+        "store_size": checks.check_store_size(size, n_events, n_exposures, len(trails)),
         "faults": [one | {"begin": one["begin"] - begin, "end": one["end"] - begin} for one in injector.faults],
         "samples": _thin((round(when - begin, 1), pid, round(size / 1e6, 1)) for when, pid, size in monitor.memory),
         "load_percent": sum(total for total, _ in monitor.load) / n_loads,
@@ -155,8 +174,8 @@ def verdict(trial: dict[str, Any]) -> dict[str, str]:
         for row in trial["counters"]
         if not row["is_consistent"] or row["decreases"]
     ]
-    failed = trial["failures"]["failed"]
-    return {
+    failed, size = trial["failures"]["failed"], trial.get("store_size")
+    results = {
         "acknowledged events are stored once, in order": _describe_failure(violations)
         or f"yes: {events['acknowledged']:,} acknowledged, {events['stored']:,} in the store, {events['deleted']:,} "
         f"deleted with {events['deleted_users']:,} users; {events['unacknowledged']:,} never acknowledged",
@@ -174,6 +193,32 @@ def verdict(trial: dict[str, Any]) -> dict[str, str]:
         f"{memory['last_mb']:.0f} MB; "
         f"{memory['slope_mb_per_hour']:+.1f} MB/h after the first quarter, {slope:+.1f} MB/h in the last half",
     }  # fmt: skip
+    if size is not None:
+        is_explained = "yes" if size["size"] <= size["explained"] else "**no**"
+        results |= {
+            "no status 5xx other than 503, for clients and attackers": _describe_failure(trial["server_errors"])
+            or "yes",
+            "the size of the store is explained by its events and exposures": f"{is_explained}: "
+            f"{size['size'] / 1e6:.1f} MB for {size['events']:,} events, deleted ones included, "
+            f"{size['exposures']:,} exposures and {size['users']:,} users",
+        }
+    if trial.get("attacks"):
+        results[f"p99 of recommendations under attack is below {MAX_RATIO:g} times that of quiet periods"] = (
+            describe_ratio(trial["latencies"])
+        )
+    return results
+
+
+def describe_ratio(latencies: dict[str, dict[str, float]]) -> str:
+    """Describe p99 of recommendations under attack and in quiet periods, and whether their ratio is in bounds."""
+    quiet, attacked = (latencies.get(f"recommend, {period}") for period in ("normal", "under attack"))
+    if quiet is None or attacked is None or min(quiet["responses"], attacked["responses"]) < MIN_RESPONSES:
+        return "too few responses to tell"
+    ratio = attacked["p99_ms"] / quiet["p99_ms"]
+    return (
+        f"{'yes' if ratio < MAX_RATIO else '**no**'}: {attacked['p99_ms']:.0f} ms under attack, "
+        f"{quiet['p99_ms']:.0f} ms otherwise, {ratio:.1f} times"
+    )
 
 
 def _describe_failure(found: dict[str, Any]) -> str:
@@ -224,6 +269,7 @@ def page(found: dict[str, Any]) -> str:
             "", f"## {store}", "", "| check | result |", "| --- | --- |",
             *(f"| {name} | {text} |" for name, text in verdict(trial).items()),
             "", f"Faults: {counts}.", "", f"![memory](soak-{store}.svg)", "",
+            *_attack_lines(trial.get("attacks", {})),
             "| responses | count | p50, ms | p95, ms | p99, ms | max, ms |",
             "| --- | ---: | ---: | ---: | ---: | ---: |",
             *(f"| {name} | {row['responses']:,} | {row['p50_ms']:.1f} | {row['p95_ms']:.1f} | {row['p99_ms']:.1f} "
@@ -241,7 +287,23 @@ def page(found: dict[str, Any]) -> str:
             "", f"* CPU load {trial['load_percent']:.0f} %, of which {trial['others_percent']:.0f} % by other "
             f"processes: {', '.join(trial['others']) or 'none above 5 %'}",
             *(f"* {text}" for text in [*trial["events"]["texts"], *trial["failures"]["unexplained"],
-                                       *trial["injector_errors"]]),
+                                       *trial["injector_errors"], *trial.get("attacker_errors", [])]),
             *(f"* {kind}: {text}" for kind, texts in trial["client_errors"]["texts"].items() for text in texts[:5]),
         ]  # fmt: skip
     return "\n".join([*lines, "", load_line(found), *describe_lines(found["machine"]), ""])
+
+
+def _attack_lines(attacks: dict[str, dict[str, Any]]) -> list[str]:
+    """Format what each kind of attack sent and received."""
+    if not attacks:
+        return []
+    lines = ["| attack | times | connections | requests | sent, MB | statuses | closed or reset |"]
+    lines += ["| --- | ---: | ---: | ---: | ---: | --- | ---: |"]
+    for name, one in attacks.items():
+        statuses = ", ".join(f"{count:,} x {status}" for status, count in sorted(one["statuses"].items()))
+        lines.append(
+            f"| {name.replace('_', ' ')} | {one['attacks']} | {one.get('connections', 0):,} "
+            f"| {one.get('requests', 0):,} "
+            f"| {one.get('sent_bytes', 0) / 1e6:,.1f} | {statuses} | {one.get('closed', 0) + one.get('resets', 0):,} |"
+        )
+    return [*lines, ""]

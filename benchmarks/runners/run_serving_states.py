@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from measure import Job
 
+from segue.serving.scheduling.steps import run_steps
 from segue.serving.server import build_service
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.store import Event
@@ -25,12 +26,12 @@ def main() -> None:
     for length in LENGTHS:
         user = f"new{length}"
         service.append_events([Event(user, f"i{item}", 0) for item in rng.integers(1_000, size=length).tolist()])
-        service.update_user_states([user])
+        run_steps(service.update_user_states([user]))
         times = []
         for item in rng.integers(1_000, size=CALLS).tolist():
             service.append_events([Event(user, f"i{item}", 0)])
             start = time.perf_counter()
-            service.update_user_states([user])
+            run_steps(service.update_user_states([user]))
             times.append(1000 * (time.perf_counter() - start))
         (state,) = service.store.get_states([user], service.models.active.info.version)
         points.append({"events": length, "ms": float(np.median(times[5:])), "bytes": len(state.data)})

@@ -11,7 +11,17 @@ import numpy as np
 
 from segue.serving.stores.store import Event
 
-__all__ = ["VIOLATIONS", "check_counters", "check_events", "explain_failures", "find_gaps", "latencies", "memory_trend"]
+__all__ = [
+    "VIOLATIONS",
+    "check_counters",
+    "check_events",
+    "check_store_size",
+    "explain_failures",
+    "find_gaps",
+    "latencies",
+    "memory_trend",
+    "server_errors",
+]
 
 VIOLATIONS = ("lost", "duplicated", "unexpected", "changed", "reordered", "unknown_users")
 """Ways in which stored events may contradict the acknowledged ones."""
@@ -28,6 +38,12 @@ ALLOWED_FAILURES = {
 
 RECOVERY_SECONDS = 3.0
 """Time after a fault that still counts as part of it."""
+
+QUIET_SECONDS = 1.0
+"""Time after an attack that is not part of the quiet period."""
+
+ROW_BYTES, USER_BYTES, BASE_BYTES = 1_024, 65_536, 16_777_216
+"""What the size of a store may be, indexes included: per event or exposure, per user with a state, and at least."""
 
 Row = Mapping[str, Any]
 
@@ -150,14 +166,19 @@ def _counters() -> dict[str, tuple[str, Count, Count]]:
 
 
 def check_counters(
-    attempts: Sequence[Row], scrapes: Sequence[Row], lifetimes: Sequence[Row], kills: Sequence[float], clients: int
+    attempts: Sequence[Row],
+    scrapes: Sequence[Row],
+    lifetimes: Sequence[Row],
+    kills: Sequence[float],
+    clients: int,
+    has_attackers: bool = False,
 ) -> list[dict[str, Any]]:
     """Compare the counters of the service with the requests of the clients, per lifetime of the service.
 
     The last scrape of a lifetime must include all responses of up to a second before it began, and no more requests
     than were sent before it ended; requests without a response may or may not be included. A killed worker may have
     sent responses that it had not counted yet, at most one per client: this is the tolerance. What it had counted is in
-    a file and remains.
+    a file and remains. Attackers raise all counters but that of activations, which then have no maximum.
     """
     rows = []
     for number, lifetime in enumerate(lifetimes):
@@ -175,6 +196,8 @@ def check_counters(
         for name, (counter, certain, possible) in _counters().items():
             minimum = sum(certain(one) for one in own if one["end"] <= last["begin"] - 1)
             maximum = sum(certain(one) or possible(one) for one in own)
+            if has_attackers and name != "activations":
+                maximum = 10**9
             count = int(last["counts"].get(counter, 0))
             if name == "store failures":  # one failure may affect a whole batch of requests
                 is_consistent = count > 0 or not minimum
@@ -204,16 +227,18 @@ def memory_trend(samples: Sequence[tuple[float, int, int]], begin: float, until:
     return found
 
 
-def latencies(attempts: Sequence[Row], faults: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Compute milliseconds of successful responses by operation, with and without a fault at the time."""
+def latencies(
+    attempts: Sequence[Row], faults: Sequence[Row], attacks: Sequence[Row] = ()
+) -> dict[str, dict[str, float]]:
+    """Compute milliseconds of successful responses by operation: normal, under attack, and with a fault at the time."""
     groups: dict[str, list[float]] = {}
     for one in attempts:
         if one["status"] == one["expected"] == 200:
-            is_disturbed = any(
-                one["end"] >= fault["begin"] and one["begin"] <= fault["end"] + RECOVERY_SECONDS for fault in faults
-            )
-            name = f"{one['op']}, {'during faults' if is_disturbed else 'normal'}"
-            groups.setdefault(name, []).append(one["end"] - one["begin"])
+            if _overlaps(one, faults, RECOVERY_SECONDS):
+                period = "during faults"
+            else:
+                period = "under attack" if _overlaps(one, attacks, QUIET_SECONDS) else "normal"
+            groups.setdefault(f"{one['op']}, {period}", []).append(one["end"] - one["begin"])
     found = {}
     for name, seconds in sorted(groups.items()):
         p50, p95, p99 = (1000 * np.quantile(seconds, [0.5, 0.95, 0.99])).tolist()
@@ -225,6 +250,31 @@ def latencies(attempts: Sequence[Row], faults: Sequence[Row]) -> dict[str, dict[
             "max_ms": 1000 * max(seconds),
         }
     return found
+
+
+def _overlaps(attempt: Row, periods: Sequence[Row], after: float) -> bool:
+    return any(attempt["end"] >= one["begin"] and attempt["begin"] <= one["end"] + after for one in periods)
+
+
+def server_errors(attempts: Sequence[Row], attacks: Sequence[Row]) -> dict[str, int]:
+    """Count statuses 5xx other than 503, of all clients and attackers."""
+    found = Counter(str(one["status"]) for one in attempts)
+    for one in attacks:
+        found.update(one["report"]["statuses"])
+    return {status: count for status, count in sorted(found.items()) if status[0] == "5" and status != "503"}
+
+
+def check_store_size(size: int, events: int, exposures: int, users: int) -> dict[str, int]:
+    """Compare the size of a store in bytes with the size that its contents explain.
+
+    Args:
+        size: bytes of the store.
+        events: number of events, deleted ones included, as their space may not be reused yet.
+        exposures: number of exposures.
+        users: number of users with events, each of whom may have states.
+    """
+    explained = BASE_BYTES + ROW_BYTES * (events + exposures) + USER_BYTES * users
+    return {"size": size, "explained": explained, "events": events, "exposures": exposures, "users": users}
 
 
 def find_gaps(attempts: Sequence[Row], faults: Sequence[Row], min_seconds: float = 1.0) -> list[dict[str, Any]]:

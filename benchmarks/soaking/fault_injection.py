@@ -85,15 +85,18 @@ class FaultInjector:
         n_compared = 0
         for name in users:
             response = self.request("lookup", "GET", f"/v1/users/{name}?limit=1000")
-            user = None if response is None else schemas.User.model_validate_json(response.content)
-            if user is None or not 0 < user.total <= max_events:
+            if response is None or response.status_code != 200:
+                self.errors.append(f"{name}: {'no response' if response is None else response.text[:200]}")
+                continue
+            user = schemas.User.model_validate_json(response.content)
+            if not 0 < user.total <= max_events:
                 continue
             common = {"k": 10, "include_seen": True, "model": "gru4rec"}
             history = [event.item for event in user.events]
             lists = []
             for query in ({"user": name}, {"history": history}):
                 response = self.request("verify", "POST", "/v1/recommend", common | query)
-                items = [] if response is None else response.json()["items"]
+                items = response.json()["items"] if response is not None and response.status_code == 200 else []
                 lists.append({item["id"]: item["score"] for item in items})
             shared = lists[0].keys() & lists[1].keys()
             n_compared += 1

@@ -100,6 +100,7 @@ class Service:
         keys, experiments = folder / "keys.json", folder / "experiments.json"
         self.key = create_key(keys, "traffic", ("read", "write"))
         self.admin_key = create_key(keys, "operator", ("read", "admin"))
+        self.attacker_key = create_key(keys, "attacker", ("read",))
         variants = '{"a": {"model": "ease", "share": 0.2}, "b": {"model": "gru4rec", "share": 0.2}}'
         experiments.write_text(f'{{"experiments": [{{"name": "soak", "variants": {variants}}}]}}')
         self.address, self.log = f"http://127.0.0.1:{port}", folder / "service.log"
@@ -112,7 +113,7 @@ class Service:
             "--experiments", str(experiments), "--log-format", "json",
         ]  # fmt: skip
 
-    def start(self, seconds: float = 90.0) -> None:
+    def start(self, seconds: float = 180.0) -> None:
         """Start the service and wait until it is ready.
 
         Raises:
@@ -121,7 +122,8 @@ class Service:
         lifetime = {"begin": time.time(), "workers_before": self.n_started_workers()}
         with self.log.open("ab") as log:
             env = {**os.environ, "OMP_NUM_THREADS": "1"}
-            self.process = psutil.Popen(self._command, stdout=log, stderr=log, env=env)
+            # a session of its own: a hangup of the terminal would restart the workers
+            self.process = psutil.Popen(self._command, stdout=log, stderr=log, env=env, start_new_session=True)
         while time.time() < lifetime["begin"] + seconds:
             if self.process.poll() is not None:
                 break
@@ -129,6 +131,10 @@ class Service:
                 self.lifetimes.append(lifetime)
                 return
             time.sleep(0.1)
+        if self.process.poll() is None:
+            self.process.terminate()
+            self.process.wait(60)
+        self.process = None
         raise RuntimeError(self.log.read_text(errors="replace")[-2000:])
 
     def stop(self) -> None:

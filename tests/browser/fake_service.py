@@ -137,7 +137,7 @@ def create_app(world: World) -> FastAPI:
     @app.delete("/v1/users/{user:path}")
     async def delete_user(user: str) -> schemas.UserDeleted:
         world.deleted.add(user)
-        return schemas.UserDeleted(id=user, deleted_events=len(world.histories.pop(user, [])))
+        return schemas.UserDeleted(id=user, deleted_events=len(world.histories.pop(user, [])), erased=True)
 
     @app.get("/v1/models")
     async def models() -> schemas.ModelList:

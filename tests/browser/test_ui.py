@@ -382,6 +382,17 @@ def test_errors_show_their_request_id(visit: Visit) -> None:
         visible_items(page)
 
 
+def test_missing_scope_is_explained(visit: Visit) -> None:
+    page = visit()
+    page.route("**/v1/models", respond_with_error(403, "forbidden"))
+    page.get_by_role("tab", name="Operations").click()
+    page.get_by_role("button", name="Reload").click()
+    expect(page.locator("#missing-scope")).to_contain_text("needs an API key with the scope read")
+    page.unroute("**/v1/models")
+    page.get_by_role("button", name="Reload").click()
+    expect(page.locator("#missing-scope")).to_be_hidden()
+
+
 def test_loading_empty_offline_and_unexpected_responses(visit: Visit) -> None:
     page = visit(user="42", filter=json.dumps({"year": {"min": 3000}}))
     expect(page.locator("#recommend")).to_contain_text("The rules leave no items to recommend.")

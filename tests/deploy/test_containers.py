@@ -15,6 +15,7 @@ from deployment import DEPLOY, ROOT
 from segue.cli.app import app
 from segue.serving.auth.api_keys import list_keys
 from segue.serving.settings import ServingSettings
+from segue.version import __version__
 
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text("utf-8")
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
@@ -118,7 +119,7 @@ def test_compose_file_is_consistent() -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), name
         assert "no-new-privileges:true" in service.get("security_opt", ["no-new-privileges:true"]), name
         image = service["image"]
-        assert image == "segue:latest" or re.search(r":v?\d", image), name
+        assert re.search(r":v?\d+\.\d+", image), f"{name}: an image without a version may change at any time"
     assert services["segue"]["build"] == {"context": "..", "dockerfile": "deploy/Dockerfile"}
     prometheus = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text("utf-8"))
     job = prometheus["scrape_configs"][0]
@@ -128,6 +129,45 @@ def test_compose_file_is_consistent() -> None:
     assert {f"/etc/prometheus/{name}" for name in ["prometheus.yml", *prometheus["rule_files"]]} <= mounted
     assert COMPOSE["networks"]["back"] == {"internal": True}
     assert services["postgres"]["networks"] == ["back"]
+
+
+def test_images_have_the_version_of_the_package() -> None:
+    services = COMPOSE["services"]
+    images = {services["segue"]["image"], services["keys"]["image"], CONTAINER["image"]}
+    assert images == {f"segue:{__version__}"}
+    (image,) = KINDS["Kustomization", None]["images"]
+    assert (image["name"], image["newTag"]) == ("segue", __version__)
+    assert set(re.findall(r"\bsegue:(\d[\w.]*)", README + DOCKERFILE)) == {__version__}
+    everything = "".join(path.read_text("utf-8") for path in (DEPLOY / "kubernetes").glob("*.yaml"))
+    assert not re.search(r"(image|newTag|FROM)\S*\s.*\blatest\b", everything + DOCKERFILE + str(COMPOSE))
+    assert all(re.match(r"python:\d+\.\d+\.\d+-", line) for line in instructions("FROM"))
+
+
+def bytes_of(text: str) -> int:
+    """Convert a size such as ``2Gi`` or ``512m`` to bytes."""
+    number, unit = re.fullmatch(r"(\d+)([kmgKMG]?)i?", text).groups()  # type: ignore[union-attr]
+    return int(number) * 1024 ** " kmg".index(unit.lower() or " ")
+
+
+def test_every_container_is_limited() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert {"mem_limit", "cpus", "pids_limit"} <= service.keys(), name
+        assert bytes_of(service.get("mem_reservation", "1k")) < bytes_of(service["mem_limit"]), name
+    containers = [
+        container
+        for _, manifest in MANIFESTS
+        if manifest["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob")
+        for kind in ("containers", "initContainers")
+        for container in manifest["spec"]["template"]["spec"].get(kind, [])
+    ]
+    assert containers
+    for container in containers:
+        requests, limits = container["resources"]["requests"], container["resources"]["limits"]
+        assert {"cpu", "memory"} <= requests.keys() & limits.keys(), container["name"]
+        assert float(requests["cpu"]) < float(limits["cpu"])
+        assert bytes_of(requests["memory"]) <= bytes_of(limits["memory"])
+    for limit in (COMPOSE["services"]["segue"]["mem_limit"], CONTAINER["resources"]["limits"]["memory"]):
+        assert bytes_of(limit) > ServingSettings().max_models_bytes + 500_000_000
 
 
 def test_env_example_lists_all_variables() -> None:
@@ -173,7 +213,7 @@ def test_graceful_shutdown() -> None:
 
 def test_probes() -> None:
     paths = {name: CONTAINER[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
-    assert paths == {"startupProbe": "/readyz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
+    assert paths == {"startupProbe": "/healthz", "readinessProbe": "/readyz", "livenessProbe": "/healthz"}
     (port,) = CONTAINER["ports"]
     assert port == {"name": "http", "containerPort": 8000}
     assert all(CONTAINER[name]["httpGet"]["port"] == port["name"] for name in paths)

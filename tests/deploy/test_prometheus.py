@@ -142,6 +142,8 @@ class Service:
         self.drift = Drift(Events.of([[0, 1, 2, 3]] * 50), 100, min_sample_size=1)
         self.metrics.add_drift("films", self.drift)
         self.metrics.set_ready(True)
+        self.metrics.set_store_up(True)
+        self.metrics.set_store_size(100, 1_000)
         self.metrics.set_model("films", "sasrec", "0123456789ab", active=True)
         self.metrics.set_golden_queries("films", 64, 0)
         self.metrics.record_error("RuntimeError")
@@ -155,6 +157,8 @@ class Service:
             metrics.record_request(f"/v1/{route}", "POST", 200, 0.003)
         metrics.set_queue_length("recommend", 1, 512)
         metrics.record_batch(4)
+        for lane in ("plain", "expensive"):
+            metrics.record_queue_time(lane, 0.001)
         metrics.record_requests(np.array([4, 4, 3, 0]), [10] * 4, {"known": 3, "none": 1}, rules=["deny"])
         metrics.record_store_call("redis", "recent_events", 0.0005)
         metrics.record_cache_lookup("rules", hit=True)
@@ -279,6 +283,7 @@ def test_values(query_prometheus: Query) -> None:
     assert one('job_cache:segue_cache_hits:ratio5m{cache="rules"}') == pytest.approx(1)
     assert 0.0025 <= one('job_route:segue_request_duration_seconds:p99_5m{route="/v1/recommend"}') <= 0.005
     assert one("job:segue_active_versions:count") == 1
+    assert one("job:segue_store_usage:ratio") == pytest.approx(0.1)
     assert one('job_model_input:segue_drift_stability:max{input="items"}') < 0.1
     assert one("job_model:segue_served_popularity:mean30m") == pytest.approx(0.5, abs=0.1)
 

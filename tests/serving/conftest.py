@@ -91,7 +91,7 @@ def address(request: pytest.FixtureRequest, new_address: Callable[[str], str]) -
 @pytest.fixture
 def tokens(tmp_path: Path) -> dict[str, str]:
     path = tmp_path / "keys.json"
-    return {scope: create_key(path, scope, [scope]) for scope in ("read", "write", "admin")}
+    return {scope: create_key(path, scope, [scope]) for scope in ("recommend", "read", "write", "admin")}
 
 
 @pytest.fixture

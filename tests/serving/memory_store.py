@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
-from segue.serving.stores.store import Event, Exposure, Store, StoreError, UserEvents, UserState
+from segue.serving.stores.deletion_markers import precedes_deletion
+from segue.serving.stores.store import Deletion, Event, Exposure, Store, StoreError, UserEvents, UserState
 
 
 class MemoryStore:
@@ -15,7 +17,9 @@ class MemoryStore:
         self.exposure_log: list[Exposure] = []
         self.settings: dict[str, str] = {}
         self.states: dict[str, UserState] = {}
-        self.deleted_users: set[str] = set()
+        self.state_times: dict[str, int] = {}
+        self.deleted_users: dict[str, int] = {}
+        """Users and the times of their deletion."""
         self.is_broken = False
         self.is_closed = False
 
@@ -47,17 +51,20 @@ class MemoryStore:
 
     def put_states(self, states: Mapping[str, UserState]) -> None:
         self.states |= states
+        self.state_times |= dict.fromkeys(states, int(time.time()))
 
-    def prune_states(self, models: Collection[str]) -> int:
-        before = len(self.states)
-        self.states = {user: state for user, state in self.states.items() if state.model in models}
-        return before - len(self.states)
+    def prune_states(self, before: int) -> int:
+        n_states = len(self.states)
+        self.states = {user: state for user, state in self.states.items() if self.state_times[user] >= before}
+        return n_states - len(self.states)
 
-    def delete_user(self, user: str) -> int:
+    def delete_user(self, user: str) -> Deletion:
         before = len(self.log)
         self.log = [event for event in self.log if event.user != user]
-        self.deleted_users.add(user)
-        return before - len(self.log)
+        self.exposure_log = [exposure for exposure in self.exposure_log if exposure.user != user]
+        self.states.pop(user, None)
+        self.deleted_users[user] = int(time.time())
+        return Deletion(before - len(self.log), True)
 
     def get_setting(self, name: str) -> str | None:
         return self.settings.get(name)
@@ -68,7 +75,12 @@ class MemoryStore:
         self.settings[name] = value
 
     def record_exposures(self, exposures: Sequence[Exposure]) -> None:
-        self.exposure_log += exposures
+        self.exposure_log += [
+            exposure
+            for exposure in exposures
+            if exposure.user not in self.deleted_users
+            or not precedes_deletion(exposure.time, self.deleted_users[exposure.user])
+        ]
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
         if self.is_broken:
@@ -77,6 +89,9 @@ class MemoryStore:
 
     def events(self, after: int = 0) -> Iterator[tuple[int, Event]]:
         return ((n, event) for n, event in enumerate(self.log, 1) if n > after)
+
+    def size_bytes(self) -> int:
+        return 100 * len(self.log) + sum(len(state.data) for state in self.states.values())
 
     def ping(self) -> None: ...
 

@@ -10,7 +10,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,6 +48,15 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """Wait until a condition is true."""
+    for _ in range(SECONDS * 20):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("never true")
 
 
 class Server:
@@ -93,6 +103,19 @@ class Server:
         while any(map(is_alive, family)):
             time.sleep(0.005)
         self.process = None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop the server and its children from running during a ``with`` block."""
+        assert self.process is not None
+        family = [psutil.Process(self.process.pid), *psutil.Process(self.process.pid).children(recursive=True)]
+        for process in family:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in family:
+                process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         self.kill()

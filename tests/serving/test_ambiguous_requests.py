@@ -35,6 +35,7 @@ JSON = {"Content-Type": "application/json"}
 UNUSUAL = [
     "é", "e\u0301", "\u212b", "\u00c5", "ﬁ", "fi", "ß", "ss", "A", "a", "7", "007", "7.0", " 7", "-7", "٧", "a/b",
     "a%2Fb", "a%252Fb", "a/similar", "a+b", "a b", "50%", "a?b", "a#b", "[1]", '{"item": "A"}', "null", "true", "NaN",
+    "a/similar/similar", "similar", "/similar", "/a", "a/", "//",
 ]  # fmt: skip
 """Ids that some normalization or decoding would merge or change."""
 
@@ -191,6 +192,9 @@ def test_paths_name_exactly_one_item(unusual: TestClient) -> None:
             found.append(("a/b", await client.get("/v1/items/a/b")))
             found.append((None, await client.get("/v1/items/a/similar")))
             found.append((None, await client.get("/v1/items/a/simil%61r?k=3")))
+            found.append(("/a", await client.get("/v1/items//a")))
+            found.append(("similar", await client.get("/v1/items/similar")))
+            found.append((None, await client.get("/v1/items/a/b/similar?k=3")))
             return found
 
     for item, response in asyncio.run(get_all()):

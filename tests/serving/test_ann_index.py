@@ -149,3 +149,32 @@ def test_padded_results_contain_no_duplicates(exact: ExactIndex) -> None:
     found = ApproximateIndex(exact, ShortGraph()).search(queries, 4)
     assert all(len(set(row)) == 4 for row in _lists(found))
     assert _lists(found) == _lists(exact.search(queries, 4))  # too few: exact search
+
+
+def test_malformed_graphs_are_rejected_before_native_code_reads_them(tmp_path: Path) -> None:
+    """USearch follows the links of a graph unchecked, so that a wrong one ends the process."""
+    vectors = np.random.default_rng(1).normal(size=(300, 8)).astype(np.float32)
+    exact, path = ExactIndex(vectors), tmp_path / "items.usearch"
+    ApproximateIndex.build(exact, threads=1).write(path)
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    variants = [whole[: int(rng.integers(len(whole)))] for _ in range(20)] + [b"", whole + b"x", bytes(len(whole))]
+    graph_start = 8 + 4 * 300 * 9
+    for begin, end in ((0, 8), (8, graph_start), (graph_start, graph_start + 104), (graph_start + 104, len(whole))):
+        for _ in range(10):
+            content = bytearray(whole)
+            for position in rng.integers(begin, end, 20):
+                content[position] ^= int(rng.integers(1, 256))
+            variants.append(bytes(content))
+    n_rejected = 0
+    for content in variants:
+        path.unlink()
+        path.write_bytes(content)
+        try:
+            index = ApproximateIndex.read(exact, path)
+        except ValueError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            n_rejected += 1
+        else:
+            index.search(vectors[:5], 3)
+    assert n_rejected > 0.9 * len(variants)

@@ -223,7 +223,7 @@ def test_a_warning_for_a_file_writable_by_others(path: Path, caplog: pytest.LogC
     ("arguments", "message"),
     [
         ({"scopes": ["reed"]}, "unknown 'reed', did you mean 'read'"),
-        ({"scopes": []}, "expected one or more of read, write, admin"),
+        ({"scopes": []}, "expected one or more of recommend, read, write, admin"),
         ({"name": ""}, "expected 1 to 100 printable"),
         ({"name": "a\nb"}, "expected 1 to 100 printable"),
         ({"name": "a" * 101}, "expected 1 to 100 printable"),
@@ -297,6 +297,11 @@ def test_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ApiKeys(default_keys_file()).authenticate(token) is None
     _, out, _ = run_command("add", "x", "--scope", "admin", "--json", "--file", str(tmp_path / "a.json"), home=tmp_path)
     assert ApiKeys(tmp_path / "a.json").authenticate(json.loads(out)["key"])
+    path = tmp_path / "b.json"
+    _, out, _ = run_command("add", "x", "--scope", "recommend", "--file", str(path), home=tmp_path)
+    found = ApiKeys(path).authenticate(out.strip())
+    assert found is not None
+    assert found.scopes == ("recommend",)
     with pytest.raises(ValueError, match="unknown 'all'"):
         run_command("add", "x", "--scope", "all", home=tmp_path)
 

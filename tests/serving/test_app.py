@@ -1,6 +1,7 @@
 """HTTP API of the service."""
 
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -75,11 +76,15 @@ def test_show_and_delete_a_user(client: TestClient) -> None:
     assert before["known"]
     assert {event["origin"] for event in before["events"]} == {"training"}
     parse_json(client.post("/v1/events", json={"user": "u1", "item": "i2"}))
-    assert parse_json(client.delete("/v1/users/u1")) == {"id": "u1", "deleted_events": 1}
+    assert parse_json(client.delete("/v1/users/u1")) == {"id": "u1", "deleted_events": 1, "erased": True, "notes": []}
     after = parse_json(client.get("/v1/users/u1"))
     assert [after["known"], after["events"], after["total"], after["deleted"]] == [False, [], 0, True]
     assert parse_json(client.post("/v1/recommend", json={"user": "u1"}))["unknown"]["user"]
-    assert parse_json(client.get("/v1/users?query=u1&limit=3")) == {"users": ["u1", "u10", "u11"]}
+    assert parse_json(client.get("/v1/users?query=u1&limit=3")) == {"users": ["u10", "u11", "u12"]}
+    for number in range(60):
+        if number != 37:
+            client.delete(f"/v1/users/u{number}")
+    assert parse_json(client.get("/v1/users?limit=3")) == {"users": ["u37"]}
 
 
 def test_search_items_and_similar_items(client: TestClient) -> None:
@@ -242,7 +247,7 @@ def test_experiments_assign_models_and_record_exposures(tmp_path: Path) -> None:
     shown = {}
     store = it.store
     close, it.store.close = store.close, lambda: None  # type: ignore[method-assign]
-    with TestClient(create_app(it, experiments=Experiments(path, it.models.find, store))) as client:
+    with TestClient(create_app(it, experiments=Experiments(path, it.models.keep_loaded, store))) as client:
         for user in range(30):
             response = parse_json(client.post("/v1/recommend", json={"user": f"u{user}", "k": 3}))
             shown[f"u{user}"] = response["model"]["name"], tuple(item["id"] for item in response["items"])
@@ -265,7 +270,7 @@ def test_api_docs_load_nothing_from_other_sites(client: TestClient) -> None:
 
 
 def test_library_models_are_loaded_on_demand(tmp_path: Path) -> None:
-    (tmp_path / "ease").symlink_to(artifact_folder("ease"))
+    shutil.copytree(artifact_folder("ease"), tmp_path / "ease")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "artifact.json").write_text("{}")
     it = service("sasrec", library=tmp_path)

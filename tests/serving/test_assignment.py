@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,13 +157,13 @@ def test_conflicting_experiments(tmp_path: Path) -> None:
 
 
 def test_changed_files_are_reloaded_and_invalid_ones_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def check_model(model: str) -> None:
-        if model == "missing":
+    def load_models(models: Sequence[str]) -> None:
+        if "missing" in models:
             raise ValueError("model: unknown 'missing'")
 
     caplog.set_level(logging.INFO)
     path = write_file(tmp_path / "e.json", {"name": "colours", "variants": HALVES})
-    experiments = Experiments(path, check_model)
+    experiments = Experiments(path, load_models)
     assert [one.name for one in experiments.all] == ["colours"]
     path.write_text("{")
     assert reload_and_assign(experiments) == Assignment("colours", "new", "new-model")

@@ -36,7 +36,7 @@ class Server:
     """Service on a free port, with a store on disk and a key with all scopes."""
 
     def __init__(self, folder: Path) -> None:
-        from segue.serving.middleware.http_timeouts import make_timeout_protocol
+        from segue.serving.middleware.http_protocol import make_protocol
 
         self.folder, self.logs = folder, io.StringIO()
         self.key = create_key(folder / "keys.json", "all", ["read", "write", "admin"])
@@ -49,7 +49,7 @@ class Server:
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
             create_app(self.service, keys=ApiKeys(folder / "keys.json")),
-            http=make_timeout_protocol(0.5, write_timeout=1.0),
+            http=make_protocol(0.5, write_timeout=1.0),
             ws="none",
             log_config=None,
             access_log=False,
@@ -375,6 +375,57 @@ def test_valid_requests_succeed_under_attack(server: Server) -> None:
     assert statuses <= {200, 400, 401, 404, 405, 413, 414, 422}
     assert server.server.server_state.connections is not None
     wait_until(lambda: not server.server.server_state.connections)
+
+
+@pytest.mark.parametrize("operation", ["delete_user", "append"])
+def test_changes_are_completed_when_the_client_disconnects(
+    server: Server, monkeypatch: pytest.MonkeyPatch, operation: str
+) -> None:
+    store = server.service.store
+    method, steps = getattr(store, operation), []
+
+    def slow(*arguments: Any) -> Any:
+        steps.append("begins")
+        sleep(0.3)
+        result = method(*arguments)
+        steps.append("ends")
+        return result
+
+    with server.client() as client:
+        assert client.post("/v1/events", json={"user": "leaving", "item": "i1"}).json()["accepted"] == 1
+        monkeypatch.setattr(store, operation, slow)
+        body = json.dumps({"user": "leaving", "item": "i2"}).encode()
+        with server.connect() as one:
+            if operation == "append":
+                one.sendall(server.request(b"/v1/events", b"POST", body=body))
+            else:
+                one.sendall(server.request(b"/v1/users/leaving", b"DELETE"))
+            wait_until(lambda: steps == ["begins"])
+        wait_until(lambda: steps == ["begins", "ends"])
+        monkeypatch.undo()
+        user = schemas.User.model_validate_json(client.get("/v1/users/leaving").text)
+        assert [event.item for event in user.events] == (["i1", "i2"] if operation == "append" else [])
+        client.delete("/v1/users/leaving")
+
+
+def test_activations_are_completed_when_the_client_disconnects(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, begun = server.service.models, threading.Event()
+    activate = registry.activate
+
+    def slow(name: str) -> Any:
+        begun.set()
+        sleep(0.3)
+        return activate(name)
+
+    monkeypatch.setattr(registry, "activate", slow)
+    with server.connect() as one:
+        one.sendall(server.request(b"/v1/models/ease/activate", b"POST"))
+        assert begun.wait(SECONDS)
+    wait_until(lambda: registry.active.info.name == "ease")
+    with server.client() as client:
+        wait_until(lambda: 'segue_model_active{key="ease",model="ease"' in client.get("/metrics").text)
+        monkeypatch.undo()
+        assert client.post("/v1/models/sasrec/activate").status_code == 200
 
 
 def test_logs_contain_no_ids_and_no_errors(server: Server) -> None:

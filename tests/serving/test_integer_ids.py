@@ -171,7 +171,8 @@ def test_events_of_numbers_and_text_belong_to_one_user(served: Served, client: T
     assert str(item) not in [
         one["id"] for one in client.post("/v1/recommend", json={"user": user, "k": 8}).json()["items"]
     ]
-    assert client.delete(f"/v1/users/{user}").json() == {"id": str(user), "deleted_events": 3}
+    deletion = client.delete(f"/v1/users/{user}").json()
+    assert deletion == {"id": str(user), "deleted_events": 3, "erased": True, "notes": []}
 
 
 def test_default_rules_and_experiments_use_the_same_ids(served: Served, tmp_path: Path) -> None:
@@ -181,7 +182,7 @@ def test_default_rules_and_experiments_use_the_same_ids(served: Served, tmp_path
     (tmp_path / "experiments.json").write_text(json.dumps({"experiments": [{"name": "one", "variants": variants}]}))
     store = service.store
     close, store.close = store.close, lambda: None  # type: ignore[method-assign]
-    experiments = Experiments(tmp_path / "experiments.json", service.models.find, store)
+    experiments = Experiments(tmp_path / "experiments.json", service.models.keep_loaded, store)
     with TestClient(create_app(service, experiments=experiments)) as one:
         for form in (user, str(user)):
             items = one.post("/v1/recommend", json={"user": form, "exclude_seen": False}).json()["items"]

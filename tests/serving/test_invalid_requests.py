@@ -1,7 +1,6 @@
 """Invalid, excessive and failing requests receive precise errors and do not affect others."""
 
 import json
-import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -12,9 +11,12 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from segue.core.files import write_checked_json
 from segue.serving import schemas
 from segue.serving.app import create_app
+from segue.serving.artifacts.manifest import FORMAT, MANIFEST
 from segue.serving.ranking.scorer import PendingRequest
+from segue.serving.scheduling.engine_scheduler import MAX_EXPENSIVE_ROWS
 from tests.serving import rich_world
 from tests.serving.world import service
 
@@ -27,10 +29,10 @@ def client() -> Iterator[TestClient]:
 
 def test_405_lists_allowed_methods(client: TestClient) -> None:
     for path, methods in {
-        "/v1/users/a%2Fb": "DELETE, GET",
-        "/v1/items/i1/similar": "GET",
+        "/v1/users/a%2Fb": "DELETE, GET, HEAD",
+        "/v1/items/i1/similar": "GET, HEAD",
         "/v1/events": "POST",
-        "/docs": "GET",
+        "/docs": "GET, HEAD",
     }.items():
         response = client.request("PUT", path)
         assert (response.status_code, response.headers["allow"]) == (405, methods), path
@@ -151,7 +153,7 @@ def test_latency_estimates_depend_on_the_load() -> None:
     def slow_rank(batch: Any) -> Any:
         if len(batch.pending) > 1 or not batch.rules[0].is_trivial:
             sleep(0.3)
-        return rank_by_model(batch)
+        return (yield from rank_by_model(batch))
 
     it._scorer.rank_by_model = slow_rank  # type: ignore[method-assign]
     plain, with_rules = schemas.RecommendRequest(user="u1"), schemas.RecommendRequest(user="u1", diversify=0.5)
@@ -165,14 +167,14 @@ def test_latency_estimates_depend_on_the_load() -> None:
 def test_expensive_batches_do_not_block_other_requests() -> None:
     it = service("ease", max_batch_size=16)
     batches = []
-    recommend = it.recommend
+    recommend = it.recommend_in_steps
 
     def slow_recommend(pending: Any) -> Any:
         batches.append([one.request.user for one in pending])
         sleep(0.05)
         return recommend(pending)
 
-    it.recommend = slow_recommend  # type: ignore[method-assign]
+    it.recommend_in_steps = slow_recommend  # type: ignore[method-assign]
     expensive = [{"user": "expensive", "diversify": 1.0, "deadline_ms": 600_000}] * 64
     with TestClient(create_app(it)) as client, ThreadPoolExecutor(1) as pool:
         many = pool.submit(client.post, "/v1/recommend/batch", json={"requests": expensive})
@@ -182,7 +184,7 @@ def test_expensive_batches_do_not_block_other_requests() -> None:
         result = schemas.BatchResponse.model_validate_json(many.result().text)
     assert len(result.responses) == 64
     assert all(one.source == "model" for one in result.responses)
-    assert len(batches[0]) == 2
+    assert len(batches[0]) == MAX_EXPENSIVE_ROWS
     assert any("u1" in batch for batch in batches[1:-1]), "between the chunks, not after them"
 
 
@@ -243,29 +245,31 @@ def test_model_errors_are_not_validation_errors() -> None:
         assert client.post("/v1/explain", json={"item": "i1", "history": ["i2"]}).status_code == 200
 
 
-def test_models_with_invalid_metadata_are_listed(tmp_path: Path) -> None:
-    invalid = {"trained": 5, "data": ["x"], "metrics": {"a": math.nan, "b": None, "c": {}, "d": 10**400, "ndcg": 0.5}}
+def test_models_with_invalid_metadata_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = dict.fromkeys(("name", "key", "version", "engine_note"), "ease")
+    fields = {"format": FORMAT, **texts, "engine": "native", "last_sequence": 0, "input_columns": [], "sha256": {}}
+    invalid = {"trained": 5, "data": ["x"], "metrics": {"b": None, "c": {}, "d": 10**400, "ndcg": 0.5}}
     for name, metadata in {"invalid": invalid, "none": None, "list": [1], "text": {"metrics": "text"}}.items():
         (tmp_path / name).mkdir()
-        manifest = {"key": "ease", "version": 1, "engine": "native", "metadata": metadata}
-        (tmp_path / name / "artifact.json").write_text(json.dumps(manifest))
+        manifest = {**fields, "uses_query_time": False, "metadata": metadata}
+        write_checked_json(tmp_path / name / MANIFEST, manifest)
     with TestClient(create_app(service("ease", library=tmp_path)), raise_server_exceptions=False) as client:
         models = schemas.ModelList.model_validate_json(client.get("/v1/models").text).models
-        assert {one.name: one.metrics for one in models} == {
-            "ease": {}, "list": {}, "none": {}, "invalid": {"ndcg": 0.5}, "text": {}
-        }  # fmt: skip
+        assert {one.name: one.metrics for one in models} == {"ease": {}, "invalid": {"ndcg": 0.5}, "text": {}}
+    for name in ("none", "list"):
+        assert f"the manifest of model {name} cannot be read" in caplog.text
 
 
 def test_only_a_full_queue_rejects_requests() -> None:
     it = service("ease", queue_size=2)
-    recommend, resume, entered = it.recommend, threading.Event(), threading.Event()
+    recommend, resume, entered = it.recommend_in_steps, threading.Event(), threading.Event()
 
     def blocking_recommend(pending: Any) -> Any:
         entered.set()
         resume.wait(60)
         return recommend(pending)
 
-    it.recommend = blocking_recommend  # type: ignore[method-assign]
+    it.recommend_in_steps = blocking_recommend  # type: ignore[method-assign]
     with TestClient(create_app(it)) as client, ThreadPoolExecutor(8) as pool:
 
         def send() -> Any:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from segue.serving.limits import ConcurrencyLimiter, RateLimiter
+from segue.serving.limits import RateLimiter, SharedLimiter
 
 
 class Clock:
@@ -73,9 +73,27 @@ def test_memory_is_bounded() -> None:
     assert rate.acquire("overloaded") > 0, "frequently used keys are remembered"
 
 
-def test_concurrency_limiter() -> None:
-    limiter = ConcurrencyLimiter(2)
+def test_shared_limiter() -> None:
+    limiter = SharedLimiter(2)
     assert [limiter.try_acquire(), limiter.try_acquire(), limiter.try_acquire()] == [True, True, False]
     limiter.release()
     assert limiter.in_use == 1
     assert limiter.try_acquire()
+
+
+def test_one_client_cannot_use_everything() -> None:
+    limiter = SharedLimiter(10, per_client=6)
+    assert [limiter.try_acquire("a", 4), limiter.try_acquire("a", 3), limiter.try_acquire("a", 2)] == [
+        True,
+        False,
+        True,
+    ]
+    assert not limiter.is_full
+    assert limiter.try_acquire("b", 4)
+    assert limiter.is_full
+    assert not limiter.try_acquire("c")
+    limiter.release("a", 2)
+    assert limiter.try_acquire("c", 2)
+    for client, amount in (("a", 4), ("b", 4), ("c", 2)):
+        limiter.release(client, amount)
+    assert (limiter.in_use, limiter._by_client) == (0, {}), "clients without use are forgotten"

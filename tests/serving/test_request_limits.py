@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +15,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install
 
 
 from segue.serving.auth.api_keys import ApiKeys  # noqa: E402
-from segue.serving.limits import ConcurrencyLimiter  # noqa: E402
+from segue.serving.limits import SharedLimiter  # noqa: E402
 from segue.serving.middleware.request_context import AccessRecord  # noqa: E402
 from tests.serving.secured_app import EVENT, JSON, SecuredApp, bearer, send_raw  # noqa: E402
 
@@ -93,7 +95,7 @@ def test_rate_limit_per_key(tmp_path: Path, tokens: dict[str, str]) -> None:
 
 
 def test_concurrency_limit_exempts_probes(tmp_path: Path) -> None:
-    limiter = ConcurrencyLimiter(1)
+    limiter = SharedLimiter(1)
     service = SecuredApp(tmp_path, limiter=limiter)
     assert limiter.try_acquire()
     response = service.send("POST", "/v1/recommend", json={})
@@ -106,9 +108,107 @@ def test_concurrency_limit_exempts_probes(tmp_path: Path) -> None:
     assert limiter.in_use == 0, "the slot is always released"
 
 
+def test_concurrency_limit_per_key(tmp_path: Path, tokens: dict[str, str]) -> None:
+    service = SecuredApp(tmp_path, ApiKeys(tmp_path / "keys.json"), max_concurrent=4, max_concurrent_per_key=1)
+    read = bearer(tokens["read"])
+
+    async def send_both() -> list[int]:
+        """Hold a response while another request of the same key, and one of another key, arrive."""
+        waiting, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            waiting.set()
+            await go_on.wait()
+
+        service.app.get("/v1/wait")(wait)
+        first = asyncio.create_task(service.send_async("GET", "/v1/wait", headers=read))
+        await waiting.wait()
+        statuses = [
+            (await service.send_async("GET", "/v1/models", headers=headers)).status_code
+            for headers in (read, bearer(tokens["admin"]))
+        ]
+        go_on.set()
+        return [*statuses, (await first).status_code, (await service.send_async("GET", "/", headers=read)).status_code]
+
+    assert asyncio.run(send_both()) == [429, 403, 200, 200]
+    assert service.status("GET", "/v1/models", headers=read) == 200
+
+
+def test_routes_without_a_key_have_their_own_slots(tmp_path: Path, tokens: dict[str, str]) -> None:
+    limiter = SharedLimiter(1)
+    service = SecuredApp(tmp_path, ApiKeys(tmp_path / "keys.json"), limiter=limiter, max_concurrent_open=1)
+    assert limiter.try_acquire()
+    assert service.status("GET", "/") == 200
+    assert service.status("GET", "/v1/models", headers=bearer(tokens["read"])) == 503
+
+
+def test_bodies_are_buffered_up_to_a_limit(tmp_path: Path) -> None:
+    """A client with unfinished bodies uses half of the buffer at most, and no slot."""
+    service = SecuredApp(tmp_path, max_body_bytes=1_000, max_buffered_bytes=4_000, body_timeout_seconds=5)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"900"), (b"host", b"localhost")]
+    statuses: dict[str, int] = {}
+
+    async def request(name: str, address: str, end: asyncio.Event) -> None:
+        parts = [(b" " * 899, True), (b"{", False)]
+
+        async def receive() -> dict[str, Any]:
+            body, more = parts.pop(0)
+            if not more:
+                await end.wait()
+            return {"type": "http.request", "body": body, "more_body": more}
+
+        async def send(message: Any) -> None:
+            statuses.setdefault(name, message.get("status", 0))
+
+        scope = {"type": "http", "method": "POST", "path": "/v1/recommend", "raw_path": b"/v1/recommend",
+                 "query_string": b"", "headers": headers, "client": (address, 1)}  # fmt: skip
+        await service.app(scope, receive, send)
+
+    async def attack() -> None:
+        end = asyncio.Event()
+        tasks = [asyncio.create_task(request(f"attacker {n}", "10.0.0.1", end)) for n in range(4)]
+        await asyncio.sleep(0.05)
+        tasks.append(asyncio.create_task(request("other", "10.0.0.2", end)))
+        await asyncio.sleep(0.05)
+        end.set()
+        await asyncio.gather(*tasks)
+        await request("later", "10.0.0.1", end)
+
+    asyncio.run(attack())
+    assert [statuses[f"attacker {n}"] for n in range(4)] == [400, 400, 503, 503], "400: the body is no JSON"
+    assert (statuses["other"], statuses["later"]) == (400, 400)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("length", [b"1", b"500", b"9999999", None])
+def test_bodies_of_other_methods_are_not_read(service: SecuredApp, method: str, length: bytes | None) -> None:
+    header = (b"transfer-encoding", b"chunked") if length is None else (b"content-length", length)
+    headers = [header, (b"expect", b"100-continue")]  # reading the body would send 100
+    for path in ("/healthz", "/v1/models", "/", "/static/page.js", "/v1/users/a"):
+        start, _ = send_raw(service, [{"type": "unexpected"}], method=method, path=path, headers=headers)
+        assert start["status"] == 400, path
+
+
+def test_head_is_answered_like_get(service_with_keys: SecuredApp, tokens: dict[str, str]) -> None:
+    read = bearer(tokens["read"])
+
+    def status(path: str, headers: dict[str, str]) -> int:
+        return int(asyncio.run(service_with_keys.send_async("HEAD", path, headers=headers)).status_code)
+
+    assert [status(path, {}) for path in ("/", "/healthz", "/readyz", "/static/page.js")] == [200] * 4
+    assert [status(path, read) for path in ("/metrics", "/v1/models", "/v1/recommend")] == [200, 200, 405]
+    assert status("/v1/models", {}) == 401
+
+
+def test_connections_above_the_limit_reach_only_probes(service: SecuredApp) -> None:
+    for path, status in (("/healthz", 200), ("/readyz", 200), ("/v1/models", 503), ("/", 503)):
+        scope = {"method": "GET", "path": path, "headers": [], "state": {"is_probe_only": True}}
+        assert send_raw(service, [{"type": "http.request"}], **scope)[0]["status"] == status
+
+
 def test_client_disconnects(tmp_path: Path) -> None:
     records: list[AccessRecord] = []
-    limiter = ConcurrencyLimiter(1)
+    limiter = SharedLimiter(1)
     service = SecuredApp(tmp_path, on_request=records.append, limiter=limiter)
     half = {"type": "http.request", "body": b"{", "more_body": True}
     assert send_raw(service, [half, {"type": "http.disconnect"}]) == []

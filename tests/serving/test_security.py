@@ -23,9 +23,9 @@ REQUIRED_SCOPES = [
     ("GET", "/readyz", None),
     ("GET", "/static/page.js", None),
     ("GET", "/metrics", "read admin"),
-    ("POST", "/v1/recommend", "read"),
+    ("POST", "/v1/recommend", "recommend read"),
     ("GET", "/v1/users/a", "read"),
-    ("GET", "/v1/items?query=a", "read"),
+    ("GET", "/v1/items?query=a", "recommend read"),
     ("GET", "/v1/models", "read"),
     ("POST", "/v1/events", "write"),
     ("DELETE", "/v1/users/a", "write"),
@@ -33,7 +33,7 @@ REQUIRED_SCOPES = [
     ("POST", "/v1/models/a/activate", "admin"),
     ("POST", "/v1/models/rollback", "admin"),
     ("POST", "/v1/later", "admin"),
-    ("GET", "/stream", "read write admin"),
+    ("GET", "/stream", "recommend read write admin"),
 ]
 
 
@@ -138,8 +138,8 @@ def test_unlisted_endpoints_require_admin() -> None:
         for path in ("/", "/healthz", "/metrics", "/v1/new", "/static/a", "", "v1/recommend"):
             assert required_scopes(method, path) == {"admin"}
     assert required_scopes("GET", "/v1/new") == {"read"}
-    assert required_scopes("GET", "/new") == {"read", "write", "admin"}
-    assert required_scopes("GET", "/staticx") == {"read", "write", "admin"}
+    assert required_scopes("GET", "/new") == {"recommend", "read", "write", "admin"}
+    assert required_scopes("GET", "/staticx") == {"recommend", "read", "write", "admin"}
 
 
 def test_security_headers(service_with_keys: SecuredApp, tokens: dict[str, str]) -> None:

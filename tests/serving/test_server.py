@@ -172,11 +172,11 @@ def test_workers_wait_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(logs, "configure_logging", lambda log_format: None)
     attempts = []
 
-    def unavailable_twice(address: str) -> Any:
+    def unavailable_twice(address: str, lock_timeout: float) -> Any:
         attempts.append(address)
         if len(attempts) < 3:
             raise StoreError("refused")
-        return open_store(address)
+        return open_store(address, lock_timeout)
 
     monkeypatch.setattr(server, "open_store", unavailable_twice)
     handler = signal.getsignal(signal.SIGTERM)

@@ -1,7 +1,9 @@
 """The service returns what the model returns offline, with new events, and degrades through the fallback chain."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -15,6 +17,7 @@ from segue.serving import schemas
 from segue.serving.artifacts.artifact import build_artifact
 from segue.serving.model_registry import ModelRegistry
 from segue.serving.monitoring.metrics import Metrics
+from segue.serving.scheduling.steps import run_steps
 from segue.serving.service import InvalidRequest, PendingRequest, Service
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
@@ -83,7 +86,7 @@ def test_deleted_user_is_unknown() -> None:
     svc = service("gru4rec")
     svc.append_events([Event("u3", "i1", 100)])
     respond(svc, schemas.RecommendRequest(user="u3"))
-    assert svc.store.delete_user("u3") == 1
+    assert svc.store.delete_user("u3").events == 1
     (response,) = respond(svc, schemas.RecommendRequest(user="u3", k=6))
     assert response.unknown.user
     assert response.filtered_counts == {}
@@ -218,7 +221,7 @@ def test_streaming_model_continues_from_stored_state() -> None:
     (first,) = svc.store.get_states(["u3"], version)
     assert first is not None
     svc.append_events([Event("u3", "i1", 0), Event("u3", "outside", 0), Event("u3", "i2", 0)])
-    svc.update_user_states(["u3", "u4"])
+    run_steps(svc.update_user_states(["u3", "u4"]))
     (second, other) = svc.store.get_states(["u3", "u4"], version)
     assert second is not None
     assert other is not None
@@ -230,13 +233,38 @@ def test_streaming_model_continues_from_stored_state() -> None:
     assert [ids(response)] == offline(svc, [[*before, 1, 2]], [3], 5)
 
 
-def test_states_of_old_models_are_pruned() -> None:
+def test_states_that_were_not_updated_for_a_long_time_are_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
     svc = service("gru4rec")
-    svc.update_user_states(["u1", "u2"])
-    svc.store.put_states({user: UserState("old version", 0, b"x") for user in ("u1", "u2", "u3")})
-    assert svc.prune_states() == 3
+    now = 1_800_000_000.0
+    monkeypatch.setattr(time, "time", lambda: now - 86_400 * svc.settings.state_days - 60)
+    respond(svc, schemas.RecommendRequest(user="u3"))
+    monkeypatch.setattr(time, "time", lambda: now)
+    respond(svc, schemas.RecommendRequest(user="u1"), schemas.RecommendRequest(user="u2"))
+    svc.store.put_states({"u1": UserState("model of another service", 0, b"x")})
+    assert svc.prune_states() == 1
     version = svc.models.active.info.version
     assert [one is not None for one in svc.store.get_states(["u1", "u2", "u3"], version)] == [True, True, False]
+    assert svc.store.get_states(["u1"], "model of another service") != [None]
+
+
+def test_requests_with_unknown_users_do_not_grow_the_store(tmp_path: Path) -> None:
+    svc = service("gru4rec", store=f"sqlite:///{tmp_path / 'store.db'}")
+    store = svc.store
+    respond(svc, schemas.RecommendRequest(user="u1"))
+    before = store.size_bytes()
+    users = [f"unknown {number}" for number in range(100)]
+    respond(svc, *(schemas.RecommendRequest(user=user) for user in users))
+    store.delete_user("u2")
+    respond(svc, schemas.RecommendRequest(user="u2"))  # in the training data, but deleted
+    version = svc.models.active.info.version
+    assert store.get_states([*users, "u2"], version) == [None] * 101
+    assert store.get_states(["u1"], version) != [None]
+    svc.append_events([Event("unknown 1", "i1", 0)])
+    respond(svc, *(schemas.RecommendRequest(user=user) for user in users))
+    states = store.get_states(users, version)
+    assert [user for user, state in zip(users, states, strict=True) if state] == ["unknown 1"]
+    assert store.size_bytes() < before + 100_000
+    svc.close()
 
 
 def test_failed_state_write_is_tolerated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import SimpleNamespace
@@ -14,11 +15,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from segue.core import bundle
-from segue.serving import schemas
-from segue.serving.api import recommend
+from segue.serving import app, schemas
 from segue.serving.app import create_app
 from segue.serving.artifacts.artifact import build_artifact
 from segue.serving.experiments.assignment import Experiments
+from segue.serving.experiments.exposure_recorder import ExposureRecorder
 from segue.serving.model_registry import ModelRegistry
 from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import InvalidRequest, PendingRequest, Service
@@ -100,13 +101,13 @@ def test_models_are_loaded_outside_the_engine_thread(
     shutil.copytree(artifact_folder("ease"), tmp_path / "ease")
     svc = service("sasrec", library=tmp_path)
     threads: list[str] = []
-    load = svc.models._load
+    load = svc.models._load_from_library
 
-    def record_thread(*args: Any) -> None:
+    def record_thread(*args: Any) -> Any:
         threads.append(threading.current_thread().name)
-        load(*args)
+        return load(*args)
 
-    monkeypatch.setattr(svc.models, "_load", record_thread)
+    monkeypatch.setattr(svc.models, "_load_from_library", record_thread)
     request = {"user": "u1", "model": "ease"} | ({"item": "i1"} if route == "explain" else {})
     with TestClient(create_app(svc)) as client:
         for _ in range(2):
@@ -141,7 +142,7 @@ def plan(folder: Path, shadow: str | None = None) -> Path:
 
 def test_explanation_uses_the_model_assigned_to_the_user(tmp_path: Path) -> None:
     svc = service("sasrec", "ease")
-    with TestClient(create_app(svc, experiments=Experiments(plan(tmp_path), svc.models.find))) as client:
+    with TestClient(create_app(svc, experiments=Experiments(plan(tmp_path), svc.models.keep_loaded))) as client:
         for user in range(8):
             response = client.post("/v1/recommend", json={"user": f"u{user}"}).json()
             why = client.post("/v1/explain", json={"user": f"u{user}", "item": response["items"][0]["id"]}).json()
@@ -149,22 +150,21 @@ def test_explanation_uses_the_model_assigned_to_the_user(tmp_path: Path) -> None
 
 
 def test_exposures_wait_for_a_slow_store_within_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recommend, "MAX_EXPOSURE_TASKS", 3)
+    monkeypatch.setattr(app, "ExposureRecorder", partial(ExposureRecorder, max_exposures=3))
     svc, released, stored = service("sasrec", "ease"), threading.Event(), []
     monkeypatch.setattr(svc.store, "record_exposures", lambda exposures: (released.wait(60), stored.extend(exposures)))
-    failed: list[str] = []
-    monkeypatch.setattr(svc.metrics, "record_error", failed.append)
-    with TestClient(create_app(svc, experiments=Experiments(plan(tmp_path, "ease"), svc.models.find))) as client:
+    with TestClient(create_app(svc, experiments=Experiments(plan(tmp_path, "ease"), svc.models.keep_loaded))) as client:
         for user in range(8):
             assert client.post("/v1/recommend", json={"user": f"u{user}"}).status_code == 200
+        assert 'segue_exposures_total{result="dropped"} 5.0' in client.get("/metrics").text
         released.set()
-    assert (len(stored), failed) == (3, ["exposure"] * 5)
+    assert [exposure.user for exposure in stored] == ["u0", "u1", "u2"]
 
 
 def test_shutdown_does_not_wait_forever_for_a_slow_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     svc, released, finished = service("sasrec", "ease", drain_seconds=0), threading.Event(), []
     monkeypatch.setattr(svc.store, "record_exposures", lambda exposures: finished.append(released.wait(60)))
-    with TestClient(create_app(svc, experiments=Experiments(plan(tmp_path), svc.models.find))) as client:
+    with TestClient(create_app(svc, experiments=Experiments(plan(tmp_path), svc.models.keep_loaded))) as client:
         client.post("/v1/recommend", json={"user": "u1"})
     assert not finished, "the store is still blocked"
     released.set()

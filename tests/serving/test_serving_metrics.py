@@ -71,6 +71,9 @@ def fill(metrics: Metrics) -> Metrics:
     metrics.record_error("RuntimeError")
     metrics.set_queue_length("recommend", 3, 512)
     metrics.record_batch(5)
+    metrics.record_queue_time("plain", 0.002)
+    metrics.record_cancellation("expensive")
+    metrics.record_deadline_miss()
     metrics.record_engine_run("onnx", "films", 0.002, 5)
     metrics.record_responses("model", count=4)
     metrics.record_responses("popular", "deadline")
@@ -87,6 +90,10 @@ def fill(metrics: Metrics) -> Metrics:
         np.array([0, 7, 30]), [10, 10, 50], {"known": 2, "none": 1}, unknown_items=2, rules=["deny", "deny"]
     )
     metrics.record_events(accepted=8, duplicates=1, unknown_items=3)
+    metrics.set_store_up(True)
+    metrics.set_store_size(700, 1_000)
+    metrics.record_exposures("stored", 5)
+    metrics.record_exposures("dropped", 2)
     metrics.record_served_items(np.array([[0, 1], [1, 3]], np.int32), np.array([10.0, 5, 5, 0]), 4, "films")
     metrics.add_drift("films", Drift(Events.of([[0, 1, 2]] * 10), 4, min_sample_size=1))
     return metrics
@@ -106,6 +113,10 @@ def test_each_method_updates_its_metrics() -> None:
         ("segue_queue_length", "kind=recommend"): 3,
         ("segue_queue_capacity", "kind=recommend"): 512,
         ("segue_batch_size_sum", "kind=recommend"): 5,
+        ("segue_queue_duration_seconds_count", "lane=plain"): 1,
+        ("segue_cancelled_calls_total", "lane=plain"): 0,
+        ("segue_cancelled_calls_total", "lane=expensive"): 1,
+        ("segue_deadline_misses_total",): 1,
         ("segue_engine_duration_seconds_count", "engine=onnx", "model=films"): 1,
         ("segue_engine_rows_total", "engine=onnx", "model=films"): 5,
         ("segue_recommend_responses_total", "cause=none", "source=model"): 4,
@@ -116,6 +127,11 @@ def test_each_method_updates_its_metrics() -> None:
         ("segue_store_duration_seconds_count", "operation=append", "store=sqlite"): 1,
         ("segue_store_failures_total", "operation=append", "store=sqlite"): 0,
         ("segue_store_failures_total", "operation=recent_events", "store=sqlite"): 1,
+        ("segue_store_up",): 1,
+        ("segue_store_bytes",): 700,
+        ("segue_store_limit_bytes",): 1_000,
+        ("segue_exposures_total", "result=stored"): 5,
+        ("segue_exposures_total", "result=dropped"): 2,
         ("segue_model_active", "key=sasrec", "model=films", "version=0123456789ab"): 1,
         ("segue_model_active", "key=xlstm", "model=films-new", "version=ba9876543210"): 0,
         ("segue_model_activations_total",): 2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -94,7 +95,7 @@ def test_large_batches_and_histories(store: Store) -> None:
     assert store.recent_events(["heavy"], 1, sequence)[0].total == 3_000
     assert [event.time for event in store.events_after("heavy", sequence, 10_000)[0]] == list(range(7_000, 10_000))
     assert sum(1 for _ in store.events()) == 10_010
-    assert store.delete_user("heavy") == 10_000
+    assert store.delete_user("heavy").events == 10_000
     assert [event.user for _, event in store.events()] == ["light"] * 10
 
 
@@ -115,7 +116,7 @@ def test_unusual_ids(store: Store) -> None:
     store.record_exposures(shown)
     assert [one for text in UNUSUAL for one in store.exposures(text)] == shown
     for user in users[::2]:
-        assert store.delete_user(user) == len(UNUSUAL)
+        assert store.delete_user(user).events == len(UNUSUAL)
     assert [bool(stored.events) for stored in store.recent_events(users, 1)] == [bool(n % 2) for n in range(len(users))]
 
 
@@ -133,7 +134,7 @@ def test_delete_user(store: Store) -> None:
     store.put_states({"u": UserState("m", 3, b"u"), "v": UserState("m", 2, b"v")})
     store.record_exposures([Exposure("e", "A", "u", 1, ("a",)), Exposure("e", "B", "v", 1, ("b",))])
     before = store.recent_events(["u"], 9)[0].last_sequence
-    assert store.delete_user("u") == 2
+    assert store.delete_user("u").events == 2
     deleted_user, other = store.recent_events(["u", "v"], 9)
     assert (deleted_user.events, deleted_user.total, deleted_user.deleted) == ((), 0, True)
     assert deleted_user.last_sequence > before
@@ -147,12 +148,12 @@ def test_delete_user(store: Store) -> None:
     back = store.recent_events(["u"], 9)[0]
     assert ([event.item for event in back.events], back.total, back.deleted) == (["new"], 1, True)
     assert back.last_sequence > deleted_user.last_sequence
-    assert store.delete_user("u") == 1
+    assert store.delete_user("u").events == 1
     assert store.recent_events(["u"], 9)[0].last_sequence > back.last_sequence
 
 
 def test_delete_an_unknown_user(store: Store) -> None:
-    assert store.delete_user("trained only") == 0
+    assert store.delete_user("trained only").events == 0
     (deleted_user,) = store.recent_events(["trained only"], 9)
     assert deleted_user.deleted
     assert deleted_user.last_sequence > 0
@@ -181,9 +182,13 @@ def test_states_from_before_a_deletion_are_ignored(store: Store) -> None:
     store.delete_user("u")
     store.put_states({"u": UserState("m", old, b"outdated")})
     assert store.get_states(["u"], "m") == [None]
-    now = store.recent_events(["u"], 9)[0].last_sequence
-    store.put_states({"u": UserState("m", now, b"nothing")})
-    assert store.get_states(["u"], "m") == [UserState("m", now, b"nothing")]
+    deletion = store.recent_events(["u"], 9)[0].last_sequence
+    store.put_states({"u": UserState("m", deletion, b"nothing")})
+    assert store.get_states(["u"], "m") == [None]
+    store.append([Event("u", "b", 2)])
+    back = store.recent_events(["u"], 9)[0].last_sequence
+    store.put_states({"u": UserState("m", back, b"new")})
+    assert store.get_states(["u"], "m") == [UserState("m", back, b"new")]
 
 
 def test_settings(store: Store) -> None:
@@ -250,14 +255,39 @@ def test_data_survives_reopening(address: str, open_stores: Callable[[str], Stor
     assert again.recent_events(["v"], 1)[0].deleted
 
 
-def test_prune_states(store: Store) -> None:
+def test_prune_states(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     users = [f"u{number}" for number in range(250)] + UNUSUAL
-    for model, some in (("old", users), ("new", users[::2]), ("other", ["u0"])):
+    for model, some, written_at in (("old", users, 100), ("new", users[::2], 200), ("other", ["u0"], 300)):
+        monkeypatch.setattr(time, "time", lambda now=written_at: now + 0.5)
         store.put_states({user: UserState(model, 1, model.encode()) for user in some})
-    assert store.prune_states({"old", "new", "other", "unknown"}) == 0
-    assert store.prune_states(["new", "other"]) == len(users)
+    assert store.prune_states(100) == 0
+    assert store.prune_states(200) == len(users)
     assert not any(store.get_states(users, "old"))
     assert [one and one.data for one in store.get_states(users[:4], "new")] == [b"new", None, b"new", None]
     assert store.get_states(["u0"], "other") == [UserState("other", 1, b"other")]
-    assert store.prune_states([]) == len(users[::2]) + 1
-    assert store.prune_states([]) == 0
+    monkeypatch.setattr(time, "time", lambda: 400.5)
+    store.put_states({"u2": UserState("new", 1, b"again")})
+    assert store.prune_states(400) == len(users[::2])  # all but the state that was written again
+    assert store.get_states(["u2"], "new") == [UserState("new", 1, b"again")]
+    assert store.prune_states(401) == 1
+    assert store.prune_states(401) == 0
+
+
+def test_exposures_before_a_deletion_are_ignored(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1_000_000
+    monkeypatch.setattr(time, "time", lambda: now + 0.5)
+    store.append([Event("u", "a", 1)])
+    store.delete_user("u")
+    shown = [Exposure("e", "A", user, now + later, ("a",)) for user in ("u", "v") for later in (-100, 0, 60)]
+    store.record_exposures(shown)
+    assert list(store.exposures("e")) == shown[2:]
+    assert store.delete_user("u").events == 0
+    assert list(store.exposures("e")) == shown[3:]
+
+
+def test_size_grows_with_the_events(store: Store) -> None:
+    store.append([Event("u", "a", 1)])
+    before = store.size_bytes()
+    assert before > 0
+    store.append([Event(f"u{n}", f"item-{n}", n) for n in range(5_000)])
+    assert store.size_bytes() > before + 100_000

@@ -15,7 +15,7 @@ import pytest
 from servers import PostgreSQLServer
 
 from segue.serving.stores import postgresql_sql, sqlite
-from segue.serving.stores.store import Event, Store, UserState
+from segue.serving.stores.store import LOCK_TIMEOUT_SECONDS, Event, Store, UserState
 
 USERS = ["u0", "u1", "u2", "shared"]
 
@@ -23,7 +23,7 @@ USERS = ["u0", "u1", "u2", "shared"]
 @pytest.fixture(autouse=True)
 def long_timeouts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers compete for the lock, and none may time out."""
-    monkeypatch.setattr(sqlite, "SHORT_TIMEOUT_SECONDS", sqlite.BUSY_TIMEOUT_SECONDS)
+    monkeypatch.setattr(sqlite, "SHORT_TIMEOUT_SECONDS", LOCK_TIMEOUT_SECONDS)
 
 
 class Follower(threading.Thread):
@@ -109,7 +109,7 @@ def test_concurrent_states_and_deletions(store: Store) -> None:
 
     with ThreadPoolExecutor(6) as threads:
         list(threads.map(work, range(6)))
-    n_deleted = store.delete_user("u0")
+    n_deleted = store.delete_user("u0").events
     assert n_deleted <= 60
     deleted, other = store.recent_events(["u0", "u1"], 100)
     assert (deleted.events, deleted.total, deleted.deleted, other.total) == ((), 0, True, 60)
@@ -238,12 +238,12 @@ def test_deletions_wait_for_states(
     with ThreadPoolExecutor(1) as threads:
         with psycopg.connect(address) as slow:
             slow.execute(postgresql_sql.LOCK_STATES_SHARED_SQL)
-            slow.execute(
-                postgresql_sql.PUT_STATES_SQL, (["u"], ["m"], [store.recent_events(["u"], 1)[0].last_sequence], [b"x"])
-            )
+            sequence = store.recent_events(["u"], 1)[0].last_sequence
+            columns = {"users": ["u"], "models": ["m"], "last_sequences": [sequence], "data": [b"x"]}
+            slow.execute(postgresql_sql.PUT_STATES_SQL, {"time": 1, "markers": bytes(32), **columns})
             running = threads.submit(store.delete_user, "u")
             waiting = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while not running.done() and not postgresql_server.query(waiting):
                 pass
-        assert running.result() == 1
+        assert running.result().events == 1
     assert store.get_states(["u"], "m") == [None]

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from segue.serving.stores import sqlite
 from segue.serving.stores.open import open_store
 from segue.serving.stores.postgresql import PostgreSQL
 from segue.serving.stores.redis import Redis
@@ -127,17 +126,13 @@ def test_sqlite_format_mismatch(new_address: Callable[[str], str]) -> None:
     connection = sqlite3.connect(address.removeprefix("sqlite:///"))
     connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(ValueError, match="got format 9, expected 2"):
+    with pytest.raises(ValueError, match="got format 9, expected 3"):
         open_store(address)
 
 
-def test_locked_file_and_full_disk(
-    new_address: Callable[[str], str], open_stores: Callable[[str], Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT_SECONDS", 0.05)
+def test_locked_file_and_full_disk(new_address: Callable[[str], str]) -> None:
     address = new_address("sqlite")
-    store = open_stores(address)
-    assert isinstance(store, SQLite)
+    store = SQLite(Path(address.removeprefix("sqlite:///")), lock_timeout=0.05)
     store.append([Event("zoe", "a", 1)])
     other = sqlite3.connect(address.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -149,7 +144,7 @@ def test_locked_file_and_full_disk(
     with store._pool.connection() as connection:
         (pages,) = connection.execute("PRAGMA page_count").fetchone()
         connection.execute(f"PRAGMA max_page_count = {pages + 1}")
-    with pytest.raises(StoreError, match=r"^sqlite: cannot store events: SQLITE_FULL$"):
+    with pytest.raises(StoreError, match=r"^sqlite: cannot store events: SQLITE_FULL; the store is full$"):
         store.append([Event("zoe", f"{n}", n) for n in range(10_000)])
     assert [event.item for event in store.recent_events(["zoe"], 9)[0].events] == ["a"]
     assert store.append([Event("zoe", "c", 1)]) == [True]

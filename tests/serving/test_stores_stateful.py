@@ -97,7 +97,8 @@ class Stores(RuleBasedStateMachine):
         self.store.put_states(given)
         for user, state in given.items():
             stored = self.states.get((user, state.model))
-            if state.last_sequence >= max(stored.last_sequence if stored else 0, self.deleted.get(user, 0)):
+            is_after_deletion = state.last_sequence > self.deleted.get(user, -1)
+            if is_after_deletion and state.last_sequence >= (stored.last_sequence if stored else 0):
                 self.states[user, state.model] = state
 
     @rule(users=st.lists(USERS, max_size=4), model=MODELS)
@@ -106,7 +107,7 @@ class Stores(RuleBasedStateMachine):
 
     @rule(user=USERS)
     def delete_user(self, user: str) -> None:
-        assert self.store.delete_user(user) == len(self.events_of(user))
+        assert self.store.delete_user(user).events == len(self.events_of(user))
         self.log = [one for one in self.log if one[1].user != user]
         self.states = {key: state for key, state in self.states.items() if key[0] != user}
         self.exposure_log = [one for one in self.exposure_log if one.user != user]
@@ -114,11 +115,14 @@ class Stores(RuleBasedStateMachine):
         assert stored.last_sequence > self.newest
         self.newest = self.last[user] = self.deleted[user] = stored.last_sequence
 
-    @rule(user=USERS, experiments=st.lists(EXPERIMENTS, max_size=3), items=st.lists(st.text("ab'é"), max_size=2))
-    def record_exposures(self, user: str, experiments: list[str], items: list[str]) -> None:
-        given = [Exposure(experiment, "A", user, len(self.exposure_log), tuple(items)) for experiment in experiments]
+    @rule(user=USERS, experiments=st.lists(EXPERIMENTS, max_size=3), items=st.lists(st.text("ab'é"), max_size=2),
+          is_new=st.booleans())  # fmt: skip
+    def record_exposures(self, user: str, experiments: list[str], items: list[str], is_new: bool) -> None:
+        shown_at = 2**40 if is_new else 1  # after or before any deletion
+        given = [Exposure(experiment, "A", user, shown_at, tuple(items)) for experiment in experiments]
         self.store.record_exposures(given)
-        self.exposure_log += [replace(one) for one in given]
+        if is_new or user not in self.deleted:
+            self.exposure_log += [replace(one) for one in given]
 
     @rule(experiment=EXPERIMENTS)
     def exposures(self, experiment: str) -> None:

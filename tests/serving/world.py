@@ -17,6 +17,7 @@ from segue.serving.monitoring.metrics import Metrics
 from segue.serving.service import Service
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
+from segue.serving.stores.timeout import TimeoutStore
 from segue.testing import dataset
 from segue.testing.training import train_small
 
@@ -52,7 +53,11 @@ def artifact_folder(key: str, engine: str = "native") -> Path:
 
 def service(*keys: str, store: str = "memory:", library: Path | None = None, **settings: Any) -> Service:
     """Create a service with models by key, the first of them active."""
-    event_store, serving_settings = open_store(store), ServingSettings(**settings)
+    serving_settings = ServingSettings(**settings)
+    seconds = serving_settings.store_timeout_ms / 1000, serving_settings.store_write_timeout_ms / 1000
+    opened_store = open_store(store)
+    opened_store.ping()  # creates the tables of a server, which may take long
+    event_store = TimeoutStore(opened_store, *seconds)
     folders = [artifact_folder(key) for key in keys]
     models = ModelRegistry(folders, event_store, library, default_rules=serving_settings.default_rules)
     return Service(models, event_store, serving_settings, Metrics())

@@ -24,7 +24,11 @@ def add(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="Owner of the key.")],
     scope: Annotated[
-        list[str], typer.Option(metavar="SCOPE", help="Permission: read, write or admin. May be repeated.")
+        list[str],
+        typer.Option(
+            metavar="SCOPE",
+            help="Permission: recommend (recommendations and catalog only), read, write or admin. May be repeated.",
+        ),
     ],
     days: Annotated[float | None, typer.Option(help="Days until the key expires. [default: never]")] = None,
     file: File = None,

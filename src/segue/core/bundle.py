@@ -8,18 +8,20 @@ The folder contains the hash of every file; nothing is pickled: ``bundle.json`` 
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
-from segue.core.config import parse
+from segue.core.config import Settings, parse
 from segue.core.events import check_codes
 from segue.core.files import (
     atomic_folder,
+    check_regular_file,
     find_damage,
     load_arrays,
     read_checked_json,
@@ -30,8 +32,8 @@ from segue.core.files import (
 from segue.core.memory_check import check_not_forked
 from segue.core.model import Model
 from segue.core.registry import model_class
-from segue.core.types import DataSchema, Dataset, Events, Feature, Vocab
-from segue.core.vocab import check_id_table
+from segue.core.types import DataSchema, Dataset, Events, Feature, FeatureKind, Vocab
+from segue.core.vocab import check_id_table, read_ids
 from segue.version import __version__
 
 __all__ = ["TrainedModel", "check_target", "create", "load", "save", "verify"]
@@ -200,19 +202,35 @@ def load(folder: Path) -> TrainedModel:
         users = _vocab(folder / "users.parquet", schema.n_users, types.get("users", "string"))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: malformed: {error!r}") from None
-    trained = TrainedModel(
+    catalog = pl.scan_parquet(folder / "items.parquet")
+    return TrainedModel(
         metadata["model"],
-        restore_model(kind(config, schema), folder / ARRAYS),
+        restore_model(_create_model(kind, config, schema, folder / ARRAYS), folder / ARRAYS),
         items,
         users,
-        pl.scan_parquet(folder / "items.parquet"),
+        catalog,
         metadata,
-        lambda: _read_log(folder, trained),
+        lambda: _read_log(folder, metadata, items, users, catalog),
         training_history=tuple(metadata.get("training_history", ())),
         test_readings=list(metadata.get("test_readings", ())),
         folder=folder,
     )
-    return trained
+
+
+def _create_model(kind: type[Model], config: Settings, schema: DataSchema, arrays: Path) -> Model:
+    """Create an untrained model.
+
+    Raises:
+        ValueError: the settings and the schema do not fit each other, or the model would need more memory than the file
+            of its arrays has bytes.
+    """
+    size = check_regular_file(arrays)
+    try:
+        if kind.exceeds_memory(config, schema, size):
+            raise ValueError(f"{arrays}: has {size} bytes, a model with these settings has larger arrays")
+        return kind(config, schema)
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{arrays.parent / 'bundle.json'}: malformed: the settings do not fit: {error!r}") from None
 
 
 def restore_model(model: Model, path: Path) -> Model:
@@ -248,8 +266,15 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     if metadata["format"] > 1:
         metadata = read_checked_json(path)
     types = {"model": str, "config": dict, "schema": dict, "sha256": dict}
-    if wrong := [name for name, kind in types.items() if not isinstance(metadata.get(name), kind)]:
-        raise ValueError(f"{path}: malformed: '{wrong[0]}' is missing or not a {types[wrong[0]].__name__}")
+    optional = {"id_types": dict, "training_history": list, "test_readings": list, "log": dict, "user_features": list}
+    wrong = [name for name, kind in types.items() if not isinstance(metadata.get(name), kind)]
+    wrong += [name for name, kind in optional.items() if not isinstance(metadata.get(name, kind()), kind)]
+    if wrong:
+        expected = {**types, **optional}[wrong[0]].__name__
+        raise ValueError(f"{path}: malformed: '{wrong[0]}' is missing or not a {expected}")
+    for name in ("training_history", "test_readings"):
+        if not all(isinstance(line, dict) for line in metadata.get(name, ())):
+            raise ValueError(f"{path}: malformed: '{name}' is not a list of objects")
     required = [*REQUIRED, *([HISTORIES] if "log" in metadata else [])]
     if missing := [name for name in required if name not in metadata["sha256"]]:
         raise ValueError(f"{path}: malformed: no hash of {', '.join(missing)}")
@@ -262,12 +287,43 @@ def _schema(values: Mapping[str, Any]) -> DataSchema:
     for name in ("item_features", "user_features"):
         listed = [{**feature, "categories": tuple(feature["categories"])} for feature in values.get(name, [])]
         tuples[name] = tuple(Feature(**feature) for feature in listed)
-    return DataSchema(**{**values, **tuples})
+    schema = DataSchema(**{**values, **tuples})
+    _check_schema(schema)
+    return schema
+
+
+def _check_schema(schema: DataSchema) -> None:
+    """Check the types and ranges of a schema that was read from JSON.
+
+    Raises:
+        TypeError: a value has another type or is out of range.
+    """
+    sizes = schema.n_users, schema.n_items, schema.n_without_events
+    if not all(type(size) is int and size >= 0 for size in sizes) or schema.n_without_events > schema.n_items:
+        raise TypeError(f"schema: {sizes[0]!r} users, {sizes[1]!r} items, {sizes[2]!r} of them without events")
+    names = [*schema.actions, *(one.name for one in (*schema.item_features, *schema.user_features))]
+    names += [name for one in (*schema.item_features, *schema.user_features) for name in one.categories]
+    if wrong := [name for name in names if not isinstance(name, str)]:
+        raise TypeError(f"schema: the name {wrong[0]!r} of an action, a feature or a category is not text")
+    if schema.target is not None and not (type(schema.target) is int and 0 <= schema.target < len(schema.actions)):
+        raise TypeError(
+            f"schema: target {schema.target!r}, expected the number of one of {len(schema.actions)} actions"
+        )
+    for feature in (*schema.item_features, *schema.user_features):
+        numbers = feature.center, feature.scale
+        is_finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
+        if (
+            feature.kind not in get_args(FeatureKind)
+            or type(feature.size) is not int
+            or feature.size < 1
+            or not is_finite
+        ):
+            raise TypeError(f"schema: malformed feature {feature!r}")
 
 
 def _vocab(path: Path, size: int, id_type: str) -> Vocab:
     check_id_table(path, size)
-    return Vocab(lambda: pl.read_parquet(path, columns=["id"])["id"], size, id_type)
+    return Vocab(lambda: read_ids(path), size, id_type)
 
 
 def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, Any]:
@@ -294,8 +350,8 @@ def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, A
     }
 
 
-def _read_log(folder: Path, trained: TrainedModel) -> Dataset:
-    about = trained.metadata.get("log")
+def _read_log(folder: Path, metadata: Mapping[str, Any], items: Vocab, users: Vocab, catalog: pl.LazyFrame) -> Dataset:
+    about = metadata.get("log")
     if about is None:
         raise ValueError(f"{folder}: this model was stored without its interaction log")
     path = folder / HISTORIES
@@ -303,17 +359,17 @@ def _read_log(folder: Path, trained: TrainedModel) -> Dataset:
     known = {name: arrays.pop(name) for name in ("offsets", "items", "actions", "values", "times") if name in arrays}
     try:
         histories = Events(**known, context=arrays)
-        check_codes(histories, len(trained.users), len(trained.items), len(about["actions"]))
+        check_codes(histories, len(users), len(items), len(about["actions"]))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: malformed: {error}") from None
     return Dataset(
         name=about["name"],
-        users=trained.users,
-        items=trained.items,
+        users=users,
+        items=items,
         histories=histories,
         actions=tuple(about["actions"]),
         target=about["target"],
-        item_features=trained.catalog,
+        item_features=catalog,
         user_features=pl.scan_parquet(folder / "users.parquet"),
         header={"hash": about["hash"], "folder": str(folder)},
     )

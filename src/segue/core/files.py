@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -20,8 +24,12 @@ from numpy.typing import NDArray
 
 __all__ = [
     "atomic_folder",
+    "check_file_names",
+    "check_regular_file",
     "find_damage",
+    "is_inside",
     "load_arrays",
+    "map_array",
     "read_checked_json",
     "read_json",
     "recover_interrupted_write",
@@ -34,6 +42,10 @@ __all__ = [
 
 CHECKSUM = "checksum"
 NO_DIGEST = "0" * 64
+MAX_LISTED_FILES = 10_000
+"""Maximum number of files that a folder may list with their hashes."""
+MAX_JSON_BYTES = 256_000_000
+"""Maximum size of a JSON file."""
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
@@ -57,18 +69,51 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, max_bytes: int = MAX_JSON_BYTES) -> Any:
     """Read JSON from ``path``.
 
+    Args:
+        max_bytes: maximum size of the file.
+
     Raises:
-        ValueError: the file is missing or not JSON.
+        ValueError: the file is missing, too large, nested too deeply, or not JSON.
+    """
+    return _parse_json(path, _read_bytes(path, max_bytes))
+
+
+def _parse_json(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path}: not JSON: nested too deeply") from None
+    except ValueError as error:  # also an integer of thousands of digits
+        raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def _read_bytes(path: Path, max_bytes: int) -> bytes:
+    if (size := check_regular_file(path)) > max_bytes:
+        raise ValueError(f"{path}: {size} bytes, expected at most {max_bytes}")
+    with path.open("rb") as file:
+        return file.read(max_bytes + 1)
+
+
+def check_regular_file(path: Path) -> int:
+    """Check that ``path`` is a regular file, and return its size in bytes.
+
+    It is not opened. Opening a FIFO would block, and opening a device may have effects.
+
+    Raises:
+        ValueError: there is no such file, it cannot be examined, or it is a folder, a FIFO or a device.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        status = path.stat()
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from None
+    except (OSError, ValueError) as error:  # such as a loop of symbolic links, or a name that the system does not allow
+        raise ValueError(f"{path}: cannot be read: {error}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path}: expected a regular file, got a {'folder' if path.is_dir() else 'special file'}")
+    return status.st_size
 
 
 def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -81,16 +126,18 @@ def write_checked_json(path: Path, value: Mapping[str, Any]) -> None:
     write_text(path, f"{head}{hashlib.sha256(text.encode()).hexdigest()}{tail}")
 
 
-def read_checked_json(path: Path, *, is_required: bool = True) -> dict[str, Any]:
+def read_checked_json(path: Path, *, is_required: bool = True, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Read what :func:`write_checked_json` wrote, without the checksum.
 
     Args:
         is_required: whether the file must have a checksum; files of earlier versions have none.
+        max_bytes: maximum size of the file.
 
     Raises:
-        ValueError: the file is missing, not a JSON object, or modified.
+        ValueError: the file is missing, too large, not a JSON object, or modified.
     """
-    value = read_json(path)
+    content = _read_bytes(path, max_bytes)
+    value = _parse_json(path, content)
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
     if CHECKSUM not in value and not is_required:
@@ -98,7 +145,9 @@ def read_checked_json(path: Path, *, is_required: bool = True) -> dict[str, Any]
     if CHECKSUM not in value:
         raise ValueError(f"{path}: modified or damaged: it has no checksum")
     digest = value.pop(CHECKSUM)
-    head, _, tail = path.read_bytes().rpartition(str(digest).encode())
+    if not isinstance(digest, str) or len(digest) != len(NO_DIGEST):
+        raise ValueError(f"{path}: modified or damaged: the checksum is not a SHA-256")
+    head, _, tail = content.rpartition(digest.encode("utf-8", "surrogatepass"))
     actual = hashlib.sha256(head + NO_DIGEST.encode() + tail).hexdigest()
     if digest != actual:
         raise ValueError(f"{path}: modified or damaged: checksum {actual}, expected {digest}")
@@ -151,15 +200,58 @@ def sha256(path: Path) -> str:
 def find_damage(folder: Path, expected: Mapping[str, str]) -> list[str]:
     """List the missing and modified files of ``folder``, one line each.
 
-    ``expected`` maps file names to their SHA-256.
+    No file outside the folder is read: neither through its name nor through a symbolic link.
+
+    Args:
+        expected: maps file names to their SHA-256; see :func:`check_file_names`.
     """
+    try:
+        check_file_names(expected, str(folder))
+    except ValueError as error:
+        return [str(error)]
     errors = []
     for name, digest in expected.items():
-        if not (folder / name).is_file():
-            errors.append(f"{folder / name}: missing")
-        elif (actual := sha256(folder / name)) != digest:
-            errors.append(f"{folder / name}: sha256 {actual}, expected {digest}")
+        path = folder / name
+        if not path.exists():
+            errors.append(f"{path}: missing")
+        elif not is_inside(folder, path):
+            errors.append(f"{path}: a symbolic link that leaves the folder")
+        else:
+            try:
+                check_regular_file(path)
+                if (actual := sha256(path)) != digest:
+                    errors.append(f"{path}: sha256 {actual}, expected {digest}")
+            except ValueError as error:
+                errors.append(str(error))
+            except OSError as error:
+                errors.append(f"{path}: cannot be read: {error.strerror or error}")
     return errors
+
+
+def check_file_names(names: Mapping[str, object], where: str) -> None:
+    """Check that all listed names are plain relative paths inside their folder.
+
+    A name has ``/`` between folders and is normalized, so that no file has two names.
+
+    Raises:
+        ValueError: a name is empty, absolute or not normalized, or has ``..``, a backslash, a drive letter or a control
+            character; or more than :data:`MAX_LISTED_FILES` are listed.
+    """
+    if len(names) > MAX_LISTED_FILES:
+        raise ValueError(f"{where}: lists {len(names)} files, expected at most {MAX_LISTED_FILES}")
+    for name in names:
+        parts = PurePosixPath(name).parts if isinstance(name, str) else ()
+        is_plain = bool(parts) and "/".join(parts) == name and not {".", "..", "/"} & {*parts}
+        if not is_plain or "\\" in name or re.match(r"[A-Za-z]:", name) or not name.isprintable() or len(name) > 1_000:
+            raise ValueError(f"{where}: lists {str(name)[:100]!r}, expected the relative path of a file in the folder")
+
+
+def is_inside(folder: Path, path: Path) -> bool:
+    """Return whether ``path`` is in ``folder`` after following all symbolic links."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a loop of symbolic links
+        return False
 
 
 def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -178,14 +270,44 @@ def load_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read named arrays from a safetensors file.
 
     Raises:
-        ValueError: the file is missing or broken.
+        ValueError: the file is missing or broken, or has a type of numbers that NumPy does not have.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    check_regular_file(path)
     try:
         return dict(load_file(path))
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path}: not a safetensors file: {error}") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, OverflowError, MemoryError, OSError) as error:
+        raise ValueError(f"{path}: not a safetensors file: {error or type(error).__name__}") from None
+
+
+def map_array(path: Path, dtype: Any, ndim: int = 1) -> NDArray[Any]:
+    """Open a ``.npy`` file as a read-only, memory-mapped array.
+
+    Args:
+        dtype: expected type.
+        ndim: expected number of dimensions.
+
+    Raises:
+        ValueError: the file is missing or broken, has another type or number of dimensions, or is too short for the
+            shape in its header.
+    """
+    size = check_regular_file(path)
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read_header = (
+                np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            )
+            shape, _, actual = read_header(file)
+            offset = file.tell()
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, OSError, TokenError) as error:
+        reason = (str(error) or type(error).__name__)[:200]
+        raise ValueError(f"{path}: malformed: not a .npy file: {reason}") from None
+    if actual != dtype or len(shape) != ndim:
+        raise ValueError(f"{path}: malformed: {actual} of shape {shape}, expected {np.dtype(dtype)}, {ndim} dimensions")
+    if min(shape, default=1) < 0 or math.prod(shape) * actual.itemsize != size - offset:
+        raise ValueError(f"{path}: malformed: {size - offset} bytes for {actual} of shape {shape}")
+    array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    return array

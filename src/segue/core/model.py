@@ -204,6 +204,14 @@ class Model(ABC):
     def __init__(self, config: Any, schema: DataSchema) -> None:
         """Create an untrained model with settings ``config``, an instance of ``Config``."""
 
+    @classmethod
+    def exceeds_memory(cls, config: Any, schema: DataSchema, max_bytes: int) -> bool:
+        """Return whether the arrays of a new model need more than ``max_bytes``.
+
+        Nothing is allocated. Models that allocate nothing before training give false.
+        """
+        return False
+
     @abstractmethod
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return scores; see :meth:`Recommender.score`."""

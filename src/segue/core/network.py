@@ -7,6 +7,7 @@ Shapes: M positions with a target, D width, I items, N queries.
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, cast
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from segue.core.model import Model, StateArrays
 from segue.core.model_arrays import check_finite
@@ -42,6 +44,32 @@ class Network(nn.Module, Model):
     def schema_for(cls, config: Any, data: Dataset) -> DataSchema:
         """Return the schema of ``data`` that a network with these settings is built from."""
         return data.schema
+
+    @classmethod
+    def exceeds_memory(cls, config: Any, schema: DataSchema, max_bytes: int) -> bool:
+        """Return whether the parameters of a new network need more than ``max_bytes``.
+
+        The network is built without memory until the limit is reached, so that any number of layers ends soon. A
+        network that cannot be built in this way gives false.
+        """
+        thread, total = threading.get_ident(), 0
+
+        def count(module: nn.Module, name: str, parameter: Tensor | None) -> None:
+            nonlocal total
+            if threading.get_ident() == thread and parameter is not None:
+                total += parameter.numel() * parameter.element_size()
+                if total > max_bytes:
+                    raise RuntimeError("the network needs too much memory")
+
+        hook = register_module_parameter_registration_hook(count)
+        try:
+            with torch.device("meta"):
+                cls(config, schema)
+        except (RuntimeError, ValueError):  # also a part of another library that reads its own numbers
+            pass
+        finally:
+            hook.remove()
+        return total > max_bytes
 
     def prepare(self, train: Dataset) -> None:
         """Set buffers that depend on the training data, such as item features.

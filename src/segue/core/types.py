@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,7 @@ __all__ = [
     "Dataset",
     "Events",
     "Feature",
+    "FeatureKind",
     "HeldOut",
     "Mask",
     "Queries",
@@ -46,6 +47,10 @@ __all__ = [
 ]
 
 
+FeatureKind: TypeAlias = Literal["category", "tags", "number", "vector"]
+"""How a feature is encoded."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """One item or user feature and its numeric encoding.
@@ -54,7 +59,7 @@ class Feature:
     """
 
     name: str
-    kind: Literal["category", "tags", "number", "vector"]
+    kind: FeatureKind
     size: int = 1
     """Number of columns of the encoded feature."""
     categories: tuple[str, ...] = ()

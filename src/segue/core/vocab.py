@@ -18,13 +18,17 @@ from segue.core.events import Codes, Mask
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ID_PATTERN", "MAX_ID_LENGTH", "Vocab", "check_id_table", "id_text", "id_type_of"]
+__all__ = ["ID_PATTERN", "MAX_ID_LENGTH", "Vocab", "check_id_table", "id_text", "id_type_of", "read_ids"]
 
 MAX_ID_LENGTH = 256
 """Maximum number of characters of an id in the HTTP API."""
 
 ID_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 """Ids in the HTTP API have no control characters, such as tabs."""
+
+MAX_ROWS_PER_BYTE = 20
+"""Maximum number of ids per byte of a table. Sequential numbers take about 0.4 bytes each; a column that repeats one id
+takes nearly none, and could need any amount of memory."""
 
 INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 
@@ -122,13 +126,30 @@ def id_text(value: Any) -> str:
     return str(value)
 
 
+def read_ids(path: Path) -> pl.Series:
+    """Read the column ``id`` of a Parquet table.
+
+    Raises:
+        ValueError: the table is broken, or an id is missing or occurs twice.
+    """
+    import polars as pl
+
+    try:
+        ids = pl.read_parquet(path, columns=["id"])["id"]
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{path}: broken table: {error}") from None
+    if ids.null_count() or ids.n_unique() != len(ids):
+        raise ValueError(f"{path}: malformed: an id is missing or occurs twice")
+    return ids
+
+
 def check_id_table(path: Path, size: int) -> None:
     """Check that a Parquet table has ``size`` rows and a text column ``id``.
 
     Only the metadata of the file is read.
 
     Raises:
-        ValueError: the table is broken, has another number of rows, or no such column.
+        ValueError: the table is broken, has another number of rows, more than its size permits, or no such column.
     """
     import polars as pl
 
@@ -136,9 +157,11 @@ def check_id_table(path: Path, size: int) -> None:
         with path.open("rb") as file:
             dtype = pl.read_parquet_schema(file).get("id")
         rows = pl.scan_parquet(path).select(pl.len()).collect().item()
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path}: broken table: {error}") from None
     if dtype != pl.String:
         raise ValueError(f"{path}: malformed: column 'id' is {dtype or 'missing'}, expected String")
     if rows != size:
         raise ValueError(f"{path}: malformed: {rows} rows, expected {size}")
+    if rows > 1_000 + MAX_ROWS_PER_BYTE * (n_bytes := path.stat().st_size):
+        raise ValueError(f"{path}: malformed: {rows} rows in {n_bytes} bytes, which cannot hold as many different ids")

@@ -12,10 +12,9 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from fastapi import APIRouter, FastAPI, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.staticfiles import StaticFiles
 
@@ -28,14 +27,17 @@ from segue.serving.api.recommend import RecommendRoutes
 from segue.serving.api.strict_route import StrictRoute
 from segue.serving.auth.api_keys import ApiKeys
 from segue.serving.batcher import Batcher
+from segue.serving.connection_limits import ConnectionLimiter, connection_limit
 from segue.serving.errors import format_traceback
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.limits import ConcurrencyLimiter
+from segue.serving.experiments.exposure_recorder import ExposureRecorder
+from segue.serving.middleware.http_protocol import PROTOCOL_STATE, ProtocolContext
 from segue.serving.middleware.request_context import AccessRecord
-from segue.serving.middleware.security import install_security
+from segue.serving.middleware.security import create_request_limiter, install_security
 from segue.serving.monitoring.live_stats import ArrivalCounter, RequestStats
+from segue.serving.scheduling.engine_scheduler import EngineScheduler
 from segue.serving.service import Job, Service
-from segue.serving.stores.store import Event, Exposure
+from segue.serving.stores.store import Event
 from segue.version import __version__
 
 __all__ = ["create_app"]
@@ -106,9 +108,10 @@ def create_app(
 def _create_dependencies(service: Service, experiments: Experiments) -> ApiDependencies:
     """Create the queues and counters that the routes share."""
     settings, metrics = service.settings, service.metrics
-    request_queue: Batcher[Job, Any] = Batcher(
-        service.run_jobs, settings.max_batch_size, settings.queue_size, "segue-requests", metrics.record_batch
+    request_queue: EngineScheduler[Job] = EngineScheduler(
+        service.run_jobs, settings.max_batch_size, settings.queue_size, "segue-requests", metrics
     )
+    request_queue.start()
     event_queue: Batcher[Event, bool] = Batcher(
         service.append_events,
         settings.max_batch_events,
@@ -116,25 +119,24 @@ def _create_dependencies(service: Service, experiments: Experiments) -> ApiDepen
         "segue-events",
         lambda size: metrics.record_batch(size, "events"),
     )
-    exposure_queue: Batcher[Exposure, None] = Batcher(
-        service.record_exposures, settings.max_batch_events, settings.queue_size, "segue-exposures"
-    )
-    limiter = ConcurrencyLimiter(settings.max_concurrent)
-    return ApiDependencies(service, experiments, request_queue, event_queue, exposure_queue, RequestStats(), limiter)
+    exposures = ExposureRecorder(service.record_exposures, metrics)
+    limiter = create_request_limiter(settings)
+    return ApiDependencies(service, experiments, request_queue, event_queue, exposures, RequestStats(), limiter)
 
 
 @asynccontextmanager
-async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterator[dict[str, ProtocolContext]]:
     """Run the background loops during the lifetime of the application.
 
-    At shutdown, finish the accepted requests and close everything.
+    At shutdown, finish the accepted requests and close everything. The lifespan state has the limits for the protocol.
     """
     service = dependencies.service
-    tasks = [asyncio.create_task(work) for work in (_sync_loop(dependencies), _prune_loop(dependencies))]
+    tasks = [asyncio.create_task(work) for work in (_sync_loop(dependencies, app), _prune_loop(dependencies))]
+    service.store_monitor.start()
     app.state.is_ready = True
     service.metrics.set_ready(True)
     try:
-        yield
+        yield {PROTOCOL_STATE: _create_protocol_context(service)}
     finally:
         app.state.is_ready = False
         service.metrics.set_ready(False)
@@ -142,11 +144,23 @@ async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterato
             task.cancel()
         await dependencies.drain()
         # calls to an unresponsive store end with the process
-        queues = (dependencies.request_queue, dependencies.event_queue, dependencies.exposure_queue)
+        queues = (dependencies.request_queue, dependencies.event_queue, dependencies.exposures)
         timeout = max(1.0, service.settings.drain_seconds)
         await asyncio.gather(*(asyncio.to_thread(queue.close, timeout) for queue in queues))
         service.close()
         service.metrics.close()
+
+
+def _create_protocol_context(service: Service) -> ProtocolContext:
+    settings, metrics = service.settings, service.metrics
+    limit = connection_limit(settings.max_connections)
+    connections = ConnectionLimiter(limit, settings.max_connections_per_address, metrics.record_excess_connection)
+
+    def on_reject(status: int) -> None:
+        if (reason := REJECTION_REASONS.get(status)) is not None:
+            metrics.record_rejection(reason)
+
+    return ProtocolContext(connections, on_reject=on_reject)
 
 
 def _add_probes(app: FastAPI, dependencies: ApiDependencies) -> None:
@@ -160,15 +174,25 @@ def _add_probes(app: FastAPI, dependencies: ApiDependencies) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
-        body = '{"ready": true}' if app.state.is_ready else '{"ready": false}'
-        return Response(body, 200 if app.state.is_ready else 503, media_type="application/json")
+        is_ready, reasons = _readiness(app, dependencies.service)
+        body = {"ready": is_ready} | ({"reasons": reasons} if reasons else {})
+        return JSONResponse(body, 200 if is_ready else 503)
 
     @app.get("/metrics", include_in_schema=False)
     async def render_metrics() -> Response:
-        metrics.set_queue_length("recommend", len(dependencies.request_queue), settings.queue_size)
+        queue = dependencies.request_queue
+        metrics.set_queue_length("recommend", queue.length("plain"), settings.queue_size)
+        metrics.set_queue_length("expensive", queue.length("expensive"), settings.queue_size)
         metrics.set_queue_length("events", len(dependencies.event_queue), settings.queue_size)
         body, content_type = await asyncio.to_thread(metrics.render)
         return Response(body, media_type=content_type)
+
+
+def _readiness(app: FastAPI, service: Service) -> tuple[bool, list[str]]:
+    """Return whether the process should receive requests, and its problems."""
+    problems = service.store_monitor.problems()
+    reasons = problems if app.state.is_ready else ["the service is starting or stopping", *problems]
+    return app.state.is_ready and (not problems or service.settings.ready_without_store), reasons
 
 
 def _create_router(routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRoutes, tag: str) -> APIRouter:
@@ -212,15 +236,18 @@ def _record_request(dependencies: ApiDependencies, record: AccessRecord) -> None
         dependencies.stats.record_response(record.status, record.seconds)
 
 
-async def _sync_loop(dependencies: ApiDependencies) -> None:
+async def _sync_loop(dependencies: ApiDependencies, app: FastAPI) -> None:
     """Run the synchronization loop forever.
 
-    It adopts model activations by other processes and changes of the experiments file.
+    It adopts model activations by other processes and changes of the experiments file, and updates the metric of
+    readiness. An error that persists is logged once.
     """
     service = dependencies.service
     models, metrics = service.models, service.metrics
+    last_error: str | None = None
     while True:
         await asyncio.sleep(SYNC_SECONDS)
+        metrics.set_ready(_readiness(app, service)[0])
         try:
             await asyncio.to_thread(dependencies.experiments.reload_if_changed)
         except Exception as error:  # otherwise the loop would end
@@ -231,25 +258,27 @@ async def _sync_loop(dependencies: ApiDependencies) -> None:
             await dependencies.run_store_call(models.sync_active)
         except Exception as error:
             metrics.record_store_call(service.store.name, "get_setting", time.monotonic() - start, failed=True)
-            logger.error("the active model could not be read", extra={"traceback": format_traceback(error)})
+            if last_error != type(error).__name__:
+                logger.error("the active model could not be read", extra={"traceback": format_traceback(error)})
+            last_error = type(error).__name__
             continue
+        last_error = None
         current = models.active.info
         if current is not previous:
             metrics.set_model(current.name, current.key, current.version, True)
 
 
 async def _prune_loop(dependencies: ApiDependencies) -> None:
-    """Delete user states of unavailable models, forever.
+    """Delete user states that were not updated for a long time, forever.
 
-    This keeps the store from growing. The first deletion is delayed, because processes that are about to be replaced
-    may still need the states.
+    This keeps the store from growing, also by states of models that are no longer used.
     """
     service = dependencies.service
     while True:
         await asyncio.sleep(PRUNE_SECONDS)
         try:
-            if count := await dependencies.run_store_call(service.prune_states):
-                logger.info("user states of unavailable models deleted", extra={"count": count})
+            if count := await dependencies.run_store_call(service.prune_states, is_write=True):
+                logger.info("outdated user states deleted", extra={"count": count})
         except Exception as error:
             service.metrics.record_error("store")
             logger.error("outdated user states could not be deleted", extra={"traceback": format_traceback(error)})

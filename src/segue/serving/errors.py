@@ -76,6 +76,7 @@ class ApiError(Exception):
         message: plain text without request content.
         fields: errors by field, such as ``history[3].value``.
         retry_after: seconds after which a retry may succeed.
+        allow: methods that the path supports.
     """
 
     def __init__(
@@ -85,10 +86,11 @@ class ApiError(Exception):
         message: str | None = None,
         fields: Mapping[str, str] | None = None,
         retry_after: float | None = None,
+        allow: Sequence[str] = (),
     ) -> None:
         code, text = DEFAULT_ERRORS.get(status, DEFAULT_ERRORS[500 if status >= 500 else 400])
         self.status, self.error, self.message = status, error or code, message or text
-        self.fields, self.retry_after = dict(fields or {}), retry_after
+        self.fields, self.retry_after, self.allow = dict(fields or {}), retry_after, allow
         super().__init__(f"{status} {self.error}: {self.message}")
 
 
@@ -106,6 +108,8 @@ def error_headers(error: ApiError) -> dict[str, str]:
     headers = {"content-type": "application/json"}
     if error.status == 401:
         headers["www-authenticate"] = 'Bearer realm="segue"'
+    if error.allow:
+        headers["allow"] = ", ".join(error.allow)
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, -int(-error.retry_after // 1)))
     return headers
@@ -162,7 +166,8 @@ async def _handle_http_exception(routes: RouteTemplates, request: Request, error
     """
     extra = {name: value for name, value in (error.headers or {}).items() if name.lower() in ("allow", "retry-after")}
     if error.status_code == 405 and (methods := routes.allowed_methods(str(request.scope["path"]))):
-        extra = {"Allow": ", ".join(methods)}  # the framework lists the methods of only one of several routes
+        # the framework lists the methods of only one of several routes
+        return _error_response(request, ApiError(405, allow=methods))
     return _error_response(request, ApiError(error.status_code), extra)
 
 

@@ -1,4 +1,4 @@
-"""Rate limit per API key and limit on concurrent requests.
+"""Rate limit per API key, and limits on what clients use at the same time.
 
 The rate limit is a token bucket stored as one number per key: the time at which its bucket is full again (generic cell
 rate algorithm, ITU-T I.371). Both classes must be used from one event loop, as nothing is locked.
@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-__all__ = ["ConcurrencyLimiter", "RateLimiter"]
+__all__ = ["RateLimiter", "SharedLimiter"]
 
 
 class RateLimiter:
@@ -56,28 +56,54 @@ class RateLimiter:
         return 0.0 if allowed else wait
 
 
-class ConcurrencyLimiter:
-    """Limits the number of concurrent requests.
+class SharedLimiter:
+    """Limits an amount in use, in total and per client.
+
+    The amount is a number of concurrent requests, connections or bytes.
 
     Args:
-        limit: maximum number of concurrent requests.
+        limit: maximum amount in use.
+        per_client: maximum amount in use by one client; 0: no such limit.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit, self._in_use = limit, 0
+    def __init__(self, limit: int, per_client: int = 0) -> None:
+        self._limit, self._per_client, self._in_use = limit, per_client, 0
+        self._by_client: dict[str, int] = {}
 
     @property
     def in_use(self) -> int:
-        """Number of requests being processed."""
+        """Amount in use."""
         return self._in_use
 
-    def try_acquire(self) -> bool:
-        """Acquire a slot if one is free; the caller must then call :meth:`release`."""
-        if self._in_use >= self._limit:
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is left for any client."""
+        return self._in_use >= self._limit
+
+    def try_acquire(self, client: str | None = None, amount: int = 1) -> bool:
+        """Acquire ``amount`` if it is available, and return whether it was.
+
+        The caller must release it.
+
+        Args:
+            client: ``None``: only the total is limited.
+        """
+        if self._in_use + amount > self._limit:
             return False
-        self._in_use += 1
+        if client is not None and self._per_client:
+            used = self._by_client.get(client, 0) + amount
+            if used > self._per_client:
+                return False
+            self._by_client[client] = used
+        self._in_use += amount
         return True
 
-    def release(self) -> None:
-        """Release a slot."""
-        self._in_use -= 1
+    def release(self, client: str | None = None, amount: int = 1) -> None:
+        """Release an acquired amount."""
+        self._in_use -= amount
+        if client is not None and self._per_client:
+            remaining = self._by_client[client] - amount
+            if remaining:
+                self._by_client[client] = remaining
+            else:
+                del self._by_client[client]

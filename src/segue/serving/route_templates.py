@@ -42,8 +42,12 @@ class RouteTemplates:
         return next((template for template, pattern in patterns if pattern.fullmatch(path)), UNMATCHED)
 
     def allowed_methods(self, path: str) -> list[str]:
-        """Return the methods of all routes that match ``path``, sorted."""
-        return sorted(self._methods.get(self.match(path), ()))
+        """Return the methods of all routes that match ``path``, sorted.
+
+        HEAD is answered wherever GET is.
+        """
+        methods = set(self._methods.get(self.match(path), ()))
+        return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
     @cached_property
     def _methods(self) -> dict[str, set[str]]:

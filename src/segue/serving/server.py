@@ -20,8 +20,9 @@ from platformdirs import user_data_path
 
 from segue.core.config import Settings
 from segue.serving.auth.api_keys import ApiKeys, check_public_access, is_loopback
+from segue.serving.connection_limits import accept_backlog, raise_file_limit
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.middleware.http_timeouts import HTTP_PROTOCOL
+from segue.serving.middleware.http_protocol import HTTP_PROTOCOL
 from segue.serving.middleware.security_headers import LOCAL_HOSTS
 from segue.serving.model_registry import LoadedModel, ModelRegistry
 from segue.serving.monitoring.drift import Drift
@@ -30,6 +31,7 @@ from segue.serving.service import Service
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.serving.stores.store import StoreError
+from segue.serving.stores.timeout import TimeoutStore
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -47,6 +49,9 @@ __all__ = [
 
 CONFIG_ENV = "SEGUE_SERVING"
 """Environment variable that passes the configuration to worker processes."""
+
+LOCK_SHARE = 0.9
+"""Share of the write timeout for which a write waits for other writers."""
 
 RETRY_SECONDS = 2.0
 """Delay before a worker retries an unreachable store."""
@@ -101,16 +106,18 @@ def run(
         raise ValueError(f"serve: {error.name} is not installed: pip install 'segue[serve]'") from None
     keys = None if config.keys is None else ApiKeys(config.keys)
     check_public_access(config.host, keys is not None and not keys.is_open, allow_open)
+    backlog = accept_backlog(raise_file_limit())
     options: dict[str, Any] = {
         "log_config": None,
         "access_log": False,
         "server_header": False,
         "timeout_keep_alive": 30,
+        "backlog": backlog,
         "timeout_graceful_shutdown": math.ceil(config.serving.drain_seconds),
         "http": HTTP_PROTOCOL,
         "ws": "none",
     }
-    listener = _bind_socket(config.host, port)
+    listener = _bind_socket(config.host, port, backlog)
     host = f"[{config.host}]" if ":" in config.host else config.host
     address = f"http://{host}:{listener.getsockname()[1]}/"
     banner = f"{address}  (UI); API docs at {address}docs; press Ctrl-C to stop"
@@ -153,6 +160,7 @@ def create_worker() -> FastAPI:
 
     config = ServerConfig.model_validate_json(os.environ[CONFIG_ENV])
     configure_logging(config.log_format)
+    raise_file_limit()
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
     while True:
         try:
@@ -189,7 +197,7 @@ def create_application(config: ServerConfig) -> FastAPI:
 
     keys = None if config.keys is None else ApiKeys(config.keys)
     service = build_service(config.folders, config.store, config.library, config.serving)
-    experiments = Experiments(config.experiments, service.models.find, service.store)
+    experiments = Experiments(config.experiments, service.models.keep_loaded, service.store)
     hosts = LOCAL_HOSTS | {config.host} if keys is None and is_loopback(config.host) else None
     return create_app(service, keys=keys, experiments=experiments, hosts=hosts)
 
@@ -204,7 +212,7 @@ def build_service(
     """
     metrics = Metrics()
     try:
-        store = open_store(store_address(address))
+        store = _open_store(store_address(address), settings)
     except StoreError as error:
         raise StoreUnreachable(str(error)) from None
     drifts: dict[str, Drift] = {}
@@ -218,10 +226,23 @@ def build_service(
             drifts[info.name] = drift
             metrics.add_drift(info.name, drift)
 
+    def on_unload(model: LoadedModel) -> None:
+        drifts.pop(model.info.name, None)
+        metrics.remove_model(model.info.name)
+
     try:
-        models = ModelRegistry(folders, store, library, on_load, settings.default_rules, settings.engine_threads)
+        models = ModelRegistry(
+            folders,
+            store,
+            library,
+            on_load,
+            settings.default_rules,
+            settings.engine_threads,
+            max_bytes=settings.max_models_bytes,
+            on_unload=on_unload,
+        )
         if settings.fallback is not None:
-            models.find(settings.fallback)
+            models.keep_loaded([settings.fallback], "fallback")
     except StoreError as error:
         store.close()
         raise StoreUnreachable(f"store: {error}") from None
@@ -231,6 +252,25 @@ def build_service(
     active = models.active.info
     metrics.set_model(active.name, active.key, active.version, True)
     return Service(models, store, settings, metrics, drifts)
+
+
+def _open_store(address: str, settings: ServingSettings) -> TimeoutStore:
+    """Open the store and limit the duration of its calls.
+
+    The first call has no limit, as it may convert a store of an older format.
+
+    Raises:
+        StoreError: it is unreachable.
+    """
+    write_seconds = settings.store_write_timeout_ms / 1000
+    # a write that waits for a lock should fail with a known outcome before it is overdue
+    store = open_store(address, LOCK_SHARE * write_seconds)
+    try:
+        store.ping()
+    except BaseException:
+        store.close()
+        raise
+    return TimeoutStore(store, settings.store_timeout_ms / 1000, write_seconds)
 
 
 def store_address(address: str | None) -> str:
@@ -257,7 +297,7 @@ def _freeze_gc() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
-def _bind_socket(host: str, port: int) -> socket.socket:
+def _bind_socket(host: str, port: int, backlog: int) -> socket.socket:
     try:
         addresses: list[Any] = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = addresses[0]
@@ -265,7 +305,7 @@ def _bind_socket(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(address)
-            listener.listen(2048)
+            listener.listen(backlog)
         except BaseException:
             listener.close()
             raise

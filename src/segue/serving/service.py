@@ -13,18 +13,21 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from segue.serving import schemas
 from segue.serving.errors import format_traceback
-from segue.serving.model_registry import LoadedModel, ModelRegistry
+from segue.serving.model_registry import InsufficientMemory, LoadedModel, ModelRegistry, UnknownModel
 from segue.serving.monitoring.drift import Drift
 from segue.serving.monitoring.metric_definitions import RULES
 from segue.serving.monitoring.metrics import Metrics
 from segue.serving.ranking.latency_estimator import LatencyEstimator
 from segue.serving.ranking.scorer import PendingRequest, RequestBatch, Scorer
 from segue.serving.rules.rerank import CompiledRules, RankedList, compile_rules
+from segue.serving.scheduling.engine_scheduler import MAX_EXPENSIVE_ROWS, Outputs
+from segue.serving.scheduling.steps import Steps, StepTimer
 from segue.serving.settings import ServingSettings
+from segue.serving.stores.monitor import StoreMonitor
 from segue.serving.stores.store import Event, Exposure, Store, StoreError
 from segue.serving.stores.timeout import TimeoutStore
 from segue.serving.users.event_actions import check_history_actions
@@ -57,8 +60,11 @@ class InvalidRequest(ValueError):
         self.field, self.reason = field, reason
 
 
-Job: TypeAlias = PendingRequest | Callable[[], Any]
-"""Work for the one thread that may use the engines: a request, or any other call that needs them."""
+Job: TypeAlias = PendingRequest | Callable[[], Steps[Any]]
+"""Work for the one thread that may use the engines: a request, or any other computation that needs them."""
+
+RankFn: TypeAlias = Callable[[RequestBatch], Steps[list[RankedList]]]
+"""Rank a batch by one source of the fallback chain."""
 
 
 class Service:
@@ -66,7 +72,8 @@ class Service:
 
     Args:
         models: the model registry.
-        store: events and states of users.
+        store: events and states of users; its calls get the timeouts of the settings, if it is not a
+            :class:`~segue.serving.stores.timeout.TimeoutStore`.
         drifts: drift monitors by model; entries may be added later.
     """
 
@@ -78,59 +85,72 @@ class Service:
         metrics: Metrics,
         drifts: Mapping[str, Drift] | None = None,
     ) -> None:
-        self.models, self.store, self.settings, self.metrics = models, store, settings, metrics
-        self._read_store = TimeoutStore(store, settings.store_timeout_ms / 1000)
-        self.query_builder = QueryBuilder(self._read_store, settings.max_user_events)
-        self._scorer = Scorer(UserStates(self._read_store), metrics)
+        self.models, self.settings, self.metrics = models, settings, metrics
+        self.store = (
+            store
+            if isinstance(store, TimeoutStore)
+            else TimeoutStore(store, settings.store_timeout_ms / 1000, settings.store_write_timeout_ms / 1000)
+        )
+        self.store_monitor = StoreMonitor(self.store, metrics, settings.max_store_bytes)
+        self.query_builder = QueryBuilder(self.store, settings.max_user_events)
+        self._scorer = Scorer(UserStates(self.store, self.store_monitor.log_failure), metrics)
         self._drifts = {} if drifts is None else drifts
         self._latencies = LatencyEstimator()
 
-    def run_jobs(self, jobs: Sequence[Job]) -> list[Any]:
-        """Return the result of each job, or its exception; not thread-safe."""
-        results: list[Any] = [None] * len(jobs)
-        pending = [(row, job) for row, job in enumerate(jobs) if isinstance(job, PendingRequest)]
-        for (row, _), response in zip(pending, self.recommend([job for _, job in pending]), strict=True):
-            results[row] = response
+    def run_jobs(self, jobs: Sequence[Job], max_rows: int) -> Outputs:
+        """Yield the result of each job, or its exception, in steps; not thread-safe.
+
+        Args:
+            max_rows: number of requests that are computed together at most.
+        """
+        rows = [row for row, job in enumerate(jobs) if isinstance(job, PendingRequest)]
+        for start in range(0, len(rows), max_rows):
+            chunk = rows[start : start + max_rows]
+            yield from _renumber(self.recommend_in_steps([cast("PendingRequest", jobs[row]) for row in chunk]), chunk)
         for row, job in enumerate(jobs):
             if not isinstance(job, PendingRequest):
                 try:
-                    results[row] = job()
+                    result = yield from job()
                 except Exception as error:
-                    results[row] = error
-        return results
+                    result = error
+                yield [(row, result)]
 
     def recommend(
         self, pending: Sequence[PendingRequest]
     ) -> list[schemas.RecommendResponse | InvalidRequest | Exception]:
         """Return a response to each request, or the error that prevents one.
 
-        The error is an :class:`InvalidRequest` for an unknown model, a profile of the wrong type or invalid rules, and
-        any other exception for an internal error.
+        See :meth:`recommend_in_steps`.
         """
-        results: dict[int, schemas.RecommendResponse | InvalidRequest | Exception] = {}
-        groups: dict[str, tuple[LoadedModel, list[int], list[CompiledRules]]] = {}
+        results = {row: result for output in self.recommend_in_steps(pending) for row, result in output or ()}
+        return [results[row] for row in range(len(pending))]
+
+    def recommend_in_steps(self, pending: Sequence[PendingRequest]) -> Outputs:
+        """Yield a response to each request, or the error that prevents one.
+
+        The error is an :class:`InvalidRequest` for an unknown model, a profile of the wrong type or invalid rules, and
+        any other exception for an internal error. Responses are yielded as soon as all requests to the same model that
+        are answered by the same source are ready.
+        """
+        groups: dict[int, tuple[LoadedModel, list[int], list[CompiledRules]]] = {}
         for row, one in enumerate(pending):
             try:
-                model = self._find_model(one.request)
+                model = one.model or self._find_model(one.request)
                 rules = self._compile_rules(model, one.request)
                 self._validate_inputs(model, one.request)
-            except InvalidRequest as error:
-                results[row] = error
-                continue
             except Exception as error:  # such as an unreadable model file; must not affect the other requests
-                results[row] = error
+                yield [(row, error)]
                 continue
-            _, rows, all_rules = groups.setdefault(model.info.name, (model, [], []))
+            _, rows, all_rules = groups.setdefault(id(model), (model, [], []))  # a name may have two versions
             rows.append(row)
             all_rules.append(rules)
+            yield None
         for model, rows, all_rules in groups.values():
-            responses = self._recommend_isolated(model, [pending[row] for row in rows], all_rules)
-            results.update(zip(rows, responses, strict=True))
-        return [results[row] for row in range(len(pending))]
+            yield from _renumber(self._recommend_isolated(model, [pending[row] for row in rows], all_rules), rows)
 
     def close(self) -> None:
         """Close the store; the service must not be used afterwards."""
-        self._read_store.close()
+        self.store_monitor.close()
         self.store.close()
 
     def append_events(self, events: Sequence[Event]) -> list[bool]:
@@ -147,7 +167,7 @@ class Service:
             self.metrics.record_store_call(self.store.name, "append", time.monotonic() - start, failed)
         return is_new
 
-    def record_exposures(self, exposures: Sequence[Exposure]) -> list[None]:
+    def record_exposures(self, exposures: Sequence[Exposure]) -> None:
         """Store which items were shown in experiments.
 
         Raises:
@@ -159,46 +179,57 @@ class Service:
             failed = False
         finally:
             self.metrics.record_store_call(self.store.name, "record_exposures", time.monotonic() - start, failed)
-        return [None] * len(exposures)
 
-    def update_user_states(self, users: Sequence[str]) -> None:
-        """Update the active model's states of users.
+    def update_user_states(self, users: Sequence[str]) -> Steps[None]:
+        """Update the active model's states of users, a few at a time.
 
         Only the thread that may use the engines may call this.
         """
         model = self.models.active
-        if model.artifact.supports_streaming:
-            requests = [schemas.RecommendRequest(user=user) for user in dict.fromkeys(users)]
-            prepared = self.query_builder.build(model.artifact, requests)
-            self._scorer.update_states(model, requests, prepared, list(range(len(requests))))
+        requests = [schemas.RecommendRequest(user=user) for user in dict.fromkeys(users)]
+        for start in range(0, len(requests), MAX_EXPENSIVE_ROWS) if model.artifact.supports_streaming else ():
+            part = requests[start : start + MAX_EXPENSIVE_ROWS]
+            prepared = self.query_builder.build(model.artifact, part)
+            yield
+            self._scorer.update_states(model, part, prepared, list(range(len(part))))
+            yield
 
     def prune_states(self) -> int:
-        """Delete the user states of unavailable models and return their number.
+        """Delete the user states that were not updated for a long time.
+
+        Returns how many were deleted. See :attr:`ServingSettings.state_days`.
 
         Raises:
             StoreError: the store fails; some states may have been deleted.
         """
-        return self.store.prune_states(self.models.versions())
+        return self.store.prune_states(int(time.time()) - 86_400 * self.settings.state_days)
 
     def _recommend_isolated(
         self, model: LoadedModel, pending: Sequence[PendingRequest], rules: Sequence[CompiledRules]
-    ) -> list[schemas.RecommendResponse | InvalidRequest | Exception]:
+    ) -> Outputs:
         """Answer requests to one model, isolating unexpected errors.
 
         A batch that fails is split in halves, so that an error affects only the request that causes it.
         """
+        remaining = dict.fromkeys(range(len(pending)))
         try:
             batch = self._build_batch(model, pending, rules)
+            yield None
             self._record_requests(batch)
-            return list(self._run_fallback_chain(batch))
+            for output in self._run_fallback_chain(batch):
+                for row, _ in output or ():
+                    del remaining[row]
+                yield output
+            return
         except Exception as error:
             if len(pending) == 1:
-                return [error]
-        half = len(pending) // 2
-        return [
-            *self._recommend_isolated(model, pending[:half], rules[:half]),
-            *self._recommend_isolated(model, pending[half:], rules[half:]),
-        ]
+                yield [(0, error)]
+                return
+        rows, half = list(remaining), (len(remaining) + 1) // 2
+        for part in (rows[:half], rows[half:]):
+            if part:
+                steps = self._recommend_isolated(model, [pending[row] for row in part], [rules[row] for row in part])
+                yield from _renumber(steps, part)
 
     def _validate_inputs(self, model: LoadedModel, request: schemas.RecommendRequest) -> None:
         schema = model.artifact.bundle.model.schema
@@ -212,8 +243,11 @@ class Service:
     def _find_model(self, request: schemas.RecommendRequest) -> LoadedModel:
         try:
             return self.models.find(request.model)
-        except ValueError as error:
+        except (UnknownModel, InsufficientMemory) as error:
             raise InvalidRequest("model", str(error).removeprefix("model: ")) from None
+        except ValueError as error:
+            logger.error("model cannot be loaded: %s", error)
+            raise InvalidRequest("model", "the model cannot be loaded") from None
 
     def _compile_rules(self, model: LoadedModel, request: schemas.RecommendRequest) -> CompiledRules:
         try:
@@ -232,8 +266,7 @@ class Service:
             prepared = self.query_builder.build(model.artifact, requests)
         except StoreError as error:
             failed, notes = True, (STORE_UNAVAILABLE,)
-            self.metrics.record_error("store")
-            logger.error("event store unavailable", extra={"traceback": format_traceback(error)})
+            self.store_monitor.log_failure("recent_events", error)
             prepared = self.query_builder.build(model.artifact, requests, without_store=True)
         if any(one.user is not None and one.history is None for one in requests):
             self.metrics.record_store_call(self.store.name, "recent_events", time.monotonic() - start, failed)
@@ -255,19 +288,16 @@ class Service:
         if (drift := self._drifts.get(batch.model.info.name)) is not None:
             drift.record(queries.history)
 
-    def _run_fallback_chain(self, batch: RequestBatch) -> list[schemas.RecommendResponse]:
+    def _run_fallback_chain(self, batch: RequestBatch) -> Outputs:
         """Try one source after another until every request has a response."""
-        responses: dict[int, schemas.RecommendResponse] = {}
+        remaining = list(range(len(batch.pending)))
         causes = ["none"] * len(batch.pending)
-        sources: list[tuple[schemas.Source, Callable[[RequestBatch], list[RankedList]]]] = [
-            ("model", self._scorer.rank_by_model)
-        ]
+        sources: list[tuple[schemas.Source, RankFn]] = [("model", self._scorer.rank_by_model)]
         fallback = self._fallback_model(batch.model)
         if fallback is not None:
             sources.append(("fallback", self._scorer.rank_by_model))
         sources += [("neighbors", self._scorer.rank_by_neighbors), ("popular", self._scorer.rank_by_popularity)]
         for source, compute in sources:
-            remaining = [row for row in range(len(batch.pending)) if row not in responses]
             if not remaining:
                 break
             load = f"{batch.model.info.name}/{source}/{_load_class([batch.rules[row] for row in remaining])}"
@@ -295,35 +325,52 @@ class Service:
                     continue
             if not rows:
                 continue
-            for index, (row, result) in enumerate(zip(rows, self._rank(part, compute, source, load), strict=True)):
+            results = yield from self._rank(part, compute, source, load)
+            responses: list[tuple[int, schemas.RecommendResponse]] = []
+            for index, (row, result) in enumerate(zip(rows, results, strict=True)):
                 if isinstance(result, Exception):
                     causes[row] = "store" if isinstance(result, StoreError) else "error"
                     continue
-                responses[row] = _build_response(part, index, result, source, causes[row])
-                if not batch.pending[row].is_shadow:
-                    artifact, n_items = part.model.artifact, part.model.catalog.n_items
-                    self.metrics.record_served_items(result.codes, artifact.popularity, n_items, part.model.info.name)
-                    self.metrics.record_responses(source, causes[row])
-        return [responses[row] for row in range(len(batch.pending))]
+                responses.append((row, _build_response(part, index, result, source, causes[row])))
+                remaining.remove(row)
+                self._record_response(part, index, result, source, causes[row])
+                yield None
+            yield responses
+        if remaining:
+            raise RuntimeError(f"the last source of model {batch.model.info.name} failed; the log has its error")
+
+    def _record_response(
+        self, batch: RequestBatch, row: int, ranked: RankedList, source: schemas.Source, cause: str
+    ) -> None:
+        """Update metrics, except for shadow requests."""
+        one, model = batch.pending[row], batch.model
+        if not one.is_shadow:
+            popularity, n_items = model.artifact.popularity, model.catalog.n_items
+            self.metrics.record_served_items(ranked.codes, popularity, n_items, model.info.name)
+            self.metrics.record_responses(source, cause)
+            if time.monotonic() > one.deadline:
+                self.metrics.record_deadline_miss()
 
     def _rank(
-        self,
-        batch: RequestBatch,
-        compute: Callable[[RequestBatch], list[RankedList]],
-        source: schemas.Source,
-        load: str,
-    ) -> Sequence[RankedList | Exception]:
+        self, batch: RequestBatch, compute: RankFn, source: schemas.Source, load: str
+    ) -> Steps[Sequence[RankedList | Exception]]:
         """Rank a batch by one source; return a list or an exception for each request."""
         results: Sequence[RankedList | Exception]
+        timer, is_failed = StepTimer(), True
         try:
-            with self._latencies.measure(load):
-                results = compute(batch)
+            results = yield from timer.run(compute(batch))
+            is_failed = False
         except Exception as error:
-            results = _rank_by_bisection(compute, batch, error)
+            results = yield from _rank_by_bisection(compute, batch, error)
+        finally:
+            self._latencies.record(load, timer.seconds, is_failed)
         if errors := [one for one in results if isinstance(one, Exception)]:
-            self.metrics.record_error("store" if isinstance(errors[0], StoreError) else "engine")
-            extra = {"traceback": format_traceback(errors[0])}
-            logger.error("source %s of model %s failed", source, batch.model.info.name, extra=extra)
+            if isinstance(errors[0], StoreError):
+                self.store_monitor.log_failure("get_states", errors[0])
+            else:
+                self.metrics.record_error("engine")
+                extra = {"traceback": format_traceback(errors[0])}
+                logger.error("source %s of model %s failed", source, batch.model.info.name, extra=extra)
         return results
 
     def _rebatch_for_fallback(
@@ -360,9 +407,13 @@ def _load_class(rules: Sequence[CompiledRules]) -> str:
     return f"{len(rules).bit_length()}{'' if all(one.is_trivial for one in rules) else ' with rules'}"
 
 
-def _rank_by_bisection(
-    compute: Callable[[RequestBatch], list[RankedList]], batch: RequestBatch, error: Exception
-) -> list[RankedList | Exception]:
+def _renumber(outputs: Outputs, rows: Sequence[int]) -> Outputs:
+    """Yield the same outputs, with ``rows[index]`` for each index."""
+    for output in outputs:
+        yield None if output is None else [(rows[index], result) for index, result in output]
+
+
+def _rank_by_bisection(compute: RankFn, batch: RequestBatch, error: Exception) -> Steps[list[RankedList | Exception]]:
     """Rank the halves of a failed batch separately, to isolate faulty requests.
 
     Stops at the deadline, and at errors of the store, which concern all requests.
@@ -381,9 +432,9 @@ def _rank_by_bisection(
             results += [error] * len(rows)
             continue
         try:
-            results += compute(half)
+            results += yield from compute(half)
         except Exception as half_error:
-            results += _rank_by_bisection(compute, half, half_error)
+            results += yield from _rank_by_bisection(compute, half, half_error)
     return results
 
 

@@ -28,23 +28,59 @@ class ServingSettings(Settings):
     """Maximum number of events in one call of ``/v1/events/batch``."""
     max_body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
     """Maximum size of a request body in bytes."""
+    max_buffered_bytes: Annotated[int, Ge(1_000)] = 64_000_000
+    """Maximum size in bytes of all request bodies that a process holds at the same time; one client may use half of it.
+    Further requests with a body receive 503. At least twice ``max_body_bytes``."""
     body_timeout_seconds: Annotated[float, Gt(0)] = 10.0
     """Timeout for receiving a request body, in seconds."""
     deadline_ms: Annotated[int, Ge(1)] = 1_000
-    """Default response deadline in milliseconds; a faster fallback answers if the model cannot meet it."""
+    """Default response deadline in milliseconds; a faster fallback answers if the model cannot meet it. Explanations
+    have five times as long."""
     store_timeout_ms: Annotated[int, Ge(1)] = 500
     """Timeout for reading the event store, in milliseconds; after it, the user is treated as unknown."""
+    store_write_timeout_ms: Annotated[int, Ge(10)] = 2_000
+    """Timeout for writing to the event store, in milliseconds; after it, the request receives 503. A write may have to
+    wait for the one before it, so a response can take twice as long; deletions have a second more, for erasing."""
+    max_store_bytes: Annotated[int, Ge(0)] = 0
+    """Maximum size of the event store in bytes, measured every few seconds. At the limit, events receive 503 and user
+    states are no longer stored; reading and deleting still work. 0: no limit."""
+    ready_without_store: bool = False
+    """Whether ``/readyz`` reports a service as ready although its event store is unavailable or full. Requests are then
+    answered without stored events."""
+    state_days: Annotated[int, Ge(1)] = 30
+    """Number of days after which a stored state of a streaming model is deleted if it was not updated. The next request
+    of the user computes it from their events again."""
     max_batch_size: Annotated[int, Ge(1), Le(1_024)] = 64
     """Maximum number of concurrent requests that the engine processes together."""
     queue_size: Annotated[int, Ge(1)] = 512
-    """Capacity of the request queue and of the event queue; further requests receive 503."""
+    """Capacity of the event queue, and of each lane of the request queue: plain requests, and expensive requests or
+    batches. When one is full, requests receive 503, those of the client with the most queued first."""
     max_concurrent: Annotated[int, Ge(1)] = 1_000
-    """Maximum number of concurrent HTTP requests; further requests receive 503."""
+    """Maximum number of concurrent HTTP requests; further requests receive 503. A request counts from the moment its
+    body has arrived. Health probes and ``/metrics`` do not count."""
+    max_concurrent_per_key: Annotated[int, Ge(0)] = 0
+    """Maximum number of concurrent HTTP requests of one API key; further requests receive 429. 0: half of
+    ``max_concurrent``."""
+    max_concurrent_open: Annotated[int, Ge(1)] = 100
+    """Maximum number of concurrent requests for the UI, the API documentation and other routes without a key, which do
+    not count for ``max_concurrent``; one client address may use half of it."""
+    max_connections: Annotated[int, Ge(0)] = 0
+    """Maximum number of connections per process; further connections receive 503, except for a few that are limited to
+    health probes. 0: 10,000, or as many as the operating system's limit on open files permits."""
+    max_connections_per_address: Annotated[int, Ge(0)] = 0
+    """Maximum number of connections per client address, where a network of 64 bits counts as one address of IPv6.
+    Behind a reverse proxy all clients have its address: set it to ``max_connections`` and limit clients in the proxy.
+    0: half of ``max_connections``."""
     rate_limit: Annotated[float, Ge(0)] = 0.0
     """Requests per second per API key, with bursts of up to two seconds' worth; further requests receive 429. 0
     disables the limit."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API (CORS); none by default."""
+    max_models_bytes: Annotated[int, Ge(0)] = 1_000_000_000
+    """Maximum memory of the models that were loaded from the folder ``--models``, in bytes: the files of their
+    artifacts, tables of ids and item vectors. When another model needs memory, those not used for longest are unloaded,
+    except the active and the previous model, the fallback and the models of experiments. Models given on the command
+    line do not count and stay loaded. 0: no limit."""
     engine_threads: Annotated[int, Ge(0)] = 1
     """Threads per operation of engines with their own thread pool, such as ONNX Runtime. A single request gains little
     from more threads; use more workers for more cores. 0: as many as other computations use."""

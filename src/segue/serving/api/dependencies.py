@@ -13,21 +13,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
 from pydantic import BaseModel
 
 from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.serving import schemas
 from segue.serving.batcher import Batcher, Overloaded
-from segue.serving.errors import ApiError, format_traceback
+from segue.serving.errors import ApiError
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.limits import ConcurrencyLimiter
-from segue.serving.model_registry import LoadedModel
+from segue.serving.experiments.exposure_recorder import ExposureRecorder
+from segue.serving.limits import SharedLimiter
+from segue.serving.model_registry import InsufficientMemory, LoadedModel, UnknownModel
 from segue.serving.monitoring.live_stats import RequestStats
+from segue.serving.scheduling.engine_scheduler import EngineScheduler
 from segue.serving.service import Job, Service
-from segue.serving.stores.store import OUTCOME_UNKNOWN, Event, Exposure, StoreError
+from segue.serving.stores.store import OUTCOME_UNKNOWN, STORE_FULL, Event, StoreError
 
 __all__ = [
+    "CANNOT_LOAD",
     "CONFLICT",
     "ERROR_RESPONSES",
     "NOT_FOUND",
@@ -37,6 +40,7 @@ __all__ = [
     "Responses",
     "invalid_field",
     "json_response",
+    "log_model_error",
     "unwrap",
 ]
 
@@ -66,7 +70,15 @@ ERROR_RESPONSES: Responses = {
 NOT_FOUND: Responses = {404: {"model": schemas.ErrorResponse, "description": "Not found"}}
 CONFLICT: Responses = {409: {"model": schemas.ErrorResponse, "description": "Conflict with the current state"}}
 MAX_STORE_CALLS = 16
-"""Maximum number of concurrent store calls, besides those of the engine thread and of the event writer."""
+"""Maximum number of concurrent reads of the store, and of concurrent writes, by routes that use no queue."""
+MAX_MODEL_LOADS = 2
+"""Maximum number of models that are loaded at once: one that loads slowly does not delay another."""
+CANNOT_LOAD = "the model cannot be loaded; the log has details under the request_id"
+"""Message for clients about a damaged artifact, which does not tell what is wrong with it."""
+WRITE_OPERATIONS = ("delete_user", "put_setting")
+"""Operations of routes that write, besides storing events."""
+RETRY_SECONDS, FULL_RETRY_SECONDS = 2.0, 60.0
+"""``Retry-After`` while the store is unavailable, and while it is full."""
 MAX_PAGE_SIZE = 1_000
 """Maximum number of items, users or events in one response."""
 
@@ -80,24 +92,29 @@ class ApiDependencies:
 
     service: Service
     experiments: Experiments
-    request_queue: Batcher[Job, Any]
+    request_queue: EngineScheduler[Job]
     """Queue of the engine thread."""
     event_queue: Batcher[Event, bool]
     """Queue of the thread that writes events."""
-    exposure_queue: Batcher[Exposure, None]
-    """Queue of the thread that writes exposures; no response waits for it."""
+    exposures: ExposureRecorder
+    """Writes exposures in its own thread; no response waits for it."""
     stats: RequestStats
-    limiter: ConcurrencyLimiter
+    limiter: SharedLimiter
     """Limit on concurrent HTTP requests."""
     background_tasks: set[asyncio.Task[None]] = field(default_factory=set)
     """Work that continues after responses."""
     is_closing: bool = False
     """Whether the service is stopping: deferrable work is skipped."""
 
-    _store_threads: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(MAX_STORE_CALLS, "segue-store-calls"), init=False
+    _read_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MAX_STORE_CALLS, "segue-store-reads"), init=False
     )
-    _loader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "segue-model-loader"), init=False)
+    _write_threads: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MAX_STORE_CALLS, "segue-store-writes"), init=False
+    )
+    _loader: ThreadPoolExecutor = field(
+        default_factory=lambda: ThreadPoolExecutor(MAX_MODEL_LOADS, "segue-model-loader"), init=False
+    )
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine in the background, after the response."""
@@ -110,27 +127,36 @@ class ApiDependencies:
         self.is_closing = True
         if self.background_tasks:
             await asyncio.wait(self.background_tasks, timeout=max(1.0, self.service.settings.drain_seconds))
-        self._store_threads.shutdown(wait=False, cancel_futures=True)
+        self._read_threads.shutdown(wait=False, cancel_futures=True)
+        self._write_threads.shutdown(wait=False, cancel_futures=True)
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    async def submit(self, jobs: Sequence[Job]) -> list[Any]:
+    async def submit(self, jobs: Sequence[Job], caller: Request, *, is_expensive: bool) -> list[Any]:
         """Run jobs in the engine thread and return the result or exception of each.
+
+        If this coroutine is cancelled, because the client disconnected, the jobs are dropped.
+
+        Args:
+            caller: the HTTP request.
+            is_expensive: see :meth:`segue.serving.scheduling.engine_scheduler.EngineScheduler.submit`.
 
         Raises:
             ApiError: 503, the queue is full.
         """
         try:
-            return await self.request_queue.submit(jobs)
+            client = getattr(caller.state, "client", "")
+            return await self.request_queue.submit(jobs, client, is_expensive=is_expensive)
         except Overloaded as overloaded:
             raise ApiError(503, retry_after=overloaded.retry_after) from None
 
-    async def run_store_call(self, call: Callable[[], T]) -> T:
+    async def run_store_call(self, call: Callable[[], T], *, is_write: bool = False) -> T:
         """Run a store call in a separate thread pool.
 
-        If the store does not respond, only these threads block. Requests that do not need the store, such as those for
-        metrics, are still answered.
+        If the store does not respond, only these threads block, and only until the call times out; reads do not wait
+        for writes. The call continues if the client disconnects, as it may write.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._store_threads, call)
+        threads = self._write_threads if is_write else self._read_threads
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(threads, call))
 
     async def call_store(self, operation: str, call: Callable[[], T]) -> T:
         """Run a store call outside the event loop and record failures.
@@ -143,35 +169,69 @@ class ApiDependencies:
         """
         start = time.monotonic()
         try:
-            return await self.run_store_call(call)
+            return await self.run_store_call(call, is_write=operation in WRITE_OPERATIONS)
         except StoreError as error:
             self.service.metrics.record_store_call(
                 self.service.store.name, operation, time.monotonic() - start, failed=True
             )
             raise self.store_unavailable(operation, error) from None
 
-    def store_unavailable(self, operation: str, error: StoreError) -> ApiError:
-        """Record a store failure and return the error for the client."""
-        self.service.metrics.record_error("store")
-        logger.error("store: %s failed", operation, extra={"traceback": format_traceback(error)})
-        outcome = OUTCOME_UNKNOWN if OUTCOME_UNKNOWN in str(error) else "nothing was changed"
-        return ApiError(503, message=f"event store unavailable; {outcome}", retry_after=2.0)
+    def store_unavailable(self, operation: str, error: StoreError, advice: str = "") -> ApiError:
+        """Record a store failure and return the error for the client.
 
-    async def load_model(self, name: str | None, field_name: str = "model") -> LoadedModel:
+        Args:
+            operation: name for logs.
+            advice: what to do if the outcome is unknown.
+        """
+        self.service.store_monitor.log_failure(operation, error)
+        if STORE_FULL in str(error):
+            problem = self.service.store_monitor.full_reason or STORE_FULL
+            return ApiError(503, "store_full", f"{problem}; nothing was changed", retry_after=FULL_RETRY_SECONDS)
+        outcome = f"{OUTCOME_UNKNOWN}{advice}" if OUTCOME_UNKNOWN in str(error) else "nothing was changed"
+        return ApiError(503, message=f"event store unavailable; {outcome}", retry_after=RETRY_SECONDS)
+
+    async def find_model(
+        self, name: str | None, caller: Request, field_name: str = "model", *, is_assigned: bool = False
+    ) -> LoadedModel:
         """Return the model named ``name``, or the active model.
 
-        Loading a model does not block other requests.
+        A model that is not loaded is loaded only for a key with the scope ``admin``, for a service without keys, or if
+        an experiment assigns it. Loading does not block other requests.
+
+        Args:
+            caller: the request; its key decides, and its id is in the log if the model cannot be loaded.
+            field_name: field that names the model, for errors.
+            is_assigned: whether an experiment chose the model.
 
         Raises:
-            ApiError: 422 for ``field_name``, no such model.
+            ApiError: 422 for ``field_name``: there is no such model, it is not loaded, or it cannot be loaded. Only the
+                log has paths and hashes.
         """
         registry = self.service.models
+        if (model := registry.get(name)) is not None:
+            return model
+        assert name is not None, "the active model is always loaded"
+        key = caller.scope.get("state", {}).get("key")
+        if not (is_assigned or key is None or "admin" in key.scopes):
+            loaded = ", ".join(sorted(model.info.name for model in registry.loaded()))
+            reason = f"'{name}' is not loaded; loaded: {loaded}; only a key with the scope admin can load others"
+            raise invalid_field(field_name, reason)
         try:
-            if name is None or any(model.info.name == name for model in registry.loaded()):
-                return registry.find(name)
-            return await asyncio.get_running_loop().run_in_executor(self._loader, registry.find, name)
-        except ValueError as error:
+            return await self.load_model(name)
+        except (UnknownModel, InsufficientMemory) as error:
             raise invalid_field(field_name, str(error).removeprefix("model: ")) from None
+        except ValueError as error:
+            log_model_error(error, caller)
+            raise invalid_field(field_name, CANNOT_LOAD) from None
+
+    async def load_model(self, name: str) -> LoadedModel:
+        """Load a model in a separate thread.
+
+        See :meth:`segue.serving.model_registry.ModelRegistry.find`. It is loaded completely even if the client
+        disconnects meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        return await asyncio.shield(loop.run_in_executor(self._loader, self.service.models.find, name))
 
     def check_limits(self, requests: Sequence[schemas.RecommendRequest], field_name: str) -> None:
         """Check requests against the limits configured by the operator.
@@ -196,6 +256,12 @@ class ApiDependencies:
             raise ApiError(422, message=message, fields=fields)
 
 
+def log_model_error(error: ValueError, caller: Request) -> None:
+    """Log why a model cannot be loaded, with the id of the request."""
+    request_id = caller.scope.get("state", {}).get("request_id")
+    logger.error("model cannot be loaded: %s", error, extra={"request_id": request_id})
+
+
 def unwrap(result: Any) -> Any:
     """Return the result of a job, or raise its exception.
 
@@ -203,7 +269,7 @@ def unwrap(result: Any) -> Any:
         ApiError: 503, the store failed.
     """
     if isinstance(result, StoreError):
-        raise ApiError(503, message="event store unavailable", retry_after=2.0)
+        raise ApiError(503, message="event store unavailable", retry_after=RETRY_SECONDS)
     if isinstance(result, BaseException):
         raise result
     return result

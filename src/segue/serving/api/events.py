@@ -32,8 +32,18 @@ logger = logging.getLogger("segue.serving")
 MAX_COMPARED = 100
 """Number of newest events of a user with which an event is compared whose key was already stored."""
 
+MIN_USERS_PER_PAGE, MAX_SEARCHED_USERS = 100, 10_000
+"""Users looked up in the store at once, and in total, while searching for users who were not deleted."""
+
+RESEND_ADVICE = "; send the events again with the same keys: those that were stored are reported as duplicates"
+RESEND_WITHOUT_KEY_ADVICE = "; events without a key may be stored twice if they are sent again"
+"""What to do if it is unknown whether events were stored."""
+
 MAX_PENDING_USERS, USERS_PER_UPDATE = 10_000, 8
-"""Maximum number of users waiting for a state update, and of users per update; requests wait during an update."""
+"""Maximum number of users waiting for a state update, and of users per update."""
+
+STATES_CLIENT = "segue:states"
+"""Client whose share of the engine state updates use; it is no key and no address."""
 
 
 class EventRoutes:
@@ -71,14 +81,9 @@ class EventRoutes:
         query: Annotated[str, Query(max_length=MAX_ID_LENGTH, description="Prefix of the id.")] = "",
         limit: Limit = 20,
     ) -> Response:
-        """Search training users by a prefix of their ids."""
-        ids = self._service.models.active.artifact.bundle.users.ids
-
-        def search() -> list[str]:
-            matches = ids if not query else ids.filter(ids.str.starts_with(query))
-            return [str(user) for user in matches.head(limit)]
-
-        return json_response(schemas.UserList(users=await asyncio.to_thread(search)))
+        """Search training users who were not deleted by a prefix of their ids."""
+        users = await self._dependencies.call_store("recent_events", lambda: self._find_users(query, limit))
+        return json_response(schemas.UserList(users=users))
 
     async def user(self, id: PathId, limit: Limit = 200) -> Response:  # noqa: A002
         """Show a user and their most recent events, oldest first."""
@@ -88,8 +93,11 @@ class EventRoutes:
 
     async def delete_user(self, id: PathId) -> Response:  # noqa: A002
         """Delete a user's events; their training data is ignored from now on."""
-        count = await self._dependencies.call_store("delete_user", lambda: self._service.store.delete_user(id))
-        return json_response(schemas.UserDeleted(id=id, deleted_events=count))
+        deletion = await self._dependencies.call_store("delete_user", lambda: self._service.store.delete_user(id))
+        notes = [deletion.note] if deletion.note else []
+        return json_response(
+            schemas.UserDeleted(id=id, deleted_events=deletion.events, erased=deletion.is_erased, notes=notes)
+        )
 
     async def _append(self, events: Sequence[schemas.EventRequest], field_name: str) -> Response:
         """Store ``events``, all or none.
@@ -110,11 +118,12 @@ class EventRoutes:
                 raise invalid_field(f"{prefix}action", str(error)) from None
             rows.append(Event(e.user, e.item, now if e.time is None else e.time, action, e.value, e.key))
         try:
-            is_new = await self._dependencies.event_queue.submit(rows)
+            is_new = await asyncio.shield(self._dependencies.event_queue.submit(rows))  # even if the client disconnects
         except Overloaded as overloaded:
             raise ApiError(503, retry_after=overloaded.retry_after) from None
         except StoreError as error:
-            raise self._dependencies.store_unavailable("append", error) from None
+            advice = RESEND_ADVICE if all(row.key is not None for row in rows) else RESEND_WITHOUT_KEY_ADVICE
+            raise self._dependencies.store_unavailable("append", error, advice) from None
         accepted, duplicates = sum(is_new), len(is_new) - sum(is_new)
         _, unknown_items = self._service.models.active.catalog.encode(list(dict.fromkeys(e.item for e in events)))
         self._service.metrics.record_events(accepted, duplicates, len(unknown_items))
@@ -173,14 +182,29 @@ class EventRoutes:
                 for user in users:
                     del self._pending_users[user]
                 job = partial(self._service.update_user_states, users)
-                (error,) = await dependencies.request_queue.submit([job])
-                if error is not None:
+                (error,) = await dependencies.request_queue.submit([job], STATES_CLIENT, is_expensive=True)
+                if isinstance(error, StoreError):
+                    self._service.store_monitor.log_failure("recent_events", error)
+                elif error is not None:
                     extra = {"traceback": format_traceback(error)}
                     logger.error("user states could not be updated", extra=extra)
         except Overloaded:
             self._pending_users.clear()
         finally:
             self._is_updating = False
+
+    def _find_users(self, prefix: str, limit: int) -> list[str]:
+        """Return the first training users by a prefix of their ids, without deleted ones."""
+        ids = self._service.models.active.artifact.bundle.users.ids
+        matches = ids if not prefix else ids.filter(ids.str.starts_with(prefix))
+        page_size, users = max(limit, MIN_USERS_PER_PAGE), list[str]()
+        for start in range(0, min(len(matches), MAX_SEARCHED_USERS), page_size):
+            page = [str(user) for user in matches[start : start + page_size]]
+            stored = self._service.store.recent_events(page, 0)
+            users += [user for user, events in zip(page, stored, strict=True) if not events.deleted]
+            if len(users) >= limit:
+                break
+        return users[:limit]
 
     def _describe_user(self, user: str, limit: int) -> schemas.User:
         model = self._service.models.active

@@ -1,4 +1,9 @@
-"""Routes of the item catalog."""
+"""Routes of the item catalog.
+
+An id may contain any character, slashes included, percent-encoded in the path or not. A path ends with the route
+``similar`` only if its last segment, between unencoded slashes, is ``similar``: ``/v1/items/a%2Fsimilar`` is the item
+``a/similar``, and ``/v1/items/a%2Fsimilar/similar`` are the items similar to it.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,9 @@ import asyncio
 from typing import Annotated
 from urllib.parse import unquote
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
+from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.serving import schemas
 from segue.serving.api.dependencies import NOT_FOUND, ApiDependencies, Limit, PathId, json_response
 from segue.serving.errors import ApiError
@@ -16,6 +22,9 @@ from segue.serving.model_registry import LoadedModel
 __all__ = ["ItemRoutes"]
 
 SearchText = Annotated[str, Query(max_length=256, description="Words of titles or ids; empty: the most popular items.")]
+
+SimilarId = Annotated[str, Path(max_length=MAX_ID_LENGTH, pattern=ID_PATTERN.replace("+", "*"))]
+"""As :data:`PathId`, but may be empty: the item ``/similar`` has the path ``/v1/items/%2Fsimilar``."""
 
 
 class ItemRoutes:
@@ -45,17 +54,23 @@ class ItemRoutes:
         return json_response(schemas.ItemList(items=items))
 
     async def item(self, id: PathId) -> Response:  # noqa: A002
-        """Show one item of the catalog."""
+        """Show one item of the catalog.
+
+        Encode slashes in the id as ``%2F``.
+        """
         model = self._models.active
         return json_response(model.catalog.item(_item_code(model, id)))
 
     async def similar(
         self,
         request: Request,
-        id: PathId,  # noqa: A002
+        id: SimilarId,  # noqa: A002
         k: Annotated[int, Query(ge=1, le=50)] = 10,
     ) -> Response:
-        """List items that often co-occur with this item."""
+        """List items that often co-occur with this item.
+
+        Encode slashes in the id as ``%2F``.
+        """
         if not _ends_with_segment(request, "similar"):
             return await self.item(f"{id}/similar")
         model = self._models.active

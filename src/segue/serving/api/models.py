@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from segue.serving import schemas
-from segue.serving.api.dependencies import CONFLICT, NOT_FOUND, ApiDependencies, PathId, json_response
+from segue.serving.api.dependencies import (
+    CANNOT_LOAD,
+    CONFLICT,
+    NOT_FOUND,
+    ApiDependencies,
+    PathId,
+    json_response,
+    log_model_error,
+)
 from segue.serving.errors import ApiError
-from segue.serving.model_registry import LoadedModel
+from segue.serving.model_registry import InsufficientMemory, LoadedModel
 from segue.serving.users.event_actions import ANY_ACTION
 
 __all__ = ["ModelRoutes"]
 
-logger = logging.getLogger("segue.serving")
+MAX_TEXT, MAX_METRICS = 300, 100
+"""Maximum length of a text and number of metrics that are shown of a model; a manifest may contain any number."""
 
 MAX_METRIC = 1e300
 """Metrics beyond this magnitude are omitted, because JSON cannot represent infinity."""
@@ -50,28 +59,29 @@ class ModelRoutes:
         """List the available models."""
         return json_response(await asyncio.to_thread(self._list_models))
 
-    async def activate(self, name: PathId) -> Response:
+    async def activate(self, name: PathId, caller: Request) -> Response:
         """Activate a model; running requests finish with the model they started with."""
         registry = self._service.models
-        if name not in registry.names():
+        if name not in await asyncio.to_thread(registry.names):
             raise ApiError(404, message="model not found")
         await self._sync_active()
         previous = registry.active.info.name
-        model = await self._switch(lambda: registry.activate(name))
+        model = await self._switch(name, lambda: registry.activate(name), caller)
         if previous != name:
             self._service.metrics.record_activation()
         self._record_active(model)
-        return json_response(self._list_models())
+        return await self.models()
 
-    async def rollback(self) -> Response:
+    async def rollback(self, caller: Request) -> Response:
         """Activate the previously active model."""
         await self._sync_active()
-        if self._service.models.previous is None:
+        previous = self._service.models.previous
+        if previous is None:
             raise ApiError(409, message="there is no previously active model")
-        model = await self._switch(self._service.models.rollback)
+        model = await self._switch(previous, self._service.models.rollback, caller)
         self._service.metrics.record_activation(rollback=True)
         self._record_active(model)
-        return json_response(self._list_models())
+        return await self.models()
 
     async def stats(self) -> Response:
         """Show statistics of the last minute."""
@@ -90,12 +100,15 @@ class ModelRoutes:
         with suppress(ValueError):
             await self._dependencies.call_store("get_setting", self._service.models.sync_active)
 
-    async def _switch(self, change: Callable[[], LoadedModel]) -> LoadedModel:
+    async def _switch(self, name: str, change: Callable[[], LoadedModel], caller: Request) -> LoadedModel:
         try:
+            await self._dependencies.load_model(name)  # slow, and not a call of the store
             return await self._dependencies.call_store("put_setting", change)
+        except InsufficientMemory as error:
+            raise ApiError(409, message=f"{error}; the active model is unchanged") from None
         except ValueError as error:
-            logger.error("a model could not be activated: %s", error)
-            raise ApiError(409, message="the model cannot be loaded; the active model is unchanged") from None
+            log_model_error(error, caller)
+            raise ApiError(409, message=f"{CANNOT_LOAD}; the active model is unchanged") from None
 
     def _list_models(self) -> schemas.ModelList:
         registry = self._service.models
@@ -114,8 +127,8 @@ class ModelRoutes:
             }
             models.append(schemas.ModelStatus(**model.info.model_dump(), **fields))
         for name, manifest in registry.unloaded_manifests().items():
-            info: dict[str, Any] = {key: str(manifest[key]) for key in ("key", "version", "engine")}
-            metadata = _parse_metadata(manifest["metadata"])
+            info: dict[str, Any] = {"key": manifest.key, "version": manifest.version, "engine": manifest.engine}
+            metadata = _parse_metadata(manifest.metadata)
             models.append(schemas.ModelStatus(name=name, active=False, loaded=False, **info, **metadata))
         return schemas.ModelList(models=models, previous=registry.previous)
 
@@ -124,10 +137,12 @@ def _parse_metadata(metadata: Any) -> dict[str, Any]:
     """Return the valid parts of an artifact's metadata, which may contain anything."""
     metadata = metadata if isinstance(metadata, Mapping) else {}
     names = {"trained": "trained_at", "data": "data"}
-    texts = {field: value for name, field in names.items() if isinstance(value := metadata.get(name), str)}
+    texts = {field: value[:MAX_TEXT] for name, field in names.items() if isinstance(value := metadata.get(name), str)}
     metrics = metadata.get("metrics")
     pairs = metrics.items() if isinstance(metrics, Mapping) else ()
     numbers = {
-        name: float(value) for name, value in pairs if isinstance(value, int | float) and abs(value) < MAX_METRIC
+        str(name)[:MAX_TEXT]: float(value)
+        for name, value in islice(pairs, MAX_METRICS)
+        if isinstance(value, int | float) and abs(value) < MAX_METRIC
     }
     return {**texts, "metrics": numbers}

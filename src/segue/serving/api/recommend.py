@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from segue.serving import schemas
 from segue.serving.api.dependencies import NOT_FOUND, ApiDependencies, invalid_field, json_response, unwrap
 from segue.serving.errors import ApiError, format_traceback
 from segue.serving.experiments.assignment import Assignment
 from segue.serving.experiments.rank_biased_overlap import rank_biased_overlap
-from segue.serving.explain.explain import explain
+from segue.serving.explain.explain import explain_in_steps
+from segue.serving.model_registry import LoadedModel
 from segue.serving.rules.rerank import compile_rules
-from segue.serving.service import InvalidRequest, Job, PendingRequest, merge_unknown
+from segue.serving.scheduling.steps import Steps
+from segue.serving.service import InvalidRequest, PendingRequest, merge_unknown
 from segue.serving.stores.store import Exposure, StoreError
 from segue.serving.users.event_actions import check_history_actions
 from segue.serving.users.input_notes import describe_request
 from segue.serving.users.user_features import coerce_user_features
 
-__all__ = ["RecommendRoutes"]
+__all__ = ["RecommendRoutes", "is_expensive"]
 
-RERANK_COST = 8
-"""Cost of a request that needs reranking position by position, relative to a plain request."""
+MAX_PLAIN_K, MAX_PLAIN_HISTORY, MAX_PLAIN_CONDITIONS, MAX_PLAIN_IDS = 100, 256, 4, 1_000
+"""Largest values of a plain request: items requested, events of the history, conditions on items, and ids in rules."""
 
-MAX_EXPOSURE_TASKS, MAX_SHADOW_TASKS = 1_000, 64
-"""Maximum number of background tasks that record exposures, and that run shadow models."""
+EXPLAIN_DEADLINES = 5
+"""Default deadline of an explanation, in default deadlines of a recommendation."""
+
+SHADOW_CLIENT = "segue:shadow"
+"""Client whose share of the engine shadow models use; it is no key and no address."""
+
+MAX_SHADOW_TASKS = 64
+"""Maximum number of background tasks that run shadow models."""
 
 logger = logging.getLogger("segue.serving")
 
@@ -42,7 +51,7 @@ class RecommendRoutes:
     def __init__(self, dependencies: ApiDependencies) -> None:
         self._dependencies = dependencies
         self._service = dependencies.service
-        self._n_exposure_tasks = self._n_shadow_tasks = 0
+        self._n_shadow_tasks = 0
 
     def add_to(self, router: APIRouter) -> None:
         """Register the routes."""
@@ -54,30 +63,37 @@ class RecommendRoutes:
             "/explain", self.explain, methods=["POST"], response_model=schemas.Explanation, responses=NOT_FOUND
         )
 
-    async def recommend(self, request: schemas.RecommendRequest) -> Response:
+    async def recommend(self, request: schemas.RecommendRequest, caller: Request) -> Response:
         """Recommend items for one user or history."""
-        (response,) = await self._recommend([request], "")
+        (response,) = await self._recommend([request], "", caller)
         return json_response(response)
 
-    async def recommend_batch(self, batch: schemas.BatchRequest) -> Response:
+    async def recommend_batch(self, batch: schemas.BatchRequest, caller: Request) -> Response:
         """Answer several recommendation requests at once."""
         limit = self._service.settings.max_batch_requests
         if len(batch.requests) > limit:
             raise invalid_field("requests", f"got {len(batch.requests)}, expected at most {limit}")
-        responses = await self._recommend(batch.requests, "requests")
-        return json_response(schemas.BatchResponse.model_construct(responses=responses))
+        responses = await self._recommend(batch.requests, "requests", caller)
+        texts = []
+        for response in responses:  # other requests are answered in between
+            texts.append(response.model_dump_json())
+            await asyncio.sleep(0)
+        return Response(f'{{"responses":[{",".join(texts)}]}}', media_type="application/json")
 
-    async def explain(self, request: schemas.ExplainRequest) -> Response:
+    async def explain(self, request: schemas.ExplainRequest, caller: Request) -> Response:
         """Explain why an item is recommended, or why it is not."""
+        default_ms = EXPLAIN_DEADLINES * self._service.settings.deadline_ms
+        deadline = time.monotonic() + (request.deadline_ms or default_ms) / 1000
         self._dependencies.check_limits([request], "")
         assignment = None if request.model is not None else self._dependencies.experiments.assign(request.user)
-        model = await self._dependencies.load_model(request.model if assignment is None else assignment.model)
+        name = request.model if assignment is None else assignment.model
+        model = await self._dependencies.find_model(name, caller, is_assigned=assignment is not None)
         codes, _ = model.catalog.encode([request.item])
         if not len(codes):
             reason = "not in the catalog"
             raise ApiError(404, message=f"item: {reason}", fields={"item": reason})
 
-        def job() -> schemas.Explanation:
+        def job() -> Steps[schemas.Explanation]:
             try:
                 schema = model.artifact.bundle.model.schema
                 coerce_user_features(schema.user_features, request.profile)
@@ -87,7 +103,8 @@ class RecommendRoutes:
                 field, _, reason = str(error).partition(": ")
                 raise InvalidRequest(field, reason) from None
             prepared = self._service.query_builder.build(model.artifact, [request])
-            explanation: schemas.Explanation = explain(
+            yield
+            explanation = yield from explain_in_steps(
                 model.artifact.engine.model,
                 prepared.queries,
                 int(codes[0]),
@@ -97,12 +114,15 @@ class RecommendRoutes:
                 model.catalog,
                 model.artifact.neighbors,
                 model.info,
+                model.artifact.streaming_model if model.artifact.supports_streaming else None,
+                lambda: time.monotonic() > deadline,
             )
             unknown = merge_unknown(prepared.unknown[0], rules)
             notes = [*describe_request(schema.user_features, request), *prepared.notes[0], *rules.notes]
+            notes += explanation.notes
             return explanation.model_copy(update={"unknown": unknown, "notes": notes})
 
-        (result,) = await self._dependencies.submit([job])
+        (result,) = await self._dependencies.submit([job], caller, is_expensive=True)
         if isinstance(result, StoreError):
             raise self._dependencies.store_unavailable("recent_events", result)
         if isinstance(result, InvalidRequest):
@@ -110,12 +130,13 @@ class RecommendRoutes:
         return json_response(unwrap(result))
 
     async def _recommend(
-        self, requests: Sequence[schemas.RecommendRequest], field_name: str
+        self, requests: Sequence[schemas.RecommendRequest], field_name: str, caller: Request
     ) -> list[schemas.RecommendResponse]:
         """Answer requests.
 
         Args:
             field_name: field that holds the requests, for errors; empty for a single request.
+            caller: the HTTP request.
         """
         arrival, settings = time.monotonic(), self._service.settings
         self._dependencies.check_limits(requests, field_name)
@@ -124,19 +145,18 @@ class RecommendRoutes:
             for request in requests
         ]
         jobs: list[PendingRequest] = []
-        for request, assignment in zip(requests, assignments, strict=True):
+        models: dict[tuple[str | None, bool], LoadedModel] = {}
+        for row, (request, assignment) in enumerate(zip(requests, assignments, strict=True)):
+            is_assigned = assignment is not None
             assigned = request if assignment is None else request.model_copy(update={"model": assignment.model})
-            jobs.append(PendingRequest(assigned, arrival + (request.deadline_ms or settings.deadline_ms) / 1000))
-        first_rows: dict[str | None, int] = {}
-        for row, job in enumerate(jobs):
-            first_rows.setdefault(job.request.model, row)
-        for name, row in first_rows.items():  # loaded here, so that the engine thread is not blocked
-            await self._dependencies.load_model(name, f"{field_name}[{row}].model" if field_name else "model")
-        results = [
-            result
-            for chunk in _chunk_jobs(jobs, settings.max_batch_size)
-            for result in await self._dependencies.submit(chunk)
-        ]
+            if (assigned.model, is_assigned) not in models:  # loaded here, so that the engine thread is not blocked
+                where = f"{field_name}[{row}].model" if field_name else "model"
+                found = await self._dependencies.find_model(assigned.model, caller, where, is_assigned=is_assigned)
+                models[assigned.model, is_assigned] = found
+            deadline = arrival + (request.deadline_ms or settings.deadline_ms) / 1000
+            jobs.append(PendingRequest(assigned, deadline, model=models[assigned.model, is_assigned]))
+        is_plain = len(jobs) == 1 and not is_expensive(jobs[0].request)
+        results = await self._dependencies.submit(jobs, caller, is_expensive=not is_plain)
         responses: list[schemas.RecommendResponse] = []
         for row, result in enumerate(results):
             if isinstance(result, InvalidRequest):
@@ -155,30 +175,17 @@ class RecommendRoutes:
 
     def _start_experiment_tasks(self, shown: Sequence[Shown]) -> None:
         """Record exposures and run shadow models in the background, up to the limits."""
-        if self._n_exposure_tasks < MAX_EXPOSURE_TASKS:
-            self._n_exposure_tasks += 1
-            self._dependencies.spawn(self._record_exposures(shown))
-        else:
-            self._service.metrics.record_error("exposure")
-            logger.error("exposures dropped: too many are waiting for the store")
+        now = int(time.time())
+        self._dependencies.exposures.record(
+            [
+                Exposure(assignment.experiment, assignment.variant, str(request.user), now, tuple(items))
+                for request, assignment, items in shown
+            ]
+        )
         has_shadow = any(assignment.shadow is not None for _, assignment, _ in shown)
         if self._n_shadow_tasks < MAX_SHADOW_TASKS and has_shadow:
             self._n_shadow_tasks += 1
             self._dependencies.spawn(self._run_shadows(shown))
-
-    async def _record_exposures(self, shown: Sequence[Shown]) -> None:
-        now = int(time.time())
-        exposures = [
-            Exposure(assignment.experiment, assignment.variant, str(request.user), now, tuple(items))
-            for request, assignment, items in shown
-        ]
-        try:
-            await self._dependencies.exposure_queue.submit(exposures)
-        except Exception as error:
-            self._service.metrics.record_error("exposure")
-            logger.error("exposures could not be recorded", extra={"traceback": format_traceback(error)})
-        finally:
-            self._n_exposure_tasks -= 1
 
     async def _run_shadows(self, shown: Sequence[Shown]) -> None:
         """Run shadow models and log how similar their lists are to those shown."""
@@ -188,7 +195,7 @@ class RecommendRoutes:
                 if assignment.shadow is not None and not self._dependencies.is_closing:
                     shadow_request = request.model_copy(update={"model": assignment.shadow})
                     pending = PendingRequest(shadow_request, time.monotonic() + 60, is_shadow=True)
-                    (result,) = await queue.submit([pending])
+                    (result,) = await queue.submit([pending], SHADOW_CLIENT, is_expensive=True)
                     overlap = rank_biased_overlap(items, [item.id for item in unwrap(result).items])
                     extra = {"experiment": assignment.experiment, "overlap": round(overlap, 4)}
                     logger.info("shadow", extra=extra)
@@ -199,21 +206,17 @@ class RecommendRoutes:
             self._n_shadow_tasks -= 1
 
 
-def _chunk_jobs(jobs: Sequence[PendingRequest], max_cost: int) -> Iterator[list[Job]]:
-    """Split jobs into chunks of limited cost.
+def is_expensive(request: schemas.RecommendRequest) -> bool:
+    """Return whether a request may take much longer than one without rules.
 
-    Other requests are answered between chunks.
+    Rules that require reranking position by position are expensive, as is anything that exceeds the limits of a plain
+    request.
     """
-    chunk: list[Job] = []
-    cost = 0
-    for job in jobs:
-        request = job.request
-        needs_rerank = request.diversify or request.max_per_value or request.boosts or request.pins
-        job_cost = RERANK_COST if needs_rerank else 1
-        if chunk and cost + job_cost > max_cost:
-            yield chunk
-            chunk, cost = [], 0
-        chunk.append(job)
-        cost += job_cost
-    if chunk:
-        yield chunk
+    if request.diversify or request.max_per_value or request.boosts or request.pins:
+        return True
+    return (
+        request.k > MAX_PLAIN_K
+        or len(request.history or ()) > MAX_PLAIN_HISTORY
+        or len(request.filter) > MAX_PLAIN_CONDITIONS
+        or len(request.allow or ()) + len(request.deny) > MAX_PLAIN_IDS
+    )

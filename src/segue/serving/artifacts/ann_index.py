@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from segue.core.recommend import recommend, top_k
 from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Recommendations, Scores
+from segue.serving.artifacts.ann_graph_check import check_graph_file
 
 __all__ = ["ANN_THRESHOLD", "ApproximateIndex", "ExactIndex", "Index", "measure_recall"]
 
@@ -119,9 +120,11 @@ class ApproximateIndex:
         """Open the graph that :meth:`write` wrote, as a memory-mapped file.
 
         Raises:
-            ValueError: usearch is not installed, or the graph belongs to other items.
+            ValueError: usearch is not installed, or the graph is malformed or belongs to other items.
         """
-        graph = _import_usearch().Index.restore(str(path), view=True)
+        usearch_index = _import_usearch()
+        check_graph_file(path, exact.vectors, exact.bias, CONNECTIVITY)
+        graph = usearch_index.Index.restore(str(path), view=True)
         expected = len(exact.vectors), exact.vectors.shape[1] + 1
         if graph is None or (len(graph), graph.ndim) != expected:
             description = "no graph" if graph is None else f"a graph of {len(graph)} items of width {graph.ndim}"

@@ -16,19 +16,21 @@ Shapes: I items, U users.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel, load, save
 from segue.core.events import check_codes, read_only
-from segue.core.files import atomic_folder, read_json, write_checked_json, write_json
-from segue.core.model import Factored, Streaming
+from segue.core.files import atomic_folder, map_array, read_json, write_checked_json, write_json
+from segue.core.model import Factored, Recommender, Streaming
 from segue.core.types import Events
 from segue.serving.artifacts.ann_index import ANN_THRESHOLD, ApproximateIndex, ExactIndex, Index
 from segue.serving.artifacts.item_neighbors import ItemNeighbors
@@ -40,18 +42,33 @@ from segue.serving.artifacts.manifest import (
     ONNX_MODEL,
     POPULARITY,
     Manifest,
+    file_sizes,
     hash_files,
     verify_artifact,
 )
 from segue.serving.engines.engine import Engine
-from segue.serving.engines.golden_queries import GoldenQueries, check_rankings, sample_queries
-from segue.serving.engines.input_columns import COLUMNS, detect_input_columns
+from segue.serving.engines.golden_queries import (
+    MIN_QUERIES,
+    GoldenQueries,
+    check_coverage,
+    check_reproduction,
+    sample_queries,
+)
+from segue.serving.engines.input_columns import COLUMNS, InputColumns, detect_input_columns
 from segue.serving.engines.native import NativeEngine
 from segue.serving.engines.open import open_engine, prepare_engine
 
-__all__ = ["MANIFEST", "ModelArtifact", "build_artifact", "load_artifact", "verify_artifact"]
+__all__ = ["MANIFEST", "ModelArtifact", "build_artifact", "convert_errors", "load_artifact", "verify_artifact"]
 
-HISTORY_ARRAYS = ("offsets", "items", *COLUMNS, "time_known")
+HISTORY_ARRAYS: Mapping[str, Any] = {
+    "offsets": np.int64,
+    "items": np.int32,
+    "actions": np.uint8,
+    "values": np.float32,
+    "times": np.int64,
+    "time_known": np.bool_,
+}
+"""Type of each array of the histories; only the first two are required."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +98,8 @@ class ModelArtifact:
     """Names of the user features in the data."""
     index: Index | None = None
     """Approximate index of a very large catalog, if one was built."""
+    file_bytes: int = 0
+    """Total size of all files."""
 
     @cached_property
     def supports_streaming(self) -> bool:
@@ -116,7 +135,8 @@ def build_artifact(
         histories: one row per user of ``bundle``, oldest event first.
         engine: ``native``, ``onnx``, or ``auto``: onnx if it is available and ranks as the trained model does.
         last_sequence: see :attr:`ModelArtifact.last_sequence`.
-        n_golden: number of golden queries.
+        n_golden: number of golden queries, at least
+            :data:`segue.serving.engines.golden_queries.MIN_QUERIES`.
         metadata: further metadata, such as ``data``, ``trained`` and ``metrics``.
         index_above: number of items above which a factored model gets an approximate index.
 
@@ -130,6 +150,8 @@ def build_artifact(
         raise ValueError(f"histories: got {len(histories)} rows, expected one for each of {n_users} users of the model")
     if out.exists() and not (out / MANIFEST).exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not a model artifact; choose another folder")
+    if n_golden < MIN_QUERIES:
+        raise ValueError(f"n_golden: got {n_golden}, expected at least {MIN_QUERIES}")
     queries = sample_queries(histories, n_items, n_golden)
     inputs = detect_input_columns(model, queries)
     cached = NativeEngine(model).model
@@ -179,16 +201,44 @@ def load_artifact(
             not prepared or is not installed, or it ranks golden queries differently; the message names the file or
             query.
     """
+    with convert_errors(folder):
+        return _load_artifact(folder, engine, threads, providers)
+
+
+@contextmanager
+def convert_errors(folder: Path) -> Iterator[None]:
+    """Convert all exceptions to a ``ValueError``.
+
+    Content that matches its hash may still be malformed, and the libraries that read it raise all kinds of exceptions.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except (Exception, pl.exceptions.PanicException) as error:  # the latter is no Exception
+        raise ValueError(f"{folder}: malformed: {type(error).__name__}: {error}") from error
+
+
+def _load_artifact(folder: Path, engine: str | None, threads: int, providers: Sequence[str] | None) -> ModelArtifact:
     manifest = Manifest.read(folder)
     if errors := verify_artifact(folder):
         raise ValueError("\n".join(errors))
     bundle = load(folder / "bundle")
+    schema = bundle.model.schema
+    facts = {"key": (manifest.key, bundle.key), "version": (manifest.version, manifest.sha256[BUNDLE_ARRAYS][:12])}
+    if wrong := [name for name, (found, expected) in facts.items() if found != expected]:
+        raise ValueError(f"{folder / MANIFEST}: {wrong[0]} is '{facts[wrong[0]][0]}', expected '{facts[wrong[0]][1]}'")
+    bundle.users.encode([])  # read now, so that a malformed table is found now
+    bundle.items.encode([])
     if (set_eval_mode := getattr(bundle.model, "eval", None)) is not None:
         set_eval_mode()  # once for a network; otherwise every request would switch all submodules back and forth
     opened_engine = open_engine(engine or manifest.engine, bundle.model, folder / ONNX_MODEL, threads, providers)
     model = opened_engine.model
     expected = GoldenQueries.from_json(read_json(folder / GOLDEN_QUERIES))
-    if errors := check_rankings(expected, model):
+    histories = _read_histories(folder / "histories", bundle) if (folder / "histories").is_dir() else None
+    check_coverage(expected, schema.n_users, schema.n_items, histories)
+    _check_input_columns(manifest, bundle.model, expected, histories)
+    if errors := check_reproduction(expected, model):
         raise ValueError("\n".join(f"{folder}: engine {opened_engine.name}: {line}" for line in errors))
     index = None
     if ANN_INDEX in manifest.sha256 and isinstance(model, Factored):
@@ -198,17 +248,36 @@ def load_artifact(
         manifest.version,
         bundle,
         opened_engine,
-        _read_histories(folder / "histories", bundle) if (folder / "histories").is_dir() else None,
+        histories,
         manifest.last_sequence,
-        ItemNeighbors.read(folder / "neighbors", bundle.model.schema.n_items),
-        _read_popularity(folder / POPULARITY, bundle.model.schema.n_items),
+        ItemNeighbors.read(folder / "neighbors", schema.n_items),
+        _read_popularity(folder / POPULARITY, histories, schema.n_items),
         len(expected),
         {**manifest.metadata, "engine_note": manifest.engine_note},
         manifest.input_columns,
         manifest.uses_query_time,
         tuple(str(feature) for feature in bundle.metadata.get("user_features", ())),
         index,
+        file_sizes(folder, manifest.sha256),
     )
+
+
+def _check_input_columns(
+    manifest: Manifest, model: Recommender, golden: GoldenQueries, histories: Events | None
+) -> None:
+    """Check that manifest and golden queries have the inputs of the model.
+
+    Raises:
+        ValueError: the model reads other inputs.
+    """
+    queries = sample_queries(histories, model.schema.n_items, len(golden))
+    actual, found = detect_input_columns(model, queries), InputColumns(manifest.input_columns, manifest.uses_query_time)
+    if found != actual:
+        raise ValueError(f"{MANIFEST}: got {found}, expected {actual}, the inputs of the model")
+    columns = {name for name in COLUMNS if getattr(golden.queries.history, name) is not None}
+    expected = {name for name in COLUMNS if getattr(actual.restrict(queries).history, name) is not None}
+    if columns != expected or (golden.queries.times is not None) != actual.uses_query_time:
+        raise ValueError(f"golden queries: got {sorted(columns)}, expected {sorted(expected)}, the inputs of the model")
 
 
 def _count_popularity(histories: Events | None, n_items: int) -> NDArray[np.float32]:
@@ -224,24 +293,26 @@ def _write_histories(folder: Path, histories: Events) -> None:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
 
 
-def _read_popularity(path: Path, n_items: int) -> NDArray[np.float32]:
-    popularity_I: NDArray[np.float32] = read_only(np.load(path, mmap_mode="r", allow_pickle=False))
-    if popularity_I.dtype != np.float32 or popularity_I.shape != (n_items,) or not np.isfinite(popularity_I).all():
-        raise ValueError(f"{path}: malformed: expected {n_items} finite float32 numbers")
+def _read_popularity(path: Path, histories: Events | None, n_items: int) -> NDArray[np.float32]:
+    popularity_I: NDArray[np.float32] = read_only(map_array(path, np.float32))
+    if len(popularity_I) != n_items or not np.array_equal(popularity_I, _count_popularity(histories, n_items)):
+        raise ValueError(f"{path}: malformed: expected the number of events in the histories of {n_items} items")
     return popularity_I
 
 
 def _read_histories(folder: Path, bundle: TrainedModel) -> Events:
     arrays: dict[str, Any] = {
-        name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        for name in HISTORY_ARRAYS
+        name: map_array(folder / f"{name}.npy", dtype)
+        for name, dtype in HISTORY_ARRAYS.items()
         if (folder / f"{name}.npy").exists()
     }
     context = {name: arrays.pop(name) for name in ("time_known",) if name in arrays}
+    schema = bundle.model.schema
     try:
         histories = Events(**arrays, context=context)
-        schema = bundle.model.schema
         check_codes(histories, schema.n_users, schema.n_items, max(1, len(schema.actions)))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{folder}: malformed: {error}") from None
+    if histories.values is not None and np.isinf(histories.values).any():
+        raise ValueError(f"{folder / 'values.npy'}: malformed: a value is infinite")
     return histories

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from segue.core.events import read_only
+from segue.core.files import map_array
 from segue.core.types import Codes, Events, Scores
 from segue.similarity.nearest import CsrArrays, nearest_neighbors, sparse_product
 from segue.similarity.row_similarity import cosine
@@ -33,6 +34,9 @@ SHRINK = 10.0
 """Added to the denominator of the cosine; keeps similarities based on few users low."""
 
 ARRAY_NAMES = ("codes", "similarity", "lengths")
+
+CHECKED_ROWS = 65_536
+"""Rows that are checked at once, to save memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +112,40 @@ class ItemNeighbors:
         Raises:
             ValueError: an item or the length of a row is out of range, or the neighbors are those of another catalog.
         """
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ARRAY_NAMES}
-        found = cls(**arrays)
+        paths = {name: folder / f"{name}.npy" for name in ARRAY_NAMES}
+        found = cls(
+            codes=map_array(paths["codes"], np.int32, 2),
+            similarity=map_array(paths["similarity"], np.float32, 2),
+            lengths=map_array(paths["lengths"], np.int64),
+        )
         limits = {"codes": n_items - 1, "lengths": found.codes.shape[1]}
         for name, limit in limits.items():
             array = getattr(found, name)
             if array.size and not 0 <= int(array.min()) <= int(array.max()) <= limit:
-                raise ValueError(
-                    f"{folder / name}.npy: malformed: {array.min()} to {array.max()}, expected 0 to {limit}"
-                )
+                raise ValueError(f"{paths[name]}: malformed: {array.min()} to {array.max()}, expected 0 to {limit}")
         if len(found.lengths) != n_items or not np.isfinite(found.similarity).all():
             raise ValueError(f"{folder}: malformed: {len(found.lengths)} rows of neighbors for {n_items} items")
+        for start in range(0, n_items, CHECKED_ROWS):
+            found._check_rows(slice(start, start + CHECKED_ROWS), folder)
         return found
+
+    def _check_rows(self, rows: slice, folder: Path) -> None:
+        """Check that the neighbors of items are ordered, and that unused cells are zero.
+
+        Raises:
+            ValueError: they are not.
+        """
+        codes, similarity = self.codes[rows], self.similarity[rows]
+        is_used = np.arange(codes.shape[1]) < self.lengths[rows, None]
+        own_codes = np.arange(rows.start, rows.start + len(codes))[:, None]
+        is_valid = np.where(
+            is_used, (similarity > 0) & (similarity <= 1) & (codes != own_codes), (similarity == 0) & (codes == 0)
+        )
+        is_ordered = (similarity[:, 1:] <= similarity[:, :-1]).all()
+        sorted_codes = np.sort(np.where(is_used, codes, -1), axis=1)
+        is_repeated = (sorted_codes[:, 1:] == sorted_codes[:, :-1]) & (sorted_codes[:, 1:] >= 0)
+        if not is_valid.all() or not is_ordered or is_repeated.any():
+            raise ValueError(
+                f"{folder}: malformed: the neighbors of an item must be other items, each once, with similarities "
+                "from 1 to above 0, descending"
+            )

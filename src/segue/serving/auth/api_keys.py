@@ -40,8 +40,9 @@ __all__ = [
     "revoke_key",
 ]
 
-Scope: TypeAlias = Literal["read", "write", "admin"]
-"""Permission of a key. No scope includes another: a key that reads and writes has both."""
+Scope: TypeAlias = Literal["recommend", "read", "write", "admin"]
+"""Permission of a key. No scope includes another, but ``read`` permits everything that ``recommend`` does: a key that
+reads and writes has both scopes."""
 
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 """All scopes."""

@@ -16,7 +16,8 @@ there; the API description is as public as the source code."""
 PUBLIC_PREFIXES = ("/page/", "/static/")
 """Static files of the UI."""
 
-RECOMMEND_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/explain"})
+RECOMMEND_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch"})
+"""Recommendations, which a shop front needs. An explanation shows events of the user, so it requires ``read``."""
 EVENT_PATHS = frozenset({"/v1/events", "/v1/events/batch"})
 
 
@@ -31,7 +32,10 @@ def required_scopes(method: str, path: str) -> frozenset[Scope]:
         return frozenset()
     if is_read and path == "/metrics":
         return frozenset({"read", "admin"})
-    if (is_read and path.startswith("/v1/")) or (method == "POST" and path in RECOMMEND_PATHS):
+    is_catalog = path == "/v1/items" or path.startswith("/v1/items/")
+    if (is_read and is_catalog) or (method == "POST" and path in RECOMMEND_PATHS):
+        return frozenset({"recommend", "read"})
+    if (is_read and path.startswith("/v1/")) or (method == "POST" and path == "/v1/explain"):
         return frozenset({"read"})
     if (method == "POST" and path in EVENT_PATHS) or (method == "DELETE" and path.startswith("/v1/users/")):
         return frozenset({"write"})

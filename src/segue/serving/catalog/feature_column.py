@@ -62,6 +62,11 @@ class ItemValues:
         """``(T,)`` the item of each value."""
         return np.repeat(np.arange(len(self), dtype=np.int32), np.diff(self.offsets))
 
+    def codes_of(self, item: int) -> list[int]:
+        """Return the codes of the values of one item."""
+        codes: list[int] = self.codes[self.offsets[item] : self.offsets[item + 1]].tolist()
+        return codes
+
     def gather(self, items: NDArray[np.integer[Any]]) -> tuple[NDArray[np.int64], Codes]:
         """Return the values of ``items``.
 

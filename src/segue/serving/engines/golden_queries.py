@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +21,16 @@ from segue.core.recommend import exclude, score_blocks, top_k
 from segue.core.types import Codes, Events, Queries, Recommendations, Scores
 from segue.serving.engines.input_columns import COLUMNS
 
-__all__ = ["CHECKED_K", "TOLERANCE", "GoldenQueries", "check_rankings", "sample_queries"]
+__all__ = [
+    "CHECKED_K",
+    "MIN_QUERIES",
+    "TOLERANCE",
+    "GoldenQueries",
+    "check_coverage",
+    "check_rankings",
+    "check_reproduction",
+    "sample_queries",
+]
 
 CHECKED_K = 10
 """Top items that must agree."""
@@ -30,6 +40,18 @@ STORED_K = 30
 
 TOLERANCE = 1e-5
 """Largest difference between two scores, relative to the score range, at which their order is arbitrary."""
+
+SCORE_TOLERANCE = 1e-3
+"""Largest difference between a recorded and a computed score, relative to the score range."""
+
+MAGNITUDE_TOLERANCE = 1e-4
+"""The same, relative to the greatest absolute score: rounding errors grow with it."""
+
+MIN_QUERIES = 8
+"""Minimum number of golden queries: fewer could miss a damaged model."""
+
+MIN_DISTINCT_QUERIES = 3
+"""Minimum number of different golden queries; a log of a single event has no more."""
 
 HISTORY_LENGTHS = (1, 2, 5, 10, 20, 50, 100, 200)
 """History lengths of golden queries, in addition to the full history."""
@@ -85,8 +107,22 @@ class GoldenQueries:
 
     @classmethod
     def from_json(cls, value: Any) -> Self:
-        """Restore the queries from the values that :meth:`to_json` returned."""
-        records = value["queries"]
+        """Restore the queries from the values that :meth:`to_json` returned.
+
+        Raises:
+            ValueError: the values are malformed.
+        """
+        try:
+            return cls._from_records(value["queries"])
+        except (AttributeError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"golden queries: malformed: {type(error).__name__}: {error}") from None
+
+    @classmethod
+    def _from_records(cls, records: Any) -> Self:
+        for one in records:
+            numbers = [one["user"] or 0, one["time"] or 0, *one["history"]["items"], *one["items"]]
+            if not all(type(number) is int for number in numbers):
+                raise ValueError("users, times and items must be integers")
         offsets = np.concatenate([[0], np.cumsum([len(one["history"]["items"]) for one in records])])
         names = [name for name in COLUMNS if records and name in records[0]["history"]]
         columns: dict[str, Any] = {name: np.concatenate([_read_column(one, name) for one in records]) for name in names}
@@ -143,14 +179,84 @@ def sample_queries(histories: Events | None, n_items: int, count: int) -> Querie
     return Queries(history.slice_rows(history.lengths - counts, history.lengths), users.astype(np.int32), known)
 
 
+def check_coverage(expected: GoldenQueries, n_users: int, n_items: int, histories: Events | None = None) -> None:
+    """Check that golden queries can detect a damaged model.
+
+    Args:
+        histories: one row per user; ``None``: the queries were not made from histories.
+
+    Raises:
+        ValueError: there are too few queries, or too few different ones; a query has users or items that the model does
+            not have, or a history that its user does not have; or its ranking is incomplete or impossible.
+    """
+    queries, history = expected.queries, expected.queries.history
+    if len(expected) < MIN_QUERIES:
+        raise ValueError(f"golden queries: got {len(expected)}, expected at least {MIN_QUERIES}")
+    rows = [history.items[start:stop].tobytes() for start, stop in pairwise(history.offsets.tolist())]
+    users = np.where(queries.known, queries.users, -1).tolist()
+    if (n_distinct := len(set(zip(users, rows, strict=True)))) < MIN_DISTINCT_QUERIES or not history.size:
+        raise ValueError(
+            f"golden queries: got {n_distinct} different ones with {history.size} events, expected at least "
+            f"{MIN_DISTINCT_QUERIES} with at least one event"
+        )
+    if not ((queries.users >= 0) & (queries.users < max(n_users, 1))).all() or (n_users == 0 and queries.known.any()):
+        raise ValueError(f"golden queries: a user is out of range, expected 0 to {n_users - 1}")
+    for name, codes in (("history", history.items), ("ranking", expected.recommendations.items)):
+        if codes.size and not 0 <= int(codes.min()) <= int(codes.max()) < n_items:
+            raise ValueError(f"golden queries: an item of a {name} is out of range, expected 0 to {n_items - 1}")
+    for n in range(len(expected)):
+        items, scores = _ranking(expected.recommendations, n)
+        seen = set(history.items[history.offsets[n] : history.offsets[n + 1]].tolist())
+        if len(items) != min(STORED_K, n_items - len(seen)) or len({*items.tolist(), *seen}) != len(items) + len(seen):
+            raise ValueError(
+                f"golden query {n}: ranks {len(items)} items, expected {min(STORED_K, n_items - len(seen))} different "
+                "ones that are not in the history"
+            )
+        if histories is not None and queries.known[n]:
+            user = histories.rows_between(int(queries.users[n]), int(queries.users[n]) + 1).items
+            events = history.items[history.offsets[n] : history.offsets[n + 1]]
+            if not np.array_equal(user[len(user) - len(events) :], events):
+                raise ValueError(f"golden query {n}: its history is not that of user {queries.users[n]}")
+        score_range = expected.score_range_N[n]
+        if not (np.isfinite(scores).all() and np.isfinite(score_range)) or (np.diff(scores) > 0).any():
+            raise ValueError(f"golden query {n}: scores must be finite, and the best must be first")
+
+
 def check_rankings(expected: GoldenQueries, model: Recommender) -> list[str]:
     """Compare the rankings of ``model`` with the recorded ones.
 
     Returns:
         One line per query whose first ``CHECKED_K`` items differ by more than rounding; see the module documentation.
     """
-    errors = []
+    return _compare_rankings(expected, GoldenQueries.from_model(model, expected.queries))
+
+
+def check_reproduction(expected: GoldenQueries, model: Recommender) -> list[str]:
+    """Compare the rankings and the scores of ``model`` with the recorded ones.
+
+    Equal rankings are not sufficient: records in which all scores are equal, or the score range is too large, would
+    match any model.
+
+    Returns:
+        One line per query that differs; see :func:`check_rankings`.
+    """
     actual = GoldenQueries.from_model(model, expected.queries)
+    if errors := _compare_rankings(expected, actual):
+        return errors
+    for n in range(len(expected)):
+        score_of = dict(zip(*(part.tolist() for part in _ranking(expected.recommendations, n)), strict=True))
+        found = dict(zip(*(part.tolist() for part in _ranking(actual.recommendations, n)), strict=True))
+        magnitude = max((abs(score) for score in found.values()), default=0.0)
+        limit = SCORE_TOLERANCE * float(actual.score_range_N[n]) + MAGNITUDE_TOLERANCE * magnitude
+        differences = [abs(score_of[item] - found[item]) for item in score_of.keys() & found.keys()]
+        differences.append(abs(float(expected.score_range_N[n] - actual.score_range_N[n])))
+        if not max(differences) <= limit:
+            errors.append(f"golden query {n}: a score or the score range differs by {max(differences):.3g}")
+    return errors
+
+
+def _compare_rankings(expected: GoldenQueries, actual: GoldenQueries) -> list[str]:
+    errors = []
     for n in range(len(expected)):
         items, scores = _ranking(expected.recommendations, n)
         found = _ranking(actual.recommendations, n)[0][:CHECKED_K]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import mmap
 import warnings
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences, query_batches
+from segue.core.files import check_regular_file
 from segue.core.model import Recommender
 from segue.core.numba_kernels import thread_count
 from segue.core.types import Queries
@@ -194,6 +196,8 @@ def _open_session(path: Path, num_threads: int, providers: Sequence[str] | None)
     available = onnxruntime.get_available_providers()
     if missing := [name for name in providers or () if name not in available]:
         raise ValueError(f"onnx: provider {missing[0]} is not available; expected one of {', '.join(available)}")
+    if _has_external_data(path):
+        raise ValueError(f"{path}: the graph refers to other files, expected one that contains its weights")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.log_severity_level = 3
@@ -209,6 +213,17 @@ def _open_session(path: Path, num_threads: int, providers: Sequence[str] | None)
             f"{path}: graph with inputs {names[0]} and outputs {names[1]}, expected items, lengths and hidden"
         )
     return session
+
+
+def _has_external_data(path: Path) -> bool:
+    """Return whether a graph takes weights from other files, which may be anywhere.
+
+    The name of such a file is stored under the key ``location``, here with the bytes that precede a key of this length.
+    """
+    if check_regular_file(path) == 0:
+        return False
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return content.find(b"\x0a\x08location") >= 0
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import hashlib
 import logging
 import math
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -116,7 +116,8 @@ class Experiments:
 
     Args:
         path: file, JSON or TOML; ``None``: no experiments.
-        check_model: called with the name of each model; raises ``ValueError`` if it is unknown.
+        load_models: called with the names of all models, which must stay loaded while the experiments are in force;
+            raises ``ValueError`` if one cannot be loaded.
         store: where experiments are recorded for :func:`load_recorded_experiment`.
 
     Raises:
@@ -126,10 +127,10 @@ class Experiments:
     def __init__(
         self,
         path: Path | None,
-        check_model: Callable[[str], object] = lambda name: None,
+        load_models: Callable[[Sequence[str]], object] = lambda names: None,
         store: Store | None = None,
     ) -> None:
-        self._path, self._check_model, self._store = path, check_model, store
+        self._path, self._load_models, self._store = path, load_models, store
         self._fingerprint = _file_fingerprint(path)
         self._experiments: tuple[Experiment, ...] = ()
         if path is not None:
@@ -172,8 +173,7 @@ class Experiments:
 
     def _load(self, path: Path) -> None:
         experiments = read_experiments(path)
-        for model in dict.fromkeys(model for experiment in experiments for model in _models(experiment)):
-            self._check_model(model)
+        self._load_models(list(dict.fromkeys(model for experiment in experiments for model in _models(experiment))))
         previous = {experiment.name: _allocation(experiment) for experiment in self._experiments}
         for experiment in experiments:
             if previous.get(experiment.name, _allocation(experiment)) != _allocation(experiment):

@@ -5,23 +5,25 @@ Shapes: I items, L items of a history that are left out in turn.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
 from segue.core.events import Codes, Mask, Scores
-from segue.core.model import Recommender, is_factored
-from segue.core.recommend import log_partition, score_blocks
+from segue.core.model import Recommender, Streaming, is_factored
+from segue.core.recommend import PrecomputedQueries, log_partition, score_blocks
 from segue.core.types import Queries
 from segue.serving import schemas
 from segue.serving.catalog.catalog import Catalog
-from segue.serving.explain.leave_one_out import MAX_LEFT_OUT, compute_attributions
+from segue.serving.explain.leave_one_out import MAX_LEFT_OUT, compute_attributions_in_steps, left_out_items
 from segue.serving.explain.rule_trace import ItemOutcome, trace_rules
+from segue.serving.ranking import long_history
 from segue.serving.rules.compile import CompiledRules
-from segue.serving.rules.rerank import apply_boosts, rerank
+from segue.serving.rules.rerank import LATE, apply_boosts, rerank_in_steps
+from segue.serving.scheduling.steps import Steps, run_steps
 
-__all__ = ["NeighborLookup", "explain"]
+__all__ = ["NeighborLookup", "explain", "explain_in_steps"]
 
 NUM_NEIGHBORS = 100
 """Nearest neighbors of the item that are looked up in the history."""
@@ -54,10 +56,34 @@ def explain(
 ) -> schemas.Explanation:
     """Explain why ``item`` is or is not among the ``k`` recommended items.
 
+    See :func:`explain_in_steps`.
+    """
+    return run_steps(
+        explain_in_steps(model, queries, item, rules, k, include_seen, catalog, neighbors, model_info, None)
+    )
+
+
+def explain_in_steps(
+    model: Recommender,
+    queries: Queries,
+    item: int | str,
+    rules: CompiledRules,
+    k: int,
+    include_seen: bool,
+    catalog: Catalog,
+    neighbors: NeighborLookup | None,
+    model_info: schemas.ModelInfo,
+    streaming: Streaming | None,
+    is_late: Callable[[], bool] = lambda: False,
+) -> Steps[schemas.Explanation]:
+    """Explain why ``item`` is or is not among the ``k`` recommended items.
+
     Args:
         queries: exactly one.
         item: its code, or the id of an item that is not in the catalog.
         include_seen: whether items of the history may be recommended again.
+        streaming: the same model, if it can continue from states.
+        is_late: whether the deadline has passed; then the explanation is incomplete, and its notes say so.
 
     Raises:
         ValueError: there is not exactly one query.
@@ -70,12 +96,17 @@ def explain(
             item=schemas.RecommendedItem(id=item, score=0.0), recommended=False, reasons=[reason], model=model_info
         )
     seen = queries.history.items
-    outcome = _item_outcome(model, queries, item, rules, k, include_seen, catalog)
+    outcome = yield from _item_outcome(model, queries, item, rules, k, include_seen, catalog, streaming, is_late)
+    notes = [note for note in outcome.ranked_list.notes if note.endswith(LATE)]
+    yield
     trace = trace_rules(outcome, rules, catalog)
-    items_L, contributions_L = compute_attributions(model, queries, item)
+    yield
     is_unscored = item >= model.schema.n_items - model.schema.n_unscored
-    if is_unscored:
-        items_L, contributions_L = items_L[:0], contributions_L[:0]
+    items_L, contributions_L = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    if not is_unscored:
+        items_L, contributions_L = yield from compute_attributions_in_steps(model, queries, item, streaming, is_late)
+        if len(items_L) < (n_items := len(left_out_items(queries))):
+            notes.append(f"attributions: only {len(items_L)} of {n_items} were computed before the deadline")
     order = np.argsort(-np.abs(contributions_L), kind="stable")
     names = catalog.titles(items_L), catalog.ids(items_L)
     attributions = [
@@ -109,19 +140,37 @@ def explain(
         rules=trace,
         reasons=reasons,
         model=model_info,
+        notes=notes,
     )
 
 
 def _item_outcome(
-    model: Recommender, queries: Queries, item: int, rules: CompiledRules, k: int, include_seen: bool, catalog: Catalog
-) -> ItemOutcome:
+    model: Recommender,
+    queries: Queries,
+    item: int,
+    rules: CompiledRules,
+    k: int,
+    include_seen: bool,
+    catalog: Catalog,
+    streaming: Streaming | None,
+    is_late: Callable[[], bool],
+) -> Steps[ItemOutcome]:
     """Rank the item among all others."""
-    scores_I = next(iter(score_blocks(model, queries)))[1][0].copy()
+    scores_I = yield from _catalog_scores(model, queries, streaming)
+    yield
     is_logit = getattr(model, "scale", "score") == "logit"
     seen = queries.history.items
     vectors_ID = model.vectors if is_factored(model) else None
-    ranked_list = rerank(
-        scores_I, seen, rules, k, include_seen=include_seen, is_logit=is_logit, catalog=catalog, vectors_ID=vectors_ID
+    ranked_list = yield from rerank_in_steps(
+        scores_I,
+        seen,
+        rules,
+        k,
+        include_seen=include_seen,
+        is_logit=is_logit,
+        catalog=catalog,
+        vectors_ID=vectors_ID,
+        is_late=is_late,
     )
     ranked_I = apply_boosts(scores_I, rules, is_logit)
     score = float(ranked_I[item])
@@ -149,6 +198,17 @@ def _item_outcome(
         boost_delta=score - float(scores_I[item]),
         n_eligible=int(np.count_nonzero(eligible_I)),
     )
+
+
+def _catalog_scores(model: Recommender, queries: Queries, streaming: Streaming | None) -> Steps[Scores]:
+    """Return the scores ``(I,)`` of all items for one query."""
+    if streaming is not None and len(queries.history.items) > long_history.LONG_HISTORY:
+        vector_D = yield from long_history.encode_long_history(streaming, queries)
+        scale: Literal["logit", "score"] = getattr(model, "scale", "score")
+        model = PrecomputedQueries(model.schema, scale, streaming.vectors, streaming.bias, vector_D[None])
+        queries = Queries.of_users(np.zeros(1, np.int32), queries.history)
+    scores_I: Scores = next(iter(score_blocks(model, queries)))[1][0].copy()
+    return scores_I
 
 
 def _rank_of(scores_I: Scores, eligible_I: Mask, item: int) -> int:

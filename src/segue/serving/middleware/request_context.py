@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -12,7 +13,12 @@ from segue.serving.errors import ApiError
 from segue.serving.middleware.request_body import Message
 from segue.serving.middleware.security_headers import add_security_headers
 
-__all__ = ["AccessRecord", "ResponseGuard", "Send"]
+__all__ = ["PROBES", "AccessRecord", "ResponseGuard", "Send", "log_access"]
+
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Exempt from limits: an overloaded service must not be mistaken for a dead one."""
+
+access_logger = logging.getLogger("segue.access")
 
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 """Sends an ASGI message of a response."""
@@ -27,11 +33,25 @@ class AccessRecord:
     route: str
     """Route template, such as ``/v1/users/{id}``, or ``unmatched``."""
     status: int
-    """HTTP status; 499 if the client disconnected before the response."""
+    """HTTP status; 499 if the client disconnected before the response was complete."""
     seconds: float
     request_id: str
     key: str | None
     """Id of the API key."""
+
+
+def log_access(record: AccessRecord) -> None:
+    """Write a line of the access log; successful probes are logged at level DEBUG."""
+    extra = {
+        "method": record.method,
+        "route": record.route,
+        "status": record.status,
+        "request_id": record.request_id,
+        "key": record.key,
+        "ms": round(1000 * record.seconds, 2),
+    }
+    level = logging.DEBUG if record.route in PROBES and record.status == 200 else logging.INFO
+    access_logger.log(level, "%s %s %d", record.method, record.route, record.status, extra=extra)
 
 
 class ResponseGuard:
@@ -46,7 +66,7 @@ class ResponseGuard:
         self.scope, self.request_id = scope, request_id
         self.key: ApiKey | None = None
         self.status = 499
-        self.is_started = False
+        self.is_started = self.is_complete = False
         self._send, self._policy, self._close = send, policy, False
 
     async def send(self, message: Message) -> None:
@@ -57,6 +77,8 @@ class ResponseGuard:
             headers = add_security_headers(message.get("headers", ()), self.request_id, self._policy, extra)
             message = {**message, "headers": headers}
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.is_complete = True
 
     async def send_error(self, error: ApiError, close: bool) -> None:
         """Send an error response, and end the connection if ``close``."""

@@ -12,7 +12,7 @@ from urllib.parse import unquote_to_bytes
 from segue.serving.errors import ApiError
 from segue.serving.middleware.security_headers import RequestHeaders
 
-__all__ = ["check_csrf", "reject_nonstandard_json", "validate_request"]
+__all__ = ["check_body_headers", "check_csrf", "has_body", "reject_nonstandard_json", "validate_request"]
 
 MAX_URI_BYTES = 8_192
 """Maximum length of a path with its query."""
@@ -20,7 +20,9 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def validate_request(scope: Any, headers: RequestHeaders) -> None:
-    """Reject overlong or malformed URIs, and ambiguous headers (request smuggling).
+    """Reject malformed URIs, and ambiguous or unsupported framing.
+
+    Another server may read such requests differently (request smuggling).
 
     Raises:
         ApiError: 400 or 414.
@@ -31,8 +33,44 @@ def validate_request(scope: Any, headers: RequestHeaders) -> None:
         raise ApiError(400, message="the path contains control characters or invalid UTF-8")
     if name := headers.first_repeated():
         raise ApiError(400, message=f"{name}: header sent more than once")
-    if headers.get(b"content-length") is not None and headers.get(b"transfer-encoding") is not None:
+    encoding = headers.get(b"transfer-encoding")
+    if encoding is not None and headers.get(b"content-length") is not None:
         raise ApiError(400, message="expected either content-length or transfer-encoding, got both")
+    if encoding is not None and (encoding.lower() != "chunked" or scope.get("http_version") == "1.0"):
+        raise ApiError(400, message="Transfer-Encoding: expected chunked, in a request of HTTP/1.1")
+
+
+def has_body(headers: RequestHeaders) -> bool:
+    """Return whether a request announces a body."""
+    return (headers.get(b"content-length") or "").strip("0") != "" or headers.get(b"transfer-encoding") is not None
+
+
+def check_body_headers(scope: Any, headers: RequestHeaders, max_bytes: int, is_open: bool) -> None:
+    """Reject a body that is unexpected, too large, or of another type than JSON.
+
+    A body is not read before this check.
+
+    Args:
+        max_bytes: size limit.
+        is_open: whether the request needs no API key.
+
+    Raises:
+        ApiError: 400, 413 or 415.
+    """
+    length = headers.get(b"content-length") or "0"
+    if not (length.isascii() and length.isdigit()):
+        raise ApiError(400, message="Content-Length: expected a number")
+    if not has_body(headers):
+        return
+    method = scope["method"]
+    if is_open or method in ("GET", "HEAD", "DELETE", "OPTIONS"):
+        raise ApiError(400, message="this operation accepts no request body")
+    if len(length) > 15 or int(length) > max_bytes:
+        raise ApiError(413, message=f"request body larger than {max_bytes} bytes")
+    content_type = (headers.get(b"content-type") or "").partition(";")[0].strip().lower()
+    encoding = (headers.get(b"content-encoding") or "identity").lower()
+    if encoding != "identity" or (content_type != "application/json" and method in ("POST", "PUT", "PATCH")):
+        raise ApiError(415)
 
 
 def check_csrf(method: str, headers: RequestHeaders, trusted_origins: Collection[str]) -> None:

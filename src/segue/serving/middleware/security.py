@@ -6,6 +6,7 @@ stream through without copies. Cheap checks come first, and no body is read befo
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import re
@@ -17,11 +18,18 @@ from urllib.parse import urlsplit
 from segue.serving import errors
 from segue.serving.auth.api_keys import ApiKeys, Scope
 from segue.serving.auth.scopes import required_scopes
+from segue.serving.connection_limits import peer_address
 from segue.serving.errors import ApiError
-from segue.serving.limits import ConcurrencyLimiter, RateLimiter
+from segue.serving.limits import RateLimiter, SharedLimiter
 from segue.serving.middleware.request_body import ClientDisconnected, Receive, RequestBody
-from segue.serving.middleware.request_context import AccessRecord, ResponseGuard, Send
-from segue.serving.middleware.request_validation import check_csrf, reject_nonstandard_json, validate_request
+from segue.serving.middleware.request_context import PROBES, AccessRecord, ResponseGuard, Send, log_access
+from segue.serving.middleware.request_validation import (
+    check_body_headers,
+    check_csrf,
+    has_body,
+    reject_nonstandard_json,
+    validate_request,
+)
 from segue.serving.middleware.security_headers import DOCS_CSP, UI_CSP, RequestHeaders, host_without_port
 from segue.serving.route_templates import UNMATCHED, RouteTemplates
 from segue.serving.settings import ServingSettings
@@ -29,24 +37,25 @@ from segue.serving.settings import ServingSettings
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["App", "SecurityMiddleware", "install_security"]
+__all__ = ["App", "SecurityMiddleware", "create_request_limiter", "install_security"]
 
 App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 """ASGI application."""
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Exempt from limits: an overloaded service must not be mistaken for a dead one."""
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
-access_logger = logging.getLogger("segue.access")
 logger = logging.getLogger("segue.serving.middleware.security")
 
 
 class SecurityMiddleware:
     """ASGI middleware around the application.
 
-    Sets ``request_id`` and ``key`` (an :class:`~segue.serving.auth.api_keys.ApiKey` or ``None``) in ``request.state``.
+    Sets in ``request.state``: ``request_id``; ``key``, an :class:`~segue.serving.auth.api_keys.ApiKey` or ``None``; and
+    ``client``, the unit of fair sharing: the id of the key, or the client's address if there is no key. The server
+    cancels the handler of a request whose client disconnects, unless ``must_finish`` is set there, as for requests that
+    change something.
 
     Args:
         keys: API keys; ``None``, or keys without a file, permit everything.
@@ -55,7 +64,7 @@ class SecurityMiddleware:
         hosts: accepted host names; ``None``: any. A service without API keys should accept local names only, because
             another site could otherwise resolve its own name to this address (DNS rebinding).
         docs_path: path of the API documentation, whose style sheets embed images.
-        limiter: limit on concurrent requests, if shared with other code.
+        limiter: limit on concurrent requests other than to public routes, if shared with other code.
         on_request: called with the record of every request, for metrics.
         clock: monotonic clock in seconds.
     """
@@ -70,7 +79,7 @@ class SecurityMiddleware:
         routes: Sequence[Any] = (),
         hosts: Collection[str] | None = None,
         docs_path: str = "/docs",
-        limiter: ConcurrencyLimiter | None = None,
+        limiter: SharedLimiter | None = None,
         on_request: Callable[[AccessRecord], None] = lambda record: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -80,7 +89,10 @@ class SecurityMiddleware:
         self._keys = None if keys is None or keys.is_open else keys
         self._docs_path, self._on_request, self._clock = docs_path, on_request, clock
         self._rate_limiter = RateLimiter(settings.rate_limit, clock=clock)
-        self._limiter = ConcurrencyLimiter(settings.max_concurrent) if limiter is None else limiter
+        self._limiter = create_request_limiter(settings) if limiter is None else limiter
+        self._open_limiter = SharedLimiter(settings.max_concurrent_open, max(1, settings.max_concurrent_open // 2))
+        buffer_size = max(settings.max_buffered_bytes, 2 * settings.max_body_bytes)
+        self._body_buffer = SharedLimiter(buffer_size, buffer_size // 2)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -92,13 +104,16 @@ class SecurityMiddleware:
         headers, path = RequestHeaders(scope["headers"]), _application_path(scope)
         client_id = headers.get(b"x-request-id") or ""
         request_id = client_id if REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(64):016x}"
-        scope.setdefault("state", {}).update(request_id=request_id, key=None)
+        scope.setdefault("state", {}).update(request_id=request_id, key=None, client=_peer_address(scope))
         guard = ResponseGuard(scope, send, request_id, DOCS_CSP if path == self._docs_path else UI_CSP)
         body = RequestBody(receive)
         try:
             await self._authorize(guard, headers, path, body)
         except ClientDisconnected:
             pass
+        except asyncio.CancelledError:
+            await self._end_canceled_request(guard)
+            raise
         except Exception as error:
             api_error = error if isinstance(error, ApiError) else ApiError(500)
             if api_error is not error and not scope["state"].get("error_logged"):
@@ -107,6 +122,7 @@ class SecurityMiddleware:
             if not guard.is_started:
                 await self._send_error(guard, headers, body, api_error)
         finally:
+            body.release()
             self._log_access(guard, path, self._clock() - start)
         return None
 
@@ -127,58 +143,63 @@ class SecurityMiddleware:
             guard.key = self._keys.authenticate(_token(headers))
             if guard.key is None:
                 raise ApiError(401)
-            scope["state"]["key"] = guard.key
+            scope["state"].update(key=guard.key, client=guard.key.id)
             if not set(scopes) & set(guard.key.scopes):
                 if self._templates and self._templates.match(path) == UNMATCHED:
                     raise ApiError(404)
                 raise ApiError(403, message=f"this API key lacks the scope {' or '.join(sorted(scopes))}")
-        if path in PROBES:
-            return await self._forward(guard, headers, body)
-        if scopes and (wait := self._rate_limiter.acquire("open" if guard.key is None else guard.key.id)):
-            raise ApiError(429, retry_after=wait)
-        if not self._limiter.try_acquire():
+        max_bytes = self._settings.max_body_bytes
+        if has_body(headers) and (methods := self._templates.allowed_methods(path)) and scope["method"] not in methods:
+            raise ApiError(405, allow=methods)
+        check_body_headers(scope, headers, max_bytes, is_open=not scopes)
+        if path in PROBES and scope["method"] in READ_METHODS:
+            return await self.app(_handler_scope(scope), body.receive, guard.send)
+        limiter, client = self._open_limiter, scope["state"]["client"]
+        if scopes:
+            if wait := self._rate_limiter.acquire("open" if guard.key is None else guard.key.id):
+                raise ApiError(429, retry_after=wait)
+            limiter, client = self._limiter, None if guard.key is None else guard.key.id
+        if limiter.is_full or scope["state"].get("is_probe_only"):
             raise ApiError(503, retry_after=1.0)
+        timeout = None if scope["state"].get("has_arrived") else self._settings.body_timeout_seconds
+        reject_nonstandard_json(await body.read_all(max_bytes, timeout, self._body_buffer, scope["state"]["client"]))
+        if not limiter.try_acquire(client):  # only now, so that a slow body occupies no slot
+            if limiter.is_full:
+                raise ApiError(503, retry_after=1.0)
+            raise ApiError(429, message="too many concurrent requests of this client; try again later", retry_after=1.0)
+        scope["state"]["must_finish"] = scope["method"] not in READ_METHODS and "read" not in scopes
         try:
-            return await self._forward(guard, headers, body)
+            await self.app(_handler_scope(scope), body.receive, guard.send)
+            if (drain := scope["state"].get("drain")) is not None:
+                await drain()  # a client that does not read a large response keeps its slot
         finally:
-            self._limiter.release()
+            limiter.release(client)
 
-    async def _forward(self, guard: ResponseGuard, headers: RequestHeaders, body: RequestBody) -> None:
-        """Read the body and call the application."""
-        length = headers.get(b"content-length") or "0"
-        if not (length.isascii() and length.isdigit()):
-            raise ApiError(400, message="Content-Length: expected a number")
-        is_chunked = headers.get(b"transfer-encoding") is not None
-        if len(length) > 15 or int(length) > self._settings.max_body_bytes:
-            raise ApiError(413, message=f"request body larger than {self._settings.max_body_bytes} bytes")
-        if is_chunked or int(length):
-            content_type = (headers.get(b"content-type") or "").partition(";")[0].strip().lower()
-            encoding = (headers.get(b"content-encoding") or "identity").lower()
-            if encoding != "identity" or (
-                content_type != "application/json" and guard.scope["method"] in ("POST", "PUT", "PATCH")
-            ):
-                raise ApiError(415)
-        reject_nonstandard_json(await body.read_all(self._settings.max_body_bytes, self._settings.body_timeout_seconds))
-        await self.app(guard.scope, body.receive, guard.send)
+    async def _end_canceled_request(self, guard: ResponseGuard) -> None:
+        """Answer a request that is canceled because the service stops.
+
+        A request that is canceled because its client has disconnected has no response, and status 499 in the log.
+        """
+        if guard.scope["state"].get("is_disconnected"):
+            guard.status = guard.status if guard.is_complete else 499
+        elif not guard.is_started:
+            await guard.send_error(ApiError(503, message="the service is stopping", retry_after=1.0), close=True)
 
     async def _send_error(
         self, guard: ResponseGuard, headers: RequestHeaders, body: RequestBody, error: ApiError
     ) -> None:
+        if (discard_body := guard.scope["state"].get("discard_body")) is not None:
+            discard_body()
         should_drain = error.status != 408 and headers.get(b"expect") is None
         is_complete = should_drain and await body.drain(2 * self._settings.max_body_bytes, 0.5)
-        await guard.send_error(error, close=not is_complete)
+        is_malformed = error.status in (400, 413)  # a client that disagrees about this request may do so about the next
+        await guard.send_error(error, close=is_malformed or not is_complete)
 
     def _log_access(self, guard: ResponseGuard, path: str, seconds: float) -> None:
         method = guard.scope["method"] if guard.scope["method"] in METHODS else "OTHER"
         route, key = self._templates.match(path), None if guard.key is None else guard.key.id
         record = AccessRecord(method, route, guard.status, seconds, guard.request_id, key)
-        fields = {"method": method, "route": route, "status": guard.status, "ms": round(1000 * seconds, 2)}
-        is_quiet = route in PROBES and guard.status == 200
-        access_logger.log(
-            logging.DEBUG if is_quiet else logging.INFO,
-            "%s %s %d", method, route, guard.status,
-            extra={**fields, "request_id": guard.request_id, "key": key},
-        )  # fmt: skip
+        log_access(record)
         self._on_request(record)
 
 
@@ -209,10 +230,29 @@ def install_security(app: FastAPI, *, settings: ServingSettings, keys: ApiKeys |
         )
 
 
+def create_request_limiter(settings: ServingSettings) -> SharedLimiter:
+    """Create the limit on concurrent requests, in total and per API key."""
+    per_key = settings.max_concurrent_per_key or max(1, settings.max_concurrent // 2)
+    return SharedLimiter(settings.max_concurrent, per_key)
+
+
+def _handler_scope(scope: Any) -> Any:
+    """Return the scope for the application, with GET instead of HEAD.
+
+    The server omits the body of a response to HEAD.
+    """
+    return {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+
+
 def _application_path(scope: Any) -> str:
     """Return the path as routes see it, without the prefix of a proxy."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+def _peer_address(scope: Any) -> str:
+    client = scope.get("client")
+    return peer_address(client[0]) if client else ""
 
 
 def _token(headers: RequestHeaders) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 __all__ = ["DOCS_CSP", "LOCAL_HOSTS", "UI_CSP", "RequestHeaders", "add_security_headers", "host_without_port"]
 
@@ -42,8 +43,10 @@ class RequestHeaders:
 
     def __init__(self, raw_headers: Iterable[tuple[bytes, bytes]]) -> None:
         self._by_name: dict[bytes, list[str]] = {}
+        self._n_headers = 0
         for name, value in raw_headers:
             self._by_name.setdefault(name.lower(), []).append(value.decode("latin-1"))
+            self._n_headers += 1
 
     def get(self, name: bytes) -> str | None:
         """Return the value of a header that occurs exactly once."""
@@ -55,6 +58,8 @@ class RequestHeaders:
 
         Two parsers could interpret a repeated header differently.
         """
+        if len(self._by_name) == self._n_headers:
+            return None
         return next((name.decode() for name in SINGLETON_HEADERS if len(self._by_name.get(name, ())) > 1), None)
 
 
@@ -65,17 +70,19 @@ def add_security_headers(
 
     Responses are not cached unless they say otherwise; static files, which have an ``ETag``, are revalidated.
     """
-    headers = [(name, value) for name, value in raw_headers if name.lower() not in REPLACED_HEADERS]
-    names = {name.lower() for name, _ in headers}
+    headers, names = [], set()
+    for header in raw_headers:
+        if (name := header[0].lower()) not in REPLACED_HEADERS:
+            headers.append(header)
+            names.add(name)
     if b"cache-control" not in names:
         headers.append((b"cache-control", b"no-cache" if b"etag" in names else b"no-store"))
-    added = {
-        **SECURITY_HEADERS,
-        b"content-security-policy": policy.encode(),
-        b"x-request-id": request_id.encode(),
-        **extra,
-    }
-    return [*headers, *added.items()]
+    return [*headers, *_constant_headers(policy), (b"x-request-id", request_id.encode()), *extra.items()]
+
+
+@cache
+def _constant_headers(policy: str) -> tuple[tuple[bytes, bytes], ...]:
+    return *SECURITY_HEADERS.items(), (b"content-security-policy", policy.encode())
 
 
 def host_without_port(host: str) -> str:

@@ -74,6 +74,7 @@ def configure_logging(
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(_TextFormatter() if log_format == "text" else _json_formatter())
     handler.addFilter(RedactingFilter())
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not shown, and slow to determine
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel("WARNING")

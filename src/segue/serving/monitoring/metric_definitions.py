@@ -37,6 +37,10 @@ USER_KINDS = ("known", "unknown", "none")
 """Whether the user of a request is known, unknown, or not given."""
 EVENT_RESULTS = ("accepted", "duplicate")
 """Results of storing an event."""
+LANES = ("plain", "expensive")
+"""Lanes of the engine's queue."""
+EXPOSURE_RESULTS = ("stored", "dropped")
+"""Results of recording an exposure."""
 
 OTHER = "other"
 CLOSED_LABELS: dict[str, tuple[str, ...]] = {
@@ -47,7 +51,8 @@ CLOSED_LABELS: dict[str, tuple[str, ...]] = {
     "reason": REJECTION_REASONS,
     "rule": RULES,
     "user": USER_KINDS,
-    "result": (*EVENT_RESULTS, "hit", "miss", "match", "mismatch"),
+    "lane": LANES,
+    "result": (*EVENT_RESULTS, *EXPOSURE_RESULTS, "hit", "miss", "match", "mismatch"),
 }
 """Labels with a fixed set of values."""
 OPEN_LABELS = {
@@ -105,7 +110,7 @@ def _histogram(name: str, description: str, buckets: Sequence[float], *labels: s
 
 METRICS: tuple[MetricDefinition, ...] = (
     _gauge("segue_build_info", "Always 1; the label holds the Segue version.", "livemax", "version"),
-    _gauge("segue_ready", "1 if the service accepts requests, 0 while it starts or stops.", "livemin"),
+    _gauge("segue_ready", "1 if the service is ready, 0 while it starts or stops or its event store fails.", "livemin"),
     _histogram(
         "segue_request_duration_seconds", "Latency of HTTP requests in seconds.", SECONDS, "route", "method", "status"
     ),
@@ -116,15 +121,36 @@ METRICS: tuple[MetricDefinition, ...] = (
         "reason",
         initial_labels=tuple((reason,) for reason in REJECTION_REASONS),
     ),
+    _counter(
+        "segue_excess_connections_total",
+        "Connections above a limit on connections, which were refused or limited to health probes.",
+    ),
     _counter("segue_errors_total", "Internal errors, by kind.", "kind"),
     _gauge("segue_queue_length", "Entries waiting in a queue.", "livesum", "kind"),
     _gauge("segue_queue_capacity", "Capacity of a queue; requests beyond it are rejected.", "livesum", "kind"),
     _histogram("segue_batch_size", "Requests or events processed in one batch.", BATCH_SIZES, "kind"),
+    _histogram("segue_queue_duration_seconds", "Time that calls wait for the engine, by lane.", SECONDS, "lane"),
+    _counter(
+        "segue_cancelled_calls_total",
+        "Calls of the engine that were dropped because the client disconnected, by lane.",
+        "lane",
+        initial_labels=tuple((lane,) for lane in LANES),
+    ),
+    _counter("segue_deadline_misses_total", "Recommendations that were ready only after their deadline."),
     _counter("segue_cache_lookups_total", "Cache lookups, by result.", "cache", "result"),
     _histogram(
         "segue_store_duration_seconds", "Duration of event store calls in seconds.", SECONDS, "store", "operation"
     ),
     _counter("segue_store_failures_total", "Failed event store calls.", "store", "operation"),
+    _gauge("segue_store_up", "1 if the event store responded to the last health check, 0 if not.", "livemin"),
+    _gauge("segue_store_bytes", "Size of the event store in bytes.", "livemax"),
+    _gauge("segue_store_limit_bytes", "Maximum size of the event store in bytes; 0 if there is none.", "livemax"),
+    _counter(
+        "segue_exposures_total",
+        "Exposures in experiments, by whether they were stored.",
+        "result",
+        initial_labels=tuple((result,) for result in EXPOSURE_RESULTS),
+    ),
     _counter(
         "segue_recommend_responses_total",
         "Recommendation responses, by source and cause of the fallback.",

@@ -73,6 +73,10 @@ class Metrics:
         """
         self._registry.increment("segue_rejected_requests_total", reason)
 
+    def record_excess_connection(self) -> None:
+        """Record a connection above a limit on connections."""
+        self._registry.increment("segue_excess_connections_total")
+
     def record_error(self, kind: str) -> None:
         """Record an internal error of a kind, such as ``store`` or ``engine``."""
         self._registry.increment("segue_errors_total", kind)
@@ -86,6 +90,22 @@ class Metrics:
     def record_batch(self, size: int, kind: str = "recommend") -> None:
         """Record the size of a batch of requests or events."""
         self._registry.observe("segue_batch_size", size, kind)
+
+    def record_queue_time(self, lane: str, seconds: float) -> None:
+        """Record how long a call waited for the engine.
+
+        Args:
+            lane: ``plain`` or ``expensive``.
+        """
+        self._registry.observe("segue_queue_duration_seconds", seconds, lane)
+
+    def record_cancellation(self, lane: str) -> None:
+        """Record a call of the engine that was dropped because the client disconnected."""
+        self._registry.increment("segue_cancelled_calls_total", lane)
+
+    def record_deadline_miss(self) -> None:
+        """Record a recommendation that was ready only after its deadline."""
+        self._registry.increment("segue_deadline_misses_total")
 
     def record_engine_run(self, engine: str, model: str, seconds: float, rows: int) -> None:
         """Record one engine run over ``rows`` requests."""
@@ -110,6 +130,19 @@ class Metrics:
         """Record a call of the event store, with the names of the store and its method."""
         self._registry.observe("segue_store_duration_seconds", seconds, store, operation)
         self._registry.increment("segue_store_failures_total", store, operation, by=failed)
+
+    def set_store_up(self, is_up: bool) -> None:
+        """Set whether the event store responded to the last health check."""
+        self._registry.set("segue_store_up", is_up)
+
+    def set_store_size(self, size: int, limit: int) -> None:
+        """Set the size of the event store and its limit in bytes; 0: no limit."""
+        self._registry.set("segue_store_bytes", size)
+        self._registry.set("segue_store_limit_bytes", limit)
+
+    def record_exposures(self, result: str, count: int) -> None:
+        """Record exposures that were ``stored`` or ``dropped``."""
+        self._registry.increment("segue_exposures_total", result, by=count)
 
     def set_model(self, name: str, key: str, version: str, active: bool) -> None:
         """Add a loaded model; an ``active`` one replaces the previously active model."""

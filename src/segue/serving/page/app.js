@@ -4,7 +4,7 @@ import { connection } from "./api.js";
 import * as compare from "./compare.js";
 import { setUpKeyDialog } from "./dialog.js";
 import { announce } from "./dom.js";
-import { reloadModels } from "./models.js";
+import { modelList, onModelsChange, reloadModels } from "./models.js";
 import * as operations from "./operations.js";
 import * as recommend from "./recommend.js";
 import * as replay from "./replay.js";
@@ -22,6 +22,13 @@ addEventListener("hashchange", restore);
 
 const showKeyDialog = setUpKeyDialog(() => location.reload());
 connection.addEventListener("key", showKeyDialog);
+
+const missingScope = document.getElementById("missing-scope");
+onModelsChange(() => {
+  const isMissing = modelList().error?.kind === "forbidden";
+  missingScope.textContent = isMissing ? "This page needs an API key with the scope read. With this key it can only show recommendations and items." : "";
+  missingScope.hidden = !isMissing;
+});
 
 const offline = document.getElementById("offline");
 connection.addEventListener("offline", () => {

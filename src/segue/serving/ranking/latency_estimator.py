@@ -6,9 +6,6 @@ Each source is cheaper than the one before it. The estimate follows recent measu
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 __all__ = ["LatencyEstimator"]
 
@@ -41,16 +38,9 @@ class LatencyEstimator:
             self._seconds[source] = estimate * DECAY
             return False
 
-    @contextmanager
-    def measure(self, source: str) -> Iterator[None]:
-        """Measure the enclosed block; a failed one can only raise the estimate."""
-        start, failed = time.monotonic(), True
-        try:
-            yield
-            failed = False
-        finally:
-            elapsed = time.monotonic() - start
-            with self._lock:
-                estimate = self._seconds.get(source, elapsed)
-                lower = estimate if failed else SMOOTHING * estimate + (1 - SMOOTHING) * elapsed
-                self._seconds[source] = elapsed if elapsed > estimate else lower
+    def record(self, source: str, seconds: float, is_failed: bool) -> None:
+        """Record how long a source took; a failed one can only raise the estimate."""
+        with self._lock:
+            estimate = self._seconds.get(source, seconds)
+            lower = estimate if is_failed else SMOOTHING * estimate + (1 - SMOOTHING) * seconds
+            self._seconds[source] = seconds if seconds > estimate else lower

@@ -9,6 +9,7 @@ Shapes: N requests, I items, R requests of a block.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -18,9 +19,10 @@ from segue.core.recommend import recommend, score_blocks
 from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import schemas
 from segue.serving.catalog.catalog import Catalog
-from segue.serving.rules.rerank import CompiledRules, RankedList, rerank, shortfall_notes
+from segue.serving.rules.rerank import CompiledRules, RankedList, rerank_in_steps, shortfall_notes
+from segue.serving.scheduling.steps import Steps, run_steps
 
-__all__ = ["SearchFn", "rank_batch"]
+__all__ = ["SearchFn", "rank_batch", "rank_batch_in_steps"]
 
 SearchFn: TypeAlias = Callable[[Queries, int, Events | None, Mask | None], Recommendations]
 """Find the top k items of queries: (queries, k, items to exclude per query, allowed items) to lists."""
@@ -34,11 +36,25 @@ def rank_batch(
     catalog: Catalog,
     search: SearchFn | None = None,
 ) -> list[RankedList]:
+    """Rank the items of each request, best first; see :func:`rank_batch_in_steps`."""
+    return run_steps(rank_batch_in_steps(model, queries, requests, rules, catalog, search))
+
+
+def rank_batch_in_steps(
+    model: Recommender,
+    queries: Queries,
+    requests: Sequence[schemas.RecommendRequest],
+    rules: Sequence[CompiledRules],
+    catalog: Catalog,
+    search: SearchFn | None = None,
+    is_late: Callable[[int], bool] = lambda row: False,
+) -> Steps[list[RankedList]]:
     """Rank the items of each request, best first.
 
     Args:
         search: approximate search over a very large catalog, for requests whose rules need no full score vector; it
             gives no probabilities.
+        is_late: whether the deadline of a request has passed; see :func:`segue.serving.rules.rerank.rerank_in_steps`.
     """
     if model.schema.n_unscored:
         search = None  # it does not rank items without events last
@@ -71,6 +87,7 @@ def rank_batch(
                 {**rules[row].filtered_counts, **({"seen": n_seen} if n_seen else {})},
                 (*rules[row].notes, *shortfall_notes(count, requests[row].k)),
             )
+        yield
     if rerank_rows:
         is_logit = getattr(model, "scale", "score") == "logit"
         vectors_ID = model.vectors if is_factored(model) else None
@@ -79,7 +96,7 @@ def rank_batch(
             for index, scores_I in enumerate(scores_RI):
                 request = requests[rerank_rows[row]]
                 seen_T = block.history.rows_between(index, index + 1).items
-                ranked[rerank_rows[row]] = rerank(
+                ranked[rerank_rows[row]] = yield from rerank_in_steps(
                     scores_I,
                     seen_T,
                     rules[rerank_rows[row]],
@@ -88,6 +105,8 @@ def rank_batch(
                     is_logit=is_logit,
                     catalog=catalog,
                     vectors_ID=vectors_ID,
+                    is_late=partial(is_late, rerank_rows[row]),
                 )
+                yield
                 row += 1
     return [ranked[row] for row in range(len(requests))]

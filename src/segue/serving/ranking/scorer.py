@@ -19,8 +19,10 @@ from segue.core.types import Events, Mask, Queries, Recommendations
 from segue.serving import schemas
 from segue.serving.model_registry import LoadedModel
 from segue.serving.monitoring.metrics import Metrics
-from segue.serving.ranking.rank_batch import SearchFn, rank_batch
+from segue.serving.ranking import long_history
+from segue.serving.ranking.rank_batch import SearchFn, rank_batch_in_steps
 from segue.serving.rules.rerank import CompiledRules, RankedList
+from segue.serving.scheduling.steps import Steps, StepTimer
 from segue.serving.users.query_builder import PreparedQueries
 from segue.serving.users.user_states import StateRequest, UserStates
 
@@ -36,6 +38,8 @@ class PendingRequest:
     """Time in the clock of :func:`time.monotonic` after which a response is useless."""
     is_shadow: bool = False
     """Whether it is shadow traffic, whose response is not sent and which metrics do not count."""
+    model: LoadedModel | None = None
+    """The model that answers, also if it is unloaded meanwhile; ``None``: the one that the request names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,10 @@ class RequestBatch:
         pending, rules = [self.pending[row] for row in rows], [self.rules[row] for row in rows]
         return RequestBatch(self.model, pending, rules, prepared, self.notes)
 
+    def is_late(self, row: int) -> bool:
+        """Return whether the deadline of a request has passed."""
+        return time.monotonic() > self.pending[row].deadline
+
     @property
     def requests(self) -> list[schemas.RecommendRequest]:
         """The requests without their deadlines."""
@@ -78,10 +86,16 @@ class Scorer:
     def __init__(self, states: UserStates, metrics: Metrics) -> None:
         self._states, self._metrics = states, metrics
 
-    def rank_by_model(self, batch: RequestBatch) -> list[RankedList]:
+    def rank_by_model(self, batch: RequestBatch) -> Steps[list[RankedList]]:
         """Rank with the engine, from stored user states where possible."""
+        timer = StepTimer()
+        ranked = yield from timer.run(self._rank_by_model(batch))
+        engine, model = batch.model.artifact.engine.name, batch.model.info.name
+        self._metrics.record_engine_run(engine, model, timer.seconds, len(batch.pending))
+        return ranked
+
+    def _rank_by_model(self, batch: RequestBatch) -> Steps[list[RankedList]]:
         engine, queries = batch.model.artifact.engine, batch.prepared.queries
-        start = time.monotonic()
         model: Recommender = engine.model
         search: SearchFn | None = None
         if is_factored(model):
@@ -91,9 +105,18 @@ class Scorer:
                 vectors_ND[with_state] = self.encode_from_states(
                     batch.model, batch.requests, batch.prepared, with_state
                 )
-            if without_state := sorted({*range(len(queries))} - {*with_state}):
+            without_state = sorted({*range(len(queries))} - {*with_state})
+            if batch.model.artifact.supports_streaming:  # one step for a very long history would delay other requests
+                long_rows = [row for row in without_state if queries.history.lengths[row] > long_history.LONG_HISTORY]
+                for row in long_rows:
+                    query = queries.rows_between(row, row + 1)
+                    vectors_ND[row] = yield from long_history.encode_long_history(
+                        batch.model.artifact.streaming_model, query
+                    )
+                without_state = sorted({*without_state} - {*long_rows})
+            if without_state:
                 vectors_ND[without_state] = model.encode(
-                    queries if not with_state else batch.select(without_state).prepared.queries
+                    queries if len(without_state) == len(queries) else batch.select(without_state).prepared.queries
                 )
             scale: Literal["logit", "score"] = getattr(model, "scale", "score")
             model = PrecomputedQueries(model.schema, scale, model.vectors, model.bias, vectors_ND)
@@ -106,15 +129,18 @@ class Scorer:
                 ) -> Recommendations:
                     return index.search(vectors_ND[group_queries.users], k, seen, allowed)
 
-        ranked = rank_batch(model, queries, batch.requests, batch.rules, batch.model.catalog, search)
-        self._metrics.record_engine_run(engine.name, batch.model.info.name, time.monotonic() - start, len(queries))
-        return ranked
+            yield
+        return (
+            yield from rank_batch_in_steps(
+                model, queries, batch.requests, batch.rules, batch.model.catalog, search, batch.is_late
+            )
+        )
 
-    def rank_by_neighbors(self, batch: RequestBatch) -> list[RankedList]:
+    def rank_by_neighbors(self, batch: RequestBatch) -> Steps[list[RankedList]]:
         """Rank by co-occurrence with the items of the history."""
         return self._rank_by_history(batch, batch.model.artifact.neighbors.score)
 
-    def rank_by_popularity(self, batch: RequestBatch) -> list[RankedList]:
+    def rank_by_popularity(self, batch: RequestBatch) -> Steps[list[RankedList]]:
         """Rank by the number of events of each item."""
         popularity_I = batch.model.artifact.popularity
         return self._rank_by_history(
@@ -159,10 +185,11 @@ class Scorer:
         answerable = [profile_features.isdisjoint(request.profile or ()) for request in batch.requests]
         return [row for row, one in enumerate(batch.prepared.user_events) if one is not None and answerable[row]]
 
-    def _rank_by_history(self, batch: RequestBatch, scores: Callable[[Any], Any]) -> list[RankedList]:
+    def _rank_by_history(self, batch: RequestBatch, scores: Callable[[Any], Any]) -> Steps[list[RankedList]]:
         schema = batch.model.artifact.bundle.model.schema
         model = _HistoryScorer(schema, scores)
-        return rank_batch(model, batch.prepared.queries, batch.requests, batch.rules, batch.model.catalog)
+        queries, requests, catalog = batch.prepared.queries, batch.requests, batch.model.catalog
+        return rank_batch_in_steps(model, queries, requests, batch.rules, catalog, None, batch.is_late)
 
 
 @dataclass(eq=False)

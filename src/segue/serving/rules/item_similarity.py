@@ -1,6 +1,7 @@
 """Item-item similarity for diversification, from model vectors or item features.
 
-Shapes: I items, D width of a factored model, P items of a candidate pool, T feature values of the pool in total.
+Shapes: I items, D width of a factored model, P items of a candidate pool, T feature values of the pool in total, V
+distinct values.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ def cosine_similarity(vectors_ID: NDArray[np.floating[Any]]) -> ItemSimilarity:
 
     def for_pool(items: Codes) -> Callable[[int], NDArray[np.float64]]:
         units_PD = unit(items)
-        return lambda item: units_PD @ unit(item)
+        rows = {item: row for row, item in enumerate(items.tolist())}
+
+        def similarity_to(item: int) -> NDArray[np.float64]:
+            row = rows.get(item)
+            similarity: NDArray[np.float64] = units_PD @ (unit(item) if row is None else units_PD[row])
+            return similarity
+
+        return similarity_to
 
     return for_pool
 
@@ -41,10 +49,13 @@ def jaccard_similarity(item_values: ItemValues) -> ItemSimilarity:
     def for_pool(items: Codes) -> Callable[[int], NDArray[np.float64]]:
         rows_T, values_T = item_values.gather(items)
         sizes_P = np.bincount(rows_T, minlength=len(items))
+        is_shared_V = np.zeros(len(item_values.values), np.bool_)
 
         def similarity_to(item: int) -> NDArray[np.float64]:
-            values = item_values.gather(np.array([item]))[1]
-            n_shared_P = np.bincount(rows_T[np.isin(values_T, values)], minlength=len(items))
+            values = item_values.codes_of(item)
+            is_shared_V[values] = True
+            n_shared_P = np.bincount(rows_T[is_shared_V[values_T]], minlength=len(items))
+            is_shared_V[values] = False
             n_union_P = sizes_P + len(values) - n_shared_P
             similarity: NDArray[np.float64] = n_shared_P / np.maximum(n_union_P, 1)
             return similarity

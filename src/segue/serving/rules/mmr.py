@@ -23,11 +23,15 @@ from segue.core.events import Codes, Mask, Scores
 from segue.core.recommend import top_k
 from segue.serving.catalog.feature_column import ItemValues
 from segue.serving.rules.item_similarity import ItemSimilarity
+from segue.serving.scheduling.steps import Steps
 
 __all__ = ["POOL_SIZE", "Quota", "select_mmr"]
 
 POOL_SIZE = 256
 """Candidate items; more when the list is longer than a quarter of it."""
+
+POSITIONS_PER_STEP = 16
+"""Positions between two pauses."""
 
 
 class Quota:
@@ -39,25 +43,29 @@ class Quota:
 
     def __init__(self, item_values: ItemValues, max_per_value: int) -> None:
         self._item_values, self._max_per_value = item_values, max_per_value
-        self._counts = np.zeros(len(item_values.values), np.int32)
+        self._counts: dict[int, int] = {}
+        self._is_full_V = np.zeros(len(item_values.values), np.bool_)
 
     def add(self, item: int) -> bool:
         """Count an item; return whether one of its values just became full."""
-        values = self._item_values.codes[self._item_values.offsets[item] : self._item_values.offsets[item + 1]]
-        self._counts[values] += 1
-        return bool((self._counts[values] == self._max_per_value).any())
+        became_full = False
+        for value in self._item_values.codes_of(item):
+            count = self._counts[value] = self._counts.get(value, 0) + 1
+            if count == self._max_per_value:
+                self._is_full_V[value] = became_full = True
+        return became_full
 
     def full_mask(self, items: NDArray[np.integer[Any]]) -> Mask:
         """Return which of ``items`` have a full value."""
         item_values = self._item_values
         if 4 * len(items) > len(item_values):  # a full scan is cheaper than gathering this many
             mask_I = np.zeros(len(item_values), np.bool_)
-            mask_I[item_values.rows[np.flatnonzero(self._counts[item_values.codes] >= self._max_per_value)]] = True
+            mask_I[item_values.rows[np.flatnonzero(self._is_full_V[item_values.codes])]] = True
             mask: Mask = mask_I[items]
             return mask
         rows, values = item_values.gather(items)
         mask = np.zeros(len(items), np.bool_)
-        mask[rows[self._counts[values] >= self._max_per_value]] = True
+        mask[rows[self._is_full_V[values]]] = True
         return mask
 
 
@@ -67,8 +75,10 @@ def select_mmr(
     quotas: Sequence[Quota],
     diversify: float,
     similarity: ItemSimilarity | None,
-) -> tuple[Codes, int]:
+) -> Steps[tuple[Codes, int]]:
     """Select the items for the free positions, in order.
+
+    Pauses every few positions.
 
     Args:
         ranked_I: scores; minus infinity marks items that are not eligible.
@@ -90,14 +100,20 @@ def select_mmr(
     pool.drop_full(quotas)
     selected: list[int] = []
     above: list[int] = []
-    for fixed in fixed_items:
+    for position, fixed in enumerate(fixed_items):
+        if position % POSITIONS_PER_STEP == 0:
+            yield
         if fixed is None:
             best = pool.pop_best()
             if best is None and quotas:  # the pool is exhausted: refill it with the best items that quotas admit
                 remaining = np.flatnonzero(ranked_I > -np.inf).astype(np.int32) if remaining is None else remaining
                 remaining = remaining[~(_full_mask(quotas, remaining) | np.isin(remaining, selected))]
                 refill = remaining[_top_indices(ranked_I[remaining], size)]
-                pool = _CandidatePool(ranked_I, refill, diversify, similarity, scale, above)
+                pool = _CandidatePool(ranked_I, refill, diversify, similarity, scale)
+                for shown, item in enumerate(above):
+                    if shown % POSITIONS_PER_STEP == 0:
+                        yield
+                    pool.mark_shown(item)
                 best = pool.pop_best()
             if best is None:
                 break
@@ -107,6 +123,7 @@ def select_mmr(
                 pool.drop_full(quotas)
         above.append(selected[-1] if fixed is None else fixed)
         pool.mark_shown(above[-1])
+    yield
     is_short = len(selected) < fixed_items.count(None)
     return np.array(selected, np.int32), _count_quota_skips(ranked_I, selected, quotas, is_short)
 
@@ -121,28 +138,27 @@ class _CandidatePool:
         diversify: float,
         similarity: ItemSimilarity | None,
         scale: tuple[float, float] | None = None,
-        above: Sequence[int] = (),
     ) -> None:
         scores = ranked_I[items].astype(np.float64)
         self.scale = scale or _relevance_scale(scores)
         self._items = items
-        self._available = np.ones(len(items), np.bool_)
+        # minus infinity marks items that are not available any more
         self._relevance_P = (1 - diversify) * (scores - self.scale[0]) * self.scale[1]
         self._diversify = diversify
         self._similarity = similarity(items) if similarity is not None and diversify > 0 else None
         self._max_similarity_P: NDArray[np.float64] | None = None
-        for item in above:
-            self.mark_shown(item)
 
     def pop_best(self) -> int | None:
         """Return the item for the next position and remove it; ``None`` if none is left."""
-        if not self._available.any():
+        if not len(self._items):
             return None
         marginal_P = self._relevance_P
         if self._max_similarity_P is not None:
             marginal_P = marginal_P - self._diversify * self._max_similarity_P
-        first = int(np.argmax(np.where(self._available, marginal_P, -np.inf)))
-        self._available[first] = False
+        first = int(marginal_P.argmax())
+        if self._relevance_P[first] == -np.inf:
+            return None
+        self._relevance_P[first] = -np.inf
         return int(self._items[first])
 
     def mark_shown(self, item: int) -> None:
@@ -155,7 +171,7 @@ class _CandidatePool:
     def drop_full(self, quotas: Sequence[Quota]) -> None:
         """Remove items that the quotas no longer admit."""
         if quotas:
-            self._available &= ~_full_mask(quotas, self._items)
+            self._relevance_P[_full_mask(quotas, self._items)] = -np.inf
 
 
 def _relevance_scale(scores: NDArray[np.float64]) -> tuple[float, float]:

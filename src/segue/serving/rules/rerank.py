@@ -8,7 +8,7 @@ Shapes: I items, D width of a factored model, m items of a list, V values of a f
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,22 @@ from segue.serving.catalog.catalog import Catalog
 from segue.serving.rules.compile import CompiledRules, compile_rules
 from segue.serving.rules.item_similarity import cosine_similarity, jaccard_similarity
 from segue.serving.rules.mmr import Quota, select_mmr
+from segue.serving.scheduling.steps import Steps, run_steps
 
-__all__ = ["CompiledRules", "RankedList", "apply_boosts", "compile_rules", "rerank", "shortfall_notes"]
+__all__ = [
+    "LATE",
+    "CompiledRules",
+    "RankedList",
+    "apply_boosts",
+    "compile_rules",
+    "rerank",
+    "rerank_in_steps",
+    "shortfall_notes",
+]
+
+
+LATE = "not applied: the deadline has passed"
+"""End of the note on rules that are not applied."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +67,33 @@ def rerank(
     catalog: Catalog,
     vectors_ID: Scores | None,
 ) -> RankedList:
+    """Rank the best ``k`` items by scores and rules; see :func:`rerank_in_steps`."""
+    return run_steps(
+        rerank_in_steps(
+            scores_I,
+            seen,
+            rules,
+            k,
+            include_seen=include_seen,
+            is_logit=is_logit,
+            catalog=catalog,
+            vectors_ID=vectors_ID,
+        )
+    )
+
+
+def rerank_in_steps(
+    scores_I: Scores,
+    seen: Codes,
+    rules: CompiledRules,
+    k: int,
+    *,
+    include_seen: bool,
+    is_logit: bool,
+    catalog: Catalog,
+    vectors_ID: Scores | None,
+    is_late: Callable[[], bool] = lambda: False,
+) -> Steps[RankedList]:
     """Rank the best ``k`` items by scores and rules; ties in catalog order.
 
     Args:
@@ -61,6 +102,8 @@ def rerank(
         include_seen: whether items of the history may be recommended again.
         is_logit: whether a softmax turns scores into probabilities.
         vectors_ID: item vectors of the model, for ``diversify``; without them item features give the similarity.
+        is_late: whether the deadline has passed, checked at every pause; then quotas and ``diversify``, whose cost
+            grows with the list, are not applied, and a note says so. All other rules hold.
 
     Raises:
         ValueError: ``k`` is below 1.
@@ -78,29 +121,14 @@ def rerank(
     if rules.allowed is not None:
         ranked_I[np.flatnonzero(~rules.allowed)] = -np.inf  # three times as fast as the mask itself
     ranked_I[pinned] = -np.inf  # pinned items appear at their position only
-    n_skipped, notes = 0, list(rules.notes)
+    notes = list(rules.notes)
+    selected = None
     if rules.max_per_value or rules.diversify:
-        quotas = [
-            Quota(item_values, max_per_value)
-            for name, max_per_value in rules.max_per_value
-            if (item_values := catalog.feature_values(name)) is not None
-        ]
-        similarity = None
-        if rules.diversify and vectors_ID is not None:
-            similarity = cosine_similarity(vectors_ID)
-        elif rules.diversify and len(catalog.item_values.values):
-            similarity = jaccard_similarity(catalog.item_values)
-        elif rules.diversify:
-            notes.append(
-                "diversify: not applied: the model has no item vectors and the catalog has no features to compare"
-            )
-        fixed_items = [pins.get(position) for position in range(1, k + 1)]
-        free_items, n_skipped = select_mmr(
-            ranked_I, fixed_items, quotas, rules.diversify if similarity else 0.0, similarity
-        )
-    else:
+        selected = yield from _select_until_late(ranked_I, pins, rules, k, catalog, vectors_ID, notes, is_late)
+    if selected is None:
         best = top_k(ranked_I[None], k)
-        free_items = best.items[0, : best.lengths[0]]
+        selected = best.items[0, : best.lengths[0]], 0
+    free_items, n_skipped = selected
     codes, is_pinned = _insert_pins(free_items.tolist(), sorted(pins.items()), k)
     scores = ranked_I[codes]
     scores[is_pinned] = [pinned_scores[code] for code in codes[is_pinned].tolist()]
@@ -115,6 +143,46 @@ def rerank(
     return RankedList(
         codes, scores, probabilities, is_pinned, {rule: n for rule, n in filtered_counts.items() if n > 0}, tuple(notes)
     )
+
+
+def _select_until_late(
+    ranked_I: Scores,
+    pins: Mapping[int, int],
+    rules: CompiledRules,
+    k: int,
+    catalog: Catalog,
+    vectors_ID: Scores | None,
+    notes: list[str],
+    is_late: Callable[[], bool],
+) -> Steps[tuple[Codes, int] | None]:
+    """Select items with quotas and diversity, or return ``None`` after the deadline.
+
+    See :func:`segue.serving.rules.mmr.select_mmr`. Adds to ``notes`` what is not applied.
+    """
+    quotas = [
+        Quota(item_values, max_per_value)
+        for name, max_per_value in rules.max_per_value
+        if (item_values := catalog.feature_values(name)) is not None
+    ]
+    similarity = None
+    if rules.diversify and vectors_ID is not None:
+        similarity = cosine_similarity(vectors_ID)
+    elif rules.diversify and len(catalog.item_values.values):
+        similarity = jaccard_similarity(catalog.item_values)
+    elif rules.diversify:
+        notes.append("diversify: not applied: the model has no item vectors and the catalog has no features to compare")
+    fixed_items = [pins.get(position) for position in range(1, k + 1)]
+    steps = select_mmr(ranked_I, fixed_items, quotas, rules.diversify if similarity else 0.0, similarity)
+    while not is_late():
+        try:
+            next(steps)
+        except StopIteration as stop:
+            selected: tuple[Codes, int] = stop.value
+            return selected
+        yield
+    names = [name for name in ("max_per_value", "diversify") if getattr(rules, name)]
+    notes.append(f"{' and '.join(names)}: {LATE}")
+    return None
 
 
 def _hidden_pin_notes(rules: CompiledRules, codes: Codes, k: int, catalog: Catalog) -> list[str]:

@@ -80,6 +80,10 @@ class UserDeleted(ApiModel):
     id: str
     deleted_events: int
     """Number of deleted events. The user's training data is ignored from now on."""
+    erased: bool
+    """Whether no byte of the user is left in the storage of the event store, such as its files."""
+    notes: list[str] = []
+    """When the remaining bytes will be erased."""
 
 
 class ModelStatus(ModelInfo):
@@ -139,7 +143,7 @@ class ErrorResponse(ApiModel):
     error: str
     """Error code: ``invalid``, ``unauthorized``, ``forbidden``, ``not_found``, ``method_not_allowed``,
     ``request_timeout``, ``conflict``, ``too_large``, ``unsupported_media_type``, ``misdirected_request``,
-    ``rate_limited``, ``overloaded``, ``internal_error``."""
+    ``rate_limited``, ``overloaded``, ``store_full``, ``internal_error``."""
     message: str
     """Plain text that names the field at fault."""
     fields: dict[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segue.core.registry import plugins
-from segue.serving.stores.store import Store
+from segue.serving.stores.store import LOCK_TIMEOUT_SECONDS, Store
 
 __all__ = ["SCHEMES", "open_store"]
 
@@ -23,12 +23,17 @@ PLUGINS = "segue.stores"
 """Entry-point group for stores from other packages: the scheme, and a function from an address to a store."""
 
 
-def open_store(address: str) -> Store:
+def open_store(address: str, lock_timeout: float = LOCK_TIMEOUT_SECONDS) -> Store:
     """Open the store at ``address``.
 
     Addresses: ``sqlite:///path`` (four slashes for an absolute path), ``memory:`` or ``sqlite:///:memory:`` for tests,
     ``postgresql://...``, ``redis://...``, or ``rediss://...`` with TLS. A file is created if it does not exist; a
     server is contacted on first use.
+
+    Args:
+        address: see above.
+        lock_timeout: seconds for which a write waits for the locks of other writers. Redis has none, and stores of
+            other packages have their own.
 
     Raises:
         ValueError: an unknown scheme, an invalid address, or a missing extra. The message contains only the scheme, as
@@ -49,12 +54,12 @@ def open_store(address: str) -> Store:
     if scheme in ("postgresql", "postgres"):
         from segue.serving.stores.postgresql import PostgreSQL
 
-        return PostgreSQL(address)
+        return PostgreSQL(address, lock_timeout)
     from segue.serving.stores.sqlite import SQLite
 
     path = rest.removeprefix("///")
     if address in ("memory:", "sqlite:///:memory:"):
-        return SQLite(None)
+        return SQLite(None, lock_timeout)
     if scheme == "memory" or path == rest or not path:
         raise ValueError(f"store: invalid {scheme} address, expected {SCHEMES[scheme]}")
-    return SQLite(Path(path))
+    return SQLite(Path(path), lock_timeout)

@@ -11,13 +11,26 @@ import json
 import logging
 import selectors
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from segue.serving.stores import postgresql_sql
+from segue.serving.stores.background_erasure import BackgroundErasure
 from segue.serving.stores.connection_pool import ConnectionPool
-from segue.serving.stores.store import OUTCOME_UNKNOWN, Event, Exposure, StoreError, UserEvents, UserState
+from segue.serving.stores.deletion_markers import CLOCK_SKEW_SECONDS, create_deletion_key, create_deletion_marker
+from segue.serving.stores.store import (
+    LOCK_TIMEOUT_SECONDS,
+    OUTCOME_UNKNOWN,
+    STORE_FULL,
+    Deletion,
+    Event,
+    Exposure,
+    StoreError,
+    UserEvents,
+    UserState,
+)
 
 if TYPE_CHECKING:
     import psycopg
@@ -36,7 +49,20 @@ TIMEOUTS = {"connect_timeout": 3, "keepalives_idle": 10, "keepalives_interval": 
 """Default connection timeouts, in seconds and (``tcp_user_timeout``) milliseconds; the address may override them."""
 SET_LIMITS_SQL = "SELECT set_config(name, '10s', false) FROM pg_settings WHERE name IN %s AND setting = '0'"
 """Limits the duration of statements where the server has no limit, so that the sequence lock is never held forever."""
+LIMIT_LOCKS_SQL = """
+SELECT set_config(name, %s, false) FROM pg_settings WHERE name = 'lock_timeout' AND setting = '0'
+"""
 LIMIT_NAMES = "('statement_timeout', 'idle_in_transaction_session_timeout')"
+VACUUM_DELAY_MS = 2
+"""Pauses of ``VACUUM`` as those of autovacuum."""
+ERASURE_NOTE = (
+    "PostgreSQL's files may contain bytes of the user until VACUUM FULL of the tables, "
+    "and its write-ahead log until the segments are recycled"
+)
+FULL_CODES = ("53100",)
+"""Error codes of a full disk."""
+PLANNER_SQL = "SET enable_seqscan = off; SET jit = off"
+"""Plans made for small tables stay in use when the tables grow, and compiling takes longer than running."""
 CONNECTION_ERRORS = ("Connection refused", "No such file or directory", "timeout expired",
                      "could not translate host name", "authentication failed", "does not exist", "too many clients",
                      "starting up", "shutting down")  # fmt: skip
@@ -48,6 +74,7 @@ class PostgreSQL:
 
     Args:
         address: libpq connection URI. The server is contacted, and the tables are created, on first use.
+        lock_timeout: seconds for which a write waits for other writers, unless the server has a limit.
 
     Raises:
         ValueError: the extra is not installed, or the address is invalid.
@@ -55,7 +82,7 @@ class PostgreSQL:
 
     name, is_in_process = "postgresql", False
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, lock_timeout: float = LOCK_TIMEOUT_SECONDS) -> None:
         try:
             import psycopg
         except ImportError:
@@ -66,8 +93,10 @@ class PostgreSQL:
             raise ValueError(
                 "store: invalid PostgreSQL address, expected postgresql://[user[:password]@][host][:port]/database"
             ) from None
-        self._psycopg = psycopg
+        self._psycopg, self._lock_timeout = psycopg, lock_timeout
         self._is_initialized = False
+        self._key = b""  # of the deletion markers
+        self._erasure = BackgroundErasure(self._vacuum)
         self._init_lock = threading.Lock()
         self._pool: ConnectionPool[Connection] = ConnectionPool(
             self._connect, _is_usable, psycopg.Connection.close, MAX_CONNECTIONS
@@ -106,8 +135,11 @@ class PostgreSQL:
 
     def recent_events(self, users: Sequence[str], limit: int, after: int = 0) -> list[UserEvents]:
         """See :meth:`segue.serving.stores.store.Store.recent_events`."""
-        parameters = {"users": list(users), "limit": limit, "after": after}
-        rows = self._fetch("read events", postgresql_sql.RECENT_EVENTS_SQL, parameters)
+        markers = self._markers("read events", users)
+        parameters = {"users": list(users), "markers": markers, "limit": limit, "after": after}
+        is_one = len(users) == 1
+        query = postgresql_sql.RECENT_EVENTS_OF_ONE_SQL if is_one else postgresql_sql.RECENT_EVENTS_SQL
+        rows = self._fetch("read events", query, parameters)
         result = [UserEvents()] * len(users)
         events: list[Event] = []
         start = 0
@@ -132,32 +164,42 @@ class PostgreSQL:
 
     def put_states(self, states: Mapping[str, UserState]) -> None:
         """See :meth:`segue.serving.stores.store.Store.put_states`."""
-        rows = sorted((user, state.model, state.last_sequence, state.data) for user, state in states.items())
+        users = sorted(states)
+        parameters = {
+            "time": int(time.time()),
+            "users": users,
+            "markers": self._markers("store states", users),
+            "models": [states[user].model for user in users],
+            "last_sequences": [states[user].last_sequence for user in users],
+            "data": [states[user].data for user in users],
+        }
         with self._write("store states") as connection:
             connection.execute("SET LOCAL synchronous_commit = off")  # states can be recomputed from the events
             connection.execute(postgresql_sql.LOCK_STATES_SHARED_SQL)
-            connection.execute(postgresql_sql.PUT_STATES_SQL, [[row[column] for row in rows] for column in range(4)])
+            connection.execute(postgresql_sql.PUT_STATES_SQL, parameters)
 
-    def prune_states(self, models: Collection[str]) -> int:
+    def prune_states(self, before: int) -> int:
         """See :meth:`segue.serving.stores.store.Store.prune_states`."""
         count, last = 0, ("", "")
         while rows := self._fetch("list states", postgresql_sql.SELECT_STATES_SQL, (*last, PAGE_SIZE)):
-            last = rows[-1]
-            if outdated := [row for row in rows if row[1] not in models]:
+            last = rows[-1][:2]
+            if outdated := [row for row in rows if row[2] < before]:
                 columns = [[row[column] for row in outdated] for column in range(2)]
                 with self._write("delete states") as connection:
-                    connection.execute(postgresql_sql.PRUNE_STATES_SQL, columns)
-                count += len(outdated)
+                    cursor = connection.execute(postgresql_sql.PRUNE_STATES_SQL, (*columns, before))
+                count += cursor.rowcount
         return count
 
-    def delete_user(self, user: str) -> int:
+    def delete_user(self, user: str) -> Deletion:
         """See :meth:`segue.serving.stores.store.Store.delete_user`."""
+        marker = self._markers("delete a user", [user])
         with self._write("delete a user") as connection:
             connection.execute(postgresql_sql.LOCK_SEQUENCE_SQL)
             connection.execute(postgresql_sql.LOCK_STATES_SQL)
             events, *_ = [connection.execute(statement, (user,)) for statement in postgresql_sql.DELETE_USER_SQL]
-            connection.execute(postgresql_sql.MARK_DELETED_SQL, (user,))
-        return events.rowcount
+            self._insert_markers(connection, [marker], [None])
+        self._erasure.request(0)
+        return Deletion(events.rowcount, False, ERASURE_NOTE)
 
     def get_setting(self, name: str) -> str | None:
         """See :meth:`segue.serving.stores.store.Store.get_setting`."""
@@ -171,18 +213,27 @@ class PostgreSQL:
 
     def record_exposures(self, exposures: Sequence[Exposure]) -> None:
         """See :meth:`segue.serving.stores.store.Store.record_exposures`."""
-        rows = [(e.experiment, e.variant, e.user, e.time, json.dumps(e.items)) for e in exposures]
-        columns = [[row[column] for row in rows] for column in range(5)]
+        users = [e.user for e in exposures]
+        parameters = {
+            "experiments": [e.experiment for e in exposures],
+            "variants": [e.variant for e in exposures],
+            "users": users,
+            "markers": self._markers("store exposures", users),
+            "times": [e.time for e in exposures],
+            "items": [json.dumps(e.items) for e in exposures],
+            "clock_skew": CLOCK_SKEW_SECONDS,
+        }
         with self._write("store exposures") as connection:
-            connection.execute(postgresql_sql.RECORD_EXPOSURES_SQL, columns)
+            connection.execute(postgresql_sql.LOCK_STATES_SHARED_SQL)
+            connection.execute(postgresql_sql.RECORD_EXPOSURES_SQL, parameters)
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
         """See :meth:`segue.serving.stores.store.Store.exposures`."""
         last_id = 0
         while True:
             rows = self._fetch("read exposures", postgresql_sql.EXPOSURES_SQL, (experiment, last_id, PAGE_SIZE))
-            for _, variant, user, time, items in rows:
-                yield Exposure(experiment, variant, user, time, tuple(json.loads(items)))
+            for _, variant, user, shown_at, items in rows:
+                yield Exposure(experiment, variant, user, shown_at, tuple(json.loads(items)))
             if len(rows) < PAGE_SIZE:
                 return
             last_id = rows[-1][0]
@@ -196,13 +247,55 @@ class PostgreSQL:
             if len(rows) < PAGE_SIZE:
                 return
 
+    def size_bytes(self) -> int:
+        """Return the size of the tables and their indexes, including free space.
+
+        See :meth:`segue.serving.stores.store.Store.size_bytes`.
+        """
+        return int(self._fetch("read its size", postgresql_sql.SIZE_SQL)[0][0])
+
     def ping(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.ping`."""
         self._fetch("respond", "SELECT format FROM segue_store")
 
     def close(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.close`."""
+        self._erasure.close()
         self._pool.close()
+
+    def _markers(self, operation: str, users: Iterable[str]) -> bytes:
+        """Return the users' deletion markers one after the other."""
+        if not self._is_initialized:
+            with self._connection(operation):
+                pass
+        return b"".join([create_deletion_marker(self._key, user) for user in users])
+
+    def _insert_markers(self, connection: Connection, markers: list[bytes], sequences: list[int | None]) -> None:
+        """Insert deletion markers with these sequence numbers, or new ones.
+
+        Raises:
+            StoreError: the tables were replaced while the store was open, so the markers have another key.
+        """
+        parameters = (int(time.time()), markers, sequences, self._key)
+        cursor = connection.execute(postgresql_sql.MARK_DELETED_SQL, parameters)
+        if markers and cursor.fetchone() is None:
+            self._is_initialized = False
+            raise StoreError("postgresql: the tables were replaced while the store was open; nothing was deleted")
+
+    def _vacuum(self) -> str:
+        """Reclaim the space of deleted rows, most of which is overwritten by others."""
+        try:
+            with self._connect() as connection:
+                tables = [name for (name,) in connection.execute(postgresql_sql.OWNED_TABLES_SQL)]
+                if tables:
+                    connection.execute("SET statement_timeout = 0")
+                    connection.execute(f"SET vacuum_cost_delay = {VACUUM_DELAY_MS}")
+                    connection.execute(f"VACUUM (INDEX_CLEANUP ON) {', '.join(tables)}")
+        except self._psycopg.OperationalError as error:
+            raise StoreError(f"postgresql: cannot vacuum: {type(error).__name__}") from None
+        except self._psycopg.Error as error:
+            logger.warning("postgresql: cannot vacuum after a deletion: %s", type(error).__name__)
+        return ERASURE_NOTE
 
     def _fetch(self, operation: str, query: Any, parameters: Any = None) -> list[tuple[Any, ...]]:
         with self._connection(operation) as connection:
@@ -238,12 +331,20 @@ class PostgreSQL:
             reasons = [] if is_connected else [reason for reason in CONNECTION_ERRORS if reason in str(error)]
             # the rest of the message may contain ids
             reason = " ".join([type(error).__name__, *filter(None, [error.sqlstate]), *reasons[:1]])
-            raise StoreError(f"postgresql: cannot {operation}: {reason}{lost_suffix if is_lost else ''}") from None
+            full = f"; {STORE_FULL}" if error.sqlstate in FULL_CODES else ""
+            lost = lost_suffix if is_lost else ""
+            raise StoreError(f"postgresql: cannot {operation}: {reason}{full}{lost}") from None
 
     def _connect(self) -> Connection:
         settings: dict[str, Any] = TIMEOUTS | {"application_name": "segue"} | self._parameters
         connection: Connection = self._psycopg.connect(**settings, autocommit=True, client_encoding="utf-8")
-        connection.execute(SET_LIMITS_SQL % LIMIT_NAMES)
+        try:
+            connection.execute(SET_LIMITS_SQL % LIMIT_NAMES)
+            connection.execute(LIMIT_LOCKS_SQL, (f"{round(1000 * self._lock_timeout)}ms",))
+            connection.execute(PLANNER_SQL)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _create_tables(self, connection: Connection) -> None:
@@ -266,10 +367,48 @@ class PostgreSQL:
                     connection.execute(postgresql_sql.LOCK_TABLES_SQL)
                     if connection.execute(postgresql_sql.TABLES_EXIST_SQL).fetchone() == (0,):
                         connection.execute(postgresql_sql.CREATE_TABLES_SQL)
-            row = connection.execute("SELECT format FROM segue_store").fetchone()
+                        connection.execute(postgresql_sql.SET_KEY_SQL, (create_deletion_key(),))
+            select_format = "SELECT format FROM segue_store"
+            if connection.execute(select_format).fetchone() == (postgresql_sql.PREVIOUS_FORMAT,):
+                self._migrate(connection)
+            row = connection.execute(select_format).fetchone()
             if row != (postgresql_sql.FORMAT,):
                 raise StoreError(f"postgresql: got format {row and row[0]}, expected {postgresql_sql.FORMAT}")
+            (self._key,) = connection.execute("SELECT key FROM segue_store", binary=True).fetchall()[0]
             self._is_initialized = True
+
+    def _migrate(self, connection: Connection) -> None:
+        """Convert tables of the previous format in one transaction.
+
+        Raises:
+            StoreError: the role does not own the tables.
+        """
+        logger.info("postgresql: converting format %d to %d", postgresql_sql.PREVIOUS_FORMAT, postgresql_sql.FORMAT)
+        try:
+            with connection.transaction():
+                connection.execute("SET LOCAL statement_timeout = 0")
+                connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+                connection.execute("SET LOCAL lock_timeout = 0")
+                for lock in (
+                    postgresql_sql.LOCK_TABLES_SQL,
+                    postgresql_sql.LOCK_SEQUENCE_SQL,
+                    postgresql_sql.LOCK_STATES_SQL,
+                ):
+                    connection.execute(lock)
+                if connection.execute("SELECT format FROM segue_store").fetchone() != (postgresql_sql.PREVIOUS_FORMAT,):
+                    return  # converted by another process
+                deleted = connection.execute(postgresql_sql.SELECT_DELETED_SQL).fetchall()
+                connection.execute(postgresql_sql.MIGRATE_SQL)
+                self._key = create_deletion_key()
+                connection.execute(postgresql_sql.SET_KEY_SQL, (self._key,))
+                markers = [create_deletion_marker(self._key, user) for user, _ in deleted]
+                self._insert_markers(connection, markers, [sequence for _, sequence in deleted])
+        except self._psycopg.errors.InsufficientPrivilege:
+            raise StoreError(
+                f"postgresql: the tables have format {postgresql_sql.PREVIOUS_FORMAT}: "
+                "open the store once with the role that owns them, which converts them"
+            ) from None
+        self._erasure.request(0)
 
 
 def _is_usable(connection: Connection) -> bool:

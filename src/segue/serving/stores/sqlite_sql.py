@@ -4,25 +4,46 @@ from __future__ import annotations
 
 __all__ = [
     "APPLICATION_ID",
+    "CREATE_DELETIONS_SQL",
+    "CREATE_STATES_SQL",
     "CREATE_TABLES_SQL",
     "EVENTS_SQL",
     "FORMAT",
     "INSERT_EVENT_SQL",
     "MARK_DELETED_SQL",
+    "NEXT_DELETION_SQL",
     "PUT_STATE_SQL",
+    "RECORD_EXPOSURE_SQL",
     "SELECT_STATES_SQL",
 ]
 
-FORMAT = 2
+FORMAT = 3
 APPLICATION_ID = 0x53656775
 """Identifies the file as a Segue store."""
 
+CREATE_DELETIONS_SQL = """
+CREATE TABLE store (
+    last_sequence INTEGER NOT NULL, deletion_key BLOB NOT NULL, last_deletion INTEGER NOT NULL DEFAULT 0,
+    last_erasure INTEGER NOT NULL DEFAULT 0, erasure_steps INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE deletions (marker BLOB PRIMARY KEY, sequence INTEGER NOT NULL, time INTEGER NOT NULL) WITHOUT ROWID
+"""
+"""The only row of the store: the last sequence number, the key of the markers, the sequence numbers of the last
+deletion and of the last one whose bytes were erased, and a counter of erasure steps. And the deleted users."""
+CREATE_STATES_SQL = """
+CREATE TABLE states (
+    external_id TEXT NOT NULL, model TEXT NOT NULL, last_sequence INTEGER NOT NULL, written_at INTEGER NOT NULL,
+    data BLOB NOT NULL
+);
+CREATE UNIQUE INDEX states_by_user ON states (external_id, model);
+CREATE INDEX states_by_time ON states (written_at)
+"""
 CREATE_TABLES_SQL = f"""
-CREATE TABLE sequence (last INTEGER NOT NULL);
-INSERT INTO sequence VALUES (0);
+{CREATE_DELETIONS_SQL};
+{CREATE_STATES_SQL};
 CREATE TABLE users (
     id INTEGER PRIMARY KEY, external_id TEXT NOT NULL UNIQUE, total INTEGER NOT NULL DEFAULT 0,
-    last_sequence INTEGER NOT NULL DEFAULT 0, deleted_sequence INTEGER NOT NULL DEFAULT 0
+    last_sequence INTEGER NOT NULL DEFAULT 0, previous_deletion INTEGER NOT NULL DEFAULT 0
 );
 CREATE TABLE events (
     user_id INTEGER NOT NULL, sequence INTEGER NOT NULL, event_number INTEGER NOT NULL, item TEXT NOT NULL,
@@ -30,10 +51,6 @@ CREATE TABLE events (
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX events_by_sequence ON events (sequence);
 CREATE UNIQUE INDEX events_by_key ON events (user_id, key) WHERE key IS NOT NULL;
-CREATE TABLE states (
-    external_id TEXT NOT NULL, model TEXT NOT NULL, last_sequence INTEGER NOT NULL, data BLOB NOT NULL
-);
-CREATE UNIQUE INDEX states_by_user ON states (external_id, model);
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE exposures (
     id INTEGER PRIMARY KEY AUTOINCREMENT, experiment TEXT NOT NULL, variant TEXT NOT NULL, external_id TEXT NOT NULL,
@@ -50,16 +67,21 @@ INSERT INTO events (user_id, sequence, event_number, item, time, action, value, 
 ON CONFLICT (user_id, key) WHERE key IS NOT NULL DO NOTHING
 """
 PUT_STATE_SQL = """
-INSERT INTO states (external_id, model, last_sequence, data) SELECT ?1, ?2, ?3, ?4
-WHERE ?3 >= coalesce((SELECT deleted_sequence FROM users WHERE external_id = ?1), 0)
-ON CONFLICT (external_id, model) DO UPDATE SET last_sequence = excluded.last_sequence, data = excluded.data
+INSERT INTO states (external_id, model, last_sequence, data, written_at) SELECT ?1, ?2, ?3, ?4, ?5
+WHERE NOT EXISTS (SELECT 1 FROM deletions WHERE marker = ?6 AND sequence >= ?3)
+ON CONFLICT (external_id, model) DO UPDATE
+SET last_sequence = excluded.last_sequence, data = excluded.data, written_at = excluded.written_at
 WHERE excluded.last_sequence >= states.last_sequence
 """
-SELECT_STATES_SQL = "SELECT rowid, model FROM states WHERE rowid > ? ORDER BY rowid LIMIT ?"
+SELECT_STATES_SQL = "SELECT rowid FROM states WHERE written_at < ? LIMIT ?"
+NEXT_DELETION_SQL = "UPDATE store SET last_sequence = last_sequence + 1, last_deletion = last_sequence + 1"
 MARK_DELETED_SQL = """
-INSERT INTO users (external_id, last_sequence, deleted_sequence) SELECT ?, last, last FROM sequence WHERE true
-ON CONFLICT (external_id) DO UPDATE
-SET total = 0, last_sequence = excluded.last_sequence, deleted_sequence = excluded.deleted_sequence
+INSERT INTO deletions (marker, sequence, time) VALUES (?, ?, ?)
+ON CONFLICT (marker) DO UPDATE SET sequence = excluded.sequence, time = excluded.time
+"""
+RECORD_EXPOSURE_SQL = """
+INSERT INTO exposures (experiment, variant, external_id, time, items) SELECT ?1, ?2, ?3, ?4, ?5
+WHERE NOT EXISTS (SELECT 1 FROM deletions WHERE marker = ?6 AND time >= ?7)
 """
 EVENTS_SQL = """
 SELECT sequence, external_id, item, time, action, value, key FROM events JOIN users ON id = user_id

@@ -6,14 +6,29 @@ Every event has a sequence number, and all readers see events in that order. Sev
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["OUTCOME_UNKNOWN", "Event", "Exposure", "Store", "StoreError", "UserEvents", "UserState"]
+__all__ = [
+    "LOCK_TIMEOUT_SECONDS",
+    "OUTCOME_UNKNOWN",
+    "STORE_FULL",
+    "Deletion",
+    "Event",
+    "Exposure",
+    "Store",
+    "StoreError",
+    "UserEvents",
+    "UserState",
+]
 
+LOCK_TIMEOUT_SECONDS = 10.0
+"""Default of the time for which a write waits for the locks of other writers."""
 OUTCOME_UNKNOWN = "it is unknown whether the operation was executed"
 """Part of the message of a :class:`StoreError` if the connection was lost during an operation."""
+STORE_FULL = "the store is full"
+"""Part of the message of a :class:`StoreError` if there is no room on the store's disk or in its memory."""
 
 
 class StoreError(Exception):
@@ -78,10 +93,24 @@ class Exposure:
     items: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Deletion:
+    """Result of deleting a user."""
+
+    events: int
+    """Number of deleted events."""
+    is_erased: bool
+    """Whether no byte of the user is left in the storage, such as files; no reader sees the user in any case."""
+    note: str = ""
+    """When the remaining bytes will be erased; empty if :attr:`is_erased`."""
+
+
 class Store(Protocol):
     """Event store.
 
-    All methods are thread-safe and raise :class:`StoreError` if the store fails.
+    All methods are thread-safe and raise :class:`StoreError` if the store fails. That includes storage that is gone or
+    was replaced while the store is open, such as a deleted file: no event may be acknowledged that a restart would not
+    find.
     """
 
     name: str
@@ -121,22 +150,26 @@ class Store(Protocol):
     def put_states(self, states: Mapping[str, UserState]) -> None:
         """Store states by user.
 
-        A state is ignored if the stored one is newer or the user was deleted after :attr:`UserState.last_sequence`.
-        States may be lost in a power failure, as they can be recomputed from the events.
+        A state is ignored if the stored one is newer, or if the user was deleted and :attr:`UserState.last_sequence` is
+        not after the deletion. States may be lost in a power failure, as they can be recomputed from the events.
         """
         ...
 
-    def prune_states(self, models: Collection[str]) -> int:
-        """Delete the states of all other models and return how many were deleted.
+    def prune_states(self, before: int) -> int:
+        """Delete the states that were last written before a Unix time.
 
-        States are deleted in small steps.
+        Returns how many were deleted. The time of writing is that of the store's clock, in seconds. States are deleted
+        in small steps.
         """
         ...
 
-    def delete_user(self, user: str) -> int:
-        """Delete all data of a user and return the number of events.
+    def delete_user(self, user: str) -> Deletion:
+        """Delete all data of a user.
 
-        The data are events, keys, states and exposures. The deletion itself receives a sequence number.
+        The data are the id, events, keys, states and exposures. The deletion receives a sequence number. What remains
+        is a marker that does not contain the id; see :mod:`segue.serving.stores.deletion_markers`. An event that is
+        appended at the same time is either deleted or stored after the deletion, as the first event of a user who
+        came back.
         """
         ...
 
@@ -149,7 +182,11 @@ class Store(Protocol):
         ...
 
     def record_exposures(self, exposures: Sequence[Exposure]) -> None:
-        """Store exposures."""
+        """Store exposures.
+
+        An exposure is ignored if its user was deleted at its time or later; see
+        :data:`segue.serving.stores.deletion_markers.CLOCK_SKEW_SECONDS`.
+        """
         ...
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:
@@ -160,6 +197,14 @@ class Store(Protocol):
         """Iterate over all events after a sequence number.
 
         Events come in order and in constant memory.
+        """
+        ...
+
+    def size_bytes(self) -> int:
+        """Return the number of bytes that the data occupy.
+
+        It serves to limit the size of the store. Free space that the store will reuse does not count, if the store can
+        tell.
         """
         ...
 

@@ -8,8 +8,7 @@ Shapes: N users.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +21,6 @@ from segue.serving.stores.timeout import ReadStore
 from segue.serving.users.query_builder import concat_histories, encode_history, stack_histories
 
 __all__ = ["StateRequest", "UserStates"]
-
-logger = logging.getLogger("segue.serving")
 
 PAGE_SIZE = 10_000
 """Events read from the store at once."""
@@ -43,19 +40,24 @@ class StateRequest:
 
 
 class UserStates:
-    """Reads, updates and stores the states of users."""
+    """Reads, updates and stores the states of users.
 
-    def __init__(self, store: ReadStore) -> None:
-        self._store = store
+    Args:
+        store: the event store.
+        on_failure: called with the operation and the error if states cannot be stored.
+    """
+
+    def __init__(self, store: ReadStore, on_failure: Callable[[str, StoreError], None]) -> None:
+        self._store, self._on_failure = store, on_failure
 
     def update(self, artifact: ModelArtifact, request: StateRequest) -> State:
         """Return the states ``(N,)`` after all known events of these users.
 
         A user with a stored state costs one step per new event. For any other user, the whole history is processed
-        once.
+        once. Only states of users with events are stored, so that requests with unknown ids do not fill the store.
 
         Raises:
-            StoreError: the store cannot be read; a failure to write is only logged.
+            StoreError: the store cannot be read; a failure to write is only reported to ``on_failure``.
         """
         model = artifact.streaming_model
         stored = self._store.get_states(request.users, artifact.version)
@@ -86,14 +88,15 @@ class UserStates:
                 artifact.version, sequence_numbers[row], _require_state(states[row]).to_bytes()
             )
             for row in sorted(updated)
+            if (request.known[row] or request.user_events[row].total)
             # the user may have been deleted meanwhile: newer events may follow the deletion while the state precedes it
-            if sequence_numbers[row] <= max(request.user_events[row].last_sequence, artifact.last_sequence)
+            and sequence_numbers[row] <= max(request.user_events[row].last_sequence, artifact.last_sequence)
         }
         try:
             if to_store:
                 self._store.put_states(to_store)
         except StoreError as error:
-            logger.warning("user states cannot be stored: %s", error)
+            self._on_failure("put_states", error)
         return State.concat([_require_state(state) for state in states])
 
     def _full_history(self, artifact: ModelArtifact, request: StateRequest, row: int) -> tuple[Events, int]:

@@ -1,7 +1,8 @@
-"""HTTP timeouts with a real server: slow clients, endless bodies and headers, malformed HTTP."""
+"""HTTP protocol with a real server: slow clients, endless bodies, headers and trailers, malformed HTTP."""
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -21,9 +22,9 @@ from fastapi import FastAPI, Response  # noqa: E402
 from fastapi.responses import StreamingResponse  # noqa: E402
 
 from segue.serving import schemas  # noqa: E402
-from segue.serving.limits import ConcurrencyLimiter  # noqa: E402
-from segue.serving.middleware import http_timeouts  # noqa: E402
-from segue.serving.middleware.http_timeouts import HTTP_PROTOCOL, make_timeout_protocol  # noqa: E402
+from segue.serving.limits import SharedLimiter  # noqa: E402
+from segue.serving.middleware import http_protocol  # noqa: E402
+from segue.serving.middleware.http_protocol import HTTP_PROTOCOL, make_protocol  # noqa: E402
 from segue.serving.middleware.security import install_security  # noqa: E402
 from segue.serving.monitoring.logs import configure_logging  # noqa: E402
 from segue.serving.settings import ServingSettings  # noqa: E402
@@ -35,12 +36,26 @@ class Server:
     """Service on a free port."""
 
     def __init__(self) -> None:
-        self.limiter, self.logs = ConcurrencyLimiter(4), io.StringIO()
+        self.limiter, self.logs = SharedLimiter(4), io.StringIO()
+        self.statuses: list[int] = []
+        self.outcomes: list[str] = []
         app = FastAPI()
 
         @app.post("/v1/recommend")
         async def recommend(request: schemas.RecommendRequest) -> dict[str, int]:
             return {"k": request.k}
+
+        @app.get("/v1/slow")
+        async def slow() -> None:
+            await self.wait("slow", 30)
+
+        @app.post("/v1/events")
+        async def write(event: schemas.EventRequest) -> None:
+            await self.wait("write", 0.3)
+
+        @app.get("/healthz")
+        async def healthz() -> dict[str, bool]:
+            return {"alive": True}
 
         @app.get("/v1/large")
         async def large() -> Response:
@@ -55,6 +70,7 @@ class Server:
             settings=ServingSettings(max_body_bytes=100_000, body_timeout_seconds=0.4),
             keys=None,
             limiter=self.limiter,
+            on_request=lambda record: self.statuses.append(record.status),
         )
         configure_logging("json", "INFO", self.logs)
         self.socket = socket.socket()
@@ -62,7 +78,7 @@ class Server:
         self.port = self.socket.getsockname()[1]
         config = uvicorn.Config(
             app,
-            http=make_timeout_protocol(0.4, 20_000, write_timeout=0.6),
+            http=make_protocol(0.4, 20_000, write_timeout=0.6),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -75,6 +91,16 @@ class Server:
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
         self.thread.start()
         wait_until(lambda: self.server.started)
+
+    async def wait(self, name: str, seconds: float) -> None:
+        """Do what a handler does for some time, and note how it ends."""
+        self.outcomes.append(f"{name} starts")
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            self.outcomes.append(f"{name} is canceled")
+            raise
+        self.outcomes.append(f"{name} ends")
 
     def close(self) -> None:
         self.server.should_exit = True
@@ -140,9 +166,9 @@ def status(response: bytes) -> int:
 def test_protocol_can_be_imported_by_name() -> None:
     config = uvicorn.Config(FastAPI(), http=HTTP_PROTOCOL, log_config=None)
     config.load()
-    assert config.http_protocol_class is make_timeout_protocol()
+    assert config.http_protocol_class is make_protocol()
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        _ = http_timeouts.nothing  # type: ignore[attr-defined]
+        _ = http_protocol.nothing
 
 
 def test_no_server_header(server: Server) -> None:
@@ -255,6 +281,9 @@ def test_clients_that_do_not_read_are_disconnected(server: Server, path: str) ->
     with server.connect() as one:
         one.sendall(request(path=path, method="GET"))
         wait_until(lambda: connections)
+        wait_until(lambda: server.limiter.in_use == 1)
+        assert status(server.send(request("Connection: close", path="/healthz", method="GET"))) == 200
+        assert server.limiter.in_use == 1, "the slot is occupied while the response waits for the client"
         wait_until(lambda: not connections)
         assert server.limiter.in_use == 0
         assert 0 < len(read_all(one)) < LARGE
@@ -271,24 +300,131 @@ def test_slow_readers_receive_everything(server: Server, path: str) -> None:
         assert got + len(read_all(one)) > LARGE
 
 
-def test_slow_clients_do_not_block_others_for_long(server: Server) -> None:
+def test_slow_clients_do_not_block_others(server: Server) -> None:
+    """Only a complete request occupies one of the four slots."""
     idle = [server.connect() for _ in range(50)]
-    slow = [server.connect() for _ in range(4)]
+    slow = [server.connect() for _ in range(20)]
     for one in slow:
-        one.sendall(request("Content-Length: 5"))
-    wait_until(lambda: server.limiter.in_use == 4)
-    assert status(server.send(request("Content-Length: 2", "Connection: close") + b"{}")) == 503
-    wait_until(lambda: server.limiter.in_use == 0)
-    assert status(server.send(request("Content-Length: 2", "Connection: close") + b"{}")) == 200
-    assert [status(read_all(one)) for one in slow] == [408] * 4
+        one.sendall(request("Content-Length: 5") + b"{")
+    for _ in range(10):
+        assert status(server.send(request("Content-Length: 2", "Connection: close") + b"{}")) == 200
+    assert [status(read_all(one)) for one in slow] == [408] * 20
     assert [read_all(one) for one in idle] == [b""] * 50
+    assert server.limiter.in_use == 0
     for one in idle + slow:
         one.close()
+
+
+def error(response: bytes, expected: int) -> str:
+    """Check that a response is an error in the format of the service, and return its message."""
+    head, _, body = response.partition(b"\r\n\r\n")
+    assert status(response) == expected, response
+    found = schemas.ErrorResponse.model_validate_json(body)
+    assert f"x-request-id: {found.request_id}".encode() in head
+    assert b"connection: close" in head
+    return found.message
+
+
+CHUNKED = request("Transfer-Encoding: chunked")
+
+
+@pytest.mark.parametrize("trailers", [b"a: b\r\n\r\n", b"a:b\r\n" * 50_000, b"a" * 300_000, b"a: " + b"b" * 300_000])
+@pytest.mark.parametrize("path", ["/healthz", "/v1/recommend"])
+def test_trailers_are_rejected(server: Server, trailers: bytes, path: str) -> None:
+    method = "GET" if path == "/healthz" else "POST"
+    response = server.send(request("Transfer-Encoding: chunked", path=path, method=method), b"0\r\n", trailers)
+    assert response == b"" or error(response, 400)
+
+
+def test_the_framing_of_chunks_is_limited(server: Server) -> None:
+    """Extensions of chunks and empty lines cost the client more than the service, and end."""
+    extension = b"1;" + b"x" * 60_000 + b"\r\n \r\n"
+    assert "framing" in error(server.send(CHUNKED, *[extension] * 20), 400)
+    assert "framing" in error(server.send(CHUNKED, *[b"1;" + b"x" * 9_000] * 100), 400)
+    assert server.send(CHUNKED, b'8;a=b\r\n{"k": 7}\r\n', b"0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_large_body_before_a_partial_request_is_not_a_large_header(server: Server) -> None:
+    body = json.dumps({"user": "a"}).encode().ljust(90_000)
+    with server.connect() as one:
+        one.sendall(request(f"Content-Length: {len(body)}") + body + b"POST /v1/rec")
+        one.sendall(b"ommend HTTP/1.1\r\n")
+        one.sendall(b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        got = b""
+        while got.count(b"HTTP/1.1 200") < 2:
+            got += (part := one.recv(65_536))
+            assert part, got
+
+
+def test_pipelined_requests_are_limited(server: Server) -> None:
+    probe = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    last = probe.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert server.send(probe * 15 + last).count(b"HTTP/1.1 200") == 16
+    responses = server.send(request(path="/v1/slow", method="GET") + probe * 5_000)
+    assert responses == b"", "an error would be taken for the response to the first of them"
+    wait_until(lambda: server.limiter.in_use == 0)
+
+
+def test_unsupported_transfer_encodings(server: Server) -> None:
+    for encoding in ("gzip, chunked", "gzip", "identity", "chunked, chunked", "x"):
+        response = server.send(request(f"Transfer-Encoding: {encoding}") + b"0\r\n\r\n")
+        assert error(response, 400), encoding
+    sent = CHUNKED.replace(b"HTTP/1.1", b"HTTP/1.0") + b"2\r\n{}\r\n0\r\n\r\n"
+    assert error(server.send(sent), 400)
+
+
+@pytest.mark.parametrize("method", ["BREW", "get", "G\x00T", "PURGE", "TRACE", "CONNECT", "PROPFIND"])
+def test_errors_of_unknown_methods_have_the_usual_format(server: Server, method: str) -> None:
+    response = server.send(request("Connection: close", method=method))
+    assert error(response, status(response))
+    assert status(response) in (400, 404, 405)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/v1/large", "/v1/nothing"])
+def test_head_is_answered_like_get_without_the_body(server: Server, path: str) -> None:
+    head, _, body = server.send(request("Connection: close", path=path, method="HEAD")).partition(b"\r\n\r\n")
+    expected = server.send(request("Connection: close", path=path, method="GET")).partition(b"\r\n\r\n")[0]
+
+    def names(head: bytes) -> list[bytes]:
+        return [line for line in head.split(b"\r\n") if not line.startswith((b"x-request-id", b"date"))]
+
+    assert (names(head), body) == (names(expected), b"")
+
+
+def test_bodies_that_no_route_reads_are_refused_at_once(server: Server) -> None:
+    for method, path in (("GET", "/healthz"), ("HEAD", "/healthz"), ("DELETE", "/v1/users/a"), ("OPTIONS", "/")):
+        for header in ("Content-Length: 10", "Content-Length: 90000", "Transfer-Encoding: chunked"):
+            response = server.send(request(header, method=method, path=path))
+            assert status(response) == 400, "not 408"
+            assert b"connection: close" in response
+    assert status(server.send(request("Content-Length: 0", "Connection: close", path="/healthz", method="GET"))) == 200
+
+
+def test_a_handler_is_canceled_when_its_client_disconnects(server: Server) -> None:
+    server.outcomes.clear()
+    server.statuses.clear()
+    with server.connect() as one:
+        one.sendall(request(path="/v1/slow", method="GET"))
+        wait_until(lambda: server.outcomes == ["slow starts"])
+        assert server.limiter.in_use == 1
+    wait_until(lambda: server.statuses == [499])
+    assert (server.outcomes, server.limiter.in_use) == (["slow starts", "slow is canceled"], 0)
+
+
+def test_a_write_finishes_when_its_client_disconnects(server: Server) -> None:
+    server.outcomes.clear()
+    with server.connect() as one:
+        body = b'{"user": "a", "item": "b"}'
+        one.sendall(request(f"Content-Length: {len(body)}", path="/v1/events") + body)
+        wait_until(lambda: server.outcomes == ["write starts"])
+    wait_until(lambda: len(server.outcomes) == 2)
+    assert server.outcomes[1] == "write ends"
 
 
 def test_uvicorn_logs_use_our_format(server: Server) -> None:
     assert not logging.getLogger("uvicorn.access").isEnabledFor(logging.INFO), "it would log paths and queries"
     lines = [json.loads(line) for line in server.logs.getvalue().splitlines()]
-    assert {line["logger"] for line in lines} <= {"segue.access", "uvicorn.error"}
-    assert not [line for line in lines if "traceback" in line]
+    others = [line for line in lines if line["logger"] not in ("segue.access", "uvicorn.error")]
+    assert not others, others
+    assert not [line for line in lines if "traceback" in line], [line for line in lines if "traceback" in line]
     assert not [line for line in lines if line["level"] == "ERROR" and "without completing" not in line["message"]]

@@ -1,0 +1,1 @@
+"""Share the engine thread among requests and clients."""
