@@ -17,6 +17,7 @@ from segue.serving import schemas
 from segue.serving.artifacts.artifact import build_artifact
 from segue.serving.model_registry import ModelRegistry
 from segue.serving.monitoring.metrics import Metrics
+from segue.serving.ranking.scorer import RenderedResponse
 from segue.serving.scheduling.steps import run_steps
 from segue.serving.service import InvalidRequest, PendingRequest, Service
 from segue.serving.settings import ServingSettings
@@ -361,3 +362,16 @@ def test_model_with_times_gets_a_time_known_mask(tmp_path: Any) -> None:
     sent = schemas.RecommendRequest(history=["i1", schemas.HistoryEvent(item="i2", time=5), "i4"])
     history = svc.query_builder.build(svc.models.active.artifact, [sent]).queries.history
     assert history.context["time_known"].tolist() == [False, True, False]
+
+
+def test_rendered_responses_are_those_of_objects() -> None:
+    """Responses of expensive requests are kept as text: many objects would make garbage collection slow."""
+    it = service("sasrec", "ease")
+    requests = [schemas.RecommendRequest(user=f"u{n}", k=5, diversify=n / 10) for n in range(6)]
+    pending = [PendingRequest(request, float("inf")) for request in requests]
+    rendered = [replace(one, is_rendered=True) for one in pending]
+    for expected, found in zip(it.recommend(pending), it.recommend(rendered), strict=True):
+        assert isinstance(expected, schemas.RecommendResponse)
+        assert found == RenderedResponse(
+            expected.model_dump_json(), expected.source, [item.id for item in expected.items]
+        )

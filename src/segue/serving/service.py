@@ -22,7 +22,7 @@ from segue.serving.monitoring.drift import Drift
 from segue.serving.monitoring.metric_definitions import RULES
 from segue.serving.monitoring.metrics import Metrics
 from segue.serving.ranking.latency_estimator import LatencyEstimator
-from segue.serving.ranking.scorer import PendingRequest, RequestBatch, Scorer
+from segue.serving.ranking.scorer import PendingRequest, RenderedResponse, RequestBatch, Scorer
 from segue.serving.rules.rerank import CompiledRules, RankedList, compile_rules
 from segue.serving.scheduling.engine_scheduler import MAX_EXPENSIVE_ROWS, Outputs
 from segue.serving.scheduling.steps import Steps, StepTimer
@@ -326,12 +326,14 @@ class Service:
             if not rows:
                 continue
             results = yield from self._rank(part, compute, source, load)
-            responses: list[tuple[int, schemas.RecommendResponse]] = []
+            responses: list[tuple[int, schemas.RecommendResponse | RenderedResponse]] = []
             for index, (row, result) in enumerate(zip(rows, results, strict=True)):
                 if isinstance(result, Exception):
                     causes[row] = "store" if isinstance(result, StoreError) else "error"
                     continue
-                responses.append((row, _build_response(part, index, result, source, causes[row])))
+                response = _build_response(part, index, result, source, causes[row])
+                is_rendered = batch.pending[row].is_rendered
+                responses.append((row, RenderedResponse.from_response(response) if is_rendered else response))
                 remaining.remove(row)
                 self._record_response(part, index, result, source, causes[row])
                 yield None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from segue.serving.experiments.assignment import Assignment
 from segue.serving.experiments.rank_biased_overlap import rank_biased_overlap
 from segue.serving.explain.explain import explain_in_steps
 from segue.serving.model_registry import LoadedModel
+from segue.serving.ranking.scorer import RenderedResponse
 from segue.serving.rules.rerank import compile_rules
 from segue.serving.scheduling.steps import Steps
 from segue.serving.service import InvalidRequest, PendingRequest, merge_unknown
@@ -66,7 +66,7 @@ class RecommendRoutes:
     async def recommend(self, request: schemas.RecommendRequest, caller: Request) -> Response:
         """Recommend items for one user or history."""
         (response,) = await self._recommend([request], "", caller)
-        return json_response(response)
+        return Response(response.text, media_type="application/json")
 
     async def recommend_batch(self, batch: schemas.BatchRequest, caller: Request) -> Response:
         """Answer several recommendation requests at once."""
@@ -74,11 +74,8 @@ class RecommendRoutes:
         if len(batch.requests) > limit:
             raise invalid_field("requests", f"got {len(batch.requests)}, expected at most {limit}")
         responses = await self._recommend(batch.requests, "requests", caller)
-        texts = []
-        for response in responses:  # other requests are answered in between
-            texts.append(response.model_dump_json())
-            await asyncio.sleep(0)
-        return Response(f'{{"responses":[{",".join(texts)}]}}', media_type="application/json")
+        texts = ",".join(response.text for response in responses)
+        return Response(f'{{"responses":[{texts}]}}', media_type="application/json")
 
     async def explain(self, request: schemas.ExplainRequest, caller: Request) -> Response:
         """Explain why an item is recommended, or why it is not."""
@@ -131,7 +128,7 @@ class RecommendRoutes:
 
     async def _recommend(
         self, requests: Sequence[schemas.RecommendRequest], field_name: str, caller: Request
-    ) -> list[schemas.RecommendResponse]:
+    ) -> list[RenderedResponse]:
         """Answer requests.
 
         Args:
@@ -144,6 +141,7 @@ class RecommendRoutes:
             None if request.model is not None else self._dependencies.experiments.assign(request.user)
             for request in requests
         ]
+        is_plain = len(requests) == 1 and not is_expensive(requests[0])
         jobs: list[PendingRequest] = []
         models: dict[tuple[str | None, bool], LoadedModel] = {}
         for row, (request, assignment) in enumerate(zip(requests, assignments, strict=True)):
@@ -154,18 +152,19 @@ class RecommendRoutes:
                 found = await self._dependencies.find_model(assigned.model, caller, where, is_assigned=is_assigned)
                 models[assigned.model, is_assigned] = found
             deadline = arrival + (request.deadline_ms or settings.deadline_ms) / 1000
-            jobs.append(PendingRequest(assigned, deadline, model=models[assigned.model, is_assigned]))
-        is_plain = len(jobs) == 1 and not is_expensive(jobs[0].request)
+            model = models[assigned.model, is_assigned]
+            jobs.append(PendingRequest(assigned, deadline, is_rendered=not is_plain, model=model))
         results = await self._dependencies.submit(jobs, caller, is_expensive=not is_plain)
-        responses: list[schemas.RecommendResponse] = []
+        responses: list[RenderedResponse] = []
         for row, result in enumerate(results):
             if isinstance(result, InvalidRequest):
                 field = f"{field_name}[{row}].{result.field}" if field_name else result.field
                 raise invalid_field(field, result.reason)
-            responses.append(unwrap(result))
+            response = unwrap(result)
+            responses.append(response if jobs[row].is_rendered else RenderedResponse.from_response(response))
             self._dependencies.stats.record_source(responses[-1].source)
         shown = [
-            (request, assignment, [item.id for item in response.items])
+            (request, assignment, response.item_ids)
             for request, assignment, response in zip(requests, assignments, responses, strict=True)
             if assignment is not None
         ]

@@ -26,7 +26,7 @@ from segue.serving.scheduling.steps import Steps, StepTimer
 from segue.serving.users.query_builder import PreparedQueries
 from segue.serving.users.user_states import StateRequest, UserStates
 
-__all__ = ["PendingRequest", "RequestBatch", "Scorer"]
+__all__ = ["PendingRequest", "RenderedResponse", "RequestBatch", "Scorer"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,25 @@ class PendingRequest:
     """Time in the clock of :func:`time.monotonic` after which a response is useless."""
     is_shadow: bool = False
     """Whether it is shadow traffic, whose response is not sent and which metrics do not count."""
+    is_rendered: bool = False
+    """Whether the result is a :class:`RenderedResponse`; large responses as objects slow down garbage collection."""
     model: LoadedModel | None = None
     """The model that answers, also if it is unloaded meanwhile; ``None``: the one that the request names."""
+
+
+@dataclass(frozen=True)
+class RenderedResponse:
+    """A response as JSON."""
+
+    text: str
+    source: schemas.Source
+    item_ids: list[str]
+    """Recommended items, best first."""
+
+    @classmethod
+    def from_response(cls, response: schemas.RecommendResponse) -> RenderedResponse:
+        """Render a response."""
+        return cls(response.model_dump_json(), response.source, [item.id for item in response.items])
 
 
 @dataclass(frozen=True, eq=False)
