@@ -42,6 +42,7 @@ PARTS = {
     "serving": "the service under load, and single requests compared with RecTools and RecBole; needs wrk",
     "soak": "the service under traffic and injected faults: durability, counters, memory (--minutes, --store)",
     "attack": "the service under attack: memory, blocked time, latency of its other clients (--old CHECKOUT)",
+    "erasure": "copies of deleted users in the files of PostgreSQL, and time of a deletion in SQLite",
     "length_generalization": "accuracy with shorter and longer histories than in training; needs --run",
     "ablation": "effect of each setting, three seeds: hours",
     "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
@@ -61,6 +62,7 @@ MODULES = (
     "serving",
     "soak",
     "attack",
+    "erasure",
     "mutation",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""

@@ -238,7 +238,12 @@ def page(found: dict[str, Any]) -> str:
         for side in sides:
             title = ATTACKS[name].title if side == sides[0] else ""
             lines.append(f"| {title} | {titles[side]} {_attacker_row(typical(every[side][name])['report'])}")
-    return "\n".join([*lines, "", load_line(found), *describe_lines(found["machine"]), ""])
+    again = [
+        f"* measured again, {one['reason']}: {titles[one['side']]}, {ATTACKS[one['attack']].title}; "
+        f"`{one['command']}`, commit {one['commit']}, {one['date']}"
+        for one in found.get("repeated", ())
+    ]
+    return "\n".join([*lines, "", load_line(found), *describe_lines(found["machine"]), *again, ""])
 
 
 def _met(violations: Sequence[str]) -> str:

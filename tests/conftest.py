@@ -26,9 +26,9 @@ COMPONENTS = {
     "prometheus": "apt-get install prometheus",
     "chromium": "apt-get install chromium",
     **dict.fromkeys(
-        ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnxruntime", "playwright"), DEV
+        ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnx", "onnxruntime", "onnxscript"), DEV
     ),
-    **dict.fromkeys(("prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
+    **dict.fromkeys(("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
 }
 """Programs and packages that the continuous integration installs, and the command that installs each."""
 

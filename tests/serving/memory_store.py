@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from segue.serving.stores.deletion_markers import precedes_deletion
+from segue.serving.stores.deletion_markers import CLOCK_SKEW_SECONDS
 from segue.serving.stores.store import Deletion, Event, Exposure, Store, StoreError, UserEvents, UserState
 
 
@@ -79,7 +79,7 @@ class MemoryStore:
             exposure
             for exposure in exposures
             if exposure.user not in self.deleted_users
-            or not precedes_deletion(exposure.time, self.deleted_users[exposure.user])
+            or exposure.time > self.deleted_users[exposure.user] + CLOCK_SKEW_SECONDS
         ]
 
     def exposures(self, experiment: str) -> Iterator[Exposure]:

@@ -1,21 +1,24 @@
 """HTTP API of the service."""
 
+import itertools
 import json
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import eventually
 from starlette.testclient import TestClient
 
-from segue.serving import schemas
+from segue.serving import app, schemas
 from segue.serving.app import create_app
 from segue.serving.auth.api_keys import ApiKeys, create_key
 from segue.serving.experiments.assignment import Experiments
-from segue.serving.stores.store import OUTCOME_UNKNOWN, StoreError
+from segue.serving.stores.store import OUTCOME_UNKNOWN, StoreError, UserState
 from tests.serving.world import artifact_folder, service
 
 
@@ -215,6 +218,32 @@ def test_activations_of_other_processes_are_adopted(tmp_path: Path) -> None:
         assert one.models.active.info.name == "ease"
         assert parse_json(other.post("/v1/models/rollback"))["previous"] == "ease"
         assert "segue_model_activations_total 2.0" in other.get("/metrics").text
+
+
+def test_the_running_service_deletes_old_states_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 60 <= app.PRUNE_SECONDS <= 86_400
+    monkeypatch.setattr(app, "PRUNE_SECONDS", 0.01)
+    svc = service("popular")
+    prune_states, calls = svc.prune_states, itertools.count()
+
+    def fail_once() -> int:
+        if next(calls) == 0:
+            raise StoreError("unreachable")
+        return prune_states()
+
+    def put_old_state(user: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: 1_000_000.0)
+            svc.store.wrapped.put_states({user: UserState("m", 1, b"old")})
+
+    monkeypatch.setattr(svc, "prune_states", fail_once)
+    svc.store.put_states({"new": UserState("m", 1, b"new")})
+    put_old_state("u1")
+    with TestClient(create_app(svc)):
+        eventually(lambda: svc.store.get_states(["u1"], "m") == [None])
+        put_old_state("u2")
+        eventually(lambda: svc.store.get_states(["u2"], "m") == [None])
+        assert svc.store.get_states(["new"], "m") == [UserState("m", 1, b"new")]
 
 
 def test_api_keys_and_scopes(tmp_path: Path) -> None:

@@ -20,9 +20,19 @@ from segue.serving.artifacts.artifact import MANIFEST, build_artifact, load_arti
 from segue.serving.engines.golden_queries import GoldenQueries, check_coverage, check_reproduction
 from segue.testing import dataset
 from segue.testing.training import train_small
-from tests.serving.test_artifact_mutations import DATA, update_hashes
+from tests.serving.test_artifact_mutations import DATA, load_model, update_hashes
 
 SECRET = "the content of a file outside the artifact"
+
+
+class Payload:
+    """Object whose pickle creates a file when it is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +128,20 @@ def test_special_files_are_rejected_without_opening_them(folder: Path, name: str
     (folder / name / "x").write_text("")
     with pytest.raises(ValueError, match=r"got a folder|not in artifact"):
         load_artifact(folder)
+
+
+@pytest.mark.parametrize("name", ["popularity", "neighbors/codes", "histories/items", "histories/values"])
+def test_arrays_of_objects_are_rejected_without_unpickling_them(folder: Path, tmp_path: Path, name: str) -> None:
+    created = tmp_path / "created"
+    array = np.load(folder / f"{name}.npy")
+    objects = np.full(array.shape, Payload(created), object)
+    np.save(folder / f"{name}.npy", objects, allow_pickle=True)
+    update_hashes(folder)
+    with pytest.raises(ValueError, match=r"malformed: object of shape"):
+        load_model(folder)
+    assert not created.exists()
+    np.load(folder / f"{name}.npy", allow_pickle=True)
+    assert created.exists(), "reading the file as a pickle would run code"
 
 
 def test_large_and_deep_manifests_are_rejected(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -240,7 +264,7 @@ def test_tiny_log_has_enough_golden_queries(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed")
     folder = tmp_path_factory.mktemp("exported") / "model"
     trained = bundle.create("sasrec", train_small("sasrec", DATA), DATA)
     build_artifact("model", trained, DATA.histories, folder, engine="onnx", n_golden=8)
@@ -248,7 +272,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_other_graphs_with_valid_hashes_are_rejected(exported: Path, tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
     folder = Path(shutil.copytree(exported, tmp_path / "model"))
     path = folder / "engine" / "model.onnx"
     whole = path.read_bytes()

@@ -141,3 +141,32 @@ def test_failing_callback_does_not_stop_the_batcher() -> None:
         queue.close()
 
     asyncio.run(both())
+
+
+def test_clients_get_fair_shares() -> None:
+    started, proceed = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def work(jobs: list[str]) -> list[str]:
+        order.extend(jobs)
+        started.set()
+        proceed.wait(10)
+        return jobs
+
+    batcher: Batcher[str, str] = Batcher(work, 4, 10, "test")
+
+    async def run() -> list[object]:
+        first = asyncio.create_task(batcher.submit(["a"], "a"))
+        await asyncio.to_thread(started.wait, 10)
+        many = [asyncio.create_task(batcher.submit([f"a{n}"] * 4, "a")) for n in range(10)]
+        await asyncio.sleep(0)
+        other = asyncio.create_task(batcher.submit(["b"], "b"))
+        await asyncio.sleep(0)
+        proceed.set()
+        return await asyncio.gather(first, *many, other, return_exceptions=True)
+
+    results = asyncio.run(run())
+    assert order.index("b") <= 5, "before the second request of the client with many"
+    assert isinstance(results[10], Overloaded), "the newest request of the client that queues the most made room"
+    assert results[-1] == ["b"]
+    batcher.close()

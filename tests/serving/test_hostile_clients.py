@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from time import sleep
 from typing import Any
@@ -438,3 +439,28 @@ def test_logs_contain_no_ids_and_no_errors(server: Server) -> None:
     assert server.key.rpartition("_")[2] not in logs
     lines = [json.loads(line) for line in logs.splitlines()]
     assert not [line for line in lines if "traceback" in line or line.get("status", 0) >= 500]
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket", b"other"])
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_after_an_upgrade_is_not_a_request(server: Server, protocol: bytes, is_chunked: bool) -> None:
+    """The parser takes what follows the headers of an upgrade for the next request."""
+    body = server.request(b"/v1/users/u1", b"DELETE")
+    upgrade = [b"Connection: Upgrade", b"Upgrade: " + protocol, b"Content-Type: application/json"]
+    framing = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % len(body)
+    head = server.request(b"/v1/recommend", b"POST", *upgrade, framing)
+    with server.connect() as one:
+        one.sendall(head)
+        sleep(0.1)
+        with suppress(OSError):
+            one.sendall(body)
+        responses = read_all(one)
+    assert responses.count(b"HTTP/1.1 ") == 1
+    assert check_response(server, responses, 400) == 400
+    with server.client() as client:
+        assert client.get("/v1/users/u1").json()["deleted"] is False
+
+
+def test_an_upgrade_without_a_body_is_answered_and_closed(server: Server) -> None:
+    request = server.request(b"/v1/models", b"GET", b"Connection: Upgrade", b"Upgrade: h2c")
+    assert check_response(server, server.send(request), 200) == 200

@@ -149,6 +149,31 @@ def test_models_in_use_are_never_unloaded(library: Path) -> None:
     assert names(models) == ["popular", "b", "d"]
 
 
+def test_a_model_stays_loaded_while_it_is_activated(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = int(1.5 * size_of(library))
+    for name in "ab":
+        add(library, name)
+    store = open_store("memory:")
+    models = ModelRegistry([artifact_folder("popular")], store, library, max_bytes=limit)
+    put_setting = store.put_setting
+
+    def load_another(name: str, value: str) -> None:
+        with pytest.raises(InsufficientMemory):
+            models.find("b")
+        put_setting(name, value)
+
+    monkeypatch.setattr(store, "put_setting", load_another)
+    models.activate("a")
+    assert models.active.info.name == "a"
+    assert names(models) == ["popular", "a"]
+    monkeypatch.undo()
+    models.activate("popular")
+    models.activate("popular")
+    assert models.previous == "a"
+    with pytest.raises(InsufficientMemory):
+        models.find("b")
+
+
 def test_models_of_experiments_are_loaded_with_the_file(library: Path, tmp_path: Path) -> None:
     limit = int(2.5 * size_of(library))
     for name in "abc":

@@ -142,6 +142,47 @@ def test_routes_without_a_key_have_their_own_slots(tmp_path: Path, tokens: dict[
     assert service.status("GET", "/v1/models", headers=bearer(tokens["read"])) == 503
 
 
+def test_an_address_uses_half_of_the_slots_of_open_routes_at_most(tmp_path: Path) -> None:
+    service = SecuredApp(tmp_path, scopes_for=lambda method, path: (), max_concurrent_open=4)
+
+    async def scenario() -> list[int]:
+        n_waiting, go_on = [0], asyncio.Event()
+
+        async def wait() -> None:
+            n_waiting[0] += 1
+            await go_on.wait()
+
+        service.app.get("/wait")(wait)
+
+        async def get(address: str, path: str = "/wait") -> int:
+            transport = httpx.ASGITransport(service.app, client=(address, 1))
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+                return int((await client.get(path)).status_code)
+
+        held = [asyncio.create_task(get("10.0.0.1")) for _ in range(2)]
+        while n_waiting[0] < 2:
+            await asyncio.sleep(0)
+        statuses = [await get("10.0.0.1", "/"), await get("10.0.0.2", "/")]
+        held += [asyncio.create_task(get("10.0.0.2")) for _ in range(2)]
+        while n_waiting[0] < 4:
+            await asyncio.sleep(0)
+        statuses.append(await get("10.0.0.3", "/"))
+        go_on.set()
+        return [*statuses, *await asyncio.gather(*held), await get("10.0.0.1", "/")]
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 60)) == [429, 200, 503, 200, 200, 200, 200, 200]
+
+
+def test_a_full_service_answers_before_it_reads_the_body(tmp_path: Path) -> None:
+    limiter = SharedLimiter(1)
+    service = SecuredApp(tmp_path, limiter=limiter)
+    assert limiter.try_acquire()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"9"), (b"expect", b"100-continue")]
+    start, body = send_raw(service, [{"type": "unexpected"}], headers=headers)  # reading the body would send 100
+    assert (start["status"], json.loads(body["body"])["error"]) == (503, "overloaded")
+    assert send_raw(service, [{"type": "http.disconnect"}], headers=headers)[0]["status"] == 503
+
+
 def test_bodies_are_buffered_up_to_a_limit(tmp_path: Path) -> None:
     """A client with unfinished bodies uses half of the buffer at most, and no slot."""
     service = SecuredApp(tmp_path, max_body_bytes=1_000, max_buffered_bytes=4_000, body_timeout_seconds=5)
@@ -184,9 +225,12 @@ def test_bodies_are_buffered_up_to_a_limit(tmp_path: Path) -> None:
 def test_bodies_of_other_methods_are_not_read(service: SecuredApp, method: str, length: bytes | None) -> None:
     header = (b"transfer-encoding", b"chunked") if length is None else (b"content-length", length)
     headers = [header, (b"expect", b"100-continue")]  # reading the body would send 100
-    for path in ("/healthz", "/v1/models", "/", "/static/page.js", "/v1/users/a"):
+    allowed = dict.fromkeys(("/healthz", "/v1/models", "/"), b"GET, HEAD") | {"/v1/users/a": b"DELETE, GET, HEAD"}
+    for path in (*allowed, "/static/page.js"):
         start, _ = send_raw(service, [{"type": "unexpected"}], method=method, path=path, headers=headers)
-        assert start["status"] == 400, path
+        is_supported = path not in allowed or method.encode() in allowed[path].split(b", ")
+        found = start["status"], dict(start["headers"]).get(b"allow")
+        assert found == ((400, None) if is_supported else (405, allowed[path])), path
 
 
 def test_head_is_answered_like_get(service_with_keys: SecuredApp, tokens: dict[str, str]) -> None:

@@ -249,3 +249,30 @@ def test_no_cors_headers_by_default(service: SecuredApp) -> None:
     response = service.send("OPTIONS", "/v1/recommend", headers=before)
     assert response.status_code == 405
     assert not [name for name in response.headers if name.startswith("access-control")]
+
+
+def test_without_keys_the_limits_of_a_client_are_those_of_its_address(tmp_path: Path) -> None:
+    rated = SecuredApp(tmp_path, rate_limit=1.0, clock=lambda: 0.0)
+    slots = SecuredApp(tmp_path, max_concurrent=2)
+
+    async def get(service: SecuredApp, address: str, path: str = "/v1/models") -> int:
+        transport = httpx.ASGITransport(service.app, client=(address, 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost:8000") as client:
+            return (await client.get(path)).status_code
+
+    async def scenario() -> tuple[list[int], list[int]]:
+        rates = [await get(rated, address) for address in (*["127.0.0.2"] * 3, "127.0.0.3")]
+        is_waiting, go_on = asyncio.Event(), asyncio.Event()
+
+        async def wait() -> None:
+            is_waiting.set()
+            await go_on.wait()
+
+        slots.app.get("/v1/wait")(wait)
+        held = asyncio.create_task(get(slots, "127.0.0.2", "/v1/wait"))
+        await is_waiting.wait()
+        statuses = [await get(slots, address) for address in ("127.0.0.2", "127.0.0.3")]
+        go_on.set()
+        return rates, [*statuses, await held]
+
+    assert asyncio.run(scenario()) == ([200, 200, 429, 200], [429, 200, 200])

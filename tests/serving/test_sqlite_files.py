@@ -358,3 +358,28 @@ def test_a_file_that_cannot_be_written_is_an_error() -> None:
         process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert "StoreError: store: " in process.stderr
         assert "old.db: cannot be opened for writing: Permission denied" in process.stderr
+
+
+def test_a_store_behind_a_link_is_checked_like_its_target(path: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to(path)
+    store = SQLite(link)
+    store.append([Event("u", "first", 1)])
+    Path(f"{path}-wal").unlink()
+    with pytest.raises(StoreError, match="was deleted"):
+        store.append([Event("u", "lost", 1)])
+    store.close()
+
+
+def test_the_reusable_part_of_the_wal_does_not_count(store: SQLite, path: Path) -> None:
+    for number in range(400):
+        store.append([Event("u", f"item-{number}", 1)])
+    assert Path(f"{path}-wal").stat().st_size > 1_000_000
+    assert store.size_bytes() < 300_000
+    with sqlite3.connect(path) as reader:  # keeps the changes from being copied
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM store").fetchone()
+        for number in range(400):
+            store.append([Event("u", f"more-{number}", 1)])
+        assert store.size_bytes() > 1_000_000
+        reader.execute("ROLLBACK")

@@ -145,6 +145,20 @@ def test_failed_calls_are_logged_rarely(logs: io.StringIO) -> None:
     assert world.metric('segue_errors_total{kind="store"}') == 26
 
 
+def test_refused_events_of_a_full_store_are_not_logged(logs: io.StringIO) -> None:
+    world, full = World(max_bytes=1_000), StoreError(f"memory: {STORE_FULL}")
+    world.monitor.log_failure("append", full)
+    assert len(store_lines(logs)) == 1, "the store is not known to be full"
+    world.raw.size = 1_000
+    assert world.check() == ["event store full"]
+    world.clock.now += 2 * monitor.LOG_SECONDS
+    world.monitor.log_failure("append", full)
+    assert [line.split(":")[0] for line in store_lines(logs)[1:]] == ["events are refused"]
+    world.monitor.log_failure("append", StoreError("memory: cannot store events"))
+    assert store_lines(logs)[2:] == ["store: append failed: memory: cannot store events"]
+    assert world.metric('segue_errors_total{kind="store"}') == 3
+
+
 def test_a_store_at_its_limit_refuses_everything_that_grows_it(logs: io.StringIO) -> None:
     world = World(max_bytes=1_000)
     world.raw.size = 999

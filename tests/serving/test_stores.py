@@ -285,6 +285,19 @@ def test_exposures_before_a_deletion_are_ignored(store: Store, monkeypatch: pyte
     assert list(store.exposures("e")) == shown[3:]
 
 
+def test_exposures_up_to_five_seconds_after_a_deletion_are_ignored(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the service that showed the items may be ahead of the clock of the one that deleted the user."""
+    now = 1_000_000
+    monkeypatch.setattr(time, "time", lambda: now + 0.5)
+    store.append([Event("u", "a", 1)])
+    store.delete_user("u")
+    shown = [Exposure("e", "A", "u", now + later, ("a",)) for later in range(9)]
+    store.record_exposures(shown)
+    assert list(store.exposures("e")) == shown[6:]
+
+
 def test_size_grows_with_the_events(store: Store) -> None:
     store.append([Event("u", "a", 1)])
     before = store.size_bytes()

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import partial
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -21,7 +21,8 @@ from segue.serving import schemas
 from segue.serving.service import PendingRequest
 from segue.serving.stores import timeout
 from segue.serving.stores.open import open_store
-from segue.serving.stores.store import OUTCOME_UNKNOWN, Event, Exposure, Store, StoreError, UserState
+from segue.serving.stores.sqlite import ERASURE_TIMEOUT_SECONDS
+from segue.serving.stores.store import OUTCOME_UNKNOWN, Deletion, Event, Exposure, Store, StoreError, UserState
 from segue.serving.stores.timeout import TimeoutStore
 from tests.serving.memory_store import MemoryStore
 from tests.serving.world import service
@@ -146,6 +147,21 @@ def test_an_overdue_call_makes_later_ones_fail_until_it_returns(silent: SilentSt
         assert silent.calls.count(name) == 1
         silent.resume.set()
         eventually(lambda: succeeds(lambda: call(store)))
+
+
+def test_deletions_have_additional_time_for_the_erasure(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timeout.ERASURE_SECONDS >= ERASURE_TIMEOUT_SECONDS
+    monkeypatch.setattr(timeout, "ERASURE_SECONDS", 60.0)
+    store = SilentStore()
+    store.append([EVENT])
+    delete_user = store.delete_user
+
+    def delete_slowly(user: str) -> Deletion:
+        sleep(0.05)
+        return delete_user(user)
+
+    monkeypatch.setattr(store, "delete_user", delete_slowly)
+    assert TimeoutStore(store, 30, 0.0).delete_user("zoe").events == 1, "the timeout of writes is 0 s"
 
 
 def test_stuck_writes_affect_neither_reads_nor_deletions(silent: SilentStore) -> None:

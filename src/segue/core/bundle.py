@@ -47,6 +47,9 @@ REQUIRED = (ARRAYS, "items.parquet", "users.parquet")
 FILES = {"bundle.json", *REQUIRED, HISTORIES}
 """Every file that a saved model may have."""
 
+MAX_MISSING_BYTES = 2_000_000
+"""Size of arrays that may be missing in a file before a model is created to name them."""
+
 
 def _no_log() -> Dataset:
     raise ValueError("this model was stored without its interaction log")
@@ -221,12 +224,12 @@ def _create_model(kind: type[Model], config: Settings, schema: DataSchema, array
     """Create an untrained model.
 
     Raises:
-        ValueError: the settings and the schema do not fit each other, or the model would need more memory than the file
-            of its arrays has bytes.
+        ValueError: the settings and the schema do not fit each other, or the model would need much more memory than the
+            file of its arrays has bytes.
     """
     size = check_regular_file(arrays)
     try:
-        if kind.exceeds_memory(config, schema, size):
+        if kind.exceeds_memory(config, schema, size + MAX_MISSING_BYTES):
             raise ValueError(f"{arrays}: has {size} bytes, a model with these settings has larger arrays")
         return kind(config, schema)
     except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError) as error:

@@ -58,7 +58,7 @@ REJECTION_REASONS = {
 """Reason for a rejection by HTTP status, for metrics."""
 
 SYNC_SECONDS, PRUNE_SECONDS = 1.0, 3_600.0
-"""Interval of adopting model activations of other processes, and of deleting states of models no longer available."""
+"""Interval of adopting model activations of other processes, and of deleting outdated user states."""
 
 
 def create_app(

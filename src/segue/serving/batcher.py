@@ -1,17 +1,19 @@
 """Process concurrent requests in batches.
 
 A batch is whatever is queued when the worker becomes free: no request waits for others to arrive. One thread runs all
-batches, so that models need not be thread-safe and the event loop stays free for I/O.
+batches, so that the event loop stays free for I/O. Clients get fair shares: the client with the fewest jobs so far goes
+first, and a full queue drops the newest request of the client that queues the most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from segue.serving.scheduling.fair_queue import FairQueue
 
 __all__ = ["Batcher", "Overloaded"]
 
@@ -30,6 +32,7 @@ class Overloaded(Exception):
 @dataclass(eq=False)
 class _PendingCall(Generic[J, R]):
     jobs: Sequence[J]
+    client: str
     loop: asyncio.AbstractEventLoop
     result: asyncio.Future[list[R]]
 
@@ -55,7 +58,7 @@ class Batcher(Generic[J, R]):
         on_batch: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._process, self._max_batch, self._max_pending, self._on_batch = process, max_batch, max_pending, on_batch
-        self._queue: deque[_PendingCall[J, R]] = deque()
+        self._queue: FairQueue[_PendingCall[J, R]] = FairQueue()
         self._changed = threading.Condition()
         self._open = True
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -65,18 +68,21 @@ class Batcher(Generic[J, R]):
         """Return the number of queued requests."""
         return len(self._queue)
 
-    async def submit(self, jobs: Sequence[J]) -> list[R]:
+    async def submit(self, jobs: Sequence[J], client: str = "") -> list[R]:
         """Return the results of ``jobs``, in order.
+
+        Args:
+            client: whose share the jobs use.
 
         Raises:
             Overloaded: too many requests are queued, or the service is shutting down.
         """
         loop = asyncio.get_running_loop()
-        call: _PendingCall[J, R] = _PendingCall(jobs, loop, loop.create_future())
+        call: _PendingCall[J, R] = _PendingCall(jobs, client, loop, loop.create_future())
         with self._changed:
-            if not self._open or len(self._queue) >= self._max_pending:
+            if not self._open or not self._make_room(client):
                 raise Overloaded(1.0)
-            self._queue.append(call)
+            self._queue.push(client, call)
             self._changed.notify()
         return await call.result
 
@@ -90,6 +96,20 @@ class Batcher(Generic[J, R]):
             self._open = False
             self._changed.notify()
         self._thread.join(seconds)
+
+    def _make_room(self, client: str) -> bool:
+        """Return whether the queue has room, if necessary by dropping a request.
+
+        That is the newest request of the client that queues the most.
+        """
+        if len(self._queue) < self._max_pending:
+            return True
+        longest, newest = self._queue.newest_of_longest()
+        if self._queue.count(longest) <= self._queue.count(client) + 1:
+            return False
+        self._queue.remove(longest, newest)
+        self._deliver([newest], None, Overloaded(1.0))
+        return True
 
     def _run(self) -> None:
         while batch := self._next_batch():
@@ -105,13 +125,18 @@ class Batcher(Generic[J, R]):
     def _next_batch(self) -> list[_PendingCall[J, R]]:
         """Wait for a batch of at least one request; empty once closed and drained."""
         with self._changed:
-            while not self._queue and self._open:
+            while not len(self._queue) and self._open:
                 self._changed.wait()
             batch: list[_PendingCall[J, R]] = []
             size = 0
-            while self._queue and (not batch or size + len(self._queue[0].jobs) <= self._max_batch):
-                batch.append(self._queue.popleft())
-                size += len(batch[-1].jobs)
+            while len(self._queue):
+                call = self._queue.pick()
+                if batch and size + len(call.jobs) > self._max_batch:
+                    break
+                self._queue.charge(call.client, len(call.jobs))
+                self._queue.remove(call.client, call)
+                batch.append(call)
+                size += len(call.jobs)
             return batch
 
     def _deliver(self, batch: list[_PendingCall[J, R]], results: list[R] | None, error: BaseException | None) -> None:

@@ -29,38 +29,40 @@ class ServingSettings(Settings):
     max_body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
     """Maximum size of a request body in bytes."""
     max_buffered_bytes: Annotated[int, Ge(1_000)] = 64_000_000
-    """Maximum size in bytes of all request bodies that a process holds at the same time; one client may use half of it.
-    Further requests with a body receive 503. At least twice ``max_body_bytes``."""
-    body_timeout_seconds: Annotated[float, Gt(0)] = 10.0
+    """Maximum size in bytes of all request bodies that the requests of a process hold; one client may use half of it.
+    Further requests with a body receive 503. If it is less than twice ``max_body_bytes``, that is the limit. Up to
+    64 MB more may have arrived that no request has read yet."""
+    body_timeout_seconds: Annotated[float, Gt(0), Le(86_400)] = 10.0
     """Timeout for receiving a request body, in seconds."""
-    deadline_ms: Annotated[int, Ge(1)] = 1_000
+    deadline_ms: Annotated[int, Ge(1), Le(3_600_000)] = 1_000
     """Default response deadline in milliseconds; a faster fallback answers if the model cannot meet it. Explanations
     have five times as long."""
-    store_timeout_ms: Annotated[int, Ge(1)] = 500
+    store_timeout_ms: Annotated[int, Ge(1), Le(600_000)] = 500
     """Timeout for reading the event store, in milliseconds; after it, the user is treated as unknown."""
-    store_write_timeout_ms: Annotated[int, Ge(10)] = 2_000
+    store_write_timeout_ms: Annotated[int, Ge(10), Le(600_000)] = 2_000
     """Timeout for writing to the event store, in milliseconds; after it, the request receives 503. A write may have to
     wait for the one before it, so a response can take twice as long; deletions have a second more, for erasing."""
     max_store_bytes: Annotated[int, Ge(0)] = 0
-    """Maximum size of the event store in bytes, measured every few seconds. At the limit, events receive 503 and user
-    states are no longer stored; reading and deleting still work. 0: no limit."""
+    """Maximum size of the event store in bytes, measured every few seconds. At the limit, events receive 503,
+    user states are no longer stored, and exposures of experiments wait in memory; reading and deleting still work. 0:
+    no limit."""
     ready_without_store: bool = False
     """Whether ``/readyz`` reports a service as ready although its event store is unavailable or full. Requests are then
     answered without stored events."""
-    state_days: Annotated[int, Ge(1)] = 30
+    state_days: Annotated[int, Ge(1), Le(36_500)] = 30
     """Number of days after which a stored state of a streaming model is deleted if it was not updated. The next request
     of the user computes it from their events again."""
     max_batch_size: Annotated[int, Ge(1), Le(1_024)] = 64
     """Maximum number of concurrent requests that the engine processes together."""
     queue_size: Annotated[int, Ge(1)] = 512
     """Capacity of the event queue, and of each lane of the request queue: plain requests, and expensive requests or
-    batches. When one is full, requests receive 503, those of the client with the most queued first."""
+    batches. When a queue is full, requests receive 503, those of the client with the most queued first."""
     max_concurrent: Annotated[int, Ge(1)] = 1_000
     """Maximum number of concurrent HTTP requests; further requests receive 503. A request counts from the moment its
     body has arrived. Health probes and ``/metrics`` do not count."""
     max_concurrent_per_key: Annotated[int, Ge(0)] = 0
-    """Maximum number of concurrent HTTP requests of one API key; further requests receive 429. 0: half of
-    ``max_concurrent``."""
+    """Maximum number of concurrent HTTP requests of one API key, or of one client address if no keys are required;
+    further requests receive 429. 0: half of ``max_concurrent``."""
     max_concurrent_open: Annotated[int, Ge(1)] = 100
     """Maximum number of concurrent requests for the UI, the API documentation and other routes without a key, which do
     not count for ``max_concurrent``; one client address may use half of it."""
@@ -72,8 +74,8 @@ class ServingSettings(Settings):
     Behind a reverse proxy all clients have its address: set it to ``max_connections`` and limit clients in the proxy.
     0: half of ``max_connections``."""
     rate_limit: Annotated[float, Ge(0)] = 0.0
-    """Requests per second per API key, with bursts of up to two seconds' worth; further requests receive 429. 0
-    disables the limit."""
+    """Requests per second per API key, or per client address if no keys are required, with bursts of up to two seconds'
+    worth; further requests receive 429. 0 disables the limit."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API (CORS); none by default."""
     max_models_bytes: Annotated[int, Ge(0)] = 1_000_000_000
@@ -86,7 +88,7 @@ class ServingSettings(Settings):
     from more threads; use more workers for more cores. 0: as many as other computations use."""
     fallback: str | None = None
     """Name of the model that answers if the requested one cannot meet the deadline or fails."""
-    drain_seconds: Annotated[float, Ge(0)] = 20.0
+    drain_seconds: Annotated[float, Ge(0), Le(86_400)] = 20.0
     """Time for running requests to finish after SIGTERM, in seconds."""
     default_rules: Rules = Rules()
     """Rules applied to every request in addition to its own."""

@@ -63,7 +63,7 @@ class Attacker:
         return time.monotonic() < self.until and self.counts["sent_bytes"] < MAX_BYTES
 
     def scale(self, count: int) -> int:
-        """Scale a number of connections by the strength; at least attacker."""
+        """Scale a number of connections by the strength; at least one."""
         return max(1, min(MAX_CONNECTIONS, round(count * self.strength)))
 
     async def gather(self, count: int, client: Callable[[int], Coroutine[Any, Any, None]]) -> None:
@@ -101,7 +101,7 @@ class Attacker:
                 await asyncio.sleep(RETRY_SECONDS)
 
     def client(self, timeout: float = 30.0) -> httpx.AsyncClient:
-        """Create a client for well-formed HTTP, with the key if there is attacker."""
+        """Create a client for well-formed HTTP, with the key if there is one."""
         headers = {} if self.options.key is None else {"Authorization": f"Bearer {self.options.key}"}
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS)
         transport = httpx.AsyncHTTPTransport(verify=False, local_address=self.options.source, limits=limits)

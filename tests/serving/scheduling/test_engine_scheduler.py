@@ -133,6 +133,28 @@ def test_a_slice_ends_when_a_plain_call_arrives() -> None:
     asyncio.run(scenario())
 
 
+def test_a_slice_ends_when_a_plain_call_arrives_during_a_step() -> None:
+    async def scenario() -> None:
+        world, loop = World(), asyncio.get_running_loop()
+        plain: list[asyncio.Task[list[Any]]] = []
+
+        def run(jobs: Sequence[Work], max_rows: int) -> Outputs:
+            for output in world.run(jobs, max_rows):
+                if world.steps == ["slow"] * 5:
+                    plain.append(asyncio.run_coroutine_threadsafe(world.submit(Work("quick")), loop).result(30))
+                yield output
+
+        world.scheduler._run = run
+        slow = await world.submit(Work("slow", 100, seconds=SLICE_SECONDS / 100), is_expensive=True)
+        await asyncio.to_thread(world.scheduler.run_next)
+        assert world.steps == ["slow"] * 5
+        await world.run_all()
+        assert world.steps[5] == "quick"
+        assert (await slow, await plain[0]) == (["SLOW"], ["QUICK"])
+
+    asyncio.run(scenario())
+
+
 def test_expensive_calls_get_their_share_while_plain_ones_never_end() -> None:
     async def scenario() -> None:
         world = World(max_batch=1)
@@ -257,6 +279,21 @@ def test_a_full_lane_drops_calls_of_the_client_that_queues_the_most() -> None:
         expensive = await world.submit(Work("c0"), client="a", is_expensive=True)  # the lanes have separate limits
         await world.run_all()
         assert [await one for one in (*busy[:3], b, expensive)] == [["A0"], ["A1"], ["A2"], ["B0"], ["C0"]]
+
+    asyncio.run(scenario())
+
+
+def test_a_full_lane_drops_no_call_of_a_client_that_queues_one_more() -> None:
+    """The two clients would otherwise drop the calls of each other in turn."""
+
+    async def scenario() -> None:
+        world = World(max_queued=3)
+        calls = [await world.submit(Work(name), client=name[0]) for name in ("a0", "a1", "b0")]
+        refused = await world.submit(Work("b1"), client="b")
+        await world.run_all()
+        assert [await one for one in calls] == [["A0"], ["A1"], ["B0"]]
+        with pytest.raises(Overloaded):
+            await refused
 
     asyncio.run(scenario())
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from segue.core.types import Events
 from segue.core.vocab import MAX_ID_LENGTH
@@ -65,16 +65,16 @@ class EventRoutes:
             "/users/{id:path}", self.delete_user, methods=["DELETE"], response_model=schemas.UserDeleted
         )
 
-    async def event(self, event: schemas.EventRequest) -> Response:
+    async def event(self, event: schemas.EventRequest, caller: Request) -> Response:
         """Store an event durably; the next request takes it into account."""
-        return await self._append([event], "")
+        return await self._append([event], "", caller)
 
-    async def events(self, batch: schemas.EventBatch) -> Response:
+    async def events(self, batch: schemas.EventBatch, caller: Request) -> Response:
         """Store several events: either all are stored or none."""
         limit = self._service.settings.max_batch_events
         if len(batch.events) > limit:
             raise invalid_field("events", f"got {len(batch.events)}, expected at most {limit}")
-        return await self._append(batch.events, "events")
+        return await self._append(batch.events, "events", caller)
 
     async def users(
         self,
@@ -99,11 +99,12 @@ class EventRoutes:
             schemas.UserDeleted(id=id, deleted_events=deletion.events, erased=deletion.is_erased, notes=notes)
         )
 
-    async def _append(self, events: Sequence[schemas.EventRequest], field_name: str) -> Response:
+    async def _append(self, events: Sequence[schemas.EventRequest], field_name: str, caller: Request) -> Response:
         """Store ``events``, all or none.
 
         Args:
             field_name: field that holds the events; empty for a single event.
+            caller: the HTTP request.
 
         Raises:
             ApiError: 422, the kind of an event is unknown or missing; 503, the store failed.
@@ -118,7 +119,9 @@ class EventRoutes:
                 raise invalid_field(f"{prefix}action", str(error)) from None
             rows.append(Event(e.user, e.item, now if e.time is None else e.time, action, e.value, e.key))
         try:
-            is_new = await asyncio.shield(self._dependencies.event_queue.submit(rows))  # even if the client disconnects
+            client = getattr(caller.state, "client", "")
+            # events are stored even if the client disconnects
+            is_new = await asyncio.shield(self._dependencies.event_queue.submit(rows, client))
         except Overloaded as overloaded:
             raise ApiError(503, retry_after=overloaded.retry_after) from None
         except StoreError as error:

@@ -6,9 +6,11 @@ or given more than once. They would otherwise be answered as if a part of them w
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Request, Response
@@ -18,6 +20,11 @@ from segue.serving.api.dependencies import invalid_field
 
 __all__ = ["StrictRoute"]
 
+LARGE_BODY_BYTES = 32_768
+"""Size above which a body is parsed in a thread of its own, so that other requests are answered meanwhile."""
+
+_parser = ThreadPoolExecutor(1, "segue-json")
+
 
 class StrictRequest(Request):
     """Request whose JSON has no duplicate keys."""
@@ -25,15 +32,15 @@ class StrictRequest(Request):
     async def json(self) -> Any:
         """Parse the body.
 
+        A large one is parsed in a thread, one at a time, as it may take most of a second.
+
         Raises:
             json.JSONDecodeError: the body is malformed, or an object has two equal keys.
         """
-        try:
-            return json.loads((await self.body()).decode("utf-8-sig"), object_pairs_hook=_unique_pairs)
-        except UnicodeDecodeError as error:
-            raise json.JSONDecodeError("expected UTF-8", "", error.start) from None
-        except RecursionError:
-            raise json.JSONDecodeError("nested too deeply", "", -1) from None
+        body = await self.body()
+        if len(body) <= LARGE_BODY_BYTES:
+            return _parse(body)
+        return await asyncio.get_running_loop().run_in_executor(_parser, _parse, body)
 
 
 class StrictRoute(APIRoute):
@@ -57,6 +64,15 @@ class StrictRoute(APIRoute):
             return await handle(StrictRequest(request.scope, request.receive))
 
         return handle_strictly
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique_pairs)
+    except UnicodeDecodeError as error:
+        raise json.JSONDecodeError("expected UTF-8", "", error.start) from None
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", "", -1) from None
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

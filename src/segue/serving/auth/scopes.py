@@ -1,6 +1,7 @@
 """Scopes required by each endpoint.
 
-Endpoints that are not listed here require ``admin``, so that an endpoint added without an entry is closed.
+An endpoint that is not listed here is never public. Under ``/v1`` it requires ``read``, or ``admin`` if it changes
+something.
 """
 
 from __future__ import annotations

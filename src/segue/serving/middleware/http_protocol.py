@@ -22,7 +22,8 @@ from segue.serving.connection_limits import Admission, ConnectionLimiter, peer_a
 from segue.serving.errors import ApiError
 from segue.serving.limits import SharedLimiter
 from segue.serving.middleware.request_context import AccessRecord, log_access
-from segue.serving.middleware.security_headers import UI_CSP, add_security_headers
+from segue.serving.middleware.request_validation import has_body
+from segue.serving.middleware.security_headers import UI_CSP, RequestHeaders, add_security_headers
 from segue.serving.route_templates import UNMATCHED
 
 __all__ = ["HTTP_PROTOCOL", "PROTOCOL_STATE", "ProtocolContext", "make_protocol"]
@@ -74,6 +75,13 @@ class _TrailerError(Exception):
 
 class _BufferFullError(Exception):
     """Too many bytes of bodies await the application."""
+
+
+class _UpgradeError(Exception):
+    """A request with a body asks for another protocol.
+
+    The parser would take the body for the next request.
+    """
 
 
 class _PipelineError(Exception):
@@ -196,8 +204,11 @@ def make_protocol(
             self._cancel_header_timer()
             if len(self.pipeline) >= MAX_PIPELINED:
                 raise _PipelineError
+            is_upgrade = self.parser.should_upgrade()
+            if is_upgrade and has_body(RequestHeaders(self.headers)):
+                raise _UpgradeError
             super().on_headers_complete()
-            if self._admission is Admission.PROBES:
+            if is_upgrade or self._admission is Admission.PROBES:
                 self.cycle.keep_alive = False
 
         def on_body(self, body: bytes) -> None:
@@ -249,7 +260,7 @@ def make_protocol(
             try:
                 self.parser.feed_data(data)
             except httptools.HttpParserUpgrade:
-                pass  # the request is answered as one of HTTP/1.1
+                pass  # the request is answered as one of HTTP/1.1, and the connection is closed
             except httptools.HttpParserError as error:
                 return self._reject(_describe_parse_error(error))
             if self.transport.is_closing():
@@ -348,6 +359,8 @@ def _describe_parse_error(error: Exception) -> ApiError:
         return ApiError(400, message="trailers are not accepted")
     if isinstance(cause, _BufferFullError):
         return ApiError(503, message="too many unfinished requests; try again later", retry_after=1.0)
+    if isinstance(cause, _UpgradeError):
+        return ApiError(400, message="a request with a body cannot ask for another protocol (Upgrade); use HTTP/1.1")
     if isinstance(cause, _PipelineError):
         return ApiError(400, message=f"more than {MAX_PIPELINED} pipelined requests")
     if type(error).__name__ == "HttpParserInvalidMethodError":

@@ -156,9 +156,9 @@ class SecurityMiddleware:
             return await self.app(_handler_scope(scope), body.receive, guard.send)
         limiter, client = self._open_limiter, scope["state"]["client"]
         if scopes:
-            if wait := self._rate_limiter.acquire("open" if guard.key is None else guard.key.id):
+            if wait := self._rate_limiter.acquire(client):
                 raise ApiError(429, retry_after=wait)
-            limiter, client = self._limiter, None if guard.key is None else guard.key.id
+            limiter = self._limiter
         if limiter.is_full or scope["state"].get("is_probe_only"):
             raise ApiError(503, retry_after=1.0)
         timeout = None if scope["state"].get("has_arrived") else self._settings.body_timeout_seconds

@@ -69,6 +69,9 @@ class SQLite:
         self._file: StoreFile | None = None
         self._erasure: SQLiteErasure | None = None
         if path is not None:
+            self._path = path = (
+                path.resolve()
+            )  # as SQLite does: other files of the store are beside the target of a link
             if not path.parent.is_dir():
                 raise ValueError(f"store: {path.parent}: no such folder")
             self._file = StoreFile(path)
@@ -226,14 +229,17 @@ class SQLite:
     def size_bytes(self) -> int:
         """See :meth:`segue.serving.stores.store.Store.size_bytes`.
 
-        It is the size of the pages in use and of the ``-wal`` file; free pages will be used again.
+        It is the size of the pages in use and of the changes in the ``-wal`` file that readers keep there; free pages
+        and the rest of that file will be used again.
         """
-        with self._read("measure the size") as connection:
+        self._check_file()
+        with self._convert_errors("measure the size"), self._pool.connection() as connection:
+            _, n_frames, n_copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             pages, free_pages, page_bytes = [
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_count", "freelist_count", "page_size")
             ]
-        return int((pages - free_pages) * page_bytes) + (0 if self._file is None else self._file.wal_bytes())
+        return int((pages - free_pages + max(0, n_frames - n_copied)) * page_bytes)
 
     def ping(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.ping`."""
@@ -257,6 +263,7 @@ class SQLite:
             connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")  # pages of 4 KiB
+        connection.execute("PRAGMA journal_size_limit = 33554432")  # bytes of -wal, after a long reader has ended
         connection.execute("PRAGMA cache_size = -8000")  # KiB
         connection.execute("PRAGMA secure_delete = ON")  # deleted rows leave no trace in free pages
         connection.execute("PRAGMA temp_store = MEMORY")  # nor in temporary files
