@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -55,20 +55,26 @@ class StrictRoute(APIRoute):
         names = [parameter.alias for parameter in self.dependant.query_params]
 
         async def handle_strictly(request: Request) -> Response:
-            for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
-                if name not in names:
-                    known = f"expected {' or '.join(names)}" if names else "expected none"
-                    raise invalid_field(name, f"unknown query parameter, {known}")
-                if count > 1:
-                    raise invalid_field(name, f"got the query parameter {count} times, expected it once")
+            if request.scope["query_string"]:
+                _check_query(request, names)
             return await handle(StrictRequest(request.scope, request.receive))
 
         return handle_strictly
 
 
+def _check_query(request: Request, names: Sequence[str]) -> None:
+    """Reject query parameters that are repeated or not among ``names``."""
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in names:
+            known = f"expected {' or '.join(names)}" if names else "expected none"
+            raise invalid_field(name, f"unknown query parameter, {known}")
+        if count > 1:
+            raise invalid_field(name, f"got the query parameter {count} times, expected it once")
+
+
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body.decode("utf-8-sig"), object_pairs_hook=_unique_pairs)
+        return _decoder.decode(body.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise json.JSONDecodeError("expected UTF-8", "", error.start) from None
     except RecursionError:
@@ -81,3 +87,6 @@ def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
         raise json.JSONDecodeError(f"duplicate key '{name}'", "", -1)
     return found
+
+
+_decoder = json.JSONDecoder(object_pairs_hook=_unique_pairs)  # `json.loads` would create one per request

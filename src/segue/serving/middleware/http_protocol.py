@@ -191,7 +191,6 @@ def make_protocol(
             self._is_in_headers, self._header_bytes = True, 0
             if self._admission is Admission.PROBES:
                 self.scope["state"]["is_probe_only"] = True
-            self._start_header_timer()
 
         def on_header(self, name: bytes, value: bytes) -> None:
             if self._is_in_body:
@@ -266,6 +265,7 @@ def make_protocol(
             if self.transport.is_closing():
                 return None
             if self._is_in_headers:
+                self._start_header_timer()  # only here, because most requests arrive as a whole
                 if self._n_begun <= was_idle:  # otherwise a part of the data belongs to an earlier request
                     self._count_header_bytes(len(data))
             elif self._is_in_body and self._n_begun == 0:
