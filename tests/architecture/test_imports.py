@@ -58,6 +58,22 @@ def test_help_loads_nothing_heavy() -> None:
     assert loaded(HELP, ["torch", "polars", "scipy", "numba", "matplotlib"]) == []
 
 
+MEMORY_CHECKS = """
+from segue.core.network import Network
+from segue.core.registry import model_class, model_keys
+from segue.core.types import DataSchema
+
+for key in model_keys():
+    kind = model_class(key)
+    if issubclass(kind, Network) and key != "huggingface":  # transformers needs the compiler itself
+        kind.exceeds_memory(kind.Config(), DataSchema(10, 10), 10**9)
+"""
+
+
+def test_opening_a_model_does_not_load_the_compiler_of_torch() -> None:
+    assert loaded(MEMORY_CHECKS, ["torch._dynamo"]) == []
+
+
 def names_of(requirements: list[str]) -> set[str]:
     """Distribution names, normalized, of requirement lines."""
     return {"".join(c if c.isalnum() else " " for c in line).split(" ")[0] for line in requirements}

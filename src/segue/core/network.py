@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from segue.core.model import Model, StateArrays
 from segue.core.model_arrays import check_finite
@@ -27,6 +28,10 @@ __all__ = ["Loss", "Network"]
 Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor, SeenItems | None], Tensor]
 """``loss(hidden_MD, vectors_ID, bias_I, targets_M, seen)`` returns a scalar: the loss of the scores
 ``hidden @ vectors.T + bias`` for the targets; ``seen`` items are excluded."""
+
+
+IN_PLACE, RANDOM = frozenset({"normal_", "pow_", "trunc_normal_", "uniform_"}), frozenset({"rand", "randn"})
+"""Functions for initial values: those that change a tensor in place, and those that create one."""
 
 
 class Network(nn.Module, Model):
@@ -63,7 +68,7 @@ class Network(nn.Module, Model):
 
         hook = register_module_parameter_registration_hook(count)
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _WithoutValues():
                 cls(config, schema)
         except (RuntimeError, ValueError):  # also a part of another library that reads its own numbers
             pass
@@ -127,3 +132,17 @@ class Network(nn.Module, Model):
     def device(self) -> str:
         """Device of the parameters."""
         return str(cast(Tensor, next(self.parameters())).device)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """Skip the computation of initial values.
+
+    A tensor on the device ``meta`` has none, and torch would import its compiler for these functions, which takes a
+    second. It would also do so for arithmetic that is not in place.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in IN_PLACE:
+            return args[0] if args else kwargs["tensor"]
+        return (torch.empty if name in RANDOM else func)(*args, **(kwargs or {}))

@@ -64,8 +64,8 @@ class LightGCN(Network):
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)
         width = config.embedding_dim
-        self.users_UD = nn.Parameter(0.1 * torch.randn(schema.n_users, width))
-        self.items_ID = nn.Parameter(0.1 * torch.randn(schema.n_items, width))
+        self.users_UD = nn.Parameter(torch.randn(schema.n_users, width).mul_(0.1))
+        self.items_ID = nn.Parameter(torch.randn(schema.n_items, width).mul_(0.1))
         self.fold_in_ID: Tensor
         self.propagated_items_ID: Tensor
         self.propagated_users_UD: Tensor

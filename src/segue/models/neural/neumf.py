@@ -99,8 +99,8 @@ class NeuMF(Network):
         mlp_width = config.embedding_dim << (config.num_layers - 1) if config.variant != "gmf" else 0
         width = gmf_width + mlp_width
         self.widths = gmf_width, mlp_width
-        self.users_UE = nn.Parameter(0.01 * torch.randn(schema.n_users, width))
-        self.items_IE = nn.Parameter(0.01 * torch.randn(schema.n_items, width))
+        self.users_UE = nn.Parameter(torch.randn(schema.n_users, width).mul_(0.01))
+        self.items_IE = nn.Parameter(torch.randn(schema.n_items, width).mul_(0.01))
         self.gmf = nn.Linear(gmf_width, 1) if gmf_width else None
         self.mlp = _Tower(mlp_width, config.num_layers) if mlp_width else None
         self.steps: Tensor

@@ -71,7 +71,7 @@ class EventEmbeddings(nn.Module):
             "session_position": SESSION_POSITION_BINS,
         }
         # the last row of each table is the vector of unknown values
-        self.tables = nn.ParameterDict({name: std * torch.randn(bins[name] + 1, width) for name in names})
+        self.tables = nn.ParameterDict({name: torch.randn(bins[name] + 1, width).mul_(std) for name in names})
         self.edges_E: Tensor
         if "value" in self.tables:
             self.register_buffer("edges_E", torch.full((VALUE_BINS - 1,), torch.inf))

@@ -39,17 +39,20 @@ class FeatureEmbeddings(nn.Module):
         self.sizes = [feature.size for feature in features]
         # the last row of each table is the vector of unknown values
         self.tables = nn.ParameterList(
-            std * torch.randn((len(feature.categories) or feature.size) + 1, width) for feature in features
+            torch.randn((len(feature.categories) or feature.size) + 1, width).mul_(std) for feature in features
         )
 
     def forward(self, rows_NJ: Tensor) -> Tensor:
         """Return the summed vectors of all features, ``(N, D)``."""
+        return torch.stack(self.embed_each(rows_NJ)).sum(0)
+
+    def embed_each(self, rows_NJ: Tensor) -> list[Tensor]:
+        """Return the vectors of each feature, ``(N, D)``."""
         parts = rows_NJ.split(self.sizes, 1)
-        vectors = [
+        return [
             _embed_categories(part_NS, table_WD) if feature.categories else _embed_numbers(part_NS, table_WD)
             for feature, table_WD, part_NS in zip(self.features, self.tables, parts, strict=True)
         ]
-        return torch.stack(vectors).sum(0)
 
 
 def _embed_categories(codes_NS: Tensor, table_WD: Tensor) -> Tensor:

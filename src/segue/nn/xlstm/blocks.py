@@ -76,7 +76,7 @@ def append_inputs(x_BLE: Tensor, lengths_B: Tensor, past_BKE: Tensor) -> tuple[T
 
 
 def _block_diagonal(count: int, width: int, out: int, scale: float) -> nn.Parameter:
-    return nn.Parameter(torch.randn(count, width, out) * scale)
+    return nn.Parameter(torch.randn(count, width, out).mul_(scale))
 
 
 def _round_up(width: float, multiple: int) -> int:
@@ -241,7 +241,7 @@ class SLSTMBlock(nn.Module):
         with torch.no_grad():
             # forget gates from 5 (long memory) down to -7, with more short memories in later blocks
             rate = 0.3 + 1.3 * index / max(num_blocks - 1, 1)
-            self.bias[:, :, head_dim : 2 * head_dim] = 5.0 - 12.0 * torch.linspace(0, 1, head_dim) ** rate
+            self.bias[:, :, head_dim : 2 * head_dim] = torch.linspace(0, 1, head_dim).pow_(rate).mul_(-12.0).add_(5.0)
         self.head_norm = HeadNorm(width)
         inner = _round_up(width * ffn_proj_factor, 64)
         self.norm_feed = nn.LayerNorm(width, bias=False)
