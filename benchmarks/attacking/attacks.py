@@ -33,6 +33,7 @@ ATTACKS = {
     "slow_headers": AttackScript("500 slow headers", None, 0.2),
     "idle_connections": AttackScript("1,100 idle connections", None, 0.2),
     "unknown_users": AttackScript("reads of unknown users", "read", 0.25),
+    "large_bodies": AttackScript("8 clients, bodies of 2 MB", "read", 0.25),
     "expensive_reranks": AttackScript("8 clients, 256 reranks each", "read", 0.25),
     "long_explanations": AttackScript("4 clients explain 2,000 events", "read", 0.25),
     "disconnecting_clients": AttackScript("clients leave 256 reranks", "read", 0.25),

@@ -303,7 +303,8 @@ def test_library_models_are_loaded_on_demand(tmp_path: Path) -> None:
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "artifact.json").write_text("{}")
     it = service("sasrec", library=tmp_path)
-    assert it.models.names() == ["sasrec", "broken", "ease"]
+    assert it.models.names() == ["sasrec", "ease"], "what cannot be loaded is not suggested as known"
+    assert it.models.has("broken")
     with TestClient(create_app(it)) as client:
         models = parse_json(client.get("/v1/models"))["models"]
         assert [(one["name"], one["loaded"], one["items"]) for one in models] == [

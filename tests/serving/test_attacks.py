@@ -39,6 +39,7 @@ ATTACKS: dict[str, tuple[str | None, float]] = {
     "slow_headers": (None, 0.2),
     "idle_connections": (None, 0.4),
     "unknown_users": ("read", 0.5),
+    "large_bodies": ("read", 0.5),
     "expensive_reranks": ("read", 0.5),
     "long_explanations": ("read", 0.5),
     "disconnecting_clients": ("read", 0.5),

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from segue.serving.batcher import Batcher, Overloaded
+from segue.serving.batcher import Batcher
+from segue.serving.scheduling.fair_queue import Overloaded
 
 
 def test_results_return_to_their_callers() -> None:
@@ -170,3 +171,30 @@ def test_clients_get_fair_shares() -> None:
     assert isinstance(results[10], Overloaded), "the newest request of the client that queues the most made room"
     assert results[-1] == ["b"]
     batcher.close()
+
+
+def test_shares_are_numbers_of_jobs() -> None:
+    """A client with requests of one job is served four times before the next request of four jobs of another."""
+    started, proceed = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def work(jobs: list[str]) -> list[str]:
+        order.extend(jobs)
+        started.set()
+        proceed.wait(10)
+        return jobs
+
+    batcher: Batcher[str, str] = Batcher(work, 1, 100, "test")
+
+    async def run() -> None:
+        calls = [asyncio.create_task(batcher.submit(["a"] * 4, "large"))]
+        await asyncio.to_thread(started.wait, 10)
+        calls += [asyncio.create_task(batcher.submit(["a"] * 4, "large")) for _ in range(2)]
+        calls += [asyncio.create_task(batcher.submit(["b"], "small")) for _ in range(9)]
+        await asyncio.sleep(0)
+        proceed.set()
+        await asyncio.gather(*calls)
+
+    asyncio.run(run())
+    batcher.close()
+    assert "".join(order[4:]).replace("aaaa", "A") in ("AbbbbAbbbbb", "AbbbbbAbbbb")

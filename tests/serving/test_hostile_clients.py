@@ -453,14 +453,33 @@ def test_a_body_after_an_upgrade_is_not_a_request(server: Server, protocol: byte
         one.sendall(head)
         sleep(0.1)
         with suppress(OSError):
-            one.sendall(body)
-        responses = read_all(one)
-    assert responses.count(b"HTTP/1.1 ") == 1
-    assert check_response(server, responses, 400) == 400
+            one.sendall(b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body) if is_chunked else body)
+            one.sendall(server.request(b"/v1/models", b"GET", b"Connection: close"))
+        responses = read_all(one).split(b"HTTP/1.1 ")[1:]
+    assert [one[:3] for one in responses] == ([b"400", b"200"] if protocol == b"h2c" else [b"400"])
+    assert check_response(server, b"HTTP/1.1 " + responses[0], 400) == 400
+    assert b"not valid JSON" in responses[0]
     with server.client() as client:
         assert client.get("/v1/users/u1").json()["deleted"] is False
 
 
-def test_an_upgrade_without_a_body_is_answered_and_closed(server: Server) -> None:
-    request = server.request(b"/v1/models", b"GET", b"Connection: Upgrade", b"Upgrade: h2c")
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_clients_that_prefer_http2_are_answered_by_http1(server: Server, is_chunked: bool) -> None:
+    """Java's HttpClient and ``curl --http2`` send these headers with every request."""
+    upgrade = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAEAAEAAAAIAAAAA")
+    body = json.dumps({"k": 2}).encode()
+    if is_chunked:
+        framing = (b"Content-Type: application/json", b"Transfer-Encoding: chunked")
+        sent = server.request(b"/v1/recommend", b"POST", *upgrade, *framing) + b"8\r\n%s\r\n0\r\n\r\n" % body
+    else:
+        sent = server.request(b"/v1/recommend", b"POST", *upgrade, body=body)
+    last = server.request(b"/v1/stats", b"GET", b"Connection: close, Upgrade", b"Upgrade: h2c")
+    parts = server.send(sent, sent + last).split(b"HTTP/1.1 ")[1:]
+    assert [part[:3] for part in parts] == [b"200"] * 3
+    for part in parts[:2]:
+        assert len(schemas.RecommendResponse.model_validate_json(part.partition(b"\r\n\r\n")[2]).items) == 2
+
+
+def test_an_upgrade_to_another_protocol_is_answered_and_closed(server: Server) -> None:
+    request = server.request(b"/v1/models", b"GET", b"Connection: Upgrade", b"Upgrade: websocket")
     assert check_response(server, server.send(request), 200) == 200

@@ -9,7 +9,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -32,11 +32,36 @@ from segue.serving.settings import ServingSettings  # noqa: E402
 LARGE = 20_000_000
 
 
+class RecordingLimiter(SharedLimiter):
+    """Limiter that records the open connections whenever slots are acquired or released.
+
+    Args:
+        connections: returns the open connections.
+    """
+
+    def __init__(self, limit: int, connections: Callable[[], Iterable[Any]]) -> None:
+        super().__init__(limit)
+        self._connections = connections
+        self.usage: list[tuple[int, frozenset[Any]]] = []
+        """Number of slots in use, and open connections, after each change."""
+
+    def try_acquire(self, client: str | None = None, amount: int = 1) -> bool:
+        is_acquired = super().try_acquire(client, amount)
+        self.usage.append((self.in_use, frozenset(self._connections())))
+        return is_acquired
+
+    def release(self, client: str | None = None, amount: int = 1) -> None:
+        super().release(client, amount)
+        self.usage.append((self.in_use, frozenset(self._connections())))
+
+
 class Server:
     """Service on a free port."""
 
     def __init__(self) -> None:
-        self.limiter, self.logs = SharedLimiter(4), io.StringIO()
+        self.limiter = RecordingLimiter(4, lambda: self.server.server_state.connections)
+        self.logs = io.StringIO()
+        self.usage = self.limiter.usage
         self.statuses: list[int] = []
         self.outcomes: list[str] = []
         app = FastAPI()
@@ -276,16 +301,18 @@ def test_no_response_header_injection(server: Server) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/large", "/v1/stream"])
 def test_clients_that_do_not_read_are_disconnected(server: Server, path: str) -> None:
+    """The slot is occupied while the response waits for the client."""
     connections = server.server.server_state.connections
     wait_until(lambda: not connections)
+    server.usage.clear()
     with server.connect() as one:
         one.sendall(request(path=path, method="GET"))
-        wait_until(lambda: connections)
-        wait_until(lambda: server.limiter.in_use == 1)
+        wait_until(lambda: server.usage)
         assert status(server.send(request("Connection: close", path="/healthz", method="GET"))) == 200
-        assert server.limiter.in_use == 1, "the slot is occupied while the response waits for the client"
-        wait_until(lambda: not connections)
-        assert server.limiter.in_use == 0
+        wait_until(lambda: len(server.usage) == 2 and not connections)
+        (n_used, open_before), (n_used_afterwards, open_afterwards) = server.usage
+        assert (n_used, n_used_afterwards, len(open_before)) == (1, 0, 1)
+        assert not open_before & open_afterwards, "the slot is released when the client has been disconnected"
         assert 0 < len(read_all(one)) < LARGE
 
 

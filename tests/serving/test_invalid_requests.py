@@ -23,7 +23,8 @@ from tests.serving.world import service
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[TestClient]:
-    with TestClient(create_app(service("sasrec", "ease")), raise_server_exceptions=False) as client:
+    large = service("sasrec", "ease", max_body_values=2_000_000)
+    with TestClient(create_app(large), raise_server_exceptions=False) as client:
         yield client
 
 
@@ -251,7 +252,7 @@ def test_models_with_invalid_metadata_are_listed(tmp_path: Path, caplog: pytest.
     invalid = {"trained": 5, "data": ["x"], "metrics": {"b": None, "c": {}, "d": 10**400, "ndcg": 0.5}}
     for name, metadata in {"invalid": invalid, "none": None, "list": [1], "text": {"metrics": "text"}}.items():
         (tmp_path / name).mkdir()
-        manifest = {**fields, "uses_query_time": False, "metadata": metadata}
+        manifest = {**fields, "name": name, "uses_query_time": False, "metadata": metadata}
         write_checked_json(tmp_path / name / MANIFEST, manifest)
     with TestClient(create_app(service("ease", library=tmp_path)), raise_server_exceptions=False) as client:
         models = schemas.ModelList.model_validate_json(client.get("/v1/models").text).models

@@ -357,6 +357,24 @@ def test_only_artifacts_inside_the_library_are_listed(library: Path, tmp_path: P
     assert found.names() == []
 
 
+def test_a_renamed_copy_is_not_listed(library: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shutil.copytree(add(library, "a"), library / "copy")
+    models = registry(library)
+    for _ in range(2):
+        assert models.names() == ["popular", "a"]
+        assert list(models.unloaded_manifests()) == ["a"]
+    with pytest.raises(UnknownModel, match="known: a, popular") as raised:
+        models.find("other")
+    assert "copy" not in str(raised.value)
+    with pytest.raises(ValueError, match="folder 'copy' holds a model named 'a'; rename the folder"):
+        models.find("copy")
+    messages = [record.getMessage() for record in caplog.records if "copy" in record.getMessage()]
+    assert messages == ["the folder copy holds a model named a: rename the folder to load it"]
+    shutil.rmtree(library / "a")
+    (library / "copy").rename(library / "a")
+    assert models.find("a").info.name == "a"
+
+
 def test_manifests_are_read_again_only_after_a_change(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = add(library, "a")
     (library / "broken").mkdir()

@@ -17,6 +17,9 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install
 from segue.serving.auth.api_keys import ApiKeys  # noqa: E402
 from segue.serving.limits import SharedLimiter  # noqa: E402
 from segue.serving.middleware.request_context import AccessRecord  # noqa: E402
+from segue.serving.middleware.security import SecurityMiddleware, create_request_limiter  # noqa: E402
+from segue.serving.settings import ServingSettings  # noqa: E402
+from segue.serving.stores.store import OUTCOME_UNKNOWN  # noqa: E402
 from tests.serving.secured_app import EVENT, JSON, SecuredApp, bearer, send_raw  # noqa: E402
 
 
@@ -50,27 +53,6 @@ def test_content_type_must_be_json(service: SecuredApp) -> None:
     assert service.status("POST", "/v1/recommend", content=b"{}", headers=kind) == 200
 
 
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        ('{"k": NaN}', 400),
-        ('{"history": [{"item": "a", "value": NaN}]}', 400),
-        ('{"profile": {"a": [1, -Infinity]}}', 400),
-        ('{"user": "NaN and Infinity"}', 200),
-        ('{"NaN": 1}', 422),
-        ("NaN", 400),
-        ('{"user": "NaN", ', 400),
-        ("[" * 100_000 + "NaN", 400),
-        ("{}".encode("utf-16"), 400),
-        ("{}".encode("utf-32"), 400),
-        (b"{\x00}", 400),
-    ],
-)
-def test_nonstandard_json(service: SecuredApp, body: str | bytes, status: int) -> None:
-    content = body.encode() if isinstance(body, str) else body
-    assert service.status("POST", "/v1/recommend", content=content, headers=JSON) == status
-
-
 def test_uri_length_limit(service: SecuredApp) -> None:
     assert service.status("GET", "/v1/users/" + "a" * 8000) == 422
     assert service.status("GET", "/v1/users/" + "a" * 9000) == 414
@@ -92,6 +74,8 @@ def test_rate_limit_per_key(tmp_path: Path, tokens: dict[str, str]) -> None:
     assert service.status("GET", "/v1/models", headers=read) == 200
     service_without_keys = SecuredApp(tmp_path, rate_limit=1.0, clock=lambda: seconds[0])
     assert [service_without_keys.status("GET", "/v1/models") for _ in range(3)] == [200, 200, 429]
+    message = service_without_keys.send("GET", "/v1/models").json()["message"]
+    assert message == "rate limit exceeded for this client; try again later"
 
 
 def test_concurrency_limit_exempts_probes(tmp_path: Path) -> None:
@@ -289,3 +273,57 @@ def test_websockets_and_lifespan(service: SecuredApp) -> None:
         service, [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}], type="lifespan", state={}
     )
     assert [message["type"] for message in responses] == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [
+        (
+            "POST",
+            "/v1/events",
+            f"{OUTCOME_UNKNOWN}; repeat it, with the same keys for events: those that were stored are duplicates",
+        ),
+        ("GET", "/v1/slow", "nothing was changed; try again later"),
+    ],
+)
+def test_a_request_that_is_canceled_by_the_stop_says_what_may_have_happened(
+    tmp_path: Path, method: str, path: str, message: str
+) -> None:
+    """Storing events continues after the handler was canceled."""
+
+    async def scenario() -> list[Any]:
+        started, sent = asyncio.Event(), list[Any]()
+
+        async def handler(scope: Any, receive: Any, send: Any) -> None:
+            started.set()
+            await asyncio.sleep(60)
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"{}", "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"host", b"localhost")]
+        if method == "POST":
+            headers += [(b"content-type", b"application/json"), (b"content-length", b"2")]
+        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "query_string": b"",
+                 "headers": headers}  # fmt: skip
+        app = SecurityMiddleware(handler, settings=ServingSettings(), keys=None)
+        task = asyncio.create_task(app(scope, receive, send))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return sent
+
+    start, body = asyncio.run(scenario())
+    assert start["status"] == 503
+    assert json.loads(body["body"])["message"] == f"the service is stopping; {message}"
+
+
+@pytest.mark.parametrize(("total", "per_key", "expected"), [(8, 0, 4), (5, 0, 2), (1, 0, 1), (8, 7, 7)])
+def test_a_key_has_half_of_the_slots_by_default(total: int, per_key: int, expected: int) -> None:
+    limiter = create_request_limiter(ServingSettings(max_concurrent=total, max_concurrent_per_key=per_key))
+    assert [limiter.try_acquire("key") for _ in range(expected + 1)] == [True] * expected + [False]
+    assert limiter.try_acquire("other") is (expected < total)

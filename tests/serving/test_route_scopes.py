@@ -64,7 +64,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
 
 @pytest.fixture(scope="module")
 def client(keys: tuple[Path, dict[str, str]]) -> Iterator[TestClient]:
-    with TestClient(create_app(service("ease"), keys=ApiKeys(keys[0]))) as client:
+    with TestClient(create_app(service("ease", max_user_events=20), keys=ApiKeys(keys[0]))) as client:
         yield client
 
 
@@ -120,3 +120,51 @@ def test_scopes_are_documented_in_openapi(client: TestClient) -> None:
         if path.startswith("/v1/"):
             template = template_of(path).replace(":path", "")
             assert listed[method, template] == sorted(scopes.split())
+
+
+RECOMMEND_PATHS: dict[str, Any] = {
+    "/v1/recommend": lambda request: request,
+    "/v1/recommend/batch": lambda request: {"requests": [{"history": ["i1"]}, request]},
+}
+
+
+@pytest.mark.parametrize("path", RECOMMEND_PATHS)
+@pytest.mark.parametrize("fields", [{"include_seen": True}, {"exclude_seen": False}])
+def test_recommend_key_cannot_include_seen_items_of_a_user(
+    client: TestClient, keys: tuple[Path, dict[str, str]], path: str, fields: dict[str, bool]
+) -> None:
+    """The difference between the lists with and without seen items is the history."""
+
+    def send(scope: str, request: dict[str, Any]) -> Any:
+        return client.post(path, json=RECOMMEND_PATHS[path](request), headers=bearer(keys[1][scope]))
+
+    for user in ("u4", "nobody"):  # known or not
+        refused = send("recommend", {"user": user, "k": 40, **fields})
+        assert refused.status_code == 403
+        name = "include_seen" if path == "/v1/recommend" else "requests[1].include_seen"
+        assert refused.json()["fields"].keys() == {name}
+        assert "lacks the scope read" in refused.json()["message"]
+        assert send("read", {"user": user, "k": 40, **fields}).status_code == 200
+    assert send("recommend", {"user": "u1", "history": ["i1"], **fields}).status_code == 200
+
+
+@pytest.mark.parametrize("rules", [{}, {"diversify": 0.5}])
+def test_recommend_key_gets_no_facts_about_a_history(
+    client: TestClient, keys: tuple[Path, dict[str, str]], rules: dict[str, Any]
+) -> None:
+    items = [*[f"i{number}" for number in range(2, 24)], "not-in-the-catalog"]
+    body = {"events": [{"user": "u5", "item": item} for item in items]}
+    assert client.post("/v1/events/batch", json=body, headers=bearer(keys[1]["write"])).status_code == 200
+    found = {
+        scope: client.post(
+            "/v1/recommend", json={"user": "u5", "deny": ["i2", "x"], **rules}, headers=bearer(keys[1][scope])
+        ).json()
+        for scope in ("recommend", "read")
+    }
+    assert found["read"]["filtered_counts"]["seen"] > 0
+    assert found["recommend"]["filtered_counts"] == {"deny": 1}
+    assert set(found["read"]["unknown"]["items"]) == {"not-in-the-catalog", "x"}
+    assert found["recommend"]["unknown"]["items"] == ["x"]
+    assert any("the user has" in note for note in found["read"]["notes"])
+    assert not any("the user has" in note for note in found["recommend"]["notes"])
+    assert found["recommend"]["items"] == found["read"]["items"]

@@ -383,3 +383,39 @@ def test_the_reusable_part_of_the_wal_does_not_count(store: SQLite, path: Path) 
             store.append([Event("u", f"more-{number}", 1)])
         assert store.size_bytes() > 1_000_000
         reader.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("is_folder", [False, True], ids=["file", "folder"])
+def test_a_link_that_leads_elsewhere_is_recognized(tmp_path: Path, is_folder: bool) -> None:
+    """A restart would open the other store, without the events acknowledged after the change."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        SQLite(tmp_path / name / "segue.db").close()
+    link, suffix = (tmp_path / "current", "") if is_folder else (tmp_path / "link.db", "segue.db")
+    link.symlink_to(tmp_path / "a" / suffix)
+    path = link / "segue.db" if is_folder else link
+    store = SQLite(path)
+    store.append([Event("u", "first", 1)])
+    for target, problem in (("b", "was replaced"), (None, "was deleted or moved")):
+        link.unlink()
+        if target is not None:
+            link.symlink_to(tmp_path / target / suffix)
+        for call in CALLS.values():
+            with pytest.raises(StoreError, match=f"^sqlite: {path} {problem} while the store was open"):
+                call(store)
+    link.symlink_to(tmp_path / "a" / suffix)
+    assert store.append([Event("u", "second", 1)]) == [True]
+    store.close()
+    again = SQLite(path)
+    assert [event.item for _, event in again.events()] == ["first", "second"]
+    again.close()
+
+
+def test_a_relative_path_does_not_depend_on_the_folder_of_the_process(
+    path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(path.parent)
+    store = SQLite(Path("segue.db"))
+    monkeypatch.chdir(tmp_path)
+    assert store.append([Event("u", "first", 1)]) == [True]
+    store.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,25 @@ def test_redis_snapshots_are_rewritten(own_redis: RedisServer, open_stores: Call
         client.config_set("appendonly", "no")
         client.save()
     assert list(own_redis.folder.rglob("dump.rdb"))
+
+
+def test_redis_snapshots_of_an_earlier_run_are_rewritten(
+    own_redis: RedisServer, open_stores: Callable[[str], Store]
+) -> None:
+    import redis
+
+    store = open_stores(own_redis.new_address(0))
+    store.append([Event(USER, "a", 1)])
+    with redis.Redis(port=own_redis.port) as client:
+        client.save()
+    store.close()
+    own_redis.kill(signal.SIGTERM)
+    own_redis.start()
+    with redis.Redis(port=own_redis.port) as client:
+        assert client.info("persistence").get("rdb_saves", 0) == 0  # the server does not remember
+    assert files_with_traces(own_redis.folder)["dump.rdb"]
+    assert open_stores(f"redis://127.0.0.1:{own_redis.port}/0").delete_user(USER).is_erased
+    assert files_with_traces(own_redis.folder) == {}
 
 
 def test_redis_rewrites_are_coalesced(

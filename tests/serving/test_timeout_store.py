@@ -168,8 +168,17 @@ def test_stuck_writes_affect_neither_reads_nor_deletions(silent: SilentStore) ->
     store = TimeoutStore(silent, 30, 0.05)
     silent.silent = {"append"}
     assert not succeeds(lambda: WRITES["append"](store))
-    for name, call in {**READS, **OTHERS, "delete_user": WRITES["delete_user"]}.items():
+    for name, call in {"delete_user": WRITES["delete_user"], **READS, **OTHERS}.items():  # `ping` is the last
         assert succeeds(partial(call, store)), name
+
+
+def test_stuck_deletions_affect_no_writes(silent: SilentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timeout, "ERASURE_SECONDS", 0.0)
+    store = TimeoutStore(silent, 30, 0.05)
+    silent.silent = {"delete_user"}
+    assert not succeeds(lambda: WRITES["delete_user"](store))
+    for name in ("append", "put_setting", "record_exposures"):
+        assert succeeds(partial(WRITES[name], store)), name
 
 
 def test_a_successful_ping_lets_calls_through_again(silent: SilentStore) -> None:

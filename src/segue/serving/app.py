@@ -24,7 +24,7 @@ from segue.serving.api.items import ItemRoutes
 from segue.serving.api.models import ModelRoutes
 from segue.serving.api.openapi import customize_openapi
 from segue.serving.api.recommend import RecommendRoutes
-from segue.serving.api.strict_route import StrictRoute
+from segue.serving.api.strict_route import make_strict_route
 from segue.serving.auth.api_keys import ApiKeys
 from segue.serving.batcher import Batcher
 from segue.serving.connection_limits import ConnectionLimiter, connection_limit
@@ -85,10 +85,11 @@ def create_app(
         lifespan=partial(_lifespan, dependencies),
         generate_unique_id_function=lambda route: route.name,
     )
-    app.include_router(_create_router(RecommendRoutes(dependencies), "recommendations"))
-    app.include_router(_create_router(EventRoutes(dependencies), "events and users"))
-    app.include_router(_create_router(ItemRoutes(dependencies), "items"))
-    app.include_router(_create_router(ModelRoutes(dependencies), "models"))
+    route_class = make_strict_route(dependencies)
+    app.include_router(_create_router(RecommendRoutes(dependencies), "recommendations", route_class))
+    app.include_router(_create_router(EventRoutes(dependencies), "events and users", route_class))
+    app.include_router(_create_router(ItemRoutes(dependencies), "items", route_class))
+    app.include_router(_create_router(ModelRoutes(dependencies), "models", route_class))
 
     _add_probes(app, dependencies)
     _add_ui(app)
@@ -195,12 +196,14 @@ def _readiness(app: FastAPI, service: Service) -> tuple[bool, list[str]]:
     return app.state.is_ready and (not problems or service.settings.ready_without_store), reasons
 
 
-def _create_router(routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRoutes, tag: str) -> APIRouter:
+def _create_router(
+    routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRoutes, tag: str, route_class: type[APIRoute]
+) -> APIRouter:
     """Create the router of a group of routes.
 
     The first line of each route's docstring becomes its summary.
     """
-    router = APIRouter(prefix="/v1", tags=[tag], responses=ERROR_RESPONSES, route_class=StrictRoute)
+    router = APIRouter(prefix="/v1", tags=[tag], responses=ERROR_RESPONSES, route_class=route_class)
     routes.add_to(router)
     for route in router.routes:
         if isinstance(route, APIRoute):

@@ -11,30 +11,23 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Generic, TypeVar
 
-from segue.serving.scheduling.fair_queue import FairQueue
+from segue.serving.scheduling.fair_queue import FairQueue, Overloaded
+from segue.serving.scheduling.futures import deliver
 
-__all__ = ["Batcher", "Overloaded"]
+__all__ = ["Batcher"]
 
 J = TypeVar("J")
 R = TypeVar("R")
-
-
-class Overloaded(Exception):
-    """Too many requests are queued; try again after ``retry_after`` seconds."""
-
-    def __init__(self, retry_after: float) -> None:
-        super().__init__(f"service overloaded; try again in {retry_after:.1f} s")
-        self.retry_after = retry_after
 
 
 @dataclass(eq=False)
 class _PendingCall(Generic[J, R]):
     jobs: Sequence[J]
     client: str
-    loop: asyncio.AbstractEventLoop
-    result: asyncio.Future[list[R]]
+    future: asyncio.Future[list[R]]
 
 
 class Batcher(Generic[J, R]):
@@ -77,14 +70,14 @@ class Batcher(Generic[J, R]):
         Raises:
             Overloaded: too many requests are queued, or the service is shutting down.
         """
-        loop = asyncio.get_running_loop()
-        call: _PendingCall[J, R] = _PendingCall(jobs, client, loop, loop.create_future())
+        call: _PendingCall[J, R] = _PendingCall(jobs, client, asyncio.get_running_loop().create_future())
         with self._changed:
-            if not self._open or not self._make_room(client):
-                raise Overloaded(1.0)
+            if not self._open:
+                raise Overloaded
+            deliver((dropped.future, Overloaded()) for dropped in self._queue.make_room(client, self._max_pending))
             self._queue.push(client, call)
             self._changed.notify()
-        return await call.result
+        return await call.future
 
     def close(self, seconds: float | None = None) -> None:
         """Process the queued requests and stop.
@@ -97,20 +90,6 @@ class Batcher(Generic[J, R]):
             self._changed.notify()
         self._thread.join(seconds)
 
-    def _make_room(self, client: str) -> bool:
-        """Return whether the queue has room, if necessary by dropping a request.
-
-        That is the newest request of the client that queues the most.
-        """
-        if len(self._queue) < self._max_pending:
-            return True
-        longest, newest = self._queue.newest_of_longest()
-        if self._queue.count(longest) <= self._queue.count(client) + 1:
-            return False
-        self._queue.remove(longest, newest)
-        self._deliver([newest], None, Overloaded(1.0))
-        return True
-
     def _run(self) -> None:
         while batch := self._next_batch():
             jobs = [job for call in batch for job in call.jobs]
@@ -118,9 +97,10 @@ class Batcher(Generic[J, R]):
                 self._on_batch(len(jobs))
                 results = self._process(jobs)
             except BaseException as error:
-                self._deliver(batch, None, error)
+                deliver((call.future, error) for call in batch)
                 continue
-            self._deliver(batch, results, None)
+            remaining = iter(results)
+            deliver((call.future, list(islice(remaining, len(call.jobs)))) for call in batch)
 
     def _next_batch(self) -> list[_PendingCall[J, R]]:
         """Wait for a batch of at least one request; empty once closed and drained."""
@@ -138,24 +118,3 @@ class Batcher(Generic[J, R]):
                 batch.append(call)
                 size += len(call.jobs)
             return batch
-
-    def _deliver(self, batch: list[_PendingCall[J, R]], results: list[R] | None, error: BaseException | None) -> None:
-        start = 0
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[list[R]], list[R]]]] = {}
-        for call in batch:
-            end = start + len(call.jobs)
-            by_loop.setdefault(call.loop, []).append((call.result, (results or [])[start:end]))
-            start = end
-
-        def resolve(pairs: list[tuple[asyncio.Future[list[R]], list[R]]]) -> None:
-            for future, results_of_call in pairs:
-                if future.done():  # the caller was cancelled
-                    continue
-                if error is not None:
-                    future.set_exception(error)
-                else:
-                    future.set_result(results_of_call)
-
-        for loop, pairs in by_loop.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(resolve, pairs)

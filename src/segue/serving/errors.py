@@ -45,9 +45,9 @@ DEFAULT_ERRORS: Mapping[int, tuple[str, str]] = {
     415: ("unsupported_media_type", "expected an uncompressed body with Content-Type: application/json"),
     421: ("misdirected_request", "this service does not serve the host name in Host"),
     422: ("invalid", "invalid request"),
-    429: ("rate_limited", "rate limit exceeded for this API key; try again later"),
+    429: ("rate_limited", "rate limit exceeded for this client; try again later"),
     500: ("internal_error", "internal server error; the log has details under the request_id"),
-    503: ("overloaded", "service overloaded; try again later"),
+    503: ("overloaded", "service overloaded; nothing was changed; try again later"),
 }
 """Default error code and message by status."""
 

@@ -80,6 +80,10 @@ class SharedLimiter:
         """Whether nothing is left for any client."""
         return self._in_use >= self._limit
 
+    def has_room(self, amount: int) -> bool:
+        """Return whether ``amount`` is left, if not for every client."""
+        return self._in_use + amount <= self._limit
+
     def try_acquire(self, client: str | None = None, amount: int = 1) -> bool:
         """Acquire ``amount`` if it is available, and return whether it was.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ class ModelLibrary:
     """The artifacts of a folder by name, which is the name of their subfolder.
 
     A subfolder is left out if its name starts with a dot, is too long or is not printable, or if it is a symbolic link
-    that leaves the folder.
+    that leaves the folder. One that holds a model of another name, such as a renamed copy, cannot be loaded.
 
     Args:
         folder: ``None``: the library is empty.
@@ -31,10 +32,11 @@ class ModelLibrary:
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
         self._manifests: dict[str, tuple[Fingerprint, Manifest | None]] = {}
 
     def names(self) -> list[str]:
-        """Return the names of all artifacts, sorted."""
+        """Return the names of all artifacts, sorted, even of broken ones."""
         if self._folder is None:
             return []
         try:
@@ -63,8 +65,13 @@ class ModelLibrary:
     def manifests(self) -> dict[str, Manifest]:
         """Return the manifests of all artifacts by name.
 
-        An unreadable manifest is logged and left out. A manifest is read again only after it has changed.
+        An unreadable manifest, or one of a model of another name, is logged and left out. A manifest is read again only
+        after it has changed.
         """
+        with self._lock:
+            return self._read_manifests()
+
+    def _read_manifests(self) -> dict[str, Manifest]:
         assert self._folder is not None or not self.names()
         found = {}
         for name in self.names():
@@ -81,10 +88,14 @@ class ModelLibrary:
     def _read_manifest(self, name: str) -> Manifest | None:
         assert self._folder is not None
         try:
-            return Manifest.read(self._folder / name)
+            manifest = Manifest.read(self._folder / name)
         except (ValueError, OSError, RecursionError) as error:
             logger.error("the manifest of model %s cannot be read: %s", name, error)
             return None
+        if manifest.name != name:
+            logger.error("the folder %s holds a model named %s: rename the folder to load it", name, manifest.name)
+            return None
+        return manifest
 
     def _is_artifact(self, path: Path) -> bool:
         assert self._folder is not None

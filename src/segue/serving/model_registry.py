@@ -149,8 +149,15 @@ class ModelRegistry:
         return self._previous
 
     def names(self) -> list[str]:
-        """Return the names of all available models, loaded or not."""
-        return list(dict.fromkeys([*self._loaded.copy(), *self._library.names()]))
+        """Return the names of all available models, loaded or not.
+
+        Those of the library whose manifest is broken, or of a model of another name, are left out.
+        """
+        return list(dict.fromkeys([*self._loaded.copy(), *self._library.manifests()]))
+
+    def has(self, name: str) -> bool:
+        """Return whether there is a model of this name, even if it cannot be loaded."""
+        return name in self._loaded or self._library.path(name) is not None
 
     def unloaded_manifests(self) -> dict[str, Manifest]:
         """Return the manifests of available models that are not loaded, by name.
@@ -259,7 +266,7 @@ class ModelRegistry:
         if setting is None or setting == (self._active.info.name, self._previous):
             return
         active, previous = setting
-        if active != self._active.info.name and active not in self.names():
+        if active != self._active.info.name and not self.has(active):
             return
         with self._protect([active]):
             model = self.find(active)

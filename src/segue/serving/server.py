@@ -160,7 +160,6 @@ def create_worker() -> FastAPI:
 
     config = ServerConfig.model_validate_json(os.environ[CONFIG_ENV])
     configure_logging(config.log_format)
-    raise_file_limit()
     handlers = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGINT)}
     while True:
         try:

@@ -268,7 +268,7 @@ class Service:
             failed, notes = True, (STORE_UNAVAILABLE,)
             self.store_monitor.log_failure("recent_events", error)
             prepared = self.query_builder.build(model.artifact, requests, without_store=True)
-        if any(one.user is not None and one.history is None for one in requests):
+        if any(one.uses_stored_history for one in requests):
             self.metrics.record_store_call(self.store.name, "recent_events", time.monotonic() - start, failed)
         return RequestBatch(model, pending, rules, prepared, notes)
 
@@ -463,13 +463,17 @@ def _build_response(
         schemas.RecommendedItem.model_construct(id=item, title=title, score=score, probability=share, pinned=pinned)
         for item, title, score, share, pinned in zip(*columns, ranked.pinned.tolist(), strict=True)
     ]
-    unknown = merge_unknown(batch.prepared.unknown[row], rules)
+    unknown, history_notes = batch.prepared.unknown[row], batch.prepared.notes[row]
+    filtered_counts = {**rules.filtered_counts, **ranked.filtered_counts}
+    if batch.pending[row].hides_history:
+        unknown, history_notes = schemas.UnknownInputs(user=unknown.user, features=unknown.features), ()
+        filtered_counts.pop("seen", None)
+    unknown = merge_unknown(unknown, rules)
     features = model.artifact.bundle.model.schema.user_features
     input_notes = describe_request(features, batch.pending[row].request)
-    notes = [*batch.notes, *input_notes, *batch.prepared.notes[row], *ranked.notes]
+    notes = [*batch.notes, *input_notes, *history_notes, *ranked.notes]
     if cause != "none":
         notes.append(f"the requested model {FAILURES[cause]}; recommendations come from source '{source}'")
-    filtered_counts = {**rules.filtered_counts, **ranked.filtered_counts}
     return schemas.RecommendResponse.model_construct(
         items=items, model=model.info, source=source, filtered_counts=filtered_counts, unknown=unknown, notes=notes
     )

@@ -28,10 +28,18 @@ class ServingSettings(Settings):
     """Maximum number of events in one call of ``/v1/events/batch``."""
     max_body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
     """Maximum size of a request body in bytes."""
+    max_body_values: Annotated[int, Ge(1_000)] = 100_000
+    """Maximum number of JSON values in a request body of more than 32 kB, counted by its commas and opening brackets,
+    those in texts included. The bodies in use may have four times as many values together, and those of one client
+    twice as many."""
     max_buffered_bytes: Annotated[int, Ge(1_000)] = 64_000_000
     """Maximum size in bytes of all request bodies that the requests of a process hold; one client may use half of it.
     Further requests with a body receive 503. If it is less than twice ``max_body_bytes``, that is the limit. Up to
     64 MB more may have arrived that no request has read yet."""
+    max_unread_response_bytes: Annotated[int, Ge(100_000)] = 128_000_000
+    """Maximum size in bytes of all responses of a process that their clients have not read yet; one client may use half
+    of it, and a larger response counts as half. Further responses of more than 16 kB become 503, or 429 for the client,
+    unless the request has changed something."""
     body_timeout_seconds: Annotated[float, Gt(0), Le(86_400)] = 10.0
     """Timeout for receiving a request body, in seconds."""
     deadline_ms: Annotated[int, Ge(1), Le(3_600_000)] = 1_000
@@ -75,7 +83,8 @@ class ServingSettings(Settings):
     0: half of ``max_connections``."""
     rate_limit: Annotated[float, Ge(0)] = 0.0
     """Requests per second per API key, or per client address if no keys are required, with bursts of up to two seconds'
-    worth; further requests receive 429. 0 disables the limit."""
+    worth; further requests receive 429. It does not apply to the UI, the API documentation, health probes and
+    ``/metrics``. 0 disables the limit."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the API (CORS); none by default."""
     max_models_bytes: Annotated[int, Ge(0)] = 1_000_000_000

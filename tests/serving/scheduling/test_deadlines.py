@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from functools import partial
 from time import monotonic
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 
 from segue.core.types import Events, Queries
 from segue.serving import schemas
+from segue.serving.api import recommend as recommend_module
 from segue.serving.api.recommend import is_expensive
 from segue.serving.app import create_app
 from segue.serving.explain import leave_one_out
@@ -292,3 +294,26 @@ def test_batches_and_explanations_give_the_same_answers_over_http() -> None:
         assert (why["position"], why["notes"]) == (1, [])
         late = client.post("/v1/explain", json={"history": ["i1"] * 40, "item": "i2", "deadline_ms": 1}).json()
         assert late["item"]["id"] == "i2"
+
+
+@pytest.mark.parametrize(("fields", "seconds"), [({}, 300.0), ({"deadline_ms": 200_000}, 200.0)])
+def test_explanations_have_five_deadlines_by_default(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, int], seconds: float
+) -> None:
+    checks: list[Any] = []
+
+    def keep_check(*arguments: Any) -> Any:
+        checks.append(arguments[-1])
+        return explain_in_steps(*arguments)
+
+    monkeypatch.setattr(recommend_module, "explain_in_steps", keep_check)
+    with TestClient(create_app(service("ease", deadline_ms=60_000))) as client:
+        start = monotonic()
+        body = {"history": ["i1"], "item": "i2", **fields}
+        assert client.post("/v1/explain", json=body).status_code == 200
+        end = monotonic()
+    (is_late,) = checks
+    for now, expected in ((start + seconds - 0.01, False), (end + seconds + 0.01, True)):
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda now=now: now)
+            assert is_late() is expected

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from segue.serving.batcher import Overloaded
 from segue.serving.scheduling.engine_scheduler import EXPENSIVE_SHARE, SLICE_SECONDS, EngineScheduler, Outputs
+from segue.serving.scheduling.fair_queue import Overloaded
 
 
 @dataclass

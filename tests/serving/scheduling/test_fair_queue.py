@@ -7,7 +7,7 @@ from itertools import groupby
 import pytest
 
 from segue.serving.scheduling import fair_queue
-from segue.serving.scheduling.fair_queue import FairQueue
+from segue.serving.scheduling.fair_queue import FairQueue, Overloaded
 
 
 def serve(queue: FairQueue[str], count: int, amount: float = 1.0) -> list[str]:
@@ -134,3 +134,19 @@ def test_memory_does_not_grow_with_the_number_of_clients(monkeypatch: pytest.Mon
         queue.charge(queue.pick()[0], 0.5)
     assert len(queue._virtual_times) <= 12
     assert len(queue._order) <= 12
+
+
+def test_a_full_queue_loses_the_newest_entry_of_the_client_with_the_most() -> None:
+    queue: FairQueue[str] = FairQueue()
+    for entry in ("a0", "a1", "a2", "b0"):
+        queue.push(entry[0], entry)
+    assert queue.make_room("c", 5) == []
+    with pytest.raises(Overloaded, match=r"^service overloaded; try again in 1\.0 s$"):
+        queue.make_room("a", 4)
+    with pytest.raises(Overloaded):
+        queue.make_room("c", 4, lambda entry: entry != "a2")
+    assert queue.make_room("c", 4) == ["a2"]
+    queue.push("c", "c0")
+    with pytest.raises(Overloaded):  # afterwards it would have as many as the client that loses one
+        queue.make_room("b", 4)
+    assert queue.make_room("d", 4) == ["a1"]

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.serving import schemas
-from segue.serving.batcher import Batcher, Overloaded
+from segue.serving.batcher import Batcher
 from segue.serving.errors import ApiError
 from segue.serving.experiments.assignment import Experiments
 from segue.serving.experiments.exposure_recorder import ExposureRecorder
@@ -26,8 +26,9 @@ from segue.serving.limits import SharedLimiter
 from segue.serving.model_registry import InsufficientMemory, LoadedModel, UnknownModel
 from segue.serving.monitoring.live_stats import RequestStats
 from segue.serving.scheduling.engine_scheduler import EngineScheduler
+from segue.serving.scheduling.fair_queue import Overloaded
 from segue.serving.service import Job, Service
-from segue.serving.stores.store import OUTCOME_UNKNOWN, STORE_FULL, Event, StoreError
+from segue.serving.stores.store import OUTCOME_UNKNOWN, STORE_DAMAGED, STORE_FULL, Event, StoreError
 
 __all__ = [
     "CANNOT_LOAD",
@@ -63,7 +64,7 @@ ERROR_RESPONSES: Responses = {
         415: "Unsupported media type: expected JSON",
         421: "Misdirected request: unknown host name",
         422: "Validation error",
-        429: "Too many requests for this API key",
+        429: "Too many requests of this client: its API key, or its address if no keys are required",
         503: "Service overloaded, or event store unavailable",
     }.items()
 }
@@ -187,6 +188,9 @@ class ApiDependencies:
         if STORE_FULL in str(error):
             problem = self.service.store_monitor.full_reason or STORE_FULL
             return ApiError(503, "store_full", f"{problem}; nothing was changed", retry_after=FULL_RETRY_SECONDS)
+        if STORE_DAMAGED in str(error) and OUTCOME_UNKNOWN not in str(error):
+            message = f"{STORE_DAMAGED}; nothing was changed, and nothing will be until an operator has restored it"
+            return ApiError(503, "store_damaged", message, retry_after=FULL_RETRY_SECONDS)
         outcome = f"{OUTCOME_UNKNOWN}{advice}" if OUTCOME_UNKNOWN in str(error) else "nothing was changed"
         return ApiError(503, message=f"event store unavailable; {outcome}", retry_after=RETRY_SECONDS)
 
@@ -223,6 +227,14 @@ class ApiDependencies:
         except ValueError as error:
             log_model_error(error, caller)
             raise invalid_field(field_name, CANNOT_LOAD) from None
+
+    def may_read_histories(self, caller: Request) -> bool:
+        """Return whether a response may show histories.
+
+        It may with the scope ``read``, and if the service has no keys.
+        """
+        key = caller.scope.get("state", {}).get("key")
+        return key is None or "read" in key.scopes
 
     async def load_model(self, name: str) -> LoadedModel:
         """Load a model in a separate thread.

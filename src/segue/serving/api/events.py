@@ -17,9 +17,9 @@ from segue.core.types import Events
 from segue.core.vocab import MAX_ID_LENGTH
 from segue.serving import schemas
 from segue.serving.api.dependencies import ApiDependencies, Limit, PathId, invalid_field, json_response
-from segue.serving.batcher import Overloaded
 from segue.serving.errors import ApiError, format_traceback
 from segue.serving.model_registry import LoadedModel
+from segue.serving.scheduling.fair_queue import Overloaded
 from segue.serving.stores.store import Event, StoreError
 from segue.serving.users.event_actions import resolve_action
 from segue.serving.users.input_notes import describe_late_times
@@ -123,7 +123,8 @@ class EventRoutes:
             # events are stored even if the client disconnects
             is_new = await asyncio.shield(self._dependencies.event_queue.submit(rows, client))
         except Overloaded as overloaded:
-            raise ApiError(503, retry_after=overloaded.retry_after) from None
+            message = "service overloaded; nothing was stored; send the events again later"
+            raise ApiError(503, message=message, retry_after=overloaded.retry_after) from None
         except StoreError as error:
             advice = RESEND_ADVICE if all(row.key is not None for row in rows) else RESEND_WITHOUT_KEY_ADVICE
             raise self._dependencies.store_unavailable("append", error, advice) from None

@@ -62,7 +62,7 @@ class ModelRoutes:
     async def activate(self, name: PathId, caller: Request) -> Response:
         """Activate a model; running requests finish with the model they started with."""
         registry = self._service.models
-        if name not in await asyncio.to_thread(registry.names):
+        if not await asyncio.to_thread(registry.has, name):
             raise ApiError(404, message="model not found")
         await self._sync_active()
         previous = registry.active.info.name

@@ -80,7 +80,7 @@ class RecommendRoutes:
     async def explain(self, request: schemas.ExplainRequest, caller: Request) -> Response:
         """Explain why an item is recommended, or why it is not."""
         default_ms = EXPLAIN_DEADLINES * self._service.settings.deadline_ms
-        deadline = time.monotonic() + (request.deadline_ms or default_ms) / 1000
+        deadline = caller.state.arrival + (request.deadline_ms or default_ms) / 1000
         self._dependencies.check_limits([request], "")
         assignment = None if request.model is not None else self._dependencies.experiments.assign(request.user)
         name = request.model if assignment is None else assignment.model
@@ -135,8 +135,11 @@ class RecommendRoutes:
             field_name: field that holds the requests, for errors; empty for a single request.
             caller: the HTTP request.
         """
-        arrival, settings = time.monotonic(), self._service.settings
+        settings = self._service.settings
         self._dependencies.check_limits(requests, field_name)
+        may_read_histories = self._dependencies.may_read_histories(caller)
+        if not may_read_histories:
+            _check_include_seen(requests, field_name)
         assignments = [
             None if request.model is not None else self._dependencies.experiments.assign(request.user)
             for request in requests
@@ -151,9 +154,12 @@ class RecommendRoutes:
                 where = f"{field_name}[{row}].model" if field_name else "model"
                 found = await self._dependencies.find_model(assigned.model, caller, where, is_assigned=is_assigned)
                 models[assigned.model, is_assigned] = found
-            deadline = arrival + (request.deadline_ms or settings.deadline_ms) / 1000
+            deadline = caller.state.arrival + (request.deadline_ms or settings.deadline_ms) / 1000
             model = models[assigned.model, is_assigned]
-            jobs.append(PendingRequest(assigned, deadline, is_rendered=not is_plain, model=model))
+            hides_history = request.uses_stored_history and not may_read_histories
+            jobs.append(
+                PendingRequest(assigned, deadline, is_rendered=not is_plain, hides_history=hides_history, model=model)
+            )
         results = await self._dependencies.submit(jobs, caller, is_expensive=not is_plain)
         responses: list[RenderedResponse] = []
         for row, result in enumerate(results):
@@ -203,6 +209,24 @@ class RecommendRoutes:
             logger.error("shadow model failed", extra={"traceback": format_traceback(error)})
         finally:
             self._n_shadow_tasks -= 1
+
+
+def _check_include_seen(requests: Sequence[schemas.RecommendRequest], field_name: str) -> None:
+    """Check requests of a key without the scope ``read``: none may show a history.
+
+    The difference between the lists with and without seen items is the user's history.
+
+    Raises:
+        ApiError: 403, a request does.
+    """
+    for row, request in enumerate(requests):
+        if request.include_seen and request.uses_stored_history:
+            name = f"{field_name}[{row}].include_seen" if field_name else "include_seen"
+            reason = (
+                "shows the history of the user, for which this API key lacks the scope read; leave it out, or send "
+                "the history in the request"
+            )
+            raise ApiError(403, message=f"{name}: {reason}", fields={name: reason})
 
 
 def is_expensive(request: schemas.RecommendRequest) -> bool:

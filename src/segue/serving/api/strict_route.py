@@ -6,60 +6,70 @@ or given more than once. They would otherwise be answered as if a part of them w
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from segue.serving.api.dependencies import invalid_field
+from segue.serving.api.dependencies import ApiDependencies, invalid_field
+from segue.serving.api.large_bodies import LARGE_BODY_BYTES, LargeBodies, parse_json
 
-__all__ = ["StrictRoute"]
-
-LARGE_BODY_BYTES = 32_768
-"""Size above which a body is parsed in a thread of its own, so that other requests are answered meanwhile."""
-
-_parser = ThreadPoolExecutor(1, "segue-json")
+__all__ = ["make_strict_route"]
 
 
-class StrictRequest(Request):
+class _StrictRequest(Request):
     """Request whose JSON has no duplicate keys."""
 
-    async def json(self) -> Any:
-        """Parse the body.
+    large_body: Any = None
+    """The large body, parsed, or why it cannot be parsed; ``None``: the body is small."""
 
-        A large one is parsed in a thread, one at a time, as it may take most of a second.
+    async def json(self) -> Any:
+        """Return the parsed body.
 
         Raises:
             json.JSONDecodeError: the body is malformed, or an object has two equal keys.
         """
-        body = await self.body()
-        if len(body) <= LARGE_BODY_BYTES:
-            return _parse(body)
-        return await asyncio.get_running_loop().run_in_executor(_parser, _parse, body)
+        if isinstance(self.large_body, json.JSONDecodeError):
+            raise self.large_body
+        return parse_json(await self.body()) if self.large_body is None else self.large_body
 
 
-class StrictRoute(APIRoute):
-    """Route that rejects duplicate keys and query parameters that it does not read.
+def make_strict_route(dependencies: ApiDependencies) -> type[APIRoute]:
+    """Create a class of routes.
 
-    FastAPI calls :meth:`get_route_handler` once per route.
+    Its routes reject duplicate keys and query parameters that they do not read, and read large bodies in steps. They
+    set ``arrival`` in ``request.state``: the monotonic time at which the complete request had arrived.
     """
+    large_bodies = LargeBodies(dependencies.service.settings, dependencies.submit)
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler of the route, with the checks before it."""
-        handle = super().get_route_handler()
-        names = [parameter.alias for parameter in self.dependant.query_params]
+    class StrictRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            handle = super().get_route_handler()
+            names = [parameter.alias for parameter in self.dependant.query_params]
+            schema: Any = None if self.body_field is None else self.body_field.field_info.annotation
 
-        async def handle_strictly(request: Request) -> Response:
-            if request.scope["query_string"]:
-                _check_query(request, names)
-            return await handle(StrictRequest(request.scope, request.receive))
+            async def handle_strictly(request: Request) -> Response:
+                request.scope["state"]["arrival"] = time.monotonic()
+                if request.scope["query_string"]:
+                    _check_query(request, names)
+                strict = _StrictRequest(request.scope, request.receive)
+                if schema is None or len(body := await strict.body()) <= LARGE_BODY_BYTES:
+                    return await handle(strict)
+                client = strict.scope["state"].get("client", "")
+                n_values = large_bodies.acquire(body, client)
+                try:
+                    strict.large_body = await large_bodies.read(body, strict, schema)
+                    return await handle(strict)
+                finally:
+                    large_bodies.release(client, n_values)
 
-        return handle_strictly
+            return handle_strictly
+
+    return StrictRoute
 
 
 def _check_query(request: Request, names: Sequence[str]) -> None:
@@ -70,23 +80,3 @@ def _check_query(request: Request, names: Sequence[str]) -> None:
             raise invalid_field(name, f"unknown query parameter, {known}")
         if count > 1:
             raise invalid_field(name, f"got the query parameter {count} times, expected it once")
-
-
-def _parse(body: bytes) -> Any:
-    try:
-        return _decoder.decode(body.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise json.JSONDecodeError("expected UTF-8", "", error.start) from None
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", "", -1) from None
-
-
-def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise json.JSONDecodeError(f"duplicate key '{name}'", "", -1)
-    return found
-
-
-_decoder = json.JSONDecoder(object_pairs_hook=_unique_pairs)  # `json.loads` would create one per request

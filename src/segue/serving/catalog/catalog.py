@@ -18,6 +18,7 @@ from segue.core.events import Codes, Mask, read_only
 from segue.serving import schemas
 from segue.serving.catalog.feature_column import FeatureColumn, ItemValues
 from segue.serving.catalog.lru_cache import LruCache
+from segue.serving.catalog.text_words import TextWords
 from segue.serving.catalog.title_search import TitleIndex
 
 __all__ = ["Catalog"]
@@ -146,6 +147,15 @@ class Catalog:
         columns = {name: column for name, column in self._columns.items() if name != "title"}
         values = {name: column.item_values for name, column in columns.items() if column.kind in ("text", "boolean")}
         return {name: found for name, found in values.items() if _has_repeated_values(found)}
+
+    @cached_property
+    def text_features(self) -> dict[str, TextWords]:
+        """Texts that differ between items, such as plots: their words are compared."""
+        return {
+            name: TextWords(column.texts)
+            for name, column in self._columns.items()
+            if name != "title" and name not in self.grouping_features and column.texts is not None
+        }
 
     @cached_property
     def item_values(self) -> ItemValues:

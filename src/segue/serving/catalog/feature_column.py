@@ -114,6 +114,11 @@ class FeatureColumn:
         name = KIND_NAMES.get(self.kind, str(self._type))
         return f"lists of {name}" if self.is_list and self.kind != "vector" else name
 
+    @property
+    def texts(self) -> pl.Series | None:
+        """Return the ``(I,)`` texts; ``None`` unless items have one text each."""
+        return self._series.cast(pl.String) if self._type in TEXT_TYPES and not self.is_list else None
+
     def value_of(self, code: int) -> Any:
         """Return the value of an item for JSON; ``None`` for vectors and the like."""
         if self.kind in ("vector", "other"):

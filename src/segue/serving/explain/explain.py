@@ -240,9 +240,9 @@ def _neighbors_in_history(neighbors: NeighborLookup, item: int, seen: Codes, cat
 
 
 def _shared_values(item: int, seen: Codes, catalog: Catalog) -> dict[str, dict[str, int]]:
-    """Return the values shared with items of the history and their counts.
+    """Count the values and the words of texts shared with items of the history.
 
-    They are grouped by feature; the most frequent value comes first.
+    They are grouped by feature; the most frequent value comes first, and rare words before common ones.
     """
     others = np.setdiff1d(seen, [item])
     shared = {}
@@ -253,6 +253,9 @@ def _shared_values(item: int, seen: Codes, catalog: Catalog) -> dict[str, dict[s
         values = {_json_text(item_values.values[int(code)]): int(counts_V[code]) for code in order if counts_V[code]}
         if values:
             shared[name] = values
+    for name, words in catalog.text_features.items() if len(others) else ():
+        if found := words.shared(item, others):
+            shared[name] = found
     return shared
 
 

@@ -21,6 +21,7 @@ from segue.serving import errors
 from segue.serving.connection_limits import Admission, ConnectionLimiter, peer_address
 from segue.serving.errors import ApiError
 from segue.serving.limits import SharedLimiter
+from segue.serving.middleware.request_context import UNCOUNTED_BYTES as UNCOUNTED_RESPONSE_BYTES
 from segue.serving.middleware.request_context import AccessRecord, log_access
 from segue.serving.middleware.request_validation import has_body
 from segue.serving.middleware.security_headers import UI_CSP, RequestHeaders, add_security_headers
@@ -77,10 +78,10 @@ class _BufferFullError(Exception):
     """Too many bytes of bodies await the application."""
 
 
-class _UpgradeError(Exception):
-    """A request with a body asks for another protocol.
+class _ConnectError(Exception):
+    """A request to open a tunnel (CONNECT) has a body.
 
-    The parser would take the body for the next request.
+    The parser would take it for the next request.
     """
 
 
@@ -122,6 +123,7 @@ def make_protocol(
             self._running_task: asyncio.Task[Any] | None = None
             self._discarded_cycle: Any = None  # request whose body is not kept
             self._is_in_headers = self._is_in_body = False
+            self._upgrade_line: bytes | None = None  # request line, after headers that ask for another protocol
             self._n_begun = 0  # requests that began in the data received last
             self._header_bytes = self._body_bytes = self._framing_bytes = self._unparsed_bytes = 0
             self._new_body_bytes = self._n_unread = 0
@@ -136,16 +138,18 @@ def make_protocol(
             self._admission = self._context.connections.admit(self._address)
             if self._admission is Admission.REFUSED:
                 self.transport = transport
-                return self._reject(ApiError(503, message="too many connections; try again later", retry_after=1.0))
+                message = "too many connections; nothing was changed; try again later"
+                return self._reject(ApiError(503, message=message, retry_after=1.0))
             super().connection_made(transport)
+            transport.set_write_buffer_limits(UNCOUNTED_RESPONSE_BYTES)
             return self._start_header_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
+            self._cancel_write_timer()
             if self._admission is Admission.REFUSED:
                 return
             self._context.connections.release(self._address, self._admission)
             self._cancel_header_timer()
-            self._cancel_write_timer()
             for cycle in (self._running_cycle, *(cycle for cycle, _ in self.pipeline)):
                 if cycle is not None and not cycle.response_complete:
                     cycle.disconnected = True
@@ -198,14 +202,17 @@ def make_protocol(
             super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
+            is_upgrade = self.parser.should_upgrade()
+            if is_upgrade and (method := self.parser.get_method()) != b"CONNECT":
+                self._upgrade_line = b"%s %s HTTP/%s" % (method, self.url, self.parser.get_http_version().encode())
+                return  # until `_ignore_upgrade`
             self._is_in_headers, self._is_in_body = False, True
             self._body_bytes = self._framing_bytes = self._unparsed_bytes = 0
             self._cancel_header_timer()
             if len(self.pipeline) >= MAX_PIPELINED:
                 raise _PipelineError
-            is_upgrade = self.parser.should_upgrade()
             if is_upgrade and has_body(RequestHeaders(self.headers)):
-                raise _UpgradeError
+                raise _ConnectError
             super().on_headers_complete()
             if is_upgrade or self._admission is Admission.PROBES:
                 self.cycle.keep_alive = False
@@ -222,14 +229,17 @@ def make_protocol(
             super().on_body(body)
 
         def on_message_complete(self) -> None:
-            self._is_in_body = False
-            super().on_message_complete()
+            if self._upgrade_line is None:
+                self._is_in_body = False
+                super().on_message_complete()
 
         def on_response_complete(self) -> None:
             if self._is_in_body and not self.pipeline:  # the rest of this body would have no timeout
                 self.transport.close()
             self._release_unread()
             super().on_response_complete()
+            if self.transport.is_closing():
+                self._limit_closing()
 
         def _count_reads(self, receive: Any) -> Any:
             """Return ``receive`` that takes what it returns from the unread bytes."""
@@ -256,12 +266,15 @@ def make_protocol(
             self._unset_keepalive_if_required()
             was_idle = not (self._is_in_headers or self._is_in_body)
             self._n_begun = self._new_body_bytes = 0
+            rest: bytes | None = None
             try:
                 self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade:
-                pass  # the request is answered as one of HTTP/1.1, and the connection is closed
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
                 return self._reject(_describe_parse_error(error))
+            if rest is not None and (parse_error := self._ignore_upgrade(rest)) is not None:
+                return self._reject(parse_error)
             if self.transport.is_closing():
                 return None
             if self._is_in_headers:
@@ -272,6 +285,42 @@ def make_protocol(
                 self._count_body_bytes(len(data))
             elif was_idle and self._n_begun == 0 and self._running_task is None:
                 self._start_header_timer()  # empty lines before a request
+            return None
+
+        def _ignore_upgrade(self, rest: bytes) -> ApiError | None:
+            """Parse headers again without ``Upgrade``, and then what follows them.
+
+            The request is answered as one of HTTP/1.1, as RFC 9110, section 7.8, permits. httptools ends a request with
+            ``Upgrade`` after its headers and takes its body for the next request, so a new parser reads the headers
+            without it and knows where the body ends. The connection is closed after the response, unless the client
+            asks for HTTP/2: such clients continue with HTTP/1.1.
+
+            Args:
+                rest: data after the headers.
+
+            Returns:
+                The error, if the data is malformed.
+            """
+            while self._upgrade_line is not None:  # CONNECT: the rest is discarded, and the connection closed
+                lines, is_http2 = [self._upgrade_line], True
+                for name, value in self.headers:
+                    if name == b"upgrade":
+                        is_http2 = is_http2 and value.strip().lower() == b"h2c"
+                    else:
+                        lines.append(b"%s: %s" % (name, value))
+                self._upgrade_line = None
+                self._n_begun -= 1  # the same request begins again
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+                try:
+                    self.parser.feed_data(b"\r\n".join([*lines, b"", b""]))
+                    if not is_http2:
+                        self.cycle.keep_alive = False
+                    self.parser.feed_data(rest)
+                except httptools.HttpParserUpgrade as upgrade:
+                    rest = rest[upgrade.args[0] :]
+                except httptools.HttpParserError as error:
+                    return _describe_parse_error(error)
             return None
 
         def _count_header_bytes(self, size: int) -> None:
@@ -307,6 +356,7 @@ def make_protocol(
                     log_access(AccessRecord("OTHER", UNMATCHED, error.status, 0.0, request_id, None))
                 self._context.on_reject(error.status)
             self.transport.close()
+            self._limit_closing()
 
         # Timers
 
@@ -317,6 +367,8 @@ def make_protocol(
         def resume_writing(self) -> None:
             self._cancel_write_timer()
             super().resume_writing()
+            if self.transport.is_closing():
+                self._limit_closing()
 
         def _start_write_timer(self) -> None:
             self._cancel_write_timer()
@@ -345,9 +397,22 @@ def make_protocol(
                 self._header_timer.cancel()
                 self._header_timer = None
 
+        def timeout_keep_alive_handler(self) -> None:
+            super().timeout_keep_alive_handler()
+            self._limit_closing()
+
         def _close_connection(self) -> None:
             if not self.transport.is_closing():
                 self.transport.close()
+            self._limit_closing()
+
+        def _limit_closing(self) -> None:
+            """Start the timeout for a client that does not read the end of its last response.
+
+            A connection is closed only after its write buffer was sent.
+            """
+            if self._write_timer is None and self.transport.get_write_buffer_size():
+                self._start_write_timer()
 
     return LimitedHttpProtocol
 
@@ -358,9 +423,10 @@ def _describe_parse_error(error: Exception) -> ApiError:
     if isinstance(cause, _TrailerError):
         return ApiError(400, message="trailers are not accepted")
     if isinstance(cause, _BufferFullError):
-        return ApiError(503, message="too many unfinished requests; try again later", retry_after=1.0)
-    if isinstance(cause, _UpgradeError):
-        return ApiError(400, message="a request with a body cannot ask for another protocol (Upgrade); use HTTP/1.1")
+        message = "too many unfinished requests; nothing was changed; try again later"
+        return ApiError(503, message=message, retry_after=1.0)
+    if isinstance(cause, _ConnectError):
+        return ApiError(400, message="CONNECT is not supported")
     if isinstance(cause, _PipelineError):
         return ApiError(400, message=f"more than {MAX_PIPELINED} pipelined requests")
     if type(error).__name__ == "HttpParserInvalidMethodError":

@@ -69,7 +69,8 @@ class RequestBody:
             if len(body) + len(part) > max_bytes:
                 raise ApiError(413, message=f"request body larger than {max_bytes} bytes")
             if not buffer.try_acquire(self._client, len(part)):
-                raise ApiError(503, message="too many unfinished requests; try again later", retry_after=1.0)
+                message = "too many unfinished requests; nothing was changed; try again later"
+                raise ApiError(503, message=message, retry_after=1.0)
             self._n_buffered += len(part)
             if not body:
                 body = part

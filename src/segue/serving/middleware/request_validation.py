@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection
-from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from segue.serving.errors import ApiError
 from segue.serving.middleware.security_headers import RequestHeaders
 
-__all__ = ["check_body_headers", "check_csrf", "has_body", "reject_nonstandard_json", "validate_request"]
+__all__ = ["check_body_headers", "check_csrf", "has_body", "validate_request"]
 
 MAX_URI_BYTES = 8_192
 """Maximum length of a path with its query."""
@@ -94,25 +92,6 @@ def check_csrf(method: str, headers: RequestHeaders, trusted_origins: Collection
         raise ApiError(
             403, message="cross-site request rejected; add the origin to the setting cors_origins to allow it"
         )
-
-
-def reject_nonstandard_json(body: bytes) -> None:
-    """Reject input that Python parses as JSON although RFC 8259 forbids it.
-
-    These are NaN, Infinity, UTF-16 and UTF-32. The body is parsed here only if it contains one of the words.
-
-    Raises:
-        ApiError: 400.
-    """
-    if b"\0" in body:
-        raise ApiError(400, message="the body is not JSON in UTF-8")
-    if b"NaN" in body or b"Infinity" in body:
-        with suppress(ValueError, RecursionError):  # other errors are reported by the application
-            json.loads(body, parse_constant=_reject_constant)
-
-
-def _reject_constant(name: str) -> float:
-    raise ApiError(400, message="the body is not JSON: NaN and Infinity are not allowed; omit unknown values")
 
 
 def _is_invalid_utf8(scope: Any) -> bool:

@@ -27,12 +27,12 @@ from segue.serving.middleware.request_validation import (
     check_body_headers,
     check_csrf,
     has_body,
-    reject_nonstandard_json,
     validate_request,
 )
 from segue.serving.middleware.security_headers import DOCS_CSP, UI_CSP, RequestHeaders, host_without_port
 from segue.serving.route_templates import UNMATCHED, RouteTemplates
 from segue.serving.settings import ServingSettings
+from segue.serving.stores.store import OUTCOME_UNKNOWN
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -45,6 +45,8 @@ App: TypeAlias = Callable[[Any, Receive, Send], Awaitable[None]]
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+STOPPED_WRITE = f"{OUTCOME_UNKNOWN}; repeat it, with the same keys for events: those that were stored are duplicates"
+"""Outcome of a request that changes something and is canceled because the service stops."""
 
 logger = logging.getLogger("segue.serving.middleware.security")
 
@@ -93,6 +95,8 @@ class SecurityMiddleware:
         self._open_limiter = SharedLimiter(settings.max_concurrent_open, max(1, settings.max_concurrent_open // 2))
         buffer_size = max(settings.max_buffered_bytes, 2 * settings.max_body_bytes)
         self._body_buffer = SharedLimiter(buffer_size, buffer_size // 2)
+        self._max_counted = settings.max_unread_response_bytes // 2
+        self._unread_responses = SharedLimiter(settings.max_unread_response_bytes, self._max_counted)
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
@@ -105,7 +109,8 @@ class SecurityMiddleware:
         client_id = headers.get(b"x-request-id") or ""
         request_id = client_id if REQUEST_ID.fullmatch(client_id) else f"{random.getrandbits(64):016x}"
         scope.setdefault("state", {}).update(request_id=request_id, key=None, client=_peer_address(scope))
-        guard = ResponseGuard(scope, send, request_id, DOCS_CSP if path == self._docs_path else UI_CSP)
+        policy = DOCS_CSP if path == self._docs_path else UI_CSP
+        guard = ResponseGuard(scope, send, request_id, policy, self._unread_responses, self._max_counted)
         body = RequestBody(receive)
         try:
             await self._authorize(guard, headers, path, body)
@@ -123,6 +128,7 @@ class SecurityMiddleware:
                 await self._send_error(guard, headers, body, api_error)
         finally:
             body.release()
+            guard.release()
             self._log_access(guard, path, self._clock() - start)
         return None
 
@@ -153,7 +159,10 @@ class SecurityMiddleware:
             raise ApiError(405, allow=methods)
         check_body_headers(scope, headers, max_bytes, is_open=not scopes)
         if path in PROBES and scope["method"] in READ_METHODS:
-            return await self.app(_handler_scope(scope), body.receive, guard.send)
+            await self.app(_handler_scope(scope), body.receive, guard.send)
+            if guard.n_buffered and (drain := scope["state"].get("drain")) is not None:
+                await drain()
+            return
         limiter, client = self._open_limiter, scope["state"]["client"]
         if scopes:
             if wait := self._rate_limiter.acquire(client):
@@ -162,7 +171,7 @@ class SecurityMiddleware:
         if limiter.is_full or scope["state"].get("is_probe_only"):
             raise ApiError(503, retry_after=1.0)
         timeout = None if scope["state"].get("has_arrived") else self._settings.body_timeout_seconds
-        reject_nonstandard_json(await body.read_all(max_bytes, timeout, self._body_buffer, scope["state"]["client"]))
+        await body.read_all(max_bytes, timeout, self._body_buffer, scope["state"]["client"])
         if not limiter.try_acquire(client):  # only now, so that a slow body occupies no slot
             if limiter.is_full:
                 raise ApiError(503, retry_after=1.0)
@@ -183,7 +192,10 @@ class SecurityMiddleware:
         if guard.scope["state"].get("is_disconnected"):
             guard.status = guard.status if guard.is_complete else 499
         elif not guard.is_started:
-            await guard.send_error(ApiError(503, message="the service is stopping", retry_after=1.0), close=True)
+            is_write = guard.scope["state"].get("must_finish")  # storing events continues, for example
+            outcome = STOPPED_WRITE if is_write else "nothing was changed; try again later"
+            message = f"the service is stopping; {outcome}"
+            await guard.send_error(ApiError(503, message=message, retry_after=1.0), close=True)
 
     async def _send_error(
         self, guard: ResponseGuard, headers: RequestHeaders, body: RequestBody, error: ApiError

@@ -40,6 +40,9 @@ class PendingRequest:
     """Whether it is shadow traffic, whose response is not sent and which metrics do not count."""
     is_rendered: bool = False
     """Whether the result is a :class:`RenderedResponse`; large responses as objects slow down garbage collection."""
+    hides_history: bool = False
+    """Whether the response leaves out what describes the user's history: the number of seen items, items outside the
+    catalog, and notes."""
     model: LoadedModel | None = None
     """The model that answers, also if it is unloaded meanwhile; ``None``: the one that the request names."""
 

@@ -18,8 +18,8 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
-from segue.serving.batcher import Overloaded
-from segue.serving.scheduling.fair_queue import FairQueue
+from segue.serving.scheduling.fair_queue import FairQueue, Overloaded
+from segue.serving.scheduling.futures import deliver
 
 __all__ = ["MAX_EXPENSIVE_ROWS", "EngineScheduler", "Lane", "Outputs", "SchedulerMetrics"]
 
@@ -71,6 +71,12 @@ class _Call(Generic[J]):
     def is_complete(self) -> bool:
         """Whether there is a result for each job."""
         return len(self.results) == len(self.jobs)
+
+    def collect_results(self) -> list[Any] | RuntimeError:
+        """Return the results in the order of the jobs, or an error if there are too few."""
+        if not self.is_complete:
+            return RuntimeError(f"got {len(self.results)} results for {len(self.jobs)} jobs")
+        return [self.results[index] for index in range(len(self.jobs))]
 
 
 class EngineScheduler(Generic[J]):
@@ -130,8 +136,10 @@ class EngineScheduler(Generic[J]):
         future: asyncio.Future[list[Any]] = asyncio.get_running_loop().create_future()
         call = _Call(jobs, client, "expensive" if is_expensive else "plain", self._clock(), future)
         with self._changed:
-            if not self._is_open or not self._make_room(call):
-                raise Overloaded(1.0)
+            if not self._is_open:
+                raise Overloaded
+            dropped = self._lane(call).make_room(client, self._max_queued, lambda one: one.outputs is None)
+            _deliver({one: Overloaded() for one in dropped})
             self._lane(call).push(client, call)
             self._changed.notify()
         try:
@@ -183,21 +191,6 @@ class EngineScheduler(Generic[J]):
 
     def _lane(self, call: _Call[J]) -> FairQueue[_Call[J]]:
         return self._plain if call.lane == "plain" else self._expensive
-
-    def _make_room(self, call: _Call[J]) -> bool:
-        """Return whether a lane can take a call.
-
-        A full lane drops a call of another client that queues more.
-        """
-        lane = self._lane(call)
-        if len(lane) < self._max_queued:
-            return True
-        client, newest = lane.newest_of_longest()
-        if newest.outputs is not None or lane.count(client) <= lane.count(call.client) + 1:
-            return False
-        lane.remove(client, newest)
-        _deliver({newest: Overloaded(1.0)})
-        return True
 
     def _cancel(self, call: _Call[J]) -> None:
         """Remove a call, or stop it after its current step."""
@@ -268,21 +261,4 @@ class EngineScheduler(Generic[J]):
 
 def _deliver(outcomes: Mapping[_Call[Any], BaseException | None]) -> None:
     """Wake the coroutines that wait for calls, with the results or an error."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Call[Any], BaseException | None]]] = {}
-    for call, error in outcomes.items():
-        by_loop.setdefault(call.future.get_loop(), []).append((call, error))
-
-    def resolve(pairs: Sequence[tuple[_Call[Any], BaseException | None]]) -> None:
-        for call, error in pairs:
-            if call.future.done():  # the caller was cancelled
-                continue
-            if error is not None:
-                call.future.set_exception(error)
-            elif not call.is_complete:
-                call.future.set_exception(RuntimeError(f"got {len(call.results)} results for {len(call.jobs)} jobs"))
-            else:
-                call.future.set_result([call.results[index] for index in range(len(call.jobs))])
-
-    for loop, pairs in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(resolve, pairs)
+    deliver((call.future, call.collect_results() if error is None else error) for call, error in outcomes.items())

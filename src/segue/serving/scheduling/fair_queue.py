@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["FairQueue"]
+__all__ = ["FairQueue", "Overloaded"]
 
 T = TypeVar("T")
 
 MAX_IDLE_CLIENTS = 1_000
 """Idle clients whose virtual time is remembered."""
+
+
+class Overloaded(Exception):
+    """Too many requests are queued; try again after ``retry_after`` seconds."""
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        super().__init__(f"service overloaded; try again in {retry_after:.1f} s")
+        self.retry_after = retry_after
 
 
 class FairQueue(Generic[T]):
@@ -90,6 +99,25 @@ class FairQueue(Generic[T]):
         """
         client = max(self._entries, key=lambda name: len(self._entries[name]))
         return client, self._entries[client][-1]
+
+    def make_room(
+        self, client: str, max_length: int, is_removable: Callable[[T], bool] = lambda entry: True
+    ) -> list[T]:
+        """Make room for an entry of ``client``.
+
+        Returns the entries that were removed for it, at most one. A full queue loses the newest entry of the client
+        with the most entries, if that client has more than ``client`` has with the new one.
+
+        Raises:
+            Overloaded: there is no room.
+        """
+        if self._length < max_length:
+            return []
+        longest, newest = self.newest_of_longest()
+        if self.count(longest) <= self.count(client) + 1 or not is_removable(newest):
+            raise Overloaded
+        self.remove(longest, newest)
+        return [newest]
 
     def _add_turn(self, client: str) -> None:
         self._n_turns += 1

@@ -143,7 +143,7 @@ class ErrorResponse(ApiModel):
     error: str
     """Error code: ``invalid``, ``unauthorized``, ``forbidden``, ``not_found``, ``method_not_allowed``,
     ``request_timeout``, ``conflict``, ``too_large``, ``unsupported_media_type``, ``misdirected_request``,
-    ``rate_limited``, ``overloaded``, ``store_full``, ``internal_error``."""
+    ``rate_limited``, ``overloaded``, ``store_full``, ``store_damaged``, ``internal_error``."""
     message: str
     """Plain text that names the field at fault."""
     fields: dict[str, str] = {}

@@ -56,7 +56,8 @@ class RecommendRequest(Rules):
     k: Annotated[int, Field(ge=1), WHOLE_NUMBER] = 10
     """Number of items to return."""
     include_seen: bool = False
-    """Whether items of the history may be recommended again."""
+    """Whether items of the history may be recommended again. With ``user`` and without ``history`` it shows the user's
+    history, so it requires a key with the scope ``read``."""
     exclude_seen: bool | None = None
     """The opposite of ``include_seen``, as in Python; give one of them."""
     time: Time | None = None
@@ -65,6 +66,11 @@ class RecommendRequest(Rules):
     """Name of the model; default: the one that an experiment assigns, otherwise the active model."""
     deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE_NUMBER] | None = None
     """Response deadline in milliseconds. A faster fallback answers if the model cannot meet it."""
+
+    @property
+    def uses_stored_history(self) -> bool:
+        """Whether the history is that of the training data and the store."""
+        return self.user is not None and self.history is None
 
     @model_validator(mode="before")
     @classmethod

@@ -71,7 +71,8 @@ class RecommendResponse(ApiModel):
     """What produced the list; any value but ``model`` indicates degraded service, explained in ``notes``."""
     filtered_counts: dict[str, int] = {}
     """Number of catalog items excluded by each rule (``seen``, ``allow``, ``deny``, ``filter``), and number of
-    candidates skipped by quotas (``max_per_value``)."""
+    candidates skipped by quotas (``max_per_value``). A key without the scope ``read`` gets no ``seen`` for the stored
+    history of a user."""
     unknown: UnknownInputs = UnknownInputs()
     notes: list[str] = []
     """Further remarks in plain text."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from segue.serving.errors import format_traceback
 from segue.serving.monitoring.metrics import Metrics
-from segue.serving.stores.store import STORE_FULL, StoreError
+from segue.serving.stores.store import STORE_DAMAGED, STORE_FULL, STORE_LINKED, StoreError
 from segue.serving.stores.timeout import TimeoutStore
 
 __all__ = ["StoreMonitor"]
@@ -37,6 +37,7 @@ class StoreMonitor:
     ) -> None:
         self._store, self._metrics, self._max_bytes, self._clock = store, metrics, max_bytes, clock
         self._down_since: float | None = None
+        self._down_cause = ""
         self._measured_at: float | None = None
         self._was_full = False
         self._logged_at: dict[str, float] = {}
@@ -53,7 +54,8 @@ class StoreMonitor:
         """Return the problems of the store, without addresses and paths."""
         problems = []
         if self._down_since is not None:
-            problems.append(f"event store unavailable for {self._clock() - self._down_since:.0f} s")
+            seconds = f"{self._clock() - self._down_since:.0f} s"
+            problems.append(f"event store unavailable for {seconds}{self._down_cause}")
         if self.full_reason is not None:
             problems.append("event store full")
         return problems
@@ -98,6 +100,8 @@ class StoreMonitor:
                 return
 
     def _set_down(self, reason: str) -> None:
+        causes = [cause for cause in (STORE_DAMAGED, STORE_LINKED) if cause in reason]
+        self._down_cause = f": {causes[0]}" if causes else ""
         if self._down_since is None:
             self._down_since = self._clock()
             self._metrics.set_store_up(False)

@@ -20,6 +20,9 @@ _BUSY_FIELDS = ("aof_rewrite_in_progress", "aof_rewrite_scheduled", "rdb_bgsave_
 def rewrite_files(client: Any, errors: Any) -> str:
     """Rewrite the append-only file and the snapshot, and clear the slow log.
 
+    The snapshot is written even if the server is not configured to write any: one of an earlier run, or of a ``SAVE``,
+    may exist, and the server does not say so (``rdb_saves`` starts at 0 with every run).
+
     The slow log is cleared only if it contains calls of scripts, whose arguments contain ids.
 
     Args:
@@ -34,10 +37,8 @@ def rewrite_files(client: Any, errors: Any) -> str:
         redis.RedisError: the server is unreachable.
     """
     notes = []
-    is_persistent = bool(client.info("persistence").get("aof_enabled"))
-    files = [_APPEND_ONLY_FILE] if is_persistent else []
-    files += [_SNAPSHOT] if _has_snapshots(client, errors) else []
-    for command, status in files:
+    has_append_only_file = bool(client.info("persistence").get("aof_enabled"))
+    for command, status in [_APPEND_ONLY_FILE, _SNAPSHOT] if has_append_only_file else [_SNAPSHOT]:
         try:
             _run_and_wait(client, errors, command, status)
         except errors.ResponseError:
@@ -51,16 +52,6 @@ def rewrite_files(client: Any, errors: Any) -> str:
     if int(replication.get("connected_slaves", 0)) or int(replication.get("repl_backlog_active", 0)):
         notes.append("the files of replicas contain bytes of the user until they are rewritten")
     return "; ".join(notes)
-
-
-def _has_snapshots(client: Any, errors: Any) -> bool:
-    """Check whether the server writes snapshots; true if it does not say."""
-    if int(client.info("persistence").get("rdb_saves", 0)):
-        return True
-    try:
-        return bool(dict(client.config_get("save")).get("save"))
-    except errors.ResponseError:
-        return True
 
 
 def _run_and_wait(client: Any, errors: Any, command: str, status: str) -> None:

@@ -27,6 +27,7 @@ from segue.serving.stores.sqlite_migrations import migrate
 from segue.serving.stores.store import (
     LOCK_TIMEOUT_SECONDS,
     OUTCOME_UNKNOWN,
+    STORE_DAMAGED,
     STORE_FULL,
     Deletion,
     Event,
@@ -66,15 +67,13 @@ class SQLite:
         self._write_lock = threading.Lock()  # between threads; SQLite itself polls for its lock
         max_size = 1 if path is None else MAX_CONNECTIONS
         self._pool = ConnectionPool(self._connect, lambda c: not c.in_transaction, sqlite3.Connection.close, max_size)
+        self._damage: str | None = None
+        """Why nothing is stored any more; reading continues as far as possible."""
         self._file: StoreFile | None = None
         self._erasure: SQLiteErasure | None = None
         if path is not None:
-            self._path = path = (
-                path.resolve()
-            )  # as SQLite does: other files of the store are beside the target of a link
-            if not path.parent.is_dir():
-                raise ValueError(f"store: {path.parent}: no such folder")
             self._file = StoreFile(path)
+            self._path = self._file.path
             self._erasure = SQLiteErasure(self._connect, self._file, self._write_lock)
         try:
             with self._write(f"open {path or 'memory'}") as connection:
@@ -243,6 +242,7 @@ class SQLite:
 
     def ping(self) -> None:
         """See :meth:`segue.serving.stores.store.Store.ping`."""
+        self._check_damage()
         with self._read("respond") as connection:
             connection.execute("SELECT last_sequence FROM store").fetchone()
 
@@ -337,6 +337,7 @@ class SQLite:
             synced: whether to sync to disk; otherwise only this transaction may be lost in a power failure.
         """
         self._check_file()
+        self._check_damage()
         end = time.monotonic() + (self._lock_timeout if timeout is None else timeout)
         if not self._write_lock.acquire(timeout=end - time.monotonic()):
             raise StoreError(f"sqlite: cannot {operation}: the write lock is held by another thread")
@@ -376,6 +377,20 @@ class SQLite:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
+    def _check_damage(self) -> None:
+        """Check that the file was not found damaged before.
+
+        What is stored in a damaged file may be lost when it is repaired.
+
+        Raises:
+            StoreError: it was.
+        """
+        if self._damage is not None:
+            raise StoreError(
+                f"sqlite: {self._path}: {STORE_DAMAGED} ({self._damage}); stop the service, restore a backup or copy "
+                "what is readable (sqlite3 FILE .recover), and start it again"
+            )
+
     def _check_file(self) -> None:
         if self._file is not None:
             self._file.check()
@@ -387,4 +402,7 @@ class SQLite:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", type(error).__name__)
             suffix = f"; {STORE_FULL}" if name == "SQLITE_FULL" else ""
+            if name.startswith("SQLITE_CORRUPT") or (name == "SQLITE_NOTADB" and not operation.startswith("open")):
+                self._damage = name
+                suffix = f"; {STORE_DAMAGED}"
             raise StoreError(f"sqlite: cannot {operation}: {name}{suffix}") from None

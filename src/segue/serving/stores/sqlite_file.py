@@ -1,7 +1,10 @@
 """Files of an SQLite store: identity, size, and leftover bytes.
 
 SQLite keeps writing to a file that was deleted or replaced, so that everything stored after that is lost at the end of
-the process. :meth:`StoreFile.check` recognizes it by the device and inode of the file, ``-wal`` and ``-shm``.
+the process. :meth:`StoreFile.check` recognizes it by the device and inode of the file, ``-wal`` and ``-shm``. If the
+file or a folder above it is a symbolic link, the path is checked both with and without following it. It also checks
+that the file has one name only: processes that open it by different hard links have different ``-wal`` files and
+overwrite each other's changes.
 
 ``secure_delete`` overwrites deleted rows and free pages with zeros. It does not cover the gap of a b-tree page, between
 the cell pointers and the cells: when SQLite rebuilds a page (``rebuildPage`` in ``btree.c``), older copies of cells
@@ -17,7 +20,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from segue.serving.stores.store import StoreError
+from segue.serving.stores.store import STORE_LINKED, StoreError
 
 __all__ = ["StoreFile"]
 
@@ -40,20 +43,39 @@ class StoreFile:
     including those of SQLite, so the objects for one file share a descriptor.
 
     Args:
-        path: main file, created if it does not exist and readable by its owner only.
+        path: main file, created if it does not exist and readable by its owner only; may be a symbolic link.
+
+    Attributes:
+        path: the file without symbolic links. As SQLite does, the other files are beside it.
 
     Raises:
-        StoreError: the file cannot be read, written or created.
+        ValueError: the folder does not exist.
+        StoreError: the file cannot be read, written or created, or has hard links.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = str(path)
+        original_path = str(path.absolute())
+        try:
+            self.path = path.resolve()
+            has_folder = self.path.parent.is_dir()
+        except RuntimeError:
+            raise ValueError(f"store: {path}: symbolic links that lead to each other") from None
+        except OSError as error:
+            raise ValueError(f"store: {path}: {error.strerror}") from None
+        if not has_folder:
+            raise ValueError(f"store: {self.path.parent}: no such folder")
+        self._path = str(self.path)
         try:
             self._descriptor, self._identity = _open_descriptor(self._path)
         except OSError as error:
             raise StoreError(f"store: {path}: cannot be opened for writing: {error.strerror}") from None
         self._identities = [(self._path, self._identity)]
+        if original_path != self._path:  # a restart follows the link again, which may lead elsewhere by then
+            self._identities.append((original_path, self._identity))
         self._is_watched = self._is_closed = False
+        if os.fstat(self._descriptor).st_nlink > 1:
+            self.close()
+            raise StoreError(_describe_links(self._path))
 
     def watch(self) -> None:
         """Begin to check ``-wal`` and ``-shm``, too, and that the file is not empty.
@@ -74,7 +96,7 @@ class StoreFile:
         The check takes about 5 microseconds. It succeeds again if the same files are put back.
 
         Raises:
-            StoreError: a file was deleted, replaced or emptied.
+            StoreError: a file was deleted, replaced or emptied, or the file has hard links.
         """
         for path, identity in self._identities:
             try:
@@ -84,6 +106,8 @@ class StoreFile:
                 raise self._error(path, problem) from None
             if (status.st_dev, status.st_ino) != identity:
                 raise self._error(path, "was replaced")
+            if status.st_nlink > 1 and identity == self._identity:
+                raise StoreError(_describe_links(path))
             if self._is_watched and not status.st_size and path == self._path:
                 raise self._error(path, "was emptied")
 
@@ -150,6 +174,13 @@ class StoreFile:
             f"sqlite: {path} {problem} while the store was open; put back the files that were open, or stop the "
             "service, restore the store and start it again"
         )
+
+
+def _describe_links(path: str) -> str:
+    return (
+        f"sqlite: {path}: {STORE_LINKED}, and processes that open it by different names would destroy each other's "
+        f"events; delete the other name (find / -xdev -samefile {path}), and back up with sqlite3 {path} '.backup FILE'"
+    )
 
 
 def _find_gap(data: bytes, offset: int, page: int, size: int) -> tuple[int, int]:

@@ -13,7 +13,9 @@ from typing import Protocol
 __all__ = [
     "LOCK_TIMEOUT_SECONDS",
     "OUTCOME_UNKNOWN",
+    "STORE_DAMAGED",
     "STORE_FULL",
+    "STORE_LINKED",
     "Deletion",
     "Event",
     "Exposure",
@@ -29,6 +31,11 @@ OUTCOME_UNKNOWN = "it is unknown whether the operation was executed"
 """Part of the message of a :class:`StoreError` if the connection was lost during an operation."""
 STORE_FULL = "the store is full"
 """Part of the message of a :class:`StoreError` if there is no room on the store's disk or in its memory."""
+
+STORE_DAMAGED = "the store is damaged"
+"""Part of the message of a :class:`StoreError` if the content of the store is malformed."""
+STORE_LINKED = "the file has more than one name (hard links)"
+"""Part of the message of a :class:`StoreError` if another process could open the store's file by another name."""
 
 
 class StoreError(Exception):

@@ -67,9 +67,7 @@ class QueryBuilder:
             StoreError: the store cannot be read.
             ValueError: a profile value does not fit the type of its feature.
         """
-        stored_rows = [
-            row for row, request in enumerate(requests) if request.history is None and request.user is not None
-        ]
+        stored_rows = [row for row, request in enumerate(requests) if request.uses_stored_history]
         users = [str(requests[row].user) for row in stored_rows]
         stored = [store.UserEvents(deleted=True)] * len(stored_rows) if without_store else []
         if stored_rows and not without_store:
