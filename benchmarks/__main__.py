@@ -39,6 +39,9 @@ PARTS = {
     "ratings_scaling": "an iteration of ALS against ratings, users and width, with a plot",
     "ranking_speed": "ials, ease and item_knn compared with implicit, RecTools and LensKit",
     "bpr_tutorial": "BPR on MovieLens 100K, ten epochs, compared with RecBole",
+    "word2vec": "skip-gram word and item vectors compared with gensim: words per second",
+    "text_encoding": "encoding texts with MiniLM compared with sentence-transformers: texts per second",
+    "sentiment": "sentiment of simulated reviews: accuracy, and its gain as the value of events (--seeds): minutes",
     "serving": "the service under load, and single requests compared with RecTools and RecBole; needs wrk",
     "soak": "the service under traffic and injected faults: durability, counters, memory (--minutes, --store)",
     "attack": "the service under attack: memory, blocked time, latency of its other clients (--old CHECKOUT)",
@@ -47,6 +50,9 @@ PARTS = {
     "ablation": "effect of each setting, three seeds: hours",
     "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
     "accuracy": "metrics of all models on one board (--source), trained from its recipes: hours",
+    "new_users": "strategies for new users after 0 to 10 events (--source, --models, --seeds): ten minutes",
+    "cold_items": "items held out of training: models with text, features and ids (--source, --models, --seeds): hours",
+    "hybrid": "combinations of models compared with their best member (--source, --models, --seeds): minutes to hours",
     "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
 }
 
@@ -59,6 +65,10 @@ MODULES = (
     "ratings_scaling",
     "ranking_speed",
     "bpr_tutorial",
+    "word2vec",
+    "text_encoding",
+    "sentiment",
+    "new_users",
     "serving",
     "soak",
     "attack",
@@ -116,12 +126,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--run", default="latest", help="of part length_generalization: a run; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
-    parser.add_argument("--seeds", type=int, default=3, help="of part ablation; default %(default)s")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        default=3,
+        help="of parts ablation, cold_items, hybrid, new_users, sentiment; default %(default)s",
+    )
     parser.add_argument(
         "--trials", type=int, default=4, help="of part equal_budget_tuning, per model; default %(default)s"
     )
     parser.add_argument(
-        "--models", help="of parts equal_budget_tuning and ratings; default: every model that supports the task"
+        "--models",
+        help="of parts equal_budget_tuning, ratings, cold_items and hybrid; default: every model that supports it",
     )
     parser.add_argument("--task", default="ml-100k-u1", help="of part ratings: a key of its TASKS; default %(default)s")
     parser.add_argument(
@@ -211,6 +227,22 @@ def run_ratings(options: argparse.Namespace, found: Found) -> tuple[str, str, Fo
     return f"ratings-{options.task}", ratings.page(found), found
 
 
+def run_cold_items(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``cold_items``; the page has the name of the data."""
+    from benchmarks import cold_items
+
+    found |= cold_items.run(options.source, options.models, options.seeds, log, options.quick)
+    return f"cold_items-{found['source'].partition('?')[0]}", cold_items.page(found), found
+
+
+def run_hybrid(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``hybrid``; the page has the name of the data."""
+    from benchmarks import hybrid
+
+    found |= hybrid.run(options.source, options.models, options.seeds, log, options.quick)
+    return f"hybrid-{found['source'].partition('?')[0]}", hybrid.page(found), found
+
+
 def run_tuning(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
     """Run part ``equal_budget_tuning``; the page has the name of the data."""
     from benchmarks import equal_budget_tuning
@@ -298,6 +330,8 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "ablation": run_ablation,
     "ratings": run_ratings,
     "equal_budget_tuning": run_tuning,
+    "cold_items": run_cold_items,
+    "hybrid": run_hybrid,
 }
 """By part its function; :func:`run_plain` runs the others."""
 

@@ -20,6 +20,7 @@ from benchmarks.verdicts import compare_figures, emphasize, verdict_lines
 from segue.experiment.paths import find_run
 from segue.reports.quantities import metric_label
 from segue.reports.tables import Table, all_metrics_table, comparison_table, cost_table, tests_table
+from segue.reports.warmth import warmth_comparison_table
 
 __all__ = ["BOARDS", "Board", "accuracy", "page"]
 
@@ -142,7 +143,8 @@ def page(result: dict[str, Any]) -> str:
         cost_table(result),
     )
     lines += [f"## {comparison.title}", "", *_markdown(comparison), "", *_published_lines(result, board, name)]
-    for table in others:
+    warmth = warmth_comparison_table(result)
+    for table in [*others, *([] if warmth is None else [warmth])]:
         lines += [f"## {table.title}", "", *_markdown(table), ""]
     lines += ["## Provenance", ""]
     chosen = result["metric"]

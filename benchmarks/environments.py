@@ -24,6 +24,7 @@ REQUIREMENTS: dict[str, list[str]] = {
     "implicit": ["implicit==0.7.3", "scikit-surprise==1.1.5", "pandas", "threadpoolctl"],
     "lenskit": ["lenskit==2025.8.1", TORCH],
     "cornac": ["cornac==3.0.1"],
+    "gensim": ["gensim==4.4.0"],
     "spark": ["pyspark==4.3.0", "numpy"],
 }
 """Requirements of each environment, which also holds Surprise for ``implicit``. PyTorch is installed first, so that its

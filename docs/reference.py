@@ -34,6 +34,7 @@ def pages() -> dict[str, str]:
         "models": _models(),
         "training": _training(),
         "data": _data(),
+        "text": _text(),
         "simulator": _simulator(),
         "evaluation": _evaluation(),
         "commands": "\n\n".join(["# Commands", *_commands()]),
@@ -51,6 +52,9 @@ def groups() -> dict[str, type[Settings]]:
     from segue.data.simulator import SimulatorSettings
     from segue.data.splits import SplitSettings
     from segue.experiment.settings import EvaluationSettings, RunSettings, TaskSettings
+    from segue.features.sentiment import SentimentSettings
+    from segue.features.text.encoder import encoder_class, encoder_keys
+    from segue.features.text.settings import TextSettings
     from segue.training.train import Training
 
     shared: dict[str, type[Settings]] = {
@@ -61,7 +65,10 @@ def groups() -> dict[str, type[Settings]]:
         "training": Training,
         "evaluation": EvaluationSettings,
         "simulated": SimulatorSettings,
+        "text": TextSettings,
+        "sentiment": SentimentSettings,
     }
+    shared |= {f"text.{key}": encoder_class(key).Config for key in encoder_keys()}
     return shared | {f"models.{key}": model_class(key).Config for key in builtin_models()}
 
 
@@ -71,6 +78,7 @@ def _index() -> str:
         ("[Models](models.md)", "every model with its settings: group `model`"),
         ("[Training](training.md)", "groups `training`, `run` and `task`; losses and samplers"),
         ("[Data](data.md)", "data sources; groups `filters` and `split`; split strategies"),
+        ("[Text](text.md)", "group `text`; text encoders with their settings; sentiment of reviews"),
         ("[Simulated world](simulator.md)", "its choice model, and the settings of `simulated?key=value`"),
         ("[Evaluation](evaluation.md)", "group `evaluation`; metrics; similarity measures"),
         ("[Service](service.md)", "settings of `segue serve`, request and response schemas, Prometheus metrics"),
@@ -144,6 +152,21 @@ def _data() -> str:
         sources.append((f"`{name.replace('_', '-')}`", module.ABOUT, options))
     parts = ["# Data", "## Data sources", render_table(("name", "description", "settings"), sources)]
     parts += [_group("filters"), _group("split"), "### Split strategies", _functions(split_strategies)]
+    return "\n\n".join(parts)
+
+
+def _text() -> str:
+    from segue.features import sentiment
+    from segue.features.text.encoder import encoder_class, encoder_keys
+
+    parts = ["# Text", _group("text"), "The settings of an encoder are given as `text.options`."]
+    for key in encoder_keys():
+        kind = encoder_class(key)
+        module_text = (sys.modules[kind.__module__].__doc__ or "").partition("Shapes:")[0]
+        parts += [f"## Encoder `{key}`", paragraphs(module_text), render_settings(kind.Config)]
+    parts += ["## Sentiment", paragraphs(sentiment.__doc__ or ""), render_settings(sentiment.SentimentSettings)]
+    for name in ("add_sentiment", "find_aspects", "summarize_items"):
+        parts.append(render_function(f"segue.features.sentiment.{name}", getattr(sentiment, name), level=3))
     return "\n\n".join(parts)
 
 

@@ -14,6 +14,7 @@ from segue.version import __version__ as __version__
 if TYPE_CHECKING:
     from segue import models as models
     from segue.api import (
+        add_text,
         compare,
         cross_validate,
         evaluate,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "add_text",
     "compare",
     "cross_validate",
     "evaluate",

@@ -33,6 +33,7 @@ from segue.experiment.inference.queries import build_queries
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import warn_of_repeats
 from segue.experiment.records.held_out_readings import read_readings
+from segue.experiment.text import add_text
 from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from segue.experiment.inference.session import StreamingSession
 
 __all__ = [
+    "add_text",
     "compare",
     "cross_validate",
     "evaluate",
@@ -85,8 +87,7 @@ def load(
     """Load and prepare an interaction log.
 
     Args:
-        source: a name such as ``ml-100k``; a file, folder or pattern of files; or a table in memory (pandas, Polars,
-            pyarrow, DuckDB).
+        source: a name such as ``ml-100k``; a file, folder or pattern of files; a table of pandas, Polars, pyarrow, ...
         columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``. ``None`` ignores a
             column; in a delimited file without a header, columns are numbered from 1.
         separator: what separates the columns of delimited text, such as ``;`` or ``tab``; by default it is detected.
@@ -108,8 +109,7 @@ def split(data: Any, strategy: str = "leave_one_out", **settings: Any) -> Split:
     Args:
         data: a dataset, or anything that :func:`load` reads.
         strategy: by default each user's last item is the test and the one before is validation.
-        settings: see :class:`segue.data.splits.SplitSettings`, such as ``test=0.1`` or ``seed=1``; ``valid=0`` leaves
-            out validation.
+        settings: see :class:`segue.data.splits.SplitSettings`, such as ``test=0.1``, or ``valid=0`` for none.
     """
     return split_data(_dataset(data), parse(SplitSettings, {"strategy": strategy, **settings}, "split"))
 

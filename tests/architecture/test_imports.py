@@ -30,6 +30,7 @@ LIGHT = [
     "segue.data",
     "segue.evaluation",
     "segue.evaluation.evaluate",
+    "segue.features.text.encode_items",
     "segue.cli",
 ]
 

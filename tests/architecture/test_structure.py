@@ -13,8 +13,8 @@ MAX_FOLDER_FILES = 20
 SLIVER_LINES = 60
 """A file below this length with a single importer belongs into its importer, unless it is a registry entry."""
 
-REGISTRIES = ("models/", "data/sources/", "serving/stores/")
-"""Folders whose files are entries: models by family, public datasets, event stores."""
+REGISTRIES = ("models/", "data/sources/", "serving/stores/", "features/text/encoders/")
+"""Folders whose files are entries: models by family, public datasets, event stores, text encoders."""
 
 OWN_CONCEPTS = {
     "cli/export.py": "one command, one file",

@@ -12,7 +12,7 @@ from segue.core.registry import model_class, model_keys
 from segue.core.run import Run
 from segue.experiment.plan import make_plan
 from segue.testing.training import small
-from segue.testing.worlds import cycle
+from segue.testing.worlds import cycle, with_features
 from segue.training.settings import CHOICE_DEPENDENT_SETTINGS, Training
 from segue.training.train import train
 
@@ -87,10 +87,10 @@ def test_a_training_setting_is_read_or_rejected(model: str) -> None:
     if not issubclass(kind, Network):
         assert accepted == {"metric"}
         return
-    world = cycle(users=12)
+    log = with_features(cycle(users=12).train)
     training = Recording(epochs=1, metric="hit_rate@10", ema=0.5)
     READ.clear()
-    train(model, small(kind.Config, {}), training, world.train, Run(0), lambda _: {"hit_rate@10": 0.5})
+    train(model, small(kind.Config, {}), training, log, Run(0), lambda _: {"hit_rate@10": 0.5})
     assert accepted - set(CHOICE_DEPENDENT_SETTINGS) - {"lr_step_factor"} <= READ
     assert accepted >= {"epochs", "batch_size", "optimizer", "betas", "learning_rate", "weight_decay", "metric"}
     assert ("loss" in accepted) == (kind.builtin_loss is None)

@@ -364,3 +364,48 @@ def test_no_split_trains_on_everything(dataset: Dataset) -> None:
     result = split(dataset, SplitSettings(strategy="none"))
     assert numbers(result.train.histories) == numbers(dataset.histories)
     assert (len(result.valid), len(result.test), result.metadata["unused_events"]) == (0, 0, 0)
+
+
+@given(data=st.data(), share=st.sampled_from([0.2, 0.5]))
+def test_items_held_out_of_training_occur_in_targets_only(data: st.DataObject, share: float) -> None:
+    """The targets are those of the split without cold items; training and histories lack the events of these items."""
+    dataset = data.draw(logs())
+    strategies = tuple(name for name in STRATEGIES if name != "cold_items")
+    plain = data.draw(split_settings(strategies)).model_copy(update={"drop_cold_targets": False})
+    seed = data.draw(st.integers(0, 3))
+    settings = SplitSettings(**{**plain.model_dump(), "cold_items": share, "seed": seed})
+    whole = split(dataset, settings.model_copy(update={"cold_items": 0.0}))
+    try:
+        result = split(dataset, settings)
+    except ValueError:
+        reject()
+    n_items = len(np.unique(dataset.histories.items))
+    assert result.metadata["held_out_items"] == round(n_items * share)
+    lost = set(numbers(whole.train.histories)) - set(numbers(result.train.histories))
+    cold = {int(item) for item, number in zip(dataset.histories.items, dataset.histories.values, strict=True)
+            if int(number) in lost}  # fmt: skip
+    assert len(cold) <= round(n_items * share)
+    assert not cold & set(result.train.histories.items.tolist())
+    assert set(numbers(result.train.histories)) == set(numbers(whole.train.histories)) - lost
+    for part, before in ((result.valid, whole.valid), (result.test, whole.test)):
+        assert not cold & set(part.queries.history.items.tolist())
+        if not settings.drop_seen_targets:
+            assert numbers(part.targets) == numbers(before.targets)
+    assert check_leakage(result) == []
+    assert same(split(dataset, settings).test, result.test)
+
+
+def test_the_seed_draws_the_cold_items() -> None:
+    rows = [(user, item, 10 * user + item) for user in range(8) for item in range(10)]
+    users, items_, times = zip(*rows, strict=True)
+    dataset = load(pl.DataFrame({"user_id": users, "item_id": items_, "timestamp": times}))
+    trained = [
+        set(split(dataset, SplitSettings(cold_items=0.3, seed=seed)).train.histories.items.tolist())
+        for seed in range(3)
+    ]
+    assert trained[0] != trained[1] != trained[2]
+    assert split(dataset, SplitSettings(cold_items=0.3)).metadata["held_out_items"] == 3
+    with pytest.raises(ValueError, match=r"cold_items: got 0\.1 with strategy cold_items"):
+        SplitSettings(strategy="cold_items", cold_items=0.1)
+    with pytest.raises(ValueError, match="seed: only used by strategy"):
+        SplitSettings(seed=1)

@@ -25,6 +25,7 @@ Case = tuple[Settings, Any]
 """Further settings that are needed, and a value."""
 
 N_USERS, N_ITEMS = 18, 12
+CITIES = [f"{country}{number % 7}" for number, country in enumerate("ABC" * 6)]
 TRAINING = Training(epochs=2, batch_size=8, learning_rate=0.05)
 
 BASE: Settings = {
@@ -132,7 +133,31 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("neumf", "pretrain_epochs"): [({}, 1.0)],
     ("neumf", "num_negatives"): [({}, 1)],
     ("lightgcn", "l2"): [({}, 1.0)],
+    ("item2vec", "subsample"): [({}, 0.01)],
+    ("fusion", "backbone"): [({}, "gru4rec")],
+    ("fusion", "backbone_settings"): [({}, {"num_blocks": 1})],
+    ("fusion", "vector_dim"): [({}, 2), ({}, 0)],
+    ("two_tower", "vector_dim"): [({}, 2), ({}, 0)],
+    ("two_tower", "frequency_rate"): [({"frequencies": "streaming"}, 0.5)],
     ("recent_popular", "half_life"): [({}, 0.1)],
+    ("content", "features"): [({}, ("color",))],
+    ("content", "weights"): [({"half_life": None}, "equal")],
+    ("content", "embedding_dim"): [({}, 2)],
+    ("profile_model", "prefixes"): [({}, {"city": 1})],
+    ("profile_clusters", "prefixes"): [({}, {"city": 1})],
+    ("hierarchical_backoff", "prefixes"): [({}, {"city": 1})],
+    ("hierarchical_backoff", "concentration"): [({}, 3.3)],
+    ("exploration", "share"): [({"policy": "random_share"}, 0.9)],
+    ("exploration", "base"): [({}, "item_knn")],
+    ("exploration", "base_settings"): [({}, {"smoothing": 5.0})],
+    ("hybrid", "members"): [({}, ("popular", "item_knn"))],
+    ("hybrid", "settings"): [({}, {"ease": {"l2": 1.0}})],
+    ("hybrid", "weights"): [({}, (3.0, 1.0)), ({"method": "rrf"}, (3.0, 1.0))],
+    ("hybrid", "switch_by"): [({"method": "switching"}, "item")],
+    ("hybrid", "switch_at"): [({"method": "switching"}, 7)],
+    ("fold_in", "prior"): [({}, "random")],
+    ("fold_in", "bases"): [({}, ("item_knn",))],
+    ("fold_in", "base_settings"): [({}, {"user_knn": {"k": 2}})],
 }
 for _key in ("item_knn", "user_knn"):
     OWN_CASES |= {
@@ -170,7 +195,8 @@ def world() -> Dataset:
         np.concatenate([[0], np.cumsum(lengths)]), items, rng.integers(0, 2, size), rng.integers(1, 6, size), times
     )
     features = pl.DataFrame({"id": [f"i{code}" for code in range(N_ITEMS)], "color": ["red", "blue", "green"] * 4})
-    users = pl.DataFrame({"id": [f"u{code}" for code in range(N_USERS)], "gender": ["F", "M"] * 9})
+    features = features.with_columns(text=pl.Series(rng.normal(size=(N_ITEMS, 3)).tolist()))
+    users = pl.DataFrame({"id": [f"u{code}" for code in range(N_USERS)], "gender": ["F", "M"] * 9, "city": CITIES})
     data = dataset(events, N_ITEMS)
     return replace(data, actions=("view", "buy"), item_features=features.lazy(), user_features=users.lazy())
 

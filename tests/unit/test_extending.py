@@ -184,7 +184,18 @@ def test_store_has_every_method(folder: Path) -> None:
             )
 
 
-def test_text_as_vectors(folder: Path) -> None:
-    namespace = runpy.run_path(str(folder / "use_text.py"))
-    (plot,) = [feature for feature in namespace["model"].model.schema.item_features if feature.name == "plot"]
+def test_text_encoder(folder: Path) -> None:
+    import numpy as np
+
+    import segue
+    from segue.core.features import infer_features
+    from segue.features.text.encoder import create_encoder
+
+    data = segue.load("simulated?users=50&items=30")
+    data = segue.add_text(data, ["description"], encoder="hashing", name="plot", cache="none", dimensions=16)
+    (plot,) = [feature for feature in infer_features(data.item_features)[0] if feature.name == "plot"]
     assert (plot.kind, plot.size) == ("vector", 16)
+    encoder = create_encoder("hashing")
+    vectors = encoder.encode(["a b a", "b", " ", "A b a"])
+    assert np.isnan(vectors).all(1).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(vectors[[0, 1]] @ vectors[[3, 1]].T, [[1, 5**-0.5], [5**-0.5, 1]], rtol=1e-5)

@@ -281,8 +281,9 @@ def test_missing_profile_values_are_taken_from_the_data() -> None:
 def test_embeddings_of_selected_items_equal_the_item_vectors() -> None:
     model = build_model(inputs=("item_features",))
     assert model.inputs is not None
+    assert model.inputs.items is not None
     codes = torch.tensor([[0, 5, N_ITEMS - 1, N_ITEMS]])
-    selected = model.inputs._embed_items(codes, model.items.weight)
+    selected = model.inputs.items.embed(codes, model.items.weight)
     table = torch.cat([model.item_vectors(), model.items.weight[N_ITEMS:]])
     assert codes.numel() < N_ITEMS
     torch.testing.assert_close(selected, table[codes])

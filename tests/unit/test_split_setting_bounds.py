@@ -16,6 +16,7 @@ BOUNDS: dict[str, tuple[str, list[Any], list[Any]]] = {
     "folds": ("k_fold", [2, 3], [1, 0]),
     "fold": ("k_fold", [0, 1, 4], [-1, 5]),
     "history": ("held_out_users", [1e-6, 1.0 - 1e-6], [0.0, -0.5, 1.0, 1.5]),
+    "cold_items": ("leave_one_out", [0.0, 1e-6, 0.99], [-1e-6, 1.0, 1.5]),
 }
 """By setting: a strategy that uses it, values that are accepted and values that are rejected."""
 
@@ -37,6 +38,7 @@ def test_defaults() -> None:
         "use_query_time": False,
         "drop_cold_targets": False,
         "drop_seen_targets": False,
+        "cold_items": 0.0,
     }
 
 

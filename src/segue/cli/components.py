@@ -1,6 +1,6 @@
 """Commands that list components.
 
-They are ``segue models``, ``losses``, ``samplers``, ``splits``, ``metrics`` and ``sources``.
+They are ``segue models``, ``losses``, ``samplers``, ``splits``, ``metrics``, ``sources`` and ``encoders``.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ KINDS = {
     "splits": "List the split strategies, or describe one.",
     "metrics": "List the metrics, or describe one.",
     "sources": "List the datasets known by name, or describe one.",
+    "encoders": "List the text encoders, or describe one.",
 }
 
 Name = Annotated[str | None, typer.Argument(metavar="NAME", help="Describe this one in full, with its settings.")]

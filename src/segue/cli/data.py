@@ -81,6 +81,65 @@ def prepare(
     _prepare(Terminal.from_context(context, json), source, out, {**layout, "items": items, "users": users}, set_)
 
 
+@app.command()
+def reviews(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Table of reviews, one per row.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the reviews with a column of their sentiment.")
+    ] = None,
+    items_out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write item features: sentiment, liked and disliked aspects.")
+    ] = None,
+    text: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the texts.")] = "review",
+    item: Annotated[str, typer.Option(metavar="COLUMN", help="Column with the items.")] = "item_id",
+    rating: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column with ratings, from which a linear model learns.")
+    ] = None,
+    min_reviews: Annotated[int, typer.Option(min=1, help="Smallest number of reviews that mention an aspect.")] = 3,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Measure the sentiment of reviews.
+
+    It can be the value of events, and a feature of items. --set changes settings of the group sentiment, such as
+    language=de.
+    """
+    from segue.core.config import apply_overrides, parse
+    from segue.core.run import Run
+    from segue.data.side_tables import read_side_tables
+    from segue.evaluation.recommendation_files import write_table
+    from segue.features.sentiment import SentimentSettings, add_sentiment, find_aspects, summarize_items
+
+    if out is None and items_out is None:
+        raise ValueError("reviews: nothing to write; give --out, --items-out or both")
+    values = apply_overrides({"sentiment": SentimentSettings}, set_ or [])["sentiment"]
+    settings = parse(SentimentSettings, values, "sentiment")
+    terminal = Terminal.from_context(context, json)
+    run = Run(show_progress=not terminal.json)
+    table = read_side_tables(file, None, {"item": item})["items"].table
+    scored = add_sentiment(table, text, rating, settings, run=run)
+    written = {}
+    if out is not None:
+        write_table(out, scored)
+        written["reviews"] = str(out)
+    if items_out is not None:
+        aspects = find_aspects(table, text, item, rating, settings, min_reviews=min_reviews, run=run)
+        write_table(items_out, summarize_items(scored, item, aspects))
+        written["items"] = str(items_out)
+    shares = {
+        name: round(float(is_so.fill_null(False).to_numpy().mean()), 4) if len(scored) else 0.0
+        for name, is_so in (("positive", scored["sentiment"] > 0), ("negative", scored["sentiment"] < 0))
+    }
+    found = {"reviews": len(scored), "method": settings.choose_method(rating is not None), **shares, "written": written}
+    if terminal.json:
+        terminal.result(found)
+        return
+    from segue.reports.tables import key_value_grid
+
+    terminal.table(key_value_grid({**found, "written": ", ".join(written.values())}))
+
+
 def _prepare(
     terminal: Terminal,
     source: str,

@@ -27,6 +27,15 @@ ExcludeSeen = Annotated[
     ),
 ]
 
+Items = Annotated[
+    str | None,
+    typer.Option(
+        metavar="all|warm|cold",
+        help="Which items are ranked: all, those with training events, or those without. [default: all]",
+        show_default=False,
+    ),
+]
+
 
 def evaluate(
     context: typer.Context,
@@ -42,6 +51,7 @@ def evaluate(
         str | None, typer.Option(metavar="GROUP", help="Also per group: a user feature such as age, or history_length.")
     ] = None,
     exclude_seen: ExcludeSeen = None,
+    items: Items = None,
     audit: Annotated[
         bool, typer.Option("--audit", help="Check the split for leaks, and list when the test part was read.")
     ] = False,
@@ -57,7 +67,7 @@ def evaluate(
     from segue.experiment.paths import find_run
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
+    overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen, items)]
     folder = Path(run).expanduser()
     command = " ".join(["segue", *sys.argv[1:]])
     if audit:
@@ -75,8 +85,11 @@ def evaluate(
         terminal.result(found.record)
         return
     from segue.reports.tables import groups_table, metrics_table
+    from segue.reports.warmth import warmth_table
 
     terminal.table(metrics_table(found.record))
+    if found.record["warmth"]:
+        terminal.table(warmth_table(found.record))
     if by is not None:
         terminal.table(groups_table(found.record, by))
     for warning in found.record["warnings"]:
@@ -123,6 +136,7 @@ def compare(
         str | None, typer.Option(metavar="MODEL", help="Test only against this model. [default: every pair]")
     ] = None,
     exclude_seen: ExcludeSeen = None,
+    items: Items = None,
     max_users: MaxUsers = None,
     columns: Columns = None,
     separator: Separator = None,
@@ -139,7 +153,7 @@ def compare(
     from segue.experiment.compare_runs import compare_runs
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *_evaluation_overrides(None, exclude_seen)]
+    overrides = [*(set_ or []), *_evaluation_overrides(None, exclude_seen, items)]
     task = _task(data, max_users, columns, separator, target)
     try:
         result = compare_runs(models, task, overrides, metric, seeds=_seeds(seeds), baseline=baseline, log=terminal.log)
@@ -150,9 +164,12 @@ def compare(
         terminal.result(result)
         return
     from segue.reports.tables import comparison_table, tests_table
+    from segue.reports.warmth import warmth_comparison_table
 
     terminal.table(comparison_table(result))
     terminal.table(tests_table(result))
+    if table := warmth_comparison_table(result):
+        terminal.table(table)
     for warning in result["warnings"]:
         terminal.log(f"warning: {warning}")
     terminal.log(f"page: {result['page']}")
@@ -209,11 +226,14 @@ def cross_validate(
     )
     rows = result.table.rows(named=True)
     if terminal.json:
-        terminal.result({"data": data, "folds": folds, "models": rows, "values": result.values})
+        warmth = result.warmth_table.rows(named=True)
+        terminal.result({"data": data, "folds": folds, "models": rows, "values": result.values, "warmth": warmth})
         return
     from segue.reports.tables import cross_validation_table
+    from segue.reports.warmth import cross_validation_warmth_table
 
     terminal.table(cross_validation_table(f"{data}: {folds}-fold cross-validation, t intervals over folds", rows))
+    terminal.table(cross_validation_warmth_table(result.metrics[0], result.warmth_table.rows(named=True)))
 
 
 def _check_cross_validation(given: dict[str, dict[str, Any]]) -> None:
@@ -243,9 +263,10 @@ def _task(
     return {key: value for key, value in task.items() if value is not None}
 
 
-def _evaluation_overrides(metrics: str | None, exclude_seen: bool | None) -> list[str]:
+def _evaluation_overrides(metrics: str | None, exclude_seen: bool | None, items: str | None = None) -> list[str]:
     """Write the options that are short for evaluation settings as overrides."""
     overrides = [] if metrics is None else [f"evaluation.metrics=[{metrics}]"]
+    overrides += [] if items is None else [f"evaluation.items={items}"]
     return overrides if exclude_seen is None else [*overrides, f"evaluation.exclude_seen={str(exclude_seen).lower()}"]
 
 

@@ -76,6 +76,13 @@ def train(
     test: Annotated[
         bool, typer.Option("--test", help="Also evaluate on the test part; the run records each reading.")
     ] = False,
+    items: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|warm|cold",
+            help="Which items are ranked in the evaluation. Short for --set evaluation.items=...",
+        ),
+    ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Print the functions that took most time.")] = False,
     json: Json = False,
 ) -> None:
@@ -86,7 +93,7 @@ def train(
     from segue.experiment.run_folder import create_run
 
     terminal = Terminal.from_context(context, json)
-    short = {"run.seed": seed, "run.device": device}
+    short = {"run.seed": seed, "run.device": device, "evaluation.items": items}
     overrides = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
     task = {
         "model": model,
@@ -108,11 +115,14 @@ def train(
         terminal.result(record)
         return
     from segue.reports.tables import cost_table, metrics_table
+    from segue.reports.warmth import warmth_table
 
     if record["part"] is None:
         terminal.log("nothing was held out for validation, so there are no metrics")
     else:
         terminal.table(metrics_table(record))
+        if record["warmth"]:
+            terminal.table(warmth_table(record))
     terminal.table(cost_table({"models": {plan.task.model: record}, "metric": None}))
     if record["train"]:
         terminal.log(f"rmse on the training part: {record['train']['rmse']:.4f}")

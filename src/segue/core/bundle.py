@@ -1,15 +1,15 @@
 """A trained model, and the folder that stores it.
 
 The folder contains the hash of every file; nothing is pickled: ``bundle.json`` (model key, settings, schema, hashes),
-``arrays.safetensors``, ``items.parquet`` (ids, titles, ...), ``users.parquet`` (ids) and, if the log was saved too,
-``histories.safetensors``.
+``arrays.safetensors``, ``items.parquet`` (ids, titles, ...), ``users.parquet`` (ids) and, where they
+exist, ``text.safetensors`` (what text encoders learned) and ``histories.safetensors`` (the log).
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from segue.core.files import (
 from segue.core.memory_check import check_not_forked
 from segue.core.model import Model
 from segue.core.registry import model_class
-from segue.core.types import DataSchema, Dataset, Events, Feature, FeatureKind, Vocab
+from segue.core.types import DataSchema, Dataset, Events, Feature, FeatureKind, TextEncoding, Vocab
 from segue.core.vocab import check_id_table, read_ids
 from segue.version import __version__
 
@@ -43,8 +43,9 @@ FORMAT = 2
 
 HISTORIES = "histories.safetensors"
 ARRAYS = "arrays.safetensors"
+TEXT = "text.safetensors"
 REQUIRED = (ARRAYS, "items.parquet", "users.parquet")
-FILES = {"bundle.json", *REQUIRED, HISTORIES}
+FILES = {"bundle.json", *REQUIRED, HISTORIES, TEXT}
 """Every file that a saved model may have."""
 
 MAX_MISSING_BYTES = 2_000_000
@@ -75,6 +76,8 @@ class TrainedModel:
     """One mapping per epoch or iteration of training, such as ``{"epoch": 1, "loss": 0.5}``."""
     test_readings: list[dict[str, Any]] = field(default_factory=list)
     """One mapping per evaluation on the test part of a split; ``segue.evaluate`` adds it, ``segue.save`` stores it."""
+    text_encodings: tuple[TextEncoding, ...] = ()
+    """How the text vectors of the catalog were computed, so that new items are encoded the same way."""
     folder: Path | None = None
     """The run or the saved model that this model was opened from; ``None``: it was trained in this process."""
 
@@ -129,7 +132,8 @@ def create(key: str, model: Model, data: Dataset, metadata: Mapping[str, Any] | 
     """Combine ``model``, trained on ``data``, with the catalog and log of ``data``."""
     items = data.item_features
     catalog = pl.LazyFrame({"id": data.items.ids}) if items is None else items
-    return TrainedModel(key, model, data.items, data.users, catalog, metadata or {}, lambda: data)
+    text = data.text_encodings
+    return TrainedModel(key, model, data.items, data.users, catalog, metadata or {}, lambda: data, text_encodings=text)
 
 
 def check_target(folder: Path) -> Path:
@@ -166,7 +170,7 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
         trained.catalog.collect().write_parquet(fresh / "items.parquet")
         pl.DataFrame({"id": trained.users.ids}).write_parquet(fresh / "users.parquet")
         about = {
-            **{name: value for name, value in trained.metadata.items() if name != "log"},
+            **{name: value for name, value in trained.metadata.items() if name not in ("log", "text")},
             "format": FORMAT,
             "segue": __version__,
             "model": trained.key,
@@ -178,6 +182,8 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
             about["training_history"] = [dict(line) for line in trained.training_history]
         if trained.test_readings:
             about["test_readings"] = [dict(line) for line in trained.test_readings]
+        if trained.text_encodings:
+            about["text"] = _write_text_encodings(fresh, trained.text_encodings)
         if log is not None:
             about["log"] = _write_log(fresh, trained, log)
         about["sha256"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
@@ -216,6 +222,7 @@ def load(folder: Path) -> TrainedModel:
         lambda: _read_log(folder, metadata, items, users, catalog),
         training_history=tuple(metadata.get("training_history", ())),
         test_readings=list(metadata.get("test_readings", ())),
+        text_encodings=_read_text_encodings(folder, metadata),
         folder=folder,
     )
 
@@ -270,6 +277,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         metadata = read_checked_json(path)
     types = {"model": str, "config": dict, "schema": dict, "sha256": dict}
     optional = {"id_types": dict, "training_history": list, "test_readings": list, "log": dict, "user_features": list}
+    optional |= {"text": list}
     wrong = [name for name, kind in types.items() if not isinstance(metadata.get(name), kind)]
     wrong += [name for name, kind in optional.items() if not isinstance(metadata.get(name, kind()), kind)]
     if wrong:
@@ -278,7 +286,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for name in ("training_history", "test_readings"):
         if not all(isinstance(line, dict) for line in metadata.get(name, ())):
             raise ValueError(f"{path}: malformed: '{name}' is not a list of objects")
-    required = [*REQUIRED, *([HISTORIES] if "log" in metadata else [])]
+    required = [*REQUIRED, *([HISTORIES] if "log" in metadata else []), *([TEXT] if "text" in metadata else [])]
     if missing := [name for name in required if name not in metadata["sha256"]]:
         raise ValueError(f"{path}: malformed: no hash of {', '.join(missing)}")
     return metadata
@@ -327,6 +335,25 @@ def _check_schema(schema: DataSchema) -> None:
 def _vocab(path: Path, size: int, id_type: str) -> Vocab:
     check_id_table(path, size)
     return Vocab(lambda: read_ids(path), size, id_type)
+
+
+def _write_text_encodings(folder: Path, encodings: Sequence[TextEncoding]) -> list[dict[str, Any]]:
+    """Write what text encoders learned, and return their settings."""
+    arrays = {f"{at}/{name}": array for at, one in enumerate(encodings) for name, array in one.arrays.items()}
+    save_arrays(folder / TEXT, arrays)
+    return [{"settings": dict(one.settings), "digest": one.digest} for one in encodings]
+
+
+def _read_text_encodings(folder: Path, metadata: Mapping[str, Any]) -> tuple[TextEncoding, ...]:
+    listed = metadata.get("text", ())
+    arrays = load_arrays(folder / TEXT) if listed else {}
+    found = []
+    for at, one in enumerate(listed):
+        if not (isinstance(one, dict) and isinstance(one.get("settings"), dict) and isinstance(one.get("digest"), str)):
+            raise ValueError(f"{folder / 'bundle.json'}: malformed: text: got {one!r}, expected settings and digest")
+        own = {name.partition("/")[2]: array for name, array in arrays.items() if name.partition("/")[0] == str(at)}
+        found.append(TextEncoding(one["settings"], own, one["digest"]))
+    return tuple(found)
 
 
 def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, Any]:

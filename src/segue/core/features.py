@@ -175,7 +175,8 @@ def _vectors(name: str, known: pl.Series) -> NDArray[np.float64]:
     """Convert a column of lists to vectors, ``(N, size)``."""
     if known.dtype not in (pl.List, pl.Array):
         raise ValueError(f"features: {name}: got type {known.dtype}, expected lists of numbers")
-    sizes = sorted({len(row) for row in known})
+    lengths = known.cast(pl.List(known.dtype.inner)).list.len()  # type: ignore[attr-defined]
+    sizes = lengths.unique().sort().to_list()
     if len(sizes) > 1 or not sizes[0]:
         raise ValueError(f"features: {name}: got lists of {sizes[0]} to {sizes[-1]} numbers, expected equal lengths")
     numbers = known.explode().cast(pl.Float64).to_numpy()

@@ -192,6 +192,8 @@ class Model(ABC):
 
     requires_ratings: ClassVar[bool] = False
     """Whether the model learns from values, such as ratings, instead of events alone."""
+    required_features: ClassVar[tuple[Literal["item_features", "user_features"], ...]] = ()
+    """Tables of the data without which the model cannot be trained."""
     validation_metric: ClassVar[str] = "ndcg@10"
     """Default metric for choosing the best epoch on the validation set."""
     is_cpu_only: ClassVar[bool] = False

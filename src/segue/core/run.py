@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import signal
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,10 @@ __all__ = ["Interrupted", "Progress", "Run", "Tracker"]
 
 ARRAYS = "arrays.safetensors"
 """File of a checkpoint's arrays."""
+
+
+TrainPart: TypeAlias = Callable[[str, Mapping[str, Any], Any, "Run", Any], Any]
+"""Returns a trained model: ``train_part(key, settings, data, run, validate)``."""
 
 
 class Interrupted(Exception):
@@ -84,6 +88,30 @@ class Run:
         self.trackers = trackers
         self.show_progress = show_progress
         self.interrupted = False
+        self._train_part: TrainPart | None = None
+
+    def set_trainer(self, train_part: TrainPart) -> None:
+        """Set the function that trains the parts of a model."""
+        self._train_part = train_part
+
+    def train_part(self, key: str, settings: Mapping[str, Any], data: Any, validate: Any, name: str) -> Any:
+        """Train a model that is a part of another one, and return it.
+
+        The result is that of training it alone with the same seed.
+
+        Args:
+            key: key of the model.
+            settings: those of the model and those of its training, by name.
+            data: a :class:`segue.core.types.Dataset`.
+            validate: a :data:`segue.core.model.Validate`, or ``None``.
+            name: unique name of the part; the folder of its checkpoints, within that of this run.
+
+        Raises:
+            ValueError: unknown settings, or data that the model cannot be trained on.
+        """
+        assert self._train_part is not None, "segue.training.train sets it"
+        part = Run(self.seed, None if self.folder is None else self.folder / name, self.device, (), self.show_progress)
+        return self._train_part(key, settings, data, part, validate)
 
     def derive_seed(self, name: str) -> int:
         """Derive a 63-bit seed for the stream ``name``."""

@@ -43,6 +43,7 @@ __all__ = [
     "Recommendations",
     "Scores",
     "Split",
+    "TextEncoding",
     "Vocab",
 ]
 
@@ -101,6 +102,18 @@ class DataSchema:
 
 
 @dataclass(frozen=True, eq=False)
+class TextEncoding:
+    """How texts of items were encoded as vectors; see :mod:`segue.features.text`."""
+
+    settings: Mapping[str, Any]
+    """Columns, encoder and its settings, as JSON holds them."""
+    arrays: Mapping[str, NDArray[Any]]
+    """What the encoder learned from the texts."""
+    digest: str
+    """Hash of everything that determines the vectors."""
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A prepared interaction log: ids, user histories, and item and user features."""
 
@@ -119,6 +132,8 @@ class Dataset:
     """One row per user code: ``id`` and, where known, ``age``, ``gender``, ``occupation``, ..."""
     header: Mapping[str, Any] = field(default_factory=dict)
     """Provenance: source, filters with counts, warnings, content hash."""
+    text_encodings: tuple[TextEncoding, ...] = ()
+    """How the text vectors in ``item_features`` were computed, so that new items are encoded the same way."""
 
     @property
     def n_users(self) -> int:

@@ -60,7 +60,8 @@ def list_sources() -> list[tuple[str, str, bool]]:
         key = name.replace("_", "-")
         source = load_module(PACKAGE, name, "source", PLUGINS)
         try:
-            is_local = not hasattr(source, "ARCHIVE") or _local_archive(source, key) is not None
+            needed = [(source, key), *_used_sources(source)] if hasattr(source, "ARCHIVE") else []
+            is_local = all(_local_archive(one, name) is not None for one, name in needed)
         except ValueError:  # a broken archive is not available; ``load`` reports the error
             is_local = False
         sources.append((key, source.ABOUT, is_local))
@@ -217,16 +218,34 @@ def _load_source(key: str, query: str, request: _Request) -> Dataset:
     if not hasattr(source, "ARCHIVE"):
         return _generate_source(source, key, address, settings, request)
     _validate_settings(key, settings, getattr(source, "SETTINGS", {}))
-    archive = _local_archive(source, key)
-    if archive is None:
-        archive = archives.Archive(download(source.ARCHIVE, key, data_home() / "downloads", request.log))
+    archive, *others = [_open_archive(*one, request.log) for one in [(source, key), *_used_sources(source)]]
     cache_key = {"address": address, "archive": archive.fingerprint, **request.cache_key}
+    if others:
+        cache_key["used_archives"] = [other.fingerprint for other in others]
     folder = request.out or _cache_path(key, cache_key)
     if request.out is None and is_dataset(folder):
         return _open(folder, request.log)
-    raw: RawLog = source.read(archive, settings)
-    header = {"source": address, "archive": {"name": archive.path.name, "fingerprint": archive.fingerprint}}
+    raw: RawLog = source.read(archive, settings, *others)
+    header: dict[str, Any] = {"source": address, "archive": _describe_archive(archive)}
+    if others:
+        header["used_archives"] = [_describe_archive(other) for other in others]
     return request.build(raw, key, folder, header)
+
+
+def _used_sources(source: ModuleType) -> list[tuple[ModuleType, str]]:
+    """Return the other sources whose archives a source reads, too, with their keys."""
+    names: tuple[str, ...] = getattr(source, "USES", ())
+    return [(load_module(PACKAGE, name.replace("-", "_"), "source", PLUGINS), name) for name in names]
+
+
+def _open_archive(source: ModuleType, key: str, log: Log) -> archives.Archive:
+    """Open the archive of a source, downloading it if necessary."""
+    archive = _local_archive(source, key)
+    return archive or archives.Archive(download(source.ARCHIVE, key, data_home() / "downloads", log))
+
+
+def _describe_archive(archive: archives.Archive) -> dict[str, str]:
+    return {"name": archive.path.name, "fingerprint": archive.fingerprint}
 
 
 def _generate_source(

@@ -16,7 +16,7 @@ __all__ = ["SplitSettings"]
 
 Share = Annotated[float, Ge(0.0), Lt(1.0)]
 
-COMMON_SETTINGS = ("strategy", "use_query_time", "drop_cold_targets", "drop_seen_targets")
+COMMON_SETTINGS = ("strategy", "use_query_time", "drop_cold_targets", "drop_seen_targets", "cold_items")
 """Settings that every strategy reads."""
 
 STRATEGY_SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -62,7 +62,7 @@ class SplitSettings(Settings):
     """Share of validation, of the same unit as ``test``; 0: no validation. ``leave_one_out`` and ``leave_n_out`` hold
     out as many events for validation as for the test, whatever the share."""
     seed: Annotated[int, Ge(0)] = 0
-    """Seed of random strategies."""
+    """Seed of random strategies and of ``cold_items``."""
     n: Annotated[int, Ge(1)] = 1
     """Events per user that ``leave_n_out`` holds out for the test, and again for validation."""
     cutoff: str | int | None = None
@@ -85,6 +85,9 @@ class SplitSettings(Settings):
     """Whether to drop targets whose item, and queries whose user, does not occur in training."""
     drop_seen_targets: bool = False
     """Whether to drop targets whose item is in the history of their query."""
+    cold_items: Share = 0.0
+    """Share of the items, drawn at random, that are held out of training: their events are left out of training and of
+    all histories, and only targets remain. For the strategy ``cold_items`` use ``test`` and ``valid``."""
 
     @field_validator("cutoff", "valid_cutoff", "end", mode="before")
     @classmethod
@@ -97,7 +100,11 @@ class SplitSettings(Settings):
 
     @model_validator(mode="after")
     def _check_combination(self) -> SplitSettings:
-        read = STRATEGY_SETTINGS[self.strategy]
+        read = (*STRATEGY_SETTINGS[self.strategy], *(["seed"] if self.cold_items else []))
+        if self.cold_items and self.strategy == "cold_items":
+            raise ValueError(
+                f"cold_items: got {self.cold_items:g} with strategy cold_items, whose share of items is test; set test"
+            )
         unused = [
             f"{name}: only used by strategy "
             f"{', '.join(key for key, names in STRATEGY_SETTINGS.items() if name in names)}, got {self.strategy}"

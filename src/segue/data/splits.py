@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from segue.core.run import Run
 from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Split
 from segue.data import split_strategies
 from segue.data.filters import parse_duration
@@ -25,14 +26,17 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
     """Split ``dataset`` into training data and held-out queries.
 
     The history of a validation query is the training history of its user; that of a test query also contains the
-    validation targets. Targets are distinct items within a query. ``metadata`` counts users and items that do not occur
-    in training, targets that are in the history, and all dropped and unused events.
+    validation targets. Targets are distinct items within a query. Queries have the features of their users if some of
+    these do not occur in training. ``metadata`` counts users and items that do not occur in training, targets that are
+    in the history, and all dropped and unused events.
 
     Raises:
         ValueError: the strategy needs something that the data lacks, or leaves nothing to train on.
     """
     settings = settings or SplitSettings()
     masks: split_strategies.SplitMasks = getattr(split_strategies, settings.strategy)(dataset, settings)
+    if settings.cold_items:
+        masks = _hold_items_out(dataset, masks, settings)
     events = dataset.histories
     if not masks.train.any():
         raise ValueError(f"split.strategy={settings.strategy}: no event of {dataset.name} is left for training")
@@ -58,7 +62,8 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
     ):
         held_out[part], metadata[part] = _hold_out(dataset, target, history, known, item_known, settings)
     header = dataset.header
-    facts = [header.get("hash"), header.get("max_users"), metadata["settings"], train.size]
+    known_settings = {key: value for key, value in metadata["settings"].items() if key != "cold_items" or value}
+    facts = [header.get("hash"), header.get("max_users"), known_settings, train.size]
     test_id = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     test = replace(held_out["test"], test_id=test_id)
     return Split(dataset.with_histories(train), held_out["valid"], test, metadata)
@@ -152,6 +157,29 @@ def _windows(
         yield Split(result.train, result.valid, result.test, metadata)
 
 
+def _hold_items_out(
+    data: Dataset, masks: split_strategies.SplitMasks, settings: SplitSettings
+) -> split_strategies.SplitMasks:
+    """Leave the events of a random share of the items out of training.
+
+    They are left out of all histories, too, and only targets remain. The same items are cold in validation and in the
+    test.
+    """
+    items = data.histories.items
+    occurring = np.unique(items)
+    drawn = Run(settings.seed).rng("cold_items").permutation(occurring)[: round(len(occurring) * settings.cold_items)]
+    is_cold = np.zeros(data.n_items, np.bool_)
+    is_cold[drawn] = True
+    is_warm_event = ~is_cold[items]
+    return replace(
+        masks,
+        train=masks.train & is_warm_event,
+        history_valid=masks.history_valid & is_warm_event,
+        history_test=masks.history_test & is_warm_event,
+        metadata={**masks.metadata, "held_out_items": len(drawn)},
+    )
+
+
 def _hold_out(
     data: Dataset, target: Mask, history_mask: Mask, known: Mask, item_known: Mask, settings: SplitSettings
 ) -> tuple[HeldOut, dict[str, Any]]:
@@ -188,7 +216,10 @@ def _hold_out(
         "targets_in_history": float(in_history.mean()) if targets.size else 0.0,
         "empty_histories": int((history.lengths == 0).sum()),
     }
-    queries = Queries(history, users, known[users], times, time_known=time_known)
+    profile = None
+    if data.user_features is not None and not known[users].all():  # models store the features of known users
+        profile = data.user_features.collect()[users.tolist()]
+    queries = Queries(history, users, known[users], times, profile, time_known)
     return HeldOut(queries, targets, data.users, data.items, data.actions), metadata
 
 

@@ -7,12 +7,13 @@ Shapes: N queries, M columns (metrics, or differences between two models), B res
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "estimate", "resample_means"]
+__all__ = ["Estimate", "estimate", "estimate_values", "resample_means"]
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -54,6 +55,21 @@ def estimate(values_NM: NDArray[np.float64], seed: int = 0, resamples: int = RES
     # an interval of width zero may miss the mean by a rounding error
     low, high = np.minimum(low, means), np.maximum(high, means)
     return [Estimate(*map(float, row)) for row in zip(means, low, high, strict=True)]
+
+
+def estimate_values(values: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Estimate]:
+    """Estimate the mean of every metric with its interval.
+
+    Metrics that are defined for the same queries share their bootstrap samples.
+    """
+    by_mask: dict[bytes, list[str]] = {}
+    for name, column in values.items():
+        by_mask.setdefault(np.isnan(column).tobytes(), []).append(name)
+    found: dict[str, Estimate] = {}
+    for names in by_mask.values():
+        columns = np.column_stack([values[name] for name in names])
+        found |= dict(zip(names, estimate(columns, seed), strict=True))
+    return {name: found[name] for name in values}
 
 
 def resample_means(

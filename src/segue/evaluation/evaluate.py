@@ -17,19 +17,28 @@ from numpy.typing import NDArray
 
 from segue.core.model import LOWER_IS_BETTER, Predictor, Recommender, Validate
 from segue.core.registry import exported_functions
-from segue.core.types import Events, HeldOut, Ranks, Recommendations
+from segue.core.types import Events, HeldOut, Mask, Ranks, Recommendations
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
-from segue.evaluation.bootstrap import Estimate, estimate
+from segue.evaluation.bootstrap import Estimate, estimate_values
 from segue.evaluation.metrics import MetricLike, RankingMetric, resolve_metrics
 from segue.evaluation.ranking import deduplicate, rank, rank_lists
 from segue.evaluation.rating_metrics import PredictionErrors, prediction_errors
 from segue.evaluation.sampled import rank_sampled
+from segue.evaluation.warmth import (
+    ItemSelection,
+    Warmth,
+    WarmthGroup,
+    group_values,
+    merge_groups,
+    select_candidates,
+    select_targets,
+)
 
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["DEFAULT_METRICS", "EvaluationResult", "estimate_values", "evaluate", "evaluate_lists", "make_validator"]
+__all__ = ["DEFAULT_METRICS", "EvaluationResult", "evaluate", "evaluate_lists", "make_validator"]
 
 DEFAULT_METRICS: tuple[MetricLike, ...] = (
     ranking_metrics.recall,
@@ -63,6 +72,8 @@ class EvaluationResult:
     """The same per group of queries, where groups were given."""
     group_sizes: Mapping[str, int] = field(default_factory=dict)
     """Queries of each group."""
+    warmth: tuple[WarmthGroup, ...] = ()
+    """The same for hot, warm and cold items and users, where the training events are known."""
 
     def __getitem__(self, metric: str) -> Estimate:
         if metric not in self.estimates:
@@ -87,7 +98,26 @@ class EvaluationResult:
                 group: {name: found[name] for name in names if name in found}
                 for group, found in self.group_estimates.items()
             },
+            warmth=tuple(group.select(names) for group in self.warmth),
         )
+
+    @property
+    def warmth_table(self) -> pl.DataFrame:
+        """Return a table of the metrics of hot, warm and cold items and users.
+
+        The columns are ``group``, ``definition``, ``metric``, ``mean``, ``low``, ``high``, ``queries`` and ``targets``.
+        """
+        import polars as pl
+
+        seed = int(self.metadata["seed"])
+        rows: list[tuple[Any, ...]] = [
+            (group.name, group.definition, name, *_numbers(found), len(group.rows), group.targets)
+            for group in self.warmth
+            for name, found in group.estimate(seed).items()
+        ]
+        columns = {"group": pl.String, "definition": pl.String, "metric": pl.String, "mean": pl.Float64,
+                   "low": pl.Float64, "high": pl.Float64, "queries": pl.Int64, "targets": pl.Int64}  # fmt: skip
+        return pl.DataFrame(rows, schema=columns, orient="row")
 
     @property
     def table(self) -> pl.DataFrame:
@@ -115,6 +145,10 @@ class EvaluationResult:
         for group, estimates in self.group_estimates.items():
             lines.append(f"{group} ({self.group_sizes[group]:,} queries)")
             lines += [f"  {name:<{width}}  {found}" for name, found in estimates.items()]
+        for one in self.warmth:
+            known = {name: values for name, values in one.values.items() if not np.isnan(values).all()}
+            means = ", ".join(f"{name} {np.nanmean(values):.4f}" for name, values in known.items())
+            lines.append(f"  {one.name} ({one.definition}; {len(one.rows):,} queries): {means}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -125,7 +159,8 @@ class EvaluationResult:
         parts = [f"{self.metadata['queries']:,} queries"]
         if "items" in self.metadata:
             history = "excluded" if self.metadata["exclude_seen"] else "included"
-            parts.append(f"whole catalog of {self.metadata['items']:,} items, seen items {history}")
+            among = _format_candidates(self.metadata)
+            parts.append(f"{among}, seen items {history}")
         elif "candidates" in self.metadata:
             parts.append(str(self.metadata["candidates"]))
         return "EvaluationResult: " + ", ".join([*parts, "95 % intervals"])
@@ -140,6 +175,8 @@ def evaluate(
     seed: int = 0,
     sampled: int | None = None,
     groups: Sequence[str] | None = None,
+    warmth: Warmth | None = None,
+    items: ItemSelection = "all",
 ) -> EvaluationResult:
     """Rank the whole catalog for every query and compute metrics.
 
@@ -152,6 +189,9 @@ def evaluate(
         seed: seed of the bootstrap and of sampled candidates; the same seed gives the same result.
         sampled: also rank each target among so many sampled items; these metrics are named ``sampled_...``.
         groups: ``(N,)`` label of each query; metrics are computed per label too.
+        warmth: training events of each item; metrics are computed for hot, warm and cold items and users too.
+        items: which items are ranked: ``all``; ``warm``, those with training events; or ``cold``, those without. Other
+            targets are left out.
 
     Raises:
         ValueError: no query has a true item, a k below 1, scores that are not finite, or nothing to compute.
@@ -159,18 +199,21 @@ def evaluate(
     started = time.perf_counter()
     if groups is not None and len(groups) != len(held_out):
         raise ValueError(f"groups: got {len(groups)} labels for {len(held_out)} queries, expected one per query")
+    candidates = (warmth or Warmth()).candidates(items)
+    held_out, left_out = select_candidates(held_out, candidates, items)
+    grouping = _Grouping(held_out, groups, warmth)
     results = []
     if metrics:
         resolved = resolve_metrics(metrics, ks)
-        ranks = rank(model, held_out, _longest(resolved, ks), exclude_seen)
-        metadata = {"candidates": "whole catalog", "items": model.schema.n_items, "exclude_seen": exclude_seen}
-        results.append(_summarize_ranks(ranks, held_out, resolved, seed, metadata, groups))
+        ranks = rank(model, held_out, _longest(resolved, ks), exclude_seen, candidates)
+        metadata = _describe_candidates(model.schema.n_items, candidates, items, left_out)
+        results.append(_summarize_ranks(ranks, grouping, resolved, seed, {**metadata, "exclude_seen": exclude_seen}))
         if sampled is not None:
-            sampled_ranks = rank_sampled(model, held_out, sampled, seed)
+            sampled_ranks = rank_sampled(model, held_out, sampled, seed, candidates)
             metadata = {"sampled_candidates": sampled}
-            results.append(_summarize_ranks(sampled_ranks, held_out, resolved, seed, metadata, groups, "sampled_"))
+            results.append(_summarize_ranks(sampled_ranks, grouping, resolved, seed, metadata, "sampled_"))
     if isinstance(model, Predictor) and model.predicts_ratings and (not metrics or _has_values(held_out)):
-        results.append(_summarize_errors(prediction_errors(model, held_out), held_out, seed, groups))
+        results.append(_summarize_errors(prediction_errors(model, held_out), grouping, seed))
     if not results:
         raise ValueError(
             f"metrics: got no ranking metric, and {type(model).__name__} predicts no ratings; name one such as 'ndcg'"
@@ -186,6 +229,7 @@ def evaluate_lists(
     metrics: Sequence[MetricLike] = DEFAULT_METRICS,
     seed: int = 0,
     groups: Sequence[str] | None = None,
+    warmth: Warmth | None = None,
 ) -> EvaluationResult:
     """Evaluate given recommendation lists, list n for query n.
 
@@ -199,7 +243,8 @@ def evaluate_lists(
     if longest > width:
         raise ValueError(f"k: got {longest}, expected at most {width}, the length of the longest list")
     ranks = rank_lists(recommendations, held_out.targets)
-    return _summarize_ranks(ranks, held_out, resolved, seed, {"candidates": "given lists"}, groups)
+    grouping = _Grouping(held_out, groups, warmth)
+    return _summarize_ranks(ranks, grouping, resolved, seed, {"candidates": "given lists"})
 
 
 def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_seen: bool = True) -> Validate:
@@ -251,16 +296,44 @@ def _longest(metrics: Sequence[RankingMetric], ks: Sequence[int]) -> int:
     return max((metric.k for metric in metrics if metric.k is not None), default=max(ks))
 
 
+def _format_candidates(metadata: Mapping[str, Any]) -> str:
+    number = f"{metadata['items']:,}"
+    is_whole = metadata["candidates"] == "whole catalog"
+    return f"whole catalog of {number} items" if is_whole else f"among {number} {metadata['candidates']}"
+
+
+def _describe_candidates(n_items: int, candidates: Mask | None, items: ItemSelection, left_out: int) -> dict[str, Any]:
+    if candidates is None:
+        return {"candidates": "whole catalog", "items": n_items}
+    return {"candidates": f"{items} items", "items": int(candidates.sum()), "targets_outside_candidates": left_out}
+
+
+@dataclass(frozen=True, eq=False)
+class _Grouping:
+    """Held-out queries, and the groups for which metrics are computed too."""
+
+    held_out: HeldOut
+    groups: Sequence[str] | None
+    """``(N,)`` labels of the queries."""
+    warmth: Warmth | None
+
+
 def _summarize_ranks(
     ranks: Ranks,
-    held_out: HeldOut,
+    grouping: _Grouping,
     metrics: Sequence[RankingMetric],
     seed: int,
     metadata: Mapping[str, Any],
-    groups: Sequence[str] | None,
     prefix: str = "",
 ) -> EvaluationResult:
-    values = {f"{prefix}{metric.name}": metric(ranks) for metric in metrics}
+    held_out, groups = grouping.held_out, grouping.groups
+
+    def compute(some: Ranks) -> dict[str, NDArray[np.float64]]:
+        return {f"{prefix}{metric.name}": metric(some) for metric in metrics}
+
+    values = compute(ranks)
+    distinct = replace(held_out, targets=deduplicate(held_out.targets))
+    warmth = group_values(grouping.warmth, distinct, lambda keep: compute(select_targets(ranks, keep)))
     counts = _count_queries(ranks, held_out)
     by_group = {}
     for group, mask in _masks(groups).items():
@@ -275,14 +348,21 @@ def _summarize_ranks(
         ranks.top,
         by_group,
         _sizes(groups),
+        warmth,
     )
 
 
-def _summarize_errors(
-    errors: PredictionErrors, held_out: HeldOut, seed: int, groups: Sequence[str] | None
-) -> EvaluationResult:
+def _summarize_errors(errors: PredictionErrors, grouping: _Grouping, seed: int) -> EvaluationResult:
+    held_out, groups = grouping.held_out, grouping.groups
     metrics = exported_functions(rating_metrics)
     values = {name: function(errors) for name, function in metrics.items()}
+    has_value = np.isfinite(np.asarray(held_out.targets.values))
+
+    def compute(keep: Mask) -> dict[str, NDArray[np.float64]]:
+        part = errors.select_targets(keep[has_value])
+        return {name: function(part) for name, function in metrics.items()} if len(part.rows) else {}
+
+    warmth = group_values(grouping.warmth, held_out, compute)
     by_group = {}
     for group, mask in _masks(groups).items():
         part = errors.select(mask)
@@ -302,6 +382,7 @@ def _summarize_errors(
         Recommendations.concat([], 1),
         by_group,
         _sizes(groups),
+        warmth,
     )
 
 
@@ -317,23 +398,9 @@ def _merge(results: Sequence[EvaluationResult]) -> EvaluationResult:
             first.top,
             {name: {**first.group_estimates.get(name, {}), **other.group_estimates.get(name, {})} for name in names},
             first.group_sizes,
+            merge_groups(first.warmth, other.warmth),
         )
     return first
-
-
-def estimate_values(values: Mapping[str, NDArray[np.float64]], seed: int) -> dict[str, Estimate]:
-    """Estimate the mean of every metric with its interval.
-
-    Metrics that are defined for the same queries share their bootstrap samples.
-    """
-    by_mask: dict[bytes, list[str]] = {}
-    for name, column in values.items():
-        by_mask.setdefault(np.isnan(column).tobytes(), []).append(name)
-    found: dict[str, Estimate] = {}
-    for names in by_mask.values():
-        columns = np.column_stack([values[name] for name in names])
-        found |= dict(zip(names, estimate(columns, seed), strict=True))
-    return {name: found[name] for name in values}
 
 
 def _masks(groups: Sequence[str] | None) -> dict[str, NDArray[np.bool_]]:

@@ -21,6 +21,7 @@ def check_leakage(split: Split, ordered: bool | None = None) -> list[str]:
 
     * A target is also a training event of its user, or is in its own query's history.
     * A training event of a query's user, or a validation target in the test, is missing from the query's history.
+      Events of items that ``split.cold_items`` holds out may be missing.
     * A history contains events later than its targets or than the query; with a global temporal split, a training event
       is later than the first target.
     * A user is marked as known but has no training events; a user or an item is outside the dataset.
@@ -84,7 +85,10 @@ def _misplaced_events(split: Split, held_out: HeldOut, is_ordered: bool) -> list
     users = held_out.queries.users[known]
     parts = [split.train.histories.take(users), held_out.queries.history.take(known), held_out.targets.take(known)]
     if held_out is not split.valid:
-        parts.append(_validation_targets(split.valid, users))
+        targets = _validation_targets(split.valid, users)
+        if split.metadata.get("settings", {}).get("cold_items"):  # no history has events of items held out
+            targets = targets.where(np.isin(targets.items, split.train.histories.items))
+        parts.append(targets)
     rows, items, (in_train, in_history, in_targets, *in_valid) = _count_occurrences(parts)
     before = in_train + sum(in_valid)
     leaked = (in_train > in_history) & (in_targets > 0)

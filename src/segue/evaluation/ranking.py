@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from segue.core.model import Recommender
 from segue.core.recommend import exclude, score_blocks, top_k
-from segue.core.types import Events, HeldOut, Ranks, Recommendations, Scores
+from segue.core.types import Events, HeldOut, Mask, Ranks, Recommendations, Scores
 
 __all__ = ["deduplicate", "rank", "rank_lists"]
 
@@ -18,7 +18,9 @@ MIN_TARGETS_TO_SORT = 4
 """Targets per query from which sorting the scores once is cheaper than counting for each target."""
 
 
-def rank(model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool = True) -> Ranks:
+def rank(
+    model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool = True, candidates: Mask | None = None
+) -> Ranks:
     """Rank every true item in the catalog, and take the top ``k`` of each query.
 
     An item that a query lists twice as true is one target. With ``exclude_seen`` the items of the history are removed
@@ -27,6 +29,7 @@ def rank(model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool 
     Args:
         k: length of the lists ``top``; 0 makes none, which is faster.
         exclude_seen: whether items of the history are removed from the ranking.
+        candidates: ``(n_items,)`` items that are ranked; ``None``: all of them. Other targets cannot be found.
 
     Raises:
         ValueError: a target outside the catalog, or scores that are not finite.
@@ -40,6 +43,7 @@ def rank(model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool 
     greater = np.zeros(targets.size, np.int64)
     equal = np.zeros(targets.size, np.int64)
     eligible = np.full(len(targets), n_items, np.int64)
+    removed_items = np.flatnonzero(~candidates) if candidates is not None else np.zeros(0, np.int64)
     tops = []
     start = 0
     for block, scores_RI in score_blocks(model, held_out.queries):
@@ -48,6 +52,9 @@ def rank(model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool 
         entries = slice(targets.offsets[start], targets.offsets[stop])
         if exclude_seen:
             exclude(scores_RI, block.history)
+        if len(removed_items):
+            scores_RI[:, removed_items] = -np.inf
+        if exclude_seen or len(removed_items):
             eligible[start:stop] -= np.count_nonzero(scores_RI == -np.inf, axis=1)
         values_T = scores_RI[truth.rows, truth.items]
         greater[entries], equal[entries] = _count(scores_RI, truth.offsets, values_T)

@@ -48,7 +48,10 @@ class PredictionErrors:
 
         The other queries have no value.
         """
-        keep = mask[self.rows]
+        return self.select_targets(mask[self.rows])
+
+    def select_targets(self, keep: Mask) -> PredictionErrors:
+        """Keep the errors in ``keep (T,)``."""
         return PredictionErrors(self.rows[keep], self.errors[keep], self.queries)
 
 

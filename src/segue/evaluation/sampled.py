@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from segue.core.model import Recommender
-from segue.core.types import Codes, HeldOut, Ranks, Recommendations
+from segue.core.types import Codes, HeldOut, Mask, Ranks, Recommendations
 from segue.evaluation.ranking import deduplicate
 
 __all__ = ["rank_sampled", "sample_candidates"]
@@ -23,10 +23,13 @@ BLOCK_KEYS = 8_000_000
 """Random keys drawn at once."""
 
 
-def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: int = 0) -> Ranks:
+def rank_sampled(
+    model: Recommender, held_out: HeldOut, negatives: int, seed: int = 0, candidates: Mask | None = None
+) -> Ranks:
     """Rank the only target of each query among ``negatives`` sampled items.
 
-    As in the ranking of the whole catalog, items that the model cannot score are ranked last.
+    As in the ranking of the whole catalog, items that the model cannot score are ranked last. With ``candidates``
+    ``(n_items,)`` only these items are sampled.
 
     Raises:
         ValueError: a query with several targets, too small a catalog, or scores that are not finite.
@@ -36,7 +39,7 @@ def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: in
     if targets.lengths.max(initial=0) > 1:
         row = int(np.argmax(targets.lengths))
         raise ValueError(f"sampled ranking: query {row} has {targets.lengths[row]} targets, expected at most one")
-    sampled_NS = sample_candidates(held_out, model.schema.n_items, negatives, seed)
+    sampled_NS = sample_candidates(held_out, model.schema.n_items, negatives, seed, candidates)
     scores_NS = np.zeros((len(held_out), negatives + 1), np.float32)
     step = max(1, BLOCK_KEYS // model.schema.n_items)
     for start in range(0, len(held_out), step):
@@ -52,7 +55,9 @@ def rank_sampled(model: Recommender, held_out: HeldOut, negatives: int, seed: in
     return Ranks(targets.offsets, greater, equal, eligible, Recommendations.concat([], 1))
 
 
-def sample_candidates(held_out: HeldOut, n_items: int, negatives: int, seed: int) -> Codes:
+def sample_candidates(
+    held_out: HeldOut, n_items: int, negatives: int, seed: int, candidates: Mask | None = None
+) -> Codes:
     """Sample distinct unseen items for each query.
 
     Returns ``(N, 1 + negatives)``: the query's target, then items that are not in the user's history.
@@ -72,6 +77,8 @@ def sample_candidates(held_out: HeldOut, n_items: int, negatives: int, seed: int
         keys_RI = rng.random((len(seen), n_items), dtype=np.float32)
         keys_RI[seen.rows, seen.items] = 2.0
         keys_RI[true.rows, true.items] = 2.0
+        if candidates is not None:
+            keys_RI[:, ~candidates] = 2.0
         left_R = np.count_nonzero(keys_RI < 2.0, axis=1)
         if negatives >= n_items or left_R.min(initial=n_items) < negatives:
             row = start + int(np.argmin(left_R))

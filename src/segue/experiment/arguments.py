@@ -18,6 +18,7 @@ from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.settings import EvaluationSettings, RunSettings, unused_settings, unused_training
+from segue.features.text.settings import TextSettings
 from segue.training.settings import Training
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
 GROUPS: Mapping[str, type[Settings]] = {
     "training": Training,
     "filters": Filters,
+    "text": TextSettings,
     "split": SplitSettings,
     "evaluation": EvaluationSettings,
     "run": RunSettings,
@@ -47,6 +49,7 @@ DEFAULT_STRATEGY: str = SplitSettings.model_fields["strategy"].default
 
 WHERE = {
     "filters": "filters apply when data is loaded, as in segue.load(data, {}=...)",
+    "text": "text is encoded before training, as in segue.add_text(data, columns=...)",
     "split": "it is a setting of the split, as in segue.split(data, {}=...)",
     "evaluation": "it is a setting of the evaluation, see segue.evaluate",
     "run": "use the arguments for seeds and the device",
@@ -177,7 +180,7 @@ def setting_group(name: str, models: Iterable[str], strategy: Any = DEFAULT_STRA
 def take_data_settings(
     settings: Mapping[str, Any], models: Iterable[str], strategy: str = DEFAULT_STRATEGY
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
-    """Separate the settings of ``filters`` and ``split`` from those of the models.
+    """Separate the settings of the data and its split from those of the models.
 
     Args:
         strategy: strategy of the split, unless the settings name another.
@@ -187,7 +190,7 @@ def take_data_settings(
     """
     keys = list(models)
     strategy = settings.get("strategy", settings.get("split.strategy", strategy))
-    data: dict[str, dict[str, Any]] = {"filters": {}, "split": {}}
+    data: dict[str, dict[str, Any]] = {"filters": {}, "text": {}, "split": {}}
     rest: dict[str, Any] = {}
     for name, value in settings.items():
         group = setting_group(name, keys, strategy)

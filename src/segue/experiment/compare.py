@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,20 +17,24 @@ from segue.core.bundle import TrainedModel
 from segue.core.config import parse, suggest
 from segue.core.model import LOWER_IS_BETTER
 from segue.core.registry import model_class
+from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.data import load
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings, split
 from segue.evaluation import significance
-from segue.evaluation.bootstrap import Estimate
-from segue.evaluation.evaluate import EvaluationResult, estimate_values
+from segue.evaluation.bootstrap import Estimate, estimate_values
+from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.metrics import MetricLike, check_ks
 from segue.evaluation.significance import PairedTest
+from segue.evaluation.warmth import ItemSelection, WarmthGroup
 from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_model
-from segue.experiment.evaluate import check_metrics, evaluate_model
+from segue.experiment.evaluate import check_metrics, check_thresholds, evaluate_model
 from segue.experiment.inference.argument_checks import FilePath, check_arguments, describe_value, is_sequence
 from segue.experiment.settings import EvaluationSettings, RunSettings
+from segue.experiment.text import encode_text
 from segue.experiment.train_model import TrainingJob, prepare_training, train_model
+from segue.features.text.cache import cache_folder
 from segue.training.settings import Training
 
 __all__ = [
@@ -71,6 +75,8 @@ class ComparisonResult:
     """Mean training time per seed by model, in seconds."""
     models: Mapping[str, TrainedModel]
     """The trained models, those of the first seed."""
+    warmth: Mapping[str, tuple[WarmthGroup, ...]] = field(default_factory=dict)
+    """The values of hot, warm and cold items and users by model, averaged over seeds."""
 
     @property
     def ranking(self) -> list[str]:
@@ -98,15 +104,45 @@ class ComparisonResult:
     @property
     def tests(self) -> pl.DataFrame:
         """One row per metric and pair: the difference, its interval and p-values."""
+        return _tests_table(self.paired_tests)
+
+    @property
+    def warmth_table(self) -> pl.DataFrame:
+        """The metrics of hot, warm and cold items and users, with intervals.
+
+        There is one row per group, model and metric.
+        """
         rows = [
-            (metric, t.first, t.second, t.difference, t.low, t.high, t.p, t.p_t, t.p_holm, t.significant)
-            for metric, tests in self.paired_tests.items()
-            for t in tests
+            (group.name, group.definition, model, metric, found.mean, found.low, found.high, len(group.rows))
+            for groups in zip(*(self.warmth.get(model, ()) for model in self.ranking), strict=True)
+            for model, group in zip(self.ranking, groups, strict=True)
+            for metric, found in group.estimate().items()
         ]
-        numbers = ("difference", "low", "high", "p", "p_t", "p_holm")
-        schema: dict[str, Any] = {"metric": pl.String, "first": pl.String, "second": pl.String}
-        schema |= {**dict.fromkeys(numbers, pl.Float64), "significant": pl.Boolean}
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        texts = dict.fromkeys(("group", "definition", "model", "metric"), pl.String)
+        numbers = dict.fromkeys(("mean", "low", "high"), pl.Float64)
+        return pl.DataFrame(rows, schema={**texts, **numbers, "queries": pl.Int64}, orient="row")
+
+    def test_group(self, name: str, baseline: str | None = None) -> pl.DataFrame:
+        """Test the models in pairs on one group, such as ``cold items``.
+
+        Args:
+            baseline: test every other model against this one; ``None``: test every pair.
+
+        Raises:
+            ValueError: no such group, or an unknown baseline.
+        """
+        found = {
+            model: next((one for one in groups if one.name == name), None) for model, groups in self.warmth.items()
+        }
+        groups = {model: group for model, group in found.items() if group is not None}
+        if len(groups) < 2:
+            known = {group.name for groups in self.warmth.values() for group in groups}
+            raise ValueError(f"group: unknown '{name}'{suggest(name, known)}")
+        if baseline is not None and baseline not in groups:
+            raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, groups)}")
+        values = {model: group.values for model, group in groups.items()}
+        shared = [metric for metric in self.metrics if all(metric in columns for columns in values.values())]
+        return _tests_table({metric: compare_values(values, metric, baseline) for metric in shared})
 
     def __repr__(self) -> str:
         width = max(map(len, self.estimates))
@@ -129,6 +165,18 @@ class ComparisonResult:
         return f"{self.table._repr_html_()}<p>Paired tests</p>{self.tests._repr_html_()}"
 
 
+def _tests_table(paired_tests: Mapping[str, Sequence[PairedTest]]) -> pl.DataFrame:
+    rows = [
+        (metric, t.first, t.second, t.difference, t.low, t.high, t.p, t.p_t, t.p_holm, t.significant)
+        for metric, tests in paired_tests.items()
+        for t in tests
+    ]
+    numbers = ("difference", "low", "high", "p", "p_t", "p_holm")
+    schema: dict[str, Any] = {"metric": pl.String, "first": pl.String, "second": pl.String}
+    schema |= {**dict.fromkeys(numbers, pl.Float64), "significant": pl.Boolean}
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
 @check_arguments(skip=("models", "metrics", "ks", "seeds"))
 def compare(
     models: Models,
@@ -139,6 +187,8 @@ def compare(
     seeds: Sequence[int] = (0,),
     baseline: str | None = None,
     exclude_seen: bool = True,
+    items: ItemSelection = "all",
+    thresholds: Mapping[str, int] | None = None,
     device: str = "cpu",
     recipe: FilePath | None = None,
     log: Callable[[str], None] | None = None,
@@ -159,22 +209,25 @@ def compare(
         seeds: each model is trained with each seed, and its values per query are averaged.
         baseline: test every other model against this one; ``None``: test every pair.
         exclude_seen: whether items of a user's history are removed from the ranking.
+        items: which items are ranked, see :func:`segue.evaluate`; likewise ``thresholds``.
         device: a torch device, such as ``cuda``.
         recipe: see :func:`segue.train`.
         log: receives one line per trained model, such as ``print``.
         settings: for all models that are trained; a model's own settings take precedence. Filters and settings of the
             split, such as ``min_user_events=5`` or ``strategy="random"``, apply to ``data`` where it is loaded or split
-            here. ``loss``, ``metric`` and ``callbacks`` are as in :func:`segue.train`.
+            here, and so do settings of text, such as ``**{"text.columns": ["plot"]}``. ``loss``, ``metric`` and
+            ``callbacks`` are as in :func:`segue.train`.
 
     Returns:
         ``result.table`` has the means and intervals, ``result.tests`` the paired randomization tests with Holm's
-        correction.
+        correction; ``warmth_table`` and ``test_group`` have them for hot, warm and cold items and users.
 
     Raises:
         ValueError: fewer than two models, an unknown model, setting or metric.
     """
     seeds, device, ks = check_seeds(seeds), check_device(device), check_ks(ks)
     check_metrics(metrics, ks)
+    check_thresholds(thresholds)
     if "seed" in settings:
         raise ValueError("seed: compare takes several, as in seeds=(0, 1); the seed of the split is split.seed")
     keys = [key for key, entry in named_models(models).values() if not isinstance(entry, TrainedModel)]
@@ -182,22 +235,18 @@ def compare(
     if settings and not keys:
         raise ValueError(f"compare: {', '.join(settings)}: all models are trained already, expected no settings")
     entries = named_models(models, settings)
-    if len(entries) < 2:
-        raise ValueError(f"compare: got {', '.join(entries) or 'no model'}, expected at least 2 models")
-    if baseline is not None and baseline not in entries:
-        raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, entries)}")
+    _check_entries(entries, baseline)
     parts = _split_data(data, data_settings)
-    untrained = {name: pair for name, pair in entries.items() if not isinstance(pair[1], TrainedModel)}
-    jobs = prepare_models(untrained, parts.train.name, {"exclude_seen": exclude_seen}, recipe, "compare")
+    jobs = _prepare_untrained(entries, parts.train.name, exclude_seen, recipe)
     protocol: dict[str, Any] = {"metrics": metrics, "ks": ks, "exclude_seen": exclude_seen}
+    protocol |= {"items": items, "thresholds": thresholds}
     results: dict[str, list[EvaluationResult]] = {name: [] for name in entries}
     trained: dict[str, TrainedModel] = {}
     seconds: dict[str, list[float]] = {}
     for name, (key, entry) in entries.items():
         is_trained = isinstance(entry, TrainedModel)
         for seed in seeds[:1] if is_trained else seeds:
-            started = time.perf_counter()
-            model = entry
+            started, model = time.perf_counter(), entry
             if not is_trained:
                 own = {"exclude_seen": exclude_seen, "baseline": "none", **entry}
                 model = train_model(key, parts, own, seed=seed, device=device, recipe=recipe)
@@ -205,11 +254,30 @@ def compare(
             trained.setdefault(name, model)
             results[name].append(evaluate_model(model, parts, **protocol, command="segue.compare"))
             if log is not None:
-                metric, found = next(iter(results[name][-1].estimates.items()))
-                log(f"{name}, seed {seed}: {metric} {found}")
+                log(f"{name}, seed {seed}: {_first_estimate(results[name][-1])}")
     _require_same_queries(results)
     times = {name: float(np.mean(found)) for name, found in seconds.items()}
     return _combine(results, trained, times, baseline, headline_metric(jobs, trained) if metrics is None else None)
+
+
+def _prepare_untrained(
+    entries: Mapping[str, tuple[str, Any]], data: str, exclude_seen: bool, recipe: str | Path | None
+) -> dict[str, TrainingJob]:
+    untrained = {name: pair for name, pair in entries.items() if not isinstance(pair[1], TrainedModel)}
+    return prepare_models(untrained, data, {"exclude_seen": exclude_seen}, recipe, "compare")
+
+
+def _first_estimate(result: EvaluationResult) -> str:
+    metric, found = next(iter(result.estimates.items()))
+    return f"{metric} {found}"
+
+
+def _check_entries(entries: Mapping[str, Any], baseline: str | None) -> None:
+    """Check that there are models to compare, and the baseline among them."""
+    if len(entries) < 2:
+        raise ValueError(f"compare: got {', '.join(entries) or 'no model'}, expected at least 2 models")
+    if baseline is not None and baseline not in entries:
+        raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, entries)}")
 
 
 def _require_same_queries(results: Mapping[str, Sequence[EvaluationResult]]) -> None:
@@ -253,7 +321,21 @@ def _combine(
     }
     estimates = {name: estimate_values(columns, 0) for name, columns in values.items()}
     tests = {metric: compare_values(values, metric, baseline) for metric in names}
-    return ComparisonResult(tuple(names), values, estimates, seed_means, tests, seconds, trained)
+    warmth = {
+        name: _average_groups([result.select(names).warmth for result in found]) for name, found in results.items()
+    }
+    return ComparisonResult(tuple(names), values, estimates, seed_means, tests, seconds, trained, warmth)
+
+
+def _average_groups(seeds: Sequence[Sequence[WarmthGroup]]) -> tuple[WarmthGroup, ...]:
+    """Average the values of hot, warm and cold items and users over the seeds."""
+    return tuple(
+        replace(
+            same[0],
+            values={metric: np.mean([group.values[metric] for group in same], axis=0) for metric in same[0].values},
+        )
+        for same in zip(*seeds, strict=True)
+    )
 
 
 def named_models(models: Models, settings: Mapping[str, Any] = MappingProxyType({})) -> dict[str, tuple[str, Any]]:
@@ -359,36 +441,39 @@ def compare_values(values: Values, metric: str, baseline: str | None = None) -> 
 def _split_data(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Split:
     """Return a split, loading and splitting the data if necessary.
 
-    Data is loaded with ``filters`` and split with ``split``, by default by leave-one-out.
+    Data is loaded with ``filters``, its text is encoded with ``text``, and it is split with ``split``, by default by
+    leave-one-out.
 
     Raises:
         ValueError: settings that cannot be applied, as the data is loaded or split already.
     """
     if isinstance(data, Split):
-        if given := [*settings["filters"], *settings["split"]]:
+        if given := [*settings["filters"], *settings["split"], *(f"text.{name}" for name in settings["text"])]:
             raise ValueError(
-                f"{', '.join(given)}: got a split, to which filters and settings of a split cannot be applied; "
-                "use them in segue.load or segue.split"
+                f"{', '.join(given)}: got a split, to which filters, text and settings of a split cannot be applied; "
+                "use them in segue.load, segue.add_text or segue.split"
             )
         return data
-    dataset = load_filtered(data, settings["filters"])
+    dataset = load_filtered(data, settings["filters"], settings["text"])
     return split(dataset, parse(SplitSettings, settings["split"], "split"))
 
 
-def load_filtered(data: Any, filters: Mapping[str, Any]) -> Dataset:
-    """Load data with filters; a dataset is returned as it is.
+def load_filtered(data: Any, filters: Mapping[str, Any], text: Mapping[str, Any]) -> Dataset:
+    """Load data with filters, and encode its text.
+
+    A dataset is loaded already; its text is encoded if ``text`` has settings.
 
     Raises:
-        ValueError: filters for a dataset, which is loaded already.
+        ValueError: filters for a dataset, or unusable settings of text.
     """
     if not isinstance(data, Dataset):
-        return load(data, filters=parse(Filters, filters, "filters"))
-    if filters:
+        data = load(data, filters=parse(Filters, filters, "filters"))
+    elif filters:
         raise ValueError(
             f"{', '.join(filters)}: got a dataset, which is loaded already; use filters in segue.load(..., "
             f"{next(iter(filters))}=...)"
         )
-    return data
+    return encode_text(data, text, Run(), cache_folder()) if text else data
 
 
 def _common_metrics(results: Mapping[str, Sequence[EvaluationResult]]) -> list[str]:

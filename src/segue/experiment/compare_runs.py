@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,17 @@ from segue.core.files import read_json, write_json
 from segue.core.registry import exported_functions, model_class
 from segue.core.run import Interrupted
 from segue.evaluation import rating_metrics
-from segue.evaluation.evaluate import estimate_values
+from segue.evaluation.bootstrap import estimate_values
 from segue.evaluation.metrics import known_metrics, resolve_metrics
 from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_model
 from segue.experiment.compare import compare_values
 from segue.experiment.data import load_data, validate_inputs
-from segue.experiment.evaluate_run import evaluate_run, validate_metrics
+from segue.experiment.evaluate_run import evaluate_run, validate_metrics, warmth_values
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, make_plan
-from segue.experiment.run_folder import METRICS, create_run, create_unique_folder, is_finished
+from segue.experiment.run_folder import METRICS, WARMTH, create_run, create_unique_folder, is_finished
 from segue.experiment.run_history import find_reusable_run
+from segue.features.text.settings import TextSettings
 from segue.reports.page import write_page
 
 __all__ = ["compare_runs", "ensure_run", "make_plans", "own_overrides", "read_test_results"]
@@ -79,9 +80,8 @@ def compare_runs(
         {model: {metric: table[metric].to_numpy()} for model, table in tables.items()}, metric, baseline
     )
     out = create_unique_folder(runs_folder() / "compare", str(task["data"]))
-    pl.concat([table.select(pl.lit(model).alias("model"), pl.all()) for model, table in tables.items()]).write_parquet(
-        out / "values.parquet"
-    )
+    named = [table.select(pl.lit(model).alias("model"), pl.all()) for model, table in tables.items()]
+    pl.concat(named, how="diagonal").write_parquet(out / "values.parquet")  # not all models predict ratings
     result = {
         "data": task["data"],
         "metric": metric,
@@ -98,8 +98,8 @@ def compare_runs(
 
 def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFrame]:
     """Average the record and the values per query of one model over its seeds."""
-    read = [read_test_results(folder) for folder in folders]
-    records, tables = [record for record, _ in read], [table for _, table in read]
+    read = [_read_test_results(folder) for folder in folders]
+    records, tables = [record for record, _, _ in read], [table for _, table, _ in read]
     record, table = records[0], tables[0]
     if len(folders) == 1:
         return record, table
@@ -112,10 +112,28 @@ def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFram
         "seeds": [one["seed"] for one in records],
         "seed_means": {name: [one[name] for one in records] for name in names},
         "intervals": {name: [round(found.low, 6), round(found.high, 6)] for name, found in estimates.items()},
+        "warmth": _average_warmth(record, [groups for _, _, groups in read]),
         "cost": {**record["cost"], "seconds": seconds},
         **{name: round(found.mean, 6) for name, found in estimates.items()},
     }
     return record, table.with_columns(**{name: pl.Series(column) for name, column in columns.items()})
+
+
+def _average_warmth(record: Mapping[str, Any], tables: Sequence[pl.DataFrame | None]) -> list[dict[str, Any]]:
+    """Average the metrics of hot, warm and cold items and users over the seeds."""
+    known = [table for table in tables if table is not None]
+    if len(known) < len(tables):  # a run of an older version has no groups
+        return []
+    names = [name for name in known[0].columns if name not in ("group", "query")]
+    mean = pl.concat(known).group_by("group", "query", maintain_order=True).agg(pl.col(names).mean())
+    averaged = []
+    for group in record["warmth"]:
+        part = mean.filter(pl.col("group") == group["group"])
+        values = {name: part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in group["metrics"]}
+        estimates = estimate_values(values, record["seed"])
+        metrics = {name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()}
+        averaged.append({**group, "metrics": metrics})
+    return averaged
 
 
 def read_test_results(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
@@ -123,11 +141,22 @@ def read_test_results(folder: Path) -> tuple[dict[str, Any], pl.DataFrame]:
 
     A run that was evaluated on validation only is evaluated on the test now, which is recorded.
     """
+    record, values, _ = _read_test_results(folder)
+    return record, values
+
+
+def _read_test_results(folder: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.DataFrame | None]:
+    """Return the values of hot, warm and cold items and users too.
+
+    They are ``None`` for a run of an older version.
+    """
     record = read_json(folder / METRICS)
     if record.get("part", "test") == "test":
-        return record, pl.read_parquet(folder / "values.parquet")
+        groups = folder / WARMTH
+        values = pl.read_parquet(folder / "values.parquet")
+        return record, values, pl.read_parquet(groups) if groups.exists() else None
     found = evaluate_run(folder, "test", command="compare")
-    return {**record, **found.record, "baseline": None}, found.values
+    return {**record, **found.record, "baseline": None}, found.values, warmth_values(found.result)
 
 
 def make_plans(
@@ -250,7 +279,7 @@ def ensure_run(plan: Plan, log: Log, read_test: bool = False) -> Path:
     Args:
         read_test: whether a new run is evaluated on the test part, too.
     """
-    data = load_data(plan)
+    data = load_data(replace(plan, text=TextSettings()))  # its hash does not depend on encoded text
     found = find_reusable_run(plan)
     if found is not None and read_json(found / METRICS)["data_hash"] == data.header.get("hash"):
         log(f"{plan.task.model}: {found}, trained before with these settings")

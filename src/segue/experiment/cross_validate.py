@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +18,7 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.data.splits import SplitSettings, split
 from segue.evaluation.metrics import MetricLike, check_ks, known_metrics
+from segue.evaluation.warmth import WarmthGroup
 from segue.experiment.arguments import check_device, check_seed, take_data_settings
 from segue.experiment.compare import Models, load_filtered, named_models, prepare_models
 from segue.experiment.data import validate_inputs
@@ -44,6 +45,8 @@ class CrossValidationResult:
     metrics: tuple[str, ...]
     values: Mapping[str, Mapping[str, tuple[float, ...]]]
     """One value per fold, by model and metric."""
+    warmth: Mapping[str, Sequence[Sequence[WarmthGroup]]] = field(default_factory=dict)
+    """The groups of hot, warm and cold items and users in each fold, by model."""
 
     @property
     def folds(self) -> int:
@@ -69,14 +72,33 @@ class CrossValidationResult:
         schema = {"model": pl.String, "metric": pl.String, **dict.fromkeys(numbers, pl.Float64)}
         return pl.DataFrame(rows, schema=schema, orient="row")
 
-    def _summarize(self, name: str, metric: str) -> tuple[float, float, float, float]:
-        from scipy.stats import t
+    @property
+    def warmth_table(self) -> pl.DataFrame:
+        """The metrics of hot, warm and cold items and users, with intervals over folds.
 
-        values = np.asarray(self.values[name][metric])
-        mean, std = float(values.mean()), float(values.std(ddof=1))
-        half = float(t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
-        bottom, top = _range(metric)
-        return mean, max(mean - half, bottom), min(mean + half, top), std
+        There is one row per group, model and metric. A group that occurs in fewer than two folds is left out. The
+        definition is that of the first fold: by default the threshold of hot items and users differs between folds.
+        """
+        found: dict[tuple[str, str, str], list[tuple[str, float]]] = {}
+        for name in self.ranking:
+            for groups in self.warmth.get(name, ()):
+                for group in groups:
+                    for metric, values in group.values.items():
+                        if metric in self.metrics and not np.isnan(values).all():
+                            line = (group.definition, float(np.nanmean(values)))
+                            found.setdefault((group.name, name, metric), []).append(line)
+        order = list(dict.fromkeys(group for group, _, _ in found))
+        rows = [
+            (group, lines[0][0], name, metric, *_summarize([mean for _, mean in lines], metric), len(lines))
+            for (group, name, metric), lines in sorted(found.items(), key=lambda one: order.index(one[0][0]))
+            if len(lines) > 1
+        ]
+        texts = dict.fromkeys(("group", "definition", "model", "metric"), pl.String)
+        numbers = dict.fromkeys(("mean", "low", "high", "std"), pl.Float64)
+        return pl.DataFrame(rows, schema={**texts, **numbers, "folds": pl.Int64}, orient="row")
+
+    def _summarize(self, name: str, metric: str) -> tuple[float, float, float, float]:
+        return _summarize(self.values[name][metric], metric)
 
     def __repr__(self) -> str:
         width = max(map(len, self.values))
@@ -93,6 +115,17 @@ class CrossValidationResult:
 
     def _repr_html_(self) -> str:
         return f"<p>{self.folds} folds</p>{self.table._repr_html_()}"
+
+
+def _summarize(folds: Sequence[float], metric: str) -> tuple[float, float, float, float]:
+    """Return the mean, the ends of its interval and the standard deviation over folds."""
+    from scipy.stats import t
+
+    values = np.asarray(folds)
+    mean, std = float(values.mean()), float(values.std(ddof=1))
+    half = float(t.ppf(0.975, len(values) - 1)) * std / len(values) ** 0.5
+    bottom, top = _range(metric)
+    return mean, max(mean - half, bottom), min(mean + half, top), std
 
 
 @check_arguments(skip=("models", "folds", "metrics", "ks", "seed"))
@@ -134,7 +167,8 @@ def cross_validate(
             ``callbacks`` are as in :func:`segue.train`.
 
     Returns:
-        ``result.table`` has mean, interval and standard deviation over folds, ``result.values`` one value per fold.
+        ``result.table`` has mean, interval and standard deviation over folds, ``result.values`` one value per fold;
+        ``result.warmth_table`` has the metrics of hot, warm and cold items and users.
 
     Raises:
         ValueError: no model, fewer than two folds, an unknown model, setting or metric.
@@ -152,7 +186,7 @@ def cross_validate(
         if not isinstance(entry, Mapping):
             raise ValueError(f"models: '{name}' is already trained, expected settings: every fold trains its own model")
     parts = fold_settings(data_settings["split"], folds, valid)
-    dataset = load_filtered(data, data_settings["filters"])
+    dataset = load_filtered(data, data_settings["filters"], data_settings["text"])
     jobs = prepare_models(entries, dataset.name, {"exclude_seen": exclude_seen}, recipe, "cross_validate")
     return _cross_validate(jobs, dataset, parts, seed, device, metrics, ks, exclude_seen, log)
 
@@ -237,6 +271,7 @@ def _cross_validate(
     for job in jobs.values():
         validate_inputs(job.plan, has_query_times=settings.use_query_time)
     values: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
+    warmth: dict[str, list[Sequence[WarmthGroup]]] = {name: [] for name in jobs}
     for fold in range(settings.folds):
         parts = split(data, settings.model_copy(update={"fold": fold}))
         for name, job in jobs.items():
@@ -247,6 +282,7 @@ def _cross_validate(
             if record_as is not None:
                 record_reading(runs_folder(), describe_reading(name, parts, mean_values(result), record_as))
             values[name].append({metric: found.mean for metric, found in result.estimates.items()})
+            warmth[name].append(result.warmth)
             if log is not None:
                 shown = ", ".join(f"{metric} {mean:.4f}" for metric, mean in values[name][-1].items())
                 log(f"fold {fold + 1} of {settings.folds}, {name}: {shown}")
@@ -257,6 +293,7 @@ def _cross_validate(
     return CrossValidationResult(
         common,
         {name: {metric: tuple(row[metric] for row in rows) for metric in common} for name, rows in values.items()},
+        warmth,
     )
 
 

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from segue.core.features import infer_features
 from segue.core.files import read_json
+from segue.core.registry import model_class
+from segue.core.run import Run
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
 from segue.data.splits import split
+from segue.experiment.paths import bundle_folder
 from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, read_run_plan
+from segue.features.text.cache import cache_folder
+from segue.features.text.encode_items import add_text_features
 
 __all__ = [
     "limit_users",
@@ -30,12 +36,13 @@ __all__ = [
 Log = Callable[[str], None]
 
 
-def load_data(plan: Plan, log: Log | None = None) -> Dataset:
-    """Load and filter the data of ``plan``, and limit its users if it says so."""
+def load_data(plan: Plan, log: Log | None = None, progress: bool = False) -> Dataset:
+    """Load and filter the data of ``plan``, limit its users, and encode its text."""
     task = plan.task
     layout: dict[str, Any] = {"columns": task.columns, "separator": task.separator, "target": task.target}
-    data = load(task.data, **layout, filters=plan.filters, log=log)
-    return _limit(data, plan, log)
+    data = _limit(load(task.data, **layout, filters=plan.filters, log=log), plan, log)
+    run = Run(plan.run.seed, device=plan.run.device, show_progress=progress)
+    return add_text_features(data, plan.text, run, cache_folder(), log)
 
 
 def load_run_data(run: Path) -> Dataset:
@@ -52,7 +59,23 @@ def load_run_data(run: Path) -> Dataset:
     data = open_dataset(Path(folder))
     if (found := data.header.get("hash")) != record["data_hash"]:
         raise ValueError(f"{folder}: got hash {found}, the run expected {record['data_hash']}; train again: {command}")
-    return _limit(data, plan, None)
+    return _add_stored_text(_limit(data, plan, None), plan, run)
+
+
+def _add_stored_text(data: Dataset, plan: Plan, run: Path) -> Dataset:
+    """Add the text vectors that a run stores with its catalog.
+
+    If they are not there, the text is encoded again.
+    """
+    if not plan.text.columns:
+        return data
+    catalog = pl.scan_parquet(bundle_folder(run) / "items.parquet")
+    if data.item_features is None or plan.text.name not in catalog.collect_schema().names():
+        return add_text_features(data, plan.text, Run(plan.run.seed, device=plan.run.device), cache_folder())
+    vectors = catalog.select("id", plan.text.name).collect()
+    if not vectors["id"].equals(data.items.ids):
+        raise ValueError(f"{run.name}: its catalog has other items than its data; train again")
+    return replace(data, item_features=data.item_features.collect().with_columns(vectors[plan.text.name]).lazy())
 
 
 def load_training_data(run: Path) -> Dataset:
@@ -95,13 +118,22 @@ def validate_inputs(plan: Plan, has_query_times: bool) -> None:
 
 def report_inputs(plan: Plan, data: Dataset, log: Log) -> None:
     """Log which features the model reads, and which columns it ignores and why."""
+    required = model_class(plan.task.model).required_features
     for name, table in (("item_features", data.item_features), ("user_features", data.user_features)):
-        if name in getattr(plan.model, "inputs", ()):
+        if name in (*getattr(plan.model, "inputs", ()), *required):
             used, ignored = infer_features(table)
             names = ", ".join(f"{feature.name} ({_describe_kind(feature)})" for feature in used)
             log(f"{name}: using {names or 'none'}")
             for column, reason in ignored.items():
                 log(f"{name}: ignoring {column}: {reason}")
+    reads_items = "item_features" in (*getattr(plan.model, "inputs", ()), *required)
+    if plan.text.columns and not (reads_items or getattr(plan.model, "item_features", False)):
+        hints = {"inputs": "add 'item_features' to model.inputs", "item_features": "set model.item_features=true"}
+        hint = next((text for field, text in hints.items() if field in type(plan.model).model_fields), None)
+        log(
+            f"text: {plan.text.name} has no effect: '{plan.task.model}' reads no item features"
+            + ("" if hint is None else f" with these settings; to use it, {hint}")
+        )
 
 
 def _describe_kind(feature: Feature) -> str:

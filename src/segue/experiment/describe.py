@@ -168,12 +168,19 @@ def _source_modules() -> Mapping[str, ModuleType]:
     return {name.replace("_", "-"): load_module(PACKAGE, name, "source", PLUGINS) for name in found}
 
 
+def _encoder_modules() -> Mapping[str, ModuleType]:
+    from segue.features.text.encoder import encoder_keys, encoder_module
+
+    return {key: encoder_module(key) for key in encoder_keys()}
+
+
 COMPONENTS: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "losses": _loss_functions,
     "samplers": _sampler_functions,
     "splits": _split_functions,
     "metrics": _metric_functions,
     "sources": _source_modules,
+    "encoders": _encoder_modules,
 }
 """Functions that list the components of each kind by name."""
 
@@ -198,6 +205,8 @@ def describe_component(kind: str, name: str) -> tuple[str, list[SettingInfo]]:
             SettingInfo(key, " or ".join(values), values[0], f"as in {name}?{key}={values[0]}")
             for key, values in getattr(component, "SETTINGS", {}).items()
         ]
+        if kind == "encoders":
+            settings = describe_settings(getattr(component, component.__all__[0]).Config)
         if name == "simulated":
             from segue.data.simulator import SimulatorSettings
 

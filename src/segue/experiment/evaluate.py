@@ -6,7 +6,7 @@ A reading of a test part is recorded on the model, and in the folder that the mo
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
-from segue.core.config import suggest
+from segue.core.config import parse, suggest
 from segue.core.messages import QualityWarning, warn
 from segue.core.model import Predictor, Recommender
 from segue.core.registry import exported_functions
@@ -30,18 +30,21 @@ from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import DEFAULT_METRICS, EvaluationResult
 from segue.evaluation.metrics import MetricLike, check_ks, resolve_metrics
 from segue.evaluation.recommendation_files import SUFFIXES, read_recommendations
+from segue.evaluation.warmth import ItemSelection, Warmth, WarmthThresholds
 from segue.experiment.arguments import check_seed
 from segue.experiment.data import load_run_data
 from segue.experiment.inference.argument_checks import check_arguments, describe_value, is_sequence
 from segue.experiment.inference.code_mapping import map_held_out
 from segue.experiment.paths import bundle_folder, find_run
-from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
+from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import read_readings, record_model_reading
 from segue.experiment.run_folder import read_run_plan
+from segue.experiment.settings import EvaluationSettings
 
 __all__ = [
     "GroupBy",
     "check_metrics",
+    "count_item_events",
     "evaluate",
     "evaluate_model",
     "group_labels",
@@ -67,6 +70,8 @@ def evaluate(
     ks: Sequence[int] = (5, 10),
     by: GroupBy | None = None,
     exclude_seen: bool = True,
+    items: ItemSelection = "all",
+    thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
     """Evaluate a model, or recommendation lists from elsewhere, on held-out queries.
@@ -87,17 +92,31 @@ def evaluate(
             or a table with ``user_id`` and one column of labels), a list of one label per query, or a function of the
             held-out queries that returns one of these. Many different numbers are grouped by quartiles.
         exclude_seen: whether items of a user's history are removed from the ranking; given lists stay as they are.
+        items: which items are ranked: ``"all"``; ``"warm"``, those with training events; or ``"cold"``, those without.
+            Other targets are left out.
+        thresholds: numbers of events from which items and users are warm or hot, such as ``{"hot_items": 100}``; the
+            names are ``warm_items``, ``hot_items``, ``warm_users`` and ``hot_users``.
         seed: seed of the bootstrap intervals.
 
     Returns:
         ``result["ndcg@10"]`` has ``mean``, ``low`` and ``high`` of the 95 % interval; ``result.table`` lists them all;
-        ``result.values`` holds the values per query.
+        ``result.values`` holds the values per query; ``result.warmth_table`` lists the metrics of hot, warm and cold
+        items and users.
 
     Raises:
         ValueError: an unknown metric, data of another catalog, or no query with a true item.
     """
     return evaluate_model(
-        model, data, metrics=metrics, ks=ks, by=by, exclude_seen=exclude_seen, seed=seed, command="segue.evaluate"
+        model,
+        data,
+        metrics=metrics,
+        ks=ks,
+        by=by,
+        exclude_seen=exclude_seen,
+        items=items,
+        thresholds=thresholds,
+        seed=seed,
+        command="segue.evaluate",
     )
 
 
@@ -110,10 +129,12 @@ def evaluate_model(
     exclude_seen: bool,
     command: str,
     by: GroupBy | None = None,
+    items: ItemSelection = "all",
+    thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
     """Evaluate as :func:`evaluate`; record readings of a test part by ``command``."""
-    ks, seed = check_ks(ks), check_seed(seed)
+    ks, seed, limits = check_ks(ks), check_seed(seed), check_thresholds(thresholds)
     ranking, errors = check_metrics(metrics, ks)
     lists, trained, run_split = _open_source(model)
     data = run_split if data is None else data
@@ -124,8 +145,11 @@ def evaluate_model(
             raise ValueError("evaluate: recommendation lists need a split, which has the ids; got queries")
         if errors:
             raise ValueError(f"metrics: {_need(errors)} predicted ratings, got recommendation lists")
+        if items != "all":
+            raise ValueError(f"items: got '{items}' for recommendation lists, which are ranked already; expected 'all'")
+        warmth = Warmth.of(train_data.histories, train_data.n_items, limits)
         found = read_recommendations(lists, held_out.queries, train_data.users, train_data.items)
-        return evaluation.evaluate_lists(found, held_out, ks, ranking, seed, groups)
+        return evaluation.evaluate_lists(found, held_out, ks, ranking, seed, groups, warmth)
     mapped, rows, messages = map_to_model(trained, held_out)
     if messages:
         warn("evaluate: " + "; ".join(messages))
@@ -135,8 +159,11 @@ def evaluate_model(
         raise ValueError(
             f"metrics: {_need(errors)} a model that predicts ratings, {type(recommender).__name__} does not"
         )
-    result = evaluation.evaluate(recommender, mapped, ks, ranking, exclude_seen, seed, groups=groups)
-    notes = explain_result(result, "test" if data is run_split else None)
+    warmth = Warmth(count_item_events(trained, train_data), limits)
+    result = evaluation.evaluate(
+        recommender, mapped, ks, ranking, exclude_seen, seed, groups=groups, warmth=warmth, items=items
+    )
+    notes = [*explain_result(result, "test" if data is run_split else None), *cold_item_note(recommender, items)]
     if ranking and is_rating_model(recommender):
         notes.append(rating_note(trained.key if isinstance(trained, TrainedModel) else type(recommender).__name__))
     for note in notes:
@@ -205,6 +232,43 @@ def map_to_model(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[
             "expected the data that the model was trained on"
         )
     return mapped, rows.tolist(), messages
+
+
+def check_thresholds(thresholds: Mapping[str, int] | None) -> WarmthThresholds:
+    """Return the thresholds of hot, warm and cold items and users.
+
+    Raises:
+        ValueError: an unknown name, or a value that is not a number of events.
+    """
+    names = [field.name for field in fields(WarmthThresholds)]
+    for name in thresholds or {}:
+        if name not in names:
+            raise ValueError(f"thresholds: unknown '{name}'{suggest(name, names)}")
+    return parse(EvaluationSettings, dict(thresholds or {}), "thresholds").thresholds
+
+
+def count_item_events(model: Any, train_data: Dataset | None) -> NDArray[np.int64] | None:
+    """Count the training events of each item, in the item codes of the model.
+
+    The training events are those of ``train_data``, the training part of a split, or else of the log that the model was
+    trained on; ``None`` if neither is available.
+    """
+    is_trained = isinstance(model, TrainedModel)
+    if train_data is None:
+        if not is_trained or model.log_has_held_out:
+            return None
+        try:
+            train_data = model.train_log
+        except ValueError:
+            return None
+    counts = np.bincount(train_data.histories.items, minlength=train_data.n_items)
+    ids = train_data.items.ids
+    if not is_trained or train_data.items is model.items or ids.equals(model.items.ids):
+        return counts
+    codes, known = model.items.encode(ids)
+    own = np.zeros(len(model.items), np.int64)
+    own[codes[known]] = counts[known]
+    return own
 
 
 def check_metrics(

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
@@ -24,11 +25,19 @@ from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.leakage import check_leakage
+from segue.evaluation.warmth import Warmth, WarmthGroup
 from segue.experiment.data import load_data, load_run_data
-from segue.experiment.evaluate import GroupBy, group_labels, interval_values, map_to_model, mean_values
+from segue.experiment.evaluate import (
+    GroupBy,
+    count_item_events,
+    group_labels,
+    interval_values,
+    map_to_model,
+    mean_values,
+)
 from segue.experiment.paths import bundle_folder, runs_folder
 from segue.experiment.plan import Plan, make_plan
-from segue.experiment.quality import explain_result, is_rating_model, rating_note, warn_if_trained_on
+from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import (
     describe_reading,
     format_readings,
@@ -44,11 +53,13 @@ __all__ = [
     "RunEvaluation",
     "audit_run",
     "audit_saved",
+    "describe_warmth",
     "evaluate_plan",
     "evaluate_run",
     "evaluate_saved",
     "validate_metrics",
     "values_per_query",
+    "warmth_values",
 ]
 
 
@@ -69,8 +80,18 @@ def validate_metrics(plan: Plan) -> list[str]:
     return [name for name in plan.evaluation.metrics if name not in errors]
 
 
-def evaluate_plan(model: Model, held_out: HeldOut, plan: Plan, groups: Sequence[str] | None = None) -> EvaluationResult:
-    """Evaluate a model as the plan's evaluation settings say."""
+def evaluate_plan(
+    model: Model,
+    held_out: HeldOut,
+    plan: Plan,
+    item_events: NDArray[np.int64] | None,
+    groups: Sequence[str] | None = None,
+) -> EvaluationResult:
+    """Evaluate a model as the plan's evaluation settings say.
+
+    Args:
+        item_events: ``(n_items,)`` training events per item of the model; ``None``: unknown.
+    """
     settings = plan.evaluation
     return evaluation.evaluate(
         model,
@@ -81,7 +102,41 @@ def evaluate_plan(model: Model, held_out: HeldOut, plan: Plan, groups: Sequence[
         seed=plan.run.seed,
         sampled=settings.sampled,
         groups=groups,
+        warmth=Warmth(item_events, settings.thresholds),
+        items=settings.items,
     )
+
+
+def describe_warmth(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Return the metrics of hot, warm and cold items and users.
+
+    They have intervals, and are rounded for the record.
+    """
+    return [_describe_group(group, int(result.metadata["seed"])) for group in result.warmth]
+
+
+def _describe_group(group: WarmthGroup, seed: int) -> dict[str, Any]:
+    return {
+        "group": group.name,
+        "definition": group.definition,
+        "queries": len(group.rows),
+        "targets": group.targets,
+        "metrics": {
+            name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in group.estimate(seed).items()
+        },
+    }
+
+
+def warmth_values(result: EvaluationResult) -> pl.DataFrame:
+    """Return the values per query of hot, warm and cold items and users.
+
+    There is one row per group and query, with every metric.
+    """
+    parts = [
+        pl.DataFrame({"query": group.rows, **group.values}).select(pl.lit(group.name).alias("group"), pl.all())
+        for group in result.warmth
+    ]
+    return pl.concat(parts, how="diagonal") if parts else pl.DataFrame({"group": [], "query": []})
 
 
 def values_per_query(queries: Queries, result: EvaluationResult, users: Vocab) -> pl.DataFrame:
@@ -198,7 +253,7 @@ def _evaluate_part(
     warn_if_trained_on(trained, mapped)
     groups = None if by is None else group_labels(by, held_out, parts.train)
     groups = None if groups is None else [groups[row] for row in rows]
-    result = evaluate_plan(trained.model, mapped, plan, groups)
+    result = evaluate_plan(trained.model, mapped, plan, count_item_events(trained, parts.train), groups)
     record: dict[str, Any] = {
         "run": name,
         "model": trained.key,
@@ -207,7 +262,17 @@ def _evaluate_part(
         **mean_values(result),
         "intervals": interval_values(result),
         "protocol": dict(result.metadata),
-        "warnings": list(dict.fromkeys([*warnings, *messages, *explain_result(result, part, plan)])),
+        "warmth": describe_warmth(result),
+        "warnings": list(
+            dict.fromkeys(
+                [
+                    *warnings,
+                    *messages,
+                    *explain_result(result, part, plan),
+                    *cold_item_note(trained.model, plan.evaluation.items),
+                ]
+            )
+        ),
     }
     if validate_metrics(plan) and is_rating_model(trained.model) and not any("predicts ratings" in w for w in warnings):
         record["warnings"].append(rating_note(trained.key))

@@ -32,6 +32,7 @@ from segue.experiment.settings import (
     unused_settings,
     unused_training,
 )
+from segue.features.text.settings import TextSettings
 from segue.training.train import Training
 from segue.version import __version__
 
@@ -50,6 +51,7 @@ class Plan:
     task: TaskSettings
     run: RunSettings
     filters: Filters
+    text: TextSettings
     split: SplitSettings
     model: Settings
     training: Training
@@ -71,16 +73,20 @@ class Plan:
         """
         values = self.values()
         del values["task"]["recipe"]
+        if not self.text.columns:  # settings without effect
+            del values["text"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def comparison_key(self) -> str:
         """Hash the values that must be equal for metrics to be comparable.
 
-        These are the data, its filters, the split and whether seen items are ranked.
+        These are the data, its filters, the split and which items are ranked.
         """
         values = self.values()
         task = {key: value for key, value in values["task"].items() if key not in ("model", "recipe")}
-        rules = [task, values["filters"], values["split"], values["evaluation"]["exclude_seen"]]
+        evaluation = self.evaluation
+        rules = [task, values["filters"], values["split"], evaluation.exclude_seen]
+        rules += [] if evaluation.items == "all" else [evaluation.items, evaluation.warm_items]
         return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
 
     def diff(self, other: Plan) -> list[str]:

@@ -34,6 +34,7 @@ __all__ = [
     "AUTO",
     "Quality",
     "check_parts",
+    "cold_item_note",
     "count_parts",
     "explain_repeats",
     "explain_result",
@@ -170,6 +171,16 @@ def explain_result(result: EvaluationResult, part: str | None, plan: Plan | None
     setting = "exclude_seen=False" if plan is None else "evaluation.exclude_seen=false"
     found = explain_repeats(share, targets, setting) if is_excluded else None
     return [] if found is None else [found]
+
+
+def cold_item_note(model: Recommender, items: str) -> list[str]:
+    """Describe the ranking of cold items by a model that cannot order them."""
+    if items != "cold" or model.schema.item_features:
+        return []
+    return [
+        f"{type(model).__name__} reads no item features, so its order of items without training events says nothing; "
+        "rank all items or warm ones, or use a model with item features or text"
+    ]
 
 
 def training_repeat_share(data: Split | Dataset) -> float:

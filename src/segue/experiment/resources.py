@@ -52,9 +52,9 @@ def count_parameters(model: Model) -> int:
     Arrays copied from the data, such as features, do not count.
     """
     named: Callable[[], Iterable[tuple[str, Any]]] | None = getattr(model, "named_parameters", None)
-    learned = model.arrays()
-    names = learned.keys() if named is None else learned.keys() & {name for name, _ in named()}
-    return sum(int(learned[name].size) for name in names)
+    if named is not None:
+        return sum(int(weight.numel()) for _, weight in named())
+    return sum(int(array.size) for array in model.arrays().values())
 
 
 @cache

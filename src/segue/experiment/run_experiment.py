@@ -11,6 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segue.core import bundle
 from segue.core.files import write_json, write_text
 from segue.core.model import Model, Predictor
@@ -19,18 +22,27 @@ from segue.core.run import Run, Tracker
 from segue.core.types import Dataset, Split
 from segue.data.splits import split
 from segue.evaluation import rating_metrics
-from segue.evaluation.evaluate import estimate_values, make_validator
+from segue.evaluation.bootstrap import estimate_values
+from segue.evaluation.evaluate import make_validator
 from segue.evaluation.leakage import check_leakage
 from segue.evaluation.rating_metrics import training_errors
 from segue.evaluation.simple_baselines import RATING_MEANS, BaselineComparison, rating_mean_errors
+from segue.evaluation.warmth import Warmth, select_candidates
 from segue.experiment.arguments import device_of_model
 from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
 from segue.experiment.evaluate import interval_values, mean_values
-from segue.experiment.evaluate_run import evaluate_plan, validate_metrics, values_per_query
+from segue.experiment.evaluate_run import (
+    describe_warmth,
+    evaluate_plan,
+    validate_metrics,
+    values_per_query,
+    warmth_values,
+)
 from segue.experiment.plan import Plan
 from segue.experiment.quality import (
     Quality,
     check_parts,
+    cold_item_note,
     count_parts,
     explain_result,
     judge_model,
@@ -41,7 +53,7 @@ from segue.experiment.records.held_out_readings import describe_reading, record_
 from segue.experiment.records.model_card import format_card
 from segue.experiment.records.training_record import RECORD, check_unchanged, describe_plan, describe_training_data
 from segue.experiment.resources import StageTimer, count_parameters, describe_machine, peak_memory, thread_count
-from segue.experiment.run_folder import METRICS, write_manifest
+from segue.experiment.run_folder import METRICS, WARMTH, write_manifest
 from segue.experiment.run_history import mark_best
 from segue.training.train import train
 from segue.version import __version__
@@ -72,7 +84,7 @@ def run_plan(
     validate_inputs(plan, plan.split.use_query_time)
     timer = StageTimer()
     with timer("data"):
-        data = load_data(plan, log)
+        data = load_data(plan, log, progress)
     with timer("split"):
         parts = split(data, plan.split)
     with timer("leakage check"):
@@ -81,9 +93,8 @@ def run_plan(
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
     log(count_parts(parts))
     check_parts(parts)
+    item_events = _check_candidates(plan, parts, read_test)
     log(f"run: {folder}")
-    if read_test and not len(parts.test):
-        raise ValueError(f"test: split.strategy={plan.split.strategy} holds no test query out; train without --test")
     report_inputs(plan, data, log)
     run = Run(plan.run.seed, folder, device, _trackers(plan, folder, log if progress else None), progress)
     with timer("train"):
@@ -94,19 +105,19 @@ def run_plan(
     metadata = _describe_run(plan, data, parts, folder)
     bundle.save(folder / "bundle", bundle.create(plan.task.model, model, parts.train, metadata))
     with timer("evaluate"):
-        valid = evaluate_plan(model, parts.valid, plan) if len(parts.valid) else None
-        test = evaluate_plan(model, parts.test, plan) if read_test else None
+        valid = evaluate_plan(model, parts.valid, plan, item_events) if len(parts.valid) else None
+        test = evaluate_plan(model, parts.test, plan, item_events) if read_test else None
         train_errors = _training_errors(model, parts.train, plan)
     with timer("baseline"):
         quality = _judge_plan(plan, model, parts)
-        baseline = (
-            None if quality.comparison is None else _evaluate_baseline(plan, parts, quality.comparison, read_test)
-        )
+        baseline = _evaluate_baseline(plan, parts, quality.comparison, read_test)
     shown, held_out = (test, parts.test) if read_test else (valid, parts.valid)
     if shown is not None:
         values_per_query(held_out.queries, shown, data.users).write_parquet(folder / "values.parquet")
+        warmth_values(shown).write_parquet(folder / WARMTH)
     part = None if shown is None else "test" if read_test else "valid"
-    metadata["warnings"] += [*quality.warnings, *([] if shown is None else explain_result(shown, part, plan))]
+    notes = [] if shown is None else explain_result(shown, part, plan)
+    metadata["warnings"] += [*quality.warnings, *notes, *cold_item_note(model, plan.evaluation.items)]
     record = {
         **metadata,
         "part": part,
@@ -115,6 +126,7 @@ def run_plan(
         "valid": {} if valid is None else mean_values(valid),
         "train": train_errors,
         "protocol": {} if shown is None else dict(shown.metadata),
+        "warmth": [] if shown is None else describe_warmth(shown),
         "baseline": baseline,
         "validation": quality.metadata().get("validation"),
         "cost": {
@@ -130,6 +142,23 @@ def run_plan(
     if test is not None:
         record_reading(folder, describe_reading(folder.name, parts, mean_values(test), command or "run_plan"))
     return record
+
+
+def _check_candidates(plan: Plan, parts: Split, read_test: bool) -> NDArray[np.int64]:
+    """Count the training events of each item, ``(n_items,)``.
+
+    Raises:
+        ValueError: no test query is held out for ``read_test``, or no target of a part that is evaluated is among the
+            items that are ranked.
+    """
+    if read_test and not len(parts.test):
+        raise ValueError(f"test: split.strategy={plan.split.strategy} holds no test query out; train without --test")
+    item_events = np.bincount(parts.train.histories.items, minlength=parts.train.n_items)
+    candidates = Warmth(item_events, plan.evaluation.thresholds).candidates(plan.evaluation.items)
+    for held_out in [parts.valid, *([parts.test] if read_test else [])]:
+        if len(held_out):
+            select_candidates(held_out, candidates, plan.evaluation.items)
+    return item_events
 
 
 def _judge_plan(plan: Plan, model: Model, parts: Split) -> Quality:
@@ -148,9 +177,11 @@ def _judge_plan(plan: Plan, model: Model, parts: Split) -> Quality:
 
 
 def _evaluate_baseline(
-    plan: Plan, parts: Split, comparison: BaselineComparison, read_test: bool = False
-) -> dict[str, Any]:
-    """Evaluate the strongest baseline on all queries of validation, or of the test."""
+    plan: Plan, parts: Split, comparison: BaselineComparison | None, read_test: bool = False
+) -> dict[str, Any] | None:
+    """Evaluate the strongest baseline, if any, on validation or on the test."""
+    if comparison is None:
+        return None
     held_out = parts.test if read_test else parts.valid
     if comparison.baseline == RATING_MEANS:
         errors = rating_mean_errors(parts.train.histories, held_out)
@@ -158,7 +189,12 @@ def _evaluate_baseline(
         found = estimate_values({name: function(errors) for name, function in functions.items()}, plan.run.seed)
     else:
         found = dict(
-            evaluate_plan(train_baseline(comparison.baseline, parts.train, plan.run.seed), held_out, plan).estimates
+            evaluate_plan(
+                train_baseline(comparison.baseline, parts.train, plan.run.seed),
+                held_out,
+                plan,
+                np.bincount(parts.train.histories.items, minlength=parts.train.n_items),
+            ).estimates
         )
     return {
         "model": comparison.baseline,

@@ -15,6 +15,7 @@ from segue.experiment.records.held_out_readings import TEST_READINGS
 
 __all__ = [
     "METRICS",
+    "WARMTH",
     "create_run",
     "create_unique_folder",
     "delete_if_untrained",
@@ -26,6 +27,8 @@ __all__ = [
 ]
 
 METRICS = "metrics.json"
+WARMTH = "warmth.parquet"
+"""Values per query of hot, warm and cold items and users."""
 MANIFEST = "manifest.json"
 
 

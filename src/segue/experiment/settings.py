@@ -6,12 +6,15 @@ from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from annotated_types import Ge
+from pydantic import model_validator
 
 from segue.core.config import Settings
 from segue.core.model import Solver
 from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.split_settings import COMMON_SETTINGS, STRATEGY_SETTINGS, SplitSettings
+from segue.evaluation.warmth import ItemSelection, WarmthThresholds
+from segue.features.text.settings import TextSettings
 from segue.training.train import Training
 
 __all__ = ["EvaluationSettings", "RunSettings", "TaskSettings", "setting_groups", "unused_settings", "unused_training"]
@@ -57,9 +60,30 @@ class EvaluationSettings(Settings):
     """Also rank each target among this many randomly sampled items, as older papers do."""
     exclude_seen: bool = True
     """Remove the items of a user's history from the ranking. Set to false where users return to items."""
+    items: ItemSelection = "all"
+    """Which items are ranked: ``all``; ``warm``, those with training events; or ``cold``, those without. Targets that
+    are not ranked are left out. Validation during training always ranks all items."""
+    warm_items: Annotated[int, Ge(1)] = 1
+    """Training events from which an item is warm; an item with fewer is cold."""
+    hot_items: Annotated[int, Ge(2)] | None = None
+    """Training events from which an item is hot; by default so many that at most a fifth of the items is hot."""
+    warm_users: Annotated[int, Ge(1)] = 1
+    """Events in the history of the query from which a user is warm; a user with fewer is cold."""
+    hot_users: Annotated[int, Ge(2)] | None = None
+    """Events in the history from which a user is hot; by default so many that at most a fifth of the users is hot."""
     baseline: str | None = "auto"
     """Key of the model to compare with on validation; ``auto``: the strongest without personalization (popular items,
     or means of ratings); ``none``: no comparison, which saves its time in benchmarks of speed."""
+
+    @property
+    def thresholds(self) -> WarmthThresholds:
+        """Thresholds of hot, warm and cold items and users."""
+        return WarmthThresholds(self.warm_items, self.hot_items, self.warm_users, self.hot_users)
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> EvaluationSettings:
+        _ = self.thresholds
+        return self
 
 
 def setting_groups(model: str) -> dict[str, type[Settings]]:
@@ -68,6 +92,7 @@ def setting_groups(model: str) -> dict[str, type[Settings]]:
         "model": model_class(model).Config,
         "training": Training,
         "filters": Filters,
+        "text": TextSettings,
         "split": SplitSettings,
         "evaluation": EvaluationSettings,
         "run": RunSettings,
@@ -93,9 +118,12 @@ def unused_training(model: str) -> dict[str, str]:
 
 
 def unused_settings(models: Collection[str], strategy: Any) -> Mapping[str, Collection[str]]:
-    """Return the keys by group that no model and no split by ``strategy`` reads."""
+    """Return the keys by group that no model and no split by ``strategy`` reads.
+
+    Settings of text count among them: they need their group, because models have settings of the same names.
+    """
     training = set.intersection(*(set(unused_training(model)) for model in models)) if models else set[str]()
     split = set[str]()
     if strategy in STRATEGY_SETTINGS:  # an unknown one is rejected where the split's settings are parsed
         split = SplitSettings.model_fields.keys() - {*COMMON_SETTINGS, *STRATEGY_SETTINGS[strategy]}
-    return {"training": training, "split": split}
+    return {"training": training, "split": split, "text": set(TextSettings.model_fields)}

@@ -20,6 +20,7 @@ from segue.reports.quantities import (
     metric_label,
 )
 from segue.reports.tables import all_metrics_table, best_first, comparison_table, cost_table, tests_table
+from segue.reports.warmth import warmth_comparison_table
 
 __all__ = ["render_page", "write_page"]
 
@@ -66,6 +67,7 @@ def render_page(result: Record, histories: Mapping[str, History] | None = None) 
         comparison=comparison_table(result),
         tests=tests_table(result) if tests else None,
         all_metrics=all_metrics_table(result),
+        warmth=warmth_comparison_table(result),
         cost=cost_table(result),
         protocol=_protocol(records[0]),
         reproduction=_reproduction(records),
@@ -122,7 +124,9 @@ def _protocol(record: Record) -> list[tuple[str, str]]:
     lines = [("Split", str(split.get("strategy", "predefined")).replace("_", " "))]
     if "targets" in protocol:
         is_catalog = "items" in protocol
-        candidates = f"the whole catalog of {format_count(protocol['items'])} items" if is_catalog else "lists"
+        among, number = protocol.get("candidates", "whole catalog"), format_count(protocol.get("items", 0))
+        whole = f"the whole catalog of {number} items"
+        candidates = "lists" if not is_catalog else whole if among == "whole catalog" else f"the {number} {among}"
         in_history = f"{protocol.get('share_of_targets_in_history', 0.0):.1%}"
         lines += [
             ("Queries", f"{format_count(protocol['queries'])} with {format_count(protocol['targets'])} true items"),

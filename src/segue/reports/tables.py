@@ -37,6 +37,7 @@ __all__ = [
     "groups_table",
     "item_table",
     "key_value_grid",
+    "main_metrics",
     "metrics_table",
     "tests_table",
 ]
@@ -100,7 +101,7 @@ def metrics_table(record: Record) -> Table:
         rows.append(tuple(row))
     protocol = record["protocol"]
     queries = f", {format_count(protocol['queries'])} queries" if "queries" in protocol else ""
-    candidates = ", whole catalog" if "candidates" in protocol else ""
+    candidates = f", {protocol['candidates']}" if "candidates" in protocol else ""
     shown = "validation" if part == "valid" else part
     title = f"{record['model']} on {record['data']} ({shown}{queries}{candidates})"
     return Table(title, tuple(head), tuple(rows))
@@ -134,9 +135,7 @@ def comparison_table(result: Record) -> Table:
     Columns are errors, metrics at the largest k, the interval of the tested metric, and the cost.
     """
     records = best_first(result)
-    every = _metric_names(records)
-    largest = max(map(_cutoff, every))
-    names = [name for name in every if _cutoff(name) in (0, largest)]
+    names = main_metrics(records)
     head = (
         "model",
         *map(metric_label, names),
@@ -159,6 +158,8 @@ def comparison_table(result: Record) -> Table:
     queries = format_count(records[0]["protocol"]["queries"])
     seeds = records[0].get("seeds")
     title = f"{result['data']}: {queries} test queries" + (f", mean of {len(seeds)} seeds" if seeds else "")
+    among = records[0]["protocol"].get("candidates", "whole catalog")
+    title += "" if among == "whole catalog" else f", {among} only"
     return Table(title, head, tuple(rows), highlighted=frozenset([0]))
 
 
@@ -256,6 +257,13 @@ def key_value_grid(record: Record) -> RichTable:
     for name, value in record.items():
         grid.add_row(Text(name.replace("_", " "), "bold"), Text(_format_value(value)))
     return grid
+
+
+def main_metrics(records: Sequence[Record]) -> list[str]:
+    """Return the errors, and the metrics at the largest k, of the records."""
+    every = _metric_names(records)
+    largest = max(map(_cutoff, every))
+    return [name for name in every if _cutoff(name) in (0, largest)]
 
 
 def _metric_names(records: Sequence[Record]) -> list[str]:

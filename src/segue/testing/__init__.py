@@ -10,7 +10,18 @@ Plugins can use both::
 
 from segue.testing.contract import CHECKS, Subject, contract, subject
 from segue.testing.training import SMALL, small, train_small
-from segue.testing.worlds import Rated, World, clusters, cycle, dataset, hit_rate, order, popularity, tastes
+from segue.testing.worlds import (
+    Rated,
+    World,
+    clusters,
+    cycle,
+    dataset,
+    hit_rate,
+    order,
+    popularity,
+    tastes,
+    with_features,
+)
 
 __all__ = [
     "CHECKS",
@@ -29,4 +40,5 @@ __all__ = [
     "subject",
     "tastes",
     "train_small",
+    "with_features",
 ]

@@ -12,7 +12,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from segue.core.model import Factored, Model, Predictor, Similar, Solver, Stream
 from segue.core.registry import model_class
 from segue.core.types import Codes, Dataset, Events, Queries
 from segue.testing.training import train_small
-from segue.testing.worlds import dataset
+from segue.testing.worlds import dataset, with_features
 
 __all__ = ["CHECKS", "Subject", "contract", "subject"]
 
@@ -49,8 +49,7 @@ def subject(key: str) -> Subject:
 
     The log has times, values, an empty history and unseen items.
     """
-    data = _log()
-    model_class(key)  # imports do not count as training
+    data = _with_required_features(key, _log())  # imports of the model do not count as training
     start = time.process_time()
     model = train_small(key, data)
     return Subject(key, data, model, time.process_time() - start)
@@ -77,6 +76,11 @@ def _log() -> Dataset:
     rows = Events.of([rng.integers(28, size=n) for n in [0, 1, 60, *rng.integers(2, 20, size=37)]])
     values = rng.integers(1, 6, size=rows.size).astype(np.float32)
     return dataset(_with_columns(rows, values), n_items=30)
+
+
+def _with_required_features(key: str, data: Dataset) -> Dataset:
+    """Add item and user features to ``data`` if the model ``key`` requires them."""
+    return with_features(data) if model_class(key).required_features else data
 
 
 def _with_columns(rows: Events, values: NDArray[np.float32]) -> Events:
@@ -191,7 +195,7 @@ def _trains_on_edge_cases(it: Subject) -> None:
     rated = {f"{name}, with values": log for name, log in with_values.items()}
     for name, log in (rated if type(it.model).requires_ratings else {**logs, **rated}).items():
         n_items = 1 + int(log.items.max())
-        model = train_small(it.key, dataset(log, n_items))
+        model = train_small(it.key, _with_required_features(it.key, dataset(log, n_items)))
         histories = _with_columns(Events.of([[0], []]), np.ones(1, np.float32))
         scores_NI = model.score(Queries.anonymous(histories))
         _require(scores_NI.shape == (2, n_items), f"{name}: scores have shape {scores_NI.shape}")
@@ -206,6 +210,17 @@ def _requires_values(it: Subject) -> None:
             _require("values" in str(error), f"the error for a log without values does not mention values: {error}")
         else:
             raise AssertionError("a model that requires ratings accepted a log without values")
+
+
+def _requires_features(it: Subject) -> None:
+    for name in type(it.model).required_features:
+        without: Any = {name: None}
+        try:
+            train_small(it.key, replace(it.data, **without))
+        except ValueError as error:
+            _require(name in str(error), f"the error for a log without {name} does not mention {name}: {error}")
+        else:
+            raise AssertionError(f"a model that requires {name} accepted a log without them")
 
 
 def _predicts_values(it: Subject) -> None:
@@ -290,6 +305,7 @@ CHECKS: dict[str, Callable[[Subject], None]] = {
     "scoring_has_no_side_effects": _scoring_has_no_side_effects,
     "trains_on_edge_cases": _trains_on_edge_cases,
     "requires_values": _requires_values,
+    "requires_features": _requires_features,
     "predicts_values": _predicts_values,
     "results_do_not_depend_on_threads": _results_do_not_depend_on_threads,
     "protocols_are_consistent": _protocols_are_consistent,

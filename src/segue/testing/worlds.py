@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,18 @@ from segue.core.model import Recommender
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Vocab
 
-__all__ = ["Rated", "World", "clusters", "cycle", "dataset", "hit_rate", "order", "popularity", "tastes"]
+__all__ = [
+    "Rated",
+    "World",
+    "clusters",
+    "cycle",
+    "dataset",
+    "hit_rate",
+    "order",
+    "popularity",
+    "tastes",
+    "with_features",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +62,29 @@ def dataset(histories: Events, n_items: int, name: str = "world") -> Dataset:
     """
     users = Vocab([f"u{code}" for code in range(len(histories))])
     return Dataset(name, users, Vocab([f"i{code}" for code in range(n_items)]), histories)
+
+
+def with_features(
+    data: Dataset, item_groups: Sequence[int] | None = None, user_groups: Sequence[int] | None = None
+) -> Dataset:
+    """Add a table of item features and one of user features: a category and a vector.
+
+    Args:
+        item_groups: the category of each item; ``None``: two categories in turn. Likewise ``user_groups``.
+    """
+    import polars as pl
+
+    def table(ids: Sequence[str], groups: Sequence[int] | None) -> pl.LazyFrame:
+        codes = np.arange(len(ids)) % 2 if groups is None else np.asarray(groups)
+        vectors = np.stack([np.cos(2.0 * codes), np.sin(2.0 * codes)], axis=1)
+        columns = {"id": ids, "group": [f"group {code}" for code in codes.tolist()], "vector": vectors.tolist()}
+        return pl.DataFrame(columns).lazy()
+
+    return replace(
+        data,
+        item_features=table(data.items.ids.to_list(), item_groups),
+        user_features=table(data.users.ids.to_list(), user_groups),
+    )
 
 
 def _world(rows: list[list[int]], n_items: int, n_queries: int, **metrics: Any) -> World:

@@ -51,6 +51,7 @@ def train(
     callbacks = check_callbacks(callbacks)
     kind = model_class(key)
     settings = config if isinstance(config, Settings) else parse(kind.Config, config, "model")
+    run.set_trainer(_train_part)
     if data.histories.size == 0:
         raise ValueError("nothing to train on: the training part of the data has no events")
     if issubclass(kind, Solver):
@@ -72,6 +73,16 @@ def train(
         training = training.model_copy(update={"metric": kind.validation_metric})
     with explain_memory_errors(key, settings):
         return fit(kind, settings, training, data, run, validate, callbacks)
+
+
+def _train_part(key: str, settings: Mapping[str, Any], data: Dataset, run: Run, validate: Validate | None) -> Model:
+    """Train a part of another model; see :meth:`segue.core.run.Run.train_part`."""
+    kind = model_class(key)
+    is_network = not issubclass(kind, Solver)
+    names = Training.model_fields if is_network else {}
+    own = {name: value for name, value in settings.items() if name in kind.Config.model_fields or name not in names}
+    training = parse(Training, {name: value for name, value in settings.items() if name not in own}, f"settings.{key}")
+    return train(key, parse(kind.Config, own, f"settings.{key}"), training, data, run, validate)
 
 
 def check_validation_metric(key: str, model: Model | type[Model], metric: object) -> None:

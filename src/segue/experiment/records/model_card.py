@@ -62,18 +62,34 @@ def _format_results(plan: Plan, record: Mapping[str, Any]) -> str:
         cells += [f"{baseline[name]:.4f}" if name in baseline else ""] if baseline else []
         rows.append("| " + " | ".join(cells) + " |")
     history = "excluded from" if plan.evaluation.exclude_seen else "included in"
+    candidates = record["protocol"].get("candidates", "whole catalog")
     protocol = (
-        f"Targets are ranked among the whole catalog; items of the user's history are {history} the ranking; tied "
+        f"Targets are ranked among the {candidates}; items of the user's history are {history} the ranking; tied "
         "scores count at their expected rank; "
         if "targets" in record["protocol"]
         else "Nothing was ranked: predicted ratings are compared with the true ones; "
     )
     facts = "".join(f"\n- {name.replace('_', ' ')}: {value}" for name, value in record["protocol"].items())
     return (
-        "\n".join(rows) + f"\n\n{protocol}intervals are bootstrapped over queries. Settings were chosen on validation; "
+        "\n".join([*rows, *_format_warmth(record)])
+        + f"\n\n{protocol}intervals are bootstrapped over queries. Settings were chosen on validation; "
         f"{'the test part was not read in training' if part == 'valid' else 'the test part was read by train --test'}; "
         "`test_readings.jsonl` lists every reading.\n" + facts
     )
+
+
+def _format_warmth(record: Mapping[str, Any]) -> list[str]:
+    """Format the metrics of hot, warm and cold items and users as a table."""
+    groups = record.get("warmth") or []
+    if not groups:
+        return []
+    names = [name for name in record["intervals"] if any(name in group["metrics"] for group in groups)]
+    head = ["group", "definition", "queries", *names]
+    lines = ["", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+    for group in groups:
+        cells = [f"{group['metrics'][name][0]:.4f}" if name in group["metrics"] else "" for name in names]
+        lines.append("| " + " | ".join([group["group"], group["definition"], f"{group['queries']:,}", *cells]) + " |")
+    return lines
 
 
 def _format_cost(record: Mapping[str, Any]) -> str:

@@ -108,6 +108,20 @@ class ItemFeatureEmbeddings(nn.Module):
         vectors: Tensor = embeddings_ID * is_used_I[:, None] + self.vectors(self.rows_IJ)
         return vectors
 
+    def embed(self, codes_BL: Tensor, table_ID: Tensor, drop_prob: float = 0.0) -> Tensor:
+        """Return the vectors of the items at each position, ``(B, L, D)``.
+
+        They are computed for all items unless fewer are needed.
+
+        Args:
+            table_ID: see :meth:`at_positions`.
+            drop_prob: see :meth:`forward`.
+        """
+        n_items = len(self.in_training_I)
+        if not self.training and codes_BL.numel() < n_items:
+            return self.at_positions(codes_BL, table_ID)
+        return F.embedding(codes_BL, torch.cat([self(table_ID[:n_items], drop_prob), table_ID[n_items:]]))
+
     def at_positions(self, codes_BL: Tensor, table_ID: Tensor) -> Tensor:
         """Return the vectors of the items at each position, ``(B, L, D)``.
 

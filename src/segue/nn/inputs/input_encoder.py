@@ -15,7 +15,6 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences
@@ -23,6 +22,7 @@ from segue.core.features import infer_features
 from segue.core.types import DataSchema, Dataset
 from segue.nn.inputs.event_embeddings import INPUT_COLUMNS, EventEmbeddings
 from segue.nn.inputs.feature_embeddings import ItemFeatureEmbeddings, UserFeatureEmbeddings
+from segue.nn.inputs.item_fusion import ItemFusion
 
 __all__ = ["InputEncoder", "InputName"]
 
@@ -56,7 +56,8 @@ class InputEncoder(nn.Module):
         width, n_actions = config.embedding_dim, len(schema.actions)
         self.columns = tuple(dict.fromkeys(column for name in event_inputs for column in INPUT_COLUMNS[name]))
         self.events = EventEmbeddings(event_inputs, width, n_actions, config.session_gap, std) if event_inputs else None
-        self.items = self.users = None
+        self.items: ItemFeatureEmbeddings | ItemFusion | None = None
+        self.users: UserFeatureEmbeddings | None = None
         if "item_features" in names:
             self.items = ItemFeatureEmbeddings(schema.item_features, schema.n_items, width, std)
         if "user_features" in names:
@@ -89,8 +90,14 @@ class InputEncoder(nn.Module):
             embedding: embeddings of the items, followed by those of the start and mask tokens.
         """
         x_BLD: Tensor = (
-            embedding(batch.items_BL) if self.items is None else self._embed_items(batch.items_BL, embedding.weight)
+            embedding(batch.items_BL)
+            if self.items is None
+            else self.items.embed(batch.items_BL, embedding.weight, self._drop_prob)
         )
+        return self.add_event_and_user_inputs(x_BLD, batch)
+
+    def add_event_and_user_inputs(self, x_BLD: Tensor, batch: Sequences) -> Tensor:
+        """Return ``x_BLD``, the items at all positions, plus all other inputs."""
         if self.events is not None:
             x_BLD = x_BLD + self.events(batch, self.n_items, self._drop_prob)
         if self.users is not None:
@@ -126,13 +133,3 @@ class InputEncoder(nn.Module):
         Replacement trains the vectors of unknown inputs.
         """
         return self.feature_dropout if self.training else 0.0
-
-    def _embed_items(self, codes_BL: Tensor, table: Tensor) -> Tensor:
-        """Return items with their features, ``(B, L, D)``.
-
-        Computed for all items unless fewer are needed.
-        """
-        assert self.items is not None
-        if not self.training and codes_BL.numel() < self.n_items:
-            return self.items.at_positions(codes_BL, table)
-        return F.embedding(codes_BL, torch.cat([self.item_vectors(table[: self.n_items]), table[self.n_items :]]))

@@ -1,0 +1,348 @@
+"""Accuracy on items without training events, and what it costs on the others.
+
+In each of several draws, a tenth of the items is held out of training at random, and so are their events in all
+histories. Everything else is leave-one-out: the last item of each user is the test, and where it is a cold item, the
+query is one of the cold items. Each model is trained by an ordinary ``segue train``, from its recipe for the data if
+there is one; finished runs are reused. The seed of a model is that of the draw.
+
+Values are averaged per user over the draws before intervals and tests, because a user has a query in every draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from benchmarks.machine import describe_lines
+from benchmarks.readings import count_readings, reading_lines
+from segue.core.files import read_json
+from segue.evaluation.bootstrap import estimate_values
+from segue.evaluation.significance import PairedTest, compare_all, holm_correction
+from segue.experiment.compare_runs import ensure_run, read_test_results
+from segue.experiment.evaluate_run import evaluate_run
+from segue.experiment.plan import Plan, make_plan
+from segue.experiment.run_folder import METRICS, WARMTH
+from segue.reports.quantities import format_duration, metric_label
+
+__all__ = ["MODELS", "TASKS", "check_claims", "make_plans", "page", "run", "summarize"]
+
+SHARE = 0.1
+"""Share of the items that is held out of training."""
+
+METRICS_SHOWN = ("hit_rate@10", "ndcg@10")
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data with texts of its items."""
+
+    texts: tuple[str, ...] = ()
+    """Columns of text that are encoded."""
+    settings: tuple[str, ...] = ()
+
+
+TASKS = {
+    "ml-1m-text": Task(("title", "plot", "abstract")),
+    "frappe": Task(("title", "description"), ("filters.duplicates=first",)),
+}
+"""By source; others have no text."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    key: str
+    settings: tuple[str, ...] = ()
+    reads_text: bool = False
+    what: str = ""
+    """What the model knows about items."""
+
+
+MODELS = {
+    "fusion": Variant("fusion", (), True, "ids, features and text"),
+    "two_tower": Variant("two_tower", (), True, "ids, features and text"),
+    "sasrec@features": Variant("sasrec", ("model.inputs=[item_features]",), True, "ids, features and text, added up"),
+    "content": Variant("content", (), True, "features and text"),
+    "content@features": Variant("content", (), False, "features"),
+    "sasrec": Variant("sasrec", (), False, "ids; twin of fusion"),
+    "two_tower@ids": Variant("two_tower", ("model.inputs=[user_features]",), False, "ids; twin of two_tower"),
+    "popular": Variant("popular", (), False, "counts"),
+    "random": Variant("random", (), False, "nothing"),
+}
+"""By the name of the row."""
+
+COLD, COLD_ONLY, WARM, WARM_ONLY, ALL = (
+    "cold targets among all items",
+    "cold targets among cold items",
+    "warm targets among all items",
+    "warm targets among warm items",
+    "all targets among all items",
+)
+MEASURES = (COLD, COLD_ONLY, WARM, WARM_ONLY, ALL)
+
+BASELINES = ("content", "content@features", "popular", "random")
+TWINS = {"fusion": "sasrec", "two_tower": "two_tower@ids"}
+
+Values = Mapping[str, pl.DataFrame]
+"""By measure one row per user, with the metrics."""
+
+
+def run(source: str | None, models: str | None, seeds: int, log: Any, quick: bool = False) -> dict[str, Any]:
+    """Train and evaluate every model on every draw.
+
+    Args:
+        source: default: MovieLens 1M with texts; with ``quick`` a small simulated log.
+        models: rows of the table, separated by commas; default: all.
+        seeds: number of draws.
+
+    Raises:
+        ValueError: an unknown model.
+    """
+    source = source or ("simulated?users=150&items=60&seed=1" if quick else "ml-1m-text")
+    names = models.split(",") if models else list(MODELS)
+    if unknown := [name for name in names if name not in MODELS]:
+        raise ValueError(f"--models: unknown '{unknown[0]}', expected some of {', '.join(MODELS)}")
+    draws = range(1 if quick else seeds)
+    folders: dict[str, list[Path]] = {name: [] for name in names}
+    values: dict[str, list[Values]] = {name: [] for name in names}
+    for draw in draws:
+        for name, plan in make_plans(source, names, draw, quick).items():
+            folders[name].append(ensure_run(plan, log, read_test=True))
+            values[name].append(measure(folders[name][-1]))
+            found = values[name][-1]
+            means = [float(found[part][METRICS_SHOWN[0]].to_numpy().mean()) for part in (COLD, WARM)]
+            log(f"draw {draw}, {name}: {METRICS_SHOWN[0]} of {COLD} {means[0]:.4f}, of {WARM} {means[1]:.4f}")
+    records = {name: [read_json(folder / METRICS) for folder in found] for name, found in folders.items()}
+    first = records[names[0]][0]
+    return {
+        "source": source,
+        "draws": len(draws),
+        "share": SHARE,
+        "texts": list(_task(source).texts),
+        "rows": {name: summarize(values[name]) | _cost(records[name]) | {"what": MODELS[name].what} for name in names},
+        "tests": check_claims({name: pool(values[name]) for name in names}),
+        "counts": first["counts"],
+        "held_out_items": first["split"]["held_out_items"],
+        "data_hash": first["data_hash"],
+        "warnings": first["warnings"],
+        "test_readings": count_readings([folder for found in folders.values() for folder in found]),
+    }
+
+
+def make_plans(source: str, names: Sequence[str], draw: int, quick: bool = False) -> dict[str, Plan]:
+    """Resolve the settings of each model for one draw of the cold items."""
+    task, plans = _task(source), {}
+    common = [*task.settings, f"split.cold_items={SHARE}", f"split.seed={draw}", f"run.seed={draw}"]
+    common += ["evaluation.baseline=none", "evaluation.hot_items=1000000000"]  # one group of items with events
+    for name in names:
+        variant = MODELS[name]
+        text = [f"text.columns=[{','.join(task.texts)}]"] if variant.reads_text and task.texts else []
+        plan = make_plan({"model": variant.key, "data": source}, [*common, *text, *variant.settings])
+        if quick and hasattr(plan.training, "epochs"):
+            plan = replace(plan, training=plan.training.model_copy(update={"epochs": 1}))
+        plans[name] = plan
+    _check_twins(plans)
+    return plans
+
+
+def _check_twins(plans: Mapping[str, Plan]) -> None:
+    """Check that a model and its twin differ in what they know of items only.
+
+    Raises:
+        ValueError: the settings that differ, such as those of two recipes.
+    """
+    for name, twin in TWINS.items():
+        if name not in plans or twin not in plans:
+            continue
+        own, other = plans[name].values(), plans[twin].values()
+        faults = [
+            f"{group}.{key}: {value!r} of {name}, {other[group][key]!r} of {twin}"
+            for group in ("model", "training")
+            for key, value in own[group].items()
+            if key in other[group] and key != "inputs" and value != other[group][key]
+        ]
+        if faults:
+            raise ValueError("\n".join([f"{name} and {twin} need equal settings; change their recipes:", *faults]))
+
+
+def measure(folder: Path) -> Values:
+    """Return the values per user of a run by measure.
+
+    A user without a target has no row.
+    """
+    _, values = read_test_results(folder)
+    groups = pl.read_parquet(folder / WARMTH)
+    users = values.select("user").with_row_index("query").with_columns(pl.col("query").cast(pl.Int64))
+
+    def of_group(group: str) -> pl.DataFrame:
+        rows = groups.filter(pl.col("group") == group).with_columns(pl.col("query").cast(pl.Int64))
+        return rows.join(users, on="query", how="left").select("user", *METRICS_SHOWN)
+
+    def among(items: str) -> pl.DataFrame:
+        return evaluate_run(folder, "test", [f"evaluation.items={items}"], command="benchmarks cold_items").values
+
+    return {
+        COLD: of_group("cold items"),
+        COLD_ONLY: _rows(among("cold")),
+        WARM: of_group("warm items"),
+        WARM_ONLY: _rows(among("warm")),
+        ALL: _rows(values),
+    }
+
+
+def _rows(values: pl.DataFrame) -> pl.DataFrame:
+    return values.select("user", *METRICS_SHOWN).filter(pl.col(METRICS_SHOWN[0]).is_not_nan())
+
+
+def pool(draws: Sequence[Values]) -> Values:
+    """Average the values of each user over the draws in which they have a target."""
+    return {name: pl.concat([draw[name] for draw in draws]).group_by("user").mean().sort("user") for name in MEASURES}
+
+
+def summarize(draws: Sequence[Values]) -> dict[str, Any]:
+    """Return mean, interval and the mean of each draw, by measure and metric."""
+    pooled = pool(draws)
+    return {
+        "measures": {
+            name: {
+                "users": len(pooled[name]),
+                **{
+                    metric: {**asdict(found), "draws": [float(draw[name][metric].to_numpy().mean()) for draw in draws]}
+                    for metric, found in estimate_values(
+                        {metric: pooled[name][metric].to_numpy() for metric in METRICS_SHOWN}, 0
+                    ).items()
+                },
+            }
+            for name in MEASURES
+        }
+    }
+
+
+def check_claims(pooled: Mapping[str, Values]) -> list[dict[str, Any]]:
+    """Test the models that read text against baselines and twins.
+
+    The baselines are compared on cold items, the twins on warm items.
+
+    Holm's correction is over the tests of one measure and metric.
+    """
+    lines = []
+    for measure_name in (COLD, COLD_ONLY, WARM, WARM_ONLY):
+        is_cold = measure_name in (COLD, COLD_ONLY)
+        pairs = [
+            (first, second)
+            for first, twin in TWINS.items()
+            for second in (BASELINES if is_cold else (twin,))
+            if first in pooled and second in pooled
+        ]
+        for metric in METRICS_SHOWN:
+            tests = [_test(pooled[a][measure_name], pooled[b][measure_name], a, b, metric) for a, b in pairs]
+            corrected = holm_correction([test.p for test in tests]) if tests else []
+            for test, p_holm in zip(tests, corrected, strict=True):
+                found = replace(test, p_holm=p_holm)
+                is_below = found.difference < 0 and found.significant
+                is_above = found.difference > 0 and found.significant
+                lines.append(
+                    {"measure": measure_name, "metric": metric, **asdict(found)}
+                    | {"is_met": bool(is_above if is_cold else not is_below)}
+                )
+    return lines
+
+
+def _test(first: pl.DataFrame, second: pl.DataFrame, a: str, b: str, metric: str) -> PairedTest:
+    both = first.select("user", pl.col(metric).alias("a")).join(
+        second.select("user", pl.col(metric).alias("b")), on="user", how="inner"
+    )
+    if not len(both) == len(first) == len(second):
+        raise ValueError(f"{a} and {b} have {len(first)} and {len(second)} users, expected the same queries")
+    return compare_all({a: both["a"].to_numpy(), b: both["b"].to_numpy()})[0]
+
+
+def _task(source: str) -> Task:
+    return TASKS.get(source, Task())
+
+
+def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "seconds": float(np.mean([record["cost"]["seconds"]["train"] for record in records])),
+        "parameters": records[0]["cost"]["parameters"],
+        "recipe": records[0]["recipe"],
+        "runs": [record["run"] for record in records],
+    }
+
+
+def page(found: dict[str, Any]) -> str:
+    """Format a table with a row per model and measure, and the paired tests."""
+    texts = f"text: {', '.join(found['texts'])}" if found["texts"] else "no text"
+    counts = found["counts"]
+    lines = [
+        f"# Cold items: {found['source']}",
+        "",
+        f"{found['share']:.0%} of the items ({found['held_out_items']:,} of {counts['items']:,}) are held out of "
+        f"training, in {found['draws']} draw(s); leave-one-out; seen items are not ranked; {texts}.",
+        "A cold item has no training event; the few items whose only events are test or validation are cold too.",
+        "Figures are HR@10 / NDCG@10 with 95 % intervals over users, of each user's "
+        "mean over the draws. Validation ranks all items, and chose the best epoch.",
+        "",
+    ]
+    for name in MEASURES:
+        rows = found["rows"]
+        users = next(iter(rows.values()))["measures"][name]["users"]
+        labels = " | ".join(f"{metric_label(metric)} | 95 % | draws" for metric in METRICS_SHOWN)
+        lines += [f"## {name[0].upper()}{name[1:]}", "", f"{users:,} users.", ""]
+        lines += [
+            f"| model | knows of items | {labels} |",
+            "| --- | --- |" + " ---: | --- | --- |" * len(METRICS_SHOWN),
+        ]
+        for model in sorted(rows, key=lambda model: -rows[model]["measures"][name][METRICS_SHOWN[0]]["mean"]):
+            cells = [model, rows[model]["what"]]
+            for metric in METRICS_SHOWN:
+                one = rows[model]["measures"][name][metric]
+                cells += [f"{one['mean']:.4f}", f"{one['low']:.4f} to {one['high']:.4f}"]
+                cells.append(", ".join(f"{value:.4f}" for value in one["draws"]))
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join([*lines, *_test_lines(found["tests"]), *_cost_lines(found), ""])
+
+
+def _test_lines(tests: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "## Paired tests",
+        "",
+        "Paired randomization tests over users; Holm's correction over the tests of one measure and metric. A claim on "
+        "cold items is met if the first model is significantly better, one on warm items if it is not significantly "
+        "worse than its twin.",
+        "",
+        "| measure | metric | pair | difference | 95 % | p (Holm) | claim |",
+        "| --- | --- | --- | ---: | --- | ---: | --- |",
+    ]
+    for test in tests:
+        pair = f"{test['first']} − {test['second']}"
+        ends = f"{test['low']:+.4f} to {test['high']:+.4f}"
+        met = "met" if test["is_met"] else "not met"
+        lines.append(
+            f"| {test['measure']} | {metric_label(test['metric'])} | {pair} | {test['difference']:+.4f} | {ends} | "
+            f"{test['p_holm']:.4f} | {met} |"
+        )
+    return [*lines, ""]
+
+
+def _cost_lines(found: Mapping[str, Any]) -> list[str]:
+    lines = ["## Cost and provenance", "", "| model | train | parameters | recipe |", "| --- | ---: | ---: | --- |"]
+    for model, row in found["rows"].items():
+        recipe = row["recipe"] or "none (defaults)"
+        lines.append(f"| {model} | {format_duration(row['seconds'])} | {row['parameters']:,} | {recipe} |")
+    n_runs = sum(len(row["runs"]) for row in found["rows"].values())
+    return [
+        *lines,
+        "",
+        f"* data hash {found['data_hash']}; each split was checked for leakage before training and passed",
+        *reading_lines(dict(found), f"cold_items-{found['source']}", n_runs),
+        *(f"* warning: {text}" for text in found["warnings"]),
+        *describe_lines(found["machine"]),
+    ]

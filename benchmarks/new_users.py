@@ -1,0 +1,290 @@
+"""Recommendations for new users after 0 to 10 events: every strategy on one table.
+
+The log is cut at one time for all users. Users whose first event is after the cut are new: no model has seen them. A
+model gets their features and their first n events, for each n of :data:`LEVELS`; the targets are the same for all n:
+the events after the first :data:`FIRST`. Users without such events are left out. Settings were chosen on the new users
+of the newest fifth of the training part (``part="valid"``).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from time import process_time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import segue
+from benchmarks.machine import describe_lines
+from segue.core.types import Dataset, HeldOut, Split
+from segue.data import load
+from segue.data.splits import SplitSettings, split
+from segue.evaluation.bootstrap import estimate
+from segue.evaluation.evaluate import evaluate
+from segue.evaluation.significance import compare_all, holm_correction
+
+__all__ = ["LEVELS", "STRATEGIES", "new_users", "page", "run"]
+
+LEVELS = (0, 1, 3, 5, 10)
+"""Numbers of known events."""
+FIRST = 10
+"""Events of a user that are not targets."""
+METRICS = ("ndcg@10", "recall@10", "hit_rate@10")
+BASELINE = "popular"
+CHOSEN = "fold_in, profile"
+"""The best strategy on the new users of the training part."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One row of the table."""
+
+    kind: str
+    model: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    needs: str = ""
+    """Table that the data must have."""
+
+
+REGION = {"prefixes": {"zip_code": 1}}
+"""Read the region of a postal code; left out where the data has none."""
+PROFILE = {"base": "profile_model"}
+STRATEGIES: dict[str, Strategy] = {
+    "random": Strategy("lower bound", "random"),
+    "popular": Strategy("popularity", "popular"),
+    "recent_popular": Strategy("popularity", "recent_popular"),
+    "profile_model": Strategy("profile", "profile_model", needs="user_features"),
+    "profile_model, region": Strategy("profile with region", "profile_model", REGION, "user_features"),
+    "profile_clusters": Strategy("profile and events", "profile_clusters", needs="user_features"),
+    "hierarchical_backoff": Strategy("profile and events", "hierarchical_backoff", needs="user_features"),
+    "Thompson sampling": Strategy("exploration", "exploration", PROFILE | {"policy": "thompson"}, "user_features"),
+    "UCB": Strategy("exploration", "exploration", PROFILE | {"policy": "ucb", "strength": 3.0}, "user_features"),
+    "novelty": Strategy(
+        "exploration", "exploration", PROFILE | {"policy": "novelty", "strength": 0.2}, "user_features"
+    ),
+    "random share": Strategy("exploration", "exploration", PROFILE | {"policy": "random_share"}, "user_features"),
+    "content": Strategy("events, item features", "content", needs="item_features"),
+    "item_knn": Strategy("events", "item_knn"),
+    "user_knn": Strategy("events", "user_knn"),
+    "ease": Strategy("events", "ease"),
+    "ials": Strategy("events", "ials"),
+    "svd": Strategy("events", "svd"),
+    "sasrec": Strategy("events", "sasrec", {"epochs": 30, "embedding_dim": 32}),
+    "fold_in": Strategy("fold-in of events", "fold_in"),
+    "fold_in, profile": Strategy(
+        "profile with region, then events",
+        "fold_in",
+        {"prior": "profile_model", "base_settings": {"profile_model": REGION}},
+        "user_features",
+    ),
+}
+
+
+def new_users(parts: Split, part: str = "test") -> dict[int, HeldOut]:
+    """Return the queries of the new users, with the same targets, for each of :data:`LEVELS`.
+
+    Raises:
+        ValueError: no new user has more than :data:`FIRST` events.
+    """
+    held_out: HeldOut = getattr(parts, part)
+    queries, targets = held_out.queries, held_out.targets
+    is_new = ~queries.known & (queries.history.lengths == 0) & (targets.lengths > FIRST)
+    if not is_new.any():
+        raise ValueError(f"{parts.train.name}: no user who is new in the {part} part has more than {FIRST} events")
+    queries, targets = queries.take(np.flatnonzero(is_new)), targets.take(np.flatnonzero(is_new))
+    start, stop = np.zeros(len(queries), np.int64), targets.lengths
+    later = targets.slice_rows(start + FIRST, stop)
+    return {n: HeldOut(replace(queries, history=targets.slice_rows(start, start + n)), later) for n in LEVELS}
+
+
+def run(options: Any) -> dict[str, Any]:
+    """Train every strategy with several seeds and rank for the new users of the test part."""
+    quick = options.quick
+    source = options.source or ("simulated?users=300&items=60&seed=1" if quick else "ml-100k")
+    names = options.models.split(",") if options.models else list(STRATEGIES)
+    if unknown := set(names) - STRATEGIES.keys():
+        raise ValueError(f"--models: unknown {sorted(unknown)}, expected some of {', '.join(STRATEGIES)}")
+    seeds = range(1 if quick else options.seeds)
+    return measure(load(source), list(dict.fromkeys([BASELINE, *names])), seeds, quick=quick)
+
+
+def measure(
+    data: Dataset,
+    names: list[str],
+    seeds: range,
+    part: str = "test",
+    quick: bool = False,
+    log: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measure the strategies ``names`` on ``data``; those that need a table that it lacks are left out.
+
+    Args:
+        part: ``test``, or ``valid``, where settings are chosen.
+    """
+    valid = 0.16 if part == "valid" else 0.0  # a fifth of the training part
+    parts = split(data, SplitSettings(strategy="global_temporal", test=0.2, valid=valid))
+    held_out = new_users(parts, part)
+    values: dict[str, NDArray[np.float64]] = {}
+    rows: dict[str, Any] = {}
+    for name in names:
+        strategy = STRATEGIES[name]
+        if strategy.needs and getattr(data, strategy.needs) is None:
+            log(f"{name}: left out, {data.name} has no {strategy.needs}")
+            continue
+        started = process_time()
+        values[name] = np.stack([_values(strategy, parts, held_out, seed, quick) for seed in seeds])
+        means = values[name].mean(axis=-1)  # (seeds, levels, metrics)
+        rows[name] = {
+            "kind": strategy.kind,
+            "model": strategy.model,
+            "settings": dict(strategy.settings),
+            "cpu_seconds": (process_time() - started) / len(seeds),
+            "means": _table(means.mean(axis=0)),
+            "seed_std": _table(means.std(axis=0, ddof=1) if len(seeds) > 1 else np.zeros(means.shape[1:])),
+        }
+        log(f"{name}: {' '.join(f'{mean:.4f}' for mean in means.mean(axis=0)[:, 0])}")
+    users_values = {name: found.mean(axis=0) for name, found in values.items()}
+    for name, found in users_values.items():
+        rows[name]["intervals"] = _table([[estimate(column[:, None])[0] for column in level] for level in found])
+    return {
+        "data": {"name": data.name, "hash": data.header.get("hash"), "users": data.n_users, "items": data.n_items},
+        "part": part,
+        "new_users": len(held_out[0]),
+        "all_new_users": int((~getattr(parts, part).queries.known).sum()),
+        "training_users": int((parts.train.histories.lengths > 0).sum()),
+        "training_events": parts.train.histories.size,
+        "targets": held_out[0].targets.size,
+        "seeds": len(seeds),
+        "rows": rows,
+        "tests": _paired_tests(users_values),
+    }
+
+
+def _values(
+    strategy: Strategy, parts: Split, held_out: Mapping[int, HeldOut], seed: int, quick: bool
+) -> NDArray[np.float64]:
+    """Train once; return the metrics of each user, ``(levels, metrics, users)``."""
+    settings = dict(strategy.settings)
+    columns = () if parts.train.user_features is None else parts.train.user_features.collect_schema().names()
+    if "zip_code" not in columns:
+        settings = {key: value for key, value in settings.items() if key not in ("prefixes", "base_settings")}
+    if quick and "epochs" in settings:
+        settings["epochs"] = 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", segue.SegueWarning)  # a strategy may be below a baseline: that is measured
+        model = segue.train(strategy.model, parts.train, seed=seed, baseline="none", **settings).model
+    found = [evaluate(model, queries, metrics=METRICS).values for queries in held_out.values()]
+    return np.stack([[level[metric] for metric in METRICS] for level in found])
+
+
+def _table(rows: Any) -> dict[str, dict[str, Any]]:
+    """Turn levels by metrics into mappings by metric and level."""
+
+    def convert(cell: Any) -> Any:
+        return [cell.low, cell.high] if hasattr(cell, "low") else float(cell)
+
+    return {
+        metric: {str(level): convert(rows[number][column]) for number, level in enumerate(LEVELS)}
+        for column, metric in enumerate(METRICS)
+    }
+
+
+def _paired_tests(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Compare every strategy with popularity: by metric, strategy and level.
+
+    Values are means over seeds; the tests of one metric are one family.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    if len(values) < 2:
+        return found
+    for column, metric in enumerate(METRICS):
+        tests = [
+            (level, test)
+            for number, level in enumerate(LEVELS)
+            for test in compare_all({name: table[number, column] for name, table in values.items()}, BASELINE)
+        ]
+        corrected = holm_correction([test.p for _, test in tests])
+        found[metric] = {}
+        for (level, test), p_holm in zip(tests, corrected, strict=True):
+            found[metric].setdefault(test.first, {})[str(level)] = {
+                "difference": test.difference,
+                "interval": [test.low, test.high],
+                "p": test.p,
+                "p_holm": p_holm,
+            }
+    return found
+
+
+def page(found: dict[str, Any]) -> str:
+    """Format one table per metric, and the tests of the best strategy."""
+    lines = [
+        f"# New users of {found['data']['name']}",
+        "",
+        "The log is cut at one time: the newest fifth of the events is the test. "
+        f"{found['all_new_users']:,} users have their first event after the cut; {found['new_users']:,} of them have "
+        f"more than {FIRST} events. Models know their profile and first n events; the {found['targets']:,} later "
+        "events are the targets, the same for every n. "
+        f"Whole catalog of {found['data']['items']:,} items, events of the history excluded. Trained on "
+        f"{found['training_events']:,} events of {found['training_users']:,} users. Mean of {found['seeds']} seeds.",
+        "",
+        "```sh",
+        "python -m benchmarks new_users",
+        "```",
+        "",
+    ]
+    for metric in METRICS:
+        lines += [f"## {metric}", "", *_metric_lines(found, metric), ""]
+    lines += [
+        "▲ and ▼: above and below `popular` at the same n, paired randomization test over users, p < 0.05 after Holm's "
+        "correction for all tests of the table; △ and ▽: p < 0.05 before the correction. Brackets: 95 % bootstrap "
+        "interval over users, of the mean over seeds.",
+        "",
+        *_verdict_lines(found),
+        "",
+        "* settings were chosen on the new users of the newest fifth of the training part, before the test part was "
+        "read",
+    ]
+    machine = describe_lines(found["machine"]) if "machine" in found else []
+    return "\n".join([*lines, *machine, ""])
+
+
+def _metric_lines(found: dict[str, Any], metric: str) -> list[str]:
+    head = " | ".join(f"n = {level}" for level in LEVELS)
+    lines = [f"| strategy | uses | {head} | CPU s |", "| --- | --- |" + " ---: |" * (len(LEVELS) + 1)]
+    best = {str(level): max(row["means"][metric][str(level)] for row in found["rows"].values()) for level in LEVELS}
+    for name, row in found["rows"].items():
+        cells = []
+        for level in map(str, LEVELS):
+            mean, (low, high) = row["means"][metric][level], row["intervals"][metric][level]
+            text = f"{mean:.4f}" if mean < best[level] else f"**{mean:.4f}**"
+            cells.append(f"{text}{_mark(found, metric, name, level)} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {name} | {row['kind']} | {' | '.join(cells)} | {row['cpu_seconds']:.1f} |")
+    return lines
+
+
+def _mark(found: dict[str, Any], metric: str, name: str, level: str) -> str:
+    test = found["tests"].get(metric, {}).get(name, {}).get(level)
+    if test is None or test["p"] >= 0.05:
+        return ""
+    is_above, is_corrected = test["difference"] > 0, test["p_holm"] < 0.05
+    return {(True, True): " ▲", (False, True): " ▼", (True, False): " △", (False, False): " ▽"}[is_above, is_corrected]
+
+
+def _verdict_lines(found: dict[str, Any]) -> list[str]:
+    """State what the strategy that was chosen by validation gains over popularity at each n."""
+    lines = []
+    for metric, strategies in found["tests"].items():
+        if CHOSEN not in strategies:
+            continue
+        corrected = holm_correction([test["p"] for test in strategies[CHOSEN].values()])
+        for (level, test), p_holm in zip(strategies[CHOSEN].items(), corrected, strict=True):
+            (low, high), popular = test["interval"], found["rows"][BASELINE]["means"][metric][level]
+            lines.append(
+                f"* {metric}, n = {level}: `{CHOSEN}` {test['difference']:+.4f} [{low:+.4f}, {high:+.4f}] against "
+                f"`{BASELINE}` ({test['difference'] / max(popular, 1e-12):+.1%}), p = {test['p']:.4f}; "
+                f"{p_holm:.4f} corrected for the {len(LEVELS)} values of n"
+            )
+    return ["The strategy that was best on the new users of the training part:", "", *lines] if lines else []

@@ -1,0 +1,1 @@
+"""Features of items, users and events: text, sentiment, context."""

@@ -1,0 +1,1 @@
+"""Text: preprocessing, encoders, and a cache of vectors."""

@@ -1,0 +1,158 @@
+"""Encode the text of items as an item feature.
+
+Every model that reads item features can use it.
+
+Shapes: I items, N new items, D numbers per vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from segue.core.config import parse, suggest
+from segue.core.run import Run
+from segue.core.types import Dataset, TextEncoding
+from segue.features.text.cache import encode_cached, fit_cached
+from segue.features.text.encoder import TextEncoder, Vectors
+from segue.features.text.settings import TextSettings
+
+__all__ = ["add_text_features", "encode_table", "join_texts"]
+
+Log = Callable[[str], None]
+
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
+
+
+def add_text_features(
+    data: Dataset,
+    settings: TextSettings,
+    run: Run,
+    cache: Path | None = None,
+    log: Log | None = None,
+) -> Dataset:
+    """Add the vectors of the items' texts to the item features.
+
+    The encoder learns from the texts of the whole catalog, of which no event is read.
+
+    Args:
+        run: provides seed, device and progress.
+        cache: folder of cached vectors, such as :func:`segue.features.text.cache.cache_folder`; ``None``: nothing is
+            cached.
+        log: receives what was encoded.
+
+    Returns:
+        A dataset whose item features have the column ``settings.name``, a list of numbers per item or null, and whose
+        ``text_encodings`` can encode new items. Without columns in the settings, ``data`` itself.
+
+    Raises:
+        ValueError: a column is missing or holds no text, the name is taken, no item has a text, or the encoder is
+            not available.
+    """
+    if not settings.columns:
+        return data
+    table = _item_table(data, settings)
+    texts = join_texts(table, settings.columns)
+    known = [text for text in texts if text]
+    if not known:
+        raise ValueError(f"text.columns: {', '.join(settings.columns)}: none of {len(texts):,} items has a text")
+    encoder = settings.create()
+    fit_cached(encoder, known, run, cache)
+    vectors_ID = _encode(encoder, texts, run, cache)
+    column = _vector_column(settings.name, vectors_ID)
+    count = len(column) - column.null_count()
+    if not count:
+        raise ValueError(
+            f"text.columns: {', '.join(settings.columns)}: {settings.encoder} knows no word of the texts of "
+            f"{len(known):,} items"
+        )
+    if log is not None:
+        log(
+            f"text: {settings.encoder} encoded {', '.join(settings.columns)} of {count:,} of {len(column):,} items as "
+            f"{settings.name}, vectors of {vectors_ID.shape[1]} numbers"
+        )
+    encoding = TextEncoding(settings.model_dump(mode="json"), encoder.arrays(), encoder.digest)
+    return replace(
+        data,
+        item_features=table.with_columns(column).lazy(),
+        text_encodings=(*data.text_encodings, encoding),
+    )
+
+
+def encode_table(encodings: Sequence[TextEncoding], table: pl.DataFrame) -> pl.DataFrame:
+    """Add text vectors to the features of ``N`` new items.
+
+    They are computed as those of the catalog were. Columns with text that are missing in ``table`` are empty.
+
+    Raises:
+        ValueError: an encoder is not available, or its files are others than at the time of training.
+    """
+    for encoding in encodings:
+        settings = parse(TextSettings, encoding.settings, "text")
+        encoder = settings.create()
+        encoder.restore(encoding.arrays)
+        if encoder.digest != encoding.digest:
+            raise ValueError(
+                f"text: {settings.encoder}: its files or code have changed since the model was trained (digest "
+                f"{encoder.digest[:12]}, expected {encoding.digest[:12]}); restore them, or train the model again"
+            )
+        present = [name for name in settings.columns if name in table.columns]
+        texts = join_texts(table, present) if present else [""] * len(table)
+        table = table.with_columns(_vector_column(settings.name, _encode(encoder, texts, Run(), None)))
+    return table
+
+
+def join_texts(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+    """Return one text per row, the texts of ``columns`` joined.
+
+    Each text is on a line of its own; a row without texts is empty.
+
+    Raises:
+        ValueError: a column holds something other than texts or lists of texts.
+    """
+    parts = []
+    for name in columns:
+        column = table[name]
+        if column.dtype == pl.List and column.dtype.inner in TEXT_TYPES:  # type: ignore[attr-defined]
+            column = column.list.eval(pl.element().cast(pl.String)).list.drop_nulls().list.join(", ")
+        elif column.dtype not in (*TEXT_TYPES, pl.Null):
+            raise ValueError(f"text.columns: '{name}' holds {column.dtype}, expected texts or lists of texts")
+        parts.append(column.cast(pl.String).fill_null("").str.strip_chars().to_list())
+    return ["\n".join(filter(None, row)) for row in zip(*parts, strict=True)]
+
+
+def _item_table(data: Dataset, settings: TextSettings) -> pl.DataFrame:
+    """Return the item features after checking the columns of the settings."""
+    table = pl.DataFrame({"id": data.items.ids}) if data.item_features is None else data.item_features.collect()
+    available = [name for name in table.columns if name != "id"]
+    errors = [
+        f"text.columns: '{data.name}' has no item feature '{name}'"
+        + (suggest(name, available) if available else "; it has none")
+        for name in settings.columns
+        if name not in available
+    ]
+    if settings.name in table.columns:
+        errors.append(f"text.name: '{data.name}' has an item feature '{settings.name}' already; choose another name")
+    if errors:
+        raise ValueError("\n".join(errors))
+    return table
+
+
+def _encode(encoder: TextEncoder, texts: Sequence[str], run: Run, folder: Path | None) -> Vectors:
+    """Return the vectors of ``texts``; NaN for empty texts."""
+    vectors_ND = np.full((len(texts), encoder.size), np.nan, np.float32)
+    rows = [row for row, text in enumerate(texts) if text]
+    if rows:
+        vectors_ND[rows] = encode_cached(encoder, [texts[row] for row in rows], run, folder)
+    return vectors_ND
+
+
+def _vector_column(name: str, vectors_ND: Vectors) -> pl.Series:
+    """Return vectors as a column of lists; null where a vector is NaN."""
+    column = pl.Series(name, vectors_ND).arr.to_list()
+    is_known = pl.Series(~np.isnan(vectors_ND).any(axis=1))
+    return pl.select(pl.when(is_known).then(column).alias(name)).to_series()

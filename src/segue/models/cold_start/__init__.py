@@ -1,0 +1,1 @@
+"""Recommendations for new users: profiles, clusters, exploration and fold-in."""

@@ -1,0 +1,104 @@
+"""Recommend what users of similar profiles like: latent classes of users.
+
+Classes of users are found from their events; the profile gives the probabilities of a new user's class before the first
+event, and each event updates them. After Hofmann and Puzicha 1999, "Latent class models for collaborative filtering",
+and Dayton and Macready 1988, doi:10.1080/01621459.1988.10478584; see :mod:`segue.solvers.profiles.latent_classes`.
+
+The score of an item is its probability in the mixture of classes, relative to that of an average item.
+
+Shapes: N queries, I items, C candidates, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Gt
+from numpy.typing import NDArray
+from pydantic import Field
+
+from segue.core.config import Settings
+from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.run import Run
+from segue.core.types import Codes, Dataset, Queries, Scores
+from segue.solvers.profiles.latent_classes import LatentClasses, event_counts, fit_latent_classes
+from segue.solvers.profiles.user_profiles import UserProfiles
+
+__all__ = ["ProfileClusters"]
+
+
+class ProfileClusters(Solver):
+    """Mix the item distributions of classes by profile and history."""
+
+    required_features = ("user_features",)
+
+    class Config(Settings):
+        """Settings of ``profile_clusters``."""
+
+        num_clusters: Annotated[int, Ge(1)] = 10
+        """Number of classes of users."""
+        iterations: Annotated[int, Ge(1)] = 40
+        """Number of iterations of expectation maximization."""
+        smoothing: Annotated[float, Gt(0)] = 300.0
+        """Events, distributed like those of all users, that are added to each class."""
+        event_weight: Annotated[float, Ge(0)] = 0.5
+        """Weight of the evidence of an event about the user's class; 1 holds if events are independent given the
+        class, 0 ignores the history.
+        """
+        prefixes: dict[str, Annotated[int, Ge(1)]] = Field(default={})
+        """Number of leading characters that are read of a text column, such as ``{"zip_code": 1}`` for the region."""
+
+    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
+        """Fit the classes; log the negative log-likelihood per event of each iteration.
+
+        Raises:
+            ValueError: the data has no usable user feature.
+        """
+        config = self.config
+        self.profiles = UserProfiles.fit(train, config.prefixes, "profile_clusters")
+        self.schema = replace(train.schema, user_features=self.profiles.features)
+        self.classes = fit_latent_classes(
+            event_counts(train),
+            self.profiles.rows_UF,
+            config.num_clusters,
+            config.iterations,
+            config.smoothing,
+            run.rng("init"),
+            run.log,
+        )
+
+    def encode(self, queries: Queries) -> NDArray[np.float32]:
+        """Return the probabilities of the classes, ``(N, K)``."""
+        history_NI = queries.history.csr(self.schema.n_items)
+        return self.classes.probabilities(self.profiles.rows(queries), history_NI, self.config.event_weight)
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """Return the probability of each item in each class, ``(n_items, K)``.
+
+        It is relative to that of an average item.
+        """
+        vectors_IK: Scores = (np.exp(self.classes.log_items_KI) * np.float32(self.schema.n_items)).T
+        return vectors_IK
+
+    @property
+    def bias(self) -> NDArray[np.float32]:
+        """Return zeros, ``(n_items,)``."""
+        return np.zeros(self.schema.n_items, np.float32)
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Return probabilities relative to that of an average item."""
+        return select_candidates(self.encode(queries) @ self.vectors.T, candidates)
+
+    def arrays(self) -> StateArrays:
+        """Return the classes and the profiles of the training users."""
+        return {**self.classes.arrays(), **self.profiles.arrays()}
+
+    def restore(self, arrays: StateArrays) -> None:
+        """See :meth:`segue.core.model.Model.restore`."""
+        schema = self.schema
+        self.profiles = UserProfiles.restore(schema.user_features, arrays, schema.n_users, self.config.prefixes)
+        size = self.config.num_clusters, schema.n_items, self.profiles.width
+        self.classes = LatentClasses.restore(arrays, *size)

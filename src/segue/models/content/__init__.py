@@ -1,0 +1,1 @@
+"""Models of item content: features and text."""

@@ -1,0 +1,413 @@
+"""Combinations of other models: weighted, fused by rank, switching and stacked.
+
+Burke 2002, doi:10.1023/A:1021240730564, names the strategies. Weights are chosen on validation by ensemble selection
+(Caruana et al. 2004, doi:10.1145/1015330.1015432): starting from the best member, members are added one by one, with
+repetition, while the validation metric improves. Reciprocal rank fusion is that of Cormack et al. 2009,
+doi:10.1145/1571941.1572114.
+
+Members are trained by their own settings, as if alone. Their scores have different scales, so they are normalized for
+each query. An item that a member cannot score, as it is new, gets the member's lowest score.
+
+Shapes: N queries, I items, M members, T training examples, C items per example, F inputs of the stacked model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from annotated_types import Ge, MinLen
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from segue.core.config import Settings, reject_unused
+from segue.core.model import Model, Solver, StateArrays, Validate, select_candidates
+from segue.core.model_arrays import load_array
+from segue.core.registry import model_class
+from segue.core.run import Run
+from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+
+__all__ = ["Hybrid"]
+
+RRF_CONSTANT = 60
+"""Constant k of reciprocal rank fusion, as in the paper: the rank at which an item counts half as much as the first."""
+
+MAX_SELECTIONS = 20
+"""Maximum number of members that ensemble selection adds, repetitions included."""
+
+THRESHOLDS = (1, 2, 3, 5, 10, 20, 50, 100)
+"""Thresholds among which validation chooses."""
+
+CACHE_BYTES = 2_000_000_000
+"""Size of the members' scores that are kept while weights are chosen; beyond it they are computed again."""
+
+MAX_MISSING_BYTES = 2_000_000
+"""Size of arrays that may be missing in a file before a member is created to name them."""
+
+N_NEGATIVES, L2 = 100, 1e-3
+"""Sampled items per training example of the stacked model, and its L2 penalty."""
+
+MAX_EXAMPLES = 20_000
+"""Maximum number of training examples of the stacked model."""
+
+
+class Hybrid(Solver):
+    """Combines the scores of several models."""
+
+    class Config(Settings):
+        """Settings of ``hybrid``."""
+
+        members: Annotated[tuple[str, ...], MinLen(1)] = ("ease", "item_knn")
+        """Keys of the models; for ``switching`` the model for many events first, then that for few."""
+        settings: dict[str, dict[str, Any]] = Field(default={})
+        """Settings of members by key, those of the model and those of its training, such as ``{"sasrec": {"epochs":
+        5}}``."""
+        method: Literal["weighted", "rrf", "switching", "stacked"] = "weighted"
+        """``weighted``: weighted sum of normalized scores; ``rrf``: weighted sum of reciprocal ranks; ``switching``:
+        one of two members, depending on the number of events; ``stacked``: a linear model of all scores, the length of
+        the history and the number of events of the item, trained on the last event of each training user."""
+        weights: tuple[Annotated[float, Ge(0)], ...] | None = None
+        """Weight of each member; ``None``: chosen on validation, or equal without it."""
+        switch_by: Literal["history", "item"] = "history"
+        """What ``switching`` depends on: the events of the query's history, or the training events of each item."""
+        switch_at: Annotated[int, Ge(1)] | None = None
+        """Number of events from which the first member is used; ``None``: chosen on validation, or 5 without it."""
+        normalization: Literal["zscore", "minmax"] = "zscore"
+        """How the scores of a query are brought to one scale: zero mean and unit variance, or from 0 to 1."""
+
+        @model_validator(mode="after")
+        def _check_members(self) -> Self:
+            unknown = [key for key in self.settings if key not in self.members]
+            if unknown:
+                raise ValueError(f"settings: got settings of '{unknown[0]}', which is not among the members")
+            if "hybrid" in self.members or len(set(self.members)) < len(self.members):
+                raise ValueError(f"members: got {list(self.members)}, expected different models other than hybrid")
+            if self.method == "switching" and len(self.members) != 2:
+                raise ValueError(f"members: got {len(self.members)}, switching needs 2")
+            if self.weights is not None and (len(self.weights) != len(self.members) or not any(self.weights)):
+                raise ValueError(
+                    f"weights: got {list(self.weights)}, expected one per member, of which one is positive"
+                )
+            has_weights, switches = self.method in ("weighted", "rrf"), self.method == "switching"
+            by_history = switches and self.switch_by == "history"
+            reject_unused(
+                self,
+                {
+                    "weights": (has_weights, "method='weighted' and method='rrf'"),
+                    "switch_by": (switches, "method='switching'"),
+                    "switch_at": (switches, "method='switching'"),
+                    "normalization": (self.method != "rrf" and not by_history, "a sum of scores"),
+                },
+            )
+            return self
+
+    def __init__(self, config: Any, schema: DataSchema) -> None:
+        super().__init__(config, schema)
+        self.members: tuple[Model, ...] = ()
+        n_members = len(config.members)
+        self.weights_M = np.full(n_members, 1 / n_members, np.float64)
+        if config.weights is not None:
+            self.weights_M[:] = np.array(config.weights) / sum(config.weights)
+        self.switch_at = 5 if config.switch_at is None else config.switch_at
+        self.item_events_I = np.zeros(schema.n_items, np.int64)
+        self.coefficients_F = np.zeros(_n_inputs(n_members))
+        self._cache: dict[bytes, Scores] | None = None
+
+    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
+        """Train the members, then choose their weights.
+
+        Raises:
+            ValueError: a member or its settings are invalid, or it cannot be trained on this data.
+        """
+        config = self.config
+        self.item_events_I = np.bincount(train.histories.items, minlength=train.n_items)
+        if config.method == "stacked":
+            self._fit_stacked(train, run)
+        self._train_members(train, run, validate)
+        if validate is not None:
+            self.choose(validate)
+        final = {} if validate is None else {f"valid/{name}": value for name, value in validate(self).items()}
+        run.log(
+            1, {**{f"weight/{key}": float(w) for key, w in zip(config.members, self.weights_M, strict=True)}, **final}
+        )
+
+    def choose(self, validate: Validate) -> None:
+        """Choose the weights or the threshold on validation.
+
+        Those that the settings give are not changed.
+        """
+        config = self.config
+        with self._cached_scores():
+            if config.method == "switching" and config.switch_at is None:
+                self.switch_at = self._choose_threshold(validate)
+            if config.method in ("weighted", "rrf") and config.weights is None:
+                self.weights_M = self._choose_weights(validate)
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Combine the scores of the members."""
+        scores_MNI = [self._member_scores(index, queries) for index in range(len(self.members))]
+        return select_candidates(self._combine(scores_MNI, queries), candidates)
+
+    def arrays(self) -> StateArrays:
+        """Return the arrays of the members, each with its key as prefix, and own ones."""
+        reads = [[bool(one.schema.item_features), bool(one.schema.user_features)] for one in self.members]
+        own: dict[str, NDArray[Any]] = {
+            "weights": self.weights_M,
+            "switch_at": np.array([self.switch_at], np.int64),
+            "item_events": self.item_events_I,
+            "coefficients": self.coefficients_F,
+            "reads_features": np.array(reads, np.bool_).reshape(-1, 2),
+        }
+        for index, member in enumerate(self.members):
+            own |= {f"{self.config.members[index]}/{name}": array for name, array in member.arrays().items()}
+        return own
+
+    def restore(self, arrays: StateArrays) -> None:
+        """See :meth:`segue.core.model.Model.restore`."""
+        n_members = len(self.config.members)
+        self.weights_M = load_array(arrays, "weights", (n_members,), np.float64)
+        self.switch_at = int(load_array(arrays, "switch_at", (1,), np.int64)[0])
+        self.item_events_I = load_array(arrays, "item_events", (self.schema.n_items,), np.int64)
+        self.coefficients_F = load_array(arrays, "coefficients", (_n_inputs(n_members),), np.float64)
+        reads = load_array(arrays, "reads_features", (n_members, 2), np.bool_)
+        members = []
+        for index, key in enumerate(self.config.members):
+            own = {name.removeprefix(f"{key}/"): one for name, one in arrays.items() if name.startswith(f"{key}/")}
+            members.append(
+                self._restore_member(key, own, reads_items=bool(reads[index, 0]), reads_users=bool(reads[index, 1]))
+            )
+        self.members = tuple(members)
+
+    def _restore_member(self, key: str, arrays: StateArrays, *, reads_items: bool, reads_users: bool) -> Model:
+        """Create a member from its arrays.
+
+        Raises:
+            ValueError: they do not fit its settings.
+        """
+        schema = replace(
+            self.schema,
+            item_features=self.schema.item_features if reads_items else (),
+            user_features=self.schema.user_features if reads_users else (),
+        )
+        kind = model_class(key)
+        names = kind.Config.model_fields
+        config = kind.Config(**{name: one for name, one in self.config.settings.get(key, {}).items() if name in names})
+        size = sum(array.nbytes for array in arrays.values())
+        if kind.exceeds_memory(config, schema, size + MAX_MISSING_BYTES):
+            raise ValueError(f"arrays of the member '{key}': {size} bytes, its settings need larger arrays")
+        member = kind(config, schema)
+        try:
+            member.restore(arrays)
+        except ValueError as error:  # it names arrays as the member does
+            raise ValueError(re.sub(r"(array '|events\.)", rf"\g<1>{key}/", str(error))) from None
+        return member
+
+    def _train_members(self, train: Dataset, run: Run, validate: Validate | None, part: str = "members") -> None:
+        """Train all members, and take their features into the schema."""
+        self.members = tuple(
+            run.train_part(key, self.config.settings.get(key, {}), train, validate, f"{part}/{key}")
+            for key in self.config.members
+        )
+        self.schema = train.schema
+        for member in self.members:
+            for name in ("item_features", "user_features"):
+                if features := getattr(member.schema, name):
+                    self.schema = replace(self.schema, **{name: features})
+
+    def _member_scores(self, index: int, queries: Queries) -> Scores:
+        """Return the normalized scores or reciprocal ranks of a member, ``(N, I)``."""
+        if self._cache is None:
+            return self._normalize(index, queries)
+        key = bytes([index]) + _digest(queries)
+        if key not in self._cache:
+            scores_NI = self._normalize(index, queries)
+            if sum(one.nbytes for one in self._cache.values()) + scores_NI.nbytes > CACHE_BYTES:
+                return scores_NI
+            self._cache[key] = scores_NI
+        return self._cache[key]
+
+    def _normalize(self, index: int, queries: Queries) -> Scores:
+        member = self.members[index]
+        scores_NI = np.array(member.score(queries))
+        n_scored = self.schema.n_items - member.schema.n_unscored
+        if n_scored < self.schema.n_items:
+            lowest_N = scores_NI[:, :n_scored].min(1) if n_scored else np.zeros(len(queries))
+            scores_NI[:, n_scored:] = lowest_N[:, None]
+        if self.config.method == "rrf":
+            return np.reciprocal(RRF_CONSTANT + _ranks(scores_NI))
+        if self.config.method == "switching" and self.config.switch_by == "history":
+            return scores_NI  # only one member scores a query
+        if self.config.normalization == "minmax":
+            low_N1, high_N1 = scores_NI.min(1, keepdims=True), scores_NI.max(1, keepdims=True)
+            scores_NI -= low_N1
+            scores_NI /= np.where(high_N1 > low_N1, high_N1 - low_N1, np.float32(1))
+            return scores_NI
+        deviation_N1 = scores_NI.std(1, keepdims=True)
+        scores_NI -= scores_NI.mean(1, keepdims=True)
+        scores_NI /= np.where(deviation_N1 > 0, deviation_N1, np.float32(1))
+        return scores_NI
+
+    def _combine(self, scores_MNI: list[Scores], queries: Queries) -> Scores:
+        """Return the combined scores, ``(N, I)``."""
+        method = self.config.method
+        if method == "stacked":
+            inputs = _stacked_inputs(scores_MNI, queries.history.lengths, self.item_events_I)
+            weighted = [
+                one * weight for one, weight in zip(inputs, self.coefficients_F.astype(np.float32), strict=True)
+            ]
+        elif method == "switching":
+            is_first = queries.history.lengths[:, None] if self.config.switch_by == "history" else self.item_events_I
+            return np.where(is_first >= self.switch_at, scores_MNI[0], scores_MNI[1])
+        else:
+            weighted = [one * np.float32(w) for one, w in zip(scores_MNI, self.weights_M, strict=True) if w > 0]
+        scores_NI: Scores = np.sum(weighted, axis=0, dtype=np.float32)
+        return scores_NI
+
+    @contextmanager
+    def _cached_scores(self) -> Iterator[None]:
+        """Keep the members' scores within the context.
+
+        The same queries are scored many times in it.
+        """
+        self._cache = {}
+        try:
+            yield
+        finally:
+            self._cache = None
+
+    def _choose_threshold(self, validate: Validate) -> int:
+        """Return the number of events at which to switch that is best on validation."""
+        values = {}
+        for self.switch_at in THRESHOLDS:
+            values[self.switch_at] = _metric(validate(self))
+        return max(values, key=lambda threshold: values[threshold])
+
+    def _choose_weights(self, validate: Validate) -> NDArray[np.float64]:
+        """Return the weights of ensemble selection, ``(M,)``, which sum to 1."""
+        counts_M = np.zeros(len(self.members))
+        best = -np.inf
+        for _ in range(MAX_SELECTIONS):
+            values = []
+            for index in range(len(self.members)):
+                added_M = counts_M + (np.arange(len(self.members)) == index)
+                self.weights_M = added_M / added_M.sum()
+                values.append(_metric(validate(self)))
+            if max(values) <= best:
+                break
+            best = max(values)
+            counts_M[int(np.argmax(values))] += 1
+        weights_M: NDArray[np.float64] = counts_M / counts_M.sum()
+        return weights_M
+
+    def _fit_stacked(self, train: Dataset, run: Run) -> None:
+        """Learn the linear model.
+
+        The last event of each user is held out, the members are trained on the others, and the coefficients maximize
+        the likelihood of the held-out items among sampled ones (McFadden 1974).
+        """
+        lengths_U = train.histories.lengths
+        users = np.flatnonzero(lengths_U >= 2)
+        rng = run.rng("stacked")
+        users = np.sort(rng.permutation(users)[:MAX_EXAMPLES])
+        if not len(users):
+            return
+        is_held_out_U = np.zeros(train.n_users, np.bool_)
+        is_held_out_U[users] = True
+        earlier = train.histories.slice_rows(np.zeros_like(lengths_U), lengths_U - is_held_out_U)
+        targets_T = train.histories.items[train.histories.offsets[1:][users] - 1]
+        self._train_members(train.with_histories(earlier), run, None, "stacked")
+        queries = Queries.of_users(users.astype(np.int32), earlier.take(users))
+        items_TC = np.concatenate(
+            [targets_T[:, None], rng.integers(train.n_items, size=(len(users), N_NEGATIVES), dtype=np.int32)], axis=1
+        )
+        parts = []
+        for start in range(0, len(users), block := max(1, 4_000_000 // train.n_items)):
+            rows = queries.rows_between(start, start + block)
+            scores_MNI = [self._normalize(index, rows) for index in range(len(self.members))]
+            inputs = _stacked_inputs(scores_MNI, rows.history.lengths, self.item_events_I)
+            picked = items_TC[start : start + block]
+            parts.append(np.stack([np.take_along_axis(one, picked, axis=1) for one in inputs], axis=2))
+        self.coefficients_F = _fit_logit(np.concatenate(parts).astype(np.float64))
+
+
+def _metric(values: Mapping[str, float]) -> float:
+    """Return the validation metric, which is the first of the values."""
+    return next(iter(values.values()))
+
+
+def _digest(queries: Queries) -> bytes:
+    """Identify queries by their content."""
+    digest = hashlib.blake2b(digest_size=16)
+    columns = [
+        *queries.history.columns().values(),
+        queries.history.offsets,
+        queries.users,
+        queries.known,
+        queries.times,
+    ]
+    for column in columns:
+        digest.update(b"-" if column is None else np.ascontiguousarray(column).data)
+    if queries.profile is not None:
+        digest.update(queries.profile.hash_rows().to_numpy().data)
+    return digest.digest()
+
+
+def _ranks(scores_NI: Scores) -> Scores:
+    """Return the rank of each item, from 1.
+
+    Items with equal scores have their mean rank.
+    """
+    from scipy.stats import rankdata
+
+    ranks_NI: Scores = rankdata(-scores_NI, axis=1).astype(np.float32)
+    return ranks_NI
+
+
+def _n_inputs(n_members: int) -> int:
+    """Return the number of inputs of the stacked model, F."""
+    return 3 * n_members + 1
+
+
+def _stacked_inputs(
+    scores_MNI: list[Scores], lengths_N: NDArray[np.int64], item_events_I: NDArray[np.int64]
+) -> list[Scores]:
+    """Return the inputs of the stacked model, ``(N, I)`` each.
+
+    They are the scores of each member; the same times the logarithm of the history's length, and times that of the
+    item's number of events, so that the weight of a member depends on both; and the latter alone.
+    """
+    length_N1 = np.log1p(lengths_N)[:, None].astype(np.float32)
+    events_I = np.log1p(item_events_I).astype(np.float32)
+    products = [part for one in scores_MNI for part in (one, one * length_N1, one * events_I)]
+    return [*products, np.broadcast_to(events_I, scores_MNI[0].shape)]
+
+
+def _fit_logit(inputs_TCF: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the coefficients of a conditional logit model, ``(F,)``.
+
+    The first alternative of each example is the one that was chosen.
+    """
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
+
+    scale_F = inputs_TCF.std((0, 1))
+    scale_F[scale_F == 0] = 1
+    scaled_TCF = inputs_TCF / scale_F
+
+    def loss(coefficients_F: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        logits_TC = scaled_TCF @ coefficients_F
+        log_sum_T = logsumexp(logits_TC, axis=1)
+        chances_TC = np.exp(logits_TC - log_sum_T[:, None])
+        expected_F = np.einsum("tc,tcf->f", chances_TC, scaled_TCF)
+        n_examples = len(logits_TC)
+        gradient_F = (expected_F - scaled_TCF[:, 0].sum(0)) / n_examples + 2 * L2 * coefficients_F
+        return float((log_sum_T - logits_TC[:, 0]).mean() + L2 * coefficients_F @ coefficients_F), gradient_F
+
+    found = minimize(loss, np.zeros(inputs_TCF.shape[2]), jac=True, method="L-BFGS-B")
+    coefficients_F: NDArray[np.float64] = found.x / scale_F
+    return coefficients_F

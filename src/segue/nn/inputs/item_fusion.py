@@ -1,0 +1,305 @@
+"""Represent items by their own embeddings, their text and their other features.
+
+An item without training events has no own embedding: a learned vector for "unknown" takes its place. In training, it
+also takes the place of other items' embeddings at random (cf. Volkovs et al. 2017, DropoutNet). So items with and
+without events are in one space, and the features of new items score them.
+
+``gated_sum`` multiplies each part (own embedding, text, other features) by gates that depend on all parts (Arevalo et
+al. 2017, arXiv:1702.01992). ``cross_attention`` adds a mean of the features, weighted by the attention of the own
+embedding to them.
+
+Shapes: N items, I items of the catalog, J columns of an encoded row, D width, F features, P parts, H heads, B
+sequences, L positions, S numbers of a vector, C components.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segue.core.features import encode_features
+from segue.core.types import Dataset, Feature
+from segue.nn.inputs.feature_embeddings import FeatureEmbeddings
+
+__all__ = ["FusionMethod", "ItemFusion", "PrincipalComponents"]
+
+FusionMethod: TypeAlias = Literal["gated_sum", "cross_attention"]
+"""How the own embedding of an item and its features are combined."""
+
+HEADS = 2
+"""Heads of the cross-attention."""
+
+
+INITIAL_LOG_LENGTH = 0.7
+"""Initial logarithm of the length of candidates: hidden states of most encoders have the length ``sqrt(D)``."""
+
+MIN_VARIANCE = 1e-6
+"""Components with a smaller fraction of the greatest variance are zero: their direction is rounding error."""
+
+
+class ItemFusion(nn.Module):
+    """Represent items by their own embedding, text vectors and other features.
+
+    It has the interface of :class:`segue.nn.inputs.feature_embeddings.ItemFeatureEmbeddings`.
+
+    Args:
+        std: standard deviation of the initial vectors, that of the items' own embeddings.
+        id_dropout: probability in training that an item is represented by its features alone, independently at each
+            position of a history and as a candidate.
+        vector_dim: number of principal components that replace each vector feature; 0: the vectors are used unchanged.
+        normalize: whether the vectors of candidates have the same, learned length.
+    """
+
+    def __init__(
+        self,
+        features: Sequence[Feature],
+        n_items: int,
+        width: int,
+        std: float,
+        method: FusionMethod,
+        id_dropout: float,
+        vector_dim: int,
+        normalize: bool,
+    ) -> None:
+        super().__init__()
+        self.features, self.id_dropout = tuple(features), id_dropout
+        sizes = [_reduced_size(feature, vector_dim) for feature in features]
+        self.vectors = FeatureEmbeddings(
+            [replace(feature, size=size) for feature, size in zip(features, sizes, strict=True)], width, std
+        )
+        self.components = nn.ModuleDict(
+            {
+                str(index): PrincipalComponents(feature.size, sizes[index])
+                for index, feature in enumerate(features)
+                if feature.kind == "vector" and vector_dim
+            }
+        )
+        self.unknown_D = nn.Parameter(torch.randn(width).mul_(std))
+        self.log_length = nn.Parameter(torch.full((1,), INITIAL_LOG_LENGTH)) if normalize else None
+        is_text = [feature.kind == "vector" for feature in features]
+        self.combine = _GatedSum(is_text, width) if method == "gated_sum" else _CrossAttention(width)
+        self.rows_IJ: Tensor
+        self.in_training_I: Tensor
+        self.register_buffer("rows_IJ", torch.full((n_items, sum(sizes)), torch.nan))
+        self.register_buffer("in_training_I", torch.ones(n_items, dtype=torch.bool))
+        self._is_shared = False
+        self._shared: tuple[Tensor, Tensor] | None = None
+
+    def prepare(self, train: Dataset) -> None:
+        """Encode the features of all items, and note which items occur in training.
+
+        The principal components of vectors are those of the items that occur in training.
+        """
+        assert train.item_features is not None
+        self.in_training_I.copy_(torch.from_numpy(np.bincount(train.histories.items, minlength=train.n_items) > 0))
+        rows_IJ = torch.from_numpy(encode_features(self.features, train.item_features.collect()))
+        for index, part_IS in enumerate(self._split(rows_IJ)):
+            if str(index) in self.components:
+                self._components(index).fit(part_IS[self.in_training_I & ~part_IS.isnan().any(1)])
+        self.rows_IJ.copy_(self._reduce(rows_IJ))
+
+    def encode_rows(self, table: pl.DataFrame) -> Tensor:
+        """Encode the features of any items as rows of the buffer ``rows_IJ``."""
+        return self._reduce(torch.from_numpy(encode_features(self.features, table)))
+
+    def forward(self, embeddings_ID: Tensor, drop_prob: float = 0.0) -> Tensor:
+        """Return the vectors of all items as candidates, ``(I, D)``.
+
+        Args:
+            embeddings_ID: the items' own embeddings.
+            drop_prob: not used; ``id_dropout`` takes its place.
+        """
+        vectors_ID, alone_ID = self._of_all(embeddings_ID)
+        if self.training and self.id_dropout:
+            is_dropped_I = torch.rand(len(vectors_ID), device=vectors_ID.device) < self.id_dropout
+            vectors_ID = torch.where(is_dropped_I[:, None], alone_ID, vectors_ID)
+        return vectors_ID if self.log_length is None else F.normalize(vectors_ID, dim=-1) * self.log_length.exp()
+
+    def embed(self, codes_BL: Tensor, table_ID: Tensor, drop_prob: float = 0.0) -> Tensor:
+        """Return the vectors of the items at each position, ``(B, L, D)``.
+
+        In prediction, only the items at the positions are computed if these are fewer than all.
+
+        Args:
+            table_ID: the items' own embeddings, followed by those of the start and mask tokens, which have no features.
+            drop_prob: not used; ``id_dropout`` takes its place.
+        """
+        n_items, codes_N = len(self.in_training_I), codes_BL.flatten()
+        if not self.training and len(codes_N) < n_items:
+            vectors_ND, _ = self.fuse(codes_N, table_ID)
+            return vectors_ND.view(*codes_BL.shape, -1)
+        tokens_TD = table_ID[n_items:]
+        full_ID, alone_ID = self._of_all(table_ID[:n_items])
+        return self.choose(codes_BL, torch.cat([full_ID, tokens_TD]), torch.cat([alone_ID, tokens_TD]))
+
+    def fuse(self, codes_N: Tensor, table_ID: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of items or tokens, with and without their own embeddings.
+
+        Both are ``(N, D)``. See :meth:`embed`.
+        """
+        items_N = codes_N.clamp_max(len(self.in_training_I) - 1)
+        own_ND = F.embedding(codes_N, table_ID)
+        full_ND, alone_ND = self._fuse(own_ND, self.in_training_I[items_N], self.rows_IJ[items_N])
+        is_item_N1 = (codes_N < len(self.in_training_I))[:, None]
+        return torch.where(is_item_N1, full_ND, own_ND), torch.where(is_item_N1, alone_ND, own_ND)
+
+    def choose(self, index: Tensor, full_ND: Tensor, alone_ND: Tensor) -> Tensor:
+        """Look up vectors, in training some of those without own embeddings.
+
+        The probability of the latter is ``id_dropout``, independently for each element of ``index``.
+        """
+        if not (self.training and self.id_dropout):
+            return F.embedding(index, full_ND)
+        is_dropped = torch.rand(index.shape, device=index.device) < self.id_dropout
+        return F.embedding(index + len(full_ND) * is_dropped, torch.cat([full_ND, alone_ND]))
+
+    @contextmanager
+    def computed_once(self) -> Iterator[None]:
+        """Compute the vectors of all items only once within the context."""
+        self._is_shared = True
+        try:
+            yield
+        finally:
+            self._is_shared, self._shared = False, None
+
+    def _of_all(self, embeddings_ID: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the vectors of all items, and those without their own embeddings."""
+        if self._shared is not None:
+            return self._shared
+        vectors = self._fuse(embeddings_ID, self.in_training_I, self.rows_IJ)
+        self._shared = vectors if self._is_shared else None
+        return vectors
+
+    def _fuse(self, own_ND: Tensor, in_training_N: Tensor, rows_NJ: Tensor) -> tuple[Tensor, Tensor]:
+        own_ND = torch.where(in_training_N[:, None], own_ND, self.unknown_D)
+        is_dropping = self.training and self.id_dropout
+        fused = self.combine([own_ND, self.unknown_D[None]][: 1 + bool(is_dropping)], self.vectors.embed_each(rows_NJ))
+        return fused[0], fused[-1]
+
+    def _split(self, rows_NJ: Tensor) -> tuple[Tensor, ...]:
+        """Split encoded rows into features."""
+        parts: tuple[Tensor, ...] = rows_NJ.split([feature.size for feature in self.features], 1)
+        return parts
+
+    def _components(self, index: int) -> PrincipalComponents:
+        components = self.components[str(index)]
+        assert isinstance(components, PrincipalComponents)
+        return components
+
+    def _reduce(self, rows_NJ: Tensor) -> Tensor:
+        """Replace vector features by their principal components."""
+        parts = [
+            self._components(index)(part_NS) if str(index) in self.components else part_NS
+            for index, part_NS in enumerate(self._split(rows_NJ.to(self.rows_IJ.device)))
+        ]
+        return torch.cat(parts, 1)
+
+
+class PrincipalComponents(nn.Module):
+    """Map vectors to principal components with equal variance.
+
+    Text vectors of common encoders point in similar directions: a few components have most of the variance and say
+    little about an item. Components of equal variance separate items better (Su et al. 2021, arXiv:2103.15316; for
+    recommendation Zhang et al. 2024, arXiv:2402.17420), and fewer numbers suffice.
+
+    Args:
+        size: length of the vectors.
+        count: number of components.
+
+    Before :meth:`fit`, all components are zero. Components are scaled so that the mean squared length of the fitted
+    vectors is 1.
+    """
+
+    def __init__(self, size: int, count: int) -> None:
+        super().__init__()
+        self.mean_S: Tensor
+        self.directions_SC: Tensor
+        self.register_buffer("mean_S", torch.zeros(size))
+        self.register_buffer("directions_SC", torch.zeros(size, count))
+
+    def fit(self, vectors_NS: Tensor) -> None:
+        """Compute the components from rows without NaN; fewer than two rows give zeros."""
+        if len(vectors_NS) < 2:
+            return
+        vectors_NS = vectors_NS.double()
+        mean_S = vectors_NS.mean(0)
+        centered_NS = vectors_NS - mean_S
+        variances_S, directions_SS = torch.linalg.eigh(centered_NS.t() @ centered_NS / len(vectors_NS))
+        count = self.directions_SC.shape[1]
+        variances_C, directions_SC = variances_S.flip(0)[:count], directions_SS.flip(1)[:, :count]
+        is_used_C = variances_C > MIN_VARIANCE * variances_C[0].clamp_min(torch.finfo(torch.float32).tiny)
+        scales_C = torch.where(is_used_C, variances_C, torch.inf).rsqrt() / is_used_C.sum().clamp_min(1).sqrt()
+        self.mean_S.copy_(mean_S)
+        self.directions_SC.copy_(directions_SC * scales_C)
+
+    def forward(self, vectors_NS: Tensor) -> Tensor:
+        """Return the components, ``(N, C)``; rows with NaN give NaN."""
+        components_NC: Tensor = (vectors_NS - self.mean_S) @ self.directions_SC
+        return components_NC
+
+
+class _GatedSum(nn.Module):
+    """Sum of the own embedding, the text and the other features, each gated.
+
+    There is a gate for each component; the initial gates are 1.
+    """
+
+    def __init__(self, is_text: Sequence[bool], width: int) -> None:
+        super().__init__()
+        groups = [[index for index, one in enumerate(is_text) if one is kind] for kind in (True, False)]
+        self.groups = [group for group in groups if group]
+        n_parts = 1 + len(self.groups)
+        self.own_gate = nn.Linear(width, n_parts * width)
+        self.feature_gate = nn.Linear(width * len(self.groups), n_parts * width, bias=False)
+        for weight in (self.own_gate.weight, self.own_gate.bias, self.feature_gate.weight):
+            nn.init.zeros_(weight)
+
+    def forward(self, owns: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``(N, D)`` for each of ``owns``, which are ``(N, D)`` or ``(1, D)``."""
+        scale = owns[0].shape[1] ** 0.5  # embeddings start small; scaled up, they affect the gates at once
+        parts = [sum((vectors[index] for index in rest), vectors[first]) for first, *rest in self.groups]
+        from_features = self.feature_gate(torch.cat(parts, 1) * scale)
+        return [self._sum(torch.sigmoid(from_features + self.own_gate(own * scale)), [own, *parts]) for own in owns]
+
+    def _sum(self, gates: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        products = [gate * part for gate, part in zip(gates.chunk(len(parts), 1), parts, strict=True)]
+        return 2.0 * sum(products[1:], products[0])
+
+
+class _CrossAttention(nn.Module):
+    """Own embedding plus the features that it attends to.
+
+    A linear map of keys and values is part of those of queries and outputs, so that features need none.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Linear(width, HEADS * width)
+        self.out = nn.Linear(HEADS * width, width)
+
+    def forward(self, owns: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return ``(N, D)`` for each of ``owns``, which are ``(N, D)`` or ``(1, D)``."""
+        vectors_NFD = torch.stack(list(vectors), 1)
+        result = []
+        for own in owns:
+            query_HD = self.query(own * own.shape[1] ** 0.5).view(len(own), HEADS, -1)
+            logits_NHF = (
+                query_HD @ vectors_NFD.transpose(1, 2)
+                if len(own) > 1
+                else (vectors_NFD @ query_HD[0].t()).transpose(1, 2)
+            )
+            mixed_NHD = torch.softmax(logits_NHF, -1) @ vectors_NFD
+            result.append(own + self.out(mixed_NHD.flatten(1)))
+        return result
+
+
+def _reduced_size(feature: Feature, vector_dim: int) -> int:
+    return min(feature.size, vector_dim) if feature.kind == "vector" and vector_dim else feature.size

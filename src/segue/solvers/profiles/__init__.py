@@ -1,0 +1,1 @@
+"""Features of items and users as comparable columns, and classes of users."""

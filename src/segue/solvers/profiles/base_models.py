@@ -1,0 +1,61 @@
+"""Models within a model: built by key and stored in its arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from segue.core.config import parse
+from segue.core.model import Solver, StateArrays
+from segue.core.registry import model_class
+from segue.core.types import DataSchema
+
+__all__ = ["base_arrays", "build_base", "check_base", "restore_base"]
+
+
+def check_base(key: str, settings: Mapping[str, Any], excluded: Sequence[str]) -> None:
+    """Check that ``key`` is a model that can be a base, and its ``settings``.
+
+    Args:
+        excluded: keys of models that have bases themselves.
+
+    Raises:
+        ValueError: the key or a setting is unknown, or the model is trained in epochs or has bases itself.
+    """
+    kind = model_class(key)
+    if key in excluded or not issubclass(kind, Solver):
+        reason = "has base models itself" if key in excluded else "is trained in epochs"
+        raise ValueError(f"base: '{key}' {reason}; expected a model that does not, such as popular or user_knn")
+    parse(kind.Config, settings, f"base_settings: {key}")
+
+
+def build_base(key: str, settings: Mapping[str, Any], schema: DataSchema) -> Solver:
+    """Build the untrained model ``key``, which :func:`check_base` has checked."""
+    kind = model_class(key)
+    model = kind(parse(kind.Config, settings, f"model.base_settings: {key}"), schema)
+    assert isinstance(model, Solver)
+    return model
+
+
+def base_arrays(model: Solver, name: str) -> dict[str, Any]:
+    """Return the arrays of a base model, with names that start with ``name``."""
+    return {f"{name}/{key}": array for key, array in model.arrays().items()}
+
+
+def restore_base(model: Solver, schema: DataSchema, arrays: StateArrays, name: str) -> None:
+    """Restore a base model from the arrays of the whole model.
+
+    Args:
+        schema: of the whole model; it has the features that any base reads.
+
+    Raises:
+        ValueError: an array is missing or has another shape.
+    """
+    model.schema = replace(schema)
+    own = {key.removeprefix(f"{name}/"): array for key, array in arrays.items() if key.startswith(f"{name}/")}
+    try:
+        model.restore(own)
+    except ValueError as error:  # it names arrays as the base model does
+        raise ValueError(re.sub(r"(array '|events\.)", rf"\g<1>{name}/", str(error))) from None

@@ -1,0 +1,1 @@
+"""A registry with one text encoder, for tests."""

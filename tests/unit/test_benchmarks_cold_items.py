@@ -1,0 +1,105 @@
+"""Benchmark of cold items: settings of its runs, averages over draws, tests and page."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import cold_items
+from benchmarks.pages import format_page
+
+SHARES = {
+    "fusion": 0.9,
+    "two_tower": 0.8,
+    "sasrec": 0.9,
+    "two_tower@ids": 0.95,
+    "content": 0.5,
+    "content@features": 0.5,
+    "popular": 0.1,
+    "random": 0.1,
+}
+
+
+def draw(share: float, seed: int, users: range = range(200)) -> dict[str, pl.DataFrame]:
+    rng = np.random.default_rng(seed)
+    hits = (rng.random(len(users)) < share).astype(float)
+    table = pl.DataFrame({"user": [str(user) for user in users], "hit_rate@10": hits, "ndcg@10": hits / 2})
+    return dict.fromkeys(cold_items.MEASURES, table)
+
+
+@pytest.mark.parametrize("source", cold_items.TASKS)
+def test_all_models_are_trained_and_evaluated_on_the_same_queries(source: str) -> None:
+    plans = cold_items.make_plans(source, list(cold_items.MODELS), 2)
+    assert len({plan.split.model_dump_json() for plan in plans.values()}) == 1
+    assert len({plan.filters.model_dump_json() for plan in plans.values()}) == 1
+    assert {(plan.split.cold_items, plan.split.seed, plan.run.seed) for plan in plans.values()} == {(0.1, 2, 2)}
+    reads_text = {name for name, plan in plans.items() if plan.text.columns}
+    assert reads_text == {"fusion", "two_tower", "sasrec@features", "content"}
+    twins = {name: plans[twin] for name, twin in cold_items.TWINS.items()}
+    assert "item_features" not in [*twins["fusion"].model.inputs, *twins["two_tower"].model.inputs]  # type: ignore[attr-defined]
+    quick = cold_items.make_plans(source, ["fusion"], 0, quick=True)["fusion"]
+    assert quick.training.epochs == 1
+
+
+def test_twins_need_equal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = replace(cold_items.MODELS["two_tower"], settings=("model.embedding_dim=24",))
+    monkeypatch.setitem(cold_items.MODELS, "two_tower", variant)
+    with pytest.raises(ValueError, match=r"model\.embedding_dim: 24 of two_tower, \d+ of two_tower@ids"):
+        cold_items.make_plans("frappe", ["two_tower", "two_tower@ids"], 0)
+
+
+def test_a_user_counts_once_however_many_draws() -> None:
+    first, second = draw(1.0, 0, range(4)), draw(0.0, 0, range(2, 4))
+    pooled = cold_items.pool([first, second])[cold_items.COLD]
+    assert pooled["user"].to_list() == ["0", "1", "2", "3"]
+    assert pooled["hit_rate@10"].to_list() == [1.0, 1.0, 0.5, 0.5]
+    found = cold_items.summarize([first, second])["measures"][cold_items.COLD]
+    assert (found["users"], found["hit_rate@10"]["mean"], found["hit_rate@10"]["draws"]) == (4, 0.75, [1.0, 0.0])
+
+
+def test_claims_need_a_significant_difference_on_cold_items_and_none_below_on_warm_ones() -> None:
+    pooled = {name: cold_items.pool([draw(share, number)]) for number, (name, share) in enumerate(SHARES.items())}
+    lines = cold_items.check_claims(pooled)
+    met = {(line["measure"], line["first"], line["second"]): line["is_met"] for line in lines}
+    assert all(met[cold_items.COLD, "fusion", other] for other in cold_items.BASELINES)
+    assert met[cold_items.WARM, "fusion", "sasrec"]
+    assert not met[cold_items.WARM, "two_tower", "two_tower@ids"]
+    assert not any(line["measure"] == cold_items.ALL for line in lines)
+    weak = cold_items.check_claims({**pooled, "fusion": pooled["popular"]})
+    assert not any(line["is_met"] for line in weak if line["measure"] == cold_items.COLD and line["first"] == "fusion")
+    with pytest.raises(ValueError, match="fusion and content have 200 and 3 users, expected the same queries"):
+        cold_items.check_claims({**pooled, "content": cold_items.pool([draw(0.5, 0, range(3))])})
+
+
+def test_the_page_shows_every_model_and_claim() -> None:
+    rows: dict[str, Any] = {}
+    for number, (name, share) in enumerate(SHARES.items()):
+        rows[name] = cold_items.summarize([draw(share, number), draw(share, number + 50)])
+        rows[name] |= {"seconds": 3.0, "parameters": 7, "recipe": None, "runs": ["a", "b"], "what": "ids"}
+    found = {
+        "source": "ml-1m-text", "draws": 2, "share": 0.1, "texts": ["plot"], "rows": rows, "held_out_items": 370,
+        "tests": cold_items.check_claims({name: cold_items.pool([draw(share, 0)]) for name, share in SHARES.items()}),
+        "counts": {"items": 3706}, "data_hash": "abc", "warnings": ["times"], "test_readings": None,
+        "machine": {"processor": "P", "cores": 2, "memory_gib": 1, "system": "S", "python": "3", "torch": "2",
+                    "segue": "0", "commit": "c", "command": "python -m benchmarks cold_items", "date": "d"},
+    }  # fmt: skip
+    text = format_page("cold_items-ml-1m-text", found)
+    assert "10% of the items (370 of 3,706)" in text
+    assert "## Cold targets among all items\n\n200 users." in text
+    assert text.index("| fusion | ids |") < text.index("| content | ids |")
+    assert "| cold targets among all items | HitRate@10 | fusion − popular |" in text
+    assert text.count("| met |") == sum(line["is_met"] for line in found["tests"])
+    assert "warning: times" in text
+
+
+def test_an_unknown_model_is_an_error() -> None:
+    with pytest.raises(ValueError, match="--models: unknown 'tower'"):
+        cold_items.run(None, "tower", 1, print)

@@ -1,0 +1,63 @@
+"""The benchmark of strategies for new users."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks.new_users import CHOSEN, FIRST, LEVELS, METRICS, STRATEGIES, measure, new_users, page
+from segue.core.config import parse
+from segue.core.registry import model_class
+from segue.data import load
+from segue.data.splits import SplitSettings, split
+
+DATA = load("simulated?users=200&items=40&seed=1")
+
+
+def test_new_users_have_the_same_targets_after_any_number_of_events() -> None:
+    parts = split(DATA, SplitSettings(strategy="global_temporal", test=0.2, valid=0.0))
+    found = new_users(parts)
+    assert tuple(found) == LEVELS
+    for count, held_out in found.items():
+        assert (held_out.queries.history.lengths == count).all()
+        assert not held_out.queries.known.any()
+        np.testing.assert_array_equal(held_out.targets.items, found[0].targets.items)
+        assert held_out.queries.profile is not None
+    users = found[0].queries.users
+    assert (parts.train.histories.lengths[users] == 0).all()
+    row = DATA.histories.take(users[:1]).items  # the events are those of the log, in order
+    np.testing.assert_array_equal(found[10].queries.history.items[:10], row[:10])
+    np.testing.assert_array_equal(found[10].targets.take(np.array([0])).items[:1], row[FIRST : FIRST + 1])
+
+
+def test_a_log_without_new_users_is_rejected() -> None:
+    parts = split(DATA, SplitSettings(strategy="leave_one_out"))
+    with pytest.raises(ValueError, match="no user who is new in the test part has more than 10 events"):
+        new_users(parts)
+
+
+def test_strategies_are_compared_with_popularity() -> None:
+    names = ["popular", "random", "profile_model, region"]
+    found = measure(DATA, names, range(2), quick=True, log=lambda _: None)
+    assert list(found["rows"]) == names
+    assert set(found["tests"]) == set(METRICS)
+    test = found["tests"]["ndcg@10"]["random"]["0"]
+    means = [found["rows"][name]["means"]["ndcg@10"]["0"] for name in ("random", "popular")]
+    assert test["difference"] == pytest.approx(means[0] - means[1])
+    assert test["p"] <= test["p_holm"]
+    text = page(found)
+    assert "Mean of 2 seeds" in text
+    assert "| random | lower bound |" in text
+
+
+def test_settings_of_all_strategies_are_valid() -> None:
+    for strategy in STRATEGIES.values():
+        kind = model_class(strategy.model).Config
+        own = {key: value for key, value in strategy.settings.items() if key in kind.model_fields}
+        parse(kind, own, strategy.model)
+    assert CHOSEN in STRATEGIES

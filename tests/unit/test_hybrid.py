@@ -1,0 +1,222 @@
+"""Combinations of models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from segue.core import bundle
+from segue.core.config import parse
+from segue.core.run import Run
+from segue.core.types import Dataset, Events, Queries, Scores, Split
+from segue.data.splits import SplitSettings, split
+from segue.evaluation.evaluate import evaluate, make_validator
+from segue.models.hybrid.hybrid import Hybrid
+from segue.testing import dataset
+from segue.testing.training import train_small
+from segue.training.train import Training, train
+from tests.serving.world import shop
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    rng = np.random.default_rng(3)
+    rows = [(rng.permutation(12)[: rng.integers(4, 10)] + 12 * (user % 2)).tolist() for user in range(300)]
+    return dataset(Events.of(rows), 24)
+
+
+@pytest.fixture(scope="module")
+def parts(data: Dataset) -> Split:
+    return split(data, SplitSettings())
+
+
+def queries(data: Dataset) -> Queries:
+    history = data.histories.take(np.arange(10))
+    return Queries.of_users(np.arange(10, dtype=np.int32), history)
+
+
+def zscores(scores_NI: Scores) -> Scores:
+    normalized: Scores = (scores_NI - scores_NI.mean(1, keepdims=True)) / scores_NI.std(1, keepdims=True)
+    return normalized
+
+
+def fit(data: Dataset, validate: Any = None, folder: Path | None = None, **settings: Any) -> Hybrid:
+    model = train("hybrid", settings, Training(), data, Run(0, folder), validate)
+    assert isinstance(model, Hybrid)
+    return model
+
+
+def test_members_are_trained_as_if_alone(data: Dataset) -> None:
+    settings = {"gru4rec": {"embedding_dim": 8, "epochs": 1, "batch_size": 16}, "ease": {"l2": 3.0}}
+    hybrid = fit(data, members=["gru4rec", "ease"], settings=settings)
+    alone = [
+        train("gru4rec", {"embedding_dim": 8}, Training(epochs=1, batch_size=16), data, Run(0)),
+        train("ease", {"l2": 3.0}, Training(), data, Run(0)),
+    ]
+    for member, expected in zip(hybrid.members, alone, strict=True):
+        np.testing.assert_array_equal(member.score(queries(data)), expected.score(queries(data)))
+
+
+def test_weighted_scores_are_sums_of_normalized_ones(data: Dataset) -> None:
+    ease, knn = (train(key, {}, Training(), data, Run(0)).score(queries(data)) for key in ("ease", "item_knn"))
+    scores = fit(data, members=["ease", "item_knn"], weights=[3, 1]).score(queries(data))
+    np.testing.assert_allclose(scores, 0.75 * zscores(ease) + 0.25 * zscores(knn), atol=1e-5)
+    scores = fit(data, members=["ease", "item_knn"], weights=[0, 1], normalization="minmax").score(queries(data))
+    low, high = knn.min(1, keepdims=True), knn.max(1, keepdims=True)
+    np.testing.assert_allclose(scores, (knn - low) / (high - low), atol=1e-6)
+
+
+def test_reciprocal_rank_fusion_is_that_of_the_paper(data: Dataset) -> None:
+    members = [train(key, {}, Training(), data, Run(0)).score(queries(data)) for key in ("ease", "popular")]
+    found = fit(data, members=["ease", "popular"], method="rrf", weights=[1, 1]).score(queries(data))
+    for row in range(len(found)):
+        for item in range(data.n_items):
+            # the mean rank of items with equal scores
+            ranks = [
+                (one[row] > one[row, item]).sum() + ((one[row] == one[row, item]).sum() + 1) / 2 for one in members
+            ]
+            assert found[row, item] == pytest.approx(sum(0.5 / (60 + rank) for rank in ranks), rel=1e-5)
+
+
+def test_switching_depends_on_the_history(data: Dataset) -> None:
+    model = fit(data, members=["ease", "popular"], method="switching", switch_at=3)
+    ease, popular = model.members
+    rows = Queries.anonymous(Events.of([[0, 1], [0, 1, 2], []]))
+    expected = np.stack([popular.score(rows)[0], ease.score(rows)[1], popular.score(rows)[2]])
+    np.testing.assert_array_equal(model.score(rows), expected)
+
+
+def test_switching_depends_on_the_item(data: Dataset) -> None:
+    events = np.bincount(data.histories.items, minlength=data.n_items)
+    threshold = int(np.median(events))
+    settings = {"method": "switching", "switch_by": "item", "switch_at": threshold}
+    model = fit(data, members=["ease", "popular"], **settings)
+    ease, popular = (zscores(member.score(queries(data))) for member in model.members)
+    np.testing.assert_allclose(model.score(queries(data)), np.where(events >= threshold, ease, popular), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["weighted", "rrf"])
+def test_weights_are_chosen_on_validation(parts: Split, method: str) -> None:
+    """A member that knows nothing gets little weight, and validation is at least that of the best member."""
+    validate = make_validator(parts.valid)
+    model = fit(parts.train, validate, members=["random", "ease"], method=method)
+    assert model.weights_M[1] > 0.6
+    assert model.weights_M.sum() == pytest.approx(1)
+    single = [validate(member)["ndcg@10"] for member in model.members]
+    assert validate(model)["ndcg@10"] >= max(single) - 1e-9
+    other = fit(
+        parts.train, lambda model: {"other": -validate(model)["ndcg@10"]}, members=["random", "ease"], method=method
+    )
+    assert other.weights_M[1] < model.weights_M[1]  # the metric decides
+
+
+def test_the_threshold_is_chosen_on_validation(data: Dataset) -> None:
+    thresholds: list[int] = []
+
+    def validate(model: Any) -> dict[str, float]:
+        thresholds.append(model.switch_at)
+        return {"ndcg@10": -abs(model.switch_at - 10)}
+
+    model = fit(data, validate, members=["ease", "popular"], method="switching")
+    assert model.switch_at == 10
+    assert len(set(thresholds)) == 8
+    assert fit(data, members=["ease", "popular"], method="switching").switch_at == 5
+
+
+def test_validation_does_not_score_the_members_again(parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segue.models.neighbors.ease import EASE
+
+    calls = []
+    score = EASE.score
+    monkeypatch.setattr(EASE, "score", lambda self, *arguments: (calls.append(1), score(self, *arguments))[1])
+    validate = make_validator(parts.valid)
+    model = fit(parts.train, validate, members=["ease", "item_knn", "popular"])
+    assert 0 < model.weights_M[0] < 1 or model.weights_M.max() == 1
+    n_blocks = 1
+    assert len(calls) <= 2 * n_blocks  # once while weights are chosen, once for the last validation
+
+
+def test_stacking_learns_which_member_to_trust(data: Dataset, parts: Split) -> None:
+    model = fit(parts.train, members=["random", "ease"], method="stacked")
+    combined, (random, ease) = model.score(queries(data)), (one.score(queries(data)) for one in model.members)
+    correlations = [
+        np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(combined, one, strict=True)]) for one in (random, ease)
+    ]
+    assert correlations[1] > 0.9 > abs(correlations[0]) * 3
+    assert evaluate(model, parts.test)["ndcg@10"].mean > 0.9 * evaluate(model.members[1], parts.test)["ndcg@10"].mean
+    # the members of the final model are trained on all events
+    expected = train("ease", {}, Training(), parts.train, Run(0)).score(queries(data))
+    np.testing.assert_array_equal(model.members[1].score(queries(data)), expected)
+
+
+def test_items_that_a_member_cannot_score_are_its_lowest() -> None:
+    """Of the items without events, the member without features knows nothing."""
+    data = shop()
+    rows = [row[row < 35].tolist() for row in np.split(data.histories.items, data.histories.offsets[1:-1])]
+    header = {"counts": {"items_without_events": 5}}
+    from dataclasses import replace
+
+    cold = replace(data, histories=Events.of(rows), header=header)
+    model = fit(cold, members=["ease", "content"])
+    scores = model._normalize(0, queries(cold))
+    assert (scores[:, 35:] == scores.min(1, keepdims=True)).all()
+    assert model.schema.n_unscored == 0
+    assert fit(cold, members=["ease", "popular"]).schema.n_unscored == 5
+
+
+def test_a_saved_hybrid_has_its_members(tmp_path: Path) -> None:
+    data = shop()
+    settings = {"gru4rec": {"embedding_dim": 8, "epochs": 1, "inputs": ["item_features"]}}
+    model = fit(data, members=["gru4rec", "ease"], settings=settings)
+    assert [bool(member.schema.item_features) for member in model.members] == [True, False]
+    bundle.save(tmp_path / "model", bundle.create("hybrid", model, data))
+    loaded = bundle.load(tmp_path / "model").model
+    np.testing.assert_array_equal(loaded.score(queries(data)), model.score(queries(data)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"members": []}, "members"),
+        ({"members": ["ease", "ease"]}, "expected different models"),
+        ({"members": ["ease", "hybrid"]}, "other than hybrid"),
+        ({"members": ["ease"], "settings": {"eas": {}}}, "'eas', which is not among the members"),
+        ({"members": ["ease", "popular"], "weights": [1]}, "expected one per member"),
+        ({"members": ["ease", "popular"], "weights": [0, 0]}, "one is positive"),
+        ({"members": ["ease"], "method": "switching"}, "switching needs 2"),
+        ({"method": "switching", "weights": [1, 1]}, "weights: got"),
+        ({"switch_at": 3}, "switch_at: got 3"),
+        ({"method": "rrf", "normalization": "minmax"}, "normalization: got"),
+    ],
+)
+def test_invalid_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse(Hybrid.Config, settings, "model")
+
+
+@pytest.mark.parametrize(
+    ("members", "settings", "message"),
+    [
+        (["ease", "itemknn"], {}, "unknown 'itemknn', did you mean 'item_knn'"),
+        (["ease", "popular"], {"ease": {"l3": 1}}, "settings.ease.l3: unknown key, did you mean 'l2'"),
+        (["ease", "gru4rec"], {"gru4rec": {"epochs": 0}}, "settings.gru4rec.epochs: got 0"),
+    ],
+)
+def test_invalid_members_are_named(data: Dataset, members: list[str], settings: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(data, members=members, settings=settings)
+
+
+def test_members_have_checkpoints_of_their_own(data: Dataset, tmp_path: Path) -> None:
+    settings = {"gru4rec": {"embedding_dim": 8, "epochs": 1}, "sasrec": {"embedding_dim": 8, "epochs": 1}}
+    model = fit(data, None, tmp_path, members=["gru4rec", "sasrec"], settings=settings)
+    assert {path.name for path in (tmp_path / "members").iterdir()} == {"gru4rec", "sasrec"}
+    again = fit(data, None, tmp_path, members=["gru4rec", "sasrec"], settings=settings)
+    np.testing.assert_array_equal(again.score(queries(data)), model.score(queries(data)))
+
+
+def test_the_contract_covers_hybrid() -> None:
+    assert isinstance(train_small("hybrid", dataset(Events.of([[0, 1], [1, 2]]), 3)), Hybrid)
