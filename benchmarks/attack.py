@@ -8,6 +8,7 @@ repeats everything with the code of another checkout.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 import time
@@ -62,11 +63,13 @@ def run(options: Any) -> dict[str, Any]:
     Raises:
         ValueError: the other checkout has no package ``segue``.
     """
-    sides = {"new": ROOT}
+    sides, old_commit = {"new": ROOT}, ""
     if options.old is not None:
         if not (options.old / "src" / "segue").is_dir():
             raise ValueError(f"--old: got '{options.old}', expected a checkout with the folder src/segue")
         sides = {"old": options.old.resolve(), **sides}
+        command = ["git", "-C", str(options.old), "describe", "--always", "--dirty"]
+        old_commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     quick = options.quick
     seconds = (0.5, 1.0, 5.0) if quick else (QUIET_SECONDS, ATTACK_SECONDS, RECOVERY_SECONDS)
     strength = 0.05 if quick else 1.0
@@ -74,6 +77,7 @@ def run(options: Any) -> dict[str, Any]:
     if unknown := set(names) - ATTACKS.keys():
         raise ValueError(f"--attacks: got '{', '.join(sorted(unknown))}', expected some of {', '.join(ATTACKS)}")
     found: dict[str, Any] = {"load_before_percent": cpu_load(), "seconds": seconds[1], "strength": strength}
+    found["old_commit"] = old_commit
     items, users = (100, 60) if quick else (ITEMS, USERS)
     found |= {"items": items, "users": users, "sides": list(sides), "trials": []}
     with tempfile.TemporaryDirectory(prefix="segue-attack-") as folder:
@@ -238,12 +242,8 @@ def page(found: dict[str, Any]) -> str:
         for side in sides:
             title = ATTACKS[name].title if side == sides[0] else ""
             lines.append(f"| {title} | {titles[side]} {_attacker_row(typical(every[side][name])['report'])}")
-    again = [
-        f"* measured again, {one['reason']}: {titles[one['side']]}, {ATTACKS[one['attack']].title}; "
-        f"`{one['command']}`, commit {one['commit']}, {one['date']}"
-        for one in found.get("repeated", ())
-    ]
-    return "\n".join([*lines, "", load_line(found), *describe_lines(found["machine"]), *again, ""])
+    before = [f"* before: commit {found['old_commit']}"] if found.get("old_commit") else []
+    return "\n".join([*lines, "", load_line(found), *before, *describe_lines(found["machine"]), ""])
 
 
 def _met(violations: Sequence[str]) -> str:
