@@ -242,8 +242,13 @@ def page(found: dict[str, Any]) -> str:
         for side in sides:
             title = ATTACKS[name].title if side == sides[0] else ""
             lines.append(f"| {title} | {titles[side]} {_attacker_row(typical(every[side][name])['report'])}")
+    again = [
+        f"* measured again, {one['reason']}: {titles[one['side']]}, {ATTACKS[one['attack']].title}; "
+        f"`{one['command']}`, commit {one['commit']}, {one['date']}"
+        for one in found.get("repeated", ())
+    ]
     before = [f"* before: commit {found['old_commit']}"] if found.get("old_commit") else []
-    return "\n".join([*lines, "", load_line(found), *before, *describe_lines(found["machine"]), ""])
+    return "\n".join([*lines, "", load_line(found), *before, *describe_lines(found["machine"]), *again, ""])
 
 
 def _met(violations: Sequence[str]) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +39,10 @@ BODIES: list[tuple[str, bytes]] = [
     ("recommend", '{"user": "u1"}'.encode("utf-16")),
     ("recommend", b'{"user": "\x00"}'),
     ("recommend", b"[" * 20_000),
+    ("recommend", b'{"a":' * 6_000),
+    ("recommend", b'{"k": ' + b"9" * 20_000 + b"}"),
+    ("recommend", b'{"user": ' + b"9" * 20_000 + b"}"),
+    ("recommend", b'{"k": 1e999999}'),
     ("recommend/batch", b'{"requests": [{"user": "u1"}, {"history": ["i1"], "k": 2}]}'),
     ("recommend/batch", b'{"requests": [{"user": "u1"}, {"k": "x"}, {"k": "y"}]}'),
     ("recommend/batch", b'{"requests": []}'),
@@ -170,3 +176,13 @@ def test_the_deadline_begins_with_the_arrival(monkeypatch: pytest.MonkeyPatch) -
     with TestClient(create_app(world.service("sasrec", "ease"))) as client:
         assert post(client, "recommend", body)[1]["source"] == "model"
         assert post(client, "recommend", body + b" " * LARGE_BODY_BYTES)[1]["source"] != "model"
+
+
+def test_no_malformed_body_is_an_internal_error(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All bodies of the attack script, which has time for some of them only."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parent / "attacks"))
+    script = importlib.import_module("malformed_bodies")
+    for path in script.PATHS:
+        for body in script.BODIES:
+            response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+            assert response.status_code < 500, (path, body[:100])

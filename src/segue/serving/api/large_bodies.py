@@ -144,6 +144,10 @@ def parse_json(body: bytes) -> Any:
         raise json.JSONDecodeError("expected UTF-8", "", error.start) from None
     except RecursionError:
         raise json.JSONDecodeError("nested too deeply", "", -1) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError:  # sys.get_int_max_str_digits
+        raise json.JSONDecodeError("a number has too many digits", "", -1) from None
 
 
 def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
