@@ -27,9 +27,12 @@ from segue.nn.sequence_model import SequenceModel
 from segue.testing import dataset, small, train_small
 from segue.training.train import Training, train
 
-ALL = ("value", "action", "gap", "query_time", "session_position", "item_features", "user_features")
-EVENTS = ALL[:5]
+CALENDAR = tuple(prefix + name for prefix in ("", "query_") for name in ("hour", "weekday", "month", "season"))
+EVENTS = ("value", "action", "gap", "query_time", "session_position", *CALENDAR)
+ALL = (*EVENTS, "item_features", "user_features")
 N_ITEMS, N_USERS = 12, 20
+LATER = 10_000_000
+"""Seconds that change the gap, session, hour, weekday, month and season."""
 INF, NAN = float("inf"), float("nan")
 
 
@@ -328,12 +331,10 @@ def test_targets_are_not_visible_at_earlier_positions(key: str, name: str) -> No
     changed = {
         "value": replace(events, values=_with_value(events.values, position, 5 if events.values[position] < 3 else 1)),  # type: ignore[index]
         "action": replace(events, actions=_with_value(events.actions, position, 1 - events.actions[position])),  # type: ignore[index]
-    }.get(
-        name, replace(events, times=np.where(np.arange(events.size) < position, events.times, events.times + 500_000))
-    )
+    }.get(name, replace(events, times=np.where(np.arange(events.size) < position, events.times, events.times + LATER)))
     after = encode_targets(model, changed)
     # position m predicts event m; of the target itself, only the query time may be an input
-    n_equal = position if name == "query_time" else position + 1
+    n_equal = position if name.startswith("query_") else position + 1
     torch.testing.assert_close(after[:n_equal], before[:n_equal], rtol=0, atol=0)
     assert not torch.equal(after[n_equal], before[n_equal])
 
@@ -359,11 +360,11 @@ def test_masked_events_are_not_visible(name: str) -> None:
     is_masked = np.zeros(events.size, bool)
     is_masked[positions.numpy()] = True
     assert events.times is not None
-    new_times = np.where(is_masked, events.times + 100 * (1 + np.arange(events.size)), events.times)
+    new_times = np.where(is_masked, events.times + LATER * (1 + np.arange(events.size)), events.times)
     new_actions = np.where(is_masked, 1 - events.actions, events.actions)  # type: ignore[operator]
     new_values = np.where(is_masked, 6 - events.values, events.values)  # type: ignore[operator]
     after, _ = embed(replace(events, times=new_times, actions=new_actions, values=new_values))
-    if name == "query_time":  # the query time of a masked event is an input
+    if name.startswith("query_"):  # the query time of a masked event is an input
         before, after = before[~is_masked], after[~is_masked]
     torch.testing.assert_close(after, before, rtol=0, atol=0)
 
@@ -434,6 +435,8 @@ def test_states_include_all_inputs(key: str) -> None:
         ("value", {"values": None}, "no values"),
         ("action", {"actions": None}, "only one type of action"),
         ("gap", {"times": None}, "no times"),
+        ("hour", {"times": None}, "no times"),
+        ("query_month", {"context": {"time_known": False}}, "no real times, only times that preserve the order"),
         ("session_position", {"times": None}, "no times"),
         ("query_time", {"context": {"time_known": False}}, "no real times, only times that preserve the order"),
     ],

@@ -19,7 +19,7 @@ from segue.core.types import Dataset, Events, HeldOut, Queries
 from segue.testing import World, dataset, hit_rate, train_small
 
 N_ITEMS, USERS, LENGTH = 12, 300, 10
-SHORT, LONG = 60, 90_000
+SHORT, LONG, DAY = 60, 90_000, 86_400
 
 
 def walk(is_far_UL: NDArray[np.bool_], rng: np.random.Generator, **columns: Any) -> World:
@@ -66,6 +66,25 @@ def query_time_world(rng: np.random.Generator) -> World:
     return walk(is_far, rng, times=np.concatenate([np.zeros((USERS, 1), np.int64), times[:, :-1]], axis=1))
 
 
+def calendar_world(name: str) -> Callable[[np.random.Generator], World]:
+    """The next item is far after an event in the afternoon, or before one in the afternoon (of the query)."""
+
+    def build(rng: np.random.Generator) -> World:
+        is_far = random_flags(rng)
+        hour = np.where(is_far, rng.integers(12, 24, is_far.shape), rng.integers(0, 12, is_far.shape))
+        weekday = np.where(is_far, rng.integers(5, 7, is_far.shape), rng.integers(0, 5, is_far.shape))
+        week = np.arange(LENGTH) + rng.integers(100, size=(USERS, 1))
+        # 1970-01-05 is a Monday
+        times = {"hour": week * 7 * DAY + hour * 3_600, "weekday": (week * 7 + 4 + weekday) * DAY}[
+            name.removeprefix("query_")
+        ] + 1_600 * 7 * DAY
+        if name.startswith("query_"):
+            times = np.concatenate([times[:, :1] - DAY, times[:, :-1]], axis=1)
+        return walk(is_far, rng, times=times)
+
+    return build
+
+
 def session_position_world(rng: np.random.Generator) -> World:
     """The third and all later events of a session are followed by a far item.
 
@@ -97,6 +116,8 @@ WORLDS: dict[str, Callable[[np.random.Generator], World]] = {
     "action": action_world,
     "gap": gap_world,
     "query_time": query_time_world,
+    "hour": calendar_world("hour"),
+    "query_weekday": calendar_world("query_weekday"),
     "session_position": session_position_world,
     "user_features": user_features_world,
 }

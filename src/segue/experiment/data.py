@@ -107,9 +107,9 @@ def validate_inputs(plan: Plan, has_query_times: bool) -> None:
     Raises:
         ValueError: the queries have no times.
     """
-    is_input = "query_time" in getattr(plan.model, "inputs", ())
-    if (is_input or getattr(plan.model, "query_time", False)) and not has_query_times:
-        setting = "model.inputs: 'query_time'" if is_input else "model.query_time"
+    inputs = [name for name in getattr(plan.model, "inputs", ()) if name.startswith("query_")]
+    if (inputs or getattr(plan.model, "query_time", False)) and not has_query_times:
+        setting = f"model.inputs: '{inputs[0]}'" if inputs else "model.query_time"
         raise ValueError(
             f"{setting} needs the time of each query, which this split withholds; add --set split.use_query_time=true "
             "(results are not comparable with those of splits without it)"

@@ -63,8 +63,9 @@ class SequenceSettings(Settings):
     """Whether each item has a learned bias."""
     inputs: tuple[InputName, ...] = ()
     """Inputs in addition to the items: the event inputs ``value``, ``action``, ``gap`` (time since the previous event),
-    ``query_time`` (time from the newest event to the query) and ``session_position``; ``item_features``, which are also
-    used for scoring; ``user_features``."""
+    ``query_time`` (time from the newest event to the query), ``session_position``, ``hour``, ``weekday``, ``month`` and
+    ``season`` (of the event, UTC), ``query_hour``, ``query_weekday``, ``query_month`` and ``query_season`` (of the
+    query); ``item_features``, which are also used for scoring; ``user_features``."""
     session_gap: Annotated[float, Gt(0)] = 1800.0
     """Seconds without an event after which a session ends, for ``session_position``."""
     feature_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1

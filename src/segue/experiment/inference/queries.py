@@ -26,7 +26,7 @@ from segue.experiment.inference.frames import as_frame, id_texts, is_frame, type
 
 __all__ = ["QueryBatch", "build_queries", "encode_items", "resolve_titles", "validate_profile"]
 
-EVENT_INPUTS = ("value", "action", "gap", "session_position")
+EVENT_INPUTS = ("value", "action", "gap", "session_position", "hour", "weekday", "month", "season")
 """Inputs of a model that a list of item ids does not provide."""
 
 

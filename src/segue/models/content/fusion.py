@@ -69,8 +69,9 @@ class Fusion(Network):
         many events, and new items compete with others on equal terms."""
         inputs: tuple[InputName, ...] = ("item_features",)
         """Inputs in addition to the items: the event inputs ``value``, ``action``, ``gap`` (time since the previous
-        event), ``query_time`` (time from the newest event to the query) and ``session_position``; ``user_features``.
-        ``item_features`` are always read."""
+        event), ``query_time`` (time from the newest event to the query), ``session_position``, and ``hour``,
+        ``weekday``, ``month`` and ``season`` of the event or, with the prefix ``query_``, of the query;
+        ``user_features``. ``item_features`` are always read."""
         feature_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
         """Probability in training that an input of a sequence other than its items is replaced by unknown,
         independently for each input."""

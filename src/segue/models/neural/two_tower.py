@@ -57,7 +57,8 @@ class TwoTower(SequenceModel):
         inputs: tuple[InputName, ...] = ("item_features", "user_features")
         """Inputs in addition to the ids of items: ``item_features`` of the item tower; of the user tower
         ``user_features`` and the event inputs ``value``, ``action``, ``gap`` (time since the previous event),
-        ``query_time`` (time from the newest event to the query) and ``session_position``. Features that the data lacks
+        ``query_time`` (time from the newest event to the query), ``session_position``, and ``hour``, ``weekday``,
+        ``month`` and ``season`` of the event or, with the prefix ``query_``, of the query. Features that the data lacks
         are left out."""
         hidden_dim: Annotated[int, Gt(0)] = 256
         """Inner width of both towers."""

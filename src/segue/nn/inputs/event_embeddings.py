@@ -1,7 +1,8 @@
 """Embeddings of event inputs other than the item: values, actions, and times.
 
-Each input maps every position to a bin; each bin, and "unknown", has a learned vector. These vectors are added to the
-item embedding, so any encoder can use them. A position only sees what is known when the next item is predicted: its own
+Each input maps every position to a bin; each bin, and "unknown", has a learned vector. The vectors of calendar bins are
+learned weights of their cyclic encoding. The vectors of all inputs are added to the item embedding, so any encoder can
+use them. A position only sees what is known when the next item is predicted: its own
 event, earlier ones and, with ``query_time``, the time of the query.
 
 Shapes: B sequences, L positions, D width, E edges between bins, T events.
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from segue.core.batches import POSITION_UNSET, Sequences
 from segue.core.types import Dataset
+from segue.nn.inputs.calendar_bins import CALENDAR_BINS, MIN_DATE, calendar_bins, cyclic_basis
 
 __all__ = [
     "INPUT_COLUMNS",
@@ -37,6 +39,8 @@ INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
     "gap": ("times",),
     "query_time": ("times", "query_times"),
     "session_position": ("times", "session_positions"),
+    **dict.fromkeys(CALENDAR_BINS, ("times",)),
+    **{f"query_{name}": ("times", "query_times") for name in CALENDAR_BINS},
 }
 """Columns that each event input reads."""
 
@@ -70,8 +74,10 @@ class EventEmbeddings(nn.Module):
             "query_time": TIME_BINS,
             "session_position": SESSION_POSITION_BINS,
         }
-        # the last row of each table is the vector of unknown values
-        self.tables = nn.ParameterDict({name: torch.randn(bins[name] + 1, width).mul_(std) for name in names})
+        # the last row of each table is the vector of unknown values; calendar bins have one row per number of their
+        # cyclic encoding
+        rows = {name: CALENDAR_BINS[calendar] - 1 for name in names if (calendar := _calendar(name))} | bins
+        self.tables = nn.ParameterDict({name: torch.randn(rows[name] + 1, width).mul_(std) for name in names})
         self.edges_E: Tensor
         if "value" in self.tables:
             self.register_buffer("edges_E", torch.full((VALUE_BINS - 1,), torch.inf))
@@ -97,8 +103,8 @@ class EventEmbeddings(nn.Module):
             drop_prob: probability that an input of a sequence is replaced by unknown, independently for each input.
         """
         vectors = []
-        for name, table_WD in self.tables.items():
-            bins_BL = self._bins(name, batch, n_items)
+        for name in self.tables:
+            table_WD, bins_BL = self._table(name), self._bins(name, batch, n_items)
             if drop_prob:
                 dropped_B = torch.rand(len(bins_BL), device=bins_BL.device) < drop_prob
                 bins_BL = bins_BL.masked_fill(dropped_B[:, None], -1)
@@ -114,6 +120,14 @@ class EventEmbeddings(nn.Module):
             return batch
         return replace(batch, columns={**batch.columns, "session_positions": self._session_positions(batch, n_items)})
 
+    def _table(self, name: str) -> Tensor:
+        """Return the vectors of all bins, followed by that of unknown values."""
+        table_WD: Tensor = self.tables[name]
+        if not (calendar := _calendar(name)):
+            return table_WD
+        basis_WF = torch.from_numpy(cyclic_basis(CALENDAR_BINS[calendar])).to(table_WD)
+        return torch.cat([basis_WF @ table_WD[:-1], table_WD[-1:]])
+
     def _bins(self, name: str, batch: Sequences, n_items: int) -> Tensor:
         """Return the bin of every position, int64 ``(B, L)``; -1 where unknown."""
         columns = batch.columns
@@ -124,6 +138,8 @@ class EventEmbeddings(nn.Module):
             return columns["actions"]
         if name == "gap":
             return log_bins(time_gaps(columns["times"]))
+        if calendar := _calendar(name):
+            return calendar_bins(calendar, columns["query_times" if name.startswith("query_") else "times"])
         if name == "query_time":
             # a masked item is predicted at its own position, so its newest event is the previous one
             times_BL = columns["times"]
@@ -201,6 +217,15 @@ def session_positions(times_BL: Tensor, is_event_BL: Tensor, computed_BL: Tensor
     return torch.where(unknown_BL.gather(1, from_BL), -1, position_BL)
 
 
+def _calendar(name: str) -> str:
+    """Return the calendar input that ``name`` reads; empty: none.
+
+    It is computed from the time of an event or of the query.
+    """
+    calendar = name.removeprefix("query_")
+    return calendar if calendar in CALENDAR_BINS else ""
+
+
 def _missing_data(name: str, train: Dataset) -> str:
     """Return why the data does not support an input; an empty string if it does."""
     events = train.histories
@@ -209,7 +234,13 @@ def _missing_data(name: str, train: Dataset) -> str:
         return "" if is_known else "no values"
     if name == "action":
         return "" if events.actions is not None and len(train.actions) > 1 else "only one type of action"
-    return missing_times(train)
+    reason = missing_times(train)
+    if not reason and _calendar(name):
+        assert events.times is not None
+        latest = int(events.times[events.time_known].max(initial=0))
+        if latest < MIN_DATE:
+            return f"no dates: its times are integers up to {latest}, not seconds since 1970"
+    return reason
 
 
 def missing_times(data: Dataset) -> str:

@@ -3,7 +3,8 @@
 Inputs are selected by name.
 
 Event inputs: ``value``, ``action``, ``gap`` (seconds since the previous event), ``query_time`` (seconds from the newest
-event to the query) and ``session_position`` (position within the session). Features: ``item_features`` and
+event to the query), ``session_position`` (position within the session), and the calendar: ``hour``, ``weekday``,
+``month`` and ``season`` of the event, and ``query_hour`` etc. of the query. Features: ``item_features`` and
 ``user_features``. Unknown inputs have learned vectors, not zeros.
 
 Shapes: B sequences, L positions, D width, I items.
@@ -27,8 +28,9 @@ from segue.nn.inputs.item_fusion import ItemFusion
 __all__ = ["InputEncoder", "InputName"]
 
 InputName: TypeAlias = Literal[
-    "value", "action", "gap", "query_time", "session_position", "item_features", "user_features"
-]
+    "value", "action", "gap", "query_time", "session_position", "hour", "weekday", "month", "season", "query_hour",
+    "query_weekday", "query_month", "query_season", "item_features", "user_features",
+]  # fmt: skip
 
 EXCLUDED = -1e3
 """Added in training to the score of items that do not occur in training: effectively minus infinity, but finite."""
