@@ -28,7 +28,7 @@ CALENDAR_BINS: dict[str, int] = {"hour": 24, "weekday": 7, "month": 12, "season"
 
 
 def calendar_bins(name: str, times_BL: Tensor) -> Tensor:
-    """Return the int64 bins ``(B, L)`` of float64 Unix times; -1 where the time is NaN.
+    """Return the int64 bins ``(B, L)`` of float64 Unix times; -1 for NaN.
 
     Args:
         name: ``hour`` (0 to 23), ``weekday`` (Monday is 0), ``month`` (January is 0) or ``season`` (0 is December to
@@ -73,7 +73,7 @@ _BINS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @cache
 def cyclic_basis(n_bins: int) -> NDArray[np.float32]:
-    """Return the cyclic encoding of each bin, ``(W, F)`` with ``F = n_bins - 1``; rows have length 1.
+    """Return the cyclic encoding of each bin, ``(W, F)``; rows have length 1.
 
     A row holds the sine and cosine of all harmonics of the cycle; their weights fall with the frequency. Neighbors, the
     last and the first bin included, are therefore similar at first, and any function of the bin can be learned.
