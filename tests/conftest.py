@@ -28,7 +28,9 @@ COMPONENTS = {
     **dict.fromkeys(
         ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnx", "onnxruntime", "onnxscript"), DEV
     ),
-    **dict.fromkeys(("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
+    **dict.fromkeys(
+        ("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "transformers", "uvicorn"), DEV
+    ),
 }
 """Programs and packages that the continuous integration installs, and the command that installs each."""
 

@@ -34,6 +34,8 @@ class Setting:
 
     def __init__(self) -> None:
         self.data: Dataset = segue.load(LOG)
+        plots = pl.DataFrame({"item_id": np.arange(9), "plot": [f"a ship sails to island {n % 3}" for n in range(9)]})
+        self.with_text: Dataset = segue.load(LOG, items=plots)
         self.split: Split = segue.split(self.data)
         self.model: TrainedModel = segue.train("item_knn", self.split)
         self.rating: TrainedModel = segue.train("als", self.split)
@@ -91,6 +93,7 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
     model, split, history = setting.model, setting.split, [1, 2]
     return {
         "load": (segue.load, {"source": LOG}),
+        "add_text": (segue.add_text, {"data": setting.with_text, "columns": ["plot"], "encoder": "tfidf"}),
         "split": (segue.split, {"data": setting.data}),
         "train": (segue.train, {"name": "item_knn", "data": split}),
         "save": (segue.save, {"model": model, "folder": "saved"}),

@@ -35,6 +35,9 @@ from segue.solvers.training_iterations import run_iterations
 
 __all__ = ["Item2Vec"]
 
+MAX_EVENTS = 2**31 - 1
+"""Upper bound on the number of events of an item in a saved model."""
+
 
 class Item2Vec(Solver):
     """Skip-gram vectors of items; users are represented by their histories alone."""
@@ -196,5 +199,17 @@ class Item2Vec(Solver):
             load_array(arrays, "inputs", (n_items, width), np.float32),
             load_array(arrays, "outputs", (n_items, width), np.float32),
             load_array(arrays, "log_noise", (n_items,), np.float32),
-            load_array(arrays, "counts", (n_items,), np.int64),
+            _load_counts(arrays, n_items),
         )
+
+
+def _load_counts(arrays: StateArrays, n_items: int) -> NDArray[np.int64]:
+    """Return the number of events of each item.
+
+    Raises:
+        ValueError: it is negative or impossibly large.
+    """
+    counts_I = load_array(arrays, "counts", (n_items,), np.int64)
+    if len(counts_I) and not 0 <= int(counts_I.min()) <= int(counts_I.max()) < MAX_EVENTS:
+        raise ValueError(f"array 'counts' in the saved model: got {counts_I.min()} to {counts_I.max()} events")
+    return counts_I
