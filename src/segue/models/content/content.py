@@ -32,7 +32,8 @@ from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Events, Feature, Queries, Scores
-from segue.solvers.profiles.feature_blocks import FeatureBlocks, unit_rows
+from segue.solvers.biased_factor_model import cosine_similarity
+from segue.solvers.profiles.feature_blocks import FeatureBlocks
 from segue.solvers.truncated_svd import truncated_svd
 
 __all__ = ["Content"]
@@ -204,9 +205,7 @@ class Content(Solver):
 
     def similar(self, items: Codes) -> Scores:
         """Return cosine similarities of item vectors."""
-        unit_ID = unit_rows(self.items_ID)
-        similarity: Scores = unit_ID[items] @ unit_ID.T
-        return similarity
+        return cosine_similarity(self.items_ID, items)
 
     def arrays(self) -> StateArrays:
         """Return item vectors, weights, and what new items are encoded with."""
