@@ -36,7 +36,7 @@ demo: $(VENV)/.ready-demo
 	set -x; $(BIN)/segue train xlstm --data $$data --test && $(BIN)/segue recommend latest --user $$user -k 10
 
 test: check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

@@ -51,8 +51,13 @@ PARTS = {
     "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
     "accuracy": "metrics of all models on one board (--source), trained from its recipes: hours",
     "new_users": "strategies for new users after 0 to 10 events (--source, --models, --seeds): ten minutes",
+    "meta_learning": "ratings of new users and items: maml, fine-tuning, fold-in, means (--source, --models, --seeds)",
     "cold_items": "items held out of training: models with text, features and ids (--source, --models, --seeds): hours",
+    "claimed_gains": "fusion over transformer_xl and simple baselines, next to reported gains (--source, --seeds)",
+    "transfer": "pre-training on one catalog, fine-tuning on another with few data (--models, --seeds): 20 minutes",
     "hybrid": "combinations of models compared with their best member (--source, --models, --seeds): minutes to hours",
+    "collm": "likes of CoLLM's ML-1M next to language models (--models, --seeds): five minutes",
+    "context": "context and times as inputs, on and off, with an ablation (--source, --seeds): half an hour",
     "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
 }
 
@@ -69,10 +74,14 @@ MODULES = (
     "text_encoding",
     "sentiment",
     "new_users",
+    "meta_learning",
+    "transfer",
     "serving",
     "soak",
     "attack",
     "erasure",
+    "context",
+    "collm",
     "mutation",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
@@ -130,7 +139,8 @@ def arguments() -> argparse.Namespace:
         "--seeds",
         type=int,
         default=3,
-        help="of parts ablation, cold_items, hybrid, new_users, sentiment; default %(default)s",
+        help="of parts ablation, claimed_gains, cold_items, collm, context, hybrid, meta_learning, new_users, "
+        "sentiment, transfer; default %(default)s",
     )
     parser.add_argument(
         "--trials", type=int, default=4, help="of part equal_budget_tuning, per model; default %(default)s"
@@ -235,6 +245,14 @@ def run_cold_items(options: argparse.Namespace, found: Found) -> tuple[str, str,
     return f"cold_items-{found['source'].partition('?')[0]}", cold_items.page(found), found
 
 
+def run_claimed_gains(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``claimed_gains``; the page has the name of the data."""
+    from benchmarks import claimed_gains
+
+    found |= claimed_gains.run(options.source, options.seeds, log, options.quick)
+    return f"claimed_gains-{found['source'].partition('?')[0]}", claimed_gains.page(found), found
+
+
 def run_hybrid(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
     """Run part ``hybrid``; the page has the name of the data."""
     from benchmarks import hybrid
@@ -331,6 +349,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "ratings": run_ratings,
     "equal_budget_tuning": run_tuning,
     "cold_items": run_cold_items,
+    "claimed_gains": run_claimed_gains,
     "hybrid": run_hybrid,
 }
 """By part its function; :func:`run_plain` runs the others."""

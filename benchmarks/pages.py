@@ -15,7 +15,7 @@ __all__ = ["format_page", "main"]
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 
-PREFIXED = ("ablation", "cold_items", "equal_budget_tuning", "hybrid", "ratings")
+PREFIXED = ("ablation", "claimed_gains", "cold_items", "equal_budget_tuning", "hybrid", "ratings")
 """Parts whose pages are named ``PART-NAME``."""
 
 

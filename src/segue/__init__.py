@@ -14,6 +14,7 @@ from segue.version import __version__ as __version__
 if TYPE_CHECKING:
     from segue import models as models
     from segue.api import (
+        add_items,
         add_text,
         compare,
         cross_validate,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "add_items",
     "add_text",
     "compare",
     "cross_validate",

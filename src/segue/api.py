@@ -33,7 +33,7 @@ from segue.experiment.inference.queries import build_queries
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import warn_of_repeats
 from segue.experiment.records.held_out_readings import read_readings
-from segue.experiment.text import add_text
+from segue.experiment.text import add_items, add_text
 from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from segue.experiment.inference.session import StreamingSession
 
 __all__ = [
+    "add_items",
     "add_text",
     "compare",
     "cross_validate",
@@ -76,7 +77,7 @@ Rules: TypeAlias = Annotated[Mapping[str, Any], Described('a mapping such as {"d
 def load(
     source: Any,
     *,
-    columns: Mapping[str, str | int | None] | None = None,
+    columns: Mapping[str, str | int | Sequence[str | int] | None] | None = None,
     separator: str | None = None,
     target: str | None = None,
     items: Any = None,
@@ -88,7 +89,7 @@ def load(
 
     Args:
         source: a name such as ``ml-100k``; a file, folder or pattern of files; a table of pandas, Polars, pyarrow, ...
-        columns: the log's own column names, such as ``{"user": "customer", "item": "sku"}``. ``None`` ignores a
+        columns: the log's own column names, such as ``{"user": "customer", "context": ["device"]}``. ``None`` ignores a
             column; in a delimited file without a header, columns are numbered from 1.
         separator: what separates the columns of delimited text, such as ``;`` or ``tab``; by default it is detected.
         target: the kind of action to predict; the others remain input.
@@ -232,14 +233,14 @@ def recommend(
     rules: Rules | None = None,
     data: Any = None,
     user_features: Any = None,
+    context: Any = None,
 ) -> Any:
     """Recommend ``k`` items to each user, or after each history.
 
     Args:
         model: a trained model, or the name or folder of one; see :func:`open`.
-        users: an id or several; a frame with ``user_id``; or an interaction frame with ``user_id`` and ``item_id``,
-            whose histories are then used; or held-out queries such as ``split.test``, with the histories and users
-            that they have. ``None``, without another source: every user of the log.
+        users: an id or several; a frame with ``user_id``; an interaction frame with ``user_id`` and ``item_id``, which
+            has their histories; or held-out queries such as ``split.test``. ``None`` alone: every user of the log.
         histories: lists of item ids, oldest first; or a mapping from user id to such a list.
         titles: one history by titles.
         k: items per user.
@@ -252,12 +253,12 @@ def recommend(
         data: the log that holds the histories of ``users``; default: the log that the model was trained on.
         user_features: features of new users: a mapping, or a frame or list with one row per query. Without ``users``,
             ``histories`` and ``titles``, the new users have no history.
+        context: context of the queries: as for ``user_features``, or columns of a frame with ``user_id``.
 
     Returns:
         A table with ``user_id`` (or ``query``, numbered from 0), ``item_id``, ``rank``, ``score``, ``probability``
-        (null unless scores are logits), ``title`` and ``genres`` where known, and ``notes`` (what could not be taken
-        into account, such as an unknown id). Pandas if ``users`` is a pandas object, else Polars. Ids have the type
-        that they have in the log.
+        (null unless scores are logits), ``title`` and ``genres`` where known, and ``notes`` on what could not be used,
+        such as an unknown id. Pandas if ``users`` is a pandas object, else Polars. Ids have the type of the log.
 
     Raises:
         ValueError: an argument is malformed, or the log is not available.
@@ -267,11 +268,10 @@ def recommend(
     trained = _trained(model)
     if exclude_seen:
         warn_of_repeats(trained)
-    batch = build_queries(trained, users, histories=histories, titles=titles, data=data, user_features=user_features)
-    table = recommend_table(
-        trained, batch, k, allow=allow, deny=deny, filter=filter, exclude_seen=exclude_seen, rules=rules
-    )
-    return like_input(table, users)
+    given: Any = {"histories": histories, "titles": titles, "data": data, "user_features": user_features}
+    batch = build_queries(trained, users, context=context, **given)
+    limits: Any = {"allow": allow, "deny": deny, "filter": filter, "rules": rules}
+    return like_input(recommend_table(trained, batch, k, exclude_seen=exclude_seen, **limits), users)
 
 
 @check_arguments()

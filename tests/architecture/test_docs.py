@@ -96,6 +96,7 @@ def understood(line: str) -> None:
         kinds["model"] = model_class(model.partition("@")[0]).Config
         own = [re.sub(rf"^{re.escape(model)}\.", "model.", text) for text in settings]
         mine = [text for text in own if text.partition(".")[0] not in models]
+        mine = [text for text in mine if text.partition("=")[0] != "source"]  # a folder that its reader has
         for group, values in apply_overrides(kinds, mine).items():
             parse(kinds[group], values, group)
 

@@ -166,6 +166,8 @@ class Service:
         metrics.record_responses("model", count=4)
         metrics.record_served_items(codes, np.arange(100), 100, "films")
         metrics.record_events(1)
+        metrics.record_item_changes("put", 1, 1)
+        metrics.record_rerank_fallback("films", "time")
         self.drift.record(Events.of([[0, 1, 2, 3]] * 50))
 
 

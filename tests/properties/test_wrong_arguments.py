@@ -39,6 +39,7 @@ class Setting:
         self.split: Split = segue.split(self.data)
         self.model: TrainedModel = segue.train("item_knn", self.split)
         self.rating: TrainedModel = segue.train("als", self.split)
+        self.content: TrainedModel = segue.train("content", self.with_text)
         self.recurrent: TrainedModel = segue.train(
             "gru4rec", self.split, embedding_dim=4, hidden_dim=4, epochs=1, recipe="none"
         )
@@ -93,6 +94,7 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
     model, split, history = setting.model, setting.split, [1, 2]
     return {
         "load": (segue.load, {"source": LOG}),
+        "add_items": (segue.add_items, {"model": setting.content, "items": pl.DataFrame({"id": [99], "plot": ["x"]})}),
         "add_text": (segue.add_text, {"data": setting.with_text, "columns": ["plot"], "encoder": "tfidf"}),
         "split": (segue.split, {"data": setting.data}),
         "train": (segue.train, {"name": "item_knn", "data": split}),

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from segue.serving.stores.deletion_markers import CLOCK_SKEW_SECONDS
-from segue.serving.stores.store import Deletion, Event, Exposure, Store, StoreError, UserEvents, UserState
+from segue.serving.stores.store import Deletion, Event, Exposure, ItemChange, Store, StoreError, UserEvents, UserState
 
 
 class MemoryStore:
@@ -16,6 +16,7 @@ class MemoryStore:
         self.log: list[Event] = []
         self.exposure_log: list[Exposure] = []
         self.settings: dict[str, str] = {}
+        self.items: dict[str, ItemChange] = {}
         self.states: dict[str, UserState] = {}
         self.state_times: dict[str, int] = {}
         self.deleted_users: dict[str, int] = {}
@@ -65,6 +66,16 @@ class MemoryStore:
         self.states.pop(user, None)
         self.deleted_users[user] = int(time.time())
         return Deletion(before - len(self.log), True)
+
+    def put_items(self, items: Mapping[str, str | None]) -> None:
+        for item, content in items.items():
+            sequence, stored = 1 + max((one.sequence for one in self.items.values()), default=0), self.items.get(item)
+            created = sequence if stored is None or stored.content is None else stored.created
+            self.items[item] = ItemChange(item, content, created, sequence)
+
+    def item_changes(self, after: int, limit: int) -> list[ItemChange]:
+        changes = [change for change in self.items.values() if change.sequence > after]
+        return sorted(changes, key=lambda change: change.sequence)[:limit]
 
     def get_setting(self, name: str) -> str | None:
         return self.settings.get(name)

@@ -1,5 +1,6 @@
 """The service returns what the model returns offline, with new events, and degrades through the fallback chain."""
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -375,3 +376,37 @@ def test_rendered_responses_are_those_of_objects() -> None:
         assert found == RenderedResponse(
             expected.model_dump_json(), expected.source, [item.id for item in expected.items]
         )
+
+
+def rerank_service(folder: Path) -> Service:
+    """Create a service whose model reranks popular items by a language model."""
+    from segue.testing.language_models import save_tiny_language_model
+
+    data = shop()
+    titles = [f"Title {item}" for item in range(40)]
+    language_model = str(save_tiny_language_model(folder / "language_model", titles))
+    model = train_small("llm", data, base="popular", language_model=language_model, weight=1.0, candidates=6)
+    trained = bundle.create("llm", model, data)
+    build_artifact("llm", trained, data.histories, folder / "artifact", engine="native", n_golden=8)
+    store = open_store("memory:")
+    return Service(ModelRegistry([folder / "artifact"], store), store, ServingSettings(), Metrics())
+
+
+def test_a_reranker_answers_as_offline_and_falls_back_in_time(tmp_path: Path) -> None:
+    svc = rerank_service(tmp_path)
+    rows = [[1, 2, 3], [25]]
+    requests = [schemas.RecommendRequest(history=[f"i{item}" for item in row], k=6) for row in rows]
+    in_time = respond(svc, *requests)
+    assert [ids(response) for response in in_time] == offline(svc, rows, None, 6)
+    assert not any(response.notes for response in in_time)
+    model: Any = svc.models.active.artifact.engine.model
+    original = model.config
+    model.config = original.model_copy(update={"time_budget_ms": 1e-6})
+    late = respond(svc, *requests)
+    assert [ids(response) for response in late] != [ids(response) for response in in_time]
+    assert [response.source for response in late] == ["model", "model"]
+    assert {note for response in late for note in response.notes} == {"not reranked: the time did not suffice"}
+    text = svc.metrics.render()[0].decode()
+    assert re.search(r'segue_rerank_fallbacks_total{.*limit="time".*} 2\.0', text)
+    model.weight = 0.0
+    assert [ids(response) for response in respond(svc, *requests)] == [ids(response) for response in late]

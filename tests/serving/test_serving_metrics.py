@@ -75,6 +75,7 @@ def fill(metrics: Metrics) -> Metrics:
     metrics.record_cancellation("expensive")
     metrics.record_deadline_miss()
     metrics.record_engine_run("onnx", "films", 0.002, 5)
+    metrics.record_rerank_fallback("films", "time")
     metrics.record_responses("model", count=4)
     metrics.record_responses("popular", "deadline")
     metrics.record_cache_lookup("rules", hit=True)
@@ -92,6 +93,8 @@ def fill(metrics: Metrics) -> Metrics:
     metrics.record_events(accepted=8, duplicates=1, unknown_items=3)
     metrics.set_store_up(True)
     metrics.set_store_size(700, 1_000)
+    metrics.record_item_changes("put", 3, 2)
+    metrics.record_item_changes("delete", 1, 1)
     metrics.record_exposures("stored", 5)
     metrics.record_exposures("dropped", 2)
     metrics.record_served_items(np.array([[0, 1], [1, 3]], np.int32), np.array([10.0, 5, 5, 0]), 4, "films")
@@ -119,6 +122,7 @@ def test_each_method_updates_its_metrics() -> None:
         ("segue_deadline_misses_total",): 1,
         ("segue_engine_duration_seconds_count", "engine=onnx", "model=films"): 1,
         ("segue_engine_rows_total", "engine=onnx", "model=films"): 5,
+        ("segue_rerank_fallbacks_total", "limit=time", "model=films"): 1,
         ("segue_recommend_responses_total", "cause=none", "source=model"): 4,
         ("segue_recommend_responses_total", "cause=deadline", "source=popular"): 1,
         ("segue_recommend_responses_total", "cause=none", "source=fallback"): 0,
@@ -130,6 +134,9 @@ def test_each_method_updates_its_metrics() -> None:
         ("segue_store_up",): 1,
         ("segue_store_bytes",): 700,
         ("segue_store_limit_bytes",): 1_000,
+        ("segue_item_changes_total", "operation=put"): 3,
+        ("segue_item_changes_total", "operation=delete"): 1,
+        ("segue_added_items",): 1,
         ("segue_exposures_total", "result=stored"): 5,
         ("segue_exposures_total", "result=dropped"): 2,
         ("segue_model_active", "key=sasrec", "model=films", "version=0123456789ab"): 1,

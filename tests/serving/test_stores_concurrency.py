@@ -214,7 +214,7 @@ def test_readers_miss_no_events(
     with Follower(reader, "u") as follower, ThreadPoolExecutor(1) as threads:
         with psycopg.connect(address) as slow:
             slow.execute(postgresql_sql.LOCK_SEQUENCE_SQL)
-            slow.execute(postgresql_sql.APPEND_SQL, (["u2"], ["slow"], [1], ["buy"], [1.0], ["k"]))
+            slow.execute(postgresql_sql.APPEND_SQL, (["u2"], ["slow"], [1], ["buy"], [1.0], ["k"], [None]))
             running = threads.submit(append)
             waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             while not done.is_set() and postgresql_server.query(waiting) == [(0,)]:

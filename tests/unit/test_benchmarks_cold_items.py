@@ -65,6 +65,21 @@ def test_a_user_counts_once_however_many_draws() -> None:
     assert (found["users"], found["hit_rate@10"]["mean"], found["hit_rate@10"]["draws"]) == (4, 0.75, [1.0, 0.0])
 
 
+def test_users_whom_no_model_knows_are_not_averaged() -> None:
+    table = pl.DataFrame({"user": ["a", None, None], "hit_rate@10": [1.0, 0.0, 1.0], "ndcg@10": [1.0, 0.0, 1.0]})
+    named = [cold_items._name_users(table, number) for number in (1, 2)]
+    pooled = cold_items.pool([dict.fromkeys(cold_items.MEASURES, one) for one in named])[cold_items.COLD]
+    assert pooled["user"].to_list() == [
+        "a", "query 1 of draw 1", "query 1 of draw 2", "query 2 of draw 1", "query 2 of draw 2"
+    ]  # fmt: skip
+    cold_items.check_claims(
+        {
+            "fusion": dict.fromkeys(cold_items.MEASURES, pooled),
+            "popular": dict.fromkeys(cold_items.MEASURES, pooled),
+        }
+    )
+
+
 def test_claims_need_a_significant_difference_on_cold_items_and_none_below_on_warm_ones() -> None:
     pooled = {name: cold_items.pool([draw(share, number)]) for number, (name, share) in enumerate(SHARES.items())}
     lines = cold_items.check_claims(pooled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.new_users import CHOSEN, FIRST, LEVELS, METRICS, STRATEGIES, measure, new_users, page
+from benchmarks.new_users import FIRST, LEVELS, METRICS, SPLIT, STRATEGIES, WINDOWS, measure, new_users, page, windows
 from segue.core.config import parse
 from segue.core.registry import model_class
 from segue.data import load
@@ -20,7 +21,7 @@ DATA = load("simulated?users=200&items=40&seed=1")
 
 
 def test_new_users_have_the_same_targets_after_any_number_of_events() -> None:
-    parts = split(DATA, SplitSettings(strategy="global_temporal", test=0.2, valid=0.0))
+    parts = split(DATA, SPLIT)
     found = new_users(parts)
     assert tuple(found) == LEVELS
     for count, held_out in found.items():
@@ -41,6 +42,38 @@ def test_a_log_without_new_users_is_rejected() -> None:
         new_users(parts)
 
 
+def test_windows_are_those_of_the_training_part_and_do_not_overlap() -> None:
+    train = split(DATA, SPLIT).train
+    end, users = train.histories.size, set[int]()
+    assert train.histories.times is not None
+    for parts in windows(train):
+        times = parts.train.histories.times
+        assert times is not None
+        assert times.max() <= parts.test.targets.times.min()
+        assert parts.train.histories.size + parts.test.targets.size == end
+        assert abs(parts.train.histories.size - 0.8 * end) <= 2
+        end = parts.train.histories.size
+        is_new = ~parts.test.queries.known
+        own = set(parts.test.queries.users[is_new].tolist())
+        assert not own & users
+        users |= own
+
+
+def test_the_strategy_is_chosen_without_the_test_part() -> None:
+    """Whatever happens in the test part, the choice is the same."""
+    found = measure(DATA, ["popular", "random"], range(1), quick=True, log=lambda _: None)
+    means = {name: sum(table.values()) for name, table in found["validation"].items()}
+    assert found["chosen"] == max(means, key=lambda name: means[name])
+    assert 1 <= len(found["validation_users"]) <= WINDOWS
+    histories = DATA.histories
+    assert histories.times is not None
+    is_late = histories.times > np.quantile(histories.times, 0.8)
+    shuffled = replace(histories, items=np.where(is_late, (histories.items + 7) % DATA.n_items, histories.items))
+    other = measure(DATA.with_histories(shuffled), ["popular", "random"], range(1), quick=True, log=lambda _: None)
+    assert other["validation"] == found["validation"]
+    assert other["rows"] != found["rows"]
+
+
 def test_strategies_are_compared_with_popularity() -> None:
     names = ["popular", "random", "profile_model, region"]
     found = measure(DATA, names, range(2), quick=True, log=lambda _: None)
@@ -53,6 +86,7 @@ def test_strategies_are_compared_with_popularity() -> None:
     text = page(found)
     assert "Mean of 2 seeds" in text
     assert "| random | lower bound |" in text
+    assert f"`{found['chosen']}` has the highest mean" in text
 
 
 def test_settings_of_all_strategies_are_valid() -> None:
@@ -60,4 +94,3 @@ def test_settings_of_all_strategies_are_valid() -> None:
         kind = model_class(strategy.model).Config
         own = {key: value for key, value in strategy.settings.items() if key in kind.model_fields}
         parse(kind, own, strategy.model)
-    assert CHOSEN in STRATEGIES

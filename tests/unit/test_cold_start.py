@@ -11,6 +11,7 @@ import pytest
 
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, Queries
+from segue.solvers.popularity import later_lifts
 from segue.solvers.profiles.latent_classes import event_counts, fit_latent_classes
 from segue.solvers.profiles.user_profiles import UserProfiles
 from segue.testing import dataset, train_small
@@ -290,10 +291,14 @@ def test_fold_in_trusts_the_history_only_where_it_predicts() -> None:
 def test_fold_in_interpolates_its_weights() -> None:
     model: Any = train_small("fold_in", profile_log())
     model.weights_HF[:] = np.arange(len(model.weights_HF))[:, None] + [[1.0, 0.0]]
+    model.later_lifts_HI[:] = np.arange(len(model.later_lifts_HI))[:, None]
+    popularity = train_small("popular", profile_log()).score(new_users([]))[0]
     histories = [[1], [1, 2], [1, 2, 3, 4], [1] * 500]
     queries = new_users(*histories)
     prior, lift = model._features(queries)
     for row, weight in enumerate([0.0, 1.0, 2.0 + np.log(4 / 3) / np.log(5 / 3), 8.0]):
+        np.testing.assert_allclose(prior[row] - prior[row].mean(), popularity - popularity.mean(), atol=1e-4)
+        assert prior[row].mean() - prior[0].mean() == pytest.approx(weight, abs=1e-4)
         expected = (1.0 + weight) * prior[row] + weight * lift[row]
         np.testing.assert_allclose(model.score(queries)[row], expected, rtol=1e-4)
 
@@ -325,6 +330,45 @@ def test_fold_in_beats_popularity_after_one_event() -> None:
     model = train_small("fold_in", profile_log(loyalty=1.0))
     found = groups(model, new_users([3], [GROUP + 3]))
     assert (found == [[0] * 3, [1] * 3]).all()
+
+
+def test_later_lifts_are_ratios_of_rates() -> None:
+    """Rates are counted by hand; with many users, smoothing hardly matters."""
+    rows = [[0, 1, 2]] * 6000 + [[0, 2]] * 3000 + [[1, 0, 3]] * 1000
+    usual = np.array([10_000, 7000, 9000, 1000]) / 10_000
+    lifts = later_lifts(dataset(Events.of(rows), 4), (1, 2, 5))
+    after_one = np.array([1000 / 1000, 6000 / 9000, 9000 / 10_000, 1000 / 10_000])
+    np.testing.assert_allclose(np.exp(lifts[0]), after_one / usual, rtol=0.02)
+    # users with more than two events; nobody among them has not chosen items 0 and 1
+    assert np.exp(lifts[1])[2] == pytest.approx(6000 / 7000 / usual[2], rel=0.02)
+    assert np.exp(lifts[1])[3] == pytest.approx(1000 / 7000 / usual[3], rel=0.02)
+    np.testing.assert_allclose(lifts[2], 0.0, atol=1e-6)
+
+
+def test_later_lifts_ignore_repeats_and_other_actions() -> None:
+    once = later_lifts(dataset(Events.of([[0, 1, 2], [1, 2]]), 3), (1,))
+    again = later_lifts(dataset(Events.of([[0, 1, 2, 1, 2], [1, 2, 2]]), 3), (1,))
+    np.testing.assert_array_equal(once, again)
+    events = replace(Events.of([[0, 1, 2], [1, 2]]), actions=np.array([0, 1, 0, 0, 0], np.int32))
+    data = replace(dataset(events, 3), actions=("buy", "view"), target=0)
+    lifts = later_lifts(data, (1,))[0]
+    assert lifts[1] < once[0, 1]
+
+
+def test_fold_in_ranks_what_users_choose_later() -> None:
+    """Item 0 is chosen first or never, and item 1 by half of the users later: it is the better second one."""
+    rng = np.random.default_rng(0)
+    rows = [
+        [int(rng.choice([0] * 20 + list(range(10, 20)))), int(rng.integers(2, 7)), *([1] if rng.random() < 0.5 else [])]
+        for _ in range(300)
+    ]
+    log = dataset(Events.of(rows), 20)
+    lists = {}
+    for later in (False, True):
+        model = train_small("fold_in", log, bases=("random",), later_popularity=later)
+        lists[later] = recommend(model, new_users([12]), 2).items[0].tolist()
+    assert lists[False][0] == 0
+    assert lists[True][0] == 1
 
 
 def test_settings_of_fold_in_are_checked() -> None:

@@ -163,7 +163,7 @@ def test_frappe_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_texts_of_1m() -> None:
     archive = find_archive(ml_1m_text.ARCHIVE.members, "ml-1m-text")
     assert archive is not None
-    info, abstracts = ml_1m_text._read_info(archive), ml_1m_text._read_abstracts(archive)
+    info, abstracts = ml_1m_text.read_info(archive), ml_1m_text._read_abstracts(archive)
     assert (len(info), info["plot"].null_count(), len(abstracts)) == (3881, 36, 3301)
     assert info.row(0, named=True)["actors"] == ["Tom Hanks", "Tim Allen", "Don Rickles", "Jim Varney"]
     assert all("(" not in name for column in ml_1m_text.CREW for name in info[column].explode().drop_nulls())

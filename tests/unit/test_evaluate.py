@@ -93,8 +93,8 @@ def test_validator_returns_the_means_of_the_evaluation(held_out: HeldOut) -> Non
     assert next(iter(actual)) == "map@7"
     for name, estimate in expected.items():
         assert actual[name] == pytest.approx(estimate.mean)
-    with pytest.raises(ValueError, match="unknown 'auc@10'"):
-        make_validator(held_out, "auc@10")
+    with pytest.raises(ValueError, match="unknown 'map50@10'"):
+        make_validator(held_out, "map50@10")
     with pytest.raises(ValueError, match="no validation query has a true item, of 30"):
         make_validator(HeldOut(held_out.queries, Events.of([[]] * 30)))(Ascending())
 

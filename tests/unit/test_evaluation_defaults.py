@@ -59,7 +59,10 @@ DEFAULTS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (folds, {"k": 5, "over": "interactions"}),
     (sliding_windows, {"count": 3, "train": None, "valid": None}),
     (recommendation.recommend, {"exclude_seen": True, "allowed": None, "exclude_rows": None}),
-    (recommendation.recommend_from_state, {"seen": None, "times": None, "exclude_seen": True, "allowed": None}),
+    (
+        recommendation.recommend_from_state,
+        {"seen": None, "times": None, "exclude_seen": True, "allowed": None, "context": None},
+    ),
 ]
 
 

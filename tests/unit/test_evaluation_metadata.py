@@ -68,6 +68,7 @@ def test_all_counts_of_a_ranking() -> None:
         "unknown_users": 1,
         "empty_histories": 1,
         "has_query_times": False,
+        "has_query_context": False,
         "seed": 7,
     }
     np.testing.assert_array_equal(actual.values["mrr@2"], [1.0, 1.0, np.nan, 0.0, 0.0])
@@ -76,6 +77,9 @@ def test_all_counts_of_a_ranking() -> None:
     assert nothing.top.items.shape == (5, 1)
     timed = replace(held_out().queries, times=np.arange(5))
     assert evaluate(Descending(), replace(held_out(), queries=timed), ks=(1,)).metadata["has_query_times"] is True
+    informed = replace(held_out().queries, context={"device": np.arange(5, dtype=np.int32)})
+    found = evaluate(Descending(), replace(held_out(), queries=informed), ks=(1,)).metadata
+    assert (found["has_query_times"], found["has_query_context"]) == (False, True)
 
 
 def test_an_evaluation_reports_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import rankdata
 
 from segue.core import bundle
 from segue.core.config import parse
@@ -14,7 +18,7 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries, Scores, Split
 from segue.data.splits import SplitSettings, split
 from segue.evaluation.evaluate import evaluate, make_validator
-from segue.models.hybrid.hybrid import Hybrid
+from segue.models.hybrid.hybrid import Hybrid, _ranks, _sample_candidates
 from segue.testing import dataset
 from segue.testing.training import train_small
 from segue.training.train import Training, train
@@ -81,6 +85,12 @@ def test_reciprocal_rank_fusion_is_that_of_the_paper(data: Dataset) -> None:
             assert found[row, item] == pytest.approx(sum(0.5 / (60 + rank) for rank in ranks), rel=1e-5)
 
 
+@given(st.lists(st.lists(st.integers(0, 4), min_size=7, max_size=7), min_size=1, max_size=5))
+def test_equal_scores_have_their_mean_rank(rows: list[list[int]]) -> None:
+    scores = np.array(rows, np.float32)
+    np.testing.assert_allclose(_ranks(scores), rankdata(-scores, axis=1))
+
+
 def test_switching_depends_on_the_history(data: Dataset) -> None:
     model = fit(data, members=["ease", "popular"], method="switching", switch_at=3)
     ease, popular = model.members
@@ -111,6 +121,17 @@ def test_weights_are_chosen_on_validation(parts: Split, method: str) -> None:
         parts.train, lambda model: {"other": -validate(model)["ndcg@10"]}, members=["random", "ease"], method=method
     )
     assert other.weights_M[1] < model.weights_M[1]  # the metric decides
+
+
+def test_small_weights_are_tried(data: Dataset) -> None:
+    """The best combination may lie near the best member, where equal parts are worse than the member alone."""
+
+    def validate(model: Any) -> dict[str, float]:
+        weights = model.weights_M / model.weights_M.max() if isinstance(model, Hybrid) else np.eye(3)[0]
+        return {"ndcg@10": 1 - abs(weights[1] - 0.05) - abs(weights[2] - 0.2) - (weights[0] < 1)}
+
+    model = fit(data, validate, members=["ease", "popular", "item_knn"])
+    np.testing.assert_allclose(model.weights_M, np.array([1, 0.05, 0.2]) / 1.25)
 
 
 def test_the_threshold_is_chosen_on_validation(data: Dataset) -> None:
@@ -152,13 +173,47 @@ def test_stacking_learns_which_member_to_trust(data: Dataset, parts: Split) -> N
     np.testing.assert_array_equal(model.members[1].score(queries(data)), expected)
 
 
+def test_stacking_learns_on_validation_where_there_is_one(parts: Split, monkeypatch: pytest.MonkeyPatch) -> None:
+    from segue.models.neighbors.ease import EASE
+
+    trainings = []
+    original = EASE.fit
+    monkeypatch.setattr(
+        EASE, "fit", lambda self, train, *others: (trainings.append(train), original(self, train, *others))[1]
+    )
+    validate = make_validator(parts.valid)
+    model = fit(parts.train, validate, members=["random", "ease"], method="stacked")
+    assert [train.histories.size for train in trainings] == [parts.train.histories.size]  # once, with all events
+    assert validate(model)["ndcg@10"] > 0.95 * validate(model.members[1])["ndcg@10"]
+    fewer = replace(
+        parts.valid, queries=parts.valid.queries.take(np.arange(9)), targets=parts.valid.targets.take(np.arange(9))
+    )
+    other = fit(parts.train, make_validator(fewer), members=["random", "ease"], method="stacked")
+    assert not np.allclose(other.coefficients_F, model.coefficients_F)
+
+
+def test_examples_of_stacking_are_unseen_items() -> None:
+    rng = np.random.default_rng(0)
+    histories = Events.of([[0, 1, 2], [3, 4]])
+    scores = [rng.normal(size=(2, 300)).astype(np.float32) for _ in range(2)]
+    targets = np.array([10, 20], np.int32)
+    items, is_candidate = _sample_candidates(scores, Queries.anonymous(histories), targets, rng)
+    assert (items[:, 0] == targets).all()
+    assert is_candidate[:, :51].all()
+    best = np.argsort(-(scores[0] + scores[1]), axis=1)
+    for row, seen in enumerate(([0, 1, 2], [3, 4])):
+        chosen = items[row][is_candidate[row]]
+        assert not set(chosen[1:].tolist()) & {*seen, int(targets[row])}
+        expected = [item for item in best[row] if item not in seen and item != targets[row]][:50]
+        assert set(chosen[1:51].tolist()) == set(expected)
+        assert not set(chosen[51:].tolist()) & set(expected)
+
+
 def test_items_that_a_member_cannot_score_are_its_lowest() -> None:
     """Of the items without events, the member without features knows nothing."""
     data = shop()
     rows = [row[row < 35].tolist() for row in np.split(data.histories.items, data.histories.offsets[1:-1])]
     header = {"counts": {"items_without_events": 5}}
-    from dataclasses import replace
-
     cold = replace(data, histories=Events.of(rows), header=header)
     model = fit(cold, members=["ease", "content"])
     scores = model._normalize(0, queries(cold))

@@ -21,7 +21,8 @@ from segue.core.registry import builtin_models, exported_functions, model_class
 from segue.core.run import Interrupted, Run
 from segue.core.types import DataSchema, Dataset, Events, Feature, Queries
 from segue.nn import training_targets
-from segue.nn.inputs.event_embeddings import log_bins, session_positions, time_gaps, value_bin_edges
+from segue.nn.inputs.context_bins import value_bin_edges
+from segue.nn.inputs.event_embeddings import log_bins, session_positions, time_gaps
 from segue.nn.losses import losses
 from segue.nn.sequence_model import SequenceModel
 from segue.testing import dataset, small, train_small

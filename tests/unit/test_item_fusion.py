@@ -343,3 +343,19 @@ def test_features_are_needed() -> None:
 def test_losses_and_precisions_of_training_work(settings: dict[str, Any]) -> None:
     model = train_small("fusion", world(), epochs=1, item_bias=True, **settings)
     assert np.isfinite(model.score(queries())).all()
+
+
+@pytest.mark.parametrize("key", ["fusion", "two_tower"])
+def test_a_bonus_is_added_to_the_scores_of_new_items_only(key: str) -> None:
+    plain, raised = (train_small(key, world(), epochs=1, new_item_bonus=bonus) for bonus in (0.0, 2.5))
+    difference_NI = raised.score(queries()) - plain.score(queries())
+    expected_I = np.where(np.isin(np.arange(N_ITEMS), NEW), 2.5, 0.0)
+    np.testing.assert_allclose(difference_NI, np.broadcast_to(expected_I, difference_NI.shape), atol=1e-5)
+
+
+def test_items_added_later_have_the_bonus() -> None:
+    model = build({"new_item_bonus": 2.5, "item_bias": True})
+    table = world().item_features.collect().tail(1)  # type: ignore[union-attr]
+    extended = model.with_items(np.array([N_ITEMS], np.int32), table)
+    assert extended.bias[N_ITEMS] == 2.5
+    np.testing.assert_array_equal(extended.bias[:N_ITEMS], model.bias)

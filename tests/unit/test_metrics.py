@@ -10,6 +10,8 @@ import pytest
 from segue.core.types import Ranks, Recommendations
 from segue.evaluation import metrics
 
+WITH_CUTOFF = [name for name in metrics.__all__ if name != "auc"]
+
 
 def make_ranks(*queries: list[int], equal: int = 0, eligible: int = 100) -> Ranks:
     """Build ranks from the ranks of the targets of each query, from 1."""
@@ -49,7 +51,7 @@ def test_the_ideal_list_has_at_most_k_items() -> None:
     assert metrics.recall(ranks, 5) == pytest.approx([5 / 12])
 
 
-@pytest.mark.parametrize("name", metrics.__all__)
+@pytest.mark.parametrize("name", WITH_CUTOFF)
 def test_a_query_without_targets_has_no_value(name: str) -> None:
     values = getattr(metrics, name)(make_ranks([1], [], [1]), 5)
     assert np.isnan(values).tolist() == [False, True, False]
@@ -72,11 +74,11 @@ def test_three_tied_targets_get_different_ranks() -> None:
 def test_an_excluded_target_is_a_miss_in_any_catalog() -> None:
     ranks = make_ranks([4], eligible=3)
     assert ranks.expected_ranks.tolist() == [np.inf]
-    for name in metrics.__all__:
+    for name in WITH_CUTOFF:
         assert getattr(metrics, name)(ranks, 10).tolist() == [0.0], name
 
 
-@pytest.mark.parametrize("name", metrics.__all__)
+@pytest.mark.parametrize("name", WITH_CUTOFF)
 def test_k_starts_at_one(name: str) -> None:
     with pytest.raises(ValueError, match="k: got 0, expected at least 1"):
         getattr(metrics, name)(make_ranks([1]), 0)
@@ -89,3 +91,43 @@ def test_metrics_are_parsed_by_name() -> None:
     for bad in ("ndcg", "ndcg@", "ndcg@0", "ndcg@-1", "ndcg@x"):
         with pytest.raises(ValueError, match=rf"got '{bad}', expected a k"):
             metrics.parse_metric(bad)
+
+
+def test_auc_is_that_of_the_mann_whitney_statistic() -> None:
+    """Random scores with many ties, one or more true items per query."""
+    from scipy.stats import mannwhitneyu
+
+    from segue.core.types import DataSchema, Events, HeldOut, Queries
+    from segue.evaluation.evaluate import evaluate
+
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, (40, 20)).astype(np.float32)
+    targets = [sorted(rng.choice(20, rng.integers(1, 6), replace=False)) for _ in range(40)]
+
+    class Table:
+        schema = DataSchema(40, 20)
+
+        def score(self, queries: Queries, candidates: object = None) -> np.ndarray:
+            return scores[queries.users]
+
+    users = np.arange(40, dtype=np.int32)
+    held_out = HeldOut(Queries.of_users(users, Events.of([[]] * 40)), Events.of(targets))
+    values = evaluate(Table(), held_out, metrics=["auc"]).values["auc"]
+    expected = [
+        mannwhitneyu(row[own], np.delete(row, own)).statistic / (len(own) * (20 - len(own)))
+        for own, row in zip(targets, scores.astype(np.float64), strict=True)
+    ]
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+
+
+def test_auc_of_a_target_that_is_no_candidate_is_0() -> None:
+    assert metrics.auc(make_ranks([4], eligible=3)).tolist() == [0.0]
+    assert metrics.auc(make_ranks([1, 101], eligible=100)).tolist() == [0.5]
+    np.testing.assert_array_equal(metrics.auc(make_ranks([1], [], eligible=1)), [np.nan, np.nan])
+
+
+def test_auc_has_no_cutoff() -> None:
+    found = metrics.resolve_metrics(["auc", "ndcg"], (5, 10))
+    assert [metric.name for metric in found] == ["auc", "ndcg@5", "ndcg@10"]
+    with pytest.raises(ValueError, match="got 'auc@10', which counts all ranks"):
+        metrics.parse_metric("auc@10")

@@ -32,6 +32,7 @@ SOURCES = {
     ("index", "Comparison with published figures"): tuple(BOARDS.values()),
     ("index", "Ratings"): tuple(RATINGS.values()),
     ("index", "Ranking without order"): WITHOUT_ORDER,
+    ("index", "New users"): ("new_users",),
     ("index", "Speed"): SPEED,
     ("index", "What improved accuracy"): STEPS,
     ("README", "Results"): (*BOARDS.values(), *RATINGS.values()),
@@ -45,7 +46,15 @@ PAGES = (
     *(*BOARDS.values(), *WITHOUT_ORDER),
     *("ratings-ml-100k-u1", "ratings-ml-100k-given", "ratings-ml-100k-folds", "ratings-ml-1m-90"),
     *("ablation-ml-100k", "ablation-amazon-beauty", "equal_budget_tuning-ml-100k"),
-    *("ranking_speed", "ratings_speed", "bpr_tutorial", "api", "compare_libraries", "length_generalization"),
+    *(
+        "new_users",
+        "ranking_speed",
+        "ratings_speed",
+        "bpr_tutorial",
+        "api",
+        "compare_libraries",
+        "length_generalization",
+    ),
 )
 """Pages with accuracy figures, each made from its own figures."""
 
@@ -81,7 +90,7 @@ def measured(value: Any, key: str = "") -> Iterator[str]:
     """Every accuracy figure in the figures of a page, and the mean and margin of repetitions, to four decimals."""
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from measured(inner, name)
+            yield from measured(inner, key if name.isdigit() else name)
     elif isinstance(value, list):
         if key in METRICS and all(isinstance(one, float) for one in value):
             yield from (f"{one:.4f}" for one in [*value, *(mean_with_margin(value) if len(value) > 2 else ())])

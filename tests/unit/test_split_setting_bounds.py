@@ -36,6 +36,7 @@ def test_defaults() -> None:
         "fold": 0,
         "history": 0.8,
         "use_query_time": False,
+        "use_query_context": False,
         "drop_cold_targets": False,
         "drop_seen_targets": False,
         "cold_items": 0.0,

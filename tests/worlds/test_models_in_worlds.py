@@ -28,13 +28,14 @@ UNPERSONALIZED = {"random", "popular", "recent_popular", "exploration"}
 FEATURES_ONLY = {"content"}
 """Models of features alone, for which neither popularity nor the order of ids counts; they weight recent events."""
 EPOCHS = {"cycle": 8, "clusters": 6, "order": 8, "popularity": 3}
-EPOCH_FACTORS = {"bert4rec": 4, "fusion": 2}
+EPOCH_FACTORS = {"bert4rec": 4, "fusion": 2, "transfer": 2}
 """Factors on the number of epochs, for models with few targets per window, and for one that often reads no ids."""
 EMBEDDING_DIMS = {"ials": 4}
 """Embedding dimensions of models that overfit such a small world at the default dimension."""
 OWN_SETTINGS: dict[str, dict[str, Any]] = {
     "item2vec": {"iterations": 200, "learning_rate": 0.3, "window": 1, "half_life": 0.5},
     "fusion": {"id_dropout": 0.05},
+    "transfer": {"id_embeddings": True, "id_dropout": 0.05},
 }
 """Settings of models that need many steps in such a small world, and whose window spans half of a history."""
 WORLDS = {"cycle": cycle(), "clusters": clusters(), "order": order(), "popularity": popularity()}
@@ -42,6 +43,7 @@ RATED = tastes()
 IMPLICIT = [key for key in model_keys() if not model_class(key).requires_ratings]
 PERSONALIZED = [key for key in IMPLICIT if key not in UNPERSONALIZED]
 EXPLICIT = [key for key in model_keys() if model_class(key).requires_ratings]
+ADDITIVE = ["logistic_regression"]  # without features and negative events: a bias per user and item
 
 
 @cache
@@ -104,7 +106,7 @@ def test_only_order_dependent_models_learn_the_order(key: str) -> None:
 @pytest.mark.parametrize("key", EXPLICIT)
 def test_rating_models_learn_tastes(key: str) -> None:
     actual = rmse(train_small(key, RATED.train, iterations=30, embedding_dim=4), RATED)
-    assert actual < RATED.noise + 0.5 * (RATED.biases - RATED.noise)
+    assert actual < (1.1 * RATED.biases if key in ADDITIVE else RATED.noise + 0.5 * (RATED.biases - RATED.noise))
 
 
 @pytest.mark.parametrize("key", [key for key in IMPLICIT if key != "random"])

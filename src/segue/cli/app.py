@@ -57,6 +57,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     predict.predict,
     predict.explain,
     export.export,
+    export.add_items,
     serve.serve,
     abtest.abtest,
     runs.runs,

@@ -1,4 +1,4 @@
-"""``segue export``: publish a trained run as an artifact that a service can load."""
+"""``segue export`` and ``segue add-items``: prepare a trained model for a service."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from segue.cli.console import Json, Terminal
 
-__all__ = ["export"]
+__all__ = ["add_items", "export"]
 
 
 def export(
@@ -47,3 +47,33 @@ def export(
         return
     note = f" ({manifest['engine_note']})" if manifest["engine_note"] else ""
     print(f"{folder}: {manifest['name']}, {manifest['key']} {manifest['version']}, engine {manifest['engine']}{note}")
+
+
+def add_items(
+    context: typer.Context,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Name or folder of a run, such as latest, or of a saved model.")
+    ],
+    items: Annotated[
+        Path,
+        typer.Argument(metavar="ITEMS", help="Table with id or item_id and item features: Parquet, JSON lines, CSV."),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the model with the items.")],
+    json: Json = False,
+) -> None:
+    """Add items without events, with their text and features, to a trained model.
+
+    The result is a saved model: segue recommend, export and serve take its folder.
+    """
+    import segue
+
+    terminal = Terminal.from_context(context, json)
+    model = segue.open(run)
+    extended = segue.add_items(model, items, log=terminal.log)
+    segue.save(extended, out)
+    if terminal.json:
+        terminal.result(
+            {"folder": str(out), "items": len(extended.items), "added": len(extended.items) - len(model.items)}
+        )
+        return
+    print(f"{out}: {len(extended.items):,} items")

@@ -53,6 +53,12 @@ Rules = Annotated[
 IdList = Annotated[
     list[str] | None, typer.Option(metavar="ID,...|@FILE", help="Item ids, or a file with one per line.")
 ]
+QueryContext = Annotated[
+    str | None,
+    typer.Option(
+        "--context", metavar="device=tv,...", help="Context of the queries; --users-file may have columns instead."
+    ),
+]
 ExcludeSeen = Annotated[bool, typer.Option("--exclude-seen/--include-seen", help="Leave out items of the history.")]
 
 
@@ -69,6 +75,7 @@ def recommend(
     user_features: Annotated[
         str | None, typer.Option(metavar="age=25,...", help="Features of a new user; the history may be empty.")
     ] = None,
+    query_context: QueryContext = None,
     allow: IdList = None,
     deny: IdList = None,
     filter: Filter = None,  # noqa: A002 - the name of the option
@@ -89,6 +96,7 @@ def recommend(
     from segue.experiment.inference.batch import recommend_to_file
     from segue.experiment.inference.files import read_ids
     from segue.experiment.inference.queries import build_queries
+    from segue.experiment.inference.query_context import read_query_context
     from segue.experiment.inference.recommend import history_table, recommend_block, warn_once
 
     terminal = Terminal.from_context(context, json)
@@ -96,26 +104,30 @@ def recommend(
     _check_source({**sources, "--all-users": all_users}, user_features, out)
     trained = open_model(run)
     constraints = constraint_values(allow, deny, filter, rules)
+    of_queries: Any = _features(query_context, "--context") or read_query_context(trained, users_file)
     if out is not None and not (history or title or user_features):
         users = None if all_users else split_ids(user, "--user") if user else read_ids(Path(str(users_file)))
         try:
             rows = recommend_to_file(
-                trained, out, users, k, constraints=constraints, exclude_seen=exclude_seen, log=terminal.log
+                trained,
+                *(out, users, k),
+                constraints=constraints,
+                exclude_seen=exclude_seen,
+                context=of_queries,
+                log=terminal.log,
             )
         except KeyboardInterrupt:
             terminal.log("\ninterrupted; repeat the command to continue")
             raise typer.Exit(130) from None
         terminal.log(f"{out}: {rows:,} rows")
         return
-    features = {
-        name: parse_json_or_text(value) for name, value in (parse_pairs(user_features, "--user-features") or {}).items()
-    }
     batch = build_queries(
         trained,
         split_ids(user, "--user") if user else None if users_file is None else read_ids(users_file),
         histories=None if user or users_file or title else [split_ids(history, "--history", trained)],
         titles=title,
-        user_features=features or None,
+        user_features=_features(user_features, "--user-features"),
+        context=of_queries,
     )
     table, warnings = recommend_block(trained, batch, k, exclude_seen=exclude_seen, **constraints)
     warn_once([*batch.messages, *warnings])
@@ -129,6 +141,12 @@ def recommend(
         return
     seen = history_table(trained, batch) if len(batch) == 1 else None
     _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last), warnings)
+
+
+def _features(text: str | None, option: str) -> dict[str, Any] | None:
+    """Parse ``name=value,...``; ``None`` without any."""
+    pairs = parse_pairs(text, option) or {}
+    return {name: parse_json_or_text(value) for name, value in pairs.items()} or None
 
 
 def similar(

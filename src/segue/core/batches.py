@@ -19,12 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segue.core.events import CONTEXT
 from segue.core.seen_items import SeenItems
 from segue.core.types import Events, Queries
 
 __all__ = [
     "COLUMNS",
     "POSITION_UNSET",
+    "QUERY",
     "SequenceBatch",
     "Sequences",
     "Windows",
@@ -33,13 +35,19 @@ __all__ = [
     "known_times",
     "length_bucketed_batches",
     "query_batches",
+    "query_columns",
     "training_batches",
+    "unknown_as_nan",
     "window_bounds",
 ]
 
 COLUMNS = ("values", "actions", "times", "query_times", "session_positions")
 """Columns that a model may read in addition to items: three event columns, the query time of the next item, and the
-position of an event within its session."""
+position of an event within its session. A model may also read the context columns of events, ``context:NAME``, and the
+context of the query of the next item, ``query_context:NAME``."""
+
+QUERY = "query_"
+"""Prefix of the names of the columns that describe the query of the next item."""
 
 POSITION_UNSET = -2
 """Session position that has not been computed yet; a computed position that is unknown is -1."""
@@ -56,8 +64,8 @@ class Sequences:
     users_B: Tensor
     """int64 user codes; -1 for unknown users."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
-    """Requested ``COLUMNS``, ``(B, L)``, aligned with ``items_BL``: float32 values, float64 times, int64 actions and
-    session positions. Unknown times and values are NaN, unknown actions are -1."""
+    """Requested ``COLUMNS``, ``(B, L)``, aligned with ``items_BL``: float32 values and context, float64 times, int64
+    actions and session positions. Unknown times, values and context are NaN, unknown actions are -1."""
     profile_BJ: Tensor | None = field(default=None, kw_only=True)
     """float32 ``(B, J)`` encoded user features sent with the queries, NaN where missing; ``None``: the model uses the
     stored features of its users."""
@@ -212,19 +220,19 @@ def gather_columns(
     at_BL: NDArray[np.int64],
     valid_BL: NDArray[np.bool_],
     columns: Sequence[str],
-    query_times_BL: NDArray[np.float64] | None = None,
+    of_query: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, Tensor]:
     """Read ``columns`` of the events ``at_BL``; unknown where ``valid_BL`` is false.
 
     Args:
-        query_times_BL: content of the column ``query_times``; ``None``: unknown.
+        of_query: columns of the queries of the next items, see :func:`query_columns`; ``None``: unknown.
     """
     result: dict[str, Tensor] = {}
     index = at_BL[valid_BL]
     for name in columns:
-        if name == "query_times":
-            unknown = np.full(at_BL.shape, np.nan)
-            result[name] = torch.from_numpy(unknown if query_times_BL is None else query_times_BL)
+        if name.startswith(QUERY):
+            unknown = np.full(at_BL.shape, np.nan, np.float64 if name == "query_times" else np.float32)
+            result[name] = torch.from_numpy(unknown if of_query is None else of_query[name])
             continue
         if name == "session_positions":
             result[name] = torch.full(at_BL.shape, POSITION_UNSET)
@@ -232,12 +240,12 @@ def gather_columns(
         if name == "actions":
             grid: NDArray[np.generic] = np.full(at_BL.shape, -1, np.int64)
         else:
-            grid = np.full(at_BL.shape, np.nan, np.float32 if name == "values" else np.float64)
-        column = getattr(histories, name)
+            grid = np.full(at_BL.shape, np.nan, np.float64 if name == "times" else np.float32)
+        column = None if name.startswith(CONTEXT) else getattr(histories, name)
         if name == "actions" and (known := histories.context.get("action_known")) is not None and column is not None:
             grid[valid_BL] = np.where(known[index], column[index].astype(np.int64), -1)
-        elif name == "times":
-            grid[valid_BL] = known_times(histories, index)
+        elif name == "times" or name.startswith(CONTEXT):
+            grid[valid_BL] = _known_values(histories, name, index)
         elif column is not None:
             grid[valid_BL] = column[index]
         result[name] = torch.from_numpy(grid)
@@ -255,6 +263,39 @@ def known_times(events: Events, index: NDArray[np.int64]) -> NDArray[np.float64]
     times = events.times[index].astype(np.float64)
     known = events.context.get("time_known")  # not Events.time_known, which may create an array of all events
     return times if known is None else np.where(known[index], times, np.nan)
+
+
+def query_columns(
+    histories: Events, columns: Sequence[str], mask_BL: NDArray[np.bool_], index: NDArray[np.int64]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns that describe queries; unknown where ``mask_BL`` is false.
+
+    Args:
+        index: flat event that answers the query of each position where ``mask_BL`` is true: its time and context are
+            those of the query.
+    """
+    result: dict[str, NDArray[Any]] = {}
+    for name in columns:
+        if name.startswith(QUERY):
+            result[name] = np.full(mask_BL.shape, np.nan, np.float64 if name == "query_times" else np.float32)
+            result[name][mask_BL] = _known_values(histories, name.removeprefix(QUERY), index)
+    return result
+
+
+def _known_values(events: Events, name: str, index: NDArray[np.int64]) -> NDArray[Any]:
+    """Return times or a context column of the flat events ``index``, unknown as NaN."""
+    if name == "times":
+        return known_times(events, index)
+    column = events.context.get(name.removeprefix(CONTEXT))
+    return np.full(len(index), np.nan, np.float32) if column is None else unknown_as_nan(column[index])
+
+
+def unknown_as_nan(column: NDArray[Any]) -> NDArray[Any]:
+    """Return codes, numbers or times as floats, with NaN for the missing code -1."""
+    if column.dtype.kind == "f":
+        return column
+    values: NDArray[Any] = column.astype(np.float32 if column.dtype == np.int32 else np.float64)  # exact for codes
+    return np.where(values < 0, values.dtype.type(np.nan), values)
 
 
 def query_batches(
@@ -299,9 +340,7 @@ def query_batches(
         last = np.arange(len(rows)), lengths[rows] - 1
         if append_mask:
             items_BL[last] = n_items + 1
-        query_times_BL = None
-        if "query_times" in columns:
-            query_times_BL = _query_times(queries, rows, at_BL, stop[rows], last, append_mask)
+        of_query = _columns_of_queries(queries, columns, rows, at_BL, stop[rows], last, append_mask)
         users = np.where(queries.known[rows], queries.users[rows], -1).astype(np.int64)
         yield (
             rows,
@@ -309,29 +348,32 @@ def query_batches(
                 torch.from_numpy(items_BL),
                 torch.from_numpy(lengths[rows]),
                 torch.from_numpy(users),
-                gather_columns(history, at_BL, valid_BL, columns, query_times_BL),
+                gather_columns(history, at_BL, valid_BL, columns, of_query),
             ),
         )
         first += len(rows)
 
 
-def _query_times(
+def _columns_of_queries(
     queries: Queries,
+    columns: Sequence[str],
     rows: NDArray[np.int64],
     at_BL: NDArray[np.int64],
     stop: NDArray[np.int64],
     last: tuple[NDArray[np.int64], NDArray[np.int64]],
     append_mask: bool,
-) -> NDArray[np.float64]:
-    """Return the query time of each position.
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of ``columns`` that describe the query of each position.
 
-    It is the time of the next event, and at the last position the time of the query.
+    They are those of the next event, and at the last position those of the query.
     """
-    query_times_BL = np.full(at_BL.shape, np.nan)
-    if not append_mask:
-        inside = at_BL + 1 < stop[:, None]
-        query_times_BL[inside] = known_times(queries.history, (at_BL + 1)[inside])
-    if queries.times is not None:
-        known = True if queries.time_known is None else queries.time_known[rows]
-        query_times_BL[last] = np.where(known, queries.times[rows], np.nan)
-    return query_times_BL
+    inside_BL = (at_BL + 1 < stop[:, None]) & (not append_mask)
+    result = query_columns(queries.history, columns, inside_BL, (at_BL + 1)[inside_BL])
+    for name, column_BL in result.items():
+        if name == "query_times":
+            if queries.times is not None:
+                known = True if queries.time_known is None else queries.time_known[rows]
+                column_BL[last] = np.where(known, queries.times[rows], np.nan)
+        elif (column := queries.context.get(name.removeprefix(QUERY + CONTEXT))) is not None:
+            column_BL[last] = unknown_as_nan(column[rows])
+    return result

@@ -295,7 +295,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 def _schema(values: Mapping[str, Any]) -> DataSchema:
     """Read a schema from JSON; older bundles list no features."""
     tuples: dict[str, Any] = {"actions": tuple(values["actions"])}
-    for name in ("item_features", "user_features"):
+    for name in ("item_features", "user_features", "event_context"):
         listed = [{**feature, "categories": tuple(feature["categories"])} for feature in values.get(name, [])]
         tuples[name] = tuple(Feature(**feature) for feature in listed)
     schema = DataSchema(**{**values, **tuples})
@@ -312,15 +312,16 @@ def _check_schema(schema: DataSchema) -> None:
     sizes = schema.n_users, schema.n_items, schema.n_without_events
     if not all(type(size) is int and size >= 0 for size in sizes) or schema.n_without_events > schema.n_items:
         raise TypeError(f"schema: {sizes[0]!r} users, {sizes[1]!r} items, {sizes[2]!r} of them without events")
-    names = [*schema.actions, *(one.name for one in (*schema.item_features, *schema.user_features))]
-    names += [name for one in (*schema.item_features, *schema.user_features) for name in one.categories]
+    features = (*schema.item_features, *schema.user_features, *schema.event_context)
+    names = [*schema.actions, *(one.name for one in features)]
+    names += [name for one in features for name in one.categories]
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise TypeError(f"schema: the name {wrong[0]!r} of an action, a feature or a category is not text")
     if schema.target is not None and not (type(schema.target) is int and 0 <= schema.target < len(schema.actions)):
         raise TypeError(
             f"schema: target {schema.target!r}, expected the number of one of {len(schema.actions)} actions"
         )
-    for feature in (*schema.item_features, *schema.user_features):
+    for feature in features:
         numbers = feature.center, feature.scale
         is_finite = all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
         if (
@@ -373,6 +374,7 @@ def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, A
     save_arrays(folder / HISTORIES, {"offsets": log.histories.offsets, **columns})
     return {
         "name": log.name,
+        **({"context": log.header["context"]} if "context" in log.header else {}),
         "actions": list(log.actions),
         "target": log.target,
         "hash": log.header.get("hash"),
@@ -401,5 +403,9 @@ def _read_log(folder: Path, metadata: Mapping[str, Any], items: Vocab, users: Vo
         target=about["target"],
         item_features=catalog,
         user_features=pl.scan_parquet(folder / "users.parquet"),
-        header={"hash": about["hash"], "folder": str(folder)},
+        header={
+            "hash": about["hash"],
+            "folder": str(folder),
+            **({"context": about["context"]} if "context" in about else {}),
+        },
     )

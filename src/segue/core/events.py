@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-__all__ = ["MAX_SECONDS", "Codes", "Events", "Mask", "Scores", "check_codes", "read_only"]
+__all__ = ["CONTEXT", "MAX_SECONDS", "Codes", "Events", "Mask", "Scores", "check_codes", "read_only"]
+
+CONTEXT = "context:"
+"""Prefix of the names of context columns where they stand beside other columns."""
 
 MAX_SECONDS = 10**11
 """Times in seconds are below this bound, the year 5138; greater numbers are in milliseconds or a finer unit."""
@@ -54,7 +57,8 @@ class Events:
     times: NDArray[np.int64] | None = None
     """``(T,)`` Unix time in seconds (UTC), or any integer clock where the data has no dates."""
     context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Further columns ``(T,)`` by name, such as ``time_known``."""
+    """Further columns ``(T,)`` by name: ``time_known``, and the context of events: int32 codes of categories, -1 where
+    missing, or float32 numbers, NaN where missing."""
 
     def __post_init__(self) -> None:
         types: dict[str, Any] = {

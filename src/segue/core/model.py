@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,16 @@ from segue.core.config import Settings
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from segue.core.run import Run
     from segue.core.state import State
 
 __all__ = [
+    "FALLBACK_NOTES",
     "LOWER_IS_BETTER",
+    "DeadlineAware",
+    "Extensible",
     "Factored",
     "Model",
     "Predictor",
@@ -40,6 +45,15 @@ StateArrays = Mapping[str, NDArray[Any]]
 
 Validate = Callable[["Recommender"], Mapping[str, float]]
 """Compute validation metrics by name, such as ``ndcg@10``, for the current state of a model."""
+
+FALLBACK_NOTES: Mapping[str, str] = {
+    "language_model": "no language model is set",
+    "time": "the time did not suffice",
+    "tokens": "the prompt has more tokens than max_tokens",
+    "titles": "the history or the candidates have no titles",
+    "error": "the language model failed",
+}
+"""Reasons of a :class:`DeadlineAware` model for the scores of a simpler model, and their descriptions."""
 
 LOWER_IS_BETTER = frozenset({"rmse", "mae"})
 """Metrics for which lower values are better; for all others higher is better."""
@@ -110,11 +124,17 @@ class Streaming(Factored, Protocol):
         """
         ...
 
-    def encode_state(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    def encode_state(
+        self,
+        state: State,
+        times: NDArray[np.int64] | None = None,
+        context: Mapping[str, NDArray[Any]] | None = None,
+    ) -> NDArray[np.float32]:
         """Return what :meth:`encode` returns for the whole histories, ``(N, D)``.
 
         Args:
             times: ``(N,)`` query times, for models that use them.
+            context: ``(N,)`` context columns of the queries by name, likewise; see ``Queries.context``.
         """
         ...
 
@@ -156,6 +176,26 @@ class Predictor(Recommender, Protocol):
 
 
 @runtime_checkable
+class DeadlineAware(Recommender, Protocol):
+    """A recommender that falls back to a simpler model if it has no time."""
+
+    def until(self, deadline: float) -> Recommender:
+        """Return a recommender that falls back for queries that would be late.
+
+        Args:
+            deadline: time in the clock of :func:`time.monotonic`.
+        """
+        ...
+
+    def fallbacks(self, queries: Queries) -> dict[int, str]:
+        """Return by row why queries were last answered by the simpler model.
+
+        Other queries are left out. A reason is one of :data:`FALLBACK_NOTES`.
+        """
+        ...
+
+
+@runtime_checkable
 class Similar(Protocol):
     """A model with its own item similarity."""
 
@@ -175,6 +215,34 @@ class SimilarUsers(Protocol):
         """Return the similarity of every training user to each query.
 
         The shape is ``(N, n_users)``; higher is more similar.
+        """
+        ...
+
+
+@runtime_checkable
+class Extensible(Protocol):
+    """A model that represents items by their features.
+
+    It can therefore score items that it was not trained with.
+    """
+
+    @property
+    def can_add_items(self) -> bool:
+        """Whether the model reads item features with its current settings."""
+        ...
+
+    def with_items(self, codes: Codes, table: pl.DataFrame) -> Self:
+        """Return a copy of the model with the features of further items.
+
+        An added item is scored as an item of the catalog that had no event in training.
+
+        Args:
+            codes: ``(N,)`` distinct; ``n_items``, ``n_items + 1``, ... in this order for items that are added, or the
+                code of an item whose features are replaced.
+            table: ``N`` rows with the item features of the schema; missing columns are unknown.
+
+        Raises:
+            ValueError: the model reads no item features, or a cell does not fit its feature.
         """
         ...
 
@@ -201,6 +269,8 @@ class Model(ABC):
 
     config: Any
     schema: DataSchema
+    training_notes: tuple[str, ...] = ()
+    """Sentences about the training for its log and record, such as where initial weights come from."""
 
     @abstractmethod
     def __init__(self, config: Any, schema: DataSchema) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -81,6 +81,13 @@ class Network(nn.Module, Model):
 
         Called once on a new network, before a checkpoint is restored. What it sets must be part of :meth:`arrays`.
         """
+
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        """Return factors on the learning rate by parameter name; all others have 1.
+
+        A parameter that requires no gradient is not trained.
+        """
+        return {}
 
     @abstractmethod
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Any]]:

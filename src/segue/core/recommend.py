@@ -7,9 +7,9 @@ Shapes: N queries, I items, k recommended items, R queries of one block.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,6 +255,7 @@ def recommend_from_state(
     *,
     seen: Events | None = None,
     times: NDArray[np.int64] | None = None,
+    context: Mapping[str, NDArray[Any]] | None = None,
     exclude_seen: bool = True,
     allowed: Mask | None = None,
 ) -> Recommendations:
@@ -264,9 +265,10 @@ def recommend_from_state(
         seen: seen items per history, for ``exclude_seen``; ``None``: none.
         exclude_seen: whether to leave out ``seen`` items.
         times: ``(N,)`` query times, for models that use them.
+        context: ``(N,)`` context columns of the queries by name, likewise; see ``Queries.context``.
     """
     history = Events.of([[]] * len(state)) if seen is None else seen
     queries = Queries.of_users(np.arange(len(state), dtype=np.int32), history)
-    vectors_ND = model.encode_state(state, times)
+    vectors_ND = model.encode_state(state, times, context)
     precomputed = PrecomputedQueries(model.schema, model.scale, model.vectors, model.bias, vectors_ND)
     return recommend(precomputed, queries, k, exclude_seen=exclude_seen, allowed=allowed)

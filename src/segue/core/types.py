@@ -88,6 +88,9 @@ class DataSchema:
     """Item features that the model reads; empty unless its settings request features."""
     user_features: tuple[Feature, ...] = ()
     """User features that the model reads, likewise."""
+    event_context: tuple[Feature, ...] = ()
+    """Context columns of events that the model reads, likewise; a code in ``Events.context`` is an index of
+    ``Feature.categories``."""
     n_without_events: int = 0
     """Number of items without any event, the last ones of the catalog."""
 
@@ -146,6 +149,15 @@ class Dataset:
         return len(self.items)
 
     @property
+    def event_context(self) -> tuple[Feature, ...]:
+        """Return the context columns of the events, with the names of the codes."""
+        columns = self.header.get("context", {})
+        return tuple(
+            Feature(name, "number" if names is None else "category", categories=tuple(names or ()))
+            for name, names in columns.items()
+        )
+
+    @property
     def schema(self) -> DataSchema:
         """Return the schema for a model that reads no features."""
         n_without_events = self.header.get("counts", {}).get("items_without_events", 0)
@@ -187,12 +199,16 @@ class Queries:
     """User features, one row per query; ``None``: no features."""
     time_known: Mask | None = None
     """``(N,)`` whether the query time is real; ``None``: all are. Models read no other query times."""
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """``(N,)`` context of the query by name, in the form of ``Events.context``; present only where the evaluation
+    protocol lets the model use it."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "users", read_only(self.users, np.int32))
         object.__setattr__(self, "known", read_only(self.known, np.bool_))
-        for name in ("users", "known", "times", "time_known"):
-            column = getattr(self, name)
+        object.__setattr__(self, "context", {name: read_only(column) for name, column in self.context.items()})
+        columns = {name: getattr(self, name) for name in ("users", "known", "times", "time_known")}
+        for name, column in (columns | {f"context.{name}": column for name, column in self.context.items()}).items():
             if column is not None and len(column) != len(self.history):
                 raise ValueError(f"queries.{name}: got {len(column)} values for {len(self.history)} histories")
 
@@ -221,6 +237,7 @@ class Queries:
             None if self.times is None else self.times[start:stop],
             None if self.profile is None else self.profile[start:stop],
             None if self.time_known is None else self.time_known[start:stop],
+            {name: column[start:stop] for name, column in self.context.items()},
         )
 
     def take(self, rows: NDArray[np.integer[Any]]) -> Queries:
@@ -232,6 +249,7 @@ class Queries:
             None if self.times is None else self.times[rows],
             None if self.profile is None else self.profile[rows.tolist()],
             None if self.time_known is None else self.time_known[rows],
+            {name: column[rows] for name, column in self.context.items()},
         )
 
 
@@ -250,6 +268,8 @@ class HeldOut:
     """What the item codes mean, likewise."""
     actions: tuple[str, ...] | None = None
     """What the action codes mean, likewise."""
+    event_context: tuple[Feature, ...] | None = None
+    """What the codes of the context columns mean, likewise."""
     test_id: str | None = None
     """Identifies the test part of a split: a hash of the data and the settings; ``None``: no test part."""
 

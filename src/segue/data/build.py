@@ -21,10 +21,19 @@ from segue.core.config import suggest
 from segue.core.types import Codes, Dataset, Events, Vocab
 from segue.core.vocab import id_type_of
 from segue.data.filters import Filters, apply_filters, count_repeats
-from segue.data.raw_log import PREDEFINED_SPLIT_PREFIX, TIME_KNOWN, EncodedLog, Log, RawLog, no_log
+from segue.data.raw_log import (
+    CONTEXT_PREFIXES,
+    MAX_CATEGORIES,
+    PREDEFINED_SPLIT_PREFIX,
+    TIME_KNOWN,
+    EncodedLog,
+    Log,
+    RawLog,
+    no_log,
+)
 from segue.data.side_tables import SideTable, join_side_tables
 from segue.data.validate import validate_events
-from segue.data.writer import DatasetWriter, content_hash, side_table_digests
+from segue.data.writer import DatasetWriter, content_hash, context_digests, side_table_digests
 
 __all__ = ["build"]
 
@@ -103,6 +112,8 @@ def build(
         "filters": {"settings": filters.model_dump(mode="json"), "removed": removed},
         "id_types": {"users": _id_type(raw, "user", events.user_ids), "items": _id_type(raw, "item", events.item_ids)},
     }
+    if events.categories:
+        metadata["context"] = {name: names and list(names) for name, names in events.categories.items()}
     if side_tables:
         metadata["side_tables"] = {noun: table.metadata for noun, table in side_tables.items()}
     metadata["counts"] = counts
@@ -145,6 +156,7 @@ def encode_and_sort(raw: RawLog, log: Log, incomplete: str = "error") -> Encoded
         action_names, columns["actions"] = tuple(action_ids), actions.astype(np.uint8)
     if TIME_KNOWN in events:
         columns[TIME_KNOWN] = events[TIME_KNOWN].to_numpy()
+    context, categories = _encode_context(events, raw)
     prefix = PREDEFINED_SPLIT_PREFIX
     splits = {name: events[name].to_numpy() for name in events.columns if name.startswith(prefix)}
     del events
@@ -153,11 +165,44 @@ def encode_and_sort(raw: RawLog, log: Log, incomplete: str = "error") -> Encoded
         users, items = users[order], items[order]
         columns = {name: column[order] for name, column in columns.items()}
         splits = {name: column[order] for name, column in splits.items()}
+        context = {name: column[order] for name, column in context.items()}
     if "times" in columns and columns["times"].dtype.kind == "f":
         log(f"{raw.names['time']}: times have fractions of seconds; used for the order, then rounded down")
         columns["times"] = np.floor(columns["times"]).astype(np.int64)
     splits = {name.removeprefix(prefix): column for name, column in splits.items()}
-    return EncodedLog(user_ids, item_ids, users, items, action_names=action_names, predefined_splits=splits, **columns)
+    return EncodedLog(
+        user_ids,
+        item_ids,
+        users,
+        items,
+        action_names=action_names,
+        predefined_splits=splits,
+        context=context,
+        categories=categories,
+        **columns,
+    )
+
+
+def _encode_context(
+    events: pl.DataFrame, raw: RawLog
+) -> tuple[dict[str, NDArray[Any]], dict[str, tuple[str, ...] | None]]:
+    """Return the columns for ``Events.context``, and the categories of each."""
+    context: dict[str, NDArray[Any]] = {}
+    categories: dict[str, tuple[str, ...] | None] = {}
+    for key in (key for key in events.columns if key.startswith(CONTEXT_PREFIXES)):
+        name = key.partition(":")[2]
+        if not key.startswith(CONTEXT_PREFIXES[0]):
+            context[name], categories[name] = events[key].to_numpy(), None
+            continue
+        distinct = events[key].drop_nulls().unique().sort()
+        if len(distinct) > MAX_CATEGORIES:
+            raise ValueError(
+                f"{raw.names.get(key, name)}: got {len(distinct):,} distinct values, such as {distinct[0]!r}, expected "
+                f"at most {MAX_CATEGORIES:,} categories; numbers are read with context_number"
+            )
+        codes = events[key].cast(pl.Enum(distinct)).to_physical().cast(pl.Int32).fill_null(-1)
+        context[name], categories[name] = codes.to_numpy(), tuple(distinct)
+    return context, categories
 
 
 def encode_ids(ids: pl.Series) -> tuple[pl.Series, Codes]:
@@ -280,12 +325,12 @@ def _build_in_memory(
     header: Mapping[str, Any],
 ) -> Dataset:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    context = {} if events.time_known is None else {TIME_KNOWN: events.time_known}
+    context = dict(events.context) if events.time_known is None else {TIME_KNOWN: events.time_known, **events.context}
     actions = None if len(events.action_names) == 1 else events.actions
     histories = Events(offsets, events.items, actions, events.values, events.times, context)
     arrays = {"offsets": histories.offsets, **histories.columns()}
     digests = {column: sha256(np.ascontiguousarray(array).data).hexdigest() for column, array in arrays.items()}
-    digests |= side_table_digests(header)
+    digests |= side_table_digests(header) | context_digests(header, digests)
     sizes = {"users": len(users), "items": len(items), "interactions": len(events)}
     return Dataset(
         name=name,
@@ -329,6 +374,7 @@ def _build_in_folder(
             header=header,
             predefined_splits=events.predefined_splits,
             time_known=events.time_known,
+            context=events.context,
         )
     from segue.data.folder import open_dataset
 

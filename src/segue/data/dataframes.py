@@ -6,13 +6,14 @@ Any table with the Arrow C stream interface is accepted, with a column mapping.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import polars as pl
 
 from segue.core.config import suggest
-from segue.data.raw_log import COLUMNS, Log, RawLog, SourceLocation, no_log
+from segue.data.coordinates import CELL_SIZES
+from segue.data.raw_log import COLUMNS, CONTEXT_PREFIXES, TIME_KNOWN, Log, RawLog, SourceLocation, no_log
 
 PROBABLE = {
     "time": (
@@ -44,8 +45,17 @@ __all__ = [
     "to_raw_log",
 ]
 
-ColumnNames: TypeAlias = Mapping[str, str | int | None]
-"""Columns of a log by internal or default name; ``None`` ignores a column, a number counts columns from 1."""
+ColumnNames: TypeAlias = Mapping[str, str | int | Sequence[str | int] | None]
+"""Columns of a log by internal or default name; ``None`` ignores a column, a number counts columns from 1. ``context``
+lists further columns of events with categories, ``context_number`` further columns with numbers; ``context:NAME`` and
+``context_number:NAME`` read one such column and name it. ``context_coordinates`` is a pair of columns, latitude and
+longitude, whose grid cells are categories."""
+
+RESERVED = ("offsets", "items", "actions", "values", "times", TIME_KNOWN, "action_known")
+"""Names of other columns of prepared events, which no context column may have."""
+
+CONTEXT_NAME = r"\w[\w -]{0,63}"
+"""Name of a context column."""
 
 
 def is_table(source: object) -> bool:
@@ -118,10 +128,11 @@ def normalize_columns(columns: ColumnNames | None) -> dict[str, str]:
     """
     internal = {default: key for key, default in COLUMNS.items()}
     names: dict[str, str] = {}
-    for given, name in (columns or {}).items():
+    for given, name in _name_context(columns or {}):
         key = internal.get(given, given)
-        if key not in COLUMNS:
-            raise ValueError(f"columns.{given}: unknown{suggest(str(given), (*COLUMNS, *internal))}")
+        if key not in COLUMNS and not key.startswith(CONTEXT_PREFIXES):
+            known = (*COLUMNS, *internal, *(prefix.rstrip(":") for prefix in CONTEXT_PREFIXES))
+            raise ValueError(f"columns.{given}: unknown{suggest(str(given), known)}")
         if key in names:
             raise ValueError(f"columns.{given}: given twice, as '{key}' and as '{COLUMNS[key]}'")
         if isinstance(name, bool) or not isinstance(name, str | int | None):
@@ -133,6 +144,71 @@ def normalize_columns(columns: ColumnNames | None) -> dict[str, str]:
         if other := next((k for k in names if name and names[k] == name and k != key), None):
             raise ValueError(f"columns.{other}: '{name}' is already the column of columns.{key}")
     return names
+
+
+def _name_context(columns: ColumnNames) -> Iterator[tuple[str, Any]]:
+    """Yield the columns with one key each.
+
+    Columns listed as ``context`` or ``context_number`` are named as in the table; coordinates are a pair of columns.
+
+    Raises:
+        ValueError: a context column is not in a list, has an unusable name, or has the name of another one.
+    """
+    names: set[str] = set()
+    for given, value in columns.items():
+        listed = [(given, value)]
+        if f"{given}:" in CONTEXT_PREFIXES[:2]:
+            if isinstance(value, str | int) or not isinstance(value, Sequence):
+                raise ValueError(
+                    f"columns.{given}: got {value!r}, expected a list of column names; '{given}:NAME' names one column"
+                )
+            listed = [(f"{given}:{column}", column) for column in value]
+        if str(given).startswith(CONTEXT_PREFIXES[2]) or f"{given}:" == CONTEXT_PREFIXES[2]:
+            yield from _name_coordinates(given, value, names)
+            continue
+        for key, column in listed:
+            if str(key).startswith(CONTEXT_PREFIXES):
+                name = key.partition(":")[2]
+                if not re.fullmatch(CONTEXT_NAME, name) or name in RESERVED:
+                    raise ValueError(
+                        f"columns.{given}: got the name {name!r} of a context column, expected letters, digits, '_', "
+                        f"'-' and spaces, and none of {', '.join(RESERVED)}; rename it: "
+                        f"'{key.partition(':')[0]}:NAME': {column!r}"
+                    )
+                if column in (None, ""):
+                    raise ValueError(f"columns.{given}: got {column!r}, expected a column name; leave out the entry")
+                if name in names:
+                    raise ValueError(f"columns.{given}: two context columns have the name '{name}'")
+                names.add(name)
+            yield key, column
+
+
+def _name_coordinates(given: str, value: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of latitude and longitude.
+
+    The names of their cells are added to ``names``.
+
+    Raises:
+        ValueError: the value is not a pair of columns, or a name is unusable or taken.
+    """
+    name, _, side = (given.partition(":")[2] or "cell").partition(":")
+    if side in ("latitude", "longitude"):  # named before
+        names.update(f"{name}_{size}" for size in CELL_SIZES)
+        yield given, value
+        return
+    pair = value.split("+") if isinstance(value, str) else value
+    if isinstance(pair, int) or not isinstance(pair, Sequence) or len(pair) != 2 or not all(pair):
+        raise ValueError(f"columns.{given}: got {value!r}, expected the columns of latitude and longitude")
+    if not re.fullmatch(CONTEXT_NAME, name) or len(name) > 50:
+        raise ValueError(
+            f"columns.{given}: got the name {name!r}, expected at most 50 letters, digits, '_', '-' and spaces"
+        )
+    for cells in (f"{name}_{size}" for size in CELL_SIZES):
+        if cells in names:
+            raise ValueError(f"columns.{given}: two context columns have the name '{cells}'")
+        names.add(cells)
+    yield f"{CONTEXT_PREFIXES[2]}{name}:latitude", pair[0]
+    yield f"{CONTEXT_PREFIXES[2]}{name}:longitude", pair[1]
 
 
 def resolve_columns(columns: ColumnNames | None, found: Sequence[str], name: str, log: Log = no_log) -> dict[str, str]:
@@ -153,7 +229,8 @@ def resolve_columns(columns: ColumnNames | None, found: Sequence[str], name: str
     errors = []
     names: dict[str, str] = {}
     taken = set(given.values())
-    for key, default in COLUMNS.items():
+    context = {key: name for key, name in given.items() if key.startswith(CONTEXT_PREFIXES)}
+    for key, default in {**COLUMNS, **context}.items():
         expected = given.get(key, default)
         if not expected:
             if default in found:

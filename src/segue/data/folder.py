@@ -71,6 +71,7 @@ def _open(folder: Path, header: dict[str, Any]) -> Dataset:
     actions = tuple(header["actions"])
     time_known = folder / f"{TIME_KNOWN}.npy"
     context = {TIME_KNOWN: _open_array(time_known)} if time_known.is_file() else {}
+    context |= {name: _open_array(folder / f"context-{name}.npy") for name in header.get("context", {})}
     histories = Events(**arrays, context=context)
     try:
         check_codes(histories, counts["users"], counts["items"], len(actions))

@@ -17,6 +17,8 @@ from segue.core.types import Codes, Mask
 
 __all__ = [
     "COLUMNS",
+    "CONTEXT_PREFIXES",
+    "MAX_CATEGORIES",
     "PREDEFINED_SPLIT_PREFIX",
     "TIME_KNOWN",
     "EncodedLog",
@@ -34,6 +36,12 @@ COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "value": "
 
 PREDEFINED_SPLIT_PREFIX = "split:"
 """Prefix of columns with predefined splits: 1 train, 2 test, 0 neither."""
+
+CONTEXT_PREFIXES = ("context:", "context_number:", "context_coordinates:")
+"""Prefixes of the names of context columns: categories, numbers and coordinates (``NAME:latitude``)."""
+
+MAX_CATEGORIES = 65_536
+"""Maximum number of categories of a context column."""
 
 TIME_KNOWN = "time_known"
 """Column of a source, and of ``Events.context``; false where a time only preserves the order of events."""
@@ -78,7 +86,8 @@ class RawLog:
     """
 
     events: pl.DataFrame
-    """``user``, ``item`` and, where present, ``time``, ``value``, ``action``, ``split:*`` and ``time_known``."""
+    """``user``, ``item`` and, where present, ``time``, ``value``, ``action``, ``split:*``, ``context:*`` (categories),
+    ``context_number:*``, ``context_coordinates:*`` and ``time_known``."""
     location: SourceLocation
     items: pl.DataFrame | None = None
     """``id`` (text, distinct) and, where known, ``title``, ``genres``, ``year``, ``released``, ..."""
@@ -114,6 +123,10 @@ class EncodedLog:
     """Whether the time is real; ``None``: all times are."""
     action_names: tuple[str, ...] = ("interaction",)
     predefined_splits: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Context columns, see :class:`segue.core.events.Events`."""
+    categories: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """By context column: the categories in the order of the codes; ``None``: the column has numbers."""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -121,7 +134,8 @@ class EncodedLog:
     def where(self, keep: Mask) -> EncodedLog:
         """Return the events where ``keep (T,)`` is true; ids and codes stay the same."""
         splits = {name: column[keep] for name, column in self.predefined_splits.items()}
-        changes: dict[str, Any] = {"predefined_splits": splits}
+        context = {name: column[keep] for name, column in self.context.items()}
+        changes: dict[str, Any] = {"predefined_splits": splits, "context": context}
         for name in (f.name for f in fields(self)):
             column = getattr(self, name)
             if isinstance(column, np.ndarray):

@@ -16,7 +16,14 @@ __all__ = ["SplitSettings"]
 
 Share = Annotated[float, Ge(0.0), Lt(1.0)]
 
-COMMON_SETTINGS = ("strategy", "use_query_time", "drop_cold_targets", "drop_seen_targets", "cold_items")
+COMMON_SETTINGS = (
+    "strategy",
+    "use_query_time",
+    "use_query_context",
+    "drop_cold_targets",
+    "drop_seen_targets",
+    "cold_items",
+)
 """Settings that every strategy reads."""
 
 STRATEGY_SETTINGS: Mapping[str, tuple[str, ...]] = {
@@ -81,6 +88,8 @@ class SplitSettings(Settings):
     """Share of a held-out user's events that is the history of the query."""
     use_query_time: bool = False
     """Whether queries carry the time of their first target."""
+    use_query_context: bool = False
+    """Whether queries carry the context of their first target."""
     drop_cold_targets: bool = False
     """Whether to drop targets whose item, and queries whose user, does not occur in training."""
     drop_seen_targets: bool = False

@@ -49,6 +49,7 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
         "settings": settings.model_dump(mode="json"),
         "is_ordered": settings.strategy not in split_strategies.UNORDERED,
         "has_query_times": settings.use_query_time,
+        **({"has_query_context": True} if settings.use_query_context else {}),
         "train_users": int(known.sum()),
         "train_events": train.size,
         "unused_events": int((~(masks.train | masks.valid | masks.test)).sum()),
@@ -204,6 +205,9 @@ def _hold_out(
     if settings.use_query_time and targets.times is not None:
         first = targets.offsets[:-1]
         times, time_known = targets.times[first], targets.time_known[first]
+    context = {}
+    if settings.use_query_context:
+        context = {one.name: targets.context[one.name][targets.offsets[:-1]] for one in data.event_context}
     in_history = _contains(history, targets, data.n_items)
     metadata = {
         "queries": len(users),
@@ -219,8 +223,8 @@ def _hold_out(
     profile = None
     if data.user_features is not None and not known[users].all():  # models store the features of known users
         profile = data.user_features.collect()[users.tolist()]
-    queries = Queries(history, users, known[users], times, profile, time_known)
-    return HeldOut(queries, targets, data.users, data.items, data.actions), metadata
+    queries = Queries(history, users, known[users], times, profile, time_known, context)
+    return HeldOut(queries, targets, data.users, data.items, data.actions, data.event_context), metadata
 
 
 def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:

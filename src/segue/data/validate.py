@@ -12,7 +12,16 @@ import numpy as np
 import polars as pl
 
 from segue.core.types import Mask
-from segue.data.raw_log import COLUMNS, PREDEFINED_SPLIT_PREFIX, TIME_KNOWN, Log, RawLog
+from segue.data.coordinates import grid_cells
+from segue.data.raw_log import (
+    COLUMNS,
+    CONTEXT_PREFIXES,
+    MAX_CATEGORIES,
+    PREDEFINED_SPLIT_PREFIX,
+    TIME_KNOWN,
+    Log,
+    RawLog,
+)
 from segue.data.timestamps import to_seconds
 
 __all__ = ["validate_events"]
@@ -55,6 +64,14 @@ def validate_events(raw: RawLog, log: Log, incomplete: str = "error") -> pl.Data
         columns.append(values)
     if "action" in events:
         columns.append(_text(events["action"], raw, "action"))
+    for name in events.columns:
+        if name.startswith(CONTEXT_PREFIXES[0]):
+            columns.append(_categories(events[name], raw, log))
+        elif name.startswith(CONTEXT_PREFIXES[1]):
+            numbers = _values(_without_nan(events[name]), raw, log, name)
+            columns.append(pl.repeat(np.nan, len(events), dtype=pl.Float32, eager=True) if numbers is None else numbers)
+            columns[-1] = columns[-1].alias(name)
+    columns += _cells(raw, log)
     columns += [
         events[name] for name in events.columns if name.startswith(PREDEFINED_SPLIT_PREFIX) or name == TIME_KNOWN
     ]
@@ -67,10 +84,12 @@ def _select_complete(raw: RawLog, incomplete: str, log: Log) -> RawLog:
     Texts that stand for a missing value, such as ``NA``, become null.
     """
     events = raw.events
-    for key in ("user", "item", "time", "value", "action"):
+    numbers = [name for name in events.columns if name.startswith(CONTEXT_PREFIXES[1:])]
+    context = [name for name in events.columns if name.startswith(CONTEXT_PREFIXES)]
+    for key in ("user", "item", "time", "value", "action", *context):
         if key in events and events[key].dtype in (pl.String, pl.Categorical, pl.Enum):
             text = events[key].cast(pl.String)
-            is_missing = text.str.strip_chars().is_in(MISSING_VALUE if key == "value" else MISSING)
+            is_missing = text.str.strip_chars().is_in(MISSING_VALUE if key == "value" or key in numbers else MISSING)
             if is_missing.any():
                 log(
                     f"{raw.names[key]}: {int(is_missing.sum())} of {len(text)} cells are "
@@ -277,8 +296,65 @@ def _from_decimals(ids: pl.Series, raw: RawLog, column: str, log: Log) -> pl.Ser
     return ids.cast(pl.Int128 if limit is None else pl.Int64)
 
 
-def _values(values: pl.Series, raw: RawLog, log: Log) -> pl.Series | None:
-    """Convert values to Float32; missing values become NaN.
+def _categories(column: pl.Series, raw: RawLog, log: Log) -> pl.Series:
+    """Convert a context column to text.
+
+    Empty cells are null, and whole numbers such as ``3.0`` are read as ``3``.
+    """
+    name = column.name
+    if column.dtype.is_nested() or column.dtype in (pl.Object, pl.Binary):
+        raise cell_error(raw, name, 0, f"a column of type {column.dtype}", "categories: text, integers or booleans")
+    text = _without_nan(column).cast(pl.String).str.strip_chars()
+    text = pl.select(pl.when(text != "").then(text)).to_series()
+    known = text.drop_nulls()
+    if len(known) and (whole := _whole_numbers(known)) is not None and len(whole):
+        text = text.str.replace(r"\.0$", "")
+    elif len(known) and known.str.to_lowercase().is_in(["true", "false"]).all():
+        text = text.str.to_lowercase()
+    if missing := text.null_count():
+        log(f"{raw.names.get(name, name)}: {missing} of {len(text)} events have no value; the context is unknown there")
+    return text.alias(name)
+
+
+def _cells(raw: RawLog, log: Log) -> list[pl.Series]:
+    """Convert coordinates to grid cells, one context column of categories per size.
+
+    Events without latitude or longitude have no cell. Sizes with too many cells are left out.
+
+    Raises:
+        ValueError: a coordinate is out of range.
+    """
+    columns = []
+    for key in (name for name in raw.events.columns if name.startswith(CONTEXT_PREFIXES[2])):
+        name, _, side = key.removeprefix(CONTEXT_PREFIXES[2]).partition(":")
+        if side != "latitude":
+            continue
+        pair = []
+        for which, limit in (("latitude", 90), ("longitude", 180)):
+            own = f"{CONTEXT_PREFIXES[2]}{name}:{which}"
+            numbers = _values(_without_nan(raw.events[own]), raw, log, own)
+            pair.append(np.full(len(raw.events), np.nan) if numbers is None else numbers.to_numpy())
+            if (is_wrong := np.abs(pair[-1]) > limit).any():
+                row = int(is_wrong.argmax())
+                raise cell_error(raw, own, row, repr(raw.events[own][row]), f"a {which} from -{limit} to {limit}")
+        for size, cells in grid_cells(*pair).items():
+            column = pl.Series(f"{CONTEXT_PREFIXES[0]}{name}_{size}", cells, dtype=pl.String)
+            if (count := column.n_unique()) > MAX_CATEGORIES:
+                log(f"{name}_{size}: {count:,} cells, more than {MAX_CATEGORIES:,}; this size is left out")
+                continue
+            columns.append(column)
+    return columns
+
+
+def _without_nan(column: pl.Series) -> pl.Series:
+    """Replace NaN by null: some tables mark missing cells with NaN."""
+    return column.fill_nan(None) if column.dtype.is_float() else column
+
+
+def _values(values: pl.Series, raw: RawLog, log: Log, name: str = "value") -> pl.Series | None:
+    """Convert values, or a context column of numbers, to Float32.
+
+    Missing values become NaN.
 
     The result is ``None`` if all values are missing.
     """
@@ -290,22 +366,22 @@ def _values(values: pl.Series, raw: RawLog, log: Log) -> pl.Series | None:
     if values.dtype == pl.String and values.drop_nulls().str.to_lowercase().is_in(["true", "false"]).all():
         values = pl.select(pl.when(values.is_not_null()).then(values.str.to_lowercase() == "true")).to_series()
     if values.dtype == pl.Boolean and values.null_count() < len(values):
-        log(f"{raw.names['value']}: true and false are read as 1 and 0")
+        log(f"{raw.names[name]}: true and false are read as 1 and 0")
     if not (values.dtype.is_numeric() or values.dtype in (pl.String, pl.Boolean, pl.Null)):
-        raise cell_error(raw, "value", 0, f"a column of type {values.dtype}", "a number")
-    numbers = values.cast(pl.Float32, strict=False).alias("value")
+        raise cell_error(raw, name, 0, f"a column of type {values.dtype}", "a number")
+    numbers = values.cast(pl.Float32, strict=False).alias(name)
     not_numeric = numbers.is_null() & values.is_not_null()
     if not_numeric.any():
         row = not_numeric.arg_max()
-        raise cell_error(raw, "value", row, repr(values[row or 0]), "a number")
+        raise cell_error(raw, name, row, repr(values[row or 0]), "a number")
     infinite = ~numbers.is_finite().fill_null(True)
     if infinite.any():
         row = infinite.arg_max()
-        raise cell_error(raw, "value", row, values[row or 0], "a finite number")
+        raise cell_error(raw, name, row, values[row or 0], "a finite number")
     missing = numbers.null_count()
     if missing == len(numbers):
-        log(f"{raw.names['value']}: no event has a value; the column is ignored")
+        log(f"{raw.names[name]}: no event has a value; the column is ignored")
         return None
     if missing:
-        log(f"{raw.names['value']}: {missing} of {len(numbers)} events have no value; kept without one (NaN)")
+        log(f"{raw.names[name]}: {missing} of {len(numbers)} events have no value; kept without one (NaN)")
     return numbers.fill_null(np.nan)

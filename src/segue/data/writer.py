@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from segue.core.files import atomic_folder, sha256, write_checked_json
 from segue.version import __version__
 
-__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash", "side_table_digests"]
+__all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash", "context_digests", "side_table_digests"]
 
 FORMAT = 2
 ARRAYS: dict[str, Any] = {
@@ -157,6 +157,7 @@ class DatasetWriter:
         header: Mapping[str, Any] | None = None,
         predefined_splits: Mapping[str, NDArray[np.uint8]] | None = None,
         time_known: NDArray[np.bool_] | None = None,
+        context: Mapping[str, NDArray[Any]] | None = None,
     ) -> None:
         """Write tables and header.
 
@@ -166,6 +167,7 @@ class DatasetWriter:
             header: ``source``, ``warnings``, ``filters``, further ``counts``, ...
             predefined_splits: splits that come with the data, ``(T,)`` by name: 1 train, 2 test, 0 neither.
             time_known: ``(T,)`` false where a time only preserves the order of events. Not part of the content hash.
+            context: ``(T,)`` context columns by name; the entry ``context`` of ``header`` has their categories.
         """
         n_users, n_events = self._arrays["offsets"].size - 1, self._arrays["items"].size
         for array in self._arrays.values():
@@ -183,11 +185,20 @@ class DatasetWriter:
             np.save(self._fresh / f"split-{split}.npy", roles)
         if time_known is not None:
             np.save(self._fresh / "time_known.npy", time_known)
+        for name, column in (context or {}).items():
+            if len(column) != n_events:
+                raise ValueError(f"context.{name}: got {len(column)} values for {n_events} events")
+            np.save(self._fresh / f"context-{name}.npy", column)
         _write_interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
         entries = dict(header or {})
         digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()} | side_table_digests(
             entries
         )
+        of_context = {
+            name: hashlib.sha256(np.ascontiguousarray(column).data).hexdigest()
+            for name, column in (context or {}).items()
+        }
+        digests |= of_context | context_digests(entries, of_context)
         counts = {"users": n_users, "items": len(items), "interactions": n_events, **entries.pop("counts", {})}
         hashes = {path.name: sha256(path) for path in sorted(self._fresh.iterdir())}
         write_checked_json(
@@ -215,6 +226,18 @@ class DatasetWriter:
 def side_table_digests(header: Mapping[str, Any]) -> dict[str, str]:
     """Return the digests of side tables, each by a distinct name."""
     return {f"attached {noun}": str(table["sha256"]) for noun, table in header.get("side_tables", {}).items()}
+
+
+def context_digests(header: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
+    """Return the digests of context columns, which include their categories.
+
+    Args:
+        digests: digests of the columns by name.
+    """
+    return {
+        f"context {name}": hashlib.sha256(f"{digests[name]} {names}".encode()).hexdigest()
+        for name, names in header.get("context", {}).items()
+    }
 
 
 def content_hash(

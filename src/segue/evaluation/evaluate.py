@@ -264,16 +264,26 @@ def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_se
     if isinstance(metric, str):
         ranking_metrics.parse_metric(metric)  # a validation metric needs its k
     chosen = resolve_metrics([metric], (10,))[0]
-    resolved = resolve_metrics([chosen, *DEFAULT_METRICS], (chosen.k or 10,))
+    return _Validator(held_out, resolve_metrics([chosen, *DEFAULT_METRICS], (chosen.k or 10,)), exclude_seen)
 
-    def validate(model: Recommender) -> Mapping[str, float]:
-        ranks = rank(model, held_out, k=0, exclude_seen=exclude_seen)
+
+@dataclass(frozen=True, eq=False)
+class _Validator:
+    """Computes validation metrics of a model.
+
+    Models that learn from validation read ``held_out``.
+    """
+
+    held_out: HeldOut
+    metrics: Sequence[RankingMetric]
+    exclude_seen: bool
+
+    def __call__(self, model: Recommender) -> Mapping[str, float]:
+        ranks = rank(model, self.held_out, k=0, exclude_seen=self.exclude_seen)
         has_target = np.diff(ranks.offsets) > 0
         if not has_target.any():
             raise ValueError(f"no validation query has a true item, of {len(ranks)}; expected at least one")
-        return {metric.name: float(metric(ranks)[has_target].mean()) for metric in resolved}
-
-    return validate
+        return {metric.name: float(metric(ranks)[has_target].mean()) for metric in self.metrics}
 
 
 def _mean_errors(model: Recommender, held_out: HeldOut) -> Mapping[str, float]:
@@ -373,6 +383,7 @@ def _summarize_errors(errors: PredictionErrors, grouping: _Grouping, seed: int) 
         "predicted_values": len(errors.errors),
         "unknown_users": int((~held_out.queries.known).sum()),
         "has_query_times": held_out.queries.times is not None,
+        "has_query_context": bool(held_out.queries.context),
         "seed": seed,
     }
     return EvaluationResult(
@@ -438,6 +449,7 @@ def _count_queries(ranks: Ranks, held_out: HeldOut) -> dict[str, Any]:
         "unknown_users": int((~queries.known).sum()),
         "empty_histories": int((queries.history.lengths == 0).sum()),
         "has_query_times": queries.times is not None,
+        "has_query_context": bool(queries.context),
     }
 
 

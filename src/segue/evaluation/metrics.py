@@ -1,8 +1,9 @@
 """Ranking metrics: functions of the ranks of the true items.
 
-``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. Tied scores count at their expected
-rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a true item is NaN, and such queries
-are excluded from means. Any function of this signature is a metric, and is accepted wherever the name of a metric is.
+``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. ``auc(ranks)`` counts all of them.
+Tied scores count at their expected rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a
+true item is NaN, and such queries are excluded from means. Any function of this signature is a metric, and is accepted
+wherever the name of a metric is.
 
 Below, *relevant* is the number of true items of a query and *found* the number of them within the first k ranks.
 """
@@ -23,7 +24,7 @@ from segue.core.config import suggest
 from segue.core.registry import exported_functions, plugins
 from segue.core.types import Ranks
 
-__all__ = ["f1", "hit_rate", "map", "mrr", "ndcg", "precision", "recall"]
+__all__ = ["auc", "f1", "hit_rate", "map", "mrr", "ndcg", "precision", "recall"]
 
 PLUGINS = "segue.metrics"
 """Entry-point group for metrics from other packages: the name, and a function of the signature above."""
@@ -110,6 +111,23 @@ def f1(ranks: Ranks, k: int) -> Values:
     return _mask_empty(ranks, 2.0 * _count_found(ranks, k) / (k + _count_relevant(ranks)))
 
 
+def auc(ranks: Ranks) -> Values:
+    """Compute the area under the ROC curve.
+
+    It is the share of pairs of a true and another candidate that are in the right order. Tied pairs count half, and
+    those of a true item that is not a candidate not at all. All ranks count, so that a difference among the first ten
+    hardly changes it. Queries without another candidate have no value.
+    """
+    relevant = _count_relevant(ranks)
+    rows, expected = ranks.rows, ranks.expected_ranks
+    is_candidate = np.isfinite(expected)
+    found = np.bincount(rows[is_candidate], minlength=len(ranks))
+    others = ranks.n_candidates - found
+    n_wrong = np.bincount(rows[is_candidate], expected[is_candidate], len(ranks)) - found * (found + 1) / 2
+    pairs = relevant * others
+    return np.where(pairs > 0, (found * others - n_wrong) / np.maximum(pairs, 1), np.nan)
+
+
 def parse_metric(name: str) -> tuple[Metric, int]:
     """Parse a name such as ``ndcg@10`` into the metric's function and its k.
 
@@ -120,6 +138,8 @@ def parse_metric(name: str) -> tuple[Metric, int]:
     known = known_metrics()
     if key not in known:
         raise ValueError(f"metric: unknown '{name}'{suggest(key, known)}, with a k as in 'ndcg@10'")
+    if known[key] is auc:
+        raise ValueError(f"metric: got '{name}', which counts all ranks; expected a metric with a k, such as 'ndcg@10'")
     if not at or not cutoff.isdigit() or int(cutoff) < 1:
         raise ValueError(f"metric: got '{name}', expected a k of at least 1 as in '{key}@10'")
     return known[key], int(cutoff)
@@ -183,6 +203,8 @@ def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
         return [metric]
     if isinstance(metric, str):
         known = known_metrics()
+        if metric in known and known[metric] is auc:
+            return [RankingMetric(metric, auc, None)]
         if metric in known:
             return [RankingMetric(f"{metric}@{k}", known[metric], k) for k in ks]
         function, cutoff = parse_metric(metric)

@@ -182,7 +182,7 @@ def make_plans(
     for plan in plans.values():
         check_device(plan.run.device)
         validate_metrics(plan)
-        validate_inputs(plan, plan.split.use_query_time)
+        validate_inputs(plan, plan.split.use_query_time, plan.split.use_query_context)
     return plans
 
 

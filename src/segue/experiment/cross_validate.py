@@ -34,7 +34,15 @@ __all__ = ["CrossValidationResult", "cross_validate", "cross_validate_plans", "f
 STRATEGIES = ("k_fold", "user_k_fold")
 """Split strategies of cross-validation."""
 
-FOLD_SETTINGS = ("strategy", "seed", "history", "use_query_time", "drop_cold_targets", "drop_seen_targets")
+FOLD_SETTINGS = (
+    "strategy",
+    "seed",
+    "history",
+    "use_query_time",
+    "use_query_context",
+    "drop_cold_targets",
+    "drop_seen_targets",
+)
 """Settings of the split that the caller can choose."""
 
 
@@ -269,7 +277,7 @@ def _cross_validate(
     With ``record_as``, each reading of a test part is recorded as read by that command.
     """
     for job in jobs.values():
-        validate_inputs(job.plan, has_query_times=settings.use_query_time)
+        validate_inputs(job.plan, settings.use_query_time, settings.use_query_context)
     values: dict[str, list[dict[str, float]]] = {name: [] for name in jobs}
     warmth: dict[str, list[Sequence[WarmthGroup]]] = {name: [] for name in jobs}
     for fold in range(settings.folds):

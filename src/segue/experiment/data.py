@@ -101,13 +101,20 @@ def limit_users(data: Dataset, count: int) -> Dataset:
     )
 
 
-def validate_inputs(plan: Plan, has_query_times: bool) -> None:
-    """Check that a model that reads the time of the query gets it.
+def validate_inputs(plan: Plan, has_query_times: bool, has_query_context: bool) -> None:
+    """Check that a model that reads the time or the context of the query gets it.
 
     Raises:
-        ValueError: the queries have no times.
+        ValueError: the queries have no times, or no context.
     """
-    inputs = [name for name in getattr(plan.model, "inputs", ()) if name.startswith("query_")]
+    names = [name for name in getattr(plan.model, "inputs", ()) if name.startswith("query_")]
+    inputs = [name for name in names if not name.startswith("query_context")]
+    if len(inputs) < len(names) and not has_query_context:
+        name = next(name for name in names if name not in inputs)
+        raise ValueError(
+            f"model.inputs: '{name}' needs the context of each query, which this split withholds; add --set "
+            "split.use_query_context=true (results are not comparable with those of splits without it)"
+        )
     if (inputs or getattr(plan.model, "query_time", False)) and not has_query_times:
         setting = f"model.inputs: '{inputs[0]}'" if inputs else "model.query_time"
         raise ValueError(

@@ -81,7 +81,7 @@ def run_plan(
     if device_note is not None:
         log(device_note)
     validate_metrics(plan)
-    validate_inputs(plan, plan.split.use_query_time)
+    validate_inputs(plan, plan.split.use_query_time, plan.split.use_query_context)
     timer = StageTimer()
     with timer("data"):
         data = load_data(plan, log, progress)
@@ -102,7 +102,7 @@ def run_plan(
         if len(parts.valid):
             validate = make_validator(parts.valid, plan.metric, exclude_seen=plan.evaluation.exclude_seen)
         model = train(plan.task.model, plan.model, plan.training, parts.train, run, validate)
-    metadata = _describe_run(plan, data, parts, folder)
+    metadata = _describe_run(plan, data, parts, folder) | _report_notes(model, log)
     bundle.save(folder / "bundle", bundle.create(plan.task.model, model, parts.train, metadata))
     with timer("evaluate"):
         valid = evaluate_plan(model, parts.valid, plan, item_events) if len(parts.valid) else None
@@ -232,6 +232,13 @@ def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict
         "user_features": user_feature_names(data),
         "repeat_share": round(training_repeat_share(parts), 6),
     }
+
+
+def _report_notes(model: Model, log: Log) -> dict[str, Any]:
+    """Log what a model says about its training, and return it for the record."""
+    for note in model.training_notes:
+        log(note)
+    return {"training_notes": list(model.training_notes)}
 
 
 def _training_errors(model: Model, data: Dataset, plan: Plan) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""Encode the text of items in memory, from settings by name.
+"""Encode the text of items in memory, and add items to a trained model.
 
-This is the counterpart of the settings group ``text`` of a run.
+The former is the counterpart of the settings group ``text`` of a run.
 """
 
 from __future__ import annotations
@@ -9,18 +9,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from segue.core.config import parse
+import polars as pl
+import polars.selectors as cs
+
+from segue.core.bundle import TrainedModel
+from segue.core.config import parse, suggest
 from segue.core.memory_check import check_not_forked
 from segue.core.run import Run
 from segue.core.types import Dataset
 from segue.data import load
+from segue.data.side_tables import read_side_tables
 from segue.experiment.arguments import check_device, check_seed
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
+from segue.features import new_items
 from segue.features.text.cache import cache_folder
 from segue.features.text.encode_items import add_text_features
 from segue.features.text.settings import TextSettings
 
-__all__ = ["add_text", "encode_text"]
+__all__ = ["add_items", "add_text", "encode_text"]
 
 Log = Callable[[str], None]
 
@@ -83,3 +89,38 @@ def encode_text(
     if not wanted.columns:
         raise ValueError("text.columns: got none, expected item features with text, such as columns=['title']")
     return add_text_features(data, wanted, run, cache, log)
+
+
+@check_arguments()
+def add_items(model: TrainedModel, items: Any, *, log: Log | None = None) -> TrainedModel:
+    """Add items that had no events in training to the catalog of a trained model.
+
+    The model must represent items by their features, as ``content``, ``fusion`` and ``two_tower`` do. Text is encoded
+    as that of the catalog was. The given model does not change.
+
+    Args:
+        items: a file or a table with ``id`` or ``item_id``, and item features such as text by the names that they have
+            in the catalog. An item that the catalog has is replaced as a whole: features that are not given are
+            unknown.
+        log: receives how many items were added and replaced, such as ``print``.
+
+    Returns:
+        A model that can be used, saved and exported like any other.
+
+    Raises:
+        ValueError: the model reads no item features, an id or a feature does not fit the catalog, or a text encoder is
+            not installed.
+    """
+    check_not_forked("use a model")
+    new_items.check_can_add(model)
+    table = read_side_tables(items, None)["items"].table if items is not None else pl.DataFrame()
+    if "id" not in table.columns and "item_id" in table.columns:
+        table = table.rename({"item_id": "id"})
+    if "id" not in table.columns or not len(table):
+        found = suggest("id", table.columns) if table.columns else ""
+        raise ValueError(f"items: expected at least one row and a column 'id' or 'item_id'{found}")
+    extended = new_items.add_items(model, table.with_columns(cs.float().fill_nan(None)))
+    if log is not None:
+        added = len(extended.items) - len(model.items)
+        log(f"items: {added:,} added, {len(table) - added:,} replaced; the catalog has {len(extended.items):,}")
+    return extended

@@ -170,7 +170,8 @@ def train_model(
     device, device_note = device_of_model(name, device)
     if device_note is not None:
         warn(f"train: {device_note}")
-    validate_inputs(job.plan, not held or any(queries.times is not None for queries in held))
+    has_times = not held or any(queries.times is not None for queries in held)
+    validate_inputs(job.plan, has_times, not held or any(queries.context for queries in held))
     out = None if folder is None else Path(folder).expanduser()
     if out is not None:
         _claim_folder(out, job, data, seed)
@@ -198,6 +199,7 @@ def train_model(
         "seed": seed,
         "user_features": user_feature_names(train_data),
         "repeat_share": round(repeats, 6),
+        "training_notes": list(model.training_notes),
         **quality.metadata(),
     }
     trained = bundle.create(name, model, train_data, metadata)

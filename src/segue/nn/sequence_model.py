@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
+import polars as pl
 import torch
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
 from segue.nn import training_targets
+from segue.nn.added_items import add_items
 from segue.nn.inputs.input_encoder import InputEncoder, InputName
 
 __all__ = ["SequenceModel", "SequenceSettings"]
@@ -237,15 +239,28 @@ class SequenceModel(Network):
 
     @property
     def bias(self) -> NDArray[np.float32]:
-        """Return the item biases, ``(I,)``; zeros without ``item_bias``."""
-        if self.offsets is None:
-            return np.zeros(self.schema.n_items, np.float32)
-        return self.offsets.detach().cpu().numpy()
+        """Return the biases of items, ``(I,)``, with the bonus of new items."""
+        bias_I = torch.zeros(self.schema.n_items, device=self.device) if self.offsets is None else self.offsets.detach()
+        bias_I = bias_I if self.inputs is None else self.inputs.prediction_bias(bias_I)
+        return bias_I.float().cpu().numpy()
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return logits of the next item."""
         scores_NI = self.encode(queries) @ self.vectors.T + self.bias
         return select_candidates(scores_NI, candidates)
+
+    @property
+    def can_add_items(self) -> bool:
+        """See :class:`segue.core.model.Extensible`."""
+        return self.inputs is not None and self.inputs.items is not None
+
+    def with_items(self, codes: Codes, table: pl.DataFrame) -> Self:
+        """See :meth:`segue.core.model.Extensible.with_items`."""
+        extended, rows_NJ = add_items(self, None if self.inputs is None else self.inputs.items, codes, table)
+        assert extended.inputs is not None
+        assert extended.inputs.items is not None
+        extended.inputs.items.rows_IJ[torch.from_numpy(codes.astype(np.int64))] = rows_NJ
+        return extended
 
     def similar(self, items: Codes) -> Scores:
         """Return the cosine similarity of item vectors."""

@@ -10,7 +10,7 @@ Shapes: B histories in a batch, L positions, D width, N histories.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segue.core.batches import Sequences, gather_columns
+from segue.core.batches import QUERY, Sequences, gather_columns, unknown_as_nan
+from segue.core.events import CONTEXT
 from segue.core.state import State, fingerprint
 from segue.core.types import Events, Queries
 from segue.nn.sequence_model import QUERY_TOKENS, SequenceModel
@@ -89,7 +90,12 @@ class StreamingModel(SequenceModel):
         return self._extend(state, events)
 
     @torch.inference_mode()
-    def encode_state(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    def encode_state(
+        self,
+        state: State,
+        times: NDArray[np.int64] | None = None,
+        context: Mapping[str, NDArray[Any]] | None = None,
+    ) -> NDArray[np.float32]:
         """See :class:`segue.core.model.Streaming`."""
         self._check_state(state)
         training = self.training
@@ -98,8 +104,10 @@ class StreamingModel(SequenceModel):
         result = np.empty((len(state), self.config.embedding_dim), np.float32)
         for rows in _batches(np.ones(len(state), np.int64), QUERY_TOKENS // 16):
             part = state.take(rows)
-            query_times_B = np.full(len(rows), np.nan) if times is None else times[rows].astype(np.float64)
-            batch = self._to_batch(part, Events.of([[]] * len(rows)), query_times_B)
+            given = {f"{CONTEXT}{name}": column[rows] for name, column in (context or {}).items()}
+            if times is not None:
+                given["times"] = times[rows]
+            batch = self._to_batch(part, Events.of([[]] * len(rows)), given)
             one_B = torch.ones(len(rows), dtype=torch.int64, device=self.device)
             hidden_BLD, _ = self.advance(self.embed(batch)[:, 1:], one_B, self._tensors(part))
             result[rows] = hidden_BLD[:, 0].float().cpu().numpy()
@@ -116,7 +124,7 @@ class StreamingModel(SequenceModel):
         recurrent_state, recent_events = _copies(state.recurrent_state), _copies(state.recent_events)
         for rows in _batches(events.lengths, QUERY_TOKENS):
             part, new_events = state.take(rows), events.take(rows)
-            batch = self._to_batch(part, new_events, np.full(len(rows), np.nan))
+            batch = self._to_batch(part, new_events, {})
             counts = new_events.lengths
             # the recurrent state excludes the newest event: feed the stored newest event and all but the last new one
             x_BLD = self.embed(batch)[:, 1:-1]
@@ -131,10 +139,10 @@ class StreamingModel(SequenceModel):
             self.train()
         return State(state.model, state.events + events.lengths, recurrent_state, recent_events)
 
-    def _to_batch(self, state: State, events: Events, query_times_B: NDArray[np.float64]) -> Sequences:
+    def _to_batch(self, state: State, events: Events, of_query: Mapping[str, NDArray[Any]]) -> Sequences:
         """Return the stored events followed by ``events``.
 
-        ``query_times_B`` are the query times after the last one.
+        ``of_query`` has the times and the context of the queries after the last one, by column.
         """
         counts = events.lengths
         length = int(counts.max(initial=0))
@@ -148,12 +156,14 @@ class StreamingModel(SequenceModel):
             name: torch.cat([torch.from_numpy(np.array(state.recent_events[name])), column], 1)
             for name, column in new_columns.items()
         }
-        if "query_times" in self.columns:
-            query_times_BL = torch.full((len(counts), N_RECENT + length), torch.nan, dtype=torch.float64)
-            query_times_BL[:, :-1] = columns["times"][:, 1:]
+        for name in (name for name in self.columns if name.startswith(QUERY)):
+            of_events_BL = columns[name.removeprefix(QUERY)]
+            column_BL = torch.full_like(of_events_BL, torch.nan)
+            column_BL[:, :-1] = of_events_BL[:, 1:]
             last = torch.arange(len(counts)), torch.from_numpy(counts) + N_RECENT - 1
-            query_times_BL[last] = torch.from_numpy(query_times_B)
-            columns["query_times"] = query_times_BL
+            given_B = of_query.get(name.removeprefix(QUERY))
+            column_BL[last] = torch.nan if given_B is None else torch.from_numpy(unknown_as_nan(given_B)).to(column_BL)
+            columns[name] = column_BL
         items = np.concatenate([state.recent_events["items"], items_BL], axis=1)
         profile = state.recent_events.get("profile")
         batch = Sequences(
@@ -167,7 +177,7 @@ class StreamingModel(SequenceModel):
 
     def _stored_columns(self) -> tuple[str, ...]:
         """Return the columns of the newest events that a state stores."""
-        return tuple(dict.fromkeys("times" if name == "query_times" else name for name in self.columns))
+        return tuple(dict.fromkeys(name.removeprefix(QUERY) for name in self.columns))
 
     def _tensors(self, state: State) -> RecurrentState:
         return {
@@ -198,7 +208,10 @@ class StreamingModel(SequenceModel):
         expected: dict[str, tuple[tuple[int, ...], Any]] = {
             f"recurrent_state/{name}": (tuple(tensor.shape[1:]), np.float32) for name, tensor in initial
         }
-        expected |= {f"recent_events/{name}": ((N_RECENT,), TYPES[name]) for name in ("items", *self._stored_columns())}
+        expected |= {
+            f"recent_events/{name}": ((N_RECENT,), TYPES.get(name, np.float32))
+            for name in ("items", *self._stored_columns())
+        }
         if self.inputs is not None and self.inputs.users is not None:
             expected["recent_events/profile"] = (tuple(self.inputs.users.rows_UJ.shape[1:]), np.float32)
         state.check(self._hash(), expected | {"recent_events/users": ((), np.int64)})

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segue.core.batches import SequenceBatch, Windows, gather_columns, known_times
+from segue.core.batches import SequenceBatch, Windows, gather_columns, query_columns
 
 __all__ = ["all_action", "cloze", "next_item"]
 
@@ -51,8 +51,8 @@ def cloze(
 ) -> SequenceBatch:
     """Mask random events and predict their items (Sun et al. 2019, arXiv:1904.06690).
 
-    At least one event per window is masked. A masked event also loses its value, action and time; its time becomes the
-    query time of the position.
+    At least one event per window is masked. A masked event also loses its value, action, time and context; its time
+    and context become those of the query of the position.
 
     Args:
         mask_prob: probability that an event is masked.
@@ -70,11 +70,8 @@ def cloze(
     items_BL[valid_BL] = windows.histories.items[at_BL[valid_BL]]
     targets_M = items_BL[masked_BL]
     items_BL[masked_BL] = windows.n_items + 1
-    query_times_BL = None
-    if "query_times" in windows.columns:
-        query_times_BL = np.full(valid_BL.shape, np.nan)
-        query_times_BL[masked_BL] = known_times(windows.histories, at_BL[masked_BL])
-    columns = gather_columns(windows.histories, at_BL, valid_BL & ~masked_BL, windows.columns, query_times_BL)
+    of_query = query_columns(windows.histories, windows.columns, masked_BL, at_BL[masked_BL])
+    columns = gather_columns(windows.histories, at_BL, valid_BL & ~masked_BL, windows.columns, of_query)
     return SequenceBatch(
         torch.from_numpy(items_BL),
         torch.from_numpy(windows.stop - windows.start),
@@ -103,15 +100,12 @@ def _shifted_batch(
     is_event_BL[windows.is_history_start, 0] = False
     items_BL = np.full(valid_BL.shape, windows.n_items, dtype=np.int64)
     items_BL[is_event_BL] = windows.histories.items[target_BL[is_event_BL] - 1]
-    query_times_BL = None
-    if "query_times" in windows.columns:
-        query_times_BL = np.full(valid_BL.shape, np.nan)
-        query_times_BL[valid_BL] = known_times(windows.histories, target_event_M)
+    of_query = query_columns(windows.histories, windows.columns, valid_BL, target_event_M)
     return SequenceBatch(
         torch.from_numpy(items_BL),
         torch.from_numpy(windows.stop - windows.start),
         torch.from_numpy(windows.rows),
-        gather_columns(windows.histories, target_BL - 1, is_event_BL, windows.columns, query_times_BL),
+        gather_columns(windows.histories, target_BL - 1, is_event_BL, windows.columns, of_query),
         torch.from_numpy(np.flatnonzero(valid_BL)),
         torch.from_numpy(windows.histories.items[target_event_M].astype(np.int64)),
     )

@@ -140,6 +140,7 @@ def _protocol(record: Record) -> list[tuple[str, str]]:
         lines.append(("Predicted ratings", f"{predicted} of {users} users, compared with the true ones"))
     lines += [
         ("Model knows the time of the query", "yes" if protocol.get("has_query_times") else "no"),
+        ("Model knows the context of the query", "yes" if protocol.get("has_query_context") else "no"),
         ("Unknown users", format_count(protocol.get("unknown_users", 0))),
         ("Intervals", "95 %, percentile bootstrap over queries"),
         ("Tests", "paired randomization over queries, two-sided; Holm's correction over all pairs; t-test beside it"),

@@ -27,6 +27,7 @@ from segue.serving.api.recommend import RecommendRoutes
 from segue.serving.api.strict_route import make_strict_route
 from segue.serving.auth.api_keys import ApiKeys
 from segue.serving.batcher import Batcher
+from segue.serving.catalog.added_items import ItemBatch, ItemsResult
 from segue.serving.connection_limits import ConnectionLimiter, connection_limit
 from segue.serving.errors import format_traceback
 from segue.serving.experiments.assignment import Experiments
@@ -58,7 +59,9 @@ REJECTION_REASONS = {
 """Reason for a rejection by HTTP status, for metrics."""
 
 SYNC_SECONDS, PRUNE_SECONDS = 1.0, 3_600.0
-"""Interval of adopting model activations of other processes, and of deleting outdated user states."""
+"""Interval of adopting model activations and items of other processes, and of deleting outdated user states."""
+MAX_ITEM_BATCHES = 16
+"""Requests whose items are encoded and stored together."""
 
 
 def create_app(
@@ -120,9 +123,16 @@ def _create_dependencies(service: Service, experiments: Experiments) -> ApiDepen
         "segue-events",
         lambda size: metrics.record_batch(size, "events"),
     )
+    item_queue: Batcher[ItemBatch, ItemsResult | Exception] = Batcher(
+        service.added_items.put,
+        MAX_ITEM_BATCHES,
+        settings.queue_size,
+        "segue-items",
+        lambda size: metrics.record_batch(size, "items"),
+    )
     exposures = ExposureRecorder(service.record_exposures, metrics)
-    limiter = create_request_limiter(settings)
-    return ApiDependencies(service, experiments, request_queue, event_queue, exposures, RequestStats(), limiter)
+    limiter, stats = create_request_limiter(settings), RequestStats()
+    return ApiDependencies(service, experiments, request_queue, event_queue, item_queue, exposures, stats, limiter)
 
 
 @asynccontextmanager
@@ -145,7 +155,12 @@ async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterato
             task.cancel()
         await dependencies.drain()
         # calls to an unresponsive store end with the process
-        queues = (dependencies.request_queue, dependencies.event_queue, dependencies.exposures)
+        queues = (
+            dependencies.request_queue,
+            dependencies.event_queue,
+            dependencies.item_queue,
+            dependencies.exposures,
+        )
         timeout = max(1.0, service.settings.drain_seconds)
         await asyncio.gather(*(asyncio.to_thread(queue.close, timeout) for queue in queues))
         service.close()
@@ -185,6 +200,7 @@ def _add_probes(app: FastAPI, dependencies: ApiDependencies) -> None:
         metrics.set_queue_length("recommend", queue.length("plain"), settings.queue_size)
         metrics.set_queue_length("expensive", queue.length("expensive"), settings.queue_size)
         metrics.set_queue_length("events", len(dependencies.event_queue), settings.queue_size)
+        metrics.set_queue_length("items", len(dependencies.item_queue), settings.queue_size)
         body, content_type = await asyncio.to_thread(metrics.render)
         return Response(body, media_type=content_type)
 
@@ -266,6 +282,8 @@ async def _sync_loop(dependencies: ApiDependencies, app: FastAPI) -> None:
             last_error = type(error).__name__
             continue
         last_error = None
+        await dependencies.run_store_call(service.added_items.update)
+        metrics.set_added_items(len(service.added_items))
         current = models.active.info
         if current is not previous:
             metrics.set_model(current.name, current.key, current.version, True)

@@ -21,6 +21,7 @@ from typing import Self
 
 from segue.core.config import suggest
 from segue.core.model import is_factored
+from segue.core.types import DataSchema, Feature
 from segue.serving import schemas
 from segue.serving.artifacts.artifact import ModelArtifact, convert_errors, load_artifact
 from segue.serving.artifacts.manifest import Manifest, file_sizes
@@ -61,6 +62,12 @@ class LoadedModel:
     size_bytes: int = 0
     """Approximate memory: all files of the artifact, including those that are memory-mapped and that the system may
     drop from memory; the tables of ids; and the item vectors. Caches of rules, at most 64 MB, are not included."""
+
+    base: LoadedModel | None = None
+    """The model without added items; ``None``: it has none."""
+    items_sequence: int = 0
+    """Sequence number of the last change of items that the model has; see
+    :class:`segue.serving.catalog.added_items.AddedItems`."""
 
     @classmethod
     def from_artifact(cls, artifact: ModelArtifact, default_rules: schemas.Rules) -> Self:
@@ -171,6 +178,18 @@ class ModelRegistry:
         with self._lock:
             return list(self._loaded.values())
 
+    def context_columns(self, schema: DataSchema | None = None) -> list[Feature]:
+        """Return the context columns that loaded models read, those of ``schema`` first.
+
+        A column of another model is no error in a request, because experiments choose the model.
+        """
+        own = () if schema is None else schema.event_context
+        others = (feature for one in self.loaded() for feature in one.artifact.bundle.model.schema.event_context)
+        columns: dict[str, Feature] = {}
+        for feature in (*own, *self.active.artifact.bundle.model.schema.event_context, *others):
+            columns.setdefault(feature.name, feature)
+        return list(columns.values())
+
     def get(self, name: str | None) -> LoadedModel | None:
         """Return the model named ``name`` if it is loaded; ``None``: the active model."""
         if name is None:
@@ -214,6 +233,30 @@ class ModelRegistry:
             with self._lock:
                 del self._loads[name]
         return model
+
+    def replace(self, old: LoadedModel, new: LoadedModel) -> None:
+        """Replace a loaded model by the same model with other items.
+
+        Nothing happens if it was replaced or unloaded meanwhile.
+        """
+        with self._lock:
+            if self._loaded.get(old.info.name) is old:
+                self._loaded[old.info.name] = new
+                if self._active is old:
+                    self._active = new
+
+    def newest(self, model: LoadedModel) -> LoadedModel:
+        """Return the same model with the current items.
+
+        If it is no longer loaded, return ``model``.
+        """
+        current = self._loaded.get(model.info.name)
+        return model if current is None or current.info is not model.info else current
+
+    @property
+    def default_rules(self) -> schemas.Rules:
+        """Rules that apply to every response."""
+        return self._default_rules
 
     def keep_loaded(self, names: Sequence[str], purpose: str = "experiments") -> None:
         """Load models and keep them loaded.
@@ -284,7 +327,8 @@ class ModelRegistry:
 
     def _set_active(self, model: LoadedModel, previous: str | None) -> None:
         with self._lock:
-            self._active, self._previous = model, previous
+            # its items may have changed since it was found
+            self._active, self._previous = self._loaded.get(model.info.name, model), previous
 
     @contextmanager
     def _protect(self, names: Sequence[str]) -> Iterator[None]:

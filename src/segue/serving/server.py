@@ -250,7 +250,12 @@ def build_service(
         raise
     active = models.active.info
     metrics.set_model(active.name, active.key, active.version, True)
-    return Service(models, store, settings, metrics, drifts)
+    service = Service(models, store, settings, metrics, drifts)
+    service.added_items.update()
+    metrics.set_added_items(len(service.added_items))
+    for reason in service.added_items.check_encoders():
+        logger.warning("%s", reason)
+    return service
 
 
 def _open_store(address: str, settings: ServingSettings) -> TimeoutStore:

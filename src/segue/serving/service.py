@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Any, TypeAlias, cast
 
 from segue.serving import schemas
+from segue.serving.catalog.added_items import AddedItems
 from segue.serving.errors import format_traceback
 from segue.serving.model_registry import InsufficientMemory, LoadedModel, ModelRegistry, UnknownModel
 from segue.serving.monitoring.drift import Drift
@@ -31,6 +32,7 @@ from segue.serving.stores.monitor import StoreMonitor
 from segue.serving.stores.store import Event, Exposure, Store, StoreError
 from segue.serving.stores.timeout import TimeoutStore
 from segue.serving.users.event_actions import check_history_actions
+from segue.serving.users.event_context import check_request_context
 from segue.serving.users.input_notes import describe_request
 from segue.serving.users.query_builder import QueryBuilder
 from segue.serving.users.user_features import coerce_user_features
@@ -93,6 +95,7 @@ class Service:
         )
         self.store_monitor = StoreMonitor(self.store, metrics, settings.max_store_bytes)
         self.query_builder = QueryBuilder(self.store, settings.max_user_events)
+        self.added_items = AddedItems(self.store, models, metrics, settings.max_added_items)
         self._scorer = Scorer(UserStates(self.store, self.store_monitor.log_failure), metrics)
         self._drifts = {} if drifts is None else drifts
         self._latencies = LatencyEstimator()
@@ -132,10 +135,12 @@ class Service:
         any other exception for an internal error. Responses are yielded as soon as all requests to the same model that
         are answered by the same source are ready.
         """
+        if self.store.is_in_process:  # otherwise a loop of the application reads the changes of other processes
+            self.added_items.refresh()
         groups: dict[int, tuple[LoadedModel, list[int], list[CompiledRules]]] = {}
         for row, one in enumerate(pending):
             try:
-                model = one.model or self._find_model(one.request)
+                model = self._find_model(one.request) if one.model is None else self.models.newest(one.model)
                 rules = self._compile_rules(model, one.request)
                 self._validate_inputs(model, one.request)
             except Exception as error:  # such as an unreadable model file; must not affect the other requests
@@ -236,6 +241,7 @@ class Service:
         try:
             coerce_user_features(schema.user_features, request.profile)
             check_history_actions(schema, request.history)
+            check_request_context(self.models.context_columns(schema), request)
         except ValueError as error:
             field, _, reason = str(error).partition(": ")
             raise InvalidRequest(field, reason) from None
@@ -469,8 +475,7 @@ def _build_response(
         unknown, history_notes = schemas.UnknownInputs(user=unknown.user, features=unknown.features), ()
         filtered_counts.pop("seen", None)
     unknown = merge_unknown(unknown, rules)
-    features = model.artifact.bundle.model.schema.user_features
-    input_notes = describe_request(features, batch.pending[row].request)
+    input_notes = describe_request(model.artifact.bundle.model.schema, batch.pending[row].request)
     notes = [*batch.notes, *input_notes, *history_notes, *ranked.notes]
     if cause != "none":
         notes.append(f"the requested model {FAILURES[cause]}; recommendations come from source '{source}'")

@@ -26,6 +26,13 @@ class ServingSettings(Settings):
     """Maximum number of requests in one call of ``/v1/recommend/batch``."""
     max_batch_events: Annotated[int, Ge(1), Le(MAX_BATCH)] = 1_000
     """Maximum number of events in one call of ``/v1/events/batch``."""
+    max_batch_items: Annotated[int, Ge(1), Le(MAX_BATCH)] = 100
+    """Maximum number of items in one call of ``POST /v1/items``."""
+    max_added_items: Annotated[int, Ge(1), Le(10_000_000)] = 100_000
+    """Maximum number of items that ``POST /v1/items`` adds to the catalog in all. They are kept in memory, and each
+    change of items copies the item vectors of the models: for more, train a model with them."""
+    items_timeout_ms: Annotated[int, Ge(1), Le(3_600_000)] = 30_000
+    """Time after which items that still wait for others to be encoded are refused with 503, in milliseconds."""
     max_body_bytes: Annotated[int, Ge(1_000)] = 2_000_000
     """Maximum size of a request body in bytes."""
     max_body_values: Annotated[int, Ge(1_000)] = 100_000

@@ -86,7 +86,7 @@ class Trainer:
         callbacks: Iterable[Callback] = (),
     ) -> None:
         self.model, self.training, self.data, self.run, self.validate = model, training, data, run, validate
-        self.optimizer = build_optimizer(model, training)
+        self.optimizer = build_optimizer(model, training, model.learning_rate_factors())
         self.average = WeightEMA(model, training.ema) if training.ema else None
         self.loss = build_loss(training, data, run.device)
         self.gradients = GradientBuffer(model, sparse=is_sampled(training.loss))
@@ -147,7 +147,7 @@ class Trainer:
         torch.manual_seed(self.run.derive_seed(f"step/{at.epoch}/{index}"))
         if not self.pending_targets:
             for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(self.training, epoch, self.plateau.n_reductions)
+                group["lr"] = group["lr_factor"] * learning_rate(self.training, epoch, self.plateau.n_reductions)
             self.gradients.clear()
         use_bfloat16 = self.training.precision == "bfloat16"
         with torch.autocast(torch.device(self.run.device).type, torch.bfloat16, enabled=use_bfloat16):

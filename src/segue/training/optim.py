@@ -7,7 +7,8 @@ of reductions so far.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -28,15 +29,26 @@ FUSED = ("adam", "adamw", "sgd")
 """Optimizers that have a fused kernel on every device."""
 
 
-def build_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, training: Training, lr_factors: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
     """Create the configured optimizer.
 
-    Weight decay applies to matrices, including embeddings, and not to vectors.
+    Weight decay applies to matrices, including embeddings, and not to vectors. The parameters of a group share the
+    ``lr_factor`` on the learning rate; that of the first group is 1.
+
+    Args:
+        lr_factors: by name of parameter; all others have 1.
     """
-    parameters = list(model.parameters())
+    parameters = [(p, lr_factors.get(name, 1.0)) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {
+            "params": [p for p, own_factor in parameters if own_factor == factor and (p.dim() >= 2) == is_matrix],
+            "weight_decay": training.weight_decay if is_matrix else 0.0,
+            "lr_factor": factor,
+        }
+        for factor in dict.fromkeys([1.0, *(factor for _, factor in parameters)])
+        for is_matrix in (True, False)
     ]
     kind: Callable[..., torch.optim.Optimizer] = optimizer_class(training.optimizer)
     options: dict[str, Any] = {name: getattr(training, name) for name in supported_settings(training.optimizer)}

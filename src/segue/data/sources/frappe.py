@@ -37,19 +37,18 @@ APPS = {
 def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
     """Read uses and apps.
 
-    The value of an event is how often the app was used in that context. There are no times: the order is that of the
-    file. Apps have ``title``, ``description``, ``short_description``, ``category``, ``developer``, ``language``,
-    ``downloads`` (the lower end of the range), ``price`` (US dollars; null in other currencies), ``rating``,
-    ``package`` and ``icon``; 550 of them have only an id.
+    The value of an event is how often the app was used in that context, whose columns are those of :data:`CONTEXT`.
+    There are no times: the order is that of the file. Apps have ``title``, ``description``, ``short_description``,
+    ``category``, ``developer``, ``language``, ``downloads`` (the lower end of the range), ``price`` (US dollars; null
+    in other currencies), ``rating``, ``package`` and ``icon``; 550 of them have only an id.
     """
     events = read_log(archive)
     location = SourceLocation(f"{archive.path.name}:frappe/frappe.csv", 2, "line")
     names = {"user": "user", "item": "item", "value": "cnt", "time": "timestamp", "action": "action"}
-    notes = (
-        "events have no times; their order is that of the file",
-        f"columns of the context are not part of the log: {', '.join(CONTEXT)}",
-    )
-    columns = events.select("user", "item", "value")
+    names |= {f"context:{name}": name for name in CONTEXT}
+    notes = ("events have no times; their order is that of the file",)
+    context = (pl.col(name).alias(f"context:{name}") for name in CONTEXT)
+    columns = events.select("user", "item", "value", *context)
     return RawLog(columns, location, _read_apps(archive), names=names, warnings=archive.warnings, notes=notes)
 
 

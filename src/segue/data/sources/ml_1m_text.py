@@ -18,7 +18,7 @@ from segue.data.delimited import check_utf8, read_delimited
 from segue.data.raw_log import RawLog
 from segue.data.sources import ml_1m
 
-__all__ = ["ABOUT", "ARCHIVE", "USES", "read"]
+__all__ = ["ABOUT", "ARCHIVE", "USES", "read", "read_info"]
 
 ABOUT = "MovieLens 1M with plots, abstracts, directors, writers and actors of its films"
 INFO = "movies_extrainfos.dat"
@@ -51,12 +51,12 @@ def read(archive: Archive, settings: Mapping[str, str], ratings: Archive) -> Raw
     """
     raw = ml_1m.read(ratings, {})
     assert raw.items is not None
-    films = raw.items.join(_read_info(archive), on="id", how="left", maintain_order="left")
+    films = raw.items.join(read_info(archive), on="id", how="left", maintain_order="left")
     films = films.join(_read_abstracts(archive), on="id", how="left", maintain_order="left")
     return replace(raw, items=films, warnings=(*raw.warnings, *archive.warnings))
 
 
-def _read_info(archive: Archive) -> pl.DataFrame:
+def read_info(archive: Archive) -> pl.DataFrame:
     """Read ``id`` and the columns of OMDb; ``N/A`` is null."""
     name, data = f"{archive.path.name}:{INFO}", archive.read(INFO)
     check_utf8(data, name)

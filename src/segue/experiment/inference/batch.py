@@ -26,6 +26,7 @@ from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.files import check_suffix, write_table
 from segue.experiment.inference.frames import id_texts, typed_ids
 from segue.experiment.inference.queries import build_queries
+from segue.experiment.inference.query_context import context_rows
 from segue.experiment.inference.recommend import recommend_block
 from segue.version import __version__
 
@@ -46,6 +47,7 @@ def recommend_to_file(
     constraints: Mapping[str, Any] | None = None,
     exclude_seen: bool = True,
     block_users: int = BLOCK_USERS,
+    context: Any = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Write ``k`` recommendations for each user to ``out`` and return the row count.
@@ -54,6 +56,7 @@ def recommend_to_file(
         users: user ids; ``None``: all users of the log.
         constraints: ``allow``, ``deny``, ``filter`` and ``rules`` of :func:`segue.recommend`.
         block_users: users of a block; an interruption loses at most one block.
+        context: context of the queries: a mapping, or a table or list with one row per user.
         log: receives progress.
 
     Raises:
@@ -74,6 +77,9 @@ def recommend_to_file(
         "block_users": block_users,
         "constraints": _constraints_hash(constraints or {}),
     }
+    contexts = None if context is None else context_rows(context, len(ids))
+    if contexts is not None:
+        settings["context"] = hashlib.sha256(repr([list(row.items()) for row in contexts]).encode()).hexdigest()
     parts = out.with_name(f".{out.name}.parts")
     starts = range(0, len(ids), block_users) if ids else range(1)
     paths = [parts / f"{number:06d}.parquet" for number in range(len(starts))]
@@ -83,7 +89,8 @@ def recommend_to_file(
     for start, path in zip(starts, paths, strict=True):
         about = path.with_suffix(".json")
         if not path.exists():
-            block = build_queries(trained, ids[start : start + block_users])
+            of_block = None if contexts is None else contexts[start : start + block_users]
+            block = build_queries(trained, ids[start : start + block_users], context=of_block)
             block = replace(block, keys=keys[start : start + block_users])
             table, faults = recommend_block(trained, block, k, exclude_seen=exclude_seen, **(constraints or {}))
             write_json(about, {"unknown": block.unknown, "texts": [*block.warnings, *faults]})

@@ -8,17 +8,18 @@ Shapes: N queries, T events, U users, I items.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel
 from segue.core.messages import arg
-from segue.core.types import Codes, Dataset, Events, HeldOut, Mask, Vocab
+from segue.core.types import Codes, Dataset, Events, Feature, HeldOut, Mask, Vocab
 
-__all__ = ["MappedEvents", "list_ids", "map_events", "map_held_out", "map_log", "user_codes"]
+__all__ = ["MappedEvents", "list_ids", "map_context", "map_events", "map_held_out", "map_log", "user_codes"]
 
 LISTED = 5
 """Unknown ids that a message lists."""
@@ -62,19 +63,22 @@ def map_events(
     actions: Sequence[str],
     data: str = "the data",
     require_overlap: bool = True,
+    context: Sequence[Feature] = (),
 ) -> MappedEvents:
-    """Translate the item and action codes of events to those of the model.
+    """Translate the items, actions and context of events to the model's codes.
 
-    Events of items or actions that the model does not know are left out.
+    Events of items or actions that the model does not know are left out; unknown categories of the context are missing.
 
     Args:
         items: what the item codes of ``events`` mean; likewise ``actions``.
         data: name of the data, for the error message.
         require_overlap: whether data without any item of the catalog is an error.
+        context: what the columns of the context mean.
 
     Raises:
         ValueError: no item of the data is in the catalog of the model.
     """
+    events = replace(events, context=map_context(trained, events.context, context))
     known_T: Mask = np.ones(events.size, np.bool_)
     unknown_actions: list[str] = []
     own = trained.model.schema.actions
@@ -107,6 +111,32 @@ def map_events(
     return MappedEvents(events, rows, unknown_items, unknown_actions)
 
 
+def map_context(
+    trained: TrainedModel, columns: Mapping[str, NDArray[Any]], features: Sequence[Feature]
+) -> Mapping[str, NDArray[Any]]:
+    """Translate the codes of context columns to those of the model.
+
+    Columns that the model does not read stay as they are. A column is dropped if it has categories in the data and
+    numbers in the model, or the other way round.
+
+    Args:
+        columns: context columns by name, of events or queries.
+        features: what the codes mean.
+    """
+    found, own = dict(columns), {one.name: one for one in trained.model.schema.event_context}
+    for feature in features:
+        target = own.get(feature.name)
+        if target is None or feature.name not in found or feature == target:
+            continue
+        if feature.kind != target.kind:
+            del found[feature.name]
+            continue
+        position = {name: code for code, name in enumerate(target.categories)}
+        codes = np.array([*(position.get(name, -1) for name in feature.categories), -1], np.int32)
+        found[feature.name] = codes[found[feature.name]]  # the missing code -1 reads the last entry
+    return found
+
+
 def user_codes(trained: TrainedModel, users: Vocab, codes_N: Codes) -> tuple[Codes, Mask]:
     """Translate user codes to those of the model, and tell which users it knows."""
     if _is_same(users, trained.users):
@@ -120,12 +150,21 @@ def map_log(trained: TrainedModel, log: Dataset) -> tuple[Dataset, list[str]]:
 
     Messages about events that were left out are returned as well. Users keep the codes of ``log``.
     """
-    if _is_same(log.items, trained.items) and log.actions == trained.model.schema.actions:
+    own_context = _has_own_context(trained, log.event_context)
+    if _is_same(log.items, trained.items) and log.actions == trained.model.schema.actions and own_context:
         return log, []
-    mapped = map_events(trained, log.histories, log.items, log.actions, log.name)
+    mapped = map_events(trained, log.histories, log.items, log.actions, log.name, context=log.event_context)
     features = log.item_features if _is_same(log.items, trained.items) else trained.catalog
+    header = dict(log.header)
+    if own := {one.name: one for one in trained.model.schema.event_context}:
+        header["context"] = {
+            name: [*own[name].categories] if name in own and own[name].kind == "category" else names
+            for name, names in log.header.get("context", {}).items()
+            if name in mapped.events.context
+        }
     found = replace(
         log,
+        header=header,
         items=trained.items,
         histories=mapped.events,
         actions=trained.model.schema.actions,
@@ -149,15 +188,18 @@ def map_held_out(trained: TrainedModel, held_out: HeldOut) -> tuple[HeldOut, NDA
     if users is None or items is None or actions is None:
         return held_out, all_rows, []
     own_actions = trained.model.schema.actions
-    if _is_same(users, trained.users) and _is_same(items, trained.items) and actions == own_actions:
+    is_same = _is_same(users, trained.users) and _is_same(items, trained.items) and actions == own_actions
+    features = held_out.event_context or ()
+    if is_same and _has_own_context(trained, features):
         return held_out, all_rows, []
-    history = map_events(trained, queries.history, items, actions, "the queries")
-    targets = map_events(trained, held_out.targets, items, actions, "the queries")
+    history = map_events(trained, queries.history, items, actions, "the queries", context=features)
+    targets = map_events(trained, held_out.targets, items, actions, "the queries", context=features)
+    context = map_context(trained, queries.context, features)
     codes, known = user_codes(trained, users, queries.users)
     if _is_same(users, trained.users):
         known = queries.known
     rows = np.flatnonzero((targets.events.lengths > 0) | (held_out.targets.lengths == 0))
-    mapped = replace(queries, history=history.events, users=codes, known=known).take(rows)
+    mapped = replace(queries, history=history.events, users=codes, known=known, context=context).take(rows)
     messages = [f"histories: {text}" for text in history.messages] + [f"targets: {text}" for text in targets.messages]
     if len(rows) < len(held_out):
         messages.append(f"{len(held_out) - len(rows):,} of {len(held_out):,} queries have no target left")
@@ -166,8 +208,16 @@ def map_held_out(trained: TrainedModel, held_out: HeldOut) -> tuple[HeldOut, NDA
             f"{new:,} of {len(held_out):,} queries are of users other than those that the model was trained on; they "
             "count as new users"
         )
-    found = HeldOut(mapped, targets.events.take(rows), trained.users, trained.items, own_actions)
+    found = HeldOut(
+        mapped, targets.events.take(rows), trained.users, trained.items, own_actions, trained.model.schema.event_context
+    )
     return found, rows, messages
+
+
+def _has_own_context(trained: TrainedModel, features: Sequence[Feature]) -> bool:
+    """Check whether the context columns that the model reads have its codes."""
+    given = {one.name: one for one in features}
+    return all(given.get(one.name, one) == one for one in trained.model.schema.event_context)
 
 
 def _is_same(one: Vocab, other: Vocab) -> bool:

@@ -23,10 +23,11 @@ from segue.data import load
 from segue.experiment.inference.argument_checks import describe_value, is_sequence
 from segue.experiment.inference.code_mapping import list_ids, map_events, map_held_out
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
+from segue.experiment.inference.query_context import column_names, context_of_users, context_rows, with_query_context
 
 __all__ = ["QueryBatch", "build_queries", "encode_items", "resolve_titles", "validate_profile"]
 
-EVENT_INPUTS = ("value", "action", "gap", "session_position", "hour", "weekday", "month", "season")
+EVENT_INPUTS = ("value", "action", "gap", "session_position", "hour", "weekday", "month", "season", "context")
 """Inputs of a model that a list of item ids does not provide."""
 
 
@@ -82,6 +83,7 @@ def build_queries(
     titles: Sequence[str] | None = None,
     data: Any = None,
     user_features: Any = None,
+    context: Any = None,
 ) -> QueryBatch:
     """Build queries for users of a log, or for histories.
 
@@ -96,6 +98,7 @@ def build_queries(
         data: the log that contains the users' histories: a dataset or what :func:`segue.load` reads; ``None``: the log
             that the model was trained on.
         user_features: features of users who were not in training, by name: a mapping, or one row per query.
+        context: context of the queries by column, likewise; a frame of users without ``item_id`` may have the columns.
 
     Raises:
         ValueError: more than one of ``users``, ``histories`` and ``titles``; a missing log; an ambiguous title; or
@@ -112,8 +115,10 @@ def build_queries(
             user_features = as_frame(user_features, "user_features")
         histories = [[]] * (1 if isinstance(user_features, Mapping) else len(user_features))
     if isinstance(users, HeldOut | Queries):
-        if data is not None or user_features is not None:
-            raise ValueError(f"{arg('users')}: got queries, which have their histories; leave out data and features")
+        if data is not None or user_features is not None or context is not None:
+            raise ValueError(
+                f"{arg('users')}: got queries, which have their histories; leave out data, features and context"
+            )
         return _given_queries(trained, users)
     if titles is not None:
         histories = [resolve_titles(trained, [titles] if isinstance(titles, str) else list(titles))]
@@ -123,7 +128,32 @@ def build_queries(
         batch = _history_queries(trained, histories)
     else:
         batch = _user_queries(trained, users, data)
-    return batch if user_features is None else _with_features(trained, batch, user_features)
+    batch = batch if user_features is None else _with_features(trained, batch, user_features)
+    rows = None if context is None else context_rows(context, len(batch))
+    if is_frame(users) and "item_id" not in (table := as_frame(users, "users")).columns:
+        of_users = context_of_users(trained, table)
+        if of_users is not None and rows is not None:
+            raise ValueError(f"{arg('context')}: the table of users has the columns of the context, too; give one")
+        rows = of_users if rows is None else rows
+    if rows is not None:
+        return _with_context(trained, batch, rows)
+    if unread := [name for name in getattr(trained.model.config, "inputs", ()) if name.startswith("query_context")]:
+        text = f"'{trained.key}' also reads {', '.join(unread)}, which is unknown here; give context"
+        for row in range(len(batch)):
+            batch.note(row, text)
+        batch.warnings.append(text)
+    return batch
+
+
+def _with_context(trained: TrainedModel, batch: QueryBatch, rows: Sequence[Mapping[str, Any]]) -> QueryBatch:
+    """Attach the context of queries and note unknown categories."""
+    queries, notes = with_query_context(trained, batch.queries, rows)
+    found = replace(batch, queries=queries)
+    for row, texts in enumerate(notes):
+        for text in texts:
+            found.note(row, text)
+    found.warnings.extend(dict.fromkeys(text for texts in notes for text in texts))
+    return found
 
 
 def _check_features(features: Any) -> None:
@@ -156,6 +186,9 @@ def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
             data = table
     elif users is not None:
         ids = list(dict.fromkeys(id_texts(users, "users")))
+    if data is not None and is_frame(data):
+        columns = column_names(trained.model.schema.event_context, as_frame(data, "data"))
+        data = load(data, columns=columns)
     log = trained.log if data is None else data if isinstance(data, Dataset) else load(data)
     if ids is None:
         ids = log.users.ids.to_list()
@@ -171,7 +204,9 @@ def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
     else:
         codes, known = trained.users.encode(ids)
     is_table = is_frame(users) and data is not None
-    mapped = map_events(trained, history, log.items, log.actions, log.name, require_overlap=not is_table)
+    mapped = map_events(
+        trained, history, log.items, log.actions, log.name, require_overlap=not is_table, context=log.event_context
+    )
     batch = QueryBatch(Queries(mapped.events, codes, known), typed_ids(ids, log.users, "user_id"))
     batch.note_items(mapped.item_rows, mapped.unknown_items, "items")
     if mapped.unknown_actions:
@@ -239,7 +274,9 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
     batch = QueryBatch(Queries.anonymous(Events(offsets, codes[known])), keys)
     unknown = np.flatnonzero(~known).tolist()
     batch.note_items(row_T[unknown], [flat[place] for place in unknown], "items")
-    if unread := [name for name in getattr(trained.model.config, "inputs", ()) if name in EVENT_INPUTS]:
+    if unread := [
+        name for name in getattr(trained.model.config, "inputs", ()) if name.partition(":")[0] in EVENT_INPUTS
+    ]:
         text = f"'{trained.key}' also reads {', '.join(unread)}, which item ids alone do not provide"
         for row in range(len(rows)):
             batch.note(row, text)

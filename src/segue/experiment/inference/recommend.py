@@ -15,6 +15,7 @@ import polars as pl
 
 from segue.core.bundle import TrainedModel
 from segue.core.messages import warn
+from segue.core.model import FALLBACK_NOTES, DeadlineAware
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Recommendations
 from segue.experiment.inference.constraints import Constraints, catalog_of, compile_constraints
@@ -86,6 +87,9 @@ def recommend_block(
             allowed=constraints.allowed,
             exclude_rows=constraints.exclude_rows if constraints.has_rows else None,
         )
+    if isinstance(trained.model, DeadlineAware):
+        for row, reason in trained.model.fallbacks(batch.queries).items():
+            batch.note(row, f"not reranked: {FALLBACK_NOTES[reason]}")
     empty = batch.keys.filter(pl.Series(found.lengths == 0))
     if len(empty):
         batch.unknown["no item was left to recommend for"] = id_texts(empty, "users")

@@ -46,6 +46,8 @@ class StreamingSession:
             )
         self.trained = trained
         self.model = trained.model
+        if columns := [one.name for one in self.model.schema.event_context]:
+            warn(f"stream: '{trained.key}' also reads the context {', '.join(columns)}, which is unknown in a stream")
 
     @check_arguments()
     def state(

@@ -186,6 +186,7 @@ def _columns(prefix: str, events: Events) -> dict[str, NDArray[Any]]:
 def _validation_columns(valid: HeldOut) -> dict[str, NDArray[Any]]:
     queries = valid.queries
     columns = {name: getattr(queries, name) for name in ("users", "known", "times", "time_known")}
+    columns |= {f"context.{name}": column for name, column in queries.context.items()}
     return {
         **_columns("history.", queries.history),
         **_columns("targets.", valid.targets),

@@ -21,7 +21,7 @@ from segue.features.text.cache import encode_cached, fit_cached
 from segue.features.text.encoder import TextEncoder, Vectors
 from segue.features.text.settings import TextSettings
 
-__all__ = ["add_text_features", "encode_table", "join_texts"]
+__all__ = ["ItemTexts", "add_text_features", "encode_table", "join_texts", "vector_column"]
 
 Log = Callable[[str], None]
 
@@ -63,7 +63,7 @@ def add_text_features(
     encoder = settings.create()
     fit_cached(encoder, known, run, cache)
     vectors_ID = _encode(encoder, texts, run, cache)
-    column = _vector_column(settings.name, vectors_ID)
+    column = vector_column(settings.name, vectors_ID)
     count = len(column) - column.null_count()
     if not count:
         raise ValueError(
@@ -83,27 +83,75 @@ def add_text_features(
     )
 
 
-def encode_table(encodings: Sequence[TextEncoding], table: pl.DataFrame) -> pl.DataFrame:
-    """Add text vectors to the features of ``N`` new items.
+class ItemTexts:
+    """Encodes the text of new items as the text of the catalog was encoded.
 
-    They are computed as those of the catalog were. Columns with text that are missing in ``table`` are empty.
+    An encoder is opened when it is needed, and stays open. Not thread-safe.
+    """
+
+    def __init__(self, encodings: Sequence[TextEncoding]) -> None:
+        self.encodings = tuple(encodings)
+        self._settings = [parse(TextSettings, one.settings, "text") for one in encodings]
+        self._encoders: dict[int, TextEncoder] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The columns with the vectors, one per encoding."""
+        return [settings.name for settings in self._settings]
+
+    def open(self) -> None:
+        """Open all encoders.
+
+        Raises:
+            ValueError: an encoder is not available, or its files are others than at the time of training.
+        """
+        for index in range(len(self.encodings)):
+            self._encoder(index)
+
+    def encode(self, index: int, table: pl.DataFrame) -> Vectors:
+        """Return the vectors ``(N, D)`` of one of the encodings.
+
+        Items without text have NaN.         Columns with text that are missing in ``table`` are empty.
+
+        Raises:
+            ValueError: see :meth:`open`.
+        """
+        encoder = self._encoder(index)
+        present = [name for name in self._settings[index].columns if name in table.columns]
+        texts = join_texts(table, present) if present else [""] * len(table)
+        return _encode(encoder, texts, Run(), None)
+
+    def add_to(self, table: pl.DataFrame) -> pl.DataFrame:
+        """Return ``table`` with the columns of vectors.
+
+        Raises:
+            ValueError: see :meth:`open`.
+        """
+        for index, name in enumerate(self.names):
+            table = table.with_columns(vector_column(name, self.encode(index, table)))
+        return table
+
+    def _encoder(self, index: int) -> TextEncoder:
+        if index not in self._encoders:
+            encoding, settings = self.encodings[index], self._settings[index]
+            encoder = settings.create()
+            encoder.restore(encoding.arrays)
+            if encoder.digest != encoding.digest:
+                raise ValueError(
+                    f"text: {settings.encoder}: its files or code have changed since the model was trained (digest "
+                    f"{encoder.digest[:12]}, expected {encoding.digest[:12]}); restore them, or train the model again"
+                )
+            self._encoders[index] = encoder
+        return self._encoders[index]
+
+
+def encode_table(encodings: Sequence[TextEncoding], table: pl.DataFrame) -> pl.DataFrame:
+    """Add text vectors to the features of ``N`` new items; see :class:`ItemTexts`.
 
     Raises:
         ValueError: an encoder is not available, or its files are others than at the time of training.
     """
-    for encoding in encodings:
-        settings = parse(TextSettings, encoding.settings, "text")
-        encoder = settings.create()
-        encoder.restore(encoding.arrays)
-        if encoder.digest != encoding.digest:
-            raise ValueError(
-                f"text: {settings.encoder}: its files or code have changed since the model was trained (digest "
-                f"{encoder.digest[:12]}, expected {encoding.digest[:12]}); restore them, or train the model again"
-            )
-        present = [name for name in settings.columns if name in table.columns]
-        texts = join_texts(table, present) if present else [""] * len(table)
-        table = table.with_columns(_vector_column(settings.name, _encode(encoder, texts, Run(), None)))
-    return table
+    return ItemTexts(encodings).add_to(table)
 
 
 def join_texts(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
@@ -151,7 +199,7 @@ def _encode(encoder: TextEncoder, texts: Sequence[str], run: Run, folder: Path |
     return vectors_ND
 
 
-def _vector_column(name: str, vectors_ND: Vectors) -> pl.Series:
+def vector_column(name: str, vectors_ND: Vectors) -> pl.Series:
     """Return vectors as a column of lists; null where a vector is NaN."""
     column = pl.Series(name, vectors_ND).arr.to_list()
     is_known = pl.Series(~np.isnan(vectors_ND).any(axis=1))

@@ -4,9 +4,10 @@ The score of an item is a log-linear combination (Genest and Zidek 1986, doi:10.
 as the popularity or a model of profiles, and of the lifts of the base models, that is, of the factors by which they
 raise the probability of the item above its popularity:
 
-    log p(i | history) = w_0(n) log prior(i) + sum_b w_b(n) log lift_b(i | history) + constant
+    log p(i | history) = w_0(n) log prior_n(i) + sum_b w_b(n) log lift_b(i | history) + constant
 
-The weights depend on the length n of the history: after one event, a base model deserves less trust than after ten.
+Here n is the length of the history. The prior counts what users choose after their first n events, see
+:mod:`segue.solvers.popularity`. After one event, a base model deserves less trust than after ten.
 They are learned from training users who are treated as new: each of :data:`FOLDS` parts of the users is left out of the
 training of all models in turn. For each n, the weights first maximize the likelihood of the events of these users after
 their first n. Likelihood rewards the whole distribution, not the top of the list, so the weights of the bases are then
@@ -34,7 +35,7 @@ from segue.core.model_arrays import load_array
 from segue.core.recommend import top_k
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Mask, Queries, Scores
-from segue.solvers.popularity import popularity_distribution
+from segue.solvers.popularity import later_lifts, popularity_distribution
 from segue.solvers.profiles.base_models import base_arrays, build_base, check_base, restore_base
 
 __all__ = ["FoldIn"]
@@ -71,6 +72,9 @@ class FoldIn(Solver):
         """Keys of the models that read the history. Like the prior, they may not be trained in epochs."""
         base_settings: dict[str, dict[str, Any]] = Field(default={})
         """Settings of prior and base models that differ from their defaults, by key."""
+        later_popularity: bool = True
+        """Whether the prior is corrected by what users choose after their first events, as many as the query has.
+        Items that are chosen at the beginning or not at all then fall with each event."""
 
         @model_validator(mode="after")
         def _check_bases(self) -> Self:
@@ -110,6 +114,9 @@ class FoldIn(Solver):
         for model in self.models:
             model.fit(data, run, None)
         self.log_popularity_I = np.log(popularity_distribution(data))
+        self.later_lifts_HI = np.zeros((len(LENGTHS), data.n_items), np.float32)
+        if self.config.later_popularity:
+            self.later_lifts_HI = later_lifts(data, LENGTHS)
 
     def _learn_weights(self, train: Dataset, run: Run) -> Numbers:
         """Learn the weights ``(H, F)`` from users treated as new."""
@@ -158,7 +165,11 @@ class FoldIn(Solver):
         Each has shape ``(N, I)``.
         """
         lifts = [_log_lift(model, queries, self.log_popularity_I) for model in self.models]
-        return [lifts[0] + self.log_popularity_I, *lifts[1:]]
+        prior_NI = lifts[0] + self.log_popularity_I
+        for length in np.unique(queries.history.lengths):
+            if length > 0:
+                prior_NI[queries.history.lengths == length] += _interpolate(self.later_lifts_HI, length)
+        return [prior_NI, *lifts[1:]]
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return logits of the items."""
@@ -174,7 +185,11 @@ class FoldIn(Solver):
 
     def arrays(self) -> StateArrays:
         """Return the weights, the popularity and the arrays of the models."""
-        own = {"weights": self.weights_HF, "log_popularity": self.log_popularity_I}
+        own = {
+            "weights": self.weights_HF,
+            "log_popularity": self.log_popularity_I,
+            "later_lifts": self.later_lifts_HI,
+        }
         for key, model in zip(self.keys, self.models, strict=True):
             own |= base_arrays(model, key)
         return own
@@ -183,6 +198,7 @@ class FoldIn(Solver):
         """See :meth:`segue.core.model.Model.restore`."""
         self.weights_HF = load_array(arrays, "weights", (len(LENGTHS), len(self.keys)), np.float64)
         self.log_popularity_I = load_array(arrays, "log_popularity", (self.schema.n_items,), np.float32)
+        self.later_lifts_HI = load_array(arrays, "later_lifts", (len(LENGTHS), self.schema.n_items), np.float32)
         for key, model in zip(self.keys, self.models, strict=True):
             restore_base(model, self.schema, arrays, key)
 
@@ -233,6 +249,14 @@ class _Simulation:
         loss = float(totals_N @ (np.log(sums_N) + highest_N)) - float(observed_F @ weights_F)
         logits_NI *= (totals_N / sums_N).astype(np.float32)[:, None]
         return loss, self.sums(logits_NI) - observed_F
+
+
+def _interpolate(table_HI: Scores, length: int) -> Scores:
+    """Return the row of ``length``, ``(I,)``, interpolated between the lengths."""
+    number = np.interp(np.log(length), np.log(LENGTHS), np.arange(len(LENGTHS)))
+    low, share = int(number), np.float32(number % 1)
+    row_I: Scores = (1 - share) * table_HI[low] + share * table_HI[min(low + 1, len(LENGTHS) - 1)]
+    return row_I
 
 
 def _scale_bases(simulations: Sequence[_Simulation], weights_F: Numbers) -> Numbers:

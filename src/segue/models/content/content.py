@@ -17,8 +17,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import polars as pl
@@ -179,6 +180,25 @@ class Content(Solver):
             ValueError: a cell does not fit its feature.
         """
         return self._vectors_of(self.blocks.encode(encode_features(self.blocks.features, table)))
+
+    @property
+    def can_add_items(self) -> bool:
+        """See :class:`segue.core.model.Extensible`."""
+        return True
+
+    def with_items(self, codes: Codes, table: pl.DataFrame) -> Self:
+        """See :meth:`segue.core.model.Extensible.with_items`."""
+        n_added = int((codes >= self.schema.n_items).sum())
+        extended = copy(self)
+        extended.schema = replace(
+            self.schema,
+            n_items=self.schema.n_items + n_added,
+            n_without_events=self.schema.n_without_events + n_added,
+        )
+        added_ND = np.zeros((n_added, self.items_ID.shape[1]), np.float32)
+        extended.items_ID = np.concatenate([self.items_ID, added_ND])
+        extended.items_ID[codes] = self.encode_items(table)
+        return extended
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
         """Return the profile of each history, ``(N, D)``.

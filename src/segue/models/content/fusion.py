@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Self, cast
 
 import numpy as np
+import polars as pl
+import torch
 from annotated_types import Ge, Lt
 from numpy.typing import NDArray
 from pydantic import field_validator, model_validator
@@ -27,6 +29,7 @@ from segue.core.network import Loss, Network
 from segue.core.registry import model_class, model_keys
 from segue.core.state import State
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
+from segue.nn.added_items import add_items
 from segue.nn.inputs.input_encoder import InputName
 from segue.nn.inputs.item_fusion import FusionMethod, ItemFusion
 from segue.nn.sequence_model import SequenceModel, SequenceSettings
@@ -67,6 +70,10 @@ class Fusion(Network):
         normalize: bool = True
         """Whether the vectors that score items have the same, learned length: an item is then not scored high for its
         many events, and new items compete with others on equal terms."""
+        new_item_bonus: float = 0.0
+        """Added to the scores of items without training events. The scores of new items are less certain, so that few
+        of them are among the best; a bonus recommends more of them, at some cost for the others. It changes nothing in
+        training: choose it on validation, with ``split.cold_items``."""
         inputs: tuple[InputName, ...] = ("item_features",)
         """Inputs in addition to the items: the event inputs ``value``, ``action``, ``gap`` (time since the previous
         event), ``query_time`` (time from the newest event to the query), ``session_position``, and ``hour``,
@@ -117,7 +124,9 @@ class Fusion(Network):
         std = (2.0 / (len(self.encoder.items.weight) + width)) ** 0.5  # that of the items' own embeddings
         inputs.items = ItemFusion(
             *(schema.item_features, schema.n_items, width, std),
-            *(config.fusion, config.id_dropout, config.vector_dim, config.normalize),
+            *(config.fusion, config.id_dropout, config.vector_dim),
+            normalize=config.normalize,
+            new_item_bonus=config.new_item_bonus,
         )
         if isinstance(self.encoder, StreamingModel):  # then the model fulfills the protocol Streaming
             encoder = self.encoder
@@ -174,6 +183,17 @@ class Fusion(Network):
     def similar(self, items: Codes) -> Scores:
         """Return the cosine similarity of item vectors."""
         return self.encoder.similar(items)
+
+    @property
+    def can_add_items(self) -> bool:
+        """See :class:`segue.core.model.Extensible`."""
+        return True
+
+    def with_items(self, codes: Codes, table: pl.DataFrame) -> Self:
+        """See :meth:`segue.core.model.Extensible.with_items`."""
+        extended, rows_NJ = add_items(self, self.fusion, codes, table)
+        extended.fusion.rows_IJ[torch.from_numpy(codes.astype(np.int64))] = rows_NJ
+        return extended
 
     def arrays(self) -> StateArrays:
         """Return the arrays of the encoder, which include the fusion.

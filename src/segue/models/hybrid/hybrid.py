@@ -1,21 +1,20 @@
 """Combinations of other models: weighted, fused by rank, switching and stacked.
 
-Burke 2002, doi:10.1023/A:1021240730564, names the strategies. Weights are chosen on validation by ensemble selection
-(Caruana et al. 2004, doi:10.1145/1015330.1015432): starting from the best member, members are added one by one, with
-repetition, while the validation metric improves. Reciprocal rank fusion is that of Cormack et al. 2009,
-doi:10.1145/1571941.1572114.
+Burke 2002, doi:10.1023/A:1021240730564, names the strategies. Weights are chosen on validation by coordinate ascent
+(Metzler and Croft 2007, doi:10.1007/s10791-006-9019-z): starting from the best member alone, the weight of one member
+after the other is set to the value that is best for the validation metric, until none improves it. Reciprocal rank
+fusion is that of Cormack et al. 2009, doi:10.1145/1571941.1572114.
 
 Members are trained by their own settings, as if alone. Their scores have different scales, so they are normalized for
 each query. An item that a member cannot score, as it is new, gets the member's lowest score.
 
-Shapes: N queries, I items, M members, T training examples, C items per example, F inputs of the stacked model.
+Shapes: N queries, I items, M members, T examples, C items per example, F inputs of the stacked model.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
@@ -28,17 +27,24 @@ from pydantic import Field, model_validator
 from segue.core.config import Settings, reject_unused
 from segue.core.model import Model, Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
-from segue.core.registry import model_class
+from segue.core.recommend import exclude
 from segue.core.run import Run
-from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.core.types import Codes, DataSchema, Dataset, Events, Mask, Queries, Scores
+from segue.solvers.profiles.base_models import restore_member
 
 __all__ = ["Hybrid"]
 
 RRF_CONSTANT = 60
 """Constant k of reciprocal rank fusion, as in the paper: the rank at which an item counts half as much as the first."""
 
-MAX_SELECTIONS = 20
-"""Maximum number of members that ensemble selection adds, repetitions included."""
+WEIGHTS = (0.0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5)
+"""Weights among which validation chooses, relative to that of the best member.
+
+Small ones are for members with few positive scores, such as neighbors, whose normalized scores are large.
+"""
+
+MAX_ITERATIONS = 3
+"""Maximum number of times that coordinate ascent goes through the members."""
 
 THRESHOLDS = (1, 2, 3, 5, 10, 20, 50, 100)
 """Thresholds among which validation chooses."""
@@ -46,14 +52,14 @@ THRESHOLDS = (1, 2, 3, 5, 10, 20, 50, 100)
 CACHE_BYTES = 2_000_000_000
 """Size of the members' scores that are kept while weights are chosen; beyond it they are computed again."""
 
-MAX_MISSING_BYTES = 2_000_000
-"""Size of arrays that may be missing in a file before a member is created to name them."""
-
 N_NEGATIVES, L2 = 100, 1e-3
-"""Sampled items per training example of the stacked model, and its L2 penalty."""
+"""Other items per example of the stacked model, and its L2 penalty.
+
+Half of the items are those that the members rank highest, so that it learns to order the top of the list.
+"""
 
 MAX_EXAMPLES = 20_000
-"""Maximum number of training examples of the stacked model."""
+"""Maximum number of examples of the stacked model."""
 
 
 class Hybrid(Solver):
@@ -70,7 +76,8 @@ class Hybrid(Solver):
         method: Literal["weighted", "rrf", "switching", "stacked"] = "weighted"
         """``weighted``: weighted sum of normalized scores; ``rrf``: weighted sum of reciprocal ranks; ``switching``:
         one of two members, depending on the number of events; ``stacked``: a linear model of all scores, the length of
-        the history and the number of events of the item, trained on the last event of each training user."""
+        the history and the number of events of the item, trained on validation, or without it on the last event of each
+        training user."""
         weights: tuple[Annotated[float, Ge(0)], ...] | None = None
         """Weight of each member; ``None``: chosen on validation, or equal without it."""
         switch_by: Literal["history", "item"] = "history"
@@ -125,9 +132,8 @@ class Hybrid(Solver):
             ValueError: a member or its settings are invalid, or it cannot be trained on this data.
         """
         config = self.config
-        self.item_events_I = np.bincount(train.histories.items, minlength=train.n_items)
-        if config.method == "stacked":
-            self._fit_stacked(train, run)
+        if config.method == "stacked" and not hasattr(validate, "held_out"):
+            self._fit_without_validation(train, run)
         self._train_members(train, run, validate)
         if validate is not None:
             self.choose(validate)
@@ -137,11 +143,14 @@ class Hybrid(Solver):
         )
 
     def choose(self, validate: Validate) -> None:
-        """Choose the weights or the threshold on validation.
+        """Choose the weights, the threshold or the coefficients on validation.
 
-        Those that the settings give are not changed.
+        Those that the settings give are not changed. The coefficients of the stacked model need the queries of
+        ``validate``, which :func:`segue.evaluation.evaluate.make_validator` provides.
         """
         config = self.config
+        if config.method == "stacked" and (held_out := getattr(validate, "held_out", None)) is not None:
+            self._fit_coefficients(held_out.queries, held_out.targets, np.random.default_rng(0))
         with self._cached_scores():
             if config.method == "switching" and config.switch_at is None:
                 self.switch_at = self._choose_threshold(validate)
@@ -150,7 +159,8 @@ class Hybrid(Solver):
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Combine the scores of the members."""
-        scores_MNI = [self._member_scores(index, queries) for index in range(len(self.members))]
+        is_used_M = self.weights_M > 0 if self.config.method in ("weighted", "rrf") else np.ones(len(self.members))
+        scores_MNI = [self._member_scores(int(index), queries) for index in np.flatnonzero(is_used_M)]
         return select_candidates(self._combine(scores_MNI, queries), candidates)
 
     def arrays(self) -> StateArrays:
@@ -175,44 +185,26 @@ class Hybrid(Solver):
         self.item_events_I = load_array(arrays, "item_events", (self.schema.n_items,), np.int64)
         self.coefficients_F = load_array(arrays, "coefficients", (_n_inputs(n_members),), np.float64)
         reads = load_array(arrays, "reads_features", (n_members, 2), np.bool_)
-        members = []
-        for index, key in enumerate(self.config.members):
-            own = {name.removeprefix(f"{key}/"): one for name, one in arrays.items() if name.startswith(f"{key}/")}
-            members.append(
-                self._restore_member(key, own, reads_items=bool(reads[index, 0]), reads_users=bool(reads[index, 1]))
-            )
-        self.members = tuple(members)
-
-    def _restore_member(self, key: str, arrays: StateArrays, *, reads_items: bool, reads_users: bool) -> Model:
-        """Create a member from its arrays.
-
-        Raises:
-            ValueError: they do not fit its settings.
-        """
-        schema = replace(
-            self.schema,
-            item_features=self.schema.item_features if reads_items else (),
-            user_features=self.schema.user_features if reads_users else (),
+        self.members = tuple(
+            restore_member(key, self.config.settings.get(key, {}), self.schema, arrays, (bool(one[0]), bool(one[1])))
+            for key, one in zip(self.config.members, reads, strict=True)
         )
-        kind = model_class(key)
-        names = kind.Config.model_fields
-        config = kind.Config(**{name: one for name, one in self.config.settings.get(key, {}).items() if name in names})
-        size = sum(array.nbytes for array in arrays.values())
-        if kind.exceeds_memory(config, schema, size + MAX_MISSING_BYTES):
-            raise ValueError(f"arrays of the member '{key}': {size} bytes, its settings need larger arrays")
-        member = kind(config, schema)
-        try:
-            member.restore(arrays)
-        except ValueError as error:  # it names arrays as the member does
-            raise ValueError(re.sub(r"(array '|events\.)", rf"\g<1>{key}/", str(error))) from None
-        return member
 
     def _train_members(self, train: Dataset, run: Run, validate: Validate | None, part: str = "members") -> None:
-        """Train all members, and take their features into the schema."""
-        self.members = tuple(
-            run.train_part(key, self.config.settings.get(key, {}), train, validate, f"{part}/{key}")
-            for key in self.config.members
+        """Train all members."""
+        settings = self.config.settings
+        self.use_members(
+            [
+                run.train_part(key, settings.get(key, {}), train, validate, f"{part}/{key}")
+                for key in self.config.members
+            ],
+            train,
         )
+
+    def use_members(self, members: Sequence[Model], train: Dataset) -> None:
+        """Combine members that were trained on ``train``, in the order of the settings."""
+        self.members = tuple(members)
+        self.item_events_I = np.bincount(train.histories.items, minlength=train.n_items)
         self.schema = train.schema
         for member in self.members:
             for name in ("item_features", "user_features"):
@@ -264,7 +256,8 @@ class Hybrid(Solver):
             is_first = queries.history.lengths[:, None] if self.config.switch_by == "history" else self.item_events_I
             return np.where(is_first >= self.switch_at, scores_MNI[0], scores_MNI[1])
         else:
-            weighted = [one * np.float32(w) for one, w in zip(scores_MNI, self.weights_M, strict=True) if w > 0]
+            used_M = self.weights_M[self.weights_M > 0]
+            weighted = [one * np.float32(weight) for one, weight in zip(scores_MNI, used_M, strict=True)]
         scores_NI: Scores = np.sum(weighted, axis=0, dtype=np.float32)
         return scores_NI
 
@@ -288,27 +281,32 @@ class Hybrid(Solver):
         return max(values, key=lambda threshold: values[threshold])
 
     def _choose_weights(self, validate: Validate) -> NDArray[np.float64]:
-        """Return the weights of ensemble selection, ``(M,)``, which sum to 1."""
-        counts_M = np.zeros(len(self.members))
-        best = -np.inf
-        for _ in range(MAX_SELECTIONS):
-            values = []
-            for index in range(len(self.members)):
-                added_M = counts_M + (np.arange(len(self.members)) == index)
-                self.weights_M = added_M / added_M.sum()
-                values.append(_metric(validate(self)))
-            if max(values) <= best:
+        """Return the weights of coordinate ascent, ``(M,)``, which sum to 1."""
+
+        def value(weights_M: NDArray[np.float64]) -> float:
+            self.weights_M = weights_M / weights_M.sum()
+            return _metric(validate(self))
+
+        singles = np.eye(len(self.members))
+        values = [value(weights_M) for weights_M in singles]
+        order = np.argsort(values, kind="stable")[::-1]
+        best_M, best = singles[order[0]], values[order[0]]
+        for _ in range(MAX_ITERATIONS):
+            before = best
+            for index in order[1:]:
+                for weight in WEIGHTS:
+                    changed_M = np.where(np.arange(len(best_M)) == index, weight, best_M)
+                    if weight != best_M[index] and (found := value(changed_M)) > best:
+                        best_M, best = changed_M, found
+            if best == before:
                 break
-            best = max(values)
-            counts_M[int(np.argmax(values))] += 1
-        weights_M: NDArray[np.float64] = counts_M / counts_M.sum()
+        weights_M: NDArray[np.float64] = best_M / best_M.sum()
         return weights_M
 
-    def _fit_stacked(self, train: Dataset, run: Run) -> None:
-        """Learn the linear model.
+    def _fit_without_validation(self, train: Dataset, run: Run) -> None:
+        """Fit the stacked model on the last events of the training users.
 
-        The last event of each user is held out, the members are trained on the others, and the coefficients maximize
-        the likelihood of the held-out items among sampled ones (McFadden 1974).
+        The members are trained on the others.
         """
         lengths_U = train.histories.lengths
         users = np.flatnonzero(lengths_U >= 2)
@@ -319,20 +317,29 @@ class Hybrid(Solver):
         is_held_out_U = np.zeros(train.n_users, np.bool_)
         is_held_out_U[users] = True
         earlier = train.histories.slice_rows(np.zeros_like(lengths_U), lengths_U - is_held_out_U)
-        targets_T = train.histories.items[train.histories.offsets[1:][users] - 1]
+        last = train.histories.slice_rows(lengths_U - is_held_out_U, lengths_U).take(users)
         self._train_members(train.with_histories(earlier), run, None, "stacked")
-        queries = Queries.of_users(users.astype(np.int32), earlier.take(users))
-        items_TC = np.concatenate(
-            [targets_T[:, None], rng.integers(train.n_items, size=(len(users), N_NEGATIVES), dtype=np.int32)], axis=1
-        )
-        parts = []
-        for start in range(0, len(users), block := max(1, 4_000_000 // train.n_items)):
-            rows = queries.rows_between(start, start + block)
+        self._fit_coefficients(Queries.of_users(users.astype(np.int32), earlier.take(users)), last, rng)
+
+    def _fit_coefficients(self, queries: Queries, targets: Events, rng: np.random.Generator) -> None:
+        """Fit the stacked model.
+
+        The coefficients maximize the likelihood of the targets among other items (McFadden 1974): those that the
+        members rank highest, and random ones. Items of the history are not among them.
+        """
+        events_T = np.sort(rng.permutation(targets.size)[:MAX_EXAMPLES])
+        examples = []
+        for start in range(0, len(events_T), block := max(1, 4_000_000 // self.schema.n_items)):
+            chosen_T = events_T[start : start + block]
+            rows, targets_T = queries.take(targets.rows[chosen_T]), targets.items[chosen_T]
             scores_MNI = [self._normalize(index, rows) for index in range(len(self.members))]
+            items_TC, is_candidate_TC = _sample_candidates(scores_MNI, rows, targets_T, rng)
             inputs = _stacked_inputs(scores_MNI, rows.history.lengths, self.item_events_I)
-            picked = items_TC[start : start + block]
-            parts.append(np.stack([np.take_along_axis(one, picked, axis=1) for one in inputs], axis=2))
-        self.coefficients_F = _fit_logit(np.concatenate(parts).astype(np.float64))
+            inputs_TCF = np.stack([np.take_along_axis(one, items_TC, axis=1) for one in inputs], axis=2)
+            examples.append((inputs_TCF, is_candidate_TC))
+        if examples:
+            inputs_TCF, is_candidate_TC = (np.concatenate(parts) for parts in zip(*examples, strict=True))
+            self.coefficients_F = _fit_logit(inputs_TCF.astype(np.float64), is_candidate_TC)
 
 
 def _metric(values: Mapping[str, float]) -> float:
@@ -362,9 +369,17 @@ def _ranks(scores_NI: Scores) -> Scores:
 
     Items with equal scores have their mean rank.
     """
-    from scipy.stats import rankdata
-
-    ranks_NI: Scores = rankdata(-scores_NI, axis=1).astype(np.float32)
+    order_NI = np.argsort(-scores_NI, axis=1)
+    sorted_NI = np.take_along_axis(scores_NI, order_NI, axis=1)
+    is_next_NI = np.ones(sorted_NI.shape, np.bool_)  # a rank whose score is below that of the rank before
+    is_next_NI[:, 1:] = sorted_NI[:, 1:] < sorted_NI[:, :-1]
+    positions_I = np.arange(1, scores_NI.shape[1] + 1, dtype=np.int32)
+    first_NI = np.maximum.accumulate(np.where(is_next_NI, positions_I, 1), axis=1)
+    is_last_NI = np.roll(is_next_NI, -1, axis=1)
+    last_NI = np.where(is_last_NI, positions_I, positions_I[-1])
+    last_NI = np.minimum.accumulate(last_NI[:, ::-1], axis=1)[:, ::-1]
+    ranks_NI = np.empty_like(scores_NI)
+    np.put_along_axis(ranks_NI, order_NI, ((first_NI + last_NI) / 2).astype(np.float32), axis=1)
     return ranks_NI
 
 
@@ -387,10 +402,35 @@ def _stacked_inputs(
     return [*products, np.broadcast_to(events_I, scores_MNI[0].shape)]
 
 
-def _fit_logit(inputs_TCF: NDArray[np.float64]) -> NDArray[np.float64]:
+def _sample_candidates(
+    scores_MNI: list[Scores], queries: Queries, targets_N: Codes, rng: np.random.Generator
+) -> tuple[Codes, Mask]:
+    """Return candidates ``(N, C)``, the first the target, and which are valid.
+
+    Valid candidates are distinct and unseen. The next half has the highest mean score of the members, the rest is
+    random.
+    """
+    mean_NI: Scores = np.mean(scores_MNI, axis=0)
+    exclude(mean_NI, queries.history)
+    mean_NI[np.arange(len(targets_N)), targets_N] = -np.inf
+    n_items = mean_NI.shape[1]
+    n_top = min(N_NEGATIVES // 2, n_items)
+    top_NC = np.argpartition(-mean_NI, n_top - 1, axis=1)[:, :n_top]
+    random_NC = rng.integers(n_items, size=(len(targets_N), N_NEGATIVES - N_NEGATIVES // 2))
+    is_new_NC = (
+        np.take_along_axis(mean_NI, random_NC, axis=1) < np.take_along_axis(mean_NI, top_NC, axis=1).min(1)[:, None]
+    )
+    items_NC = np.concatenate([targets_N[:, None], top_NC, random_NC], axis=1).astype(np.int32)
+    is_candidate_NC = np.take_along_axis(mean_NI, items_NC.astype(np.int64), axis=1) > -np.inf
+    is_candidate_NC[:, 1 + n_top :] &= is_new_NC
+    is_candidate_NC[:, 0] = True
+    return items_NC, is_candidate_NC
+
+
+def _fit_logit(inputs_TCF: NDArray[np.float64], is_candidate_TC: Mask) -> NDArray[np.float64]:
     """Return the coefficients of a conditional logit model, ``(F,)``.
 
-    The first alternative of each example is the one that was chosen.
+    The first alternative of each example is the one that was chosen, among those of ``is_candidate_TC``.
     """
     from scipy.optimize import minimize
     from scipy.special import logsumexp
@@ -400,7 +440,7 @@ def _fit_logit(inputs_TCF: NDArray[np.float64]) -> NDArray[np.float64]:
     scaled_TCF = inputs_TCF / scale_F
 
     def loss(coefficients_F: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        logits_TC = scaled_TCF @ coefficients_F
+        logits_TC = np.where(is_candidate_TC, scaled_TCF @ coefficients_F, -np.inf)
         log_sum_T = logsumexp(logits_TC, axis=1)
         chances_TC = np.exp(logits_TC - log_sum_T[:, None])
         expected_F = np.einsum("tc,tcf->f", chances_TC, scaled_TCF)

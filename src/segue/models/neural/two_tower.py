@@ -71,6 +71,10 @@ class TwoTower(SequenceModel):
         represent new items; drawn independently for every position of a history and every candidate."""
         vector_dim: Annotated[int, Ge(0)] = 128
         """Number of whitened principal components that replace each vector feature; 0: vectors are used unchanged."""
+        new_item_bonus: float = 0.0
+        """Added to the scores of items without training events. The scores of new items are less certain, so that few
+        of them are among the best; a bonus recommends more of them, at some cost for the others. It changes nothing in
+        training: choose it on validation, with ``split.cold_items``."""
         feature_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
         """Probability in training that an input of a sequence other than its items is replaced by unknown,
         independently for each input."""
@@ -95,6 +99,7 @@ class TwoTower(SequenceModel):
                     "frequency_rate": (self.frequencies == "streaming", "frequencies='streaming'"),
                     "fusion": (has_items, "the input item_features"),
                     "id_dropout": (has_items, "the input item_features"),
+                    "new_item_bonus": (has_items, "the input item_features"),
                     "vector_dim": (has_items, "the input item_features"),
                 },
             )
@@ -117,6 +122,7 @@ class TwoTower(SequenceModel):
                 *(schema.item_features, schema.n_items, width, std),
                 *(config.fusion, config.id_dropout, config.vector_dim),
                 normalize=False,  # the item tower does so
+                new_item_bonus=config.new_item_bonus,
             )
         self.pooling = _RecencyAttention(width, config.num_heads, config.max_length)
         self.user_tower = _Tower(2 * width, config.hidden_dim, width, config.dropout)

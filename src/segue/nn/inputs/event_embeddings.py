@@ -2,26 +2,27 @@
 
 Each input maps every position to a bin; each bin, and "unknown", has a learned vector. The vectors of calendar bins are
 learned weights of their cyclic encoding. The vectors of all inputs are added to the item embedding, so any encoder can
-use them. A position only sees what is known when the next item is predicted: its own
-event, earlier ones and, with ``query_time``, the time of the query.
+use them. A position only sees what is known when the next item is predicted: its own event, earlier ones and, with
+inputs such as ``query_time``, the time or context of the query.
 
 Shapes: B sequences, L positions, D width, E edges between bins, T events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from segue.core.batches import POSITION_UNSET, Sequences
-from segue.core.types import Dataset
+from segue.core.batches import POSITION_UNSET, QUERY, Sequences
+from segue.core.events import CONTEXT
+from segue.core.types import Dataset, Feature
 from segue.nn.inputs.calendar_bins import CALENDAR_BINS, MIN_DATE, calendar_bins, cyclic_basis
+from segue.nn.inputs.context_bins import VALUE_BINS, ContextBins, value_bin_edges
 
 __all__ = [
     "INPUT_COLUMNS",
@@ -30,7 +31,6 @@ __all__ = [
     "missing_times",
     "session_positions",
     "time_gaps",
-    "value_bin_edges",
 ]
 
 INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -44,9 +44,6 @@ INPUT_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 """Columns that each event input reads."""
 
-VALUE_BINS = 32
-"""Maximum number of bins of values."""
-
 TIME_BINS = 33
 """Bins of seconds: 0, 1, 2 to 3, 4 to 7, ...; the last one starts at 2^32."""
 
@@ -58,15 +55,25 @@ class EventEmbeddings(nn.Module):
     """Sum of the vectors of several event inputs.
 
     Args:
-        names: keys of :data:`INPUT_COLUMNS`.
+        names: keys of :data:`INPUT_COLUMNS`, and ``context:NAME`` and ``query_context:NAME`` of context columns.
         n_actions: number of action types.
         session_gap: seconds without an event after which a session ends.
         std: standard deviation of the initial vectors.
+        context: the context columns.
     """
 
-    def __init__(self, names: Iterable[str], width: int, n_actions: int, session_gap: float, std: float) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        width: int,
+        n_actions: int,
+        session_gap: float,
+        std: float,
+        context: Sequence[Feature] = (),
+    ) -> None:
         super().__init__()
-        self.session_gap = session_gap
+        names, self.session_gap = tuple(names), session_gap
+        self.context_bins = nn.ModuleDict({f"{CONTEXT}{one.name}": ContextBins(one) for one in context})
         bins = {
             "value": VALUE_BINS,
             "action": n_actions,
@@ -77,6 +84,7 @@ class EventEmbeddings(nn.Module):
         # the last row of each table is the vector of unknown values; calendar bins have one row per number of their
         # cyclic encoding
         rows = {name: CALENDAR_BINS[calendar] - 1 for name in names if (calendar := _calendar(name))} | bins
+        rows |= {name: self._context_bins(name).size for name in names if CONTEXT in name}
         self.tables = nn.ParameterDict({name: torch.randn(rows[name] + 1, width).mul_(std) for name in names})
         self.edges_E: Tensor
         if "value" in self.tables:
@@ -95,6 +103,9 @@ class EventEmbeddings(nn.Module):
         if "value" in self.tables:
             assert events.values is not None
             self.edges_E.copy_(torch.from_numpy(value_bin_edges(events.values)))
+        for name, part in self.context_bins.items():
+            assert isinstance(part, ContextBins)
+            part.prepare(events.context[name.removeprefix(CONTEXT)])
 
     def forward(self, batch: Sequences, n_items: int, drop_prob: float = 0.0) -> Tensor:
         """Return the summed vectors, ``(B, L, D)``.
@@ -136,6 +147,8 @@ class EventEmbeddings(nn.Module):
             return torch.where(columns["values"].isnan(), -1, bins_BL)
         if name == "action":
             return columns["actions"]
+        if CONTEXT in name:
+            return self._context_bins(name)(columns[name])  # type: ignore[no-any-return]
         if name == "gap":
             return log_bins(time_gaps(columns["times"]))
         if calendar := _calendar(name):
@@ -148,29 +161,17 @@ class EventEmbeddings(nn.Module):
             return log_bins(columns["query_times"] - newest_BL)
         return self._session_positions(batch, n_items).clamp_max(SESSION_POSITION_BINS - 1)
 
+    def _context_bins(self, name: str) -> ContextBins:
+        """Return the bins of the context column that an input reads."""
+        part = self.context_bins[name.removeprefix(QUERY)]
+        assert isinstance(part, ContextBins)
+        return part
+
     def _session_positions(self, batch: Sequences, n_items: int) -> Tensor:
         columns = batch.columns
         return session_positions(
             columns["times"], batch.items_BL != n_items, columns["session_positions"], self.session_gap
         )
-
-
-def value_bin_edges(values_T: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the ``(E,)`` edges between the bins of values.
-
-    Edges are midpoints between distinct values if these are few, else quantiles.
-
-    Unused edges are infinite.
-    """
-    known = values_T[~np.isnan(values_T)]
-    distinct = np.unique(known)
-    if len(distinct) <= VALUE_BINS:
-        edges = (distinct[1:] + distinct[:-1]) / 2
-    else:
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, VALUE_BINS + 1)[1:-1]))
-    edges_E = np.full(VALUE_BINS - 1, np.inf, np.float32)
-    edges_E[: len(edges)] = edges
-    return edges_E
 
 
 def log_bins(seconds: Tensor) -> Tensor:
@@ -234,6 +235,10 @@ def _missing_data(name: str, train: Dataset) -> str:
         return "" if is_known else "no values"
     if name == "action":
         return "" if events.actions is not None and len(train.actions) > 1 else "only one type of action"
+    if CONTEXT in name:
+        column = events.context.get(name.removeprefix(QUERY).removeprefix(CONTEXT))
+        is_empty = column is None or bool(((column < 0) if column.dtype.kind == "i" else np.isnan(column)).all())
+        return "no known value of this context column" if is_empty else ""
     reason = missing_times(train)
     if not reason and _calendar(name):
         assert events.times is not None

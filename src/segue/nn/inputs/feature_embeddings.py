@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import polars as pl
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -92,8 +93,12 @@ class ItemFeatureEmbeddings(nn.Module):
     def prepare(self, train: Dataset) -> None:
         """Encode the features of all items, and note which items occur in training."""
         assert train.item_features is not None
-        self.rows_IJ.copy_(torch.from_numpy(encode_features(self.vectors.features, train.item_features.collect())))
+        self.rows_IJ.copy_(self.encode_rows(train.item_features.collect()))
         self.in_training_I.copy_(torch.from_numpy(np.bincount(train.histories.items, minlength=train.n_items) > 0))
+
+    def encode_rows(self, table: pl.DataFrame) -> Tensor:
+        """Encode the features of any items as rows of the buffer ``rows_IJ``."""
+        return torch.from_numpy(encode_features(self.vectors.features, table))
 
     def forward(self, embeddings_ID: Tensor, drop_prob: float = 0.0) -> Tensor:
         """Return the vectors of all items, ``(I, D)``.

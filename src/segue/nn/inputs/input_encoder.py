@@ -4,7 +4,8 @@ Inputs are selected by name.
 
 Event inputs: ``value``, ``action``, ``gap`` (seconds since the previous event), ``query_time`` (seconds from the newest
 event to the query), ``session_position`` (position within the session), and the calendar: ``hour``, ``weekday``,
-``month`` and ``season`` of the event, and ``query_hour`` etc. of the query. Features: ``item_features`` and
+``month`` and ``season`` of the event, and ``query_hour`` etc. of the query; the context columns of the event
+(``context``) and of the query (``query_context``). Features: ``item_features`` and
 ``user_features``. Unknown inputs have learned vectors, not zeros.
 
 Shapes: B sequences, L positions, D width, I items.
@@ -12,25 +13,33 @@ Shapes: B sequences, L positions, D width, I items.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
+from pydantic import StringConstraints
 from torch import Tensor, nn
 
-from segue.core.batches import Sequences
+from segue.core.batches import QUERY, Sequences
+from segue.core.config import suggest
+from segue.core.events import CONTEXT
 from segue.core.features import infer_features
-from segue.core.types import DataSchema, Dataset
+from segue.core.types import DataSchema, Dataset, Feature
 from segue.nn.inputs.event_embeddings import INPUT_COLUMNS, EventEmbeddings
 from segue.nn.inputs.feature_embeddings import ItemFeatureEmbeddings, UserFeatureEmbeddings
 from segue.nn.inputs.item_fusion import ItemFusion
 
 __all__ = ["InputEncoder", "InputName"]
 
-InputName: TypeAlias = Literal[
-    "value", "action", "gap", "query_time", "session_position", "hour", "weekday", "month", "season", "query_hour",
-    "query_weekday", "query_month", "query_season", "item_features", "user_features",
-]  # fmt: skip
+InputName: TypeAlias = (
+    Literal[
+        "value", "action", "gap", "query_time", "session_position", "hour", "weekday", "month", "season", "query_hour",
+        "query_weekday", "query_month", "query_season", "context", "query_context", "item_features", "user_features",
+    ]
+    | Annotated[str, StringConstraints(pattern="^(query_)?context:.+$")]
+)  # fmt: skip
+"""``context`` stands for all context columns, ``context:NAME`` for one of them."""
 
 EXCLUDED = -1e3
 """Added in training to the score of items that do not occur in training: effectively minus infinity, but finite."""
@@ -54,10 +63,14 @@ class InputEncoder(nn.Module):
         for name in ("item_features", "user_features"):
             if name in names and not getattr(schema, name):
                 raise ValueError(f"model.inputs: '{name}' is not available: the data has no usable {name}")
-        event_inputs = [name for name in INPUT_COLUMNS if name in names]
+        context_inputs = _context_inputs(names, schema.event_context)
+        event_inputs = [*(name for name in INPUT_COLUMNS if name in names), *context_inputs]
         width, n_actions = config.embedding_dim, len(schema.actions)
-        self.columns = tuple(dict.fromkeys(column for name in event_inputs for column in INPUT_COLUMNS[name]))
-        self.events = EventEmbeddings(event_inputs, width, n_actions, config.session_gap, std) if event_inputs else None
+        columns = (column for name in event_inputs for column in INPUT_COLUMNS.get(name, (name,)))
+        self.columns = tuple(dict.fromkeys(columns))
+        self.events: EventEmbeddings | None = None
+        if event_inputs:
+            self.events = EventEmbeddings(event_inputs, width, n_actions, config.session_gap, std, schema.event_context)
         self.items: ItemFeatureEmbeddings | ItemFusion | None = None
         self.users: UserFeatureEmbeddings | None = None
         if "item_features" in names:
@@ -73,7 +86,8 @@ class InputEncoder(nn.Module):
             schema = replace(schema, item_features=infer_features(data.item_features)[0])
         if "user_features" in config.inputs:
             schema = replace(schema, user_features=infer_features(data.user_features)[0])
-        return schema
+        read = {name.split(CONTEXT)[-1] for name in _context_inputs(config.inputs, data.event_context)}
+        return replace(schema, event_context=tuple(one for one in data.event_context if one.name in read))
 
     def prepare(self, train: Dataset) -> None:
         """Compute what the inputs need from the data.
@@ -128,6 +142,12 @@ class InputEncoder(nn.Module):
         excluded_I = torch.where(self.items.in_training_I, 0.0, EXCLUDED)
         return excluded_I if bias_I is None else bias_I + excluded_I
 
+    def prediction_bias(self, bias_I: Tensor) -> Tensor:
+        """Return the item bias for prediction, with the bonus of new items."""
+        if not isinstance(self.items, ItemFusion):
+            return bias_I
+        return bias_I + self.items.new_item_bonus * ~self.items.in_training_I
+
     @property
     def _drop_prob(self) -> float:
         """Return the probability that a known input is replaced by unknown, in training.
@@ -135,3 +155,26 @@ class InputEncoder(nn.Module):
         Replacement trains the vectors of unknown inputs.
         """
         return self.feature_dropout if self.training else 0.0
+
+
+def _context_inputs(names: Sequence[str], available: Sequence[Feature]) -> list[str]:
+    """Return the inputs of context columns that ``names`` stand for.
+
+    Raises:
+        ValueError: there is no such context column, or none at all.
+    """
+    columns = [one.name for one in available]
+    inputs: list[str] = []
+    for name in names:
+        base = name.removeprefix(QUERY)
+        if base == CONTEXT.rstrip(":"):
+            if not columns:
+                raise ValueError(f"model.inputs: '{name}' is not available: the data has no context columns")
+            inputs += [f"{name}:{column}" for column in columns]
+        elif base.startswith(CONTEXT):
+            column = base.removeprefix(CONTEXT)
+            if column not in columns:
+                hint = suggest(column, columns) if columns else "; the data has no context columns"
+                raise ValueError(f"model.inputs: '{name}' is not available: unknown context column '{column}'{hint}")
+            inputs.append(name)
+    return list(dict.fromkeys(inputs))

@@ -56,6 +56,7 @@ class ItemFusion(nn.Module):
             position of a history and as a candidate.
         vector_dim: number of principal components that replace each vector feature; 0: the vectors are used unchanged.
         normalize: whether the vectors of candidates have the same, learned length.
+        new_item_bonus: added in prediction to the scores of items without training events.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class ItemFusion(nn.Module):
         id_dropout: float,
         vector_dim: int,
         normalize: bool,
+        new_item_bonus: float,
     ) -> None:
         super().__init__()
-        self.features, self.id_dropout = tuple(features), id_dropout
+        self.features, self.id_dropout, self.new_item_bonus = tuple(features), id_dropout, new_item_bonus
+        self.has_ids = True  # if false, features alone represent every item
         sizes = [_reduced_size(feature, vector_dim) for feature in features]
         self.vectors = FeatureEmbeddings(
             [replace(feature, size=size) for feature, size in zip(features, sizes, strict=True)], width, std
@@ -180,8 +183,9 @@ class ItemFusion(nn.Module):
 
     def _fuse(self, own_ND: Tensor, in_training_N: Tensor, rows_NJ: Tensor) -> tuple[Tensor, Tensor]:
         own_ND = torch.where(in_training_N[:, None], own_ND, self.unknown_D)
-        is_dropping = self.training and self.id_dropout
-        fused = self.combine([own_ND, self.unknown_D[None]][: 1 + bool(is_dropping)], self.vectors.embed_each(rows_NJ))
+        owns = [own_ND, self.unknown_D[None]]
+        owns = owns[: 1 + bool(self.training and self.id_dropout)] if self.has_ids else owns[1:]
+        fused = self.combine(owns, self.vectors.embed_each(rows_NJ))
         return fused[0], fused[-1]
 
     def _split(self, rows_NJ: Tensor) -> tuple[Tensor, ...]:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.serving import schemas
 from segue.serving.batcher import Batcher
+from segue.serving.catalog.added_items import ItemBatch, ItemsResult
 from segue.serving.errors import ApiError
 from segue.serving.experiments.assignment import Experiments
 from segue.serving.experiments.exposure_recorder import ExposureRecorder
@@ -76,7 +77,7 @@ MAX_MODEL_LOADS = 2
 """Maximum number of models that are loaded at once: one that loads slowly does not delay another."""
 CANNOT_LOAD = "the model cannot be loaded; the log has details under the request_id"
 """Message for clients about a damaged artifact, which does not tell what is wrong with it."""
-WRITE_OPERATIONS = ("delete_user", "put_setting")
+WRITE_OPERATIONS = ("delete_item", "delete_user", "put_setting")
 """Operations of routes that write, besides storing events."""
 RETRY_SECONDS, FULL_RETRY_SECONDS = 2.0, 60.0
 """``Retry-After`` while the store is unavailable, and while it is full."""
@@ -97,6 +98,8 @@ class ApiDependencies:
     """Queue of the engine thread."""
     event_queue: Batcher[Event, bool]
     """Queue of the thread that writes events."""
+    item_queue: Batcher[ItemBatch, ItemsResult | Exception]
+    """Queue of the thread that encodes and stores items."""
     exposures: ExposureRecorder
     """Writes exposures in its own thread; no response waits for it."""
     stats: RequestStats
@@ -243,7 +246,21 @@ class ApiDependencies:
         disconnects meanwhile.
         """
         loop = asyncio.get_running_loop()
-        return await asyncio.shield(loop.run_in_executor(self._loader, self.service.models.find, name))
+        return await asyncio.shield(loop.run_in_executor(self._loader, self._load_with_items, name))
+
+    async def refresh_items(self) -> None:
+        """Adopt items that other processes have added.
+
+        With a store on a server, a loop of the application does so.
+        """
+        if self.service.store.is_in_process:
+            await asyncio.to_thread(self.service.added_items.refresh)
+
+    def _load_with_items(self, name: str) -> LoadedModel:
+        """Load a model and add the items that were added to the catalog."""
+        model = self.service.models.find(name)
+        self.service.added_items.update()
+        return self.service.models.get(name) or model
 
     def check_limits(self, requests: Sequence[schemas.RecommendRequest], field_name: str) -> None:
         """Check requests against the limits configured by the operator.

@@ -22,6 +22,13 @@ from segue.serving.model_registry import LoadedModel
 from segue.serving.scheduling.fair_queue import Overloaded
 from segue.serving.stores.store import Event, StoreError
 from segue.serving.users.event_actions import resolve_action
+from segue.serving.users.event_context import (
+    check_context,
+    decode_columns,
+    decode_context,
+    describe_context,
+    encode_context,
+)
 from segue.serving.users.input_notes import describe_late_times
 from segue.serving.users.query_builder import events_since_training
 
@@ -109,15 +116,8 @@ class EventRoutes:
         Raises:
             ApiError: 422, the kind of an event is unknown or missing; 503, the store failed.
         """
-        now, schema = int(time.time()), self._service.models.active.artifact.bundle.model.schema
-        rows = []
-        for index, e in enumerate(events):
-            prefix = f"{field_name}[{index}]." if field_name else ""
-            try:
-                action = resolve_action(schema, e.action)
-            except ValueError as error:
-                raise invalid_field(f"{prefix}action", str(error)) from None
-            rows.append(Event(e.user, e.item, now if e.time is None else e.time, action, e.value, e.key))
+        prefixes = [f"{field_name}[{index}]." if field_name else "" for index in range(len(events))]
+        rows = self._to_rows(events, prefixes)
         try:
             client = getattr(caller.state, "client", "")
             # events are stored even if the client disconnects
@@ -137,18 +137,53 @@ class EventRoutes:
             if not self._is_updating:
                 self._is_updating = True
                 self._dependencies.spawn(self._update_states())
-        prefixes = [f"{field_name}[{index}]." if field_name else "" for index in range(len(events))]
         return json_response(
             schemas.EventsAccepted(
                 accepted=accepted,
                 duplicates=duplicates,
                 unknown_items=unknown_items,
                 conflicts=await self._find_conflicts(events, rows, is_new),
-                notes=describe_late_times(
-                    [(f"{prefix}time", event.time) for prefix, event in zip(prefixes, events, strict=True)]
-                ),
+                notes=self._describe_events(events, prefixes),
             )
         )
+
+    def _to_rows(self, events: Sequence[schemas.EventRequest], prefixes: Sequence[str]) -> list[Event]:
+        """Return the events to store.
+
+        Args:
+            prefixes: prefix of the names of each event's fields.
+
+        Raises:
+            ApiError: 422, the kind or the context of an event is unknown, or its kind is missing.
+        """
+        now, schema = int(time.time()), self._service.models.active.artifact.bundle.model.schema
+        columns = self._service.models.context_columns() if any(event.context for event in events) else []
+        rows = []
+        for prefix, e in zip(prefixes, events, strict=True):
+            try:
+                action = resolve_action(schema, e.action)
+            except ValueError as error:
+                raise invalid_field(f"{prefix}action", str(error)) from None
+            try:
+                check_context(columns, e.context, f"{prefix}context")
+            except ValueError as error:
+                field, _, reason = str(error).partition(": ")
+                raise invalid_field(field, reason) from None
+            event_time = now if e.time is None else e.time
+            rows.append(Event(e.user, e.item, event_time, action, e.value, e.key, encode_context(e.context)))
+        return rows
+
+    def _describe_events(self, events: Sequence[schemas.EventRequest], prefixes: Sequence[str]) -> list[str]:
+        """Describe late times, and the first unknown category of each context column."""
+        named = list(zip(prefixes, events, strict=True))
+        notes = describe_late_times([(f"{prefix}time", event.time) for prefix, event in named])
+        columns = list(self._service.models.active.artifact.bundle.model.schema.event_context)
+        for prefix, event in named if columns else ():
+            for feature in [one for one in columns if event.context and one.name in event.context]:
+                if found := describe_context([feature], event.context, f"{prefix}context"):
+                    notes += found
+                    columns.remove(feature)
+        return notes
 
     async def _find_conflicts(
         self, events: Sequence[schemas.EventRequest], rows: Sequence[Event], is_new: Sequence[bool]
@@ -225,7 +260,14 @@ class EventRoutes:
                 training_events = _training_events(model, history.last(room))
         titles = _item_titles(model, [event.item for event in stored.events])
         stored_events = [
-            schemas.UserEvent(item=e.item, title=title, action=e.action, value=e.value, time=e.time)
+            schemas.UserEvent(
+                item=e.item,
+                title=title,
+                action=e.action,
+                value=e.value,
+                time=e.time,
+                context=decode_context(e.context),
+            )
             for e, title in zip(stored.events, titles, strict=True)
         ]
         return schemas.User(
@@ -247,8 +289,11 @@ def _training_events(model: LoadedModel, history: Events) -> list[schemas.UserEv
     ]  # fmt: skip
     actions = [None] * len(codes) if history.actions is None else [names[a] for a in history.actions.tolist()]
     times = [None] * len(codes) if history.times is None else history.times.tolist()
-    columns = model.catalog.ids(codes), model.catalog.titles(codes), actions, values, times
+    contexts = decode_columns(model.artifact.bundle.model.schema.event_context, history)
+    columns = model.catalog.ids(codes), model.catalog.titles(codes), actions, values, times, contexts
     return [
-        schemas.UserEvent(item=item, title=title, action=action, value=value, time=time, origin="training")
-        for item, title, action, value, time in zip(*columns, strict=True)
+        schemas.UserEvent(
+            item=item, title=title, action=action, value=value, time=time, context=context, origin="training"
+        )
+        for item, title, action, value, time, context in zip(*columns, strict=True)
     ]

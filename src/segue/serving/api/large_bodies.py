@@ -30,7 +30,11 @@ LARGE_BODY_BYTES = 32_768
 MAX_LARGE_BODIES = 4
 """Values of all large bodies together, by the maximum of one body; one client may have half of them."""
 
-ELEMENT_SCHEMAS: dict[str, type[BaseModel]] = {"requests": schemas.RecommendRequest, "events": schemas.EventRequest}
+ELEMENT_SCHEMAS: dict[str, type[BaseModel]] = {
+    "requests": schemas.RecommendRequest,
+    "events": schemas.EventRequest,
+    "items": schemas.ItemRequest,
+}
 """Fields that hold many objects, with the schema of an object."""
 
 
@@ -112,7 +116,11 @@ def check_lengths(value: dict[str, Any], settings: ServingSettings) -> None:
     Raises:
         ApiError: 422.
     """
-    limits = {"requests": settings.max_batch_requests, "events": settings.max_batch_events}
+    limits = {
+        "requests": settings.max_batch_requests,
+        "events": settings.max_batch_events,
+        "items": settings.max_batch_items,
+    }
     requests = value.get("requests")
     histories = [("history", value)]
     if isinstance(requests, list):

@@ -48,6 +48,7 @@ def _add_limits(schemas: dict[str, Any], settings: ServingSettings) -> None:
         ("ExplainRequest", "history", "array"): ("maxItems", settings.max_history),
         ("BatchRequest", "requests", "array"): ("maxItems", settings.max_batch_requests),
         ("EventBatch", "events", "array"): ("maxItems", settings.max_batch_events),
+        ("ItemsRequest", "items", "array"): ("maxItems", settings.max_batch_items),
     }
     for (schema, name, json_type), (keyword, limit) in limits.items():
         field = schemas[schema]["properties"][name]

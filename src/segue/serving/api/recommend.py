@@ -22,6 +22,7 @@ from segue.serving.scheduling.steps import Steps
 from segue.serving.service import InvalidRequest, PendingRequest, merge_unknown
 from segue.serving.stores.store import Exposure, StoreError
 from segue.serving.users.event_actions import check_history_actions
+from segue.serving.users.event_context import check_request_context
 from segue.serving.users.input_notes import describe_request
 from segue.serving.users.user_features import coerce_user_features
 
@@ -82,6 +83,7 @@ class RecommendRoutes:
         default_ms = EXPLAIN_DEADLINES * self._service.settings.deadline_ms
         deadline = caller.state.arrival + (request.deadline_ms or default_ms) / 1000
         self._dependencies.check_limits([request], "")
+        await self._dependencies.refresh_items()
         assignment = None if request.model is not None else self._dependencies.experiments.assign(request.user)
         name = request.model if assignment is None else assignment.model
         model = await self._dependencies.find_model(name, caller, is_assigned=assignment is not None)
@@ -95,6 +97,7 @@ class RecommendRoutes:
                 schema = model.artifact.bundle.model.schema
                 coerce_user_features(schema.user_features, request.profile)
                 check_history_actions(schema, request.history)
+                check_request_context(self._service.models.context_columns(schema), request)
                 rules = compile_rules(request, self._service.settings.default_rules, model.catalog)
             except ValueError as error:
                 field, _, reason = str(error).partition(": ")
@@ -115,7 +118,7 @@ class RecommendRoutes:
                 lambda: time.monotonic() > deadline,
             )
             unknown = merge_unknown(prepared.unknown[0], rules)
-            notes = [*describe_request(schema.user_features, request), *prepared.notes[0], *rules.notes]
+            notes = [*describe_request(schema, request), *prepared.notes[0], *rules.notes]
             notes += explanation.notes
             return explanation.model_copy(update={"unknown": unknown, "notes": notes})
 

@@ -7,6 +7,7 @@ or given more than once. They would otherwise be answered as if a part of them w
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,6 +20,9 @@ from segue.serving.api.dependencies import ApiDependencies, invalid_field
 from segue.serving.api.large_bodies import LARGE_BODY_BYTES, LargeBodies, parse_json
 
 __all__ = ["make_strict_route"]
+
+SIMILAR = re.compile(rb"^/v1/items/.*/similar$")
+"""Paths of the items similar to an item; in ``/v1/items/a%2Fsimilar`` the slash is part of the id."""
 
 
 class _StrictRequest(Request):
@@ -44,9 +48,18 @@ def make_strict_route(dependencies: ApiDependencies) -> type[APIRoute]:
     Its routes reject duplicate keys and query parameters that they do not read, and read large bodies in steps. They
     set ``arrival`` in ``request.state``: the monotonic time at which the complete request had arrived.
     """
+    from starlette.routing import Match
+
     large_bodies = LargeBodies(dependencies.service.settings, dependencies.submit)
 
     class StrictRoute(APIRoute):
+        def matches(self, scope: Any) -> tuple[Match, Any]:
+            match, child = super().matches(scope)
+            # a path that ends with the route ``similar`` is no item
+            if match is Match.FULL and scope["method"] == "DELETE" and SIMILAR.search(scope.get("raw_path") or b""):
+                return Match.NONE, child
+            return match, child
+
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
             names = [parameter.alias for parameter in self.dependant.query_params]

@@ -89,10 +89,23 @@ class ApproximateIndex:
     Args:
         exact: the same items.
         graph: made by :meth:`build`.
+        changed: items that are not in the graph, or have other vectors there: they are candidates of every query.
     """
 
-    def __init__(self, exact: ExactIndex, graph: Any) -> None:
+    def __init__(self, exact: ExactIndex, graph: Any, changed: Codes | None = None) -> None:
         self.exact, self._graph = exact, graph
+        self._changed = np.zeros(0, np.int64) if changed is None else np.asarray(changed, np.int64)
+
+    def with_items(self, exact: ExactIndex, changed: Codes) -> ApproximateIndex:
+        """Return an index of a catalog in which items were added or replaced.
+
+        The graph is shared.
+
+        Args:
+            exact: all items.
+            changed: those that the graph does not have, and those whose vectors have changed.
+        """
+        return ApproximateIndex(exact, self._graph, changed)
 
     @classmethod
     def build(cls, exact: ExactIndex, threads: int = 0) -> Self:
@@ -165,11 +178,13 @@ class ApproximateIndex:
     ) -> Recommendations:
         """Search the graph for queries that need ``wanted`` candidates each."""
         n = len(queries_ND)
-        if n_fetch > EXACT_SCAN_SHARE * len(self.exact.vectors):
+        if n_fetch + len(self._changed) > EXACT_SCAN_SHARE * len(self.exact.vectors):
             return self.exact.search(queries_ND, k, exclude, allowed)
         extended_ND = np.column_stack([queries_ND, np.ones(n, np.float32)])
         matches = self._graph.search(extended_ND, n_fetch, threads=1)
-        items_NW = np.sort(np.asarray(matches.keys).reshape(n, -1).astype(np.int64), axis=1)
+        found_NW = np.asarray(matches.keys).reshape(n, -1).astype(np.int64)
+        changed_NM = np.broadcast_to(self._changed, (n, len(self._changed)))
+        items_NW = np.sort(np.concatenate([found_NW, changed_NM], axis=1), axis=1)
         scores_NW = self._rescore(queries_ND, items_NW, exclude, allowed)
         top = top_k(scores_NW, min(k, items_NW.shape[1]))
         best = Recommendations(

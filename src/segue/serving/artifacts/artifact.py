@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -31,7 +31,7 @@ from segue.core.bundle import TrainedModel, load, save
 from segue.core.events import check_codes, read_only
 from segue.core.files import atomic_folder, map_array, read_json, write_checked_json, write_json
 from segue.core.model import Factored, Recommender, Streaming
-from segue.core.types import Events
+from segue.core.types import Codes, DataSchema, Events, Queries
 from segue.serving.artifacts.ann_index import ANN_THRESHOLD, ApproximateIndex, ExactIndex, Index
 from segue.serving.artifacts.item_neighbors import ItemNeighbors
 from segue.serving.artifacts.manifest import (
@@ -115,6 +115,32 @@ class ModelArtifact:
         """The model, typed as a streaming model."""
         return cast("Streaming", self.bundle.model)
 
+    @cached_property
+    def state_hash(self) -> str:
+        """Hash of a streaming model's arrays, which its states carry."""
+        return self.streaming_model.state(Queries.anonymous(Events.of([[]]))).model
+
+    def with_items(self, bundle: TrainedModel, changed: Codes) -> ModelArtifact:
+        """Return the artifact with another bundle, which has further items at its end.
+
+        Args:
+            bundle: made from that of this artifact by :func:`segue.features.new_items.extend_model`.
+            changed: items that were added or whose features were replaced.
+        """
+        n_added = len(bundle.items) - len(self.bundle.items)
+        engine = NativeEngine(bundle.model)
+        index, model = self.index, engine.model
+        if isinstance(index, ApproximateIndex) and isinstance(model, Factored):
+            index = index.with_items(ExactIndex(model.vectors, model.bias), changed)
+        return replace(
+            self,
+            bundle=bundle,
+            engine=engine,
+            neighbors=self.neighbors.with_items(n_added),
+            popularity=read_only(np.pad(self.popularity, (0, n_added))),
+            index=index,
+        )
+
 
 def build_artifact(
     name: str,
@@ -160,7 +186,7 @@ def build_artifact(
         engine_name, engine_note = prepare_engine(engine, model, folder / ONNX_MODEL, expected)
         save(folder / "bundle", bundle)
         if histories is not None:
-            _write_histories(folder / "histories", histories)
+            _write_histories(folder / "histories", histories, model.schema)
         (folder / "neighbors").mkdir()
         ItemNeighbors.from_histories(histories, n_items).write(folder / "neighbors")
         np.save(folder / POPULARITY, _count_popularity(histories, n_items), allow_pickle=False)
@@ -286,8 +312,12 @@ def _count_popularity(histories: Events | None, n_items: int) -> NDArray[np.floa
     return np.bincount(histories.items, minlength=n_items).astype(np.float32)
 
 
-def _write_histories(folder: Path, histories: Events) -> None:
+def _write_histories(folder: Path, histories: Events, schema: DataSchema) -> None:
+    """Write the histories; context columns are named by their number in the schema."""
     folder.mkdir()
+    for number, feature in enumerate(schema.event_context):
+        if feature.name in histories.context:
+            np.save(folder / f"context-{number}.npy", histories.context[feature.name], allow_pickle=False)
     for name, array in {"offsets": histories.offsets, **histories.columns()}.items():
         if name in HISTORY_ARRAYS:
             np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -309,6 +339,7 @@ def _read_histories(folder: Path, bundle: TrainedModel) -> Events:
     context = {name: arrays.pop(name) for name in ("time_known",) if name in arrays}
     schema = bundle.model.schema
     try:
+        context |= _read_context(folder, schema)
         histories = Events(**arrays, context=context)
         check_codes(histories, schema.n_users, schema.n_items, max(1, len(schema.actions)))
     except (TypeError, ValueError) as error:
@@ -316,3 +347,23 @@ def _read_histories(folder: Path, bundle: TrainedModel) -> Events:
     if histories.values is not None and np.isinf(histories.values).any():
         raise ValueError(f"{folder / 'values.npy'}: malformed: a value is infinite")
     return histories
+
+
+def _read_context(folder: Path, schema: DataSchema) -> dict[str, NDArray[Any]]:
+    """Read the context columns of the histories.
+
+    Raises:
+        ValueError: a code is not that of a category, or a number is infinite.
+    """
+    context: dict[str, NDArray[Any]] = {}
+    for number, feature in enumerate(schema.event_context):
+        path, is_category = folder / f"context-{number}.npy", feature.kind == "category"
+        if not path.exists():
+            continue
+        column = map_array(path, np.int32 if is_category else np.float32)
+        is_wrong = (column < -1) | (column >= len(feature.categories)) if is_category else np.isinf(column)
+        if is_wrong.any():
+            expected = f"-1 to {len(feature.categories) - 1}" if is_category else "finite numbers"
+            raise ValueError(f"{path.name}: got {column[is_wrong][0]}, expected {expected}")
+        context[feature.name] = column
+    return context

@@ -80,6 +80,14 @@ class ItemNeighbors:
         codes[rows, positions], similarity[rows, positions] = similarity_II.indices[order], similarity_II.data[order]
         return cls(codes, similarity, lengths)
 
+    def with_items(self, n_added: int) -> ItemNeighbors:
+        """Return the neighbors of a catalog with further items, which have none."""
+        return ItemNeighbors(
+            np.pad(self.codes, ((0, n_added), (0, 0))),
+            np.pad(self.similarity, ((0, n_added), (0, 0))),
+            np.pad(self.lengths, (0, n_added)),
+        )
+
     def nearest(self, code: int, k: int) -> tuple[Codes, Scores]:
         """Return at most ``k`` nearest items of an item and their similarities."""
         count = min(k, int(self.lengths[code]))

@@ -38,6 +38,11 @@ def required_scopes(method: str, path: str) -> frozenset[Scope]:
         return frozenset({"recommend", "read"})
     if (is_read and path.startswith("/v1/")) or (method == "POST" and path == "/v1/explain"):
         return frozenset({"read"})
-    if (method == "POST" and path in EVENT_PATHS) or (method == "DELETE" and path.startswith("/v1/users/")):
+    is_item_change = (method == "POST" and path == "/v1/items") or (
+        method == "DELETE" and path.startswith("/v1/items/")
+    )
+    if is_item_change or (method == "POST" and path in EVENT_PATHS):
+        return frozenset({"write"})
+    if method == "DELETE" and path.startswith("/v1/users/"):
         return frozenset({"write"})
     return frozenset({"admin"}) if path.startswith("/v1/") or not is_read else frozenset(SCOPES)

@@ -7,8 +7,8 @@ Shapes: N queries, C candidates, D width of a factored model, I items.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,5 +63,10 @@ class _CachedStreaming(_CachedFactored):
     def step(self, state: State, events: Events) -> State:
         return self._model.step(state, events)
 
-    def encode_state(self, state: State, times: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        return self._model.encode_state(state, times)
+    def encode_state(
+        self,
+        state: State,
+        times: NDArray[np.int64] | None = None,
+        context: Mapping[str, NDArray[Any]] | None = None,
+    ) -> NDArray[np.float32]:
+        return self._model.encode_state(state, times, context)

@@ -21,7 +21,8 @@ __all__ = ["COLUMNS", "InputColumn", "InputColumns", "detect_input_columns"]
 InputColumn: TypeAlias = Literal["actions", "values", "times"]
 
 COLUMNS: tuple[InputColumn, ...] = get_args(InputColumn)
-"""Event columns that a model may read in addition to the items."""
+"""Event columns that a model may read in addition to the items. Context columns that a model reads are those of its
+schema."""
 
 
 NUM_PROBES = 16

@@ -133,5 +133,6 @@ def _score_from_states(model: Streaming, queries: Queries, left_out: Codes, item
         position = stop
         yield np.zeros(0, np.float32)
     times = None if queries.times is None else np.repeat(queries.times, len(state))
-    scores_N = model.encode_state(state, times) @ model.vectors[item] + model.bias[item]
+    context = {name: np.repeat(column, len(state)) for name, column in queries.context.items()}
+    scores_N = model.encode_state(state, times, context) @ model.vectors[item] + model.bias[item]
     yield scores_N[np.concatenate([[0], 1 + np.argsort(order)])]

@@ -123,7 +123,7 @@ class Drift:
     def _bin_counts(self, histories: Events) -> dict[str, NDArray[np.int64]]:
         n_bins = self._n_bins
         bins: dict[str, NDArray[np.integer[Any]]] = {
-            "items": self._decile_I[histories.items],
+            "items": self._decile_I[histories.items[histories.items < len(self._decile_I)]],  # without added items
             "lengths": np.searchsorted(self._length_edges, histories.lengths, side="left"),
         }
         if "actions" in n_bins and histories.actions is not None:

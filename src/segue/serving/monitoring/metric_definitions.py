@@ -15,6 +15,8 @@ from typing import Any, Literal
 
 import psutil
 
+from segue.core.model import FALLBACK_NOTES
+
 __all__ = [
     "FALLBACK_CAUSES",
     "METRICS",
@@ -37,6 +39,8 @@ USER_KINDS = ("known", "unknown", "none")
 """Whether the user of a request is known, unknown, or not given."""
 EVENT_RESULTS = ("accepted", "duplicate")
 """Results of storing an event."""
+RERANK_LIMITS = tuple(FALLBACK_NOTES)
+"""Reasons why a reranker left the order of its base model."""
 LANES = ("plain", "expensive")
 """Lanes of the engine's queue."""
 EXPOSURE_RESULTS = ("stored", "dropped")
@@ -52,6 +56,7 @@ CLOSED_LABELS: dict[str, tuple[str, ...]] = {
     "rule": RULES,
     "user": USER_KINDS,
     "lane": LANES,
+    "limit": RERANK_LIMITS,
     "result": (*EVENT_RESULTS, *EXPOSURE_RESULTS, "hit", "miss", "match", "mismatch"),
 }
 """Labels with a fixed set of values."""
@@ -145,6 +150,8 @@ METRICS: tuple[MetricDefinition, ...] = (
     _gauge("segue_store_up", "1 if the event store responded to the last health check, 0 if not.", "livemin"),
     _gauge("segue_store_bytes", "Size of the event store in bytes.", "livemax"),
     _gauge("segue_store_limit_bytes", "Maximum size of the event store in bytes; 0 if there is none.", "livemax"),
+    _counter("segue_item_changes_total", "Items that were added, replaced or removed through the API.", "operation"),
+    _gauge("segue_added_items", "Items of the catalog that were added through the API.", "livemax"),
     _counter(
         "segue_exposures_total",
         "Exposures in experiments, by whether they were stored.",
@@ -218,6 +225,12 @@ METRICS: tuple[MetricDefinition, ...] = (
     ),
     _histogram("segue_engine_duration_seconds", "Duration of one engine run in seconds.", SECONDS, "engine", "model"),
     _counter("segue_engine_rows_total", "Requests computed by an engine.", "engine", "model"),
+    _counter(
+        "segue_rerank_fallbacks_total",
+        "Requests that a reranker left in the order of its base model, by reason.",
+        "model",
+        "limit",
+    ),
 )
 """All metrics."""
 

@@ -112,6 +112,14 @@ class Metrics:
         self._registry.observe("segue_engine_duration_seconds", seconds, engine, model)
         self._registry.increment("segue_engine_rows_total", engine, model, by=rows)
 
+    def record_rerank_fallback(self, model: str, reason: str) -> None:
+        """Record a request that a reranker left in the order of its base model.
+
+        Args:
+            reason: one of :data:`segue.core.model.FALLBACK_NOTES`.
+        """
+        self._registry.increment("segue_rerank_fallbacks_total", model, reason)
+
     def record_responses(self, source: str, cause: str = "none", count: int = 1) -> None:
         """Record recommendation responses.
 
@@ -143,6 +151,20 @@ class Metrics:
     def record_exposures(self, result: str, count: int) -> None:
         """Record exposures that were ``stored`` or ``dropped``."""
         self._registry.increment("segue_exposures_total", result, by=count)
+
+    def record_item_changes(self, operation: str, count: int, total: int) -> None:
+        """Record changes of items, and how many there are now.
+
+        Args:
+            operation: ``put``: they were added or replaced; ``delete``: they were removed.
+            total: number of added items.
+        """
+        self._registry.increment("segue_item_changes_total", operation, by=count)
+        self.set_added_items(total)
+
+    def set_added_items(self, count: int) -> None:
+        """Set the number of items that were added to the catalog."""
+        self._registry.set("segue_added_items", count)
 
     def set_model(self, name: str, key: str, version: str, active: bool) -> None:
         """Add a loaded model; an ``active`` one replaces the previously active model."""

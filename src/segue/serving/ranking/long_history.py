@@ -30,5 +30,5 @@ def encode_long_history(model: Streaming, query: Queries) -> Steps[Scores]:
         yield
         stop = min(start + EVENTS_PER_STEP, history.size)
         state = model.step(state, history.slice_rows(np.array([start]), np.array([stop])))
-    vector_D: Scores = model.encode_state(state, query.times)[0]
+    vector_D: Scores = model.encode_state(state, query.times, query.context)[0]
     return vector_D

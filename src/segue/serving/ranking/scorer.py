@@ -6,13 +6,13 @@ Shapes: N requests, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from segue.core.model import Recommender, is_factored
+from segue.core.model import FALLBACK_NOTES, DeadlineAware, Recommender, is_factored
 from segue.core.recommend import PrecomputedQueries
 from segue.core.state import State
 from segue.core.types import Events, Mask, Queries, Recommendations
@@ -150,11 +150,23 @@ class Scorer:
                     return index.search(vectors_ND[group_queries.users], k, seen, allowed)
 
             yield
-        return (
-            yield from rank_batch_in_steps(
-                model, queries, batch.requests, batch.rules, batch.model.catalog, search, batch.is_late
-            )
+        limited = model if isinstance(model, DeadlineAware) else None
+        if limited is not None:
+            model = limited.until(min(one.deadline for one in batch.pending))
+        ranked = yield from rank_batch_in_steps(
+            model, queries, batch.requests, batch.rules, batch.model.catalog, search, batch.is_late
         )
+        return ranked if limited is None else self._add_fallback_notes(batch, ranked, limited.fallbacks(queries))
+
+    def _add_fallback_notes(
+        self, batch: RequestBatch, ranked: list[RankedList], fallbacks: Mapping[int, str]
+    ) -> list[RankedList]:
+        """Count the requests that a simpler model answered, and note why."""
+        for row, reason in fallbacks.items():
+            ranked[row] = replace(ranked[row], notes=(*ranked[row].notes, f"not reranked: {FALLBACK_NOTES[reason]}"))
+            if not batch.pending[row].is_shadow:
+                self._metrics.record_rerank_fallback(batch.model.info.name, reason)
+        return ranked
 
     def rank_by_neighbors(self, batch: RequestBatch) -> Steps[list[RankedList]]:
         """Rank by co-occurrence with the items of the history."""
@@ -177,7 +189,9 @@ class Scorer:
         """Return the query vectors ``(len(rows), D)`` from the users' recurrent states."""
         times_N = prepared.queries.times
         times = None if times_N is None else times_N[np.array(rows, np.int64)]
-        return model.artifact.streaming_model.encode_state(self.update_states(model, requests, prepared, rows), times)
+        context = {name: column[np.array(rows, np.int64)] for name, column in prepared.queries.context.items()}
+        state = self.update_states(model, requests, prepared, rows)
+        return model.artifact.streaming_model.encode_state(state, times, context)
 
     def update_states(
         self,

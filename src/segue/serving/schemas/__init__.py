@@ -11,6 +11,8 @@ from __future__ import annotations
 from segue.serving.schemas.admin import (
     ErrorResponse,
     EventsAccepted,
+    ItemDeleted,
+    ItemsStored,
     LiveStats,
     ModelList,
     ModelStatus,
@@ -27,6 +29,8 @@ from segue.serving.schemas.requests import (
     EventRequest,
     ExplainRequest,
     HistoryEvent,
+    ItemRequest,
+    ItemsRequest,
     RecommendRequest,
 )
 from segue.serving.schemas.responses import (
@@ -63,7 +67,11 @@ __all__ = [
     "HistoryEvent",
     "Id",
     "Item",
+    "ItemDeleted",
     "ItemList",
+    "ItemRequest",
+    "ItemsRequest",
+    "ItemsStored",
     "LiveStats",
     "ModelInfo",
     "ModelList",

@@ -5,14 +5,17 @@ They cover events, users, models, statistics and errors.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from segue.serving.schemas.base import ApiModel
+from segue.serving.schemas.base import ApiModel, Scalar
 from segue.serving.schemas.responses import ModelInfo
 
 __all__ = [
     "ErrorResponse",
     "EventsAccepted",
+    "ItemDeleted",
+    "ItemsStored",
     "LiveStats",
     "ModelList",
     "ModelStatus",
@@ -42,6 +45,28 @@ class EventsAccepted(ApiModel):
     """Further remarks in plain text."""
 
 
+class ItemsStored(ApiModel):
+    """Result of adding items.
+
+    They are durable, and the next response of the models listed may recommend them.
+    """
+
+    added: int
+    """Number of items that the catalog did not have."""
+    replaced: int
+    """Number of items that it had, which are replaced."""
+    models: list[str]
+    """Loaded models that have the items."""
+    other_models: list[str] = []
+    """Loaded models that cannot have them, because they represent items by their events."""
+
+
+class ItemDeleted(ApiModel):
+    """Result of removing an added item."""
+
+    id: str
+
+
 class UserEvent(ApiModel):
     """Stored event of a user."""
 
@@ -50,6 +75,8 @@ class UserEvent(ApiModel):
     action: str | None = None
     value: float | None = None
     time: int | None = None
+    context: Mapping[str, Scalar | None] | None = None
+    """Context of the event by column; for events of the training data only columns that the active model reads."""
     origin: Literal["training", "service"] = "service"
     """Whether the event is part of the training data or was received by the service."""
 

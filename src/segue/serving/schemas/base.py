@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from segue.core.events import MAX_SECONDS
 from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 
-__all__ = ["WHOLE_NUMBER", "ApiModel", "Feature", "Id", "Name", "Scalar", "Source", "Time", "Value"]
+__all__ = ["WHOLE_NUMBER", "ApiModel", "Feature", "FeatureValue", "Id", "Name", "Scalar", "Source", "Time", "Value"]
 
 MAX_KEYS = 100
 """Objects with more keys are rejected as a whole; no schema has that many."""
@@ -44,6 +44,13 @@ Feature: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=M
 
 Scalar: TypeAlias = Annotated[str, StringConstraints(max_length=1024)] | bool | int | float
 """Single value of a feature."""
+
+
+_LONG_LIST = Field(fail_fast=True, max_length=10_000)
+FeatureValue: TypeAlias = (
+    str | bool | int | float | Annotated[list[str], _LONG_LIST] | Annotated[list[int | float], _LONG_LIST]
+)
+"""Value of a feature of an added item: a text of any length, a boolean, a number, or a list of tags or numbers."""
 
 
 def _to_whole_number(value: Any) -> Any:

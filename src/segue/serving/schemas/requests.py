@@ -1,13 +1,13 @@
-"""Request schemas: recommendations, explanations and events."""
+"""Request schemas: recommendations, explanations, events and items."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Self, TypeAlias
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, Id, Name, Scalar, Time, Value
+from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, FeatureValue, Id, Name, Scalar, Time, Value
 from segue.serving.schemas.rules import Rules
 
 __all__ = [
@@ -17,6 +17,8 @@ __all__ = [
     "EventRequest",
     "ExplainRequest",
     "HistoryEvent",
+    "ItemRequest",
+    "ItemsRequest",
     "RecommendRequest",
 ]
 
@@ -26,6 +28,9 @@ MAX_BATCH = 10_000
 
 Scalars: TypeAlias = Annotated[list[Scalar], Field(fail_fast=True, max_length=1000)]
 """Several values of a feature."""
+
+ContextValues: TypeAlias = Annotated[dict[Feature, Scalar | None], Field(max_length=100)]
+"""Values of context columns by name; null is unknown."""
 
 
 class HistoryEvent(ApiModel):
@@ -39,6 +44,8 @@ class HistoryEvent(ApiModel):
     """Value, such as a rating."""
     time: Time | None = None
     """Unix time in seconds, not milliseconds."""
+    context: ContextValues | None = None
+    """Context of the event by column, for models that read it."""
 
 
 class RecommendRequest(Rules):
@@ -62,6 +69,9 @@ class RecommendRequest(Rules):
     """The opposite of ``include_seen``, as in Python; give one of them."""
     time: Time | None = None
     """Time of the query, for models that use it; default: now."""
+    context: ContextValues | None = None
+    """Context of the query by column, such as the device, for models that read it. Columns that are not given are
+    unknown, and so are categories that do not occur in training."""
     model: Name | None = None
     """Name of the model; default: the one that an experiment assigns, otherwise the active model."""
     deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE_NUMBER] | None = None
@@ -115,6 +125,8 @@ class EventRequest(ApiModel):
     """Unix time in seconds, not milliseconds; default: time of arrival. Fractions of a second are dropped."""
     key: Name | None = None
     """Idempotency key chosen by the client: of a user's events with the same key only the first is stored."""
+    context: ContextValues | None = None
+    """Context of the event by column, such as the device; only columns that a loaded model reads are accepted."""
 
 
 class EventBatch(ApiModel):
@@ -122,3 +134,33 @@ class EventBatch(ApiModel):
 
     events: Annotated[list[EventRequest], Field(fail_fast=True, min_length=1, max_length=MAX_BATCH)]
     """Events in their order."""
+
+
+class ItemRequest(ApiModel):
+    """Item to add to the catalog, or to replace as a whole."""
+
+    id: Id
+    """Item id."""
+    title: str | None = None
+    """Title."""
+    features: dict[Feature, FeatureValue | None] = {}
+    """Features of the catalog by name, text included. Those that are not given are unknown. Text is a string, tags are
+    a list of strings, times are Unix seconds or ISO 8601. The vectors of text are computed by the service."""
+
+    @model_validator(mode="after")
+    def _check_title(self) -> Self:
+        """Reject a title in two places."""
+        if "title" in self.features or "id" in self.features:
+            raise PydanticCustomError("contradiction", "id and title are fields of the item, not features")
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """Return id, title and features in one mapping."""
+        return {"id": self.id, **({} if self.title is None else {"title": self.title}), **self.features}
+
+
+class ItemsRequest(ApiModel):
+    """Items to add to the catalog: either all are added or none."""
+
+    items: Annotated[list[ItemRequest], Field(fail_fast=True, min_length=1, max_length=MAX_BATCH)]
+    """Items."""

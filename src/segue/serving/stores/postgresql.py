@@ -27,6 +27,7 @@ from segue.serving.stores.store import (
     Deletion,
     Event,
     Exposure,
+    ItemChange,
     StoreError,
     UserEvents,
     UserState,
@@ -124,6 +125,7 @@ class PostgreSQL:
             [event.action for event in unique],
             [None if event.value is None else float(event.value) for event in unique],
             [event.key for event in unique],
+            [event.context for event in unique],
         )
         with self._write("store events") as connection:
             connection.execute(postgresql_sql.LOCK_SEQUENCE_SQL)
@@ -154,7 +156,7 @@ class PostgreSQL:
     def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
         """See :meth:`segue.serving.stores.store.Store.events_after`."""
         rows = self._fetch("read events", postgresql_sql.EVENTS_AFTER_SQL, (user, sequence, limit))
-        return tuple([Event(user, *row[:5]) for row in rows]), rows[-1][5] if rows else sequence
+        return tuple([Event(user, *row[:6]) for row in rows]), rows[-1][6] if rows else sequence
 
     def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
         """See :meth:`segue.serving.stores.store.Store.get_states`."""
@@ -200,6 +202,17 @@ class PostgreSQL:
             self._insert_markers(connection, [marker], [None])
         self._erasure.request(0)
         return Deletion(events.rowcount, False, ERASURE_NOTE)
+
+    def put_items(self, items: Mapping[str, str | None]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_items`."""
+        with self._write("store items") as connection:
+            connection.execute(postgresql_sql.LOCK_ITEMS_SQL)
+            connection.execute(postgresql_sql.PUT_ITEMS_SQL, (list(items), list(items.values())), prepare=False)
+
+    def item_changes(self, after: int, limit: int) -> list[ItemChange]:
+        """See :meth:`segue.serving.stores.store.Store.item_changes`."""
+        rows = self._fetch("read items", postgresql_sql.ITEM_CHANGES_SQL, (after, limit))
+        return [ItemChange(*row) for row in rows]
 
     def get_setting(self, name: str) -> str | None:
         """See :meth:`segue.serving.stores.store.Store.get_setting`."""
@@ -374,8 +387,45 @@ class PostgreSQL:
             row = connection.execute(select_format).fetchone()
             if row != (postgresql_sql.FORMAT,):
                 raise StoreError(f"postgresql: got format {row and row[0]}, expected {postgresql_sql.FORMAT}")
+            if connection.execute(postgresql_sql.ITEMS_EXIST_SQL).fetchone() == (0,):
+                self._create_items(connection)
+            if connection.execute(postgresql_sql.CONTEXT_EXISTS_SQL).fetchone() == (0,):
+                self._add_context(connection)
             (self._key,) = connection.execute("SELECT key FROM segue_store", binary=True).fetchall()[0]
             self._is_initialized = True
+
+    def _create_items(self, connection: Connection) -> None:
+        """Create the table of items in a database of an earlier version.
+
+        Without the right to create tables, reading and storing items fails, and all else works.
+        """
+        try:
+            with connection.transaction():
+                connection.execute(postgresql_sql.LOCK_TABLES_SQL)
+                if connection.execute(postgresql_sql.ITEMS_EXIST_SQL).fetchone() == (0,):
+                    connection.execute(postgresql_sql.CREATE_ITEMS_SQL)
+        except self._psycopg.errors.InsufficientPrivilege:
+            logger.warning(
+                "postgresql: the table segue_items is missing: items cannot be added; open the store once with the "
+                "role that owns the other tables, which creates it"
+            )
+
+    def _add_context(self, connection: Connection) -> None:
+        """Add the column of the context to the events of an earlier version.
+
+        Raises:
+            StoreError: the role does not own the table.
+        """
+        try:
+            with connection.transaction():
+                connection.execute(postgresql_sql.LOCK_TABLES_SQL)
+                if connection.execute(postgresql_sql.CONTEXT_EXISTS_SQL).fetchone() == (0,):
+                    connection.execute(postgresql_sql.ADD_CONTEXT_SQL)
+        except self._psycopg.errors.InsufficientPrivilege:
+            raise StoreError(
+                "postgresql: the table segue_events has no column context: open the store once with the role that owns "
+                "the tables, which adds it"
+            ) from None
 
     def _migrate(self, connection: Connection) -> None:
         """Convert tables of the previous format in one transaction.

@@ -14,7 +14,10 @@ column list are executed row by row; as joins they might be planned for a table 
 from __future__ import annotations
 
 __all__ = [
+    "ADD_CONTEXT_SQL",
     "APPEND_SQL",
+    "CONTEXT_EXISTS_SQL",
+    "CREATE_ITEMS_SQL",
     "CREATE_TABLES_SQL",
     "DELETE_USER_SQL",
     "EVENTS_AFTER_SQL",
@@ -22,6 +25,9 @@ __all__ = [
     "EXPOSURES_SQL",
     "FORMAT",
     "GET_STATES_SQL",
+    "ITEMS_EXIST_SQL",
+    "ITEM_CHANGES_SQL",
+    "LOCK_ITEMS_SQL",
     "LOCK_SEQUENCE_SQL",
     "LOCK_STATES_SHARED_SQL",
     "LOCK_STATES_SQL",
@@ -31,6 +37,7 @@ __all__ = [
     "OWNED_TABLES_SQL",
     "PREVIOUS_FORMAT",
     "PRUNE_STATES_SQL",
+    "PUT_ITEMS_SQL",
     "PUT_SETTING_SQL",
     "PUT_STATES_SQL",
     "RECENT_EVENTS_OF_ONE_SQL",
@@ -55,15 +62,29 @@ LOCK_STATES_SQL = f"SELECT pg_advisory_xact_lock({_LOCKS}, 2)"
 LOCK_STATES_SHARED_SQL = f"SELECT pg_advisory_xact_lock_shared({_LOCKS}, 2)"
 """Held while states or exposures are stored."""
 
+LOCK_ITEMS_SQL = f"SELECT pg_advisory_xact_lock({_LOCKS}, 3)"
+"""Held while sequence numbers of items are drawn, as for :data:`LOCK_SEQUENCE_SQL`."""
+
 TABLES_EXIST_SQL = (
     "SELECT count(*) FROM pg_tables WHERE tablename = 'segue_store' AND schemaname = ANY (current_schemas(false))"
 )
 """Whether the tables exist; a table name alone is resolved in a cache that may lag behind other processes."""
 
-_TABLES = ("segue_users", "segue_events", "segue_states", "segue_exposures", "segue_deletions", "segue_settings")
+ITEMS_EXIST_SQL = TABLES_EXIST_SQL.replace("segue_store", "segue_items")
+CREATE_ITEMS_SQL = """
+CREATE TABLE segue_items (
+    id text COLLATE "C" PRIMARY KEY, content text, created bigint NOT NULL, sequence bigint NOT NULL UNIQUE
+)
+"""
+"""Created in databases that do not have it; programs that do not know it ignore it. Removed items stay as rows without
+content, so that other processes see the removal."""
+
+_TABLES = (
+    "segue_users", "segue_events", "segue_states", "segue_exposures", "segue_deletions", "segue_settings", "segue_items"
+)  # fmt: skip
 _PERSONAL_COLUMNS = {
     "segue_users": ("external_id",),
-    "segue_events": ("item", "time", "action", "value", "key"),
+    "segue_events": ("item", "time", "action", "value", "key", "context"),
     "segue_states": ("external_id", "data"),
     "segue_exposures": ("external_id", "time", "items"),
 }
@@ -87,7 +108,8 @@ CREATE TABLE segue_users (
 ) WITH (fillfactor = 80);
 CREATE TABLE segue_events (
     user_id bigint NOT NULL, sequence bigint NOT NULL UNIQUE, event_number bigint NOT NULL, item text NOT NULL,
-    time bigint NOT NULL, action text, value double precision, key text COLLATE "C", PRIMARY KEY (user_id, sequence)
+    time bigint NOT NULL, action text, value double precision, key text COLLATE "C", context text,
+    PRIMARY KEY (user_id, sequence)
 );
 CREATE UNIQUE INDEX segue_events_key ON segue_events (user_id, key) WHERE key IS NOT NULL;
 CREATE TABLE segue_states (
@@ -107,6 +129,15 @@ CREATE TABLE segue_store (format integer NOT NULL, key bytea);
 INSERT INTO segue_store VALUES ({FORMAT});
 """
 """Creates the tables; the key of the deletion markers is set afterwards."""
+
+CONTEXT_EXISTS_SQL = (
+    "SELECT count(*) FROM pg_attribute WHERE attrelid = to_regclass('segue_events') AND attname = 'context'"
+)
+ADD_CONTEXT_SQL = """
+ALTER TABLE segue_events ADD COLUMN context text;
+ALTER TABLE segue_events ALTER COLUMN context SET STATISTICS 0;
+"""
+"""Executed in databases that do not have the column; programs that do not know it ignore it."""
 
 _DROP_STATISTICS_SQL = "".join(
     f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {_TYPES.get(column, 'text')};\n"
@@ -130,6 +161,7 @@ END $$;
 TRUNCATE segue_states;
 ALTER TABLE segue_states ADD COLUMN written_at bigint NOT NULL;
 ALTER TABLE segue_store ADD COLUMN key bytea;
+ALTER TABLE segue_events ADD COLUMN context text;
 {_DROP_STATISTICS_SQL}
 {_NO_STATISTICS_SQL}
 DELETE FROM segue_users WHERE deleted_sequence > 0 AND total = 0;
@@ -157,8 +189,9 @@ WITH given AS MATERIALIZED (
         SELECT true FROM segue_users u JOIN segue_events e ON e.user_id = u.id AND e.key = g.key
         WHERE u.external_id = g.external_id
     ) AS is_duplicate
-    FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[], %s::text[]) WITH ORDINALITY
-        AS g (external_id, item, time, action, value, key, row_number)
+    FROM unnest(
+        %s::text[], %s::text[], %s::bigint[], %s::text[], %s::double precision[], %s::text[], %s::text[]
+    ) WITH ORDINALITY AS g (external_id, item, time, action, value, key, context, row_number)
 ), new_events AS MATERIALIZED (
     SELECT nextval('segue_sequence') AS sequence, ordered.* FROM (
         SELECT *, count(*) OVER (PARTITION BY external_id)
@@ -172,21 +205,21 @@ WITH given AS MATERIALIZED (
     SET total = u.total + excluded.total, last_sequence = excluded.last_sequence
     RETURNING id, external_id, total
 ), inserted AS (
-    INSERT INTO segue_events (user_id, sequence, event_number, item, time, action, value, key)
-    SELECT u.id, n.sequence, u.total - n.n_later, n.item, n.time, n.action, n.value, n.key
+    INSERT INTO segue_events (user_id, sequence, event_number, item, time, action, value, key, context)
+    SELECT u.id, n.sequence, u.total - n.n_later, n.item, n.time, n.action, n.value, n.key, n.context
     FROM new_events n JOIN updated_users u ON u.external_id = n.external_id
 )
 SELECT row_number FROM new_events
 """
-"""Parameters: users, items, times, actions, values, keys, without duplicate keys. Returns the 1-based rows that are
-new."""
+"""Parameters: users, items, times, actions, values, keys, contexts, without duplicate keys. Returns the 1-based rows
+that are new."""
 
 _MARKER = "substring(%(markers)b FROM 32 * row_number::integer - 31 FOR 32)"
 """Marker of a row: markers, of 32 bytes each, are passed one after the other, which is faster than a list."""
 _USERS = "unnest(%(users)s::text[]) WITH ORDINALITY"
 RECENT_EVENTS_SQL = f"""
 SELECT w.row_number, coalesce(u.total, 0) - coalesce(b.event_number, 0), coalesce(u.last_sequence, d.sequence),
-    d.sequence IS NOT NULL, e.item, e.time, e.action, e.value, e.key
+    d.sequence IS NOT NULL, e.item, e.time, e.action, e.value, e.key, e.context
 FROM {_USERS} AS w (external_id, row_number)
 LEFT JOIN LATERAL (SELECT * FROM segue_users WHERE external_id = w.external_id LIMIT 1) u ON true
 LEFT JOIN LATERAL (SELECT sequence FROM segue_deletions WHERE marker = {_MARKER} LIMIT 1) d ON true
@@ -202,11 +235,12 @@ ORDER BY w.row_number, e.sequence
 RECENT_EVENTS_OF_ONE_SQL = RECENT_EVENTS_SQL.replace(_USERS, "(SELECT (%(users)s::text[])[1], 1)")
 """For one user. PostgreSQL plans it once, but the other each time, as a plan for any number of users is slower."""
 EVENTS_AFTER_SQL = """
-SELECT item, time, action, value, key, sequence FROM segue_events
+SELECT item, time, action, value, key, context, sequence FROM segue_events
 WHERE user_id = (SELECT id FROM segue_users WHERE external_id = %s) AND sequence > %s ORDER BY sequence LIMIT %s
 """
 EVENTS_SQL = """
-SELECT sequence, external_id, item, time, action, value, key FROM segue_events JOIN segue_users ON id = user_id
+SELECT sequence, external_id, item, time, action, value, key, context
+FROM segue_events JOIN segue_users ON id = user_id
 WHERE sequence > %s ORDER BY sequence LIMIT %s
 """
 GET_STATES_SQL = "SELECT external_id, last_sequence, data FROM segue_states WHERE external_id = ANY(%s) AND model = %s"
@@ -243,6 +277,17 @@ ON CONFLICT (marker) DO UPDATE SET sequence = excluded.sequence, time = excluded
 RETURNING sequence
 """
 """Parameters: time; markers; sequence numbers or null; key of the markers. Returns nothing if the key is another."""
+PUT_ITEMS_SQL = """
+WITH last AS (SELECT coalesce(max(sequence), 0) AS sequence FROM segue_items)
+INSERT INTO segue_items AS i (id, content, created, sequence)
+SELECT g.id, g.content, last.sequence + g.row_number, last.sequence + g.row_number
+FROM last, unnest(%s::text[], %s::text[]) WITH ORDINALITY AS g (id, content, row_number)
+ON CONFLICT (id) DO UPDATE SET content = excluded.content, sequence = excluded.sequence,
+    created = CASE WHEN i.content IS NULL THEN excluded.created ELSE i.created END
+"""
+ITEM_CHANGES_SQL = (
+    "SELECT id, content, created, sequence FROM segue_items WHERE sequence > %s ORDER BY sequence LIMIT %s"
+)
 PUT_SETTING_SQL = "INSERT INTO segue_settings VALUES (%s, %s) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
 RECORD_EXPOSURES_SQL = f"""
 INSERT INTO segue_exposures (experiment, variant, external_id, time, items)

@@ -27,6 +27,7 @@ from segue.serving.stores.store import (
     Deletion,
     Event,
     Exposure,
+    ItemChange,
     StoreError,
     UserEvents,
     UserState,
@@ -93,7 +94,8 @@ class Redis:
         """See :meth:`segue.serving.stores.store.Store.append`."""
         arguments: list[str] = []
         for e in events:
-            encoded = _to_json([e.item, e.time, e.action, e.value, e.key])
+            context = () if e.context is None else (e.context,)
+            encoded = _to_json([e.item, e.time, e.action, e.value, e.key, *context])
             arguments += (e.user, "" if e.key is None else f"k{e.key}", encoded[1:])
         return [flag == 49 for flag in self._run("store events", "APPEND", arguments, writes=True)]  # 49: "1"
 
@@ -142,6 +144,21 @@ class Redis:
         count = self._run("delete a user", "DELETE_USER", arguments, writes=True)
         note = self._erasure.request(ERASURE_SECONDS)
         return Deletion(int(count), not note, note)
+
+    def put_items(self, items: Mapping[str, str | None]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_items`."""
+        arguments: list[str] = []
+        for item, content in items.items():
+            arguments += (item, "" if content is None else f"c{content}")
+        self._run("store items", "PUT_ITEMS", arguments, writes=True)
+
+    def item_changes(self, after: int, limit: int) -> list[ItemChange]:
+        """See :meth:`segue.serving.stores.store.Store.item_changes`."""
+        rows = self._run("read items", "ITEM_CHANGES", [after, limit]) if limit else []
+        return [
+            ItemChange(item.decode(), None if content is None else content.decode(), int(created), int(sequence))
+            for item, sequence, created, content in rows
+        ]
 
     def get_setting(self, name: str) -> str | None:
         """See :meth:`segue.serving.stores.store.Store.get_setting`."""

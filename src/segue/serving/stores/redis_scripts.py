@@ -11,7 +11,10 @@ Keys:
 - ``segue:counters``: hash of the number of ``users`` numbered so far, the sequence number of the last deletion
   (``deleted``) and that of the last one whose user is erased from the server's files (``erased``)
 - ``segue:numbers``: hash of users and their numbers; ``segue:users``: hash of numbers and users
-- ``segue:user:USER``: list of a user's events as JSON: ``[sequence, item, time, action, value, key]``
+- ``segue:user:USER``: list of a user's events as JSON: ``[sequence, item, time, action, value, key]``,
+  and the context where an event has one
+- ``segue:items``: hash of added items and ``CREATED CONTENT``; ``segue:item_changes``: sorted set of all items that
+  were ever added, by the sequence number of their last change, which is counted in ``segue:counters`` (``items``)
 - ``segue:log``: stream of all events; the id is ``SEQUENCE-0``, the entry holds the number of the user and the
   1-based index of the event in the user's list
 - ``segue:keys:USER``: set of the idempotency keys of a user's events
@@ -35,7 +38,9 @@ __all__ = [
     "EXPOSURES",
     "FORMAT",
     "GET_STATES",
+    "ITEM_CHANGES",
     "PRUNE_STATES",
+    "PUT_ITEMS",
     "PUT_STATES",
     "RECENT_EVENTS",
     "RECORD_EXPOSURES",
@@ -253,3 +258,35 @@ end
 return out
 """
 """Arguments: experiment, first id, limit. Returns id and exposure of each entry."""
+
+PUT_ITEMS = """
+for i = 1, #ARGV, 2 do
+    local item, content = ARGV[i], ARGV[i + 1]
+    local sequence = string.format('%.0f', redis.call('HINCRBY', 'segue:counters', 'items', 1))
+    local stored = redis.call('HGET', 'segue:items', item)
+    if content == '' then
+        redis.call('HDEL', 'segue:items', item)
+    else
+        local created = stored and string.match(stored, '^%d+') or sequence
+        redis.call('HSET', 'segue:items', item, created .. ' ' .. string.sub(content, 2))
+    end
+    redis.call('ZADD', 'segue:item_changes', sequence, item)
+end
+"""
+"""Arguments: per item its id, and ``c`` and its content, or nothing to remove it."""
+
+ITEM_CHANGES = """
+local out = {}
+local start, limit = '(' .. ARGV[1], ARGV[2]
+local found = redis.call('ZRANGEBYSCORE', 'segue:item_changes', start, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+for i = 1, #found, 2 do
+    local stored = redis.call('HGET', 'segue:items', found[i])
+    local created, content = found[i + 1], false
+    if stored then
+        created, content = string.match(stored, '^(%d+) (.*)$')
+    end
+    out[#out + 1] = {found[i], found[i + 1], created, content}
+end
+return out
+"""
+"""Arguments: sequence number, limit. Returns id, sequence number, that of its creation and content of each item."""

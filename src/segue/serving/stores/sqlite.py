@@ -32,6 +32,7 @@ from segue.serving.stores.store import (
     Deletion,
     Event,
     Exposure,
+    ItemChange,
     StoreError,
     UserEvents,
     UserState,
@@ -78,6 +79,9 @@ class SQLite:
         try:
             with self._write(f"open {path or 'memory'}") as connection:
                 self._create_tables(connection)
+                connection.execute(sqlite_sql.CREATE_ITEMS_SQL)
+                if connection.execute(sqlite_sql.HAS_CONTEXT_SQL).fetchone() == (0,):
+                    connection.execute(sqlite_sql.ADD_CONTEXT_SQL)
                 row = connection.execute("SELECT deletion_key, last_erasure < last_deletion FROM store").fetchone()
             self._deletion_key, is_erasure_pending = row
             if self._file is not None:
@@ -101,7 +105,7 @@ class SQLite:
                 user = users.get(event.user)
                 if user is None:
                     user = users[event.user] = self._get_or_create_user(connection, event.user)
-                row = (event.item, event.time, event.action, event.value, event.key)
+                row = (event.item, event.time, event.action, event.value, event.key, event.context)
                 values = (user[0], sequence + 1, user[1] + 1, *row)
                 inserted = connection.execute(sqlite_sql.INSERT_EVENT_SQL, values).rowcount == 1
                 if inserted:
@@ -122,11 +126,11 @@ class SQLite:
 
     def events_after(self, user: str, sequence: int, limit: int) -> tuple[tuple[Event, ...], int]:
         """See :meth:`segue.serving.stores.store.Store.events_after`."""
-        query = """SELECT item, time, action, value, key, sequence FROM events
+        query = """SELECT item, time, action, value, key, context, sequence FROM events
             WHERE user_id = (SELECT id FROM users WHERE external_id = ?) AND sequence > ? ORDER BY sequence LIMIT ?"""
         with self._read("read events") as connection:
             rows = connection.execute(query, (user, sequence, limit)).fetchall()
-        return tuple(Event(user, *row[:5]) for row in rows), rows[-1][5] if rows else sequence
+        return tuple(Event(user, *row[:6]) for row in rows), rows[-1][6] if rows else sequence
 
     def get_states(self, users: Sequence[str], model: str) -> list[UserState | None]:
         """See :meth:`segue.serving.stores.store.Store.get_states`."""
@@ -172,6 +176,16 @@ class SQLite:
             connection.execute(sqlite_sql.MARK_DELETED_SQL, row)
         note = "" if self._erasure is None else self._erasure.request(ERASURE_TIMEOUT_SECONDS)
         return Deletion(count, not note, note)
+
+    def put_items(self, items: Mapping[str, str | None]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_items`."""
+        with self._write("store items") as connection:
+            connection.executemany(sqlite_sql.PUT_ITEM_SQL, items.items())
+
+    def item_changes(self, after: int, limit: int) -> list[ItemChange]:
+        """See :meth:`segue.serving.stores.store.Store.item_changes`."""
+        with self._read("read items") as connection:
+            return [ItemChange(*row) for row in connection.execute(sqlite_sql.ITEM_CHANGES_SQL, (after, limit))]
 
     def get_setting(self, name: str) -> str | None:
         """See :meth:`segue.serving.stores.store.Store.get_setting`."""
@@ -322,7 +336,7 @@ class SQLite:
                 WHERE user_id = ? AND sequence <= ? ORDER BY sequence DESC LIMIT 1"""
             previous = connection.execute(query, (user_id, after)).fetchone()
             total -= previous[0] if previous else 0
-        query = """SELECT item, time, action, value, key FROM events
+        query = """SELECT item, time, action, value, key, context FROM events
             WHERE user_id = ? AND sequence > ? ORDER BY sequence DESC LIMIT ?"""
         rows = connection.execute(query, (user_id, after, limit)).fetchall()
         events = tuple([Event(user, *row) for row in reversed(rows)])

@@ -19,6 +19,7 @@ __all__ = [
     "Deletion",
     "Event",
     "Exposure",
+    "ItemChange",
     "Store",
     "StoreError",
     "UserEvents",
@@ -58,6 +59,8 @@ class Event:
     """Finite."""
     key: str | None = None
     """Idempotency key: of a user's events with the same key only the first is stored."""
+    context: str | None = None
+    """Context columns and their values as a JSON object; see :mod:`segue.serving.users.event_context`."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,19 @@ class Exposure:
     user: str
     time: int
     items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ItemChange:
+    """Newest change of an item that was added to the catalog, or removed again."""
+
+    item: str
+    content: str | None
+    """What was stored for the item; ``None``: it was removed."""
+    created: int
+    """Sequence number of the change that added it; the order of the items does not change with later changes."""
+    sequence: int
+    """Sequence number of this change, greater than that of all earlier ones."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +193,21 @@ class Store(Protocol):
         is a marker that does not contain the id; see :mod:`segue.serving.stores.deletion_markers`. An event that is
         appended at the same time is either deleted or stored after the deletion, as the first event of a user who
         came back.
+        """
+        ...
+
+    def put_items(self, items: Mapping[str, str | None]) -> None:
+        """Store the content of items durably, or remove items, all or none.
+
+        Args:
+            items: content by id; ``None`` removes the item.
+        """
+        ...
+
+    def item_changes(self, after: int, limit: int) -> list[ItemChange]:
+        """Return the first changes of items after a sequence number, in order.
+
+        An item has one change, its newest.
         """
         ...
 

@@ -22,6 +22,7 @@ from segue.serving.stores.store import (
     Deletion,
     Event,
     Exposure,
+    ItemChange,
     Store,
     StoreError,
     UserEvents,
@@ -155,6 +156,16 @@ class TimeoutStore:
         """See :meth:`segue.serving.stores.store.Store.delete_user`."""
         seconds = self._write_seconds + ERASURE_SECONDS
         return self._deletions.run(lambda: self.wrapped.delete_user(user), seconds, OUTCOME_UNKNOWN)
+
+    def put_items(self, items: Mapping[str, str | None]) -> None:
+        """See :meth:`segue.serving.stores.store.Store.put_items`."""
+        if any(content is not None for content in items.values()):
+            self._check_size()
+        self._write(lambda: self.wrapped.put_items(items))
+
+    def item_changes(self, after: int, limit: int) -> list[ItemChange]:
+        """See :meth:`segue.serving.stores.store.Store.item_changes`."""
+        return self._read(lambda: self.wrapped.item_changes(after, limit))
 
     def get_setting(self, name: str) -> str | None:
         """See :meth:`segue.serving.stores.store.Store.get_setting`."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from segue.core.types import Feature
+from segue.core.types import DataSchema, Feature
 from segue.serving import schemas
+from segue.serving.users.event_context import context_of, describe_context
 from segue.serving.users.user_features import coerce_user_features
 
 __all__ = ["LATE", "describe_late_times", "describe_request"]
@@ -32,12 +33,8 @@ def describe_late_times(times: Sequence[tuple[str, int | None]]) -> list[str]:
     return [f"{name}: {time}{more} after 2099; used as given, check the unit"]
 
 
-def describe_request(features: Sequence[Feature], request: schemas.RecommendRequest) -> list[str]:
-    """Describe the improbable inputs of a valid request.
-
-    Args:
-        features: user features that the model reads.
-    """
+def describe_request(schema: DataSchema, request: schemas.RecommendRequest) -> list[str]:
+    """Describe the improbable inputs of a valid request to a model with this schema."""
     notes = []
     if request.time is not None or request.history is not None:
         events = [
@@ -51,7 +48,13 @@ def describe_request(features: Sequence[Feature], request: schemas.RecommendRequ
                 notes.append(f"{name}: {time} is before the time of an earlier event; expected the oldest event first")
                 break
     if request.profile:
-        notes += _unknown_categories(features, request)
+        notes += _unknown_categories(schema.user_features, request)
+    if schema.event_context:
+        notes += describe_context(schema.event_context, request.context)
+        for index, event in enumerate(request.history or ()):
+            if found := describe_context(schema.event_context, context_of(event), f"history[{index}].context"):
+                notes += found[:1]
+                break
     return notes
 
 

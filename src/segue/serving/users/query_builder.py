@@ -18,6 +18,7 @@ from segue.serving import schemas
 from segue.serving.artifacts.artifact import ModelArtifact
 from segue.serving.stores import store
 from segue.serving.stores.timeout import ReadStore
+from segue.serving.users.event_context import context_of, encode_columns
 from segue.serving.users.user_features import coerce_user_features, user_features_frame
 
 __all__ = [
@@ -90,7 +91,9 @@ class QueryBuilder:
             features, [coerce_user_features(features, request.profile) for request in requests]
         )
         history = stack_histories([events for events, _ in parts], artifact.input_columns)
-        queries = Queries(history, codes_N, known_N & uses_known_user_N, query_times_N, profile)
+        context = encode_columns(artifact.bundle.model.schema.event_context, [one.context for one in requests])
+        known_users_N = known_N & uses_known_user_N
+        queries = Queries(history, codes_N, known_users_N, query_times_N, profile, context=context)
         unknown = tuple(
             schemas.UnknownInputs(
                 user=request.user is not None and not known,
@@ -178,7 +181,10 @@ def encode_history(
     codes, known = artifact.bundle.items.encode(ids)
     unknown = [item for item, is_known in zip(ids, known.tolist(), strict=True) if not is_known]
     columns: dict[str, Any] = {}
-    context: dict[str, NDArray[np.bool_]] = {}
+    context: dict[str, NDArray[Any]] = {}
+    if features := artifact.bundle.model.schema.event_context:
+        encoded = encode_columns(features, [context_of(one) for one in history])
+        context |= {name: column[known] for name, column in encoded.items()}
     events = [None if isinstance(one, str) else one for one in history] if artifact.input_columns else []
     if "actions" in artifact.input_columns:
         action_codes = {action: code for code, action in enumerate(artifact.bundle.model.schema.actions)}
@@ -211,11 +217,22 @@ def stack_histories(rows: Sequence[Events], columns: Sequence[str]) -> Events:
 
 
 def _combine(parts: Sequence[Events], columns: Sequence[str], offsets: NDArray[np.int64]) -> Events:
-    """Concatenate all events; mark known actions and times if the model reads them."""
+    """Concatenate all events; mark known actions and times if the model reads them.
+
+    Context columns that a part does not have are unknown there.
+    """
     merged: dict[str, Any] = {
         name: np.concatenate([_column_or_default(part, name) for part in parts]) for name in columns
     }
-    context = {}
+    context: dict[str, NDArray[Any]] = {}
+    marks_of_columns = ("action_known", "time_known")
+    for name in {name: None for part in parts for name in part.context if name not in marks_of_columns}:
+        found = [part.context.get(name) for part in parts]
+        dtype = next(column.dtype for column in found if column is not None)
+        unknown = -1 if dtype.kind == "i" else np.nan
+        context[name] = np.concatenate(
+            [np.full(part.size, unknown, dtype) if own is None else own for part, own in zip(parts, found, strict=True)]
+        )
     for name, mark in (("actions", "action_known"), ("times", "time_known")):
         if name in columns:
             marks = [part.context.get(mark, np.full(part.size, getattr(part, name) is not None)) for part in parts]

@@ -61,7 +61,8 @@ class UserStates:
         """
         model = artifact.streaming_model
         stored = self._store.get_states(request.users, artifact.version)
-        states = [None if one is None else _decode_state(one) for one in stored]
+        # a state of the same version before items were added or replaced is computed again
+        states = [None if one is None else _decode_state(one, artifact.state_hash) for one in stored]
         sequence_numbers = [0 if one is None else one.last_sequence for one in stored]
         updated: set[int] = set()
         if missing := [row for row, state in enumerate(states) if state is None]:
@@ -120,12 +121,16 @@ class UserStates:
                 return concat_histories(parts, artifact.input_columns), sequence_number
 
 
-def _decode_state(stored: UserState) -> State | None:
-    """Return the state, or ``None`` if it cannot be read and must be recomputed."""
+def _decode_state(stored: UserState, expected_hash: str) -> State | None:
+    """Return the state, or ``None`` if it must be recomputed.
+
+    It must be if it cannot be read or belongs to other arrays.
+    """
     try:
-        return State.from_bytes(stored.data)
+        state = State.from_bytes(stored.data)
     except ValueError:
         return None
+    return state if state.model == expected_hash else None
 
 
 def _require_state(state: State | None) -> State:

@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from segue.core.config import parse
-from segue.core.model import Solver, StateArrays
+from segue.core.model import Model, Solver, StateArrays
 from segue.core.registry import model_class
 from segue.core.types import DataSchema
 
-__all__ = ["base_arrays", "build_base", "check_base", "restore_base"]
+__all__ = ["base_arrays", "build_base", "check_base", "restore_base", "restore_member"]
+
+MAX_MISSING_BYTES = 2_000_000
+"""Size of arrays that may be missing in a file before a model is created to name them."""
 
 
 def check_base(key: str, settings: Mapping[str, Any], excluded: Sequence[str]) -> None:
@@ -59,3 +62,35 @@ def restore_base(model: Solver, schema: DataSchema, arrays: StateArrays, name: s
         model.restore(own)
     except ValueError as error:  # it names arrays as the base model does
         raise ValueError(re.sub(r"(array '|events\.)", rf"\g<1>{name}/", str(error))) from None
+
+
+def restore_member(
+    key: str, settings: Mapping[str, Any], schema: DataSchema, arrays: StateArrays, reads_features: tuple[bool, bool]
+) -> Model:
+    """Create a trained model from its arrays, whose names start with its key.
+
+    Args:
+        settings: those of the model and of its training.
+        schema: of the whole model; it has the features that any model within it reads.
+        reads_features: whether the model reads item features, and user features.
+
+    Raises:
+        ValueError: the arrays do not fit the settings.
+    """
+    schema = replace(
+        schema,
+        item_features=schema.item_features if reads_features[0] else (),
+        user_features=schema.user_features if reads_features[1] else (),
+    )
+    kind = model_class(key)
+    config = kind.Config(**{name: one for name, one in settings.items() if name in kind.Config.model_fields})
+    own = {name.removeprefix(f"{key}/"): one for name, one in arrays.items() if name.startswith(f"{key}/")}
+    size = sum(array.nbytes for array in own.values())
+    if kind.exceeds_memory(config, schema, size + MAX_MISSING_BYTES):
+        raise ValueError(f"arrays of the member '{key}': {size} bytes, its settings need larger arrays")
+    model = kind(config, schema)
+    try:
+        model.restore(own)
+    except ValueError as error:  # it names arrays as the model does
+        raise ValueError(re.sub(r"(array '|events\.)", rf"\g<1>{key}/", str(error))) from None
+    return model

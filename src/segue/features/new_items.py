@@ -1,0 +1,336 @@
+"""Add items with their features and text to a trained model.
+
+The items become part of the catalog; models that read item features score them at once. Cells are checked against the
+columns of the catalog, so that a table in Python, a file on the command line and a request to the service give the same
+errors.
+
+Shapes: N items that are added or replaced, I items of the catalog.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from segue.core.bundle import TrainedModel
+from segue.core.config import suggest
+from segue.core.events import MAX_SECONDS
+from segue.core.model import Extensible
+from segue.core.types import Dataset, Vocab
+from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
+from segue.features.text.encode_items import ItemTexts
+
+__all__ = [
+    "MODELS_FOR_NEW_ITEMS",
+    "InvalidCell",
+    "InvalidItems",
+    "add_items",
+    "check_can_add",
+    "extend_model",
+    "read_items",
+]
+
+MODELS_FOR_NEW_ITEMS = (
+    "expected content, fusion, maml or two_tower, trained with item features, or a sequential model with "
+    'inputs=["item_features"]'
+)
+"""What an error says about models that represent items by their features."""
+
+MAX_REPORTED = 5
+"""Errors in the message of :class:`InvalidItems`."""
+
+Convert: TypeAlias = Callable[[Any], Any]
+"""Convert a value for a column; raises ``ValueError`` or ``TypeError`` if it does not fit."""
+
+
+@dataclass(frozen=True)
+class InvalidCell:
+    """A value that does not fit its column."""
+
+    row: int
+    column: str
+    expected: str
+    """What was expected instead, in words."""
+    value: Any = None
+
+
+class InvalidItems(ValueError):
+    """Items whose values do not fit the catalog; ``cells`` lists them."""
+
+    def __init__(self, cells: Sequence[InvalidCell]) -> None:
+        self.cells = tuple(cells)
+        lines = [
+            f"items[{cell.row}].{cell.column}: got {_shorten(repr(cell.value))}, expected {cell.expected}"
+            for cell in self.cells[:MAX_REPORTED]
+        ]
+        if len(self.cells) > MAX_REPORTED:
+            lines.append(f"and {len(self.cells) - MAX_REPORTED} more")
+        super().__init__("\n".join(lines))
+
+
+def add_items(trained: TrainedModel, items: pl.DataFrame | Sequence[Mapping[str, Any]]) -> TrainedModel:
+    """Return a copy of ``trained`` whose catalog has further items.
+
+    An item whose id the catalog has is replaced as a whole: features that are not given become unknown. What the model
+    has learned from events of the item stays.
+
+    Args:
+        items: a column or key ``id``, and features of the catalog. Text is encoded as that of the catalog was.
+
+    Raises:
+        InvalidItems: an id or a feature does not fit the catalog.
+        ValueError: the model does not read item features, or a text encoder is not available.
+    """
+    check_can_add(trained)
+    texts = ItemTexts(trained.text_encodings)
+    return extend_model(trained, texts.add_to(read_items(trained, items)))
+
+
+def check_can_add(trained: TrainedModel) -> None:
+    """Check that items can be added to a model.
+
+    Raises:
+        ValueError: they cannot; the message names models that can.
+    """
+    model = trained.model
+    if not (isinstance(model, Extensible) and model.can_add_items):
+        raise ValueError(
+            f"items: cannot be added to a model of '{trained.key}' with these settings, which represents items by "
+            f"their events; {MODELS_FOR_NEW_ITEMS}"
+        )
+
+
+def read_items(
+    trained: TrainedModel, items: pl.DataFrame | Sequence[Mapping[str, Any]], *, skip_invalid: bool = False
+) -> pl.DataFrame:
+    """Return ``items`` as ``N`` rows with the columns and types of the catalog.
+
+    Columns that are not given, and vectors that are computed from text, are null.
+
+    Args:
+        items: a table, or one mapping per item.
+        skip_invalid: leave out items whose id does not fit and columns that the catalog does not have, and replace
+            values that do not fit by null.
+
+    Raises:
+        InvalidItems: an id is missing, malformed or occurs twice, or a column or value does not fit the catalog.
+    """
+    rows = items.to_dicts() if isinstance(items, pl.DataFrame) else list(items)
+    schema = {name: dtype for name, dtype in trained.catalog.collect_schema().items() if name != "id"}
+    computed = {encoding.settings["name"]: encoding.settings["columns"] for encoding in trained.text_encodings}
+    errors = _check_ids([row.get("id") for row in rows], trained.items)
+    if skip_invalid:
+        invalid = {cell.row for cell in errors}
+        rows, errors = [one for row, one in enumerate(rows) if row not in invalid], []
+    else:
+        errors += _check_columns(rows, list(schema), computed)
+    ids = [row.get("id") for row in rows]
+    columns: dict[str, pl.Series] = {"id": pl.Series("id", [str(one) for one in ids], pl.String)}
+    for name, dtype in schema.items():
+        cells = [None if name in computed else row.get(name) for row in rows]
+        expected, convert = _converter(dtype, _vector_size(trained, name))
+        for row, value in enumerate(cells):
+            try:
+                cells[row] = None if value is None else convert(value)
+            except (ArithmeticError, TypeError, ValueError):
+                cells[row] = None
+                if not skip_invalid:
+                    errors.append(InvalidCell(row, name, expected, value))
+        columns[name] = _to_column(name, cells, dtype)
+    if errors:
+        raise InvalidItems(sorted(errors, key=lambda cell: cell.row))
+    return pl.DataFrame(columns)
+
+
+def extend_model(trained: TrainedModel, table: pl.DataFrame) -> TrainedModel:
+    """Return a copy of ``trained`` with the items of ``table``.
+
+    See :func:`add_items`; ``table`` is checked, its text is encoded, and it has all columns of the catalog.
+    """
+    assert isinstance(trained.model, Extensible), "see check_can_add"
+    codes, known = trained.items.encode(table["id"])
+    n_items, added = len(trained.items), np.flatnonzero(~known)
+    codes[added] = n_items + np.arange(len(added))
+    catalog = trained.catalog.collect()
+    rows = np.arange(n_items + len(added))
+    rows[codes] = n_items + np.arange(len(table))
+    categorical = [name for name, dtype in catalog.schema.items() if dtype in (pl.Categorical, pl.Enum)]
+    both = [one.with_columns(pl.col(categorical).cast(pl.String)) for one in (catalog, table.select(catalog.columns))]
+    extended = pl.concat(both)[rows]
+    items = Vocab(extended["id"], id_type=trained.items.id_type)
+    model: Any = trained.model.with_items(codes, table)
+
+    def load(log: Callable[[], Dataset]) -> Callable[[], Dataset]:
+        return lambda: _extend_data(log(), items, extended.lazy(), len(added))
+
+    return replace(
+        trained,
+        model=model,
+        items=items,
+        catalog=extended.lazy(),
+        load_log=load(lambda: trained.log),
+        load_train_log=None if trained.load_train_log is None else load(lambda: trained.train_log),
+        folder=None,
+    )
+
+
+def _extend_data(data: Dataset, items: Vocab, catalog: pl.LazyFrame, n_added: int) -> Dataset:
+    counts = data.header.get("counts", {})
+    counts = {**counts, "items_without_events": counts.get("items_without_events", 0) + n_added}
+    return replace(data, items=items, item_features=catalog, header={**data.header, "counts": counts})
+
+
+def _check_columns(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], computed: Mapping[str, Sequence[str]]
+) -> list[InvalidCell]:
+    """Return columns that cannot be given.
+
+    The catalog does not have them, or they are computed from text.
+    """
+    errors: dict[str, InvalidCell] = {}
+    for row, one in enumerate(rows):
+        for name, value in one.items():
+            if name == "id" or name in errors:
+                continue
+            if name not in names:
+                hint = suggest(name, names) if names else "; it has none"
+                errors[name] = InvalidCell(row, name, f"a feature of the catalog{hint}", value)
+            elif name in computed and value is not None:
+                source = ", ".join(computed[name])
+                errors[name] = InvalidCell(row, name, f"no value: it is computed from the text of {source}", value)
+    return list(errors.values())
+
+
+def _check_ids(ids: Sequence[Any], vocab: Vocab) -> list[InvalidCell]:
+    errors, seen = [], set[str]()
+    for row, value in enumerate(ids):
+        text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+        if not re.match(ID_PATTERN, text) or len(text) > MAX_ID_LENGTH:
+            expected = f"a text of 1 to {MAX_ID_LENGTH} characters without control characters, or an integer"
+        elif vocab.id_type != "string" and not _is_id_of(text, vocab.id_type):
+            expected = f"an id of the type of the catalog's ids, {vocab.id_type}"
+        elif text in seen:
+            expected = "an id that occurs once"
+        else:
+            seen.add(text)
+            continue
+        errors.append(InvalidCell(row, "id", expected, value))
+    return errors
+
+
+def _is_id_of(text: str, id_type: str) -> bool:
+    """Return whether a text is a number of an integer type, as this type writes it."""
+    if not re.fullmatch(r"-?\d{1,20}", text) or str(int(text)) != text:
+        return False
+    limits = np.iinfo(id_type)
+    return bool(limits.min <= int(text) <= limits.max)
+
+
+def _vector_size(trained: TrainedModel, name: str) -> int | None:
+    """Return the length of the vectors of a feature that the model reads."""
+    sizes = [one.size for one in trained.model.schema.item_features if one.name == name and one.kind == "vector"]
+    return sizes[0] if sizes else None
+
+
+def _converter(dtype: pl.DataType, size: int | None) -> tuple[str, Convert]:
+    """Return what a column expects in words, and how its values are converted.
+
+    Args:
+        size: length of the lists, if it is fixed.
+    """
+    inner: Any = getattr(dtype, "inner", None)
+    if inner is not None:
+        expected, convert = _converter(inner, None)
+        noun = {"a text": "texts", "true or false": "true or false"}.get(
+            expected, "numbers" if "number" in expected else "times"
+        )
+        if isinstance(dtype, pl.Array):
+            size = dtype.size
+        count = "" if size is None else f"{size} "
+
+        def convert_list(value: Any) -> list[Any]:
+            if isinstance(value, str | bytes | Mapping) or (size is not None and len(value) != size):
+                raise ValueError
+            return [convert(one) for one in value if one is not None]
+
+        return f"a list of {count}{noun}", convert_list
+    if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
+        return "a text", _to_text
+    if dtype == pl.Boolean:
+        return "true or false", _to_boolean
+    if dtype.is_integer():
+        return f"a whole number ({dtype})", lambda value: _to_integer(value, dtype)
+    if dtype.is_numeric():
+        return "a finite number", _to_number
+    if dtype in (pl.Date, pl.Datetime):
+        to_date: Convert = lambda value: _to_datetime(value).date()  # noqa: E731
+        return "a time in ISO 8601 or in Unix seconds", to_date if dtype == pl.Date else _to_datetime
+    return f"no value: values of type {dtype} cannot be added", _reject
+
+
+def _to_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()  # lone surrogates are an error
+    return value
+
+
+def _to_boolean(value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError
+    return bool(value)
+
+
+def _to_number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+        raise ValueError
+    return float(value)
+
+
+def _to_integer(value: Any, dtype: pl.DataType) -> int:
+    if not _to_number(value).is_integer():
+        raise ValueError
+    limits = np.iinfo(str(dtype).lower())
+    if not limits.min <= int(value) <= limits.max:
+        raise ValueError
+    return int(value)
+
+
+def _to_datetime(value: Any) -> datetime:
+    """Convert ISO 8601, Unix seconds, or a date; without a time zone it is UTC."""
+    if isinstance(value, str):
+        found = datetime.fromisoformat(value)
+    elif isinstance(value, datetime):
+        found = value
+    elif isinstance(value, date):
+        found = datetime(value.year, value.month, value.day)
+    elif abs(_to_number(value)) < MAX_SECONDS:
+        found = datetime(1970, 1, 1) + timedelta(seconds=float(value))
+    else:
+        raise ValueError
+    return found if found.tzinfo is None else found.astimezone(UTC).replace(tzinfo=None)
+
+
+def _reject(value: Any) -> Any:
+    raise TypeError
+
+
+def _to_column(name: str, cells: Sequence[Any], dtype: pl.DataType) -> pl.Series:
+    """Return converted cells as a column of a type."""
+    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
+        naive = pl.Series(name, cells, pl.Datetime(dtype.time_unit))
+        return naive.dt.replace_time_zone("UTC").dt.convert_time_zone(dtype.time_zone)
+    if dtype in (pl.Categorical, pl.Enum):
+        return pl.Series(name, cells, pl.String)
+    return pl.Series(name, cells, dtype)
+
+
+def _shorten(text: str, limit: int = 80) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

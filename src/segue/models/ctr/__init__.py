@@ -1,0 +1,1 @@
+"""Click-through models, which predict the label of an interaction."""

@@ -1,0 +1,282 @@
+"""Items that are added to a trained model with their text and features."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import segue
+from segue.cli.app import app
+from segue.core import bundle
+from segue.core.model import Streaming
+from segue.core.recommend import recommend
+from segue.core.registry import model_class
+from segue.core.types import DataSchema, Events, Feature, Queries
+from segue.features.new_items import MODELS_FOR_NEW_ITEMS, InvalidItems, add_items, read_items
+from segue.features.text.encode_items import encode_table
+from segue.models.content.fusion import _is_encoder
+from segue.testing import small, train_small
+from tests.serving.text_world import EXTENSIBLE, N_ITEMS, ODD_TEXTS, new_item, trained, world
+
+
+def of_history(items: list[int]) -> Queries:
+    return Queries.anonymous(Events.of([items]))
+
+
+@pytest.mark.parametrize("key", EXTENSIBLE)
+def test_a_new_item_with_the_text_of_the_users_cluster_is_recommended(key: str) -> None:
+    model = add_items(trained(key), [new_item("space"), {**new_item("kitchen"), "id": "other"}])
+    space, kitchen = list(range(0, 16, 2)), list(range(1, 16, 2))
+    codes, _ = model.items.encode(["new", "other"])
+    assert codes.tolist() == [N_ITEMS, N_ITEMS + 1]
+    for history, expected, other in ((space, codes[0], codes[1]), (kitchen, codes[1], codes[0])):
+        ranked = recommend(model.model, of_history(history), N_ITEMS).items[0].tolist()
+        assert ranked.index(expected) < 5
+        assert ranked.index(expected) < ranked.index(other)
+
+
+@pytest.mark.parametrize("key", EXTENSIBLE)
+def test_other_items_keep_their_scores(key: str) -> None:
+    model = trained(key)
+    extended = add_items(model, [new_item()])
+    queries = Queries.anonymous(Events.of([[0, 2, 4], [], [1, 5]]))
+    before, after = model.model.score(queries), extended.model.score(queries)
+    assert after.shape == (3, N_ITEMS + 1)
+    np.testing.assert_allclose(after[:, :N_ITEMS], before, rtol=1e-5, atol=1e-6)
+    assert len(model.items) == N_ITEMS
+    assert model.model.schema.n_items == N_ITEMS
+
+
+@pytest.mark.parametrize("key", EXTENSIBLE)
+def test_an_added_item_is_scored_as_an_item_without_events(key: str) -> None:
+    """Its vector is that of an item of the catalog that has the same features and no event."""
+    original = trained(key)
+    row = original.catalog.collect().row(3, named=True)
+    twin = {name: value for name, value in row.items() if name not in ("id", "text_vector")}
+    model: Any = original.model
+    if key != "content":
+        model = bundle.restore_model.__globals__["model_class"](key)(model.config, model.schema)
+        arrays = dict(original.model.arrays())
+        name = next(one for one in arrays if one.endswith("in_training_I"))
+        arrays[name] = np.where(np.arange(N_ITEMS) == 3, False, arrays[name])
+        model.restore(arrays)
+    extended = add_items(original, [{"id": "twin", **twin}])
+    np.testing.assert_allclose(extended.model.vectors[N_ITEMS], model.vectors[3], rtol=1e-4, atol=1e-5)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("key", EXTENSIBLE)
+def test_a_new_item_in_the_history_is_read(key: str) -> None:
+    """By its features alone: an item with the same features is read in the same way, another is not."""
+    twin = {**new_item(), "id": "twin"}
+    model = add_items(trained(key), [new_item("space"), {**new_item("kitchen"), "id": "other"}, twin])
+    new, other, same = (model.model.score(of_history([0, N_ITEMS + row])) for row in range(3))
+    np.testing.assert_allclose(new, same, rtol=1e-5, atol=1e-6)
+    assert not np.allclose(new, other, atol=1e-3)
+
+
+def test_the_state_of_a_recurrent_model_continues_with_new_items() -> None:
+    model: Any = add_items(trained("recurrent fusion"), [new_item()]).model
+    assert isinstance(model, Streaming)
+    state = model.step(model.state(of_history([0, N_ITEMS])), Events.of([[2]]))
+    np.testing.assert_allclose(model.encode_state(state), model.encode(of_history([0, N_ITEMS, 2])), atol=1e-5)
+
+
+@pytest.mark.parametrize("key", EXTENSIBLE)
+def test_an_item_of_the_catalog_is_replaced_as_a_whole(key: str) -> None:
+    original = trained(key)
+    row = original.catalog.collect().row(1, named=True)
+    replaced = add_items(original, [{"id": "i2", "plot": row["plot"]}])
+    assert len(replaced.items) == N_ITEMS
+    assert replaced.model.schema == original.model.schema
+    found = replaced.catalog.collect().row(2, named=True)
+    assert (found["plot"], found["title"], found["year"], found["tags"]) == (row["plot"], None, None, None)
+    vectors, before = replaced.model.vectors, original.model.vectors  # type: ignore[attr-defined]
+    assert not np.allclose(vectors[2], before[2])
+    np.testing.assert_allclose(np.delete(vectors, 2, 0), np.delete(before, 2, 0), rtol=1e-5, atol=1e-6)
+    again = add_items(
+        replaced, [{k: v for k, v in original.catalog.collect().row(2, named=True).items() if k != "text_vector"}]
+    )
+    np.testing.assert_allclose(again.model.vectors, before, rtol=1e-5, atol=1e-6)  # type: ignore[attr-defined]
+
+
+def test_adding_twice_is_adding_once() -> None:
+    both = add_items(trained("fusion"), [new_item(), {**new_item("kitchen"), "id": "other"}])
+    one_by_one = add_items(add_items(trained("fusion"), [new_item()]), [{**new_item("kitchen"), "id": "other"}])
+    np.testing.assert_allclose(both.model.vectors, one_by_one.model.vectors, atol=1e-6)  # type: ignore[attr-defined]
+    assert both.items.ids.to_list() == one_by_one.items.ids.to_list()
+    assert both.catalog.collect().equals(one_by_one.catalog.collect())
+
+
+@pytest.mark.parametrize("key", EXTENSIBLE)
+def test_an_extended_model_is_saved_with_its_log(key: str, tmp_path: Path) -> None:
+    extended = add_items(trained(key), [new_item(year=1993)])
+    bundle.save(tmp_path / "saved", extended, extended.log)
+    loaded = bundle.load(tmp_path / "saved")
+    queries = of_history([0, 2, N_ITEMS])
+    np.testing.assert_allclose(loaded.model.score(queries), extended.model.score(queries), atol=1e-5)
+    assert loaded.items.ids[N_ITEMS] == "new"
+    assert loaded.catalog.collect()["title"][N_ITEMS] == "New"
+    assert loaded.log.n_items == N_ITEMS + 1
+    assert loaded.log.histories.size == world().histories.size
+    assert add_items(loaded, [{**new_item("kitchen"), "id": "other"}]).model.schema.n_items == N_ITEMS + 2
+
+
+def test_the_text_is_encoded_as_that_of_the_catalog() -> None:
+    model = trained("content")
+    expected = encode_table(model.text_encodings, pl.DataFrame({"plot": [new_item()["plot"]]}))["text_vector"]
+    found = add_items(model, [new_item()]).catalog.collect()["text_vector"]
+    np.testing.assert_array_equal(found[N_ITEMS], expected[0])
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS.keys())
+def test_odd_texts(text: str) -> None:
+    extended = add_items(trained("content"), [{"id": "new", "plot": text}])
+    scores = extended.model.score(of_history([0, 2]))
+    assert np.isfinite(scores).all()
+    assert extended.catalog.collect()["plot"][N_ITEMS] == text
+    if "rocket" in text:
+        assert scores[0, N_ITEMS] > np.median(scores[0, 1::2])
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ({}, r"items\[0\].id: got None, expected a text of 1 to 256 characters"),
+        ({"id": ""}, r"items\[0\].id: got '', expected a text"),
+        ({"id": "a\x00"}, r"items\[0\].id: got 'a\\x00', expected"),
+        ({"id": "x" * 257}, r"items\[0\].id"),
+        ({"id": 1.5}, r"items\[0\].id: got 1.5, expected"),
+        ({"id": "n", "plto": "x"}, r"items\[0\].plto: got 'x', expected a feature of the catalog, did you mean 'plot'"),
+        ({"id": "n", "plot": 5}, r"items\[0\].plot: got 5, expected a text"),
+        ({"id": "n", "plot": "\ud800"}, r"items\[0\].plot"),
+        ({"id": "n", "title": ["x"]}, r"items\[0\].title"),
+        ({"id": "n", "tags": "long"}, r"items\[0\].tags: got 'long', expected a list of texts"),
+        ({"id": "n", "tags": [1]}, r"items\[0\].tags: got \[1\], expected a list of texts"),
+        ({"id": "n", "year": "1999"}, r"items\[0\].year: got '1999', expected a whole number \(Int64\)"),
+        ({"id": "n", "year": 1999.5}, r"items\[0\].year"),
+        ({"id": "n", "year": True}, r"items\[0\].year"),
+        ({"id": "n", "year": 2**63}, r"items\[0\].year"),
+        ({"id": "n", "rating": float("nan")}, r"items\[0\].rating: got nan, expected a finite number"),
+        ({"id": "n", "is_free": 1}, r"items\[0\].is_free: got 1, expected true or false"),
+        ({"id": "n", "released": "soon"}, r"items\[0\].released: got 'soon', expected a time in ISO 8601"),
+        ({"id": "n", "released": 1e30}, r"items\[0\].released"),
+        ({"id": "n", "text_vector": [0.0]}, r"items\[0\].text_vector: .* computed from the text of plot"),
+    ],
+)  # fmt: skip
+def test_an_invalid_item_names_its_field(item: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidItems, match=message):
+        add_items(trained("content"), [item])
+
+
+def test_all_errors_are_reported_at_once() -> None:
+    rows = [{"id": "a", "year": "x"}, {"id": "a"}, {"id": "b", "rating": "y"}]
+    with pytest.raises(InvalidItems) as caught:
+        add_items(trained("content"), rows)
+    assert [(cell.row, cell.column) for cell in caught.value.cells] == [(0, "year"), (1, "id"), (2, "rating")]
+    with pytest.raises(InvalidItems, match="and 3 more"):
+        add_items(trained("content"), [{"id": str(row), "year": "x"} for row in range(8)])
+
+
+def test_values_are_converted_to_the_types_of_the_catalog() -> None:
+    item = {"id": 7, "year": 1999.0, "rating": 2, "tags": ["a", None, "b"], "released": "2001-02-03", "plot": None}
+    table = read_items(
+        trained("content"), [item, {"id": "8", "released": datetime(2002, 1, 1, 5)}, {"id": "9", "released": 0}]
+    )
+    assert table.schema == trained("content").catalog.collect_schema()
+    assert table.row(0, named=True) | {"text_vector": None} == {
+        **dict.fromkeys(table.columns), **item, "id": "7", "tags": ["a", "b"], "released": date(2001, 2, 3)
+    }  # fmt: skip
+    assert table["released"].to_list()[1:] == [date(2002, 1, 1), date(1970, 1, 1)]
+    kept = read_items(trained("content"), [{"id": "n", "year": "x", "unknown": 1, "rating": 2.0}], skip_invalid=True)
+    assert kept.row(0, named=True)["rating"] == 2.0
+    assert kept["year"].to_list() == [None]
+
+
+def test_a_model_that_reads_no_features_names_those_that_do() -> None:
+    data = world()
+    popular = bundle.create("popular", train_small("popular", data), data)
+    with pytest.raises(
+        ValueError, match=r"items: cannot be added to a model of 'popular'.*content, fusion, maml or two_tower"
+    ):
+        add_items(popular, [new_item()])
+    sasrec = bundle.create("sasrec", train_small("sasrec", data, epochs=1), data)
+    with pytest.raises(ValueError, match=r'inputs=\["item_features"\]'):
+        add_items(sasrec, [new_item()])
+
+
+def test_the_error_names_the_models_that_read_features_by_default() -> None:
+    kinds = {key: model_class(key) for key in ("content", "fusion", "two_tower", "sasrec", "popular", "als", "hybrid")}
+    found = [key for key, kind in kinds.items() if hasattr(kind, "with_items")]
+    assert found == ["content", "fusion", "two_tower", "sasrec"]
+    assert all(key in MODELS_FOR_NEW_ITEMS for key in EXTENSIBLE)
+
+
+SEQUENTIAL = [key for key in ("sasrec", "gru4rec", "lstm", "xlstm", "bert4rec", "narm", "nextitnet", "hstu", "esasrec",
+                              "transformer_xl") if _is_encoder(key)]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", SEQUENTIAL)
+def test_every_sequential_model_with_item_features_takes_new_items(key: str) -> None:
+    feature = Feature("color", "category", categories=("blue", "red"))
+    schema = DataSchema(3, 6, item_features=(feature,))
+    overrides = {"inputs": ("item_features",), "item_bias": True}
+    if key == "bert4rec":
+        overrides["objective"] = "cloze"
+    kind: Any = model_class(key)
+    with torch.random.fork_rng():
+        model: Any = kind(small(kind.Config, overrides), schema).eval()
+    table = pl.DataFrame({"color": ["red", "blue", "red"]})
+    assert model.can_add_items
+    extended: Any = model.with_items(np.array([6, 2, 7], np.int32), table)
+    assert extended.schema == replace(schema, n_items=8, n_without_events=2)
+    queries = Queries.anonymous(Events.of([[0, 1], [3, 5, 4], []]))
+    found = extended.score(queries)
+    np.testing.assert_allclose(found[:, [0, 1, 3, 4, 5]], model.score(queries)[:, [0, 1, 3, 4, 5]], atol=1e-5)
+    np.testing.assert_allclose(found[:, 6], found[:, 7], atol=1e-6)
+    assert not np.allclose(found[:, 2], model.score(queries)[:, 2])
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_files_and_tables_in_python(tmp_path: Path, suffix: str) -> None:
+    row = {"item_id": "new", "title": "New", "plot": new_item()["plot"], "year": 1999, "rating": 2.5}
+    table, path = pl.DataFrame([row]), tmp_path / f"items{suffix}"
+    write = {".jsonl": table.write_ndjson, ".parquet": table.write_parquet, ".csv": table.write_csv}[suffix]
+    write(path)
+    lines: list[str] = []
+    for items in (path, table, table.to_pandas()):
+        found = segue.add_items(trained("content"), items, log=lines.append).catalog.collect().row(-1, named=True)
+        assert {name: found[name] for name in row if name != "item_id"} == {
+            k: v for k, v in row.items() if k != "item_id"
+        }
+    assert lines[-1] == "items: 1 added, 0 replaced; the catalog has 25"
+    for wrong in (None, pl.DataFrame(), pl.DataFrame({"sku": ["a"]})):
+        with pytest.raises(ValueError, match="items: expected at least one row and a column 'id' or 'item_id'"):
+            segue.add_items(trained("content"), wrong)
+
+
+def test_items_are_added_on_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    segue.save(trained("content"), "model")
+    pl.DataFrame([{"id": "new", "plot": new_item()["plot"]}, {"id": "i1", "plot": "oven"}]).write_ndjson("items.jsonl")
+    result = CliRunner().invoke(app, ["add-items", "model", "items.jsonl", "--out", "extended", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) == {"folder": "extended", "items": N_ITEMS + 1, "added": 1}
+    assert "items: 1 added, 1 replaced" in result.stderr
+    history = ",".join(f"i{item}" for item in range(0, 16, 2))
+    result = CliRunner().invoke(app, ["recommend", "extended", "--history", history, "-k", "5", "--json"])
+    assert result.exit_code == 0, result.output
+    assert '"new"' in result.stdout
+    assert result.exit_code == 0
+    pl.DataFrame([{"id": "new", "plto": "x"}]).write_ndjson("items.jsonl")
+    result = CliRunner().invoke(app, ["add-items", "model", "items.jsonl", "--out", "other"])
+    assert "items[0].plto" in str(result.exception) + result.output
+    assert not Path("other").exists()
