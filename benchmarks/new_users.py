@@ -359,7 +359,29 @@ def _verdict_lines(found: dict[str, Any]) -> list[str]:
                 f"`{BASELINE}` ({test['difference'] / max(popular, 1e-12):+.1%}), p = {test['p']:.4f}; "
                 f"{p_holm:.4f} corrected for the {len(LEVELS)} values of n"
             )
-    return ["The strategy that was chosen within the training part:", "", *lines] if lines else []
+    return ["The strategy that was chosen within the training part:", "", *lines, *_seed_lines(found)] if lines else []
+
+
+def _seed_lines(found: dict[str, Any]) -> list[str]:
+    """State how much the chosen strategy differs between seeds, and where it is not better than popularity."""
+    chosen = found["chosen"]
+    lines = [
+        "",
+        f"Standard deviation of `{chosen}` over seeds; paired tests are of the mean over {found['seeds']} runs:",
+        "",
+    ]
+    for metric, values in found["rows"][chosen]["seed_std"].items():
+        lines.append(f"* {metric}: " + ", ".join(f"{value:.4f} at n = {level}" for level, value in values.items()))
+    for metric, strategies in found["tests"].items():
+        tests = strategies.get(chosen, {})
+        corrected = holm_correction([test["p"] for test in tests.values()])
+        worse = [n for (n, one), p in zip(tests.items(), corrected, strict=True) if p < 0.05 and one["difference"] < 0]
+        equal = [n for (n, _), p in zip(tests.items(), corrected, strict=True) if p >= 0.05]
+        if worse:
+            lines.append(f"* {metric} of `{chosen}` is significantly worse than `{BASELINE}` at n = {', '.join(worse)}")
+        if equal:
+            lines.append(f"* {metric} of `{chosen}` is not significantly different at n = {', '.join(equal)}")
+    return lines
 
 
 def _validation_lines(found: dict[str, Any]) -> list[str]:

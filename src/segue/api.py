@@ -98,9 +98,8 @@ def load(
         log: receives decisions, counts and warnings, such as ``print``.
         filters: see :class:`segue.data.filters.Filters`, such as ``min_user_events=5``.
     """
-    wanted = parse(Filters, filters, "filters")
     layout: dict[str, Any] = {"columns": columns, "separator": separator, "target": target}
-    return load_data(source, **layout, filters=wanted, items=items, users=users, log=log)
+    return load_data(source, **layout, filters=parse(Filters, filters, "filters"), items=items, users=users, log=log)
 
 
 @check_arguments()
@@ -234,6 +233,7 @@ def recommend(
     data: Any = None,
     user_features: Any = None,
     context: Any = None,
+    time: Any = None,
 ) -> Any:
     """Recommend ``k`` items to each user, or after each history.
 
@@ -251,9 +251,9 @@ def recommend(
         exclude_seen: whether to leave out items of the user's history.
         rules: reranking rules of the service: ``boosts``, ``max_per_value``, ``pins``, ``diversify``.
         data: the log that holds the histories of ``users``; default: the log that the model was trained on.
-        user_features: features of new users: a mapping, or a frame or list with one row per query. Without ``users``,
-            ``histories`` and ``titles``, the new users have no history.
+        user_features: features of new users, a mapping or one row per query; alone: new users without a history.
         context: context of the queries: as for ``user_features``, or columns of a frame with ``user_id``.
+        time: time of the queries, for models that read it: Unix seconds, or a datetime (without a zone: UTC).
 
     Returns:
         A table with ``user_id`` (or ``query``, numbered from 0), ``item_id``, ``rank``, ``score``, ``probability``
@@ -268,10 +268,10 @@ def recommend(
     trained = _trained(model)
     if exclude_seen:
         warn_of_repeats(trained)
-    given: Any = {"histories": histories, "titles": titles, "data": data, "user_features": user_features}
-    batch = build_queries(trained, users, context=context, **given)
-    limits: Any = {"allow": allow, "deny": deny, "filter": filter, "rules": rules}
-    return like_input(recommend_table(trained, batch, k, exclude_seen=exclude_seen, **limits), users)
+    of_users: Any = {"data": data, "user_features": user_features, "context": context, "time": time}
+    batch = build_queries(trained, users, histories=histories, titles=titles, **of_users)
+    limits: Any = {"allow": allow, "deny": deny, "filter": filter, "rules": rules, "exclude_seen": exclude_seen}
+    return like_input(recommend_table(trained, batch, k, **limits), users)
 
 
 @check_arguments()

@@ -242,6 +242,78 @@ def test_one_invalid_item_refuses_the_request_but_not_others(client: Any) -> Non
     assert results[1].added == 1  # type: ignore[union-attr]
 
 
+def _fail_on_bad_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every model fail to be extended with items whose id begins with ``bad``."""
+    from segue.models.content.content import Content
+
+    extend = Content.with_items
+
+    def with_items(self: Any, codes: Any, table: Any) -> Any:
+        if table["id"].str.starts_with("bad").any():
+            raise ValueError("features: got inf, expected a finite number")
+        return extend(self, codes, table)
+
+    monkeypatch.setattr(Content, "with_items", with_items)
+
+
+def test_an_item_that_no_model_can_be_extended_with_is_refused(
+    client: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fail_on_bad_items(monkeypatch)
+    answer = post(client, new_item(), {**new_item(), "id": "bad"})
+    assert answer.status_code == 409
+    assert "nothing was changed" in answer.json()["message"]
+    assert "items cannot be added to model content: ValueError" in caplog.text
+    assert client.get("/v1/items/new").status_code == 404
+    assert post(client, new_item()).json()["models"] == ["content"]
+    assert "new" in recommended(client, SPACE)
+    it = service("content")
+    results = it.added_items.put([_batch({**new_item(), "id": "bad"}), _batch(new_item())])
+    assert isinstance(results[0], ValueError)
+    assert results[1].models == ("content",)  # type: ignore[union-attr]
+
+
+def test_an_item_that_overflows_its_column_is_refused(client: Any) -> None:
+    answer = post(client, new_item(rating=1e300))
+    assert answer.status_code == 422, answer.text
+    assert "items[0].features.rating" in answer.json()["fields"]
+    assert post(client, new_item()).json()["models"] == ["content"]
+    assert "new" in recommended(client, SPACE)
+
+
+def test_stored_items_that_a_model_cannot_be_extended_with_are_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    it = service("content")
+    _fail_on_bad_items(monkeypatch)
+    content = json.dumps({"features": {}, "vectors": {}})
+    stored = {f"{name}{n}": content for n in range(4) for name in ("good", "bad")}
+    it.store.put_items(stored)
+    it.added_items.update()
+    assert _ids(it)[N_ITEMS:] == [f"good{n}" for n in range(4)]
+    results = it.added_items.put([_batch(new_item())])
+    assert results[0].models == ("content",)  # type: ignore[union-attr]
+    assert _ids(it)[N_ITEMS:] == [*(f"good{n}" for n in range(4)), "new"]
+    assert caplog.text.count("model content: 4 added items are left out") == 1
+    for name in (*stored, "new"):
+        if not name.startswith("bad"):
+            it.added_items.delete(name)
+    assert _ids(it)[N_ITEMS:] == []
+    it.close()
+
+
+def test_models_without_the_change_are_not_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = service("content", "fusion")
+    it.added_items.put([_batch(new_item())])
+    update = it.added_items._update
+    monkeypatch.setattr(
+        it.added_items, "_update", lambda model: None if model.info.name == "content" else update(model)
+    )
+    (result,) = it.added_items.put([_batch({**new_item(), "id": "later"})])
+    assert (result.models, result.other_models) == (("fusion",), ("content",))  # type: ignore[union-attr]
+    it.close()
+
+
 def test_duplicates_in_one_request_are_rejected(client: Any) -> None:
     answer = post(client, new_item(), new_item())
     assert answer.json()["fields"] == {"items[1].id": "got a text, expected an id that occurs once"}

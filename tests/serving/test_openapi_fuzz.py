@@ -58,6 +58,7 @@ DATA_ERRORS = (
     "but it holds",
     "conditions together with",
     "expected a number",
+    "expected a finite number",
     "expected a list of 3 numbers",
     "expected one text",
     "expected a feature of the catalog",

@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,89 @@ def test_values_are_converted_to_the_types_of_the_catalog() -> None:
     kept = read_items(trained("content"), [{"id": "n", "year": "x", "unknown": 1, "rating": 2.0}], skip_invalid=True)
     assert kept.row(0, named=True)["rating"] == 2.0
     assert kept["year"].to_list() == [None]
+
+
+WIDE_TYPES: dict[str, pl.DataType | type[pl.DataType]] = {
+    "half": pl.Float16(), "single": pl.Float32(), "double": pl.Float64(), "money": pl.Decimal(10, 2),
+    "big": pl.Int128(), "unsigned": pl.UInt64(), "moment": pl.Datetime("ns"), "zoned": pl.Datetime("ns", "UTC"),
+    "pair": pl.Array(pl.Float32, 2), "numbers": pl.List(pl.Float32), "embedding": pl.List(pl.Float32),
+}  # fmt: skip
+
+
+def wide() -> Any:
+    model = trained("content")
+    catalog = model.catalog.with_columns(pl.lit(None, dtype).alias(name) for name, dtype in WIDE_TYPES.items())
+    return replace(model, catalog=catalog)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("half", 7e4, "a finite number of at most 65504 in magnitude"),
+        ("single", 1e300, r"a finite number of at most 1e\+15 in magnitude"),
+        ("double", -2e15, r"a finite number of at most 1e\+15 in magnitude"),
+        ("double", 10**400, "a finite number"),
+        ("money", 1e9, "a finite number"),
+        ("big", 2**127, r"a whole number \(Int128\)"),
+        ("unsigned", -1, r"a whole number \(UInt64\)"),
+        ("moment", "1600-01-01", "a time in ISO 8601"),
+        ("zoned", "1600-01-01", "a time in ISO 8601"),
+        ("pair", [1.0, None], "a list of 2 numbers"),
+        ("pair", [1.0, 2.0, None, 3.0], "a list of 2 numbers"),
+        ("numbers", [1.0, 3e38], r"a list of numbers of at most 1e\+15 in magnitude"),
+    ],
+)
+def test_values_that_a_column_cannot_hold_are_invalid(name: str, value: Any, expected: str) -> None:
+    rows = [{"id": "good"}, {"id": "bad", name: value}]
+    with pytest.raises(InvalidItems, match=rf"items\[1\]\.{name}: got .*, expected {expected}") as caught:
+        read_items(wide(), rows)
+    assert [(cell.row, cell.column) for cell in caught.value.cells] == [(1, name)]
+    table = read_items(wide(), rows, skip_invalid=True)
+    assert (table["id"].to_list(), table[name].to_list()) == (["good", "bad"], [None, None])
+
+
+def test_values_at_the_limits_of_their_columns_are_read() -> None:
+    row = {"id": "n", "half": 65504, "single": 1e15, "money": 99999999, "big": 2**127 - 1, "unsigned": 2**64 - 1,
+           "moment": "1700-01-01", "zoned": "2200-01-01", "pair": [1.0, None, 2.0], "numbers": [None, 1.0]}  # fmt: skip
+    found = read_items(wide(), [row]).row(0, named=True)
+    assert (found["big"], found["unsigned"], found["half"]) == (2**127 - 1, 2**64 - 1, 65504)
+    assert (found["money"], found["pair"], found["numbers"]) == (99999999, [1.0, 2.0], [1.0])
+    assert (found["moment"].year, found["zoned"].year) == (1700, 2200)
+    again = read_items(wide(), pl.DataFrame([found["money"]], schema={"money": pl.Decimal(10, 2)}).insert_column(
+        0, pl.Series("id", ["n"])))  # fmt: skip
+    assert again["money"].to_list() == [99999999]
+
+
+def test_a_vector_is_counted_without_its_unknown_numbers() -> None:
+    features = (Feature("embedding", "vector", 4),)
+    model = wide()
+    reader: Any = SimpleNamespace(schema=replace(model.model.schema, item_features=features))
+    with pytest.raises(InvalidItems, match=r"embedding: got \[1, None, 2, 3\], expected a list of 4 numbers"):
+        read_items(replace(model, model=reader), [{"id": "n", "embedding": [1, None, 2, 3]}])
+
+
+def test_an_id_with_a_lone_surrogate_is_invalid() -> None:
+    with pytest.raises(InvalidItems, match=r"items\[0\]\.id: got 'a\\ud800', expected a text"):
+        read_items(trained("content"), [{"id": "a\ud800"}])
+
+
+def test_an_item_whose_score_is_not_finite_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained("content")
+    encode = type(model.model).encode_items  # type: ignore[attr-defined]
+
+    def overflow(self: Any, table: pl.DataFrame) -> Any:
+        return np.where((table["id"] == "bad").to_numpy()[:, None], np.float32(np.inf), encode(self, table))
+
+    monkeypatch.setattr(type(model.model), "encode_items", overflow)
+    with pytest.raises(InvalidItems, match=r"items\[1\]\.id: got 'bad', expected features that give a finite score"):
+        add_items(model, [new_item(), {**new_item(), "id": "bad"}])
+
+
+def test_texts_that_look_like_numbers_are_read_as_the_catalog_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "items.csv"
+    path.write_text("id,title,year\nn1,1984,1949\n", encoding="utf-8")
+    found = segue.add_items(trained("content"), path).catalog.collect().row(-1, named=True)
+    assert (found["title"], found["year"]) == ("1984", 1949)
 
 
 def test_a_model_that_reads_no_features_names_those_that_do() -> None:

@@ -83,13 +83,15 @@ def test_users_whom_no_model_knows_are_not_averaged() -> None:
 def test_claims_need_a_significant_difference_on_cold_items_and_none_below_on_warm_ones() -> None:
     pooled = {name: cold_items.pool([draw(share, number)]) for number, (name, share) in enumerate(SHARES.items())}
     lines = cold_items.check_claims(pooled)
-    met = {(line["measure"], line["first"], line["second"]): line["is_met"] for line in lines}
-    assert all(met[cold_items.COLD, "fusion", other] for other in cold_items.BASELINES)
-    assert met[cold_items.WARM, "fusion", "sasrec"]
-    assert not met[cold_items.WARM, "two_tower", "two_tower@ids"]
+    met = {(line["measure"], line["first"], line["second"]): line["outcome"] for line in lines}
+    assert all(met[cold_items.COLD, "fusion", other] == "better" for other in cold_items.BASELINES)
+    assert met[cold_items.WARM, "fusion", "sasrec"] != "worse"
+    assert met[cold_items.WARM, "two_tower", "two_tower@ids"] == "worse"
     assert not any(line["measure"] == cold_items.ALL for line in lines)
     weak = cold_items.check_claims({**pooled, "fusion": pooled["popular"]})
-    assert not any(line["is_met"] for line in weak if line["measure"] == cold_items.COLD and line["first"] == "fusion")
+    assert not any(
+        line["outcome"] == "better" for line in weak if line["measure"] == cold_items.COLD and line["first"] == "fusion"
+    )
     with pytest.raises(ValueError, match="fusion and content have 200 and 3 users, expected the same queries"):
         cold_items.check_claims({**pooled, "content": cold_items.pool([draw(0.5, 0, range(3))])})
 
@@ -111,7 +113,7 @@ def test_the_page_shows_every_model_and_claim() -> None:
     assert "## Cold targets among all items\n\n200 users." in text
     assert text.index("| fusion | ids |") < text.index("| content | ids |")
     assert "| cold targets among all items | HitRate@10 | fusion − popular |" in text
-    assert text.count("| met |") == sum(line["is_met"] for line in found["tests"])
+    assert text.count("| better |") == sum(line["outcome"] == "better" for line in found["tests"])
     assert "warning: times" in text
 
 

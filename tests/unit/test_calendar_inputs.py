@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from command_line import call
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -87,6 +91,60 @@ def test_inputs_of_the_query_need_query_times() -> None:
     data = segue.load("simulated?users=40&items=20")
     with pytest.raises(ValueError, match=r"'query_hour' needs the time of each query.*use_query_time=true"):
         segue.train("gru4rec", segue.split(data), recipe="none", epochs=1, inputs=["hour", "query_hour"])
+
+
+def test_evaluation_warns_of_queries_without_times() -> None:
+    data = segue.load("simulated?users=40&items=20")
+    parts = segue.split(data, use_query_time=True)
+    model = segue.train("gru4rec", parts, recipe="none", epochs=1, inputs=["query_hour", "query_time"])
+    segue.evaluate(model, parts)  # without a warning
+    with pytest.warns(
+        segue.SegueWarning, match="'gru4rec' reads query_hour, query_time, but the queries have no times"
+    ):
+        segue.evaluate(model, segue.split(data))
+
+
+def test_recommendations_at_a_time() -> None:
+    data = segue.load("simulated?users=40&items=20")
+    model = segue.train("gru4rec", data, recipe="none", epochs=1, inputs=["query_hour"])
+    user, noon = data.users.ids[0], datetime(2024, 5, 1, 12, tzinfo=UTC)
+
+    def scores(**arguments: Any) -> dict[Any, float]:
+        found = segue.recommend(model, user, k=20, exclude_seen=False, **arguments)
+        assert ("time" in str(found["notes"][0])) == ("time" not in arguments)
+        return dict(found.select("item_id", "score").iter_rows())
+
+    with pytest.warns(segue.SegueWarning, match="'gru4rec' also reads query_hour, which is unknown here; give time"):
+        unknown = scores()
+    timed = replace(Queries.of_users(np.zeros(1, np.int32), data.histories.take(np.zeros(1, int))))
+    expected = model.model.score(replace(timed, times=np.array([int(noon.timestamp())])))[0]
+    for time in (noon, noon.replace(tzinfo=None), noon.timestamp(), int(noon.timestamp()), "2024-05-01T14:00+02:00"):
+        assert scores(time=time) == pytest.approx(dict(zip(data.items.ids, expected.tolist(), strict=True)), rel=1e-4)
+    assert scores(time=noon) != unknown
+    assert scores(time=noon) != scores(time=noon.replace(hour=0))
+    for wrong in ("noon", True, float("nan"), -1, 1_700_000_000_000, [noon]):
+        with pytest.raises(ValueError, match=r"time=: got .*, expected Unix seconds such as 1700000000, a datetime"):
+            segue.recommend(model, user, time=wrong)
+    with pytest.warns(segue.SegueWarning, match="'popular' makes no use of this time"):
+        segue.recommend(segue.train("popular", data), user, time=noon, exclude_seen=False)
+
+
+def test_the_command_takes_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = segue.load("simulated?users=40&items=20")
+    model = segue.train("gru4rec", data, recipe="none", epochs=1, inputs=["query_hour"])
+    segue.save(model, tmp_path / "model")
+    user, out = str(data.users.ids[0]), tmp_path / "out.parquet"
+    expected = segue.recommend(model, user, time=1_714_564_800, exclude_seen=False)
+    command = ["recommend", str(tmp_path / "model"), "--include-seen", "--time"]
+    for time in ("2024-05-01T12:00", "1714564800"):
+        for source in (["--user", user, "--out", str(out)], ["--user", user, "--json"]):
+            status, printed, err = call(capsys, *command, time, *source)
+            assert status == 0, err
+            rows = pl.read_parquet(out).to_dicts() if "--out" in source else json.loads(printed)["recommendations"]
+            assert [row["score"] for row in rows] == pytest.approx(expected["score"].to_list(), rel=1e-4)
+    status, _, err = call(capsys, *command, "noon", "--user", user)
+    assert status != 0
+    assert "--time: got 'noon', expected Unix seconds" in err
 
 
 def test_each_calendar_input_changes_the_scores_and_can_be_left_out() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+from segue.core import bundle
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, Queries
 from segue.solvers.popularity import later_lifts
@@ -243,6 +245,21 @@ def test_a_random_share_of_the_positions_has_random_items() -> None:
     ).all()
 
 
+@pytest.mark.parametrize("base", ["popular", "item_knn"])
+@pytest.mark.parametrize("policy", ["thompson", "ucb", "novelty", "random_share"])
+def test_items_without_events_are_explored(policy: str, base: str, tmp_path: Path) -> None:
+    data = dataset(Events.of([[user % 8, (user + 1) % 8] for user in range(40)]), 10)  # items 8 and 9 have no event
+    data = replace(data, header={**data.header, "counts": {"items_without_events": 2}})
+    assert train_small("popular", data).schema.n_unscored == 2
+    settings = {"share": 0.5} if policy == "random_share" else {"strength": 3.0}
+    model: Any = train_small("exploration", data, policy=policy, base=base, **settings)
+    queries = Queries.anonymous(Events.of([[user % 8, (user * 3) % 8] for user in range(40)]))
+    lists = recommend(model, queries, 4).items
+    assert {8, 9} & set(lists.ravel().tolist())
+    bundle.save(tmp_path / "model", bundle.create("exploration", model, data))
+    np.testing.assert_array_equal(recommend(bundle.load(tmp_path / "model").model, queries, 4).items, lists)
+
+
 def test_each_event_draws_new_random_numbers() -> None:
     model = train_small("exploration", rare_log())
     scores = model.score(Queries.anonymous(Events.of([[], [1], [1], [1, 2]])))
@@ -381,10 +398,22 @@ def test_settings_of_fold_in_are_checked() -> None:
         ({"prior": "user_knn"}, "expected different models"),
         ({"base_settings": {"item_knn": {}}}, r"got settings of \['item_knn'\], expected some of popular, user_knn"),
         ({"bases": []}, "bases"),
+        ({"bases": ["llm"]}, "got 'llm'.*train llm with the combination as its base"),
     ]
     for settings, message in cases:
         with pytest.raises(ValueError, match=message):
             parse(kind, settings, "model")
+
+
+def test_each_base_of_a_saved_fold_in_has_its_own_features(tmp_path: Path) -> None:
+    from segue.core import bundle
+
+    log = profile_log(users=40)
+    settings = {"profile_model": {"prefixes": {"zip_code": 1}}}
+    model = train_small("fold_in", log, prior="profile_model", bases=("profile_clusters",), base_settings=settings)
+    bundle.save(tmp_path / "model", bundle.create("fold_in", model, log))
+    rows = new_users([3], [], zip_code=["10001", "20001"])
+    np.testing.assert_array_equal(bundle.load(tmp_path / "model").model.score(rows), model.score(rows))
 
 
 # --- queries of held-out users ---------------------------------------------------------------------------------------

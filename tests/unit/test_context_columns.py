@@ -140,6 +140,21 @@ def test_coordinates_become_grid_cells_of_several_sizes(tmp_path: Path) -> None:
     assert next(iter(named.header["context"])) == "home_1000km"
 
 
+@pytest.mark.parametrize("row", range(5))
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_coordinates_may_be_missing_in_any_row(row: int, missing: float | None, tmp_path: Path) -> None:
+    places = [None, 2.0, 3.0, 4.0, 5.0]
+    places[0], places[row] = places[row] or 1.0, missing
+    table = LOG.with_columns(lat=pl.Series(places, dtype=pl.Float64), lon=pl.Series([1.0, 2, 3, 4, 5]))
+    expected = [None if place is None or place != place else f"{place:.1f},{column}.0"
+                for column, place in enumerate(places, 1)]  # fmt: skip
+    table.with_columns(lat=pl.col("lat").fill_nan(None)).write_csv(tmp_path / "log.csv")  # an empty cell
+    for source in (table, table.to_pandas(), str(tmp_path / "log.csv")):
+        data = load(source, columns={"context_coordinates": "lat+lon"})
+        names, codes = data.header["context"]["cell_10km"], data.histories.context["cell_10km"]
+        assert [None if code < 0 else names[code] for code in codes.tolist()] == expected
+
+
 @given(st.floats(-90, 90), st.floats(-180, 180))
 def test_coordinates_are_inside_their_cells(latitude: float, longitude: float) -> None:
     for size, cells in grid_cells([latitude], [longitude]).items():
@@ -301,6 +316,51 @@ def test_inputs_need_the_columns_and_the_context_of_queries() -> None:
         train_small("gru4rec", data.with_histories(empty), epochs=1, inputs=("context",))
 
 
+def test_evaluation_warns_of_inputs_that_the_data_lacks(trained: Any) -> None:
+    data = planted()
+    bare = replace(data, histories=replace(data.histories, context={}), header={})
+    with pytest.warns(segue.SegueWarning, match=r"reads query_context, but the queries have no known value of place, "):
+        segue.evaluate(trained, segue.split(data))
+    with pytest.warns(segue.SegueWarning, match=r"reads context, but the events of the histories have no known value"):
+        segue.evaluate(trained, segue.split(bare))
+    with pytest.warns(segue.SegueWarning, match=r"'GRU4Rec' reads query_context"):
+        segue.evaluate(trained.model, segue.split(data).test)
+    with pytest.warns(segue.SegueWarning, match=r"'gru4rec' reads query_context"):
+        segue.compare({"trained": trained, "popular": {}}, segue.split(data))
+    with pytest.warns(segue.SegueWarning, match=r"'gru4rec' reads query_context"):
+        found = segue.recommend(trained, segue.split(data).test, k=1, exclude_seen=False)
+    assert "query_context" in found["notes"][0]
+    segue.evaluate(trained, segue.split(data, use_query_context=True))  # without a warning
+
+
+def test_the_command_reports_inputs_that_the_data_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
+    rows = [(f"u{user}", f"i{(user + item) % 6}", item, "tv") for user in range(12) for item in range(4)]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "device"], orient="row")
+    log.write_csv(tmp_path / "log.csv")
+    data = segue.load(log, columns={"context": ["device"]})
+    segue.save(segue.train("gru4rec", data, recipe="none", epochs=1, inputs=["context"]), tmp_path / "model")
+    status, out, err = call(capsys, "evaluate", str(tmp_path / "model"), "--data", str(tmp_path / "log.csv"))
+    assert status == 0, err
+    assert "'gru4rec' reads context" in " ".join((out + err).split())
+
+
+def test_a_context_column_of_another_kind_is_an_error(trained: Any) -> None:
+    parts = segue.split(planted(numeric=True), use_query_context=True)
+    with pytest.raises(ValueError, match=r"column 'place' has the kind 'number', but 'gru4rec' .* kind 'category'"):
+        segue.evaluate(trained, parts)
+
+
+def test_splits_with_query_context_need_context_columns() -> None:
+    bare = replace(planted(), header={})
+    with pytest.raises(ValueError, match=r"use_query_context=true: planted has no context columns"):
+        segue.split(bare, use_query_context=True)
+    with pytest.raises(ValueError, match=r"use_query_time=true: planted has no times"):
+        segue.split(bare, use_query_time=True)
+
+
 # --- inference -------------------------------------------------------------------------------------------------------
 
 HISTORY = pl.DataFrame(
@@ -394,3 +454,35 @@ def test_the_command_reads_context_from_options_and_files(
     status, _, err = call(capsys, *command, "--user", "u1", "--context", "plase=near")
     assert status != 0
     assert "unknown column 'plase'" in err
+
+
+def test_options_of_context_accumulate_and_values_may_have_commas(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = replace(planted(), header={"context": {"place": ["48.1,11.5", "0.0,-7.0"], "noise": ["p", "q", "r"]}})
+    parts = segue.split(data, use_query_context=True)
+    model = segue.train("gru4rec", parts, recipe="none", epochs=1, inputs=("query_context",))
+    segue.save(model, tmp_path / "model")
+    command = ["recommend", str(tmp_path / "model"), "-k", "12", "--user", "u1", "--out", str(tmp_path / "out.parquet")]
+    expected = scored(segue.recommend(model, ["u1"], k=12, context={"place": "0.0,-7.0", "noise": "q"}))
+    for options in (
+        ["--context", "place=0.0,-7.0", "--context", "noise=q"],
+        ["--context", "place=0.0,-7.0,noise=q"],
+        ["--context", "noise=q, place = 0.0,-7.0"],
+    ):
+        status, _, err = call(capsys, *command, *options)
+        assert status == 0, err
+        assert scored(pl.read_parquet(tmp_path / "out.parquet")) == pytest.approx(expected)
+    for options, message in (
+        (["--context", "noise=q", "--context", "noise=p"], "--context: got two values of 'noise'"),
+        (["--context", "q"], "--context: got 'q' in 'q', expected name=value"),
+        (["--context", "noise="], "--context: got 'noise='"),
+    ):
+        status, _, err = call(capsys, *command, *options)
+        assert status != 0
+        assert message in err
+    pl.DataFrame({"user_id": ["u1"], "noise": ["q"]}).write_csv(tmp_path / "users.csv")
+    options = ["--users-file", str(tmp_path / "users.csv"), "--context", "place=0.0,-7.0"]
+    status, _, err = call(capsys, "recommend", str(tmp_path / "model"), *options)
+    assert status != 0
+    assert "users.csv has columns of the context, too; give one of them" in err

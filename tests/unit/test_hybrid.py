@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -232,12 +234,117 @@ def test_a_saved_hybrid_has_its_members(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.score(queries(data)), model.score(queries(data)))
 
 
+TINY = {"epochs": 1, "embedding_dim": 4, "batch_size": 16}
+
+
+def unknown_years() -> Dataset:
+    """Build a log with features of which some are unknown."""
+    data = shop(n_users=30, n_items=20)
+    assert data.item_features is not None
+    table = data.item_features.collect()
+    year = pl.when(pl.col("year") % 3 > 0).then("year").alias("year")
+    vectors = np.random.default_rng(0).normal(size=(20, 4)).tolist()
+    table = table.with_columns(year, pl.Series("text_vector", vectors), genre=pl.col("genres").list.first())
+    zips = [f"{1 + user % 2}{user % 6:04d}" for user in range(30)]
+    users = pl.LazyFrame({"id": data.users.ids, "zip_code": zips, "age": [20 + user for user in range(30)]})
+    return replace(data, item_features=table.lazy(), user_features=users)
+
+
+@pytest.mark.parametrize("members", [["two_tower"], ["fusion", "two_tower"], ["item_knn", "maml"]])
+def test_members_may_read_unknown_features(members: list[str]) -> None:
+    data = unknown_years()
+    settings = {key: {} if key == "item_knn" else {"epochs": 1} for key in members}
+    model = fit(data, members=members, settings=settings)
+    assert any(not np.isfinite(one).all() for one in model.arrays().values() if one.dtype.kind == "f")
+    assert np.isfinite(model.score(queries(data))).all()
+
+
+def test_own_numbers_of_a_hybrid_must_be_finite(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hybrid, "choose", lambda self, validate: self.weights_M.fill(np.nan))
+    monkeypatch.setattr("segue.models.hybrid.hybrid.check_restorable", lambda model: None)
+    with pytest.raises(ValueError, match="array 'weights' has numbers that are not finite"):
+        fit(data, lambda model: {"ndcg@10": 1.0}, members=["ease", "popular"])
+
+
+PREFIXES = {"prefixes": {"zip_code": 1}}
+
+
+@pytest.mark.parametrize(
+    ("members", "settings"),
+    [
+        (
+            ["fold_in", "profile_clusters"],
+            {"fold_in": {"prior": "profile_model", "base_settings": {"profile_model": PREFIXES}}},
+        ),
+        (["transfer", "fusion"], {"transfer": TINY, "fusion": {"epochs": 1}}),
+        (["fusion", "transfer"], {"transfer": TINY, "fusion": {"epochs": 1}}),
+        (["content", "fusion"], {"content": {"features": ["genre"]}, "fusion": {"epochs": 1}}),
+        (["profile_model", "two_tower"], {"profile_model": PREFIXES, "two_tower": TINY}),
+        (["profile_clusters", "profile_model"], {"profile_model": PREFIXES}),
+    ],
+)
+def test_each_saved_member_has_its_own_features(members: list[str], settings: Any, tmp_path: Path) -> None:
+    data = unknown_years()
+    model = fit(data, members=members, settings=settings)
+    bundle.save(tmp_path / "model", bundle.create("hybrid", model, data))
+    loaded = bundle.load(tmp_path / "model").model
+    assert isinstance(loaded, Hybrid)
+    assert [one.schema for one in loaded.members] == [one.schema for one in model.members]
+    np.testing.assert_array_equal(loaded.score(queries(data)), model.score(queries(data)))
+
+
+def test_a_hybrid_lists_the_features_of_all_members() -> None:
+    data = unknown_years()
+    model = fit(data, members=["profile_model", "profile_clusters"], settings={"profile_model": PREFIXES})
+    zip_code = next(one for one in model.schema.user_features if one.name == "zip_code")
+    assert zip_code.categories[:2] == ("1", "2")
+    assert "10000" in zip_code.categories
+
+
+@pytest.mark.parametrize("key", ["hybrid", "llm"])
+def test_a_saved_member_needs_its_source_no_more(key: str, tmp_path: Path) -> None:
+    data = unknown_years()
+    source = tmp_path / "source"
+    bundle.save(source, bundle.create("transfer", train_small("transfer", data, embedding_dim=4, epochs=1), data))
+    values = {"source": str(source), "epochs": 1, "batch_size": 16}
+    settings: dict[str, Any] = {"base": "transfer", "base_settings": values}
+    if key == "hybrid":
+        settings = {"members": ["content", "transfer"], "settings": {"transfer": values}}
+    model = train(key, settings, Training(), data, Run(0))
+    bundle.save(tmp_path / "model", bundle.create(key, model, data))
+    shutil.rmtree(source)
+    loaded = bundle.load(tmp_path / "model").model
+    np.testing.assert_array_equal(loaded.score(queries(data)), model.score(queries(data)))
+    shutil.rmtree(tmp_path / "model")
+    bundle.save(source, bundle.create("transfer", train_small("transfer", data, seed=1, embedding_dim=8), data))
+    restored = type(model)(model.config, model.schema)
+    restored.restore(model.arrays())
+    np.testing.assert_array_equal(restored.score(queries(data)), model.score(queries(data)))
+
+
+def test_a_model_that_cannot_be_restored_is_an_error_of_training(
+    data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Hybrid, "own_arrays", lambda self: {})
+    with pytest.raises(ValueError, match=r"Hybrid: the trained model cannot be restored.*missing array 'weights'"):
+        fit(data, members=["popular"])
+
+
+@pytest.mark.parametrize("content", [b"[]", b"{}", b"\xff", b'{"config": {}, "schema": {"actions": 3}}'])
+def test_damaged_descriptions_of_members_are_named(data: Dataset, content: bytes) -> None:
+    model = fit(data, members=["popular"])
+    arrays = {**model.arrays(), "members/popular": np.frombuffer(content, np.uint8)}
+    with pytest.raises(ValueError, match="array 'members/popular' in the saved model: malformed"):
+        Hybrid(model.config, data.schema).restore(arrays)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"members": []}, "members"),
         ({"members": ["ease", "ease"]}, "expected different models"),
         ({"members": ["ease", "hybrid"]}, "other than hybrid"),
+        ({"members": ["ease", "llm"]}, "got 'llm'.*rerank the hybrid instead: llm with base=hybrid"),
         ({"members": ["ease"], "settings": {"eas": {}}}, "'eas', which is not among the members"),
         ({"members": ["ease", "popular"], "weights": [1]}, "expected one per member"),
         ({"members": ["ease", "popular"], "weights": [0, 0]}, "one is positive"),

@@ -253,6 +253,8 @@ def test_uninformative_columns_are_skipped() -> None:
         ([[1.0, 2.0], [1.0]], "lists of 1 to 2 numbers"),
         ([[1.0], [INF]], "something else than finite numbers"),
         ([1.0, INF], "got inf, expected a finite number"),
+        ([1.0, -1e300], r"text: got 1e\+300 in row 2, expected numbers of at most 1e\+15 in magnitude"),
+        ([[1.0, 2.0], [-3e38, 1.0]], r"text: got 3e\+38 in row 2, expected numbers of at most 1e\+15 in magnitude"),
     ],
 )
 def test_invalid_features_are_rejected(column: list[Any], message: str) -> None:

@@ -275,3 +275,24 @@ def test_base_models_with_epochs_are_trained_and_restored(folder: Path, tmp_path
     bundle.save(tmp_path / "model", bundle.create("llm", model, world()))
     rows = queries([1], [2, 3])
     np.testing.assert_array_equal(bundle.load(tmp_path / "model").model.score(rows), model.score(rows))
+
+
+def test_a_relative_folder_is_stored_as_an_absolute_one(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    model = model_of(folder.name)
+    assert model.config.language_model == str(folder.resolve())
+    bundle.save(tmp_path / "model", bundle.create("llm", model, world()))
+    monkeypatch.chdir(tmp_path)
+    np.testing.assert_array_equal(bundle.load(tmp_path / "model").model.score(queries([1])), model.score(queries([1])))
+
+
+def test_base_models_may_read_unknown_features() -> None:
+    years = [None if code % 3 == 0 else 1990 + code for code in range(N_ITEMS)]
+    data = world()
+    assert data.item_features is not None
+    data = replace(data, item_features=data.item_features.collect().with_columns(year=pl.Series(years)).lazy())
+    settings = {"embedding_dim": 4, "epochs": 1, "batch_size": 8}
+    model = train_small("llm", data, base="two_tower", base_settings=settings)
+    assert np.isfinite(model.score(queries([1]))).all()

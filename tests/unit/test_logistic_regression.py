@@ -162,6 +162,31 @@ def test_a_known_user_without_a_history_has_that_of_training() -> None:
         np.testing.assert_allclose(model.score(mixed), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["positive", "all"])
+def test_events_of_queries_without_values_are_positive(kind: str) -> None:
+    rng = np.random.default_rng(6)
+    rows = [rng.permutation(12)[:8].tolist() for _ in range(10)]
+    values = rng.integers(1, 6, size=80).astype(float).tolist()
+    model = fit(rated(rows, values, 12, item_features=["a", "b", "c"] * 4), history=kind)
+    lists = [[0, 3, 6], [1]]
+    expected, *others = (
+        model.score(Queries.anonymous(events))
+        for events in (Events.of(lists), history(lists, [np.nan] * 4), history(lists, [5.0] * 4))
+    )
+    for scores in others:
+        np.testing.assert_array_equal(scores, expected)
+    assert not np.array_equal(expected, model.score(Queries.anonymous(Events.of([[], []]))))
+    mixed = model.score(Queries.anonymous(history(lists, [np.nan, 1.0, 5.0, np.nan])))
+    np.testing.assert_array_equal(mixed, model.score(Queries.anonymous(history(lists, [5.0, 1.0, 5.0, 5.0]))))
+
+
+@pytest.mark.parametrize(("threshold", "kind"), [(0.5, "positive"), (5, "negative"), (7, "negative")])
+def test_a_threshold_that_leaves_one_class_is_an_error(threshold: float, kind: str) -> None:
+    data = rated([[0, 1, 2, 3, 4]] * 3, [1.0, 2, 3, 4, 5] * 3, 5)
+    with pytest.raises(ValueError, match=rf"threshold: got {threshold:g}, .* all events are {kind}; .* from 1 to 5"):
+        fit(data, threshold=threshold)
+
+
 def test_settings_that_nothing_uses_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"shrinkage: got 3.0, which only the input history uses"):
         LogisticRegression.Config(inputs=("popularity",), shrinkage=3)

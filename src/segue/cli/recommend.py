@@ -54,10 +54,14 @@ IdList = Annotated[
     list[str] | None, typer.Option(metavar="ID,...|@FILE", help="Item ids, or a file with one per line.")
 ]
 QueryContext = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--context", metavar="device=tv,...", help="Context of the queries; --users-file may have columns instead."
     ),
+]
+QueryTime = Annotated[
+    str | None,
+    typer.Option("--time", metavar="TIME", help="Time of the queries: Unix seconds, or 2024-05-01T12:00 in UTC."),
 ]
 ExcludeSeen = Annotated[bool, typer.Option("--exclude-seen/--include-seen", help="Leave out items of the history.")]
 
@@ -76,6 +80,7 @@ def recommend(
         str | None, typer.Option(metavar="age=25,...", help="Features of a new user; the history may be empty.")
     ] = None,
     query_context: QueryContext = None,
+    query_time: QueryTime = None,
     allow: IdList = None,
     deny: IdList = None,
     filter: Filter = None,  # noqa: A002 - the name of the option
@@ -94,7 +99,7 @@ def recommend(
     """Recommend items to users of the log, or after a history."""
     from segue.api import open as open_model
     from segue.experiment.inference.batch import recommend_to_file
-    from segue.experiment.inference.files import read_ids
+    from segue.experiment.inference.files import read_ids, write_table
     from segue.experiment.inference.queries import build_queries
     from segue.experiment.inference.query_context import read_query_context
     from segue.experiment.inference.recommend import history_table, recommend_block, warn_once
@@ -104,17 +109,20 @@ def recommend(
     _check_source({**sources, "--all-users": all_users}, user_features, out)
     trained = open_model(run)
     constraints = constraint_values(allow, deny, filter, rules)
-    of_queries: Any = _features(query_context, "--context") or read_query_context(trained, users_file)
+    of_users = read_query_context(trained, users_file)
+    if (of_queries := _query_context(query_context)) is not None and of_users is not None:
+        raise ValueError(f"--context: {users_file} has columns of the context, too; give one of them")
+    described: Any = {"context": of_users if of_queries is None else of_queries, "time": _parse_time(query_time)}
     if out is not None and not (history or title or user_features):
         users = None if all_users else split_ids(user, "--user") if user else read_ids(Path(str(users_file)))
         try:
             rows = recommend_to_file(
                 trained,
                 *(out, users, k),
+                log=terminal.log,
                 constraints=constraints,
                 exclude_seen=exclude_seen,
-                context=of_queries,
-                log=terminal.log,
+                **described,
             )
         except KeyboardInterrupt:
             terminal.log("\ninterrupted; repeat the command to continue")
@@ -127,20 +135,48 @@ def recommend(
         histories=None if user or users_file or title else [split_ids(history, "--history", trained)],
         titles=title,
         user_features=_features(user_features, "--user-features"),
-        context=of_queries,
+        **described,
     )
     table, warnings = recommend_block(trained, batch, k, exclude_seen=exclude_seen, **constraints)
     warn_once([*batch.messages, *warnings])
-    if table.is_empty():  # no row has notes
-        warnings = [*batch.messages, *warnings]
+    warnings = [*batch.messages, *warnings] if table.is_empty() else warnings  # an empty table has no notes
     if out is not None:
-        from segue.experiment.inference.files import write_table
-
         write_table(out, table)
         terminal.log(f"{out}: {len(table):,} rows")
         return
     seen = history_table(trained, batch) if len(batch) == 1 else None
     _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last), warnings)
+
+
+def _query_context(texts: list[str] | None) -> dict[str, Any] | None:
+    """Parse the options ``--context name=value,...``.
+
+    A comma that no ``name=`` follows is part of the value, as in ``cell_10km=48.1,11.5``.
+
+    Raises:
+        ValueError: a part without a name or a value, or two values of one column.
+    """
+    found: dict[str, Any] = {}
+    for text in texts or []:
+        parts: list[str] = []
+        for part in text.split(","):
+            if parts and "=" not in part:
+                parts[-1] += f",{part}"
+            else:
+                parts.append(part)
+        for part in parts:
+            name, equals, value = (one.strip() for one in part.partition("="))
+            if not (name and equals and value):
+                raise ValueError(f"--context: got '{part.strip()}' in '{text}', expected name=value,name=value")
+            if name in found:
+                raise ValueError(f"--context: got two values of '{name}', expected one")
+            found[name] = parse_json_or_text(value)
+    return found or None
+
+
+def _parse_time(text: str | None) -> Any:
+    """Parse Unix seconds; any other text stays as it is."""
+    return None if text is None else parse_json_or_text(text)
 
 
 def _features(text: str | None, option: str) -> dict[str, Any] | None:

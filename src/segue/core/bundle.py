@@ -36,7 +36,7 @@ from segue.core.types import DataSchema, Dataset, Events, Feature, FeatureKind, 
 from segue.core.vocab import check_id_table, read_ids
 from segue.version import __version__
 
-__all__ = ["TrainedModel", "check_target", "create", "load", "save", "verify"]
+__all__ = ["TrainedModel", "check_target", "create", "load", "read_schema", "save", "verify"]
 
 FORMAT = 2
 """Version of the layout. In format 1, ``bundle.json`` has no checksum."""
@@ -205,7 +205,7 @@ def load(folder: Path) -> TrainedModel:
     kind = model_class(metadata["model"])
     config = parse(kind.Config, metadata["config"], f"{path}: config")
     try:
-        schema = _schema(metadata["schema"])
+        schema = read_schema(metadata["schema"])
         types = metadata.get("id_types", {})
         items = _vocab(folder / "items.parquet", schema.n_items, types.get("items", "string"))
         users = _vocab(folder / "users.parquet", schema.n_users, types.get("users", "string"))
@@ -292,8 +292,12 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     return metadata
 
 
-def _schema(values: Mapping[str, Any]) -> DataSchema:
-    """Read a schema from JSON; older bundles list no features."""
+def read_schema(values: Mapping[str, Any]) -> DataSchema:
+    """Read a schema from JSON; older bundles list no features.
+
+    Raises:
+        AttributeError, KeyError, TypeError: a value is missing, has another type or is out of range.
+    """
     tuples: dict[str, Any] = {"actions": tuple(values["actions"])}
     for name in ("item_features", "user_features", "event_context"):
         listed = [{**feature, "categories": tuple(feature["categories"])} for feature in values.get(name, [])]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segue.core.types import Feature
 
-__all__ = ["encode_features", "infer_features"]
+__all__ = ["MAX_MAGNITUDE", "encode_features", "infer_features"]
 
 MAX_CATEGORIES = 10_000
 """Maximum number of categories per column; the most frequent texts are used."""
@@ -29,6 +29,9 @@ MAX_TAGS = 32
 CLIP_STD = 4.0
 """Standardized numbers are clipped to this many standard deviations."""
 
+MAX_MAGNITUDE = 1e15
+"""Largest magnitude of floating-point numbers: models compute in 32 bits, and square vectors."""
+
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 
@@ -36,13 +39,16 @@ def infer_features(table: pl.LazyFrame | pl.DataFrame | None) -> tuple[tuple[Fea
     """Return the usable feature columns of ``table``, and why others are not usable.
 
     Raises:
-        ValueError: vectors have unequal lengths, or a numeric column contains something other than finite numbers.
+        ValueError: vectors have unequal lengths, or a numeric column contains something other than finite numbers
+            of at most ``MAX_MAGNITUDE``.
     """
     features: list[Feature] = []
     unused: dict[str, str] = {}
     for column in [] if table is None else table.lazy().collect().get_columns():
         if column.name != "id":
-            feature = _infer_feature(_without_nan(column))
+            column = _without_nan(column)
+            _check_magnitude(column)
+            feature = _infer_feature(column)
             if isinstance(feature, Feature):
                 features.append(feature)
             else:
@@ -62,6 +68,7 @@ def encode_features(features: Sequence[Feature], table: pl.DataFrame) -> NDArray
         if column is None or column.null_count() == len(table):
             parts.append(np.full((len(table), feature.size), np.nan, np.float32))
         else:
+            _check_magnitude(column)
             parts.append(_encode_feature(feature, column))
     return np.concatenate(parts, axis=1)
 
@@ -69,6 +76,25 @@ def encode_features(features: Sequence[Feature], table: pl.DataFrame) -> NDArray
 def _without_nan(column: pl.Series) -> pl.Series:
     """Replace NaN by null: some tables mark missing numbers with NaN."""
     return column.fill_nan(None) if column.dtype.is_float() else column
+
+
+def _check_magnitude(column: pl.Series) -> None:
+    """Check that no finite number is too large."""
+    inner: Any = getattr(column.dtype, "inner", None)
+    if column.dtype.is_float():
+        largest = column.abs()
+    elif inner is not None and inner.is_float():
+        lists = column.cast(pl.List(inner))
+        ends = pl.DataFrame({"high": lists.list.max().abs(), "low": lists.list.min().abs()})
+        largest = ends.select(largest=pl.max_horizontal("high", "low")).to_series()
+    else:
+        return
+    rows = (largest.is_finite() & (largest > MAX_MAGNITUDE)).arg_true()
+    if len(rows):
+        raise ValueError(
+            f"features: {column.name}: got {largest[rows[0]]:g} in row {rows[0] + 1}, expected numbers of at most "
+            f"{MAX_MAGNITUDE:g} in magnitude"
+        )
 
 
 def _infer_feature(column: pl.Series) -> Feature | str:

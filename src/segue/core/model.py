@@ -320,6 +320,13 @@ class Solver(Model):
         ``run`` provides random streams, progress, history, checkpoints and interruption.
         """
 
+    def own_arrays(self) -> StateArrays:
+        """Return the arrays that must be finite after training.
+
+        Models that contain others leave out the arrays of these, which are checked when they are trained.
+        """
+        return self.arrays()
+
 
 def select_candidates(scores_NI: Scores, candidates: Codes | None) -> Scores:
     """Return the scores of the ``candidates (N, C)`` of each query.

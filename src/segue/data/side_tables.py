@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -52,10 +52,13 @@ class SideTable:
         return {"name": self.name, "columns": self.table.columns, "sha256": self.digest}
 
 
-def read_side_tables(items: Any, users: Any, columns: Mapping[str, str | None] | None = None) -> dict[str, SideTable]:
+def read_side_tables(
+    items: Any, users: Any, columns: Mapping[str, str | None] | None = None, *, texts: Sequence[str] = ()
+) -> dict[str, SideTable]:
     """Read the given tables of ``items`` and ``users``.
 
-    ``columns`` are the column names of the log by internal name: the id columns may have the same.
+    ``columns`` are the column names of the log by internal name: the id columns may have the same. ``texts`` are
+    further columns that delimited files hold as text, such as titles that look like numbers.
 
     Each is a path or an in-memory table. Columns of lists, such as tags or vectors, need Parquet, JSON lines or an
     in-memory table.
@@ -65,7 +68,7 @@ def read_side_tables(items: Any, users: Any, columns: Mapping[str, str | None] |
     """
     sources = {"items": items, "users": users}
     return {
-        noun: _read(noun, source, _id_names(noun, columns or {}))
+        noun: _read(noun, source, _id_names(noun, columns or {}), texts)
         for noun, source in sources.items()
         if source is not None
     }
@@ -95,7 +98,7 @@ def _id_names(noun: str, columns: Mapping[str, str | None]) -> list[str]:
     return list(dict.fromkeys([columns.get(key) or COLUMNS[key], COLUMNS[key], "id"]))
 
 
-def _read(noun: str, source: Any, id_names: list[str]) -> SideTable:
+def _read(noun: str, source: Any, id_names: list[str], texts_of_file: Sequence[str]) -> SideTable:
     if is_table(source):
         name, table = to_frame(source)
         objects = [column.name for column in table if column.dtype == pl.Object]
@@ -105,7 +108,7 @@ def _read(noun: str, source: Any, id_names: list[str]) -> SideTable:
         )  # such as uuid.UUID
     elif isinstance(source, str | os.PathLike):
         path = Path(source).expanduser()
-        name, table = str(path), _read_file(noun, path, id_names)
+        name, table = str(path), _read_file(noun, path, id_names, texts_of_file)
     else:
         raise ValueError(f"{noun}: got {type(source).__name__}, expected a path or a table (__arrow_c_stream__)")
     buffer = io.BytesIO()
@@ -113,14 +116,15 @@ def _read(noun: str, source: Any, id_names: list[str]) -> SideTable:
     return SideTable(name, table, hashlib.sha256(buffer.getbuffer()).hexdigest())
 
 
-def _read_file(noun: str, path: Path, id_names: list[str]) -> pl.DataFrame:
+def _read_file(noun: str, path: Path, id_names: list[str], texts: Sequence[str]) -> pl.DataFrame:
     suffix = path.suffix.lower()
+    names = [*id_names, *texts] if suffix in (".csv", ".tsv") else id_names
     if suffix not in READERS:
         raise ValueError(f"{noun}: got {path}, expected a file with suffix {', '.join(READERS)}")
     if not path.is_file():
         raise ValueError(f"{noun}: {path}: no such file")
     try:
-        return READERS[suffix](path, dict.fromkeys(id_names, pl.String))
+        return READERS[suffix](path, dict.fromkeys(names, pl.String))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         if suffix != ".parquet":
             check_utf8(path.read_bytes(), f"{noun}: {path}")

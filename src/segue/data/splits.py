@@ -34,6 +34,13 @@ def split(dataset: Dataset, settings: SplitSettings | None = None) -> Split:
         ValueError: the strategy needs something that the data lacks, or leaves nothing to train on.
     """
     settings = settings or SplitSettings()
+    if settings.use_query_context and not dataset.event_context:
+        raise ValueError(
+            f"split.use_query_context=true: {dataset.name} has no context columns; load it with columns such as "
+            '{"context": ["device"]}'
+        )
+    if settings.use_query_time and dataset.histories.times is None:
+        raise ValueError(f"split.use_query_time=true: {dataset.name} has no times")
     masks: split_strategies.SplitMasks = getattr(split_strategies, settings.strategy)(dataset, settings)
     if settings.cold_items:
         masks = _hold_items_out(dataset, masks, settings)

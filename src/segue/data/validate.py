@@ -338,7 +338,7 @@ def _cells(raw: RawLog, log: Log) -> list[pl.Series]:
                 row = int(is_wrong.argmax())
                 raise cell_error(raw, own, row, repr(raw.events[own][row]), f"a {which} from -{limit} to {limit}")
         for size, cells in grid_cells(*pair).items():
-            column = pl.Series(f"{CONTEXT_PREFIXES[0]}{name}_{size}", cells, dtype=pl.String)
+            column = pl.Series(f"{CONTEXT_PREFIXES[0]}{name}_{size}", cells.tolist(), dtype=pl.String)
             if (count := column.n_unique()) > MAX_CATEGORIES:
                 log(f"{name}_{size}: {count:,} cells, more than {MAX_CATEGORIES:,}; this size is left out")
                 continue

@@ -17,6 +17,7 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
 from segue.data.splits import split
+from segue.experiment.inference.query_inputs import query_context_inputs, query_time_inputs
 from segue.experiment.paths import bundle_folder
 from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, read_run_plan
@@ -107,16 +108,15 @@ def validate_inputs(plan: Plan, has_query_times: bool, has_query_context: bool) 
     Raises:
         ValueError: the queries have no times, or no context.
     """
-    names = [name for name in getattr(plan.model, "inputs", ()) if name.startswith("query_")]
-    inputs = [name for name in names if not name.startswith("query_context")]
-    if len(inputs) < len(names) and not has_query_context:
-        name = next(name for name in names if name not in inputs)
+    of_context = query_context_inputs(plan.model)
+    if of_context and not has_query_context:
         raise ValueError(
-            f"model.inputs: '{name}' needs the context of each query, which this split withholds; add --set "
+            f"model.inputs: '{of_context[0]}' needs the context of each query, which this split withholds; add --set "
             "split.use_query_context=true (results are not comparable with those of splits without it)"
         )
-    if (inputs or getattr(plan.model, "query_time", False)) and not has_query_times:
-        setting = f"model.inputs: '{inputs[0]}'" if inputs else "model.query_time"
+    if (inputs := query_time_inputs(plan.model)) and not has_query_times:
+        is_setting = getattr(plan.model, "query_time", False) is True
+        setting = "model.query_time" if is_setting else f"model.inputs: '{inputs[0]}'"
         raise ValueError(
             f"{setting} needs the time of each query, which this split withholds; add --set split.use_query_time=true "
             "(results are not comparable with those of splits without it)"

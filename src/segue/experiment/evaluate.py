@@ -35,6 +35,7 @@ from segue.experiment.arguments import check_seed
 from segue.experiment.data import load_run_data
 from segue.experiment.inference.argument_checks import check_arguments, describe_value, is_sequence
 from segue.experiment.inference.code_mapping import map_held_out
+from segue.experiment.inference.query_inputs import describe_missing_inputs
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import read_readings, record_model_reading
@@ -215,7 +216,7 @@ def map_to_model(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[
     """Return held-out queries in the codes of the model.
 
     Queries of which the model knows no target are left out. The row in ``held_out`` of each query, and messages about
-    ids that the model does not know, are returned as well.
+    ids that the model does not know and inputs that the queries lack, are returned as well.
 
     Raises:
         ValueError: the data has none of the items of the model; or it has other items, and the ids are not known.
@@ -223,7 +224,8 @@ def map_to_model(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[
     mapped, rows, messages = held_out, np.arange(len(held_out)), list[str]()
     if isinstance(model, TrainedModel):
         mapped, rows, messages = map_held_out(model, held_out)
-    schema = (model.model if isinstance(model, TrainedModel) else model).schema
+    recommender = model.model if isinstance(model, TrainedModel) else model
+    schema, key = recommender.schema, model.key if isinstance(model, TrainedModel) else type(model).__name__
     n_items = held_out.items and len(mapped.items or ())
     last = max(mapped.targets.items.max(initial=-1), mapped.queries.history.items.max(initial=-1))
     if (n_items is not None and n_items != schema.n_items) or last >= schema.n_items:
@@ -231,6 +233,7 @@ def map_to_model(model: TrainedModel | Recommender, held_out: HeldOut) -> tuple[
             f"evaluate: the model has {schema.n_items:,} items and the data {max(n_items or 0, int(last) + 1):,}, "
             "expected the data that the model was trained on"
         )
+    messages = [*messages, *describe_missing_inputs(recommender, key, mapped.queries)]
     return mapped, rows.tolist(), messages
 
 

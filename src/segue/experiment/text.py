@@ -113,7 +113,9 @@ def add_items(model: TrainedModel, items: Any, *, log: Log | None = None) -> Tra
     """
     check_not_forked("use a model")
     new_items.check_can_add(model)
-    table = read_side_tables(items, None)["items"].table if items is not None else pl.DataFrame()
+    text_types = (pl.String, pl.Categorical, pl.Enum)
+    texts = [name for name, dtype in model.catalog.collect_schema().items() if dtype in text_types]
+    table = read_side_tables(items, None, texts=texts)["items"].table if items is not None else pl.DataFrame()
     if "id" not in table.columns and "item_id" in table.columns:
         table = table.rename({"item_id": "id"})
     if "id" not in table.columns or not len(table):

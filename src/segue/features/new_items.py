@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,9 +22,10 @@ import polars as pl
 
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
-from segue.core.events import MAX_SECONDS
-from segue.core.model import Extensible
-from segue.core.types import Dataset, Vocab
+from segue.core.events import MAX_SECONDS, Codes, Events
+from segue.core.features import MAX_MAGNITUDE
+from segue.core.model import Extensible, is_factored
+from segue.core.types import Dataset, Queries, Vocab
 from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.features.text.encode_items import ItemTexts
 
@@ -45,6 +47,8 @@ MODELS_FOR_NEW_ITEMS = (
 
 MAX_REPORTED = 5
 """Errors in the message of :class:`InvalidItems`."""
+
+CONVERSION_ERRORS = (pl.exceptions.PolarsError, ArithmeticError, TypeError, ValueError)
 
 Convert: TypeAlias = Callable[[Any], Any]
 """Convert a value for a column; raises ``ValueError`` or ``TypeError`` if it does not fit."""
@@ -131,8 +135,8 @@ def read_items(
         rows, errors = [one for row, one in enumerate(rows) if row not in invalid], []
     else:
         errors += _check_columns(rows, list(schema), computed)
-    ids = [row.get("id") for row in rows]
-    columns: dict[str, pl.Series] = {"id": pl.Series("id", [str(one) for one in ids], pl.String)}
+    texts = [str(row.get("id")).encode(errors="replace").decode() for row in rows]  # an invalid id is an error below
+    columns: dict[str, pl.Series] = {"id": pl.Series("id", texts, pl.String)}
     for name, dtype in schema.items():
         cells = [None if name in computed else row.get(name) for row in rows]
         expected, convert = _converter(dtype, _vector_size(trained, name))
@@ -143,7 +147,9 @@ def read_items(
                 cells[row] = None
                 if not skip_invalid:
                     errors.append(InvalidCell(row, name, expected, value))
-        columns[name] = _to_column(name, cells, dtype)
+        columns[name], invalid_cells = _to_valid_column(name, cells, dtype)
+        if not skip_invalid:
+            errors += [InvalidCell(row, name, expected, rows[row].get(name)) for row in invalid_cells]
     if errors:
         raise InvalidItems(sorted(errors, key=lambda cell: cell.row))
     return pl.DataFrame(columns)
@@ -153,6 +159,9 @@ def extend_model(trained: TrainedModel, table: pl.DataFrame) -> TrainedModel:
     """Return a copy of ``trained`` with the items of ``table``.
 
     See :func:`add_items`; ``table`` is checked, its text is encoded, and it has all columns of the catalog.
+
+    Raises:
+        InvalidItems: the score of an item would not be finite.
     """
     assert isinstance(trained.model, Extensible), "see check_can_add"
     codes, known = trained.items.encode(table["id"])
@@ -166,6 +175,7 @@ def extend_model(trained: TrainedModel, table: pl.DataFrame) -> TrainedModel:
     extended = pl.concat(both)[rows]
     items = Vocab(extended["id"], id_type=trained.items.id_type)
     model: Any = trained.model.with_items(codes, table)
+    _check_scores(model, codes, table["id"])
 
     def load(log: Callable[[], Dataset]) -> Callable[[], Dataset]:
         return lambda: _extend_data(log(), items, extended.lazy(), len(added))
@@ -179,6 +189,21 @@ def extend_model(trained: TrainedModel, table: pl.DataFrame) -> TrainedModel:
         load_train_log=None if trained.load_train_log is None else load(lambda: trained.train_log),
         folder=None,
     )
+
+
+def _check_scores(model: Any, codes: Codes, ids: pl.Series) -> None:
+    """Check that the scores of added and replaced items are finite.
+
+    Raises:
+        InvalidItems: they are not; a row is that of ``codes`` and ``ids``.
+    """
+    if is_factored(model):
+        is_finite_N = np.isfinite(model.vectors[codes]).all(axis=1)
+    else:
+        is_finite_N = np.isfinite(model.score(Queries.anonymous(Events.of([[], [0]])))[:, codes]).all(axis=0)
+    expected = "features that give a finite score: a number may be too large"
+    if len(rows := np.flatnonzero(~is_finite_N).tolist()):
+        raise InvalidItems([InvalidCell(row, "id", expected, ids[row]) for row in rows])
 
 
 def _extend_data(data: Dataset, items: Vocab, catalog: pl.LazyFrame, n_added: int) -> Dataset:
@@ -212,7 +237,7 @@ def _check_ids(ids: Sequence[Any], vocab: Vocab) -> list[InvalidCell]:
     errors, seen = [], set[str]()
     for row, value in enumerate(ids):
         text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-        if not re.match(ID_PATTERN, text) or len(text) > MAX_ID_LENGTH:
+        if not re.match(ID_PATTERN, text) or len(text) > MAX_ID_LENGTH or re.search("[\ud800-\udfff]", text):
             expected = f"a text of 1 to {MAX_ID_LENGTH} characters without control characters, or an integer"
         elif vocab.id_type != "string" and not _is_id_of(text, vocab.id_type):
             expected = f"an id of the type of the catalog's ids, {vocab.id_type}"
@@ -251,14 +276,18 @@ def _converter(dtype: pl.DataType, size: int | None) -> tuple[str, Convert]:
         noun = {"a text": "texts", "true or false": "true or false"}.get(
             expected, "numbers" if "number" in expected else "times"
         )
+        noun += expected.removeprefix("a finite number") if expected.startswith("a finite number") else ""
         if isinstance(dtype, pl.Array):
             size = dtype.size
         count = "" if size is None else f"{size} "
 
         def convert_list(value: Any) -> list[Any]:
-            if isinstance(value, str | bytes | Mapping) or (size is not None and len(value) != size):
+            if isinstance(value, str | bytes | Mapping):
+                raise TypeError
+            known = [convert(one) for one in value if one is not None]
+            if size is not None and len(known) != size:
                 raise ValueError
-            return [convert(one) for one in value if one is not None]
+            return known
 
         return f"a list of {count}{noun}", convert_list
     if dtype in (pl.String, pl.Categorical, pl.Enum, pl.Null):
@@ -268,7 +297,8 @@ def _converter(dtype: pl.DataType, size: int | None) -> tuple[str, Convert]:
     if dtype.is_integer():
         return f"a whole number ({dtype})", lambda value: _to_integer(value, dtype)
     if dtype.is_numeric():
-        return "a finite number", _to_number
+        limit = _largest_magnitude(dtype)
+        return f"a finite number of at most {limit:g} in magnitude", lambda value: _to_number(value, limit)
     if dtype in (pl.Date, pl.Datetime):
         to_date: Convert = lambda value: _to_datetime(value).date()  # noqa: E731
         return "a time in ISO 8601 or in Unix seconds", to_date if dtype == pl.Date else _to_datetime
@@ -288,8 +318,16 @@ def _to_boolean(value: Any) -> bool:
     return bool(value)
 
 
-def _to_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not math.isfinite(value):
+def _largest_magnitude(dtype: pl.DataType) -> float:
+    if isinstance(dtype, pl.Decimal):
+        return min(MAX_MAGNITUDE, 10.0 ** (dtype.precision - dtype.scale))
+    return min(MAX_MAGNITUDE, float(np.finfo(str(dtype).lower()).max))
+
+
+def _to_number(value: Any, limit: float = math.inf) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number | Decimal):
+        raise TypeError
+    if not math.isfinite(value) or abs(float(value)) > limit:
         raise ValueError
     return float(value)
 
@@ -297,8 +335,9 @@ def _to_number(value: Any) -> float:
 def _to_integer(value: Any, dtype: pl.DataType) -> int:
     if not _to_number(value).is_integer():
         raise ValueError
-    limits = np.iinfo(str(dtype).lower())
-    if not limits.min <= int(value) <= limits.max:
+    bits, is_signed = int(str(dtype).lstrip("UInt")), str(dtype).startswith("Int")
+    smallest, largest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    if not smallest <= int(value) <= largest:
         raise ValueError
     return int(value)
 
@@ -320,6 +359,27 @@ def _to_datetime(value: Any) -> datetime:
 
 def _reject(value: Any) -> Any:
     raise TypeError
+
+
+def _to_valid_column(name: str, cells: list[Any], dtype: pl.DataType) -> tuple[pl.Series, list[int]]:
+    """Return cells as a column, and the rows that its type cannot hold.
+
+    These are null in the column.
+    """
+    try:
+        return _to_column(name, cells, dtype), []
+    except (*CONVERSION_ERRORS, pl.exceptions.PanicException):
+        valid = [cell if _is_convertible(cell, dtype) else None for cell in cells]
+    rows = [row for row, cell in enumerate(cells) if cell is not None and valid[row] is None]
+    return _to_column(name, valid, dtype), rows
+
+
+def _is_convertible(cell: Any, dtype: pl.DataType) -> bool:
+    try:
+        _to_column("", [cell], dtype)
+    except (*CONVERSION_ERRORS, pl.exceptions.PanicException):
+        return False
+    return True
 
 
 def _to_column(name: str, cells: Sequence[Any], dtype: pl.DataType) -> pl.Series:

@@ -64,7 +64,7 @@ def train(
         check_validation_metric(key, model, training.metric)
         with explain_memory_errors(key, settings):
             model.fit(data, run, validate)
-        check_convergence(model, model.arrays, "the last iteration", settings)
+        check_convergence(model, model.own_arrays, "the last iteration", settings)
         return model
     check_validation_metric(key, kind, training.metric)
     from segue.training.loop import fit  # needs torch

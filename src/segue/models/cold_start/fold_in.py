@@ -21,7 +21,7 @@ Shapes: N queries, I items, C candidates, F the prior and the base models, H len
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -36,7 +36,14 @@ from segue.core.recommend import top_k
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Mask, Queries, Scores
 from segue.solvers.popularity import later_lifts, popularity_distribution
-from segue.solvers.profiles.base_models import base_arrays, build_base, check_base, restore_base
+from segue.solvers.profiles.base_models import (
+    base_arrays,
+    build_base,
+    check_base,
+    check_restorable,
+    combine_schemas,
+    restore_base,
+)
 
 __all__ = ["FoldIn"]
 
@@ -104,10 +111,8 @@ class FoldIn(Solver):
         self.weights_HF = self._learn_weights(train, run)
         self.models = self._build(train.schema)
         self._train(train, run)
-        self.schema = train.schema
-        for model in self.models:  # the schemas differ in the features that the models read
-            features = {name: getattr(model.schema, name) or getattr(self.schema, name) for name in FEATURES}
-            self.schema = replace(self.schema, **features)
+        self.schema = combine_schemas(train.schema, self.models)
+        check_restorable(self)
 
     def _train(self, data: Dataset, run: Run) -> None:
         """Train the models and compute the popularity."""
@@ -201,10 +206,6 @@ class FoldIn(Solver):
         self.later_lifts_HI = load_array(arrays, "later_lifts", (len(LENGTHS), self.schema.n_items), np.float32)
         for key, model in zip(self.keys, self.models, strict=True):
             restore_base(model, self.schema, arrays, key)
-
-
-FEATURES: Sequence[str] = ("item_features", "user_features")
-"""Fields of a schema that a model sets."""
 
 
 @dataclass(frozen=True, eq=False)

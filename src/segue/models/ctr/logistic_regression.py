@@ -101,12 +101,18 @@ class LogisticRegression(Solver):
         """Run all Newton steps; log the mean loss and validation metrics.
 
         Raises:
-            ValueError: no event has a value.
+            ValueError: no event has a value, or the threshold leaves no positive or no negative event.
         """
         values = collect_ratings(train, "logistic_regression").values
         low, high = float(values.min()), float(values.max())
         self.threshold = (low + high) / 2 if self.config.threshold is None else self.config.threshold
         is_positive_T = values > self.threshold
+        if self.config.threshold is not None and is_positive_T.all() == is_positive_T.any():
+            kind = "positive" if is_positive_T.all() else "negative"
+            raise ValueError(
+                f"threshold: got {self.threshold:g}, with which all events are {kind}; the values are from {low:g} to "
+                f"{high:g}, expected a threshold from {low:g} to below {high:g}"
+            )
         self.levels_2 = np.array(
             [
                 values[is_positive_T == label].mean() if (is_positive_T == label).any() else bound
@@ -194,13 +200,12 @@ class LogisticRegression(Solver):
     def _event_weights(self, events: Events) -> NDArray[np.float32]:
         """Return the weight of each event in a profile, ``(T,)``.
 
-        Events without a value do not count.
+        Events without a value, which occur in queries alone, are positive.
         """
-        if events.values is None:  # a log without values has interactions only
+        if events.values is None:
             return np.ones(events.size, np.float32)
-        is_positive_T, is_known_T = events.values > self.threshold, np.isfinite(events.values)
-        negative = -1.0 if self.config.history == "all" else 0.0
-        return np.where(is_positive_T, 1.0, negative * is_known_T).astype(np.float32)
+        is_positive_T = (events.values > self.threshold) | np.isnan(events.values)
+        return np.where(is_positive_T, 1.0, -1.0 if self.config.history == "all" else 0.0).astype(np.float32)
 
     def _features_of_columns(self) -> csr_array[Any]:
         """Return the indicator of each column's feature, ``(C, S)``."""
@@ -223,7 +228,7 @@ class LogisticRegression(Solver):
         """Return expected values.
 
         They are probabilities where the values of the data are 0 and 1. A known user without a history has the one of
-        the training data. Events of a history without values are positive.
+        the training data. Events of a history without a value are positive.
         """
         if candidates is None:
             return self._to_values(self._all_logits(queries))

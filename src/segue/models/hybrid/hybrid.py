@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -30,7 +29,7 @@ from segue.core.model_arrays import load_array
 from segue.core.recommend import exclude
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Events, Mask, Queries, Scores
-from segue.solvers.profiles.base_models import restore_member
+from segue.solvers.profiles.base_models import base_arrays, check_restorable, combine_schemas, restore_member
 
 __all__ = ["Hybrid"]
 
@@ -92,6 +91,11 @@ class Hybrid(Solver):
             unknown = [key for key in self.settings if key not in self.members]
             if unknown:
                 raise ValueError(f"settings: got settings of '{unknown[0]}', which is not among the members")
+            if "llm" in self.members:
+                raise ValueError(
+                    "members: got 'llm', which has a time limit only as the outermost model; rerank the hybrid "
+                    "instead: llm with base=hybrid"
+                )
             if "hybrid" in self.members or len(set(self.members)) < len(self.members):
                 raise ValueError(f"members: got {list(self.members)}, expected different models other than hybrid")
             if self.method == "switching" and len(self.members) != 2:
@@ -141,6 +145,7 @@ class Hybrid(Solver):
         run.log(
             1, {**{f"weight/{key}": float(w) for key, w in zip(config.members, self.weights_M, strict=True)}, **final}
         )
+        check_restorable(self)
 
     def choose(self, validate: Validate) -> None:
         """Choose the weights, the threshold or the coefficients on validation.
@@ -165,17 +170,19 @@ class Hybrid(Solver):
 
     def arrays(self) -> StateArrays:
         """Return the arrays of the members, each with its key as prefix, and own ones."""
-        reads = [[bool(one.schema.item_features), bool(one.schema.user_features)] for one in self.members]
-        own: dict[str, NDArray[Any]] = {
+        found = dict(self.own_arrays())
+        for key, member in zip(self.config.members, self.members, strict=True):
+            found |= base_arrays(member, key)
+        return found
+
+    def own_arrays(self) -> StateArrays:
+        """Return the arrays that are not of members."""
+        return {
             "weights": self.weights_M,
             "switch_at": np.array([self.switch_at], np.int64),
             "item_events": self.item_events_I,
             "coefficients": self.coefficients_F,
-            "reads_features": np.array(reads, np.bool_).reshape(-1, 2),
         }
-        for index, member in enumerate(self.members):
-            own |= {f"{self.config.members[index]}/{name}": array for name, array in member.arrays().items()}
-        return own
 
     def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
@@ -184,11 +191,7 @@ class Hybrid(Solver):
         self.switch_at = int(load_array(arrays, "switch_at", (1,), np.int64)[0])
         self.item_events_I = load_array(arrays, "item_events", (self.schema.n_items,), np.int64)
         self.coefficients_F = load_array(arrays, "coefficients", (_n_inputs(n_members),), np.float64)
-        reads = load_array(arrays, "reads_features", (n_members, 2), np.bool_)
-        self.members = tuple(
-            restore_member(key, self.config.settings.get(key, {}), self.schema, arrays, (bool(one[0]), bool(one[1])))
-            for key, one in zip(self.config.members, reads, strict=True)
-        )
+        self.members = tuple(restore_member(key, self.schema, arrays) for key in self.config.members)
 
     def _train_members(self, train: Dataset, run: Run, validate: Validate | None, part: str = "members") -> None:
         """Train all members."""
@@ -205,11 +208,7 @@ class Hybrid(Solver):
         """Combine members that were trained on ``train``, in the order of the settings."""
         self.members = tuple(members)
         self.item_events_I = np.bincount(train.histories.items, minlength=train.n_items)
-        self.schema = train.schema
-        for member in self.members:
-            for name in ("item_features", "user_features"):
-                if features := getattr(member.schema, name):
-                    self.schema = replace(self.schema, **{name: features})
+        self.schema = combine_schemas(train.schema, self.members)
 
     def _member_scores(self, index: int, queries: Queries) -> Scores:
         """Return the normalized scores or reciprocal ranks of a member, ``(N, I)``."""

@@ -27,6 +27,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
@@ -51,7 +52,7 @@ from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
 from segue.nn.language_models.clock import Clock, NotScored
 from segue.nn.language_models.folder import find_language_model
 from segue.nn.language_models.prompts import MAX_LETTERS, PROMPTS, check_prompt, clean_title
-from segue.solvers.profiles.base_models import restore_member
+from segue.solvers.profiles.base_models import base_arrays, restore_member
 
 if TYPE_CHECKING:
     from segue.nn.language_models.title_scorer import TitleScorer
@@ -161,6 +162,9 @@ class Llm(Solver):
             ValueError: the folder of the language model is invalid, the data has no titles, or the base model cannot
                 be trained on the data.
         """
+        if self.config.language_model:
+            folder = str(Path(self.config.language_model).expanduser().resolve())
+            self.config = self.config.model_copy(update={"language_model": folder})
         config = self.config
         if config.language_model:
             self.titles = _titles(train, config.title_column)
@@ -179,6 +183,7 @@ class Llm(Solver):
             self.weight = max(values, key=lambda weight: values[weight])
         final = {} if validate is None else {f"valid/{name}": value for name, value in validate(self).items()}
         run.log(1, {"weight": self.weight, **final})
+        restore_member(config.base, self.schema, base_arrays(self.base, config.base))  # fails now, not when opened
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the scores of the base model, with the candidates reranked."""
@@ -299,11 +304,11 @@ class Llm(Solver):
     def arrays(self) -> StateArrays:
         """Return the arrays of the base model, the weight, and the titles."""
         assert self.base is not None
-        reads = [bool(self.base.schema.item_features), bool(self.base.schema.user_features)]
-        found: dict[str, NDArray[Any]] = {
-            f"{self.config.base}/{name}": array for name, array in self.base.arrays().items()
-        }
-        found |= {"weight": np.array([self.weight]), "reads_features": np.array(reads, np.bool_)}
+        return {**base_arrays(self.base, self.config.base), **self.own_arrays()}
+
+    def own_arrays(self) -> StateArrays:
+        """Return the arrays that are not of the base model."""
+        found: dict[str, NDArray[Any]] = {"weight": np.array([self.weight])}
         if self.config.language_model:
             texts = [title.encode() for title in self.titles]
             found["titles"] = np.frombuffer(b"".join(texts) or b"\n", np.uint8)  # an empty array cannot be stored
@@ -321,11 +326,7 @@ class Llm(Solver):
         self.weight = float(load_array(arrays, "weight", (1,), np.float64)[0])
         if not 0 <= self.weight <= 1:
             raise ValueError(f"array 'weight': got {self.weight}, expected a number from 0 to 1")
-        reads = load_array(arrays, "reads_features", (2,), np.bool_)
-        own = {name: array for name, array in arrays.items() if name.startswith(f"{config.base}/")}
-        self.base = restore_member(
-            config.base, config.base_settings, self.schema, own, (bool(reads[0]), bool(reads[1]))
-        )
+        self.base = restore_member(config.base, self.schema, arrays)
         self.schema = self.base.schema
         if config.language_model:
             lengths = load_array(arrays, "title_lengths", (self.schema.n_items,), np.int64)

@@ -9,9 +9,6 @@ Shapes: N items, D numbers per vector.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import logging
 import threading
 import time
@@ -22,15 +19,15 @@ from typing import Any
 import numpy as np
 
 from segue.core.bundle import TrainedModel
-from segue.core.types import TextEncoding
 from segue.features.new_items import (
     MODELS_FOR_NEW_ITEMS,
+    InvalidItems,
     check_can_add,
     extend_model,
     read_items,
 )
-from segue.features.text.encode_items import ItemTexts, vector_column
-from segue.features.text.encoder import Vectors
+from segue.features.text.encode_items import ItemTexts
+from segue.serving.catalog.item_records import AddedItem, encoding_key, find_invalid, from_json, to_json, to_table
 from segue.serving.errors import format_traceback
 from segue.serving.model_registry import LoadedModel, ModelRegistry
 from segue.serving.monitoring.metrics import Metrics
@@ -42,6 +39,8 @@ PAGE_SIZE = 1_000
 """Changes read from the store at once."""
 
 CANNOT_ENCODE = "the text of items cannot be encoded by this service; the log has the reason; nothing was changed"
+
+CANNOT_EXTEND = "a model cannot be extended with these items; the log has the reason; nothing was changed"
 
 logger = logging.getLogger("segue.serving")
 
@@ -76,16 +75,7 @@ class ItemsResult:
     models: tuple[str, ...]
     """Loaded models that have the items."""
     other_models: tuple[str, ...]
-    """Loaded models that cannot have them."""
-
-
-@dataclass(frozen=True, eq=False)
-class _AddedItem:
-    id: str
-    created: int
-    features: Mapping[str, Any]
-    vectors: dict[str, Vectors | None]
-    """``(D,)`` by :func:`_encoding_key`; ``None``: the text has no vector."""
+    """Loaded models that do not have them."""
 
 
 class AddedItems:
@@ -100,11 +90,13 @@ class AddedItems:
         self._lock = threading.Lock()
         """Held while changes are read and models are replaced; nothing is encoded meanwhile."""
         self._encode_lock = threading.Lock()
-        self._items: dict[str, _AddedItem] = {}
+        self._items: dict[str, AddedItem] = {}
         self._sequence = 0
         self._texts: dict[str, ItemTexts] = {}
         self._failures: dict[str, int] = {}
         """Sequence numbers of changes that models could not be copied with, by model."""
+        self._excluded: dict[tuple[str, str], set[AddedItem]] = {}
+        """Items that models could not be extended with, by name and version of the model."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -144,11 +136,15 @@ class AddedItems:
             accepted[row] = list(batch.items)
         if not accepted:
             return results
-        items = {str(item["id"]): item for batch_items in accepted.values() for item in batch_items}
-        known = {item for base in bases[:1] for item in self._known_ids(base, items)}
         try:
-            vectors = self._encode(bases, [*items.values()])
-            self._store_items({item: _to_json(items[item], vectors[item]) for item in items})
+            items, vectors, refused = self._prepare(bases, accepted)
+            for row, reason in refused.items():
+                results[row] = reason
+                del accepted[row]
+            if not accepted:
+                return results
+            known = {item for base in bases[:1] for item in self._known_ids(base, items)}
+            self._store_items({item: to_json(items[item], vectors[item]) for item in items})
         except ValueError as error:
             logger.error("items cannot be encoded: %s", error)
             return results
@@ -156,10 +152,11 @@ class AddedItems:
             return [error if row in accepted else result for row, result in enumerate(results)]
         self.refresh()
         models = self._models.loaded()
-        with_items = tuple(model.info.name for model in models if model.items_sequence and _can_add(model))
-        others = tuple(model.info.name for model in models if model.info.name not in with_items)
         for row, batch_items in accepted.items():
-            replaced = len(known & {str(item["id"]) for item in batch_items})
+            given = {str(item["id"]) for item in batch_items}
+            replaced = len(known & given)
+            with_items = tuple(model.info.name for model in models if self._has_items(model, given))
+            others = tuple(model.info.name for model in models if model.info.name not in with_items)
             results[row] = ItemsResult(len(batch_items) - replaced, replaced, with_items, others)
         self._metrics.record_item_changes("put", len(items), len(self))
         return results
@@ -224,7 +221,7 @@ class AddedItems:
                 if model.items_sequence == self._sequence or not _can_add(model):
                     continue
                 for encoding in base.artifact.bundle.text_encodings:
-                    key = _encoding_key(encoding)
+                    key = encoding_key(encoding)
                     missing = [item for item in self._items.values() if key not in item.vectors]
                     if missing:
                         self._encode_items(base, key, missing)
@@ -244,6 +241,59 @@ class AddedItems:
                     reasons.append(f"model {model.info.name}: the text of new items cannot be encoded: {error}")
         return reasons
 
+    def _has_items(self, model: LoadedModel, ids: set[str]) -> bool:
+        """Return whether a model has the current items, those of ``ids`` included."""
+        excluded = {item.id for item in self._excluded.get(_version(model), ())}
+        return model.items_sequence == self._sequence and _can_add(model) and not ids & excluded
+
+    def _prepare(
+        self, bases: Sequence[LoadedModel], accepted: Mapping[int, Sequence[Mapping[str, Any]]]
+    ) -> tuple[dict[str, Mapping[str, Any]], dict[str, dict[str, Any]], dict[int, Exception]]:
+        """Encode items and check that models can be extended with them.
+
+        Returns:
+            Items and vectors by id, and the errors of requests whose items are not among these.
+
+        Raises:
+            ValueError: an encoder is not available.
+        """
+        refused: dict[int, Exception] = {}
+        while True:
+            rows = [row for row in accepted if row not in refused]
+            items = {str(item["id"]): item for row in rows for item in accepted[row]}
+            vectors = self._encode(bases, [*items.values()]) if items else {}
+            if not items or self._find_error(bases, [*items.values()], vectors) is None:
+                return items, vectors, refused
+            errors: dict[int, Exception | None] = {}
+            for row in rows:
+                own = accepted[row]
+                errors[row] = self._find_error(bases, own, self._encode(bases, own))
+            found = {row: error for row, error in errors.items() if error is not None}
+            refused |= found or dict.fromkeys(rows, CannotAdd(CANNOT_EXTEND))
+
+    def _find_error(
+        self, bases: Sequence[LoadedModel], items: Sequence[Mapping[str, Any]], vectors: Mapping[str, dict[str, Any]]
+    ) -> Exception | None:
+        """Return the error of the first model that cannot be extended, if any."""
+        added = [
+            AddedItem(str(item["id"]), 0, {n: v for n, v in item.items() if n != "id"}, vectors[str(item["id"])])
+            for item in items
+        ]
+        for base in bases:
+            try:
+                extend_model(base.artifact.bundle, to_table(base, added))
+            except InvalidItems as error:
+                return error
+            except Exception as error:  # must not affect other requests
+                self._metrics.record_error("items")
+                self._log_error(base, error)
+                return CannotAdd(CANNOT_EXTEND)
+        return None
+
+    def _log_error(self, model: LoadedModel, error: Exception) -> None:
+        extra = {"traceback": format_traceback(error)}
+        logger.error("items cannot be added to model %s: %s", model.info.name, type(error).__name__, extra=extra)
+
     def _store_items(self, contents: Mapping[str, str | None]) -> None:
         start, failed = time.monotonic(), True
         try:
@@ -261,7 +311,7 @@ class AddedItems:
             self._items.pop(change.item, None)
             return
         try:
-            self._items[change.item] = _from_json(change)
+            self._items[change.item] = from_json(change)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._items.pop(change.item, None)
             logger.error("an added item in the store is malformed: %s", type(error).__name__)
@@ -272,31 +322,52 @@ class AddedItems:
         if self._failures.get(name) == self._sequence:
             return
         try:
-            items = sorted(self._items.values(), key=lambda item: item.created)
-            keys = [_encoding_key(encoding) for encoding in base.artifact.bundle.text_encodings]
+            excluded = self._excluded.get(_version(base), set()) & set(self._items.values())
+            items = sorted(set(self._items.values()) - excluded, key=lambda item: item.created)
+            keys = [encoding_key(encoding) for encoding in base.artifact.bundle.text_encodings]
             if any(key not in item.vectors for item in items for key in keys):
                 return
-            extended = self._extend(base, items, keys) if items else base
+            extended, items = self._extend_with_valid(base, items)
         except Exception as error:  # must not affect requests
             self._failures[name] = self._sequence
             self._metrics.record_error("items")
-            extra = {"traceback": format_traceback(error)}
-            logger.error("items cannot be added to model %s: %s", name, type(error).__name__, extra=extra)
+            self._log_error(base, error)
             return
         new_base = base if items else None
         self._models.replace(model, replace(extended, base=new_base, items_sequence=self._sequence))
 
-    def _extend(self, base: LoadedModel, items: Sequence[_AddedItem], keys: Sequence[str]) -> LoadedModel:
+    def _extend_with_valid(self, base: LoadedModel, items: list[AddedItem]) -> tuple[LoadedModel, list[AddedItem]]:
+        """Return a model with all items that it can be extended with, and these items.
+
+        The log has the others once.
+
+        Raises:
+            Exception: that of the first attempt, if the model cannot be extended with any of several items.
+        """
+        try:
+            return (self._extend(base, items) if items else base), items
+        except Exception as error:
+            invalid = find_invalid(base, items)
+            valid = [item for item in items if item not in invalid]
+            if not valid and len(items) > 1:
+                raise
+            extended = self._extend(base, valid) if valid else base
+            self._excluded.setdefault(_version(base), set()).update(invalid)
+            self._excluded[_version(base)] &= set(self._items.values())
+            self._metrics.record_error("items")
+            logger.error(
+                "model %s: %d added items are left out, because it cannot be extended with them: %s",
+                base.info.name,
+                len(invalid),
+                type(error).__name__,
+                extra={"traceback": format_traceback(error)},
+            )
+            return extended, valid
+
+    def _extend(self, base: LoadedModel, items: Sequence[AddedItem]) -> LoadedModel:
         """Return a model with the items in this order, which all processes have in common."""
-        bundle = base.artifact.bundle
-        table = read_items(bundle, [{**item.features, "id": item.id} for item in items], skip_invalid=True)
-        for name, key in zip(ItemTexts(bundle.text_encodings).names, keys, strict=True):
-            found = [self._items[item].vectors[key] for item in table["id"]]
-            size = next((len(one) for one in found if one is not None), 1)
-            missing = np.full(size, np.nan, np.float32)
-            vectors_ND = np.stack([missing, *(missing if one is None else one for one in found)])[1:]
-            table = table.with_columns(vector_column(name, vectors_ND).cast(table.schema[name]))
-        extended = extend_model(bundle, table)
+        table = to_table(base, items)
+        extended = extend_model(base.artifact.bundle, table)
         codes, _ = extended.items.encode(table["id"])
         artifact = base.artifact.with_items(extended, codes)
         model = LoadedModel.from_artifact(artifact, self._models.default_rules)
@@ -314,7 +385,7 @@ class AddedItems:
             for base in bases:
                 table = read_items(base.artifact.bundle, items, skip_invalid=True)
                 for index, encoding in enumerate(base.artifact.bundle.text_encodings):
-                    key = _encoding_key(encoding)
+                    key = encoding_key(encoding)
                     if key not in done:
                         done.add(key)
                         found_ND = self._item_texts(base).encode(index, table)
@@ -322,9 +393,9 @@ class AddedItems:
                             vectors[item][key] = None if np.isnan(vector_D).any() else vector_D
         return vectors
 
-    def _encode_items(self, base: LoadedModel, key: str, items: Sequence[_AddedItem]) -> None:
+    def _encode_items(self, base: LoadedModel, key: str, items: Sequence[AddedItem]) -> None:
         bundle = base.artifact.bundle
-        index = [_encoding_key(encoding) for encoding in bundle.text_encodings].index(key)
+        index = [encoding_key(encoding) for encoding in bundle.text_encodings].index(key)
         for item in items:
             item.vectors[key] = None
         try:
@@ -340,7 +411,7 @@ class AddedItems:
 
     def _item_texts(self, base: LoadedModel) -> ItemTexts:
         encodings = base.artifact.bundle.text_encodings
-        key = " ".join(_encoding_key(encoding) for encoding in encodings)
+        key = " ".join(encoding_key(encoding) for encoding in encodings)
         if key not in self._texts:
             self._texts[key] = ItemTexts(encodings)
         return self._texts[key]
@@ -348,6 +419,10 @@ class AddedItems:
 
 def _base(model: LoadedModel) -> LoadedModel:
     return model if model.base is None else model.base
+
+
+def _version(model: LoadedModel) -> tuple[str, str]:
+    return model.info.name, model.artifact.version
 
 
 def _can_add(model: LoadedModel) -> bool:
@@ -369,27 +444,3 @@ def _known_features(
 
 def _columns(bundle: TrainedModel) -> set[str]:
     return set(bundle.catalog.collect_schema().names())
-
-
-def _encoding_key(encoding: TextEncoding) -> str:
-    """Hash what determines the vectors: the encoder and the columns with text."""
-    parts = [encoding.digest, list(encoding.settings["columns"])]
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def _to_json(item: Mapping[str, Any], vectors: Mapping[str, Vectors | None]) -> str:
-    encoded = {
-        key: None if vector_D is None else base64.b64encode(vector_D.astype("<f4").tobytes()).decode()
-        for key, vector_D in vectors.items()
-    }
-    features = {name: value for name, value in item.items() if name != "id" and value is not None}
-    return json.dumps({"features": features, "vectors": encoded}, separators=(",", ":"))
-
-
-def _from_json(change: ItemChange) -> _AddedItem:
-    content = json.loads(change.content or "")
-    vectors = {
-        key: None if text is None else np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
-        for key, text in content["vectors"].items()
-    }
-    return _AddedItem(change.item, change.created, dict(content["features"]), vectors)

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.features import MAX_MAGNITUDE
 from segue.core.types import Events, Feature
 from segue.serving import schemas
 
@@ -27,9 +28,6 @@ __all__ = [
     "encode_columns",
     "encode_context",
 ]
-
-MAX_MAGNITUDE = 1e15
-"""Larger numbers are rejected: models compute in 32 bits."""
 
 Context: TypeAlias = Mapping[str, schemas.Scalar | None]
 """Value of each column; ``None`` and missing columns are unknown."""

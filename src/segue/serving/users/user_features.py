@@ -14,13 +14,11 @@ from typing import Any
 
 import polars as pl
 
+from segue.core.features import MAX_MAGNITUDE
 from segue.core.types import Feature
 from segue.serving import schemas
 
 __all__ = ["coerce_user_features", "user_features_frame"]
-
-MAX_MAGNITUDE = 1e15
-"""Larger numbers are rejected: models compute in 32 bits."""
 
 DTYPES: Mapping[str, Any] = {
     "category": pl.String,
