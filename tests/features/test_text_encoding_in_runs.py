@@ -109,13 +109,17 @@ def test_the_seed_of_the_run_reaches_the_encoder(monkeypatch: pytest.MonkeyPatch
     assert seeds == [7]
 
 
-def test_only_used_settings_of_text_change_the_identity_of_a_run() -> None:
+def test_settings_of_text_change_the_identity_of_a_run() -> None:
     without = make_plan({"model": "popular", "data": DATA}, (), "none")
-    idle = make_plan({"model": "popular", "data": DATA}, ["text.encoder=letters"], "none")
     used = plan_for("popular")
-    assert without.fingerprint() == idle.fingerprint() != used.fingerprint()
+    assert without.fingerprint() != used.fingerprint()
     assert without.comparison_key() == used.comparison_key()
     assert any(line.startswith("text.columns") for line in without.diff(used))
+
+
+def test_settings_of_text_need_columns() -> None:
+    with pytest.raises(ValueError, match=r"text\.encoder: got 'letters', but text\.columns names no text to encode"):
+        make_plan({"model": "popular", "data": DATA}, ["text.encoder=letters"], "none")
 
 
 def test_settings_of_text_need_their_group() -> None:
