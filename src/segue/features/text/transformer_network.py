@@ -7,7 +7,6 @@ Shapes: B windows of text, L tokens, K layers, D width.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.features.text.pretrained import EXTRA, PretrainedFolder
+from segue.nn.language_models.language_model import offline_transformers
 
 __all__ = ["PooledTransformer", "load_network", "load_tokenizer"]
 
@@ -26,7 +26,7 @@ def load_tokenizer(folder: PretrainedFolder) -> Any:
     Raises:
         ValueError: transformers is not installed, or it cannot read the tokenizer.
     """
-    with _offline() as transformers, _explain(folder, "tokenizer"):
+    with offline_transformers(EXTRA) as transformers, _explain(folder, "tokenizer"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder.path, local_files_only=True, trust_remote_code=False, use_fast=True
         )
@@ -44,7 +44,7 @@ def load_network(folder: PretrainedFolder, *, all_layers: bool, pooling: str, at
     Raises:
         ValueError: transformers is not installed, or it cannot read the model.
     """
-    with _offline() as transformers, _explain(folder, "weights"):
+    with offline_transformers(EXTRA) as transformers, _explain(folder, "weights"):
         network = transformers.AutoModel.from_pretrained(
             folder.path,
             local_files_only=True,
@@ -77,36 +77,6 @@ class PooledTransformer(nn.Module):
         weights_BL1 = mask_BL.unsqueeze(-1).to(layers[0].dtype)
         counts_B1 = weights_BL1.sum(1)
         return torch.stack([(layer_BLD * weights_BL1).sum(1) / counts_B1 for layer_BLD in layers], dim=1)
-
-
-@contextmanager
-def _offline() -> Iterator[Any]:
-    """Yield transformers, which must not access the network nor write to the terminal."""
-    before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")}
-    os.environ.update(dict.fromkeys(before, "1"))
-    try:
-        try:
-            import transformers
-        except ModuleNotFoundError as error:
-            if error.name != "transformers":
-                raise
-            raise ValueError(f"transformers is not installed: {EXTRA}") from None
-        verbosity = transformers.logging.get_verbosity()
-        has_bars = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
-        try:
-            yield transformers
-        finally:
-            transformers.logging.set_verbosity(verbosity)
-            if has_bars:
-                transformers.logging.enable_progress_bar()
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -208,8 +208,11 @@ def _encoder_output(hidden_BPD: Tensor) -> Any:
 
 
 @contextmanager
-def offline_transformers() -> Iterator[Any]:
+def offline_transformers(install: str = EXTRA) -> Iterator[Any]:
     """Yield transformers, which must not access the network nor write to the terminal.
+
+    Args:
+        install: the command that installs it, for the error.
 
     Raises:
         ValueError: it is not installed.
@@ -222,7 +225,7 @@ def offline_transformers() -> Iterator[Any]:
         except ModuleNotFoundError as error:
             if error.name != "transformers":
                 raise
-            raise ValueError(f"transformers is not installed: {EXTRA}") from None
+            raise ValueError(f"transformers is not installed: {install}") from None
         verbosity, has_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
