@@ -373,7 +373,8 @@ def test_valid_requests_succeed_under_attack(server: Server) -> None:
             assert (len(body.items), body.source, body.unknown.user) == (5, "model", False)
             n_requests += 1
         statuses = set().union(*(one.result() for one in workers))
-    assert statuses <= {200, 400, 401, 404, 405, 413, 414, 422}
+    # 429: four large bodies of 50,001 values at a time are more than the share of one client
+    assert statuses <= {200, 400, 401, 404, 405, 413, 414, 422, 429}
     assert server.server.server_state.connections is not None
     wait_until(lambda: not server.server.server_state.connections)
 
