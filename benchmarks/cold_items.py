@@ -13,19 +13,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
+from benchmarks.cold_item_rows import ITEM_SETTINGS, MODELS, TASKS, Task, Variant
 from benchmarks.machine import describe_lines
 from benchmarks.readings import count_readings, reading_lines
+from benchmarks.table_rows import difference_cells, head_lines, range_cell, row_line, select_rows
 from segue.core.files import read_json
 from segue.core.types import Dataset
 from segue.evaluation.bootstrap import estimate_values
-from segue.evaluation.significance import PairedTest, compare_all, holm_correction
+from segue.evaluation.significance import PairedTest, check_equivalence, compare_all, holm_correction
 from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.data import load_data
 from segue.experiment.evaluate_run import evaluate_run
@@ -38,6 +41,7 @@ __all__ = [
     "TASKS",
     "Task",
     "check_claims",
+    "check_warm",
     "describe_log",
     "log_lines",
     "make_plans",
@@ -51,79 +55,9 @@ SHARE = 0.1
 
 METRICS_SHOWN = ("hit_rate@10", "ndcg@10")
 
+WARM_MARGIN = 0.01
+"""Difference of HR@10 on warm items that counts as none: that of the rule by which bonuses for new items are chosen."""
 
-@dataclass(frozen=True)
-class Task:
-    """Data with texts of its items."""
-
-    texts: tuple[str, ...] = ()
-    """Columns of text that are encoded."""
-    encoding: tuple[str, ...] = ()
-    """Settings of the text encoder."""
-    settings: tuple[str, ...] = ()
-    note: str = ""
-    """Sentences of the page of cold items."""
-    recipe_note: str = ""
-    """How the recipes were chosen, for pages that use them."""
-
-
-TASKS = {
-    "ml-1m-text": Task(("title", "plot", "abstract"), ('text.options={"max_length": 128}',)),
-    "frappe": Task(
-        ("title", "description"),
-        settings=("filters.duplicates=first",),
-        note="The test part was read twice for `fusion`: its bonus for new items was first 0.75, chosen on one draw, "
-        "which cost 0.035 of HR@10 on warm targets. 0.25 was then chosen on validation of draws 0, 10 and 11, by a "
-        "rule that was set after this reading: at most 0.01 of HR@10 on warm targets below the twin "
-        "in each draw. Other "
-        "settings were chosen before. The bonus of `two_tower`, also 0.25, was not chosen again: it was chosen on draw "
-        "0 alone, where it breaks this rule (0.269 on warm targets of validation, 0.288 for its twin). The row "
-        "`sasrec@features` was left out of this run (`--models`). Other work was running on the machine: training "
-        "times are upper bounds.",
-        recipe_note="The bonus for new items of the recipe of `fusion` was changed from 0.75 to 0.25 on validation, "
-        "but by a rule that was set after a test reading of the same targets (page of cold items): "
-        "the measured gains are "
-        "not those of settings that were chosen without knowledge of the test part.",
-    ),
-}
-"""By source; others have no text."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One row of the table."""
-
-    key: str
-    settings: tuple[str, ...] = ()
-    reads_text: bool = False
-    what: str = ""
-    """What the model knows about items."""
-    like: str | None = None
-    """Model whose recipe it is trained with, as far as it has these settings."""
-
-
-ITEM_SETTINGS = {"inputs": "[user_features]", "id_dropout": 0.2, "vector_dim": 128, "new_item_bonus": 0}
-"""Settings of how items are represented, with the values that a model without item features must have."""
-
-ID_ONLY = tuple(f"model.{name}={value}" for name, value in ITEM_SETTINGS.items())
-
-MODELS = {
-    "fusion": Variant("fusion", (), True, "ids, features and text"),
-    "two_tower": Variant("two_tower", (), True, "ids, features and text"),
-    "sasrec@features": Variant(
-        "sasrec", ("model.inputs=[item_features]",), True, "ids, features and text, added up", "fusion"
-    ),
-    "content": Variant("content", (), True, "features and text"),
-    "content@features": Variant("content", (), False, "features"),
-    "sasrec": Variant("sasrec", (), False, "ids; twin of fusion", "fusion"),
-    "two_tower@ids": Variant("two_tower", ID_ONLY, False, "ids; twin of two_tower"),
-    "ease": Variant("ease", (), False, "ids; simple baseline"),
-    "item_knn": Variant("item_knn", (), False, "ids; simple baseline"),
-    "ials": Variant("ials", (), False, "ids; simple baseline"),
-    "popular": Variant("popular", (), False, "counts"),
-    "random": Variant("random", (), False, "nothing"),
-}
-"""By the name of the row."""
 
 COLD, COLD_ONLY, WARM, WARM_ONLY, ALL = (
     "cold targets among all items",
@@ -155,9 +89,7 @@ def run(source: str | None, models: str | None, seeds: int, log: Any, quick: boo
         ValueError: an unknown model.
     """
     source = source or ("simulated?users=150&items=60&seed=1" if quick else "ml-1m-text")
-    names = models.split(",") if models else list(MODELS)
-    if unknown := [name for name in names if name not in MODELS]:
-        raise ValueError(f"--models: unknown '{unknown[0]}', expected some of {', '.join(MODELS)}")
+    names = select_rows(models, MODELS)
     draws = range(1, 2 if quick else 1 + seeds)
     folders: dict[str, list[Path]] = {name: [] for name in names}
     values: dict[str, list[Values]] = {name: [] for name in names}
@@ -169,14 +101,15 @@ def run(source: str | None, models: str | None, seeds: int, log: Any, quick: boo
             means = [float(found[part][METRICS_SHOWN[0]].to_numpy().mean()) for part in (COLD, WARM)]
             log(f"draw {draw}, {name}: {METRICS_SHOWN[0]} of {COLD} {means[0]:.4f}, of {WARM} {means[1]:.4f}")
     records = {name: [read_json(folder / METRICS) for folder in found] for name, found in folders.items()}
-    first = records[names[0]][0]
+    first, pooled = records[names[0]][0], {name: pool(values[name]) for name in names}
     return {
         "source": source,
         "draws": len(draws),
         "share": SHARE,
         "texts": list(_task(source).texts),
         "rows": {name: summarize(values[name]) | _cost(records[name]) | {"what": MODELS[name].what} for name in names},
-        "tests": check_claims({name: pool(values[name]) for name in names}),
+        "tests": check_claims(pooled),
+        "equivalence": check_warm(pooled),
         "counts": first["counts"],
         "held_out_items": first["split"]["held_out_items"],
         "data_hash": first["data_hash"],
@@ -354,6 +287,27 @@ def check_claims(pooled: Mapping[str, Values]) -> list[dict[str, Any]]:
     return lines
 
 
+def check_warm(pooled: Mapping[str, Values]) -> list[dict[str, Any]]:
+    """Test whether the models that read text are equivalent to their twins on warm items.
+
+    Holm's correction is over the tests of one measure.
+    """
+    lines = []
+    for measure_name in (WARM, WARM_ONLY):
+        pairs = [
+            _align(pooled[name][measure_name], pooled[twin][measure_name], name, twin, METRICS_SHOWN[0])
+            for name, twin in TWINS.items()
+            if name in pooled and twin in pooled
+        ]
+        tests = [check_equivalence(pair, WARM_MARGIN) for pair in pairs]
+        corrected = [holm_correction([getattr(test, name) for test in tests]) for name in ("p", "p_not_worse")]
+        lines += [
+            {"measure": measure_name, **asdict(test), "p_equivalent": p, "p_not_worse": p_not_worse}
+            for test, p, p_not_worse in zip(tests, *corrected, strict=True)
+        ]
+    return lines
+
+
 def _outcome(test: PairedTest) -> str:
     if not test.significant:
         return "no significant difference"
@@ -361,12 +315,17 @@ def _outcome(test: PairedTest) -> str:
 
 
 def _test(first: pl.DataFrame, second: pl.DataFrame, a: str, b: str, metric: str) -> PairedTest:
+    return compare_all(_align(first, second, a, b, metric))[0]
+
+
+def _align(first: pl.DataFrame, second: pl.DataFrame, a: str, b: str, metric: str) -> dict[str, NDArray[np.float64]]:
+    """Return the values of both models in the same order of users."""
     both = first.select("user", pl.col(metric).alias("a")).join(
         second.select("user", pl.col(metric).alias("b")), on="user", how="inner"
     )
     if not len(both) == len(first) == len(second):
         raise ValueError(f"{a} and {b} have {len(first)} and {len(second)} users, expected the same queries")
-    return compare_all({a: both["a"].to_numpy(), b: both["b"].to_numpy()})[0]
+    return {a: both["a"].to_numpy(), b: both["b"].to_numpy()}
 
 
 def _task(source: str) -> Task:
@@ -418,7 +377,7 @@ def page(found: dict[str, Any]) -> str:
                 cells.append(", ".join(f"{value:.4f}" for value in one["draws"]))
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join([*lines, *_test_lines(found["tests"]), *_cost_lines(found), ""])
+    return "\n".join([*lines, *_test_lines(found["tests"]), *_equivalence_lines(found), *_cost_lines(found), ""])
 
 
 def _strength_lines(rows: Mapping[str, Any]) -> list[str]:
@@ -454,13 +413,31 @@ def _test_lines(tests: Sequence[Mapping[str, Any]]) -> list[str]:
         "| measure | metric | pair | difference | 95 % | p (Holm) | first model |",
         "| --- | --- | --- | ---: | --- | ---: | --- |",
     ]
-    for test in tests:
-        pair = f"{test['first']} − {test['second']}"
-        ends = f"{test['low']:+.4f} to {test['high']:+.4f}"
-        lines.append(
-            f"| {test['measure']} | {metric_label(test['metric'])} | {pair} | {test['difference']:+.4f} | {ends} | "
-            f"{test['p_holm']:.4f} | {test['outcome']} |"
-        )
+    lines += [
+        row_line([test["measure"], metric_label(test["metric"]), *difference_cells(test), test["outcome"]])
+        for test in tests
+    ]
+    return [*lines, ""]
+
+
+def _equivalence_lines(found: Mapping[str, Any]) -> list[str]:
+    if not found.get("equivalence"):
+        return []
+    lines = [
+        "## Equivalence on warm items",
+        "",
+        f"Tests of the difference from the twin against a margin of {WARM_MARGIN:g} HR@10, which was fixed before: two "
+        "one-sided paired t-tests, with Holm's correction over the tests of one measure. Equivalent: the difference is "
+        "within the margin. Not worse: it is at most the margin below. Otherwise the data do not show either.",
+        "",
+        *head_lines(["measure", "pair", "difference", "90 %", "p, equivalent", "p, not worse", "first model"]),
+    ]
+    for test in found["equivalence"]:
+        is_equivalent, is_not_worse = test["p_equivalent"] < 0.05, test["p_not_worse"] < 0.05
+        cells = [test["measure"], f"{test['first']} − {test['second']}", f"{test['difference']:+.4f}"]
+        cells += [range_cell(test["low"], test["high"], sign="+"), f"{test['p_equivalent']:.4f}"]
+        cells += [f"{test['p_not_worse']:.4f}", "equivalent" if is_equivalent else "not worse" if is_not_worse else ""]
+        lines.append(row_line(cells))
     return [*lines, ""]
 
 

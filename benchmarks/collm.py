@@ -16,13 +16,14 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from time import process_time
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 import segue
 from benchmarks.machine import describe_lines
+from benchmarks.table_rows import head_lines, interval_cell, row_line, select_rows
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split
 from segue.data import load
 from segue.data.filters import parse_time
@@ -34,9 +35,16 @@ __all__ = ["PUBLISHED", "ROWS", "Part", "Row", "measure", "page", "run", "select
 Values = NDArray[np.float64]
 
 METRICS = ("AUC", "UAUC")
-MEANS = "item mean + user mean"
+STEPS = ("choice", "training", "test")
+MEANS, MEANS_LABELS, MEANS_RETRAINED = (
+    "item mean + user mean",
+    "item mean + user mean (labels)",
+    "item mean + user mean (retrained)",
+)
+"""Baselines, each with the inputs of a group of rows."""
 RESAMPLES = 1_000
-PRIORS = (3.0, 5.0, 10.0, 20.0)
+SMOOTHED = tuple({"prior": prior} for prior in (3.0, 5.0, 10.0, 20.0))
+ALS_GRID = tuple({"l2": l2} for l2 in (0.03, 0.07, 0.2, 0.5))
 PUBLISHED = {
     "MF": (0.6482, 0.6361),
     "SASRec": (0.7078, 0.6884),
@@ -59,11 +67,19 @@ class Row:
     grid: tuple[Mapping[str, Any], ...] = ({},)
     """Settings to choose from on validation."""
     history: str = "likes"
-    """``likes``: earlier liked items, as published; ``all``: earlier items with their labels."""
+    """``likes``: earlier liked items, as published; ``all``: earlier items with their labels; ``none``: only what was
+    learned of the user in training, for models that read each item of a history as an event with a label."""
     learns_validation: bool = False
     """Whether the chosen model is trained again, with the validation events."""
     seeds: int | None = 1
     """Number of seeds; 1 where there is no randomness, none: all."""
+
+    @property
+    def baseline(self) -> str:
+        """Return the baseline that has the same inputs, or more than this row."""
+        if self.history == "all":
+            return MEANS_LABELS
+        return MEANS_RETRAINED if self.learns_validation else MEANS
 
 
 LOGISTIC = "logistic_regression"
@@ -77,14 +93,26 @@ GRID = tuple(
 )
 FEATURES = ("item_features", "popularity")
 ROWS: dict[str, Row] = {
-    "item mean": Row("smoothed log odds", grid=tuple({"prior": prior} for prior in PRIORS)),
-    MEANS: Row("smoothed log odds", grid=tuple({"prior": prior} for prior in PRIORS)),
-    "als": Row("matrix factorization", "als", grid=tuple({"l2": l2} for l2 in (0.03, 0.07, 0.2, 0.5)), seeds=None),
+    "item mean": Row("smoothed log odds", grid=SMOOTHED, history="none"),
+    MEANS: Row("smoothed log odds", grid=SMOOTHED, history="none"),
+    MEANS_RETRAINED: Row("the same, with the validation months", grid=SMOOTHED, history="none", learns_validation=True),
+    MEANS_LABELS: Row("the same, user's share of likes in the history", grid=SMOOTHED, history="all"),
+    "als": Row("matrix factorization", "als", grid=ALS_GRID, history="none", seeds=None),
+    "als (retrained)": Row(
+        "the same, retrained with the validation months",
+        "als",
+        grid=ALS_GRID,
+        history="none",
+        learns_validation=True,
+        seeds=None,
+    ),
+    "als (labels)": Row("history with liked and disliked films", "als", grid=ALS_GRID, history="all", seeds=None),
     "factorization_machine": Row(
         "Bayesian, with films' features",
         "factorization_machine",
         {"likelihood": "ordered_probit", "inputs": ("item_features",), "iterations": 60, "num_samples": 20},
         tuple({"embedding_dim": width} for width in (0, 8)),
+        history="none",
         seeds=None,
     ),
     "logistic_regression (ids)": Row(
@@ -111,7 +139,7 @@ class Part:
     """The events of validation or test, each with the user's earlier events."""
 
     queries: Mapping[str, Queries]
-    """One query per event, by kind of history: ``likes`` and ``all``."""
+    """One query per event, by kind of history: ``likes``, ``all`` and ``none``."""
     users_E: NDArray[np.int64]
     items_E: NDArray[np.int32]
     labels_E: NDArray[np.bool_]
@@ -136,7 +164,11 @@ def select_events(data: Dataset, is_part_T: NDArray[np.bool_], is_train_T: NDArr
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     earlier = np.arange(offsets[-1]) - np.repeat(offsets[:-1] - events.offsets[users_E], lengths)
     histories = Events(offsets, events.items[earlier], values=events.values[earlier])
-    kinds = {"all": histories, "likes": histories.where(events.values[earlier] > 0)}
+    kinds = {
+        "all": histories,
+        "likes": histories.where(events.values[earlier] > 0),
+        "none": histories.where(np.zeros(len(earlier), np.bool_)),
+    }
     users = users_E.astype(np.int32)
     return Part(
         {name: Queries(history, users, known[users_E]) for name, history in kinds.items()},
@@ -147,33 +179,49 @@ def select_events(data: Dataset, is_part_T: NDArray[np.bool_], is_train_T: NDArr
     )
 
 
-def smoothed_means(train: Events, prior: float, with_users: bool, count: int) -> Callable[[Part], Values]:
+def smoothed_means(
+    train: Events, prior: float, users: Literal["training", "history"] | None, count: int
+) -> Callable[[Part], Values]:
     """Return the log odds of the item's share of likes, plus those of the user, as a function of a part.
 
     Args:
         prior: number of events with the mean label that are added to each item and user.
+        users: whether the share of a user is that in training, or in the history of the query with its labels; none:
+            items alone.
         count: number of items.
     """
     assert train.values is not None
     mean = float(train.values.mean())
 
-    def log_odds(codes: NDArray[Any], size: int) -> Values:
-        share = np.bincount(codes, train.values, size) + prior * mean
-        share /= np.bincount(codes, minlength=size) + prior
+    def log_odds(likes: NDArray[Any], counts: NDArray[Any]) -> Values:
+        share = (likes + prior * mean) / (counts + prior)
         odds: Values = np.log(share / (1.0 - share))
         return odds
 
-    items_I, users_U = log_odds(train.items, count), log_odds(train.rows, len(train))
-    return lambda part: items_I[part.items_E] + (users_U[part.users_E] if with_users else 0.0)
+    def count_likes(codes: NDArray[Any], labels: NDArray[Any], size: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        return np.bincount(codes, labels.astype(np.float64), size), np.bincount(codes, minlength=size)
+
+    items_I = log_odds(*count_likes(train.items, train.values, count))
+    users_U = log_odds(*count_likes(train.rows, train.values, len(train)))
+
+    def score(part: Part) -> Values:
+        if users is None:
+            return items_I[part.items_E]
+        if users == "training":
+            return items_I[part.items_E] + users_U[part.users_E]
+        history = part.queries["all"].history
+        assert history.values is not None
+        return items_I[part.items_E] + log_odds(*count_likes(history.rows, history.values, len(history)))
+
+    return score
 
 
 def run(options: Any) -> dict[str, Any]:
     """Measure all rows, or those of ``--models``; with ``--quick``, on validation and without a choice."""
-    names = options.models.split(",") if options.models else list(ROWS)
-    if unknown := set(names) - ROWS.keys():
-        raise ValueError(f"--models: unknown {sorted(unknown)}, expected some of {', '.join(ROWS)}")
+    names = select_rows(options.models, ROWS)
+    names = list(dict.fromkeys([*(ROWS[name].baseline for name in names), *names]))
     data = load(options.source or "collm-ml-1m")
-    return measure(data, list(dict.fromkeys([MEANS, *names])), 1 if options.quick else options.seeds, options.quick)
+    return measure(data, [name for name in ROWS if name in names], 1 if options.quick else options.seeds, options.quick)
 
 
 def measure(
@@ -212,6 +260,7 @@ def measure(
         rows[name] = {
             "kind": row.kind,
             "history": row.history,
+            "baseline": row.baseline,
             "chosen": dict(grid[best]),
             "valid": found[best],
             "seeds": [_metrics(test, one) for one in scores[name]],
@@ -225,9 +274,10 @@ def measure(
     resampled = _resample(test, scores)
     for name, values_RM in resampled.items():
         rows[name]["intervals"] = np.percentile(values_RM, (2.5, 97.5), axis=0).T.tolist()
-        differences_RM = values_RM - resampled[MEANS]
+        baseline = ROWS[name].baseline
+        differences_RM = values_RM - resampled[baseline]
         rows[name]["differences"] = [
-            [float(np.mean(rows[name]["seeds"], axis=0)[m] - np.mean(rows[MEANS]["seeds"], axis=0)[m]), low, high]
+            [float(np.mean(rows[name]["seeds"], axis=0)[m] - np.mean(rows[baseline]["seeds"], axis=0)[m]), low, high]
             for m, (low, high) in enumerate(np.percentile(differences_RM, (2.5, 97.5), axis=0).T.tolist())
         ]
     return {
@@ -248,7 +298,8 @@ def _scorer(
     """Train a row; return the scores of the events of a part as a function."""
     row, train = ROWS[name], data.histories.where(is_learned)
     if not row.model:
-        return smoothed_means(train, chosen["prior"], name == MEANS, data.n_items)
+        users: Literal["training", "history"] | None = "history" if row.history == "all" else "training"
+        return smoothed_means(train, chosen["prior"], None if name == "item mean" else users, data.n_items)
     nothing = HeldOut(Queries.anonymous(Events.of([])), Events.of([]))
     own = {key: value for key, value in chosen.items() if key != "crew"}
     settings = {**row.settings, **own, **({"iterations": 2} if quick else {})}
@@ -298,25 +349,22 @@ def page(found: dict[str, Any]) -> str:
         f"{train:,} events train, {valid:,} validate and {test:,} are the test, by month. AUC is over all test events; "
         f"UAUC is the mean over the {found['users_with_both_labels']} test users with both labels of the AUC of their "
         "own events, as `uAUC_me` in the code of CoLLM computes it. The published evaluation gives the models each "
-        "user's earlier liked films, also those of the test months; so do all rows here but two: `(retrained)` also "
-        "learns from the validation months, and `(labels)` also knows the disliked films of each user's history.",
+        "user's earlier liked films, also those of the test months. No row has more inputs, except for two groups: "
+        "`(retrained)` also learns from the validation months, and `(labels)` also knows the disliked films of each "
+        "user's history.",
         "",
         "```sh",
         "python -m benchmarks collm",
         "```",
         "",
-        "| row | inputs | AUC | UAUC | AUC, warm | AUC, cold | choice, CPU s | training, CPU s | test, CPU s |",
-        "| --- | --- |" + " ---: |" * 7,
+        *head_lines(["row", "inputs", *METRICS, "AUC, warm", "AUC, cold", *map("{}, CPU s".format, STEPS)], 7),
     ]
     for name, row in rows.items():
         means = np.mean(row["seeds"], axis=0)
-        cells = [
-            f"{mean:.4f} [{low:.3f}, {high:.3f}]" for mean, (low, high) in zip(means, row["intervals"], strict=True)
-        ]
-        cost = " | ".join(f"{row[f'{step}_seconds']:.1f}" for step in ("choice", "train", "score"))
-        lines.append(
-            f"| {name} | {row['kind']} | {' | '.join(cells)} | {row['warm']:.4f} | {row['cold']:.4f} | {cost} |"
-        )
+        cells = [interval_cell(mean, interval) for mean, interval in zip(means, row["intervals"], strict=True)]
+        cells += [f"{row['warm']:.4f}", f"{row['cold']:.4f}"]
+        cells += [f"{row[f'{step}_seconds']:.1f}" for step in ("choice", "train", "score")]
+        lines.append(row_line([name, row["kind"], *cells]))
     for name, figures in PUBLISHED.items():
         lines.append(f"| {name} | published | {' | '.join(f'{value:.4f}' for value in figures)} | | | | | |")
     return "\n".join([*lines, "", *_text_lines(rows), *_tail(found)])
@@ -328,12 +376,14 @@ def _text_lines(rows: Mapping[str, Any]) -> list[str]:
         "randomness have the mean of three seeds; the others give the same figures for every seed. The settings of "
         "each row are those with the highest sum of AUC and UAUC on validation, on which inputs and other defaults of "
         "`logistic_regression` had been chosen before; the test was read once per row and seed, after that, but for "
-        f"`{MEANS}`, which an earlier short run had printed. The crew and the age ratings come from `ml-1m-text`.",
+        f"`{MEANS}`, which an earlier short run had printed. A later run, with the same settings of the other rows, "
+        "read it again: it added the means of the other groups and changed the inputs of `als` and "
+        "`factorization_machine`. The crew and the age ratings come from `ml-1m-text`.",
         "",
-        f"Inputs are not equal: `(labels)` reads labels of earlier test events, and `(retrained)` learns from more "
-        f"events; `{MEANS}` does neither, so its differences from these two rows do not measure the model. `als` "
-        "learns from labels, but at scoring computes user vectors from liked films alone, all valued 1, which is a "
-        "handicap.",
+        "Inputs differ between three groups of rows: `(labels)` reads labels of earlier test events, `(retrained)` "
+        "learns from more events, the others do neither. Each row is compared with the means of its own group. `als` "
+        "and `factorization_machine` would read liked films as events that all have the value 1; outside `(labels)` "
+        "they have what they learned of the user in training, and know nothing of new users.",
         "",
         "| row | chosen settings | validation AUC | validation UAUC |",
         "| --- | --- | ---: | ---: |",
@@ -341,14 +391,14 @@ def _text_lines(rows: Mapping[str, Any]) -> list[str]:
     for name, row in rows.items():
         chosen = ", ".join(f"{key} {value}" for key, value in row["chosen"].items())
         lines.append(f"| {name} | {chosen} | {row['valid'][0]:.4f} | {row['valid'][1]:.4f} |")
-    lines += ["", f"Differences from `{MEANS}` on the same test users, with 95 % intervals:", ""]
+    lines += ["", "Differences from the means with the same inputs, on the same test users, with 95 % intervals:", ""]
     for name, row in rows.items():
-        if name != MEANS:
+        if name != row["baseline"]:
             texts = [
                 f"{metric} {mean:+.4f} [{low:+.4f}, {high:+.4f}]"
                 for metric, (mean, low, high) in zip(METRICS, row["differences"], strict=True)
             ]
-            lines.append(f"* {name}: {', '.join(texts)}")
+            lines.append(f"* {name}, from {row['baseline']}: {', '.join(texts)}")
     lines += [
         "",
         "## Comparison with published figures",
@@ -371,7 +421,7 @@ def _verdict(name: str, row: Mapping[str, Any], target: str) -> str:
         side = "above" if mean > figure else "not above"
         excludes = "which its interval excludes" if not low <= figure <= high else "which is within its interval"
         texts.append(f"{metric} {mean:.4f} is {side} {figure:.4f}, {excludes}")
-    unequal = ROWS[name].learns_validation or ROWS[name].history != "likes"
+    unequal = ROWS[name].learns_validation or ROWS[name].history == "all"
     note = " Inputs are not equal: no win." if unequal else ""
     return f"{name} and {target}: {'; '.join(texts)}.{note}"
 

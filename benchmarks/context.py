@@ -4,9 +4,10 @@ Frappe has eight context columns of each use of an app, and the query has the co
 in the published work on the log. MovieLens 100K has real times: the model reads the calendar, the gaps and the time of
 the query. The ablation leaves out one column of the query's context; times are also read one by one.
 
-Learning rate and dropout are chosen on validation, for the model without context, with one seed. The best epoch of
-each run is chosen on validation too. Each variant is trained with every seed; values per user are means over the seeds
-before intervals and paired tests.
+Learning rate and dropout are chosen on validation with one seed, once for the model without context and once for the
+row with all inputs; the latter are the settings of every row with inputs. The best epoch of each run is chosen on
+validation too. Each variant is trained with every seed; values per user are means over the seeds before intervals and
+paired tests. Simple baselines, with settings chosen on validation, show how strong the model without context is.
 """
 
 from __future__ import annotations
@@ -22,14 +23,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_lines
+from benchmarks.table_rows import difference_cells, row_line
 from segue.core.run import Run
-from segue.core.types import Dataset, Split
+from segue.core.types import Codes, Dataset, Queries, Scores, Split
 from segue.data import load
 from segue.data.sources.frappe import CONTEXT
 from segue.data.splits import SplitSettings, split
 from segue.evaluation.bootstrap import estimate_values
 from segue.evaluation.evaluate import evaluate, make_validator
 from segue.evaluation.significance import compare_all
+from segue.models.baselines.popular import Popular
 from segue.reports.quantities import format_duration, metric_label
 from segue.training.settings import Training
 from segue.training.train import train
@@ -37,15 +40,44 @@ from segue.training.train import train
 __all__ = ["STUDIES", "Study", "compare", "measure", "page", "planted_log", "run"]
 
 MODEL = "gru4rec"
-LEARNING_RATES, DROPOUTS = (1e-3, 3e-3), (0.2, 0.5)
-EPOCHS, PATIENCE = 10, 2
+MODEL_SETTINGS = {"windows": "all", "max_length": 50}
+TRAINING = Training(epochs=10, patience=4, batch_size=32, schedule="cosine", warmup=1.0)
+CANDIDATES = (
+    {"learning_rate": 2e-3, "dropout": 0.2},
+    {"learning_rate": 4e-3, "dropout": 0.2},
+    {"learning_rate": 4e-3, "dropout": 0.5},
+)
+OWN = "own frequency"
+SIMPLE: dict[str, tuple[dict[str, float], ...]] = {
+    "popular": ({},),
+    OWN: ({},),
+    "item_knn": ({}, {"half_life": 1.0}, {"half_life": 3.0}, {"half_life": 10.0}),
+    "ease": ({"l2": 50.0}, {"l2": 200.0}, {"l2": 500.0}, {"l2": 2000.0}),
+}
+"""Settings to choose from, by simple baseline; ``{}``: the defaults. :data:`OWN` only where seen items are ranked."""
 METRICS = ("hit_rate@10", "ndcg@10")
+CHOICE = "ndcg@10"
+"""Metric of validation that chooses settings and epochs."""
 NO_CONTEXT = "no context"
 CALENDAR = ("hour", "weekday", "month", "season")
 REAL_TIMES = ("gap", "query_time", *CALENDAR, *(f"query_{name}" for name in CALENDAR))
 
 Variants = dict[str, tuple[str, ...]]
 """Inputs by the name of the row."""
+
+
+class OwnFrequency(Popular):
+    """Score items by how often the user has used them; popularity breaks ties."""
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """See :meth:`segue.core.model.Model.score`."""
+        counts_NI = queries.history.csr(self.schema.n_items).toarray()
+        scores_NI: Scores = (counts_NI * STEP + self.log_popularity_I).astype(np.float32)
+        return scores_NI if candidates is None else np.take_along_axis(scores_NI, candidates, axis=1)
+
+
+STEP = 50.0
+"""Score of a further use of an item, more than any difference in log-popularity."""
 
 
 @dataclass(frozen=True)
@@ -150,30 +182,49 @@ def run(options: Any) -> dict[str, Any]:
 
 
 def measure(
-    data: Dataset, study: Study, seeds: int, log: Callable[[str], None], epochs: int = EPOCHS
+    data: Dataset, study: Study, seeds: int, log: Callable[[str], None], epochs: int = TRAINING.epochs
 ) -> dict[str, Any]:
     """Choose the settings on validation, then train and evaluate every row with every seed."""
     parts = split(data, study.split)
-    chosen, grid = _choose(parts, study, epochs, log)
-    values: dict[str, list[Mapping[str, NDArray[np.float64]]]] = {name: [] for name in study.variants}
-    seconds: dict[str, list[float]] = {name: [] for name in study.variants}
+    training = TRAINING.model_copy(update={"epochs": epochs})
+    grids = {
+        name: [(one, _validate(parts, study, training, study.variants[name], one)) for one in CANDIDATES]
+        for name in (NO_CONTEXT, study.full)
+    }
+    grids |= {
+        name: [(one, _validate_simple(parts, study, name, one)) for one in found]
+        for name, found in SIMPLE.items()
+        if name != OWN or not study.exclude_seen
+    }
+    chosen = {name: max(found, key=lambda one: one[1])[0] for name, found in grids.items()}
+    log(f"{study.title}, chosen on validation: {chosen}")
+    values: dict[str, list[Mapping[str, NDArray[np.float64]]]] = {
+        name: [] for name in dict.fromkeys([*study.variants, *grids])
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in values}
     for seed in range(seeds):
-        for name, inputs in study.variants.items():
+        for name in values:
+            if name in SIMPLE and seed:
+                continue
             started = time.process_time()
-            model = _train(parts, study, chosen, inputs, seed, epochs)
+            if name in SIMPLE:
+                model = _train_simple(parts, name, chosen[name])
+            else:
+                own = chosen[NO_CONTEXT if name == NO_CONTEXT else study.full]
+                model = _train(parts, study, training, study.variants[name], own, seed)
             seconds[name].append(time.process_time() - started)
             found = evaluate(model, parts.test, ks=(10,), metrics=METRICS, exclude_seen=study.exclude_seen).values
             values[name].append({metric: found[metric] for metric in METRICS})
-            log(f"{study.title}, seed {seed}, {name}: {METRICS[1]} {np.nanmean(found[METRICS[1]]):.4f}")
+            log(f"{study.title}, seed {seed}, {name}: {CHOICE} {np.nanmean(found[CHOICE]):.4f}")
     return {
         "title": study.title,
         "protocol": study.protocol,
         "full": study.full,
         "seeds": seeds,
         "queries": len(parts.test),
+        "settings": _model_settings(study) | TRAINING.model_dump(include=TRAINING.model_fields_set),
         "chosen": chosen,
-        "grid": grid,
-        "epochs": [epochs, PATIENCE],
+        "grids": grids,
         "data_hash": data.header.get("hash"),
         "warnings": list(data.header.get("warnings", ())),
         "seconds": {name: float(np.mean(found)) for name, found in seconds.items()},
@@ -181,36 +232,49 @@ def measure(
     }
 
 
-def _choose(
-    parts: Split, study: Study, epochs: int, log: Callable[[str], None]
-) -> tuple[dict[str, float], list[dict[str, float]]]:
-    """Return the learning rate and dropout with the best validation, and all that were tried."""
-    validate = make_validator(parts.valid, METRICS[1], study.exclude_seen)
-    grid = []
-    for rate, dropout in product(LEARNING_RATES, DROPOUTS):
-        settings = {"learning_rate": rate, "dropout": dropout}
-        value = validate(_train(parts, study, settings, (), 0, epochs))[METRICS[1]]
-        log(f"{study.title}, validation of {settings}: {METRICS[1]} {value:.4f}")
-        grid.append({**settings, METRICS[1]: float(value)})
-    best = max(grid, key=lambda one: one[METRICS[1]])
-    return {name: best[name] for name in ("learning_rate", "dropout")}, grid
+def _model_settings(study: Study) -> dict[str, Any]:
+    """Return the settings that all rows share; seen items are no negatives where they are not ranked."""
+    return {**MODEL_SETTINGS, "mask_seen": study.exclude_seen}
+
+
+def _validate(
+    parts: Split, study: Study, training: Training, inputs: Sequence[str], settings: Mapping[str, float]
+) -> float:
+    model = _train(parts, study, training, inputs, settings, 0)
+    return float(make_validator(parts.valid, CHOICE, study.exclude_seen)(model)[CHOICE])
+
+
+def _validate_simple(parts: Split, study: Study, name: str, settings: Mapping[str, float]) -> float:
+    model = _train_simple(parts, name, settings)
+    return float(make_validator(parts.valid, CHOICE, study.exclude_seen)(model)[CHOICE])
+
+
+def _train_simple(parts: Split, name: str, settings: Mapping[str, float]) -> Any:
+    if name != OWN:
+        return train(name, settings, Training(), parts.train, Run(0))
+    popular: Any = train("popular", {}, Training(), parts.train, Run(0))
+    model = OwnFrequency(popular.config, popular.schema)
+    model.log_popularity_I = popular.log_popularity_I
+    return model
 
 
 def _train(
-    parts: Split, study: Study, settings: Mapping[str, float], inputs: Sequence[str], seed: int, epochs: int
+    parts: Split, study: Study, training: Training, inputs: Sequence[str], settings: Mapping[str, float], seed: int
 ) -> Any:
-    validate = make_validator(parts.valid, METRICS[1], study.exclude_seen)
-    training = Training(epochs=epochs, patience=PATIENCE, learning_rate=settings["learning_rate"])
-    config = {"inputs": tuple(inputs), "dropout": settings["dropout"]}
-    return train(MODEL, config, training, parts.train, Run(seed), validate)
+    config = {**_model_settings(study), "inputs": tuple(inputs), "dropout": settings["dropout"]}
+    training = training.model_copy(update={"learning_rate": settings["learning_rate"]})
+    return train(
+        MODEL, config, training, parts.train, Run(seed), make_validator(parts.valid, CHOICE, study.exclude_seen)
+    )
 
 
 def compare(
     values: Mapping[str, Sequence[Mapping[str, NDArray[np.float64]]]], full: str, without: Sequence[str]
 ) -> dict[str, Any]:
-    """Return means, and paired tests of the rows against no context and of left-out columns against all.
+    """Return means, and paired tests against no context, and of left-out columns against all.
 
-    Holm's correction is over the tests of one metric and baseline.
+    Rows with context and simple baselines are two families of tests against no context.
+    Holm's correction is over the tests of one metric and family.
     """
     pooled = {
         name: {metric: np.mean([one[metric] for one in found], axis=0) for metric in METRICS}
@@ -224,7 +288,9 @@ def compare(
         for name in values
     }
     tests = []
-    families = [(NO_CONTEXT, [name for name in values if name not in without])]
+    simple = [name for name in values if name in SIMPLE]
+    families = [(NO_CONTEXT, [name for name in values if name not in (*without, *simple)])]
+    families += [(NO_CONTEXT, [NO_CONTEXT, *simple])] if simple else []
     families += [(full, [full, *without])] if without else []
     for (baseline, names), metric in product(families, METRICS):
         found = compare_all({name: pooled[name][metric] for name in names}, baseline=baseline)
@@ -247,21 +313,48 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *describe_lines(found["machine"]), ""])
 
 
+def _grid_text(grid: Sequence[tuple[Mapping[str, float], float]]) -> str:
+    """Format settings with their value on validation, the first of the best in bold."""
+    best = max(range(len(grid)), key=lambda index: grid[index][1])
+    texts = []
+    for index, (settings, value) in enumerate(grid):
+        text = f"{value:.4f}"
+        named = ", ".join(f"{name} {one:g}" for name, one in settings.items()) or "defaults"
+        texts.append(f"{named}: {f'**{text}**' if index == best else text}")
+    return "; ".join(texts)
+
+
+def _strength_lines(study: Mapping[str, Any]) -> list[str]:
+    """Say whether the model without context is above the best simple baseline."""
+    rows = study["rows"]
+    best = max((name for name in SIMPLE if name in rows), key=lambda name: rows[name][CHOICE]["mean"])
+    test = next(one for one in study["tests"] if (one["first"], one["metric"]) == (best, CHOICE))
+    outcome = "no significant difference"
+    if test["significant"]:
+        outcome = "the model is above it" if test["difference"] < 0 else "the model is below it"
+    return [
+        f"The strongest simple baseline on the test part is `{best}`: {metric_label(CHOICE)} "
+        f"{rows[best][CHOICE]['mean']:.4f}, `{NO_CONTEXT}` {rows[NO_CONTEXT][CHOICE]['mean']:.4f}: {outcome}. Effects "
+        "of context on a model that is not above simple baselines say little.",
+        "",
+    ]
+
+
 def _study_lines(study: Mapping[str, Any]) -> list[str]:
-    settings = ", ".join(f"{name} {value:g}" for name, value in study["chosen"].items())
-    tried = "; ".join(
-        f"{one['learning_rate']:g} and {one['dropout']:g}: {one[METRICS[1]]:.4f}" for one in study["grid"]
-    )
+    shared = ", ".join(f"`{name}={value}`" for name, value in study["settings"].items())
     lines = [
         f"## {study['title']}",
         "",
         f"{study['protocol']} {study['queries']:,} queries, {study['seeds']} seed(s); values are means over the seeds, "
-        "with 95 % intervals over users.",
+        "with 95 % intervals over users. Simple baselines have no randomness and are trained once.",
         "",
-        f"Chosen on validation, for the model without context and seed 0: {settings}. Tried (learning rate and "
-        f"dropout: validation {metric_label(METRICS[1])}): {tried}. At most {study['epochs'][0]} epochs; the best "
-        f"epoch of validation, patience {study['epochs'][1]}.",
+        f"All rows of `{MODEL}` have {shared} and the best epoch of validation. Learning rate and dropout were chosen "
+        f"on validation with seed 0, for `{NO_CONTEXT}` and for `{study['full']}`; the other rows have the settings of "
+        f"`{study['full']}`. Validation {metric_label(CHOICE)} of each choice, the highest in bold:",
         "",
+        *(f"* {name}: {_grid_text(found)}" for name, found in study["grids"].items()),
+        "",
+        *_strength_lines(study),
         "| inputs | " + " | ".join(f"{metric_label(metric)} | 95 % | seeds" for metric in METRICS) + " | CPU time |",
         "| --- |" + " ---: | --- | --- |" * len(METRICS) + " ---: |",
     ]
@@ -274,17 +367,14 @@ def _study_lines(study: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} | {format_duration(study['seconds'][name])} |")
     lines += [
         "",
-        "Paired randomization tests over users; Holm's correction over the tests of one metric and baseline.",
+        "Paired randomization tests over users; Holm's correction over the tests of one metric of: rows with inputs "
+        "and no context; simple baselines and no context; left-out columns and all.",
         "",
         "| metric | pair | difference | 95 % | p (Holm) | |",
         "| --- | --- | ---: | --- | ---: | --- |",
     ]
     for test in study["tests"]:
-        pair, ends = f"{test['first']} − {test['second']}", f"{test['low']:+.4f} to {test['high']:+.4f}"
         verdict = "significant" if test["significant"] else ""
-        lines.append(
-            f"| {metric_label(test['metric'])} | {pair} | {test['difference']:+.4f} | {ends} | {test['p_holm']:.4f} | "
-            f"{verdict} |"
-        )
+        lines.append(row_line([metric_label(test["metric"]), *difference_cells(test), verdict]))
     warnings = [f"* warning: {text}" for text in study["warnings"]]
     return [*lines, "", f"* data hash {study['data_hash']}", *warnings, ""]

@@ -30,10 +30,11 @@ from benchmarks.meta_learning_splits import (
     split_quadrants,
     split_users,
 )
+from benchmarks.table_rows import correct, head_lines, select_rows, significance_mark
 from segue.core.types import Dataset
 from segue.data import load
 from segue.evaluation.bootstrap import estimate
-from segue.evaluation.significance import compare_all, holm_correction
+from segue.evaluation.significance import compare_all
 
 __all__ = ["PROTOCOLS", "measure", "page", "rating_metrics", "run"]
 
@@ -102,10 +103,8 @@ def run(options: Any) -> dict[str, Any]:
     """Measure all rows with several seeds; a seed draws the split and the model."""
     quick = options.quick
     source = options.source or ("ml-100k" if quick else "ml-1m")
-    names = options.models.split(",") if options.models else list(ROWS)
-    if unknown := set(names) - ROWS.keys():
-        raise ValueError(f"--models: unknown {sorted(unknown)}, expected some of {', '.join(ROWS)}")
-    data, names = load(source), list(dict.fromkeys([BASELINE, *names]))
+    names = select_rows(options.models, ROWS, BASELINE)
+    data = load(source)
     seeds = range(1 if quick else options.seeds)
     return {
         "data": {"name": data.name, "hash": data.header.get("hash"), "items": data.n_items},
@@ -189,16 +188,7 @@ def _paired_tests(values: Mapping[str, Values], reference: str, metrics: tuple[s
         return found
     for number, metric in enumerate(metrics):
         tests = compare_all({name: one[number] for name, one in values.items()}, reference)
-        corrected = holm_correction([test.p for test in tests])
-        found[metric] = {
-            test.first: {
-                "difference": test.difference,
-                "interval": [test.low, test.high],
-                "p": test.p,
-                "p_holm": p_holm,
-            }
-            for test, p_holm in zip(tests, corrected, strict=True)
-        }
+        found[metric] = {test["first"]: test for test in correct(tests)}
     return found
 
 
@@ -264,8 +254,7 @@ def _table_lines(found: Mapping[str, Any], group: str, published: bool = False) 
     lines = [
         f"{found['groups'][group]['queries']:,} queries.",
         "",
-        f"| row | method | {' | '.join(metrics)} | training, CPU s | test, CPU s |",
-        "| --- | --- |" + " ---: |" * (len(metrics) + 2),
+        *head_lines(["row", "method", *metrics, "training, CPU s", "test, CPU s"], len(metrics) + 2),
     ]
     for name in rows:
         cells = [
@@ -283,12 +272,9 @@ def _table_lines(found: Mapping[str, Any], group: str, published: bool = False) 
 
 def _cell(group: Mapping[str, Any], name: str, metric: str) -> str:
     found = group["rows"][name][metric]
-    (low, high), test = found["interval"], group["tests"].get(BASELINE, {}).get(metric, {}).get(name)
-    mark = ""
-    if test is not None and test["p"] < 0.05:
-        is_better = (test["difference"] > 0) != (metric in LOWER_IS_BETTER)
-        is_corrected = test["p_holm"] < 0.05
-        mark = {(True, True): "▲", (False, True): "▼", (True, False): "△", (False, False): "▽"}[is_better, is_corrected]
+    test = group["tests"].get(BASELINE, {}).get(metric, {}).get(name)
+    mark = significance_mark(test, lower_is_better=metric in LOWER_IS_BETTER)
+    low, high = found["interval"]
     return f"{found['mean']:.4f} [{low:.3f}, {high:.3f}]{mark and ' ' + mark}"
 
 

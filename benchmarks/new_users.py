@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 import segue
 from benchmarks.machine import describe_lines
+from benchmarks.table_rows import correct, head_lines, interval_cell, select_rows, significance_mark
 from segue.core.types import Dataset, HeldOut, Split
 from segue.data import load
 from segue.data.splits import SplitSettings, split
@@ -138,11 +139,8 @@ def run(options: Any) -> dict[str, Any]:
     """Choose a strategy within the training part, then train every strategy and rank for the new users of the test."""
     quick = options.quick
     source = options.source or ("simulated?users=300&items=60&seed=1" if quick else "ml-100k")
-    names = options.models.split(",") if options.models else list(STRATEGIES)
-    if unknown := set(names) - STRATEGIES.keys():
-        raise ValueError(f"--models: unknown {sorted(unknown)}, expected some of {', '.join(STRATEGIES)}")
     seeds = range(1 if quick else options.seeds)
-    return measure(load(source), list(dict.fromkeys([BASELINE, *names])), seeds, quick=quick)
+    return measure(load(source), select_rows(options.models, STRATEGIES, BASELINE), seeds, quick=quick)
 
 
 def measure(
@@ -274,15 +272,9 @@ def _paired_tests(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[s
             for number, level in enumerate(LEVELS)
             for test in compare_all({name: table[number, column] for name, table in values.items()}, BASELINE)
         ]
-        corrected = holm_correction([test.p for _, test in tests])
         found[metric] = {}
-        for (level, test), p_holm in zip(tests, corrected, strict=True):
-            found[metric].setdefault(test.first, {})[str(level)] = {
-                "difference": test.difference,
-                "interval": [test.low, test.high],
-                "p": test.p,
-                "p_holm": p_holm,
-            }
+        for (level, _), test in zip(tests, correct([test for _, test in tests]), strict=True):
+            found[metric].setdefault(test["first"], {})[str(level)] = test
     return found
 
 
@@ -324,25 +316,16 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _metric_lines(found: dict[str, Any], metric: str) -> list[str]:
-    head = " | ".join(f"n = {level}" for level in LEVELS)
-    lines = [f"| strategy | uses | {head} | CPU s |", "| --- | --- |" + " ---: |" * (len(LEVELS) + 1)]
+    lines = head_lines(["strategy", "uses", *(f"n = {level}" for level in LEVELS), "CPU s"], len(LEVELS) + 1)
     best = {str(level): max(row["means"][metric][str(level)] for row in found["rows"].values()) for level in LEVELS}
     for name, row in found["rows"].items():
         cells = []
         for level in map(str, LEVELS):
-            mean, (low, high) = row["means"][metric][level], row["intervals"][metric][level]
-            text = f"{mean:.4f}" if mean < best[level] else f"**{mean:.4f}**"
-            cells.append(f"{text}{_mark(found, metric, name, level)} [{low:.3f}, {high:.3f}]")
+            mean, test = row["means"][metric][level], found["tests"].get(metric, {}).get(name, {}).get(level)
+            mark, is_best = significance_mark(test), mean >= best[level]
+            cells.append(interval_cell(mean, row["intervals"][metric][level], mark, is_best))
         lines.append(f"| {name} | {row['kind']} | {' | '.join(cells)} | {row['cpu_seconds']:.1f} |")
     return lines
-
-
-def _mark(found: dict[str, Any], metric: str, name: str, level: str) -> str:
-    test = found["tests"].get(metric, {}).get(name, {}).get(level)
-    if test is None or test["p"] >= 0.05:
-        return ""
-    is_above, is_corrected = test["difference"] > 0, test["p_holm"] < 0.05
-    return {(True, True): " ▲", (False, True): " ▼", (True, False): " △", (False, False): " ▽"}[is_above, is_corrected]
 
 
 def _verdict_lines(found: dict[str, Any]) -> list[str]:
@@ -394,8 +377,7 @@ def _validation_lines(found: dict[str, Any]) -> list[str]:
         f"mean of {found['validation_seeds']} seeds. A window is the newest fifth of the training part, then of the "
         f"events before it, and so on. `{found['chosen']}` has the highest mean over all n.",
         "",
-        "| strategy | " + " | ".join(f"n = {level}" for level in LEVELS) + " |",
-        "| --- |" + " ---: |" * len(LEVELS),
+        *head_lines(["strategy", *(f"n = {level}" for level in LEVELS)], len(LEVELS)),
     ]
     for name, table in sorted(found["validation"].items(), key=lambda pair: -sum(pair[1].values())):
         lines.append(f"| {name} | " + " | ".join(f"{value:.4f}" for value in table.values()) + " |")

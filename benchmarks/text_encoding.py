@@ -7,19 +7,21 @@ and the same number of threads; nothing is cached. Loading the model is not time
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from benchmarks.machine import cpu_load, describe_lines, load_line
+from benchmarks.speed_ratios import estimate_ratio, format_ratio
+from benchmarks.table_rows import head_lines, row_line
 from segue.core.run import Run
 from segue.features.text.encoder import Vectors, create_encoder
 from segue.features.text.onnx_transformer import NEIGHBORS, measure_overlap
 
-__all__ = ["page", "run"]
+__all__ = ["page", "run", "summarize"]
 
-ROUNDS = 3
+ROUNDS = 5
 PEER = "sentence-transformers"
 BACKENDS = {"Segue": "torch", "Segue, ONNX Runtime": "onnx", "Segue, ONNX Runtime, 8 bits": "onnx_int8"}
 
@@ -37,24 +39,42 @@ def run(options: Any) -> dict[str, Any]:
         encoder.fit(texts, Run(options.seed))
         libraries[name] = encoder.encode
     seconds: dict[str, list[float]] = {name: [] for name in libraries}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in libraries}
     vectors: dict[str, Vectors] = {}
     for encode in libraries.values():
         encode(texts[:8])
     for _ in range(1 if options.quick else ROUNDS):
         for name, encode in libraries.items():
-            start = time.perf_counter()
+            start, cpu = time.perf_counter(), time.process_time()
             vectors[name] = encode(texts)
             seconds[name].append(time.perf_counter() - start)
-    found["runs"] = {
+            cpu_seconds[name].append(time.process_time() - cpu)
+    return found | {"runs": summarize(seconds, cpu_seconds, vectors, len(texts))}
+
+
+def summarize(
+    seconds: Mapping[str, list[float]],
+    cpu_seconds: Mapping[str, list[float]],
+    vectors: Mapping[str, Vectors],
+    count: int,
+) -> dict[str, Any]:
+    """Return speeds of ``count`` texts and ratios to the peer, from the seconds of each round.
+
+    Args:
+        cpu_seconds: processor time of all threads.
+    """
+    return {
         name: {
             "seconds": min(times),
-            "texts_per_second": len(texts) / min(times),
+            "all_seconds": times,
+            "texts_per_second": count / min(times),
+            "speed": estimate_ratio(seconds[PEER], times),
+            "cpu_speed": estimate_ratio(cpu_seconds[PEER], cpu_seconds[name]),
             "largest_difference": float(np.abs(vectors[name] - vectors[PEER]).max()),
             "shared_neighbors": measure_overlap(vectors[name], vectors[PEER]),
         }
         for name, times in seconds.items()
     }
-    return found
 
 
 def peer() -> Callable[[list[str]], Vectors]:
@@ -79,20 +99,32 @@ def plots(is_quick: bool) -> list[str]:
 
 def page(found: dict[str, Any]) -> str:
     """Format the table."""
-    base = found["runs"][PEER]["texts_per_second"]
+    common = f"{NEIGHBORS} nearest texts in common"
     lines = [
         "# Speed of encoding texts, compared with sentence-transformers",
         "",
-        f"MiniLM (all-MiniLM-L6-v2), {found['texts']:,} plots of MovieLens 1M, {found['threads']} threads; fastest of "
-        f"several rounds in turn. The last columns compare the vectors with those of {PEER}.",
+        f"MiniLM (all-MiniLM-L6-v2), {found['texts']:,} plots of MovieLens 1M, {found['threads']} threads. The "
+        "libraries take turns; texts/s and seconds are those of the fastest round, the speed relative to "
+        f"{PEER} is the geometric mean over the rounds, with a 95 % interval (t, of the logarithms). Processor "
+        "time is that of all threads; other load disturbs it less. The last columns "
+        f"compare the vectors with those of {PEER}.",
         "",
-        f"| library | texts/s | times {PEER} | seconds | largest difference | {NEIGHBORS} nearest texts in common |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
+        *head_lines(
+            [
+                "library",
+                "texts/s",
+                f"times {PEER}",
+                "the same, processor time",
+                "seconds",
+                "largest difference",
+                common,
+            ],
+            6,
+        ),
     ]
     for name, one in found["runs"].items():
         compared = ("", "") if name == PEER else (f"{one['largest_difference']:.1e}", f"{one['shared_neighbors']:.1%}")
-        lines.append(
-            f"| {name} | {one['texts_per_second']:,.1f} | {one['texts_per_second'] / base:.2f} | {one['seconds']:.1f} "
-            f"| {compared[0]} | {compared[1]} |"
-        )
+        speeds = [("1" if name == PEER else format_ratio(one[key])) for key in ("speed", "cpu_speed")]
+        cells = [name, f"{one['texts_per_second']:,.1f}", *speeds, f"{one['seconds']:.1f}", *compared]
+        lines.append(row_line(cells))
     return "\n".join([*lines, "", load_line(found), *describe_lines(found["machine"]), ""])

@@ -27,11 +27,12 @@ from numpy.typing import NDArray
 
 import segue
 from benchmarks.machine import describe_lines
+from benchmarks.table_rows import correct, difference_cells, head_lines, interval_cell, row_line, select_rows
 from segue.core.types import Dataset, Events, Mask, Split
 from segue.data import load
 from segue.evaluation.bootstrap import estimate
 from segue.evaluation.evaluate import evaluate
-from segue.evaluation.significance import compare_all, holm_correction
+from segue.evaluation.significance import compare_all
 
 __all__ = ["ROWS", "SHARES", "add_plots", "draw_users", "measure", "page", "run", "without_items"]
 
@@ -108,9 +109,7 @@ def run(options: Any) -> dict[str, Any]:
 
 def _names(models: str | None) -> list[str]:
     """Return the rows of ``--models`` and their twins."""
-    names = models.split(",") if models else list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        raise ValueError(f"--models: unknown '{unknown[0]}', expected some of {', '.join(ROWS)}")
+    names = select_rows(models, ROWS)
     return list(dict.fromkeys([*names, *(twin for name in names if (twin := ROWS[name].twin))]))
 
 
@@ -293,19 +292,8 @@ def _paired_tests(values: Mapping[float, Mapping[str, list[NDArray[np.float64]]]
                 if twin in means:
                     test = compare_all({name: means[name], twin: means[twin]})[0]
                     tests.append((share, test))
-        corrected = holm_correction([test.p for _, test in tests]) if tests else []
-        found[metric] = [
-            {
-                "share": share,
-                "first": test.first,
-                "second": test.second,
-                "difference": test.difference,
-                "interval": [test.low, test.high],
-                "p": test.p,
-                "p_holm": p_holm,
-            }
-            for (share, test), p_holm in zip(tests, corrected, strict=True)
-        ]
+        corrected = correct([test for _, test in tests])
+        found[metric] = [{"share": share, **test} for (share, _), test in zip(tests, corrected, strict=True)]
     return found
 
 
@@ -391,7 +379,7 @@ def _verdict(test: Mapping[str, Any]) -> str:
 def _metric_lines(found: Mapping[str, Any], metric: str) -> list[str]:
     shares = (NO_TUNING, *SHARES)
     heads = ["not fine-tuned", *(f"{share:.0%}" for share in SHARES)]
-    lines = [f"| model | represents items by | {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * len(shares)]
+    lines = head_lines(["model", "represents items by", *heads], len(shares))
     best = {
         share: max((row[metric]["mean"] for row in found["rows"][str(share)].values()), default=0) for share in shares
     }
@@ -402,9 +390,8 @@ def _metric_lines(found: Mapping[str, Any], metric: str) -> list[str]:
             if one is None:
                 cells.append("")
                 continue
-            mean, (low, high) = one[metric]["mean"], one[metric]["interval"]
-            text = f"**{mean:.4f}**" if mean == best[share] else f"{mean:.4f}"
-            cells.append(f"{text} [{low:.3f}, {high:.3f}]")
+            mean = one[metric]["mean"]
+            cells.append(interval_cell(mean, one[metric]["interval"], bold=mean == best[share]))
         lines.append(f"| {name} | {ROWS[name].what} | {' | '.join(cells)} |")
     return lines
 
@@ -440,12 +427,7 @@ def _test_lines(found: Mapping[str, Any]) -> list[str]:
         "| --- | ---: | --- | ---: | --- | ---: |",
     ]
     for metric, tests in found["tests"].items():
-        for test in tests:
-            low, high = test["interval"]
-            lines.append(
-                f"| {metric} | {test['share']:.0%} | {test['first']} − {test['second']} | {test['difference']:+.4f} | "
-                f"{low:+.4f} to {high:+.4f} | {test['p_holm']:.4f} |"
-            )
+        lines += [row_line([metric, f"{test['share']:.0%}", *difference_cells(test)]) for test in tests]
     return [*lines, ""]
 
 
@@ -453,7 +435,7 @@ def _cost_lines(found: Mapping[str, Any]) -> list[str]:
     lines = ["## Cost", "", "CPU seconds of one training, without the encoding of texts.", ""]
     pretraining = {name: one for name, one in found["seconds"].items() if name.startswith("pre-training")}
     lines += [f"* {name}: {one:.0f} s" for name, one in pretraining.items()]
-    lines += ["", f"| model | {' | '.join(f'{share:.0%}' for share in SHARES)} |", "| --- |" + " ---: |" * len(SHARES)]
+    lines += ["", *head_lines(["model", *(f"{share:.0%}" for share in SHARES)], len(SHARES))]
     for name in found["rows"][str(SHARES[0])]:
         cells = [f"{found['seconds'][f'{name} {share}']:.1f}" for share in SHARES]
         lines.append(f"| {name} | {' | '.join(cells)} |")

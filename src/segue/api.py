@@ -16,7 +16,6 @@ from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.config import parse
 from segue.core.memory_check import check_not_forked
-from segue.core.messages import name_arguments
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.data import load as load_data
@@ -29,7 +28,7 @@ from segue.experiment.data import load_run_data, load_training_data
 from segue.experiment.evaluate import evaluate
 from segue.experiment.inference.argument_checks import Described, FilePath, PositiveInt, check_arguments
 from segue.experiment.inference.frames import like_input
-from segue.experiment.inference.queries import build_queries
+from segue.experiment.inference.queries import build_queries, build_query
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import warn_of_repeats
 from segue.experiment.records.held_out_readings import read_readings
@@ -283,8 +282,12 @@ def rank(
     history: Sequence[Any] | None = None,
     titles: str | Sequence[str] | None = None,
     data: Any = None,
+    context: Any = None,
+    time: Any = None,
 ) -> pl.DataFrame:
     """Rank given items for one user, or after one history, best first.
+
+    ``context`` and ``time`` are those of the query, see :func:`recommend`.
 
     Returns:
         ``item_id``, ``rank``, ``score``, and ``title`` and ``genres`` where known.
@@ -292,7 +295,8 @@ def rank(
     from segue.experiment.inference.predict import rank_items
 
     trained = _trained(model)
-    return rank_items(trained, _one_query(trained, user, history, titles, data), items)
+    of_user: Any = {"data": data, "context": context, "time": time}
+    return rank_items(trained, build_query(trained, user, history, titles, **of_user), items)
 
 
 @check_arguments()
@@ -372,8 +376,12 @@ def explain(
     filter: ItemFilter | None = None,  # noqa: A002 - the name in the public API
     rules: Rules | None = None,
     data: Any = None,
+    context: Any = None,
+    time: Any = None,
 ) -> ItemExplanation:
     """Explain why ``item`` is or is not among the ``k`` items recommended to a user.
+
+    ``context`` and ``time`` are those of the query, see :func:`recommend`.
 
     Returns:
         Rank and score of the item, the effect of each item of the history on its score (leave-one-out), the effect of
@@ -382,7 +390,7 @@ def explain(
     from segue.experiment.inference.explain import explain_item
 
     trained = _trained(model)
-    batch = _one_query(trained, user, history, titles, data)
+    batch = build_query(trained, user, history, titles, data=data, context=context, time=time)
     return explain_item(trained, batch, item, k, exclude_seen=exclude_seen, filter=filter, rules=rules)
 
 
@@ -485,16 +493,3 @@ def _dataset(data: Any) -> Dataset:
 def _trained(model: ModelLike) -> TrainedModel:
     check_not_forked("use a model")
     return model if isinstance(model, TrainedModel) else open(model)
-
-
-def _one_query(
-    trained: TrainedModel, user: Any, history: Sequence[Any] | None, titles: str | Sequence[str] | None, data: Any
-) -> Any:
-    """Build the query of one user, or of one history."""
-    given = [name for name, value in (("user", user), ("history=", history), ("titles=", titles)) if value is not None]
-    if len(given) != 1:
-        raise ValueError(f"got {' and '.join(given) or 'none'}, expected one of user, history= and titles=")
-    histories = None if history is None else [history]
-    names = {"histories": "history", "users": "user"}
-    with name_arguments(lambda name: f"{names.get(name, name)}="):
-        return build_queries(trained, user, histories=histories, titles=titles, data=data)

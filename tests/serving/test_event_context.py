@@ -170,7 +170,10 @@ def test_unknown_columns_and_wrong_types_are_rejected(client: Any, path: str, fi
 @pytest.mark.parametrize(("path", "field", "body"), [place for place in PLACES if place[0] != "recommend/batch"])
 def test_unknown_categories_are_unknown_and_reported(client: Any, path: str, field: str, body: Any) -> None:
     found = post(client, path, body({"device": "radio"}))
-    assert found["notes"] == [f"{field}.device: the model does not know the value"]
+    key = client.artifact.bundle.key
+    is_missing = path == "recommend" and field != "context"
+    expected = [f"'{key}' also reads query_context, which is unknown here; give context"] if is_missing else []
+    assert found["notes"] == [*expected, f"{field}.device: the model does not know the value"]
     client.delete("/v1/users/u")
     if path == "recommend":
         without = post(client, path, body({}))

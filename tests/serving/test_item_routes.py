@@ -73,7 +73,7 @@ def test_an_item_is_recommended_in_the_next_answer(key: str) -> None:
         assert "new" not in recommended(client, SPACE)
         answer = post(client, new_item("space"), {**new_item("kitchen"), "id": "other"})
         assert answer.status_code == 200, answer.text
-        assert answer.json() == {"added": 2, "replaced": 0, "models": [key], "other_models": []}
+        assert answer.json() == {"added": 2, "replaced": 0, "models": [key], "other_models": [], "notes": []}
         assert "new" in recommended(client, SPACE)
         assert "other" in recommended(client, KITCHEN)
         assert "other" not in recommended(client, SPACE)
@@ -116,6 +116,22 @@ def test_another_process_has_the_item_in_its_next_answer(new_address: Callable[[
         two.delete("/v1/items/new")
         assert one.get("/v1/items/new").status_code == 404
     assert first.models.active.items_sequence == second.models.active.items_sequence == 3
+
+
+def test_users_and_events_are_described_with_the_current_items(new_address: Callable[[str], str]) -> None:
+    address = new_address("sqlite")
+    with (
+        TestClient(create_app(service("content", store=address))) as one,
+        TestClient(create_app(service("content", store=address))) as two,
+    ):
+        post(one, new_item())
+        event = {"user": "u", "item": "new"}
+        assert two.post("/v1/events", json=event).json()["unknown_items"] == []
+        assert [event["title"] for event in two.get("/v1/users/u").json()["events"]] == ["New"]
+        one.delete("/v1/items/new")
+        assert [event["title"] for event in two.get("/v1/users/u").json()["events"]] == [None]
+        post(one, new_item(title="Newer"))
+        assert [event["title"] for event in two.get("/v1/users/u").json()["events"]] == ["Newer"]
 
 
 def test_a_process_with_a_server_as_store_adopts_items_in_the_background(new_address: Callable[[str], str]) -> None:
@@ -175,7 +191,7 @@ def test_events_of_a_new_item_are_used_and_states_are_computed_again() -> None:
 def test_an_item_of_the_catalog_is_replaced_and_restored(client: Any) -> None:
     before, shown = recommended(client, SPACE, k=20), client.get("/v1/items/i1").json()
     answer = post(client, {**new_item("space"), "id": "i1"})
-    assert answer.json() == {"added": 0, "replaced": 1, "models": ["content"], "other_models": []}
+    assert answer.json() == {"added": 0, "replaced": 1, "models": ["content"], "other_models": [], "notes": []}
     assert client.get("/v1/items/i1").json()["features"]["year"] is None
     assert "i1" in recommended(client, SPACE)
     assert client.delete("/v1/items/i1").json() == {"id": "i1"}
@@ -341,9 +357,38 @@ def test_limits() -> None:
             "replaced": 1,
             "models": ["content"],
             "other_models": [],
+            "notes": [],
         }
         long = post(client, *[{**one, "plot": "x" * 20_000} for one in items])  # is read in steps
         assert long.json()["fields"] == {"items": "got 4, expected at most 2"}
+
+
+def test_errors_about_texts_say_what_is_wrong(client: Any) -> None:
+    assert post(client, new_item(title="x" * 1024)).status_code == 200
+    error = post(client, new_item(title="x" * 1025))
+    assert error.status_code == 422
+    assert error.json()["fields"] == {
+        "items[0].title": "String should have at most 1024 characters, got text of 1025 characters"
+    }
+    body = '{"items": [{"id": "a", "features": {"plot": "\\ud800", "tags": ["\\udfff"], "year": "x"}}]}'
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/v1/items", content=body, headers=headers).json()["fields"] == {
+        "items[0].features.plot": "got a text, expected a text without lone surrogates",
+        "items[0].features.tags": "got a list of 1 text, expected a list of texts without lone surrogates",
+        "items[0].features.year": "got a text, expected a whole number (Int64)",
+    }
+    wrong = post(client, new_item(tags=[1, 2])).json()["fields"]
+    assert wrong == {"items[0].features.tags": "got a list of 2 numbers, expected a list of texts"}
+
+
+def test_numbers_outside_of_their_range_in_training_are_noted(client: Any) -> None:
+    answer = post(client, new_item(rating=1e15, year=1995), {**new_item(rating=-7.5), "id": "other"}).json()
+    expected = "rating: 1e+15 and 1 more outside of 0 to 2, the range in training; scored as the nearest"
+    assert answer["notes"] == [expected]
+    assert client.get("/v1/items/new").json()["features"]["rating"] == 1e15
+    post(client, {**new_item(rating=2.0, year=1995), "id": "twin"})
+    ranked = client.post("/v1/recommend", json={"history": SPACE, "allow": ["new", "twin"]}).json()["items"]
+    assert ranked[0]["score"] == pytest.approx(ranked[1]["score"])
 
 
 def test_items_that_waited_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +425,7 @@ def test_models_that_represent_items_by_events_refuse_with_the_models_that_do_no
             "replaced": 0,
             "models": ["content"],
             "other_models": ["popular"],
+            "notes": [],
         }
         assert "new" not in recommended(client, SPACE, k=30, model="popular")
         assert "new" in recommended(client, SPACE)

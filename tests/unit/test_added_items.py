@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import date, datetime
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 import segue
 from segue.cli.app import app
 from segue.core import bundle
+from segue.core.features import clip_numbers
 from segue.core.model import Streaming
 from segue.core.recommend import recommend
 from segue.core.registry import model_class
@@ -280,9 +282,9 @@ def test_an_item_whose_score_is_not_finite_is_refused(monkeypatch: pytest.Monkey
 
 def test_texts_that_look_like_numbers_are_read_as_the_catalog_has_them(tmp_path: Path) -> None:
     path = tmp_path / "items.csv"
-    path.write_text("id,title,year\nn1,1984,1949\n", encoding="utf-8")
+    path.write_text("id,title,year\nn1,1984,1989\n", encoding="utf-8")
     found = segue.add_items(trained("content"), path).catalog.collect().row(-1, named=True)
-    assert (found["title"], found["year"]) == ("1984", 1949)
+    assert (found["title"], found["year"]) == ("1984", 1989)
 
 
 def test_a_model_that_reads_no_features_names_those_that_do() -> None:
@@ -364,3 +366,69 @@ def test_items_are_added_on_the_command_line(tmp_path: Path, monkeypatch: pytest
     result = CliRunner().invoke(app, ["add-items", "model", "items.jsonl", "--out", "other"])
     assert "items[0].plto" in str(result.exception) + result.output
     assert not Path("other").exists()
+
+
+def test_titles_have_a_limit(tmp_path: Path) -> None:
+    model = trained("content")
+    longest = "x" * 1024
+    assert add_items(model, [new_item(title=longest)]).catalog.collect()["title"][-1] == longest
+    pl.DataFrame([new_item(title=f"{longest}x")]).write_ndjson(tmp_path / "items.jsonl")
+    for items in ([new_item(title=f"{longest}x")], str(tmp_path / "items.jsonl")):
+        with pytest.raises(InvalidItems, match=r"items\[0\]\.title: got 'xx.* a text of at most 1024 characters"):
+            add_items(model, items) if isinstance(items, list) else segue.add_items(model, items)
+    kept = read_items(model, [new_item(title=f"{longest}x")], skip_invalid=True)
+    assert kept["title"][0] == f"{longest}x", "items that are stored keep their titles"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,title\n", r"got a table without rows \(id, title\), expected at least one item"),
+        ("name,title\na,b\n", "expected at least one row and a column 'id' or 'item_id'"),
+    ],
+)
+def test_files_without_items_say_what_is_missing(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "items.csv").write_text(text)
+    with pytest.raises(ValueError, match=message) as error:
+        segue.add_items(trained("content"), str(tmp_path / "items.csv"))
+    assert "did you mean 'id'" not in str(error.value)
+
+
+@cache
+def numeric(key: str) -> Any:
+    inputs: dict[str, Any] = {"inputs": ("item_features",)} if key == "gru4rec" else {}
+    return bundle.create(key, train_small(key, world(), epochs=1, **inputs), world())
+
+
+@pytest.mark.parametrize("key", [*EXTENSIBLE, "gru4rec", "maml"])
+def test_numbers_outside_of_their_range_in_training_are_scored_as_the_nearest(key: str, tmp_path: Path) -> None:
+    """A number near 1e15 must not put an item first."""
+    model = numeric(key)
+    huge: dict[str, Any] = {"rating": 1e15, "year": 10**15, "released": date(2900, 1, 1)}
+    with pytest.warns(segue.SegueWarning, match=r"year: 1000000000000000 outside of 1990 to 1996, the range"):
+        extended = add_items(model, [new_item(**huge)])
+    assert extended.catalog.collect().row(-1, named=True)["rating"] == 1e15
+    inside = add_items(model, [new_item(rating=2.0, year=1996, released=date(2000, 1, 9))])
+    queries = Queries.anonymous(Events.of([[0, 2, 4], [1, 5]]))
+    np.testing.assert_allclose(extended.model.score(queries)[:, -1], inside.model.score(queries)[:, -1], rtol=1e-5)
+    bundle.save(tmp_path / "saved", extended)
+    with pytest.warns(segue.SegueWarning, match="released: 2900-01-01 outside of 2000-01-01 to 2000-01-09"):
+        again = add_items(bundle.load(tmp_path / "saved"), [{**new_item(**huge), "id": "another"}])
+    scores = again.model.score(queries)
+    np.testing.assert_allclose(scores[:, -1], scores[:, -2], rtol=1e-5)
+
+
+def test_a_model_without_ranges_takes_numbers_as_they_are() -> None:
+    features = (Feature("year", "number", center=1993.0, scale=2.0),)
+    table = pl.DataFrame({"year": [10**15]})
+    assert clip_numbers(features, table)[1] == {}
+
+
+@pytest.mark.parametrize("key", ["maml", "transfer"])
+def test_maml_and_transfer_take_new_items(key: str) -> None:
+    model = bundle.create(key, train_small(key, world(), epochs=1), world())
+    extended = add_items(model, [new_item("space"), {**new_item("kitchen"), "id": "other"}])
+    scores = extended.model.score(Queries.anonymous(Events.of([[0, 2, 4]])))
+    assert scores.shape == (1, N_ITEMS + 2)
+    assert np.isfinite(scores).all()
+    assert scores[0, -1] != scores[0, -2]

@@ -117,6 +117,20 @@ def test_the_page_shows_every_model_and_claim() -> None:
     assert "warning: times" in text
 
 
+def test_equivalence_on_warm_items_is_that_within_a_fixed_margin() -> None:
+    users = range(4000)
+    equal, noisy = draw(0.5, 0, users), draw(0.5, 1, range(60))
+    lines = cold_items.check_warm({name: cold_items.pool([equal]) for name in ("fusion", "sasrec")})
+    assert [line["measure"] for line in lines] == [cold_items.WARM, cold_items.WARM_ONLY]
+    assert all(line["p_equivalent"] < 0.05 and line["margin"] == cold_items.WARM_MARGIN for line in lines)
+    few = {"fusion": cold_items.pool([noisy]), "sasrec": cold_items.pool([draw(0.5, 2, range(60))])}
+    assert all(line["p_equivalent"] > 0.05 and line["p_not_worse"] > 0.05 for line in cold_items.check_warm(few))
+    text = "\n".join(cold_items._equivalence_lines({"equivalence": [*lines, *cold_items.check_warm(few)]}))
+    assert text.count("| equivalent |") == 2
+    assert text.count("|  |") == 2
+    assert cold_items._equivalence_lines({}) == []
+
+
 def test_an_unknown_model_is_an_error() -> None:
     with pytest.raises(ValueError, match="--models: unknown 'tower'"):
         cold_items.run(None, "tower", 1, print)

@@ -74,14 +74,40 @@ def test_means_are_smoothed_log_odds() -> None:
 
     mean = 2 / 3
     expected = [odds((2 + 5 * mean) / 7) + odds((2 + 5 * mean) / 8), 2 * odds(mean)]
-    np.testing.assert_allclose(smoothed_means(train, 5.0, True, 30)(part), expected, rtol=1e-5)
+    np.testing.assert_allclose(smoothed_means(train, 5.0, "training", 30)(part), expected, rtol=1e-5)
+
+
+def test_means_with_labels_read_the_history_of_the_query() -> None:
+    data = log()
+    times = data.histories.times
+    assert times is not None
+    part = select_events(data, times >= 900, times < 600)
+    train = data.histories.where(times < 600)
+    plain, labels = (smoothed_means(train, 5.0, users, 30)(part) for users in (None, "history"))
+    history = part.queries["all"].history
+    assert history.values is not None
+    assert train.values is not None
+    for row in (0, len(plain) // 2, len(plain) - 1):
+        own = history.values[history.offsets[row] : history.offsets[row + 1]]
+        share = (own.sum() + 5 * train.values.mean()) / (len(own) + 5)
+        assert labels[row] - plain[row] == pytest.approx(np.log(share / (1 - share)), rel=1e-5)
+    assert part.queries["none"].history.size == 0
+
+
+def test_each_row_is_compared_with_means_that_have_its_inputs() -> None:
+    for name, row in collm.ROWS.items():
+        baseline = collm.ROWS[row.baseline]
+        assert baseline.learns_validation == row.learns_validation, name
+        assert (baseline.history == "all") == (row.history == "all"), name
 
 
 def test_rows_are_measured_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     data = log()
     monkeypatch.setattr(collm, "RESAMPLES", 30)
     monkeypatch.setitem(collm.ROWS, LOGISTIC, replace(collm.ROWS[LOGISTIC], grid=collm.GRID[::6]))
-    found = measure(data, [MEANS, LOGISTIC], 3, quick=False, log=lambda _: None, cuts=CUTS)
+    found = measure(
+        data, [MEANS, collm.MEANS_LABELS, LOGISTIC, "als (labels)"], 2, quick=False, log=lambda _: None, cuts=CUTS
+    )
     rows = found["rows"]
     assert len(rows[LOGISTIC]["seeds"]) == 1
     assert rows[LOGISTIC]["seeds"][0][0] > 0.65
@@ -89,6 +115,8 @@ def test_rows_are_measured_and_compared(monkeypatch: pytest.MonkeyPatch) -> None
     assert low < rows[LOGISTIC]["seeds"][0][0] < high
     assert rows[MEANS]["differences"][0] == [0.0, 0.0, 0.0]
     text = page(found)
+    assert "* als (labels), from item mean + user mean (labels): AUC " in text
+    assert rows[collm.MEANS_LABELS]["differences"][0] == [0.0, 0.0, 0.0]
     assert "| BinLLM, 7B | published | 0.7425 | 0.6956 |" in text
     assert "* logistic_regression and BinLLM, 7B: AUC " in text
 
@@ -105,7 +133,7 @@ def test_the_split_by_month_is_that_of_the_archive() -> None:
     is_train, is_test = times <= 1017615347, times >= parts.test.targets.times.min()
     valid, test = (select_events(data, part, is_train) for part in (~(is_train | is_test), is_test))
     assert (int(valid.is_warm_E.sum()), int(test.is_warm_E.sum())) == (6609, 4153)
-    means = smoothed_means(parts.train.histories, 5.0, True, data.n_items)(valid)
+    means = smoothed_means(parts.train.histories, 5.0, "training", data.n_items)(valid)
     assert auc(valid.labels_E, means) == pytest.approx(0.7341, abs=1e-4)
     assert data.item_features is not None
     films = data.item_features.collect()

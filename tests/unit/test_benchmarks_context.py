@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,10 @@ from benchmarks import context
 from benchmarks.pages import format_page
 from segue.core.config import parse
 from segue.core.registry import model_class
+from segue.core.types import Events, Queries
+from segue.data import load
 from segue.data.sources.frappe import CONTEXT
+from segue.data.splits import SplitSettings, split
 
 MACHINE = {
     "processor": "P", "cores": 2, "memory_gib": 1, "system": "S", "python": "3", "torch": "2", "segue": "0",
@@ -62,14 +66,48 @@ def test_gains_are_tested_against_no_context_and_ablations_against_all_columns()
     assert len(found["rows"]["query"]["ndcg@10"]["seeds"]) == 2
 
 
+def test_simple_baselines_are_a_family_of_their_own() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(300) / 2
+    values = {
+        name: [dict.fromkeys(context.METRICS, base + gain)]
+        for name, gain in {context.NO_CONTEXT: 0.0, "query": 0.1, "popular": -0.2, "ease": -0.1}.items()
+    }
+    tests = [test for test in context.compare(values, "query", [])["tests"] if test["metric"] == "ndcg@10"]
+    assert [test["first"] for test in tests] == ["query", "popular", "ease"]
+    assert tests[0]["p_holm"] == tests[0]["p"]
+    assert tests[1]["p_holm"] == 2 * tests[1]["p"]
+    assert all(test["significant"] for test in tests)
+
+
+def test_own_frequency_ranks_by_uses_and_then_by_popularity() -> None:
+    parts = split(load(context.planted_log(20), columns={"context": ["place", "noise"]}), SplitSettings())
+    model = context._train_simple(parts, context.OWN, {})
+    queries = Queries.anonymous(Events.of([[3, 3, 5], []]))
+    scores = model.score(queries)
+    assert scores.argsort(axis=1)[0, ::-1][:2].tolist() == [3, 5]
+    np.testing.assert_array_equal(scores[1], model.log_popularity_I)
+    candidates = np.array([[5, 0], [1, 2]], np.int32)
+    np.testing.assert_array_equal(model.score(queries, candidates), np.take_along_axis(scores, candidates, axis=1))
+
+
+def mean(study: dict[str, Any], name: str) -> float:
+    value: float = study["rows"][name]["ndcg@10"]["mean"]
+    return value
+
+
 def test_the_part_runs_and_its_page_shows_every_row() -> None:
     found = context.run(argparse.Namespace(source=None, seeds=3, quick=True))
     text = format_page("context", {**found, "machine": MACHINE})
     for study in found["studies"]:
         assert study["seeds"] == 1
         assert all(f"| {name} |" in text for name in study["rows"])
-        best = max(study["grid"], key=lambda one: one["ndcg@10"])
-        assert study["chosen"] == {name: best[name] for name in ("learning_rate", "dropout")}
+        simple = {name for name in context.SIMPLE if name != context.OWN or study["full"] == "query"}
+        assert set(study["grids"]) == {context.NO_CONTEXT, study["full"], *simple}
+        for name, grid in study["grids"].items():
+            assert study["chosen"][name] == max(grid, key=lambda one: one[1])[0]
+        best = max(simple, key=lambda name, study=study: mean(study, name))  # type: ignore[misc]
+        assert f"The strongest simple baseline on the test part is `{best}`" in text
     assert "query, without noise − query" in text
     with pytest.raises(ValueError, match=r"--source: got 'beauty', expected frappe or ml-100k"):
         context.run(argparse.Namespace(source="beauty", seeds=3, quick=True))

@@ -25,7 +25,8 @@ def test_the_page_compares_equal_numbers_of_threads() -> None:
     SkipGramOptions(**word2vec.SETTINGS)
     runs, vectors = {}, np.random.default_rng(0).standard_normal((30, 4))
     for name, seconds in {"Segue, 1": 1.0, "gensim, 1": 3.0, "Segue, 2": 0.5, "gensim, 2": 1.0}.items():
-        runs[name] = {"fit_seconds": seconds, "prepare_seconds": 0.1, "peak_mib": 100.0}, {"vectors": vectors}
+        times = {"fit_seconds": seconds, "all_fit_seconds": [seconds, 2 * seconds], "all_cpu_seconds": [1.0, 1.0]}
+        runs[name] = times | {"prepare_seconds": 0.1, "peak_mib": 100.0}, {"vectors": vectors}
     for library in ("Segue", "gensim"):
         runs[f"{library}, 1, other seed"] = runs[f"{library}, 1"]
     arrays = {"items": np.arange(30, dtype=np.int32), "offsets": np.array([0, 30])}
@@ -40,6 +41,6 @@ def test_the_page_compares_equal_numbers_of_threads() -> None:
         "max_load_percent": 15.0,
     }
     text = word2vec.page(found)
-    assert "| small | Segue, 1 | 150 | 3.00 | 1.00 |" in text
-    assert "| small | Segue, 2 | 300 | 2.00 | 0.50 |" in text
+    assert "| small | Segue, 1 | 150 | 3.00 [3.00, 3.00] | 1.00 [1.00, 1.00] | 1.00 |" in text
+    assert "| small | Segue, 2 | 300 | 2.00 [2.00, 2.00] | 1.00 [1.00, 1.00] | 0.50 |" in text
     assert "share 100% of the 10 nearest neighbors" in text

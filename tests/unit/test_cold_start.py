@@ -13,6 +13,7 @@ import pytest
 from segue.core import bundle
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, Queries
+from segue.models.cold_start import fold_in
 from segue.solvers.popularity import later_lifts
 from segue.solvers.profiles.latent_classes import event_counts, fit_latent_classes
 from segue.solvers.profiles.user_profiles import UserProfiles
@@ -92,6 +93,21 @@ def test_events_correct_the_profile(key: str) -> None:
     without = train_small(key, profile_log(loyalty=1.0), num_clusters=2, event_weight=0.0)
     same = without.score(new_users([], [GROUP], age=[25, 25]))
     np.testing.assert_array_equal(same[0], same[1])
+
+
+@pytest.mark.parametrize("key", ["profile_clusters", "hierarchical_backoff"])
+def test_scores_do_not_depend_on_the_other_queries_at_all(key: str) -> None:
+    data = profile_log()
+    wide = replace(data, items=dataset(data.histories, 500).items)  # wide enough for other kernels of dense products
+    model = train_small(key, wide)
+    users = np.arange(40, dtype=np.int32)
+    queries = Queries.of_users(users, data.histories.take(users))
+    scores, listed = model.score(queries), recommend(model, queries, 5)
+    for block in (1, 3, 16):
+        rows = [np.arange(start, min(start + block, 40)) for start in range(0, 40, block)]
+        np.testing.assert_array_equal(np.concatenate([model.score(queries.take(some)) for some in rows]), scores)
+        parts = [recommend(model, queries.take(some), 5) for some in rows]
+        np.testing.assert_array_equal(np.concatenate([part.scores for part in parts]), listed.scores)
 
 
 def test_profile_model_estimates_probabilities() -> None:
@@ -303,6 +319,40 @@ def test_fold_in_trusts_the_history_only_where_it_predicts() -> None:
         weights[loyalty] = model.weights_HF[:3, 1]
     assert (weights[1.0] > 0.1).all()
     assert weights[0.5].mean() < 0.3 * weights[1.0].mean()
+
+
+class NoisyUsers:
+    """Users whose nDCG is best at a weight of 1, as far as noise shows."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.tastes = 0.05 * self.rng.normal(size=300)
+
+    def ndcg(self, weights_F: Any) -> Any:
+        gain = 0.02 * (1.0 - (weights_F[1] - 1.0) ** 2)
+        return 0.4 + gain + weights_F[1] * self.tastes + 0.05 * self.rng.normal(size=len(self.tastes))
+
+
+def test_the_factor_of_fold_in_varies_little_between_samples_of_users() -> None:
+    """The smallest good factor of one sample jumps between factors; the mean over bootstrap samples does not."""
+    chosen, single = [], []
+    for seed in range(24):
+        users: Any = [NoisyUsers(seed)]
+        chosen.append(fold_in._choose_factor(users, np.ones(2), np.random.default_rng(seed)))
+        again = NoisyUsers(seed)
+        values = np.stack([again.ndcg(np.array([1.0, factor])) for factor in fold_in.FACTORS])
+        losses = values[values.mean(axis=1).argmax()] - values
+        is_good = losses.mean(axis=1) <= losses.std(axis=1) / np.sqrt(values.shape[1])
+        single.append(fold_in.FACTORS[int(is_good.argmax())])
+    assert np.std(chosen) < 0.85 * np.std(single)
+    assert abs(np.mean(chosen) - np.mean(single)) < 0.1
+    same = [fold_in._choose_factor([NoisyUsers(0)], np.ones(2), np.random.default_rng(0)) for _ in range(2)]  # type: ignore[list-item]
+    assert same[0] == same[1]
+
+
+def test_factors_of_fold_in_are_smoothed_over_lengths() -> None:
+    np.testing.assert_allclose(fold_in._smooth(np.array([0.0, 0.0, 1.0, 0.0])), [0.0, 0.25, 0.5, 0.25])
+    np.testing.assert_allclose(fold_in._smooth(np.array([2.0])), [2.0])
 
 
 def test_fold_in_interpolates_its_weights() -> None:

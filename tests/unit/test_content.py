@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
+from starlette.testclient import TestClient
 
+import segue
 from segue.core.features import encode_features, infer_features
+from segue.core.model import describe_fallbacks, explain_features
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, Queries
+from segue.serving.app import create_app
+from segue.serving.artifacts.artifact import build_artifact
+from segue.serving.server import build_service
+from segue.serving.settings import ServingSettings
 from segue.solvers.profiles.feature_blocks import FeatureBlocks
 from segue.testing import dataset, train_small
 
@@ -139,6 +147,71 @@ def test_users_without_history_have_the_mean_profile() -> None:
     profiles = model.encode(Queries.anonymous(data.histories))
     empty = model.encode(Queries.anonymous(Events.of([[]])))
     np.testing.assert_allclose(empty[0], profiles.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("embedding_dim", [2, 256])
+def test_contributions_of_features_sum_to_the_score(embedding_dim: int) -> None:
+    data = grouped_log()
+    model: Any = train_small("content", data, embedding_dim=embedding_dim)
+    queries = Queries.anonymous(Events.of([[0, 7]]))
+    for item in (1, 5, 8, 23):
+        name, terms = explain_features(model, queries, item)
+        assert name == "score"
+        assert list(terms) == (["numbers", "topic", "noise"] if embedding_dim == 256 else ["numbers", "topic, noise"])
+        assert sum(terms.values()) == pytest.approx(model.score(queries)[0, item], abs=1e-5)
+    if embedding_dim == 256:
+        only: Any = train_small("content", data, features=("topic",), weights="equal", half_life=None)
+        assert explain_features(only, Queries.anonymous(Events.of([[0]])), 5)[1]["topic"] == pytest.approx(
+            1.0, abs=1e-5
+        )
+        weights = dict(zip((one.name for one in model.schema.item_features), model.weights_F, strict=True))
+        assert explain_features(model, Queries.anonymous(Events.of([[0]])), 5)[1]["topic"] == pytest.approx(
+            weights["topic"], rel=1e-4
+        )
+    assert explain_features(train_small("popular", data), queries, 0) == ("score", {})
+
+
+def test_explanations_name_the_contributions_of_features() -> None:
+    model = segue.train("content", grouped_log())
+    found = segue.explain(model, item="i5", history=["i0"])
+    assert any(text.startswith("its score of ") and "topic (+" in text for text in found.reasons), found.reasons
+
+
+def without_features(data: Dataset, *codes: int) -> Dataset:
+    assert data.item_features is not None
+    is_empty = pl.col("id").is_in([f"i{code}" for code in codes])
+    table = data.item_features.with_columns(
+        pl.when(~is_empty).then(pl.col(name)) for name in ("topic", "noise", "numbers")
+    )
+    return replace(data, item_features=table)
+
+
+def test_histories_without_features_are_like_empty_ones_and_reported() -> None:
+    data = without_features(grouped_log(), 0, 1)
+    model: Any = train_small("content", data)
+    queries = Queries.anonymous(Events.of([[], [0, 1], [0, 2], [2]]))
+    scores = model.score(queries)
+    assert scores[0].any()
+    np.testing.assert_array_equal(scores[1], scores[0])
+    assert not np.array_equal(scores[2], scores[0])
+    assert describe_fallbacks(model, queries) == {1: "no item of the history has features: ranked as without a history"}
+    assert describe_fallbacks(train_small("popular", data), queries) == {}
+
+
+def test_fallbacks_are_noted_in_python_and_over_rest(tmp_path: Path) -> None:
+    data = without_features(grouped_log(), 0, 1)
+    model = segue.train("content", data)
+    table = segue.recommend(model, histories=[["i0"], ["i2"]], k=2)
+    note = "no item of the history has features: ranked as without a history"
+    assert table["notes"].to_list() == [note, note, None, None]
+    build_artifact("content", model, data.histories, tmp_path / "model", engine="native")
+    service = build_service([tmp_path / "model"], "memory:", None, ServingSettings())
+    with TestClient(create_app(service)) as client:
+        for history, notes in ((["i0"], [note]), (["i2"], []), ([], [])):
+            body = {"history": history, "k": 2}
+            assert client.post("/v1/recommend", json=body).json()["notes"] == notes
+            found = client.post("/v1/explain", json={**body, "item": "i3"}).json()["reasons"]
+            assert (note in [one["text"] for one in found]) == bool(notes)
 
 
 @pytest.mark.parametrize("embedding_dim", [2, 256])

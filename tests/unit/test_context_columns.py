@@ -100,7 +100,9 @@ def test_filters_keep_the_context_aligned() -> None:
         ({"context:items": "device"}, r"got the name 'items' of a context column, expected .*none of offsets, items"),
         ({"context:a.b": "device"}, r"got the name 'a.b' of a context column, expected letters"),
         ({"context": ["device"], "context_number": ["device"]}, "two context columns have the name 'device'"),
-        ({"context": ["user_id"], "user": "user_id"}, "'user_id' is already the column of"),
+        ({"context": ["user_id"]}, "the name 'user_id' is reserved for ids"),
+        ({"context:x": "user_id"}, "columns.context:x: 'user_id' is the column of user ids"),
+        ({"context:x": "user_id", "user": "user_id"}, "'user_id' is already the column of"),
         ({"context_coordinates": ["heat"]}, r"got \['heat'\], expected the columns of latitude and longitude"),
         ({"context_coordinates": ["city", "timestamp"], "context:cell_1km": "device"}, "have the name 'cell_1km'"),
         ({"context_coordinates": ["device", "heat"]}, "column device: got 'phone', expected a number"),
@@ -415,7 +417,7 @@ def test_the_context_of_queries_is_a_mapping_rows_or_columns(trained: Any) -> No
     ("context", "message"),
     [
         ({"plase": "near"}, "unknown column 'plase', expected place, noise"),
-        ([{"place": "near"}], "got 1 rows for 2 queries"),
+        ([{"place": "near"}], "got 1 row for 2 queries"),
         ("near", "got 'near', expected a mapping"),
     ],
 )

@@ -21,7 +21,7 @@ from segue.core.types import Dataset, Events, Queries, Scores, Split
 from segue.data.splits import SplitSettings, split
 from segue.evaluation.evaluate import evaluate, make_validator
 from segue.models.hybrid.hybrid import Hybrid, _ranks, _sample_candidates
-from segue.testing import dataset
+from segue.testing import dataset, with_features
 from segue.testing.training import train_small
 from segue.training.train import Training, train
 from tests.serving.world import shop
@@ -222,6 +222,49 @@ def test_items_that_a_member_cannot_score_are_its_lowest() -> None:
     assert (scores[:, 35:] == scores.min(1, keepdims=True)).all()
     assert model.schema.n_unscored == 0
     assert fit(cold, members=["ease", "popular"]).schema.n_unscored == 5
+
+
+def groups_with_new_items() -> Dataset:
+    """Create users who take items of one of two groups; the last two items of each group are new.
+
+    Items 0 to 9 are warm and in group 0, 10 to 19 warm and in group 1; 20 and 21 are new and in group 0, 22 and 23 in
+    group 1.
+    """
+    rng = np.random.default_rng(1)
+    chances = 0.7 ** np.arange(10)
+    chances /= chances.sum()
+    rows = [(rng.choice(10, rng.integers(3, 6), False, chances) + 10 * (user % 2)).tolist() for user in range(120)]
+    groups = [0] * 10 + [1] * 10 + [0, 0, 1, 1]
+    data = with_features(dataset(Events.of(rows), 24), groups)
+    return replace(data, header={"counts": {"items_without_events": 4}})
+
+
+@pytest.mark.parametrize("members", [["ease", "content"], ["content", "popular"], ["content"]])
+@pytest.mark.parametrize("normalization", ["zscore", "minmax"])
+def test_stacking_ranks_new_items_by_the_members_that_can_score_them(members: list[str], normalization: str) -> None:
+    data = groups_with_new_items()
+    model = fit(data, members=members, method="stacked", normalization=normalization)
+    assert model.schema.n_unscored == 0
+    for histories, own, other in (([[0, 1, 2]], [20, 21], [22, 23]), ([[10, 11]], [22, 23], [20, 21])):
+        scores = model.score(Queries.anonymous(Events.of(histories)))[0]
+        warm_own, warm_other = np.split(scores[:20], 2) if own[0] == 20 else np.split(scores[:20], 2)[::-1]
+        assert scores[own].min() > max(scores[other].max(), warm_other.max())
+        assert scores[own].min() > warm_own.min(), "new items are among the warm ones of their group, not below them"
+
+
+def test_new_items_of_a_stacked_model_have_the_expected_score_of_the_other_members() -> None:
+    """Scores that a member cannot give are those of a regression on the members that can give them."""
+    data = groups_with_new_items()
+    model = fit(data, members=["ease", "content"], method="stacked")
+    rng = np.random.default_rng(0)
+    content_NI = rng.normal(size=(3, 24)).astype(np.float32)
+    ease_NI = 2 * content_NI + 1
+    ease_NI[:, 20:] = -9
+    imputed_NI = model._impute_new_items([ease_NI, content_NI])[0]
+    np.testing.assert_allclose(imputed_NI, 2 * content_NI + 1, rtol=1e-4, atol=1e-4)
+    constant_NI = np.ones_like(content_NI)
+    same_NI = model._impute_new_items([ease_NI, constant_NI])[0]
+    np.testing.assert_allclose(same_NI[:, 20:], np.repeat(ease_NI[:, :20].mean(1, keepdims=True), 4, axis=1), rtol=1e-4)
 
 
 def test_a_saved_hybrid_has_its_members(tmp_path: Path) -> None:

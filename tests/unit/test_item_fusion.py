@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from segue.core.config import parse
 from segue.core.features import infer_features
-from segue.core.model import Streaming
+from segue.core.model import Streaming, explain_features
 from segue.core.registry import builtin_models, model_class
 from segue.core.state import fingerprint
 from segue.core.types import Dataset, Events, Queries
@@ -172,6 +172,25 @@ def test_the_initial_gated_sum_is_a_plain_sum() -> None:
     own, fusion = model.encoder.items.weight[: NEW[0]], model.fusion
     expected = own + torch.stack(fusion.vectors.embed_each(fusion.rows_IJ))[:, : NEW[0]].sum(0)
     torch.testing.assert_close(fusion.eval()(model.encoder.items.weight[:N_ITEMS])[: NEW[0]], expected)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_contributions_of_id_text_and_features_sum_to_the_score(normalize: bool) -> None:
+    model = build({"fusion": "gated_sum", "normalize": normalize, "new_item_bonus": 0.5})
+    one = queries().rows_between(0, 1)
+    for item in (0, 3, NEW[0]):
+        name, terms = explain_features(model, one, item)
+        assert name == "score"
+        assert list(terms)[:3] == ["id", "text", "features"]
+        assert sum(terms.values()) == pytest.approx(float(model.score(one)[0, item]), abs=1e-4)
+    assert explain_features(model, one, NEW[0])[1]["bias"] == pytest.approx(0.5, abs=1e-6)
+    plain = build({"fusion": "gated_sum", "normalize": False})
+    with torch.no_grad():
+        for part in plain.fusion.combine.parameters():
+            part.zero_()
+    expected = float(plain.encoder.items.weight[0].detach().numpy() @ plain.encode(one)[0])
+    assert explain_features(plain, one, 0)[1]["id"] == pytest.approx(expected, abs=1e-5)
+    assert explain_features(build({"fusion": "cross_attention"}), one, 0) == ("score", {})
 
 
 def test_normalized_candidates_have_the_same_length() -> None:

@@ -309,3 +309,12 @@ def test_the_clock_stops_before_a_pass_that_would_be_late(monkeypatch: pytest.Mo
     now[0] = 7.0
     with pytest.raises(NotScored, match="time"):
         clock.before_pass()
+
+
+def test_the_reasons_of_transformers_for_a_tokenizer_are_one_sentence() -> None:
+    from segue.nn.language_models.language_model import describe_failure
+
+    error = ValueError("Couldn't instantiate the backend tokenizer from one of: \n(1) a `tokenizers` library ...")
+    assert describe_failure(error).startswith("its files are incomplete, expected a tokenizer.json")
+    assert describe_failure(OSError("first\nsecond")) == "OSError: first"
+    assert describe_failure(KeyError()) == "KeyError: "

@@ -188,6 +188,30 @@ def test_failures_leave_the_base_order_and_are_logged_once(
     np.testing.assert_array_equal(model.score(rows), found)
 
 
+def test_programming_errors_are_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of(folder)
+    model.score(queries([1]))
+
+    def fail(*args: Any) -> Any:
+        raise TypeError("wrong argument")
+
+    monkeypatch.setattr(model._scorer, "score", fail)
+    with pytest.raises(TypeError, match="wrong argument"):
+        model.score(queries([1]))
+
+
+def test_without_weight_no_language_model_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    base = train_small("popular", world()).score(queries([1]))
+    for language_model in ("", str(tmp_path / "nothing")):
+        model = model_of(language_model, weight=0.0, title_column="nothing")
+        np.testing.assert_array_equal(model.score(queries([1])), base)
+        assert not model.fallbacks(queries([1]))
+        bundle.save(tmp_path / "model", bundle.create("llm", model, world()))
+        np.testing.assert_array_equal(bundle.load(tmp_path / "model").model.score(queries([1])), base)
+        shutil.rmtree(tmp_path / "model")
+    assert "language_model is not set" not in caplog.text
+
+
 def test_too_few_tokens_leave_the_base_order(folder: Path) -> None:
     long = "{history} " + "then " * 20
     model, rows = model_of(folder, prompt=long, max_tokens=12), queries([1])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
+from segue.core.model import explain_features
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
 from segue.models.ctr.logistic_regression import LogisticRegression
@@ -102,6 +103,22 @@ def test_a_new_user_is_predicted_from_the_kinds_that_they_liked() -> None:
     assert np.ptp(scores[2]) < 0.3
     without = fit(data, inputs=("item_features",)).score(Queries.anonymous(both))
     np.testing.assert_array_equal(without[0], without[1])
+
+
+def test_contributions_of_features_sum_to_the_log_odds() -> None:
+    rng = np.random.default_rng(1)
+    rows = [rng.permutation(30)[:20].tolist() for _ in range(60)]
+    likes = [[float(item % 2 == user % 2) for item in row] for user, row in enumerate(rows)]
+    data = rated(rows, [value for row in likes for value in row], 30, item_features=["even", "odd"] * 15)
+    model, queries = fit(data), Queries.anonymous(history([[0, 2, 4, 6]], [1] * 4))
+    scores = model.score(queries)[0].astype(np.float64)
+    for item, is_match in ((10, True), (11, False)):
+        name, terms = explain_features(model, queries, item)
+        assert name == "log-odds"
+        assert sum(terms.values()) == pytest.approx(np.log(scores[item] / (1 - scores[item])), abs=1e-3)
+        assert (terms.get("match of kind", 0.0) > 1) == is_match
+    without = fit(data, inputs=("item_features",))
+    assert list(explain_features(without, queries, 10)[1]) == ["item"]
 
 
 def test_dislikes_count_where_all_events_of_the_history_do() -> None:

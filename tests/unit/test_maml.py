@@ -375,6 +375,12 @@ def test_explicit_feedback_needs_values() -> None:
         implicit.predict(np.zeros(1, np.int32), np.zeros(1, np.int32))
 
 
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_a_huge_inner_learning_rate_is_named_in_the_error(rate: float) -> None:
+    with pytest.raises(ValueError, match=r"diverged.*try a lower inner_learning_rate"):
+        train_small("maml", world(), **EXPLICIT, epochs=3, inner_learning_rate=rate, learning_rate=0.1)
+
+
 def test_settings_without_effect_are_rejected() -> None:
     kind = model_class("maml").Config
     cases: list[tuple[dict[str, Any], str]] = [

@@ -10,7 +10,7 @@ from scipy import stats
 
 from segue.evaluation import bootstrap
 from segue.evaluation.bootstrap import estimate
-from segue.evaluation.significance import compare_all, compare_pair, holm_correction
+from segue.evaluation.significance import check_equivalence, compare_all, compare_pair, holm_correction
 
 
 def test_the_interval_agrees_with_the_central_limit_theorem() -> None:
@@ -124,3 +124,69 @@ def test_values_that_do_not_match_are_rejected() -> None:
         compare_all({"sasrec": [1.0], "xlstm": [1.0]}, baseline="sasrek")
     with pytest.raises(ValueError, match="none of 3 queries has a true item"):
         estimate(np.full((3, 1), np.nan))
+
+
+def test_equivalence_is_two_one_sided_t_tests() -> None:
+    rng = np.random.default_rng(0)
+    first, second = rng.random(200), rng.random(200)
+    found = check_equivalence({"a": first, "b": second}, 0.05)
+    differences = first - second
+    expected = [
+        stats.ttest_1samp(differences, -0.05, alternative="greater").pvalue,
+        stats.ttest_1samp(differences, 0.05, alternative="less").pvalue,
+    ]
+    assert [found.p_not_worse, found.p_not_better] == pytest.approx(expected)
+    assert found.p == max(expected)
+    interval = stats.ttest_1samp(differences, 0).confidence_interval(0.9)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert (found.first, found.second, found.n) == ("a", "b", 200)
+
+
+@pytest.mark.parametrize(
+    ("shift", "equivalent", "not_worse"), [(0.0, True, True), (0.1, False, True), (-0.1, False, False)]
+)
+def test_equivalence_of_known_differences(shift: float, equivalent: bool, not_worse: bool) -> None:
+    rng = np.random.default_rng(1)
+    base = rng.random(400)
+    found = check_equivalence({"a": base + shift + rng.normal(0, 0.1, 400), "b": base}, 0.03)
+    assert (found.is_equivalent, found.is_not_worse) == (equivalent, not_worse)
+    assert found.is_equivalent == (found.low > -0.03 and found.high < 0.03)
+
+
+def test_few_queries_show_no_equivalence() -> None:
+    rng = np.random.default_rng(2)
+    coins = (rng.random((2, 30)) < 0.3).astype(float)
+    assert not check_equivalence({"a": coins[0], "b": coins[1]}, 0.01).is_equivalent
+
+
+def test_wrong_equivalence_is_rarer_than_its_level() -> None:
+    """At a true difference of the margin, 5 % of the tests are wrong."""
+    rng = np.random.default_rng(3)
+    wrong = [
+        check_equivalence({"a": base + rng.normal(0.1, 1.0, 400), "b": base}, 0.1).is_equivalent
+        for base in rng.random((400, 400))
+    ]
+    assert np.mean(wrong) < 0.08
+
+
+def test_equal_values_are_equivalent() -> None:
+    values = np.random.default_rng(4).random(9)
+    with_missing = np.append(values, np.nan)
+    found = check_equivalence({"a": with_missing, "b": with_missing}, 1e-6)
+    assert (found.p, found.difference, found.low, found.high, found.n) == (0.0, 0.0, 0.0, 0.0, 9)
+    above = check_equivalence({"a": np.full(9, 0.75), "b": np.full(9, 0.25)}, 0.5)
+    assert (above.p_not_worse, above.p_not_better) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "margin", "message"),
+    [
+        ({"a": [1.0, 2.0], "b": [1.0, 2.0]}, 0.0, "margin: got 0.0, expected a finite number above 0"),
+        ({"a": [1.0, 2.0], "b": [1.0, 2.0]}, float("nan"), "margin: got nan"),
+        ({"a": [1.0, 2.0]}, 0.1, "models: got 1, expected 2"),
+        ({"a": [1.0], "b": [1.0]}, 0.1, "got 1 query with a value, expected at least 2"),
+    ],
+)
+def test_equivalence_explains_wrong_arguments(values: dict[str, list[float]], margin: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_equivalence(values, margin)

@@ -14,10 +14,13 @@ from segue.cli.recommend import (
     History,
     Items,
     K,
+    QueryContext,
+    QueryTime,
     Rules,
     Run,
     Title,
     constraint_values,
+    described_query,
     run_name,
     split_ids,
 )
@@ -34,6 +37,8 @@ def rank(
     user: User = None,
     history: History = None,
     title: Title = None,
+    query_context: QueryContext = None,
+    query_time: QueryTime = None,
     json: Json = False,
 ) -> None:
     """Rank given items for a user, or after a history."""
@@ -48,7 +53,8 @@ def rank(
         raise ValueError("rank: which items? expected --item ID,ID,...")
     trained = open_model(run)
     histories = [split_ids(history, "--history", trained)] if history else None
-    batch = build_queries(trained, user, histories=histories, titles=title)
+    described = described_query(query_context, query_time)
+    batch = build_queries(trained, user, histories=histories, titles=title, **described)
     table, notes = rank_candidates(trained, batch, split_ids(item, "--item", trained))
     warn_once(notes)
     found = table.to_dicts()
@@ -93,6 +99,8 @@ def explain(
     user: User = None,
     history: History = None,
     title: Title = None,
+    query_context: QueryContext = None,
+    query_time: QueryTime = None,
     filter: Filter = None,  # noqa: A002 - the name of the option
     rules: Rules = None,
     exclude_seen: ExcludeSeen = True,
@@ -108,7 +116,8 @@ def explain(
     _check_one(user, history, title)
     trained = open_model(run)
     histories = [split_ids(history, "--history", trained)] if history else None
-    batch = build_queries(trained, user, histories=histories, titles=title)
+    described = described_query(query_context, query_time)
+    batch = build_queries(trained, user, histories=histories, titles=title, **described)
     constraints = constraint_values(None, None, filter, rules)
     found = explain_item(trained, batch, item, k, exclude_seen=exclude_seen, **constraints)
     if terminal.json:

@@ -23,10 +23,13 @@ __all__ = [
     "History",
     "Items",
     "K",
+    "QueryContext",
+    "QueryTime",
     "Rules",
     "Run",
     "Title",
     "constraint_values",
+    "described_query",
     "recommend",
     "run_name",
     "similar",
@@ -110,9 +113,7 @@ def recommend(
     trained = open_model(run)
     constraints = constraint_values(allow, deny, filter, rules)
     of_users = read_query_context(trained, users_file)
-    if (of_queries := _query_context(query_context)) is not None and of_users is not None:
-        raise ValueError(f"--context: {users_file} has columns of the context, too; give one of them")
-    described: Any = {"context": of_users if of_queries is None else of_queries, "time": _parse_time(query_time)}
+    described = described_query(query_context, query_time, of_users, users_file)
     if out is not None and not (history or title or user_features):
         users = None if all_users else split_ids(user, "--user") if user else read_ids(Path(str(users_file)))
         try:
@@ -146,6 +147,23 @@ def recommend(
         return
     seen = history_table(trained, batch) if len(batch) == 1 else None
     _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last), warnings)
+
+
+def described_query(
+    context: list[str] | None, time: str | None, of_users: Any = None, users_file: Path | None = None
+) -> dict[str, Any]:
+    """Return the ``context`` and ``time`` of the options ``--context`` and ``--time``.
+
+    Args:
+        of_users: the context in columns of ``users_file``, if any.
+
+    Raises:
+        ValueError: both have the context, or an option is malformed.
+    """
+    of_queries = _query_context(context)
+    if of_queries is not None and of_users is not None:
+        raise ValueError(f"--context: {users_file} has columns of the context, too; give one of them")
+    return {"context": of_users if of_queries is None else of_queries, "time": _parse_time(time)}
 
 
 def _query_context(texts: list[str] | None) -> dict[str, Any] | None:

@@ -43,9 +43,9 @@ FORMAT = 2
 
 HISTORIES = "histories.safetensors"
 ARRAYS = "arrays.safetensors"
-TEXT = "text.safetensors"
+TEXT, USER_TEXT = "text.safetensors", "user_text.safetensors"
 REQUIRED = (ARRAYS, "items.parquet", "users.parquet")
-FILES = {"bundle.json", *REQUIRED, HISTORIES, TEXT}
+FILES = {"bundle.json", *REQUIRED, HISTORIES, TEXT, USER_TEXT}
 """Every file that a saved model may have."""
 
 MAX_MISSING_BYTES = 2_000_000
@@ -78,6 +78,8 @@ class TrainedModel:
     """One mapping per evaluation on the test part of a split; ``segue.evaluate`` adds it, ``segue.save`` stores it."""
     text_encodings: tuple[TextEncoding, ...] = ()
     """How the text vectors of the catalog were computed, so that new items are encoded the same way."""
+    user_text_encodings: tuple[TextEncoding, ...] = ()
+    """How the text vectors of the user features were computed, likewise."""
     folder: Path | None = None
     """The run or the saved model that this model was opened from; ``None``: it was trained in this process."""
 
@@ -132,8 +134,17 @@ def create(key: str, model: Model, data: Dataset, metadata: Mapping[str, Any] | 
     """Combine ``model``, trained on ``data``, with the catalog and log of ``data``."""
     items = data.item_features
     catalog = pl.LazyFrame({"id": data.items.ids}) if items is None else items
-    text = data.text_encodings
-    return TrainedModel(key, model, data.items, data.users, catalog, metadata or {}, lambda: data, text_encodings=text)
+    return TrainedModel(
+        key,
+        model,
+        data.items,
+        data.users,
+        catalog,
+        metadata or {},
+        lambda: data,
+        text_encodings=data.text_encodings,
+        user_text_encodings=data.user_text_encodings,
+    )
 
 
 def check_target(folder: Path) -> Path:
@@ -183,7 +194,9 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
         if trained.test_readings:
             about["test_readings"] = [dict(line) for line in trained.test_readings]
         if trained.text_encodings:
-            about["text"] = _write_text_encodings(fresh, trained.text_encodings)
+            about["text"] = _write_text_encodings(fresh / TEXT, trained.text_encodings)
+        if trained.user_text_encodings:
+            about["user_text"] = _write_text_encodings(fresh / USER_TEXT, trained.user_text_encodings)
         if log is not None:
             about["log"] = _write_log(fresh, trained, log)
         about["sha256"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
@@ -222,7 +235,8 @@ def load(folder: Path) -> TrainedModel:
         lambda: _read_log(folder, metadata, items, users, catalog),
         training_history=tuple(metadata.get("training_history", ())),
         test_readings=list(metadata.get("test_readings", ())),
-        text_encodings=_read_text_encodings(folder, metadata),
+        text_encodings=_read_text_encodings(folder / TEXT, metadata, "text"),
+        user_text_encodings=_read_text_encodings(folder / USER_TEXT, metadata, "user_text"),
         folder=folder,
     )
 
@@ -277,7 +291,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         metadata = read_checked_json(path)
     types = {"model": str, "config": dict, "schema": dict, "sha256": dict}
     optional = {"id_types": dict, "training_history": list, "test_readings": list, "log": dict, "user_features": list}
-    optional |= {"text": list}
+    optional |= {"text": list, "user_text": list}
     wrong = [name for name, kind in types.items() if not isinstance(metadata.get(name), kind)]
     wrong += [name for name, kind in optional.items() if not isinstance(metadata.get(name, kind()), kind)]
     if wrong:
@@ -286,7 +300,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for name in ("training_history", "test_readings"):
         if not all(isinstance(line, dict) for line in metadata.get(name, ())):
             raise ValueError(f"{path}: malformed: '{name}' is not a list of objects")
-    required = [*REQUIRED, *([HISTORIES] if "log" in metadata else []), *([TEXT] if "text" in metadata else [])]
+    files = {"log": HISTORIES, "text": TEXT, "user_text": USER_TEXT}
+    required = [*REQUIRED, *(name for key, name in files.items() if key in metadata)]
     if missing := [name for name in required if name not in metadata["sha256"]]:
         raise ValueError(f"{path}: malformed: no hash of {', '.join(missing)}")
     return metadata
@@ -342,20 +357,22 @@ def _vocab(path: Path, size: int, id_type: str) -> Vocab:
     return Vocab(lambda: read_ids(path), size, id_type)
 
 
-def _write_text_encodings(folder: Path, encodings: Sequence[TextEncoding]) -> list[dict[str, Any]]:
+def _write_text_encodings(path: Path, encodings: Sequence[TextEncoding]) -> list[dict[str, Any]]:
     """Write what text encoders learned, and return their settings."""
     arrays = {f"{at}/{name}": array for at, one in enumerate(encodings) for name, array in one.arrays.items()}
-    save_arrays(folder / TEXT, arrays)
+    save_arrays(path, arrays)
     return [{"settings": dict(one.settings), "digest": one.digest} for one in encodings]
 
 
-def _read_text_encodings(folder: Path, metadata: Mapping[str, Any]) -> tuple[TextEncoding, ...]:
-    listed = metadata.get("text", ())
-    arrays = load_arrays(folder / TEXT) if listed else {}
+def _read_text_encodings(path: Path, metadata: Mapping[str, Any], key: str) -> tuple[TextEncoding, ...]:
+    listed = metadata.get(key, ())
+    arrays = load_arrays(path) if listed else {}
     found = []
     for at, one in enumerate(listed):
         if not (isinstance(one, dict) and isinstance(one.get("settings"), dict) and isinstance(one.get("digest"), str)):
-            raise ValueError(f"{folder / 'bundle.json'}: malformed: text: got {one!r}, expected settings and digest")
+            raise ValueError(
+                f"{path.parent / 'bundle.json'}: malformed: {key}: got {one!r}, expected settings and digest"
+            )
         own = {name.partition("/")[2]: array for name, array in arrays.items() if name.partition("/")[0] == str(at)}
         found.append(TextEncoding(one["settings"], own, one["digest"]))
     return tuple(found)

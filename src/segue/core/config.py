@@ -8,8 +8,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
-from types import MappingProxyType
-from typing import Any, TypeVar
+from types import MappingProxyType, NoneType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -66,17 +66,39 @@ def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        lines = [_describe_error(kind, details, where) for details in error.errors()]
-        raise ValueError("\n".join(lines)) from None
+        lines: dict[str, str] = {}  # by setting and value: of a setting with several types, one error per type
+        for details in error.errors():
+            start, separator, reason = _describe_error(kind, details, where)
+            lines[start] = f"{lines[start]}, or: {reason}" if start in lines else f"{start}{separator}{reason}"
+        raise ValueError("\n".join(lines.values())) from None
 
 
-def _describe_error(kind: type[Settings], details: Any, where: str) -> str:
+def _describe_error(kind: type[Settings], details: Any, where: str) -> tuple[str, str, str]:
+    """Return setting and value, a separator, and what is wrong."""
+    reason = details["msg"].removeprefix("Value error, ")
     if not details["loc"]:  # raised by a validator of several settings: each line names one
-        return "\n".join(f"{where}.{line}" for line in details["msg"].removeprefix("Value error, ").splitlines())
-    key = ".".join([where, *(str(part) for part in details["loc"])])
+        return "\n".join(f"{where}.{line}" for line in reason.splitlines()), "", ""
+    key = ".".join([where, *_names(kind, details["loc"])])
     if details["type"] == "extra_forbidden":
-        return f"{key}: unknown key{suggest(str(details['loc'][-1]), _fields(kind, details['loc'][:-1]))}"
-    return f"{key}: got {details['input']!r}: {details['msg'].removeprefix('Value error, ')}"
+        return key, ": ", f"unknown key{suggest(str(details['loc'][-1]), _fields(kind, details['loc'][:-1]))}"
+    return f"{key}: got {details['input']!r}", ": ", reason
+
+
+def _names(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
+    """Return the path of an error without labels of types.
+
+    They follow settings that have several types.
+    """
+    names, has_label = list[str](), False
+    inner: Any = kind
+    for part in path:
+        if not has_label:
+            names.append(str(part))
+        is_settings = isinstance(inner, type) and issubclass(inner, Settings) and part in inner.model_fields
+        inner = inner.model_fields[part].annotation if is_settings else None
+        types = [one for one in get_args(inner) if one is not NoneType]
+        has_label = get_origin(inner) in (Union, UnionType) and len(types) > 1
+    return names
 
 
 def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:

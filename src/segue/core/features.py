@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segue.core.types import Feature
 
-__all__ = ["MAX_MAGNITUDE", "encode_features", "infer_features"]
+__all__ = ["MAX_MAGNITUDE", "clip_numbers", "encode_features", "infer_features"]
 
 MAX_CATEGORIES = 10_000
 """Maximum number of categories per column; the most frequent texts are used."""
@@ -73,6 +73,29 @@ def encode_features(features: Sequence[Feature], table: pl.DataFrame) -> NDArray
     return np.concatenate(parts, axis=1)
 
 
+def clip_numbers(features: Sequence[Feature], table: pl.DataFrame) -> tuple[pl.DataFrame, dict[str, NDArray[np.int64]]]:
+    """Clip numbers to their range in training.
+
+    Outside of it a model has learned nothing.
+
+    Returns:
+        The table, in which clipped dates are seconds; and by feature, the rows whose number is clipped.
+    """
+    clipped: dict[str, NDArray[np.int64]] = {}
+    for feature in features:
+        if feature.kind != "number" or feature.low is None or feature.high is None or feature.name not in table.columns:
+            continue
+        column = _without_nan(table[feature.name])
+        known = column.is_not_null().to_numpy()
+        numbers_N = np.full(len(table), np.nan)
+        numbers_N[known] = _numbers(feature.name, column.drop_nulls())
+        inside_N = np.clip(numbers_N, feature.low, feature.high)
+        if len(rows := np.flatnonzero(known & (inside_N != numbers_N))):
+            clipped[feature.name] = rows
+            table = table.with_columns(pl.Series(feature.name, inside_N).fill_nan(None))
+    return table, clipped
+
+
 def _without_nan(column: pl.Series) -> pl.Series:
     """Replace NaN by null: some tables mark missing numbers with NaN."""
     return column.fill_nan(None) if column.dtype.is_float() else column
@@ -118,7 +141,8 @@ def _infer_feature(column: pl.Series) -> Feature | str:
     if kind.is_numeric() or kind.is_temporal():
         numbers = _numbers(column.name, known)
         center, scale = float(numbers.mean()), float(numbers.std())
-        return Feature(column.name, "number", 1, (), center, scale) if scale else "constant column"
+        bounds = float(numbers.min()), float(numbers.max())
+        return Feature(column.name, "number", 1, (), center, scale, *bounds) if scale else "constant column"
     return f"unsupported type {kind}"
 
 

@@ -6,7 +6,7 @@ Shapes: N queries, I items, C candidates, D width of a factored model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeGuard, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,8 @@ __all__ = [
     "DeadlineAware",
     "Extensible",
     "Factored",
+    "FallbackDescriber",
+    "FeatureExplainer",
     "Model",
     "Predictor",
     "Recommender",
@@ -36,7 +38,10 @@ __all__ = [
     "StateArrays",
     "Streaming",
     "Validate",
+    "describe_fallbacks",
+    "explain_features",
     "is_factored",
+    "nested_models",
     "select_candidates",
 ]
 
@@ -196,6 +201,50 @@ class DeadlineAware(Recommender, Protocol):
 
 
 @runtime_checkable
+class FallbackDescriber(Recommender, Protocol):
+    """A recommender that cannot use some histories, and says which."""
+
+    def describe_fallbacks(self, queries: Queries) -> dict[int, str]:
+        """Say by row how queries are ranked whose history tells the model nothing.
+
+        Empty histories and other queries are left out.
+        """
+        ...
+
+
+def describe_fallbacks(model: Recommender, queries: Queries) -> dict[int, str]:
+    """Say by row how queries are ranked whose history is not used.
+
+    See :class:`FallbackDescriber`.
+    """
+    return model.describe_fallbacks(queries) if isinstance(model, FallbackDescriber) else {}
+
+
+@runtime_checkable
+class FeatureExplainer(Recommender, Protocol):
+    """A recommender whose score of an item is a sum of contributions of features."""
+
+    def explain_features(self, queries: Queries, item: int) -> tuple[str, dict[str, float]]:
+        """Return what is summed up, such as ``score``, and its terms by name.
+
+        Args:
+            queries: exactly one.
+
+        Returns:
+            a name, and terms whose sum is the named quantity; none where the settings define no such sum.
+        """
+        ...
+
+
+def explain_features(model: Recommender, queries: Queries, item: int) -> tuple[str, dict[str, float]]:
+    """Return the contributions of features to the score of an item.
+
+    See :class:`FeatureExplainer`. There are none if the model defines none.
+    """
+    return model.explain_features(queries, item) if isinstance(model, FeatureExplainer) else ("score", {})
+
+
+@runtime_checkable
 class Similar(Protocol):
     """A model with its own item similarity."""
 
@@ -276,6 +325,11 @@ class Model(ABC):
     def __init__(self, config: Any, schema: DataSchema) -> None:
         """Create an untrained model with settings ``config``, an instance of ``Config``."""
 
+    @property
+    def inner_models(self) -> tuple[Model, ...]:
+        """Models whose scores this one uses."""
+        return ()
+
     @classmethod
     def exceeds_memory(cls, config: Any, schema: DataSchema, max_bytes: int) -> bool:
         """Return whether the arrays of a new model need more than ``max_bytes``.
@@ -326,6 +380,13 @@ class Solver(Model):
         Models that contain others leave out the arrays of these, which are checked when they are trained.
         """
         return self.arrays()
+
+
+def nested_models(model: Recommender) -> Iterator[Recommender]:
+    """Yield a model, and all whose scores it uses."""
+    yield model
+    for inner in getattr(model, "inner_models", ()):
+        yield from nested_models(inner)
 
 
 def select_candidates(scores_NI: Scores, candidates: Codes | None) -> Scores:

@@ -24,7 +24,16 @@ __all__ = [
 ]
 
 
-STEP_SETTINGS = ("learning_rate", "learning_rates", "momentum", "l2", "regularization", "optimizer", "clip_norm")
+STEP_SETTINGS = (
+    "learning_rate",
+    "learning_rates",
+    "inner_learning_rate",
+    "momentum",
+    "l2",
+    "regularization",
+    "optimizer",
+    "clip_norm",
+)
 """Settings that can make training diverge."""
 
 
@@ -54,7 +63,8 @@ def explain_divergence(
     except NonFiniteScoreError as error:
         values = {key: value for group in settings for key, value in group if key in STEP_SETTINGS}
         named = ", ".join(f"{key}={value}" for key, value in values.items() if value is not None)
-        advice = f"; its settings: {named}; try a lower learning_rate or more regularization" if named else ""
+        rate = "inner_learning_rate or " if "inner_learning_rate" in values else ""
+        advice = f"; its settings: {named}; try a lower {rate}learning_rate or more regularization" if named else ""
         raise ValueError(f"{type(model).__name__}: training diverged, after {when}: {error}{advice}") from None
 
 

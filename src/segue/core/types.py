@@ -69,6 +69,10 @@ class Feature:
     """Mean that is subtracted from numbers."""
     scale: float = 1.0
     """Divisor of numbers, or of each component of a vector."""
+    low: float | None = None
+    """Smallest number in training, before it is standardized; ``None``: not a number, or unknown."""
+    high: float | None = None
+    """Largest number in training, likewise."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ class DataSchema:
 
 @dataclass(frozen=True, eq=False)
 class TextEncoding:
-    """How texts of items were encoded as vectors; see :mod:`segue.features.text`."""
+    """How texts were encoded as vectors; see :mod:`segue.features.text`."""
 
     settings: Mapping[str, Any]
     """Columns, encoder and its settings, as JSON holds them."""
@@ -137,6 +141,8 @@ class Dataset:
     """Provenance: source, filters with counts, warnings, content hash."""
     text_encodings: tuple[TextEncoding, ...] = ()
     """How the text vectors in ``item_features`` were computed, so that new items are encoded the same way."""
+    user_text_encodings: tuple[TextEncoding, ...] = ()
+    """The same for ``user_features`` and new users."""
 
     @property
     def n_users(self) -> int:

@@ -175,6 +175,11 @@ def _name_context(columns: ColumnNames) -> Iterator[tuple[str, Any]]:
                         f"'-' and spaces, and none of {', '.join(RESERVED)}; rename it: "
                         f"'{key.partition(':')[0]}:NAME': {column!r}"
                     )
+                if name in (COLUMNS["user"], COLUMNS["item"], "query"):
+                    raise ValueError(
+                        f"columns.{given}: the name '{name}' is reserved for ids, expected another name of a context "
+                        "column; 'context:NAME' names one"
+                    )
                 if column in (None, ""):
                     raise ValueError(f"columns.{given}: got {column!r}, expected a column name; leave out the entry")
                 if name in names:
@@ -247,6 +252,9 @@ def resolve_columns(columns: ColumnNames | None, found: Sequence[str], name: str
             names[key] = matches[0]
         elif key in given or key in ("user", "item"):
             free = [column for column in found if column not in names.values()]
+            if other := next((one for one, column in given.items() if column == expected in found), None):
+                errors.append(f"columns.{other}: '{expected}' is the column of {key} ids, expected another column")
+                continue
             errors.append(
                 f"{name}: no column '{expected}' ({key}){suggest(expected, found)}; "
                 f"name columns like {key}={free[0] if free else expected}"

@@ -24,7 +24,7 @@ from segue.data.raw_log import (
 )
 from segue.data.timestamps import to_seconds
 
-__all__ = ["validate_events"]
+__all__ = ["MISSING", "MISSING_VALUE", "validate_events"]
 
 MISSING_VALUE = ("NA", "N/A", "<NA>", "null", "NULL", "Null", "None", "\\N")
 MISSING = (*MISSING_VALUE, "nan", "NaN", "NaT")

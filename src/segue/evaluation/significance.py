@@ -4,6 +4,9 @@ The p-value is that of the paired randomization test: if two models are equally 
 difference is random (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528). Student's paired t-test is
 reported beside it. Holm's correction (1979) bounds the probability of any false positive in the family.
 
+That a difference is not significant does not show that it is small. :func:`check_equivalence` tests that: its null
+hypothesis is a difference of at least a margin, which has to be chosen before the values are seen.
+
 Shapes: N queries, P pairs, B random sign assignments.
 """
 
@@ -19,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from segue.core.config import suggest
 from segue.evaluation.bootstrap import estimate
 
-__all__ = ["PairedTest", "compare_all", "compare_pair", "holm_correction"]
+__all__ = ["EquivalenceTest", "PairedTest", "check_equivalence", "compare_all", "compare_pair", "holm_correction"]
 
 PERMUTATIONS = 9_999
 BLOCK_SIGNS = 4_000_000
@@ -95,6 +98,85 @@ def compare_all(
     ]
     corrected = holm_correction([test.p for test in tests])
     return tuple(replace(test, p_holm=p) for test, p in zip(tests, corrected, strict=True))
+
+
+@dataclass(frozen=True)
+class EquivalenceTest:
+    """Two one-sided paired t-tests of ``first`` minus ``second`` against a margin.
+
+    Schuirmann 1987, doi:10.1007/BF01068419.
+    """
+
+    first: str
+    second: str
+    margin: float
+    """Differences within plus and minus this value count as none; above 0."""
+    difference: float
+    """Mean difference."""
+    low: float
+    """Lower end of its 90 % t-interval, which lies within the margin exactly if ``p`` is below 0.05."""
+    high: float
+    """Upper end."""
+    p_not_worse: float
+    """One-sided p-value of ``first`` being at least ``margin`` below ``second``; low: it is not (non-inferiority)."""
+    p_not_better: float
+    """One-sided p-value of ``first`` being at least ``margin`` above ``second``."""
+    n: int
+    """Number of queries."""
+
+    @property
+    def p(self) -> float:
+        """Return the p-value of equivalence, the higher of the two."""
+        return max(self.p_not_worse, self.p_not_better)
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Return whether the difference is within the margin, at the level 0.05."""
+        return self.p < 0.05
+
+    @property
+    def is_not_worse(self) -> bool:
+        """Return whether ``first`` is less than the margin below ``second``.
+
+        At the level 0.05, as :attr:`is_equivalent`.
+        """
+        return self.p_not_worse < 0.05
+
+
+def check_equivalence(values: Mapping[str, ArrayLike], margin: float) -> EquivalenceTest:
+    """Test whether the mean difference of two models lies within a margin.
+
+    Args:
+        values: ``(N,)`` for each of two models, in the same order of queries. A NaN (query without a true item) must be
+            one in both.
+        margin: the smallest difference that matters, in the unit of the values; chosen before the values are seen.
+
+    Raises:
+        ValueError: other than two models, values of different queries, fewer than two queries, or a margin that is not
+            a finite number above 0.
+    """
+    from scipy.stats import t
+
+    if not 0 < margin < np.inf:
+        raise ValueError(f"margin: got {margin}, expected a finite number above 0")
+    if len(values) != 2:
+        raise ValueError(f"models: got {len(values)}, expected 2 to test for equivalence")
+    (first, second), values_NM = _stack_values(values)
+    differences_N = values_NM[:, 0] - values_NM[:, 1]
+    n = len(differences_N)
+    if n < 2:
+        raise ValueError(f"values per query: got {n} query with a value, expected at least 2 to estimate an error")
+    mean, error = float(differences_N.mean()), float(differences_N.std(ddof=1) / np.sqrt(n))
+    half_width = error * float(t.ppf(0.95, n - 1))
+
+    def p_within(distance: float) -> float:
+        """Return the p-value of a bound that lies ``distance`` away from the mean."""
+        return float(t.sf(distance / error, n - 1)) if error else float(distance <= 0)
+
+    return EquivalenceTest(
+        first, second, margin, mean, mean - half_width, mean + half_width,
+        p_within(margin + mean), p_within(margin - mean), n,
+    )  # fmt: skip
 
 
 def holm_correction(p: Sequence[float]) -> list[float]:

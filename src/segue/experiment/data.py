@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,12 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Feature, Vocab
 from segue.data import load, open_dataset
 from segue.data.splits import split
-from segue.experiment.inference.query_inputs import query_context_inputs, query_time_inputs
 from segue.experiment.paths import bundle_folder
 from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, read_run_plan
 from segue.features.text.cache import cache_folder
 from segue.features.text.encode_items import add_text_features
+from segue.serving.users.model_inputs import query_context_inputs, query_time_inputs
 
 __all__ = [
     "limit_users",
@@ -66,13 +67,16 @@ def load_run_data(run: Path) -> Dataset:
 def _add_stored_text(data: Dataset, plan: Plan, run: Path) -> Dataset:
     """Add the text vectors that a run stores with its catalog.
 
-    If they are not there, the text is encoded again.
+    If they are not there, the text is encoded again; so are texts of users, which runs do not store.
     """
+    again = Run(plan.run.seed, device=plan.run.device)
+    if plan.text.user_columns:
+        data = add_text_features(data, plan.text.model_copy(update={"columns": ()}), again, cache_folder())
     if not plan.text.columns:
         return data
     catalog = pl.scan_parquet(bundle_folder(run) / "items.parquet")
     if data.item_features is None or plan.text.name not in catalog.collect_schema().names():
-        return add_text_features(data, plan.text, Run(plan.run.seed, device=plan.run.device), cache_folder())
+        return add_text_features(data, plan.text.model_copy(update={"user_columns": ()}), again, cache_folder())
     vectors = catalog.select("id", plan.text.name).collect()
     if not vectors["id"].equals(data.items.ids):
         raise ValueError(f"{run.name}: its catalog has other items than its data; train again")
@@ -108,19 +112,31 @@ def validate_inputs(plan: Plan, has_query_times: bool, has_query_context: bool) 
     Raises:
         ValueError: the queries have no times, or no context.
     """
-    of_context = query_context_inputs(plan.model)
+    configs = [plan.model, *_inner_settings(plan.model)]
+    of_context = query_context_inputs(configs)
     if of_context and not has_query_context:
         raise ValueError(
             f"model.inputs: '{of_context[0]}' needs the context of each query, which this split withholds; add --set "
             "split.use_query_context=true (results are not comparable with those of splits without it)"
         )
-    if (inputs := query_time_inputs(plan.model)) and not has_query_times:
+    if (inputs := query_time_inputs(configs)) and not has_query_times:
         is_setting = getattr(plan.model, "query_time", False) is True
         setting = "model.query_time" if is_setting else f"model.inputs: '{inputs[0]}'"
         raise ValueError(
             f"{setting} needs the time of each query, which this split withholds; add --set split.use_query_time=true "
             "(results are not comparable with those of splits without it)"
         )
+
+
+def _inner_settings(config: Any) -> Iterator[SimpleNamespace]:
+    """Yield the settings of models that a model combines, at any depth."""
+    groups = [getattr(config, name, None) for name in ("settings", "base_settings")]
+    while groups:
+        group = groups.pop()
+        if isinstance(group, Mapping):
+            names = [name for name in group.get("inputs") or () if isinstance(name, str)]
+            yield SimpleNamespace(inputs=names, query_time=group.get("query_time"))
+            groups += group.values()
 
 
 def report_inputs(plan: Plan, data: Dataset, log: Log) -> None:
@@ -133,12 +149,14 @@ def report_inputs(plan: Plan, data: Dataset, log: Log) -> None:
             log(f"{name}: using {names or 'none'}")
             for column, reason in ignored.items():
                 log(f"{name}: ignoring {column}: {reason}")
-    reads_items = "item_features" in (*getattr(plan.model, "inputs", ()), *required)
-    if plan.text.columns and not (reads_items or getattr(plan.model, "item_features", False)):
-        hints = {"inputs": "add 'item_features' to model.inputs", "item_features": "set model.item_features=true"}
-        hint = next((text for field, text in hints.items() if field in type(plan.model).model_fields), None)
+    for columns, kind in ((plan.text.columns, "item"), (plan.text.user_columns, "user")):
+        field = f"{kind}_features"
+        if not columns or field in (*getattr(plan.model, "inputs", ()), *required) or getattr(plan.model, field, False):
+            continue
+        hints = {"inputs": f"add '{field}' to model.inputs", field: f"set model.{field}=true"}
+        hint = next((text for name, text in hints.items() if name in type(plan.model).model_fields), None)
         log(
-            f"text: {plan.text.name} has no effect: '{plan.task.model}' reads no item features"
+            f"text: {plan.text.name} has no effect: '{plan.task.model}' reads no {kind} features"
             + ("" if hint is None else f" with these settings; to use it, {hint}")
         )
 

@@ -73,7 +73,9 @@ class Plan:
         """
         values = self.values()
         del values["task"]["recipe"]
-        if not self.text.columns:  # settings without effect
+        if not self.text.user_columns:  # as before there were texts of users
+            del values["text"]["user_columns"]
+        if not (self.text.columns or self.text.user_columns):  # settings without effect
             del values["text"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Encode the text of items in memory, and add items to a trained model.
+"""Encode the text of items and users in memory, and add items to a trained model.
 
 The former is the counterpart of the settings group ``text`` of a run.
 """
@@ -31,11 +31,12 @@ __all__ = ["add_items", "add_text", "encode_text"]
 Log = Callable[[str], None]
 
 
-@check_arguments(skip=("columns", "seed"))
+@check_arguments(skip=("columns", "user_columns", "seed"))
 def add_text(
     data: Any,
-    columns: str | Sequence[str],
+    columns: str | Sequence[str] = (),
     *,
+    user_columns: str | Sequence[str] = (),
     encoder: str = "transformer",
     name: str = "text_vector",
     seed: int = 0,
@@ -45,14 +46,17 @@ def add_text(
     log: Log | None = None,
     **options: Any,
 ) -> Dataset:
-    """Encode the text of items as vectors, for models that read item features.
+    """Encode the text of items or users as vectors.
+
+    They are for models that read their features.
 
     Args:
         data: a dataset, or anything that :func:`segue.load` reads.
         columns: item features that hold text, such as ``["title", "plot"]``; the texts of an item are joined.
+        user_columns: user features that hold text, such as ``["description"]``; encoded likewise.
         encoder: ``transformer`` (any BERT-family model, MiniLM by default), ``tfidf``, ``word2vec`` or
             ``word_vectors``; ``segue encoders`` lists them with their settings.
-        name: name of the item feature with the vectors.
+        name: name of the item feature, or user feature, with the vectors.
         seed: determines the random choices of encoders that learn from the texts.
         device: a torch device, such as ``cuda``.
         cache: folder of cached vectors; ``None``: ``text`` under ``SEGUE_HOME``, or in the platform's cache folder;
@@ -62,13 +66,13 @@ def add_text(
         options: settings of the encoder by name, such as ``pooling="cls"``.
 
     Returns:
-        A dataset with the vectors, null for items without text.
+        A dataset with the vectors, null for items or users without text.
 
     Raises:
         ValueError: a column is missing or holds no text, a setting is unknown, or the encoder is not installed.
     """
     check_not_forked("use a dataset")
-    values = {"columns": columns, "encoder": encoder, "name": name, "options": options}
+    values = {"columns": columns, "user_columns": user_columns, "encoder": encoder, "name": name, "options": options}
     run = Run(check_seed(seed), device=check_device(device), show_progress=progress)
     folder = cache_folder() if cache is None else None if str(cache) == "none" else Path(cache).expanduser()
     return encode_text(data if isinstance(data, Dataset) else load(data), values, run, folder, log)
@@ -86,7 +90,7 @@ def encode_text(
         ValueError: the settings are invalid or name no column, or the text cannot be encoded.
     """
     wanted = parse(TextSettings, settings, "text")
-    if not wanted.columns:
+    if not (wanted.columns or wanted.user_columns):
         raise ValueError("text.columns: got none, expected item features with text, such as columns=['title']")
     return add_text_features(data, wanted, run, cache, log)
 
@@ -119,6 +123,10 @@ def add_items(model: TrainedModel, items: Any, *, log: Log | None = None) -> Tra
     if "id" not in table.columns and "item_id" in table.columns:
         table = table.rename({"item_id": "id"})
     if "id" not in table.columns or not len(table):
+        if "id" in table.columns:
+            raise ValueError(
+                f"items: got a table without rows ({', '.join(table.columns)}), expected at least one item"
+            )
         found = suggest("id", table.columns) if table.columns else ""
         raise ValueError(f"items: expected at least one row and a column 'id' or 'item_id'{found}")
     extended = new_items.add_items(model, table.with_columns(cs.float().fill_nan(None)))

@@ -23,27 +23,33 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.events import MAX_SECONDS, Codes, Events
-from segue.core.features import MAX_MAGNITUDE
+from segue.core.features import MAX_MAGNITUDE, clip_numbers
+from segue.core.messages import warn
 from segue.core.model import Extensible, is_factored
-from segue.core.types import Dataset, Queries, Vocab
+from segue.core.types import Dataset, Feature, Queries, Vocab
 from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
 from segue.features.text.encode_items import ItemTexts
 
 __all__ = [
+    "MAX_TITLE_LENGTH",
     "MODELS_FOR_NEW_ITEMS",
     "InvalidCell",
     "InvalidItems",
     "add_items",
     "check_can_add",
+    "describe_clipped",
     "extend_model",
     "read_items",
 ]
 
 MODELS_FOR_NEW_ITEMS = (
-    "expected content, fusion, maml or two_tower, trained with item features, or a sequential model with "
+    "expected content, fusion, maml or two_tower, trained with item features, transfer, or a sequential model with "
     'inputs=["item_features"]'
 )
 """What an error says about models that represent items by their features."""
+
+MAX_TITLE_LENGTH = 1024
+"""Characters of a title, which responses repeat for every item. Other texts may have any length."""
 
 MAX_REPORTED = 5
 """Errors in the message of :class:`InvalidItems`."""
@@ -93,8 +99,11 @@ def add_items(trained: TrainedModel, items: pl.DataFrame | Sequence[Mapping[str,
         ValueError: the model does not read item features, or a text encoder is not available.
     """
     check_can_add(trained)
-    texts = ItemTexts(trained.text_encodings)
-    return extend_model(trained, texts.add_to(read_items(trained, items)))
+    table = ItemTexts(trained.text_encodings).add_to(read_items(trained, items))
+    extended = extend_model(trained, table)
+    if notes := describe_clipped(trained, table):
+        warn("items: " + "; ".join(notes))
+    return extended
 
 
 def check_can_add(trained: TrainedModel) -> None:
@@ -140,13 +149,16 @@ def read_items(
     for name, dtype in schema.items():
         cells = [None if name in computed else row.get(name) for row in rows]
         expected, convert = _converter(dtype, _vector_size(trained, name))
+        if name == "title" and not skip_invalid:
+            expected, convert = _limit_length(expected, convert)
         for row, value in enumerate(cells):
             try:
                 cells[row] = None if value is None else convert(value)
             except (ArithmeticError, TypeError, ValueError):
                 cells[row] = None
                 if not skip_invalid:
-                    errors.append(InvalidCell(row, name, expected, value))
+                    reason = " without lone surrogates" if _has_lone_surrogate(value) else ""
+                    errors.append(InvalidCell(row, name, f"{expected}{reason}", value))
         columns[name], invalid_cells = _to_valid_column(name, cells, dtype)
         if not skip_invalid:
             errors += [InvalidCell(row, name, expected, rows[row].get(name)) for row in invalid_cells]
@@ -155,10 +167,42 @@ def read_items(
     return pl.DataFrame(columns)
 
 
+def describe_clipped(trained: TrainedModel, table: pl.DataFrame) -> list[str]:
+    """Describe numbers far outside of their range in training.
+
+    :func:`extend_model` clips them for the scores. Numbers that are
+    not farther outside than the range is wide are not listed, such as the year of a new item.
+    """
+    features = {one.name: one for one in trained.model.schema.item_features}
+    notes = []
+    for name, rows in clip_numbers([_widen(one) for one in features.values()], table)[1].items():
+        low, high = (_format_number(bound, table[name].dtype) for bound in (features[name].low, features[name].high))
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        value = table[name][int(rows[0])]
+        shown = f"{value:g}" if isinstance(value, float) else value
+        notes.append(f"{name}: {shown}{more} outside of {low} to {high}, the range in training; scored as the nearest")
+    return notes
+
+
+def _widen(feature: Feature) -> Feature:
+    """Return a feature whose range is three times as wide."""
+    if feature.low is None or feature.high is None:
+        return feature
+    width = feature.high - feature.low
+    return replace(feature, low=feature.low - width, high=feature.high + width)
+
+
+def _format_number(number: float | None, dtype: pl.DataType) -> str:
+    if dtype in (pl.Date, pl.Datetime):
+        return str((datetime(1970, 1, 1) + timedelta(seconds=number or 0.0)).date())
+    return f"{number:.10g}"
+
+
 def extend_model(trained: TrainedModel, table: pl.DataFrame) -> TrainedModel:
     """Return a copy of ``trained`` with the items of ``table``.
 
-    See :func:`add_items`; ``table`` is checked, its text is encoded, and it has all columns of the catalog.
+    See :func:`add_items`; ``table`` is checked, its text is encoded, and it has all columns of the catalog. The model
+    scores a number outside of its range in training as the nearest in it; the catalog has the number as given.
 
     Raises:
         InvalidItems: the score of an item would not be finite.
@@ -174,7 +218,7 @@ def extend_model(trained: TrainedModel, table: pl.DataFrame) -> TrainedModel:
     both = [one.with_columns(pl.col(categorical).cast(pl.String)) for one in (catalog, table.select(catalog.columns))]
     extended = pl.concat(both)[rows]
     items = Vocab(extended["id"], id_type=trained.items.id_type)
-    model: Any = trained.model.with_items(codes, table)
+    model: Any = trained.model.with_items(codes, clip_numbers(trained.model.schema.item_features, table)[0])
     _check_scores(model, codes, table["id"])
 
     def load(log: Callable[[], Dataset]) -> Callable[[], Dataset]:
@@ -303,6 +347,26 @@ def _converter(dtype: pl.DataType, size: int | None) -> tuple[str, Convert]:
         to_date: Convert = lambda value: _to_datetime(value).date()  # noqa: E731
         return "a time in ISO 8601 or in Unix seconds", to_date if dtype == pl.Date else _to_datetime
     return f"no value: values of type {dtype} cannot be added", _reject
+
+
+def _limit_length(expected: str, convert: Convert) -> tuple[str, Convert]:
+    """Return what a title expects in words, and how it is converted."""
+
+    def convert_title(value: Any) -> Any:
+        if isinstance(value, str) and len(value) > MAX_TITLE_LENGTH:
+            raise ValueError
+        return convert(value)
+
+    return f"{expected} of at most {MAX_TITLE_LENGTH} characters" if expected == "a text" else expected, convert_title
+
+
+def _has_lone_surrogate(value: Any) -> bool:
+    """Return whether a text, or one of a list, has half of a character.
+
+    JSON can escape such a half, but no encoding can hold it.
+    """
+    texts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(text, str) and re.search("[\ud800-\udfff]", text) for text in texts)
 
 
 def _to_text(value: Any) -> str:

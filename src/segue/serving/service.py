@@ -35,7 +35,7 @@ from segue.serving.users.event_actions import check_history_actions
 from segue.serving.users.event_context import check_request_context
 from segue.serving.users.input_notes import describe_request
 from segue.serving.users.query_builder import QueryBuilder
-from segue.serving.users.user_features import coerce_user_features
+from segue.serving.users.user_features import check_profile
 from segue.serving.users.user_states import UserStates
 
 __all__ = ["InvalidRequest", "Job", "PendingRequest", "Service", "merge_unknown"]
@@ -239,7 +239,7 @@ class Service:
     def _validate_inputs(self, model: LoadedModel, request: schemas.RecommendRequest) -> None:
         schema = model.artifact.bundle.model.schema
         try:
-            coerce_user_features(schema.user_features, request.profile)
+            check_profile(model.artifact.bundle, request.profile)
             check_history_actions(schema, request.history)
             check_request_context(self.models.context_columns(schema), request)
         except ValueError as error:
@@ -475,7 +475,8 @@ def _build_response(
         unknown, history_notes = schemas.UnknownInputs(user=unknown.user, features=unknown.features), ()
         filtered_counts.pop("seen", None)
     unknown = merge_unknown(unknown, rules)
-    input_notes = describe_request(model.artifact.bundle.model.schema, batch.pending[row].request)
+    trained = model.artifact.bundle
+    input_notes = describe_request(trained.model, trained.key, batch.pending[row].request)
     notes = [*batch.notes, *input_notes, *history_notes, *ranked.notes]
     if cause != "none":
         notes.append(f"the requested model {FAILURES[cause]}; recommendations come from source '{source}'")

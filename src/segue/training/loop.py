@@ -173,9 +173,11 @@ class Trainer:
         norm = self.gradients.finish(scale, self.training.clip_norm)
         if not (math.isfinite(at.loss_sum) and math.isfinite(norm)):
             rate = self.optimizer.param_groups[0]["lr"]
+            inner = getattr(self.model.config, "inner_learning_rate", None)  # gradient steps within the model
+            advice = "" if inner is None else f"inner_learning_rate (of the model, {inner:g}) or "
             raise ValueError(
                 f"training diverged in epoch {at.epoch + 1}, batch {index + 1}: loss {loss}, gradient norm {norm}, "
-                f"learning rate {rate:.3g}; try a lower learning_rate, a warmup or clip_norm"
+                f"learning rate {rate:.3g}; try a lower {advice}learning_rate, a warmup or clip_norm"
             )
         self.optimizer.step()
         self.pending_targets, at.n_updates = 0, at.n_updates + 1

@@ -23,7 +23,7 @@ from annotated_types import Ge
 
 from segue.core.messages import arg
 
-__all__ = ["Described", "FilePath", "PositiveInt", "check_arguments", "describe_value", "is_sequence"]
+__all__ = ["Described", "FilePath", "PositiveInt", "check_arguments", "describe_value", "format_count", "is_sequence"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -106,6 +106,11 @@ def describe_value(value: object) -> str:
     else:
         text = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """Return a number and its noun, such as ``1 row`` and ``2 rows``."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def is_sequence(value: object) -> bool:

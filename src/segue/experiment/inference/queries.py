@@ -17,24 +17,18 @@ import polars as pl
 
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
-from segue.core.messages import arg
+from segue.core.messages import arg, name_arguments
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split
 from segue.data import load
-from segue.experiment.inference.argument_checks import describe_value, is_sequence
+from segue.experiment.inference.argument_checks import describe_value, format_count, is_sequence
 from segue.experiment.inference.code_mapping import list_ids, map_events, map_held_out
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
 from segue.experiment.inference.query_context import column_names, context_of_users, context_rows, with_query_context
-from segue.experiment.inference.query_inputs import (
-    describe_missing_inputs,
-    parse_time,
-    query_context_inputs,
-    query_time_inputs,
-)
+from segue.experiment.inference.query_inputs import describe_missing_inputs, parse_time
+from segue.features.text.user_texts import open_user_texts
+from segue.serving.users.model_inputs import describe_ungiven, describe_unread_columns, find_unknown_categories
 
-__all__ = ["QueryBatch", "build_queries", "encode_items", "resolve_titles", "validate_profile"]
-
-EVENT_INPUTS = ("value", "action", "gap", "session_position", "hour", "weekday", "month", "season", "context")
-"""Inputs of a model that a list of item ids does not provide."""
+__all__ = ["QueryBatch", "build_queries", "build_query", "encode_items", "resolve_titles", "validate_profile"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,14 +145,34 @@ def build_queries(
         rows = of_users if rows is None else rows
     batch = batch if rows is None else _with_context(trained, batch, rows)
     batch = batch if time is None else _with_time(trained, batch, parse_time(time))
-    config = trained.model.config
-    for inputs, given_value, name in (
-        (query_context_inputs(config), rows, "context"),
-        (query_time_inputs(config), time, "time"),
-    ):
-        if inputs and given_value is None:
-            batch.note_all(f"'{trained.key}' also reads {', '.join(inputs)}, which is unknown here; give {name}")
+    is_given: dict[str, bool] = {"has_context": rows is not None, "has_time": time is not None}
+    for text in describe_ungiven(trained.model, trained.key, **is_given):
+        batch.note_all(text)
     return batch
+
+
+def build_query(
+    trained: TrainedModel,
+    user: Any,
+    history: Sequence[Any] | None,
+    titles: str | Sequence[str] | None,
+    **described: Any,
+) -> QueryBatch:
+    """Build the query of one user, or of one history.
+
+    Args:
+        described: ``data``, ``context`` and ``time``, see :func:`build_queries`.
+
+    Raises:
+        ValueError: not exactly one of ``user``, ``history`` and ``titles``, or an argument is malformed.
+    """
+    given = [name for name, value in (("user", user), ("history=", history), ("titles=", titles)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(f"got {' and '.join(given) or 'none'}, expected one of user, history= and titles=")
+    histories = None if history is None else [history]
+    names = {"histories": "history", "users": "user"}
+    with name_arguments(lambda name: f"{names.get(name, name)}="):
+        return build_queries(trained, user, histories=histories, titles=titles, **described)
 
 
 def _with_time(trained: TrainedModel, batch: QueryBatch, seconds: int) -> QueryBatch:
@@ -308,10 +322,8 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
     batch = QueryBatch(Queries.anonymous(Events(offsets, codes[known])), keys)
     unknown = np.flatnonzero(~known).tolist()
     batch.note_items(row_T[unknown], [flat[place] for place in unknown], "items")
-    if unread := [
-        name for name in getattr(trained.model.config, "inputs", ()) if name.partition(":")[0] in EVENT_INPUTS
-    ]:
-        batch.note_all(f"'{trained.key}' also reads {', '.join(unread)}, which item ids alone do not provide")
+    for text in describe_unread_columns(trained.model, trained.key) if flat else ():
+        batch.note_all(text)
     return batch
 
 
@@ -329,14 +341,15 @@ def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> Q
         rows = as_frame(features, "user_features").to_dicts() if is_frame(features) else [dict(row) for row in features]
         rows = [{name: value for name, value in row.items() if name not in ("user_id", "query")} for row in rows]
     if len(rows) != len(batch):
-        raise ValueError(f"{arg('user_features')}: got {len(rows)} rows for {len(batch)} queries")
-    frames = [validate_profile(trained, row) for row in rows]
+        given_rows, queries_of = format_count(len(rows), "row"), format_count(len(batch), "query", "queries")
+        raise ValueError(f"{arg('user_features')}: got {given_rows} for {queries_of}")
+    frames = _profile_tables(trained, rows)
     if not rows or not rows[0]:
         return batch
     queries = replace(batch.queries, profile=pl.concat(frames, how="diagonal_relaxed"))
     found = QueryBatch(queries, batch.keys, batch.notes, batch.warnings, batch.unknown)
-    for row, values in enumerate(rows):
-        for text in _unknown_categories(trained, values):
+    for row, table in enumerate(frames):
+        for text in _unknown_categories(trained, table):
             found.note(row, text)
             found.warnings.append(text)
     first = found.queries.rows_between(0, 1)
@@ -396,18 +409,43 @@ def validate_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> pl.Da
     Raises:
         ValueError: the data has no user feature of that name.
     """
+    return _profile_tables(trained, [profile])[0]
+
+
+def _profile_tables(trained: TrainedModel, profiles: Sequence[Mapping[str, Any]]) -> list[pl.DataFrame]:
+    """Return a table with one row per profile, with the vectors of its texts."""
+    for profile in profiles:
+        _check_profile(trained, profile)
+    try:
+        encoded = open_user_texts(trained.user_text_encodings).encode(profiles)
+    except ValueError as error:
+        raise ValueError(f"{arg('user_features')}: {error}") from None
+    return [pl.DataFrame({name: [value] for name, value in profile.items()}) for profile in encoded]
+
+
+def _check_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> None:
+    """Check the names and some types of a profile; see :func:`validate_profile`."""
     names = [str(name) for name in trained.metadata.get("user_features", [])]
     if unknown := [name for name in profile if name not in names]:
         hint = suggest(unknown[0], names) if names else "; the data has no user features"
         raise ValueError(f"{arg('user_features')}: unknown '{unknown[0]}'{hint}")
-    return pl.DataFrame({name: [value] for name, value in profile.items()})
+    for feature in trained.model.schema.user_features:
+        value = profile.get(feature.name)
+        if feature.kind == "category" and is_sequence(value):
+            raise ValueError(f"{arg('user_features')}: {feature.name}: got {value!r}, expected one text")
 
 
-def _unknown_categories(trained: TrainedModel, profile: Mapping[str, Any]) -> list[str]:
-    """Describe values of category features that did not occur in training."""
-    features = {one.name: one for one in trained.model.schema.user_features if one.kind == "category"}
-    return [
-        f"{name} '{value}' did not occur in training and counts as unknown{suggest(str(value), feature.categories)}"
-        for name, value in profile.items()
-        if (feature := features.get(name)) is not None and str(value) not in feature.categories
-    ]
+def _unknown_categories(trained: TrainedModel, profile: pl.DataFrame) -> list[str]:
+    """Describe categories and tags of a profile that did not occur in training."""
+    found = []
+    for feature in trained.model.schema.user_features:
+        if feature.kind not in ("category", "tags") or feature.name not in profile.columns:
+            continue
+        cells = profile[feature.name]
+        values = (cells.explode() if cells.dtype in (pl.List, pl.Array) else cells).cast(pl.String).drop_nulls()
+        found += [
+            f"{feature.name} '{value}' did not occur in training and counts as unknown"
+            f"{suggest(value, feature.categories)}"
+            for value in find_unknown_categories(trained.model, feature.name, values.to_list())
+        ]
+    return found

@@ -15,7 +15,8 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.messages import arg
 from segue.core.types import Feature, Queries
-from segue.experiment.inference.argument_checks import describe_value, is_sequence
+from segue.data.validate import MISSING, MISSING_VALUE
+from segue.experiment.inference.argument_checks import describe_value, format_count, is_sequence
 from segue.experiment.inference.files import TABLE_SUFFIXES, read_table
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame
 from segue.serving.users.event_context import check_context, describe_context, encode_columns
@@ -31,17 +32,23 @@ def column_names(features: Sequence[Feature], table: pl.DataFrame) -> dict[str, 
     return {f"{prefix[one.kind]}:{one.name}": one.name for one in features if one.name in table.columns}
 
 
-def context_of_users(trained: TrainedModel, table: pl.DataFrame) -> list[Row] | None:
+def context_of_users(trained: TrainedModel, table: pl.DataFrame, where: str = "") -> list[Row] | None:
     """Return the query context of each user in a table with ``user_id``.
 
-    ``None`` if it has no such column.
+    ``None`` if it has no such column. Cells are read as those of a log: empty ones and texts such as ``NA`` are
+    unknown.
+
+    Args:
+        where: name of the table for error messages.
 
     Raises:
-        ValueError: a user has several rows.
+        ValueError: a cell is not a number, or a user has several rows.
     """
-    names = [one.name for one in trained.model.schema.event_context if one.name in table.columns]
+    features = [one for one in trained.model.schema.event_context if one.name in table.columns]
+    names = [one.name for one in features]
     if not names:
         return None
+    table = table.with_columns(_read_column(one, table[one.name], where or arg("users")) for one in features)
     ids = id_texts(table["user_id"], "users")
     if len(set(ids)) < len(ids):
         user = next(one for one in ids if ids.count(one) > 1)
@@ -52,10 +59,40 @@ def context_of_users(trained: TrainedModel, table: pl.DataFrame) -> list[Row] | 
     return list(table.select(names).to_dicts())
 
 
+def _read_column(feature: Feature, column: pl.Series, where: str) -> pl.Series:
+    """Return a column of the context as the model reads it.
+
+    Missing cells are null, and the cells of a number column are numbers.
+
+    Raises:
+        ValueError: a cell is not a number.
+    """
+    is_number = feature.kind == "number"
+    if column.dtype in (pl.String, pl.Categorical, pl.Enum):
+        text = column.cast(pl.String).str.strip_chars()
+        is_missing = text.is_in(["", *(MISSING_VALUE if is_number else MISSING)])
+        column = pl.select(pl.when(~is_missing).then(text)).to_series().alias(feature.name)
+        known = column.drop_nulls().str.to_lowercase()
+        if is_number and known.is_in(["true", "false"]).all():
+            column = column.str.to_lowercase() == "true"
+    elif column.dtype.is_float():
+        return column.fill_nan(None)
+    if not is_number:
+        return column
+    numbers = column.cast(pl.Float64, strict=False)
+    wrong = column.is_not_null() & ~numbers.is_finite().fill_null(False)
+    if wrong.any():
+        row = wrong.arg_max() or 0
+        raise ValueError(
+            f"{where}, row {row + 1}, column {feature.name}: got {column[row]!r}, expected a finite number"
+        )
+    return numbers
+
+
 def read_query_context(trained: TrainedModel, path: Path | None) -> list[Row] | None:
     """Return the context of the queries in a file of users.
 
-    ``None`` if it has no such columns. In text formats numbers are parsed, and empty cells are unknown.
+    ``None`` if it has no such columns.
 
     Raises:
         ValueError: a cell is not a number, or a user has several rows.
@@ -63,16 +100,7 @@ def read_query_context(trained: TrainedModel, path: Path | None) -> list[Row] | 
     if path is None or path.suffix.lower() not in TABLE_SUFFIXES:
         return None
     table = read_table(path)
-    for feature in trained.model.schema.event_context:
-        if feature.name in table.columns and table[feature.name].dtype == pl.String:
-            text = pl.col(feature.name).str.strip_chars().replace("", None)
-            table = table.with_columns(text)
-            if feature.kind == "number":
-                numbers = table[feature.name].cast(pl.Float64, strict=False)
-                if len(wrong := table[feature.name].filter(numbers.is_null() & table[feature.name].is_not_null())):
-                    raise ValueError(f"{path}: column {feature.name}: got '{wrong[0]}', expected a number")
-                table = table.with_columns(numbers)
-    return context_of_users(trained, table) if "user_id" in table.columns else None
+    return context_of_users(trained, table, str(path)) if "user_id" in table.columns else None
 
 
 def context_rows(context: Any, count: int) -> list[Row]:
@@ -93,7 +121,8 @@ def context_rows(context: Any, count: int) -> list[Row]:
             '{"device": "phone"}, or a table or list of mappings with one row per query'
         )
     if len(rows) != count:
-        raise ValueError(f"{arg('context')}: got {len(rows)} rows for {count} queries")
+        queries = format_count(count, "query", "queries")
+        raise ValueError(f"{arg('context')}: got {format_count(len(rows), 'row')} for {queries}")
     return [{name: value for name, value in row.items() if name not in ("user_id", "query")} for row in rows]
 
 

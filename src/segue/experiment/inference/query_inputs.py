@@ -16,20 +16,14 @@ from segue.core.events import MAX_SECONDS
 from segue.core.messages import arg
 from segue.core.types import Queries
 from segue.experiment.inference.argument_checks import describe_value
+from segue.serving.users.model_inputs import (
+    event_context_inputs,
+    nested_configs,
+    query_context_inputs,
+    query_time_inputs,
+)
 
-__all__ = ["describe_missing_inputs", "parse_time", "query_context_inputs", "query_time_inputs"]
-
-
-def query_context_inputs(config: Any) -> list[str]:
-    """Return the inputs of a model that read the context of the query."""
-    return [name for name in getattr(config, "inputs", ()) if name.partition(":")[0] == "query_context"]
-
-
-def query_time_inputs(config: Any) -> list[str]:
-    """Return the inputs and settings of a model that read the time of the query."""
-    of_context = query_context_inputs(config)
-    inputs = [name for name in getattr(config, "inputs", ()) if name.startswith("query_") and name not in of_context]
-    return [*inputs, *(["query_time"] if getattr(config, "query_time", False) is True else [])]
+__all__ = ["describe_missing_inputs", "parse_time"]
 
 
 def describe_missing_inputs(model: Any, key: str, queries: Queries) -> list[str]:
@@ -41,16 +35,20 @@ def describe_missing_inputs(model: Any, key: str, queries: Queries) -> list[str]
     """
     if not len(queries):
         return []
-    config, history, found = model.config, queries.history, list[str]()
-    if (inputs := query_time_inputs(config)) and not _has_times(queries):
+    configs, history, found = nested_configs(model), queries.history, list[str]()
+    if (inputs := query_time_inputs(configs)) and not _has_times(queries):
         found.append(
             f"'{key}' reads {', '.join(inputs)}, but the queries have no times, so that the model treats them as "
             "unknown; split with use_query_time=true"
         )
-    of_events = [name for name in getattr(config, "inputs", ()) if name.partition(":")[0] == "context"]
     for inputs, columns, what, advice in (
-        (query_context_inputs(config), queries.context, "queries", "split with use_query_context=true"),
-        (of_events, history.context if history.size else None, "events of the histories", "load them with the data"),
+        (query_context_inputs(configs), queries.context, "queries", "split with use_query_context=true"),
+        (
+            event_context_inputs(configs),
+            history.context if history.size else None,
+            "events of the histories",
+            "load them with the data",
+        ),
     ):
         if columns is not None and (names := _missing_columns(model, inputs, columns)):
             found.append(

@@ -15,7 +15,7 @@ import polars as pl
 
 from segue.core.bundle import TrainedModel
 from segue.core.messages import warn
-from segue.core.model import FALLBACK_NOTES, DeadlineAware
+from segue.core.model import FALLBACK_NOTES, DeadlineAware, describe_fallbacks
 from segue.core.recommend import recommend
 from segue.core.types import Codes, Recommendations
 from segue.experiment.inference.constraints import Constraints, catalog_of, compile_constraints
@@ -90,6 +90,8 @@ def recommend_block(
     if isinstance(trained.model, DeadlineAware):
         for row, reason in trained.model.fallbacks(batch.queries).items():
             batch.note(row, f"not reranked: {FALLBACK_NOTES[reason]}")
+    for row, text in describe_fallbacks(trained.model, batch.queries).items():
+        batch.note(row, text)
     empty = batch.keys.filter(pl.Series(found.lengths == 0))
     if len(empty):
         batch.unknown["no item was left to recommend for"] = id_texts(empty, "users")

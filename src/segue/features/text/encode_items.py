@@ -1,6 +1,6 @@
-"""Encode the text of items as an item feature.
+"""Encode the text of items and users as a feature of theirs.
 
-Every model that reads item features can use it.
+Every model that reads item or user features can use it.
 
 Shapes: I items, N new items, D numbers per vector.
 """
@@ -35,9 +35,9 @@ def add_text_features(
     cache: Path | None = None,
     log: Log | None = None,
 ) -> Dataset:
-    """Add the vectors of the items' texts to the item features.
+    """Add the vectors of the texts of items and users to their features.
 
-    The encoder learns from the texts of the whole catalog, of which no event is read.
+    The encoder learns from the texts of the whole catalog, or of all users, of which no event is read.
 
     Args:
         run: provides seed, device and progress.
@@ -46,45 +46,57 @@ def add_text_features(
         log: receives what was encoded.
 
     Returns:
-        A dataset whose item features have the column ``settings.name``, a list of numbers per item or null, and whose
-        ``text_encodings`` can encode new items. Without columns in the settings, ``data`` itself.
+        A dataset whose item features, or user features, have the column ``settings.name``, a list of numbers per row or
+        null, and whose ``text_encodings``, or ``user_text_encodings``, can encode new items and users. Without columns
+        in the settings, ``data`` itself.
 
     Raises:
-        ValueError: a column is missing or holds no text, the name is taken, no item has a text, or the encoder is
-            not available.
+        ValueError: a column is missing or holds no text, the name is taken, no item or user has a text, or the encoder
+            is not available.
     """
-    if not settings.columns:
-        return data
-    table = _item_table(data, settings)
+    tables = {
+        "item": _feature_table(data, settings.name, settings.columns, "item") if settings.columns else None,
+        "user": _feature_table(data, settings.name, settings.user_columns, "user") if settings.user_columns else None,
+    }
+    if (items := tables["item"]) is not None:
+        one = settings.model_copy(update={"user_columns": ()})
+        column, encoding = _encode_column(items, one, run, cache, log, "item")
+        table, encodings = items.with_columns(column).lazy(), (*data.text_encodings, encoding)
+        data = replace(data, item_features=table, text_encodings=encodings)
+    if (users := tables["user"]) is not None:
+        one = settings.model_copy(update={"columns": settings.user_columns, "user_columns": ()})
+        column, encoding = _encode_column(users, one, run, cache, log, "user")
+        table, encodings = users.with_columns(column).lazy(), (*data.user_text_encodings, encoding)
+        data = replace(data, user_features=table, user_text_encodings=encodings)
+    return data
+
+
+def _encode_column(
+    table: pl.DataFrame, settings: TextSettings, run: Run, cache: Path | None, log: Log | None, kind: str
+) -> tuple[pl.Series, TextEncoding]:
+    """Return the column of vectors, and how to encode further rows."""
+    where = f"text.{'user_' if kind == 'user' else ''}columns: {', '.join(settings.columns)}"
     texts = join_texts(table, settings.columns)
     known = [text for text in texts if text]
     if not known:
-        raise ValueError(f"text.columns: {', '.join(settings.columns)}: none of {len(texts):,} items has a text")
+        raise ValueError(f"{where}: none of {len(texts):,} {kind}s has a text")
     encoder = settings.create()
     fit_cached(encoder, known, run, cache)
     vectors_ID = _encode(encoder, texts, run, cache)
     column = vector_column(settings.name, vectors_ID)
     count = len(column) - column.null_count()
     if not count:
-        raise ValueError(
-            f"text.columns: {', '.join(settings.columns)}: {settings.encoder} knows no word of the texts of "
-            f"{len(known):,} items"
-        )
+        raise ValueError(f"{where}: {settings.encoder} knows no word of the texts of {len(known):,} {kind}s")
     if log is not None:
         log(
-            f"text: {settings.encoder} encoded {', '.join(settings.columns)} of {count:,} of {len(column):,} items as "
-            f"{settings.name}, vectors of {vectors_ID.shape[1]} numbers"
+            f"text: {settings.encoder} encoded {', '.join(settings.columns)} of {count:,} of {len(column):,} {kind}s "
+            f"as {settings.name}, vectors of {vectors_ID.shape[1]} numbers"
         )
-    encoding = TextEncoding(settings.model_dump(mode="json"), encoder.arrays(), encoder.digest)
-    return replace(
-        data,
-        item_features=table.with_columns(column).lazy(),
-        text_encodings=(*data.text_encodings, encoding),
-    )
+    return column, TextEncoding(settings.model_dump(mode="json"), encoder.arrays(), encoder.digest)
 
 
 class ItemTexts:
-    """Encodes the text of new items as the text of the catalog was encoded.
+    """Encodes the text of new items or users as that of the training was encoded.
 
     An encoder is opened when it is needed, and stays open. Not thread-safe.
     """
@@ -111,7 +123,7 @@ class ItemTexts:
     def encode(self, index: int, table: pl.DataFrame) -> Vectors:
         """Return the vectors ``(N, D)`` of one of the encodings.
 
-        Items without text have NaN.         Columns with text that are missing in ``table`` are empty.
+        Rows without text have NaN. Columns with text that are missing in ``table`` are empty.
 
         Raises:
             ValueError: see :meth:`open`.
@@ -173,18 +185,23 @@ def join_texts(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
     return ["\n".join(filter(None, row)) for row in zip(*parts, strict=True)]
 
 
-def _item_table(data: Dataset, settings: TextSettings) -> pl.DataFrame:
-    """Return the item features after checking the columns of the settings."""
-    table = pl.DataFrame({"id": data.items.ids}) if data.item_features is None else data.item_features.collect()
-    available = [name for name in table.columns if name != "id"]
+def _feature_table(data: Dataset, name: str, columns: Sequence[str], kind: str) -> pl.DataFrame:
+    """Return the features of the items or users.
+
+    The columns and the name of the settings are checked.
+    """
+    ids, features = (data.items, data.item_features) if kind == "item" else (data.users, data.user_features)
+    table = pl.DataFrame({"id": ids.ids}) if features is None else features.collect()
+    available = [column for column in table.columns if column != "id"]
+    where = "text.columns" if kind == "item" else "text.user_columns"
     errors = [
-        f"text.columns: '{data.name}' has no item feature '{name}'"
-        + (suggest(name, available) if available else "; it has none")
-        for name in settings.columns
-        if name not in available
+        f"{where}: '{data.name}' has no {kind} feature '{column}'"
+        + (suggest(column, available) if available else "; it has none")
+        for column in columns
+        if column not in available
     ]
-    if settings.name in table.columns:
-        errors.append(f"text.name: '{data.name}' has an item feature '{settings.name}' already; choose another name")
+    if name in table.columns:
+        errors.append(f"text.name: {kind}s of '{data.name}' have a feature '{name}' already; choose another name")
     if errors:
         raise ValueError("\n".join(errors))
     return table

@@ -14,11 +14,13 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
 from segue.core.config import Settings, parse
 from segue.core.model import StateArrays
@@ -26,7 +28,31 @@ from segue.core.registry import keys, load_module
 from segue.core.run import Run
 from segue.core.state import fingerprint
 
-__all__ = ["TextEncoder", "Vectors", "create_encoder", "encoder_class", "encoder_keys", "encoder_module"]
+__all__ = [
+    "FileOrPackage",
+    "TextEncoder",
+    "Vectors",
+    "create_encoder",
+    "encoder_class",
+    "encoder_keys",
+    "encoder_module",
+]
+
+
+def _make_absolute(source: str) -> str:
+    """Return the absolute path of an existing file or folder.
+
+    Other texts, such as names of packages, are unchanged.
+    """
+    path = Path(source).expanduser()
+    return str(path.resolve()) if source and path.exists() else source
+
+
+FileOrPackage = Annotated[str, AfterValidator(_make_absolute)]
+"""A path, or the name of an installed package.
+
+An existing path is stored as an absolute one, so that a saved model finds it from any working directory.
+"""
 
 Vectors = NDArray[np.float32]
 """``(N, D)``; a row of NaN is a text without a vector."""

@@ -21,6 +21,9 @@ __all__ = ["EXTRA", "PretrainedFolder", "find_pretrained"]
 
 EXTRA = "pip install 'segue[text]'"
 WEIGHTS = "*.safetensors"
+VOCABULARY_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+"""Files of which a tokenizer needs one: without them, some classes of transformers know no word."""
+
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt", "*.model")
 """Files that determine the tokens, of which a folder has some."""
 
@@ -91,7 +94,7 @@ def find_pretrained(model: str) -> PretrainedFolder:
             f"{where}: has no weights in the format safetensors ({WEIGHTS}); other formats are not read, because they "
             "can execute code; save the model again with save_pretrained(..., safe_serialization=True)"
         )
-    if not any(any(path.glob(name)) for name in TOKENIZER_FILES):
+    if not any(any(path.glob(name)) for name in VOCABULARY_FILES):
         raise ValueError(f"{where}: has no tokenizer, expected a file such as tokenizer.json or vocab.txt")
     return PretrainedFolder(path, width, layers, _max_length(path, config, positions), _pooling(path))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.features.text.pretrained import EXTRA, PretrainedFolder
-from segue.nn.language_models.language_model import offline_transformers
+from segue.nn.language_models.language_model import describe_failure, offline_transformers
 
 __all__ = ["PooledTransformer", "load_network", "load_tokenizer"]
 
@@ -84,6 +84,5 @@ def _explain(folder: PretrainedFolder, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers raises all kinds of exceptions for files that it cannot read
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        reason = describe_failure(error)
         raise ValueError(f"text.options.model: {folder.path}: cannot read the {what}: {reason}") from None

@@ -27,7 +27,7 @@ from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
 
 from segue.core.config import Settings, reject_unused
-from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.model import Model, Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -82,6 +82,11 @@ class Exploration(Solver):
         self.schema = replace(self.base.schema, n_without_events=0)  # items without events are explored, too
         self.counts_I = item_counts(train).astype(np.float32)
         self.seed_1 = np.array([run.derive_seed("exploration")], np.uint64)
+
+    @property
+    def inner_models(self) -> tuple[Model, ...]:
+        """See :attr:`segue.core.model.Model.inner_models`."""
+        return (self.base,)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the scores of the base model, changed by the policy.

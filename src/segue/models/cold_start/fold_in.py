@@ -12,8 +12,9 @@ They are learned from training users who are treated as new: each of :data:`FOLD
 training of all models in turn. For each n, the weights first maximize the likelihood of the events of these users after
 their first n. Likelihood rewards the whole distribution, not the top of the list, so the weights of the bases are then
 multiplied by the smallest factor whose nDCG@10 is within one standard error of the best (Breiman et al. 1984,
-"Classification and regression trees"). Then the models are trained on all users. Without events, the ranking is that of
-the prior.
+"Classification and regression trees"). Which factor that is varies between samples of users, so it is the mean over
+bootstrap samples (Breiman 1996, doi:10.1007/BF00058655), and is smoothed over n. Then the models are trained on all
+users. Without events, the ranking is that of the prior.
 
 Shapes: N queries, I items, C candidates, F the prior and the base models, H lengths of histories.
 """
@@ -30,7 +31,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from segue.core.config import Settings
-from segue.core.model import Solver, StateArrays, Validate, select_candidates
+from segue.core.model import Model, Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.recommend import top_k
 from segue.core.run import Run
@@ -59,6 +60,8 @@ SMOOTHING = 1.0
 """Weight of the popularity in the probabilities of a base model that does not return logits."""
 FACTORS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)
 """Factors of the weights of the bases to choose from."""
+RESAMPLES = 100
+"""Bootstrap samples of users that the factor is chosen from."""
 TOP = 10
 """Length of the lists that the factor is chosen by."""
 L2 = 0.1
@@ -141,10 +144,14 @@ class FoldIn(Solver):
                 if len(users):
                     simulations.append(self._simulate(train, users, length))
         weights_HF = np.tile(self._naive_weights(), (len(LENGTHS), 1))
+        factors, rng = list[float](), run.rng("factors")
         for row, simulations in enumerate(found):
             if simulations:
-                weights_F = _maximize_likelihood(simulations, self._naive_weights())
-                weights_HF[row:] = _scale_bases(simulations, weights_F)
+                weights_HF[row:] = _maximize_likelihood(simulations, self._naive_weights())
+                factors.append(_choose_factor(simulations, weights_HF[row], rng))
+        if factors:
+            factors_H = _smooth(np.array(factors))
+            weights_HF[:, 1:] *= np.pad(factors_H, (0, len(LENGTHS) - len(factors_H)), "edge")[:, None]
         return weights_HF
 
     def _naive_weights(self) -> Numbers:
@@ -175,6 +182,11 @@ class FoldIn(Solver):
             if length > 0:
                 prior_NI[queries.history.lengths == length] += _interpolate(self.later_lifts_HI, length)
         return [prior_NI, *lifts[1:]]
+
+    @property
+    def inner_models(self) -> tuple[Model, ...]:
+        """See :attr:`segue.core.model.Model.inner_models`."""
+        return tuple(self.models)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return logits of the items."""
@@ -260,19 +272,32 @@ def _interpolate(table_HI: Scores, length: int) -> Scores:
     return row_I
 
 
-def _scale_bases(simulations: Sequence[_Simulation], weights_F: Numbers) -> Numbers:
-    """Multiply the weights of the bases by the smallest good factor.
+def _choose_factor(simulations: Sequence[_Simulation], weights_F: Numbers, rng: np.random.Generator) -> float:
+    """Return the factor of the weights of the bases.
 
-    Its nDCG is within one standard error of the best.
+    It is the mean of the smallest good ones of samples of the users. The nDCG of a good one is within one standard
+    error of the best.
     """
-    candidates: list[Numbers] = [weights_F * np.array([1.0, *[factor] * (len(weights_F) - 1)]) for factor in FACTORS]
-    values = [np.concatenate([one.ndcg(candidate_F) for one in simulations]) for candidate_F in candidates]
-    best = values[int(np.argmax([value.mean() for value in values]))]
-    for candidate_F, value in zip(candidates, values, strict=True):
-        losses = best - value
-        if losses.mean() <= losses.std() / np.sqrt(len(losses)):
-            return candidate_F
-    raise AssertionError("the best factor loses nothing")
+    candidates = [weights_F * np.array([1.0, *[factor] * (len(weights_F) - 1)]) for factor in FACTORS]
+    values_CN = np.stack([np.concatenate([one.ndcg(candidate_F) for one in simulations]) for candidate_F in candidates])
+    n_users = values_CN.shape[1]
+    chosen = []
+    for _ in range(RESAMPLES):
+        sample_CN = values_CN[:, rng.integers(n_users, size=n_users)]
+        losses_CN = sample_CN[sample_CN.mean(axis=1).argmax()] - sample_CN
+        is_good_C = losses_CN.mean(axis=1) <= losses_CN.std(axis=1) / np.sqrt(n_users)
+        chosen.append(FACTORS[int(is_good_C.argmax())])
+    return float(np.mean(chosen))
+
+
+def _smooth(values_H: Numbers) -> Numbers:
+    """Return weighted means of each value and its neighbors.
+
+    The weights are 1/2 and 1/4.
+    """
+    padded = np.pad(values_H, 1, "edge")
+    smoothed_H: Numbers = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    return smoothed_H
 
 
 def _maximize_likelihood(simulations: Sequence[_Simulation], naive_F: Numbers) -> Numbers:

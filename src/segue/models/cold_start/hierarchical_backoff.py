@@ -128,7 +128,7 @@ class HierarchicalBackoff(Solver):
         history_NI = queries.history.csr(self.schema.n_items)
         classes_NK = self.classes.probabilities(rows_NF, history_NI, self.config.event_weight)
         concentration = np.float32(self.concentration_1[0])
-        scores_NI = concentration * (classes_NK @ np.exp(self.classes.log_items_KI))
+        scores_NI = concentration * self.classes.mix(classes_NK)
         totals_N = np.full(len(queries), concentration)
         for row, cell in enumerate(self.profiles.cells(rows_NF)):
             members = self._find_cells(cell)

@@ -16,7 +16,6 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt
-from numpy.typing import NDArray
 from pydantic import Field
 
 from segue.core.config import Settings
@@ -69,28 +68,11 @@ class ProfileClusters(Solver):
             run.log,
         )
 
-    def encode(self, queries: Queries) -> NDArray[np.float32]:
-        """Return the probabilities of the classes, ``(N, K)``."""
-        history_NI = queries.history.csr(self.schema.n_items)
-        return self.classes.probabilities(self.profiles.rows(queries), history_NI, self.config.event_weight)
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """Return the probability of each item in each class, ``(n_items, K)``.
-
-        It is relative to that of an average item.
-        """
-        vectors_IK: Scores = (np.exp(self.classes.log_items_KI) * np.float32(self.schema.n_items)).T
-        return vectors_IK
-
-    @property
-    def bias(self) -> NDArray[np.float32]:
-        """Return zeros, ``(n_items,)``."""
-        return np.zeros(self.schema.n_items, np.float32)
-
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return probabilities relative to that of an average item."""
-        return select_candidates(self.encode(queries) @ self.vectors.T, candidates)
+        history_NI = queries.history.csr(self.schema.n_items)
+        classes_NK = self.classes.probabilities(self.profiles.rows(queries), history_NI, self.config.event_weight)
+        return select_candidates(self.classes.mix(classes_NK) * np.float32(self.schema.n_items), candidates)
 
     def arrays(self) -> StateArrays:
         """Return the classes and the profiles of the training users."""

@@ -45,6 +45,8 @@ POSITIONS, BATCH = 8_192, 128
 """Training positions that the weights are learned from, and positions whose next items are compared."""
 L2 = 1e-3
 """Regularization of the weights."""
+NO_FEATURES = "no item of the history has features: ranked as without a history"
+"""Note of a query."""
 
 
 class Content(Solver):
@@ -108,6 +110,8 @@ class Content(Solver):
         histories = train.histories.take(np.flatnonzero(train.histories.lengths))
         weights_I = self._profile_weights(histories).sum(axis=0) / len(histories)
         self.default_profile_D = np.asarray(weights_I @ self.items_ID, np.float32)
+        if not self.default_profile_D.any():
+            LOG.warning("content: no item of the training histories has features; lists are in catalog order")
 
     def _learn_weights(self, train: Dataset, blocks: Sequence[csr_array[Any] | Scores], run: Run) -> Scores:
         """Maximize the likelihood of next items given profiles: ``(F,)``, at least 0."""
@@ -203,11 +207,25 @@ class Content(Solver):
     def encode(self, queries: Queries) -> NDArray[np.float32]:
         """Return the profile of each history, ``(N, D)``.
 
-        An empty history has the mean profile of all training users.
+        A history that is empty, or whose items have no features, has the mean profile of all training users.
         """
-        profiles_ND: Scores = np.asarray(self._profile_weights(queries.history) @ self.items_ID, np.float32)
-        profiles_ND[queries.history.lengths == 0] = self.default_profile_D
+        profiles_ND = self._profiles(queries.history)
+        profiles_ND[~profiles_ND.any(axis=1)] = self.default_profile_D
         return profiles_ND
+
+    def _profiles(self, history: Events) -> Scores:
+        """Return the weighted mean vector of each history, ``(N, D)``.
+
+        It is zero if no item has features.
+        """
+        profiles_ND: Scores = np.asarray(self._profile_weights(history) @ self.items_ID, np.float32)
+        return profiles_ND
+
+    def describe_fallbacks(self, queries: Queries) -> dict[int, str]:
+        """See :class:`segue.core.model.FallbackDescriber`."""
+        history = queries.history
+        rows = np.flatnonzero((history.lengths > 0) & ~self._profiles(history).any(axis=1))
+        return dict.fromkeys(rows.tolist(), NO_FEATURES)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -222,6 +240,25 @@ class Content(Solver):
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the weighted mean similarity to the items of the history."""
         return select_candidates(self.encode(queries) @ self.items_ID.T, candidates)
+
+    def explain_features(self, queries: Queries, item: int) -> tuple[str, dict[str, float]]:
+        """Return the weighted similarity by feature.
+
+        See :class:`segue.core.model.FeatureExplainer`.         Categories and tags that are projected are one term.
+        """
+        products_D = self.encode(queries)[0].astype(np.float64) * self.items_ID[item]
+        features = self.schema.item_features
+        dense = [(feature.name, feature) for feature in features if not feature.categories]
+        sparse = [(feature.name, feature) for feature in features if feature.categories]
+        sizes = dict(zip((one.name for one in features), map(len, self.blocks.statistics), strict=True))
+        widths = {name: sizes[name] for name, _ in dense}
+        if self.projection_WD is None:
+            widths |= {name: sizes[name] for name, _ in sparse}
+        else:
+            widths[", ".join(name for name, _ in sparse)] = self.projection_WD.shape[1]
+        ends = np.cumsum(list(widths.values()))
+        parts = np.split(products_D, ends[:-1])
+        return "score", {name: float(part.sum()) for name, part in zip(widths, parts, strict=True)}
 
     def similar(self, items: Codes) -> Scores:
         """Return cosine similarities of item vectors."""

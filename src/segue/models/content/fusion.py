@@ -180,6 +180,20 @@ class Fusion(Network):
         """Return logits of the next item."""
         return self.encoder.score(queries, candidates)
 
+    @torch.no_grad()
+    def explain_features(self, queries: Queries, item: int) -> tuple[str, dict[str, float]]:
+        """Return what id, text and features add to a score.
+
+        See :class:`segue.core.model.FeatureExplainer`.
+        They are the products of the hidden state with the gated parts of the item's vector. Cross-attention has none.
+        """
+        state_D = torch.from_numpy(self.encode(queries)[0])
+        parts = self.fusion.parts(item, self.encoder.items.weight)
+        terms = {name: float(part_D.detach().cpu() @ state_D) for name, part_D in parts.items()}
+        if terms and (bias := float(self.bias[item])):
+            terms["bias"] = bias
+        return "score", terms
+
     def similar(self, items: Codes) -> Scores:
         """Return the cosine similarity of item vectors."""
         return self.encoder.similar(items)

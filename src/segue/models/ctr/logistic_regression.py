@@ -292,6 +292,23 @@ class LogisticRegression(Solver):
         pairs: NDArray[np.float64] = matches_T + self._user_logits(queries, rates_N)[rows_T] + self.items_I[items_T]
         return pairs
 
+    def explain_features(self, queries: Queries, item: int) -> tuple[str, dict[str, float]]:
+        """Return weight times value by feature.
+
+        See :class:`segue.core.model.FeatureExplainer`.
+        The term ``item`` holds the intercept and the item's id, features and popularity.
+        """
+        profiles_1C, rates_1 = self._profiles(queries)
+        products_C = csr_array(profiles_1C.multiply(self.matches_C[None, :]).multiply(self.items_IC[[item]])).toarray()[
+            0
+        ]
+        names = [*(feature.name for feature in self.schema.item_features), "popularity"]
+        sums_S = np.bincount(self.feature_of_C, products_C, minlength=0)
+        terms = {"item": float(self.items_I[item])}
+        terms["user"] = float(self._user_logits(queries, rates_1)[0])
+        terms |= {f"match of {name}": float(value) for name, value in zip(names, sums_S, strict=False)}
+        return "log-odds", {name: value for name, value in terms.items() if value}
+
     def _to_values(self, logits: NDArray[np.floating[Any]]) -> Scores:
         low, high = self.levels_2.tolist()
         values: Scores = (low + (high - low) * expit(logits.astype(np.float64))).astype(np.float32)

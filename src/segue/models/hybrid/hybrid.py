@@ -6,7 +6,8 @@ after the other is set to the value that is best for the validation metric, unti
 fusion is that of Cormack et al. 2009, doi:10.1145/1571941.1572114.
 
 Members are trained by their own settings, as if alone. Their scores have different scales, so they are normalized for
-each query. An item that a member cannot score, as it is new, gets the member's lowest score.
+each query. An item that a member cannot score, as it is new, gets the member's lowest score; the stacked model expects
+the score that a regression on the scores of the other members predicts, and a mean number of events.
 
 Shapes: N queries, I items, M members, T examples, C items per example, F inputs of the stacked model.
 """
@@ -162,10 +163,14 @@ class Hybrid(Solver):
             if config.method in ("weighted", "rrf") and config.weights is None:
                 self.weights_M = self._choose_weights(validate)
 
+    @property
+    def inner_models(self) -> tuple[Model, ...]:
+        """See :attr:`segue.core.model.Model.inner_models`."""
+        return tuple(self.members[index] for index in self._used_members())
+
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Combine the scores of the members."""
-        is_used_M = self.weights_M > 0 if self.config.method in ("weighted", "rrf") else np.ones(len(self.members))
-        scores_MNI = [self._member_scores(int(index), queries) for index in np.flatnonzero(is_used_M)]
+        scores_MNI = [self._member_scores(index, queries) for index in self._used_members()]
         return select_candidates(self._combine(scores_MNI, queries), candidates)
 
     def arrays(self) -> StateArrays:
@@ -210,6 +215,11 @@ class Hybrid(Solver):
         self.item_events_I = np.bincount(train.histories.items, minlength=train.n_items)
         self.schema = combine_schemas(train.schema, self.members)
 
+    def _used_members(self) -> list[int]:
+        """Return the members whose weight is not zero."""
+        has_weights = self.config.method in ("weighted", "rrf")
+        return [index for index in range(len(self.members)) if not has_weights or self.weights_M[index] > 0]
+
     def _member_scores(self, index: int, queries: Queries) -> Scores:
         """Return the normalized scores or reciprocal ranks of a member, ``(N, I)``."""
         if self._cache is None:
@@ -247,7 +257,7 @@ class Hybrid(Solver):
         """Return the combined scores, ``(N, I)``."""
         method = self.config.method
         if method == "stacked":
-            inputs = _stacked_inputs(scores_MNI, queries.history.lengths, self.item_events_I)
+            inputs = self._stacked_inputs(scores_MNI, queries.history.lengths)
             weighted = [
                 one * weight for one, weight in zip(inputs, self.coefficients_F.astype(np.float32), strict=True)
             ]
@@ -259,6 +269,46 @@ class Hybrid(Solver):
             weighted = [one * np.float32(weight) for one, weight in zip(scores_MNI, used_M, strict=True)]
         scores_NI: Scores = np.sum(weighted, axis=0, dtype=np.float32)
         return scores_NI
+
+    def _stacked_inputs(self, scores_MNI: list[Scores], lengths_N: NDArray[np.int64]) -> list[Scores]:
+        """Return the inputs of the stacked model, ``(N, I)`` each.
+
+        They are the scores of each member; the same times the logarithm of the history's length, and times that of the
+        item's number of events, so that the weight of a member depends on both; and the latter alone. The popularity of
+        new items is unknown, so they have the mean logarithm.
+        """
+        length_N1 = np.log1p(lengths_N)[:, None].astype(np.float32)
+        events_I = np.log1p(self.item_events_I).astype(np.float32)
+        n_warm = self.schema.n_items - self.schema.n_without_events
+        if n_warm:
+            events_I[n_warm:] = events_I[:n_warm].mean()
+        products = [
+            part for one in self._impute_new_items(scores_MNI) for part in (one, one * length_N1, one * events_I)
+        ]
+        return [*products, np.broadcast_to(events_I, scores_MNI[0].shape)]
+
+    def _impute_new_items(self, scores_MNI: list[Scores]) -> list[Scores]:
+        """Predict the scores of new items that a member cannot score.
+
+        The prediction is a linear regression on the mean score of the other members over the other items of the query.
+        """
+        is_able_M = [not member.schema.n_unscored for member in self.members]
+        n_warm = self.schema.n_items - self.schema.n_without_events
+        if all(is_able_M) or not any(is_able_M) or not n_warm:
+            return scores_MNI
+        able_NI = np.mean([one for one, is_able in zip(scores_MNI, is_able_M, strict=True) if is_able], axis=0)
+        able_NI -= able_NI[:, :n_warm].mean(axis=1, keepdims=True)
+        warm_NI, new_NI = able_NI[:, :n_warm], able_NI[:, n_warm:]
+        variances_N1 = np.square(warm_NI).mean(axis=1, keepdims=True)
+        imputed_MNI = []
+        for one_NI, is_able in zip(scores_MNI, is_able_M, strict=True):
+            if not is_able:
+                one_NI = one_NI.copy()
+                covariances_N1 = (warm_NI * one_NI[:, :n_warm]).mean(axis=1, keepdims=True)
+                slopes_N1 = covariances_N1 / np.where(variances_N1 > 0, variances_N1, np.float32(1))
+                one_NI[:, n_warm:] = one_NI[:, :n_warm].mean(axis=1, keepdims=True) + slopes_N1 * new_NI
+            imputed_MNI.append(one_NI)
+        return imputed_MNI
 
     @contextmanager
     def _cached_scores(self) -> Iterator[None]:
@@ -324,16 +374,20 @@ class Hybrid(Solver):
         """Fit the stacked model.
 
         The coefficients maximize the likelihood of the targets among other items (McFadden 1974): those that the
-        members rank highest, and random ones. Items of the history are not among them.
+        members rank highest, and random ones. Items of the history are not among them, nor are new items unless they
+        are targets, as items that cannot be chosen say nothing about what users choose.
         """
         events_T = np.sort(rng.permutation(targets.size)[:MAX_EXAMPLES])
+        n_warm = self.schema.n_items - self.schema.n_without_events
+        are_new_targets = bool((targets.items >= n_warm).any())
         examples = []
         for start in range(0, len(events_T), block := max(1, 4_000_000 // self.schema.n_items)):
             chosen_T = events_T[start : start + block]
             rows, targets_T = queries.take(targets.rows[chosen_T]), targets.items[chosen_T]
             scores_MNI = [self._normalize(index, rows) for index in range(len(self.members))]
             items_TC, is_candidate_TC = _sample_candidates(scores_MNI, rows, targets_T, rng)
-            inputs = _stacked_inputs(scores_MNI, rows.history.lengths, self.item_events_I)
+            is_candidate_TC &= are_new_targets | (items_TC < n_warm)
+            inputs = self._stacked_inputs(scores_MNI, rows.history.lengths)
             inputs_TCF = np.stack([np.take_along_axis(one, items_TC, axis=1) for one in inputs], axis=2)
             examples.append((inputs_TCF, is_candidate_TC))
         if examples:
@@ -355,6 +409,8 @@ def _digest(queries: Queries) -> bytes:
         queries.users,
         queries.known,
         queries.times,
+        queries.time_known,
+        *(queries.context[name] for name in sorted(queries.context)),
     ]
     for column in columns:
         digest.update(b"-" if column is None else np.ascontiguousarray(column).data)
@@ -385,20 +441,6 @@ def _ranks(scores_NI: Scores) -> Scores:
 def _n_inputs(n_members: int) -> int:
     """Return the number of inputs of the stacked model, F."""
     return 3 * n_members + 1
-
-
-def _stacked_inputs(
-    scores_MNI: list[Scores], lengths_N: NDArray[np.int64], item_events_I: NDArray[np.int64]
-) -> list[Scores]:
-    """Return the inputs of the stacked model, ``(N, I)`` each.
-
-    They are the scores of each member; the same times the logarithm of the history's length, and times that of the
-    item's number of events, so that the weight of a member depends on both; and the latter alone.
-    """
-    length_N1 = np.log1p(lengths_N)[:, None].astype(np.float32)
-    events_I = np.log1p(item_events_I).astype(np.float32)
-    products = [part for one in scores_MNI for part in (one, one * length_N1, one * events_I)]
-    return [*products, np.broadcast_to(events_I, scores_MNI[0].shape)]
 
 
 def _sample_candidates(

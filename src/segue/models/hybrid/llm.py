@@ -65,6 +65,9 @@ Numbers = NDArray[np.float64]
 
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Weights among which validation chooses."""
+FAILURES = (RuntimeError, MemoryError, OSError, ValueError)
+"""What a language model may raise: torch for lack of memory or on a device, a folder that is gone, numbers that are not
+finite. Others are programming errors."""
 MAX_NOTES = 10_000
 """Number of queries whose fallback is remembered for :meth:`Llm.fallbacks`."""
 
@@ -111,8 +114,8 @@ class Llm(Solver):
         """Number of orders of the candidates that ``listwise`` averages over, against the bias of positions; the first
         one is that of the base model, the others are random."""
         weight: Annotated[float, Ge(0), Le(1)] | None = None
-        """Weight of the language model; the base model has the rest. ``None``: chosen on validation, or 0.5 without
-        it."""
+        """Weight of the language model; the base model has the rest. 0: the base model alone, and no language model is
+        read. ``None``: chosen on validation, or 0.5 without it."""
         time_budget_ms: Annotated[float, Gt(0)] | None = None
         """Milliseconds in which the service must rerank a request; ``None``: half of the time to its deadline. Half of
         this time is a limit in any case. Evaluation has no limit."""
@@ -166,11 +169,11 @@ class Llm(Solver):
             folder = str(Path(self.config.language_model).expanduser().resolve())
             self.config = self.config.model_copy(update={"language_model": folder})
         config = self.config
-        if config.language_model:
+        if self.is_reranking:
             self.titles = _titles(train, config.title_column)
             self._digest = find_language_model(config.language_model).digest()
             self._load()
-        else:
+        elif config.weight != 0:
             LOG.warning("llm: language_model is not set, so the base model '%s' ranks alone", config.base)
         self.base = run.train_part(config.base, config.base_settings, train, validate, f"base/{config.base}")
         self.schema = self.base.schema
@@ -185,6 +188,11 @@ class Llm(Solver):
         run.log(1, {"weight": self.weight, **final})
         restore_member(config.base, self.schema, base_arrays(self.base, config.base))  # fails now, not when opened
 
+    @property
+    def is_reranking(self) -> bool:
+        """Return whether the settings have a language model that counts."""
+        return bool(self.config.language_model) and self.config.weight != 0
+
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the scores of the base model, with the candidates reranked."""
         return select_candidates(self.rerank(queries, None), candidates)
@@ -192,6 +200,11 @@ class Llm(Solver):
     def until(self, deadline: float) -> Recommender:
         """Limit the time; see :class:`segue.core.model.DeadlineAware`."""
         return _Limited(self, deadline)
+
+    @property
+    def inner_models(self) -> tuple[Model, ...]:
+        """See :attr:`segue.core.model.Model.inner_models`."""
+        return () if self.base is None else (self.base,)
 
     def fallbacks(self, queries: Queries) -> dict[int, str]:
         """Explain fallbacks; see :class:`segue.core.model.DeadlineAware`."""
@@ -220,7 +233,7 @@ class Llm(Solver):
                     reason = None
                 except NotScored as stop:
                     reason = stop.reason
-                except Exception as error:  # torch raises all kinds of exceptions, such as for lack of memory
+                except FAILURES as error:
                     if not self.fallback_counts["error"] + counts["error"]:
                         LOG.warning("llm: the language model failed: %s: %s", type(error).__name__, error)
                     reason = "error"
@@ -309,7 +322,7 @@ class Llm(Solver):
     def own_arrays(self) -> StateArrays:
         """Return the arrays that are not of the base model."""
         found: dict[str, NDArray[Any]] = {"weight": np.array([self.weight])}
-        if self.config.language_model:
+        if self.is_reranking:
             texts = [title.encode() for title in self.titles]
             found["titles"] = np.frombuffer(b"".join(texts) or b"\n", np.uint8)  # an empty array cannot be stored
             found["title_lengths"] = np.array([len(text) for text in texts], np.int64)
@@ -328,7 +341,7 @@ class Llm(Solver):
             raise ValueError(f"array 'weight': got {self.weight}, expected a number from 0 to 1")
         self.base = restore_member(config.base, self.schema, arrays)
         self.schema = self.base.schema
-        if config.language_model:
+        if self.is_reranking:
             lengths = load_array(arrays, "title_lengths", (self.schema.n_items,), np.int64)
             self.titles = _decode_titles(arrays, lengths)
             self._digest = load_array(arrays, "language_model", (32,), np.uint8).tobytes()

@@ -188,6 +188,21 @@ class ItemFusion(nn.Module):
         fused = self.combine(owns, self.vectors.embed_each(rows_NJ))
         return fused[0], fused[-1]
 
+    def parts(self, code: int, table_ID: Tensor) -> dict[str, Tensor]:
+        """Return the terms whose sum is the vector of a candidate.
+
+        They are ``(D,)`` each, by name: the gated id, text (all vectors) and other features. Only the gated sum has
+        such terms.
+        """
+        if not isinstance(self.combine, _GatedSum):
+            return {}
+        own_1D = table_ID[code : code + 1] if self.has_ids and self.in_training_I[code] else self.unknown_D[None]
+        products = self.combine.products(own_1D, self.vectors.embed_each(self.rows_IJ[code : code + 1]))
+        scale = 1.0
+        if self.log_length is not None:
+            scale = float(self.log_length.exp() / sum(products[1:], products[0]).norm().clamp_min(1e-12))
+        return {name: scale * one[0] for name, one in zip(["id", *self.combine.names], products, strict=True)}
+
     def _split(self, rows_NJ: Tensor) -> tuple[Tensor, ...]:
         """Split encoded rows into features."""
         parts: tuple[Tensor, ...] = rows_NJ.split([feature.size for feature in self.features], 1)
@@ -260,6 +275,7 @@ class _GatedSum(nn.Module):
         super().__init__()
         groups = [[index for index, one in enumerate(is_text) if one is kind] for kind in (True, False)]
         self.groups = [group for group in groups if group]
+        self.names = [name for name, group in zip(("text", "features"), groups, strict=True) if group]
         n_parts = 1 + len(self.groups)
         self.own_gate = nn.Linear(width, n_parts * width)
         self.feature_gate = nn.Linear(width * len(self.groups), n_parts * width, bias=False)
@@ -272,6 +288,17 @@ class _GatedSum(nn.Module):
         parts = [sum((vectors[index] for index in rest), vectors[first]) for first, *rest in self.groups]
         from_features = self.feature_gate(torch.cat(parts, 1) * scale)
         return [self._sum(torch.sigmoid(from_features + self.own_gate(own * scale)), [own, *parts]) for own in owns]
+
+    def products(self, own: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the terms of the sum for one of ``owns``.
+
+        Those of :attr:`names` follow that of the own embedding.
+        """
+        scale = own.shape[1] ** 0.5
+        parts = [sum((vectors[index] for index in rest), vectors[first]) for first, *rest in self.groups]
+        gates = torch.sigmoid(self.feature_gate(torch.cat(parts, 1) * scale) + self.own_gate(own * scale))
+        terms = [own, *parts]
+        return [2.0 * gate * part for gate, part in zip(gates.chunk(len(terms), 1), terms, strict=True)]
 
     def _sum(self, gates: Tensor, parts: Sequence[Tensor]) -> Tensor:
         products = [gate * part for gate, part in zip(gates.chunk(len(parts), 1), parts, strict=True)]

@@ -76,7 +76,7 @@ def find_language_model(folder: str) -> LanguageModelFolder:
         raise ValueError(
             f"{where}: has {found}; expected {WEIGHTS}, as save_pretrained(..., safe_serialization=True) writes them"
         )
-    if not any(any(path.glob(name)) for name in TOKENIZER_FILES):
+    if not any(any(path.glob(name)) for name in ("tokenizer.json", "vocab.json", "vocab.txt", "*.model")):
         raise ValueError(f"{where}: has no tokenizer, expected tokenizer.json")
     return LanguageModelFolder(path, is_seq2seq)
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from segue.nn.language_models.folder import SETTING, LanguageModelFolder
 
-__all__ = ["LanguageModel", "Tokens", "offline_transformers"]
+__all__ = ["LanguageModel", "Tokens", "describe_failure", "offline_transformers"]
 
 Tokens: TypeAlias = list[int]
 
@@ -248,6 +248,15 @@ def _explain(folder: LanguageModelFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers raises all kinds of exceptions for files that it cannot read
-        lines = str(error).strip().splitlines()
-        reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        reason = describe_failure(error)
         raise ValueError(f"{SETTING}: {folder.path}: transformers cannot read it: {reason}") from None
+
+
+def describe_failure(error: Exception) -> str:
+    """Describe in one line why transformers cannot read a file."""
+    lines = str(error).strip().splitlines() or [""]
+    if "instantiate the backend tokenizer" in lines[0]:  # a list of possible reasons follows
+        return (
+            "its files are incomplete, expected a tokenizer.json; save it again with tokenizer.save_pretrained(folder)"
+        )
+    return f"{type(error).__name__}: {lines[0]}"

@@ -94,6 +94,7 @@ class EventRoutes:
 
     async def user(self, id: PathId, limit: Limit = 200) -> Response:  # noqa: A002
         """Show a user and their most recent events, oldest first."""
+        await self._dependencies.refresh_items()
         return json_response(
             await self._dependencies.call_store("recent_events", lambda: self._describe_user(id, limit))
         )
@@ -129,7 +130,11 @@ class EventRoutes:
             advice = RESEND_ADVICE if all(row.key is not None for row in rows) else RESEND_WITHOUT_KEY_ADVICE
             raise self._dependencies.store_unavailable("append", error, advice) from None
         accepted, duplicates = sum(is_new), len(is_new) - sum(is_new)
-        _, unknown_items = self._service.models.active.catalog.encode(list(dict.fromkeys(e.item for e in events)))
+        items = list(dict.fromkeys(event.item for event in events))
+        _, unknown_items = self._service.models.active.catalog.encode(items)
+        if unknown_items:  # another process may have added them
+            await self._dependencies.refresh_items()
+            _, unknown_items = self._service.models.active.catalog.encode(items)
         self._service.metrics.record_events(accepted, duplicates, len(unknown_items))
         if self._service.models.active.artifact.supports_streaming:
             room = MAX_PENDING_USERS - len(self._pending_users)

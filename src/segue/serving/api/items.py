@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -116,6 +116,7 @@ class ItemRoutes:
                     replaced=result.replaced,
                     models=list(result.models),
                     other_models=list(result.other_models),
+                    notes=list(result.notes),
                 )
             )
         if isinstance(result, InvalidItems):
@@ -164,12 +165,19 @@ def _invalid_items(error: InvalidItems) -> ApiError:
     fields = {}
     for cell in error.cells:
         name = cell.column if cell.column in ("id", "title") else f"features.{cell.column}"
-        value = "a text" if isinstance(cell.value, str) else "a list" if isinstance(cell.value, list) else cell.value
-        fields[f"items[{cell.row}].{name}"] = (
-            f"got {json.dumps(value) if value is cell.value else value}, expected {cell.expected}"
-        )
+        fields[f"items[{cell.row}].{name}"] = f"got {_describe_value(cell.value)}, expected {cell.expected}"
     message = "; ".join(f"{name}: {reason}" for name, reason in fields.items())
     return ApiError(422, message=message, fields=fields)
+
+
+def _describe_value(value: Any) -> str:
+    """Describe a value without repeating text."""
+    if isinstance(value, str):
+        return "a text"
+    if isinstance(value, list):
+        noun = "text" if any(isinstance(one, str) for one in value) else "number"
+        return f"a list of {len(value)} {noun}{'' if len(value) == 1 else 's'}"
+    return json.dumps(value)
 
 
 def _ends_with_segment(request: Request, segment: str) -> bool:

@@ -24,7 +24,7 @@ from segue.serving.stores.store import Exposure, StoreError
 from segue.serving.users.event_actions import check_history_actions
 from segue.serving.users.event_context import check_request_context
 from segue.serving.users.input_notes import describe_request
-from segue.serving.users.user_features import coerce_user_features
+from segue.serving.users.user_features import check_profile
 
 __all__ = ["RecommendRoutes", "is_expensive"]
 
@@ -95,7 +95,7 @@ class RecommendRoutes:
         def job() -> Steps[schemas.Explanation]:
             try:
                 schema = model.artifact.bundle.model.schema
-                coerce_user_features(schema.user_features, request.profile)
+                check_profile(model.artifact.bundle, request.profile)
                 check_history_actions(schema, request.history)
                 check_request_context(self._service.models.context_columns(schema), request)
                 rules = compile_rules(request, self._service.settings.default_rules, model.catalog)
@@ -118,7 +118,8 @@ class RecommendRoutes:
                 lambda: time.monotonic() > deadline,
             )
             unknown = merge_unknown(prepared.unknown[0], rules)
-            notes = [*describe_request(schema, request), *prepared.notes[0], *rules.notes]
+            trained = model.artifact.bundle
+            notes = [*describe_request(trained.model, trained.key, request), *prepared.notes[0], *rules.notes]
             notes += explanation.notes
             return explanation.model_copy(update={"unknown": unknown, "notes": notes})
 

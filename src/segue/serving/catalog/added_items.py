@@ -23,10 +23,12 @@ from segue.features.new_items import (
     MODELS_FOR_NEW_ITEMS,
     InvalidItems,
     check_can_add,
+    describe_clipped,
     extend_model,
     read_items,
 )
 from segue.features.text.encode_items import ItemTexts
+from segue.features.text.user_texts import open_user_texts
 from segue.serving.catalog.item_records import AddedItem, encoding_key, find_invalid, from_json, to_json, to_table
 from segue.serving.errors import format_traceback
 from segue.serving.model_registry import LoadedModel, ModelRegistry
@@ -76,6 +78,8 @@ class ItemsResult:
     """Loaded models that have the items."""
     other_models: tuple[str, ...]
     """Loaded models that do not have them."""
+    notes: tuple[str, ...] = ()
+    """What models read otherwise than it is given."""
 
 
 class AddedItems:
@@ -157,7 +161,13 @@ class AddedItems:
             replaced = len(known & given)
             with_items = tuple(model.info.name for model in models if self._has_items(model, given))
             others = tuple(model.info.name for model in models if model.info.name not in with_items)
-            results[row] = ItemsResult(len(batch_items) - replaced, replaced, with_items, others)
+            notes = dict.fromkeys(
+                note
+                for base in bases
+                for table in [read_items(base.artifact.bundle, batch_items, skip_invalid=True)]
+                for note in describe_clipped(base.artifact.bundle, table)
+            )
+            results[row] = ItemsResult(len(batch_items) - replaced, replaced, with_items, others, tuple(notes))
         self._metrics.record_item_changes("put", len(items), len(self))
         return results
 
@@ -239,6 +249,10 @@ class AddedItems:
                     self._item_texts(_base(model)).open()
                 except ValueError as error:
                     reasons.append(f"model {model.info.name}: the text of new items cannot be encoded: {error}")
+            try:
+                open_user_texts(bundle.user_text_encodings).open()
+            except ValueError as error:
+                reasons.append(f"model {model.info.name}: the text of new users cannot be encoded: {error}")
         return reasons
 
     def _has_items(self, model: LoadedModel, ids: set[str]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.events import read_only
-from segue.core.model import Factored, Recommender, Streaming, select_candidates
+from segue.core.model import Factored, Recommender, Streaming, describe_fallbacks, explain_features, select_candidates
 from segue.core.state import State
 from segue.core.types import Codes, Events, Queries, Scores
 
@@ -44,12 +44,19 @@ class _CachedFactored:
         self.vectors: NDArray[np.float32] = read_only(np.ascontiguousarray(model.vectors, np.float32))
         self.bias: NDArray[np.float32] = read_only(np.ascontiguousarray(model.bias, np.float32))
         self._encode: EncodeFn = model.encode if encode is None else encode
+        self._trained = model
 
     def encode(self, queries: Queries) -> NDArray[np.float32]:
         return self._encode(queries)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         return select_candidates(self.encode(queries) @ self.vectors.T + self.bias, candidates)
+
+    def describe_fallbacks(self, queries: Queries) -> dict[int, str]:
+        return describe_fallbacks(self._trained, queries)
+
+    def explain_features(self, queries: Queries, item: int) -> tuple[str, dict[str, float]]:
+        return explain_features(self._trained, queries, item)
 
 
 class _CachedStreaming(_CachedFactored):

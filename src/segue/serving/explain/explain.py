@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from segue.core.events import Codes, Mask, Scores
-from segue.core.model import Recommender, Streaming, is_factored
+from segue.core.model import Recommender, Streaming, describe_fallbacks, explain_features, is_factored
 from segue.core.recommend import PrecomputedQueries, log_partition, score_blocks
 from segue.core.types import Queries
 from segue.serving import schemas
@@ -33,6 +33,10 @@ MAX_NEIGHBORS = 10
 
 MAX_MENTIONED = 3
 """Attributions, values and neighbors that are mentioned in a text."""
+
+
+MAX_TERMS = 10
+"""Contributions of features that are mentioned in a text."""
 
 
 class NeighborLookup(Protocol):
@@ -121,15 +125,12 @@ def explain_in_steps(
         *(schemas.Reason(kind="attribution", text=text) for text in _describe_attributions(attributions, len(seen))),
         *(schemas.Reason(kind="features", text=text) for text in _describe_features(shared_values)),
     ]
+    if not is_unscored:
+        reasons += _contribution_reasons(model, queries, item)
     if history_neighbors:
         text = f"often co-occurs with {_quote_names([one.title or one.id for one in history_neighbors])} of the history"
         reasons.append(schemas.Reason(kind="neighbors", text=text))
-    if is_unscored:
-        text = "the item has no events in training, and the model reads no item features: it is ranked last"
-        reasons.append(schemas.Reason(kind="unknown", text=text))
-    if not len(seen):
-        text = "the history is empty: the model has nothing to go by"
-        reasons.append(schemas.Reason(kind="unknown", text=text))
+    reasons += _missing_input_reasons(model, queries, is_unscored)
     return schemas.Explanation(
         item=_recommended_item(outcome, catalog),
         recommended=outcome.is_recommended,
@@ -142,6 +143,22 @@ def explain_in_steps(
         model=model_info,
         notes=notes,
     )
+
+
+def _contribution_reasons(model: Recommender, queries: Queries, item: int) -> list[schemas.Reason]:
+    """Return what features add to the score of the item."""
+    texts = _describe_contributions(*explain_features(model, queries, item))
+    return [schemas.Reason(kind="features", text=text) for text in texts]
+
+
+def _missing_input_reasons(model: Recommender, queries: Queries, is_unscored: bool) -> list[schemas.Reason]:
+    """Return what the model does not know about the item and the history."""
+    texts = [*describe_fallbacks(model, queries).values()]
+    if is_unscored:
+        texts.append("the item has no events in training, and the model reads no item features: it is ranked last")
+    if not queries.history.size:
+        texts.append("the history is empty: the model has nothing to go by")
+    return [schemas.Reason(kind="unknown", text=text) for text in texts]
 
 
 def _item_outcome(
@@ -286,6 +303,14 @@ def _describe_features(shared: Mapping[str, Mapping[str, int]]) -> list[str]:
         f"{name} {', '.join(_describe_share(value, count) for value, count in [*values.items()][:MAX_MENTIONED])}"
         for name, values in shared.items()
     ]
+
+
+def _describe_contributions(name: str, terms: Mapping[str, float]) -> list[str]:
+    """Describe the greatest terms of a sum, in at most one text."""
+    order = sorted(terms, key=lambda term: -abs(terms[term]))
+    parts = [f"{term} ({terms[term]:+.3g})" for term in order[:MAX_TERMS]]
+    more = f" and {len(order) - MAX_TERMS} more" if len(order) > MAX_TERMS else ""
+    return [f"its {name} of {sum(terms.values()):.3g} is the sum of {', '.join(parts)}{more}"] if parts else []
 
 
 def _describe_share(value: str, count: int) -> str:

@@ -16,9 +16,9 @@ function cacheItems(list) {
   return list;
 }
 
-/** Cache the titles of items `{id, title}` received without features. */
+/** Cache the titles of items `{id, title}` received without features. An item that was replaced has a new title. */
 export function cacheTitles(list) {
-  for (const { id, title } of list) if (title && !items.has(id)) items.set(id, { id, title, features: {} });
+  for (const { id, title } of list) if (title && items.get(id)?.title !== title) items.set(id, { id, title, features: {} });
 }
 
 /** Cached item, or one that has only its id. */
@@ -30,7 +30,7 @@ export async function searchItems(query, signal) {
   return cacheItems(results).map((item) => ({ id: item.id, label: item.title || item.id, note: featureSummary(item) }));
 }
 
-/** Load items by id; an item that does not exist has no title. */
+/** Load items by id; an item that does not exist has no title, and is requested again later: it may be added. */
 export async function loadItems(ids, signal) {
   const missing = [...new Set(ids)].filter((id) => !items.has(id));
   for (let start = 0; start < missing.length; start += MAX_CONCURRENT) {
@@ -39,7 +39,6 @@ export async function loadItems(ids, signal) {
         cacheItems([await call("GET", path("items", id), { signal })]);
       } catch (error) {
         if (!(error instanceof ApiError) || error.status !== 404) throw error;
-        items.set(id, { id, title: null, features: {} });
       }
     });
     await Promise.all(requests);

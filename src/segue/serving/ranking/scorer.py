@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.core.model import FALLBACK_NOTES, DeadlineAware, Recommender, is_factored
+from segue.core.model import FALLBACK_NOTES, DeadlineAware, Recommender, describe_fallbacks, is_factored
 from segue.core.recommend import PrecomputedQueries
 from segue.core.state import State
 from segue.core.types import Events, Mask, Queries, Recommendations
@@ -156,6 +156,9 @@ class Scorer:
         ranked = yield from rank_batch_in_steps(
             model, queries, batch.requests, batch.rules, batch.model.catalog, search, batch.is_late
         )
+        for row, text in describe_fallbacks(engine.model, batch.prepared.queries).items():
+            if not batch.pending[row].hides_history:
+                ranked[row] = replace(ranked[row], notes=(*ranked[row].notes, text))
         return ranked if limited is None else self._add_fallback_notes(batch, ranked, limited.fallbacks(queries))
 
     def _add_fallback_notes(
@@ -215,7 +218,9 @@ class Scorer:
         """
         if not batch.model.artifact.supports_streaming or batch.notes:
             return []
-        profile_features = {feature.name for feature in batch.model.artifact.bundle.model.schema.user_features}
+        trained = batch.model.artifact.bundle
+        profile_features = {feature.name for feature in trained.model.schema.user_features}
+        profile_features |= {name for one in trained.user_text_encodings for name in one.settings["columns"]}
         answerable = [profile_features.isdisjoint(request.profile or ()) for request in batch.requests]
         return [row for row, one in enumerate(batch.prepared.user_events) if one is not None and answerable[row]]
 

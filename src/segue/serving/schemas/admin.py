@@ -59,6 +59,8 @@ class ItemsStored(ApiModel):
     """Loaded models that have the items."""
     other_models: list[str] = []
     """Loaded models that cannot have them, because they represent items by their events."""
+    notes: list[str] = []
+    """Numbers far outside of their range in training, which models score as the nearest in it."""
 
 
 class ItemDeleted(ApiModel):

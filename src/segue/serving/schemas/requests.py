@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from segue.features.new_items import MAX_TITLE_LENGTH
 from segue.serving.schemas.base import WHOLE_NUMBER, ApiModel, Feature, FeatureValue, Id, Name, Scalar, Time, Value
 from segue.serving.schemas.rules import Rules
 
@@ -141,7 +142,7 @@ class ItemRequest(ApiModel):
 
     id: Id
     """Item id."""
-    title: str | None = None
+    title: Annotated[str, StringConstraints(max_length=MAX_TITLE_LENGTH)] | None = None
     """Title."""
     features: dict[Feature, FeatureValue | None] = {}
     """Features of the catalog by name, text included. Those that are not given are unknown. Text is a string, tags are

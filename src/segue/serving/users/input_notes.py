@@ -1,6 +1,7 @@
 """Remarks on inputs that are valid but probably not meant.
 
-These are improbable times, histories in the wrong order, and categories that the model does not know.
+These are improbable times, histories in the wrong order, categories that the model does not know, and inputs that it
+reads and that are missing.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from segue.core.types import DataSchema, Feature
+from segue.core.model import Recommender
 from segue.serving import schemas
 from segue.serving.users.event_context import context_of, describe_context
+from segue.serving.users.model_inputs import describe_ungiven, describe_unread_columns, find_unknown_categories
 from segue.serving.users.user_features import coerce_user_features
 
 __all__ = ["LATE", "describe_late_times", "describe_request"]
@@ -33,9 +35,15 @@ def describe_late_times(times: Sequence[tuple[str, int | None]]) -> list[str]:
     return [f"{name}: {time}{more} after 2099; used as given, check the unit"]
 
 
-def describe_request(schema: DataSchema, request: schemas.RecommendRequest) -> list[str]:
-    """Describe the improbable inputs of a valid request to a model with this schema."""
-    notes = []
+def describe_request(model: Recommender, key: str, request: schemas.RecommendRequest) -> list[str]:
+    """Describe improbable and missing inputs of a valid request to a model.
+
+    Args:
+        key: key of the model, which names it as in Python. The time of a query that gives none is the present.
+    """
+    schema, notes = model.schema, describe_ungiven(model, key, has_context=request.context is not None, has_time=True)
+    if request.history:
+        notes += describe_unread_columns(model, key, _given_columns(request.history))
     if request.time is not None or request.history is not None:
         events = [
             (f"history[{index}].time", event.time)
@@ -48,7 +56,7 @@ def describe_request(schema: DataSchema, request: schemas.RecommendRequest) -> l
                 notes.append(f"{name}: {time} is before the time of an earlier event; expected the oldest event first")
                 break
     if request.profile:
-        notes += _unknown_categories(schema.user_features, request)
+        notes += _unknown_categories(model, request)
     if schema.event_context:
         notes += describe_context(schema.event_context, request.context)
         for index, event in enumerate(request.history or ()):
@@ -58,15 +66,28 @@ def describe_request(schema: DataSchema, request: schemas.RecommendRequest) -> l
     return notes
 
 
-def _unknown_categories(features: Sequence[Feature], request: schemas.RecommendRequest) -> list[str]:
+def _given_columns(history: Sequence[str | schemas.HistoryEvent]) -> set[str] | None:
+    """Return the columns of which an event has a value.
+
+    ``None`` if the history is a list of item ids.
+    """
+    events = [event for event in history if isinstance(event, schemas.HistoryEvent)]
+    columns = {name for name in ("action", "value", "time") if any(getattr(one, name) is not None for one in events)}
+    if any(value is not None for one in events for value in (one.context or {}).values()):
+        columns.add("context")
+    return columns or None
+
+
+def _unknown_categories(model: Recommender, request: schemas.RecommendRequest) -> list[str]:
     """Describe categories of the profile that the model does not know."""
+    features = model.schema.user_features
     values = coerce_user_features(features, request.profile)
     notes = []
     for feature in features:
         if feature.name in values and feature.kind in ("category", "tags"):
             value = values[feature.name]
-            unknown = set([value] if isinstance(value, str) else value) - set(feature.categories)
-            if unknown:
-                count = f"{len(unknown)} of the values" if len(unknown) > 1 else "the value"
+            given = [value] if isinstance(value, str) else list(value)
+            if unknown := find_unknown_categories(model, feature.name, given):
+                count = f"{len(unknown)} of the values" if len(set(given)) > 1 else "the value"
                 notes.append(f"profile.{feature.name}: the model does not know {count}")
     return notes

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.types import Events, Queries
+from segue.features.text.user_texts import open_user_texts
 from segue.serving import schemas
 from segue.serving.artifacts.artifact import ModelArtifact
 from segue.serving.stores import store
@@ -87,9 +88,9 @@ class QueryBuilder:
         query_times_N = self._query_times(artifact, requests)
         features = artifact.bundle.model.schema.user_features
         known_features = {*artifact.user_features, *(feature.name for feature in features)}
-        profile = user_features_frame(
-            features, [coerce_user_features(features, request.profile) for request in requests]
-        )
+        texts = open_user_texts(artifact.bundle.user_text_encodings)
+        profiles = texts.encode([request.profile for request in requests])
+        profile = user_features_frame(features, [coerce_user_features(features, one) for one in profiles])
         history = stack_histories([events for events, _ in parts], artifact.input_columns)
         context = encode_columns(artifact.bundle.model.schema.event_context, [one.context for one in requests])
         known_users_N = known_N & uses_known_user_N

@@ -14,11 +14,13 @@ from typing import Any
 
 import polars as pl
 
+from segue.core.bundle import TrainedModel
 from segue.core.features import MAX_MAGNITUDE
 from segue.core.types import Feature
+from segue.features.text.user_texts import open_user_texts
 from segue.serving import schemas
 
-__all__ = ["coerce_user_features", "user_features_frame"]
+__all__ = ["check_profile", "coerce_user_features", "user_features_frame"]
 
 DTYPES: Mapping[str, Any] = {
     "category": pl.String,
@@ -26,6 +28,19 @@ DTYPES: Mapping[str, Any] = {
     "tags": pl.List(pl.String),
     "vector": pl.List(pl.Float64),
 }
+
+
+def check_profile(trained: TrainedModel, profile: Mapping[str, Any] | None) -> None:
+    """Check the user features of a request, texts included.
+
+    Raises:
+        ValueError: a value does not fit the type of its feature, or a text cannot be encoded.
+    """
+    coerce_user_features(trained.model.schema.user_features, profile)
+    try:
+        open_user_texts(trained.user_text_encodings).check(profile)
+    except ValueError as error:
+        raise ValueError(f"profile.{error}") from None
 
 
 def coerce_user_features(

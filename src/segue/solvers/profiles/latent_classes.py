@@ -51,6 +51,15 @@ class LatentClasses:
         logits_NK = logits_NK + event_weight * np.asarray(counts_NI @ self.log_items_KI.T)
         return _softmax(logits_NK).astype(np.float32)
 
+    def mix(self, classes_NK: Scores) -> Scores:
+        """Return the probabilities of the items given those of the classes, ``(N, I)``.
+
+        Each row is a sum in the order of the classes, so it does not depend on the other rows: a dense product rounds
+        differently for other numbers of rows.
+        """
+        mixed_NI: Scores = csr_array(classes_NK) @ np.exp(self.log_items_KI)
+        return mixed_NI
+
     def arrays(self) -> StateArrays:
         """Return the parameters."""
         return {"classes/items": self.log_items_KI, "classes/weights": self.weights_FK, "classes/bias": self.bias_K}

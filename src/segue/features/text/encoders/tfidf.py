@@ -21,6 +21,7 @@ from pydantic import model_validator
 from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
+from segue.core.messages import warn
 from segue.core.model import StateArrays
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
@@ -28,6 +29,9 @@ from segue.features.text.encoder import TextEncoder, Vectors
 from segue.features.text.pipeline import TextPipeline, TextPipelineSettings, pack_json, unpack_json
 
 __all__ = ["Tfidf", "TfidfWeights"]
+
+FEW_WORDS, FEW_SHARE = 10, 0.2
+"""Below this number and share of the words of the texts, a warning is issued."""
 
 Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Le(1)]
@@ -133,11 +137,18 @@ class Tfidf(TextEncoder):
         weights = TfidfWeights.learn(
             documents, config.min_texts, config.max_share, config.max_words, sublinear=config.sublinear
         )
+        distinct = len({token for tokens in documents for token in tokens})
+        if 0 < len(weights.words) < min(FEW_WORDS, FEW_SHARE * distinct):
+            warn(
+                f"tfidf: only {len(weights.words)} of {distinct:,} words of {len(texts):,} texts are in at least "
+                f"min_texts={config.min_texts} texts and at most max_share={config.max_share} of them, so vectors have "
+                "few dimensions; lower min_texts or raise max_share"
+            )
         if not weights.words:
-            distinct = len({token for tokens in documents for token in tokens})
             raise ValueError(
                 f"tfidf: none of {distinct:,} words of {len(texts):,} texts is in at least min_texts="
-                f"{config.min_texts} texts and at most max_share={config.max_share} of them; change these settings"
+                f"{config.min_texts} texts and at most max_share={config.max_share} of them; lower min_texts or raise "
+                "max_share"
             )
         if not config.idf:
             weights.idf_W = np.ones_like(weights.idf_W)

