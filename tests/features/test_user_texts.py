@@ -190,3 +190,20 @@ def test_settings_of_texts_of_users_need_their_columns() -> None:
     with pytest.raises(ValueError, match=r"text\.user_columns"):
         parse(TextSettings, {"encoder": "letters"}, "text")
     assert parse(TextSettings, {"user_columns": "about", "encoder": "letters"}, "text").user_columns == ("about",)
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [1, 0, 2, 3], [3, 2, 1, 0], [0, 3, 1, 2]])
+def test_users_without_a_profile_among_others_are_ranked_as_alone(order: list[int]) -> None:
+    profiles: list[dict[str, Any]] = [{}, {"about": "b b"}, {"about": "x"}, {"about": None}]
+
+    def lists(rows: list[dict[str, Any]]) -> pl.DataFrame:
+        found: pl.DataFrame = segue.recommend(trained(), histories=[[]] * len(rows), user_features=rows, k=4)
+        return found
+
+    alone = [lists([profile])["item_id"].to_list() for profile in profiles]
+    assert alone[1] != alone[0] == alone[2] == alone[3]
+    together = lists([profiles[row] for row in order])
+    for place, row in enumerate(order):
+        found = together.filter(pl.col("query") == place)
+        assert found["item_id"].to_list() == alone[row]
+        assert found["notes"].null_count() == len(found), "the model reads the column"

@@ -18,6 +18,7 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.messages import arg, name_arguments
+from segue.core.model import nested_models
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split
 from segue.data import load
 from segue.experiment.inference.argument_checks import describe_value, format_count, is_sequence
@@ -344,17 +345,23 @@ def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> Q
         given_rows, queries_of = format_count(len(rows), "row"), format_count(len(batch), "query", "queries")
         raise ValueError(f"{arg('user_features')}: got {given_rows} for {queries_of}")
     frames = _profile_tables(trained, rows)
-    if not rows or not rows[0]:
+    if not frames or not frames[0].columns:
         return batch
-    queries = replace(batch.queries, profile=pl.concat(frames, how="diagonal_relaxed"))
+    queries = replace(batch.queries, profile=pl.concat(frames, how="vertical_relaxed"))
     found = QueryBatch(queries, batch.keys, batch.notes, batch.warnings, batch.unknown)
     for row, table in enumerate(frames):
         for text in _unknown_categories(trained, table):
             found.note(row, text)
             found.warnings.append(text)
-    first = found.queries.rows_between(0, 1)
-    if np.array_equal(trained.model.score(first), trained.model.score(replace(first, profile=None))):
-        found.note_all(f"'{trained.key}' makes no use of these user features")
+    given = set(frames[0].columns)
+    given |= {one.settings["name"] for one in trained.user_text_encodings if given & set(one.settings["columns"])}
+    if not any(
+        feature.name in given for model in nested_models(trained.model) for feature in model.schema.user_features
+    ):
+        row = next(row for row, profile in enumerate(rows) if profile)
+        query = found.queries.rows_between(row, row + 1)
+        if np.array_equal(trained.model.score(query), trained.model.score(replace(query, profile=None))):
+            found.note_all(f"'{trained.key}' makes no use of these user features")
     return found
 
 
@@ -413,14 +420,18 @@ def validate_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> pl.Da
 
 
 def _profile_tables(trained: TrainedModel, profiles: Sequence[Mapping[str, Any]]) -> list[pl.DataFrame]:
-    """Return a table with one row per profile, with the vectors of its texts."""
+    """Return a table with one row per profile, with the vectors of its texts.
+
+    All tables have the columns of all profiles; what a profile lacks is null.
+    """
     for profile in profiles:
         _check_profile(trained, profile)
     try:
         encoded = open_user_texts(trained.user_text_encodings).encode(profiles)
     except ValueError as error:
         raise ValueError(f"{arg('user_features')}: {error}") from None
-    return [pl.DataFrame({name: [value] for name, value in profile.items()}) for profile in encoded]
+    names = list(dict.fromkeys(name for profile in encoded for name in profile))
+    return [pl.DataFrame({name: [profile.get(name)] for name in names}) for profile in encoded]
 
 
 def _check_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> None:
