@@ -57,6 +57,8 @@ PARTS = {
     "claimed_gains": "fusion over transformer_xl and simple baselines, next to reported gains (--source, --seeds)",
     "transfer": "pre-training on one catalog, fine-tuning on another with few data (--models, --seeds): 20 minutes",
     "hybrid": "combinations of models compared with their best member (--source, --models, --seeds): minutes to hours",
+    "click_through": "click-through models on Frappe_x1 next to published figures (--models, --seeds): two hours",
+    "knowledge": "models of the knowledge graph next to published figures (--source, --models, --seeds): an hour",
     "collm": "likes of CoLLM's ML-1M next to language models (--models, --seeds): five minutes",
     "context": "context and times as inputs, on and off, with an ablation (--source, --seeds): half an hour",
     "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
@@ -83,6 +85,7 @@ MODULES = (
     "attack",
     "erasure",
     "context",
+    "click_through",
     "collm",
     "mutation",
 )
@@ -263,6 +266,14 @@ def run_hybrid(options: argparse.Namespace, found: Found) -> tuple[str, str, Fou
     return f"hybrid-{found['source'].partition('?')[0]}", hybrid.page(found), found
 
 
+def run_knowledge(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``knowledge``; the page has the name of the data."""
+    from benchmarks import knowledge
+
+    found |= knowledge.run(options.source, options.models, options.seeds, log, options.quick)
+    return f"knowledge-{found['source'].partition('?')[0]}", knowledge.page(found), found
+
+
 def run_tuning(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
     """Run part ``equal_budget_tuning``; the page has the name of the data."""
     from benchmarks import equal_budget_tuning
@@ -353,6 +364,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "cold_items": run_cold_items,
     "claimed_gains": run_claimed_gains,
     "hybrid": run_hybrid,
+    "knowledge": run_knowledge,
 }
 """By part its function; :func:`run_plain` runs the others."""
 

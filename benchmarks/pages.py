@@ -15,7 +15,7 @@ __all__ = ["format_page", "main"]
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 
-PREFIXED = ("ablation", "claimed_gains", "cold_items", "equal_budget_tuning", "hybrid", "ratings")
+PREFIXED = ("ablation", "claimed_gains", "cold_items", "equal_budget_tuning", "hybrid", "knowledge", "ratings")
 """Parts whose pages are named ``PART-NAME``."""
 
 

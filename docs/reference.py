@@ -34,6 +34,7 @@ def pages() -> dict[str, str]:
         "models": _models(),
         "training": _training(),
         "data": _data(),
+        "examples": _examples(),
         "text": _text(),
         "simulator": _simulator(),
         "evaluation": _evaluation(),
@@ -48,9 +49,12 @@ def pages() -> dict[str, str]:
 
 def groups() -> dict[str, type[Settings]]:
     """Return every group of settings by name: ``training``, ``models.xlstm``, ..."""
+    from segue.core.examples.settings import ExampleSettings
+    from segue.data.examples.splits import ExampleSplitSettings
     from segue.data.filters import Filters
     from segue.data.simulator import SimulatorSettings
     from segue.data.splits import SplitSettings
+    from segue.experiment.clicks.click_plan import ClickRunSettings
     from segue.experiment.settings import EvaluationSettings, RunSettings, TaskSettings
     from segue.features.sentiment import SentimentSettings
     from segue.features.text.encoder import encoder_class, encoder_keys
@@ -65,6 +69,9 @@ def groups() -> dict[str, type[Settings]]:
         "training": Training,
         "evaluation": EvaluationSettings,
         "simulated": SimulatorSettings,
+        "examples": ExampleSettings,
+        "examples.split": ExampleSplitSettings,
+        "examples.run": ClickRunSettings,
         "text": TextSettings,
         "sentiment": SentimentSettings,
     }
@@ -78,6 +85,7 @@ def _index() -> str:
         ("[Models](models.md)", "every model with its settings: group `model`"),
         ("[Training](training.md)", "groups `training`, `run` and `task`; losses and samplers"),
         ("[Data](data.md)", "data sources; groups `filters` and `split`; split strategies"),
+        ("[Labeled examples](examples.md)", "sources; groups `examples`, `split` and `run` of `segue clicks`"),
         ("[Text](text.md)", "group `text`; text encoders with their settings; sentiment of reviews"),
         ("[Simulated world](simulator.md)", "its choice model, and the settings of `simulated?key=value`"),
         ("[Evaluation](evaluation.md)", "group `evaluation`; metrics; similarity measures"),
@@ -152,6 +160,19 @@ def _data() -> str:
         sources.append((f"`{name.replace('_', '-')}`", module.ABOUT, options))
     parts = ["# Data", "## Data sources", render_table(("name", "description", "settings"), sources)]
     parts += [_group("filters"), _group("split"), "### Split strategies", _functions(split_strategies)]
+    return "\n\n".join(parts)
+
+
+def _examples() -> str:
+    from segue.core.examples.settings import ExampleSettings
+    from segue.data.examples.read import list_example_sources
+    from segue.data.examples.splits import ExampleSplitSettings
+    from segue.experiment.clicks.click_plan import ClickRunSettings
+
+    sources = [(f"`{key}`", about) for key, about in list_example_sources()]
+    parts = ["# Labeled examples", "## Sources of examples", render_table(("name", "description"), sources)]
+    for name, kind in {"examples": ExampleSettings, "split": ExampleSplitSettings, "run": ClickRunSettings}.items():
+        parts += [f"## Group `{name}` of `segue clicks`", paragraphs(kind.__doc__ or ""), render_settings(kind)]
     return "\n\n".join(parts)
 
 
@@ -276,13 +297,14 @@ def _default(param: Any) -> str:
 
 
 def _python() -> str:
-    from segue import api
+    from segue import api, examples
 
     first = ["load", "split", "train", "evaluate", "recommend"]
     names = [*first, *(name for name in api.__all__ if name not in first)]
     text = "`import segue` is lazy: each function is imported when it is first used."
     functions = (render_function(f"segue.{name}", getattr(api, name)) for name in names)
-    return "\n\n".join(["# Python", text, *functions])
+    of_examples = (render_function(f"segue.{name}", getattr(examples, name)) for name in examples.__all__)
+    return "\n\n".join(["# Python", text, *functions, *of_examples])
 
 
 def _contract() -> str:

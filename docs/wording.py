@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -136,7 +136,7 @@ def _type_text(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     elif origin in (tuple, list):
         element = _type_text(inner[0])
         text = f"list of ({element})" if " or " in element else f"list of {element}"
-    elif origin is dict:
+    elif origin in (dict, Mapping):
         text = f"mapping of text to {_type_text(inner[1])}"
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         text = f"`{annotation.__name__}`"

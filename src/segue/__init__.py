@@ -33,18 +33,30 @@ if TYPE_CHECKING:
         stream,
         train,
     )
+    from segue.examples import (
+        compare_clicks,
+        evaluate_clicks,
+        load_examples,
+        open_clicks,
+        split_examples,
+        train_clicks,
+    )
 
 __all__ = [
     "add_items",
     "add_text",
     "compare",
+    "compare_clicks",
     "cross_validate",
     "evaluate",
+    "evaluate_clicks",
     "explain",
     "export",
     "load",
+    "load_examples",
     "models",
     "open",
+    "open_clicks",
     "predict",
     "rank",
     "recommend",
@@ -52,11 +64,24 @@ __all__ = [
     "serve",
     "similar",
     "split",
+    "split_examples",
     "stream",
     "train",
+    "train_clicks",
 ]
 
+_EXAMPLES = (
+    "compare_clicks",
+    "evaluate_clicks",
+    "load_examples",
+    "open_clicks",
+    "split_examples",
+    "train_clicks",
+)
+"""Functions of :mod:`segue.examples`."""
+
 _TYPES = {
+    "ClickModel": "segue.core.examples.click_model",
     "Dataset": "segue.core.types",
     "SegueWarning": "segue.core.messages",
     "Split": "segue.core.types",
@@ -69,7 +94,7 @@ def __getattr__(name: str) -> Any:
     if name == "models":
         return import_module("segue.models")
     if name in __all__:
-        return getattr(import_module("segue.api"), name)
+        return getattr(import_module("segue.examples" if name in _EXAMPLES else "segue.api"), name)
     if name in _TYPES:
         return getattr(import_module(_TYPES[name]), name)
     raise AttributeError(f"module 'segue' has no attribute '{name}'")

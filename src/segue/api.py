@@ -69,8 +69,6 @@ ModelKey: TypeAlias = Annotated[str, Described("the key of a model, as in train(
 ItemFilter: TypeAlias = Annotated[Mapping[str, Any], Described('a mapping such as {"genres": "Comedy"}')]
 Rules: TypeAlias = Annotated[Mapping[str, Any], Described('a mapping such as {"diversify": 0.3}')]
 
-# Data
-
 
 @check_arguments()
 def load(
@@ -81,6 +79,7 @@ def load(
     target: str | None = None,
     items: Any = None,
     users: Any = None,
+    triples: Any = None,
     log: Callable[[str], None] | None = None,
     **filters: Any,
 ) -> Dataset:
@@ -88,16 +87,16 @@ def load(
 
     Args:
         source: a name such as ``ml-100k``; a file, folder or pattern of files; a table of pandas, Polars, pyarrow, ...
-        columns: the log's own column names, such as ``{"user": "customer", "context": ["device"]}``. ``None`` ignores a
-            column; in a delimited file without a header, columns are numbered from 1.
+        columns: the log's own names, such as ``{"user": "customer", "context": ["device"]}``; numbers without a header.
         separator: what separates the columns of delimited text, such as ``;`` or ``tab``; by default it is detected.
         target: the kind of action to predict; the others remain input.
         items: item features: a file or a table with the ids in ``id`` or ``item_id``.
         users: user features, likewise, by ``id`` or ``user_id``.
+        triples: facts about items: a file or a table with ``head`` (such as an item id), ``relation`` and ``tail``.
         log: receives decisions, counts and warnings, such as ``print``.
         filters: see :class:`segue.data.filters.Filters`, such as ``min_user_events=5``.
     """
-    layout: dict[str, Any] = {"columns": columns, "separator": separator, "target": target}
+    layout: dict[str, Any] = {"columns": columns, "separator": separator, "target": target, "triples": triples}
     return load_data(source, **layout, filters=parse(Filters, filters, "filters"), items=items, users=users, log=log)
 
 

@@ -15,6 +15,7 @@ from sources import ROOT
 from segue.cli.app import app
 from segue.core.config import Settings, apply_overrides, parse
 from segue.core.registry import builtin_models, model_class
+from segue.experiment.clicks.click_plan import make_click_plan
 
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
@@ -86,6 +87,10 @@ def understood(line: str) -> None:
     context = parsed(line)
     given, verb = context.params, context.info_name
     settings, groups = given.get("set_") or [], reference.groups()
+    if line.startswith("segue clicks "):
+        if isinstance(given.get("model"), str):
+            make_click_plan({"model": given["model"], "data": "table.csv"}, settings)
+        return
     if verb in ("describe", "prepare", "evaluate"):
         group = "evaluation" if verb == "evaluate" else "filters"
         parse(groups[group], apply_overrides({group: groups[group]}, settings)[group], group)
@@ -173,6 +178,7 @@ def test_wrong_commands_are_seen() -> None:
         "segue train xlstm --data ml-100k --set widht=3",
         "segue train xlsm --data ml-100k",
         "segue evaluate latest --set ks=0",
+        "segue clicks train deepfm --data shown.csv --set widht=3",
     ):
         with pytest.raises(Exception):  # noqa: B017, PT011 - of typer, of the registry or of settings
             understood(line)

@@ -13,8 +13,8 @@ MAX_FOLDER_FILES = 20
 SLIVER_LINES = 60
 """A file below this length with a single importer belongs into its importer, unless it is a registry entry."""
 
-REGISTRIES = ("models/", "data/sources/", "serving/stores/", "features/text/encoders/")
-"""Folders whose files are entries: models by family, public datasets, event stores, text encoders."""
+REGISTRIES = ("models/", "data/sources/", "data/examples/sources/", "serving/stores/", "features/text/encoders/")
+"""Folders whose files are entries: models by family, public datasets of logs and examples, stores, text encoders."""
 
 OWN_CONCEPTS = {
     "cli/export.py": "one command, one file",
@@ -22,6 +22,8 @@ OWN_CONCEPTS = {
     "serving/experiments/rank_biased_overlap.py": "a published measure",
     "serving/ranking/latency_estimator.py": "decides which models can meet a deadline",
     "similarity/distribution_similarity.py": "a registry of measures",
+    "solvers/boosting/trees.py": "the text format of another library",
+    "solvers/logistic/example_design.py": "the design matrix of examples, next to that of logs",
     "training/configured_loss.py": "builds the loss that settings name",
 }
 """Short files with one importer that stay apart, and why."""

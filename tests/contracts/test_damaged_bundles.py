@@ -24,6 +24,10 @@ def save(key: str, folder: Path) -> Path:
     return folder
 
 
+def it_has_knowledge(key: str) -> bool:
+    return subject(key).data.knowledge is not None
+
+
 def flip(content: bytes, rng: np.random.Generator) -> bytes:
     position = int(rng.integers(len(content)))
     changed = content[position] ^ int(rng.integers(1, 256))
@@ -51,7 +55,8 @@ def test_damaged_files_are_named(key: str, tmp_path: Path) -> None:
     read(folder)
     rng = np.random.default_rng(len(key))
     names = sorted(path.name for path in folder.iterdir())
-    assert set(names) == bundle.FILES - {bundle.TEXT}
+    absent = {bundle.TEXT, bundle.USER_TEXT, *(() if it_has_knowledge(key) else (bundle.KNOWLEDGE, bundle.ENTITIES))}
+    assert set(names) == bundle.FILES - absent
     for name in names:
         path = folder / name
         whole, other = path.read_bytes(), (folder / names[names.index(name) - 1]).read_bytes()
@@ -86,8 +91,9 @@ def replace_arrays(folder: Path, name: str, arrays: Arrays) -> None:
 def malformed(name: str, array: NDArray[Any]) -> Iterator[tuple[str, Arrays]]:
     """Yield what a bug or an attacker could store in place of an array."""
     yield "missing", {}
-    yield "longer", {name: np.concatenate([array, array])}
-    yield "shorter", {name: array[:-1]}
+    if array.ndim:
+        yield "longer", {name: np.concatenate([array, array])}
+        yield "shorter", {name: array[:-1]}
     yield "another dimension", {name: array[None]}
     other = np.float64 if array.dtype == np.float32 else np.float32
     yield "another type", {name: array.astype(other)}
@@ -100,7 +106,10 @@ def malformed(name: str, array: NDArray[Any]) -> Iterator[tuple[str, Arrays]]:
         yield "descending", {name: np.ascontiguousarray(array[::-1])}
 
 
-NO_RANGE = {"steps", "edges_E", "rows_IJ", "rows_UJ", "seed", "fingerprints", "bins", "item_events", "switch_at"}
+NO_RANGE = {
+    *("steps", "edges_E", "rows_IJ", "rows_UJ", "item_features", "user_features", "seed"),
+    *("fingerprints", "bins", "item_events", "switch_at"),
+}
 """Arrays of which all numbers are valid: features may be missing, and counters and hashes have no range."""
 
 

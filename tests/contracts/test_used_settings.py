@@ -12,7 +12,7 @@ from segue.core.registry import model_class, model_keys
 from segue.core.run import Run
 from segue.experiment.plan import make_plan
 from segue.testing.training import small
-from segue.testing.worlds import cycle, with_features
+from segue.testing.worlds import cycle, with_features, with_knowledge
 from segue.training.settings import CHOICE_DEPENDENT_SETTINGS, Training
 from segue.training.train import train
 
@@ -87,7 +87,7 @@ def test_a_training_setting_is_read_or_rejected(model: str) -> None:
     if not issubclass(kind, Network):
         assert accepted == {"metric"}
         return
-    log = with_features(cycle(users=12).train)
+    log = with_knowledge(with_features(cycle(users=12).train), [0] * 6 + [1] * 6)
     training = Recording(epochs=1, metric="hit_rate@10", ema=0.5)
     READ.clear()
     train(model, small(kind.Config, {}), training, log, Run(0), lambda _: {"hit_rate@10": 0.5})

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from segue.core.config import parse
+from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.model import Model, Recommender
 from segue.core.registry import model_class
 from segue.core.run import Interrupted, Run
 from segue.core.types import Events, HeldOut, Queries
 from segue.models.neural.multi_vae import gaussian_kl, multinomial_nll
 from segue.nn.graph_propagation import UserItemGraph
-from segue.solvers.interaction_pairs import InteractionPairs
 from segue.testing import World, clusters, dataset, hit_rate, train_small
 from segue.training.train import Training, train
 

@@ -103,7 +103,7 @@ def test_what_was_encoded_is_reported(data: Dataset) -> None:
         (["titel"], {}, "no item feature 'titel', did you mean 'title'?"),
         (["nothing"], {}, "no item feature 'nothing'"),
         (["year"], {}, "'year' holds Int64, expected texts or lists of texts"),
-        (["title"], {"name": "year"}, "has an item feature 'year' already"),
+        (["title"], {"name": "year"}, "items of 'world' have a feature 'year' already"),
     ],
 )
 def test_unusable_columns_are_named(data: Dataset, columns: list[str], values: Any, message: str) -> None:

@@ -43,6 +43,12 @@ class Setting:
         self.recurrent: TrainedModel = segue.train(
             "gru4rec", self.split, embedding_dim=4, hidden_dim=4, epochs=1, recipe="none"
         )
+        self.examples = pl.DataFrame(
+            {"label": np.arange(60) % 2, "user": np.arange(60) % 7, "x": np.random.default_rng(1).normal(size=60)}
+        )
+        self.clicks: segue.ClickModel = segue.train_clicks(
+            "deepfm", self.examples, self.examples, epochs=1, embedding_dim=2, hidden=(2,)
+        )
         self.session = segue.stream(self.recurrent)
         self.state = self.session.state([1, 2])
 
@@ -110,6 +116,18 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
         "explain": (segue.explain, {"model": model, "user": 1, "item": 2}),
         "stream": (segue.stream, {"model": setting.recurrent}),
         "export": (segue.export, {"model": model, "folder": "artifact", "engine": "native"}),
+        "load_examples": (segue.load_examples, {"source": setting.examples}),
+        "split_examples": (segue.split_examples, {"table": setting.examples}),
+        "train_clicks": (
+            segue.train_clicks,
+            {"name": "deepfm", "train": setting.examples, "valid": setting.examples, "epochs": 1, "hidden": (2,)},
+        ),
+        "open_clicks": (segue.open_clicks, {"path": "clicks"}),
+        "evaluate_clicks": (segue.evaluate_clicks, {"model": setting.clicks, "table": setting.examples}),
+        "compare_clicks": (
+            segue.compare_clicks,
+            {"models": {"a": setting.clicks, "b": setting.clicks}, "table": setting.examples},
+        ),
         "session.state": (setting.session.state, {"history": history}),
         "session.step": (setting.session.step, {"state": setting.state, "item": 2}),
         "session.recommend": (setting.session.recommend, {"state": setting.state}),
@@ -137,6 +155,7 @@ def test_wrong_arguments_are_explained(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
     segue.save(setting.model, "saved")
+    setting.clicks.save("clicks")
     function, valid = functions(setting)[name]
     faults = []
     for parameter in inspect.signature(function).parameters.values():
@@ -172,7 +191,15 @@ def fault_of(function: Callable[..., Any], arguments: dict[str, Any], name: str)
     return None
 
 
-SYNONYMS = {"name": "model", "path": "run", "model": "run|table", "source": "data|table", "data": "table"}
+SYNONYMS = {
+    "name": "model",
+    "path": "run|model",
+    "model": "run|table",
+    "source": "data|table",
+    "data": "table",
+    "train": "table",
+    "valid": "table",
+}
 """What messages about an argument may name instead."""
 
 

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segue.evaluation.click_metrics import auc, gauc, log_loss, uauc, user_aucs
+from segue.evaluation.click_metrics import (
+    auc,
+    average_precision,
+    best_threshold,
+    calibration_error,
+    f1,
+    gauc,
+    log_loss,
+    reliability,
+    uauc,
+    user_aucs,
+)
 
 sklearn = pytest.importorskip("sklearn.metrics", reason="needs scikit-learn")
 
@@ -79,3 +90,43 @@ def test_log_loss_is_that_of_scikit_learn(seed: int) -> None:
 def test_wrong_arguments_are_named(call: Callable[[], float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(2, 30))
+def test_average_precision_and_f1_are_those_of_scikit_learn(seed: int, size: int) -> None:
+    _, labels, scores = events(seed, size)
+    assert average_precision(labels, scores) == pytest.approx(sklearn.average_precision_score(labels, scores))
+    for threshold in (0.0, 0.5, 3.0):
+        expected = sklearn.f1_score(labels, scores >= threshold, zero_division=0)
+        assert f1(labels, scores, threshold) == pytest.approx(expected)
+    best = best_threshold(labels, scores)
+    values = {threshold: f1(labels, scores, threshold) for threshold in np.unique(scores)}
+    assert best in values
+    assert values[best] == pytest.approx(max(values.values()))
+    assert best == max(one for one, value in values.items() if np.isclose(value, max(values.values())))
+
+
+def test_reliability_and_calibration_error_have_known_answers() -> None:
+    p = np.repeat([0.1, 0.4, 0.8], 10)
+    labels = np.concatenate([np.arange(10) < 1, np.arange(10) < 6, np.arange(10) < 8])
+    assert reliability(labels, p, bins=3).tolist() == [
+        [10, pytest.approx(0.1), pytest.approx(0.1)],
+        [10, pytest.approx(0.4), pytest.approx(0.6)],
+        [10, pytest.approx(0.8), pytest.approx(0.8)],
+    ]
+    assert calibration_error(labels, p, bins=3) == pytest.approx(0.2 / 3)
+    assert reliability(labels, np.full(30, 0.5)).tolist() == [[30, 0.5, 0.5]]
+    rng = np.random.default_rng(0)
+    q = rng.random(20_000)
+    drawn = rng.random(20_000) < q
+    counts = reliability(drawn, q)[:, 0]
+    assert counts.sum() == 20_000
+    assert counts.max() - counts.min() <= 1
+    assert calibration_error(drawn, q) < 0.015 < 0.1 < calibration_error(drawn, np.sqrt(q))
+
+
+def test_no_positive_event_is_an_error_of_average_precision() -> None:
+    with pytest.raises(ValueError, match="none of 3 is positive"):
+        average_precision(np.zeros(3), np.arange(3))
+    assert f1(np.zeros(3), np.arange(3), 10.0) == 0

@@ -19,7 +19,7 @@ from segue.core.model import Predictor
 from segue.core.registry import builtin_models, model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries
-from segue.testing import dataset
+from segue.testing import dataset, with_knowledge
 from segue.testing.language_models import save_tiny_language_model
 from segue.training.settings import Training
 from segue.training.train import train
@@ -51,6 +51,11 @@ BASE: Settings = {
     "batch_size": 16,
     "num_negatives": 2,
     "kl_annealing_epochs": 1.0,
+    "hidden": (6,),
+    "bottom": (4,),
+    "gate_hidden": 4,
+    "attention_hidden": (4,),
+    "num_filters": 3,
 }
 """Small settings, for the models that have them."""
 
@@ -65,7 +70,10 @@ OWN_BASE: dict[str, Settings] = {
     "bayesian_pmf": {"iterations": 8},
     "factorization_machine": {"iterations": 8},
     "llm": {"candidates": 6, "history_length": 3},
+    "gradient_boosting": {"iterations": 6, "min_examples": 2, "min_category_examples": 1, "validate_every": 3},
+    "finalnet": {"num_blocks": 2},
 }
+OWN_BASE["ranker"] = {"num_candidates": 8, "settings": {"gradient_boosting": OWN_BASE["gradient_boosting"]}}
 OWN_BASE["user_knn"] |= OWN_BASE["item_knn"]
 
 EXPLICIT = {"feedback": "explicit"}
@@ -82,6 +90,9 @@ CASES: dict[str, list[Case]] = {
     "num_heads": [({}, 1)],
     "cg_steps": [({"solver": "conjugate_gradient"}, 1)],
     "gate_soft_cap": [({}, 0.1)],
+    "hidden": [({}, (8,)), ({}, (6, 6))],
+    "max_history": [({}, 2)],
+    "lazy_rows": [({}, 1)],
 }
 """By setting, where an arbitrary other value has no effect by itself."""
 
@@ -139,6 +150,7 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("neumf", "pretrain_epochs"): [({}, 1.0)],
     ("neumf", "num_negatives"): [({}, 1)],
     ("lightgcn", "l2"): [({}, 1.0)],
+    ("lightkg", "contrast_temperature"): [({"contrast": 0.5}, 0.2)],
     ("item2vec", "subsample"): [({}, 0.01)],
     ("fusion", "backbone"): [({}, "gru4rec")],
     ("fusion", "backbone_settings"): [({}, {"num_blocks": 1})],
@@ -177,6 +189,11 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("maml", "query_size"): [({}, 1)],
     ("maml", "num_negatives"): [({}, 1)],
     ("maml", "clip_predictions"): [({**EXPLICIT, "inner_learning_rate": 2.0}, True)],
+    ("ranker", "retriever"): [({}, "item_knn")],
+    ("ranker", "ranker"): [({"settings": {}}, "logistic_regression")],
+    ("ranker", "settings"): [({}, {"ease": {"l2": 1.0}})],
+    ("ranker", "inputs"): [({}, ("history",))],
+    ("ranker", "max_queries"): [({}, 6)],
     ("llm", "language_model"): [({}, "")],
     ("llm", "base"): [({}, "popular")],
     ("llm", "base_settings"): [({}, {"l2": 1.0})],
@@ -192,6 +209,27 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("fold_in", "prior"): [({}, "random")],
     ("fold_in", "bases"): [({}, ("item_knn",))],
     ("fold_in", "base_settings"): [({}, {"user_knn": {"k": 2}})],
+}
+OWN_CASES |= {
+    (_key, "inputs"): [({}, ("item_features",)), ({}, ("user_features",)), ({}, ("history",))]
+    for _key in (
+        *("ctr_factorization_machine", "wide_deep", "deepfm", "dlrm", "dcn_v2", "finalmlp", "finalnet", "din"),
+        *("text_cnn", "gradient_boosting"),
+    )
+}
+OWN_CASES |= {
+    ("dlrm", "bottom"): [({}, (3,)), ({}, (4, 4))],
+    ("dcn_v2", "rank"): [({}, 2)],
+    ("finalmlp", "hidden_2"): [({}, (8,))],
+    ("finalmlp", "gate_fields"): [({}, (("user",), ("item",)))],
+    ("finalnet", "num_blocks"): [({}, 1)],
+    ("din", "attention_hidden"): [({}, (3,)), ({}, (4, 4))],
+    ("text_cnn", "filter_widths"): [({}, (2,))],
+    ("gradient_boosting", "num_leaves"): [({}, 3)],
+    ("gradient_boosting", "category_smoothing"): [({}, 60.0)],
+    ("gradient_boosting", "min_examples"): [({}, 20)],
+    ("gradient_boosting", "min_category_examples"): [({}, 60)],
+    ("gradient_boosting", "validate_every"): [({"row_fraction": 0.5}, 2)],
 }
 for _key in ("item_knn", "user_knn"):
     OWN_CASES |= {
@@ -231,6 +269,12 @@ NEED_A_SAVED_MODEL = {("transfer", name) for name in ("source", "source_hash", "
 """Settings that need a saved model; ``test_transfer.py`` tests them."""
 
 
+NEED_VALIDATION = {("gradient_boosting", "metric"), ("gradient_boosting", "patience")}
+"""Settings of early stopping; ``test_gradient_boosting.py`` tests them."""
+
+UNTESTED = SPECIAL_HARDWARE | NEED_A_SAVED_MODEL | NEED_NEW_ITEMS | NEED_VALIDATION
+
+
 def world() -> Dataset:
     """Build a log with all columns and features."""
     rng = np.random.default_rng(0)
@@ -246,7 +290,8 @@ def world() -> Dataset:
     features = features.with_columns(text=pl.Series(rng.normal(size=(N_ITEMS, 3)).tolist()))
     users = pl.DataFrame({"id": [f"u{code}" for code in range(N_USERS)], "gender": ["F", "M"] * 9, "city": CITIES})
     data = dataset(events, N_ITEMS)
-    return replace(data, actions=("view", "buy"), item_features=features.lazy(), user_features=users.lazy())
+    data = replace(data, actions=("view", "buy"), item_features=features.lazy(), user_features=users.lazy())
+    return with_knowledge(data, (np.arange(N_ITEMS) % 3).tolist())
 
 
 DATA = world()
@@ -280,7 +325,9 @@ def language_model() -> str:
 
 
 def data_of(key: str) -> Dataset:
-    """Return the log, with titles for models that read them."""
+    """Return the log, with titles or an item without events for models that read them."""
+    if "knowledge" in model_class(key).required_features:
+        return DATA.with_histories(DATA.histories.where(DATA.histories.items < N_ITEMS - 1))
     if key != "llm":
         return DATA
     titles = pl.DataFrame({"id": [f"i{code}" for code in range(N_ITEMS)], "title": TITLES, "name": NAMES})
@@ -351,7 +398,7 @@ def kinds() -> dict[str, Any]:
 def cases() -> Iterator[tuple[str, str, Settings, Any]]:
     for key, kind in kinds().items():
         for name in kind.Config.model_fields:
-            if (key, name) in SPEED_ONLY or (key, name) in SPECIAL_HARDWARE | NEED_A_SAVED_MODEL | NEED_NEW_ITEMS:
+            if (key, name) in SPEED_ONLY or (key, name) in UNTESTED:
                 continue
             for needed, value in other_values(key, name):
                 is_cloze = "cloze" in (needed.get("objective"), value)
@@ -400,8 +447,7 @@ def test_a_setting_of_speed_changes_rounding_only(key: str, name: str) -> None:
 
 def test_every_setting_has_a_case() -> None:
     """Causal encoders have no masked items."""
-    untested = SPECIAL_HARDWARE | NEED_A_SAVED_MODEL | NEED_NEW_ITEMS
-    found = {(key, name) for key, name, *_ in cases()} | set(SPEED_ONLY) | untested
+    found = {(key, name) for key, name, *_ in cases()} | set(SPEED_ONLY) | UNTESTED
     for key, kind in kinds().items():
         missing = {name for name in kind.Config.model_fields if (key, name) not in found}
         assert missing <= (set() if getattr(kind, "is_bidirectional", False) else {"mask_prob", "mask_last_prob"}), key

@@ -10,7 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli import abtest, components, data, doctor, evaluate, export, keys, predict, recommend, runs, serve, train
+from segue.cli import (
+    abtest,
+    clicks,
+    components,
+    data,
+    doctor,
+    evaluate,
+    export,
+    keys,
+    predict,
+    recommend,
+    runs,
+    serve,
+    train,
+)
 from segue.cli.console import Json, expand_paths
 from segue.version import __version__
 
@@ -45,6 +59,7 @@ def global_options(
 
 
 app.add_typer(data.app, name="data")
+app.add_typer(clicks.app, name="clicks")
 app.add_typer(keys.app, name="keys")
 app.command(cls=train.TrainCommand)(expand_paths(train.train))
 COMMANDS: tuple[Callable[..., Any], ...] = (

@@ -19,6 +19,9 @@ Items = Annotated[
 Users = Annotated[
     Path | None, typer.Option(metavar="FILE", help="User features: a table with user_id and one column per feature.")
 ]
+Triples = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Facts about items: a table with head, relation and tail.")
+]
 Source = Annotated[
     str, typer.Argument(metavar="DATA", help="Name of a dataset such as ml-100k, a file, a folder, or simulated.")
 ]
@@ -51,12 +54,14 @@ def describe(
     target: Target = None,
     items: Items = None,
     users: Users = None,
+    triples: Triples = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Print the size of a log, its statistics and its features."""
     layout = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
-    _prepare(Terminal.from_context(context, json), source, None, {**layout, "items": items, "users": users}, set_)
+    tables = {"items": items, "users": users, "triples": triples}
+    _prepare(Terminal.from_context(context, json), source, None, {**layout, **tables}, set_)
 
 
 @app.command()
@@ -70,6 +75,7 @@ def prepare(
     target: Target = None,
     items: Items = None,
     users: Users = None,
+    triples: Triples = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
@@ -78,7 +84,8 @@ def prepare(
     --set changes filters, such as min_user_events=5.
     """
     layout = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
-    _prepare(Terminal.from_context(context, json), source, out, {**layout, "items": items, "users": users}, set_)
+    tables = {"items": items, "users": users, "triples": triples}
+    _prepare(Terminal.from_context(context, json), source, out, {**layout, **tables}, set_)
 
 
 @app.command()
@@ -193,5 +200,6 @@ def _describe(data: Any) -> dict[str, Any]:
         "columns": list(data.histories.columns()),
         **{key: data.header.get("counts", {}).get(key) for key in ("first_time", "last_time")},
         **{name: [] if frame is None else frame.collect_schema().names()[1:] for name, frame in features.items()},
+        **({} if data.knowledge is None else {"knowledge": data.knowledge.describe()}),
         **{key: data.header.get(key) for key in ("filters", "warnings", "hash", "folder")},
     }

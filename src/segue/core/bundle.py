@@ -2,7 +2,8 @@
 
 The folder contains the hash of every file; nothing is pickled: ``bundle.json`` (model key, settings, schema, hashes),
 ``arrays.safetensors``, ``items.parquet`` (ids, titles, ...), ``users.parquet`` (ids) and, where they
-exist, ``text.safetensors`` (what text encoders learned) and ``histories.safetensors`` (the log).
+exist, ``text.safetensors`` (what text encoders learned), ``histories.safetensors`` (the log), and
+``knowledge.safetensors`` with ``entities.parquet`` (the knowledge graph).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import polars as pl
 
 from segue.core.config import Settings, parse
 from segue.core.events import check_codes
+from segue.core.examples.fields import Field
 from segue.core.files import (
     atomic_folder,
     check_regular_file,
@@ -29,6 +31,7 @@ from segue.core.files import (
     sha256,
     write_checked_json,
 )
+from segue.core.knowledge.knowledge import Knowledge
 from segue.core.memory_check import check_not_forked
 from segue.core.model import Model
 from segue.core.registry import model_class
@@ -44,9 +47,12 @@ FORMAT = 2
 HISTORIES = "histories.safetensors"
 ARRAYS = "arrays.safetensors"
 TEXT, USER_TEXT = "text.safetensors", "user_text.safetensors"
+KNOWLEDGE, ENTITIES = "knowledge.safetensors", "entities.parquet"
 REQUIRED = (ARRAYS, "items.parquet", "users.parquet")
-FILES = {"bundle.json", *REQUIRED, HISTORIES, TEXT, USER_TEXT}
+FILES = {"bundle.json", *REQUIRED, HISTORIES, TEXT, USER_TEXT, KNOWLEDGE, ENTITIES}
 """Every file that a saved model may have."""
+
+KNOWLEDGE_ARRAYS = ("heads", "relation_codes", "tails", "item_entities")
 
 MAX_MISSING_BYTES = 2_000_000
 """Size of arrays that may be missing in a file before a model is created to name them."""
@@ -80,6 +86,8 @@ class TrainedModel:
     """How the text vectors of the catalog were computed, so that new items are encoded the same way."""
     user_text_encodings: tuple[TextEncoding, ...] = ()
     """How the text vectors of the user features were computed, likewise."""
+    knowledge: Knowledge | None = None
+    """Facts about the items, for explanations by paths; ``None``: there are none."""
     folder: Path | None = None
     """The run or the saved model that this model was opened from; ``None``: it was trained in this process."""
 
@@ -144,6 +152,7 @@ def create(key: str, model: Model, data: Dataset, metadata: Mapping[str, Any] | 
         lambda: data,
         text_encodings=data.text_encodings,
         user_text_encodings=data.user_text_encodings,
+        knowledge=data.knowledge,
     )
 
 
@@ -181,7 +190,7 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
         trained.catalog.collect().write_parquet(fresh / "items.parquet")
         pl.DataFrame({"id": trained.users.ids}).write_parquet(fresh / "users.parquet")
         about = {
-            **{name: value for name, value in trained.metadata.items() if name not in ("log", "text")},
+            **{name: value for name, value in trained.metadata.items() if name not in ("log", "text", "knowledge")},
             "format": FORMAT,
             "segue": __version__,
             "model": trained.key,
@@ -197,6 +206,8 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
             about["text"] = _write_text_encodings(fresh / TEXT, trained.text_encodings)
         if trained.user_text_encodings:
             about["user_text"] = _write_text_encodings(fresh / USER_TEXT, trained.user_text_encodings)
+        if trained.knowledge is not None:
+            about["knowledge"] = _write_knowledge(fresh, trained.knowledge)
         if log is not None:
             about["log"] = _write_log(fresh, trained, log)
         about["sha256"] = {path.name: sha256(path) for path in sorted(fresh.iterdir())}
@@ -237,6 +248,7 @@ def load(folder: Path) -> TrainedModel:
         test_readings=list(metadata.get("test_readings", ())),
         text_encodings=_read_text_encodings(folder / TEXT, metadata, "text"),
         user_text_encodings=_read_text_encodings(folder / USER_TEXT, metadata, "user_text"),
+        knowledge=_read_knowledge(folder, metadata, len(items)),
         folder=folder,
     )
 
@@ -291,7 +303,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
         metadata = read_checked_json(path)
     types = {"model": str, "config": dict, "schema": dict, "sha256": dict}
     optional = {"id_types": dict, "training_history": list, "test_readings": list, "log": dict, "user_features": list}
-    optional |= {"text": list, "user_text": list}
+    optional |= {"text": list, "user_text": list, "knowledge": dict}
     wrong = [name for name, kind in types.items() if not isinstance(metadata.get(name), kind)]
     wrong += [name for name, kind in optional.items() if not isinstance(metadata.get(name, kind()), kind)]
     if wrong:
@@ -300,8 +312,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     for name in ("training_history", "test_readings"):
         if not all(isinstance(line, dict) for line in metadata.get(name, ())):
             raise ValueError(f"{path}: malformed: '{name}' is not a list of objects")
-    files = {"log": HISTORIES, "text": TEXT, "user_text": USER_TEXT}
-    required = [*REQUIRED, *(name for key, name in files.items() if key in metadata)]
+    files = {"log": [HISTORIES], "text": [TEXT], "user_text": [USER_TEXT], "knowledge": [KNOWLEDGE, ENTITIES]}
+    required = [*REQUIRED, *(name for key, names in files.items() if key in metadata for name in names)]
     if missing := [name for name in required if name not in metadata["sha256"]]:
         raise ValueError(f"{path}: malformed: no hash of {', '.join(missing)}")
     return metadata
@@ -317,6 +329,7 @@ def read_schema(values: Mapping[str, Any]) -> DataSchema:
     for name in ("item_features", "user_features", "event_context"):
         listed = [{**feature, "categories": tuple(feature["categories"])} for feature in values.get(name, [])]
         tuples[name] = tuple(Feature(**feature) for feature in listed)
+    tuples["fields"] = tuple(Field(**one) for one in values.get("fields", []))
     schema = DataSchema(**{**values, **tuples})
     _check_schema(schema)
     return schema
@@ -328,7 +341,7 @@ def _check_schema(schema: DataSchema) -> None:
     Raises:
         TypeError: a value has another type or is out of range.
     """
-    sizes = schema.n_users, schema.n_items, schema.n_without_events
+    sizes = schema.n_users, schema.n_items, schema.n_without_events, schema.n_entities, schema.n_relations
     if not all(type(size) is int and size >= 0 for size in sizes) or schema.n_without_events > schema.n_items:
         raise TypeError(f"schema: {sizes[0]!r} users, {sizes[1]!r} items, {sizes[2]!r} of them without events")
     features = (*schema.item_features, *schema.user_features, *schema.event_context)
@@ -376,6 +389,32 @@ def _read_text_encodings(path: Path, metadata: Mapping[str, Any], key: str) -> t
         own = {name.partition("/")[2]: array for name, array in arrays.items() if name.partition("/")[0] == str(at)}
         found.append(TextEncoding(one["settings"], own, one["digest"]))
     return tuple(found)
+
+
+def _write_knowledge(folder: Path, knowledge: Knowledge) -> dict[str, Any]:
+    """Write triples and ids of entities, and return the names of the relations."""
+    save_arrays(folder / KNOWLEDGE, {name: getattr(knowledge, name) for name in KNOWLEDGE_ARRAYS})
+    pl.DataFrame({"id": knowledge.entities.ids}).write_parquet(folder / ENTITIES)
+    return {"relations": list(knowledge.relations), "entities": len(knowledge.entities)}
+
+
+def _read_knowledge(folder: Path, metadata: Mapping[str, Any], n_items: int) -> Knowledge | None:
+    about = metadata.get("knowledge")
+    if about is None:
+        return None
+    relations, size, arrays = about.get("relations"), about.get("entities"), load_arrays(folder / KNOWLEDGE)
+    is_valid = isinstance(relations, list) and all(isinstance(name, str) for name in relations)
+    if not is_valid or type(size) is not int or set(arrays) != set(KNOWLEDGE_ARRAYS):
+        raise ValueError(
+            f"{folder / 'bundle.json'}: malformed: knowledge: got {about!r}, expected relations and entities"
+        )
+    try:
+        found = Knowledge(_vocab(folder / ENTITIES, size, "string"), tuple(relations), **arrays)
+        if found.n_items != n_items:
+            raise ValueError(f"got entities of {found.n_items} items, expected {n_items}")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder / KNOWLEDGE}: malformed: {error}") from None
+    return found
 
 
 def _write_log(folder: Path, trained: TrainedModel, log: Dataset) -> dict[str, Any]:

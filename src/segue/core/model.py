@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.config import Settings
-from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
+from segue.core.examples.fields import Examples
+from segue.core.types import Codes, DataSchema, Events, Queries, Scores
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +26,7 @@ __all__ = [
     "FALLBACK_NOTES",
     "LOWER_IS_BETTER",
     "DeadlineAware",
+    "ExampleModel",
     "Extensible",
     "Factored",
     "FallbackDescriber",
@@ -60,7 +62,7 @@ FALLBACK_NOTES: Mapping[str, str] = {
 }
 """Reasons of a :class:`DeadlineAware` model for the scores of a simpler model, and their descriptions."""
 
-LOWER_IS_BETTER = frozenset({"rmse", "mae"})
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
 """Metrics for which lower values are better; for all others higher is better."""
 
 
@@ -201,6 +203,15 @@ class DeadlineAware(Recommender, Protocol):
 
 
 @runtime_checkable
+class ExampleModel(Protocol):
+    """A model that predicts the labels of examples."""
+
+    def predict_logits(self, examples: Examples) -> Scores:
+        """Return the logit of the probability that each example is positive, ``(T,)``."""
+        ...
+
+
+@runtime_checkable
 class FallbackDescriber(Recommender, Protocol):
     """A recommender that cannot use some histories, and says which."""
 
@@ -309,10 +320,12 @@ class Model(ABC):
 
     requires_ratings: ClassVar[bool] = False
     """Whether the model learns from values, such as ratings, instead of events alone."""
-    required_features: ClassVar[tuple[Literal["item_features", "user_features"], ...]] = ()
-    """Tables of the data without which the model cannot be trained."""
+    required_features: ClassVar[tuple[Literal["item_features", "user_features", "knowledge"], ...]] = ()
+    """Parts of the data without which the model cannot be trained."""
     validation_metric: ClassVar[str] = "ndcg@10"
     """Default metric for choosing the best epoch on the validation set."""
+    reads_examples: ClassVar[bool] = False
+    """Whether the model can also be trained on a table of labeled examples."""
     is_cpu_only: ClassVar[bool] = False
     """Whether training and scoring use the CPU, whatever the device of the run."""
 
@@ -368,8 +381,8 @@ class Solver(Model):
         self.schema = schema
 
     @abstractmethod
-    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Train on ``train``.
+    def fit(self, train: Any, run: Run, validate: Validate | None) -> None:
+        """Train on ``train``, a dataset; or examples, if the model reads examples.
 
         ``run`` provides random streams, progress, history, checkpoints and interruption.
         """

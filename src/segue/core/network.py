@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from segue.core.model import Model, StateArrays
 from segue.core.model_arrays import check_finite
 from segue.core.seen_items import SeenItems
-from segue.core.types import DataSchema, Dataset
+from segue.core.types import DataSchema
 
 __all__ = ["Loss", "Network"]
 
@@ -46,9 +46,14 @@ class Network(nn.Module, Model):
         self.schema = schema
 
     @classmethod
-    def schema_for(cls, config: Any, data: Dataset) -> DataSchema:
-        """Return the schema of ``data`` that a network with these settings is built from."""
-        return data.schema
+    def schema_for(cls, config: Any, data: Any) -> DataSchema:
+        """Return the schema of ``data`` that a network with these settings is built from.
+
+        Args:
+            data: a dataset; or examples, if the network reads examples.
+        """
+        schema: DataSchema = data.schema
+        return schema
 
     @classmethod
     def exceeds_memory(cls, config: Any, schema: DataSchema, max_bytes: int) -> bool:
@@ -76,7 +81,7 @@ class Network(nn.Module, Model):
             hook.remove()
         return total > max_bytes
 
-    def prepare(self, train: Dataset) -> None:
+    def prepare(self, train: Any) -> None:
         """Set buffers that depend on the training data, such as item features.
 
         Called once on a new network, before a checkpoint is restored. What it sets must be part of :meth:`arrays`.
@@ -90,7 +95,7 @@ class Network(nn.Module, Model):
         return {}
 
     @abstractmethod
-    def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Any]]:
+    def batches(self, train: Any, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Any]]:
         """Return the number of batches of one epoch, and the batches.
 
         Batches have about ``size`` users and come in random order.

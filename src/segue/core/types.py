@@ -24,6 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.events import Codes, Events, Mask, Scores, read_only
+from segue.core.examples.fields import Field
+from segue.core.knowledge.knowledge import Knowledge
 from segue.core.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -95,17 +97,23 @@ class DataSchema:
     event_context: tuple[Feature, ...] = ()
     """Context columns of events that the model reads, likewise; a code in ``Events.context`` is an index of
     ``Feature.categories``."""
+    fields: tuple[Field, ...] = ()
+    """Fields of a table of examples that the model reads; empty for a model of an interaction log."""
     n_without_events: int = 0
     """Number of items without any event, the last ones of the catalog."""
+    n_entities: int = 0
+    """Number of entities that are not items, for models that read the knowledge graph."""
+    n_relations: int = 0
+    """Number of relations, likewise."""
 
     @property
     def n_unscored(self) -> int:
         """Return the number of items that the model cannot score, the last ones.
 
-        These are the items without events if the model reads no item features. ``score`` returns arbitrary numbers for
-        them; recommendations, rankings and metrics rank them last.
+        These are the items without events if the model reads neither item features nor the knowledge graph. ``score``
+        returns arbitrary numbers for them; recommendations, rankings and metrics rank them last.
         """
-        return 0 if self.item_features else self.n_without_events
+        return 0 if self.item_features or self.n_relations else self.n_without_events
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +151,8 @@ class Dataset:
     """How the text vectors in ``item_features`` were computed, so that new items are encoded the same way."""
     user_text_encodings: tuple[TextEncoding, ...] = ()
     """The same for ``user_features`` and new users."""
+    knowledge: Knowledge | None = None
+    """Facts about items as a graph; ``None``: no triples."""
 
     @property
     def n_users(self) -> int:
@@ -168,6 +178,29 @@ class Dataset:
         """Return the schema for a model that reads no features."""
         n_without_events = self.header.get("counts", {}).get("items_without_events", 0)
         return DataSchema(self.n_users, self.n_items, self.actions, self.target, n_without_events=n_without_events)
+
+    def knowledge_for(self, model: str) -> Knowledge:
+        """Return the knowledge graph, which the model with this key requires.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.knowledge is None:
+            raise ValueError(
+                f"{model}: needs knowledge triples, but '{self.name}' has none; load it with triples=... "
+                "(--triples FILE), use a source that has them such as kg-lastfm, or derive them from item features "
+                "with segue.add_knowledge"
+            )
+        return self.knowledge
+
+    def knowledge_schema(self, model: str) -> DataSchema:
+        """Return the schema for the model with this key, which reads the knowledge graph.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = self.knowledge_for(model)
+        return replace(self.schema, n_entities=found.n_other_entities, n_relations=len(found.relations))
 
     def with_histories(self, histories: Events) -> Dataset:
         """Return a dataset with the same users and items and other histories.

@@ -18,9 +18,12 @@ import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.config import suggest
+from segue.core.knowledge.knowledge import Knowledge
 from segue.core.types import Codes, Dataset, Events, Vocab
 from segue.core.vocab import id_type_of
 from segue.data.filters import Filters, apply_filters, count_repeats
+from segue.data.knowledge.read_triples import link_triples
+from segue.data.knowledge.storage import describe_knowledge
 from segue.data.raw_log import (
     CONTEXT_PREFIXES,
     MAX_CATEGORIES,
@@ -94,13 +97,11 @@ def build(
             f"items: {n_without_events} listed items have no events, such as {added[0]!r}; they are in the catalog, "
             "and models that read no item features rank them last"
         )
-    for which, number in removed.items():
-        note(f"filters.{which}: {number} events removed")
+    for text in (f"filters.{which}: {number} events removed" for which, number in removed.items()):
+        note(text)
     items = align_features(raw.items, events.item_ids, "items", note)
     users = align_features(raw.users, events.user_ids, "users", note)
-    counts = count_events(events, note)
-    if n_without_events:
-        counts |= {"items_without_events": n_without_events}
+    counts = count_events(events, note) | ({"items_without_events": n_without_events} if n_without_events else {})
     if raw.items is not None:
         counts |= {"items_listed": raw.items["id"].n_unique()}
     lengths = np.bincount(events.users, minlength=len(events.user_ids))
@@ -117,9 +118,20 @@ def build(
     if side_tables:
         metadata["side_tables"] = {noun: table.metadata for noun, table in side_tables.items()}
     metadata["counts"] = counts
+    knowledge = _link_triples(raw, events.item_ids, note)
+    if knowledge is not None:
+        metadata["knowledge"] = describe_knowledge(knowledge)
     if out is None:
-        return _build_in_memory(events, name, target, lengths, items, users, metadata)
-    return _build_in_folder(events, name, target, lengths, items, users, metadata, out)
+        return _build_in_memory(events, name, target, lengths, items, users, metadata, knowledge)
+    return _build_in_folder(events, name, target, lengths, items, users, metadata, knowledge, out)
+
+
+def _link_triples(raw: RawLog, item_ids: pl.Series, note: Log) -> Knowledge | None:
+    """Link the triples of a log, if there are any, to the items of the catalog."""
+    if raw.triples is None:
+        return None
+    known = [raw.events["item"], *([] if raw.items is None else [raw.items["id"]])]
+    return link_triples(raw.triples, item_ids, known, note)
 
 
 def _describe_unknown_target(target: str, raw: RawLog, actions: Sequence[str]) -> str:
@@ -323,6 +335,7 @@ def _build_in_memory(
     items: pl.DataFrame,
     users: pl.DataFrame,
     header: Mapping[str, Any],
+    knowledge: Knowledge | None,
 ) -> Dataset:
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     context = dict(events.context) if events.time_known is None else {TIME_KNOWN: events.time_known, **events.context}
@@ -346,6 +359,7 @@ def _build_in_memory(
             "counts": sizes | header["counts"],
             "hash": content_hash(digests, events.action_names, target, users["id"], items["id"]),
         },
+        knowledge=knowledge,
     )
 
 
@@ -357,6 +371,7 @@ def _build_in_folder(
     items: pl.DataFrame,
     users: pl.DataFrame,
     header: Mapping[str, Any],
+    knowledge: Knowledge | None,
     out: Path,
 ) -> Dataset:
     with DatasetWriter(
@@ -375,6 +390,7 @@ def _build_in_folder(
             predefined_splits=events.predefined_splits,
             time_known=events.time_known,
             context=events.context,
+            knowledge=knowledge,
         )
     from segue.data.folder import open_dataset
 

@@ -34,7 +34,21 @@ from segue.data.delimited import (
 )
 from segue.data.raw_log import COLUMNS, RawLog, SourceLocation
 
-__all__ = ["describe_unread", "find_files", "is_file_address", "read_files", "read_prepared", "split_address"]
+__all__ = [
+    "DELIMITED",
+    "check_is_text",
+    "check_json_lines",
+    "decompress",
+    "describe_unread",
+    "find_files",
+    "first_lines",
+    "format_of",
+    "is_file_address",
+    "read_files",
+    "read_partitions",
+    "read_prepared",
+    "split_address",
+]
 
 SUFFIXES = (".csv", ".tsv", ".inter", ".jsonl", ".ndjson", ".parquet", ".arrow", ".feather", ".ipc")
 DELIMITED = (".csv", ".tsv", ".inter", ".txt", ".dat")
@@ -59,11 +73,8 @@ DEFAULT_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def is_file_address(address: str) -> bool:
-    """Check whether ``address`` refers to files.
-
-    The check uses its suffix, its existence, or the form of a path or pattern.
-    """
-    return bool(_suffix(Path(address))) or Path(address).exists() or any(sign in address for sign in "/\\*")
+    """Check by suffix, existence or form whether ``address`` refers to files."""
+    return bool(format_of(Path(address))) or Path(address).exists() or any(sign in address for sign in "/\\*")
 
 
 def split_address(address: str) -> tuple[str, str | None]:
@@ -73,7 +84,7 @@ def split_address(address: str) -> tuple[str, str | None]:
         ValueError: the setting is not ``separator``.
     """
     match = re.fullmatch(r"(.+?)\?(\w+)=(.*)", address)
-    if match is None or Path(address).exists() or not (_suffix(Path(match[1])) or Path(match[1]).exists()):
+    if match is None or Path(address).exists() or not (format_of(Path(match[1])) or Path(match[1]).exists()):
         return address, None
     if match[2] != "separator":
         raise ValueError(f"{address}: unknown setting '{match[2]}', expected {match[1]}?separator=CHARACTER")
@@ -99,8 +110,8 @@ def find_files(address: str) -> list[Path]:
     expected = ", ".join(dict.fromkeys((*SUFFIXES, *TEXTS)))
     if not paths:
         raise ValueError(f"{address}: no such file, or no files in it; expected {expected}")
-    suffixes = {_suffix(path) or path.suffix.lower() for path in paths}
-    if len(suffixes) > 1 or not all(_suffix(path) for path in paths):
+    suffixes = {format_of(path) or path.suffix.lower() for path in paths}
+    if len(suffixes) > 1 or not all(format_of(path) for path in paths):
         raise ValueError(f"{address}: got files {', '.join(sorted(suffixes))}, expected one suffix of {expected}")
     paths = sorted(paths, key=_sort_key)
     originals: dict[Path, Path] = {}
@@ -127,17 +138,14 @@ def describe_unread(address: str) -> list[str]:
         f"{path.name}/" if path.is_dir() else path.name
         for path in sorted(folder.iterdir())
         if not path.name.startswith((".", "_"))
-        and not ("=" in path.name if path.is_dir() else _suffix(path) in SUFFIXES)
+        and not ("=" in path.name if path.is_dir() else format_of(path) in SUFFIXES)
     ]
     more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
     return [f"{address}: not read: {', '.join(unread[:5])}{more}"] if unread else []
 
 
-def _suffix(path: Path) -> str:
-    """Return the suffix of the format, without that of a compression.
-
-    It is empty if the format is unknown.
-    """
+def format_of(path: Path) -> str:
+    """Return the suffix of the format without compression; empty if unknown."""
     suffix = path.suffix.lower()
     if suffix in COMPRESSIONS:
         inner = path.with_suffix("").suffix.lower()
@@ -151,11 +159,11 @@ def _walk(folder: Path) -> Iterator[Path]:
             continue  # such as .part-0.csv.crc and _SUCCESS of Spark
         if path.is_dir() and "=" in path.name:
             yield from _walk(path)
-        elif path.is_file() and _suffix(path) in SUFFIXES:
+        elif path.is_file() and format_of(path) in SUFFIXES:
             yield path
 
 
-def _partitions(path: Path) -> dict[str, str | None]:
+def read_partitions(path: Path) -> dict[str, str | None]:
     """Return the columns of Hive partitions, such as ``date=2024-05-31``.
 
     They are read from the names of the folders of ``path``.
@@ -173,7 +181,7 @@ def read_files(paths: Sequence[Path], columns: ColumnNames | None = None, separa
     Raises:
         ValueError: a file is empty, unreadable or wrongly encoded, or lacks a column; the message names the file.
     """
-    if separator is not None and _suffix(paths[0]) not in DELIMITED:
+    if separator is not None and format_of(paths[0]) not in DELIMITED:
         raise ValueError(f"separator: got {separator!r}, but {paths[0]} is not delimited text ({', '.join(DELIMITED)})")
     parts = [_read(path, columns, separator) for path in paths]
     first = parts[0]
@@ -220,7 +228,7 @@ def _with_utc(part: RawLog) -> RawLog:
 
 
 def _read(path: Path, columns: ColumnNames | None, separator: str | None) -> RawLog:
-    suffix, name = _suffix(path), str(path)
+    suffix, name = format_of(path), str(path)
     if not path.stat().st_size:
         raise ValueError(f"{name}: empty file, expected events")
     data = b""
@@ -230,20 +238,21 @@ def _read(path: Path, columns: ColumnNames | None, separator: str | None) -> Raw
             return _read_binary(path, columns, found, _read_parquet)
         if suffix not in TEXTS:
             return _read_arrow(path, columns)
-        data = _decompress(path)
-        _check_is_text(data, name)
+        data = decompress(path)
+        check_is_text(data, name)
         if suffix not in DELIMITED:
             return _read_json_lines(path, data.removeprefix(b"\xef\xbb\xbf"), columns)
         return _read_delimited(path, data, "\t" if suffix in (".tsv", ".inter") else ",", columns, separator)
     except (pl.exceptions.PolarsError, OSError, ValueError, EOFError, zlib.error) as error:
-        _check_is_text(data, name)
+        check_is_text(data, name)
         check_utf8(data, name)
         if isinstance(error, ValueError):
             raise
         raise ValueError(f"{name}: not a readable {path.suffix} file: {str(error).splitlines()[0]}") from None
 
 
-def _decompress(path: Path) -> bytes:
+def decompress(path: Path) -> bytes:
+    """Return the content of a file that may be compressed."""
     suffix = path.suffix.lower()
     if suffix == ".gz":
         return gzip.decompress(path.read_bytes())
@@ -269,7 +278,7 @@ def _decompress_zstandard(path: Path) -> bytes:
     return "\n".join(lines.fill_null("").to_list()).encode()
 
 
-def _check_is_text(data: bytes, name: str) -> None:
+def check_is_text(data: bytes, name: str) -> None:
     """Raise an error that says what a file contains if it is no UTF-8 text."""
     for start, content in CONTENTS.items():
         if data.startswith(start):
@@ -278,7 +287,7 @@ def _check_is_text(data: bytes, name: str) -> None:
         raise ValueError(f"{name}: the text is not UTF-8{encoding_hint(data)}")
 
 
-def _first_lines(data: bytes, name: str) -> list[str]:
+def first_lines(data: bytes, name: str) -> list[str]:
     """Return up to 20 complete lines that are not blank."""
     head = data[: 1 << 16]
     if len(head) < len(data):
@@ -325,18 +334,18 @@ def _read_delimited(
     if not data.strip():
         raise ValueError(f"{name}: empty file, expected events")
     first = 1 + whole.count(b"\n", 0, len(whole) - len(data))
-    first_lines = _first_lines(data, name)
-    if len(first_lines) > 1 and (match := re.fullmatch(r'"?sep=(.)"?', first_lines[0])):  # a line that Excel reads
-        separator, first_lines, first = separator or match[1], first_lines[1:], first + 1
+    head = first_lines(data, name)
+    if len(head) > 1 and (match := re.fullmatch(r'"?sep=(.)"?', head[0])):  # a line that Excel reads
+        separator, head, first = separator or match[1], head[1:], first + 1
         data = data.partition(b"\n")[2]
     numbers = [int(text) for text in given.values() if text.isdecimal()]
     has_header = not numbers or len(numbers) < len([text for text in given.values() if text])
     if separator is None and has_header:
         expected = {key: given.get(key, column) for key, column in COLUMNS.items()}
-        separator = choose_separator(first_lines[:1], default, lambda fields: count_columns(fields, expected))
+        separator = choose_separator(head[:1], default, lambda fields: count_columns(fields, expected))
     elif separator is None:
-        separator = choose_separator_by_width(first_lines, default, max(numbers), name)
-    found = split_line(first_lines[0], separator)
+        separator = choose_separator_by_width(head, default, max(numbers), name)
+    found = split_line(head[0], separator)
     if separator != default:
         notes.append(f"{name}: the separator is {separator!r}")
     if len(separator.encode()) > 1:
@@ -348,7 +357,7 @@ def _read_delimited(
             raise ValueError(
                 f"{name}, line {first}: got a header ({', '.join(named)}); expected columns by name, not by number"
             )
-        notes.append(f"{name}: columns are given by number; the first row is {first_lines[0]!r}, there is no header")
+        notes.append(f"{name}: columns are given by number; the first row is {head[0]!r}, there is no header")
         if "time" not in given:
             notes.append("no column for the time; the order of the rows is the order of events")
         found = [str(number) for number in range(1, len(found) + 1)]
@@ -358,7 +367,7 @@ def _read_delimited(
         names = _resolve(path, columns, found, notes)
     except ValueError as error:
         if has_header and any(re.fullmatch(r"-?\d+(\.\d+)?", column) for column in found):
-            hint = f"the first line is {first_lines[0]!r}; if it is no header, number the columns: user=1,item=2"
+            hint = f"the first line is {head[0]!r}; if it is no header, number the columns: user=1,item=2"
         elif len(found) == 1:
             hint = f"one column with the separator {separator!r}; give another one: separator=';', --separator ';'"
         else:
@@ -391,13 +400,13 @@ def _read_json_lines(path: Path, data: bytes, columns: ColumnNames | None) -> Ra
         types = pl.read_ndjson(io.BytesIO(data), infer_schema_length=None).schema
     except pl.exceptions.PolarsError:
         check_utf8(data, name)
-        _check_json_lines(data, name)
+        check_json_lines(data, name)
         raise
     names = _resolve(path, columns, list(types), notes)
     wanted = [column for column in names.values() if column in types]
     frame = pl.read_ndjson(io.BytesIO(data), schema=dict.fromkeys(wanted, pl.String))
     if any(data.count(f'"{column}"'.encode()) > len(frame) for column in wanted):
-        _check_json_lines(data, name, wanted)
+        check_json_lines(data, name, wanted)
     has_blank_lines = len(frame) and data.strip().count(b"\n") >= len(frame)
     location = SourceLocation(name, 1, "row" if has_blank_lines else "line")
     for column in (one for one in (names["user"], names["item"]) if one in types):
@@ -413,7 +422,7 @@ def _read_json_lines(path: Path, data: bytes, columns: ColumnNames | None) -> Ra
     return _to_raw_log(path, frame, list(types), names, location, notes)
 
 
-def _check_json_lines(data: bytes, name: str, columns: Sequence[str] = ()) -> None:
+def check_json_lines(data: bytes, name: str, columns: Sequence[str] = ()) -> None:
     """Check that every line is a JSON object with each of ``columns`` once.
 
     Raises:
@@ -447,7 +456,7 @@ def _reject_constant(text: str) -> None:
 
 
 def _resolve(path: Path, columns: ColumnNames | None, found: Sequence[str], notes: list[str]) -> dict[str, str]:
-    partitions = [column for column in _partitions(path) if column not in found]
+    partitions = [column for column in read_partitions(path) if column not in found]
     return resolve_columns(columns, [*found, *partitions], str(path), notes.append)
 
 
@@ -460,11 +469,11 @@ def _to_raw_log(
     notes: Sequence[str],
 ) -> RawLog:
     """Add the columns of Hive partitions; unused columns are noted."""
-    in_both = [column for column in _partitions(path) if column in found and column in names.values()]
+    in_both = [column for column in read_partitions(path) if column in found and column in names.values()]
     if in_both:
         both = ", ".join(in_both)
         notes = (*notes, f"{both}: in the files and in the names of their folders; that of the files is used")
-    partitions = {column: text for column, text in _partitions(path).items() if column not in found}
+    partitions = {column: text for column, text in read_partitions(path).items() if column not in found}
     used = [pl.lit(text, pl.String).alias(column) for column, text in partitions.items() if column in names.values()]
     unused = [column for column in (*found, *partitions) if column not in names.values()]
     if unused:

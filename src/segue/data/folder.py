@@ -17,6 +17,7 @@ from segue.core.files import find_damage, read_checked_json
 from segue.core.memory_check import check_not_forked
 from segue.core.types import Dataset, Events, Vocab
 from segue.core.vocab import check_id_table
+from segue.data.knowledge.storage import open_knowledge
 from segue.data.raw_log import TIME_KNOWN
 from segue.data.writer import ARRAYS, FORMAT
 
@@ -87,13 +88,14 @@ def _open(folder: Path, header: dict[str, Any]) -> Dataset:
         item_features=pl.scan_parquet(folder / "items.parquet"),
         user_features=pl.scan_parquet(folder / "users.parquet"),
         header={**header, "folder": str(folder)},
+        knowledge=open_knowledge(folder, header["knowledge"]) if "knowledge" in header else None,
     )
 
 
 def load_predefined_split(dataset: Dataset, name: str) -> NDArray[np.uint8]:
     """Load the role of each event in a predefined split, ``(T,)``.
 
-    The roles are: 1 train, 2 test, 0 neither.
+    The roles are: 1 train, 2 test, 3 validation, 0 neither.
 
     Raises:
         ValueError: the dataset has no predefined split ``name``.

@@ -29,7 +29,8 @@ from segue.data.delimited import check_separator
 from segue.data.download import download
 from segue.data.filters import Filters
 from segue.data.folder import is_dataset, open_dataset
-from segue.data.raw_log import Log, RawLog, no_log
+from segue.data.knowledge.read_triples import read_triples
+from segue.data.raw_log import Log, RawLog, RawTriples, no_log
 from segue.data.side_tables import SideTable, read_side_tables
 from segue.data.writer import FORMAT
 from segue.version import __version__
@@ -77,6 +78,7 @@ class _Request:
     target: str | None
     filters: Filters
     side_tables: Mapping[str, SideTable]
+    triples: RawTriples | None
     out: Path | None
     log: Log
 
@@ -89,6 +91,7 @@ class _Request:
             and self.target is None
             and self.filters == Filters()
             and not self.side_tables
+            and self.triples is None
         )
 
     @property
@@ -103,10 +106,17 @@ class _Request:
             key["separator"] = self.separator
         if self.side_tables:
             key["side_tables"] = {noun: table.digest for noun, table in self.side_tables.items()}
+        if self.triples is not None:
+            key["triples"] = self.triples.digest
         return key
 
     def build(self, raw: RawLog, name: str, out: Path | None, header: Mapping[str, Any] | None = None) -> Dataset:
-        """Build the dataset of ``raw`` in ``out``."""
+        """Build the dataset of ``raw`` in ``out``.
+
+        Triples that are given replace those of the source.
+        """
+        if self.triples is not None:
+            raw = replace(raw, triples=self.triples)
         return build(
             raw,
             name,
@@ -128,6 +138,7 @@ def load(
     filters: Filters | None = None,
     items: Any = None,
     users: Any = None,
+    triples: Any = None,
     out: Path | str | None = None,
     log: Log | None = None,
 ) -> Dataset:
@@ -145,6 +156,8 @@ def load(
         filters: which events to remove.
         items: item features: a file or an in-memory table with ids in ``id`` or ``item_id``.
         users: user features, likewise, with ids in ``id`` or ``user_id``.
+        triples: facts about items: a file or an in-memory table with ``head``, ``relation`` and ``tail``. A head that
+            is the id of an item, and ``item:ID`` as head or tail, is this item; everything else is another entity.
         out: folder to prepare the data in instead of the cache. Without it, in-memory tables are built in memory.
         log: receives decisions, counts and warnings of the preparation.
 
@@ -161,6 +174,7 @@ def load(
         target,
         filters or Filters(),
         read_side_tables(items, users, normalize_columns(columns)),
+        None if triples is None else read_triples(triples),
         None if out is None else Path(out).expanduser(),
         log or no_log,
     )
@@ -179,8 +193,8 @@ def load(
     if is_dataset(Path(address).expanduser()):
         if not request.is_plain or request.out is not None:
             raise ValueError(
-                f"{address}: is already prepared; columns, separator, target, filters, items, users and out apply to "
-                "its source"
+                f"{address}: is already prepared; columns, separator, target, filters, items, users, triples and out "
+                "apply to its source"
             )
         return _open(Path(address).expanduser(), request.log)
     return _load_files(address, request)

@@ -5,6 +5,7 @@ The log is held as read from a source, and as encoded columns.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeAlias
@@ -24,6 +25,7 @@ __all__ = [
     "EncodedLog",
     "Log",
     "RawLog",
+    "RawTriples",
     "SourceLocation",
     "no_log",
 ]
@@ -35,7 +37,7 @@ COLUMNS = {"user": "user_id", "item": "item_id", "time": "timestamp", "value": "
 """Internal column names, and the column names expected in a file."""
 
 PREDEFINED_SPLIT_PREFIX = "split:"
-"""Prefix of columns with predefined splits: 1 train, 2 test, 0 neither."""
+"""Prefix of columns with predefined splits: 1 train, 2 test, 3 validation, 0 neither."""
 
 CONTEXT_PREFIXES = ("context:", "context_number:", "context_coordinates:")
 """Prefixes of the names of context columns: categories, numbers and coordinates (``NAME:latitude``)."""
@@ -79,6 +81,24 @@ class SourceLocation:
 
 
 @dataclass(frozen=True, eq=False)
+class RawTriples:
+    """Triples as read from a source."""
+
+    table: pl.DataFrame
+    """``head``, ``relation`` and ``tail`` as text."""
+    location: SourceLocation
+    links: pl.DataFrame | None = None
+    """``item`` and ``entity`` as text; ``None``: heads that are ids of items are these items."""
+
+    @property
+    def digest(self) -> str:
+        """Return a SHA-256 of the triples and links."""
+        tables = [self.table] if self.links is None else [self.table, self.links]
+        texts = [text for table in tables for column in table for text in (column.name, *column)]
+        return hashlib.sha256("\n".join(map(repr, texts)).encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
 class RawLog:
     """A log as read from a source.
 
@@ -102,6 +122,8 @@ class RawLog:
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     """Decisions made while reading."""
+    triples: RawTriples | None = None
+    """Facts about the items; ``None``: none."""
 
 
 @dataclass(frozen=True, eq=False)

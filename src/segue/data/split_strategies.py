@@ -140,17 +140,21 @@ def k_fold(data: Dataset, settings: SplitSettings) -> SplitMasks:
 def predefined(data: Dataset, settings: SplitSettings) -> SplitMasks:
     """Use the split ``name`` that comes with the data.
 
-    Validation is drawn from its training part.
+    Validation is the one that comes with it, or else drawn from its training part. With ``valid=0`` there is none, and
+    its events train.
     """
     if settings.name is None:
         known = ", ".join(data.header.get("predefined_splits", [])) or "none"
         raise ValueError(f"split.name: missing, expected a predefined split of {data.name}: {known}")
     part = load_predefined_split(data, settings.name)
     is_target = _target_mask(data)
-    shuffled = _shuffled(is_target & (part == 1), settings)
     test = np.flatnonzero(is_target & (part == 2))
-    share = settings.valid / (1.0 - settings.test)
-    masks = _from_targets(data, shuffled[: round(len(shuffled) * share)], test, part == 1)
+    if (part == 3).any():
+        valid = np.flatnonzero(is_target & (part == 3) & (settings.valid > 0))
+    else:
+        shuffled = _shuffled(is_target & (part == 1), settings)
+        valid = shuffled[: round(len(shuffled) * settings.valid / (1.0 - settings.test))]
+    masks = _from_targets(data, valid, test, (part == 1) | (part == 3))
     return SplitMasks(**{**vars(masks), "metadata": {"name": settings.name}})
 
 

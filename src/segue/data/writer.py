@@ -18,6 +18,8 @@ import polars as pl
 from numpy.typing import ArrayLike, NDArray
 
 from segue.core.files import atomic_folder, sha256, write_checked_json
+from segue.core.knowledge.knowledge import Knowledge
+from segue.data.knowledge.storage import write_knowledge
 from segue.version import __version__
 
 __all__ = ["ARRAYS", "FORMAT", "DatasetWriter", "content_hash", "context_digests", "side_table_digests"]
@@ -158,6 +160,7 @@ class DatasetWriter:
         predefined_splits: Mapping[str, NDArray[np.uint8]] | None = None,
         time_known: NDArray[np.bool_] | None = None,
         context: Mapping[str, NDArray[Any]] | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
         """Write tables and header.
 
@@ -165,9 +168,11 @@ class DatasetWriter:
             items: one row per item code, with ids in the text column ``id``.
             users: one row per user code, likewise; ``None``: ids are numbers from 1.
             header: ``source``, ``warnings``, ``filters``, further ``counts``, ...
-            predefined_splits: splits that come with the data, ``(T,)`` by name: 1 train, 2 test, 0 neither.
+            predefined_splits: splits that come with the data, ``(T,)`` by name: 1 train, 2 test, 3 validation, 0
+                neither.
             time_known: ``(T,)`` false where a time only preserves the order of events. Not part of the content hash.
             context: ``(T,)`` context columns by name; the entry ``context`` of ``header`` has their categories.
+            knowledge: triples about the items; the entry ``knowledge`` of ``header`` describes them.
         """
         n_users, n_events = self._arrays["offsets"].size - 1, self._arrays["items"].size
         for array in self._arrays.values():
@@ -189,6 +194,8 @@ class DatasetWriter:
             if len(column) != n_events:
                 raise ValueError(f"context.{name}: got {len(column)} values for {n_events} events")
             np.save(self._fresh / f"context-{name}.npy", column)
+        if knowledge is not None:
+            write_knowledge(self._fresh, knowledge)
         _write_interactions(self._fresh / "interactions.parquet", arrays, users["id"], items["id"], self.actions)
         entries = dict(header or {})
         digests = {column: array.hash.hexdigest() for column, array in self._arrays.items()} | side_table_digests(
@@ -224,8 +231,9 @@ class DatasetWriter:
 
 
 def side_table_digests(header: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digests of side tables, each by a distinct name."""
-    return {f"attached {noun}": str(table["sha256"]) for noun, table in header.get("side_tables", {}).items()}
+    """Return the digests of side tables and triples, each by a distinct name."""
+    digests = {f"attached {noun}": str(table["sha256"]) for noun, table in header.get("side_tables", {}).items()}
+    return digests | ({"knowledge": str(header["knowledge"]["sha256"])} if "knowledge" in header else {})
 
 
 def context_digests(header: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:

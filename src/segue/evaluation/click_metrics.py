@@ -15,7 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-__all__ = ["auc", "gauc", "log_loss", "uauc", "user_aucs"]
+__all__ = [
+    "auc",
+    "average_precision",
+    "best_threshold",
+    "calibration_error",
+    "f1",
+    "gauc",
+    "log_loss",
+    "reliability",
+    "uauc",
+    "user_aucs",
+]
 
 Values: TypeAlias = NDArray[np.float64]
 
@@ -95,6 +106,82 @@ def log_loss(labels_T: NDArray[Any], probabilities_T: NDArray[Any]) -> float:
     likelihoods_T = np.where(labels_T, probabilities_T, 1.0 - np.asarray(probabilities_T, np.float64))
     with np.errstate(divide="ignore"):
         return float(-np.log(likelihoods_T).mean())
+
+
+def average_precision(labels_T: NDArray[Any], scores_T: NDArray[Any]) -> float:
+    """Compute the area under the curve of precision and recall.
+
+    It is the mean precision at the positive events.
+
+    Events with equal scores count as one step. The area of random scores is the share of positive events.
+
+    Raises:
+        ValueError: as :func:`auc`, or no label is positive.
+    """
+    labels_T = _check(labels_T, scores_T)
+    if not labels_T.any():
+        raise ValueError(f"labels: none of {len(labels_T)} is positive, expected at least one")
+    hits, counts = _steps(labels_T, scores_T)
+    return float((np.diff(hits, prepend=0) * hits / counts).sum() / hits[-1])
+
+
+def f1(labels_T: NDArray[Any], scores_T: NDArray[Any], threshold: float) -> float:
+    """Compute the harmonic mean of precision and recall at a threshold.
+
+    Events with at least a score of ``threshold`` are predicted as positive.
+
+    It is 0 if no positive event is found.
+    """
+    labels_T = _check(labels_T, scores_T)
+    is_found_T = np.asarray(scores_T) >= threshold
+    return float(2 * (labels_T & is_found_T).sum() / max(1, labels_T.sum() + is_found_T.sum()))
+
+
+def best_threshold(labels_T: NDArray[Any], scores_T: NDArray[Any]) -> float:
+    """Return the score from which :func:`f1` is highest; the highest such score."""
+    labels_T = _check(labels_T, scores_T)
+    hits, counts = _steps(labels_T, scores_T)
+    values = 2 * hits / np.maximum(1, labels_T.sum() + counts)
+    return float(np.unique(scores_T)[::-1][int(np.argmax(values))])
+
+
+def reliability(labels_T: NDArray[Any], probabilities_T: NDArray[Any], bins: int = 15) -> NDArray[np.float64]:
+    """Return what was predicted and observed in bins of probability, ``(B, 3)``.
+
+    The columns are the number of events, their mean probability and their share of positive ones.
+
+    Bins hold equally many events in the order of their probability, as far as equal probabilities allow.
+    """
+    labels_T = _check(labels_T, probabilities_T)
+    p_T = np.asarray(probabilities_T, np.float64)
+    edges = np.unique(np.quantile(p_T, np.linspace(0, 1, bins + 1)[1:-1]))
+    rows_T = np.searchsorted(edges, p_T, side="right")
+    counts = np.bincount(rows_T)
+    used = counts > 0
+    sums = np.stack([np.bincount(rows_T, p_T), np.bincount(rows_T, labels_T)], axis=1)[used]
+    return np.column_stack([counts[used], sums / counts[used, None]])
+
+
+def calibration_error(labels_T: NDArray[Any], probabilities_T: NDArray[Any], bins: int = 15) -> float:
+    """Compute the expected calibration error.
+
+    It is the mean distance of predicted and observed shares of positive events in the bins of :func:`reliability`.
+
+    It is the expected calibration error with bins of equal mass (Nixon et al. 2019, arXiv:1904.01685).
+    """
+    counts, predicted, observed = reliability(labels_T, probabilities_T, bins).T
+    return float(np.average(np.abs(predicted - observed), weights=counts))
+
+
+def _steps(labels_T: NDArray[np.bool_], scores_T: NDArray[Any]) -> tuple[Values, Values]:
+    """Return the numbers of positive events and of all events by score.
+
+    They are those with at least each distinct score, from the highest.
+    """
+    order = np.argsort(-np.asarray(scores_T), kind="stable")
+    is_last = np.append(np.diff(np.asarray(scores_T)[order]) != 0, True)
+    counts = np.arange(1, len(order) + 1)[is_last]
+    return np.cumsum(labels_T[order])[is_last].astype(np.float64), counts.astype(np.float64)
 
 
 def _check(labels_T: NDArray[Any], scores_T: NDArray[Any]) -> NDArray[np.bool_]:

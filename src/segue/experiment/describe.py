@@ -277,7 +277,7 @@ def _describe_type(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         text = " or ".join(_describe_type(part) for part in inner)
     elif origin in (tuple, list):
         text = f"list of {_describe_type(inner[0])}"
-    elif origin is dict:
+    elif origin in (dict, Mapping):
         text = f"mapping of text to {_describe_type(inner[1])}"
     else:
         text = TYPE_NAMES.get(annotation) or str(getattr(annotation, "__name__", annotation))

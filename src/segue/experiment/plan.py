@@ -36,7 +36,17 @@ from segue.features.text.settings import TextSettings
 from segue.training.train import Training
 from segue.version import __version__
 
-__all__ = ["Plan", "find_recipe", "format_plan", "make_plan", "read_plan", "resolve_overrides"]
+__all__ = [
+    "Plan",
+    "find_recipe",
+    "format_group",
+    "format_plan",
+    "make_plan",
+    "read_groups",
+    "read_none",
+    "read_plan",
+    "resolve_overrides",
+]
 
 COMMENT_WIDTH = 100
 
@@ -121,7 +131,7 @@ def make_plan(task: Mapping[str, Any], overrides: Iterable[str] = (), recipe: st
     errors: list[str] = []
     values: Groups = {name: {} for name in groups}
     if path is not None:
-        values, recipe_task = _read_groups(path, groups, errors)
+        values, recipe_task = read_groups(path, groups, errors)
         if (model := recipe_task.get("model", task["model"])) != task["model"]:
             errors.append(f"{path}: a recipe for '{model}', expected one for '{task['model']}'")
     overridden = resolve_overrides([str(task["model"])], overrides, errors, values["split"])
@@ -156,11 +166,11 @@ def resolve_overrides(
 
 def read_plan(path: Path) -> Plan:
     """Read the plan in a run's ``settings.toml``."""
-    task = _read_groups(path, (), [])[1]
+    task = read_groups(path, (), [])[1]
     if not {"model", "data"} <= task.keys():
         raise ValueError(f"{path}: [task] has {', '.join(task) or 'no keys'}, expected at least model and data")
     groups, errors = setting_groups(str(task["model"])), list[str]()
-    return _parse_plan(task, groups, _read_groups(path, groups, errors)[0], errors)
+    return _parse_plan(task, groups, read_groups(path, groups, errors)[0], errors)
 
 
 def find_recipe(model: str, data: str) -> Path | None:
@@ -178,11 +188,12 @@ def format_plan(plan: Plan) -> str:
     document.add(tomlkit.comment(f"Every setting of this run, as resolved by Segue {__version__}."))
     for name, values in plan.values().items():
         document.add(tomlkit.nl())
-        document.add(name, _format_group(getattr(plan, name), values))
+        document.add(name, format_group(getattr(plan, name), values))
     return tomlkit.dumps(document)
 
 
-def _format_group(settings: Settings, values: dict[str, Any]) -> Table:
+def format_group(settings: Settings, values: dict[str, Any]) -> Table:
+    """Return a group of settings as TOML, each value below its documentation."""
     table = tomlkit.table()
     for key, field in type(settings).model_fields.items():
         for line in textwrap.wrap(" ".join((field.description or "").split()), COMMENT_WIDTH):
@@ -204,7 +215,7 @@ def _drop_none(value: Any) -> Any:
     return value
 
 
-def _read_groups(path: Path, known: Iterable[str], errors: list[str]) -> tuple[Groups, dict[str, Any]]:
+def read_groups(path: Path, known: Iterable[str], errors: list[str]) -> tuple[Groups, dict[str, Any]]:
     """Read the groups ``known`` and the task, if any, from a TOML file.
 
     Unknown groups are added to ``errors``.
@@ -242,7 +253,7 @@ def _parse_plan(
     for name, kind in every.items():
         given = task if name == "task" else values[name]
         try:
-            settings[name] = parse(kind, {key: _read_none(kind, key, value) for key, value in given.items()}, name)
+            settings[name] = parse(kind, {key: read_none(kind, key, value) for key, value in given.items()}, name)
         except ValueError as error:
             errors.append(str(error))
     if not errors and getattr(settings["model"], "mask_seen", False) and not settings["evaluation"].exclude_seen:
@@ -255,7 +266,7 @@ def _parse_plan(
     return Plan(**settings)
 
 
-def _read_none(kind: type[Settings], key: str, value: Any) -> Any:
+def read_none(kind: type[Settings], key: str, value: Any) -> Any:
     """Read the word ``none`` as ``None`` where the field allows it.
 
     Neither TOML nor a shell has a null.

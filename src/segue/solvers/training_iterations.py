@@ -31,6 +31,7 @@ def run_iterations(
     validate_every: int = 1,
     checkpoint_every: int = 1,
     publish: Callable[[], None] = lambda: None,
+    stop: Callable[[Metrics], bool] = lambda _: False,
 ) -> None:
     """Call ``step`` with 0, 1, ... ``n_iterations - 1``.
 
@@ -46,6 +47,7 @@ def run_iterations(
         validate_every: iterations between validations; the last iteration is always validated.
         checkpoint_every: iterations between checkpoints; there is always one after the last iteration.
         publish: updates the model from the current state; called before each validation and at the end.
+        stop: whether an iteration with these metrics is the last one; called before its checkpoint.
 
     Raises:
         Interrupted: a stop was requested; the checkpoint is saved.
@@ -67,14 +69,18 @@ def run_iterations(
                     metrics |= {f"valid/{name}": value for name, value in validate(model).items()}
                 metrics["validation_seconds"] = time.monotonic() - start
             run.log(iteration + 1, metrics)
+            is_last = stop(metrics) or iteration + 1 == n_iterations
             is_interrupted = run.interrupted  # read once, so that an interruption always saves a checkpoint
-            if (iteration + 1) % checkpoint_every == 0 or iteration + 1 == n_iterations or is_interrupted:
-                run.save_checkpoint({"iterations": iteration + 1}, arrays())
+            if (iteration + 1) % checkpoint_every == 0 or is_last or is_interrupted:
+                done = n_iterations if is_last else iteration + 1
+                run.save_checkpoint({"iterations": done}, arrays())
             progress(1, f"loss {metrics['loss']:.4f}" if "loss" in metrics else "")
             if is_interrupted:
                 raise Interrupted(
                     f"interrupted after iteration {iteration + 1} of {n_iterations}; the checkpoint is saved"
                 )
+            if is_last:
+                break
     publish()
 
 

@@ -16,11 +16,13 @@ from segue.testing.worlds import (
     clusters,
     cycle,
     dataset,
+    directors,
     hit_rate,
     order,
     popularity,
     tastes,
     with_features,
+    with_knowledge,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "contract",
     "cycle",
     "dataset",
+    "directors",
     "hit_rate",
     "order",
     "popularity",
@@ -41,4 +44,5 @@ __all__ = [
     "tastes",
     "train_small",
     "with_features",
+    "with_knowledge",
 ]

@@ -26,7 +26,7 @@ from segue.core.model import Factored, Model, Predictor, Similar, Solver, Stream
 from segue.core.registry import model_class
 from segue.core.types import Codes, Dataset, Events, Queries
 from segue.testing.training import train_small
-from segue.testing.worlds import dataset, with_features
+from segue.testing.worlds import dataset, with_features, with_knowledge
 
 __all__ = ["CHECKS", "Subject", "contract", "subject"]
 
@@ -79,8 +79,10 @@ def _log() -> Dataset:
 
 
 def _with_required_features(key: str, data: Dataset) -> Dataset:
-    """Add item and user features to ``data`` if the model ``key`` requires them."""
-    return with_features(data) if model_class(key).required_features else data
+    """Add features and triples to ``data`` if the model ``key`` requires them."""
+    required = model_class(key).required_features
+    data = with_features(data) if {"item_features", "user_features"} & {*required} else data
+    return with_knowledge(data) if "knowledge" in required else data
 
 
 def _with_columns(rows: Events, values: NDArray[np.float32]) -> Events:

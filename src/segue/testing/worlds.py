@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.knowledge.knowledge import Knowledge
 from segue.core.model import Recommender
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Vocab
@@ -19,11 +20,13 @@ __all__ = [
     "clusters",
     "cycle",
     "dataset",
+    "directors",
     "hit_rate",
     "order",
     "popularity",
     "tastes",
     "with_features",
+    "with_knowledge",
 ]
 
 
@@ -87,6 +90,23 @@ def with_features(
     )
 
 
+def with_knowledge(data: Dataset, item_groups: Sequence[int] | None = None) -> Dataset:
+    """Add triples ``item - maker - group``.
+
+    Args:
+        item_groups: the group of each item; ``None``: two groups in turn. The graph lacks items of a negative group.
+    """
+    groups = np.arange(data.n_items) % 2 if item_groups is None else np.asarray(item_groups)
+    linked = np.flatnonzero(groups >= 0)
+    names = [f"maker {group}" for group in range(int(groups.max(initial=0)) + 1)]
+    entities = Vocab([*(f"entity of {data.items.ids[int(item)]}" for item in linked), *names])
+    item_entities = np.full(data.n_items, -1, np.int32)
+    item_entities[linked] = np.arange(len(linked))
+    relations = np.zeros(len(linked), np.int32)
+    heads, tails = (part.astype(np.int32) for part in (np.arange(len(linked)), len(linked) + groups[linked]))
+    return replace(data, knowledge=Knowledge(entities, ("maker",), heads, relations, tails, item_entities))
+
+
 def _world(rows: list[list[int]], n_items: int, n_queries: int, **metrics: Any) -> World:
     """Hold out the last item of the last ``n_queries`` rows as targets.
 
@@ -145,6 +165,27 @@ def order(size: int = 6, users: int = 240, seed: int = 0) -> World:
     shuffled = [rng.permutation(size) for _ in range(users)]
     rows = [[*row.tolist(), size + int(row[-1])] for row in shuffled]
     return _world(rows, 2 * size, users // 3, k=1, best=1.0, naive=1 / size)
+
+
+def directors(count: int = 5, films: int = 6, users: int = 100, seed: int = 0) -> World:
+    """Create a world in which only a knowledge graph knows the answer.
+
+    Each user watches all but two older films of one director, and the target is the newest film of the director, which
+    has no event in training. The triples say who directed which film. The list of the other older film and the newest
+    one contains the target with certainty.
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for user in range(2 * users):
+        first = films * (user % count)
+        older = first + rng.permutation(films - 1)[: films - 2]
+        rows.append([*older.tolist(), first + films - 1])
+    n_items = count * films
+    others = n_items - (films - 2)
+    world = _world(rows, n_items, users, k=2, best=1.0, naive=2 / others)
+    groups = np.arange(n_items) // films
+    older_only = Events.of([row[:-1] for row in rows])
+    return replace(world, train=with_knowledge(replace(world.train, histories=older_only), groups.tolist()))
 
 
 def tastes(users: int = 150, n_items: int = 60, share: float = 0.5, noise: float = 0.3, seed: int = 0) -> Rated:

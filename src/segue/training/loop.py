@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import torch
 
 from segue.core.config import Settings
+from segue.core.examples.fields import Examples
 from segue.core.memory_check import check_memory, size_settings
 from segue.core.model import Model, Validate
 from segue.core.model_arrays import explain_divergence
@@ -27,7 +28,7 @@ from segue.training.checkpoint import Checkpointer, Position
 from segue.training.configured_loss import build_loss
 from segue.training.ema import WeightEMA
 from segue.training.gradients import GradientBuffer
-from segue.training.optim import build_optimizer, learning_rate
+from segue.training.optim import LAZY, build_optimizer, learning_rate
 from segue.training.settings import Training
 from segue.training.settings_checks import ignored_loss_settings, is_sampled
 
@@ -40,7 +41,7 @@ def fit(
     model_class: type[Model],
     config: Settings,
     training: Training,
-    data: Dataset,
+    data: Dataset | Examples,
     run: Run,
     validate: Validate | None,
     callbacks: Iterable[Callback] = (),
@@ -80,7 +81,7 @@ class Trainer:
         self,
         model: Network,
         training: Training,
-        data: Dataset,
+        data: Dataset | Examples,
         run: Run,
         validate: Validate | None,
         callbacks: Iterable[Callback] = (),
@@ -89,7 +90,7 @@ class Trainer:
         self.optimizer = build_optimizer(model, training, model.learning_rate_factors())
         self.average = WeightEMA(model, training.ema) if training.ema else None
         self.loss = build_loss(training, data, run.device)
-        self.gradients = GradientBuffer(model, sparse=is_sampled(training.loss))
+        self.gradients = GradientBuffer(model, is_sampled(training.loss), training.optimizer.lower() in LAZY)
         self.position = Position()
         self.early_stopping = EarlyStopping(str(training.metric), training.patience)
         self.plateau = PlateauSchedule(self.early_stopping, training.lr_step_epochs)
@@ -179,7 +180,7 @@ class Trainer:
                 f"training diverged in epoch {at.epoch + 1}, batch {index + 1}: loss {loss}, gradient norm {norm}, "
                 f"learning rate {rate:.3g}; try a lower {advice}learning_rate, a warmup or clip_norm"
             )
-        self.optimizer.step()
+        self.gradients.step(self.optimizer)
         self.pending_targets, at.n_updates = 0, at.n_updates + 1
         if self.average:
             self.average.update(at.n_updates)

@@ -17,7 +17,7 @@ from torch import nn
 from segue.training.settings import Training
 from segue.training.settings_checks import optimizer_class, supported_settings
 
-__all__ = ["build_optimizer", "learning_rate"]
+__all__ = ["LAZY", "build_optimizer", "learning_rate"]
 
 FINAL_LR_FRACTION = 0.01
 """Final learning rate of ``cosine`` and ``one_cycle``, as a fraction of the peak."""
@@ -27,6 +27,9 @@ WARMUP_FRACTION = 0.3
 
 FUSED = ("adam", "adamw", "sgd")
 """Optimizers that have a fused kernel on every device."""
+
+LAZY = ("adam", "adamw", "sgd", "rmsprop")
+"""Optimizers that can update some rows of a table alone: weights do not depend on each other, and state starts at 0."""
 
 
 def build_optimizer(

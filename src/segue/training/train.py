@@ -7,18 +7,19 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from segue.core.config import Settings, parse
+from segue.core.examples.fields import Examples
 from segue.core.memory_check import explain_memory_errors
 from segue.core.model import LOWER_IS_BETTER, Model, Solver, Validate
 from segue.core.model_arrays import check_convergence
-from segue.core.registry import model_class
+from segue.core.registry import builtin_models, model_class
 from segue.core.run import Run
-from segue.core.types import Dataset
+from segue.core.types import DataSchema, Dataset
 from segue.training.settings import Training
 
 if TYPE_CHECKING:
     from segue.training.callbacks import Callback
 
-__all__ = ["Training", "check_callbacks", "check_validation_metric", "train"]
+__all__ = ["Training", "check_callbacks", "check_reads_examples", "check_validation_metric", "train"]
 
 HOOKS = ("on_train_start", "on_step_end", "on_validation_end", "on_epoch_end", "on_train_end")
 """Methods of a callback."""
@@ -28,12 +29,12 @@ def train(
     key: str,
     config: Settings | Mapping[str, Any],
     training: Training,
-    data: Dataset,
+    data: Dataset | Examples,
     run: Run,
     validate: Validate | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Model:
-    """Train the model ``key`` on ``data``.
+    """Train the model ``key`` on ``data``, an interaction log or labeled examples.
 
     Resume from the run's checkpoint if there is one.
 
@@ -52,27 +53,56 @@ def train(
     kind = model_class(key)
     settings = config if isinstance(config, Settings) else parse(kind.Config, config, "model")
     run.set_trainer(_train_part)
-    if data.histories.size == 0:
-        raise ValueError("nothing to train on: the training part of the data has no events")
+    _check_data(key, kind, data)
     if issubclass(kind, Solver):
         if callbacks:
             raise ValueError(
                 f"callbacks: got {len(callbacks)} for '{key}', which is not trained in epochs of the training loop, so "
                 "callbacks would never run; expected none"
             )
-        model = kind(settings, data.schema)
-        check_validation_metric(key, model, training.metric)
+        model = kind(settings, DataSchema(0, 0, fields=data.fields) if isinstance(data, Examples) else data.schema)
+        if isinstance(data, Dataset):
+            check_validation_metric(key, model, training.metric)
         with explain_memory_errors(key, settings):
             model.fit(data, run, validate)
         check_convergence(model, model.own_arrays, "the last iteration", settings)
         return model
-    check_validation_metric(key, kind, training.metric)
+    if isinstance(data, Dataset):
+        check_validation_metric(key, kind, training.metric)
     from segue.training.loop import fit  # needs torch
 
     if training.metric is None:
         training = training.model_copy(update={"metric": kind.validation_metric})
     with explain_memory_errors(key, settings):
         return fit(kind, settings, training, data, run, validate, callbacks)
+
+
+def _check_data(key: str, kind: type[Model], data: Dataset | Examples) -> None:
+    """Check that a model can be trained on the data.
+
+    Raises:
+        ValueError: there is nothing to train on, or the model reads no tables of examples.
+    """
+    if isinstance(data, Examples):
+        check_reads_examples(key)
+        if not len(data):
+            raise ValueError("nothing to train on: there are no examples")
+    elif data.histories.size == 0:
+        raise ValueError("nothing to train on: the training part of the data has no events")
+
+
+def check_reads_examples(key: str) -> None:
+    """Check that a model can be trained on labeled examples.
+
+    Raises:
+        ValueError: the key is unknown, or the model is trained on interaction logs alone.
+    """
+    if not model_class(key).reads_examples:
+        known = [name for name in builtin_models() if model_class(name).reads_examples]
+        raise ValueError(
+            f"model: '{key}' is trained on an interaction log, not on labeled examples; expected one of "
+            f"{', '.join(sorted(known))}"
+        )
 
 
 def _train_part(key: str, settings: Mapping[str, Any], data: Dataset, run: Run, validate: Validate | None) -> Model:

@@ -40,6 +40,9 @@ class ItemExplanation:
     """Effect of each rule on the item; ``history``: the item was already seen."""
     shared_features: Mapping[str, tuple[str, ...]]
     """By feature, the values that the item shares with items of the history."""
+    paths: tuple[Mapping[str, Any], ...]
+    """Paths in the knowledge graph from items of the history, most specific first: ``id``, ``entity``, ``relations``,
+    ``text``; empty without triples."""
     reasons: tuple[str, ...]
     """The same in words."""
 
@@ -68,6 +71,7 @@ class ItemExplanation:
             "attributions": self.attributions.to_dicts(),
             "rules": dict(self.rules),
             "shared_features": {name: list(values) for name, values in self.shared_features.items()},
+            "paths": [dict(path) for path in self.paths],
             "reasons": list(self.reasons),
         }
 
@@ -121,5 +125,6 @@ def explain_item(
         attributions=attributions,
         rules=dict(found.rules),
         shared_features={name: tuple(values) for name, values in found.shared_features.items()},
+        paths=tuple(path.model_dump(mode="json") for path in found.paths),
         reasons=tuple(reason.text for reason in found.reasons),
     )

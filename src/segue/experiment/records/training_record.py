@@ -31,6 +31,7 @@ __all__ = [
     "describe_functions",
     "describe_plan",
     "describe_training_data",
+    "hash_table",
     "unknown_parts",
 ]
 
@@ -81,14 +82,14 @@ def describe_training_data(data: Split | Dataset) -> dict[str, Any]:
         "data.source_hash": train.header.get("hash"),
         "data.user_ids": _hash_ids(train.users),
         "data.item_ids": _hash_ids(train.items),
-        "data.user_features": _hash_table(train.user_features),
-        "data.item_features": _hash_table(train.item_features),
+        "data.user_features": hash_table(train.user_features),
+        "data.item_features": hash_table(train.item_features),
         "data.training_hash": _hash_columns(_columns("", train.histories)),
     }
     if isinstance(data, Split):
         found["data.validation_queries"] = len(data.valid)
         found["data.validation_hash"] = _hash_columns(_validation_columns(data.valid))
-        found["data.validation_features"] = _hash_table(data.valid.queries.profile)
+        found["data.validation_features"] = hash_table(data.valid.queries.profile)
     return found
 
 
@@ -209,7 +210,8 @@ def _hash_ids(vocab: Vocab) -> str:
     return _hash_columns({"lengths": lengths, "text": np.frombuffer("".join(ids).encode(), np.uint8)})
 
 
-def _hash_table(table: pl.LazyFrame | pl.DataFrame | None) -> Any:
+def hash_table(table: pl.LazyFrame | pl.DataFrame | None) -> Any:
+    """Return a hash of the names, types and values of a table; ``None`` of no table."""
     if table is None:
         return None
     frame = table.lazy().with_columns(pl.col(pl.Categorical).cast(pl.String)).collect()

@@ -41,6 +41,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from segue.core.config import Settings, reject_unused
+from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.features import encode_features, infer_features
 from segue.core.model import StateArrays
 from segue.core.model_arrays import check_range, load_array
@@ -49,7 +50,6 @@ from segue.core.ratings import collect_ratings, rated_events
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
 from segue.nn.adapted_layers import DecisionLayers, FastWeights, PaddedEvents, RecentFastWeights
 from segue.nn.inputs.feature_embeddings import FeatureEmbeddings, UserFeatureEmbeddings
-from segue.solvers.interaction_pairs import InteractionPairs
 
 __all__ = ["MAML"]
 

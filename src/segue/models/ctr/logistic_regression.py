@@ -13,6 +13,9 @@ share what is learned about actors; r(H) is linear in the rate of likes, where H
 predicted from the events before it alone, in training as in use. New items are scored by their features, new users by
 their history.
 
+In a table of labeled examples every code of a category and of tags has a weight, and every number and dimension of a
+vector; missing ones have a weight of their own.
+
 All weights are fit together by Newton's method; there is no randomness.
 
 Shapes: T events, U users, I items, N queries, K candidates, C columns of item features, F columns of user features,
@@ -21,7 +24,7 @@ S item features.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
@@ -33,6 +36,8 @@ from scipy.sparse import csr_array, eye_array, hstack, vstack
 from scipy.special import expit
 
 from segue.core.config import Settings, reject_unused
+from segue.core.examples.fields import Examples
+from segue.core.examples.log_fields import NO_CATALOG
 from segue.core.features import encode_features, infer_features
 from segue.core.model import Solver, StateArrays, Validate
 from segue.core.model_arrays import load_array, load_csr
@@ -40,6 +45,7 @@ from segue.core.ratings import collect_ratings, rated_events
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Events, Feature, Queries, Scores
 from segue.solvers.fm.feature_matrix import feature_rows
+from segue.solvers.logistic.example_design import count_design_columns, design_of_examples
 from segue.solvers.logistic.history_matches import match_earlier_events, profiles
 from segue.solvers.logistic.newton import LogisticLoss
 from segue.solvers.training_iterations import run_iterations
@@ -58,6 +64,7 @@ class LogisticRegression(Solver):
     requires_ratings = True
     predicts_ratings = True
     validation_metric = "rmse"
+    reads_examples = True
     is_cpu_only = True
 
     class Config(Settings):
@@ -78,7 +85,7 @@ class LogisticRegression(Solver):
         l2_user: Annotated[float, Gt(0)] = 3.0
         """L2 regularization of the weights of user ids."""
         l2_features: Annotated[float, Gt(0)] = 10.0
-        """L2 regularization of the weights of features and popularity."""
+        """L2 regularization of the weights of features and popularity, and of all weights of a table of examples."""
         l2_history: Annotated[float, Gt(0)] = 0.1
         """L2 regularization of the weights of matches with the history."""
         iterations: Annotated[int, Ge(1)] = 8
@@ -96,13 +103,18 @@ class LogisticRegression(Solver):
         super().__init__(config, schema)
         self.levels_2 = np.array([0.0, 1.0], np.float32)  # mean values of negative and positive events
         self.threshold = 0.5
+        self.weights_P = np.zeros(0, np.float32)  # of the columns of a table
 
-    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
+    def fit(self, train: Dataset | Examples, run: Run, validate: Validate | None) -> None:
         """Run all Newton steps; log the mean loss and validation metrics.
 
         Raises:
-            ValueError: no event has a value, or the threshold leaves no positive or no negative event.
+            ValueError: no event has a value, the threshold leaves no positive or no negative event, or a setting is not
+                used for a table of examples.
         """
+        if isinstance(train, Examples):
+            self._fit_examples(train, run, validate)
+            return
         values = collect_ratings(train, "logistic_regression").values
         low, high = float(values.min()), float(values.max())
         self.threshold = (low + high) / 2 if self.config.threshold is None else self.config.threshold
@@ -126,18 +138,47 @@ class LogisticRegression(Solver):
         sizes = {name: block.shape[1] for name, (block, _) in blocks.items()}
         l2_P = np.repeat([l2 for _, l2 in blocks.values()], list(sizes.values()))
         loss = LogisticLoss(csr_array(hstack([block for block, _ in blocks.values()])), is_positive_T, l2_P)
-        state = np.zeros(len(l2_P))
+        self._minimize(loss, lambda weights_P: self._set_weights(weights_P, sizes), run, validate)
+
+    def _fit_examples(self, examples: Examples, run: Run, validate: Validate | None) -> None:
+        """Fit the weights of the columns of a table."""
+        used, fields = ("l2_features", "iterations"), type(self.config).model_fields
+        for name, value in self.config:
+            if name not in used and value != fields[name].default:
+                raise ValueError(
+                    f"model.{name}: got {value!r}, which is used for interaction logs alone; a table of examples uses "
+                    f"{' and '.join(used)}"
+                )
+        assert examples.labels is not None
+        l2_P = np.full(count_design_columns(examples.fields), self.config.l2_features)
+        l2_P[0] = L2_INTERCEPT
+        loss = LogisticLoss(design_of_examples(examples), examples.labels > 0, l2_P, examples.weights)
+
+        def publish(weights_P: NDArray[np.float64]) -> None:
+            self.weights_P = weights_P.astype(np.float32)
+
+        self._minimize(loss, publish, run, validate)
+
+    def _minimize(
+        self,
+        loss: LogisticLoss,
+        publish: Callable[[NDArray[np.float64]], None],
+        run: Run,
+        validate: Validate | None,
+    ) -> None:
+        """Take all Newton steps; ``publish`` reads the weights."""
+        state = np.zeros(len(loss.l2_P))
 
         def step(iteration: int) -> dict[str, float]:
             nonlocal state
             state = loss.step(state)
-            self._set_weights(state, sizes)
-            return {"loss": loss(state) / len(is_positive_T)}
+            publish(state)
+            return {"loss": loss(state) / len(loss.is_positive_T)}
 
         def restore(arrays: Mapping[str, NDArray[Any]]) -> None:
             nonlocal state
             state = np.array(arrays["weights"])
-            self._set_weights(state, sizes)
+            publish(state)
 
         run_iterations(
             self.config.iterations,
@@ -230,10 +271,17 @@ class LogisticRegression(Solver):
         They are probabilities where the values of the data are 0 and 1. A known user without a history has the one of
         the training data. Events of a history without a value are positive.
         """
+        if self.schema.fields:
+            raise ValueError(NO_CATALOG)
         if candidates is None:
             return self._to_values(self._all_logits(queries))
         rows = np.arange(len(queries)).repeat(candidates.shape[1])
         return self._to_values(self._pair_logits(queries, rows, candidates.ravel()).reshape(candidates.shape))
+
+    def predict_logits(self, examples: Examples) -> Scores:
+        """Return the logits of examples of a table, ``(T,)``."""
+        logits: Scores = (design_of_examples(examples) @ self.weights_P).astype(np.float32)
+        return logits
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
         """See :meth:`segue.core.model.Predictor.predict`.
@@ -316,6 +364,8 @@ class LogisticRegression(Solver):
 
     def arrays(self) -> StateArrays:
         """Return weights, the columns of items and users, and profiles."""
+        if self.schema.fields:
+            return {"weights": self.weights_P}
         found = {
             "levels": self.levels_2,
             "threshold": np.array([self.threshold], np.float32),
@@ -333,6 +383,9 @@ class LogisticRegression(Solver):
 
     def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
+        if self.schema.fields:
+            self.weights_P = load_array(arrays, "weights", (count_design_columns(self.schema.fields),), np.float32)
+            return
         n_items, n_users = self.schema.n_items, self.schema.n_users
         features = self.schema.item_features
         self.feature_of_C = _feature_of_column(features, "popularity" in self.config.inputs)

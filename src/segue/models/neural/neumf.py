@@ -35,9 +35,9 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from segue.core.config import Settings
+from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
-from segue.solvers.interaction_pairs import InteractionPairs
 
 __all__ = ["NeuMF"]
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel
 from segue.core.events import Codes, Mask, read_only
+from segue.core.knowledge.paths import PathFinder
 from segue.serving import schemas
 from segue.serving.catalog.feature_column import FeatureColumn, ItemValues
 from segue.serving.catalog.lru_cache import LruCache
@@ -56,6 +57,8 @@ class Catalog:
         self._titles = table["title"].cast(pl.String) if "title" in table.columns else None
         order = np.argsort(-np.asarray(popularity_I, np.float64), kind="stable").astype(np.int32)
         self._title_index = TitleIndex(self._ids, self._titles, order)
+        self.paths = None if bundle.knowledge is None else PathFinder(bundle.knowledge)
+        """Paths in the knowledge graph; ``None``: the data has no triples."""
 
     @property
     def features(self) -> list[str]:

@@ -130,6 +130,8 @@ def explain_in_steps(
     if history_neighbors:
         text = f"often co-occurs with {_quote_names([one.title or one.id for one in history_neighbors])} of the history"
         reasons.append(schemas.Reason(kind="neighbors", text=text))
+    paths = _paths(item, seen, catalog)
+    reasons += [schemas.Reason(kind="path", text=path.text) for path in paths]
     reasons += _missing_input_reasons(model, queries, is_unscored)
     return schemas.Explanation(
         item=_recommended_item(outcome, catalog),
@@ -138,6 +140,7 @@ def explain_in_steps(
         attributions=attributions,
         shared_features={name: list(values) for name, values in shared_values.items()},
         neighbors=history_neighbors,
+        paths=paths,
         rules=trace,
         reasons=reasons,
         model=model_info,
@@ -274,6 +277,27 @@ def _shared_values(item: int, seen: Codes, catalog: Catalog) -> dict[str, dict[s
         if found := words.shared(item, others):
             shared[name] = found
     return shared
+
+
+def _paths(item: int, seen: Codes, catalog: Catalog) -> list[schemas.KnowledgePath]:
+    """Return the most specific paths from items of the history to the item."""
+    if catalog.paths is None:
+        return []
+    found = []
+    for path in catalog.paths.explain(seen.tolist(), item, MAX_MENTIONED):
+        codes = np.array([path.history_item, item])
+        titles, ids = catalog.titles(codes), catalog.ids(codes)
+        names = [title or item_id for title, item_id in zip(titles, ids, strict=True)]
+        found.append(
+            schemas.KnowledgePath(
+                id=ids[0],
+                title=titles[0],
+                entity=path.entity,
+                relations=[path.first_relation, *([] if path.second_relation is None else [path.second_relation])],
+                text=path.describe(*names),
+            )
+        )
+    return found
 
 
 def _json_text(value: object) -> str:

@@ -93,10 +93,24 @@ class Attribution(ApiModel):
     """Score of the item minus its score without this event."""
 
 
+class KnowledgePath(ApiModel):
+    """Path in the knowledge graph from an item of the history to the item."""
+
+    id: str
+    """Item of the history."""
+    title: str | None = None
+    entity: str | None = None
+    """Entity that both items are linked with; null if a triple links them directly."""
+    relations: list[str]
+    """Relations along the path, from the item of the history."""
+    text: str
+    """The path in words."""
+
+
 class Reason(ApiModel):
     """Reason for or against an item."""
 
-    kind: Literal["rank", "attribution", "features", "neighbors", "rule", "unknown"]
+    kind: Literal["rank", "attribution", "features", "neighbors", "path", "rule", "unknown"]
     text: str
     """Plain text."""
 
@@ -132,6 +146,8 @@ class Explanation(ApiModel):
     """By feature, the values that the item shares with items of the history."""
     neighbors: list[Item] = []
     """Items of the history that often co-occur with the item, most similar first."""
+    paths: list[KnowledgePath] = []
+    """Paths in the knowledge graph from items of the history, most specific first; empty without triples."""
     rules: dict[str, str] = {}
     """By rule, its effect on the item."""
     reasons: list[Reason] = []

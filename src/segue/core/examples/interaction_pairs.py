@@ -8,16 +8,18 @@ Shapes: U users, I items, P distinct pairs, M pairs of a batch, K items sampled 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from segue.core.seen_items import SeenItems
 from segue.core.types import Events, Mask
 
-__all__ = ["InteractionPairs"]
+__all__ = ["InteractionPairs", "PairBatch", "pair_batches"]
 
 _Index: TypeAlias = NDArray[np.int64]
 
@@ -85,3 +87,29 @@ class InteractionPairs:
         items_T = self.items_P[np.repeat(self.offsets[users], lengths) + positions_T]
         arrays = items_T, rows_T, positions_T.astype(np.int32), rows_M, lengths[rows_M].astype(np.int32)
         return SeenItems(*(torch.from_numpy(array) for array in arrays))
+
+
+@dataclass(frozen=True, eq=False)
+class PairBatch:
+    """User-item pairs sorted by user, and all items of their users."""
+
+    users_M: Tensor
+    items_M: Tensor
+    seen: SeenItems
+
+
+def pair_batches(
+    histories: Events, n_items: int, size: int, rng: np.random.Generator
+) -> tuple[int, Iterator[PairBatch]]:
+    """Return the number of batches and all pairs in random order.
+
+    A batch has as many pairs as ``size`` users have on average.
+    """
+    pairs = InteractionPairs(histories, n_items)
+    count, parts = pairs.batches(size, rng)
+
+    def batch(part: _Index) -> PairBatch:
+        users = pairs.users_P[part]
+        return PairBatch(torch.from_numpy(users), torch.from_numpy(pairs.items_P[part]), pairs.seen(users))
+
+    return count, (batch(part) for part in parts)

@@ -1,0 +1,332 @@
+"""Encode one column of a table of examples as codes, numbers or vectors.
+
+What a column needs to be encoded, such as its categories, is learned from the rows of training.
+
+Shapes: T rows, W width of a vector, L values of all lists.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from segue.core.events import Codes, Events, Scores
+from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Field, FieldKind
+from segue.core.examples.settings import ColumnKind, ExampleSettings, Scaling
+from segue.core.features import MAX_MAGNITUDE
+
+__all__ = ["CellError", "Column", "fit_column", "infer_kind", "share_codes"]
+
+N_KNOTS = 1_001
+"""Quantiles of a column that is scaled by rank."""
+
+TEXTS = (pl.String, pl.Categorical, pl.Enum)
+
+CALENDAR = {"hour": 24, "weekday": 7, "month": 12}
+"""Fields that a time becomes, with their numbers of categories."""
+
+
+class CellError(ValueError):
+    """A cell of a table that cannot be used.
+
+    Args:
+        column: name of the column.
+        row: index of the row, from 0.
+        problem: the value, and what was expected.
+    """
+
+    def __init__(self, column: str, row: int, problem: str) -> None:
+        super().__init__(f"column '{column}', row {row + 1}: {problem}")
+        self.column, self.row, self.problem = column, row, problem
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """How one column is encoded."""
+
+    name: str
+    kind: ColumnKind
+    size: int = 1
+    """Number of codes, or width of a vector."""
+    values: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
+    """Categories with codes of their own, in the order of their codes from :data:`N_RESERVED`."""
+    is_hashed: bool = False
+    separator: str | None = None
+    max_length: int = 0
+    scaling: Scaling = "standard"
+    center: float = 0.0
+    scale: float = 1.0
+    clip: float = 10.0
+    knots: tuple[float, ...] = ()
+    """Quantiles of the training rows, in ascending order."""
+    shares: str | None = None
+    """Column of categories with the same codes."""
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The inputs that the column becomes."""
+        if self.kind == "time":
+            return tuple(Field(f"{self.name}:{part}", "category", N_RESERVED + n) for part, n in CALENDAR.items())
+        assert self.kind != "ignore"
+        kind: FieldKind = self.kind
+        return (Field(self.name, kind, self.size, self.shares),)
+
+    def codes(self, column: pl.Series) -> Codes:
+        """Encode categories, or the parts of a time: ``(T,)``, or ``(T, parts)``."""
+        return self._times(column) if self.kind == "time" else self._codes_of(_texts(column))
+
+    def numbers(self, column: pl.Series) -> Scores:
+        """Encode numbers, ``(T,)``; NaN where missing.
+
+        Raises:
+            ValueError: a number is infinite or a text is not a number; names the row.
+        """
+        x_T = _numbers(column)
+        if self.scaling == "quantile":
+            scaled_T = np.interp(x_T, self.knots, np.linspace(-1.0, 1.0, len(self.knots)))
+        else:
+            scaled_T = (_signed_log(x_T) if self.scaling == "log" else x_T) - self.center
+            scaled_T = np.clip(scaled_T / self.scale, -self.clip, self.clip)
+        return np.where(np.isnan(x_T), np.nan, scaled_T).astype(np.float32)
+
+    def lists(self, column: pl.Series) -> Events:
+        """Encode tags or a sequence: the last codes of each row, at most ``max_length``."""
+        lists = _lists(column, self.separator).list.tail(self.max_length)
+        lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
+        flat = lists.filter(lists.list.len().fill_null(0) > 0).explode(empty_as_null=True, keep_nulls=True)
+        return Events(np.concatenate([[0], np.cumsum(lengths)]), self._codes_of(flat))
+
+    def vectors(self, column: pl.Series) -> Scores:
+        """Encode vectors, ``(T, W)``; rows of NaN where missing.
+
+        Raises:
+            ValueError: a vector has another width or a number that is not finite; names the row.
+        """
+        return _vectors(column, self.size) / np.float32(self.scale)
+
+    def _codes_of(self, texts: pl.Series) -> Codes:
+        is_missing = texts.is_null().to_numpy()
+        if self.is_hashed:
+            codes = _buckets(texts, self.size - N_RESERVED) + N_RESERVED
+        else:
+            found = texts.cast(self._enum, strict=False).to_physical().cast(pl.Int32)
+            codes = (found + N_RESERVED).fill_null(UNKNOWN).to_numpy()
+        encoded: Codes = np.where(is_missing, MISSING, codes).astype(np.int32)
+        return encoded
+
+    @cached_property
+    def _enum(self) -> pl.Enum:
+        return pl.Enum(self.values)
+
+    def _times(self, column: pl.Series) -> Codes:
+        times = _to_datetime(column).dt
+        parts = [times.hour(), times.weekday() - 1, times.month() - 1]
+        return np.stack([(one.cast(pl.Int32) + N_RESERVED).fill_null(MISSING).to_numpy() for one in parts], axis=1)
+
+
+def infer_kind(column: pl.Series) -> ColumnKind:
+    """Return the kind of a column of training rows by its type.
+
+    Raises:
+        ValueError: the type is not supported.
+    """
+    kind = column.dtype
+    inner: Any = getattr(kind, "inner", None)
+    if inner is not None:
+        return "vector" if inner.is_float() else "tags"
+    if kind in TEXTS or kind == pl.Boolean or kind.is_integer():
+        return "category"
+    if kind.is_float():
+        known = column.drop_nulls().drop_nans()
+        is_whole = len(known) > 0 and bool((known == known.floor()).all()) and len(known) < len(column)
+        return "category" if is_whole else "number"  # integers with empty cells are read as floats by some libraries
+    if kind in (pl.Date, pl.Datetime):
+        return "time"
+    if kind == pl.Decimal:
+        return "number"
+    raise ValueError(f"column '{column.name}': unsupported type {kind}; set its kind to ignore, or convert it")
+
+
+def fit_column(column: pl.Series, settings: ExampleSettings) -> Column | str:
+    """Learn how a column is encoded, or return why it is left out.
+
+    Raises:
+        ValueError: a cell does not fit the kind of the column.
+    """
+    name = column.name
+    kind = settings.columns.get(name) or ("sequence" if name in settings.shares else infer_kind(column))
+    if kind == "ignore":
+        return "ignored by columns"
+    if column.null_count() == len(column):
+        return "no value in training"
+    if kind in ("category", "tags", "sequence"):
+        texts = (
+            _texts(column)
+            if kind == "category"
+            else _lists(column, settings.separator).explode(empty_as_null=True, keep_nulls=True)
+        )
+        options: dict[str, Any] = {"separator": settings.separator, "max_length": settings.max_length}
+        if (buckets := settings.buckets.get(name)) is not None:
+            return Column(name, kind, buckets + N_RESERVED, is_hashed=True, **options)
+        counts = texts.drop_nulls().alias("value").value_counts(name="n")
+        if kind == "category" and len(counts) + (texts.null_count() > 0) < 2:
+            return "constant in training"
+        counts = counts.filter(pl.col("n") >= settings.min_count).sort(["n", "value"], descending=[True, False])
+        values = counts.head(settings.max_categories)["value"]
+        return Column(name, kind, len(values) + N_RESERVED, values, **options)
+    if kind == "number":
+        return _fit_numbers(column, settings)
+    if kind == "vector":
+        vectors_TW = _vectors(column, None)
+        norm = float(np.sqrt(np.nanmean(np.square(vectors_TW).sum(1))))
+        return Column(name, kind, vectors_TW.shape[1], scale=norm or 1.0)
+    _to_datetime(column)
+    return Column(name, kind)
+
+
+def share_codes(column: Column | str, other: Column | str, settings: ExampleSettings) -> Column:
+    """Return a column of sequences or tags with the codes of a column of categories.
+
+    Args:
+        column: what :func:`fit_column` returned; ``other`` likewise.
+
+    Raises:
+        ValueError: one of them is left out or has another kind.
+    """
+    for one, kinds in ((column, ("sequence", "tags")), (other, ("category",))):
+        if isinstance(one, str) or one.kind not in kinds:
+            got = f"which is left out ({one})" if isinstance(one, str) else f"and '{one.name}' is a {one.kind}"
+            raise ValueError(f"shares: got {dict(settings.shares)}, {got}; expected a column of kind {kinds[0]}")
+    assert isinstance(column, Column)
+    assert isinstance(other, Column)
+    return replace(column, size=other.size, values=other.values, is_hashed=other.is_hashed, shares=other.name)
+
+
+def _fit_numbers(column: pl.Series, settings: ExampleSettings) -> Column | str:
+    scaling = settings.scaling_of(column.name)
+    x_T = _numbers(column)
+    known_T = x_T[~np.isnan(x_T)]
+    if not len(known_T):
+        return "no value in training"
+    if known_T.min() == known_T.max() and len(known_T) == len(x_T):
+        return "constant in training"
+    if scaling == "quantile":
+        knots = np.unique(np.quantile(known_T, np.linspace(0.0, 1.0, N_KNOTS)))
+        return Column(column.name, "number", scaling=scaling, knots=tuple(knots.tolist()))
+    y_T = _signed_log(known_T) if scaling == "log" else known_T
+    return Column(
+        column.name,
+        "number",
+        scaling=scaling,
+        center=float(y_T.mean()),
+        scale=float(y_T.std()) or 1.0,
+        clip=settings.clip,
+    )
+
+
+def _signed_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    logs: NDArray[np.float64] = np.sign(x) * np.log1p(np.abs(x))
+    return logs
+
+
+def _texts(column: pl.Series) -> pl.Series:
+    """Return categories as text.
+
+    Whole numbers are written as integers, whatever their type.
+    """
+    kind = column.dtype
+    if kind.is_float() or kind == pl.Decimal:
+        column = column.cast(pl.Float64).fill_nan(None)
+        known = column.drop_nulls().to_numpy()
+        if (known == np.floor(known)).all() and np.abs(known).max(initial=0.0) < 2**53:
+            column = column.cast(pl.Int64)
+    return column.cast(pl.String)
+
+
+def _lists(column: pl.Series, separator: str | None) -> pl.Series:
+    """Return tags or sequences as lists of text."""
+    if column.dtype == pl.String:
+        if separator is None:
+            raise ValueError(
+                f"column '{column.name}': lists are written as text, such as {column.drop_nulls()[0]!r}; set separator"
+            )
+        lists = column.str.split(separator)
+        return lists.list.eval(pl.element().filter(pl.element() != ""))
+    inner: Any = getattr(column.dtype, "inner", None)
+    if inner is None:
+        raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected lists or text")
+    return column.cast(pl.List(pl.String)).list.drop_nulls()
+
+
+def _buckets(texts: pl.Series, count: int) -> NDArray[np.int64]:
+    """Return the hash bucket of each text, ``(T,)``; the same on every machine."""
+    distinct = texts.drop_nulls().unique()
+    buckets = pl.Series([zlib.crc32(text.encode()) % count for text in distinct], dtype=pl.Int64)
+    found = texts.replace_strict(distinct, buckets, default=None, return_dtype=pl.Int64)
+    return found.fill_null(0).to_numpy()
+
+
+def _numbers(column: pl.Series) -> NDArray[np.float64]:
+    """Return numbers, ``(T,)``; NaN where missing.
+
+    Raises:
+        ValueError: a text is not a number, or a number is infinite or too large; names the row.
+    """
+    numbers = column.cast(pl.Float64, strict=False) if column.dtype in TEXTS else column.cast(pl.Float64)
+    x_T: NDArray[np.float64] = numbers.fill_null(np.nan).to_numpy()
+    is_wrong_T = np.abs(x_T) > MAX_MAGNITUDE
+    if column.dtype in TEXTS:
+        is_wrong_T |= (numbers.is_null() & column.is_not_null()).to_numpy()
+    _reject(column, is_wrong_T, f"a number of at most {MAX_MAGNITUDE:g} in magnitude")
+    return x_T
+
+
+def _vectors(column: pl.Series, width: int | None) -> Scores:
+    """Return vectors, ``(T, W)``; rows of NaN where missing."""
+    inner: Any = getattr(column.dtype, "inner", None)
+    if inner is None or not inner.is_numeric():
+        raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected lists of numbers")
+    column = column.cast(pl.List(pl.Float32))
+    lengths = column.list.len()
+    width = int(lengths.drop_nulls()[0]) if width is None else width
+    _reject(column, (lengths != width).fill_null(False).to_numpy(), f"vectors of {width} numbers")
+    known = column.is_not_null().to_numpy()
+    x_TW = np.full((len(column), width), np.nan, np.float32)
+    x_TW[known] = column.drop_nulls().explode(empty_as_null=True, keep_nulls=True).to_numpy().reshape(-1, width)
+    is_wrong_T = known & ~np.isfinite(x_TW).all(1)
+    _reject(column, is_wrong_T, "finite numbers")
+    return x_TW
+
+
+def _to_datetime(column: pl.Series) -> pl.Series:
+    """Return times in UTC.
+
+    Raises:
+        ValueError: the column is neither a date nor a number of seconds.
+    """
+    if column.dtype in (pl.Date, pl.Datetime):
+        times = column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None)))
+        return times.dt.convert_time_zone("UTC") if getattr(column.dtype, "time_zone", None) else times
+    if column.dtype.is_numeric():
+        seconds = pl.Series(column.name, _numbers(column)).fill_nan(None)
+        return (seconds * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))
+    if column.dtype in TEXTS:
+        times = column.cast(pl.String).str.to_datetime(strict=False)
+        _reject(column, (times.is_null() & column.is_not_null()).to_numpy(), "a date and time such as 2024-05-31 18:30")
+        return times
+    raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected dates or seconds")
+
+
+def _reject(column: pl.Series, is_wrong_T: NDArray[np.bool_], expected: str) -> None:
+    """Raise an error that names the first row where a column is wrong."""
+    if len(rows := np.flatnonzero(is_wrong_T)):
+        got = column[int(rows[0])]
+        got = got.to_list() if isinstance(got, pl.Series) else got
+        more = f" ({len(rows)} such rows)" if len(rows) > 1 else ""
+        raise CellError(column.name, int(rows[0]), f"got {str(got)[:80]!r}, expected {expected}{more}")

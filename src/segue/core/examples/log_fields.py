@@ -1,0 +1,309 @@
+"""Make examples from an interaction log.
+
+They are the inputs of a pair of user and item, as known before the event.
+
+The fields are the user, the item, their features, the context and the items of the history before the event. Users and
+items that do not occur in training are unknown and are represented by their features.
+
+Shapes: T pairs, N queries, U users, I items, J columns of encoded features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.core.events import Codes, Events, Scores
+from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Examples, Field
+from segue.core.features import encode_features, infer_features
+from segue.core.model import StateArrays
+from segue.core.model_arrays import load_array
+from segue.core.types import DataSchema, Dataset, Feature, Queries
+
+if TYPE_CHECKING:
+    from segue.core.examples.interaction_pairs import InteractionPairs
+
+__all__ = ["HISTORY", "ITEM", "NO_CATALOG", "USER", "LogFields", "log_fields", "log_schema", "score_pairs"]
+
+USER, ITEM, HISTORY = "user", "item", "history"
+"""Names of the fields of ids, and of the sequence of items before the event."""
+
+Index = NDArray[np.int64]
+
+NO_CATALOG = (
+    "this model was trained on a table of examples and has no catalog to recommend from; expected a model that was "
+    "trained on an interaction log"
+)
+"""Error of models of tables when they have to recommend."""
+
+
+def log_fields(schema: DataSchema, has_history: bool) -> tuple[Field, ...]:
+    """Return the fields of examples from a log.
+
+    Fields of features and context have the prefixes ``user.``, ``item.`` and ``context.``.
+    """
+    ids = Field(USER, "category", schema.n_users + N_RESERVED), Field(ITEM, "category", schema.n_items + N_RESERVED)
+    parts = {"user.": schema.user_features, "item.": schema.item_features, "context.": schema.event_context}
+    features = [_field(prefix, feature) for prefix, group in parts.items() for feature in group]
+    history = [Field(HISTORY, "sequence", ids[1].size, shares=ITEM)] if has_history else []
+    return (*ids, *features, *history)
+
+
+def log_schema(data: Dataset, inputs: Collection[str]) -> DataSchema:
+    """Return the schema of a log with the features that ``inputs`` names."""
+    return replace(
+        data.schema,
+        item_features=infer_features(data.item_features)[0] if "item_features" in inputs else (),
+        user_features=infer_features(data.user_features)[0] if "user_features" in inputs else (),
+        event_context=_context_features(data) if "context" in inputs else (),
+    )
+
+
+def _context_features(data: Dataset) -> tuple[Feature, ...]:
+    """Return the context columns with the mean and deviation of their numbers."""
+    features = []
+    for feature in data.event_context:
+        if feature.kind == "number":
+            known = data.histories.context[feature.name]
+            known = known[~np.isnan(known)]
+            if len(known) and known.std():
+                features.append(replace(feature, center=float(known.mean()), scale=float(known.std())))
+        else:
+            features.append(feature)
+    return tuple(features)
+
+
+def _field(prefix: str, feature: Feature) -> Field:
+    size = len(feature.categories) + N_RESERVED if feature.kind in ("category", "tags") else feature.size
+    return Field(prefix + feature.name, feature.kind, size)
+
+
+@dataclass(frozen=True, eq=False)
+class LogFields:
+    """Tables from which the inputs of pairs of users and items are looked up."""
+
+    schema: DataSchema
+    fields: tuple[Field, ...]
+    is_training_user: NDArray[np.bool_]
+    """``(U,)`` whether the user has training events."""
+    is_training_item: NDArray[np.bool_]
+    """``(I,)``"""
+    user_features: Scores
+    """``(U, J)`` encoded by :mod:`segue.core.features`."""
+    item_features: Scores
+    """``(I, J)``"""
+    max_history: int
+
+    @classmethod
+    def of(cls, train: Dataset, schema: DataSchema, fields: tuple[Field, ...], max_history: int) -> LogFields:
+        """Encode the features of all users and items of the training data."""
+        return cls(
+            schema,
+            fields,
+            train.histories.lengths > 0,
+            np.bincount(train.histories.items, minlength=train.n_items) > 0,
+            _encode(schema.user_features, train.user_features, train.n_users),
+            _encode(schema.item_features, train.item_features, train.n_items),
+            max_history,
+        )
+
+    def arrays(self) -> StateArrays:
+        """Return the tables as arrays of finite numbers."""
+        found: dict[str, NDArray[Any]] = {
+            "is_training_user": self.is_training_user,
+            "is_training_item": self.is_training_item,
+        }
+        for name in ("user_features", "item_features"):
+            table = getattr(self, name)
+            found |= {name: np.nan_to_num(table), f"{name}_known": ~np.isnan(table)}
+        return found
+
+    @classmethod
+    def restore(cls, arrays: StateArrays, schema: DataSchema, fields: tuple[Field, ...], max_history: int) -> LogFields:
+        """Read what :meth:`arrays` returned.
+
+        Raises:
+            ValueError: an array is missing or has another shape.
+        """
+        tables = []
+        for name, count in (("user", schema.n_users), ("item", schema.n_items)):
+            shape = count, sum(one.size for one in getattr(schema, f"{name}_features"))
+            known = load_array(arrays, f"{name}_features_known", shape, np.bool_)
+            tables.append(np.where(known, load_array(arrays, f"{name}_features", shape, np.float32), np.nan))
+        is_user = load_array(arrays, "is_training_user", (schema.n_users,), np.bool_)
+        is_item = load_array(arrays, "is_training_item", (schema.n_items,), np.bool_)
+        user_table, item_table = (table.astype(np.float32) for table in tables)
+        return cls(schema, fields, is_user, is_item, user_table, item_table, max_history)
+
+    def of_events(self, train: Dataset, events_T: Index, items_T: Codes) -> Examples:
+        """Return examples of training events, with their own item or another one.
+
+        The history holds the events of the user before the event; everything else is that of the event.
+
+        Args:
+            events_T: index of each event in the log.
+            items_T: item of each example.
+        """
+        histories = train.histories
+        users_T = np.searchsorted(histories.offsets, events_T, side="right") - 1
+        starts_T = np.maximum(histories.offsets[users_T], events_T - self.max_history)
+        lengths_T = events_T - starts_T
+        offsets = np.concatenate([[0], np.cumsum(lengths_T)])
+        before = Events(
+            offsets, histories.items[np.arange(offsets[-1]) + np.repeat(starts_T - offsets[:-1], lengths_T)]
+        )
+        context = {one.name: histories.context[one.name][events_T] for one in self.schema.event_context}
+        return self._examples(users_T, np.ones(len(users_T), np.bool_), items_T, before, context, self.user_features)
+
+    def with_negatives(
+        self, train: Dataset, events_M: Index, pairs: InteractionPairs, count: int, rng: np.random.Generator
+    ) -> Examples:
+        """Return examples of training events, and of sampled items for each.
+
+        The events are positive; ``count`` items are sampled for each.
+
+        The first M examples are those of the events; the sampled items of an event follow at distances of M. The
+        weight of sampled items that the user has interacted with is 0.
+        """
+        users_M = np.searchsorted(train.histories.offsets, events_M, side="right") - 1
+        sampled_MK, is_seen_MK = pairs.sample_unseen(users_M, count, rng)
+        items_T = np.concatenate([train.histories.items[events_M], sampled_MK.T.ravel()]).astype(np.int32)
+        examples = self.of_events(train, np.tile(events_M, count + 1), items_T)
+        is_positive_T = np.arange(len(items_T)) < len(events_M)
+        weights_T = np.concatenate([np.ones(len(events_M)), ~is_seen_MK.T.ravel()]).astype(np.float32)
+        return replace(examples, labels=is_positive_T.astype(np.float32), weights=weights_T)
+
+    def of_pairs(self, queries: Queries, rows_T: Index, items_T: Codes) -> Examples:
+        """Return examples of queries and candidate items.
+
+        Args:
+            rows_T: query of each example.
+            items_T: item of each example.
+        """
+        history = queries.history
+        n_last = np.minimum(history.lengths, self.max_history)
+        is_last = np.arange(history.size) >= np.repeat(history.offsets[1:] - n_last, history.lengths)
+        recent = history.where(is_last)
+        features_NJ = self.user_features[np.where(queries.known, queries.users, 0)]
+        if self.schema.user_features:
+            if queries.profile is not None:
+                features_NJ = encode_features(self.schema.user_features, queries.profile)
+            else:
+                features_NJ = np.where(queries.known[:, None], features_NJ, np.nan)
+        context = {
+            one.name: queries.context[one.name][rows_T] if one.name in queries.context else None
+            for one in self.schema.event_context
+        }
+        before = Events(recent.offsets, recent.items).take(rows_T)
+        users_T, known_T = queries.users[rows_T], queries.known[rows_T]
+        return self._examples(users_T, known_T, items_T, before, context, features_NJ, rows_T)
+
+    def _examples(
+        self,
+        users_T: NDArray[Any],
+        known_T: NDArray[np.bool_],
+        items_T: Codes,
+        before: Events,
+        context: Mapping[str, NDArray[Any] | None],
+        user_features: Scores,
+        rows_T: Index | None = None,
+    ) -> Examples:
+        schema = self.schema
+        users_T = np.where(known_T, users_T, 0)
+        known_T = known_T & self.is_training_user[users_T]
+        codes = [np.where(known_T, users_T + N_RESERVED, UNKNOWN)[:, None]]
+        codes += [self._item_codes(items_T)[:, None]]
+        numbers: list[Scores] = []
+        lists: dict[str, Events] = {}
+        vectors: dict[str, Scores] = {}
+        sides = (
+            ("user.", schema.user_features, user_features[users_T if rows_T is None else rows_T]),
+            ("item.", schema.item_features, self.item_features[items_T]),
+            ("context.", schema.event_context, _context_matrix(schema.event_context, context, len(items_T))),
+        )
+        for prefix, features, encoded_TJ in sides:
+            ends = np.cumsum([feature.size for feature in features]).tolist()
+            for feature, end in zip(features, ends, strict=True):
+                name, part_TS = prefix + feature.name, encoded_TJ[:, end - feature.size : end]
+                if feature.kind == "category":
+                    codes.append((part_TS + N_RESERVED).astype(np.float64))
+                elif feature.kind == "tags":
+                    lists[name] = _tags(part_TS)
+                elif feature.kind == "number":
+                    numbers.append(part_TS)
+                else:
+                    vectors[name] = part_TS
+        if any(one.name == HISTORY for one in self.fields):
+            lists[HISTORY] = replace(before, items=self._item_codes(before.items))
+        n_rows = len(items_T)
+        return Examples(
+            self.fields,
+            np.nan_to_num(np.concatenate(codes, axis=1), nan=MISSING).astype(np.int32),
+            np.concatenate([np.zeros((n_rows, 0), np.float32), *numbers], axis=1),
+            lists,
+            vectors,
+        )
+
+    def _item_codes(self, items: Codes) -> Codes:
+        """Return codes of the field of items; those without training events are unknown."""
+        codes: Codes = np.where(self.is_training_item[items], items + N_RESERVED, UNKNOWN).astype(np.int32)
+        return codes
+
+
+def score_pairs(
+    tables: LogFields,
+    queries: Queries,
+    candidates: Codes | None,
+    predict: Callable[[Examples], Scores],
+    block: int,
+) -> Scores:
+    """Return the predictions of candidates, ``(N, C)``, or of all items.
+
+    Args:
+        predict: returns a number for each example.
+        block: number of pairs that are encoded at a time.
+    """
+    n_items = tables.schema.n_items
+    if candidates is None:
+        candidates = np.broadcast_to(np.arange(n_items, dtype=np.int32), (len(queries), n_items))
+    count = candidates.shape[1]
+    scores_NC = np.empty(candidates.shape, np.float32)
+    step = max(1, block // max(1, count))
+    for start in range(0, len(queries), step):
+        part = queries.rows_between(start, min(start + step, len(queries)))
+        rows_T = np.arange(len(part)).repeat(count)
+        examples = tables.of_pairs(part, rows_T, candidates[start : start + step].ravel())
+        scores_NC[start : start + step] = predict(examples).reshape(len(part), count)
+    return scores_NC
+
+
+def _encode(features: Sequence[Feature], table: Any, count: int) -> Scores:
+    if not features:
+        return np.zeros((count, 0), np.float32)
+    return encode_features(features, table.lazy().collect())
+
+
+def _context_matrix(
+    features: Sequence[Feature], context: Mapping[str, NDArray[Any] | None], count: int
+) -> NDArray[np.float32]:
+    """Return columns of the context as numbers, ``(T, J)``; NaN where missing."""
+    found = np.full((count, len(features)), np.nan, np.float32)
+    for index, feature in enumerate(features):
+        if (column := context.get(feature.name)) is not None:
+            values = column.astype(np.float32)
+            if feature.kind == "category":
+                found[:, index] = np.where(column < 0, np.nan, values)
+            else:
+                found[:, index] = (values - feature.center) / feature.scale
+    return found
+
+
+def _tags(codes_TS: Scores) -> Events:
+    """Return the rows of codes without their empty columns."""
+    is_known_TS = ~np.isnan(codes_TS)
+    offsets = np.concatenate([[0], np.cumsum(is_known_TS.sum(1))])
+    return Events(offsets, codes_TS[is_known_TS].astype(np.int32) + N_RESERVED)

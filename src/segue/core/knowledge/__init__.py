@@ -1,0 +1,1 @@
+"""Facts about items as a graph of entities."""

@@ -1,0 +1,1 @@
+"""Tables of labeled examples: sources, readers and splits."""

@@ -1,0 +1,86 @@
+"""Read examples from a database: the result of a query that cannot write."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import polars as pl
+
+from segue.data.examples.table import ExampleTable
+from segue.data.raw_log import SourceLocation
+
+__all__ = ["is_database", "read_database"]
+
+SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
+
+
+def is_database(address: str) -> bool:
+    """Check whether an address has the scheme of a database."""
+    return "://" in address and not Path(address).exists()
+
+
+def read_database(address: str, query: str | None) -> ExampleTable:
+    """Read the result of a query.
+
+    Args:
+        address: ``sqlite:///FILE`` or ``postgresql://USER:PASSWORD@HOST/DATABASE``.
+
+    Raises:
+        ValueError: the kind of database is unknown, its driver is not installed, the database cannot be opened, or the
+            query fails; the message does not contain the address, which may have a password.
+    """
+    scheme = address.partition("://")[0]
+    if not address.startswith((SQLITE, *POSTGRESQL)):
+        raise ValueError(f"data: unknown kind of database '{scheme}', expected sqlite:///FILE or postgresql://...")
+    if query is None or not query.strip():
+        raise ValueError(f"query: got none for the database ({scheme}), expected SQL such as SELECT * FROM impressions")
+    frame = _read_sqlite(address, query) if scheme == "sqlite" else _read_postgresql(address, query)
+    return ExampleTable(frame, SourceLocation(f"{scheme} query '{_shorten(query)}'", 1, "row"))
+
+
+def _shorten(query: str) -> str:
+    words = " ".join(query.split())
+    return words if len(words) <= 60 else f"{words[:60]}..."
+
+
+def _read_sqlite(address: str, query: str) -> pl.DataFrame:
+    path = Path(address.removeprefix(SQLITE)).expanduser()
+    if not path.is_file():
+        raise ValueError(f"data: no such file: {path}, expected an SQLite database")
+    with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        return _fetch(connection, query, sqlite3.Error)
+
+
+def _read_postgresql(address: str, query: str) -> pl.DataFrame:
+    try:
+        import psycopg
+    except ModuleNotFoundError:
+        raise ValueError("psycopg is not installed: pip install 'segue[postgresql]'") from None
+    host = urlsplit(address).hostname or "the server"
+    try:
+        connection = psycopg.connect(address)
+    except psycopg.Error as error:  # its message contains no password
+        raise ValueError(f"data: cannot connect to {host}: {str(error).splitlines()[0]}") from None
+    with closing(connection):
+        connection.read_only = True
+        return _fetch(connection, query, psycopg.Error)
+
+
+def _fetch(connection: Any, query: str, failure: type[Exception]) -> pl.DataFrame:
+    try:
+        frame = pl.read_database(query, connection, infer_schema_length=None)
+    except failure as error:
+        raise ValueError(f"query '{_shorten(query)}' failed: {str(error).splitlines()[0]}") from None
+    except pl.exceptions.UnsuitableSQLError as error:
+        raise ValueError(f"query '{_shorten(query)}': {str(error).splitlines()[0]}, expected SELECT ...") from None
+    except (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError) as error:
+        raise ValueError(
+            f"query '{_shorten(query)}': {str(error).splitlines()[0]}; expected columns of one type each, cast others"
+        ) from None
+    if not len(frame):
+        raise ValueError(f"query '{_shorten(query)}': got no rows, expected examples")
+    return frame

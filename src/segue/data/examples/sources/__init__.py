@@ -1,0 +1,1 @@
+"""Public datasets of labeled examples; the name of a file is the key."""

@@ -1,0 +1,1 @@
+"""Read triples, link them to items, and store the graph with the prepared data."""

@@ -1,0 +1,212 @@
+"""Labeled examples from Python: load, split, train, evaluate, compare.
+
+An example is one row of a table with a label, such as an impression with or without a click. Every function here is a
+thin wrapper around :mod:`segue.experiment.clicks`; the command line calls the same code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from segue.core.config import parse
+from segue.core.examples.click_model import ClickModel
+from segue.core.memory_check import check_not_forked
+from segue.data.examples.read import read_examples, read_parts
+from segue.data.examples.splits import ExampleSplit, ExampleSplitSettings, split_table
+from segue.data.examples.table import ExampleTable
+from segue.data.raw_log import no_log
+from segue.evaluation.bootstrap import Estimate
+from segue.experiment.arguments import as_assignments, check_device, check_seed
+from segue.experiment.clicks.click_plan import make_click_plan
+from segue.experiment.clicks.evaluate_click_model import ClickComparison, compare_click_models, evaluate_click_model
+from segue.experiment.clicks.train_click_model import open_click_model, train_click_model
+from segue.experiment.inference.argument_checks import Described, FilePath, check_arguments, describe_value
+
+__all__ = ["compare_clicks", "evaluate_clicks", "load_examples", "open_clicks", "split_examples", "train_clicks"]
+
+ClickModelLike: TypeAlias = Annotated[ClickModel | FilePath, Described("a trained click-through model, or its folder")]
+ClickModelKey: TypeAlias = Annotated[str, Described("the key of a model, as in train_clicks('deepfm', train)")]
+ClickModels: TypeAlias = Annotated[Mapping[str, Any], Described('a mapping such as {"a": model, "b": other}')]
+
+
+@check_arguments()
+def load_examples(
+    source: Any,
+    *,
+    valid: Any = None,
+    test: Any = None,
+    query: str | None = None,
+    separator: str | None = None,
+    log: Callable[[str], None] | None = None,
+) -> ExampleTable:
+    """Load a table of labeled examples.
+
+    Args:
+        source: a table of pandas, Polars, pyarrow, ..., or a mapping from columns to values; a name such as
+            ``frappe-x1``; a file, folder or pattern of files (CSV, TSV, JSON Lines, Parquet, Arrow, libfm); or the
+            address of a database (``sqlite:///FILE``, ``postgresql://...``).
+        valid: the validation part, if it is separate: as ``source``. :func:`split_examples` then returns these parts.
+        test: the test part, likewise.
+        query: SQL query whose result is the table; required with a database.
+        separator: what separates the columns of delimited text; by default it is detected.
+        log: receives decisions and messages, such as ``print``.
+
+    Raises:
+        ValueError: the source is unknown, or a row is malformed; the message names file and line.
+    """
+    check_not_forked("load data")
+    log = log or no_log
+    table = read_parts(source, valid, test, query, separator, log)
+    for note in table.notes:
+        log(note)
+    return table
+
+
+@check_arguments()
+def split_examples(
+    table: Any, strategy: Literal["random", "time", "user", "given"] | None = None, **settings: Any
+) -> ExampleSplit:
+    """Split a table of examples into training, validation and test.
+
+    Args:
+        table: what :func:`load_examples` returns or reads.
+        strategy: ``random``; ``time``, by a column of times; ``user``, which keeps the rows of a user together; or
+            ``given``, by a column with the values ``train``, ``valid`` and ``test``. ``None``: ``given`` if the table
+            has parts, else ``random``.
+        settings: see :class:`segue.data.examples.splits.ExampleSplitSettings`, such as ``test=0.2`` or
+            ``column="day"``.
+    """
+    return split_table(_read(table, "table"), parse(ExampleSplitSettings, {"strategy": strategy, **settings}, "split"))
+
+
+@check_arguments(skip=("seed",))
+def train_clicks(
+    name: ClickModelKey,
+    train: Any,
+    valid: Any = None,
+    *,
+    label: str = "label",
+    calibration: Literal["platt", "temperature", "isotonic"] | None = None,
+    folder: FilePath | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+    log: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> ClickModel:
+    """Train a click-through model on labeled examples.
+
+    Everything that encodes the columns is learned from the training rows alone.
+
+    Args:
+        name: key of the model, such as ``deepfm``.
+        train: a split, whose validation part is used; or what :func:`load_examples` returns or reads, of which the
+            parts for training and validation are used if it has parts.
+        valid: rows that choose the best epoch, fit the calibration and choose the threshold of F1.
+        label: column of the labels: 0 or 1, or true or false.
+        calibration: how probabilities are calibrated on the validation rows.
+        folder: where checkpoints, the training history and, in ``model``, the trained model are written. The same call
+            resumes an interrupted training.
+        seed: determines every random choice.
+        device: a torch device, such as ``cuda``.
+        progress: whether to draw a progress bar.
+        log: receives decisions, such as which columns are left out.
+        settings: of the model, its training and the columns, by name: ``embedding_dim=16``, ``epochs=5``,
+            ``columns={"price": "number"}``; see :class:`segue.core.examples.settings.ExampleSettings`.
+
+    Raises:
+        ValueError: an unknown model or setting, a cell that does not fit its column, labels other than 0 and 1, or the
+            folder holds something else.
+    """
+    seed, device = check_seed(seed), check_device(device)
+    if not isinstance(train, ExampleSplit):
+        table = _read(train, "train")
+        train = table if table.part_column is None else split_table(table, ExampleSplitSettings())
+    if isinstance(train, ExampleSplit):
+        if valid is not None:
+            raise ValueError("valid: got a table, but the split has a validation part, expected one of them")
+        table, held_out = train.train, train.valid if len(train.valid) else None
+    else:
+        table = train
+        held_out = None if valid is None else _table(valid, "valid")
+    run = {"run.seed": seed, "run.device": device, "run.calibration": calibration, "examples.label": label}
+    overrides = as_assignments({**settings, **{key: value for key, value in run.items() if value is not None}})
+    plan = make_click_plan({"model": name, "data": table.name}, overrides)
+    out = None if folder is None else Path(folder).expanduser()
+    return train_click_model(plan, table, held_out, folder=out, progress=progress, log=log or no_log)
+
+
+@check_arguments()
+def open_clicks(path: FilePath) -> ClickModel:
+    """Open a click-through model: its folder, or the folder of its training.
+
+    Raises:
+        ValueError: there is no such model, or a file in it is broken.
+    """
+    return open_click_model(Path(path))
+
+
+@check_arguments(skip=("seed",))
+def evaluate_clicks(model: ClickModelLike, table: Any, *, seed: int = 0) -> dict[str, Estimate]:
+    """Compute the metrics of a click-through model on labeled examples.
+
+    AUC, UAUC and logarithmic loss have 95 % intervals.
+
+
+    Args:
+        model: a trained model, or its folder.
+        table: what :func:`load_examples` returns or reads, such as ``split.test``.
+        seed: of the bootstrap.
+
+    Returns:
+        ``auc``, ``log_loss``, ``average_precision``, ``calibration_error`` and ``f1``; ``uauc`` and ``gauc`` if the
+        table has users with both labels.
+    """
+    return evaluate_click_model(_model(model), _table(table), check_seed(seed))
+
+
+@check_arguments(skip=("seed",))
+def compare_clicks(models: ClickModels, table: Any, *, baseline: str | None = None, seed: int = 0) -> ClickComparison:
+    """Compare click-through models by paired tests of AUC and logarithmic loss.
+
+    Args:
+        models: two or more trained models or their folders, by name.
+        table: what :func:`load_examples` returns or reads, such as ``split.test``.
+        baseline: test every other model against this one; ``None``: every pair.
+        seed: of intervals and tests.
+    """
+    opened = {}
+    for name, model in models.items():
+        if not isinstance(name, str) or not isinstance(model, ClickModel | str | Path):
+            got = f"{name!r}: {describe_value(model)}"
+            raise ValueError(f"models: got {got}, expected trained click-through models or their folders by name")
+        opened[name] = _model(model)
+    return compare_click_models(opened, _table(table), baseline, check_seed(seed))
+
+
+def _table(source: Any, name: str = "table") -> ExampleTable:
+    """Read a table of one part.
+
+    Raises:
+        ValueError: the source is a split, or has parts.
+    """
+    if isinstance(source, ExampleSplit):
+        raise ValueError(f"{name}: got a split, expected one of its parts, such as split.test")
+    table = _read(source, name)
+    if table.part_column is not None:
+        raise ValueError(f"{name}: {table.name} has given parts, expected one of them: split_examples(table).test")
+    return table
+
+
+def _read(source: Any, name: str) -> ExampleTable:
+    try:
+        return read_examples(source)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _model(model: ClickModelLike) -> ClickModel:
+    check_not_forked("use a model")
+    return model if isinstance(model, ClickModel) else open_click_model(Path(model))

@@ -1,0 +1,1 @@
+"""Train and evaluate click-through models on tables of labeled examples."""

@@ -1,0 +1,6 @@
+"""Derive triples from item features, and entity vectors from triples."""
+
+from segue.features.knowledge.derive import add_knowledge
+from segue.features.knowledge.entity_vectors import EntityVectorSettings, add_entity_vectors, train_entities
+
+__all__ = ["EntityVectorSettings", "add_entity_vectors", "add_knowledge", "train_entities"]

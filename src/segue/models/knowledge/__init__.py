@@ -1,0 +1,1 @@
+"""Models that read a knowledge graph of the items."""

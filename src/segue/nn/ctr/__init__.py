@@ -1,0 +1,1 @@
+"""Layers of click-through models: embeddings of fields, interactions and towers."""

@@ -1,0 +1,44 @@
+"""Labeled examples from a real PostgreSQL server."""
+
+from __future__ import annotations
+
+import pytest
+from servers import PostgreSQLServer
+
+from segue.data.examples.read import read_examples
+
+ROWS = """
+SELECT * FROM (VALUES
+  (true, 1::bigint, 1.50::numeric(10, 2), ARRAY['a', 'b'], '2024-05-31 18:30+02'::timestamptz),
+  (false, NULL, 2.25, NULL, NULL)
+) AS impressions (label, user_id, price, tags, shown)
+"""
+
+
+def test_the_result_of_a_query_is_a_table(postgresql_server: PostgreSQLServer) -> None:
+    table = read_examples(postgresql_server.address, ROWS)
+    rows = table.frame.to_dict(as_series=False)
+    assert rows["label"] == [True, False]
+    assert rows["user_id"] == [1, None]
+    assert [float(one) for one in rows["price"]] == [1.5, 2.25]
+    assert rows["tags"] == [["a", "b"], None]
+    assert rows["shown"][0].timestamp() == 1717173000
+    assert table.location.describe_row(1).startswith("postgresql query 'SELECT * FROM (VALUES (true, 1::bigint")
+    assert table.location.describe_row(1).endswith("...', row 2")
+
+
+def test_nothing_can_be_written(postgresql_server: PostgreSQLServer) -> None:
+    postgresql_server.query("CREATE TABLE IF NOT EXISTS shown AS SELECT 1 AS label")
+    with pytest.raises(ValueError, match="failed: cannot execute SELECT in a read-only transaction"):
+        read_examples(postgresql_server.address, "WITH gone AS (DELETE FROM shown RETURNING *) SELECT * FROM gone")
+    assert postgresql_server.query("SELECT * FROM shown") == [(1,)]
+    with pytest.raises(ValueError, match="expected SELECT"):
+        read_examples(postgresql_server.address, "CREATE TABLE t (x int)")
+    with pytest.raises(ValueError, match='failed: relation "nothing" does not exist'):
+        read_examples(postgresql_server.address, "SELECT * FROM nothing")
+
+
+def test_passwords_are_not_shown() -> None:
+    with pytest.raises(ValueError, match=r"data: cannot connect to 127\.0\.0\.1") as caught:
+        read_examples("postgresql://u:secret@127.0.0.1:1/x", "SELECT 1")
+    assert "secret" not in str(caught.value)
