@@ -103,8 +103,8 @@ def test_kgcn_scores_equal_a_recursion_over_the_sampled_neighbors() -> None:
         interest = torch.softmax(relations[model.edges_VS[vertex]] @ user, 0)
         neighbors = [vector(int(one), user, steps - 1, of) for one in model.neighbors_VS[vertex]]
         x = vector(vertex, user, steps - 1, of) + sum(w * n for w, n in zip(interest, neighbors, strict=True))
-        layer = model.layers[steps - 1]
-        return torch.tanh(layer(x)) if steps == of else torch.relu(layer(x))
+        mapped = x + model.layers[steps - 1](x)
+        return torch.tanh(mapped) if steps == of else torch.relu(mapped)
 
     with torch.no_grad():
         expected = [[float(vector(item, user, 2, 2) @ user) for item in range(7)] for user in model.users_UD]
