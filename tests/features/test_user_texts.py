@@ -141,6 +141,25 @@ def test_the_service_encodes_texts_of_profiles(tmp_path: Path) -> None:
         assert both.status_code == 422
 
 
+def test_the_service_does_not_tell_clients_why_an_encoder_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_artifact("texts", trained(), log().histories, tmp_path / "texts", engine="native")
+    service = build_service([tmp_path / "texts"], "memory:", None, ServingSettings())
+
+    def fail(self: UserTexts) -> None:
+        raise ValueError("no file '/secret/vectors.txt'")
+
+    monkeypatch.setattr(UserTexts, "open", fail)
+    with TestClient(create_app(service)) as client:
+        response = client.post("/v1/recommend", json={"history": [], "k": 3, "profile": {"about": "a"}})
+    assert response.status_code == 422
+    assert "about" in response.text
+    assert "the log has the reason" in response.text
+    assert "secret" not in response.text
+    assert "/secret/vectors.txt" in caplog.text
+
+
 def test_runs_encode_texts_of_users(tmp_path: Path) -> None:
     from segue.experiment.data import load_data, load_run_data
     from segue.experiment.plan import make_plan

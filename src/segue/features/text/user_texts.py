@@ -13,10 +13,14 @@ import polars as pl
 from segue.core.types import TextEncoding
 from segue.features.text.encode_items import ItemTexts
 
-__all__ = ["UserTexts", "open_user_texts"]
+__all__ = ["EncoderUnavailable", "UserTexts", "open_user_texts"]
 
 MAX_OPEN = 8
 """Number of models whose encoders stay open."""
+
+
+class EncoderUnavailable(ValueError):
+    """An encoder cannot be opened; the message may name files."""
 
 
 class UserTexts:
@@ -55,7 +59,7 @@ class UserTexts:
             try:
                 self.open()
             except ValueError as error:
-                raise ValueError(f"{min(given)}: the text cannot be encoded: {error}") from None
+                raise EncoderUnavailable(f"{min(given)}: the text cannot be encoded: {error}") from None
 
     def encode(self, profiles: Sequence[Mapping[str, Any] | None]) -> list[dict[str, Any]]:
         """Return the profiles with the vectors of their texts.

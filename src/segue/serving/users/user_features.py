@@ -8,6 +8,7 @@ Shapes: N requests.
 
 from __future__ import annotations
 
+import logging
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,10 +18,12 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.features import MAX_MAGNITUDE
 from segue.core.types import Feature
-from segue.features.text.user_texts import open_user_texts
+from segue.features.text.user_texts import EncoderUnavailable, open_user_texts
 from segue.serving import schemas
 
 __all__ = ["check_profile", "coerce_user_features", "user_features_frame"]
+
+logger = logging.getLogger("segue.serving")
 
 DTYPES: Mapping[str, Any] = {
     "category": pl.String,
@@ -39,6 +42,12 @@ def check_profile(trained: TrainedModel, profile: Mapping[str, Any] | None) -> N
     coerce_user_features(trained.model.schema.user_features, profile)
     try:
         open_user_texts(trained.user_text_encodings).check(profile)
+    except EncoderUnavailable as error:
+        logger.error("profile.%s", error)
+        name = str(error).partition(":")[0]
+        raise ValueError(
+            f"profile.{name}: the text cannot be encoded by this service; the log has the reason"
+        ) from None
     except ValueError as error:
         raise ValueError(f"profile.{error}") from None
 
