@@ -60,7 +60,9 @@ def test_from_text_to_a_served_new_item(encoder: str, tmp_path: Path, monkeypatc
     model = segue.train("content", data)
     folder = segue.export(model, tmp_path / "artifact", engine="native")
     item = {"id": "new", "features": {"plot": WORDS[0]}}
-    with TestClient(create_app(build_service([folder], "memory:", None, ServingSettings()))) as client:
+    with TestClient(
+        create_app(build_service([folder], "memory:", None, ServingSettings(deadline_ms=60_000)))
+    ) as client:
         assert client.post("/v1/items", json={"items": [item]}).json()["added"] == 1
         found = client.post("/v1/recommend", json={"history": ["i0", "i2", "i4"], "k": 4}).json()
         assert "new" in [one["id"] for one in found["items"]]

@@ -123,7 +123,7 @@ def test_saved_models_and_the_command_line_encode_texts(tmp_path: Path, capsys: 
 
 def test_the_service_encodes_texts_of_profiles(tmp_path: Path) -> None:
     build_artifact("texts", trained(), log().histories, tmp_path / "texts", engine="native")
-    service = build_service([tmp_path / "texts"], "memory:", None, ServingSettings())
+    service = build_service([tmp_path / "texts"], "memory:", None, ServingSettings(deadline_ms=60_000))
     with TestClient(create_app(service)) as client:
 
         def post(**body: Any) -> Any:
@@ -145,7 +145,7 @@ def test_the_service_does_not_tell_clients_why_an_encoder_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     build_artifact("texts", trained(), log().histories, tmp_path / "texts", engine="native")
-    service = build_service([tmp_path / "texts"], "memory:", None, ServingSettings())
+    service = build_service([tmp_path / "texts"], "memory:", None, ServingSettings(deadline_ms=60_000))
 
     def fail(self: UserTexts) -> None:
         raise ValueError("no file '/secret/vectors.txt'")

@@ -52,7 +52,9 @@ def run(*arguments: str) -> None:
 
 @contextmanager
 def client_of(artifact: Path) -> Iterator[TestClient]:
-    with TestClient(create_app(build_service([artifact], "memory:", None, ServingSettings()))) as client:
+    with TestClient(
+        create_app(build_service([artifact], "memory:", None, ServingSettings(deadline_ms=60_000)))
+    ) as client:
         yield client
 
 

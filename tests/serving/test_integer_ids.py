@@ -50,7 +50,7 @@ def log(kind: str) -> pl.DataFrame:
 
 
 def serve(folder: Path, **options: Any) -> Service:
-    store, serving = open_store("memory:"), parse(ServingSettings, options, "serving")
+    store, serving = open_store("memory:"), parse(ServingSettings, {"deadline_ms": 60_000, **options}, "serving")
     return Service(ModelRegistry([folder], store, default_rules=serving.default_rules), store, serving, Metrics())
 
 

@@ -42,7 +42,9 @@ def folder(key: str, **options: Any) -> Path:
 
 
 def service(*keys: str, store: str = "memory:", **settings: Any) -> Service:
-    return build_service([folder(key) for key in keys], store, None, ServingSettings(**settings))
+    return build_service(
+        [folder(key) for key in keys], store, None, ServingSettings(**{"deadline_ms": 60_000, **settings})
+    )
 
 
 @pytest.fixture
@@ -444,7 +446,7 @@ def test_several_models_have_the_item() -> None:
 
 def test_a_model_that_is_loaded_later_has_the_items(tmp_path: Path) -> None:
     shutil.copytree(folder("fusion"), tmp_path / "fusion")
-    it = build_service([folder("content")], "memory:", tmp_path, ServingSettings())
+    it = build_service([folder("content")], "memory:", tmp_path, ServingSettings(deadline_ms=60_000))
     with TestClient(create_app(it)) as client:
         assert post(client, new_item()).json()["models"] == ["content"]
         assert "new" in recommended(client, SPACE, model="fusion")
@@ -526,7 +528,7 @@ def test_the_approximate_index_finds_new_and_replaced_items() -> None:
 def test_the_index_of_an_artifact_is_extended(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("usearch", reason="the extra 'ann' is not installed")
     monkeypatch.setattr("segue.serving.artifacts.ann_index.EXACT_SCAN_SHARE", 100.0)
-    it = build_service([folder("fusion", index_above=1)], "memory:", None, ServingSettings())
+    it = build_service([folder("fusion", index_above=1)], "memory:", None, ServingSettings(deadline_ms=60_000))
     assert isinstance(it.models.active.artifact.index, ApproximateIndex)
     with TestClient(create_app(it)) as client:
         post(client, new_item())

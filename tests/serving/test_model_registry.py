@@ -398,7 +398,7 @@ def service(library: Path) -> Service:
     for name in ("good", "broken"):
         add(library, name)
     damage(library / "broken")
-    return build_service([artifact_folder("popular")], "memory:", library, ServingSettings())
+    return build_service([artifact_folder("popular")], "memory:", library, ServingSettings(deadline_ms=60_000))
 
 
 @pytest.fixture
@@ -553,7 +553,7 @@ def change_bundle(folder: Path, **values: Any) -> None:
 def test_malformed_artifacts_are_conflicts_and_never_internal_errors(library: Path, name: str) -> None:
     MALFORMED[name](add(library, name))
     update_hashes(library / name)
-    service = build_service([artifact_folder("popular")], "memory:", library, ServingSettings())
+    service = build_service([artifact_folder("popular")], "memory:", library, ServingSettings(deadline_ms=60_000))
     with TestClient(create_app(service)) as client:
         response = client.post(f"/v1/models/{name}/activate")
         assert (response.status_code, response.json()["error"]) == (409, "conflict")

@@ -205,7 +205,7 @@ def test_fallbacks_are_noted_in_python_and_over_rest(tmp_path: Path) -> None:
     note = "no item of the history has features: ranked as without a history"
     assert table["notes"].to_list() == [note, note, None, None]
     build_artifact("content", model, data.histories, tmp_path / "model", engine="native")
-    service = build_service([tmp_path / "model"], "memory:", None, ServingSettings())
+    service = build_service([tmp_path / "model"], "memory:", None, ServingSettings(deadline_ms=60_000))
     with TestClient(create_app(service)) as client:
         for history, notes in ((["i0"], [note]), (["i2"], []), ([], [])):
             body = {"history": history, "k": 2}
