@@ -73,7 +73,9 @@ class GraphModel(Network):
 
 
 class LinearGraphModel(GraphModel):
-    """Means over linear layers (He et al. 2020, arXiv:2002.02126).
+    """Average the layers of a linear propagation.
+
+    He et al. 2020, arXiv:2002.02126.
 
     All layers of a user but the first are weighted sums over the items of the user, in closed form. The first is the
     user's own embedding, or, for unknown users, the mean embedding.
