@@ -178,8 +178,8 @@ class TwoTower(SequenceModel):
         if self.inputs is None or not isinstance(self.inputs.items, ItemFusion):
             vectors_UD = self.items(items_U)
             return [F.embedding(index, vectors_UD) for index in indices]
-        vectors = self.inputs.items.fuse(items_U, self.items.weight)
-        return [self.inputs.items.choose(index, *vectors) for index in indices]
+        fused = self.inputs.items.fuse(items_U, self.items.weight)
+        return [self.inputs.items.choose(index, fused) for index in indices]
 
     def _to_unit(self, vectors_ND: Tensor) -> Tensor:
         """Apply the item tower."""

@@ -61,11 +61,12 @@ def _embed_categories(codes_NS: Tensor, table_WD: Tensor) -> Tensor:
 
     Without codes, return the last row.
     """
-    known_NS = ~codes_NS.isnan()
-    weight_NS = known_NS / known_NS.sum(1, keepdim=True).clamp_min(1).sqrt()
-    weight_NS[:, 0] += ~known_NS.any(1)
-    rows_NS = torch.where(known_NS, codes_NS, len(table_WD) - 1).long()
-    return F.embedding_bag(rows_NS, table_WD, mode="sum", per_sample_weights=weight_NS)
+    is_used_NS = ~codes_NS.isnan()
+    is_used_NS[:, 0] |= ~is_used_NS.any(1)
+    counts_N = is_used_NS.sum(1)
+    codes = codes_NS[is_used_NS].nan_to_num(len(table_WD) - 1).long()
+    weights = counts_N.rsqrt().repeat_interleave(counts_N, output_size=len(codes))
+    return F.embedding_bag(codes, table_WD, counts_N.cumsum(0) - counts_N, mode="sum", per_sample_weights=weights)
 
 
 def _embed_numbers(values_NS: Tensor, table_WD: Tensor) -> Tensor:

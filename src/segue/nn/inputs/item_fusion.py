@@ -14,9 +14,9 @@ sequences, L positions, S numbers of a vector, C components.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -29,7 +29,7 @@ from segue.core.features import encode_features
 from segue.core.types import Dataset, Feature
 from segue.nn.inputs.feature_embeddings import FeatureEmbeddings
 
-__all__ = ["FusionMethod", "ItemFusion", "PrincipalComponents"]
+__all__ = ["FusedItems", "FusionMethod", "ItemFusion", "PrincipalComponents"]
 
 FusionMethod: TypeAlias = Literal["gated_sum", "cross_attention"]
 """How the own embedding of an item and its features are combined."""
@@ -43,6 +43,18 @@ INITIAL_LOG_LENGTH = 0.7
 
 MIN_VARIANCE = 1e-6
 """Components with a smaller fraction of the greatest variance are zero: their direction is rounding error."""
+
+
+@dataclass(frozen=True)
+class FusedItems:
+    """Vectors of items."""
+
+    table_ND: Tensor
+    """With their own embeddings; rows may be those of tokens."""
+    alone: Callable[[Tensor], Tensor]
+    """Returns the vectors of some rows without their own embeddings."""
+    is_item_N: Tensor | None = None
+    """Rows that are no tokens; ``None``: all."""
 
 
 class ItemFusion(nn.Module):
@@ -94,7 +106,7 @@ class ItemFusion(nn.Module):
         self.register_buffer("rows_IJ", torch.full((n_items, sum(sizes)), torch.nan))
         self.register_buffer("in_training_I", torch.ones(n_items, dtype=torch.bool))
         self._is_shared = False
-        self._shared: tuple[Tensor, Tensor] | None = None
+        self._shared: FusedItems | None = None
 
     def prepare(self, train: Dataset) -> None:
         """Encode the features of all items, and note which items occur in training.
@@ -120,10 +132,11 @@ class ItemFusion(nn.Module):
             embeddings_ID: the items' own embeddings.
             drop_prob: not used; ``id_dropout`` takes its place.
         """
-        vectors_ID, alone_ID = self._of_all(embeddings_ID)
-        if self.training and self.id_dropout:
-            is_dropped_I = torch.rand(len(vectors_ID), device=vectors_ID.device) < self.id_dropout
-            vectors_ID = torch.where(is_dropped_I[:, None], alone_ID, vectors_ID)
+        fused = self._of_all(embeddings_ID)
+        vectors_ID = fused.table_ND
+        if self._drops_ids:
+            rows = (torch.rand(len(vectors_ID), device=vectors_ID.device) < self.id_dropout).nonzero()[:, 0]
+            vectors_ID = vectors_ID.index_copy(0, rows, fused.alone(rows))
         return vectors_ID if self.log_length is None else F.normalize(vectors_ID, dim=-1) * self.log_length.exp()
 
     def embed(self, codes_BL: Tensor, table_ID: Tensor, drop_prob: float = 0.0) -> Tensor:
@@ -137,32 +150,37 @@ class ItemFusion(nn.Module):
         """
         n_items, codes_N = len(self.in_training_I), codes_BL.flatten()
         if not self.training and len(codes_N) < n_items:
-            vectors_ND, _ = self.fuse(codes_N, table_ID)
-            return vectors_ND.view(*codes_BL.shape, -1)
-        tokens_TD = table_ID[n_items:]
-        full_ID, alone_ID = self._of_all(table_ID[:n_items])
-        return self.choose(codes_BL, torch.cat([full_ID, tokens_TD]), torch.cat([alone_ID, tokens_TD]))
+            return self.fuse(codes_N, table_ID).table_ND.view(*codes_BL.shape, -1)
+        fused = self._of_all(table_ID[:n_items])
+        table_ND = torch.cat([fused.table_ND, table_ID[n_items:]])
+        is_item_N = torch.arange(len(table_ND), device=table_ND.device) < n_items
+        return self.choose(codes_BL, FusedItems(table_ND, fused.alone, is_item_N))
 
-    def fuse(self, codes_N: Tensor, table_ID: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors of items or tokens, with and without their own embeddings.
-
-        Both are ``(N, D)``. See :meth:`embed`.
-        """
+    def fuse(self, codes_N: Tensor, table_ID: Tensor) -> FusedItems:
+        """Return the vectors of items or tokens; see :meth:`embed`."""
         items_N = codes_N.clamp_max(len(self.in_training_I) - 1)
         own_ND = F.embedding(codes_N, table_ID)
-        full_ND, alone_ND = self._fuse(own_ND, self.in_training_I[items_N], self.rows_IJ[items_N])
-        is_item_N1 = (codes_N < len(self.in_training_I))[:, None]
-        return torch.where(is_item_N1, full_ND, own_ND), torch.where(is_item_N1, alone_ND, own_ND)
+        fused = self._fuse(own_ND, self.in_training_I[items_N], self.rows_IJ[items_N])
+        is_item_N = codes_N < len(self.in_training_I)
+        return FusedItems(torch.where(is_item_N[:, None], fused.table_ND, own_ND), fused.alone, is_item_N)
 
-    def choose(self, index: Tensor, full_ND: Tensor, alone_ND: Tensor) -> Tensor:
+    def choose(self, index: Tensor, fused: FusedItems) -> Tensor:
         """Look up vectors, in training some of those without own embeddings.
 
         The probability of the latter is ``id_dropout``, independently for each element of ``index``.
         """
-        if not (self.training and self.id_dropout):
-            return F.embedding(index, full_ND)
+        if not self._drops_ids:
+            return F.embedding(index, fused.table_ND)
         is_dropped = torch.rand(index.shape, device=index.device) < self.id_dropout
-        return F.embedding(index + len(full_ND) * is_dropped, torch.cat([full_ND, alone_ND]))
+        if fused.is_item_N is not None:
+            is_dropped &= fused.is_item_N[index]
+        rows, at = torch.unique(index[is_dropped], return_inverse=True)
+        index = index.masked_scatter(is_dropped, at + len(fused.table_ND))
+        return F.embedding(index, torch.cat([fused.table_ND, fused.alone(rows)]))
+
+    @property
+    def _drops_ids(self) -> bool:
+        return self.training and self.has_ids and self.id_dropout > 0
 
     @contextmanager
     def computed_once(self) -> Iterator[None]:
@@ -173,20 +191,23 @@ class ItemFusion(nn.Module):
         finally:
             self._is_shared, self._shared = False, None
 
-    def _of_all(self, embeddings_ID: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the vectors of all items, and those without their own embeddings."""
+    def _of_all(self, embeddings_ID: Tensor) -> FusedItems:
+        """Return the vectors of all items."""
         if self._shared is not None:
             return self._shared
-        vectors = self._fuse(embeddings_ID, self.in_training_I, self.rows_IJ)
-        self._shared = vectors if self._is_shared else None
-        return vectors
+        fused = self._fuse(embeddings_ID, self.in_training_I, self.rows_IJ)
+        self._shared = fused if self._is_shared else None
+        return fused
 
-    def _fuse(self, own_ND: Tensor, in_training_N: Tensor, rows_NJ: Tensor) -> tuple[Tensor, Tensor]:
-        own_ND = torch.where(in_training_N[:, None], own_ND, self.unknown_D)
-        owns = [own_ND, self.unknown_D[None]]
-        owns = owns[: 1 + bool(self.training and self.id_dropout)] if self.has_ids else owns[1:]
-        fused = self.combine(owns, self.vectors.embed_each(rows_NJ))
-        return fused[0], fused[-1]
+    def _fuse(self, own_ND: Tensor, in_training_N: Tensor, rows_NJ: Tensor) -> FusedItems:
+        own_ND = torch.where(in_training_N[:, None], own_ND, self.unknown_D) if self.has_ids else self.unknown_D[None]
+        inputs = self.combine.inputs(self.vectors.embed_each(rows_NJ))
+
+        def alone(rows: Tensor) -> Tensor:
+            vectors_ND: Tensor = self.combine(self.unknown_D[None], [part_N[rows] for part_N in inputs])
+            return vectors_ND
+
+        return FusedItems(self.combine(own_ND, inputs), alone)
 
     def parts(self, code: int, table_ID: Tensor) -> dict[str, Tensor]:
         """Return the terms whose sum is the vector of a candidate.
@@ -282,27 +303,36 @@ class _GatedSum(nn.Module):
         for weight in (self.own_gate.weight, self.own_gate.bias, self.feature_gate.weight):
             nn.init.zeros_(weight)
 
-    def forward(self, owns: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``(N, D)`` for each of ``owns``, which are ``(N, D)`` or ``(1, D)``."""
-        scale = owns[0].shape[1] ** 0.5  # embeddings start small; scaled up, they affect the gates at once
+    def inputs(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return what :meth:`forward` reads of the features of each item.
+
+        It is their part of the gates, ``(N, P D)``, and the vectors of the groups, ``(N, D)`` each.
+        """
         parts = [sum((vectors[index] for index in rest), vectors[first]) for first, *rest in self.groups]
-        from_features = self.feature_gate(torch.cat(parts, 1) * scale)
-        return [self._sum(torch.sigmoid(from_features + self.own_gate(own * scale)), [own, *parts]) for own in owns]
+        return [self.feature_gate(torch.cat(parts, 1) * parts[0].shape[1] ** 0.5), *parts]
+
+    def forward(self, own: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """Return the sums, ``(N, D)``, for own embeddings that are ``(N, D)`` or ``(1, D)``."""
+        from_features, *parts = inputs
+        first, *others = zip(self._gates(own, from_features), [own, *parts], strict=True)
+        total = first[0] * first[1]
+        for gate, part in others:
+            total = torch.addcmul(total, gate, part)
+        return 2.0 * total
 
     def products(self, own: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
         """Return the terms of the sum for one of ``owns``.
 
         Those of :attr:`names` follow that of the own embedding.
         """
-        scale = own.shape[1] ** 0.5
-        parts = [sum((vectors[index] for index in rest), vectors[first]) for first, *rest in self.groups]
-        gates = torch.sigmoid(self.feature_gate(torch.cat(parts, 1) * scale) + self.own_gate(own * scale))
-        terms = [own, *parts]
-        return [2.0 * gate * part for gate, part in zip(gates.chunk(len(terms), 1), terms, strict=True)]
+        from_features, *parts = self.inputs(vectors)
+        return [2.0 * gate * part for gate, part in zip(self._gates(own, from_features), [own, *parts], strict=True)]
 
-    def _sum(self, gates: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        products = [gate * part for gate, part in zip(gates.chunk(len(parts), 1), parts, strict=True)]
-        return 2.0 * sum(products[1:], products[0])
+    def _gates(self, own: Tensor, from_features: Tensor) -> tuple[Tensor, ...]:
+        """Return the gates of all parts; embeddings start small, and are scaled up to affect the gates at once."""
+        gates = torch.sigmoid(from_features + self.own_gate(own * own.shape[1] ** 0.5))
+        chunks: tuple[Tensor, ...] = gates.chunk(1 + len(self.groups), 1)
+        return chunks
 
 
 class _CrossAttention(nn.Module):
@@ -316,20 +346,20 @@ class _CrossAttention(nn.Module):
         self.query = nn.Linear(width, HEADS * width)
         self.out = nn.Linear(HEADS * width, width)
 
-    def forward(self, owns: Sequence[Tensor], vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Return ``(N, D)`` for each of ``owns``, which are ``(N, D)`` or ``(1, D)``."""
-        vectors_NFD = torch.stack(list(vectors), 1)
-        result = []
-        for own in owns:
-            query_HD = self.query(own * own.shape[1] ** 0.5).view(len(own), HEADS, -1)
-            logits_NHF = (
-                query_HD @ vectors_NFD.transpose(1, 2)
-                if len(own) > 1
-                else (vectors_NFD @ query_HD[0].t()).transpose(1, 2)
-            )
-            mixed_NHD = torch.softmax(logits_NHF, -1) @ vectors_NFD
-            result.append(own + self.out(mixed_NHD.flatten(1)))
-        return result
+    def inputs(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+        """Return what :meth:`forward` reads of the features of each item, ``(N, F, D)``."""
+        return [torch.stack(list(vectors), 1)]
+
+    def forward(self, own: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """Return ``(N, D)`` for own embeddings that are ``(N, D)`` or ``(1, D)``."""
+        (vectors_NFD,) = inputs
+        query_HD = self.query(own * own.shape[1] ** 0.5).view(len(own), HEADS, -1)
+        logits_NHF = (
+            query_HD @ vectors_NFD.transpose(1, 2) if len(own) > 1 else (vectors_NFD @ query_HD[0].t()).transpose(1, 2)
+        )
+        mixed_NHD = torch.softmax(logits_NHF, -1) @ vectors_NFD
+        fused_ND: Tensor = own + self.out(mixed_NHD.flatten(1))
+        return fused_ND
 
 
 def _reduced_size(feature: Feature, vector_dim: int) -> int:

@@ -11,6 +11,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from segue.core.seen_items import SeenItems
@@ -42,6 +43,8 @@ class _Blocked(torch.autograd.Function):
 
     Only one block of logits exists at a time, and none is saved for the backward pass: softmax overwrites it, and its
     gradients with respect to hidden states and item vectors are two matrix products while it is still in the cache.
+    A bias is a further component of the item vectors, for which that of all hidden states is 1: adding it to a block of
+    logits, and summing its gradient over the block, would cost more than the longer products.
     """
 
     @staticmethod
@@ -58,17 +61,14 @@ class _Blocked(torch.autograd.Function):
         rows = _rows_per_block(len(vectors_ID), hidden_MD.device.type)
         d_hidden_MD = torch.empty_like(hidden_MD)
         vectors_DI = vectors_ID.t().contiguous()
+        if bias_I is not None:
+            hidden_MD, vectors_DI = F.pad(hidden_MD, (0, 1), value=1.0), torch.cat([vectors_DI, bias_I[None]])
         d_vectors_DI = torch.zeros_like(vectors_DI)
-        d_bias_I = None if bias_I is None else torch.zeros_like(bias_I)
         total = hidden_MD.new_zeros((), dtype=torch.float64)
         buffer = hidden_MD.new_empty(min(n, rows), len(vectors_ID))
 
         def logits(hidden: Tensor, excluded: Tensor | None, out: Tensor | None = None) -> Tensor:
-            logits_block = (
-                torch.mm(hidden, vectors_DI, out=out)
-                if bias_I is None
-                else torch.addmm(bias_I, hidden, vectors_DI, out=out)
-            )
+            logits_block = torch.mm(hidden, vectors_DI, out=out)
             return logits_block if excluded is None else logits_block.masked_fill_(excluded, -math.inf)
 
         for start in range(0, n, rows):
@@ -97,10 +97,9 @@ class _Blocked(torch.autograd.Function):
                 total -= log_probability.sum(dtype=torch.float64)
             torch.mm(block, vectors_ID, out=d_hidden_MD[start : start + rows])
             d_vectors_DI.addmm_(hidden.t(), block)
-            if d_bias_I is not None:
-                d_bias_I += block.sum(0)
-        d_bias = None if d_bias_I is None else d_bias_I.div_(n)
-        ctx.save_for_backward(d_hidden_MD.div_(n), d_vectors_DI.div_(n).t(), d_bias)
+        d_vectors_DI.div_(n)
+        d_bias_I = None if bias_I is None else d_vectors_DI[-1]
+        ctx.save_for_backward(d_hidden_MD.div_(n), d_vectors_DI[: vectors_ID.shape[1]].t(), d_bias_I)
         return (total / n).to(hidden_MD.dtype)
 
     @staticmethod
