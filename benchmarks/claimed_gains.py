@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.cold_items import TASKS, Task, describe_log, log_lines
+from benchmarks.cold_item_page import log_lines
+from benchmarks.cold_item_rows import TASKS, Task
+from benchmarks.cold_items import describe_log
 from benchmarks.machine import describe_lines
 from segue.core.run import Run
 from segue.core.types import Split

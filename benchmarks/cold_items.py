@@ -6,35 +6,61 @@ query is one of the cold items. Each model is trained by an ordinary ``segue tra
 there is one; finished runs are reused. The seed of a model is that of the draw. Draws start at 1: settings are chosen
 on the validation parts of others, such as draw 0.
 
-Values are averaged per user over the draws before intervals and tests, because a user has a query in every draw.
+A figure is the mean over the targets of all draws. A user has a query in every draw, so intervals and tests resample
+users with all their targets.
+
+Cold targets are of two kinds: items that have events, which were held out, and items without any event in the training
+part of the whole log. Whatever says how popular an item is elsewhere helps to find the first kind, not the second.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from benchmarks.cold_item_rows import ITEM_SETTINGS, MODELS, TASKS, Task, Variant
-from benchmarks.machine import describe_lines
-from benchmarks.readings import count_readings, reading_lines
-from benchmarks.table_rows import difference_cells, head_lines, range_cell, row_line, select_rows
+from benchmarks.cold_item_page import page
+from benchmarks.cold_item_rows import (
+    ALL,
+    BASELINES,
+    COLD,
+    COLD_ONLY,
+    HELD_OUT,
+    ITEM_SETTINGS,
+    MEASURES,
+    METRICS_SHOWN,
+    MODELS,
+    NO_EVENTS,
+    SIMPLE,
+    TASKS,
+    TWINS,
+    WARM,
+    WARM_MARGIN,
+    WARM_ONLY,
+    Task,
+    Variant,
+)
+from benchmarks.readings import count_readings
+from benchmarks.table_rows import select_rows
+from segue.core.events import Codes, Mask, Scores
 from segue.core.files import read_json
-from segue.core.types import Dataset
+from segue.core.types import DataSchema, Dataset, Queries, Split
+from segue.data.splits import split
 from segue.evaluation.bootstrap import estimate_values
+from segue.evaluation.metrics import hit_rate, ndcg
+from segue.evaluation.ranking import rank
 from segue.evaluation.significance import PairedTest, check_equivalence, compare_all, holm_correction
 from segue.experiment.compare_runs import ensure_run, read_test_results
 from segue.experiment.data import load_data
 from segue.experiment.evaluate_run import evaluate_run
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.run_folder import METRICS, WARMTH
-from segue.reports.quantities import format_duration, metric_label
 
 __all__ = [
     "MODELS",
@@ -43,7 +69,6 @@ __all__ = [
     "check_claims",
     "check_warm",
     "describe_log",
-    "log_lines",
     "make_plans",
     "page",
     "run",
@@ -53,28 +78,8 @@ __all__ = [
 SHARE = 0.1
 """Share of the items that is held out of training."""
 
-METRICS_SHOWN = ("hit_rate@10", "ndcg@10")
-
-WARM_MARGIN = 0.01
-"""Difference of HR@10 on warm items that counts as none: that of the rule by which bonuses for new items are chosen."""
-
-
-COLD, COLD_ONLY, WARM, WARM_ONLY, ALL = (
-    "cold targets among all items",
-    "cold targets among cold items",
-    "warm targets among all items",
-    "warm targets among warm items",
-    "all targets among all items",
-)
-MEASURES = (COLD, COLD_ONLY, WARM, WARM_ONLY, ALL)
-
-BASELINES = ("content", "content@features", "popular", "random")
-SIMPLE = ("ease", "item_knn", "ials")
-"""Models of ids that the models with text are compared with on warm items, besides their twins."""
-TWINS = {"fusion": "sasrec", "two_tower": "two_tower@ids"}
-
 Values = Mapping[str, pl.DataFrame]
-"""By measure one row per user, with the metrics."""
+"""By measure one row per target, or per user once pooled, with the metrics."""
 
 
 def run(source: str | None, models: str | None, seeds: int, log: Any, quick: bool = False) -> dict[str, Any]:
@@ -93,21 +98,43 @@ def run(source: str | None, models: str | None, seeds: int, log: Any, quick: boo
     draws = range(1, 2 if quick else 1 + seeds)
     folders: dict[str, list[Path]] = {name: [] for name in names}
     values: dict[str, list[Values]] = {name: [] for name in names}
+    column = _task(source).popularity
+    if column is not None and not models:
+        values[column] = []
     for draw in draws:
-        for name, plan in make_plans(source, names, draw, quick).items():
+        plans = make_plans(source, names, draw, quick)
+        data, plan = load_data(plans[names[-1]]), plans[names[-1]]
+        parts = split(data, plan.split)
+        has_events_I = (
+            np.bincount(
+                split(data, plan.split.model_copy(update={"cold_items": 0.0})).train.histories.items,
+                minlength=data.n_items,
+            )
+            > 0
+        )
+        has_events_N = has_events_I[parts.test.targets.items]
+        for name, plan in plans.items():
             folders[name].append(ensure_run(plan, log, read_test=True))
-            values[name].append(measure(folders[name][-1], draw))
+            values[name].append(measure(folders[name][-1], draw, has_events_N))
             found = values[name][-1]
             means = [float(found[part][METRICS_SHOWN[0]].to_numpy().mean()) for part in (COLD, WARM)]
             log(f"draw {draw}, {name}: {METRICS_SHOWN[0]} of {COLD} {means[0]:.4f}, of {WARM} {means[1]:.4f}")
+        if column in values:
+            values[column].append(
+                measure_column(parts, column, read_test_results(folders[names[0]][-1])[1], draw, has_events_N)
+            )
     records = {name: [read_json(folder / METRICS) for folder in found] for name, found in folders.items()}
-    first, pooled = records[names[0]][0], {name: pool(values[name]) for name in names}
+    first, pooled = records[names[0]][0], {name: pool(found) for name, found in values.items()}
+    rows = {name: summarize(values[name]) | _cost(records[name]) | {"what": MODELS[name].what} for name in names}
+    if column in values:
+        rows[column] = summarize(values[column]) | {"what": "this feature alone", "seconds": 0.0, "parameters": 0}
+        rows[column] |= {"recipe": None, "runs": []}
     return {
         "source": source,
         "draws": len(draws),
         "share": SHARE,
         "texts": list(_task(source).texts),
-        "rows": {name: summarize(values[name]) | _cost(records[name]) | {"what": MODELS[name].what} for name in names},
+        "rows": rows,
         "tests": check_claims(pooled),
         "equivalence": check_warm(pooled),
         "counts": first["counts"],
@@ -129,24 +156,6 @@ def describe_log(data: Dataset) -> dict[str, Any]:
         "settings": dict(header.get("filters", {}).get("settings", {})),
         "notes": list(header.get("notes", ())),
     }
-
-
-def log_lines(found: Mapping[str, Any]) -> list[str]:
-    """State what the figures of a page depend on: the order of the log, and events that were filtered out."""
-    log = found.get("log")
-    if log is None:
-        return []
-    lines = []
-    if not log["has_times"]:
-        lines.append(
-            "**This log has no order.** Its events have no times, and their order is that of the file. The target of "
-            "leave-one-out is the last event in the file, not the latest; `sasrec` and `transformer_xl` read histories "
-            "in an arbitrary order. Nothing on this page measures a gain from sequences."
-        )
-    total = log["events"] + sum(log["removed"].values())
-    for name, count in log["removed"].items():
-        lines.append(f"`filters.{name}={log['settings'].get(name)}` removes {count:,} of {total:,} events.")
-    return [*lines, *([f"Notes of the dataset: {'; '.join(log['notes'])}."] if log["notes"] else []), ""]
 
 
 def make_plans(source: str, names: Sequence[str], draw: int, quick: bool = False) -> dict[str, Plan]:
@@ -199,29 +208,74 @@ def _check_twins(plans: Mapping[str, Plan]) -> None:
             raise ValueError("\n".join([f"{name} and {twin} need equal settings; change their recipes:", *faults]))
 
 
-def measure(folder: Path, draw: int) -> Values:
-    """Return the values per user of a run by measure.
+def measure(folder: Path, draw: int, has_events_N: Mask) -> Values:
+    """Return the values of a run by measure, one row per target.
 
-    A user without a target has no row. Users all of whose training events were on cold items are not known to the
-    models and have no id; each is named by their query and draw.
+    Args:
+        has_events_N: whether the target of each query has events in the training part of a split without cold items.
     """
-    values = _name_users(read_test_results(folder)[1], draw)
+    values = read_test_results(folder)[1]
     groups = pl.read_parquet(folder / WARMTH)
-    users = values.select("user").with_row_index("query").with_columns(pl.col("query").cast(pl.Int64))
+    is_cold_N = np.zeros(len(values), bool)
+    is_cold_N[groups.filter(pl.col("group") == "cold items")["query"].cast(pl.Int64).to_numpy()] = True
+    cold, warm = (
+        evaluate_run(folder, "test", [f"evaluation.items={items}"], command="benchmarks cold_items").values
+        for items in ("cold", "warm")
+    )
+    return _by_measure(values, cold, warm, is_cold_N, has_events_N, draw)
 
-    def of_group(group: str) -> pl.DataFrame:
-        rows = groups.filter(pl.col("group") == group).with_columns(pl.col("query").cast(pl.Int64))
-        return rows.join(users, on="query", how="left").select("user", *METRICS_SHOWN)
 
-    def among(items: str) -> pl.DataFrame:
-        found = evaluate_run(folder, "test", [f"evaluation.items={items}"], command="benchmarks cold_items")
-        return _name_users(found.values, draw)
+def measure_column(parts: Split, column: str, values: pl.DataFrame, draw: int, has_events_N: Mask) -> Values:
+    """Return the values of a ranking by a numeric feature of the items, highest first, by measure.
 
+    Args:
+        values: results of any model, for the users of the queries.
+    """
+    assert parts.train.item_features is not None
+    numbers_I = parts.train.item_features.collect()[column].cast(pl.Float32).fill_null(-1.0).to_numpy()
+    model = _ItemScores(parts.train.schema, numbers_I)
+    is_cold_I = np.bincount(parts.train.histories.items, minlength=parts.train.n_items) == 0
+    is_cold_N = is_cold_I[parts.test.targets.items]
+    tables = []
+    for candidates_I, is_used_N in ((None, None), (is_cold_I, is_cold_N), (~is_cold_I, ~is_cold_N)):
+        ranks = rank(model, parts.test, k=0, candidates=candidates_I)
+        found = {"hit_rate@10": hit_rate(ranks, 10), "ndcg@10": ndcg(ranks, 10)}
+        if is_used_N is not None:
+            found = {name: np.where(is_used_N, metric_N, np.nan) for name, metric_N in found.items()}
+        tables.append(pl.DataFrame({"user": values["user"], **found}))
+    return _by_measure(*tables, is_cold_N, has_events_N, draw)
+
+
+@dataclass(frozen=True, eq=False)
+class _ItemScores:
+    """Scores items equally for all users."""
+
+    schema: DataSchema
+    scores_I: Scores
+    scale: Literal["logit", "score"] = "score"
+
+    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
+        """Return the scores of all items."""
+        assert candidates is None
+        return np.tile(self.scores_I, (len(queries), 1))
+
+
+def _by_measure(
+    values: pl.DataFrame, cold: pl.DataFrame, warm: pl.DataFrame, is_cold_N: Mask, has_events_N: Mask, draw: int
+) -> Values:
+    """Divide the values of all queries, one row each.
+
+    Users all of whose training events were on cold items are not known to the models and have no id; each is named by
+    their query and draw.
+    """
+    values, cold, warm = (_name_users(table, draw) for table in (values, cold, warm))
     return {
-        COLD: of_group("cold items"),
-        COLD_ONLY: _rows(among("cold")),
-        WARM: of_group("warm items"),
-        WARM_ONLY: _rows(among("warm")),
+        COLD: _rows(values.filter(is_cold_N)),
+        COLD_ONLY: _rows(cold),
+        HELD_OUT: _rows(cold.filter(has_events_N)),
+        NO_EVENTS: _rows(cold.filter(~has_events_N)),
+        WARM: _rows(values.filter(~is_cold_N)),
+        WARM_ONLY: _rows(warm),
         ALL: _rows(values),
     }
 
@@ -236,8 +290,16 @@ def _rows(values: pl.DataFrame) -> pl.DataFrame:
 
 
 def pool(draws: Sequence[Values]) -> Values:
-    """Average the values of each user over the draws in which they have a target."""
-    return {name: pl.concat([draw[name] for draw in draws]).group_by("user").mean().sort("user") for name in MEASURES}
+    """Return a value per user, whose mean over users is the mean over the targets of all draws.
+
+    It is the sum over the targets of the user, divided by the mean number of targets per user.
+    """
+    pooled = {}
+    for name in MEASURES:
+        rows = pl.concat([draw[name] for draw in draws])
+        sums = rows.group_by("user").sum().sort("user")
+        pooled[name] = sums.with_columns(pl.col(METRICS_SHOWN) * (len(sums) / max(1, len(rows))))
+    return pooled
 
 
 def summarize(draws: Sequence[Values]) -> dict[str, Any]:
@@ -247,6 +309,7 @@ def summarize(draws: Sequence[Values]) -> dict[str, Any]:
         "measures": {
             name: {
                 "users": len(pooled[name]),
+                "targets": sum(len(draw[name]) for draw in draws),
                 **{
                     metric: {**asdict(found), "draws": [float(draw[name][metric].to_numpy().mean()) for draw in draws]}
                     for metric, found in estimate_values(
@@ -339,120 +402,3 @@ def _cost(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "recipe": records[0]["recipe"],
         "runs": [record["run"] for record in records],
     }
-
-
-def page(found: dict[str, Any]) -> str:
-    """Format a table with a row per model and measure, and the paired tests."""
-    texts = f"text: {', '.join(found['texts'])}" if found["texts"] else "no text"
-    counts = found["counts"]
-    lines = [
-        f"# Cold items: {found['source']}",
-        "",
-        *log_lines(found),
-        f"{found['share']:.0%} of the items ({found['held_out_items']:,} of {counts['items']:,}) are held out of "
-        f"training, in {found['draws']} draw(s); leave-one-out; seen items are not ranked; {texts}.",
-        "A cold item has no training event; items whose only events are test or validation are cold in every draw.",
-        "Figures are HR@10 / NDCG@10 with 95 % intervals over users, of each user's "
-        "mean over the draws. A user counts once, but in the mean of each draw in which they have such a target: the "
-        "two differ where many users have a cold target in every draw. Validation ranks all items, and chose the best "
-        "epoch. Settings were chosen on the validation part of other draws; the recipes say how.",
-        *([note] if (note := _task(found["source"]).note) else []),
-        *_strength_lines(found["rows"]),
-        "",
-    ]
-    for name in MEASURES:
-        rows = found["rows"]
-        users = next(iter(rows.values()))["measures"][name]["users"]
-        labels = " | ".join(f"{metric_label(metric)} | 95 % | draws" for metric in METRICS_SHOWN)
-        lines += [f"## {name[0].upper()}{name[1:]}", "", f"{users:,} users.", ""]
-        lines += [
-            f"| model | knows of items | {labels} |",
-            "| --- | --- |" + " ---: | --- | --- |" * len(METRICS_SHOWN),
-        ]
-        for model in sorted(rows, key=lambda model: -rows[model]["measures"][name][METRICS_SHOWN[0]]["mean"]):
-            cells = [model, rows[model]["what"]]
-            for metric in METRICS_SHOWN:
-                one = rows[model]["measures"][name][metric]
-                cells += [f"{one['mean']:.4f}", f"{one['low']:.4f} to {one['high']:.4f}"]
-                cells.append(", ".join(f"{value:.4f}" for value in one["draws"]))
-            lines.append(f"| {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join([*lines, *_test_lines(found["tests"]), *_equivalence_lines(found), *_cost_lines(found), ""])
-
-
-def _strength_lines(rows: Mapping[str, Any]) -> list[str]:
-    """Name the strongest simple baseline of warm items, and how the twins compare with popularity."""
-    means = {name: row["measures"][WARM][METRICS_SHOWN[0]]["mean"] for name, row in rows.items()}
-    simple = [name for name in SIMPLE if name in means]
-    if not simple:
-        return (
-            [
-                "Simple models of ids (`ease`, `item_knn`, `ials`) are not among the rows, so this page does not show "
-                "that any row is strong on warm items."
-            ]
-            if "popular" in means and len(means) > 7
-            else []
-        )
-    best = max(simple, key=lambda name: means[name])
-    texts = [f"`{name}` {means[name]:.4f}" for name in (best, *TWINS, *TWINS.values(), "popular") if name in means]
-    return [
-        f"On warm targets the strongest simple baseline is `{best}`. HR@10 there: {', '.join(texts)}. No difference "
-        "from a twin says little where the twin is weak."
-    ]
-
-
-def _test_lines(tests: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "## Paired tests",
-        "",
-        "Paired randomization tests over users of the first model minus the second; better and worse: p < 0.05 after "
-        "Holm's correction over the tests of one measure, metric and group of second models (on warm items: twins, "
-        "simple baselines). No significant difference does not mean equal, and the correction makes it more frequent: "
-        "the interval, which is not corrected, says how much worse the first model may be.",
-        "",
-        "| measure | metric | pair | difference | 95 % | p (Holm) | first model |",
-        "| --- | --- | --- | ---: | --- | ---: | --- |",
-    ]
-    lines += [
-        row_line([test["measure"], metric_label(test["metric"]), *difference_cells(test), test["outcome"]])
-        for test in tests
-    ]
-    return [*lines, ""]
-
-
-def _equivalence_lines(found: Mapping[str, Any]) -> list[str]:
-    if not found.get("equivalence"):
-        return []
-    lines = [
-        "## Equivalence on warm items",
-        "",
-        f"Tests of the difference from the twin against a margin of {WARM_MARGIN:g} HR@10, which was fixed before: two "
-        "one-sided paired t-tests, with Holm's correction over the tests of one measure. Equivalent: the difference is "
-        "within the margin. Not worse: it is at most the margin below. Otherwise the data do not show either.",
-        "",
-        *head_lines(["measure", "pair", "difference", "90 %", "p, equivalent", "p, not worse", "first model"]),
-    ]
-    for test in found["equivalence"]:
-        is_equivalent, is_not_worse = test["p_equivalent"] < 0.05, test["p_not_worse"] < 0.05
-        cells = [test["measure"], f"{test['first']} − {test['second']}", f"{test['difference']:+.4f}"]
-        cells += [range_cell(test["low"], test["high"], sign="+"), f"{test['p_equivalent']:.4f}"]
-        cells += [f"{test['p_not_worse']:.4f}", "equivalent" if is_equivalent else "not worse" if is_not_worse else ""]
-        lines.append(row_line(cells))
-    return [*lines, ""]
-
-
-def _cost_lines(found: Mapping[str, Any]) -> list[str]:
-    lines = ["## Cost and provenance", "", "| model | train | parameters | recipe |", "| --- | ---: | ---: | --- |"]
-    for model, row in found["rows"].items():
-        like = MODELS[model].like
-        recipe = f"that of {like}" if like else row["recipe"] or "none (defaults)"
-        lines.append(f"| {model} | {format_duration(row['seconds'])} | {row['parameters']:,} | {recipe} |")
-    n_runs = sum(len(row["runs"]) for row in found["rows"].values())
-    return [
-        *lines,
-        "",
-        f"* data hash {found['data_hash']}; each split was checked for leakage before training and passed",
-        *reading_lines(dict(found), f"cold_items-{found['source']}", n_runs),
-        *(f"* warning: {text}" for text in found["warnings"]),
-        *describe_lines(found["machine"]),
-    ]

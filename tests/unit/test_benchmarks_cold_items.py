@@ -13,8 +13,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks import cold_items
+from benchmarks import cold_item_page, cold_items
 from benchmarks.pages import format_page
+from segue.core.events import Events
+from segue.data import SplitSettings, split
+from segue.testing import dataset
 
 SHARES = {
     "fusion": 0.9,
@@ -56,13 +59,31 @@ def test_twins_need_equal_settings(monkeypatch: pytest.MonkeyPatch) -> None:
         cold_items.make_plans("frappe", ["two_tower", "two_tower@ids"], 0)
 
 
-def test_a_user_counts_once_however_many_draws() -> None:
+def test_figures_are_means_over_targets() -> None:
     first, second = draw(1.0, 0, range(4)), draw(0.0, 0, range(2, 4))
     pooled = cold_items.pool([first, second])[cold_items.COLD]
     assert pooled["user"].to_list() == ["0", "1", "2", "3"]
-    assert pooled["hit_rate@10"].to_list() == [1.0, 1.0, 0.5, 0.5]
+    np.testing.assert_allclose(pooled["hit_rate@10"], 4 / 6)  # each user has one hit; 4 users have 6 targets
     found = cold_items.summarize([first, second])["measures"][cold_items.COLD]
-    assert (found["users"], found["hit_rate@10"]["mean"], found["hit_rate@10"]["draws"]) == (4, 0.75, [1.0, 0.0])
+    assert (found["users"], found["targets"], found["hit_rate@10"]["draws"]) == (4, 6, [1.0, 0.0])
+    assert found["hit_rate@10"]["mean"] == pytest.approx(4 / 6)
+
+
+def test_a_feature_ranks_items_and_both_kinds_of_cold_targets_are_shown() -> None:
+    sizes = pl.LazyFrame({"id": [*"pqrs", "new"], "size": [1.0, 2.0, 9.0, 7.0, 8.0]})
+    data = replace(dataset(Events.of([[0, 1, 4], [0, 1, 2], [0, 1, 3]]), 5), item_features=sizes)
+    parts = split(data, SplitSettings(strategy="leave_one_out"))
+    values = pl.DataFrame({"user": ["a", "b", "c"]})
+    found = cold_items.measure_column(parts, "size", values, 1, np.array([False, True, True]))
+    assert {name: len(found[name]) for name in found} == {
+        cold_items.COLD: 3, cold_items.COLD_ONLY: 3, cold_items.HELD_OUT: 2, cold_items.NO_EVENTS: 1,
+        cold_items.WARM: 0, cold_items.WARM_ONLY: 0, cold_items.ALL: 3,
+    }  # fmt: skip
+    ranks = {"a": 2, "b": 1, "c": 3}  # by size: r, new, s
+    order = found[cold_items.COLD_ONLY]["user"].to_list()
+    np.testing.assert_allclose(
+        found[cold_items.COLD_ONLY]["ndcg@10"], [1 / np.log2(1 + ranks[user]) for user in order], rtol=1e-6
+    )
 
 
 def test_users_whom_no_model_knows_are_not_averaged() -> None:
@@ -84,7 +105,7 @@ def test_claims_need_a_significant_difference_on_cold_items_and_none_below_on_wa
     pooled = {name: cold_items.pool([draw(share, number)]) for number, (name, share) in enumerate(SHARES.items())}
     lines = cold_items.check_claims(pooled)
     met = {(line["measure"], line["first"], line["second"]): line["outcome"] for line in lines}
-    assert all(met[cold_items.COLD, "fusion", other] == "better" for other in cold_items.BASELINES)
+    assert all(met[cold_items.COLD, "fusion", other] == "better" for other in cold_items.BASELINES if other in SHARES)
     assert met[cold_items.WARM, "fusion", "sasrec"] != "worse"
     assert met[cold_items.WARM, "two_tower", "two_tower@ids"] == "worse"
     assert not any(line["measure"] == cold_items.ALL for line in lines)
@@ -110,7 +131,7 @@ def test_the_page_shows_every_model_and_claim() -> None:
     }  # fmt: skip
     text = format_page("cold_items-ml-1m-text", found)
     assert "10% of the items (370 of 3,706)" in text
-    assert "## Cold targets among all items\n\n200 users." in text
+    assert "## Cold targets among all items\n\n400 targets of 200 users." in text
     assert text.index("| fusion | ids |") < text.index("| content | ids |")
     assert "| cold targets among all items | HitRate@10 | fusion − popular |" in text
     assert text.count("| better |") == sum(line["outcome"] == "better" for line in found["tests"])
@@ -125,10 +146,10 @@ def test_equivalence_on_warm_items_is_that_within_a_fixed_margin() -> None:
     assert all(line["p_equivalent"] < 0.05 and line["margin"] == cold_items.WARM_MARGIN for line in lines)
     few = {"fusion": cold_items.pool([noisy]), "sasrec": cold_items.pool([draw(0.5, 2, range(60))])}
     assert all(line["p_equivalent"] > 0.05 and line["p_not_worse"] > 0.05 for line in cold_items.check_warm(few))
-    text = "\n".join(cold_items._equivalence_lines({"equivalence": [*lines, *cold_items.check_warm(few)]}))
+    text = "\n".join(cold_item_page.equivalence_lines({"equivalence": [*lines, *cold_items.check_warm(few)]}))
     assert text.count("| equivalent |") == 2
     assert text.count("|  |") == 2
-    assert cold_items._equivalence_lines({}) == []
+    assert cold_item_page.equivalence_lines({}) == []
 
 
 def test_an_unknown_model_is_an_error() -> None:
