@@ -34,18 +34,26 @@ def test_a_gain_is_relative_to_the_baseline_and_needs_significance() -> None:
     )
     gains = {(one["metric"], one["baseline"]): one for one in found["gains"]}
     assert gains["precision@10", "popular"]["gain"] == pytest.approx(1.5)
-    assert gains["precision@10", "popular"]["is_reached"]
+    assert claimed_gains.outcome(gains["precision@10", "popular"]) == "reached"
     assert gains["precision@10", "popular"]["low"] < 1.5 < gains["precision@10", "popular"]["high"]
     assert gains["recall@5", "als"]["gain"] == pytest.approx(1 / 9)
-    assert not gains["recall@5", "als"]["is_reached"]
-    assert gains["auc", "popular"]["is_reached"]
-    assert not gains["auc", "als"]["is_reached"]
+    assert claimed_gains.outcome(gains["recall@5", "als"]) == "not reached"
+    assert claimed_gains.outcome(gains["auc", "popular"]) == "reached"
+    assert claimed_gains.outcome(gains["auc", "als"]) == "not reached"
     assert found["rows"]["als"]["recall@5"] == {"mean": pytest.approx(0.45), "seeds": [pytest.approx(0.45)] * 2}
+
+
+def test_a_gain_whose_interval_includes_the_claim_is_on_par() -> None:
+    gain = {"test": {"significant": True}, "low": 0.134, "high": 0.188}
+    assert [claimed_gains.outcome({**gain, "claim": claim}) for claim in (0.13, 0.15, 0.2)] == [
+        "reached", "on par", "not reached"
+    ]  # fmt: skip
+    assert claimed_gains.outcome({**gain, "claim": 0.1, "test": {"significant": False}}) == "not reached"
 
 
 def test_a_worse_model_reaches_nothing() -> None:
     found = claimed_gains.compare({"fusion": [values(0.1, 0.4)], "popular": [values(0.5, 0.9)]})
-    assert not any(one["is_reached"] for one in found["gains"])
+    assert all(claimed_gains.outcome(one) == "not reached" for one in found["gains"])
     assert all(one["gain"] < 0 for one in found["gains"])
 
 
