@@ -153,7 +153,7 @@ def outcome(gain: Mapping[str, Any]) -> str:
     It is if the model is significantly better and the interval is not below the claim; if the interval includes the
     claim, it is on par.
     """
-    if not gain["test"]["significant"] or gain["high"] < gain["claim"]:
+    if gain["test"]["p_holm"] >= 0.05 or gain["high"] < gain["claim"]:
         return "not reached"
     return "reached" if gain["low"] >= gain["claim"] else "on par"
 

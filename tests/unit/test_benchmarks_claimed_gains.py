@@ -44,11 +44,11 @@ def test_a_gain_is_relative_to_the_baseline_and_needs_significance() -> None:
 
 
 def test_a_gain_whose_interval_includes_the_claim_is_on_par() -> None:
-    gain = {"test": {"significant": True}, "low": 0.134, "high": 0.188}
+    gain = {"test": {"p_holm": 0.01}, "low": 0.134, "high": 0.188}
     assert [claimed_gains.outcome({**gain, "claim": claim}) for claim in (0.13, 0.15, 0.2)] == [
         "reached", "on par", "not reached"
     ]  # fmt: skip
-    assert claimed_gains.outcome({**gain, "claim": 0.1, "test": {"significant": False}}) == "not reached"
+    assert claimed_gains.outcome({**gain, "claim": 0.1, "test": {"p_holm": 0.06}}) == "not reached"
 
 
 def test_a_worse_model_reaches_nothing() -> None:
