@@ -37,7 +37,7 @@ def test_a_gain_is_relative_to_the_baseline_and_needs_significance() -> None:
     assert claimed_gains.outcome(gains["precision@10", "popular"]) == "reached"
     assert gains["precision@10", "popular"]["low"] < 1.5 < gains["precision@10", "popular"]["high"]
     assert gains["recall@5", "als"]["gain"] == pytest.approx(1 / 9)
-    assert claimed_gains.outcome(gains["recall@5", "als"]) == "not reached"
+    assert claimed_gains.outcome(gains["recall@5", "als"]) == "on par"  # the interval includes 18 %
     assert claimed_gains.outcome(gains["auc", "popular"]) == "reached"
     assert claimed_gains.outcome(gains["auc", "als"]) == "not reached"
     assert found["rows"]["als"]["recall@5"] == {"mean": pytest.approx(0.45), "seeds": [pytest.approx(0.45)] * 2}
