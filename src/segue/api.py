@@ -250,7 +250,7 @@ def recommend(
         rules: reranking rules of the service: ``boosts``, ``max_per_value``, ``pins``, ``diversify``.
         data: the log that holds the histories of ``users``; default: the log that the model was trained on.
         user_features: features of new users, a mapping or one row per query; alone: new users without a history.
-        context: context of the queries: as for ``user_features``, or columns of a frame with ``user_id``.
+        context: context of the queries: as for ``user_features``. A frame with ``user_id`` may have columns of both.
         time: time of the queries, for models that read it: Unix seconds, or a datetime (without a zone: UTC).
 
     Returns:
@@ -281,12 +281,13 @@ def rank(
     history: Sequence[Any] | None = None,
     titles: str | Sequence[str] | None = None,
     data: Any = None,
+    user_features: Any = None,
     context: Any = None,
     time: Any = None,
 ) -> pl.DataFrame:
     """Rank given items for one user, or after one history, best first.
 
-    ``context`` and ``time`` are those of the query, see :func:`recommend`.
+    ``user_features``, ``context`` and ``time`` are those of the query, see :func:`recommend`.
 
     Returns:
         ``item_id``, ``rank``, ``score``, and ``title`` and ``genres`` where known.
@@ -294,7 +295,7 @@ def rank(
     from segue.experiment.inference.predict import rank_items
 
     trained = _trained(model)
-    of_user: Any = {"data": data, "context": context, "time": time}
+    of_user: Any = {"data": data, "user_features": user_features, "context": context, "time": time}
     return rank_items(trained, build_query(trained, user, history, titles, **of_user), items)
 
 
@@ -375,12 +376,13 @@ def explain(
     filter: ItemFilter | None = None,  # noqa: A002 - the name in the public API
     rules: Rules | None = None,
     data: Any = None,
+    user_features: Any = None,
     context: Any = None,
     time: Any = None,
 ) -> ItemExplanation:
     """Explain why ``item`` is or is not among the ``k`` items recommended to a user.
 
-    ``context`` and ``time`` are those of the query, see :func:`recommend`.
+    ``user_features``, ``context`` and ``time`` are those of the query, see :func:`recommend`.
 
     Returns:
         Rank and score of the item, the effect of each item of the history on its score (leave-one-out), the effect of
@@ -389,7 +391,8 @@ def explain(
     from segue.experiment.inference.explain import explain_item
 
     trained = _trained(model)
-    batch = build_query(trained, user, history, titles, data=data, context=context, time=time)
+    of_user: Any = {"data": data, "user_features": user_features, "context": context, "time": time}
+    batch = build_query(trained, user, history, titles, **of_user)
     return explain_item(trained, batch, item, k, exclude_seen=exclude_seen, filter=filter, rules=rules)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -98,6 +99,16 @@ def test_texts_of_users_become_a_user_feature_and_those_of_items_are_apart() -> 
 def test_unusable_columns_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         segue.add_text(log(), encoder="letters", cache="none", **values)
+
+
+def test_columns_without_text_are_named_with_their_argument() -> None:
+    data = log()
+    assert data.user_features is not None
+    with_age = replace(data, user_features=data.user_features.with_columns(age=pl.lit(3)))
+    with pytest.raises(ValueError, match=r"text\.user_columns: 'age' holds Int32, expected texts or lists of texts"):
+        segue.add_text(with_age, user_columns=["age"], encoder="letters", cache="none")
+    with pytest.raises(ValueError, match=r"text\.columns: got none, and text\.user_columns neither"):
+        segue.add_text(with_age, cache="none")
 
 
 def test_new_users_with_a_text_get_what_users_with_similar_texts_like() -> None:
@@ -201,8 +212,9 @@ def test_a_missing_encoder_is_named() -> None:
     encoding = replace(trained().user_text_encodings[0], digest="other")
     with pytest.raises(ValueError, match="about: the text cannot be encoded: text: letters: its files or code have"):
         UserTexts([encoding]).encode([{"about": "a"}])
-    assert UserTexts([encoding]).encode([{"age": 3}, None]) == [{"age": 3}, {}]
-    assert UserTexts([]).encode([{"about": "a"}]) == [{"about": "a"}]
+    unused = UserTexts([encoding]).encode([{"age": 3, "about": None}, None])
+    assert [one.values for one in unused] == [{"age": 3, "about": None}, {}]
+    assert [one.values for one in UserTexts([]).encode([{"about": "a"}])] == [{"about": "a"}]
 
 
 def test_settings_of_texts_of_users_need_their_columns() -> None:
@@ -216,7 +228,9 @@ def test_users_without_a_profile_among_others_are_ranked_as_alone(order: list[in
     profiles: list[dict[str, Any]] = [{}, {"about": "b b"}, {"about": "x"}, {"about": None}]
 
     def lists(rows: list[dict[str, Any]]) -> pl.DataFrame:
-        found: pl.DataFrame = segue.recommend(trained(), histories=[[]] * len(rows), user_features=rows, k=4)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found: pl.DataFrame = segue.recommend(trained(), histories=[[]] * len(rows), user_features=rows, k=4)
         return found
 
     alone = [lists([profile])["item_id"].to_list() for profile in profiles]
@@ -225,4 +239,5 @@ def test_users_without_a_profile_among_others_are_ranked_as_alone(order: list[in
     for place, row in enumerate(order):
         found = together.filter(pl.col("query") == place)
         assert found["item_id"].to_list() == alone[row]
-        assert found["notes"].null_count() == len(found), "the model reads the column"
+        has_note = profiles[row].get("about") == "x"
+        assert found["notes"].is_not_null().to_list() == [has_note] * len(found), "the model reads the column"

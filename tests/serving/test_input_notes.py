@@ -246,3 +246,50 @@ def test_scores_that_a_hybrid_keeps_are_those_of_the_context() -> None:
     queries = replace(Queries.anonymous(Events.of([[0, 1]])), context={"device": np.array([0], np.int32)})
     assert _digest(queries) == _digest(replace(queries))
     assert _digest(queries) != _digest(replace(queries, context={"device": np.array([1], np.int32)}))
+
+
+def rows_of_notes(model: TrainedModel, **arguments: Any) -> list[str]:
+    """Return the notes of each query."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return [note or "" for note in segue.recommend(model, k=1, **arguments)["notes"].to_list()]
+
+
+def test_an_empty_history_has_no_note_of_the_histories_beside_it() -> None:
+    given: dict[str, Any] = {"context": {"device": "tv"}, "time": 1_700_000_000}
+    note = "'gru4rec' also reads value, gap, which item ids alone do not provide"
+    model = reader("gru4rec")
+    assert rows_of_notes(model, histories=[[], ["i1"], []], **given) == ["", note, ""]
+    assert rows_of_notes(model, histories=[[]], **given) == [""]
+    with rest("gru4rec", model, context_world()) as notes_of:
+        requests = [{"history": [], **given}, {"history": ["i1"], **given}]
+        assert notes_of("recommend/batch", requests=requests) == [[], [note]]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_an_empty_context_is_none_and_null_is_a_statement(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, time = reader(name), 1_700_000_000
+    note = f"'{model.key}' also reads query_context, which is unknown here; give context"
+    llm = "not reranked: no language model is set"
+    users = context_world().users.ids[:3].to_list()
+    contexts: list[Any] = [{}, {"device": None}, {"device": "tv"}]
+    expected = [note, "", ""]
+    if name != "llm":
+        assert rows_of_notes(model, users=users, context=contexts, time=time) == expected
+        table = pl.DataFrame({"user_id": users, "device": [None, "NA", "tv"]})
+        assert rows_of_notes(model, users=table, time=time) == ["", "", ""]
+        with pytest.warns(segue.SegueWarning, match="which is unknown here; give context"):
+            segue.rank(model, users[0], items=["i1"], context={}, time=time)
+    segue.save(model, tmp_path / "model")
+    command = ["rank", str(tmp_path / "model"), "--user", users[0], "--item", "i1", "--time", str(time), "--json"]
+    for options, has_note in (([], True), (["--context", "device=null"], False)):
+        with pytest.raises(SystemExit) as status:
+            main([*command, *options])
+        assert not status.value.code
+        assert (note in json.loads(capsys.readouterr().out)["notes"]) == has_note
+    with rest(name, model, context_world()) as notes_of:
+        for context, text in zip(contexts, expected, strict=True):
+            found = [one for one in notes_of(user=users[0], context=context) if one != llm]
+            assert found == ([text] if text else [])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from starlette.testclient import TestClient
 
 import segue
+from segue.cli import main
 from segue.core.features import encode_features, infer_features
 from segue.core.model import describe_fallbacks, explain_features
 from segue.core.recommend import recommend
@@ -256,3 +259,72 @@ def test_features_that_predict_nothing_are_reported(caplog: pytest.LogCaptureFix
     model: Any = train_small("content", data)
     assert "no feature predicts the next items" in caplog.text
     assert model.weights_F.tolist() == [1, 1]
+
+
+NOTE = "no item of the history has features: ranked as without a history"
+INNER = f"inner model 'content': {NOTE}"
+WRAPPERS: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
+    "weighted": ("hybrid", {"members": ["content", "popular"], "weights": [0.5, 0.5]}, {"i0": INNER, "i0,i1": INNER}),
+    "without weight": ("hybrid", {"members": ["content", "popular"], "weights": [0.0, 1.0]}, {}),
+    "first": (
+        "hybrid",
+        {"members": ["content", "popular"], "method": "switching", "switch_at": 1},
+        {"i0": INNER, "i0,i1": INNER},
+    ),
+    "second": ("hybrid", {"members": ["popular", "content"], "method": "switching", "switch_at": 1}, {}),
+    "by length": (
+        "hybrid",
+        {"members": ["popular", "content"], "method": "switching", "switch_at": 2},
+        {"i0": INNER},
+    ),
+    "exploration": ("exploration", {"base": "content"}, {"i0": INNER, "i0,i1": INNER}),
+    "llm": (
+        "llm",
+        {"base": "hybrid", "base_settings": {"members": ["content", "popular"], "weights": [0.5, 0.5]}},
+        {"i0": INNER, "i0,i1": INNER},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_fallbacks_of_inner_models_are_noted_for_the_queries_that_they_score(name: str) -> None:
+    key, settings, expected = WRAPPERS[name]
+    model = segue.train(key, without_features(grouped_log(), 0, 1), recipe="none", **settings)
+    histories = ["i0", "i2", "i0,i1", ""]
+    rows = [[item for item in one.split(",") if item] for one in histories]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        table = segue.recommend(model, histories=rows, k=1)
+    notes = [str(note or "") for note in table["notes"]]
+    for history, note in zip(histories, notes, strict=True):
+        assert [text for text in note.split("; ") if "features" in text] == [
+            expected[one] for one in (history,) if one in expected
+        ]
+
+
+@pytest.mark.parametrize("name", ["content", "hybrid"])
+def test_rank_warns_of_fallbacks_as_recommend_notes_them(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = without_features(grouped_log(), 0, 1)
+    settings: dict[str, Any] = {"members": ["content", "popular"], "weights": [0.5, 0.5]} if name == "hybrid" else {}
+    model, note = segue.train(name, data, recipe="none", **settings), INNER if name == "hybrid" else NOTE
+    with pytest.warns(segue.SegueWarning) as found:
+        segue.rank(model, history=["i0"], items=["i3", "i4"])
+    assert [str(one.message) for one in found] == [note]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        segue.rank(model, history=["i2"], items=["i3", "i4"])
+    segue.save(model, tmp_path / "saved")
+    for history, notes in (("i0", [note]), ("i2", [])):
+        with pytest.raises(SystemExit) as status:
+            main(["rank", str(tmp_path / "saved"), "--history", history, "--item", "i3,i4", "--json"])
+        assert not status.value.code
+        assert json.loads(capsys.readouterr().out)["notes"] == notes
+    build_artifact(name, model, data.histories, tmp_path / "model", engine="native")
+    service = build_service([tmp_path / "model"], "memory:", None, ServingSettings(deadline_ms=60_000))
+    with TestClient(create_app(service)) as client:
+        for items, notes in ((["i0"], [note]), (["i2"], [])):
+            body = {"history": items, "allow": ["i3", "i4"]}
+            found = client.post("/v1/recommend", json=body).json()["notes"]
+            assert [text for text in found if "features" in text] == notes

@@ -110,7 +110,7 @@ def test_unknown_features_are_rejected_and_unused_features_are_reported(trained:
     with pytest.raises(ValueError, match="unknown 'ago', did you mean 'age'"):
         build_queries(trained, histories=[[]], user_features={"ago": 3})
     batch = build_queries(trained, histories=[[]], user_features={"age": 3})
-    assert batch.notes == {0: ["'by_code' makes no use of these user features"]}
+    assert batch.notes == {0: ["'by_code' makes no use of these user features: age"]}
 
 
 def test_limiting_users_keeps_the_catalog(data: Dataset) -> None:

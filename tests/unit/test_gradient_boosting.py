@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,18 @@ import polars as pl
 import pytest
 from scipy.optimize import minimize
 
+import segue
 from segue.core.events import Events
 from segue.core.examples.click_model import ClickModel
 from segue.core.examples.fields import Examples, Field
 from segue.core.run import Interrupted, Run
 from segue.core.types import Queries
-from segue.evaluation.evaluate_examples import make_example_validator
 from segue.solvers.boosting.tree_columns import count_columns, tree_columns
 from segue.solvers.boosting.trees import Trees
 from segue.solvers.logistic.example_design import count_design_columns, design_of_examples
 from segue.testing import dataset
 from segue.training.settings import Training
 from segue.training.train import train
-from segue.training.train_examples import train_examples
 
 SMALL = {"iterations": 20, "min_examples": 5, "num_leaves": 7, "validate_every": 5, "column_fraction": 0.7}
 
@@ -36,6 +36,13 @@ def table(count: int = 600, seed: int = 0) -> pl.DataFrame:
     prices[rng.random(count) < 0.1] = np.nan
     tags = [[f"t{item}"] * (user % 3) for user, item in zip(users, items, strict=True)]
     return pl.DataFrame({"label": is_positive, "user": users, "item": items, "price": prices, "tags": tags})
+
+
+def train_clicks(key: str, valid: pl.DataFrame | None = None, **settings: Any) -> ClickModel:
+    """Train a model on :func:`table`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", segue.SegueWarning)  # without validation rows
+        return segue.train_clicks(key, table(), valid, **settings)
 
 
 FIELDS = (
@@ -99,13 +106,13 @@ def test_logistic_regression_of_a_table_is_at_the_optimum() -> None:
 
 def test_settings_of_logs_are_rejected_for_a_table() -> None:
     with pytest.raises(ValueError, match=r"model\.l2_user: got 7\.0, which is used for interaction logs alone"):
-        train_examples("logistic_regression", table(), config={"l2_user": 7.0})
+        train_clicks("logistic_regression", l2_user=7.0)
 
 
 @pytest.mark.parametrize("key", ["gradient_boosting", "logistic_regression"])
 def test_a_saved_model_predicts_the_same(key: str, tmp_path: Path) -> None:
     config = SMALL if key == "gradient_boosting" else {}
-    model = train_examples(key, table(), table(200, 1), config=config, make_validator=make_example_validator)
+    model = train_clicks(key, table(200, 1), **config)
     model.save(tmp_path / "model")
     loaded = ClickModel.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict(table(50, 2)), model.predict(table(50, 2)))
@@ -116,8 +123,9 @@ def test_a_saved_model_predicts_the_same(key: str, tmp_path: Path) -> None:
 def test_trees_find_an_interaction_that_a_linear_model_cannot() -> None:
     test = table(400, 3)
     accuracy = {}
-    for key, config in (("gradient_boosting", {"min_examples": 5}), ("logistic_regression", {})):
-        model = train_examples(key, table(), config=config)
+    settings: dict[str, dict[str, Any]] = {"gradient_boosting": {"min_examples": 5}, "logistic_regression": {}}
+    for key, config in settings.items():
+        model = train_clicks(key, **config)
         accuracy[key] = ((model.predict(test) > 0.5) == test["label"].to_numpy()).mean()
     assert accuracy["gradient_boosting"] > 0.75
     assert accuracy["logistic_regression"] < 0.65
@@ -178,15 +186,15 @@ def test_the_validation_metric_chooses_the_number_of_trees(
 
 
 def test_an_unknown_validation_metric_is_named() -> None:
-    config = {**SMALL, "metric": "auk"}
+    config = {**SMALL, "model.metric": "auk"}
     with pytest.raises(ValueError, match=r"model\.metric: got 'auk', expected one of auc, log_loss"):
-        train_examples("gradient_boosting", table(), table(90, 1), config=config, make_validator=make_example_validator)
+        train_clicks("gradient_boosting", table(90, 1), **config)
 
 
 def test_lambdarank_orders_the_examples_of_each_user() -> None:
     """The scores of a user are in order, though users with higher base rates would need higher probabilities."""
-    config = {"objective": "lambdarank", "iterations": 40, "min_examples": 5, "num_leaves": 15}
-    model = train_examples("gradient_boosting", table(), config=config)
+    config: dict[str, Any] = {"objective": "lambdarank", "iterations": 40, "min_examples": 5, "num_leaves": 15}
+    model = train_clicks("gradient_boosting", **config)
     test = table(400, 3)
     logits = model.model.predict_logits(model.encoder.encode(test))  # type: ignore[attr-defined]
     is_positive = ((test["user"] + test["item"]) % 2 == 1).to_numpy()

@@ -20,7 +20,8 @@ from segue.core.run import Run
 from segue.core.types import Dataset, Events, Queries, Scores, Split
 from segue.data.splits import SplitSettings, split
 from segue.evaluation.evaluate import evaluate, make_validator
-from segue.models.hybrid.hybrid import Hybrid, _ranks, _sample_candidates
+from segue.models.hybrid.hybrid import N_NEGATIVES, Hybrid, _ranks
+from segue.solvers.logistic.conditional_logit import fit_conditional_logit, sample_alternatives
 from segue.testing import dataset, with_features
 from segue.testing.training import train_small
 from segue.training.train import Training, train
@@ -199,14 +200,20 @@ def test_examples_of_stacking_are_unseen_items() -> None:
     histories = Events.of([[0, 1, 2], [3, 4]])
     scores = [rng.normal(size=(2, 300)).astype(np.float32) for _ in range(2)]
     targets = np.array([10, 20], np.int32)
-    items, is_candidate = _sample_candidates(scores, Queries.anonymous(histories), targets, rng)
+    is_eligible = np.arange(300) < 290
+    items, log_weights = sample_alternatives(
+        scores, Queries.anonymous(histories), targets, is_eligible, N_NEGATIVES, rng
+    )
+    is_candidate = log_weights > -np.inf
+    assert (log_weights[:, :51] == 0).all()
+    np.testing.assert_allclose(np.exp(log_weights).sum(1), [290 - 3, 290 - 2])  # all unseen eligible items
     assert (items[:, 0] == targets).all()
     assert is_candidate[:, :51].all()
     best = np.argsort(-(scores[0] + scores[1]), axis=1)
     for row, seen in enumerate(([0, 1, 2], [3, 4])):
         chosen = items[row][is_candidate[row]]
         assert not set(chosen[1:].tolist()) & {*seen, int(targets[row])}
-        expected = [item for item in best[row] if item not in seen and item != targets[row]][:50]
+        expected = [item for item in best[row] if item < 290 and item not in seen and item != targets[row]][:50]
         assert set(chosen[1:51].tolist()) == set(expected)
         assert not set(chosen[51:].tolist()) & set(expected)
 
@@ -425,3 +432,17 @@ def test_members_have_checkpoints_of_their_own(data: Dataset, tmp_path: Path) ->
 
 def test_the_contract_covers_hybrid() -> None:
     assert isinstance(train_small("hybrid", dataset(Events.of([[0, 1], [1, 2]]), 3)), Hybrid)
+
+
+def test_coefficients_from_sampled_alternatives_are_those_of_all_items() -> None:
+    """Targets are drawn from the softmax of a known combination over many items, of which few are sampled."""
+    rng = np.random.default_rng(2)
+    scores = [rng.normal(size=(3_000, 2_000)).astype(np.float32) for _ in range(2)]
+    logits = 1.5 * scores[0] + 0.5 * scores[1]
+    targets = np.argmax(logits + rng.gumbel(size=logits.shape), axis=1).astype(np.int32)
+    queries = Queries.anonymous(Events.of([[]] * 3_000))
+    items, log_weights = sample_alternatives(scores, queries, targets, np.ones(2_000, bool), N_NEGATIVES, rng)
+    inputs = np.stack([np.take_along_axis(one, items.astype(np.int64), axis=1) for one in scores], axis=2)
+    np.testing.assert_allclose(fit_conditional_logit(inputs.astype(float), log_weights, 0.0), [1.5, 0.5], atol=0.06)
+    unweighted = np.where(log_weights > -np.inf, 0.0, -np.inf)
+    assert fit_conditional_logit(inputs.astype(float), unweighted, 0.0)[0] < 1.0

@@ -12,7 +12,8 @@ import pytest
 
 import segue
 from segue.core.bundle import TrainedModel
-from segue.experiment.inference.query_context import context_of_users, read_query_context
+from segue.experiment.inference.files import read_table
+from segue.experiment.inference.user_tables import read_user_columns, read_users
 
 CELLS = ("1.5", "NA", "", " N/A ", "null", "\\N", " 2 ", "1e3", "-0.5")
 
@@ -44,12 +45,12 @@ def test_cells_are_missing_where_the_log_has_them_missing(suffix: str, tmp_path:
     table = log().drop("item_id").with_columns(user_id=pl.Series([f"new{row}" for row in range(len(CELLS))]))
     path = tmp_path / f"users.{suffix}"
     if suffix == "memory":
-        rows = context_of_users(trained(), table)
+        rows = read_user_columns(trained(), table).context
     else:
         write: dict[str, Any] = {"csv": table.write_csv, "jsonl": table.write_ndjson, "parquet": table.write_parquet,
          "tsv": lambda file: table.write_csv(file, separator="\t")}  # fmt: skip
         write[suffix](path)
-        rows = read_query_context(trained(), path)
+        rows = read_user_columns(trained(), read_table(path), str(path)).context
     assert rows is not None
     for row, value in by_user["heat"]:
         found = rows[row]["heat"]
@@ -64,6 +65,6 @@ def test_other_cells_are_errors_that_name_row_and_value(cell: str, tmp_path: Pat
     table.write_csv(tmp_path / "users.csv")
     expected = f"row 3, column heat: got '{cell}', expected a finite number"
     with pytest.raises(ValueError, match=f"users.csv, {expected}"):
-        read_query_context(trained(), tmp_path / "users.csv")
+        read_users(trained(), tmp_path / "users.csv")
     with pytest.raises(ValueError, match=f"users=?, {expected}"):
         segue.recommend(trained(), table)

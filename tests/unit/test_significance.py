@@ -190,3 +190,19 @@ def test_equal_values_are_equivalent() -> None:
 def test_equivalence_explains_wrong_arguments(values: dict[str, list[float]], margin: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_equivalence(values, margin)
+
+
+@pytest.mark.parametrize("margin", [True, np.True_, "0.1", None, float("inf"), -1, 1j, [0.1]])
+def test_the_margin_of_equivalence_is_a_positive_number(margin: object) -> None:
+    with pytest.raises(ValueError, match=r"margin: got .*, expected a finite number above 0"):
+        check_equivalence({"a": [1.0, 2.0], "b": [1.0, 2.0]}, margin)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf")])
+def test_infinite_values_are_rejected(value: float) -> None:
+    values: dict[str, list[float]] = {"a": [1.0, 2.0, 3.0], "b": [1.0, value, 2.0]}
+    for test in (lambda: check_equivalence(values, 0.1), lambda: compare_all(values)):
+        with pytest.raises(ValueError, match=f"values per query of 'b': got {value} for query 1, expected finite"):
+            test()
+    with pytest.raises(ValueError, match="values per query of 'a': could not convert string"):
+        check_equivalence({"a": ["x", "y"], "b": [1.0, 2.0]}, 0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+import segue
+from segue.core.model import Solver
+from segue.core.registry import model_class
 from segue.evaluation.click_metrics import auc
-from segue.training.settings import Training
-from segue.training.train_examples import train_examples
 
-TRAINING = Training(epochs=15, batch_size=200, learning_rate=0.02, metric="auc")
+TRAINING = {"epochs": 15, "batch_size": 200, "learning_rate": 0.02}
 SMALL = {"embedding_dim": 6, "hidden": (16,), "dropout": 0.0}
 
 
@@ -55,10 +57,12 @@ def phrase(seed: int) -> pl.DataFrame:
 
 def accuracy(key: str, world: Any, examples: Any = None, **values: Any) -> float:
     """Return the area under the curve on new examples of a world."""
-    from segue.core.registry import model_class
-
-    known = {name: one for name, one in {**SMALL, **values}.items() if name in model_class(key).Config.model_fields}
-    model = train_examples(key, world(0), examples=examples, config=known, training=TRAINING)
+    kind = model_class(key)
+    known = {name: one for name, one in {**SMALL, **values}.items() if name in kind.Config.model_fields}
+    training: dict[str, Any] = {} if issubclass(kind, Solver) else TRAINING
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", segue.SegueWarning)  # there are no validation rows
+        model = segue.train_clicks(key, world(0), **known, **training, **(examples or {}))
     test = world(1)
     return float(auc(test["label"].to_numpy(), model.predict(test)))
 

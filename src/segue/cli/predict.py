@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from segue.cli.console import Json, Terminal
+from segue.cli.query_options import QueryContext, QueryTime, UserFeatures, described_query
 from segue.cli.recommend import (
     ExcludeSeen,
     Filter,
     History,
     Items,
     K,
-    QueryContext,
-    QueryTime,
     Rules,
     Run,
     Title,
     constraint_values,
-    described_query,
     run_name,
     split_ids,
 )
+
+if TYPE_CHECKING:
+    from segue.core.bundle import TrainedModel
+    from segue.experiment.inference.query_batch import QueryBatch
 
 __all__ = ["explain", "predict", "rank"]
 
@@ -37,6 +39,7 @@ def rank(
     user: User = None,
     history: History = None,
     title: Title = None,
+    user_features: UserFeatures = None,
     query_context: QueryContext = None,
     query_time: QueryTime = None,
     json: Json = False,
@@ -44,17 +47,15 @@ def rank(
     """Rank given items for a user, or after a history."""
     from segue.api import open as open_model
     from segue.experiment.inference.predict import rank_candidates
-    from segue.experiment.inference.queries import build_queries
     from segue.experiment.inference.recommend import warn_once
 
     terminal = Terminal.from_context(context, json)
-    _check_one(user, history, title)
+    _check_one(user, history, title, user_features)
     if not item:
         raise ValueError("rank: which items? expected --item ID,ID,...")
     trained = open_model(run)
-    histories = [split_ids(history, "--history", trained)] if history else None
-    described = described_query(query_context, query_time)
-    batch = build_queries(trained, user, histories=histories, titles=title, **described)
+    described = described_query(trained, query_context, query_time, user_features)
+    batch = _build_query(trained, user, history, title, described)
     table, notes = rank_candidates(trained, batch, split_ids(item, "--item", trained))
     warn_once(notes)
     found = table.to_dicts()
@@ -99,6 +100,7 @@ def explain(
     user: User = None,
     history: History = None,
     title: Title = None,
+    user_features: UserFeatures = None,
     query_context: QueryContext = None,
     query_time: QueryTime = None,
     filter: Filter = None,  # noqa: A002 - the name of the option
@@ -110,14 +112,12 @@ def explain(
     """Explain why an item is recommended to a user, or why it is not."""
     from segue.api import open as open_model
     from segue.experiment.inference.explain import explain_item
-    from segue.experiment.inference.queries import build_queries
 
     terminal = Terminal.from_context(context, json)
-    _check_one(user, history, title)
+    _check_one(user, history, title, user_features)
     trained = open_model(run)
-    histories = [split_ids(history, "--history", trained)] if history else None
-    described = described_query(query_context, query_time)
-    batch = build_queries(trained, user, histories=histories, titles=title, **described)
+    described = described_query(trained, query_context, query_time, user_features)
+    batch = _build_query(trained, user, history, title, described)
     constraints = constraint_values(None, None, filter, rules)
     found = explain_item(trained, batch, item, k, exclude_seen=exclude_seen, **constraints)
     if terminal.json:
@@ -127,12 +127,30 @@ def explain(
     print(found)
 
 
-def _check_one(user: str | None, history: list[str] | None, title: list[str] | None) -> None:
+def _check_one(
+    user: str | None, history: list[str] | None, title: list[str] | None, user_features: list[str] | None
+) -> None:
+    """Check that the options name one user, one history, or a new user."""
     given = [
         name for name, value in (("--user", user), ("--history", history), ("--title", title)) if value is not None
     ]
-    if len(given) != 1:
+    if len(given) > 1 or not (given or user_features):
         got = " and ".join(given) or "none"
-        raise ValueError(f"got {got}, expected one of --user ID, --history ID,... and --title TITLE")
+        expected = "one of --user ID, --history ID,... and --title TITLE, or --user-features of a new user"
+        raise ValueError(f"got {got}, expected {expected}")
     if user is not None and not user.strip():
         raise ValueError("--user: got an empty id")
+
+
+def _build_query(
+    trained: TrainedModel,
+    user: str | None,
+    history: list[str] | None,
+    title: list[str] | None,
+    described: dict[str, Any],
+) -> QueryBatch:
+    """Build the query of the options."""
+    from segue.experiment.inference.queries import build_queries
+
+    histories = [split_ids(history, "--history", trained)] if history else None
+    return build_queries(trained, user, histories=histories, titles=title, **described)

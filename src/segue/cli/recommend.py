@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from segue.cli.console import Json, Terminal, parse_ids, parse_json_or_text, parse_pairs
+from segue.cli.console import Json, Terminal, parse_ids, parse_json_or_text
+from segue.cli.query_options import QueryContext, QueryTime, UserFeatures, described_query
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from polars import DataFrame
 
     from segue.core.bundle import TrainedModel
-    from segue.experiment.inference.queries import QueryBatch
+    from segue.experiment.inference.query_batch import QueryBatch
 
 __all__ = [
     "ExcludeSeen",
@@ -23,13 +24,10 @@ __all__ = [
     "History",
     "Items",
     "K",
-    "QueryContext",
-    "QueryTime",
     "Rules",
     "Run",
     "Title",
     "constraint_values",
-    "described_query",
     "recommend",
     "run_name",
     "similar",
@@ -56,16 +54,6 @@ Rules = Annotated[
 IdList = Annotated[
     list[str] | None, typer.Option(metavar="ID,...|@FILE", help="Item ids, or a file with one per line.")
 ]
-QueryContext = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--context", metavar="device=tv,...", help="Context of the queries; --users-file may have columns instead."
-    ),
-]
-QueryTime = Annotated[
-    str | None,
-    typer.Option("--time", metavar="TIME", help="Time of the queries: Unix seconds, or 2024-05-01T12:00 in UTC."),
-]
 ExcludeSeen = Annotated[bool, typer.Option("--exclude-seen/--include-seen", help="Leave out items of the history.")]
 
 
@@ -76,12 +64,15 @@ def recommend(
     history: History = None,
     title: Title = None,
     users_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Users of the log: a table with user_id, or one id per line.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Users: one id per line, or a table with user_id, which may have columns of context and of features "
+            "of new users.",
+        ),
     ] = None,
     all_users: Annotated[bool, typer.Option("--all-users", help="All users of the log; needs --out.")] = False,
-    user_features: Annotated[
-        str | None, typer.Option(metavar="age=25,...", help="Features of a new user; the history may be empty.")
-    ] = None,
+    user_features: UserFeatures = None,
     query_context: QueryContext = None,
     query_time: QueryTime = None,
     allow: IdList = None,
@@ -102,42 +93,33 @@ def recommend(
     """Recommend items to users of the log, or after a history."""
     from segue.api import open as open_model
     from segue.experiment.inference.batch import recommend_to_file
-    from segue.experiment.inference.files import read_ids, write_table
+    from segue.experiment.inference.files import write_table
     from segue.experiment.inference.queries import build_queries
-    from segue.experiment.inference.query_context import read_query_context
     from segue.experiment.inference.recommend import history_table, recommend_block, warn_once
+    from segue.experiment.inference.user_tables import read_users
 
     terminal = Terminal.from_context(context, json)
     sources = {"--user": user, "--history": history, "--title": title, "--users-file": users_file}
     _check_source({**sources, "--all-users": all_users}, user_features, out)
     trained = open_model(run)
     constraints = constraint_values(allow, deny, filter, rules)
-    of_users = read_query_context(trained, users_file)
-    described = described_query(query_context, query_time, of_users, users_file)
+    described = described_query(trained, query_context, query_time, user_features)
+    users: Any = split_ids(user, "--user") if user else None
+    if users_file is not None:
+        users = read_users(trained, users_file, has_context=described["context"] is not None)
     if out is not None and not (history or title or user_features):
-        users = None if all_users else split_ids(user, "--user") if user else read_ids(Path(str(users_file)))
+        of_all: dict[str, Any] = {"context": described["context"], "time": described["time"], "log": terminal.log}
         try:
             rows = recommend_to_file(
-                trained,
-                *(out, users, k),
-                log=terminal.log,
-                constraints=constraints,
-                exclude_seen=exclude_seen,
-                **described,
+                trained, *(out, users, k), constraints=constraints, exclude_seen=exclude_seen, **of_all
             )
         except KeyboardInterrupt:
             terminal.log("\ninterrupted; repeat the command to continue")
             raise typer.Exit(130) from None
         terminal.log(f"{out}: {rows:,} rows")
         return
-    batch = build_queries(
-        trained,
-        split_ids(user, "--user") if user else None if users_file is None else read_ids(users_file),
-        histories=None if user or users_file or title else [split_ids(history, "--history", trained)],
-        titles=title,
-        user_features=_features(user_features, "--user-features"),
-        **described,
-    )
+    histories = None if user or users_file or title else [split_ids(history, "--history", trained)]
+    batch = build_queries(trained, users, histories=histories, titles=title, **described)
     table, warnings = recommend_block(trained, batch, k, exclude_seen=exclude_seen, **constraints)
     warn_once([*batch.messages, *warnings])
     warnings = [*batch.messages, *warnings] if table.is_empty() else warnings  # an empty table has no notes
@@ -147,60 +129,6 @@ def recommend(
         return
     seen = history_table(trained, batch) if len(batch) == 1 else None
     _show(terminal, run, trained, batch, table, None if seen is None else seen.tail(last), warnings)
-
-
-def described_query(
-    context: list[str] | None, time: str | None, of_users: Any = None, users_file: Path | None = None
-) -> dict[str, Any]:
-    """Return the ``context`` and ``time`` of the options ``--context`` and ``--time``.
-
-    Args:
-        of_users: the context in columns of ``users_file``, if any.
-
-    Raises:
-        ValueError: both have the context, or an option is malformed.
-    """
-    of_queries = _query_context(context)
-    if of_queries is not None and of_users is not None:
-        raise ValueError(f"--context: {users_file} has columns of the context, too; give one of them")
-    return {"context": of_users if of_queries is None else of_queries, "time": _parse_time(time)}
-
-
-def _query_context(texts: list[str] | None) -> dict[str, Any] | None:
-    """Parse the options ``--context name=value,...``.
-
-    A comma that no ``name=`` follows is part of the value, as in ``cell_10km=48.1,11.5``.
-
-    Raises:
-        ValueError: a part without a name or a value, or two values of one column.
-    """
-    found: dict[str, Any] = {}
-    for text in texts or []:
-        parts: list[str] = []
-        for part in text.split(","):
-            if parts and "=" not in part:
-                parts[-1] += f",{part}"
-            else:
-                parts.append(part)
-        for part in parts:
-            name, equals, value = (one.strip() for one in part.partition("="))
-            if not (name and equals and value):
-                raise ValueError(f"--context: got '{part.strip()}' in '{text}', expected name=value,name=value")
-            if name in found:
-                raise ValueError(f"--context: got two values of '{name}', expected one")
-            found[name] = parse_json_or_text(value)
-    return found or None
-
-
-def _parse_time(text: str | None) -> Any:
-    """Parse Unix seconds; any other text stays as it is."""
-    return None if text is None else parse_json_or_text(text)
-
-
-def _features(text: str | None, option: str) -> dict[str, Any] | None:
-    """Parse ``name=value,...``; ``None`` without any."""
-    pairs = parse_pairs(text, option) or {}
-    return {name: parse_json_or_text(value) for name, value in pairs.items()} or None
 
 
 def similar(
@@ -324,13 +252,13 @@ def run_name(run: str) -> str:
     return path.name if (path / "bundle.json").exists() else find_run(path).name
 
 
-def _check_source(sources: Mapping[str, Any], user_features: str | None, out: Path | None) -> None:
+def _check_source(sources: Mapping[str, Any], user_features: list[str] | None, out: Path | None) -> None:
     """Check that exactly one option selects the users."""
     named = [name for name, value in sources.items() if value]
     if len(named) > 1:
         raise ValueError(f"recommend: got {' and '.join(named)}, expected one of them")
     if not named and not user_features:
-        raise ValueError(f"recommend: for which users? expected one of {', '.join(sources)}")
+        raise ValueError(f"recommend: for which users? expected one of {', '.join(sources)} and --user-features")
     if user_features and named and named[0] not in ("--history", "--title"):
         raise ValueError(f"recommend: --user-features describe a new user, {named[0]} names users of the log")
     if named == ["--all-users"] and out is None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segue.core.config import Settings
 from segue.core.examples.fields import Examples
-from segue.core.types import Codes, DataSchema, Events, Queries, Scores
+from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Scores
 
 if TYPE_CHECKING:
     import polars as pl
@@ -226,9 +226,21 @@ class FallbackDescriber(Recommender, Protocol):
 def describe_fallbacks(model: Recommender, queries: Queries) -> dict[int, str]:
     """Say by row how queries are ranked whose history is not used.
 
-    See :class:`FallbackDescriber`.
+    See :class:`FallbackDescriber`. Models whose scores the model uses for a query are named by their keys.
     """
-    return model.describe_fallbacks(queries) if isinstance(model, FallbackDescriber) else {}
+    if isinstance(model, FallbackDescriber):
+        return model.describe_fallbacks(queries)
+    if not isinstance(model, Model):
+        return {}
+    found: dict[int, list[str]] = {}
+    for inner in model.inner_models:
+        if not any(isinstance(one, FallbackDescriber) for one in nested_models(inner)):
+            continue
+        rows = np.flatnonzero(model.uses_inner_model(inner, queries))
+        name = f"inner model '{type(inner).__module__.rpartition('.')[2]}': " * isinstance(inner, FallbackDescriber)
+        for row, text in describe_fallbacks(inner, queries.take(rows)).items():
+            found.setdefault(int(rows[row]), []).append(name + text)
+    return {row: "; ".join(dict.fromkeys(texts)) for row, texts in found.items()}
 
 
 @runtime_checkable
@@ -342,6 +354,14 @@ class Model(ABC):
     def inner_models(self) -> tuple[Model, ...]:
         """Models whose scores this one uses."""
         return ()
+
+    def uses_inner_model(self, inner: Model, queries: Queries) -> Mask:
+        """Return for which queries the scores of an inner model are used, ``(N,)``.
+
+        Args:
+            inner: one of :attr:`inner_models`.
+        """
+        return np.ones(len(queries), np.bool_)
 
     @classmethod
     def exceeds_memory(cls, config: Any, schema: DataSchema, max_bytes: int) -> bool:

@@ -6,6 +6,7 @@ carry ids as the caller knows them: 64-bit integers in, 64-bit integers out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,16 @@ from segue.core.events import Codes, Mask
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["ID_PATTERN", "MAX_ID_LENGTH", "Vocab", "check_id_table", "id_text", "id_type_of", "read_ids"]
+__all__ = [
+    "ID_PATTERN",
+    "MAX_ID_LENGTH",
+    "Vocab",
+    "check_id_table",
+    "has_lone_surrogate",
+    "id_text",
+    "id_type_of",
+    "read_ids",
+]
 
 MAX_ID_LENGTH = 256
 """Maximum number of characters of an id in the HTTP API."""
@@ -26,11 +36,22 @@ MAX_ID_LENGTH = 256
 ID_PATTERN = r"^[^\x00-\x1f\x7f]+$"
 """Ids in the HTTP API have no control characters, such as tabs."""
 
+SURROGATE = re.compile("[\ud800-\udfff]")
+
 MAX_ROWS_PER_BYTE = 20
 """Maximum number of ids per byte of a table. Sequential numbers take about 0.4 bytes each; a column that repeats one id
 takes nearly none, and could need any amount of memory."""
 
 INTEGER_TYPES = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def has_lone_surrogate(value: Any) -> bool:
+    """Return whether a text, or one of a list, has half of a character.
+
+    JSON and command lines can contain such a half, but no encoding can hold it.
+    """
+    texts = value if isinstance(value, list | tuple) else [value]
+    return any(isinstance(text, str) and not text.isascii() and SURROGATE.search(text) for text in texts)
 
 
 class Vocab:

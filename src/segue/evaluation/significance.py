@@ -152,13 +152,14 @@ def check_equivalence(values: Mapping[str, ArrayLike], margin: float) -> Equival
         margin: the smallest difference that matters, in the unit of the values; chosen before the values are seen.
 
     Raises:
-        ValueError: other than two models, values of different queries, fewer than two queries, or a margin that is not
-            a finite number above 0.
+        ValueError: other than two models, values that are not finite or of different queries, fewer than two queries,
+            or a margin that is not a finite number above 0.
     """
     from scipy.stats import t
 
-    if not 0 < margin < np.inf:
-        raise ValueError(f"margin: got {margin}, expected a finite number above 0")
+    is_number = isinstance(margin, int | float | np.integer | np.floating) and not isinstance(margin, bool)
+    if not is_number or not 0 < margin < np.inf:
+        raise ValueError(f"margin: got {margin!r}, expected a finite number above 0")
     if len(values) != 2:
         raise ValueError(f"models: got {len(values)}, expected 2 to test for equivalence")
     (first, second), values_NM = _stack_values(values)
@@ -193,7 +194,7 @@ def _stack_values(values: Mapping[str, ArrayLike]) -> tuple[list[str], NDArray[n
     """Stack the values of all models, without queries that have no value."""
     if len(values) < 2:
         raise ValueError(f"models: got {len(values)}, expected at least 2 to compare")
-    columns = {name: np.asarray(column, np.float64) for name, column in values.items()}
+    columns = {name: _to_numbers(name, column) for name, column in values.items()}
     shapes = {name: column.shape for name, column in columns.items()}
     if len(set(shapes.values())) > 1 or len(next(iter(shapes.values()))) != 1:
         raise ValueError(f"values per query: got shapes {shapes}, expected the same number of queries for each model")
@@ -206,6 +207,25 @@ def _stack_values(values: Mapping[str, ArrayLike]) -> tuple[list[str], NDArray[n
     if len(table) == 0:
         raise ValueError("values per query: no query has a value, expected at least one")
     return list(columns), table
+
+
+def _to_numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Convert the values of a model; NaN marks a query without a value.
+
+    Raises:
+        ValueError: a value is infinite, or no number.
+    """
+    try:
+        numbers_N = np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"values per query of '{name}': {error}, expected numbers") from None
+    if np.isinf(numbers_N).any():
+        index = int(np.flatnonzero(np.isinf(numbers_N))[0])
+        raise ValueError(
+            f"values per query of '{name}': got {numbers_N.flat[index]} for query {index}, expected finite numbers, or "
+            "NaN for a query without a value"
+        )
+    return numbers_N
 
 
 def _randomization_test(

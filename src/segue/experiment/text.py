@@ -91,7 +91,10 @@ def encode_text(
     """
     wanted = parse(TextSettings, settings, "text")
     if not (wanted.columns or wanted.user_columns):
-        raise ValueError("text.columns: got none, expected item features with text, such as columns=['title']")
+        raise ValueError(
+            "text.columns: got none, and text.user_columns neither, expected item features or user features with text, "
+            "such as columns=['title'] or user_columns=['description']"
+        )
     return add_text_features(data, wanted, run, cache, log)
 
 

@@ -27,7 +27,7 @@ from segue.core.features import MAX_MAGNITUDE, clip_numbers
 from segue.core.messages import warn
 from segue.core.model import Extensible, is_factored
 from segue.core.types import Dataset, Feature, Queries, Vocab
-from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH
+from segue.core.vocab import ID_PATTERN, MAX_ID_LENGTH, has_lone_surrogate
 from segue.features.text.encode_items import ItemTexts
 
 __all__ = [
@@ -157,7 +157,7 @@ def read_items(
             except (ArithmeticError, TypeError, ValueError):
                 cells[row] = None
                 if not skip_invalid:
-                    reason = " without lone surrogates" if _has_lone_surrogate(value) else ""
+                    reason = " without lone surrogates" if has_lone_surrogate(value) else ""
                     errors.append(InvalidCell(row, name, f"{expected}{reason}", value))
         columns[name], invalid_cells = _to_valid_column(name, cells, dtype)
         if not skip_invalid:
@@ -358,15 +358,6 @@ def _limit_length(expected: str, convert: Convert) -> tuple[str, Convert]:
         return convert(value)
 
     return f"{expected} of at most {MAX_TITLE_LENGTH} characters" if expected == "a text" else expected, convert_title
-
-
-def _has_lone_surrogate(value: Any) -> bool:
-    """Return whether a text, or one of a list, has half of a character.
-
-    JSON can escape such a half, but no encoding can hold it.
-    """
-    texts = value if isinstance(value, list | tuple) else [value]
-    return any(isinstance(text, str) and re.search("[\ud800-\udfff]", text) for text in texts)
 
 
 def _to_text(value: Any) -> str:

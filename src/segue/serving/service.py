@@ -477,7 +477,7 @@ def _build_response(
     unknown = merge_unknown(unknown, rules)
     trained = model.artifact.bundle
     input_notes = describe_request(trained.model, trained.key, batch.pending[row].request)
-    notes = [*batch.notes, *input_notes, *history_notes, *ranked.notes]
+    notes = [*batch.notes, *input_notes, *batch.prepared.profile_notes[row], *history_notes, *ranked.notes]
     if cause != "none":
         notes.append(f"the requested model {FAILURES[cause]}; recommendations come from source '{source}'")
     return schemas.RecommendResponse.model_construct(

@@ -24,11 +24,12 @@ from segue.core.files import read_json, write_json
 from segue.core.messages import warn
 from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.files import check_suffix, write_table
-from segue.experiment.inference.frames import id_texts, typed_ids
+from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
 from segue.experiment.inference.queries import build_queries
 from segue.experiment.inference.query_context import context_rows
 from segue.experiment.inference.query_inputs import parse_time
 from segue.experiment.inference.recommend import recommend_block
+from segue.experiment.inference.user_tables import read_user_columns
 from segue.version import __version__
 
 __all__ = ["BLOCK_USERS", "recommend_to_file"]
@@ -55,7 +56,8 @@ def recommend_to_file(
     """Write ``k`` recommendations for each user to ``out`` and return the row count.
 
     Args:
-        users: user ids; ``None``: all users of the log.
+        users: user ids; or a table with ``user_id``, which may have columns with the context of the queries and with
+            features of new users; ``None``: all users of the log.
         constraints: ``allow``, ``deny``, ``filter`` and ``rules`` of :func:`segue.recommend`.
         block_users: users of a block; an interruption loses at most one block.
         context: context of the queries: a mapping, or a table or list with one row per user.
@@ -68,6 +70,10 @@ def recommend_to_file(
     check_suffix(out)
     out = out.expanduser()
     source = trained.log
+    table = as_frame(users, "users") if is_frame(users) else None
+    of_table = None if table is None else read_user_columns(trained, table)
+    if table is not None:
+        users, table = table["user_id"], table.unique("user_id", keep="first", maintain_order=True)
     ids = source.users.ids.to_list() if users is None else list(dict.fromkeys(id_texts(users, "users")))
     keys = typed_ids(ids, source.users, "user_id")
     settings = {
@@ -80,11 +86,10 @@ def recommend_to_file(
         "block_users": block_users,
         "constraints": _constraints_hash(constraints or {}),
     }
-    contexts = None if context is None else context_rows(context, len(ids))
-    if contexts is not None:
-        settings["context"] = hashlib.sha256(repr([list(row.items()) for row in contexts]).encode()).hexdigest()
-    if time is not None:
-        settings["time"] = parse_time(time)
+    contexts = None if context is None else [dict(row) for row in context_rows(context, len(ids))]
+    seconds = None if time is None else parse_time(time)
+    for name, value in (("context", contexts), ("columns", of_table), ("time", seconds)):
+        settings[name] = hashlib.sha256(repr(value).encode()).hexdigest()
     parts = out.with_name(f".{out.name}.parts")
     starts = range(0, len(ids), block_users) if ids else range(1)
     paths = [parts / f"{number:06d}.parquet" for number in range(len(starts))]
@@ -94,14 +99,14 @@ def recommend_to_file(
     for start, path in zip(starts, paths, strict=True):
         about = path.with_suffix(".json")
         if not path.exists():
-            of_block = None if contexts is None else contexts[start : start + block_users]
-            block = build_queries(trained, ids[start : start + block_users], context=of_block, time=time)
-            block = replace(block, keys=keys[start : start + block_users])
-            table, faults = recommend_block(trained, block, k, exclude_seen=exclude_seen, **(constraints or {}))
-            write_json(about, {"unknown": block.unknown, "texts": [*block.warnings, *faults]})
-            temporary = path.with_suffix(".new")
-            table.write_parquet(temporary)
-            os.replace(temporary, path)
+            part = slice(start, start + block_users)
+            of_users = ids[part] if table is None else table[part]
+            context = None if contexts is None else contexts[part]
+            block = replace(build_queries(trained, of_users, context=context, time=time), keys=keys[part])
+            found, faults = recommend_block(trained, block, k, exclude_seen=exclude_seen, **(constraints or {}))
+            write_json(about, {"unknown": block.unknown, "texts": list(dict.fromkeys([*block.warnings, *faults]))})
+            found.write_parquet(path.with_suffix(".new"))
+            os.replace(path.with_suffix(".new"), path)
             log(f"recommend: {min(start + block_users, len(ids)):,} of {len(ids):,} users")
         said = read_json(about)
         texts |= dict.fromkeys(said["texts"])

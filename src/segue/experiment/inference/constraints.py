@@ -23,7 +23,7 @@ from segue.core.messages import arg
 from segue.core.types import Events, Mask, Scores
 from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.frames import id_texts
-from segue.experiment.inference.queries import QueryBatch
+from segue.experiment.inference.query_batch import QueryBatch
 
 if TYPE_CHECKING:
     from segue.serving.catalog.catalog import Catalog

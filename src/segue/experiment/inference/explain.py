@@ -16,7 +16,8 @@ from segue.core.bundle import TrainedModel
 from segue.core.messages import arg
 from segue.experiment.inference.constraints import catalog_of, compile_constraints
 from segue.experiment.inference.frames import id_texts, positive_integer, typed_ids
-from segue.experiment.inference.queries import QueryBatch, encode_items
+from segue.experiment.inference.queries import encode_items
+from segue.experiment.inference.query_batch import QueryBatch
 from segue.experiment.inference.recommend import warn_once
 
 __all__ = ["ItemExplanation", "explain_item"]

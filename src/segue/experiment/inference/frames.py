@@ -12,9 +12,9 @@ import numpy as np
 import polars as pl
 
 from segue.core.messages import arg
-from segue.core.vocab import Vocab, id_text
+from segue.core.vocab import Vocab, has_lone_surrogate, id_text
 
-__all__ = ["as_frame", "id_texts", "is_frame", "is_pandas", "like_input", "positive_integer", "typed_ids"]
+__all__ = ["as_frame", "check_text", "id_texts", "is_frame", "is_pandas", "like_input", "positive_integer", "typed_ids"]
 
 
 def is_pandas(value: object) -> bool:
@@ -99,7 +99,7 @@ def id_texts(ids: Any, name: str) -> list[str]:
     )  # an array without dimensions holds one id
     types = set(map(type, ids))
     if types <= {str}:
-        return [*ids]
+        return _check_texts([*ids], name)
     if types <= {int}:
         return list(map(str, ids))
     texts = []
@@ -109,6 +109,24 @@ def id_texts(ids: Any, name: str) -> list[str]:
         if isinstance(one, bool | np.bool_ | type) or not (isinstance(one, str) or hasattr(one, "__int__")):
             raise ValueError(f"{arg(name)}: got {one!r} of type {type(one).__name__}, expected text or an integer")
         texts.append(one if isinstance(one, str) else id_text(one))
+    return _check_texts(texts, name)
+
+
+def check_text(text: str, name: str) -> None:
+    """Check that a text can be encoded.
+
+    Raises:
+        ValueError: it has a lone surrogate.
+    """
+    if has_lone_surrogate(text):
+        raise ValueError(f"{arg(name)}: got {text!r}, expected text without lone surrogates")
+
+
+def _check_texts(texts: list[str], name: str) -> list[str]:
+    """Check that texts can be encoded, and return them."""
+    if has_lone_surrogate("".join(texts)):
+        for text in texts:
+            check_text(text, name)
     return texts
 
 

@@ -18,8 +18,9 @@ from segue.core.recommend import score_blocks
 from segue.core.types import Codes, Events, Mask, Queries, Scores
 from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.frames import as_frame, id_texts, is_frame, like_input
-from segue.experiment.inference.queries import QueryBatch, encode_items
-from segue.experiment.inference.recommend import item_frame, warn_once
+from segue.experiment.inference.queries import encode_items
+from segue.experiment.inference.query_batch import QueryBatch
+from segue.experiment.inference.recommend import describe_scoring, item_frame, warn_once
 
 __all__ = ["predict_pairs", "rank_candidates", "rank_items"]
 
@@ -60,7 +61,7 @@ def rank_candidates(trained: TrainedModel, batch: QueryBatch, items: Any) -> tup
     else:
         scores_C = trained.model.score(batch.queries, codes[None])[0]
     order = np.argsort(-scores_C, kind="stable")
-    messages = list(batch.messages)
+    messages = [*batch.messages, *describe_scoring(trained, batch.queries).get(0, [])]
     if unknown:
         messages.append(f"{arg('items')}: items not in the catalog: {list_ids(unknown)}")
     if is_unscored.any():

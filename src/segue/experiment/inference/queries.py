@@ -8,7 +8,7 @@ Shapes: N queries, T events.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -18,68 +18,24 @@ import polars as pl
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.messages import arg, name_arguments
-from segue.core.model import nested_models
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split
 from segue.data import load
-from segue.experiment.inference.argument_checks import describe_value, format_count, is_sequence
-from segue.experiment.inference.code_mapping import list_ids, map_events, map_held_out
-from segue.experiment.inference.frames import as_frame, id_texts, is_frame, typed_ids
-from segue.experiment.inference.query_context import column_names, context_of_users, context_rows, with_query_context
+from segue.experiment.inference.argument_checks import describe_value, is_sequence
+from segue.experiment.inference.code_mapping import map_events, map_held_out
+from segue.experiment.inference.frames import as_frame, check_text, id_texts, is_frame, typed_ids
+from segue.experiment.inference.profiles import add_features, add_features_of_users, check_features
+from segue.experiment.inference.query_batch import QueryBatch
+from segue.experiment.inference.query_context import column_names, context_rows, with_query_context
 from segue.experiment.inference.query_inputs import describe_missing_inputs, parse_time
-from segue.features.text.user_texts import open_user_texts
-from segue.serving.users.model_inputs import describe_ungiven, describe_unread_columns, find_unknown_categories
+from segue.experiment.inference.user_tables import UserColumns, read_user_columns
+from segue.serving.users.model_inputs import (
+    describe_ungiven,
+    describe_unread_columns,
+    names_column,
+    query_context_columns,
+)
 
-__all__ = ["QueryBatch", "build_queries", "build_query", "encode_items", "resolve_titles", "validate_profile"]
-
-
-@dataclass(frozen=True, eq=False)
-class QueryBatch:
-    """Queries with the caller's names for them."""
-
-    queries: Queries
-    keys: pl.Series
-    """``(N,)`` user ids, or numbers from 0; its name is the column of the result: ``user_id`` or ``query``."""
-    notes: dict[int, list[str]] = field(default_factory=dict)
-    """Per query, what could not be taken into account."""
-    warnings: list[str] = field(default_factory=list)
-    """The same for all queries together, to be issued as one warning."""
-    unknown: dict[str, list[str]] = field(default_factory=dict)
-    """Ids that could not be used, by what they are, such as ``items not in the catalog``; part of the warning."""
-
-    def __len__(self) -> int:
-        return len(self.queries)
-
-    @property
-    def messages(self) -> list[str]:
-        """Every text of the warning: unknown ids, and then the rest."""
-        return [
-            *(f"{what}: {list_ids(list(dict.fromkeys(ids)))}" for what, ids in self.unknown.items()),
-            *self.warnings,
-        ]
-
-    def note(self, row: int, text: str) -> None:
-        """Add a note to a query."""
-        self.notes.setdefault(row, []).append(text)
-
-    def note_all(self, text: str) -> None:
-        """Add a note to every query, and one warning."""
-        for row in range(len(self)):
-            self.note(row, text)
-        self.warnings.append(text)
-
-    def note_items(self, row_T: Any, unknown: Sequence[str], what: str) -> None:
-        """Note ids that are not in the catalog.
-
-        Args:
-            row_T: query of each id.
-        """
-        by_row: dict[int, list[str]] = {}
-        for row, item in zip(row_T, unknown, strict=True):
-            by_row.setdefault(int(row), []).append(item)
-        for row, items in by_row.items():
-            self.note(row, f"{what} not in the catalog: {list_ids(items)}")
-        if unknown:
-            self.unknown.setdefault(f"{what} not in the catalog", []).extend(unknown)
+__all__ = ["build_queries", "build_query", "encode_items", "resolve_titles"]
 
 
 def build_queries(
@@ -106,7 +62,8 @@ def build_queries(
         data: the log that contains the users' histories: a dataset or what :func:`segue.load` reads; ``None``: the log
             that the model was trained on.
         user_features: features of users who were not in training, by name: a mapping, or one row per query.
-        context: context of the queries by column, likewise; a frame of users without ``item_id`` may have the columns.
+        context: context of the queries by column, likewise. A frame of users without ``item_id`` may have columns with
+            the context, and with the features of new users.
         time: time of the queries: Unix seconds, a datetime or text in ISO 8601, in UTC where it has no time zone.
 
     Raises:
@@ -118,7 +75,7 @@ def build_queries(
     ]
     if len(given) > 1:
         raise ValueError(f"got {' and '.join(map(arg, given))}, expected one of them")
-    _check_features(user_features)
+    check_features(user_features)
     if not given and user_features is not None:  # new users without a history
         if is_frame(user_features):
             user_features = as_frame(user_features, "user_features")
@@ -137,18 +94,21 @@ def build_queries(
         batch = _history_queries(trained, histories)
     else:
         batch = _user_queries(trained, users, data)
-    batch = batch if user_features is None else _with_features(trained, batch, user_features)
-    rows = None if context is None else context_rows(context, len(batch))
-    if is_frame(users) and "item_id" not in (table := as_frame(users, "users")).columns:
-        of_users = context_of_users(trained, table)
-        if of_users is not None and rows is not None:
+    batch = batch if user_features is None else add_features(trained, batch, user_features)
+    of_users = read_user_columns(trained, as_frame(users, "users")) if is_frame(users) else UserColumns()
+    batch.warnings.extend(of_users.messages)
+    if of_users.features is not None:
+        if user_features is not None:
+            raise ValueError(f"{arg('user_features')}: the table of users has columns of user features, too; give one")
+        batch = add_features_of_users(trained, batch, of_users.features)
+    rows: Sequence[Mapping[str, Any]] | None = None if context is None else context_rows(context, len(batch))
+    if of_users.context is not None:
+        if rows is not None:
             raise ValueError(f"{arg('context')}: the table of users has the columns of the context, too; give one")
-        rows = of_users if rows is None else rows
+        rows = of_users.context
     batch = batch if rows is None else _with_context(trained, batch, rows)
     batch = batch if time is None else _with_time(trained, batch, parse_time(time))
-    is_given: dict[str, bool] = {"has_context": rows is not None, "has_time": time is not None}
-    for text in describe_ungiven(trained.model, trained.key, **is_given):
-        batch.note_all(text)
+    _note_ungiven(trained, batch, rows, has_time=time is not None)
     return batch
 
 
@@ -162,18 +122,36 @@ def build_query(
     """Build the query of one user, or of one history.
 
     Args:
-        described: ``data``, ``context`` and ``time``, see :func:`build_queries`.
+        described: ``data``, ``user_features``, ``context`` and ``time``, see :func:`build_queries`.
 
     Raises:
-        ValueError: not exactly one of ``user``, ``history`` and ``titles``, or an argument is malformed.
+        ValueError: several of ``user``, ``history`` and ``titles``, or none and no ``user_features``; or an argument is
+            malformed.
     """
     given = [name for name, value in (("user", user), ("history=", history), ("titles=", titles)) if value is not None]
-    if len(given) != 1:
-        raise ValueError(f"got {' and '.join(given) or 'none'}, expected one of user, history= and titles=")
+    if len(given) > 1 or not (given or described.get("user_features") is not None):
+        got = " and ".join(given) or "none"
+        raise ValueError(f"got {got}, expected one of user, history= and titles=, or user_features= of a new user")
     histories = None if history is None else [history]
     names = {"histories": "history", "users": "user"}
     with name_arguments(lambda name: f"{names.get(name, name)}="):
         return build_queries(trained, user, histories=histories, titles=titles, **described)
+
+
+def _note_ungiven(
+    trained: TrainedModel, batch: QueryBatch, rows: Sequence[Mapping[str, Any]] | None, *, has_time: bool
+) -> None:
+    """Note what the model reads of a query, and which queries lack it.
+
+    Args:
+        rows: context of the queries; ``None``: none has one.
+    """
+    columns = query_context_columns(trained.model)
+    without = [row for row in range(len(batch)) if rows is None or not names_column(columns, rows[row])]
+    others = sorted(set(range(len(batch))).difference(without))
+    for queries, has_context in ((without, False), (others, True)):
+        for text in describe_ungiven(trained.model, trained.key, has_context=has_context, has_time=has_time):
+            batch.note_rows(queries, text)
 
 
 def _with_time(trained: TrainedModel, batch: QueryBatch, seconds: int) -> QueryBatch:
@@ -192,19 +170,8 @@ def _with_context(trained: TrainedModel, batch: QueryBatch, rows: Sequence[Mappi
     found = replace(batch, queries=queries)
     for row, texts in enumerate(notes):
         for text in texts:
-            found.note(row, text)
-    found.warnings.extend(dict.fromkeys(text for texts in notes for text in texts))
+            found.note_rows([row], text)
     return found
-
-
-def _check_features(features: Any) -> None:
-    if features is None or isinstance(features, Mapping) or is_frame(features):
-        return
-    if not is_sequence(features) or not all(isinstance(row, Mapping) for row in features):
-        raise ValueError(
-            f"{arg('user_features')}: got {describe_value(features)}, expected a mapping such as "
-            '{"age": 25}, or a table or list of mappings with one row per query'
-        )
 
 
 def _user_queries(trained: TrainedModel, users: Any, data: Any) -> QueryBatch:
@@ -324,45 +291,8 @@ def _history_queries(trained: TrainedModel, histories: Any) -> QueryBatch:
     unknown = np.flatnonzero(~known).tolist()
     batch.note_items(row_T[unknown], [flat[place] for place in unknown], "items")
     for text in describe_unread_columns(trained.model, trained.key) if flat else ():
-        batch.note_all(text)
+        batch.note_rows([row for row, history in enumerate(rows) if len(history)], text)
     return batch
-
-
-def _with_features(trained: TrainedModel, batch: QueryBatch, features: Any) -> QueryBatch:
-    """Attach user features to queries, one row per query."""
-    if batch.queries.known.any():
-        known = batch.keys.filter(pl.Series(batch.queries.known))
-        raise ValueError(
-            f"{arg('user_features')}: apply to new users; user '{known[0]}' was in training, and the model has their "
-            "features"
-        )
-    if isinstance(features, Mapping):
-        rows = [dict(features)] * len(batch)
-    else:
-        rows = as_frame(features, "user_features").to_dicts() if is_frame(features) else [dict(row) for row in features]
-        rows = [{name: value for name, value in row.items() if name not in ("user_id", "query")} for row in rows]
-    if len(rows) != len(batch):
-        given_rows, queries_of = format_count(len(rows), "row"), format_count(len(batch), "query", "queries")
-        raise ValueError(f"{arg('user_features')}: got {given_rows} for {queries_of}")
-    frames = _profile_tables(trained, rows)
-    if not frames or not frames[0].columns:
-        return batch
-    queries = replace(batch.queries, profile=pl.concat(frames, how="vertical_relaxed"))
-    found = QueryBatch(queries, batch.keys, batch.notes, batch.warnings, batch.unknown)
-    for row, table in enumerate(frames):
-        for text in _unknown_categories(trained, table):
-            found.note(row, text)
-            found.warnings.append(text)
-    given = set(frames[0].columns)
-    given |= {one.settings["name"] for one in trained.user_text_encodings if given & set(one.settings["columns"])}
-    if not any(
-        feature.name in given for model in nested_models(trained.model) for feature in model.schema.user_features
-    ):
-        row = next(row for row, profile in enumerate(rows) if profile)
-        query = found.queries.rows_between(row, row + 1)
-        if np.array_equal(trained.model.score(query), trained.model.score(replace(query, profile=None))):
-            found.note_all(f"'{trained.key}' makes no use of these user features")
-    return found
 
 
 def encode_items(trained: TrainedModel, items: Any, name: str = "items") -> tuple[Any, list[str]]:
@@ -394,6 +324,7 @@ def resolve_titles(trained: TrainedModel, titles: Sequence[str]) -> list[str]:
     lower = pl.col("title").str.to_lowercase()
     found, errors = [], []
     for title in titles:
+        check_text(title, "titles")
         matches = catalog.filter(lower == title.lower())
         if matches.is_empty():
             matches = catalog.filter(lower.str.contains(title.lower(), literal=True))
@@ -407,56 +338,4 @@ def resolve_titles(trained: TrainedModel, titles: Sequence[str]) -> list[str]:
             errors.append(f"title: '{title}' matches {len(matches)} items; name one by its id:\n{listed}")
     if errors:
         raise ValueError("\n".join(errors))
-    return found
-
-
-def validate_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> pl.DataFrame:
-    """Convert the features of one user to a table with one row.
-
-    Raises:
-        ValueError: the data has no user feature of that name.
-    """
-    return _profile_tables(trained, [profile])[0]
-
-
-def _profile_tables(trained: TrainedModel, profiles: Sequence[Mapping[str, Any]]) -> list[pl.DataFrame]:
-    """Return a table with one row per profile, with the vectors of its texts.
-
-    All tables have the columns of all profiles; what a profile lacks is null.
-    """
-    for profile in profiles:
-        _check_profile(trained, profile)
-    try:
-        encoded = open_user_texts(trained.user_text_encodings).encode(profiles)
-    except ValueError as error:
-        raise ValueError(f"{arg('user_features')}: {error}") from None
-    names = list(dict.fromkeys(name for profile in encoded for name in profile))
-    return [pl.DataFrame({name: [profile.get(name)] for name in names}) for profile in encoded]
-
-
-def _check_profile(trained: TrainedModel, profile: Mapping[str, Any]) -> None:
-    """Check the names and some types of a profile; see :func:`validate_profile`."""
-    names = [str(name) for name in trained.metadata.get("user_features", [])]
-    if unknown := [name for name in profile if name not in names]:
-        hint = suggest(unknown[0], names) if names else "; the data has no user features"
-        raise ValueError(f"{arg('user_features')}: unknown '{unknown[0]}'{hint}")
-    for feature in trained.model.schema.user_features:
-        value = profile.get(feature.name)
-        if feature.kind == "category" and is_sequence(value):
-            raise ValueError(f"{arg('user_features')}: {feature.name}: got {value!r}, expected one text")
-
-
-def _unknown_categories(trained: TrainedModel, profile: pl.DataFrame) -> list[str]:
-    """Describe categories and tags of a profile that did not occur in training."""
-    found = []
-    for feature in trained.model.schema.user_features:
-        if feature.kind not in ("category", "tags") or feature.name not in profile.columns:
-            continue
-        cells = profile[feature.name]
-        values = (cells.explode() if cells.dtype in (pl.List, pl.Array) else cells).cast(pl.String).drop_nulls()
-        found += [
-            f"{feature.name} '{value}' did not occur in training and counts as unknown"
-            f"{suggest(value, feature.categories)}"
-            for value in find_unknown_categories(trained.model, feature.name, values.to_list())
-        ]
     return found

@@ -17,12 +17,20 @@ from segue.core.bundle import TrainedModel
 from segue.core.messages import warn
 from segue.core.model import FALLBACK_NOTES, DeadlineAware, describe_fallbacks
 from segue.core.recommend import recommend
-from segue.core.types import Codes, Recommendations
+from segue.core.types import Codes, Queries, Recommendations
 from segue.experiment.inference.constraints import Constraints, catalog_of, compile_constraints
 from segue.experiment.inference.frames import id_texts, positive_integer
-from segue.experiment.inference.queries import QueryBatch
+from segue.experiment.inference.query_batch import QueryBatch
 
-__all__ = ["history_table", "item_frame", "recommend_block", "recommend_table", "to_frame", "warn_once"]
+__all__ = [
+    "describe_scoring",
+    "history_table",
+    "item_frame",
+    "recommend_block",
+    "recommend_table",
+    "to_frame",
+    "warn_once",
+]
 
 CATALOG_COLUMNS = ("title", "genres")
 """Columns of the catalog that results include where they exist."""
@@ -87,15 +95,27 @@ def recommend_block(
             allowed=constraints.allowed,
             exclude_rows=constraints.exclude_rows if constraints.has_rows else None,
         )
-    if isinstance(trained.model, DeadlineAware):
-        for row, reason in trained.model.fallbacks(batch.queries).items():
-            batch.note(row, f"not reranked: {FALLBACK_NOTES[reason]}")
-    for row, text in describe_fallbacks(trained.model, batch.queries).items():
-        batch.note(row, text)
+    for row, lines in describe_scoring(trained, batch.queries).items():
+        for text in lines:
+            batch.note(row, text)
     empty = batch.keys.filter(pl.Series(found.lengths == 0))
     if len(empty):
         batch.unknown["no item was left to recommend for"] = id_texts(empty, "users")
     return to_frame(trained, found, batch.keys, _notes(batch, found, k, texts)), constraints.warnings
+
+
+def describe_scoring(trained: TrainedModel, queries: Queries) -> dict[int, list[str]]:
+    """Say by row which queries the model scored in another way, and why.
+
+    Call it after the queries were scored.
+    """
+    found: dict[int, list[str]] = {}
+    if isinstance(trained.model, DeadlineAware):
+        for row, reason in trained.model.fallbacks(queries).items():
+            found.setdefault(row, []).append(f"not reranked: {FALLBACK_NOTES[reason]}")
+    for row, text in describe_fallbacks(trained.model, queries).items():
+        found.setdefault(row, []).append(text)
+    return found
 
 
 def warn_once(texts: list[str]) -> None:

@@ -23,7 +23,8 @@ from segue.core.types import Codes, Events, Queries
 from segue.experiment.inference.argument_checks import PositiveInt, check_arguments
 from segue.experiment.inference.code_mapping import list_ids
 from segue.experiment.inference.frames import id_texts, positive_integer
-from segue.experiment.inference.queries import encode_items, validate_profile
+from segue.experiment.inference.profiles import validate_profile
+from segue.experiment.inference.queries import encode_items
 from segue.experiment.inference.recommend import to_frame
 
 __all__ = ["StreamingSession"]
@@ -71,7 +72,11 @@ class StreamingSession:
             ValueError: an unknown item or action, or another number of values, actions or times than of items.
         """
         events = self._events("history", history, values, actions, times)
-        profile = None if user_features is None else validate_profile(self.trained, user_features)
+        profile = None
+        if user_features is not None:
+            profile, unused = validate_profile(self.trained, user_features)
+            if unused:
+                warn(f"{arg('user_features')}: {'; '.join(unused)}")
         if user is None:
             return self.model.state(Queries.anonymous(events, profile))
         ids = id_texts(user, "user")

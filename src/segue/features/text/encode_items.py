@@ -75,8 +75,9 @@ def _encode_column(
     table: pl.DataFrame, settings: TextSettings, run: Run, cache: Path | None, log: Log | None, kind: str
 ) -> tuple[pl.Series, TextEncoding]:
     """Return the column of vectors, and how to encode further rows."""
-    where = f"text.{'user_' if kind == 'user' else ''}columns: {', '.join(settings.columns)}"
-    texts = join_texts(table, settings.columns)
+    setting = "text.user_columns" if kind == "user" else "text.columns"
+    where = f"{setting}: {', '.join(settings.columns)}"
+    texts = join_texts(table, settings.columns, setting)
     known = [text for text in texts if text]
     if not known:
         raise ValueError(f"{where}: none of {len(texts):,} {kind}s has a text")
@@ -166,10 +167,13 @@ def encode_table(encodings: Sequence[TextEncoding], table: pl.DataFrame) -> pl.D
     return ItemTexts(encodings).add_to(table)
 
 
-def join_texts(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
+def join_texts(table: pl.DataFrame, columns: Sequence[str], where: str = "text.columns") -> list[str]:
     """Return one text per row, the texts of ``columns`` joined.
 
     Each text is on a line of its own; a row without texts is empty.
+
+    Args:
+        where: setting with the columns, for error messages.
 
     Raises:
         ValueError: a column holds something other than texts or lists of texts.
@@ -180,7 +184,7 @@ def join_texts(table: pl.DataFrame, columns: Sequence[str]) -> list[str]:
         if column.dtype == pl.List and column.dtype.inner in TEXT_TYPES:  # type: ignore[attr-defined]
             column = column.list.eval(pl.element().cast(pl.String)).list.drop_nulls().list.join(", ")
         elif column.dtype not in (*TEXT_TYPES, pl.Null):
-            raise ValueError(f"text.columns: '{name}' holds {column.dtype}, expected texts or lists of texts")
+            raise ValueError(f"{where}: '{name}' holds {column.dtype}, expected texts or lists of texts")
         parts.append(column.cast(pl.String).fill_null("").str.strip_chars().to_list())
     return ["\n".join(filter(None, row)) for row in zip(*parts, strict=True)]
 

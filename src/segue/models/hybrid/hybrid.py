@@ -27,9 +27,9 @@ from pydantic import Field, model_validator
 from segue.core.config import Settings, reject_unused
 from segue.core.model import Model, Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
-from segue.core.recommend import exclude
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Events, Mask, Queries, Scores
+from segue.solvers.logistic.conditional_logit import fit_conditional_logit, sample_alternatives
 from segue.solvers.profiles.base_models import base_arrays, check_restorable, combine_schemas, restore_member
 
 __all__ = ["Hybrid"]
@@ -167,6 +167,13 @@ class Hybrid(Solver):
     def inner_models(self) -> tuple[Model, ...]:
         """See :attr:`segue.core.model.Model.inner_models`."""
         return tuple(self.members[index] for index in self._used_members())
+
+    def uses_inner_model(self, inner: Model, queries: Queries) -> Mask:
+        """See :meth:`segue.core.model.Model.uses_inner_model`."""
+        if self.config.method != "switching" or self.config.switch_by != "history":
+            return super().uses_inner_model(inner, queries)
+        is_first_N: Mask = queries.history.lengths >= self.switch_at
+        return is_first_N if inner is self.members[0] else ~is_first_N
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Combine the scores of the members."""
@@ -379,20 +386,19 @@ class Hybrid(Solver):
         """
         events_T = np.sort(rng.permutation(targets.size)[:MAX_EXAMPLES])
         n_warm = self.schema.n_items - self.schema.n_without_events
-        are_new_targets = bool((targets.items >= n_warm).any())
+        is_eligible_I = (np.arange(self.schema.n_items) < n_warm) | (targets.items >= n_warm).any()
         examples = []
         for start in range(0, len(events_T), block := max(1, 4_000_000 // self.schema.n_items)):
             chosen_T = events_T[start : start + block]
             rows, targets_T = queries.take(targets.rows[chosen_T]), targets.items[chosen_T]
             scores_MNI = [self._normalize(index, rows) for index in range(len(self.members))]
-            items_TC, is_candidate_TC = _sample_candidates(scores_MNI, rows, targets_T, rng)
-            is_candidate_TC &= are_new_targets | (items_TC < n_warm)
+            items_TC, log_weights_TC = sample_alternatives(scores_MNI, rows, targets_T, is_eligible_I, N_NEGATIVES, rng)
             inputs = self._stacked_inputs(scores_MNI, rows.history.lengths)
             inputs_TCF = np.stack([np.take_along_axis(one, items_TC, axis=1) for one in inputs], axis=2)
-            examples.append((inputs_TCF, is_candidate_TC))
+            examples.append((inputs_TCF, log_weights_TC))
         if examples:
-            inputs_TCF, is_candidate_TC = (np.concatenate(parts) for parts in zip(*examples, strict=True))
-            self.coefficients_F = _fit_logit(inputs_TCF.astype(np.float64), is_candidate_TC)
+            inputs_TCF, log_weights_TC = (np.concatenate(parts) for parts in zip(*examples, strict=True))
+            self.coefficients_F = fit_conditional_logit(inputs_TCF.astype(np.float64), log_weights_TC, L2)
 
 
 def _metric(values: Mapping[str, float]) -> float:
@@ -441,54 +447,3 @@ def _ranks(scores_NI: Scores) -> Scores:
 def _n_inputs(n_members: int) -> int:
     """Return the number of inputs of the stacked model, F."""
     return 3 * n_members + 1
-
-
-def _sample_candidates(
-    scores_MNI: list[Scores], queries: Queries, targets_N: Codes, rng: np.random.Generator
-) -> tuple[Codes, Mask]:
-    """Return candidates ``(N, C)``, the first the target, and which are valid.
-
-    Valid candidates are distinct and unseen. The next half has the highest mean score of the members, the rest is
-    random.
-    """
-    mean_NI: Scores = np.mean(scores_MNI, axis=0)
-    exclude(mean_NI, queries.history)
-    mean_NI[np.arange(len(targets_N)), targets_N] = -np.inf
-    n_items = mean_NI.shape[1]
-    n_top = min(N_NEGATIVES // 2, n_items)
-    top_NC = np.argpartition(-mean_NI, n_top - 1, axis=1)[:, :n_top]
-    random_NC = rng.integers(n_items, size=(len(targets_N), N_NEGATIVES - N_NEGATIVES // 2))
-    is_new_NC = (
-        np.take_along_axis(mean_NI, random_NC, axis=1) < np.take_along_axis(mean_NI, top_NC, axis=1).min(1)[:, None]
-    )
-    items_NC = np.concatenate([targets_N[:, None], top_NC, random_NC], axis=1).astype(np.int32)
-    is_candidate_NC = np.take_along_axis(mean_NI, items_NC.astype(np.int64), axis=1) > -np.inf
-    is_candidate_NC[:, 1 + n_top :] &= is_new_NC
-    is_candidate_NC[:, 0] = True
-    return items_NC, is_candidate_NC
-
-
-def _fit_logit(inputs_TCF: NDArray[np.float64], is_candidate_TC: Mask) -> NDArray[np.float64]:
-    """Return the coefficients of a conditional logit model, ``(F,)``.
-
-    The first alternative of each example is the one that was chosen, among those of ``is_candidate_TC``.
-    """
-    from scipy.optimize import minimize
-    from scipy.special import logsumexp
-
-    scale_F = inputs_TCF.std((0, 1))
-    scale_F[scale_F == 0] = 1
-    scaled_TCF = inputs_TCF / scale_F
-
-    def loss(coefficients_F: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        logits_TC = np.where(is_candidate_TC, scaled_TCF @ coefficients_F, -np.inf)
-        log_sum_T = logsumexp(logits_TC, axis=1)
-        chances_TC = np.exp(logits_TC - log_sum_T[:, None])
-        expected_F = np.einsum("tc,tcf->f", chances_TC, scaled_TCF)
-        n_examples = len(logits_TC)
-        gradient_F = (expected_F - scaled_TCF[:, 0].sum(0)) / n_examples + 2 * L2 * coefficients_F
-        return float((log_sum_T - logits_TC[:, 0]).mean() + L2 * coefficients_F @ coefficients_F), gradient_F
-
-    found = minimize(loss, np.zeros(inputs_TCF.shape[2]), jac=True, method="L-BFGS-B")
-    coefficients_F: NDArray[np.float64] = found.x / scale_F
-    return coefficients_F

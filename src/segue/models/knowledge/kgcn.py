@@ -36,13 +36,12 @@ from segue.core.model import StateArrays, select_candidates
 from segue.core.model_arrays import check_range
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
+from segue.solvers.profiles.fold_in_regression import fit_user_regression, predict_user_vectors
 
 __all__ = ["KGCN"]
 
 CELLS = 1 << 22
 """Maximum number of numbers in a block of neighbors in prediction (16 MiB)."""
-RIDGE = 0.01
-"""Ridge of the fold-in regression, as a fraction of the mean variance of its inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,13 +196,9 @@ class KGCN(Network):
         if self._histories is None:
             return
         is_training = self.is_training_user_U.numpy(force=True)
-        x_UD = self._mean_items(self._histories)[0][is_training].astype(np.float64)
-        y_UD = self.users_UD.numpy(force=True)[is_training].astype(np.float64)
-        means_2D = np.stack([x_UD.mean(axis=0), y_UD.mean(axis=0)])
-        x_UD, y_UD = x_UD - means_2D[0], y_UD - means_2D[1]
-        gram_DD = x_UD.T @ x_UD
-        gram_DD += (RIDGE * gram_DD.diagonal().mean() + np.finfo(np.float32).tiny) * np.eye(len(gram_DD))
-        self.fold_in_DD.copy_(torch.from_numpy(np.linalg.solve(gram_DD, x_UD.T @ y_UD)))
+        mean_items_UD, users_UD = self._mean_items(self._histories)[0], self.users_UD.numpy(force=True)
+        fold_in_DD, means_2D = fit_user_regression(mean_items_UD[is_training], users_UD[is_training])
+        self.fold_in_DD.copy_(torch.from_numpy(fold_in_DD))
         self.means_2D.copy_(torch.from_numpy(means_2D))
 
     def _mean_items(self, history: Events) -> tuple[Scores, NDArray[np.bool_]]:
@@ -214,10 +209,9 @@ class KGCN(Network):
         return sums_ND / np.maximum(counts_N, 1.0)[:, None], counts_N > 0
 
     def _user_vectors(self, queries: Queries) -> Tensor:
-        mean_items_ND, any_N = self._mean_items(queries.history)
-        mean_input_D, mean_user_D = self.means_2D.numpy(force=True)
-        mean_items_ND[~any_N] = mean_input_D
-        user_ND = mean_user_D + (mean_items_ND - mean_input_D) @ self.fold_in_DD.numpy(force=True)
+        user_ND = predict_user_vectors(
+            *self._mean_items(queries.history), self.fold_in_DD.numpy(force=True), self.means_2D.numpy(force=True)
+        )
         known = np.flatnonzero(queries.known)
         known = known[self.is_training_user_U.numpy(force=True)[queries.users[known]]]
         user_ND[known] = self.users_UD.numpy(force=True)[queries.users[known]]

@@ -38,14 +38,12 @@ from segue.core.config import Settings
 from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
+from segue.solvers.profiles.fold_in_regression import fit_user_regression, predict_user_vectors
 
 __all__ = ["NeuMF"]
 
 CELLS = 1 << 19
 """Maximum number of activations of a layer in prediction (2 MiB), small enough for the CPU cache."""
-
-RIDGE = 0.01
-"""Ridge of the fold-in regression, as a fraction of the mean variance of its inputs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +189,9 @@ class NeuMF(Network):
             return
         mean_items_UE, _ = self._mean_item_vectors(self._histories)
         is_training_user = self.is_training_user_U.numpy(force=True)
-        x_UE = mean_items_UE[is_training_user].astype(np.float64)
-        y_UE = self.users_UE.numpy(force=True)[is_training_user].astype(np.float64)
-        means_2E = np.stack([x_UE.mean(axis=0), y_UE.mean(axis=0)])
-        x_UE, y_UE = x_UE - means_2E[0], y_UE - means_2E[1]
-        gram_EE = x_UE.T @ x_UE
-        gram_EE += (RIDGE * gram_EE.diagonal().mean() + np.finfo(np.float32).tiny) * np.eye(len(gram_EE))
-        self.fold_in_EE.copy_(torch.from_numpy(np.linalg.solve(gram_EE, x_UE.T @ y_UE)))
+        users_UE = self.users_UE.numpy(force=True)
+        fold_in_EE, means_2E = fit_user_regression(mean_items_UE[is_training_user], users_UE[is_training_user])
+        self.fold_in_EE.copy_(torch.from_numpy(fold_in_EE))
         self.means_2E.copy_(torch.from_numpy(means_2E))
 
     def _mean_item_vectors(self, history: Events) -> tuple[Scores, NDArray[np.bool_]]:
@@ -214,9 +208,9 @@ class NeuMF(Network):
     def _user_vectors(self, queries: Queries) -> Scores:
         """Return the user vectors of queries, ``(N, E)``."""
         mean_items_NE, any_N = self._mean_item_vectors(queries.history)
-        mean_input_E, mean_user_E = self.means_2E.numpy(force=True)
-        mean_items_NE[~any_N] = mean_input_E
-        user_NE: Scores = mean_user_E + (mean_items_NE - mean_input_E) @ self.fold_in_EE.numpy(force=True)
+        user_NE = predict_user_vectors(
+            mean_items_NE, any_N, self.fold_in_EE.numpy(force=True), self.means_2E.numpy(force=True)
+        )
         known = np.flatnonzero(queries.known)
         known = known[self.is_training_user_U.numpy(force=True)[queries.users[known]]]
         user_NE[known] = self.users_UE.numpy(force=True)[queries.users[known]]

@@ -312,7 +312,7 @@ class _GatedSum(nn.Module):
         return [self.feature_gate(torch.cat(parts, 1) * parts[0].shape[1] ** 0.5), *parts]
 
     def forward(self, own: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the sums, ``(N, D)``, for own embeddings that are ``(N, D)`` or ``(1, D)``."""
+        """Return the gated sums, ``(N, D)``; ``own`` is ``(N, D)`` or ``(1, D)``."""
         from_features, *parts = inputs
         first, *others = zip(self._gates(own, from_features), [own, *parts], strict=True)
         total = first[0] * first[1]
@@ -329,7 +329,10 @@ class _GatedSum(nn.Module):
         return [2.0 * gate * part for gate, part in zip(self._gates(own, from_features), [own, *parts], strict=True)]
 
     def _gates(self, own: Tensor, from_features: Tensor) -> tuple[Tensor, ...]:
-        """Return the gates of all parts; embeddings start small, and are scaled up to affect the gates at once."""
+        """Return the gates of all parts.
+
+        Embeddings start small; they are scaled up, so that they affect the gates at once.
+        """
         gates = torch.sigmoid(from_features + self.own_gate(own * own.shape[1] ** 0.5))
         chunks: tuple[Tensor, ...] = gates.chunk(1 + len(self.groups), 1)
         return chunks

@@ -119,8 +119,8 @@ class RecommendRoutes:
             )
             unknown = merge_unknown(prepared.unknown[0], rules)
             trained = model.artifact.bundle
-            notes = [*describe_request(trained.model, trained.key, request), *prepared.notes[0], *rules.notes]
-            notes += explanation.notes
+            notes = [*describe_request(trained.model, trained.key, request), *prepared.profile_notes[0]]
+            notes += [*prepared.notes[0], *rules.notes, *explanation.notes]
             return explanation.model_copy(update={"unknown": unknown, "notes": notes})
 
         (result,) = await self._dependencies.submit([job], caller, is_expensive=True)

@@ -82,6 +82,7 @@ class RequestBatch:
             tuple(self.prepared.unknown[row] for row in rows),
             tuple(self.prepared.user_events[row] for row in rows),
             tuple(self.prepared.notes[row] for row in rows),
+            tuple(self.prepared.profile_notes[row] for row in rows),
         )
         pending, rules = [self.pending[row] for row in rows], [self.rules[row] for row in rows]
         return RequestBatch(self.model, pending, rules, prepared, self.notes)

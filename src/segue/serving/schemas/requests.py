@@ -59,8 +59,8 @@ class RecommendRequest(Rules):
     """User id. Without ``history``, the user's stored events are used."""
     history: Annotated[list[Id | HistoryEvent], Field(fail_fast=True, max_length=100_000)] | None = None
     """History to use instead of the stored one: item ids or events, oldest first; may be empty."""
-    profile: Annotated[dict[Feature, Scalar | Scalars], Field(max_length=100)] | None = None
-    """User features, named as in the training data."""
+    profile: Annotated[dict[Feature, Scalar | Scalars | None], Field(max_length=100)] | None = None
+    """User features, named as in the training data; null is unknown."""
     k: Annotated[int, Field(ge=1), WHOLE_NUMBER] = 10
     """Number of items to return."""
     include_seen: bool = False

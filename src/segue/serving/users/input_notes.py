@@ -1,7 +1,7 @@
 """Remarks on inputs that are valid but probably not meant.
 
-These are improbable times, histories in the wrong order, categories that the model does not know, and inputs that it
-reads and that are missing.
+These are improbable times, histories in the wrong order, categories of the context that the model does not know, and
+inputs that it reads and that are missing. Profiles are described by :mod:`segue.serving.users.profile_notes`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from itertools import pairwise
 from segue.core.model import Recommender
 from segue.serving import schemas
 from segue.serving.users.event_context import context_of, describe_context
-from segue.serving.users.model_inputs import describe_ungiven, describe_unread_columns, find_unknown_categories
-from segue.serving.users.user_features import coerce_user_features
+from segue.serving.users.model_inputs import (
+    describe_ungiven,
+    describe_unread_columns,
+    names_column,
+    query_context_columns,
+)
 
 __all__ = ["LATE", "describe_late_times", "describe_request"]
 
@@ -41,7 +45,8 @@ def describe_request(model: Recommender, key: str, request: schemas.RecommendReq
     Args:
         key: key of the model, which names it as in Python. The time of a query that gives none is the present.
     """
-    schema, notes = model.schema, describe_ungiven(model, key, has_context=request.context is not None, has_time=True)
+    has_context = names_column(query_context_columns(model), request.context)
+    schema, notes = model.schema, describe_ungiven(model, key, has_context=has_context, has_time=True)
     if request.history:
         notes += describe_unread_columns(model, key, _given_columns(request.history))
     if request.time is not None or request.history is not None:
@@ -55,8 +60,6 @@ def describe_request(model: Recommender, key: str, request: schemas.RecommendReq
             if time < before:
                 notes.append(f"{name}: {time} is before the time of an earlier event; expected the oldest event first")
                 break
-    if request.profile:
-        notes += _unknown_categories(model, request)
     if schema.event_context:
         notes += describe_context(schema.event_context, request.context)
         for index, event in enumerate(request.history or ()):
@@ -76,18 +79,3 @@ def _given_columns(history: Sequence[str | schemas.HistoryEvent]) -> set[str] | 
     if any(value is not None for one in events for value in (one.context or {}).values()):
         columns.add("context")
     return columns or None
-
-
-def _unknown_categories(model: Recommender, request: schemas.RecommendRequest) -> list[str]:
-    """Describe categories of the profile that the model does not know."""
-    features = model.schema.user_features
-    values = coerce_user_features(features, request.profile)
-    notes = []
-    for feature in features:
-        if feature.name in values and feature.kind in ("category", "tags"):
-            value = values[feature.name]
-            given = [value] if isinstance(value, str) else list(value)
-            if unknown := find_unknown_categories(model, feature.name, given):
-                count = f"{len(unknown)} of the values" if len(set(given)) > 1 else "the value"
-                notes.append(f"profile.{feature.name}: the model does not know {count}")
-    return notes

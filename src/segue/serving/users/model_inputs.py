@@ -15,7 +15,9 @@ __all__ = [
     "describe_unread_columns",
     "event_context_inputs",
     "find_unknown_categories",
+    "names_column",
     "nested_configs",
+    "query_context_columns",
     "query_context_inputs",
     "query_time_inputs",
 ]
@@ -39,6 +41,21 @@ def query_context_inputs(configs: Iterable[Any]) -> list[str]:
         configs: settings of models, see :func:`nested_configs`.
     """
     return [name for name in _inputs(configs) if name.partition(":")[0] == "query_context"]
+
+
+def query_context_columns(model: Recommender) -> frozenset[str]:
+    """Return the columns of the context of the query that a model reads.
+
+    Those of the models that it combines are included.
+    """
+    every = [one.name for one in model.schema.event_context]
+    inputs = query_context_inputs(nested_configs(model))
+    return frozenset(name for text in inputs for name in ([text.partition(":")[2]] if ":" in text else every))
+
+
+def names_column(columns: Collection[str], context: Mapping[str, Any] | None) -> bool:
+    """Return whether the context has one of ``columns``; its value may be null."""
+    return any(name in columns for name in context or ())
 
 
 def query_time_inputs(configs: Iterable[Any]) -> list[str]:

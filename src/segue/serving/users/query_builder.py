@@ -20,6 +20,7 @@ from segue.serving.artifacts.artifact import ModelArtifact
 from segue.serving.stores import store
 from segue.serving.stores.timeout import ReadStore
 from segue.serving.users.event_context import context_of, encode_columns
+from segue.serving.users.profile_notes import describe_profile
 from segue.serving.users.user_features import coerce_user_features, user_features_frame
 
 __all__ = [
@@ -43,6 +44,8 @@ class PreparedQueries:
     """Stored events of the user; ``None`` if the request has a history or no user."""
     notes: tuple[tuple[str, ...], ...]
     """Remarks on the history of each request."""
+    profile_notes: tuple[tuple[str, ...], ...]
+    """Remarks on the profile of each request."""
 
 
 class QueryBuilder:
@@ -90,7 +93,12 @@ class QueryBuilder:
         known_features = {*artifact.user_features, *(feature.name for feature in features)}
         texts = open_user_texts(artifact.bundle.user_text_encodings)
         profiles = texts.encode([request.profile for request in requests])
-        profile = user_features_frame(features, [coerce_user_features(features, one) for one in profiles])
+        values = [coerce_user_features(features, one.values) for one in profiles]
+        profile = user_features_frame(features, values)
+        profile_notes = tuple(
+            tuple(describe_profile(artifact.bundle, texts, *given, known_features))
+            for given in zip(profiles, values, strict=True)
+        )
         history = stack_histories([events for events, _ in parts], artifact.input_columns)
         context = encode_columns(artifact.bundle.model.schema.event_context, [one.context for one in requests])
         known_users_N = known_N & uses_known_user_N
@@ -108,7 +116,7 @@ class QueryBuilder:
             self._truncation_notes(artifact, events, int(codes_N[row]) if known_N[row] else None)
             for row, events in enumerate(events_N)
         )
-        return PreparedQueries(queries, unknown, events_N, notes)
+        return PreparedQueries(queries, unknown, events_N, notes, profile_notes)
 
     def _history(
         self,

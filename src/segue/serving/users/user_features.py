@@ -53,15 +53,17 @@ def check_profile(trained: TrainedModel, profile: Mapping[str, Any] | None) -> N
 
 
 def coerce_user_features(
-    features: Sequence[Feature], raw_features: Mapping[str, schemas.Scalar | Sequence[schemas.Scalar]] | None
+    features: Sequence[Feature], raw_features: Mapping[str, schemas.Scalar | Sequence[schemas.Scalar] | None] | None
 ) -> dict[str, Any]:
     """Coerce the features that the model reads and leave out all others.
+
+    Unknown values are left out, too.
 
     Raises:
         ValueError: a value does not fit the type of its feature.
     """
     raw = raw_features or {}
-    return {one.name: COERCIONS[one.kind](one, raw[one.name]) for one in features if one.name in raw}
+    return {one.name: COERCIONS[one.kind](one, raw[one.name]) for one in features if raw.get(one.name) is not None}
 
 
 def user_features_frame(features: Sequence[Feature], rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame | None:
