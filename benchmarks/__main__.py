@@ -57,6 +57,8 @@ PARTS = {
     "claimed_gains": "fusion over transformer_xl and simple baselines, next to reported gains (--source, --seeds)",
     "transfer": "pre-training on one catalog, fine-tuning on another with few data (--models, --seeds): 20 minutes",
     "hybrid": "combinations of models compared with their best member (--source, --models, --seeds): minutes to hours",
+    "two_stage": "a retriever alone and with a ranker: accuracy, latency (--source, --models, --seeds): an hour",
+    "click_speed": "click-through models compared with torch-rechub and DeepCTR-Torch: examples per second",
     "click_through": "click-through models on Frappe_x1 next to published figures (--models, --seeds): two hours",
     "knowledge": "models of the knowledge graph next to published figures (--source, --models, --seeds): an hour",
     "collm": "likes of CoLLM's ML-1M next to language models (--models, --seeds): five minutes",
@@ -86,6 +88,7 @@ MODULES = (
     "erasure",
     "context",
     "click_through",
+    "click_speed",
     "collm",
     "mutation",
 )
@@ -274,6 +277,14 @@ def run_knowledge(options: argparse.Namespace, found: Found) -> tuple[str, str, 
     return f"knowledge-{found['source'].partition('?')[0]}", knowledge.page(found), found
 
 
+def run_two_stage(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``two_stage``; the page has the name of the data."""
+    from benchmarks import two_stage
+
+    found |= two_stage.run(options.source, options.models, options.seeds, log, options.quick)
+    return f"two_stage-{found['source'].partition('?')[0]}", two_stage.page(found), found
+
+
 def run_tuning(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
     """Run part ``equal_budget_tuning``; the page has the name of the data."""
     from benchmarks import equal_budget_tuning
@@ -365,6 +376,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "claimed_gains": run_claimed_gains,
     "hybrid": run_hybrid,
     "knowledge": run_knowledge,
+    "two_stage": run_two_stage,
 }
 """By part its function; :func:`run_plain` runs the others."""
 

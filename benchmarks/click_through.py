@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,11 @@ DEEP: dict[str, Any] = {
 }
 """Published settings of DeepFM; others differ from these."""
 
+FIELDS = (
+    *("user", "item", "daytime", "weekday", "isweekend"),
+    *("homework", "cost", "weather", "country", "city"),
+)
+
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic_regression": ("logistic_regression", {"min_count": 1}),
     "ctr_factorization_machine": (
@@ -64,6 +70,22 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "finalnet": ("finalnet", DEEP | {"embedding_l2": 0.1, "hidden": [400, 400], "dropout": 0.1}),
     "gradient_boosting": ("gradient_boosting", {"min_count": 1}),
+    "gradient_boosting@pairs": (
+        "gradient_boosting",
+        {
+            "min_count": 1,
+            "target_statistics": [[one] for one in FIELDS] + [list(pair) for pair in combinations(FIELDS, 2)],
+            "learning_rate": 0.05,
+            "column_fraction": 0.3,
+            "row_fraction": 0.8,
+            "iterations": 600,
+            "patience": 10,
+            "max_split_categories": 32,
+            "category_l2": 10.0,
+            "category_smoothing": 10.0,
+            "min_category_examples": 100,
+        },
+    ),
 }
 """Key and settings by the name of the row."""
 

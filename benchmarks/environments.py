@@ -25,6 +25,8 @@ REQUIREMENTS: dict[str, list[str]] = {
     "lenskit": ["lenskit==2025.8.1", TORCH],
     "cornac": ["cornac==3.0.1"],
     "gensim": ["gensim==4.4.0"],
+    "torch-rechub": ["torch-rechub==0.9.0", TORCH],
+    "deepctr-torch": ["deepctr-torch==0.3.0", "requests", "setuptools<81", TORCH],
     "spark": ["pyspark==4.3.0", "numpy"],
 }
 """Requirements of each environment, which also holds Surprise for ``implicit``. PyTorch is installed first, so that its

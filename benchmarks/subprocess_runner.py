@@ -22,8 +22,8 @@ RUNNERS = Path(__file__).parent / "runners"
 
 Arrays = dict[str, NDArray[Any]]
 
-SHARED = {"surprise": "implicit"}
-"""Libraries installed in the environment of another."""
+SHARED = {"surprise": "implicit", "torch_rechub": "torch-rechub", "deepctr_torch": "deepctr-torch"}
+"""Environments of libraries, where they have another name."""
 
 
 def find_python(library: str) -> Path | None:

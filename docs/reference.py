@@ -56,6 +56,7 @@ def groups() -> dict[str, type[Settings]]:
     from segue.data.splits import SplitSettings
     from segue.experiment.clicks.click_plan import ClickRunSettings
     from segue.experiment.settings import EvaluationSettings, RunSettings, TaskSettings
+    from segue.features.knowledge.derive import KnowledgeSettings
     from segue.features.sentiment import SentimentSettings
     from segue.features.text.encoder import encoder_class, encoder_keys
     from segue.features.text.settings import TextSettings
@@ -73,6 +74,7 @@ def groups() -> dict[str, type[Settings]]:
         "examples.split": ExampleSplitSettings,
         "examples.run": ClickRunSettings,
         "text": TextSettings,
+        "knowledge": KnowledgeSettings,
         "sentiment": SentimentSettings,
     }
     shared |= {f"text.{key}": encoder_class(key).Config for key in encoder_keys()}
@@ -159,7 +161,8 @@ def _data() -> str:
         options = "; ".join(f"`?{key}={'|'.join(values)}`" for key, values in getattr(module, "SETTINGS", {}).items())
         sources.append((f"`{name.replace('_', '-')}`", module.ABOUT, options))
     parts = ["# Data", "## Data sources", render_table(("name", "description", "settings"), sources)]
-    parts += [_group("filters"), _group("split"), "### Split strategies", _functions(split_strategies)]
+    parts += [_group("filters"), _group("knowledge"), _group("split")]
+    parts += ["### Split strategies", _functions(split_strategies)]
     return "\n\n".join(parts)
 
 

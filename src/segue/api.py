@@ -32,7 +32,7 @@ from segue.experiment.inference.queries import build_queries, build_query
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import warn_of_repeats
 from segue.experiment.records.held_out_readings import read_readings
-from segue.experiment.text import add_items, add_text
+from segue.experiment.text import add_items, add_knowledge, add_text
 from segue.experiment.train_model import train_model
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_items",
+    "add_knowledge",
     "add_text",
     "compare",
     "cross_validate",
@@ -80,6 +81,7 @@ def load(
     items: Any = None,
     users: Any = None,
     triples: Any = None,
+    query: str | None = None,
     log: Callable[[str], None] | None = None,
     **filters: Any,
 ) -> Dataset:
@@ -93,11 +95,13 @@ def load(
         items: item features: a file or a table with the ids in ``id`` or ``item_id``.
         users: user features, likewise, by ``id`` or ``user_id``.
         triples: facts about items: a file or a table with ``head`` (such as an item id), ``relation`` and ``tail``.
+        query: SQL query whose result is the log, if ``source`` is a database; the features may be queries, too.
         log: receives decisions, counts and warnings, such as ``print``.
         filters: see :class:`segue.data.filters.Filters`, such as ``min_user_events=5``.
     """
     layout: dict[str, Any] = {"columns": columns, "separator": separator, "target": target, "triples": triples}
-    return load_data(source, **layout, filters=parse(Filters, filters, "filters"), items=items, users=users, log=log)
+    layout |= {"query": query, "filters": parse(Filters, filters, "filters"), "items": items, "users": users}
+    return load_data(source, **layout, log=log)
 
 
 @check_arguments()
@@ -385,8 +389,7 @@ def explain(
     ``user_features``, ``context`` and ``time`` are those of the query, see :func:`recommend`.
 
     Returns:
-        Rank and score of the item, the effect of each item of the history on its score (leave-one-out), the effect of
-        rules on it, and the same in words.
+        Rank and score of the item, the effect of each item of the history (leave-one-out) and of rules, also in words.
     """
     from segue.experiment.inference.explain import explain_item
 

@@ -7,20 +7,25 @@ thin wrapper around :mod:`segue.experiment.clicks`; the command line calls the s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 from segue.core.config import parse
 from segue.core.examples.click_model import ClickModel
 from segue.core.memory_check import check_not_forked
-from segue.data.examples.read import read_examples, read_parts
+from segue.data.examples.read import MemoryMode, read_examples, read_parts
 from segue.data.examples.splits import ExampleSplit, ExampleSplitSettings, split_table
-from segue.data.examples.table import ExampleTable
+from segue.data.examples.table import ExampleRows
 from segue.data.raw_log import no_log
-from segue.evaluation.bootstrap import Estimate
 from segue.experiment.arguments import as_assignments, check_device, check_seed
 from segue.experiment.clicks.click_plan import make_click_plan
-from segue.experiment.clicks.evaluate_click_model import ClickComparison, compare_click_models, evaluate_click_model
+from segue.experiment.clicks.evaluate_click_model import (
+    ClickComparison,
+    ClickEvaluation,
+    compare_click_models,
+    evaluate_click_model,
+)
 from segue.experiment.clicks.train_click_model import open_click_model, train_click_model
 from segue.experiment.inference.argument_checks import Described, FilePath, check_arguments, describe_value
 
@@ -39,8 +44,9 @@ def load_examples(
     test: Any = None,
     query: str | None = None,
     separator: str | None = None,
+    memory: MemoryMode = "auto",
     log: Callable[[str], None] | None = None,
-) -> ExampleTable:
+) -> ExampleRows:
     """Load a table of labeled examples.
 
     Args:
@@ -51,6 +57,8 @@ def load_examples(
         test: the test part, likewise.
         query: SQL query whose result is the table; required with a database.
         separator: what separates the columns of delimited text; by default it is detected.
+        memory: ``streamed`` leaves the rows in Parquet files, from which networks are trained by row groups, and all
+            models evaluated; ``all`` reads them into memory; ``auto`` streams if the files have more than 2 GiB.
         log: receives decisions and messages, such as ``print``.
 
     Raises:
@@ -58,7 +66,7 @@ def load_examples(
     """
     check_not_forked("load data")
     log = log or no_log
-    table = read_parts(source, valid, test, query, separator, log)
+    table = read_parts(source, valid, test, query, separator, log, memory)
     for note in table.notes:
         log(note)
     return table
@@ -121,8 +129,9 @@ def train_clicks(
             folder holds something else.
     """
     seed, device = check_seed(seed), check_device(device)
+    memory = _memory_mode(name, settings)
     if not isinstance(train, ExampleSplit):
-        table = _read(train, "train")
+        table = _read(train, "train", memory)
         train = table if table.part_column is None else split_table(table, ExampleSplitSettings())
     if isinstance(train, ExampleSplit):
         if valid is not None:
@@ -130,10 +139,16 @@ def train_clicks(
         table, held_out = train.train, train.valid if len(train.valid) else None
     else:
         table = train
-        held_out = None if valid is None else _table(valid, "valid")
+        held_out = None if valid is None else _table(valid, "valid", memory)
     run = {"run.seed": seed, "run.device": device, "run.calibration": calibration, "examples.label": label}
     overrides = as_assignments({**settings, **{key: value for key, value in run.items() if value is not None}})
     plan = make_click_plan({"model": name, "data": table.name}, overrides)
+    if plan.split != ExampleSplitSettings():
+        raise ValueError(
+            "split: rows are split by split_examples, whose result is trained on; expected no such setting"
+        )
+    if isinstance(train, ExampleSplit):
+        plan = replace(plan, split=train.settings)
     out = None if folder is None else Path(folder).expanduser()
     return train_click_model(plan, table, held_out, folder=out, progress=progress, log=log or no_log)
 
@@ -149,7 +164,7 @@ def open_clicks(path: FilePath) -> ClickModel:
 
 
 @check_arguments(skip=("seed",))
-def evaluate_clicks(model: ClickModelLike, table: Any, *, seed: int = 0) -> dict[str, Estimate]:
+def evaluate_clicks(model: ClickModelLike, table: Any, *, seed: int = 0) -> ClickEvaluation:
     """Compute the metrics of a click-through model on labeled examples.
 
     AUC, UAUC and logarithmic loss have 95 % intervals.
@@ -161,8 +176,9 @@ def evaluate_clicks(model: ClickModelLike, table: Any, *, seed: int = 0) -> dict
         seed: of the bootstrap.
 
     Returns:
-        ``auc``, ``log_loss``, ``average_precision``, ``calibration_error`` and ``f1``; ``uauc`` and ``gauc`` if the
-        table has users with both labels.
+        a mapping with ``auc``, ``log_loss``, ``average_precision``, ``calibration_error`` and ``f1``; ``uauc`` and
+        ``gauc`` if the table has users with both labels. Its ``reliability`` is a table of predicted probabilities and
+        observed shares of positive rows, and ``uncalibrated`` the same before calibration.
     """
     return evaluate_click_model(_model(model), _table(table), check_seed(seed))
 
@@ -172,21 +188,29 @@ def compare_clicks(models: ClickModels, table: Any, *, baseline: str | None = No
     """Compare click-through models by paired tests of AUC and logarithmic loss.
 
     Args:
-        models: two or more trained models or their folders, by name.
+        models: two or more trained models or their folders, by name; a list of them, such as one per seed, is averaged.
         table: what :func:`load_examples` returns or reads, such as ``split.test``.
         baseline: test every other model against this one; ``None``: every pair.
         seed: of intervals and tests.
     """
-    opened = {}
-    for name, model in models.items():
-        if not isinstance(name, str) or not isinstance(model, ClickModel | str | Path):
-            got = f"{name!r}: {describe_value(model)}"
-            raise ValueError(f"models: got {got}, expected trained click-through models or their folders by name")
-        opened[name] = _model(model)
+    opened = {name: [_listed_model(name, one) for one in _as_list(model)] for name, model in models.items()}
+    if empty := [name for name, repeated in opened.items() if not repeated]:
+        raise ValueError(f"models: got no model for {empty[0]!r}, expected at least one")
     return compare_click_models(opened, _table(table), baseline, check_seed(seed))
 
 
-def _table(source: Any, name: str = "table") -> ExampleTable:
+def _as_list(models: Any) -> list[Any]:
+    return list(models) if isinstance(models, list | tuple) else [models]
+
+
+def _listed_model(name: Any, model: Any) -> ClickModel:
+    if not isinstance(name, str) or not isinstance(model, ClickModel | str | Path):
+        got = f"{name!r}: {describe_value(model)}"
+        raise ValueError(f"models: got {got}, expected trained click-through models or their folders by name")
+    return _model(model)
+
+
+def _table(source: Any, name: str = "table", memory: MemoryMode = "auto") -> ExampleRows:
     """Read a table of one part.
 
     Raises:
@@ -194,17 +218,27 @@ def _table(source: Any, name: str = "table") -> ExampleTable:
     """
     if isinstance(source, ExampleSplit):
         raise ValueError(f"{name}: got a split, expected one of its parts, such as split.test")
-    table = _read(source, name)
+    table = _read(source, name, memory)
     if table.part_column is not None:
         raise ValueError(f"{name}: {table.name} has given parts, expected one of them: split_examples(table).test")
     return table
 
 
-def _read(source: Any, name: str) -> ExampleTable:
+def _read(source: Any, name: str, memory: MemoryMode = "auto") -> ExampleRows:
     try:
-        return read_examples(source)
+        return read_examples(source, memory=memory)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
+
+
+def _memory_mode(name: str, settings: Mapping[str, Any]) -> MemoryMode:
+    """Return where the rows of files are read to, as the settings say.
+
+    It is ``all`` for models that cannot stream.
+    """
+    given = settings.get("memory", settings.get("run.memory"))
+    overrides = [] if given is None else as_assignments({"run.memory": given})
+    return make_click_plan({"model": name, "data": ""}, overrides).memory
 
 
 def _model(model: ClickModelLike) -> ClickModel:

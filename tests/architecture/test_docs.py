@@ -97,7 +97,9 @@ def understood(line: str) -> None:
     models = given.get("models") or ([given["model"]] if given.get("model") else [])
     models = [] if isinstance(models, Path) else models  # of segue serve, a folder
     for model in models:
-        kinds = {name: groups[name] for name in ("run", "filters", "text", "split", "training", "evaluation")}
+        kinds = {
+            name: groups[name] for name in ("run", "filters", "text", "knowledge", "split", "training", "evaluation")
+        }
         kinds["model"] = model_class(model.partition("@")[0]).Config
         own = [re.sub(rf"^{re.escape(model)}\.", "model.", text) for text in settings]
         mine = [text for text in own if text.partition(".")[0] not in models]

@@ -101,6 +101,7 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
     return {
         "load": (segue.load, {"source": LOG}),
         "add_items": (segue.add_items, {"model": setting.content, "items": pl.DataFrame({"id": [99], "plot": ["x"]})}),
+        "add_knowledge": (segue.add_knowledge, {"data": setting.with_text, "columns": ["plot"]}),
         "add_text": (segue.add_text, {"data": setting.with_text, "columns": ["plot"], "encoder": "tfidf"}),
         "split": (segue.split, {"data": setting.data}),
         "train": (segue.train, {"name": "item_knn", "data": split}),

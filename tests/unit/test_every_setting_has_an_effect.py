@@ -70,7 +70,13 @@ OWN_BASE: dict[str, Settings] = {
     "bayesian_pmf": {"iterations": 8},
     "factorization_machine": {"iterations": 8},
     "llm": {"candidates": 6, "history_length": 3},
-    "gradient_boosting": {"iterations": 6, "min_examples": 2, "min_category_examples": 1, "validate_every": 3},
+    "gradient_boosting": {
+        "iterations": 6,
+        "min_examples": 2,
+        "min_category_examples": 1,
+        "validate_every": 3,
+        "target_statistics": (("item",),),
+    },
     "finalnet": {"num_blocks": 2},
 }
 OWN_BASE["ranker"] = {"num_candidates": 8, "settings": {"gradient_boosting": OWN_BASE["gradient_boosting"]}}
@@ -229,6 +235,8 @@ OWN_CASES |= {
     ("gradient_boosting", "category_smoothing"): [({}, 60.0)],
     ("gradient_boosting", "min_examples"): [({}, 20)],
     ("gradient_boosting", "min_category_examples"): [({}, 60)],
+    ("gradient_boosting", "target_statistics"): [({}, (("user",),))],
+    ("gradient_boosting", "max_split_categories"): [({}, 1)],
     ("gradient_boosting", "validate_every"): [({"row_fraction": 0.5}, 2)],
 }
 for _key in ("item_knn", "user_knn"):
@@ -272,7 +280,13 @@ NEED_A_SAVED_MODEL = {("transfer", name) for name in ("source", "source_hash", "
 NEED_VALIDATION = {("gradient_boosting", "metric"), ("gradient_boosting", "patience")}
 """Settings of early stopping; ``test_gradient_boosting.py`` tests them."""
 
-UNTESTED = SPECIAL_HARDWARE | NEED_A_SAVED_MODEL | NEED_NEW_ITEMS | NEED_VALIDATION
+NEED_CONTEXT = {(key, "context_dropout") for key in builtin_models()} | {
+    ("ranker", name) for name in ("position", "propensities", "min_propensity")
+}
+"""Settings for logs with context, which this one lacks; ``test_context_dropout.py`` and ``test_position_bias.py`` test
+them."""
+
+UNTESTED = SPECIAL_HARDWARE | NEED_A_SAVED_MODEL | NEED_NEW_ITEMS | NEED_VALIDATION | NEED_CONTEXT
 
 
 def world() -> Dataset:

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from segue.core.examples.columns import CellError, Column, fit_column, infer_kind
+from segue.core.examples.column_fitter import fit_column, infer_kind
+from segue.core.examples.columns import CellError, Column
 from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN
 from segue.core.examples.settings import ExampleSettings
 

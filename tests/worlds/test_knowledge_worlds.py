@@ -44,3 +44,19 @@ def test_models_without_the_graph_do_not(key: str) -> None:
 def test_shuffled_triples_destroy_the_gain(key: str) -> None:
     model = train_small(key, shuffled(WORLD.train), **MODELS[key])
     assert hit_rate(model, WORLD) < 0.5
+
+
+def test_lightkg_compares_each_pair_with_unseen_items_of_its_own() -> None:
+    """Also without cold negatives: the new films have no events and are no negatives."""
+    model: Any = train_small("lightkg", WORLD.train, **MODELS["lightkg"], pairwise_negatives=4)
+    assert hit_rate(model, WORLD) > 0.95
+    assert "each pair is compared with 4 unseen items" in model.training_notes[0]
+    (batch, *_) = list(model.batches(WORLD.train, 16, np.random.default_rng(0))[1])
+    assert batch.negatives_MK.shape == (len(batch.items_M), 4)
+    seen = WORLD.train.histories.csr(WORLD.train.n_items).toarray()
+    is_cold = seen.sum(0) == 0
+    for row, user in enumerate(batch.users_M.tolist()):
+        negatives = batch.negatives_MK[row][batch.is_negative_MK[row]]
+        assert not seen[user, negatives].any()
+        assert not is_cold[negatives].any()
+    assert batch.is_negative_MK.any()

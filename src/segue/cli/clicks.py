@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from segue.cli.console import Json, Separator, Set, Terminal, expand_paths
+from segue.cli.console import Json, Separator, Set, Terminal, expand_paths, parse_seeds, read_query
 
 if TYPE_CHECKING:
-    from segue.data.examples.table import ExampleTable
+    import polars as pl
+
+    from segue.data.examples.table import ExampleRows
     from segue.experiment.clicks.click_plan import ClickPlan
-    from segue.reports.tables import Table
 
 __all__ = ["app"]
 
@@ -33,9 +34,30 @@ Examples = Annotated[
     ),
 ]
 Query = Annotated[
-    str | None, typer.Option(metavar="SQL", help="Query whose result is the table, if it is in a database.")
+    str | None, typer.Option(metavar="SQL|@FILE", help="Query whose result is the table, if it is in a database.")
 ]
 Part = Annotated[str, typer.Option(help="train, valid or test, if the table has given parts.")]
+Label = Annotated[str | None, typer.Option(metavar="COLUMN", help="Column of the labels, 0 or 1. [default: label]")]
+Valid = Annotated[str | None, typer.Option(metavar="TABLE", help="The validation rows, if they are in another file.")]
+Test = Annotated[str | None, typer.Option(metavar="TABLE", help="The test rows, if they are in another file.")]
+Split = Annotated[
+    str | None,
+    typer.Option(metavar="random|time|user|given", help="How rows are split. [default: given parts, else random]"),
+]
+Column = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Column of the times, the users or the given parts.")
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(metavar="platt|temperature|isotonic", help="Calibrate probabilities on the validation rows."),
+]
+Memory = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|all|streamed", help="Whether Parquet files are read into memory; auto: up to 2 GiB of them are."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="Short for --set run.device=...")]
 
 
 @app.command()
@@ -47,28 +69,14 @@ def train(
         str | None,
         typer.Option(metavar="TABLE", help="File, folder or pattern, a name such as frappe-x1, or a database."),
     ] = None,
-    label: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the labels, 0 or 1. [default: label]")
-    ] = None,
+    label: Label = None,
     query: Query = None,
     separator: Separator = None,
-    valid: Annotated[
-        str | None, typer.Option(metavar="TABLE", help="The validation rows, if they are in another file.")
-    ] = None,
-    test: Annotated[
-        str | None, typer.Option(metavar="TABLE", help="The test rows, if they are in another file.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(metavar="random|time|user|given", help="How rows are split. [default: given parts, else random]"),
-    ] = None,
-    column: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Column of the times, the users or the given parts.")
-    ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(metavar="platt|temperature|isotonic", help="Calibrate probabilities on the validation rows."),
-    ] = None,
+    valid: Valid = None,
+    test: Test = None,
+    split: Split = None,
+    column: Column = None,
+    calibration: Calibration = None,
     set_: Set = None,
     recipe: Annotated[
         str | None, typer.Option(metavar="FILE", help="Settings to start from: training.toml of a trained model.")
@@ -77,7 +85,7 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the model. [default: a new one]")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=...")] = None,
-    device: Annotated[str | None, typer.Option(help="Short for --set run.device=...")] = None,
+    device: Device = None,
     read_test: Annotated[bool, typer.Option("--read-test", help="Also evaluate on the test part.")] = False,
     json: Json = False,
 ) -> None:
@@ -90,17 +98,8 @@ def train(
     from segue.experiment.clicks.run_click_plan import new_click_folder, run_click_plan
 
     terminal = Terminal.from_context(context, json)
-    short = {
-        "examples.label": label,
-        "split.strategy": split,
-        "split.column": column,
-        "run.calibration": calibration,
-        "run.seed": seed,
-        "run.device": device,
-    }
-    overrides = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
-    task = {"model": model, "data": data, "query": query, "separator": separator, "valid": valid, "test": test}
-    plan = _plan({key: value for key, value in task.items() if value is not None}, overrides, recipe)
+    overrides = [*(set_ or []), *_short(label, split, column, calibration, seed, device)]
+    plan = _plan(_task(model, data, query, separator, valid, test), overrides, recipe)
     folder = out or new_click_folder(plan.task.model)
     progress = not terminal.json or sys.stderr.isatty()
     try:
@@ -112,11 +111,14 @@ def train(
     if terminal.json:
         terminal.result(record)
         return
-    terminal.table(_columns_table(record))
+    from segue.reports.clicks import click_metrics_table, columns_table
+
+    terminal.table(columns_table(record))
     for part, found in (("validation", record["valid"]), ("test", record["test"])):
         if found is not None:
             rows = record["rows"]["valid" if part == "validation" else part]
-            terminal.table(_metrics_table(f"{record['model']} on {record['data']} ({part}, {rows:,} rows)", found))
+            title = f"{record['model']} on {record['data']} ({part}, {rows:,} rows)"
+            terminal.table(click_metrics_table(title, found))
     terminal.log(f"model: {folder}")
 
 
@@ -129,21 +131,125 @@ def evaluate(
     query: Query = None,
     separator: Separator = None,
     part: Part = "test",
+    memory: Memory = "auto",
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Plot predicted probabilities and observed shares (.svg, .png, .pdf)."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the intervals.")] = 0,
     json: Json = False,
 ) -> None:
-    """Compute the metrics of a model on labeled examples."""
+    """Compute the metrics of a model on labeled examples.
+
+    The reliability plot shows whether probabilities are right, before and after calibration.
+    """
     from segue.experiment.clicks.evaluate_click_model import evaluate_click_model
     from segue.experiment.clicks.train_click_model import open_click_model, record_estimates
+    from segue.reports.clicks import click_metrics_table
+    from segue.reports.plots import check_figure_path, plot_reliability, save_figure
 
     terminal = Terminal.from_context(context, json)
+    if plot is not None:
+        check_figure_path(plot)
     trained = open_click_model(model)
-    rows = _read(table, query, separator, part, terminal)
-    found = record_estimates(evaluate_click_model(trained, rows, seed))
+    rows = _read(table, query, separator, part, terminal, memory)
+    found = evaluate_click_model(trained, rows, seed)
+    curves = {name: one.to_dict(as_series=False) for name, one in found.reliability_curves.items()}
+    if plot is not None:
+        name = rows.name if len(rows.name) <= 40 else f"...{rows.name[-37:]}"
+        save_figure(plot_reliability(curves, f"{trained.key} on {name}, {found.rows:,} rows"), plot)
+    metrics = record_estimates(found)
     if terminal.json:
-        terminal.result({"model": trained.key, "data": rows.name, "rows": len(rows), "metrics": found})
+        record = {"model": trained.key, "data": rows.name, "rows": found.rows, "metrics": metrics}
+        bins = {name: one.to_dicts() for name, one in found.reliability_curves.items()}
+        terminal.result({**record, "reliability": bins, "plot": None if plot is None else str(plot)})
         return
-    terminal.table(_metrics_table(f"{trained.key} on {rows.name} ({len(rows):,} rows)", found))
+    terminal.table(click_metrics_table(f"{trained.key} on {rows.name} ({found.rows:,} rows)", metrics))
+    if plot is not None:
+        terminal.log(f"plot: {plot}")
+
+
+@app.command()
+@expand_paths
+def compare(
+    context: typer.Context,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Folders of trained models, and keys of models to train: KEY or KEY@LABEL."
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TABLE",
+            help="The data to train on; with folders alone, a table to compare on. [default: that of the folders]",
+        ),
+    ] = None,
+    label: Label = None,
+    query: Query = None,
+    separator: Separator = None,
+    valid: Valid = None,
+    test: Test = None,
+    split: Split = None,
+    column: Column = None,
+    calibration: Calibration = None,
+    set_: Set = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEED,...", help="Train each key with each seed, and average. [default: 0]")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Test only against this model. [default: every pair]")
+    ] = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Folder of the models that are trained. [default: a new one]")
+    ] = None,
+    read_test: Annotated[
+        bool, typer.Option("--read-test", help="Compare on the test part, not on validation.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Compare models on the same rows by paired tests.
+
+    Models given by key are trained on one split with equal seeds; a setting of one model is MODEL.KEY=VALUE. The
+    comparison is on validation, or on the test part with --read-test. Trained models are compared on that of their
+    split, or on another table with --data. The same command with the same --out resumes an interrupted training.
+    """
+    from segue.core.run import Interrupted
+    from segue.experiment.clicks.compare_click_plans import compare_on_split, compare_on_table, open_compared_models
+    from segue.experiment.clicks.run_click_plan import new_click_folder
+    from segue.reports.clicks import click_comparison_table, click_tests_table
+
+    terminal = Terminal.from_context(context, json)
+    compared = open_compared_models(models, terminal.log)
+    short = _short(label, split, column, calibration, None, device)
+    overrides = [*(set_ or []), *short]
+    task = _task(None, data, query, separator, valid, test)
+    if compared.untrained and data is None:
+        raise ValueError("compare: no --data given, expected a file, a folder, a name such as frappe-x1 or a database")
+    if data is not None and not compared.untrained:
+        if unused := [*(name for name in ("valid", "test") if name in task), *overrides, *(["seeds"] if seeds else [])]:
+            raise ValueError(f"compare: {unused[0]} has no effect, as all models are trained and compared on {data}")
+        rows = _read(data, query, separator, "test" if read_test else "valid", terminal)
+        record = compare_on_table(compared, rows, data, read_query(query), baseline=baseline)
+    else:
+        folder = out or new_click_folder("compare")
+        options: dict[str, Any] = {"seeds": parse_seeds(seeds), "baseline": baseline, "read_test": read_test}
+        options |= {"progress": not terminal.json or sys.stderr.isatty(), "log": terminal.log}
+        try:
+            record = compare_on_split(compared, task, overrides, folder=folder, **options)
+        except (Interrupted, KeyboardInterrupt):
+            terminal.log(f"\ninterrupted; repeat the command with --out {folder} to continue")
+            raise typer.Exit(130) from None
+    if terminal.json:
+        terminal.result(record)
+        return
+    terminal.table(click_comparison_table(record))
+    for metric, tests in record["tests"].items():
+        terminal.table(click_tests_table(metric, tests))
+    if record.get("folder") is not None:
+        terminal.log(f"models: {record['folder']}")
 
 
 @app.command()
@@ -156,6 +262,7 @@ def predict(
     query: Query = None,
     separator: Separator = None,
     part: Part = "test",
+    memory: Memory = "auto",
     json: Json = False,
 ) -> None:
     """Write the rows of a table with their probabilities.
@@ -164,19 +271,64 @@ def predict(
     """
     from segue.experiment.clicks.evaluate_click_model import predict_table
     from segue.experiment.clicks.train_click_model import open_click_model
-    from segue.experiment.inference.files import check_suffix, write_table
+    from segue.experiment.inference.files import check_suffix, write_parts
 
     terminal = Terminal.from_context(context, json)
     check_suffix(out)
     trained = open_click_model(model)
-    rows = _read(table, query, separator, part, terminal)
-    found = predict_table(trained, rows)
-    write_table(out, found)
+    rows = _read(table, query, separator, part, terminal, memory)
+    count, total = 0, 0.0
+
+    def parts() -> Iterator[pl.DataFrame]:
+        nonlocal count, total
+        for part in predict_table(trained, rows):
+            count, total = count + len(part), total + float(part["probability"].sum())
+            yield part
+
+    write_parts(out, parts())
     if terminal.json:
-        mean = float(found["probability"].mean())  # type: ignore[arg-type]
-        terminal.result({"file": str(out), "rows": len(found), "mean_probability": mean})
+        terminal.result({"file": str(out), "rows": count, "mean_probability": total / count})
         return
-    terminal.log(f"{len(found):,} rows written to {out}")
+    terminal.log(f"{count:,} rows written to {out}")
+
+
+def _short(
+    label: str | None,
+    split: str | None,
+    column: str | None,
+    calibration: str | None,
+    seed: int | None,
+    device: str | None,
+) -> list[str]:
+    """Write the options that are short for settings as overrides."""
+    values = {
+        "examples.label": label,
+        "split.strategy": split,
+        "split.column": column,
+        "run.calibration": calibration,
+        "run.seed": seed,
+        "run.device": device,
+    }
+    return [f"{key}={value}" for key, value in values.items() if value is not None]
+
+
+def _task(
+    model: str | None,
+    data: str | None,
+    query: str | None,
+    separator: str | None,
+    valid: str | None,
+    test: str | None,
+) -> dict[str, Any]:
+    task = {
+        "model": model,
+        "data": data,
+        "query": read_query(query),
+        "separator": separator,
+        "valid": valid,
+        "test": test,
+    }
+    return {key: value for key, value in task.items() if value is not None}
 
 
 def _plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> ClickPlan:
@@ -191,36 +343,23 @@ def _plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> Cli
     return make_click_plan(task, overrides)
 
 
-def _read(address: str, query: str | None, separator: str | None, part: str, terminal: Terminal) -> ExampleTable:
+def _read(
+    address: str, query: str | None, separator: str | None, part: str, terminal: Terminal, memory: str = "auto"
+) -> ExampleRows:
     """Read a table, or one part of it if it has parts."""
-    from segue.data.examples.read import read_examples
+    from segue.data.examples.read import MemoryMode, read_examples
     from segue.data.examples.splits import ExampleSplitSettings, split_table
     from segue.data.examples.table import PARTS
 
     if part not in PARTS:
         raise ValueError(f"--part: got '{part}', expected {', '.join(PARTS)}")
-    table = read_examples(address, query, separator, terminal.log)
+    if memory not in get_args(MemoryMode):
+        raise ValueError(f"--memory: got '{memory}', expected {', '.join(get_args(MemoryMode))}")
+    mode: MemoryMode = memory  # type: ignore[assignment]  # checked above
+    table = read_examples(address, read_query(query), separator, terminal.log, memory=mode)
     for note in table.notes:
         terminal.log(note)
     if table.part_column is None:
         return table
-    found: ExampleTable = getattr(split_table(table, ExampleSplitSettings()), part)
+    found: ExampleRows = getattr(split_table(table, ExampleSplitSettings()), part)
     return found
-
-
-def _columns_table(record: Mapping[str, Any]) -> Table:
-    from segue.reports.tables import Table as ReportTable
-
-    rows = tuple((one["column"], one["kind"], one["details"]) for one in record["columns"])
-    return ReportTable("Columns", ("column", "read as", ""), rows, first_numeric=3)
-
-
-def _metrics_table(title: str, found: Mapping[str, list[float | None]]) -> Table:
-    from segue.reports.quantities import format_mean, format_span
-    from segue.reports.tables import Table as ReportTable
-
-    rows = []
-    for name, (mean, low, high) in found.items():
-        span = "" if low is None or high is None else format_span((low, high))
-        rows.append((name.replace("_", " "), "" if mean is None else format_mean(mean), span))
-    return ReportTable(title, ("", "value", "95 % interval"), tuple(rows))

@@ -26,6 +26,8 @@ __all__ = [
     "parse_ids",
     "parse_json_or_text",
     "parse_pairs",
+    "parse_seeds",
+    "read_query",
     "show_warning",
     "spell_option",
 ]
@@ -131,6 +133,28 @@ def parse_ids(texts: list[str], option: str) -> list[str]:
                 raise ValueError(f"{option}: got an empty id in '{text}', expected ID,ID,... or @FILE")
         ids += [part.strip() for part in parts if part.strip()]
     return ids
+
+
+def parse_seeds(text: str | None) -> list[int]:
+    """Parse ``0,1,2``; no text is an empty list."""
+    parts = [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    if wrong := [part for part in parts if not part.isdigit()]:
+        raise ValueError(f"--seeds: got '{wrong[0]}', expected whole numbers such as 0,1,2")
+    return [int(part) for part in parts]
+
+
+def read_query(text: str | None) -> str | None:
+    """Return the SQL of an option: ``@FILE`` is read from the file.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    if text is None or not text.startswith("@"):
+        return text
+    path = Path(text[1:]).expanduser()
+    if not path.is_file():
+        raise ValueError(f"query: no such file: '{text[1:]}'")
+    return path.read_text(encoding="utf-8").strip().removesuffix(";")
 
 
 def parse_json_or_text(text: str) -> Any:

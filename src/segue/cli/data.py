@@ -7,23 +7,37 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, expand_paths, parse_pairs
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, expand_paths, parse_pairs, read_query
 
 __all__ = ["app"]
 
 app = typer.Typer(help="List, describe and prepare interaction logs.", no_args_is_help=True)
 
+Query = Annotated[
+    str | None, typer.Option(metavar="SQL|@FILE", help="Query whose result is the log, if DATA is a database.")
+]
 Items = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Item features: a table with item_id and one column per feature.")
+    str | None,
+    typer.Option(
+        metavar="FILE|SQL|@FILE",
+        help="Item features: a table with item_id and one column per feature, or a query for it.",
+    ),
 ]
 Users = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="User features: a table with user_id and one column per feature.")
+    str | None,
+    typer.Option(
+        metavar="FILE|SQL|@FILE",
+        help="User features: a table with user_id and one column per feature, or a query for it.",
+    ),
 ]
 Triples = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Facts about items: a table with head, relation and tail.")
 ]
 Source = Annotated[
-    str, typer.Argument(metavar="DATA", help="Name of a dataset such as ml-100k, a file, a folder, or simulated.")
+    str,
+    typer.Argument(
+        metavar="DATA", help="Name of a dataset such as ml-100k, a file, a folder, simulated, or a database."
+    ),
 ]
 
 
@@ -55,12 +69,14 @@ def describe(
     items: Items = None,
     users: Users = None,
     triples: Triples = None,
+    query: Query = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
     """Print the size of a log, its statistics and its features."""
     layout = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
-    tables = {"items": items, "users": users, "triples": triples}
+    texts = {"items": items, "users": users, "query": query}
+    tables = {"triples": triples, **{name: read_query(text) for name, text in texts.items()}}
     _prepare(Terminal.from_context(context, json), source, None, {**layout, **tables}, set_)
 
 
@@ -76,6 +92,7 @@ def prepare(
     items: Items = None,
     users: Users = None,
     triples: Triples = None,
+    query: Query = None,
     set_: Set = None,
     json: Json = False,
 ) -> None:
@@ -84,7 +101,8 @@ def prepare(
     --set changes filters, such as min_user_events=5.
     """
     layout = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
-    tables = {"items": items, "users": users, "triples": triples}
+    texts = {"items": items, "users": users, "query": query}
+    tables = {"triples": triples, **{name: read_query(text) for name, text in texts.items()}}
     _prepare(Terminal.from_context(context, json), source, out, {**layout, **tables}, set_)
 
 

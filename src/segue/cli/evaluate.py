@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs, parse_seeds
 from segue.cli.train import MaxUsers
 
 __all__ = ["compare", "cross_validate", "evaluate"]
@@ -156,7 +156,9 @@ def compare(
     overrides = [*(set_ or []), *_evaluation_overrides(None, exclude_seen, items)]
     task = _task(data, max_users, columns, separator, target)
     try:
-        result = compare_runs(models, task, overrides, metric, seeds=_seeds(seeds), baseline=baseline, log=terminal.log)
+        result = compare_runs(
+            models, task, overrides, metric, seeds=parse_seeds(seeds), baseline=baseline, log=terminal.log
+        )
     except (Interrupted, KeyboardInterrupt):
         terminal.log("\ninterrupted; repeat the command to continue")
         raise typer.Exit(130) from None
@@ -268,10 +270,3 @@ def _evaluation_overrides(metrics: str | None, exclude_seen: bool | None, items:
     overrides = [] if metrics is None else [f"evaluation.metrics=[{metrics}]"]
     overrides += [] if items is None else [f"evaluation.items={items}"]
     return overrides if exclude_seen is None else [*overrides, f"evaluation.exclude_seen={str(exclude_seen).lower()}"]
-
-
-def _seeds(text: str | None) -> list[int]:
-    parts = [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
-    if wrong := [part for part in parts if not part.isdigit()]:
-        raise ValueError(f"--seeds: got '{wrong[0]}', expected whole numbers such as 0,1,2")
-    return [int(part) for part in parts]

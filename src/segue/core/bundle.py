@@ -39,7 +39,17 @@ from segue.core.types import DataSchema, Dataset, Events, Feature, FeatureKind, 
 from segue.core.vocab import check_id_table, read_ids
 from segue.version import __version__
 
-__all__ = ["TrainedModel", "check_target", "create", "load", "read_schema", "save", "verify"]
+__all__ = [
+    "TrainedModel",
+    "check_target",
+    "create",
+    "load",
+    "read_schema",
+    "read_text_encodings",
+    "save",
+    "verify",
+    "write_text_encodings",
+]
 
 FORMAT = 2
 """Version of the layout. In format 1, ``bundle.json`` has no checksum."""
@@ -203,9 +213,9 @@ def save(folder: Path, trained: TrainedModel, log: Dataset | None = None) -> Non
         if trained.test_readings:
             about["test_readings"] = [dict(line) for line in trained.test_readings]
         if trained.text_encodings:
-            about["text"] = _write_text_encodings(fresh / TEXT, trained.text_encodings)
+            about["text"] = write_text_encodings(fresh / TEXT, trained.text_encodings)
         if trained.user_text_encodings:
-            about["user_text"] = _write_text_encodings(fresh / USER_TEXT, trained.user_text_encodings)
+            about["user_text"] = write_text_encodings(fresh / USER_TEXT, trained.user_text_encodings)
         if trained.knowledge is not None:
             about["knowledge"] = _write_knowledge(fresh, trained.knowledge)
         if log is not None:
@@ -246,8 +256,8 @@ def load(folder: Path) -> TrainedModel:
         lambda: _read_log(folder, metadata, items, users, catalog),
         training_history=tuple(metadata.get("training_history", ())),
         test_readings=list(metadata.get("test_readings", ())),
-        text_encodings=_read_text_encodings(folder / TEXT, metadata, "text"),
-        user_text_encodings=_read_text_encodings(folder / USER_TEXT, metadata, "user_text"),
+        text_encodings=read_text_encodings(folder / TEXT, metadata, "text"),
+        user_text_encodings=read_text_encodings(folder / USER_TEXT, metadata, "user_text"),
         knowledge=_read_knowledge(folder, metadata, len(items)),
         folder=folder,
     )
@@ -370,22 +380,24 @@ def _vocab(path: Path, size: int, id_type: str) -> Vocab:
     return Vocab(lambda: read_ids(path), size, id_type)
 
 
-def _write_text_encodings(path: Path, encodings: Sequence[TextEncoding]) -> list[dict[str, Any]]:
+def write_text_encodings(path: Path, encodings: Sequence[TextEncoding]) -> list[dict[str, Any]]:
     """Write what text encoders learned, and return their settings."""
     arrays = {f"{at}/{name}": array for at, one in enumerate(encodings) for name, array in one.arrays.items()}
     save_arrays(path, arrays)
     return [{"settings": dict(one.settings), "digest": one.digest} for one in encodings]
 
 
-def _read_text_encodings(path: Path, metadata: Mapping[str, Any], key: str) -> tuple[TextEncoding, ...]:
+def read_text_encodings(path: Path, metadata: Mapping[str, Any], key: str) -> tuple[TextEncoding, ...]:
+    """Read what :func:`write_text_encodings` wrote.
+
+    What it returned is ``metadata[key]``.
+    """
     listed = metadata.get(key, ())
     arrays = load_arrays(path) if listed else {}
     found = []
     for at, one in enumerate(listed):
         if not (isinstance(one, dict) and isinstance(one.get("settings"), dict) and isinstance(one.get("digest"), str)):
-            raise ValueError(
-                f"{path.parent / 'bundle.json'}: malformed: {key}: got {one!r}, expected settings and digest"
-            )
+            raise ValueError(f"{path.parent}: malformed: {key}: got {one!r}, expected settings and digest")
         own = {name.partition("/")[2]: array for name, array in arrays.items() if name.partition("/")[0] == str(at)}
         found.append(TextEncoding(one["settings"], own, one["digest"]))
     return tuple(found)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "atomic_file",
     "atomic_folder",
     "check_file_names",
     "check_regular_file",
@@ -152,6 +153,24 @@ def read_checked_json(path: Path, *, is_required: bool = True, max_bytes: int = 
     if digest != actual:
         raise ValueError(f"{path}: modified or damaged: checksum {actual}, expected {digest}")
     return value
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield the path of a new file that replaces ``path`` on success.
+
+    On error it is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        yield Path(name)
+        Path(name).chmod(0o644)  # temporary files are private to their owner
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

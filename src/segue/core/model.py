@@ -338,6 +338,8 @@ class Model(ABC):
     """Default metric for choosing the best epoch on the validation set."""
     reads_examples: ClassVar[bool] = False
     """Whether the model can also be trained on a table of labeled examples."""
+    reads_query_context: ClassVar[bool] = False
+    """Whether the input ``context`` is that of the query, and not that of the events of its history."""
     is_cpu_only: ClassVar[bool] = False
     """Whether training and scoring use the CPU, whatever the device of the run."""
 

@@ -6,6 +6,7 @@ It is prepared once, then opened in milliseconds.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl
 
+import polars as pl
 from platformdirs import user_cache_path
 
 from segue.core.config import suggest
@@ -24,9 +26,17 @@ from segue.core.registry import keys, load_module
 from segue.core.types import Dataset
 from segue.data import archives, event_files
 from segue.data.build import build
-from segue.data.dataframes import ColumnNames, is_table, normalize_columns, read_table
+from segue.data.dataframes import (
+    ColumnNames,
+    is_table,
+    normalize_columns,
+    read_table,
+    resolve_columns,
+    to_raw_log,
+)
 from segue.data.delimited import check_separator
 from segue.data.download import download
+from segue.data.examples.database import is_database, is_query, read_database
 from segue.data.filters import Filters
 from segue.data.folder import is_dataset, open_dataset
 from segue.data.knowledge.read_triples import read_triples
@@ -139,6 +149,7 @@ def load(
     items: Any = None,
     users: Any = None,
     triples: Any = None,
+    query: str | None = None,
     out: Path | str | None = None,
     log: Log | None = None,
 ) -> Dataset:
@@ -147,17 +158,20 @@ def load(
     Args:
         source: a key (``ml-100k``, ``amazon-beauty?variant=bert4rec``, ``simulated?users=1000&seed=1``); a file, a
             folder or a pattern of files (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``, ``.arrow``), also as
-            ``log.csv?separator=;``; a prepared folder; or an in-memory table.
+            ``log.csv?separator=;``; a prepared folder; the address of a database (``sqlite:///FILE``,
+            ``postgresql://...``); or an in-memory table.
         columns: column names of the source by internal name (``user``, ``item``, ``time``, ``value``, ``action``) or
             default name (``user_id``, ..., ``rating``). ``None`` ignores a column. In a delimited file without a
             header, columns are numbered from 1.
         separator: what separates the columns of delimited text, such as ``;`` or ``tab``; by default it is detected.
         target: the action that is predicted; other actions are input only.
         filters: which events to remove.
-        items: item features: a file or an in-memory table with ids in ``id`` or ``item_id``.
+        items: item features: a file or an in-memory table with ids in ``id`` or ``item_id``; or a query of the database
+            of the log, such as ``SELECT ...``.
         users: user features, likewise, with ids in ``id`` or ``user_id``.
         triples: facts about items: a file or an in-memory table with ``head``, ``relation`` and ``tail``. A head that
             is the id of an item, and ``item:ID`` as head or tail, is this item; everything else is another entity.
+        query: SQL query whose result is the log; required with a database, and for nothing else.
         out: folder to prepare the data in instead of the cache. Without it, in-memory tables are built in memory.
         log: receives decisions, counts and warnings of the preparation.
 
@@ -168,12 +182,15 @@ def load(
     check_not_forked("load data")
     if isinstance(source, str) and not source:
         raise ValueError("data: got an empty text, expected a name, a path or a table")
+    database = source if isinstance(source, str) and is_database(source) else None
+    if query is not None and database is None:
+        raise ValueError(f"query: got {query[:60]!r}, but the data is not the address of a database")
     request = _Request(
         normalize_columns(columns),
         None if separator is None else check_separator(separator),
         target,
         filters or Filters(),
-        read_side_tables(items, users, normalize_columns(columns)),
+        _read_features(database, items, users, normalize_columns(columns)),
         None if triples is None else read_triples(triples),
         None if out is None else Path(out).expanduser(),
         log or no_log,
@@ -186,10 +203,12 @@ def load(
         hint = "; polars.DataFrame makes a table of dicts, lists and arrays" if hasattr(source, "__len__") else ""
         expected = "a name, a path or a table (pandas, Polars, pyarrow, DuckDB)"
         raise ValueError(f"data: got {type(source).__name__}, expected {expected}{hint}")
+    if database is not None:
+        return _load_query(database, query, request)
     address = os.fspath(source)
-    key, _, query = address.partition("?")
+    key, _, settings = address.partition("?")
     if isinstance(source, str) and key.replace("-", "_") in keys(PACKAGE, PLUGINS):
-        return _load_source(key, query, request)
+        return _load_source(key, settings, request)
     if is_dataset(Path(address).expanduser()):
         if not request.is_plain or request.out is not None:
             raise ValueError(
@@ -220,6 +239,53 @@ def _load_files(address: str, request: _Request) -> Dataset:
     raw = event_files.read_files(paths, request.columns, request.separator)
     raw = replace(raw, notes=(*event_files.describe_unread(location), *raw.notes))
     return request.build(raw, name, folder, {"source": address})
+
+
+def _read_features(database: str | None, items: Any, users: Any, columns: Mapping[str, str]) -> dict[str, SideTable]:
+    """Read the tables of features, which may be queries of the database of the log.
+
+    Raises:
+        ValueError: a table cannot be read, a query fails, or the log is not in a database.
+    """
+    sources = {"items": items, "users": users}
+    queries = [noun for noun, source in sources.items() if is_query(source)]
+    for noun in queries:
+        if database is None:
+            got = f"got the query {sources[noun][:60]!r}"
+            raise ValueError(f"{noun}: {got}, but the data is not the address of a database")
+        sources[noun] = _without_decimals(read_database(database, sources[noun]).frame)
+    found = read_side_tables(sources["items"], sources["users"], columns)
+    return {noun: replace(one, name=f"the query of {noun}") if noun in queries else one for noun, one in found.items()}
+
+
+def _load_query(address: str, query: str | None, request: _Request) -> Dataset:
+    """Load the result of a query; the same result is prepared once.
+
+    The address is not stored, as it may have a password.
+    """
+    if request.separator is not None:
+        raise ValueError(f"separator: got {request.separator!r}, but the data is not a file of delimited text")
+    if query is None:
+        raise ValueError(
+            "query: got none for the database, expected SQL whose result has user_id and item_id; on the command line, "
+            "prepare the log first: segue data prepare ADDRESS --query 'SELECT ...' --out FOLDER"
+        )
+    table = read_database(address, query)
+    frame, notes = _without_decimals(table.frame), list[str]()
+    names = resolve_columns(request.columns, frame.columns, table.name, notes.append)
+    buffer = io.BytesIO()
+    frame.rechunk().write_ipc(buffer, compression="uncompressed")
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    folder = request.out or _cache_path("database", {"query": query, "rows": digest, **request.cache_key})
+    if request.out is None and is_dataset(folder):
+        return _open(folder, request.log)
+    return request.build(to_raw_log(frame, names, table.location, notes), "database", folder, {"source": table.name})
+
+
+def _without_decimals(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(
+        pl.col(name).cast(pl.Float64) for name, kind in frame.schema.items() if kind == pl.Decimal
+    )
 
 
 def _load_source(key: str, query: str, request: _Request) -> Dataset:

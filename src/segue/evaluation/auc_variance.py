@@ -18,6 +18,9 @@ from segue.evaluation.bootstrap import CONFIDENCE, Estimate
 
 __all__ = ["auc_difference", "auc_estimate", "mean_auc_estimate"]
 
+ROUNDING = 1e-15
+"""Differences and variances up to this size are rounding errors."""
+
 
 def auc_estimate(labels_T: NDArray[Any], scores_T: NDArray[Any]) -> Estimate:
     """Return the AUC with its interval over independent examples.
@@ -47,17 +50,20 @@ def auc_difference(labels_T: NDArray[Any], first_T: NDArray[Any], second_T: NDAr
     """Return the difference of the AUC of two models, and its p-value.
 
     The difference is that of the first model minus that of the second, with its interval; the p-value is that of
-    equality. Both models scored the same examples.
+    equality. Both models scored the same examples. Either may be several models, ``(M, T)``, such as those of several
+    seeds, whose mean AUC is compared.
 
     Raises:
         ValueError: all labels are equal.
     """
-    areas_M, covariance_MM = _delong(labels_T, np.stack([first_T, second_T]))
-    variance = float(covariance_MM[0, 0] + covariance_MM[1, 1] - 2 * covariance_MM[0, 1])
-    difference = float(areas_M[0] - areas_M[1])
+    first_MT, second_MT = np.atleast_2d(first_T), np.atleast_2d(second_T)
+    areas_M, covariance_MM = _delong(labels_T, np.concatenate([first_MT, second_MT]))
+    weights_M = np.repeat([1 / len(first_MT), -1 / len(second_MT)], [len(first_MT), len(second_MT)])
+    variance = float(weights_M @ covariance_MM @ weights_M)
+    difference = float(areas_M[: len(first_MT)].mean() - areas_M[len(first_MT) :].mean())
     found = _estimate(difference, variance, -1.0, 1.0)
-    if variance <= 0:
-        return found, 1.0 if difference == 0 else 0.0
+    if variance <= ROUNDING:
+        return found, 1.0 if abs(difference) <= ROUNDING else 0.0
     return found, float(2 * norm.sf(abs(difference) / np.sqrt(variance)))
 
 

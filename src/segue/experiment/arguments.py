@@ -18,6 +18,7 @@ from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.settings import EvaluationSettings, RunSettings, unused_settings, unused_training
+from segue.features.knowledge.derive import KnowledgeSettings
 from segue.features.text.settings import TextSettings
 from segue.training.settings import Training
 
@@ -39,6 +40,7 @@ GROUPS: Mapping[str, type[Settings]] = {
     "training": Training,
     "filters": Filters,
     "text": TextSettings,
+    "knowledge": KnowledgeSettings,
     "split": SplitSettings,
     "evaluation": EvaluationSettings,
     "run": RunSettings,
@@ -50,6 +52,7 @@ DEFAULT_STRATEGY: str = SplitSettings.model_fields["strategy"].default
 WHERE = {
     "filters": "filters apply when data is loaded, as in segue.load(data, {}=...)",
     "text": "text is encoded before training, as in segue.add_text(data, columns=...)",
+    "knowledge": "triples are derived before training, as in segue.add_knowledge(data, columns=...)",
     "split": "it is a setting of the split, as in segue.split(data, {}=...)",
     "evaluation": "it is a setting of the evaluation, see segue.evaluate",
     "run": "use the arguments for seeds and the device",
@@ -190,7 +193,7 @@ def take_data_settings(
     """
     keys = list(models)
     strategy = settings.get("strategy", settings.get("split.strategy", strategy))
-    data: dict[str, dict[str, Any]] = {"filters": {}, "text": {}, "split": {}}
+    data: dict[str, dict[str, Any]] = {"filters": {}, "text": {}, "knowledge": {}, "split": {}}
     rest: dict[str, Any] = {}
     for name, value in settings.items():
         group = setting_group(name, keys, strategy)

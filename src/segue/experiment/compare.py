@@ -34,6 +34,7 @@ from segue.experiment.inference.argument_checks import FilePath, check_arguments
 from segue.experiment.settings import EvaluationSettings, RunSettings
 from segue.experiment.text import encode_text
 from segue.experiment.train_model import TrainingJob, prepare_training, train_model
+from segue.features.knowledge.derive import KnowledgeSettings, derive_knowledge
 from segue.features.text.cache import cache_folder
 from segue.training.settings import Training
 
@@ -448,24 +449,30 @@ def _split_data(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Split:
         ValueError: settings that cannot be applied, as the data is loaded or split already.
     """
     if isinstance(data, Split):
-        if given := [*settings["filters"], *settings["split"], *(f"text.{name}" for name in settings["text"])]:
+        if given := [*settings["filters"], *settings["split"], *_grouped(settings, "text", "knowledge")]:
             raise ValueError(
                 f"{', '.join(given)}: got a split, to which filters, text and settings of a split cannot be applied; "
                 "use them in segue.load, segue.add_text or segue.split"
             )
         return data
-    dataset = load_filtered(data, settings["filters"], settings["text"])
+    dataset = load_filtered(data, settings)
     return split(dataset, parse(SplitSettings, settings["split"], "split"))
 
 
-def load_filtered(data: Any, filters: Mapping[str, Any], text: Mapping[str, Any]) -> Dataset:
-    """Load data with filters, and encode its text.
+def _grouped(settings: Mapping[str, Mapping[str, Any]], *groups: str) -> list[str]:
+    return [f"{group}.{name}" for group in groups for name in settings[group]]
 
-    A dataset is loaded already; its text is encoded if ``text`` has settings.
+
+def load_filtered(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Dataset:
+    """Load data with filters, derive triples, and encode its text.
+
+    A dataset is loaded already; triples and text follow from the groups ``knowledge`` and ``text``, if they have
+    settings.
 
     Raises:
         ValueError: filters for a dataset, or unusable settings of text.
     """
+    filters, text = settings["filters"], settings["text"]
     if not isinstance(data, Dataset):
         data = load(data, filters=parse(Filters, filters, "filters"))
     elif filters:
@@ -473,6 +480,7 @@ def load_filtered(data: Any, filters: Mapping[str, Any], text: Mapping[str, Any]
             f"{', '.join(filters)}: got a dataset, which is loaded already; use filters in segue.load(..., "
             f"{next(iter(filters))}=...)"
         )
+    data = derive_knowledge(data, parse(KnowledgeSettings, settings["knowledge"], "knowledge"))
     return encode_text(data, text, Run(), cache_folder()) if text else data
 
 

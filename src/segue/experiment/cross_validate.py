@@ -194,7 +194,7 @@ def cross_validate(
         if not isinstance(entry, Mapping):
             raise ValueError(f"models: '{name}' is already trained, expected settings: every fold trains its own model")
     parts = fold_settings(data_settings["split"], folds, valid)
-    dataset = load_filtered(data, data_settings["filters"], data_settings["text"])
+    dataset = load_filtered(data, data_settings)
     jobs = prepare_models(entries, dataset.name, {"exclude_seen": exclude_seen}, recipe, "cross_validate")
     return _cross_validate(jobs, dataset, parts, seed, device, metrics, ks, exclude_seen, log)
 

@@ -21,6 +21,7 @@ from segue.data.splits import split
 from segue.experiment.paths import bundle_folder
 from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, read_run_plan
+from segue.features.knowledge.derive import derive_knowledge
 from segue.features.text.cache import cache_folder
 from segue.features.text.encode_items import add_text_features
 from segue.serving.users.model_inputs import query_context_inputs, query_time_inputs
@@ -39,10 +40,13 @@ Log = Callable[[str], None]
 
 
 def load_data(plan: Plan, log: Log | None = None, progress: bool = False) -> Dataset:
-    """Load and filter the data of ``plan``, limit its users, and encode its text."""
+    """Load the data of ``plan``.
+
+    It is filtered, its users are limited, triples are derived, and its text is encoded."""
     task = plan.task
     layout: dict[str, Any] = {"columns": task.columns, "separator": task.separator, "target": task.target}
     data = _limit(load(task.data, **layout, filters=plan.filters, log=log), plan, log)
+    data = derive_knowledge(data, plan.knowledge, log)
     run = Run(plan.run.seed, device=plan.run.device, show_progress=progress)
     return add_text_features(data, plan.text, run, cache_folder(), log)
 
@@ -61,7 +65,7 @@ def load_run_data(run: Path) -> Dataset:
     data = open_dataset(Path(folder))
     if (found := data.header.get("hash")) != record["data_hash"]:
         raise ValueError(f"{folder}: got hash {found}, the run expected {record['data_hash']}; train again: {command}")
-    return _add_stored_text(_limit(data, plan, None), plan, run)
+    return _add_stored_text(derive_knowledge(_limit(data, plan, None), plan.knowledge), plan, run)
 
 
 def _add_stored_text(data: Dataset, plan: Plan, run: Path) -> Dataset:

@@ -44,15 +44,25 @@ def run_folders() -> list[Path]:
     return sorted(p for p in runs_folder().iterdir() if not p.is_symlink() and (p / SETTINGS).exists())
 
 
+CLICK_MODEL = "examples.json"
+"""File of a model that ``segue clicks`` saved, see :mod:`segue.core.examples.click_model`."""
+
+
 def find_run(text: str | Path) -> Path:
     """Find the folder of a run by its path, or by a name such as ``latest``.
 
     Raises:
-        ValueError: no such run; the message names the most similar one.
+        ValueError: no such run; the message names the most similar one, or says that it is a click-through model.
     """
     for path in (Path(text).expanduser(), runs_folder() / text):
         if (path / SETTINGS).exists():
             return path.resolve() if path.is_symlink() else path
+        if any((folder / CLICK_MODEL).is_file() for folder in (path, path / "model")):
+            raise ValueError(
+                f"run: '{text}' is a click-through model of a table of examples, which has no catalog to recommend "
+                "from; predict rows with segue clicks predict, or segue.open_clicks(...).predict(table); for "
+                "recommendations, train on an interaction log: segue train"
+            )
     known = [path.name for path in run_folders()]
     hint = suggest(Path(text).name, known) if known else f"; {runs_folder()}/ has no runs yet: segue train ..."
     raise ValueError(f"run: no run '{text}'{hint}")

@@ -32,6 +32,7 @@ from segue.experiment.settings import (
     unused_settings,
     unused_training,
 )
+from segue.features.knowledge.derive import KnowledgeSettings
 from segue.features.text.settings import TextSettings
 from segue.training.train import Training
 from segue.version import __version__
@@ -62,6 +63,7 @@ class Plan:
     run: RunSettings
     filters: Filters
     text: TextSettings
+    knowledge: KnowledgeSettings
     split: SplitSettings
     model: Settings
     training: Training
@@ -87,6 +89,8 @@ class Plan:
             del values["text"]["user_columns"]
         if not (self.text.columns or self.text.user_columns):  # settings without effect
             del values["text"]
+        if not self.knowledge.columns:
+            del values["knowledge"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def comparison_key(self) -> str:

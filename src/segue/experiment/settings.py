@@ -14,6 +14,7 @@ from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.split_settings import COMMON_SETTINGS, STRATEGY_SETTINGS, SplitSettings
 from segue.evaluation.warmth import ItemSelection, WarmthThresholds
+from segue.features.knowledge.derive import KnowledgeSettings
 from segue.features.text.settings import TextSettings
 from segue.training.train import Training
 
@@ -93,6 +94,7 @@ def setting_groups(model: str) -> dict[str, type[Settings]]:
         "training": Training,
         "filters": Filters,
         "text": TextSettings,
+        "knowledge": KnowledgeSettings,
         "split": SplitSettings,
         "evaluation": EvaluationSettings,
         "run": RunSettings,
@@ -120,10 +122,11 @@ def unused_training(model: str) -> dict[str, str]:
 def unused_settings(models: Collection[str], strategy: Any) -> Mapping[str, Collection[str]]:
     """Return the keys by group that no model and no split by ``strategy`` reads.
 
-    Settings of text count among them: they need their group, because models have settings of the same names.
+    Settings of text and knowledge count among them: they need their group, because others have the same names.
     """
     training = set.intersection(*(set(unused_training(model)) for model in models)) if models else set[str]()
     split = set[str]()
     if strategy in STRATEGY_SETTINGS:  # an unknown one is rejected where the split's settings are parsed
         split = SplitSettings.model_fields.keys() - {*COMMON_SETTINGS, *STRATEGY_SETTINGS[strategy]}
-    return {"training": training, "split": split, "text": set(TextSettings.model_fields)}
+    grouped = {"text": set(TextSettings.model_fields), "knowledge": set(KnowledgeSettings.model_fields)}
+    return {"training": training, "split": split, **grouped}

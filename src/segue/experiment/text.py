@@ -1,6 +1,6 @@
-"""Encode the text of items and users in memory, and add items to a trained model.
+"""Encode text and derive triples in memory, and add items to a trained model.
 
-The former is the counterpart of the settings group ``text`` of a run.
+The former are the counterparts of the settings groups ``text`` and ``knowledge`` of a run.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from segue.data.side_tables import read_side_tables
 from segue.experiment.arguments import check_device, check_seed
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
 from segue.features import new_items
+from segue.features.knowledge import derive
 from segue.features.text.cache import cache_folder
 from segue.features.text.encode_items import add_text_features
 from segue.features.text.settings import TextSettings
 
-__all__ = ["add_items", "add_text", "encode_text"]
+__all__ = ["add_items", "add_knowledge", "add_text", "encode_text"]
 
 Log = Callable[[str], None]
 
@@ -96,6 +97,26 @@ def encode_text(
             "such as columns=['title'] or user_columns=['description']"
         )
     return add_text_features(data, wanted, run, cache, log)
+
+
+@check_arguments(skip=("columns",))
+def add_knowledge(data: Any, columns: str | Sequence[str] = (), *, log: Log | None = None) -> Dataset:
+    """Derive triples of the knowledge graph from item features.
+
+    Every value of a column is an entity, and the column is the relation, as in ``film - director - person``. The
+    triples are added to those that the data has.
+
+    Args:
+        data: a dataset, or anything that :func:`segue.load` reads.
+        columns: item features, such as ``["genres", "directors"]``; empty: all categories and tags.
+        log: receives the statistics of the links, such as ``print``.
+
+    Raises:
+        ValueError: the data has no such feature, or a feature has no values that can be entities.
+    """
+    check_not_forked("use a dataset")
+    names = parse(derive.KnowledgeSettings, {"columns": columns}, "knowledge").columns
+    return derive.add_knowledge(data if isinstance(data, Dataset) else load(data), names, log=log)
 
 
 @check_arguments()

@@ -42,12 +42,13 @@ from segue.training.train import check_callbacks, train
 
 __all__ = ["TrainingJob", "prepare_training", "train_job", "train_model"]
 
-UNUSED_GROUPS = ("filters", "text", "split", "evaluation", "run")
+UNUSED_GROUPS = ("filters", "text", "knowledge", "split", "evaluation", "run")
 """Groups of settings that training in memory does not read."""
 
 UNUSED_SECTIONS = {
     "filters": "pass these settings to segue.load",
     "text": "pass these settings to segue.add_text",
+    "knowledge": "pass these settings to segue.add_knowledge",
     "split": "pass these settings to segue.split",
     "evaluation": "pass these settings to segue.evaluate",
 }

@@ -11,8 +11,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from segue.core.files import atomic_file, write_text
 from segue.reports.quantities import format_mean, metric_label
 from segue.reports.tables import best_first
 
@@ -20,7 +23,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["LIGHT", "plot_metric_bars", "plot_training_curves", "to_svg"]
+__all__ = [
+    "LIGHT",
+    "check_figure_path",
+    "plot_metric_bars",
+    "plot_reliability",
+    "plot_training_curves",
+    "save_figure",
+    "to_svg",
+]
+
+FIGURE_SUFFIXES = (".svg", ".png", ".pdf")
 
 Record = Mapping[str, Any]
 History = Sequence[Mapping[str, float]]
@@ -99,6 +112,85 @@ def plot_training_curves(histories: Mapping[str, History], metric: str) -> Figur
         _remove_clutter(axes)
     figure.axes[-1].legend(frameon=False, fontsize=8.5, labelcolor=LIGHT["ink"])
     return figure
+
+
+def plot_reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Figure:
+    """Plot observed shares of positive examples by predicted probability.
+
+    Intervals are those of the observed shares; on the dashed line, probabilities are right.
+
+    Args:
+        curves: by name, such as ``calibrated``, the columns ``rows``, ``predicted``, ``observed``, ``low`` and ``high``
+            of :func:`segue.evaluation.evaluate_examples.reliability_table`.
+    """
+    figure = _figure(5.2, 5.4)
+    axes = figure.subplots()
+    top = min(1.0, 1.06 * max(max(*curve["predicted"], *curve["high"]) for curve in curves.values()))
+    axes.plot([0, top], [0, top], color=LIGHT["faint"], linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    for number, (name, curve) in enumerate(curves.items()):
+        # the last curve is in front, in the first color
+        role = COLORS[(len(curves) - 1 - number) % len(COLORS)]
+        error = sum(
+            rows * abs(predicted - observed)
+            for rows, predicted, observed in zip(curve["rows"], curve["predicted"], curve["observed"], strict=True)
+        ) / sum(curve["rows"])
+        whiskers = [
+            [max(0.0, share - low) for share, low in zip(curve["observed"], curve["low"], strict=True)],
+            [max(0.0, high - share) for share, high in zip(curve["observed"], curve["high"], strict=True)],
+        ]
+        is_last = number == len(curves) - 1
+        axes.errorbar(
+            curve["predicted"],
+            curve["observed"],
+            yerr=whiskers,
+            fmt="o-" if is_last else "s--",
+            color=LIGHT[role],
+            markerfacecolor=LIGHT[role] if is_last else "white",
+            markersize=4.5,
+            linewidth=1.5,
+            elinewidth=1.0,
+            capsize=2.0,
+            label=f"{name}, calibration error {format_mean(error)}",
+            zorder=2 + number,
+        )
+    axes.set_xlim(0, top)
+    axes.set_ylim(0, top)
+    axes.set_aspect("equal")
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xlabel("predicted probability", fontsize=9)
+    axes.set_ylabel("observed share of positive examples", fontsize=9)
+    axes.yaxis.label.set_color(LIGHT["ink"])
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=LIGHT["ink"], loc="upper left")
+    _remove_clutter(axes)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure in the format of its suffix, in one step.
+
+    Raises:
+        ValueError: see :func:`check_figure_path`.
+    """
+    check_figure_path(path)
+    if path.suffix.lower() == ".svg":
+        write_text(path, to_svg(figure) + "\n")
+        return
+    out = io.BytesIO()
+    figure.savefig(out, format=path.suffix.lower().removeprefix("."), dpi=150)
+    with atomic_file(path) as fresh:
+        fresh.write_bytes(out.getvalue())
+
+
+def check_figure_path(path: Path) -> None:
+    """Check that figures can be written to ``path``.
+
+    Raises:
+        ValueError: the suffix is not that of a known format, or matplotlib is not installed.
+    """
+    if path.suffix.lower() not in FIGURE_SUFFIXES:
+        raise ValueError(f"{path}: unknown format '{path.suffix}', expected {', '.join(FIGURE_SUFFIXES)}")
+    if find_spec("matplotlib") is None:
+        raise ValueError("matplotlib is not installed: pip install 'segue[plots]'")
 
 
 def to_svg(figure: Figure, themed: bool = False) -> str:

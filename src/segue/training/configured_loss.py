@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segue.core.examples.fields import Examples
+from segue.core.examples.stream import ExampleStream
 from segue.core.network import Loss
 from segue.core.registry import exported_functions
 from segue.core.seen_items import SeenItems
@@ -24,7 +25,7 @@ from segue.training.settings_checks import is_sampled, loss_function, setting_na
 __all__ = ["build_loss"]
 
 
-def build_loss(training: Training, data: Dataset | Examples, device: str) -> Loss:
+def build_loss(training: Training, data: Dataset | Examples | ExampleStream, device: str) -> Loss:
     """Return the loss of ``training``.
 
     A sampled loss draws new negatives for every batch.
@@ -36,7 +37,7 @@ def build_loss(training: Training, data: Dataset | Examples, device: str) -> Los
     settings = _settings(function, training)
     scale = 1.0 / training.temperature
     sample = None
-    if is_sampled(training.loss) and not isinstance(data, Examples):
+    if is_sampled(training.loss) and not isinstance(data, Examples | ExampleStream):
         counts_I = torch.from_numpy(np.bincount(data.histories.items, minlength=data.n_items)).to(device)
         sampler = exported_functions(negative_samplers)[training.sampler]
         sample = sampler(counts_I, **_settings(sampler, training))

@@ -17,6 +17,7 @@ import torch
 
 from segue.core.config import Settings
 from segue.core.examples.fields import Examples
+from segue.core.examples.stream import ExampleStream
 from segue.core.memory_check import check_memory, size_settings
 from segue.core.model import Model, Validate
 from segue.core.model_arrays import explain_divergence
@@ -41,7 +42,7 @@ def fit(
     model_class: type[Model],
     config: Settings,
     training: Training,
-    data: Dataset | Examples,
+    data: Dataset | Examples | ExampleStream,
     run: Run,
     validate: Validate | None,
     callbacks: Iterable[Callback] = (),
@@ -81,7 +82,7 @@ class Trainer:
         self,
         model: Network,
         training: Training,
-        data: Dataset | Examples,
+        data: Dataset | Examples | ExampleStream,
         run: Run,
         validate: Validate | None,
         callbacks: Iterable[Callback] = (),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from segue.core.config import Settings, parse
 from segue.core.examples.fields import Examples
+from segue.core.examples.stream import ExampleStream
 from segue.core.memory_check import explain_memory_errors
 from segue.core.model import LOWER_IS_BETTER, Model, Solver, Validate
 from segue.core.model_arrays import check_convergence
@@ -29,12 +30,14 @@ def train(
     key: str,
     config: Settings | Mapping[str, Any],
     training: Training,
-    data: Dataset | Examples,
+    data: Dataset | Examples | ExampleStream,
     run: Run,
     validate: Validate | None = None,
     callbacks: Iterable[Callback] = (),
 ) -> Model:
     """Train the model ``key`` on ``data``, an interaction log or labeled examples.
+
+    Networks also read a stream of examples.
 
     Resume from the run's checkpoint if there is one.
 
@@ -55,6 +58,8 @@ def train(
     run.set_trainer(_train_part)
     _check_data(key, kind, data)
     if issubclass(kind, Solver):
+        if isinstance(data, ExampleStream):
+            raise ValueError(f"model: '{key}' needs all examples in memory, expected a network such as deepfm")
         if callbacks:
             raise ValueError(
                 f"callbacks: got {len(callbacks)} for '{key}', which is not trained in epochs of the training loop, so "
@@ -77,13 +82,13 @@ def train(
         return fit(kind, settings, training, data, run, validate, callbacks)
 
 
-def _check_data(key: str, kind: type[Model], data: Dataset | Examples) -> None:
+def _check_data(key: str, kind: type[Model], data: Dataset | Examples | ExampleStream) -> None:
     """Check that a model can be trained on the data.
 
     Raises:
         ValueError: there is nothing to train on, or the model reads no tables of examples.
     """
-    if isinstance(data, Examples):
+    if isinstance(data, Examples | ExampleStream):
         check_reads_examples(key)
         if not len(data):
             raise ValueError("nothing to train on: there are no examples")

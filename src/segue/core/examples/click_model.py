@@ -1,7 +1,8 @@
 """A model that was trained on labeled examples, and the folder that stores it.
 
 The folder contains ``examples.json`` (model key, settings, columns, hashes), ``arrays.safetensors``,
-``categories.parquet`` (the categories of all columns) and ``training.toml`` (all settings). Nothing is pickled.
+``categories.parquet`` (the categories of all columns), ``text.safetensors`` (what text encoders learned) and
+``training.toml`` (all settings). Nothing is pickled.
 
 Shapes: T rows.
 """
@@ -18,7 +19,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from segue.core.bundle import restore_model
+from segue.core.bundle import read_text_encodings, restore_model, write_text_encodings
 from segue.core.config import parse
 from segue.core.examples.calibration import Calibration
 from segue.core.examples.columns import Column
@@ -37,10 +38,10 @@ from segue.core.registry import model_class
 from segue.core.types import DataSchema
 from segue.version import __version__
 
-__all__ = ["ABOUT", "ClickModel"]
+__all__ = ["ABOUT", "SETTINGS", "ClickModel"]
 
 ABOUT, ARRAYS, CATEGORIES = "examples.json", "arrays.safetensors", "categories.parquet"
-SETTINGS = "training.toml"
+SETTINGS, TEXT = "training.toml", "text.safetensors"
 FORMAT = 1
 """Version of the layout."""
 
@@ -100,6 +101,7 @@ class ClickModel:
                 del column["values"]
             tables = [pl.DataFrame({"column": one.name, "value": one.values}) for one in self.encoder.columns]
             pl.concat(tables).write_parquet(fresh / CATEGORIES)
+            texts = write_text_encodings(fresh / TEXT, self.encoder.texts) if self.encoder.texts else []
             if self.settings:
                 write_text(fresh / SETTINGS, self.settings)
             about = {
@@ -110,6 +112,7 @@ class ClickModel:
                 "label": self.encoder.label,
                 "user": self.encoder.user,
                 "columns": columns,
+                "text": texts,
                 "calibration": None if self.calibration is None else self.calibration.to_json(),
                 "threshold": self.threshold,
                 "metadata": dict(self.metadata or {}),
@@ -140,7 +143,8 @@ class ClickModel:
                 )
                 for one in about["columns"]
             )
-            encoder = ExampleEncoder(columns, about["label"], about["user"])
+            texts = read_text_encodings(folder / TEXT, about, "text")
+            encoder = ExampleEncoder(columns, about["label"], about["user"], texts=texts)
             kind = model_class(about["model"])
             config = parse(kind.Config, about["config"], f"{path}: config")
             model = restore_model(kind(config, DataSchema(0, 0, fields=encoder.fields)), folder / ARRAYS)

@@ -21,10 +21,17 @@ from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Field, Fiel
 from segue.core.examples.settings import ColumnKind, ExampleSettings, Scaling
 from segue.core.features import MAX_MAGNITUDE
 
-__all__ = ["CellError", "Column", "fit_column", "infer_kind", "share_codes"]
-
-N_KNOTS = 1_001
-"""Quantiles of a column that is scaled by rank."""
+__all__ = [
+    "CellError",
+    "Column",
+    "read_lists",
+    "read_numbers",
+    "read_texts",
+    "read_times",
+    "read_vectors",
+    "share_codes",
+    "signed_log",
+]
 
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
@@ -74,12 +81,12 @@ class Column:
         if self.kind == "time":
             return tuple(Field(f"{self.name}:{part}", "category", N_RESERVED + n) for part, n in CALENDAR.items())
         assert self.kind != "ignore"
-        kind: FieldKind = self.kind
+        kind: FieldKind = "vector" if self.kind == "text" else self.kind
         return (Field(self.name, kind, self.size, self.shares),)
 
     def codes(self, column: pl.Series) -> Codes:
         """Encode categories, or the parts of a time: ``(T,)``, or ``(T, parts)``."""
-        return self._times(column) if self.kind == "time" else self._codes_of(_texts(column))
+        return self._times(column) if self.kind == "time" else self._codes_of(read_texts(column))
 
     def numbers(self, column: pl.Series) -> Scores:
         """Encode numbers, ``(T,)``; NaN where missing.
@@ -87,17 +94,17 @@ class Column:
         Raises:
             ValueError: a number is infinite or a text is not a number; names the row.
         """
-        x_T = _numbers(column)
+        x_T = read_numbers(column)
         if self.scaling == "quantile":
             scaled_T = np.interp(x_T, self.knots, np.linspace(-1.0, 1.0, len(self.knots)))
         else:
-            scaled_T = (_signed_log(x_T) if self.scaling == "log" else x_T) - self.center
+            scaled_T = (signed_log(x_T) if self.scaling == "log" else x_T) - self.center
             scaled_T = np.clip(scaled_T / self.scale, -self.clip, self.clip)
         return np.where(np.isnan(x_T), np.nan, scaled_T).astype(np.float32)
 
     def lists(self, column: pl.Series) -> Events:
         """Encode tags or a sequence: the last codes of each row, at most ``max_length``."""
-        lists = _lists(column, self.separator).list.tail(self.max_length)
+        lists = read_lists(column, self.separator).list.tail(self.max_length)
         lengths = lists.list.len().fill_null(0).to_numpy().astype(np.int64)
         flat = lists.filter(lists.list.len().fill_null(0) > 0).explode(empty_as_null=True, keep_nulls=True)
         return Events(np.concatenate([[0], np.cumsum(lengths)]), self._codes_of(flat))
@@ -108,7 +115,7 @@ class Column:
         Raises:
             ValueError: a vector has another width or a number that is not finite; names the row.
         """
-        return _vectors(column, self.size) / np.float32(self.scale)
+        return read_vectors(column, self.size) / np.float32(self.scale)
 
     def _codes_of(self, texts: pl.Series) -> Codes:
         is_missing = texts.is_null().to_numpy()
@@ -125,76 +132,16 @@ class Column:
         return pl.Enum(self.values)
 
     def _times(self, column: pl.Series) -> Codes:
-        times = _to_datetime(column).dt
+        times = read_times(column).dt
         parts = [times.hour(), times.weekday() - 1, times.month() - 1]
         return np.stack([(one.cast(pl.Int32) + N_RESERVED).fill_null(MISSING).to_numpy() for one in parts], axis=1)
-
-
-def infer_kind(column: pl.Series) -> ColumnKind:
-    """Return the kind of a column of training rows by its type.
-
-    Raises:
-        ValueError: the type is not supported.
-    """
-    kind = column.dtype
-    inner: Any = getattr(kind, "inner", None)
-    if inner is not None:
-        return "vector" if inner.is_float() else "tags"
-    if kind in TEXTS or kind == pl.Boolean or kind.is_integer():
-        return "category"
-    if kind.is_float():
-        known = column.drop_nulls().drop_nans()
-        is_whole = len(known) > 0 and bool((known == known.floor()).all()) and len(known) < len(column)
-        return "category" if is_whole else "number"  # integers with empty cells are read as floats by some libraries
-    if kind in (pl.Date, pl.Datetime):
-        return "time"
-    if kind == pl.Decimal:
-        return "number"
-    raise ValueError(f"column '{column.name}': unsupported type {kind}; set its kind to ignore, or convert it")
-
-
-def fit_column(column: pl.Series, settings: ExampleSettings) -> Column | str:
-    """Learn how a column is encoded, or return why it is left out.
-
-    Raises:
-        ValueError: a cell does not fit the kind of the column.
-    """
-    name = column.name
-    kind = settings.columns.get(name) or ("sequence" if name in settings.shares else infer_kind(column))
-    if kind == "ignore":
-        return "ignored by columns"
-    if column.null_count() == len(column):
-        return "no value in training"
-    if kind in ("category", "tags", "sequence"):
-        texts = (
-            _texts(column)
-            if kind == "category"
-            else _lists(column, settings.separator).explode(empty_as_null=True, keep_nulls=True)
-        )
-        options: dict[str, Any] = {"separator": settings.separator, "max_length": settings.max_length}
-        if (buckets := settings.buckets.get(name)) is not None:
-            return Column(name, kind, buckets + N_RESERVED, is_hashed=True, **options)
-        counts = texts.drop_nulls().alias("value").value_counts(name="n")
-        if kind == "category" and len(counts) + (texts.null_count() > 0) < 2:
-            return "constant in training"
-        counts = counts.filter(pl.col("n") >= settings.min_count).sort(["n", "value"], descending=[True, False])
-        values = counts.head(settings.max_categories)["value"]
-        return Column(name, kind, len(values) + N_RESERVED, values, **options)
-    if kind == "number":
-        return _fit_numbers(column, settings)
-    if kind == "vector":
-        vectors_TW = _vectors(column, None)
-        norm = float(np.sqrt(np.nanmean(np.square(vectors_TW).sum(1))))
-        return Column(name, kind, vectors_TW.shape[1], scale=norm or 1.0)
-    _to_datetime(column)
-    return Column(name, kind)
 
 
 def share_codes(column: Column | str, other: Column | str, settings: ExampleSettings) -> Column:
     """Return a column of sequences or tags with the codes of a column of categories.
 
     Args:
-        column: what :func:`fit_column` returned; ``other`` likewise.
+        column: what :func:`segue.core.examples.column_fitter.fit_column` returned; ``other`` likewise.
 
     Raises:
         ValueError: one of them is left out or has another kind.
@@ -208,48 +155,27 @@ def share_codes(column: Column | str, other: Column | str, settings: ExampleSett
     return replace(column, size=other.size, values=other.values, is_hashed=other.is_hashed, shares=other.name)
 
 
-def _fit_numbers(column: pl.Series, settings: ExampleSettings) -> Column | str:
-    scaling = settings.scaling_of(column.name)
-    x_T = _numbers(column)
-    known_T = x_T[~np.isnan(x_T)]
-    if not len(known_T):
-        return "no value in training"
-    if known_T.min() == known_T.max() and len(known_T) == len(x_T):
-        return "constant in training"
-    if scaling == "quantile":
-        knots = np.unique(np.quantile(known_T, np.linspace(0.0, 1.0, N_KNOTS)))
-        return Column(column.name, "number", scaling=scaling, knots=tuple(knots.tolist()))
-    y_T = _signed_log(known_T) if scaling == "log" else known_T
-    return Column(
-        column.name,
-        "number",
-        scaling=scaling,
-        center=float(y_T.mean()),
-        scale=float(y_T.std()) or 1.0,
-        clip=settings.clip,
-    )
-
-
-def _signed_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def signed_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return sign(x) log(1 + abs(x))."""
     logs: NDArray[np.float64] = np.sign(x) * np.log1p(np.abs(x))
     return logs
 
 
-def _texts(column: pl.Series) -> pl.Series:
+def read_texts(column: pl.Series) -> pl.Series:
     """Return categories as text.
 
     Whole numbers are written as integers, whatever their type.
     """
-    kind = column.dtype
-    if kind.is_float() or kind == pl.Decimal:
-        column = column.cast(pl.Float64).fill_nan(None)
-        known = column.drop_nulls().to_numpy()
-        if (known == np.floor(known)).all() and np.abs(known).max(initial=0.0) < 2**53:
-            column = column.cast(pl.Int64)
+    if column.dtype.is_float() or column.dtype == pl.Decimal:
+        cells = pl.col(column.name)
+        is_whole = (cells == cells.floor()) & (cells.abs() < 2**53)
+        integers, numbers = cells.cast(pl.Int64, strict=False).cast(pl.String), cells.cast(pl.String)
+        frame = column.cast(pl.Float64).fill_nan(None).to_frame()
+        return frame.select(pl.when(is_whole).then(integers).otherwise(numbers).alias(column.name)).to_series()
     return column.cast(pl.String)
 
 
-def _lists(column: pl.Series, separator: str | None) -> pl.Series:
+def read_lists(column: pl.Series, separator: str | None) -> pl.Series:
     """Return tags or sequences as lists of text."""
     if column.dtype == pl.String:
         if separator is None:
@@ -272,7 +198,7 @@ def _buckets(texts: pl.Series, count: int) -> NDArray[np.int64]:
     return found.fill_null(0).to_numpy()
 
 
-def _numbers(column: pl.Series) -> NDArray[np.float64]:
+def read_numbers(column: pl.Series) -> NDArray[np.float64]:
     """Return numbers, ``(T,)``; NaN where missing.
 
     Raises:
@@ -287,7 +213,7 @@ def _numbers(column: pl.Series) -> NDArray[np.float64]:
     return x_T
 
 
-def _vectors(column: pl.Series, width: int | None) -> Scores:
+def read_vectors(column: pl.Series, width: int | None) -> Scores:
     """Return vectors, ``(T, W)``; rows of NaN where missing."""
     inner: Any = getattr(column.dtype, "inner", None)
     if inner is None or not inner.is_numeric():
@@ -304,7 +230,7 @@ def _vectors(column: pl.Series, width: int | None) -> Scores:
     return x_TW
 
 
-def _to_datetime(column: pl.Series) -> pl.Series:
+def read_times(column: pl.Series) -> pl.Series:
     """Return times in UTC.
 
     Raises:
@@ -314,7 +240,7 @@ def _to_datetime(column: pl.Series) -> pl.Series:
         times = column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None)))
         return times.dt.convert_time_zone("UTC") if getattr(column.dtype, "time_zone", None) else times
     if column.dtype.is_numeric():
-        seconds = pl.Series(column.name, _numbers(column)).fill_nan(None)
+        seconds = pl.Series(column.name, read_numbers(column)).fill_nan(None)
         return (seconds * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))
     if column.dtype in TEXTS:
         times = column.cast(pl.String).str.to_datetime(strict=False)

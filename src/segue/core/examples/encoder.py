@@ -5,7 +5,7 @@ Shapes: T rows, F fields of categories, K fields of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from segue.core.config import suggest
 from segue.core.events import Events, Scores
-from segue.core.examples.columns import CellError, Column, fit_column, share_codes
+from segue.core.examples.column_fitter import ColumnFitter
+from segue.core.examples.columns import CellError, Column, read_texts, share_codes
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.settings import ExampleSettings
+from segue.core.types import TextEncoding
 
-__all__ = ["ExampleEncoder", "fit_encoder"]
+__all__ = ["EncoderFitter", "ExampleEncoder", "fit_encoder"]
 
 USER_COLUMNS = ("user", "user_id")
 """Columns that say whose example it is, unless the settings name another."""
@@ -34,6 +36,10 @@ class ExampleEncoder:
     user: str | None = None
     unused: Mapping[str, str] | None = None
     """Why columns were left out, by name."""
+    texts: tuple[TextEncoding, ...] = ()
+    """How columns of text become vectors."""
+    encode_texts: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    """Replaces texts of a table by their vectors; ``None``: a column of text is an error."""
 
     @property
     def fields(self) -> tuple[Field, ...]:
@@ -51,6 +57,10 @@ class ExampleEncoder:
         wanted = [column.name for column in self.columns] + ([self.label] if needs_labels else [])
         if missing := [name for name in wanted if name not in table.columns]:
             raise ValueError(f"column '{missing[0]}' is missing{suggest(missing[0], table.columns)}")
+        if self.texts:
+            if self.encode_texts is None:
+                raise ValueError("the model reads text: open it by segue.open_clicks, which opens the text encoder")
+            table = self.encode_texts(table)
         n_rows = len(table)
         codes: list[NDArray[np.int32]] = []
         numbers: list[Scores] = []
@@ -62,7 +72,7 @@ class ExampleEncoder:
                 codes.append(column.codes(cells).reshape(n_rows, len(column.fields)))
             elif column.kind == "number":
                 numbers.append(column.numbers(cells).reshape(n_rows, 1))
-            elif column.kind == "vector":
+            elif column.kind in ("vector", "text"):
                 vectors[column.name] = column.vectors(cells)
             else:
                 lists[column.name] = column.lists(cells)
@@ -73,8 +83,74 @@ class ExampleEncoder:
             lists,
             vectors,
             read_labels(table, self.label) if needs_labels else None,
-            None if self.user not in table.columns else table[self.user].cast(pl.String).rank("dense").to_numpy(),
+            None if self.user not in table.columns else self.rank_users(table[self.user]),
         )
+
+    def rank_users(self, users: pl.Series) -> NDArray[Any]:
+        """Return numbers of users in the order of their ids, ``(T,)``.
+
+        They are NaN where users are missing.
+        """
+        ranks: NDArray[Any] = read_texts(users).rank("dense").to_numpy()
+        return ranks
+
+
+class EncoderFitter:
+    """Learns from the rows of training how columns are encoded, in parts or at once.
+
+    Args:
+        texts: how columns of text become vectors; ``encode_texts`` replaces them.
+    """
+
+    def __init__(
+        self,
+        settings: ExampleSettings,
+        texts: tuple[TextEncoding, ...] = (),
+        encode_texts: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    ) -> None:
+        self.settings, self.texts, self.encode_texts = settings, texts, encode_texts
+        self.n_rows, self.n_positive = 0, 0
+        self.names: list[str] = []
+        self.fitters: dict[str, ColumnFitter] = {}
+
+    def update(self, table: pl.DataFrame) -> None:
+        """Learn from further rows, which have the columns of the first ones.
+
+        Raises:
+            ValueError: a column of the settings is missing, a label is not 0 or 1, or a cell does not fit its column.
+        """
+        settings = self.settings
+        if not self.fitters:
+            _check_columns(table, settings)
+        if self.encode_texts is not None:
+            table = self.encode_texts(table)
+        if not self.fitters:
+            self.names = table.columns
+            inputs = [name for name in table.columns if name not in (settings.label, settings.position)]
+            self.fitters = {name: ColumnFitter(name, table.schema[name], settings) for name in inputs}
+        labels_T = read_labels(table, settings.label)
+        self.n_rows, self.n_positive = self.n_rows + len(labels_T), self.n_positive + int(labels_T.sum())
+        for name, fitter in self.fitters.items():
+            fitter.update(table[name])
+
+    def finish(self) -> ExampleEncoder:
+        """Return the encoder.
+
+        Raises:
+            ValueError: there are no rows, all labels are equal, or no column can be used.
+        """
+        settings = self.settings
+        if self.n_positive in (0, self.n_rows):
+            got = f"all {self.n_rows} labels are {int(self.n_positive > 0)}" if self.n_rows else "there are no rows"
+            raise ValueError(f"column '{settings.label}': {got} in training, expected both 0 and 1")
+        fitted = {name: fitter.finish() for name, fitter in self.fitters.items()}
+        fitted |= {name: share_codes(fitted[name], fitted[of], settings) for name, of in settings.shares.items()}
+        columns = tuple(one for one in fitted.values() if isinstance(one, Column))
+        unused = {name: one for name, one in fitted.items() if isinstance(one, str)}
+        if not columns:
+            raise ValueError(f"no column can be used: {'; '.join(f'{name}: {why}' for name, why in unused.items())}")
+        user = settings.user or next((name for name in USER_COLUMNS if name in self.names), None)
+        return ExampleEncoder(columns, settings.label, user, unused, self.texts, self.encode_texts)
 
 
 def fit_encoder(table: pl.DataFrame, settings: ExampleSettings) -> ExampleEncoder:
@@ -84,23 +160,19 @@ def fit_encoder(table: pl.DataFrame, settings: ExampleSettings) -> ExampleEncode
         ValueError: a column of the settings is missing, a cell does not fit its column, labels are not 0 or 1 or all
             equal, or no column can be used.
     """
+    fitter = EncoderFitter(settings)
+    fitter.update(table)
+    return fitter.finish()
+
+
+def _check_columns(table: pl.DataFrame, settings: ExampleSettings) -> None:
+    """Check that all columns of the settings are in the table."""
     named = [settings.label, *([settings.user] if settings.user else []), *settings.columns, *settings.buckets]
     named += [*settings.shares, *settings.shares.values()]
     named += list(settings.scaling) if isinstance(settings.scaling, Mapping) else []
+    named += [name for name in (settings.position, settings.position_item) if name is not None]
     if missing := [name for name in named if name not in table.columns]:
         raise ValueError(f"column '{missing[0]}' is missing{suggest(missing[0], table.columns)}")
-    labels = read_labels(table, settings.label)
-    if len(labels) == 0 or labels.min() == labels.max():
-        got = f"all {len(labels)} labels are {labels[0]:g}" if len(labels) else "there are no rows"
-        raise ValueError(f"column '{settings.label}': {got} in training, expected both 0 and 1")
-    fitted = {name: fit_column(table[name], settings) for name in table.columns if name != settings.label}
-    fitted |= {name: share_codes(fitted[name], fitted[of], settings) for name, of in settings.shares.items()}
-    columns = tuple(one for one in fitted.values() if isinstance(one, Column))
-    unused = {name: one for name, one in fitted.items() if isinstance(one, str)}
-    if not columns:
-        raise ValueError(f"no column can be used: {'; '.join(f'{name}: {why}' for name, why in unused.items())}")
-    user = settings.user or next((name for name in USER_COLUMNS if name in table.columns), None)
-    return ExampleEncoder(columns, settings.label, user, unused)
 
 
 def read_labels(table: pl.DataFrame, name: str) -> Scores:

@@ -96,6 +96,10 @@ class PairBatch:
     users_M: Tensor
     items_M: Tensor
     seen: SeenItems
+    negatives_MK: Tensor | None = None
+    """Sampled items of each pair; ``None``: the loss samples them."""
+    is_negative_MK: Tensor | None = None
+    """Which of them are negatives."""
 
 
 def pair_batches(

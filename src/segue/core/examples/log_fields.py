@@ -202,6 +202,14 @@ class LogFields:
         users_T, known_T = queries.users[rows_T], queries.known[rows_T]
         return self._examples(users_T, known_T, items_T, before, context, features_NJ, rows_T)
 
+    def of_items(self) -> Examples:
+        """Return an example of each item, ``I`` rows.
+
+        The user is unknown, and so are history and context."""
+        n_items = self.schema.n_items
+        nobody = Queries.anonymous(Events(np.zeros(2, np.int64), np.zeros(0, np.int32)))
+        return self.of_pairs(nobody, np.zeros(n_items, np.int64), np.arange(n_items, dtype=np.int32))
+
     def _examples(
         self,
         users_T: NDArray[Any],

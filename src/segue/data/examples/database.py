@@ -1,7 +1,8 @@
-"""Read examples from a database: the result of a query that cannot write."""
+"""Read a table from a database: the result of a query that cannot write."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,10 @@ import polars as pl
 from segue.data.examples.table import ExampleTable
 from segue.data.raw_log import SourceLocation
 
-__all__ = ["is_database", "read_database"]
+__all__ = ["hide_password", "is_database", "is_query", "read_database"]
+
+MAX_NAME = 255
+"""Bytes of the name of a file, at most."""
 
 SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 
@@ -21,6 +25,24 @@ SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 def is_database(address: str) -> bool:
     """Check whether an address has the scheme of a database."""
     return "://" in address and not Path(address).exists()
+
+
+def is_query(text: object) -> bool:
+    """Check whether a value is the text of a query, not a path or a table."""
+    if not isinstance(text, str) or not re.match(r"\s*(select|with|table|values)[\s(]+\S", text, re.IGNORECASE):
+        return False
+    return len(text.encode()) > MAX_NAME or not Path(text).exists()
+
+
+def hide_password(address: str) -> str:
+    """Return an address without the password, which is not to be stored.
+
+    The client of PostgreSQL also reads it from the variable ``PGPASSWORD`` and the file ``~/.pgpass``.
+    """
+    if not is_database(address):
+        return address
+    address = re.sub(r"(://[^:/@?]*):[^@/]*@", r"\1@", address)
+    return re.sub(r"([?&])password=[^&]*&?", r"\1", address).rstrip("?&")
 
 
 def read_database(address: str, query: str | None) -> ExampleTable:
@@ -82,5 +104,7 @@ def _fetch(connection: Any, query: str, failure: type[Exception]) -> pl.DataFram
             f"query '{_shorten(query)}': {str(error).splitlines()[0]}; expected columns of one type each, cast others"
         ) from None
     if not len(frame):
-        raise ValueError(f"query '{_shorten(query)}': got no rows, expected examples")
-    return frame
+        raise ValueError(f"query '{_shorten(query)}': got no rows, expected some")
+    objects = [column.name for column in frame if column.dtype == pl.Object]  # such as uuid.UUID
+    texts = {name: [None if one is None else str(one) for one in frame[name]] for name in objects}
+    return frame.with_columns(pl.Series(name, cells, dtype=pl.String) for name, cells in texts.items())

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -29,11 +29,18 @@ from segue.data.delimited import check_separator, check_utf8, choose_separator, 
 from segue.data.download import download
 from segue.data.examples.database import is_database, read_database
 from segue.data.examples.libfm import is_libfm, read_libfm
-from segue.data.examples.table import ExampleTable, Part, concatenate, join_parts
+from segue.data.examples.streamed import StreamedTable, join_streamed, open_streamed
+from segue.data.examples.table import ExampleRows, ExampleTable, Part, concatenate, join_parts
 from segue.data.load import data_home
 from segue.data.raw_log import Log, SourceLocation, no_log
 
-__all__ = ["list_example_sources", "read_delimited_examples", "read_examples", "read_parts"]
+__all__ = ["MemoryMode", "list_example_sources", "read_delimited_examples", "read_examples", "read_parts"]
+
+MemoryMode: TypeAlias = Literal["auto", "all", "streamed"]
+"""Whether rows are read into memory."""
+
+MAX_BYTES = 2 * 2**30
+"""Size of Parquet files above which ``auto`` does not read them into memory."""
 
 PACKAGE = "segue.data.examples.sources"
 
@@ -52,8 +59,12 @@ def list_example_sources() -> list[tuple[str, str]]:
 
 
 def read_examples(
-    source: Any, query: str | None = None, separator: str | None = None, log: Log = no_log
-) -> ExampleTable:
+    source: Any,
+    query: str | None = None,
+    separator: str | None = None,
+    log: Log = no_log,
+    memory: MemoryMode = "all",
+) -> ExampleRows:
     """Read a table of labeled examples.
 
     Args:
@@ -63,16 +74,23 @@ def read_examples(
         query: SQL query whose result is the table; required with a database, and for nothing else.
         separator: what separates the columns of delimited text; by default it is detected.
         log: receives messages about downloads.
+        memory: ``all`` reads the rows; ``streamed`` leaves them in Parquet files; ``auto`` does so if these have more
+            than :data:`MAX_BYTES`.
 
     Raises:
         ValueError: the source is unknown, or a row is malformed; the message names file and line.
     """
-    if isinstance(source, ExampleTable):
+    if isinstance(source, ExampleRows):
+        if memory == "streamed" and isinstance(source, ExampleTable):
+            raise ValueError(f"memory: got 'streamed', but {source.name} is in memory already, expected Parquet files")
         return source
     is_address = isinstance(source, str | os.PathLike)
     address = os.fspath(source) if is_address else ""
     if is_address and not address:
         raise ValueError("data: got an empty text, expected a name, a path, the address of a database or a table")
+    if memory == "streamed" and (not is_address or is_database(address)):
+        kind = "a database" if is_address else type(source).__name__
+        raise ValueError(f"memory: got 'streamed', but the data is {kind}, expected Parquet files")
     if is_database(address):
         return read_database(address, query)
     if query is not None:
@@ -81,6 +99,8 @@ def read_examples(
             "postgresql://..."
         )
     if is_address:
+        if memory != "all" and (paths := _streamed_files(address, memory)):
+            return open_streamed(paths, address)
         return _read_address(address, None if separator is None else check_separator(separator), log)
     if separator is not None:
         raise ValueError(f"separator: got {separator!r}, but the data is not a file of delimited text")
@@ -103,32 +123,55 @@ def read_parts(
     query: str | None = None,
     separator: str | None = None,
     log: Log = no_log,
-) -> ExampleTable:
+    memory: MemoryMode = "all",
+) -> ExampleRows:
     """Read a table whose validation and test may be separate.
 
     If they are, the result has a column of parts.
 
 
     Args:
-        source: as in :func:`read_examples`, like ``query``, ``separator`` and ``log``.
+        source: as in :func:`read_examples`, like ``query``, ``separator``, ``log`` and ``memory``.
         valid: the validation part, likewise; ``None``: not separate.
         test: the test part, likewise.
 
     Raises:
         ValueError: as in :func:`read_examples`; the message names the part.
     """
-    table = read_examples(source, query, separator, log)
+    table = read_examples(source, query, separator, log, memory=memory)
     if valid is None and test is None:
         return table
-    parts: dict[Part, ExampleTable] = {"train": table}
+    parts: dict[Part, ExampleRows] = {"train": table}
     others: dict[Part, Any] = {"valid": valid, "test": test}
+    used: MemoryMode = "streamed" if isinstance(table, StreamedTable) else "all"
     for part, other in others.items():
         if other is not None:
             try:
-                parts[part] = read_examples(other, None, separator if isinstance(other, str) else None, log)
+                own = separator if isinstance(other, str) else None
+                parts[part] = read_examples(other, None, own, log, memory=used)
             except ValueError as error:
                 raise ValueError(f"{part}: {error}") from None
-    return join_parts(parts)
+    if used == "streamed":
+        return join_streamed({part: one for part, one in parts.items() if isinstance(one, StreamedTable)})
+    return join_parts({part: one for part, one in parts.items() if isinstance(one, ExampleTable)})
+
+
+def _streamed_files(address: str, memory: MemoryMode) -> list[Path]:
+    """Return the Parquet files of an address if they are not read into memory.
+
+    Raises:
+        ValueError: ``memory`` is ``streamed``, and there are other files or none.
+    """
+    is_file = event_files.is_file_address(address) and address.replace("-", "_") not in keys(PACKAGE)
+    if not is_file or is_libfm(Path(address)):
+        if memory == "streamed":
+            raise ValueError(f"memory: got 'streamed', but {address} is not Parquet, which alone is read by row groups")
+        return []
+    paths = event_files.find_files(address)
+    if memory == "streamed":
+        return paths
+    is_parquet = all(event_files.format_of(path) == ".parquet" for path in paths)
+    return paths if is_parquet and sum(path.stat().st_size for path in paths) > MAX_BYTES else []
 
 
 def _from_mapping(source: Mapping[Any, Any]) -> pl.DataFrame:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from segue.core.config import Settings, parse, reject_unused, suggest
-from segue.data.examples.table import PARTS, ExampleTable
+from segue.data.examples.table import PARTS, ExampleRows, ExampleTable
 
 __all__ = ["ExampleSplit", "ExampleSplitSettings", "ExampleSplitStrategy", "split_table"]
 
@@ -62,15 +62,17 @@ class ExampleSplitSettings(Settings):
 class ExampleSplit:
     """The parts of a table; a part may be empty."""
 
-    train: ExampleTable
-    valid: ExampleTable
-    test: ExampleTable
+    train: ExampleRows
+    valid: ExampleRows
+    test: ExampleRows
     settings: ExampleSplitSettings
     """With the strategy and the column that were used."""
 
 
-def split_table(table: ExampleTable, settings: ExampleSplitSettings) -> ExampleSplit:
+def split_table(table: ExampleRows, settings: ExampleSplitSettings) -> ExampleSplit:
     """Split a table; rows keep their order within the parts.
+
+    Of a table on the disk, only the column is read that the split depends on.
 
     Raises:
         ValueError: a column is missing or has unusable values, or a part would be empty.
@@ -81,18 +83,18 @@ def split_table(table: ExampleTable, settings: ExampleSplitSettings) -> ExampleS
     used = parse(ExampleSplitSettings, values, "split")
     if strategy == "given":
         assert column is not None
-        parts = _given(table, column)
-        inputs = ExampleTable(table.frame.drop(column), table.location, table.notes)
+        parts_T = _given(table.narrow(column), column)
+        inputs = table.drop(column)
     else:
         _check_size(table, used)
         if strategy == "random":
             groups_T: Rows = np.random.default_rng(used.seed).permutation(len(table))
         else:
             assert column is not None
-            groups_T = _ordered_groups(table, column, used.seed if strategy == "user" else None)
-        parts = _cut(groups_T, used)
+            groups_T = _ordered_groups(table.narrow(column), column, used.seed if strategy == "user" else None)
+        parts_T = _cut(groups_T, used)
         inputs = table.without_parts()
-    train, valid, test = (inputs.take(np.flatnonzero(parts == number)) for number in range(len(PARTS)))
+    train, valid, test = (inputs.select(parts_T, number) for number in range(len(PARTS)))
     shares = {"train": 1.0, "valid": used.valid, "test": used.test}
     for part, rows in zip(PARTS, (train, valid, test), strict=True):
         if not len(rows) and (part == "train" or (strategy != "given" and shares[part] > 0)):
@@ -103,14 +105,14 @@ def split_table(table: ExampleTable, settings: ExampleSplitSettings) -> ExampleS
     return ExampleSplit(train, valid, test, used)
 
 
-def _column_of(table: ExampleTable, strategy: ExampleSplitStrategy, given: str | None) -> str | None:
+def _column_of(table: ExampleRows, strategy: ExampleSplitStrategy, given: str | None) -> str | None:
     """Return the column that a strategy reads.
 
     Raises:
         ValueError: it is missing.
     """
     assert strategy in get_args(ExampleSplitStrategy)
-    columns = table.frame.columns
+    columns = table.columns
     if given is None and strategy == "user":
         given = next((name for name in USER_COLUMNS if name in columns), None)
     if given is None and strategy == "given":
@@ -124,7 +126,7 @@ def _column_of(table: ExampleTable, strategy: ExampleSplitStrategy, given: str |
     return given
 
 
-def _check_size(table: ExampleTable, settings: ExampleSplitSettings) -> None:
+def _check_size(table: ExampleRows, settings: ExampleSplitSettings) -> None:
     wanted = 1 + (settings.valid > 0) + (settings.test > 0)
     if len(table) < wanted:
         raise ValueError(f"split: got {len(table)} rows in {table.name}, expected at least {wanted}")

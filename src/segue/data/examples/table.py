@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -14,7 +15,16 @@ from numpy.typing import NDArray
 from segue.core.examples.columns import CellError
 from segue.data.raw_log import SourceLocation
 
-__all__ = ["PART", "PARTS", "ExampleTable", "Part", "concatenate", "join_parts"]
+__all__ = [
+    "PART",
+    "PARTS",
+    "ExampleRows",
+    "ExampleTable",
+    "Part",
+    "combined_schema",
+    "concatenate",
+    "join_parts",
+]
 
 Part: TypeAlias = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
@@ -23,24 +33,86 @@ PART = "part"
 """Column of a table with given parts, whose values are those of :data:`PARTS`."""
 
 
-@dataclass(frozen=True, eq=False)
-class ExampleTable:
-    """Labeled examples as read from a source: a label and any other columns."""
+class ExampleRows(ABC):
+    """Labeled examples, in memory or on the disk: a label and any other columns."""
 
-    frame: pl.DataFrame
-    location: SourceLocation
-    notes: tuple[str, ...] = ()
-    """Decisions of the reader, and warnings of the source."""
-    part_column: str | None = None
-    """Column with the part of each row, if the source gives parts; it is no input of a model."""
+    if TYPE_CHECKING:  # fields of dataclasses do not implement abstract properties
+
+        @property
+        def frame(self) -> pl.DataFrame:
+            """All rows in memory."""
+
+        @property
+        def location(self) -> SourceLocation:
+            """Where the rows were read from."""
+
+        @property
+        def notes(self) -> tuple[str, ...]:
+            """Decisions of the reader, and warnings of the source."""
+
+        @property
+        def part_column(self) -> str | None:
+            """Column with the part of each row, if the source gives parts.
+
+            It is no input of a model.
+            """
+
+    @property
+    @abstractmethod
+    def columns(self) -> list[str]:
+        """Names of all columns."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    @abstractmethod
+    def tables(self) -> Iterator[ExampleTable]:
+        """Yield the rows in their order, in one or several tables."""
+
+    @abstractmethod
+    def narrow(self, column: str) -> ExampleTable:
+        """Return a table in memory that has at least this column."""
+
+    @abstractmethod
+    def select(self, parts_T: NDArray[np.integer[Any]], number: int) -> ExampleRows:
+        """Return the rows whose number in ``parts_T`` is ``number``, in their order."""
+
+    @abstractmethod
+    def drop(self, column: str) -> ExampleRows:
+        """Return the table without a column."""
+
+    @abstractmethod
+    def without_parts(self) -> ExampleRows:
+        """Return the table without the column of parts."""
 
     @property
     def name(self) -> str:
         """File, dataset, address of the database, or type of the in-memory table."""
         return self.location.name
 
+    @property
+    def rows_hash(self) -> str:
+        """Hash of the rows, whatever their order."""
+        return f"{sum(_hash_rows(table.frame) for table in self.tables()) % 2**64:016x}"
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleTable(ExampleRows):
+    """Labeled examples in memory, as read from a source."""
+
+    frame: pl.DataFrame
+    location: SourceLocation
+    notes: tuple[str, ...] = ()
+    part_column: str | None = None
+
     def __len__(self) -> int:
         return len(self.frame)
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of all columns."""
+        return self.frame.columns
 
     def take(self, rows: NDArray[np.integer[Any]]) -> ExampleTable:
         """Return rows by index, in the order of ``rows``."""
@@ -48,11 +120,26 @@ class ExampleTable:
         selected = np.asarray(rows, np.int64) if before is None else before[rows]
         return replace(self, frame=self.frame[rows], location=replace(self.location, selected=selected))
 
+    def tables(self) -> Iterator[ExampleTable]:
+        """Yield the table itself."""
+        yield self
+
+    def narrow(self, column: str) -> ExampleTable:
+        """Return the table itself."""
+        return self
+
+    def select(self, parts_T: NDArray[np.integer[Any]], number: int) -> ExampleTable:
+        """Return the rows whose number in ``parts_T`` is ``number``, in their order."""
+        return self.take(np.flatnonzero(parts_T == number))
+
+    def drop(self, column: str) -> ExampleTable:
+        """Return the table without a column."""
+        part_column = None if column == self.part_column else self.part_column
+        return replace(self, frame=self.frame.drop(column), part_column=part_column)
+
     def without_parts(self) -> ExampleTable:
         """Return the table without the column of parts."""
-        if self.part_column is None:
-            return self
-        return replace(self, frame=self.frame.drop(self.part_column), part_column=None)
+        return self if self.part_column is None else self.drop(self.part_column)
 
     @contextmanager
     def located(self) -> Iterator[None]:
@@ -64,6 +151,26 @@ class ExampleTable:
             raise ValueError(f"{where}, column '{error.column}': {error.problem}") from None
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+
+
+def _hash_rows(frame: pl.DataFrame) -> int:
+    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
+    return int(frame.hash_rows(0).cast(pl.UInt128).sum() or 0) if len(frame) else 0
+
+
+def combined_schema(schemas: Sequence[tuple[str, pl.Schema]]) -> pl.Schema:
+    """Return the types of the columns of several files together.
+
+    They are combined as by :func:`concatenate`.
+
+    Args:
+        schemas: name and types of each file.
+
+    Raises:
+        ValueError: files have different columns, or columns of types that cannot be combined.
+    """
+    empty = [ExampleTable(pl.DataFrame(schema=schema), SourceLocation(name)) for name, schema in schemas]
+    return concatenate(empty).frame.schema
 
 
 def concatenate(tables: Sequence[ExampleTable]) -> ExampleTable:

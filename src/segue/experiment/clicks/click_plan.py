@@ -16,6 +16,8 @@ from segue.core.examples.calibration import CalibrationMethod
 from segue.core.examples.settings import ExampleSettings
 from segue.core.model import Solver
 from segue.core.registry import model_class
+from segue.data.examples.database import hide_password
+from segue.data.examples.read import MemoryMode
 from segue.data.examples.splits import ExampleSplitSettings
 from segue.experiment.plan import format_group, read_groups, read_none
 from segue.experiment.settings import unused_training
@@ -23,7 +25,7 @@ from segue.training.settings import Training
 from segue.training.train import check_reads_examples
 from segue.version import __version__
 
-__all__ = ["ClickPlan", "ClickRunSettings", "ClickTask", "make_click_plan", "read_click_plan"]
+__all__ = ["GROUPS", "ClickPlan", "ClickRunSettings", "ClickTask", "make_click_plan", "read_click_plan"]
 
 TRAINING_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"batch_size": 4_096, "epochs": 30, "patience": 3, "metric": "auc"}
@@ -33,7 +35,7 @@ TRAINING_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 METRICS = ("auc", "log_loss")
 """Validation metrics that can choose the best epoch."""
 
-OF_LOGS = ("inputs", "max_history", "num_negatives")
+OF_LOGS = ("inputs", "max_history", "num_negatives", "context_dropout")
 """Settings of models that only training on an interaction log reads."""
 
 
@@ -61,6 +63,12 @@ class ClickRunSettings(Settings):
     """Seed of all random choices of the training."""
     device: str = "cpu"
     """Device of torch: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    memory: MemoryMode = "auto"
+    """Where rows are: ``all`` reads them into memory; ``streamed`` leaves them in Parquet files, whose row groups are
+    read in random order, and trains networks alone; ``auto`` streams for networks if the files have more than 2 GiB."""
+    buffer_rows: Annotated[int, Ge(1)] = 2_000_000
+    """Encoded rows in memory among which streamed rows are shuffled, at least one row group; up to as many rows of
+    validation stay in memory, too."""
     calibration: CalibrationMethod | None = None
     """How probabilities are calibrated on the validation examples: ``platt``, ``temperature``, ``isotonic`` or none."""
 
@@ -76,12 +84,24 @@ class ClickPlan:
     training: Training
     run: ClickRunSettings
 
+    @property
+    def memory(self) -> MemoryMode:
+        """Where the rows are read to; models that cannot stream need them in memory."""
+        is_solver = issubclass(model_class(self.task.model), Solver)
+        return "all" if self.run.memory == "auto" and is_solver else self.run.memory
+
     def values(self) -> dict[str, dict[str, Any]]:
-        """Return all values as JSON holds them, by group."""
-        return {field.name: getattr(self, field.name).model_dump(mode="json") for field in fields(self)}
+        """Return all values as JSON holds them, by group.
+
+        Passwords of databases are left out.
+        """
+        found = {field.name: getattr(self, field.name).model_dump(mode="json") for field in fields(self)}
+        addresses = {name: hide_password(found["task"][name]) for name in ("data", "valid", "test")
+                     if found["task"][name] is not None}  # fmt: skip
+        return {**found, "task": {**found["task"], **addresses}}
 
     def to_toml(self) -> str:
-        """Format all settings as TOML, each below its documentation."""
+        """Format all settings as TOML, each below its documentation; see :meth:`values`."""
         document = tomlkit.document()
         document.add(tomlkit.comment(f"Every setting of this training, as resolved by Segue {__version__}."))
         for name, values in self.values().items():
@@ -90,14 +110,14 @@ class ClickPlan:
         return tomlkit.dumps(document)
 
 
+GROUPS: Mapping[str, type[Settings]] = MappingProxyType(
+    {"training": Training, "examples": ExampleSettings, "split": ExampleSplitSettings, "run": ClickRunSettings}
+)
+"""Groups of settings that all models share."""
+
+
 def _groups(model: str) -> dict[str, type[Settings]]:
-    return {
-        "model": model_class(model).Config,
-        "training": Training,
-        "examples": ExampleSettings,
-        "split": ExampleSplitSettings,
-        "run": ClickRunSettings,
-    }
+    return {"model": model_class(model).Config, **GROUPS}
 
 
 def make_click_plan(

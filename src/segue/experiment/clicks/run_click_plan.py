@@ -63,7 +63,7 @@ def run_click_plan(
         Interrupted: the user asked to stop; the checkpoint is written.
     """
     task = plan.task
-    table = read_parts(task.data, task.valid, task.test, task.query, task.separator, log)
+    table = read_parts(task.data, task.valid, task.test, task.query, task.separator, log, plan.memory)
     split = split_table(table, plan.split)
     if read_test and not len(split.test):
         raise ValueError(f"test: the split of {table.name} has no test part, expected some rows to evaluate")

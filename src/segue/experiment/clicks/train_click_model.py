@@ -7,7 +7,7 @@ calibration, and choose the threshold of F1.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,39 +16,50 @@ import numpy as np
 from segue.core.examples.calibration import Calibration
 from segue.core.examples.click_model import ABOUT, ClickModel
 from segue.core.examples.columns import Column
-from segue.core.examples.encoder import ExampleEncoder, fit_encoder
+from segue.core.examples.encoder import ExampleEncoder
 from segue.core.examples.fields import Examples
+from segue.core.examples.propensities import find_propensities, weight_clicks
+from segue.core.examples.settings import ExampleSettings
+from segue.core.examples.stream import ExampleStream
 from segue.core.messages import QualityWarning, arg, warn
-from segue.core.model import ExampleModel
+from segue.core.model import Solver
+from segue.core.registry import model_class
 from segue.core.run import Run
-from segue.data.examples.table import ExampleTable
+from segue.data.examples.streamed import StreamedTable
+from segue.data.examples.table import ExampleRows, ExampleTable
 from segue.data.raw_log import Log, no_log
 from segue.evaluation.bootstrap import Estimate
 from segue.evaluation.click_metrics import best_threshold
-from segue.evaluation.evaluate_examples import evaluate_predictions, make_example_validator
+from segue.evaluation.evaluate_examples import evaluate_predictions, make_row_validator
 from segue.experiment.arguments import check_device, device_of_model
 from segue.experiment.clicks.click_plan import ClickPlan
+from segue.experiment.clicks.encoded_rows import EncodedRows, ShuffledRows, encode_rows, fit_rows
+from segue.experiment.clicks.text_columns import with_text_columns
 from segue.experiment.records.training_record import check_training_folder, check_unchanged, hash_table
 from segue.training.train import train
 
-__all__ = ["MODEL_FOLDER", "describe_columns", "open_click_model", "record_estimates", "train_click_model"]
+__all__ = [
+    "describe_columns",
+    "find_click_model",
+    "open_click_model",
+    "record_estimates",
+    "train_click_model",
+]
 
 MODEL_FOLDER = "model"
 """Folder of the trained model in the folder of its training."""
 
+MIN_GROUPS = 4
+"""Row groups that are shuffled together, below which a message says so."""
 
-@dataclass(frozen=True)
-class _HeldOut:
-    """Encoded validation rows."""
-
-    table: ExampleTable
-    examples: Examples
+MAX_SHOWN = 10
+"""Propensities in the log."""
 
 
 def train_click_model(
     plan: ClickPlan,
-    table: ExampleTable,
-    valid: ExampleTable | None = None,
+    table: ExampleRows,
+    valid: ExampleRows | None = None,
     *,
     folder: Path | None = None,
     progress: bool = False,
@@ -74,13 +85,13 @@ def train_click_model(
     device, note = device_of_model(plan.task.model, check_device(plan.run.device))
     if note is not None:
         warn(f"train: {note}")
+    check_streams(plan, table)
     table = table.without_parts()
-    with table.located():
-        encoder = fit_encoder(table.frame, plan.examples)
-        examples = encoder.encode(table.frame)
+    encoder, n_positive = fit_rows(table, plan.examples, Run(plan.run.seed, device=device, show_progress=progress))
+    examples = _training_examples(plan, table, encoder, log)
     for text in (*table.notes, *(f"column '{name}' is left out: {why}" for name, why in _unused(encoder).items())):
         log(text)
-    held_out = None if valid is None else _encode_valid(encoder, valid.without_parts())
+    held_out = None if valid is None else EncodedRows(valid, encoder, plan.run.buffer_rows)
     if held_out is None:
         warn(
             f"train: there are no validation rows, so all {plan.training.epochs} epochs are trained, and the threshold "
@@ -90,12 +101,13 @@ def train_click_model(
     if folder is not None:
         _claim_folder(folder, plan, table, held_out)
     run = Run(plan.run.seed, folder, device, show_progress=progress)
-    validate = None if held_out is None else make_example_validator(held_out.examples)
+    validate = None if held_out is None else make_row_validator(held_out.labels_T, held_out.predict)
     model = train(plan.task.model, plan.model, plan.training, examples, run, validate)
     metadata: dict[str, Any] = {
         "data": table.name,
         "rows": len(table),
-        "positives": int(np.asarray(examples.labels).sum()),
+        "rows_hash": table.rows_hash,
+        "positives": n_positive,
         "seed": plan.run.seed,
         "columns": describe_columns(encoder),
     }
@@ -107,12 +119,65 @@ def train_click_model(
     return trained
 
 
-def _encode_valid(encoder: ExampleEncoder, valid: ExampleTable) -> _HeldOut:
-    with valid.located():
-        return _HeldOut(valid, encoder.encode(valid.frame))
+def _weight_by_position(examples: Examples, table: ExampleTable, settings: ExampleSettings, log: Log) -> Examples:
+    """Return the examples with the weights of their positions.
+
+    The settings name the column of positions; without one there are no weights."""
+    if settings.position is None:
+        return examples
+    assert examples.labels is not None
+    positions_T, propensities_P = find_propensities(table.frame, examples.labels, settings)
+    shown = ", ".join(f"{value:.2f}" for value in propensities_P[:MAX_SHOWN])
+    more = ", ..." if len(propensities_P) > MAX_SHOWN else ""
+    log(f"propensities of positions 1 to {len(propensities_P)}: {shown}{more}")
+    return replace(
+        examples, weights=weight_clicks(positions_T, examples.labels, propensities_P, settings.min_propensity)
+    )
 
 
-def _claim_folder(folder: Path, plan: ClickPlan, table: ExampleTable, held_out: _HeldOut | None) -> None:
+def check_streams(plan: ClickPlan, table: ExampleRows) -> None:
+    """Check that a model can be trained on rows that stay on the disk.
+
+    Raises:
+        ValueError: the model or a setting needs all rows in memory.
+    """
+    if not isinstance(table, StreamedTable):
+        return
+    key = plan.task.model
+    if issubclass(model_class(key), Solver):
+        raise ValueError(
+            f"memory: got 'streamed', but '{key}' needs all rows in memory; set memory=all, or choose a network such "
+            "as deepfm"
+        )
+    if getattr(plan.model, "objective", "binary") == "softmax":
+        raise ValueError(
+            "memory: got 'streamed', but objective=softmax needs all rows of a query at once; set memory=all"
+        )
+    if plan.examples.position is not None:
+        raise ValueError("memory: got 'streamed', but position needs all rows in memory; set memory=all")
+
+
+def _training_examples(
+    plan: ClickPlan, table: ExampleRows, encoder: ExampleEncoder, log: Log
+) -> Examples | ExampleStream:
+    """Return the encoded rows, or those on the disk, which are encoded in each epoch."""
+    if not isinstance(table, StreamedTable):
+        assert isinstance(table, ExampleTable)
+        return _weight_by_position(encode_rows(encoder, table), table, plan.examples, log)
+    largest = max(group.rows for group in table.groups)
+    log(
+        f"memory: rows stay on the disk; {len(table.groups):,} row groups are read in random order, and shuffled among "
+        f"{max(plan.run.buffer_rows, largest):,} rows in memory"
+    )
+    if largest > plan.run.buffer_rows / MIN_GROUPS:
+        log(
+            f"memory: row groups have up to {largest:,} rows, so that few are shuffled together; write smaller ones, "
+            f"or set buffer_rows to {MIN_GROUPS * largest:,}"
+        )
+    return ShuffledRows(table, encoder, plan.run.buffer_rows)
+
+
+def _claim_folder(folder: Path, plan: ClickPlan, table: ExampleRows, held_out: EncodedRows | None) -> None:
     """Check that ``folder`` is new or holds this training; write its record."""
     if (folder / ABOUT).exists():
         raise ValueError(f"folder: '{folder}' is the folder of a saved model, expected a new one")
@@ -125,28 +190,32 @@ def _claim_folder(folder: Path, plan: ClickPlan, table: ExampleTable, held_out: 
         **settings,
         "name": plan.task.model,
         "seed": plan.run.seed,
-        "data.training_hash": hash_table(table.frame),
-        "data.validation_hash": None if held_out is None else hash_table(held_out.table.frame),
+        "data.training_hash": _hash_rows(table),
+        "data.validation_hash": None if held_out is None else _hash_rows(held_out.table),
     }
+    if isinstance(table, StreamedTable):
+        record |= {"memory": "streamed", "run.buffer_rows": plan.run.buffer_rows}
     check_unchanged(folder, record)
 
 
-def _fit_to_validation(trained: ClickModel, held_out: _HeldOut, plan: ClickPlan) -> ClickModel:
+def _hash_rows(table: ExampleRows) -> str:
+    return str(hash_table(table.frame)) if isinstance(table, ExampleTable) else table.rows_hash
+
+
+def _fit_to_validation(trained: ClickModel, held_out: EncodedRows, plan: ClickPlan) -> ClickModel:
     """Fit calibration and threshold to the validation rows; add their metrics."""
-    examples, method = held_out.examples, plan.run.calibration
-    assert isinstance(trained.model, ExampleModel)
-    assert examples.labels is not None
-    logits_T = trained.model.predict_logits(examples)
-    calibration = None if method is None else Calibration.fit(method, logits_T, examples.labels)
+    method, labels_T = plan.run.calibration, held_out.labels_T
+    logits_T = held_out.predict(trained.model)
+    calibration = None if method is None else Calibration.fit(method, logits_T, labels_T)
     trained = replace(trained, calibration=calibration)
     probabilities_T = trained.probabilities(logits_T)
-    threshold = best_threshold(examples.labels, probabilities_T)
-    found = evaluate_predictions(examples.labels, probabilities_T, examples.users, threshold, plan.run.seed)
+    threshold = best_threshold(labels_T, probabilities_T)
+    found = evaluate_predictions(labels_T, probabilities_T, held_out.users_T, threshold, plan.run.seed)
     metadata = {
         **(trained.metadata or {}),
         "valid": {
             "data": held_out.table.name,
-            "rows": len(examples),
+            "rows": len(held_out),
             "metrics": record_estimates(found),
         },
     }
@@ -183,9 +252,22 @@ def _details(column: Column) -> str:
         return texts if column.kind == "category" else f"{texts}, at most {column.max_length} per row"
     if column.kind == "number":
         return f"{column.scaling} scaling"
-    if column.kind == "vector":
+    if column.kind in ("vector", "text"):
         return f"{column.size} numbers"
     return "hour, weekday and month"
+
+
+def find_click_model(path: Path) -> Path:
+    """Return the folder of a saved model: ``path``, or one within it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = path.expanduser()
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / ABOUT).is_file():
+            return folder
+    raise ValueError(f"model: '{path}' has no {ABOUT}, expected a folder that segue clicks train or save wrote")
 
 
 def open_click_model(path: Path) -> ClickModel:
@@ -194,8 +276,4 @@ def open_click_model(path: Path) -> ClickModel:
     Raises:
         ValueError: there is none, or a file in it is broken.
     """
-    path = path.expanduser()
-    for folder in (path, path / MODEL_FOLDER):
-        if (folder / ABOUT).is_file():
-            return ClickModel.load(folder)
-    raise ValueError(f"model: '{path}' has no {ABOUT}, expected a folder that segue clicks train or save wrote")
+    return with_text_columns(ClickModel.load(find_click_model(path)))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
-__all__ = ["TABLE_SUFFIXES", "check_suffix", "read_ids", "read_table", "write_table"]
+from segue.core.files import atomic_file
+
+__all__ = ["TABLE_SUFFIXES", "check_suffix", "read_ids", "read_table", "write_parts", "write_table"]
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson")
 
@@ -92,11 +96,53 @@ def write_table(path: Path, table: pl.DataFrame | pl.LazyFrame) -> None:
         elif suffix in (".jsonl", ".ndjson"):
             frame.sink_ndjson(temporary)
         else:
-            lists = [name for name, dtype in frame.collect_schema().items() if isinstance(dtype, pl.List)]
-            joined = frame.with_columns(
-                pl.col(name).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR) for name in lists
-            )
-            joined.sink_csv(temporary, separator="," if suffix == ".csv" else "\t")
+            _join_lists(frame).sink_csv(temporary, separator="," if suffix == ".csv" else "\t")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_parts(path: Path, parts: Iterator[pl.DataFrame]) -> None:
+    """Write the rows of several tables as one, as :func:`write_table` does.
+
+    One of them is in memory at a time.
+
+    Raises:
+        ValueError: the format is unknown, or a table of several parts is written as Parquet without pyarrow.
+    """
+    check_suffix(path)
+    path, suffix = path.expanduser(), path.suffix.lower()
+    first, second = next(parts), next(parts, None)
+    if second is None:
+        write_table(path, first)
+        return
+    every = itertools.chain([first, second], parts)
+    with atomic_file(path) as fresh:
+        if suffix == ".parquet":
+            _write_row_groups(fresh, every)
+            return
+        with fresh.open("wb") as out:
+            for number, part in enumerate(every):
+                if suffix in (".jsonl", ".ndjson"):
+                    part.write_ndjson(out)
+                    continue
+                separator = "," if suffix == ".csv" else "\t"
+                _join_lists(part.lazy()).collect().write_csv(out, include_header=number == 0, separator=separator)
+
+
+def _write_row_groups(path: Path, parts: Iterator[pl.DataFrame]) -> None:
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError:
+        raise ValueError("pyarrow is not installed: pip install 'segue[parquet]'") from None
+    tables = (part.to_arrow(compat_level=pl.CompatLevel.oldest()) for part in parts)
+    first = next(tables)
+    with pyarrow.parquet.ParquetWriter(path, first.schema, compression="zstd") as writer:
+        for table in itertools.chain([first], tables):
+            writer.write_table(table)
+
+
+def _join_lists(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Write lists as text, for formats without lists."""
+    lists = [name for name, dtype in frame.collect_schema().items() if isinstance(dtype, pl.List)]
+    return frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR) for name in lists)

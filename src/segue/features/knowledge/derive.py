@@ -12,17 +12,41 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from pydantic import field_validator
 
-from segue.core.config import suggest
+from segue.core.config import Settings, suggest
 from segue.core.features import infer_features
 from segue.core.knowledge.knowledge import ITEM_PREFIX, Knowledge
 from segue.core.types import Dataset
 from segue.core.vocab import Vocab
 
-__all__ = ["add_knowledge"]
+__all__ = ["KnowledgeSettings", "add_knowledge", "derive_knowledge"]
+
+
+class KnowledgeSettings(Settings):
+    """Which item features become triples of the knowledge graph."""
+
+    columns: tuple[str, ...] = ()
+    """Item features whose values become entities, such as ``[genres, directors]``; empty: no triples are derived."""
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _accept_one_column(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
 
 SHARED = ("category", "tags")
 """Kinds of features whose values several items share."""
+
+
+def derive_knowledge(data: Dataset, settings: KnowledgeSettings, log: Callable[[str], None] | None = None) -> Dataset:
+    """Add the triples of the settings, if there are any; see :func:`add_knowledge`.
+
+    The content hash stays that of the data without them: they follow from the data and the settings.
+    """
+    if not settings.columns:
+        return data
+    return replace(add_knowledge(data, settings.columns, log=log), header=data.header)
 
 
 def add_knowledge(data: Dataset, columns: Sequence[str] = (), *, log: Callable[[str], None] | None = None) -> Dataset:

@@ -46,8 +46,8 @@ class EntityVectorSettings(Settings):
     """Negatives of a triple: random heads in one half of the batches, random tails in the other."""
     learning_rate: Annotated[float, Gt(0)] = 0.01
     """Learning rate of Adam."""
-    margin: Annotated[float, Gt(0)] = 6.0
-    """Distance at which a triple is as likely true as false."""
+    margin: Annotated[float, Gt(0)] | None = None
+    """Distance at which a triple is as likely true as false; none: a tenth of the width, as distances grow with it."""
     temperature: Annotated[float, Gt(0)] = 1.0
     """Divisor of the scores in the weights of the negatives."""
 
@@ -97,6 +97,7 @@ def train_entities(
     size = (n_relations, width // 2 if is_rotation else width)
     relations_RD = torch.from_numpy(rng.uniform(-0.1, 0.1, size).astype(np.float32)).requires_grad_()
     optimizer = torch.optim.Adam([entities_ED, relations_RD], settings.learning_rate)
+    margin = width / 10 if settings.margin is None else settings.margin
     columns = [np.asarray(part, np.int64) for part in (knowledge.heads, knowledge.relation_codes, knowledge.tails)]
     step = 0
     with run.progress(settings.epochs, settings.method, "epochs") as advance:
@@ -107,9 +108,9 @@ def train_entities(
                 heads, relations, tails = (torch.from_numpy(column[rows]) for column in columns)
                 wrong = torch.from_numpy(rng.integers(n_entities, size=(len(rows), settings.num_negatives)))
                 head, tail, move = entities_ED[heads], entities_ED[tails], relations_RD[relations]
-                positive_B = settings.margin - _distance(settings.method, head, move, tail)
+                positive_B = margin - _distance(settings.method, head, move, tail)
                 ends = (entities_ED[wrong], tail[:, None]) if step % 2 else (head[:, None], entities_ED[wrong])
-                negative_BK = settings.margin - _distance(settings.method, ends[0], move[:, None], ends[1])
+                negative_BK = margin - _distance(settings.method, ends[0], move[:, None], ends[1])
                 weights_BK = torch.softmax(negative_BK.detach() / settings.temperature, dim=1)
                 loss = -F.logsigmoid(positive_B).mean() - (weights_BK * F.logsigmoid(-negative_BK)).sum(1).mean()
                 optimizer.zero_grad()

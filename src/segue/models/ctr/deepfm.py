@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.types import DataSchema
+from segue.nn.ctr.candidate_scoring import FieldSums
 from segue.nn.ctr.click_network import ClickNetwork, TowerSettings
 from segue.nn.ctr.field_embeddings import ExampleBatch
 from segue.nn.ctr.layers import sum_of_products
@@ -41,3 +42,7 @@ class DeepFM(ClickNetwork):
         first_B: Tensor = self.linear(batch).sum((1, 2))
         logits_B: Tensor = first_B + sum_of_products(x_BFD).sum(1) + self.deep(x_BFD.flatten(1))[:, 0]
         return self.bias + logits_B
+
+    def field_sums(self) -> FieldSums:
+        """Return the quantities that are sums over fields."""
+        return FieldSums(self.bias, self.linear, self.embed, True, self.deep)

@@ -39,7 +39,7 @@ class FinalNet(ClickNetwork):
         is_gated: bool = True
         """Whether the first block reads gated embeddings."""
         distillation: Annotated[float, Ge(0)] = 1.0
-        """Weight of the loss of each of two blocks on the probability of both."""
+        """Weight of the loss of each of two blocks on the probability of both, a part of ``objective=binary``."""
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)

@@ -4,6 +4,7 @@ They are a strong reference for tables, and a reranker.
 
 Friedman 2001, doi:10.1214/aos/1013203451; Ke et al. 2017, "LightGBM". Categories are split into two sets by their
 statistics in a node (Fisher 1958). Tags are counted; a history becomes its length and its matches with the item.
+``target_statistics`` adds counts and mean labels of combinations of categories, such as user and item.
 
 ``binary`` minimizes the logarithmic loss. ``lambdarank`` (Burges 2010, "From RankNet to LambdaRank to LambdaMART")
 orders the examples of a query by NDCG: those of a user in a table, or an event of a log with its sampled items. Its
@@ -19,10 +20,11 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from numpy.typing import NDArray
 
 from segue.core.config import Settings
+from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, score_pairs
@@ -30,6 +32,7 @@ from segue.core.model import LOWER_IS_BETTER, Solver, StateArrays, Validate
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.solvers.boosting.target_statistics import TargetStatistics
 from segue.solvers.boosting.tree_columns import category_columns, count_columns, tree_columns
 from segue.solvers.boosting.trees import Trees
 from segue.solvers.training_iterations import run_iterations
@@ -38,9 +41,6 @@ __all__ = ["GradientBoosting"]
 
 MAX_QUERY = 10_000
 """Examples of a query that LightGBM can order."""
-
-MAX_SPLIT_CATEGORIES = 256
-"""Categories on the smaller side of a split, at most."""
 
 LOWEST = float(np.finfo(np.float64).min)
 """Value of the metric before the first validation; finite, as arrays of checkpoints are."""
@@ -61,6 +61,7 @@ class GradientBoosting(Solver):
     """
 
     reads_examples = True
+    reads_query_context = True
 
     class Config(Settings):
         """Settings of ``gradient_boosting``."""
@@ -83,6 +84,15 @@ class GradientBoosting(Solver):
         """Number of examples that smooth the statistics of a category."""
         min_category_examples: Annotated[int, Ge(1)] = 5
         """Minimum number of examples of a set of categories in a split."""
+        max_split_categories: Annotated[int, Ge(1)] = 256
+        """Maximum number of categories on the smaller side of a split; fewer if target statistics represent them."""
+        target_statistics: tuple[Annotated[tuple[str, ...], MinLen(1)], ...] = ()
+        """Sets of fields of categories whose counts and mean labels in training are inputs, such as ``[["user"],
+        ["item"], ["user", "item"]]``. Training examples have those of the other folds."""
+        statistics_folds: Annotated[int, Ge(2)] = 10
+        """Number of folds for ``target_statistics``."""
+        statistics_prior: Annotated[float, Gt(0)] = 1.0
+        """Number of examples with the mean label that are added to each group of ``target_statistics``."""
         column_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
         """Fraction of the columns that a tree may use, drawn at random."""
         row_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
@@ -100,12 +110,16 @@ class GradientBoosting(Solver):
         """Number of the newest events of a history that are read."""
         num_negatives: Annotated[int, Gt(0)] = 4
         """Sampled items per event of a log, from those that the user has not interacted with."""
+        context_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+        """Fraction of the events of a log whose context is hidden in training, so that queries without context are
+        ranked well."""
 
     def __init__(self, config: Config, schema: DataSchema) -> None:
         super().__init__(config, schema)
         self.tables: LogFields | None = None
         self.trees = Trees("", ())
         self.booster: Any = None
+        self.statistics: TargetStatistics | None = None
 
     def fit(self, train: Dataset | Examples, run: Run, validate: Validate | None) -> None:
         """Add trees until the validation metric no longer improves.
@@ -118,6 +132,10 @@ class GradientBoosting(Solver):
         """
         examples = train if isinstance(train, Examples) else self._examples_of_log(train, run.rng("negatives"))
         config, metric = self.config, self.config.metric or ("auc" if isinstance(train, Examples) else "ndcg@10")
+        if config.target_statistics:
+            self.statistics, examples = TargetStatistics.fit(
+                examples, config.target_statistics, config.statistics_prior, config.statistics_folds, run.rng("folds")
+            )
         data_TP, data = self._training_data(examples)
         margins_T = np.zeros(len(examples))
         best, best_trees, n_without_improvement = LOWEST, 0, 0
@@ -170,7 +188,11 @@ class GradientBoosting(Solver):
         examples = self.tables.with_negatives(train, np.arange(count), pairs, config.num_negatives, rng)
         assert examples.weights is not None
         events_T = np.tile(np.arange(count), config.num_negatives + 1)
-        return replace(examples, users=events_T, weights=None).take(np.flatnonzero(examples.weights))
+        is_used_T = np.flatnonzero(examples.weights)
+        if self.schema.event_context and config.context_dropout:
+            is_hidden_M = rng.random(count) < config.context_dropout
+            examples = hide_context(examples, np.tile(is_hidden_M, config.num_negatives + 1))
+        return replace(examples, users=events_T, weights=None).take(is_used_T)
 
     def _fields(self) -> tuple[Field, ...]:
         return self.schema.fields or log_fields(self.schema, "history" in self.config.inputs)
@@ -203,7 +225,7 @@ class GradientBoosting(Solver):
             "cat_l2": config.category_l2,
             "cat_smooth": config.category_smoothing,
             "min_data_per_group": config.min_category_examples,
-            "max_cat_threshold": MAX_SPLIT_CATEGORIES,
+            "max_cat_threshold": config.max_split_categories,
             "feature_fraction": config.column_fraction,
             "bagging_fraction": config.row_fraction,
             "seed": seed % 2**31,
@@ -214,6 +236,8 @@ class GradientBoosting(Solver):
         """Return the logits of examples, or the scores of ``lambdarank``, ``(T,)``."""
         if self.booster is None or not len(examples):
             return np.zeros(len(examples), np.float32)
+        if self.statistics is not None:
+            examples = self.statistics.extend(examples)
         scores = self.booster.predict(tree_columns(examples), raw_score=True, num_threads=run_threads())
         return np.asarray(scores, np.float32)
 
@@ -236,13 +260,20 @@ class GradientBoosting(Solver):
         return {"trees": np.frombuffer(self.trees.text().encode(), np.uint8)}
 
     def arrays(self) -> StateArrays:
-        """Return the trees as LightGBM writes them, as bytes, and the tables of a log."""
-        return {**self._tree_array(), **(self.tables.arrays() if self.tables is not None else {})}
+        """Return the trees in LightGBM's format, statistics, and the tables of a log."""
+        found = self._tree_array()
+        for part in (self.tables, self.statistics):
+            found |= part.arrays() if part is not None else {}
+        return found
 
     def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
         stored = load_array(arrays, "trees", (None,), np.uint8)
-        n_columns = count_columns(self._fields())
+        fields = self._fields()
+        if sets := self.config.target_statistics:
+            self.statistics = TargetStatistics.restore(arrays, sets, self.config.statistics_prior)
+            fields = self.statistics.extend_fields(fields)
+        n_columns = count_columns(fields)
         try:
             trees = Trees.parse(text := stored.tobytes().decode())
             if trees.text() != text:

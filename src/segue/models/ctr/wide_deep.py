@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from segue.core.types import DataSchema
+from segue.nn.ctr.candidate_scoring import FieldSums
 from segue.nn.ctr.click_network import ClickNetwork, TowerSettings
 from segue.nn.ctr.field_embeddings import ExampleBatch
 
@@ -37,3 +38,7 @@ class WideDeep(ClickNetwork):
         """Return the logit of each example, ``(B,)``."""
         logits_B: Tensor = self.linear(batch).sum((1, 2)) + self.deep(self.embed(batch).flatten(1))[:, 0]
         return logits_B
+
+    def field_sums(self) -> FieldSums:
+        """Return the quantities that are sums over fields."""
+        return FieldSums(None, self.linear, self.embed, False, self.deep)

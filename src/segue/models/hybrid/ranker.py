@@ -3,49 +3,59 @@
 Covington et al. 2016, doi:10.1145/2959100.2959190.
 
 The ranker learns from candidates as it will see them: the last events of the training users are held out, a retriever
-is trained on the other events, and its candidates for the earlier history are examples, positive where the user chose
-the item. The retriever that is used in the end is then trained on everything.
+is trained on the other events, and its candidates for the history before a held-out event are examples, positive where
+the user chose the item. The retriever that is used in the end is then trained on everything.
 
 An example has the fields of :mod:`segue.core.examples.log_fields`, and numbers of the retrieval: the score of the
 retriever, standardized over the candidates of the query; the logarithm of the rank; and the logarithm of the number of
 training events of the item. Items that are not candidates are ranked below all candidates, in the order of the
 retriever.
 
-Shapes: N queries, I items, C candidates of a query, T examples, K numbers of the retrieval.
+Shapes: U users, N queries, I items, C candidates of a query, T examples, K numbers of the retrieval.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Annotated, Any, Literal, Self
+import json
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from segue.core.config import Settings
+from segue.core.bundle import read_schema
+from segue.core.config import Settings, suggest
+from segue.core.examples.context_dropout import hide_query_context
 from segue.core.examples.fields import Examples
-from segue.core.examples.log_fields import LogFields, log_fields
-from segue.core.features import infer_features
-from segue.core.model import ExampleModel, Model, Solver, StateArrays, Validate, select_candidates
+from segue.core.examples.log_fields import LogFields, log_fields, log_schema
+from segue.core.examples.propensities import estimate_by_counts, inverse_propensities, read_positions
+from segue.core.examples.settings import check_propensities
+from segue.core.features import encode_features
+from segue.core.model import ExampleModel, Extensible, Model, Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.recommend import exclude
 from segue.core.registry import model_class
 from segue.core.run import Run
-from segue.core.types import Codes, DataSchema, Dataset, Events, Mask, Queries, Scores
-from segue.solvers.profiles.base_models import base_arrays, check_restorable, restore_member
+from segue.core.types import Codes, DataSchema, Dataset, Mask, Queries, Scores
+from segue.solvers.profiles.base_models import base_arrays, check_restorable, combine_schemas, restore_member
+from segue.solvers.two_stage.held_out_events import (
+    HeldOutEvents,
+    divide_queries,
+    hold_out,
+    make_query_validator,
+)
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = ["Ranker"]
 
 BLOCK_CELLS = 4_000_000
 """Scores of the retriever that are held in memory at once."""
 
-VALIDATION_SHARE = 0.1
-"""Share of the queries on whose candidates the best epoch of the ranker is chosen."""
-
-OF_NETWORKS: dict[str, Any] = {"batch_size": 2_048, "epochs": 30, "patience": 3}
+OF_NETWORKS: dict[str, Any] = {"batch_size": 2_048, "epochs": 30, "patience": 3, "objective": "softmax"}
 OF_RANKERS: dict[str, dict[str, Any]] = {"gradient_boosting": {"objective": "lambdarank", "metric": "ndcg@10"}}
 """Settings of models that order, unless others are given: of networks, and by key."""
 
@@ -57,6 +67,8 @@ Input = Literal["item_features", "user_features", "context", "history", "retriev
 
 class Ranker(Solver):
     """A retriever and a ranker."""
+
+    reads_query_context = True
 
     class Config(Settings):
         """Settings of ``ranker``."""
@@ -76,9 +88,19 @@ class Ranker(Solver):
         max_history: Annotated[int, Ge(1)] = 50
         """Number of the newest events of a history that the ranker reads."""
         num_targets: Annotated[int, Ge(1)] = 1
-        """Number of the last events of each training user that the ranker learns from."""
+        """Number of the last events of each training user that the ranker learns from, each with the history before."""
         max_queries: Annotated[int, Ge(1)] = 50_000
-        """Maximum number of queries that the ranker learns from, drawn at random."""
+        """Maximum number of such events, those of users who are drawn at random."""
+        context_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+        """Fraction of the training queries whose context is hidden, so that queries without context are ranked well."""
+        position: str | None = None
+        """Context column with the position at which the chosen item was shown, from 1. It is no input; queries are
+        weighted by the inverse of the propensity of that position."""
+        propensities: tuple[float, ...] | None = None
+        """How likely each position is examined, relative to the first; none: estimated by the number of training events
+        per position, which is right where positions were drawn at random."""
+        min_propensity: Annotated[float, Gt(0), Le(1)] = 0.1
+        """Smaller propensities are raised to this value, so that no query has a very large weight."""
 
         @model_validator(mode="after")
         def _check_models(self) -> Self:
@@ -90,6 +112,10 @@ class Ranker(Solver):
                 )
             if not model_class(self.ranker).reads_examples:
                 raise ValueError(f"ranker: got '{self.ranker}', expected a click-through model such as deepfm")
+            if self.propensities is not None:
+                check_propensities(self.propensities)
+                if self.position is None:
+                    raise ValueError("propensities: got some without 'position', the context column that they are of")
             return self
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
@@ -97,7 +123,11 @@ class Ranker(Solver):
         self.retriever: Model | None = None
         self.ranker: Model | None = None
         self.popularity_I = np.zeros(schema.n_items, np.float32)
+        self.own_schema = schema
+        """Features and context that the ranker reads; ``schema`` also has those of the retriever."""
         self.tables: LogFields | None = None
+        self._scorer: Any = None
+        """What scores candidates fast; ``None``: not made yet; ``False``: the ranker has none."""
 
     @property
     def inner_models(self) -> tuple[Model, ...]:
@@ -110,81 +140,116 @@ class Ranker(Solver):
         Raises:
             ValueError: a model cannot be trained on this data.
         """
-        self._use_schema(train)
-        self._train_ranker(train, run)
+        position = self.config.position
+        if position is not None and position not in (names := [one.name for one in train.event_context]):
+            raise ValueError(
+                f"model.position: '{position}' is no context column of '{train.name}'{suggest(position, names)}"
+            )
+        found = log_schema(train, self.config.inputs)
+        context = tuple(one for one in found.event_context if one.name != position)
+        self.schema = self.own_schema = replace(found, event_context=context)
+        self._train_ranker(train, run, validate)
         retriever = self.config.retriever
         self.retriever = run.train_part(retriever, self._settings_of(retriever), train, validate, retriever)
         self._use_log(train)
+        self.schema = self._combined_schema()
         run.log(1, {} if validate is None else {f"valid/{name}": value for name, value in validate(self).items()})
         check_restorable(self)
+
+    def _combined_schema(self) -> DataSchema:
+        """Return the schema with the features that one of the two models reads."""
+        assert self.retriever is not None
+        found = combine_schemas(self.own_schema, (self, self.retriever))
+        graph = self.retriever.schema
+        return replace(found, n_entities=graph.n_entities, n_relations=graph.n_relations)
 
     def _settings_of(self, key: str) -> dict[str, Any]:
         """Return the settings of one of the two models."""
         own: dict[str, Any] = self.config.settings.get(key, {})
         if key != self.config.ranker:
             return own
-        is_network = not issubclass(model_class(key), Solver)
-        return (OF_NETWORKS if is_network else OF_RANKERS.get(key, {})) | own
+        kind = model_class(key)
+        if issubclass(kind, Solver):
+            return OF_RANKERS.get(key, {}) | own
+        has_objective = "objective" in kind.Config.model_fields
+        return {name: value for name, value in OF_NETWORKS.items() if has_objective or name != "objective"} | own
 
-    def _train_ranker(self, train: Dataset, run: Run) -> None:
+    def _train_ranker(self, train: Dataset, run: Run, validate: Validate | None) -> None:
         """Train the ranker on the candidates of held-out events, if there are any."""
         config = self.config
-        earlier, queries, targets = _hold_out(
-            train.histories, config.num_targets, config.max_queries, run.rng("queries")
+        held_out = hold_out(train.histories, config.num_targets, config.max_queries, run.rng("queries"))
+        is_hidden_N = run.rng("context").random(len(held_out.targets)) < config.context_dropout
+        held_out = replace(
+            held_out,
+            queries=hide_query_context(held_out.queries, is_hidden_N),
+            weights=self._weight_queries(train, held_out.events),
         )
-        rest = train.with_histories(earlier)
+        rest = train.with_histories(held_out.earlier)
         self._use_log(rest)
         name = f"fold/{config.retriever}"
-        self.retriever = run.train_part(config.retriever, self._settings_of(config.retriever), rest, None, name)
-        examples = self._make_examples(queries, targets)
+        self.retriever = run.train_part(config.retriever, self._settings_of(config.retriever), rest, validate, name)
+        examples = self._make_examples(held_out)
         if examples is None:
             self.training_notes = (
-                f"ranker: none of the last events of {len(queries)} users is among the {config.num_candidates} "
-                f"candidates of '{config.retriever}'; candidates keep the order of the retriever",
+                f"ranker: none of the last events of {len(held_out.targets)} users is among the "
+                f"{config.num_candidates} candidates of '{config.retriever}'; candidates keep the order of the "
+                "retriever",
             )
             return
-        learn, check = _divide(examples, run.rng("validation"))
+        learn, check = divide_queries(examples, run.rng("validation"))
         settings = self._settings_of(config.ranker)
-        self.ranker = run.train_part(config.ranker, settings, learn, _make_validator(check), config.ranker)
+        self.ranker = run.train_part(config.ranker, settings, learn, make_query_validator(check), config.ranker)
+        self.training_notes = self.ranker.training_notes
 
-    def _use_schema(self, train: Dataset) -> None:
-        inputs = self.config.inputs
-        self.schema = replace(
-            train.schema,
-            item_features=infer_features(train.item_features)[0] if "item_features" in inputs else (),
-            user_features=infer_features(train.user_features)[0] if "user_features" in inputs else (),
-            event_context=train.event_context if "context" in inputs else (),
-        )
+    def _weight_queries(self, train: Dataset, events: NDArray[np.int64]) -> Scores | None:
+        """Return the weight of each held-out event, ``(N,)``, 1 on average."""
+        config = self.config
+        if config.position is None or not len(events):
+            return None
+        (feature,) = (one for one in train.event_context if one.name == config.position)
+        column_T: NDArray[Any] = train.histories.context[config.position]
+        if feature.kind == "category":
+            values = [_to_number(text) for text in feature.categories]
+            column_T = np.append(values, np.nan)[column_T]
+        positions_T = read_positions(config.position, column_T)
+        propensities = config.propensities or estimate_by_counts(positions_T)
+        weights_N = inverse_propensities(propensities, positions_T[events], config.min_propensity)
+        relative_N: Scores = (weights_N / weights_N.mean()).astype(np.float32)
+        return relative_N
 
     def _use_log(self, train: Dataset) -> None:
         """Encode the features and count the events of a log."""
-        fields = log_fields(self.schema, "history" in self.config.inputs)
-        self.tables = LogFields.of(train, self.schema, fields, self.config.max_history)
+        self._scorer = None
+        fields = log_fields(self.own_schema, "history" in self.config.inputs)
+        self.tables = LogFields.of(train, self.own_schema, fields, self.config.max_history)
         logs_I = np.log1p(np.bincount(train.histories.items, minlength=train.n_items))
         self.popularity_I = ((logs_I - logs_I.mean()) / (logs_I.std() or 1.0)).astype(np.float32)
 
-    def _make_examples(self, queries: Queries, targets: Events) -> Examples | None:
+    def _make_examples(self, held_out: HeldOutEvents) -> Examples | None:
         """Return the candidates of queries as examples; their ``users`` are the queries.
 
-        Queries without a target among the candidates are left out; ``None``: all are.
+        Queries whose target is no candidate are left out; ``None``: all are. So are events of the user that were held
+        out later, which are neither chosen nor rejected at the time of the query.
         """
         parts = []
         step = max(1, BLOCK_CELLS // self.schema.n_items)
-        for start in range(0, len(queries), step):
-            block = queries.rows_between(start, start + step)
+        for start in range(0, len(held_out.targets), step):
+            block = held_out.queries.rows_between(start, start + step)
+            later = held_out.later.rows_between(start, start + step)
             scores_NI = self._retrieve(block)
             candidates_NC, is_valid_NC = self._candidates(scores_NI, block)
-            is_target_NI = np.zeros(scores_NI.shape, np.bool_)
-            own = targets.rows_between(start, start + step)
-            is_target_NI[own.rows, own.items] = True
-            labels_NC = np.take_along_axis(is_target_NI, candidates_NC, axis=1) & is_valid_NC
-            is_used_NC = is_valid_NC & labels_NC.any(axis=1, keepdims=True)
+            is_later_NI = np.zeros(scores_NI.shape, np.bool_)
+            is_later_NI[later.rows, later.items] = True
+            is_later_NC = np.take_along_axis(is_later_NI, candidates_NC, axis=1)
+            labels_NC = (candidates_NC == held_out.targets[start : start + step, None]) & is_valid_NC
+            is_used_NC = is_valid_NC & (labels_NC | ~is_later_NC) & labels_NC.any(axis=1, keepdims=True)
             rows_T, columns_T = np.nonzero(is_used_NC)
             if not len(rows_T):
                 continue
             examples = self._examples(block, scores_NI, candidates_NC, rows_T, columns_T)
             labels_T = labels_NC[rows_T, columns_T].astype(np.float32)
-            parts.append(replace(examples, labels=labels_T, users=rows_T + start))
+            weights_T = None if held_out.weights is None else held_out.weights[rows_T + start]
+            parts.append(replace(examples, labels=labels_T, users=rows_T + start, weights=weights_T))
         return Examples.concat(parts) if parts else None
 
     def _retrieve(self, queries: Queries) -> Scores:
@@ -226,14 +291,24 @@ class Ranker(Solver):
         assert self.tables is not None
         items_T = candidates_NC[rows_T, columns_T]
         examples = self.tables.of_pairs(queries, rows_T, items_T)
+        numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
+        return examples if numbers_TK is None else examples.with_numbers(RETRIEVAL, numbers_TK)
+
+    def _numbers(
+        self, scores_NI: Scores, candidates_NC: Codes, rows_T: NDArray[np.int64], columns_T: NDArray[np.int64]
+    ) -> Scores | None:
+        """Return the numbers of the retrieval, ``(T, K)``.
+
+        ``None``: the ranker does not read them."""
         if "retrieval" not in self.config.inputs:
-            return examples
+            return None
         found_NC = np.take_along_axis(scores_NI, candidates_NC, axis=1)
         deviation_N1 = found_NC.std(1, keepdims=True)
         scaled_NC = (found_NC - found_NC.mean(1, keepdims=True)) / np.where(deviation_N1 > 0, deviation_N1, 1.0)
         ranks_T = np.log1p(columns_T) / np.log1p(self.config.num_candidates) * 2 - 1
-        numbers_TK = np.stack([scaled_NC[rows_T, columns_T], ranks_T, self.popularity_I[items_T]], axis=1)
-        return examples.with_numbers(RETRIEVAL, numbers_TK.astype(np.float32))
+        popularity_T = self.popularity_I[candidates_NC[rows_T, columns_T]]
+        numbers_TK = np.stack([scaled_NC[rows_T, columns_T], ranks_T, popularity_T], axis=1)
+        return np.asarray(numbers_TK, np.float32)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the logits of candidates, and lower numbers for other items.
@@ -245,8 +320,7 @@ class Ranker(Solver):
         rows_T, columns_T = np.nonzero(is_valid_NC)
         if self.ranker is None or not len(rows_T):
             return select_candidates(scores_NI, candidates)
-        assert isinstance(self.ranker, ExampleModel)
-        logits_T = self.ranker.predict_logits(self._examples(queries, scores_NI, candidates_NC, rows_T, columns_T))
+        logits_T = self._order(queries, scores_NI, candidates_NC, rows_T, columns_T)
         lowest_N = np.full(len(queries), np.inf, np.float32)
         np.minimum.at(lowest_N, rows_T, logits_T)
         lowest_N[~np.isfinite(lowest_N)] = 0.0
@@ -254,6 +328,31 @@ class Ranker(Solver):
         scores_NI = (scores_NI - high_N1) / np.where(high_N1 > low_N1, high_N1 - low_N1, 1.0) + lowest_N[:, None] - 1
         scores_NI[rows_T, candidates_NC[rows_T, columns_T]] = logits_T
         return select_candidates(scores_NI.astype(np.float32), candidates)
+
+    def _order(
+        self,
+        queries: Queries,
+        scores_NI: Scores,
+        candidates_NC: Codes,
+        rows_T: NDArray[np.int64],
+        columns_T: NDArray[np.int64],
+    ) -> Scores:
+        """Return the logits of some candidates, given by row and column, ``(T,)``."""
+        assert isinstance(self.ranker, ExampleModel)
+        assert self.tables is not None
+        count = len(RETRIEVAL) if "retrieval" in self.config.inputs else 0
+        if self._scorer is None:
+            make: Any = getattr(self.ranker, "candidate_scorer", None)
+            self._scorer = (make and make(_without_numbers(self.tables.of_items(), count), count)) or False
+        if self._scorer is False:
+            return self.ranker.predict_logits(self._examples(queries, scores_NI, candidates_NC, rows_T, columns_T))
+        rows_N = np.arange(len(queries))
+        alone = self.tables.of_pairs(queries, rows_N, np.zeros(len(queries), np.int32))
+        numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
+        logits_T: Scores = self._scorer.score(
+            _without_numbers(alone, count), rows_T, candidates_NC[rows_T, columns_T], numbers_TK
+        )
+        return logits_T
 
     def arrays(self) -> StateArrays:
         """Return the arrays of both models, and the tables of the ranker.
@@ -268,9 +367,11 @@ class Ranker(Solver):
 
     def own_arrays(self) -> StateArrays:
         """Return the arrays that are not of the two models."""
+        about = json.dumps(asdict(self.own_schema))
         found: dict[str, NDArray[Any]] = {
             "popularity": self.popularity_I,
             "has_ranker": np.array([self.ranker is not None]),
+            "own_schema": np.frombuffer(about.encode(), np.uint8),
         }
         if self.tables is not None:
             found |= self.tables.arrays()
@@ -279,58 +380,75 @@ class Ranker(Solver):
     def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
         self.popularity_I = load_array(arrays, "popularity", (self.schema.n_items,), np.float32)
-        fields = log_fields(self.schema, "history" in self.config.inputs)
-        self.tables = LogFields.restore(arrays, self.schema, fields, self.config.max_history)
+        self.own_schema = _read_own_schema(self.schema, arrays)
+        fields = log_fields(self.own_schema, "history" in self.config.inputs)
+        self.tables = LogFields.restore(arrays, self.own_schema, fields, self.config.max_history)
         self.retriever = restore_member(self.config.retriever, self.schema, arrays)
         if load_array(arrays, "has_ranker", (1,), np.bool_)[0]:
             self.ranker = restore_member(self.config.ranker, DataSchema(0, 0), arrays)
+            expected = [one.name for one in fields]
+            expected += RETRIEVAL if "retrieval" in self.config.inputs else ()
+            if (found := [one.name for one in self.ranker.schema.fields]) != expected:
+                raise ValueError(f"array 'own_schema' in the saved model: got the fields {expected}, expected {found}")
+
+    @property
+    def can_add_items(self) -> bool:
+        """See :attr:`segue.core.model.Extensible.can_add_items`.
+
+        The retriever must be able to score added items.
+        """
+        return isinstance(self.retriever, Extensible) and self.retriever.can_add_items
+
+    def with_items(self, codes: Codes, table: pl.DataFrame) -> Self:
+        """See :meth:`segue.core.model.Extensible.with_items`.
+
+        The ranker knows added items by their features, and as items with the fewest events.
+        """
+        if not self.can_add_items:
+            raise ValueError(f"ranker: the retriever '{self.config.retriever}' reads no item features; items need them")
+        assert isinstance(self.retriever, Extensible)
+        assert self.tables is not None
+        added = int((codes >= self.schema.n_items).sum())
+        sizes = {
+            "n_items": self.schema.n_items + added,
+            "n_without_events": self.schema.n_without_events + added,
+        }
+        extended = type(self)(self.config, replace(self.schema, **sizes))
+        extended.retriever, extended.ranker = self.retriever.with_items(codes, table), self.ranker
+        extended.own_schema = replace(self.own_schema, **sizes)
+        extended.popularity_I = np.pad(self.popularity_I, (0, added), constant_values=self.popularity_I.min())
+        features_IJ = np.pad(self.tables.item_features, ((0, added), (0, 0)), constant_values=np.nan)
+        features_IJ[codes] = encode_features(self.own_schema.item_features, table)
+        extended.tables = replace(
+            self.tables,
+            schema=extended.own_schema,
+            fields=log_fields(extended.own_schema, "history" in self.config.inputs),
+            is_training_item=np.pad(self.tables.is_training_item, (0, added)),
+            item_features=features_IJ,
+        )
+        return extended
 
 
-def _hold_out(
-    histories: Events, count: int, max_queries: int, rng: np.random.Generator
-) -> tuple[Events, Queries, Events]:
-    """Hold out the last events of users with at least two, but never their first.
-
-    Returns:
-        all other events ``(U rows)``, the queries before the held-out events, and these.
-    """
-    lengths_U = histories.lengths
-    users = np.sort(rng.permutation(np.flatnonzero(lengths_U >= 2))[:max_queries])
-    held_U = np.zeros_like(lengths_U)
-    held_U[users] = np.minimum(count, lengths_U[users] - 1)
-    earlier = histories.slice_rows(np.zeros_like(lengths_U), lengths_U - held_U)
-    targets = histories.slice_rows(lengths_U - held_U, lengths_U).take(users)
-    return earlier, Queries.of_users(users.astype(np.int32), earlier.take(users)), targets
+def _without_numbers(examples: Examples, count: int) -> Examples:
+    """Return examples whose numbers of the retrieval, if there are any, are not known."""
+    if not count:
+        return examples
+    return examples.with_numbers(RETRIEVAL, np.full((len(examples), count), np.nan, np.float32))
 
 
-def _divide(examples: Examples, rng: np.random.Generator) -> tuple[Examples, Examples]:
-    """Divide examples by query for learning and for choosing the best epoch.
-
-    With a single query both parts are equal.
-    """
-    assert examples.users is not None
-    groups = np.unique(examples.users)
-    n_check = min(len(groups) - 1, int(np.ceil(VALIDATION_SHARE * len(groups))))
-    if not n_check:
-        return examples, examples
-    is_check_T = np.isin(examples.users, rng.permutation(groups)[:n_check])
-    return examples.take(np.flatnonzero(~is_check_T)), examples.take(np.flatnonzero(is_check_T))
+def _read_own_schema(schema: DataSchema, arrays: StateArrays) -> DataSchema:
+    """Return the features that the ranker reads, with the sizes of ``schema``."""
+    content = load_array(arrays, "own_schema", (None,), np.uint8).tobytes()
+    try:
+        own = read_schema(json.loads(content))
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"array 'own_schema' in the saved model: malformed: {error!r}") from None
+    return replace(own, n_users=schema.n_users, n_items=schema.n_items)
 
 
-def _make_validator(examples: Examples) -> Validate:
-    """Return a function that computes the mean NDCG@10 of the candidates."""
-    labels, groups = examples.labels, examples.users
-    assert labels is not None
-    assert groups is not None
-
-    def validate(model: Any) -> Mapping[str, float]:
-        order = np.lexsort((-model.predict_logits(examples), groups))
-        starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-        ranks_T = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-        gains_T = np.where(ranks_T < 10, labels[order] / np.log2(ranks_T + 2), 0.0)
-        ideal = np.array([(1 / np.log2(np.arange(2, min(10, n) + 2))).sum() for n in range(1, int(labels.sum()) + 1)])
-        found = np.add.reduceat(gains_T, starts)
-        counts = np.add.reduceat(labels[order], starts).astype(np.int64)
-        return {"ndcg@10": float((found / ideal[counts - 1]).mean())}
-
-    return validate
+def _to_number(text: str) -> float:
+    """Return a position that was read as a category; 0 if it is no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0

@@ -12,16 +12,17 @@ A contrastive term pushes the embeddings of the users and of the items of a batc
 the more neighbors two of them share. It needs no second view of the graph.
 
 Differences from the published code: the weights of the relations start at a setting, the contrastive term is a mean
-over pairs instead of a sum, and any loss and sampler works (the paper uses ``loss=bpr``). Users are folded in from the
-history of the query, see :mod:`segue.nn.graph_model`. Items without events are scored by their triples.
+over pairs instead of a sum, and any loss and sampler works (the paper's is ``pairwise_negatives``). Users are folded in
+from the history of the query, see :mod:`segue.nn.graph_model`. Items without events are scored by their triples.
 
-Shapes: U users, I items, V = U + I + entities, R relations of the graph with inverses, D width, M pairs of a batch, B
-distinct users or items of a batch.
+Shapes: U users, I items, V = U + I + entities, R relations of the graph with inverses, D width, M pairs of a batch, K
+sampled items of a pair, B distinct users or items of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -32,7 +33,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 
 from segue.core.config import Settings
-from segue.core.examples.interaction_pairs import PairBatch, pair_batches
+from segue.core.examples.interaction_pairs import InteractionPairs, PairBatch, pair_batches
 from segue.core.network import Loss
 from segue.core.types import Codes, DataSchema, Dataset, Scores
 from segue.nn.graph_model import LinearGraphModel, exclude_cold_items
@@ -66,6 +67,9 @@ class LightKG(LinearGraphModel):
         """Weight of the contrastive term; 0: none."""
         contrast_temperature: Annotated[float, Gt(0)] = 0.6
         """Divisor of the cosines in the contrastive term."""
+        pairwise_negatives: Annotated[int, Ge(0)] = 0
+        """Unseen items that are sampled for each pair and compared with its item by BPR, as in the paper, which has 10
+        on Last.FM; 0: the loss of the training settings, whose negatives the pairs of a batch share."""
         cold_negatives: bool = False
         """Whether items without events in training are negatives too. Nothing speaks against them, and their own
         embedding would learn nothing but to be ranked low."""
@@ -80,6 +84,12 @@ class LightKG(LinearGraphModel):
         self._graph: RelationGraph | None = None
         self._negative_bias_I: Tensor | None = None
         self._seen_UI: csr_array[Any] | None = None
+        self._pairs: InteractionPairs | None = None
+        if config.pairwise_negatives:
+            self.training_notes = (
+                f"lightkg: each pair is compared with {config.pairwise_negatives} unseen items (BPR); the loss of the "
+                "training settings is not used",
+            )
 
     @classmethod
     def schema_for(cls, config: Any, data: Dataset) -> DataSchema:
@@ -92,6 +102,7 @@ class LightKG(LinearGraphModel):
             train.histories, train.knowledge_for("lightkg").graph, self.schema.n_relations
         )
         self._seen_UI = train.histories.csr(self.schema.n_items)
+        self._pairs = InteractionPairs(train.histories, self.schema.n_items)
         if not self.config.cold_negatives:
             self._negative_bias_I = exclude_cold_items(train.histories, self.schema.n_items)
         self.is_training_user_U.copy_(torch.from_numpy(train.histories.lengths > 0))
@@ -106,7 +117,20 @@ class LightKG(LinearGraphModel):
 
         A batch has as many pairs as ``size`` users have on average.
         """
-        return pair_batches(train.histories, self.schema.n_items, size, rng)
+        count, batches = pair_batches(train.histories, self.schema.n_items, size, rng)
+        if not self.config.pairwise_negatives:
+            return count, batches
+        return count, (self._with_negatives(batch, rng) for batch in batches)
+
+    def _with_negatives(self, batch: PairBatch, rng: np.random.Generator) -> PairBatch:
+        """Sample unseen items for each pair, and say which are negatives."""
+        assert self._pairs is not None
+        negatives_MK, is_seen_MK = self._pairs.sample_unseen(batch.users_M.numpy(), self.config.pairwise_negatives, rng)
+        is_negative_MK = torch.from_numpy(~is_seen_MK)
+        negatives = torch.from_numpy(negatives_MK)
+        if self._negative_bias_I is not None:
+            is_negative_MK &= self._negative_bias_I[negatives] == 0
+        return replace(batch, negatives_MK=negatives, is_negative_MK=is_negative_MK)
 
     def objective(self, batch: PairBatch, loss: Loss) -> tuple[Tensor, int]:
         """Return the loss of a batch, and its number of pairs.
@@ -119,7 +143,11 @@ class LightKG(LinearGraphModel):
         final_VD = torch.stack(layers).mean(0)
         users_UD, items_ID = final_VD[: self.schema.n_users], self._items(final_VD)
         bias_I = None if self._negative_bias_I is None else self._negative_bias_I.to(device)
-        value = loss(F.embedding(users_M, users_UD), items_ID, bias_I, items_M, batch.seen.to(device))
+        hidden_MD = F.embedding(users_M, users_UD)
+        if batch.negatives_MK is None or batch.is_negative_MK is None:
+            value = loss(hidden_MD, items_ID, bias_I, items_M, batch.seen.to(device))
+        else:
+            value = _bpr(hidden_MD, items_ID, items_M, batch.negatives_MK.to(device), batch.is_negative_MK.to(device))
         for vectors, codes_M in ((self.users_UD, users_M), (self.entities_VD, items_M)):
             if self.config.l2:
                 frequency = torch.bincount(codes_M, minlength=len(vectors)) / count
@@ -181,3 +209,11 @@ class LightKG(LinearGraphModel):
     def similar(self, items: Codes) -> Scores:
         """Return the cosine similarity of item vectors."""
         return cosine_similarity(self.vectors, items)
+
+
+def _bpr(users_MD: Tensor, items_ID: Tensor, items_M: Tensor, negatives_MK: Tensor, is_negative_MK: Tensor) -> Tensor:
+    """Return the mean of ``-log sigmoid(positive - negative)``."""
+    positive_M = (users_MD * F.embedding(items_M, items_ID)).sum(1)
+    negative_MK = torch.einsum("md,mkd->mk", users_MD, F.embedding(negatives_MK, items_ID))
+    losses_MK = F.softplus(negative_MK - positive_M[:, None]) * is_negative_MK
+    return losses_MK.sum() / is_negative_MK.sum().clamp_min(1)

@@ -11,22 +11,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, Lt
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segue.core.config import Settings
+from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, score_pairs
+from segue.core.examples.stream import ExampleStream
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.nn.ctr.candidate_scoring import CandidateScorer, FieldSums
 from segue.nn.ctr.field_embeddings import INIT_STD, ExampleBatch, FieldEmbeddings
 from segue.nn.ctr.layers import Tower
+from segue.nn.ctr.listwise import codes_of, listwise_softmax, query_batches
 
 __all__ = ["ClickNetwork", "ClickSettings", "TowerSettings"]
 
@@ -53,6 +59,13 @@ class ClickSettings(Settings):
     weight decay likewise. 0: always all embeddings."""
     num_negatives: Annotated[int, Gt(0)] = 4
     """Sampled items per event of a log, from those that the user has not interacted with."""
+    context_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    """Fraction of the events of a log whose context is hidden in training, so that queries without context are ranked
+    well."""
+    objective: Literal["binary", "softmax"] = "binary"
+    """``binary``: the logarithmic loss of each label; ``softmax``: the listwise loss, a softmax over the examples of a
+    query: those of a user in a table, or an event of a log with its sampled items. Its scores are no logits of
+    probabilities until they are calibrated."""
 
 
 class TowerSettings(ClickSettings):
@@ -69,8 +82,9 @@ class TowerSettings(ClickSettings):
 class ClickNetwork(Network):
     """A network over the fields of examples."""
 
-    builtin_loss = "binary cross-entropy of labels"
+    builtin_loss = "binary cross-entropy of labels, or a softmax over the examples of a query"
     reads_examples = True
+    reads_query_context = True
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
         super().__init__(config, schema)
@@ -86,14 +100,16 @@ class ClickNetwork(Network):
                 self.register_buffer(f"is_training_{name}", torch.zeros(count, dtype=torch.bool))
                 self.register_buffer(f"{name}_features", torch.full((count, width), torch.nan))
         self._log_fields: LogFields | None = None
+        self._scorer: CandidateScorer | None = None
+        """What scores the catalog, for the weights since :meth:`finalize`."""
 
     @classmethod
-    def schema_for(cls, config: Any, data: Dataset | Examples) -> DataSchema:
+    def schema_for(cls, config: Any, data: Dataset | Examples | ExampleStream) -> DataSchema:
         """Return the schema of a table or of a log.
 
         It holds the fields of a table, or the features and context of a log that the settings name.
         """
-        if isinstance(data, Examples):
+        if isinstance(data, Examples | ExampleStream):
             return DataSchema(0, 0, fields=data.fields)
         return log_schema(data, config.inputs)
 
@@ -125,30 +141,49 @@ class ClickNetwork(Network):
         config = self.config
         return Tower(width, config.hidden, config.dropout, config.batch_norm, out)
 
-    def prepare(self, train: Dataset | Examples) -> None:
+    def prepare(self, train: Dataset | Examples | ExampleStream) -> None:
         """Encode the features of a log."""
-        if isinstance(train, Examples):
+        if isinstance(train, Examples | ExampleStream):
             return
         tables = LogFields.of(train, self.schema, self.fields, self.config.max_history)
         for name in ("is_training_user", "is_training_item", "user_features", "item_features"):
             getattr(self, name).copy_(torch.from_numpy(np.array(getattr(tables, name))))
         self._log_fields = tables
 
-    def batches(self, train: Dataset | Examples, size: int, rng: np.random.Generator) -> tuple[int, Iterator[Examples]]:
+    def batches(
+        self, train: Dataset | Examples | ExampleStream, size: int, rng: np.random.Generator
+    ) -> tuple[int, Iterator[Examples]]:
         """Return the number of batches of one epoch, and the batches in random order.
 
         A batch has ``size`` examples of a table, or ``size`` events of a log with their negatives. The last one is
         never a single example, which batch normalization cannot normalize.
         """
+        if isinstance(train, ExampleStream):
+            return train.batches(size, rng)
         count = len(train) if isinstance(train, Examples) else train.histories.size
         n_batches = max(1, count // size + (count % size > 1))
+        if isinstance(train, Examples) and self.config.objective == "softmax":
+            n_batches, queries = query_batches(train, size, rng)
+            return n_batches, (train.take(part) for part in queries)
         order, stops = rng.permutation(count), [*range(size, n_batches * size, size), count]
         parts = (np.sort(part) for part in np.split(order, stops[:-1]))
         if isinstance(train, Examples):
             return n_batches, (train.take(part) for part in parts)
-        pairs, n_negatives = InteractionPairs(train.histories, train.n_items), self.config.num_negatives
-        tables = self._tables
-        return n_batches, (tables.with_negatives(train, part, pairs, n_negatives, rng) for part in parts)
+        pairs = InteractionPairs(train.histories, train.n_items)
+        return n_batches, (self._examples_of_events(train, part, pairs, rng) for part in parts)
+
+    def _examples_of_events(
+        self, train: Dataset, events_M: NDArray[np.int64], pairs: InteractionPairs, rng: np.random.Generator
+    ) -> Examples:
+        """Return events of a log with sampled items.
+
+        The ``users`` of the examples are the events."""
+        count = self.config.num_negatives
+        examples = self._tables.with_negatives(train, events_M, pairs, count, rng)
+        if self.schema.event_context and self.config.context_dropout:
+            is_hidden_M = rng.random(len(events_M)) < self.config.context_dropout
+            examples = hide_context(examples, np.tile(is_hidden_M, count + 1))
+        return replace(examples, users=np.tile(np.arange(len(events_M)), count + 1))
 
     @property
     def _tables(self) -> LogFields:
@@ -164,15 +199,46 @@ class ClickNetwork(Network):
     def restore(self, arrays: Any) -> None:
         """See :meth:`segue.core.network.Network.restore`."""
         super().restore(arrays)
-        self._log_fields = None
+        self._log_fields = self._scorer = None
+
+    def finalize(self) -> None:
+        """Forget what was computed from earlier weights."""
+        self._scorer = None
+
+    def field_sums(self) -> FieldSums | None:
+        """Return the quantities that are sums over fields.
+
+        ``None``: the network has other input layers."""
+        return None
+
+    @torch.inference_mode()
+    def candidate_scorer(self, items: Examples, n_numbers: int = 0) -> CandidateScorer | None:
+        """Prepare fast scores of candidates, see :class:`CandidateScorer`.
+
+        ``None``: the network has none.
+
+        The weights must not change afterwards.
+        """
+        sums = self.field_sums()
+        if sums is None or self.training or self.device != "cpu" or not CandidateScorer.fits(sums, len(items)):
+            return None
+        return CandidateScorer(sums, items, n_numbers)
 
     def objective(self, batch: Examples, loss: Loss) -> tuple[Tensor, int]:
-        """Return the binary cross-entropy of a batch, averaged over its examples.
+        """Return the mean loss of the examples of a batch.
+
+        It is the binary cross-entropy, or the listwise loss of the queries.
 
         The argument ``loss`` is not used.
         """
         tensors = ExampleBatch(batch, self.device)
-        value = self.loss_of(tensors)
+        if self.config.objective == "softmax":
+            assert batch.users is not None
+            groups_B = torch.from_numpy(codes_of(batch.users)).to(self.device)
+            assert tensors.labels_B is not None
+            value = listwise_softmax(self.logits(tensors), tensors.labels_B, tensors.weights_B, groups_B)
+        else:
+            value = self.loss_of(tensors)
         if self.config.embedding_l2:
             squares = [one.sum_of_squares(tensors) for one in self.modules() if isinstance(one, FieldEmbeddings)]
             value = value + self.config.embedding_l2 / 2 * torch.stack(squares).sum()
@@ -201,4 +267,19 @@ class ClickNetwork(Network):
         """
         if not self.is_of_log:
             raise ValueError(NO_CATALOG)
-        return score_pairs(self._tables, queries, candidates, self.predict_logits, EXAMPLES_PER_BLOCK)
+        tables, n_items = self._tables, self.schema.n_items
+        if self._scorer is None and not self.training:
+            self._scorer = self.candidate_scorer(tables.of_items())
+        if self._scorer is None or self.training:
+            return score_pairs(tables, queries, candidates, self.predict_logits, EXAMPLES_PER_BLOCK)
+        if candidates is None:
+            candidates = np.broadcast_to(np.arange(n_items, dtype=np.int32), (len(queries), n_items))
+        scores_NC = np.empty(candidates.shape, np.float32)
+        step = max(1, EXAMPLES_PER_BLOCK // max(1, candidates.shape[1]))
+        for start in range(0, len(queries), step):
+            part, chosen = queries.rows_between(start, start + step), candidates[start : start + step]
+            rows = np.arange(len(part))
+            examples = tables.of_pairs(part, rows, np.zeros(len(part), np.int32))
+            logits_T = self._scorer.score(examples, rows.repeat(chosen.shape[1]), chosen.ravel())
+            scores_NC[start : start + step] = logits_T.reshape(chosen.shape)
+        return scores_NC

@@ -6,6 +6,7 @@ Python, the command line and the service describe with it what a query lacks, so
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from segue.core.model import Recommender, nested_models
@@ -30,8 +31,19 @@ EVENT_INPUTS: Mapping[str, str] = {
 
 
 def nested_configs(model: Recommender) -> list[Any]:
-    """Return the settings of a model, and of those that it combines."""
-    return [getattr(one, "config", None) for one in nested_models(model)]
+    """Return the settings of a model, and of those that it combines.
+
+    The input ``context`` of models that read that of the query is ``query_context``, if the data has context.
+    """
+    return [_config_of(one) for one in nested_models(model)]
+
+
+def _config_of(model: Recommender) -> Any:
+    config: Any = getattr(model, "config", None)
+    if not getattr(model, "reads_query_context", False):
+        return config
+    names = [name for name in config.inputs if name != "context" or model.schema.event_context]
+    return SimpleNamespace(inputs=["query_context" if name == "context" else name for name in names])
 
 
 def query_context_inputs(configs: Iterable[Any]) -> list[str]:

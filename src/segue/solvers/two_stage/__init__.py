@@ -1,0 +1,1 @@
+"""What the second of two stages learns from."""

@@ -1,0 +1,97 @@
+"""Hold events out for the second of two stages, and validate on some of them.
+
+Shapes: U users, N queries, T examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segue.core.examples.fields import Examples
+from segue.core.model import Validate
+from segue.core.types import Codes, Events, Queries, Scores
+
+__all__ = ["HeldOutEvents", "divide_queries", "hold_out", "make_query_validator"]
+
+VALIDATION_SHARE = 0.1
+"""Share of the queries on whose candidates the best epoch of the ranker is chosen."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutEvents:
+    """Events that were held out, each with the query before it."""
+
+    earlier: Events
+    """All other events, U rows."""
+    queries: Queries
+    events: NDArray[np.int64]
+    """``(N,)`` index in the log."""
+    targets: Codes
+    """``(N,)`` item of the event."""
+    later: Events
+    """Held-out events of the same user after it, N rows."""
+    weights: Scores | None = None
+    """``(N,)``; ``None``: all are 1."""
+
+
+def hold_out(histories: Events, count: int, max_queries: int, rng: np.random.Generator) -> HeldOutEvents:
+    """Hold out the last events of users with at least two, but never their first."""
+    lengths_U = histories.lengths
+    users = np.sort(rng.permutation(np.flatnonzero(lengths_U >= 2))[: max(1, max_queries // count)])
+    held_U = np.zeros_like(lengths_U)
+    held_U[users] = np.minimum(count, lengths_U[users] - 1)
+    users_N = np.repeat(np.arange(len(lengths_U)), held_U)
+    firsts_N = histories.offsets[1:][users_N] - held_U[users_N]
+    events_N = firsts_N + np.arange(len(users_N)) - np.repeat(np.cumsum(held_U) - held_U, held_U)
+    positions_N = events_N - histories.offsets[:-1][users_N]
+    own = histories.take(users_N)
+    before = own.slice_rows(np.zeros_like(positions_N), positions_N)
+    queries = Queries.of_users(users_N.astype(np.int32), before)
+    context = {name: column[events_N] for name, column in histories.context.items() if name != "time_known"}
+    return HeldOutEvents(
+        histories.slice_rows(np.zeros_like(lengths_U), lengths_U - held_U),
+        replace(queries, context=context),
+        events_N,
+        histories.items[events_N],
+        own.slice_rows(positions_N + 1, own.lengths),
+    )
+
+
+def divide_queries(examples: Examples, rng: np.random.Generator) -> tuple[Examples, Examples]:
+    """Divide examples by query for learning and for choosing the best epoch.
+
+    With a single query both parts are equal.
+    """
+    assert examples.users is not None
+    groups = np.unique(examples.users)
+    n_check = min(len(groups) - 1, int(np.ceil(VALIDATION_SHARE * len(groups))))
+    if not n_check:
+        return examples, examples
+    is_check_T = np.isin(examples.users, rng.permutation(groups)[:n_check])
+    return examples.take(np.flatnonzero(~is_check_T)), examples.take(np.flatnonzero(is_check_T))
+
+
+def make_query_validator(examples: Examples) -> Validate:
+    """Return a function that computes the mean NDCG@10 of the candidates.
+
+    It has the weights of the queries.
+    Each query has one target.
+    """
+    labels, groups = examples.labels, examples.users
+    assert labels is not None
+    assert groups is not None
+    weights = np.ones(len(labels)) if examples.weights is None else examples.weights
+
+    def validate(model: Any) -> Mapping[str, float]:
+        order = np.lexsort((-model.predict_logits(examples), groups))
+        starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+        ranks_T = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+        gains_T = np.where(ranks_T < 10, labels[order] / np.log2(ranks_T + 2), 0.0)
+        return {"ndcg@10": float(np.average(np.add.reduceat(gains_T, starts), weights=weights[order][starts]))}
+
+    return validate
