@@ -139,7 +139,8 @@ def test_vectors_are_reduced_to_the_given_dimension(vector_dim: int, expected: i
 
 def numpy_fusion(fusion: ItemFusion, own_D: NDArray[np.float32], item: int) -> NDArray[np.float64]:
     """Combine the parts of one item by the formulas."""
-    parts = [vectors[item].double().detach().numpy() for vectors in fusion.vectors.embed_each(fusion.rows_IJ)]
+    found = fusion.vectors.embed_groups(fusion.rows_IJ, [[0], [1], [2]])
+    parts = [vectors[item].double().detach().numpy() for vectors in found]
     plot, color, year = parts
     weights: Any = {name: array.detach().double().numpy() for name, array in fusion.combine.named_parameters()}
     scale = np.sqrt(WIDTH)
@@ -170,7 +171,7 @@ def test_the_initial_gated_sum_is_a_plain_sum() -> None:
     model = Fusion(settings, Fusion.schema_for(settings, data))
     model.prepare(data)
     own, fusion = model.encoder.items.weight[: NEW[0]], model.fusion
-    expected = own + torch.stack(fusion.vectors.embed_each(fusion.rows_IJ))[:, : NEW[0]].sum(0)
+    expected = own + fusion.vectors(fusion.rows_IJ)[: NEW[0]]
     torch.testing.assert_close(fusion.eval()(model.encoder.items.weight[:N_ITEMS])[: NEW[0]], expected)
 
 
@@ -250,13 +251,13 @@ def test_ids_are_dropped_in_training_only_and_independently() -> None:
 def test_the_features_of_all_items_are_computed_once_per_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build({"id_dropout": 0.5}).train()
     rows: list[int] = []
-    embed = model.fusion.vectors.embed_each
+    embed = model.fusion.vectors.embed_groups
 
-    def count(part: torch.Tensor) -> list[torch.Tensor]:
+    def count(part: torch.Tensor, groups: Any) -> list[torch.Tensor]:
         rows.append(len(part))
-        return embed(part)
+        return embed(part, groups)
 
-    monkeypatch.setattr(model.fusion.vectors, "embed_each", count)
+    monkeypatch.setattr(model.fusion.vectors, "embed_groups", count)
     batches = list(model.batches(world(), 8, np.random.default_rng(0))[1])
     for batch in batches:
         value, _ = model.objective(batch, cross_entropy)

@@ -93,14 +93,14 @@ def test_only_items_of_the_batch_are_computed(monkeypatch: pytest.MonkeyPatch) -
     rows: list[int] = []
     assert model.inputs is not None
     vectors: Any = model.inputs.items.vectors  # type: ignore[union-attr]
-    embed = vectors.embed_each
+    embed = vectors.embed_groups
 
-    def count(part: torch.Tensor) -> list[torch.Tensor]:
+    def count(part: torch.Tensor, groups: Any) -> list[torch.Tensor]:
         rows.append(len(part))
-        found: list[torch.Tensor] = embed(part)
+        found: list[torch.Tensor] = embed(part, groups)
         return found
 
-    monkeypatch.setattr(vectors, "embed_each", count)
+    monkeypatch.setattr(vectors, "embed_groups", count)
     batch = one_batch(model)
     model.objective(batch, cross_entropy)[0].backward()
     assert rows == [len({*batch.items_BL.flatten().tolist(), *batch.targets_M.tolist()})]

@@ -13,6 +13,7 @@ L positions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -42,34 +43,80 @@ class FeatureEmbeddings(nn.Module):
         self.tables = nn.ParameterList(
             torch.randn((len(feature.categories) or feature.size) + 1, width).mul_(std) for feature in features
         )
+        self._look_ups: dict[tuple[int, ...], _LookUp] = {}
 
     def forward(self, rows_NJ: Tensor) -> Tensor:
         """Return the summed vectors of all features, ``(N, D)``."""
-        return torch.stack(self.embed_each(rows_NJ)).sum(0)
+        (vectors_ND,) = self.embed_groups(rows_NJ, [range(len(self.features))])
+        return vectors_ND
 
-    def embed_each(self, rows_NJ: Tensor) -> list[Tensor]:
-        """Return the vectors of each feature, ``(N, D)``."""
+    def embed_groups(self, rows_NJ: Tensor, groups: Sequence[Sequence[int]]) -> list[Tensor]:
+        """Return the summed vectors of each group of features, ``(N, D)``.
+
+        Args:
+            groups: positions of the features of each group.
+        """
+        return [self._embed_group(rows_NJ, tuple(group)) for group in groups]
+
+    def _embed_group(self, rows_NJ: Tensor, group: tuple[int, ...]) -> Tensor:
         parts = rows_NJ.split(self.sizes, 1)
-        return [
-            _embed_categories(part_NS, table_WD) if feature.categories else _embed_numbers(part_NS, table_WD)
-            for feature, table_WD, part_NS in zip(self.features, self.tables, parts, strict=True)
-        ]
+        looked_up = tuple(at for at in group if self.features[at].categories or self.sizes[at] == 1)
+        terms = [_multiply_numbers(parts[at], self.tables[at]) for at in group if at not in looked_up]
+        if looked_up:
+            table_WD = (
+                torch.cat([self.tables[at] for at in looked_up]) if len(looked_up) > 1 else self.tables[looked_up[0]]
+            )
+            look_up = self._find_look_up(rows_NJ, looked_up)
+            terms.append(
+                F.embedding_bag(
+                    look_up.codes, table_WD, look_up.offsets_N, mode="sum", per_sample_weights=look_up.weights
+                )
+            )
+        return sum(terms[1:], terms[0])
+
+    def _find_look_up(self, rows_NJ: Tensor, group: tuple[int, ...]) -> _LookUp:
+        """Return the look-up of a group; in training that of the same rows is made once."""
+        if not self.training:
+            return self._make_look_up(rows_NJ, group)
+        kept = self._look_ups.get(group)
+        if kept is None or kept.rows_NJ is not rows_NJ or kept.version != rows_NJ._version:
+            kept = self._look_ups[group] = self._make_look_up(rows_NJ, group)
+        return kept
+
+    @torch.no_grad()
+    def _make_look_up(self, rows_NJ: Tensor, group: tuple[int, ...]) -> _LookUp:
+        """Return the rows of the concatenated tables, and their weights."""
+        parts, start = rows_NJ.split(self.sizes, 1), 0
+        rows, codes, weights = [], [], []
+        for at in group:
+            is_known_NS = ~parts[at].isnan()
+            known, unknown_N = is_known_NS.nonzero()[:, 0], (~is_known_NS.any(1)).nonzero()[:, 0]
+            values = parts[at][is_known_NS]
+            is_category = bool(self.features[at].categories)
+            rows += [known, unknown_N]
+            codes += [values.long() + start if is_category else torch.full_like(known, start)]
+            codes += [torch.full_like(unknown_N, start + len(self.tables[at]) - 1)]
+            weights += [is_known_NS.sum(1)[known].rsqrt() if is_category else values, torch.ones_like(unknown_N)]
+            start += len(self.tables[at])
+        order = (row := torch.cat(rows)).argsort(stable=True)
+        counts_N = row.bincount(minlength=len(rows_NJ))
+        all_weights = torch.cat([one.to(rows_NJ.dtype) for one in weights])[order]
+        version = rows_NJ._version if self.training else 0
+        return _LookUp(rows_NJ, version, torch.cat(codes)[order], counts_N.cumsum(0) - counts_N, all_weights)
 
 
-def _embed_categories(codes_NS: Tensor, table_WD: Tensor) -> Tensor:
-    """Sum the vectors of each row's codes, divided by the root of their number.
+@dataclass(frozen=True, eq=False)
+class _LookUp:
+    """Which rows of tables are summed for each encoded row, with their weights."""
 
-    Without codes, return the last row.
-    """
-    is_used_NS = ~codes_NS.isnan()
-    is_used_NS[:, 0] |= ~is_used_NS.any(1)
-    counts_N = is_used_NS.sum(1)
-    codes = codes_NS[is_used_NS].nan_to_num(len(table_WD) - 1).long()
-    weights = counts_N.rsqrt().repeat_interleave(counts_N, output_size=len(codes))
-    return F.embedding_bag(codes, table_WD, counts_N.cumsum(0) - counts_N, mode="sum", per_sample_weights=weights)
+    rows_NJ: Tensor
+    version: int
+    codes: Tensor
+    offsets_N: Tensor
+    weights: Tensor
 
 
-def _embed_numbers(values_NS: Tensor, table_WD: Tensor) -> Tensor:
+def _multiply_numbers(values_NS: Tensor, table_WD: Tensor) -> Tensor:
     """Multiply values by their directions; use the last row where they are unknown."""
     vectors_ND: Tensor = values_NS.nan_to_num(0.0) @ table_WD[:-1] + values_NS[:, :1].isnan() * table_WD[-1]
     return vectors_ND

@@ -100,7 +100,7 @@ class ItemFusion(nn.Module):
         self.unknown_D = nn.Parameter(torch.randn(width).mul_(std))
         self.log_length = nn.Parameter(torch.full((1,), INITIAL_LOG_LENGTH)) if normalize else None
         is_text = [feature.kind == "vector" for feature in features]
-        self.combine = _GatedSum(is_text, width) if method == "gated_sum" else _CrossAttention(width)
+        self.combine = _GatedSum(is_text, width) if method == "gated_sum" else _CrossAttention(len(features), width)
         self.rows_IJ: Tensor
         self.in_training_I: Tensor
         self.register_buffer("rows_IJ", torch.full((n_items, sum(sizes)), torch.nan))
@@ -201,10 +201,10 @@ class ItemFusion(nn.Module):
 
     def _fuse(self, own_ND: Tensor, in_training_N: Tensor, rows_NJ: Tensor) -> FusedItems:
         own_ND = torch.where(in_training_N[:, None], own_ND, self.unknown_D) if self.has_ids else self.unknown_D[None]
-        inputs = self.combine.inputs(self.vectors.embed_each(rows_NJ))
+        inputs = self.combine.inputs(self.vectors.embed_groups(rows_NJ, self.combine.groups))
 
         def alone(rows: Tensor) -> Tensor:
-            vectors_ND: Tensor = self.combine(self.unknown_D[None], [part_N[rows] for part_N in inputs])
+            vectors_ND: Tensor = self.combine(self.unknown_D[None], [part_N.index_select(0, rows) for part_N in inputs])
             return vectors_ND
 
         return FusedItems(self.combine(own_ND, inputs), alone)
@@ -218,7 +218,8 @@ class ItemFusion(nn.Module):
         if not isinstance(self.combine, _GatedSum):
             return {}
         own_1D = table_ID[code : code + 1] if self.has_ids and self.in_training_I[code] else self.unknown_D[None]
-        products = self.combine.products(own_1D, self.vectors.embed_each(self.rows_IJ[code : code + 1]))
+        parts = self.vectors.embed_groups(self.rows_IJ[code : code + 1], self.combine.groups)
+        products = self.combine.products(own_1D, parts)
         scale = 1.0
         if self.log_length is not None:
             scale = float(self.log_length.exp() / sum(products[1:], products[0]).norm().clamp_min(1e-12))
@@ -303,13 +304,12 @@ class _GatedSum(nn.Module):
         for weight in (self.own_gate.weight, self.own_gate.bias, self.feature_gate.weight):
             nn.init.zeros_(weight)
 
-    def inputs(self, vectors: Sequence[Tensor]) -> list[Tensor]:
+    def inputs(self, parts: Sequence[Tensor]) -> list[Tensor]:
         """Return what :meth:`forward` reads of the features of each item.
 
         It is their part of the gates, ``(N, P D)``, and the vectors of the groups, ``(N, D)`` each.
         """
-        parts = [sum((vectors[index] for index in rest), vectors[first]) for first, *rest in self.groups]
-        return [self.feature_gate(torch.cat(parts, 1) * parts[0].shape[1] ** 0.5), *parts]
+        return [self.feature_gate(torch.cat([*parts], 1) * parts[0].shape[1] ** 0.5), *parts]
 
     def forward(self, own: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         """Return the gated sums, ``(N, D)``; ``own`` is ``(N, D)`` or ``(1, D)``."""
@@ -320,12 +320,12 @@ class _GatedSum(nn.Module):
             total = torch.addcmul(total, gate, part)
         return 2.0 * total
 
-    def products(self, own: Tensor, vectors: Sequence[Tensor]) -> list[Tensor]:
-        """Return the terms of the sum for one of ``owns``.
+    def products(self, own: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
+        """Return the terms of the sum.
 
         Those of :attr:`names` follow that of the own embedding.
         """
-        from_features, *parts = self.inputs(vectors)
+        from_features, *_ = self.inputs(parts)
         return [2.0 * gate * part for gate, part in zip(self._gates(own, from_features), [own, *parts], strict=True)]
 
     def _gates(self, own: Tensor, from_features: Tensor) -> tuple[Tensor, ...]:
@@ -344,8 +344,9 @@ class _CrossAttention(nn.Module):
     A linear map of keys and values is part of those of queries and outputs, so that features need none.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, n_features: int, width: int) -> None:
         super().__init__()
+        self.groups = [[index] for index in range(n_features)]
         self.query = nn.Linear(width, HEADS * width)
         self.out = nn.Linear(HEADS * width, width)
 
