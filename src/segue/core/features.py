@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from segue.core.types import Feature
 
-__all__ = ["MAX_MAGNITUDE", "clip_numbers", "encode_features", "infer_features"]
+__all__ = ["MAX_MAGNITUDE", "clip_numbers", "encode_features", "infer_features", "merge_features"]
 
 MAX_CATEGORIES = 10_000
 """Maximum number of categories per column; the most frequent texts are used."""
@@ -233,3 +233,15 @@ def _vectors(name: str, known: pl.Series) -> NDArray[np.float64]:
     if not np.isfinite(numbers).all():
         raise ValueError(f"features: {name}: a vector contains something else than finite numbers")
     return np.reshape(numbers, (len(known), -1))
+
+
+def merge_features(
+    features: Sequence[Feature], given_NJ: NDArray[np.float32], stored_NJ: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return encoded features, ``(N, J)``: those given and, where they are unknown, those stored."""
+    ends = np.cumsum([feature.size for feature in features])[:-1]
+    blocks = zip(np.split(given_NJ, ends, axis=1), np.split(stored_NJ, ends, axis=1), strict=True)
+    merged: NDArray[np.float32] = np.concatenate(
+        [np.where(np.isnan(given[:, :1]), stored, given) for given, stored in blocks], 1
+    )
+    return merged

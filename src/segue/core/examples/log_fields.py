@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from segue.core.events import Codes, Events, Scores
 from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Examples, Field
-from segue.core.features import encode_features, infer_features
+from segue.core.features import encode_features, infer_features, merge_features
 from segue.core.model import StateArrays
 from segue.core.model_arrays import load_array
 from segue.core.types import DataSchema, Dataset, Feature, Queries
@@ -189,11 +189,9 @@ class LogFields:
         is_last = np.arange(history.size) >= np.repeat(history.offsets[1:] - n_last, history.lengths)
         recent = history.where(is_last)
         features_NJ = self.user_features[np.where(queries.known, queries.users, 0)]
-        if self.schema.user_features:
-            if queries.profile is not None:
-                features_NJ = encode_features(self.schema.user_features, queries.profile)
-            else:
-                features_NJ = np.where(queries.known[:, None], features_NJ, np.nan)
+        features_NJ = np.where(queries.known[:, None], features_NJ, np.float32(np.nan))
+        if (own := self.schema.user_features) and queries.profile is not None:
+            features_NJ = merge_features(own, encode_features(own, queries.profile), features_NJ)
         context = {
             one.name: queries.context[one.name][rows_T] if one.name in queries.context else None
             for one in self.schema.event_context

@@ -316,13 +316,25 @@ class LogisticRegression(Solver):
         """Return the sum of the terms that depend on the query alone, ``(N,)``."""
         users = np.where(queries.known, queries.users, 0)
         logits_N: NDArray[np.float64] = np.where(queries.known, self.users_U[users], 0.0) + rates_N * self.rate_1[0]
-        if self.schema.user_features:
+        if features := self.schema.user_features:
+            stored_NK = self._by_feature(self.users_UF[users]) * queries.known[:, None]
             if queries.profile is None:
-                logits_N = logits_N + np.where(queries.known, (self.users_UF @ self.user_features_F)[users], 0.0)
-            else:
-                encoded_NJ = encode_features(self.schema.user_features, queries.profile)
-                logits_N = logits_N + feature_rows(self.schema.user_features, encoded_NJ) @ self.user_features_F
+                found_N: NDArray[np.float64] = logits_N + stored_NK.sum(1)
+                return found_N
+            encoded_NJ = encode_features(features, queries.profile)
+            starts = np.cumsum([0, *(feature.size for feature in features)])[:-1]
+            is_stored_NK = np.isnan(encoded_NJ[:, starts]) & queries.known[:, None]
+            given_NK = self._by_feature(feature_rows(features, encoded_NJ))
+            logits_N = logits_N + np.where(is_stored_NK, stored_NK, given_NK).sum(1)
         return logits_N
+
+    def _by_feature(self, rows_NF: csr_array[Any]) -> NDArray[np.float64]:
+        """Return what each user feature adds to the logits of some users, ``(N, K)``."""
+        feature_of_F = _feature_of_column(self.schema.user_features, False)
+        weights_FK = np.zeros((len(feature_of_F), len(self.schema.user_features)))
+        weights_FK[np.arange(len(feature_of_F)), feature_of_F] = self.user_features_F
+        found_NK: NDArray[np.float64] = np.asarray(rows_NF @ weights_FK)
+        return found_NK
 
     def _all_logits(self, queries: Queries) -> NDArray[np.float64]:
         """Return the logits of all items, ``(N, I)``."""
