@@ -186,7 +186,8 @@ def page(found: Mapping[str, Any]) -> str:
     ]
     for model, row in rows.items():
         cells = [f"{row[name]['mean']:.4f}" for name in metrics]
-        cells.append(", ".join(f"{value:.4f}" for value in sorted(set(row["recall@10"]["seeds"]))))
+        seeds = row["recall@10"]["seeds"]
+        cells.append(", ".join(f"{value:.4f}" for value in (seeds if len(set(seeds)) > 1 else seeds[:1])))
         cells += [format_duration(found["seconds"][model]), found["recipes"][model] or "none (defaults)"]
         lines.append(f"| {model} | {' | '.join(cells)} |")
     counted = [one for one in found["gains"] if one["baseline"] not in RATING_MODELS]
