@@ -238,7 +238,7 @@ def _vectors(name: str, known: pl.Series) -> NDArray[np.float64]:
 def merge_features(
     features: Sequence[Feature], given_NJ: NDArray[np.float32], stored_NJ: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return encoded features, ``(N, J)``: those given and, where they are unknown, those stored."""
+    """Return the given features, ``(N, J)``, and the stored ones where unknown."""
     ends = np.cumsum([feature.size for feature in features])[:-1]
     blocks = zip(np.split(given_NJ, ends, axis=1), np.split(stored_NJ, ends, axis=1), strict=True)
     merged: NDArray[np.float32] = np.concatenate(

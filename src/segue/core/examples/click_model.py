@@ -70,7 +70,7 @@ class ClickModel:
         Raises:
             ValueError: a column is missing, or a cell does not fit its column.
         """
-        frame = table if isinstance(table, pl.DataFrame) else pl.DataFrame(table)
+        frame = _as_frame(table)
         assert isinstance(self.model, ExampleModel)
         return self.probabilities(self.model.predict_logits(self.encoder.encode(frame, needs_labels=False)))
 
@@ -154,3 +154,18 @@ class ClickModel:
             return cls(about["model"], model, encoder, calibration, about["threshold"], about["metadata"], text)
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: malformed: {error!r}") from None
+
+
+def _as_frame(table: Any) -> pl.DataFrame:
+    """Return rows as a frame.
+
+    Raises:
+        ValueError: a column of a mapping is a single value.
+    """
+    if isinstance(table, pl.LazyFrame):
+        return table.collect()
+    if isinstance(table, Mapping):
+        for name, cells in table.items():
+            if cells is None or isinstance(cells, str | bytes | int | float):
+                raise ValueError(f"column '{name}': got {cells!r}, expected a list with the value of each row")
+    return table if isinstance(table, pl.DataFrame) else pl.DataFrame(table)

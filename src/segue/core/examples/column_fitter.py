@@ -114,6 +114,8 @@ class ColumnFitter:
             return "constant in training"
         counts = counts.filter(pl.col("n") >= settings.min_count).sort(["n", "value"], descending=[True, False])
         values = counts.head(settings.max_categories)["value"]
+        if not len(values):
+            return f"no value occurs min_count={settings.min_count} times in training"
         return Column(self.name, kind, len(values) + N_RESERVED, values, **options)
 
     def _finish_numbers(self) -> Column | str:

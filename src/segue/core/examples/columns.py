@@ -35,6 +35,8 @@ __all__ = [
 
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
+TRUTH_VALUES = ("true", "false")
+
 CALENDAR = {"hour": 24, "weekday": 7, "month": 12}
 """Fields that a time becomes, with their numbers of categories."""
 
@@ -86,7 +88,7 @@ class Column:
 
     def codes(self, column: pl.Series) -> Codes:
         """Encode categories, or the parts of a time: ``(T,)``, or ``(T, parts)``."""
-        return self._times(column) if self.kind == "time" else self._codes_of(read_texts(column))
+        return self._times(column) if self.kind == "time" else self._codes_of(self._in_spelling(column))
 
     def numbers(self, column: pl.Series) -> Scores:
         """Encode numbers, ``(T,)``; NaN where missing.
@@ -127,6 +129,16 @@ class Column:
         encoded: Codes = np.where(is_missing, MISSING, codes).astype(np.int32)
         return encoded
 
+    def _in_spelling(self, column: pl.Series) -> pl.Series:
+        """Return categories as text; truth values are written as in training."""
+        known = set(self.values.head(len(TRUTH_VALUES) + 1))
+        if known and known <= {"true", "false"}:
+            texts = read_texts(column).str.to_lowercase()
+            return texts.replace({"1": "true", "0": "false"})
+        if column.dtype == pl.Boolean and known and known <= {"1", "0"}:
+            return column.cast(pl.Int8).cast(pl.String)
+        return read_texts(column)
+
     @cached_property
     def _enum(self) -> pl.Enum:
         return pl.Enum(self.values)
@@ -166,17 +178,29 @@ def read_texts(column: pl.Series) -> pl.Series:
 
     Whole numbers are written as integers, whatever their type.
     """
+    _check_single(column)
     if column.dtype.is_float() or column.dtype == pl.Decimal:
-        cells = pl.col(column.name)
-        is_whole = (cells == cells.floor()) & (cells.abs() < 2**53)
-        integers, numbers = cells.cast(pl.Int64, strict=False).cast(pl.String), cells.cast(pl.String)
-        frame = column.cast(pl.Float64).fill_nan(None).to_frame()
-        return frame.select(pl.when(is_whole).then(integers).otherwise(numbers).alias(column.name)).to_series()
+        cells = column.cast(pl.Float64).fill_nan(None)
+        return cells.to_frame().select(_number_text(pl.col(column.name)).alias(column.name)).to_series()
     return column.cast(pl.String)
 
 
+def _number_text(cells: pl.Expr) -> pl.Expr:
+    """Return numbers as text, whole ones as integers."""
+    is_whole = (cells == cells.floor()) & (cells.abs() < 2**53)
+    return pl.when(is_whole).then(cells.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(cells.cast(pl.String))
+
+
+def _check_single(column: pl.Series) -> None:
+    """Check that a column holds one value per row."""
+    if column.dtype.is_nested():
+        raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected a single value per row")
+
+
 def read_lists(column: pl.Series, separator: str | None) -> pl.Series:
-    """Return tags or sequences as lists of text."""
+    """Return tags or sequences as lists of text; whole numbers as integers."""
+    if column.null_count() == len(column):
+        return pl.Series(column.name, [None] * len(column), dtype=pl.List(pl.String))
     if column.dtype == pl.String:
         if separator is None:
             raise ValueError(
@@ -187,6 +211,9 @@ def read_lists(column: pl.Series, separator: str | None) -> pl.Series:
     inner: Any = getattr(column.dtype, "inner", None)
     if inner is None:
         raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected lists or text")
+    if inner.is_float() or inner == pl.Decimal:
+        numbers = column.cast(pl.List(pl.Float64))
+        return numbers.list.eval(_number_text(pl.element().filter(pl.element().is_not_nan()))).list.drop_nulls()
     return column.cast(pl.List(pl.String)).list.drop_nulls()
 
 
@@ -204,6 +231,7 @@ def read_numbers(column: pl.Series) -> NDArray[np.float64]:
     Raises:
         ValueError: a text is not a number, or a number is infinite or too large; names the row.
     """
+    _check_single(column)
     numbers = column.cast(pl.Float64, strict=False) if column.dtype in TEXTS else column.cast(pl.Float64)
     x_T: NDArray[np.float64] = numbers.fill_null(np.nan).to_numpy()
     is_wrong_T = np.abs(x_T) > MAX_MAGNITUDE
@@ -215,6 +243,8 @@ def read_numbers(column: pl.Series) -> NDArray[np.float64]:
 
 def read_vectors(column: pl.Series, width: int | None) -> Scores:
     """Return vectors, ``(T, W)``; rows of NaN where missing."""
+    if width is not None and column.null_count() == len(column):
+        return np.full((len(column), width), np.nan, np.float32)
     inner: Any = getattr(column.dtype, "inner", None)
     if inner is None or not inner.is_numeric():
         raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected lists of numbers")
@@ -236,6 +266,8 @@ def read_times(column: pl.Series) -> pl.Series:
     Raises:
         ValueError: the column is neither a date nor a number of seconds.
     """
+    if column.null_count() == len(column):
+        return pl.Series(column.name, [None] * len(column), dtype=pl.Datetime("us"))
     if column.dtype in (pl.Date, pl.Datetime):
         times = column.cast(pl.Datetime("us", getattr(column.dtype, "time_zone", None)))
         return times.dt.convert_time_zone("UTC") if getattr(column.dtype, "time_zone", None) else times

@@ -149,6 +149,11 @@ class EncoderFitter:
         unused = {name: one for name, one in fitted.items() if isinstance(one, str)}
         if not columns:
             raise ValueError(f"no column can be used: {'; '.join(f'{name}: {why}' for name, why in unused.items())}")
+        if settings.separator is not None and not any(one.kind in ("tags", "sequence") for one in columns):
+            raise ValueError(
+                f"examples.separator: got '{settings.separator}', which no column uses; columns of lists that are "
+                'written as text need a kind, such as columns={"genres": "tags"}'
+            )
         user = settings.user or next((name for name in USER_COLUMNS if name in self.names), None)
         return ExampleEncoder(columns, settings.label, user, unused, self.texts, self.encode_texts)
 

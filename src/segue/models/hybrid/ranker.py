@@ -106,12 +106,12 @@ class Ranker(Solver):
         def _check_models(self) -> Self:
             if unknown := [key for key in self.settings if key not in (self.retriever, self.ranker)]:
                 raise ValueError(f"settings: got settings of '{unknown[0]}', which is neither retriever nor ranker")
+            if not model_class(self.ranker).reads_examples:
+                raise ValueError(f"ranker: got '{self.ranker}', expected a click-through model such as deepfm")
             if self.retriever in ("ranker", "llm", self.ranker):
                 raise ValueError(
                     f"retriever: got '{self.retriever}', expected a model other than ranker, llm and the ranker"
                 )
-            if not model_class(self.ranker).reads_examples:
-                raise ValueError(f"ranker: got '{self.ranker}', expected a click-through model such as deepfm")
             if self.propensities is not None:
                 check_propensities(self.propensities)
                 if self.position is None:
