@@ -36,7 +36,8 @@ MODEL = trained()
 
 def predict(**cells: Any) -> list[float]:
     rows = {name: TRAIN[name][:2] for name in TRAIN.columns if name != "label"} | cells
-    return MODEL.predict(pl.DataFrame(rows)).tolist()
+    found: list[float] = MODEL.predict(pl.DataFrame(rows)).tolist()
+    return found
 
 
 @pytest.mark.parametrize(

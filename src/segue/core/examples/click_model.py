@@ -61,7 +61,7 @@ class ClickModel:
     settings: str = ""
     """All settings of the training as TOML, stored as ``training.toml``."""
 
-    def predict(self, table: pl.DataFrame | Mapping[str, Any]) -> NDArray[np.float64]:
+    def predict(self, table: pl.DataFrame | pl.LazyFrame | Mapping[str, Any]) -> NDArray[np.float64]:
         """Return the probability that each row is positive, ``(T,)``.
 
         Args:
