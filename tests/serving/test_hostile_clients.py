@@ -437,7 +437,7 @@ def test_logs_contain_no_ids_and_no_errors(server: Server) -> None:
     assert "/v1/users/{id}" in logs
     assert SECRET not in logs
     assert server.key not in logs
-    assert server.key.rpartition("_")[2] not in logs
+    assert server.key.split("_", 2)[2] not in logs  # the secret, which may contain "_"
     lines = [json.loads(line) for line in logs.splitlines()]
     assert not [line for line in lines if "traceback" in line or line.get("status", 0) >= 500]
 
