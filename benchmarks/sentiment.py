@@ -208,8 +208,9 @@ def page(found: dict[str, Any]) -> str:
         "## Sentiment as the value of events",
         "",
         f"AUC between liked and disliked held-out items of {gain['users']:,} users in {gain['seeds']} simulated logs, "
-        f"95 % intervals over users, and paired tests against {BASELINE} (Holm). What users consume is independent of "
-        "their taste, so that interactions carry no more than popularity. The linear model learns from the ratings "
+        f"95 % intervals over users of the mean over the logs, and paired tests against {BASELINE} (Holm). The logs "
+        "differ by more than these intervals. What users consume is independent of their taste, so that interactions "
+        "carry no more than popularity. The linear model learns from the ratings "
         f"of {RATED_SHARE:.0%} of the events.",
         "",
         "| value of an event, model | AUC | 95 % interval | difference | p | seeds |",

@@ -316,7 +316,8 @@ def page(found: dict[str, Any]) -> str:
         f"have a namesake in the source (same title and year), and {found['shared_targets']:.1%} of the test targets "
         "are among them. No id is shared, but the text of such a film is the same, so that this transfer is easier "
         "than one between shops with different articles. `transfer@other-films` was pre-trained without any event of "
-        f"these films: on {other['events']:,} events of {other['items']:,} films that the target does not have.",
+        f"these films: on {other['events']:,} events of {other['items']:,} films that the target does not have. "
+        "Whether users of the target are users of the source too is not known; their ids are not linked.",
         "",
         *_how_lines(found),
         *_verdict_lines(found),
