@@ -53,8 +53,8 @@ TASKS = {
         "for `two_tower` (0.306 without, 0.305 for its twin). Other work was running on the machine: training times "
         "are upper bounds. The models were trained with the version 0dc9894; the test part was read at its end, too, "
         "with means over users instead of targets.",
-        recipe_note="The baselines do not read the order of events, and have their defaults. Most of the gain is due "
-        "to the order: `sasrec`, which knows ids alone, is above `fusion` on warm targets (page of cold items).",
+        recipe_note="The baselines do not read the order of events, and have their defaults. No row "
+        "reads the order without text; `sasrec`, which does, is above `fusion` on warm targets (page of cold items).",
     ),
     "frappe": Task(
         ("title", "description"),

@@ -205,8 +205,8 @@ class LogFields:
 
         The user is unknown, and so are history and context."""
         n_items = self.schema.n_items
-        nobody = Queries.anonymous(Events(np.zeros(2, np.int64), np.zeros(0, np.int32)))
-        return self.of_pairs(nobody, np.zeros(n_items, np.int64), np.arange(n_items, dtype=np.int32))
+        unknown = Queries.anonymous(Events(np.zeros(2, np.int64), np.zeros(0, np.int32)))
+        return self.of_pairs(unknown, np.zeros(n_items, np.int64), np.arange(n_items, dtype=np.int32))
 
     def _examples(
         self,
