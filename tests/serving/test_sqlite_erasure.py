@@ -53,8 +53,9 @@ DELETE_AND_WAIT = """
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine may be slow, and no deletion may be acknowledged before its first attempt to erase."""
+    """The machine may be slow: no deletion is acknowledged before the first attempt to erase, no state dropped."""
     monkeypatch.setattr("segue.serving.stores.sqlite.ERASURE_TIMEOUT_SECONDS", 30.0)
+    monkeypatch.setattr("segue.serving.stores.sqlite.SHORT_TIMEOUT_SECONDS", 30.0)
 
 
 @pytest.fixture
