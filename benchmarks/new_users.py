@@ -314,7 +314,7 @@ def page(found: dict[str, Any]) -> str:
         *_validation_lines(found),
     ]
     note = NOTES.get(found["data"]["name"], "one, by this page, after the choice")
-    lines.append(f"* readings of the test part: {note}")
+    lines += [f"* readings of the test part: {note}", f"* data hash {found['data']['hash']}"]
     machine = describe_lines(found["machine"]) if "machine" in found else []
     return "\n".join([*lines, *machine, ""])
 
