@@ -61,6 +61,7 @@ PARTS = {
     "click_speed": "click-through models compared with torch-rechub and DeepCTR-Torch: examples per second",
     "click_through": "click-through models on Frappe_x1 next to published figures (--models, --seeds): two hours",
     "knowledge": "models of the knowledge graph next to published figures (--source, --models, --seeds): an hour",
+    "likes": "likes of MovieLens 1M, or of CoLLM's part of it: all click-through models (--source, --seeds): two hours",
     "collm": "likes of CoLLM's ML-1M next to language models (--models, --seeds): five minutes",
     "context": "context and times as inputs, on and off, with an ablation (--source, --seeds): half an hour",
     "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
@@ -93,6 +94,9 @@ MODULES = (
     "mutation",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
+
+BY_SOURCE = ("cold_items", "hybrid", "knowledge", "likes", "two_stage")
+"""Parts whose page is named after the data, and whose ``run`` has the arguments of :func:`run_by_source`."""
 
 Found = dict[str, Any]
 
@@ -245,12 +249,11 @@ def run_ratings(options: argparse.Namespace, found: Found) -> tuple[str, str, Fo
     return f"ratings-{options.task}", ratings.page(found), found
 
 
-def run_cold_items(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
-    """Run part ``cold_items``; the page has the name of the data."""
-    from benchmarks import cold_items
-
-    found |= cold_items.run(options.source, options.models, options.seeds, log, options.quick)
-    return f"cold_items-{found['source'].partition('?')[0]}", cold_items.page(found), found
+def run_by_source(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run a part of :data:`BY_SOURCE`; the page has the name of the data."""
+    module = import_module(f"benchmarks.{options.part}")
+    found |= module.run(options.source, options.models, options.seeds, log, options.quick)
+    return f"{options.part}-{found['source'].partition('?')[0]}", module.page(found), found
 
 
 def run_claimed_gains(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
@@ -259,30 +262,6 @@ def run_claimed_gains(options: argparse.Namespace, found: Found) -> tuple[str, s
 
     found |= claimed_gains.run(options.source, options.seeds, log, options.quick)
     return f"claimed_gains-{found['source'].partition('?')[0]}", claimed_gains.page(found), found
-
-
-def run_hybrid(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
-    """Run part ``hybrid``; the page has the name of the data."""
-    from benchmarks import hybrid
-
-    found |= hybrid.run(options.source, options.models, options.seeds, log, options.quick)
-    return f"hybrid-{found['source'].partition('?')[0]}", hybrid.page(found), found
-
-
-def run_knowledge(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
-    """Run part ``knowledge``; the page has the name of the data."""
-    from benchmarks import knowledge
-
-    found |= knowledge.run(options.source, options.models, options.seeds, log, options.quick)
-    return f"knowledge-{found['source'].partition('?')[0]}", knowledge.page(found), found
-
-
-def run_two_stage(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
-    """Run part ``two_stage``; the page has the name of the data."""
-    from benchmarks import two_stage
-
-    found |= two_stage.run(options.source, options.models, options.seeds, log, options.quick)
-    return f"two_stage-{found['source'].partition('?')[0]}", two_stage.page(found), found
 
 
 def run_tuning(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
@@ -372,11 +351,8 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "ablation": run_ablation,
     "ratings": run_ratings,
     "equal_budget_tuning": run_tuning,
-    "cold_items": run_cold_items,
     "claimed_gains": run_claimed_gains,
-    "hybrid": run_hybrid,
-    "knowledge": run_knowledge,
-    "two_stage": run_two_stage,
+    **dict.fromkeys(BY_SOURCE, run_by_source),
 }
 """By part its function; :func:`run_plain` runs the others."""
 

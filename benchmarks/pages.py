@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.__main__ import MODULES, PARTS
+from benchmarks.__main__ import BY_SOURCE, MODULES, PARTS
 from segue.core.files import read_json, write_text
 
 __all__ = ["format_page", "main"]
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 
-PREFIXED = ("ablation", "claimed_gains", "cold_items", "equal_budget_tuning", "hybrid", "knowledge", "ratings")
+PREFIXED = ("ablation", "claimed_gains", "equal_budget_tuning", "ratings", *BY_SOURCE)
 """Parts whose pages are named ``PART-NAME``."""
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from segue.examples import (
         compare_clicks,
+        derive_examples,
         evaluate_clicks,
         load_examples,
         open_clicks,
@@ -50,6 +51,7 @@ __all__ = [
     "compare",
     "compare_clicks",
     "cross_validate",
+    "derive_examples",
     "evaluate",
     "evaluate_clicks",
     "explain",
@@ -74,6 +76,7 @@ __all__ = [
 
 _EXAMPLES = (
     "compare_clicks",
+    "derive_examples",
     "evaluate_clicks",
     "load_examples",
     "open_clicks",

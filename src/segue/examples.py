@@ -14,9 +14,12 @@ from typing import Annotated, Any, Literal, TypeAlias
 from segue.core.config import parse
 from segue.core.examples.click_model import ClickModel
 from segue.core.memory_check import check_not_forked
+from segue.core.types import Dataset
+from segue.data.examples import from_log
 from segue.data.examples.read import MemoryMode, read_examples, read_parts
 from segue.data.examples.splits import ExampleSplit, ExampleSplitSettings, split_table
-from segue.data.examples.table import ExampleRows
+from segue.data.examples.table import ExampleRows, ExampleTable
+from segue.data.load import load
 from segue.data.raw_log import no_log
 from segue.experiment.arguments import as_assignments, check_device, check_seed
 from segue.experiment.clicks.click_plan import make_click_plan
@@ -29,7 +32,15 @@ from segue.experiment.clicks.evaluate_click_model import (
 from segue.experiment.clicks.train_click_model import open_click_model, train_click_model
 from segue.experiment.inference.argument_checks import Described, FilePath, check_arguments, describe_value
 
-__all__ = ["compare_clicks", "evaluate_clicks", "load_examples", "open_clicks", "split_examples", "train_clicks"]
+__all__ = [
+    "compare_clicks",
+    "derive_examples",
+    "evaluate_clicks",
+    "load_examples",
+    "open_clicks",
+    "split_examples",
+    "train_clicks",
+]
 
 ClickModelLike: TypeAlias = Annotated[ClickModel | FilePath, Described("a trained click-through model, or its folder")]
 ClickModelKey: TypeAlias = Annotated[str, Described("the key of a model, as in train_clicks('deepfm', train)")]
@@ -70,6 +81,48 @@ def load_examples(
     for note in table.notes:
         log(note)
     return table
+
+
+@check_arguments()
+def derive_examples(
+    data: Any,
+    *,
+    threshold: float | None = None,
+    impression: str | None = None,
+    negatives: int = 0,
+    history: int = 50,
+    seed: int = 0,
+) -> ExampleTable:
+    """Make labeled examples from the events of an interaction log.
+
+    Exactly one of three rules gives the labels: ``threshold``, ``impression`` or ``negatives``. Each row has ``label``, ``user``, ``item``, ``time`` if the log has times, the features with the prefixes ``user.``
+    and ``item.``, the context with the prefix ``context.``, and ``history``, all as known before the event.
+
+    Args:
+        data: a dataset, or anything that :func:`segue.load` reads.
+        threshold: for ratings: events whose value is greater are positive, others negative.
+        impression: the action of showing an item. Each of these events is an example, positive if an event with
+            another action (with the target action, if the log has one) of the same user and item follows before the
+            item is shown to the user again.
+        negatives: every event is positive, and has this many negative examples with the same user and time, whose items
+            are drawn evenly from those with which the user had no event until then.
+        history: maximum number of items in ``history``: those that the user rated above the threshold, clicked, or had
+            an event with, at an earlier time. The last ones are kept, oldest first; 0: no such column.
+        seed: determines the sampled negatives.
+
+    Raises:
+        ValueError: none or several rules are given, the log lacks what the rule needs, or all labels would be equal.
+    """
+    check_not_forked("use a dataset")
+    from_log.choose_rule(threshold, impression, negatives)
+    return from_log.derive_examples(
+        data if isinstance(data, Dataset) else load(data),
+        threshold=threshold,
+        impression=impression,
+        negatives=negatives,
+        history=history,
+        seed=check_seed(seed),
+    )
 
 
 @check_arguments()

@@ -117,6 +117,7 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
         "explain": (segue.explain, {"model": model, "user": 1, "item": 2}),
         "stream": (segue.stream, {"model": setting.recurrent}),
         "export": (segue.export, {"model": model, "folder": "artifact", "engine": "native"}),
+        "derive_examples": (segue.derive_examples, {"data": setting.data, "negatives": 1}),
         "load_examples": (segue.load_examples, {"source": setting.examples}),
         "split_examples": (segue.split_examples, {"table": setting.examples}),
         "train_clicks": (

@@ -165,6 +165,67 @@ def reviews(
     terminal.table(key_value_grid({**found, "written": ", ".join(written.values())}))
 
 
+@app.command()
+@expand_paths
+def examples(
+    context: typer.Context,
+    source: Source,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the table is written: .parquet or .jsonl.")],
+    threshold: Annotated[
+        float | None, typer.Option(help="Events with a greater value are positive, others negative.")
+    ] = None,
+    impression: Annotated[
+        str | None,
+        typer.Option(metavar="ACTION", help="Events with this action are examples, positive if a click follows."),
+    ] = None,
+    negatives: Annotated[
+        int, typer.Option(help="All events are positive; number of items to sample as negatives of each.")
+    ] = 0,
+    history: Annotated[int, typer.Option(help="Maximum number of items in the history; 0: no history.")] = 50,
+    seed: Annotated[int, typer.Option(help="Determines the sampled negatives.")] = 0,
+    columns: Columns = None,
+    separator: Separator = None,
+    target: Target = None,
+    items: Items = None,
+    users: Users = None,
+    query: Query = None,
+    set_: Set = None,
+    json: Json = False,
+) -> None:
+    """Make a table of labeled examples from a log, for segue clicks.
+
+    Give one of --threshold, --impression and --negatives. --set changes filters, such as min_user_events=5.
+    """
+    from segue.core.config import apply_overrides, parse
+    from segue.data import load
+    from segue.data.examples.from_log import choose_rule
+    from segue.data.filters import Filters
+    from segue.examples import derive_examples
+    from segue.experiment.inference.files import check_suffix, write_table
+
+    check_suffix(out)
+    terminal = Terminal.from_context(context, json)
+    filters = parse(Filters, apply_overrides({"filters": Filters}, set_ or [])["filters"], "filters")
+    layout: dict[str, Any] = {"columns": parse_pairs(columns, "--columns"), "separator": separator, "target": target}
+    texts = {"items": items, "users": users, "query": query}
+    layout |= {name: read_query(text) for name, text in texts.items()}
+    choose_rule(threshold, impression, negatives)  # before the log is read
+    data = load(source, filters=filters, log=terminal.log, **layout)
+    table = derive_examples(
+        data, threshold=threshold, impression=impression, negatives=negatives, history=history, seed=seed
+    )
+    for note in table.notes:
+        terminal.log(note)
+    write_table(out, table.frame)
+    found = {"examples": len(table), "positive": int(table.frame["label"].sum()), "file": str(out)}
+    if terminal.json:
+        terminal.result({**found, "columns": table.columns, "notes": list(table.notes)})
+        return
+    from segue.reports.tables import key_value_grid
+
+    terminal.table(key_value_grid(found))
+
+
 def _prepare(
     terminal: Terminal,
     source: str,
