@@ -1,42 +1,50 @@
-"""Models of the knowledge graph next to published figures, simple baselines and models without the graph.
+"""Models of the knowledge graph next to simple baselines, published figures and the same models without triples.
 
-The data has a fixed split. Models train on its training part and choose their best state, like all settings, by
-Recall@10 on its validation part. Published runs score a user by the training events alone and remove the items of
-training and validation from the ranking of the test; so does this page. Networks are trained with three seeds.
+Models train on the training part and choose their best state, like all settings, by Recall@10 on validation. Networks
+are trained with three seeds. Each model of the graph is also trained with the same settings on the same data without
+the triples: the difference is what the graph adds.
+
+``kg-lastfm`` and ``kg-book-crossing`` have a fixed split. Published runs score a user by the training events alone and
+remove the items of training and validation from the ranking of the test; so does this page. Others are split by
+``leave_one_out``.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_lines
+from benchmarks.verdicts import Verdict, compare_figures
 from segue.core.events import Codes, Events, Scores
+from segue.core.knowledge.knowledge import Knowledge
 from segue.core.model import Model, Recommender, Solver
 from segue.core.recommend import recommend
 from segue.core.registry import model_class
 from segue.core.run import Run
-from segue.core.types import DataSchema, HeldOut, Queries, Split
+from segue.core.types import Dataset, HeldOut, Queries, Split
 from segue.data import SplitSettings, load, split
 from segue.evaluation.bootstrap import estimate_values
 from segue.evaluation.metrics import mrr, recall
 from segue.evaluation.path_quality import measure_paths
 from segue.evaluation.ranking import rank
-from segue.evaluation.significance import compare_pair
+from segue.evaluation.significance import compare_pair, holm_correction
 from segue.experiment.plan import make_plan
 from segue.models.hybrid.hybrid import Hybrid
 from segue.training.train import train
 
-__all__ = ["MODELS", "PUBLISHED", "page", "run"]
+__all__ = ["MODELS", "PUBLISHED", "measure", "page", "run", "without_triples"]
 
 MODELS = ("popular", "ease", "item_knn", "ials", "bpr", "lightgcn", "kgcn", "kgat", "lightkg")
 QUICK = ("popular", "ease", "lightkg")
 WITH_GRAPH = ("kgcn", "kgat", "lightkg")
+WITHOUT = " without triples"
+"""End of the name of a row with the same model and settings, but no triples."""
 N_MEMBERS = 3
 """Number of the models with the best validation recall that are combined."""
 METRICS = {"recall@10": recall, "mrr@10": mrr}
@@ -62,23 +70,14 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 Values = dict[str, NDArray[np.float64]]
 
 
-@dataclass(frozen=True, eq=False)
 class FromTraining:
     """Scores users by their training events, whatever the history of the query is."""
 
-    model: Recommender
-    histories: Events
-
-    @property
-    def schema(self) -> DataSchema:
-        """Return the schema of the model."""
-        return self.model.schema
-
-    @property
-    def scale(self) -> Literal["logit", "score"]:
-        """Return the scale of the model."""
-        found: Literal["logit", "score"] = getattr(self.model, "scale", "score")
-        return found
+    def __init__(self, model: Recommender, histories: Events) -> None:
+        self.model = model
+        self.histories = histories
+        self.schema = model.schema
+        self.scale: Literal["logit", "score"] = getattr(model, "scale", "score")
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the scores of the model for the training histories."""
@@ -92,7 +91,8 @@ def run(
     source = source or "kg-lastfm"
     keys = tuple(models.split(",")) if models else QUICK if quick else MODELS
     data = load(source, log=log)
-    parts = split(data, SplitSettings(strategy="predefined", name="lightkg"))
+    settings = SplitSettings(strategy="predefined", name="lightkg") if source in PUBLISHED else SplitSettings()
+    parts = split(data, settings)
     overrides = ("training.epochs=2",) if quick else ()
     found = measure(source, parts, keys, range(1 if quick else seeds), log, overrides)
     about = {"users": data.n_users, "items": data.n_items, "hash": data.header.get("hash")}
@@ -111,32 +111,37 @@ def measure(
 
     Settings come from the recipes of the source.
     """
+    bare = replace(parts, train=without_triples(parts.train))
+    rows_of = {key: [key, key + WITHOUT] if key in WITH_GRAPH else [key] for key in keys}
     values: dict[str, dict[str, list[Values]]] = {}
     trained: dict[str, list[Model]] = {}
     seconds: dict[str, float] = {}
-    for key in keys:
+    for key, name in ((key, name) for key, names in rows_of.items() for name in names):
         is_network = not issubclass(model_class(key), Solver)
         plan = make_plan({"model": key, "data": source}, overrides if is_network else ())
         training = plan.training.model_copy(update={"metric": "recall@10"})
+        own = bare if name.endswith(WITHOUT) else parts
         started = time.process_time()
-        trained[key] = [
-            train(key, plan.model, training, parts.train, Run(seed), _validator(parts))
+        trained[name] = [
+            train(key, plan.model, training, own.train, Run(seed), _validator(own))
             for seed in (seeds if is_network or key == "bpr" else [0])
         ]
-        seconds[key] = (time.process_time() - started) / len(trained[key])
-        values[key] = _measure_all(trained[key], parts)
-        log(f"{key}: validation {_mean(values[key]['valid'], 'recall@10').mean():.4f}, {seconds[key]:.0f} CPU s")
+        seconds[name] = (time.process_time() - started) / len(trained[name])
+        values[name] = _measure_all(trained[name], own)
+        log(f"{name}: validation {_mean(values[name]['valid'], 'recall@10').mean():.4f}, {seconds[name]:.0f} CPU s")
     members = sorted(keys, key=lambda key: -_mean(values[key]["valid"], "recall@10").mean())[:N_MEMBERS]
     combined = [_combine([(key, _of_seed(trained[key], at)) for key in members], parts) for at in range(len(seeds))]
     values["hybrid"] = _measure_all(combined, parts)
     rows = {key: _summarize(found) for key, found in values.items()}
+    recalls = {name: _mean(found["test"], "recall@10") for name, found in values.items()}
     tests = {
-        f"{key} - lightgcn": asdict(compare_pair(_mean(values[key]["test"], "recall@10"), base))
+        f"{key} - {other}": asdict(compare_pair(recalls[key], recalls[other]))
         for key in WITH_GRAPH
-        if key in values and "lightgcn" in values
-        for base in [_mean(values["lightgcn"]["test"], "recall@10")]
+        for other in (key + WITHOUT, "lightgcn")
+        if key in recalls and other in recalls
     }
-    paths = {key: _paths(models[0], parts) for key, models in {**trained, "hybrid": combined}.items()}
+    listed: dict[str, Model] = {**{key: trained[key][0] for key in keys}, "hybrid": combined[0]}
+    paths = {key: _paths(model, parts) for key, model in listed.items()}
     return {
         "seeds": list(seeds),
         "queries": len(parts.test),
@@ -148,6 +153,19 @@ def measure(
     }
 
 
+def without_triples(data: Dataset) -> Dataset:
+    """Return the data with the entities of its graph, but no triples."""
+    known = data.knowledge_for("benchmark")
+    none = np.zeros(0, np.int32)
+    bare = Knowledge(known.entities, known.relations, none, none, none, known.item_entities)
+    return replace(data, knowledge=bare)
+
+
+def _scorer(model: Recommender, parts: Split) -> Recommender:
+    """Return the model; in a fixed split, one that scores users by their training events."""
+    return FromTraining(model, parts.train.histories) if parts.metadata["strategy"] == "predefined" else model
+
+
 def _validator(parts: Split) -> Callable[[Recommender], Mapping[str, float]]:
     def validate(model: Recommender) -> Mapping[str, float]:
         return {name: float(column.mean()) for name, column in _rank(model, parts, parts.valid).items()}
@@ -156,7 +174,7 @@ def _validator(parts: Split) -> Callable[[Recommender], Mapping[str, float]]:
 
 
 def _rank(model: Recommender, parts: Split, held_out: HeldOut) -> Values:
-    ranks = rank(FromTraining(model, parts.train.histories), held_out, k=0)
+    ranks = rank(_scorer(model, parts), held_out, k=0)
     return {name: function(ranks, 10) for name, function in METRICS.items()}
 
 
@@ -193,8 +211,17 @@ def _summarize(found: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
 def _paths(model: Recommender, parts: Split) -> dict[str, float]:
     """Measure the paths to the recommendations of the first 500 test queries."""
     queries = parts.test.queries.rows_between(0, 500)
-    lists = recommend(FromTraining(model, parts.train.histories), queries, 10)
+    lists = recommend(_scorer(model, parts), queries, 10)
     return asdict(measure_paths(parts.train.knowledge_for("benchmark"), queries, lists))
+
+
+def _protocol(source: str) -> str:
+    if source not in PUBLISHED:
+        return "Split `leave_one_out`; seen items are removed from the ranking."
+    return (
+        "Split `lightkg`. Models train on the training part, and users are scored by their training events; the items "
+        "of training and validation are removed from the ranking."
+    )
 
 
 def page(found: Mapping[str, Any]) -> str:
@@ -204,9 +231,8 @@ def page(found: Mapping[str, Any]) -> str:
     lines = [
         f"# Knowledge graph: {source}",
         "",
-        f"Split `lightkg`, {found['queries']:,} test queries, whole catalog. Models train on the training part, and "
-        "users are scored by their training events; the items of training and validation are removed from the ranking. "
-        "Settings (`recipes/" + source + "`) and the best state of training were chosen by Recall@10 on validation. "
+        f"{_protocol(source)} {found['queries']:,} test queries, whole catalog. Settings (`recipes/{source}`, defaults "
+        "without) and the best state of training were chosen by Recall@10 on validation. "
         f"`hybrid` combines {', '.join(f'`{key}`' for key in found['members'])}, the best on validation. Brackets: "
         f"95 % interval over users, of the mean over {seeds} seeds.",
         "",
@@ -230,14 +256,16 @@ def page(found: Mapping[str, Any]) -> str:
         )
     published = sorted(PUBLISHED.get(source, {}).items(), key=lambda pair: -pair[1][0])
     lines += [f"| {name}, published | | | {one:.4f} | {other:.4f} | | |" for name, (one, other) in published]
-    lines += ["", "Published figures are those of the README of ssu-dmlab/AdaKG, its runs on the same split.", ""]
+    if published:
+        lines += ["", "Published figures are those of the README of ssu-dmlab/AdaKG, its runs on the same split."]
+        lines += ["", *_target_lines(found["rows"], PUBLISHED[source])]
     if found["tests"]:
+        lines += ["", "Paired randomization tests over users, of the means over the seeds; Holm's correction.", ""]
         lines += ["| with the graph - without | difference of Recall@10 | p |", "| --- | ---: | ---: |"]
-        for name, one in found["tests"].items():
-            lines.append(
-                f"| {name} | {one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}] | {one['p']:.4f} |"
-            )
-        lines += [""]
+        adjusted = holm_correction([one["p"] for one in found["tests"].values()])
+        for (name, one), p in zip(found["tests"].items(), adjusted, strict=True):
+            lines.append(f"| {name} | {one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}] | {p:.4f} |")
+    lines += [""]
     lines += [
         "Paths of two triples, or one, from an item of the history to the recommended items, 500 queries, first seed:",
         "",
@@ -254,3 +282,20 @@ def page(found: Mapping[str, Any]) -> str:
         f"Data: {found['data']['users']:,} users, {found['data']['items']:,} items, hash `{found['data']['hash']}`.",
     ]
     return "\n".join([*lines, "", *describe_lines(found["machine"])] if "machine" in found else lines) + "\n"
+
+
+def _target_lines(rows: Mapping[str, Any], published: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Compare the best row of validation with the best published figures."""
+    best = max(rows, key=lambda name: rows[name]["valid"]["recall@10"])
+    lines = []
+    for at, metric in enumerate(METRICS):
+        one = rows[best]["test"][metric]
+        figure = max(figures[at] for figures in published.values())
+        verdict = compare_figures((one["low"], one["high"]), figure, is_error=False)
+        words = {Verdict.BETTER: "above it", Verdict.ON_PAR: "on par (the interval holds it)"}.get(verdict, "below it")
+        name = {"recall@10": "Recall@10", "mrr@10": "MRR@10"}[metric]
+        lines.append(
+            f"* {name}: `{best}`, the best on validation, {one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]; "
+            f"best published {figure:.4f}: {words}"
+        )
+    return lines

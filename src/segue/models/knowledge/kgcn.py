@@ -117,9 +117,12 @@ class KGCN(Network):
         generator = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
         draws_VS = torch.rand(graph.n_vertices, self.config.num_neighbors, generator=generator).numpy()
         offsets_VS = (draws_VS * counts_V[:, None]).astype(np.int64)
-        chosen_VS = order[np.minimum(starts_V[:, None] + offsets_VS, max(0, len(order) - 1))]
-        neighbors_VS = np.where(counts_V[:, None] > 0, to_E[chosen_VS], np.arange(graph.n_vertices)[:, None])
-        edges_VS = np.where(counts_V[:, None] > 0, relations_E[chosen_VS], 2 * self.schema.n_relations)
+        has_edges_V = counts_V > 0
+        chosen = order[(starts_V[:, None] + offsets_VS)[has_edges_V]]
+        neighbors_VS = np.repeat(np.arange(graph.n_vertices)[:, None], self.config.num_neighbors, axis=1)
+        neighbors_VS[has_edges_V] = to_E[chosen]
+        edges_VS = np.full_like(neighbors_VS, 2 * self.schema.n_relations)
+        edges_VS[has_edges_V] = relations_E[chosen]
         self.neighbors_VS.copy_(torch.from_numpy(neighbors_VS))
         self.edges_VS.copy_(torch.from_numpy(edges_VS))
         self.is_training_user_U.copy_(torch.from_numpy(train.histories.lengths > 0))
