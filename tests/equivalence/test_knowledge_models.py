@@ -55,25 +55,44 @@ def test_propagation_equals_dense_products_and_their_gradients() -> None:
     torch.testing.assert_close(weights_R.grad, dense_w.grad)
 
 
-def test_lightkg_is_the_mean_of_dense_products() -> None:
-    model: Any = train_small("lightkg", DATA, num_layers=2, epochs=3)
+@pytest.mark.parametrize("normalization", ["joint", "separate"])
+def test_lightkg_is_the_mean_of_dense_products(normalization: str) -> None:
+    model: Any = train_small("lightkg", DATA, num_layers=2, epochs=3, normalization=normalization)
     size = DATA.n_users + DATA.n_items + model.schema.n_entities
-    matrix, connected = np.zeros((size, size)), np.zeros((size, size))
+    parts, connected = np.zeros((2, size, size)), np.zeros((2, size, size))
     for head, relation, tail in edges(DATA):
-        matrix[head, tail] += float(model.relation_weights_R[relation].detach())
-        connected[head, tail] = 1
-    norms = 1 / np.sqrt(np.maximum(connected.sum(1), 1))
-    matrix *= norms[:, None] * norms
+        group = int(relation > 1) if normalization == "separate" else 0
+        parts[group, head, tail] += float(model.relation_weights_R[relation].detach())
+        connected[group, head, tail] = 1
+    norms = 1 / np.sqrt(np.maximum(connected.sum(2), 1))
+    matrix = (parts * norms[:, :, None] * norms[:, None]).sum(0)
     x = np.concatenate([model.users_UD.numpy(force=True), model.entities_VD.numpy(force=True)])
     final = (x + matrix @ x + matrix @ matrix @ x) / 3
     np.testing.assert_allclose(model.vectors, final[4:11], atol=1e-5)
     np.testing.assert_allclose(model.propagated_users_UD.numpy(), final[:4], atol=1e-5)
 
 
-@pytest.mark.parametrize("key", ["lightkg", "kgat"])
-def test_folding_in_the_training_history_gives_the_trained_vector(key: str) -> None:
-    model: Any = train_small(key, DATA, num_layers=2, epochs=3)
+@pytest.mark.parametrize(
+    ("key", "settings"), [("lightkg", {}), ("lightkg", {"normalization": "separate"}), ("kgat", {})]
+)
+def test_folding_in_the_training_history_gives_the_trained_vector(key: str, settings: dict[str, Any]) -> None:
+    model: Any = train_small(key, DATA, num_layers=2, epochs=3, **settings)
     np.testing.assert_allclose(model.encode(ALL), model.propagated_users_UD.numpy(), atol=1e-5)
+
+
+def test_lightkg_with_fixed_weights_of_zero_is_lightgcn() -> None:
+    settings = {"num_layers": 2, "epochs": 4, "loss": "cross_entropy", "embedding_dim": 8}
+    graph: Any = train_small(
+        "lightkg", DATA, **settings, initial_weight=0.0, learn_weights=False, normalization="separate"
+    )
+    assert graph.relation_weights_R.tolist() == [1.0, 1.0] + [0.0] * (len(graph.relation_weights_R) - 2)
+    plain: Any = train_small("lightgcn", DATA, **settings)
+    with torch.no_grad():
+        plain.users_UD.copy_(graph.users_UD)
+        plain.items_ID.copy_(graph.entities_VD[: DATA.n_items])
+    plain.finalize()
+    np.testing.assert_allclose(graph.vectors, plain.vectors, atol=1e-6)
+    np.testing.assert_allclose(graph.encode(ALL), plain.encode(ALL), atol=1e-6)
 
 
 def test_kgat_attention_is_a_softmax_over_the_edges_of_a_head() -> None:

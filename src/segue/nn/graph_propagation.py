@@ -1,7 +1,7 @@
 """Propagate vectors along the edges of a graph.
 
 Shapes: U users, I items, V vertices (of the user-item graph: U + I with users first), D width, E edges with a relation,
-P distinct pairs of vertices with an edge, R relations.
+P distinct pairs of vertices with an edge, R relations, G groups of edges.
 """
 
 from __future__ import annotations
@@ -68,22 +68,31 @@ class RelationGraph:
     """Directed graph whose edges are weighted sums over relations.
 
     The weight of the pair of a head and a tail is ``norm * (sum of the weights of the relations between them)`` with
-    ``norm = 1 / sqrt(degree(head) * degree(tail))``; the degree is the number of distinct neighbors.
+    ``norm = 1 / sqrt(degree(head) * degree(tail))``; the degree is the number of distinct neighbors in the same group.
 
     Args:
         heads: ``(E,)`` vertices that receive from ``tails (E,)``; for each edge the opposite one exists too.
         relations: ``(E,)`` relation of each edge.
+        groups: ``(E,)`` group of each edge, from 0; all edges of a pair have the same. Default: one group.
     """
 
     def __init__(
-        self, heads: NDArray[np.int64], tails: NDArray[np.int64], relations: NDArray[np.int64], n_vertices: int
+        self,
+        heads: NDArray[np.int64],
+        tails: NDArray[np.int64],
+        relations: NDArray[np.int64],
+        n_vertices: int,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
-        pairs, pair_of_E = np.unique(heads * n_vertices + tails, return_inverse=True)
+        pairs, first_E, pair_of_E = np.unique(heads * n_vertices + tails, return_index=True, return_inverse=True)
         heads_P, tails_P = np.divmod(pairs, n_vertices)
-        degrees_V = np.bincount(heads_P, minlength=n_vertices)
-        self.degrees_V = torch.from_numpy(degrees_V.astype(np.float32))
-        """``(V,)`` number of distinct neighbors."""
-        norm_P = 1.0 / np.sqrt(degrees_V[heads_P] * degrees_V[tails_P])
+        groups_P = np.zeros_like(pairs) if groups is None else groups[first_E]
+        n_groups = int(groups_P.max(initial=0)) + 1
+        degrees_GV = np.bincount(groups_P * n_vertices + heads_P, minlength=n_groups * n_vertices)
+        degrees_GV = degrees_GV.reshape(n_groups, n_vertices)
+        self.degrees_GV = torch.from_numpy(degrees_GV.astype(np.float32))
+        """``(G, V)`` number of distinct neighbors in each group."""
+        norm_P = 1.0 / np.sqrt(degrees_GV[groups_P, heads_P] * degrees_GV[groups_P, tails_P])
         self.heads_P, self.tails_P = torch.from_numpy(heads_P), torch.from_numpy(tails_P)
         self.norm_P = torch.from_numpy(norm_P.astype(np.float32))
         self.pair_of_E, self.relations_E = torch.from_numpy(pair_of_E), torch.from_numpy(relations)
@@ -125,13 +134,16 @@ class RelationGraph:
             return torch.sparse_csr_tensor(self._offsets, self._columns, values_P, size=size, check_invariants=False)
 
 
-def collaborative_graph(histories: Events, knowledge: ItemGraph, n_relations: int) -> RelationGraph:
+def collaborative_graph(
+    histories: Events, knowledge: ItemGraph, n_relations: int, has_groups: bool = False
+) -> RelationGraph:
     """Return one graph of users, items and entities.
 
     It is that of Wang et al. 2019, arXiv:1905.07854, section 2.
 
     Its vertices are the users, then those of ``knowledge``. Its relations are: 0 from the items of a user to the user,
-    1 back, then those of the triples, then their inverses.
+    1 back, then those of the triples, then their inverses. With ``has_groups``, the edges of users and items are group
+    0, and those of triples group 1.
     """
     n_users, n_vertices = len(histories), len(histories) + knowledge.n_vertices
     adjacency_UI = histories.csr(knowledge.n_items)
@@ -139,11 +151,13 @@ def collaborative_graph(histories: Events, knowledge: ItemGraph, n_relations: in
     items = adjacency_UI.indices.astype(np.int64) + n_users
     first, second = (column.astype(np.int64) + n_users for column in (knowledge.heads_T, knowledge.tails_T))
     relations = knowledge.relations_T.astype(np.int64) + 2
+    relations_E = np.concatenate([np.zeros_like(users), np.ones_like(users), relations, relations + n_relations])
     return RelationGraph(
         np.concatenate([users, items, first, second]),
         np.concatenate([items, users, second, first]),
-        np.concatenate([np.zeros_like(users), np.ones_like(users), relations, relations + n_relations]),
+        relations_E,
         n_vertices,
+        (relations_E > 1).astype(np.int64) if has_groups else None,
     )
 
 

@@ -113,7 +113,7 @@ class KGAT(GraphModel):
         if not self.config.cold_negatives:
             self._negative_bias_I = exclude_cold_items(train.histories, self.schema.n_items)
         self.is_training_user_U.copy_(torch.from_numpy(train.histories.lengths > 0))
-        self.is_training_item_I.copy_(self._items(self._graph.degrees_V) > 0)
+        self.is_training_item_I.copy_(self._items(self._graph.degrees_GV[0]) > 0)
 
     def _items(self, x_V: Tensor) -> Tensor:
         return x_V[self.schema.n_users : self.schema.n_users + self.schema.n_items]

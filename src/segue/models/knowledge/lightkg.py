@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -63,6 +63,12 @@ class LightKG(LinearGraphModel):
         """Fraction of the numbers in the embeddings that are dropped before propagation."""
         initial_weight: Annotated[float, Ge(0)] = 1.0
         """Weight of the relations of triples at the start; that of interactions is 1."""
+        learn_weights: bool = True
+        """Whether the weights of the relations are learned, as in the paper, or stay as they are at the start."""
+        normalization: Literal["joint", "separate"] = "joint"
+        """Number of neighbors by which a vector is divided: ``joint``, as in the paper: all of them; ``separate``: of
+        interactions those in interactions, of triples those in triples, so that items with many triples receive as much
+        from their users as without. With fixed weights of 0, ``separate`` is LightGCN."""
         contrast: Annotated[float, Ge(0)] = 0.0
         """Weight of the contrastive term; 0: none."""
         contrast_temperature: Annotated[float, Gt(0)] = 0.6
@@ -80,7 +86,7 @@ class LightKG(LinearGraphModel):
         self.entities_VD = nn.Parameter(torch.randn(n_vertices, config.embedding_dim).mul_(0.1))
         weights_R = torch.full((2 + 2 * schema.n_relations,), config.initial_weight)
         weights_R[:2] = 1.0  # users and items
-        self.relation_weights_R = nn.Parameter(weights_R)
+        self.relation_weights_R = nn.Parameter(weights_R, requires_grad=config.learn_weights)
         self._graph: RelationGraph | None = None
         self._negative_bias_I: Tensor | None = None
         self._seen_UI: csr_array[Any] | None = None
@@ -99,18 +105,17 @@ class LightKG(LinearGraphModel):
     def prepare(self, train: Dataset) -> None:
         """Build the graph, which training needs and prediction does not."""
         self._graph = collaborative_graph(
-            train.histories, train.knowledge_for("lightkg").graph, self.schema.n_relations
+            train.histories,
+            train.knowledge_for("lightkg").graph,
+            self.schema.n_relations,
+            self.config.normalization == "separate",
         )
         self._seen_UI = train.histories.csr(self.schema.n_items)
         self._pairs = InteractionPairs(train.histories, self.schema.n_items)
         if not self.config.cold_negatives:
             self._negative_bias_I = exclude_cold_items(train.histories, self.schema.n_items)
         self.is_training_user_U.copy_(torch.from_numpy(train.histories.lengths > 0))
-        self.is_training_item_I.copy_(self._item_degrees() > 0)
-
-    def _item_degrees(self) -> Tensor:
-        assert self._graph is not None
-        return self._graph.degrees_V[self.schema.n_users : self.schema.n_users + self.schema.n_items]
+        self.is_training_item_I.copy_(self._items(self._graph.degrees_GV.T).sum(1) > 0)
 
     def batches(self, train: Dataset, size: int, rng: np.random.Generator) -> tuple[int, Iterator[PairBatch]]:
         """Return the number of batches and all pairs in random order.
@@ -203,7 +208,8 @@ class LightKG(LinearGraphModel):
         self.train(was_training)
         final_VD = torch.stack(layers).mean(0)
         sums_ID = self._items(torch.stack(layers[:-1]).sum(0))
-        normalization_I = self.relation_weights_R[0] / self._item_degrees().clamp_min(1.0).sqrt()
+        degrees_I = self._items(self._graph.degrees_GV.T)[:, 0]  # of the group with the interactions
+        normalization_I = self.relation_weights_R[0] / degrees_I.clamp_min(1.0).sqrt()
         self.set_vectors(final_VD[: self.schema.n_users], self._items(final_VD), sums_ID * normalization_I[:, None])
 
     def similar(self, items: Codes) -> Scores:
