@@ -20,7 +20,7 @@ from segue.core.run import Interrupted, Run
 from segue.core.types import Queries
 from segue.solvers.boosting.tree_columns import count_columns, tree_columns
 from segue.solvers.boosting.trees import Trees
-from segue.solvers.logistic.example_design import count_design_columns, design_of_examples
+from segue.solvers.logistic.example_design import count_design_columns, design_of_examples, linear_terms
 from segue.testing import dataset
 from segue.training.settings import Training
 from segue.training.train import train
@@ -84,6 +84,12 @@ def test_design_of_logistic_regression_by_hand() -> None:
     tags = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]])
     price, text = [[0.5, 0], [0, 1], [-1, 0]], [[1, 2, 0], [0, 0, 1], [0, 4, 0]]
     np.testing.assert_array_equal(found, np.hstack([np.ones((3, 1)), user, item, tags, history, price, text]))
+    weights = np.random.default_rng(0).normal(size=found.shape[1]).astype(np.float32)
+    for names, columns in (
+        ({"item", "text"}, [*range(10, 16), *range(27, 30)]),
+        ({"tags", "price"}, [16, 17, 18, 25, 26]),
+    ):
+        np.testing.assert_allclose(linear_terms(examples(), weights, names), found[:, columns] @ weights[columns])
 
 
 def test_logistic_regression_of_a_table_is_at_the_optimum() -> None:
@@ -201,7 +207,7 @@ def test_lambdarank_orders_the_examples_of_each_user() -> None:
     for user in range(8):
         own = (test["user"] == user).to_numpy()
         assert logits[own & is_positive].mean() > logits[own & ~is_positive].mean()
-    with pytest.raises(ValueError, match="lambdarank orders the examples of a user, and the table has no users"):
+    with pytest.raises(ValueError, match="lambdarank compares the examples of a user or query, and the table has no"):
         train("gradient_boosting", config, Training(), replace(encoded(), users=None), Run(0))
     many = encoded().take(np.arange(10_001) % 600)
     with pytest.raises(ValueError, match="at most 10,000 examples of a user, one has 10,001"):

@@ -102,6 +102,26 @@ def test_bad_triples_name_file_and_line(tmp_path: Path, text: str, message: str)
         load(LOG, triples=write(tmp_path, text))
 
 
+def test_rows_of_triples_are_counted_as_in_other_tables(tmp_path: Path) -> None:
+    """The first row of a file is row 1, and of a table in memory row 0; the argument is named once."""
+    table = pl.read_csv(TRIPLES.encode(), infer_schema=False)
+    empty = table.with_columns(tail=pl.when(pl.int_range(len(table)) == 2).then(pl.lit("")).otherwise("tail"))
+    unlinked = table.with_columns(head="z" + pl.col("head"), tail="z" + pl.col("tail"))
+    for name, rows, message in (
+        ("empty", empty, ", row {row}: the tail is empty, expected an id or a name"),
+        ("unlinked", unlinked, ": none of the 3 items occurs in a triple"),
+        ("lacking", table.drop("tail"), ": no column 'tail'"),
+    ):
+        path = tmp_path / f"{name}.parquet"
+        rows.write_parquet(path)
+        for source, where, row in ((path, str(path), 3), (rows, "polars table", 2)):
+            with pytest.raises(ValueError, match="triples") as error:
+                load(LOG, triples=source)
+            assert message.format(row=row) in str(error.value)
+            assert where in str(error.value)
+            assert str(error.value).count("triples: ") == 1
+
+
 def test_what_is_left_out_is_reported(tmp_path: Path) -> None:
     reported: list[str] = []
     log = pl.concat([LOG, LOG.tail(1).with_columns(user_id=pl.lit("c"))])

@@ -184,11 +184,22 @@ def test_items_that_are_no_candidates_follow_in_the_order_of_the_retriever() -> 
         assert len(own) >= 8
 
 
+FAST = (
+    "ctr_factorization_machine",
+    "dcn_v2",
+    "deepfm",
+    "dlrm",
+    "gradient_boosting",
+    "logistic_regression",
+    "wide_deep",
+)
+
+
 @pytest.mark.parametrize("inputs", [(), ("item_features", "user_features", "history", "retrieval")])
-@pytest.mark.parametrize("key", ["deepfm", "wide_deep", "ctr_factorization_machine"])
+@pytest.mark.parametrize("key", FAST)
 def test_candidates_that_are_scored_fast_have_the_same_scores(key: str, inputs: tuple[str, ...]) -> None:
     data = with_features(noise(30, 12))
-    model = fit(data, ranker=key, num_candidates=6, inputs=inputs, settings={key: tiny(key) | {"embedding_dim": 8}})
+    model = fit(data, ranker=key, num_candidates=6, inputs=inputs, settings={key: tiny(key)})
     queries = Queries(data.histories.take(np.arange(5)), np.arange(5, dtype=np.int32), np.arange(5) != 2)
     fast = model.score(queries)
     assert model._scorer

@@ -32,27 +32,33 @@ def read_triples(source: Any) -> RawTriples:
     and three columns in this order.
 
     Raises:
-        ValueError: the file is missing or malformed; the message names file and line.
+        ValueError: the file is missing or malformed; the message names the file, and its line or row.
     """
+    try:
+        return _read(source)
+    except ValueError as error:
+        raise ValueError(f"triples: {error}") from None
+
+
+def _read(source: Any) -> RawTriples:
     if is_table(source):
         name, table = to_frame(source)
-        name = f"triples: {name}"
         return check_triples(_as_text(table, name), SourceLocation(name))
     if not isinstance(source, str | os.PathLike):
-        raise ValueError(f"triples: got {type(source).__name__}, expected a path or a table (__arrow_c_stream__)")
+        raise ValueError(f"got {type(source).__name__}, expected a path or a table (__arrow_c_stream__)")
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"triples: got {path}, expected a file with suffix {', '.join(SUFFIXES)}")
+        raise ValueError(f"got {path}, expected a file with suffix {', '.join(SUFFIXES)}")
     if not path.is_file():
-        raise ValueError(f"triples: {path}: no such file")
+        raise ValueError(f"{path}: no such file")
     if suffix != ".parquet":
         return parse_triples(path.read_bytes(), str(path), DELIMITERS[suffix])
     try:
         table = pl.read_parquet(path, glob=False)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise ValueError(f"triples: {path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
-    return check_triples(_as_text(table, str(path)), SourceLocation(str(path)))
+        raise ValueError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0]}") from None
+    return check_triples(_as_text(table, str(path)), SourceLocation(str(path), 1, "row"))
 
 
 def parse_triples(data: bytes, name: str, separator: str = "\t") -> RawTriples:
@@ -176,6 +182,6 @@ def _check_items(raw: RawTriples, column: pl.Series, known: pl.Series) -> None:
     if unknown.any():
         row = unknown.arg_max() or 0
         raise ValueError(
-            f"{raw.location.describe_row(row)}: unknown item {column[row].removeprefix(ITEM_PREFIX)!r}; an id after "
-            f"{ITEM_PREFIX!r} must be that of an item of the data"
+            f"triples: {raw.location.describe_row(row)}: unknown item {column[row].removeprefix(ITEM_PREFIX)!r}; an id "
+            f"after {ITEM_PREFIX!r} must be that of an item of the data"
         )

@@ -8,14 +8,10 @@ The log is that of ``ml-100k``, whose archive is needed too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-
-import polars as pl
 
 from segue.data.archives import Archive, ArchiveSpec
-from segue.data.delimited import read_delimited
-from segue.data.knowledge.read_triples import parse_triples
-from segue.data.raw_log import RawLog, RawTriples
+from segue.data.knowledge.linked_triples import with_linked_triples
+from segue.data.raw_log import RawLog
 from segue.data.sources import ml_100k
 
 __all__ = ["ABOUT", "ARCHIVE", "USES", "read"]
@@ -28,10 +24,6 @@ USES = ("ml-100k",)
 
 def read(archive: Archive, settings: Mapping[str, str], ratings: Archive) -> RawLog:
     """Read the log of ``ml-100k`` and the triples about its films."""
-    triples = parse_triples(archive.read(TRIPLES), f"{archive.path.name}:{TRIPLES}")
-    link = {"item_id:token": pl.String, "entity_id:token": pl.String}
-    links = read_delimited(archive.read(LINKS), f"{archive.path.name}:{LINKS}", link, header=True)
-    links.columns = ["item", "entity"]
-    raw = ml_100k.read(ratings, {})
-    graph = RawTriples(triples.table, triples.location, links)
-    return replace(raw, triples=graph, warnings=(*raw.warnings, *archive.warnings))
+    return with_linked_triples(
+        ml_100k.read(ratings, {}), archive, TRIPLES, LINKS, {"item_id:token": "item", "entity_id:token": "entity"}
+    )

@@ -8,14 +8,10 @@ The log is that of ``ml-1m``, whose archive is needed too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-
-import polars as pl
 
 from segue.data.archives import Archive, ArchiveSpec
-from segue.data.delimited import read_delimited
-from segue.data.knowledge.read_triples import parse_triples
-from segue.data.raw_log import RawLog, RawTriples
+from segue.data.knowledge.linked_triples import with_linked_triples
+from segue.data.raw_log import RawLog
 from segue.data.sources import ml_1m
 
 __all__ = ["ABOUT", "ARCHIVE", "USES", "read"]
@@ -28,9 +24,4 @@ USES = ("ml-1m",)
 
 def read(archive: Archive, settings: Mapping[str, str], ratings: Archive) -> RawLog:
     """Read the log of ``ml-1m`` and the triples about its films."""
-    triples = parse_triples(archive.read(TRIPLES), f"{archive.path.name}:{TRIPLES}")
-    link = {"item": pl.String, "entity": pl.String}
-    links = read_delimited(archive.read(LINKS), f"{archive.path.name}:{LINKS}", link)
-    raw = ml_1m.read(ratings, {})
-    graph = RawTriples(triples.table, triples.location, links)
-    return replace(raw, triples=graph, warnings=(*raw.warnings, *archive.warnings))
+    return with_linked_triples(ml_1m.read(ratings, {}), archive, TRIPLES, LINKS, {})

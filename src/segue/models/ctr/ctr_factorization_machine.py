@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.types import DataSchema
-from segue.nn.ctr.candidate_scoring import FieldSums
 from segue.nn.ctr.click_network import ClickNetwork, ClickSettings
 from segue.nn.ctr.field_embeddings import ExampleBatch
+from segue.nn.ctr.field_sums import FactorizationSums
 from segue.nn.ctr.layers import sum_of_products
 
 __all__ = ["CTRFactorizationMachine"]
@@ -40,6 +40,6 @@ class CTRFactorizationMachine(ClickNetwork):
         logits_B: Tensor = self.linear(batch).sum((1, 2)) + sum_of_products(self.embed(batch)).sum(1)
         return self.bias + logits_B
 
-    def field_sums(self) -> FieldSums:
-        """Return the quantities that are sums over fields."""
-        return FieldSums(self.bias, self.linear, self.embed, True, None)
+    def divided(self) -> FactorizationSums:
+        """See :meth:`ClickNetwork.divided`."""
+        return FactorizationSums(self.bias, self.linear, self.embed, True, None)

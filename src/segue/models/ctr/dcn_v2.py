@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from segue.core.types import DataSchema
 from segue.nn.ctr.click_network import ClickNetwork, TowerSettings
 from segue.nn.ctr.field_embeddings import ExampleBatch
+from segue.nn.ctr.field_sums import CrossSums
 
 __all__ = ["DCNV2"]
 
@@ -54,6 +55,11 @@ class DCNV2(ClickNetwork):
         is_parallel = self.config.structure == "parallel"
         logits_B: Tensor = self.out(torch.cat([x_BE, self.deep(first_BE)], 1) if is_parallel else self.deep(x_BE))[:, 0]
         return logits_B
+
+    def divided(self) -> CrossSums:
+        """See :meth:`ClickNetwork.divided`."""
+        is_parallel = self.config.structure == "parallel"
+        return CrossSums(self.embed, self.crosses, self.deep, self.out, is_parallel)
 
 
 def _cross_matrix(width: int, rank: int) -> nn.Module:

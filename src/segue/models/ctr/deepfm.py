@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from segue.core.types import DataSchema
-from segue.nn.ctr.candidate_scoring import FieldSums
 from segue.nn.ctr.click_network import ClickNetwork, TowerSettings
 from segue.nn.ctr.field_embeddings import ExampleBatch
+from segue.nn.ctr.field_sums import FactorizationSums
 from segue.nn.ctr.layers import sum_of_products
 
 __all__ = ["DeepFM"]
@@ -43,6 +43,6 @@ class DeepFM(ClickNetwork):
         logits_B: Tensor = first_B + sum_of_products(x_BFD).sum(1) + self.deep(x_BFD.flatten(1))[:, 0]
         return self.bias + logits_B
 
-    def field_sums(self) -> FieldSums:
-        """Return the quantities that are sums over fields."""
-        return FieldSums(self.bias, self.linear, self.embed, True, self.deep)
+    def divided(self) -> FactorizationSums:
+        """See :meth:`ClickNetwork.divided`."""
+        return FactorizationSums(self.bias, self.linear, self.embed, True, self.deep)

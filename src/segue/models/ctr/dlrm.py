@@ -21,6 +21,7 @@ from torch import Tensor
 from segue.core.examples.fields import fields_of_kind
 from segue.core.types import DataSchema
 from segue.nn.ctr.click_network import ClickNetwork, TowerSettings
+from segue.nn.ctr.dot_products import DotProducts
 from segue.nn.ctr.field_embeddings import ExampleBatch
 from segue.nn.ctr.layers import Tower, pairwise_interactions
 
@@ -56,3 +57,7 @@ class DLRM(ClickNetwork):
         direct = x_BFD[:, -1] if self.bottom is not None else x_BFD.flatten(1)
         logits_B: Tensor = self.top(torch.cat([direct, pairwise_interactions(x_BFD)], 1))[:, 0]
         return logits_B
+
+    def divided(self) -> DotProducts | None:
+        """See :meth:`ClickNetwork.divided`."""
+        return None if self.embed is None else DotProducts(self.embed, self.embed_dense, self.bottom, self.top)

@@ -28,10 +28,12 @@ from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, score_pairs
+from segue.core.examples.queries import examples_with_users
 from segue.core.model import LOWER_IS_BETTER, Solver, StateArrays, Validate
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
+from segue.solvers.boosting.candidate_trees import CandidateTrees
 from segue.solvers.boosting.target_statistics import TargetStatistics
 from segue.solvers.boosting.tree_columns import category_columns, count_columns, tree_columns
 from segue.solvers.boosting.trees import Trees
@@ -132,6 +134,8 @@ class GradientBoosting(Solver):
         """
         examples = train if isinstance(train, Examples) else self._examples_of_log(train, run.rng("negatives"))
         config, metric = self.config, self.config.metric or ("auc" if isinstance(train, Examples) else "ndcg@10")
+        if config.objective == "lambdarank":
+            examples = examples_with_users(examples, config.objective)
         if config.target_statistics:
             self.statistics, examples = TargetStatistics.fit(
                 examples, config.target_statistics, config.statistics_prior, config.statistics_folds, run.rng("folds")
@@ -241,6 +245,17 @@ class GradientBoosting(Solver):
         scores = self.booster.predict(tree_columns(examples), raw_score=True, num_threads=run_threads())
         return np.asarray(scores, np.float32)
 
+    def candidate_scorer(self, items: Examples, n_numbers: int = 0) -> CandidateTrees | None:
+        """Prepare fast scores of candidates.
+
+        See :class:`segue.solvers.boosting.candidate_trees.CandidateTrees`.
+
+        ``None``: there are no trees, or they cannot be divided.
+        """
+        if self.booster is None or self.statistics is not None:
+            return None
+        return CandidateTrees.of(self.trees, items, n_numbers)
+
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the logits of items, or the scores of ``lambdarank``.
 
@@ -323,13 +338,9 @@ def _by_query(examples: Examples) -> tuple[Examples, NDArray[np.int64]]:
     """Return the examples in the order of their queries, and the number of each.
 
     Raises:
-        ValueError: the examples have no users, or a query has too many examples for LightGBM.
+        ValueError: a query has too many examples for LightGBM.
     """
-    if examples.users is None:
-        raise ValueError(
-            "model.objective: lambdarank orders the examples of a user, and the table has no users; name the column in "
-            "examples.user, or use binary"
-        )
+    assert examples.users is not None
     _, rows_T, counts = np.unique(examples.users, return_inverse=True, return_counts=True)
     if counts.max() > MAX_QUERY:
         raise ValueError(

@@ -45,7 +45,12 @@ from segue.core.ratings import collect_ratings, rated_events
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Events, Feature, Queries, Scores
 from segue.solvers.fm.feature_matrix import feature_rows
-from segue.solvers.logistic.example_design import count_design_columns, design_of_examples
+from segue.solvers.logistic.example_design import (
+    CandidateWeights,
+    count_design_columns,
+    design_of_examples,
+    linear_terms,
+)
 from segue.solvers.logistic.history_matches import match_earlier_events, profiles
 from segue.solvers.logistic.newton import LogisticLoss
 from segue.solvers.training_iterations import run_iterations
@@ -280,8 +285,13 @@ class LogisticRegression(Solver):
 
     def predict_logits(self, examples: Examples) -> Scores:
         """Return the logits of examples of a table, ``(T,)``."""
-        logits: Scores = (design_of_examples(examples) @ self.weights_P).astype(np.float32)
+        names = {one.name for one in examples.fields}
+        logits: Scores = (linear_terms(examples, self.weights_P, names) + self.weights_P[0]).astype(np.float32)
         return logits
+
+    def candidate_scorer(self, items: Examples, n_numbers: int = 0) -> CandidateWeights:
+        """Prepare fast scores of candidates."""
+        return CandidateWeights(self.weights_P, items, n_numbers)
 
     def predict(self, users: Codes, items: Codes, times: NDArray[np.int64] | None = None) -> Scores:
         """See :meth:`segue.core.model.Predictor.predict`.

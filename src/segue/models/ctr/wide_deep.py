@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from segue.core.types import DataSchema
-from segue.nn.ctr.candidate_scoring import FieldSums
 from segue.nn.ctr.click_network import ClickNetwork, TowerSettings
 from segue.nn.ctr.field_embeddings import ExampleBatch
+from segue.nn.ctr.field_sums import FactorizationSums
 
 __all__ = ["WideDeep"]
 
@@ -39,6 +39,6 @@ class WideDeep(ClickNetwork):
         logits_B: Tensor = self.linear(batch).sum((1, 2)) + self.deep(self.embed(batch).flatten(1))[:, 0]
         return logits_B
 
-    def field_sums(self) -> FieldSums:
-        """Return the quantities that are sums over fields."""
-        return FieldSums(None, self.linear, self.embed, False, self.deep)
+    def divided(self) -> FactorizationSums:
+        """See :meth:`ClickNetwork.divided`."""
+        return FactorizationSums(None, self.linear, self.embed, False, self.deep)

@@ -29,7 +29,7 @@ from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, lo
 from segue.core.examples.stream import ExampleStream
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
-from segue.nn.ctr.candidate_scoring import CandidateScorer, FieldSums
+from segue.nn.ctr.candidate_scoring import CandidateScorer, DividedNetwork
 from segue.nn.ctr.field_embeddings import INIT_STD, ExampleBatch, FieldEmbeddings
 from segue.nn.ctr.layers import Tower
 from segue.nn.ctr.listwise import codes_of, listwise_softmax, query_batches
@@ -205,10 +205,10 @@ class ClickNetwork(Network):
         """Forget what was computed from earlier weights."""
         self._scorer = None
 
-    def field_sums(self) -> FieldSums | None:
-        """Return the quantities that are sums over fields.
+    def divided(self) -> DividedNetwork | None:
+        """Return the network, divided into what depends on items, queries, and both.
 
-        ``None``: the network has other input layers."""
+        ``None``: its layers cannot be divided."""
         return None
 
     @torch.inference_mode()
@@ -219,10 +219,12 @@ class ClickNetwork(Network):
 
         The weights must not change afterwards.
         """
-        sums = self.field_sums()
-        if sums is None or self.training or self.device != "cpu" or not CandidateScorer.fits(sums, len(items)):
+        if self.training or self.device != "cpu":
             return None
-        return CandidateScorer(sums, items, n_numbers)
+        network = self.divided()
+        if network is None or not CandidateScorer.fits(network, len(items)):
+            return None
+        return CandidateScorer(network, items, n_numbers)
 
     def objective(self, batch: Examples, loss: Loss) -> tuple[Tensor, int]:
         """Return the mean loss of the examples of a batch.

@@ -20,13 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segue.core.examples.fields import Examples
+from segue.core.examples.queries import rows_with_users
 
 __all__ = ["codes_of", "listwise_softmax", "log_softmax_of_groups", "query_batches"]
-
-NO_USERS = (
-    "model.objective: softmax compares the examples of a user or query, and the table has no users; name the column in "
-    "examples.user, or use binary"
-)
 
 
 def listwise_softmax(logits_B: Tensor, labels_B: Tensor, weights_B: Tensor | None, groups_B: Tensor) -> Tensor:
@@ -61,17 +57,19 @@ def query_batches(examples: Examples, size: int, rng: np.random.Generator) -> tu
 
     A batch has about ``size`` examples, those of a query next to each other.
 
+    Examples without a user are in no batch.
+
     Raises:
-        ValueError: the examples have no users.
+        ValueError: no example has a user.
     """
-    if examples.users is None:
-        raise ValueError(NO_USERS)
-    _, queries_T = np.unique(examples.users, return_inverse=True)
+    rows_T = rows_with_users(examples, "softmax")
+    assert examples.users is not None
+    _, queries_T = np.unique(examples.users[rows_T], return_inverse=True)
     n_queries = int(queries_T.max()) + 1
     ranks = np.empty(n_queries, np.int64)
     ranks[rng.permutation(n_queries)] = np.arange(n_queries)
-    order_T = np.argsort(ranks[queries_T], kind="stable")
-    n_batches = min(n_queries, max(1, round(len(examples) / size)))
+    order_T = rows_T[np.argsort(ranks[queries_T], kind="stable")]
+    n_batches = min(n_queries, max(1, round(len(rows_T) / size)))
     ends = np.cumsum(np.bincount(ranks[queries_T], minlength=n_queries))
     last = np.linspace(0, n_queries, n_batches + 1).astype(np.int64)[1:-1] - 1
     return n_batches, iter(np.split(order_T, ends[last]))
