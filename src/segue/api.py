@@ -464,7 +464,7 @@ def serve(
     """Serve recommendations over HTTP until the process is interrupted.
 
     Args:
-        model: an artifact that :func:`export` built, or a run or trained model, which is exported first.
+        model: an artifact of :func:`export`, a folder of a click-through model, or a run or model, which is exported.
         host: address to listen on; other machines can connect only where API keys are required.
         port: port to listen on; 0: any free port.
         store: event store: ``sqlite:///FILE``, ``postgresql://...`` or ``redis://...``; ``None``: a file under
@@ -474,14 +474,14 @@ def serve(
         log: receives messages.
         settings: see :class:`segue.serving.settings.ServingSettings`.
     """
-    from segue.serving.artifacts.manifest import MANIFEST
+    from segue.experiment.publish import find_served_folder
     from segue.serving.server import ServerConfig, check_port, run
     from segue.serving.settings import ServingSettings
 
     check_port(port)
-    is_artifact = isinstance(model, str | Path) and (Path(model).expanduser() / MANIFEST).exists()
+    folder = find_served_folder(model) if isinstance(model, str | Path) else None
     config = ServerConfig(
-        folders=(Path(str(model)).expanduser() if is_artifact else export(model, log=log),),
+        folders=(export(model, log=log) if folder is None else folder,),
         host=host,
         store=store,
         keys=None if keys is None else Path(keys).expanduser(),

@@ -95,8 +95,9 @@ def derive_examples(
 ) -> ExampleTable:
     """Make labeled examples from the events of an interaction log.
 
-    Exactly one of three rules gives the labels: ``threshold``, ``impression`` or ``negatives``. Each row has ``label``, ``user``, ``item``, ``time`` if the log has times, the features with the prefixes ``user.``
-    and ``item.``, the context with the prefix ``context.``, and ``history``, all as known before the event.
+    Exactly one of three rules gives the labels: ``threshold``, ``impression`` or ``negatives``. Each row has ``label``,
+    ``user``, ``item``, ``time`` if the log has times, the features with the prefixes ``user.`` and ``item.``, the
+    context with the prefix ``context.``, and ``history``, all as known before the event.
 
     Args:
         data: a dataset, or anything that :func:`segue.load` reads.
@@ -203,7 +204,9 @@ def train_clicks(
     if isinstance(train, ExampleSplit):
         plan = replace(plan, split=train.settings)
     out = None if folder is None else Path(folder).expanduser()
-    return train_click_model(plan, table, held_out, folder=out, progress=progress, log=log or no_log)
+    data_hash = train.rows_hash if isinstance(train, ExampleSplit) else None
+    options: dict[str, Any] = {"folder": out, "progress": progress, "log": log or no_log}
+    return train_click_model(plan, table, held_out, data_hash=data_hash, **options)
 
 
 @check_arguments()

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 from scipy.special import expit
 
+import segue
 from segue.core.examples.calibration import Calibration
 from segue.evaluation.click_metrics import auc, calibration_error
 
@@ -95,3 +97,32 @@ def test_unusable_input_is_an_error() -> None:
     for labels in (np.ones(3), np.zeros(0)):
         with pytest.raises(ValueError, match="labels are equal, expected positive and negative ones"):
             Calibration.fit("platt", np.zeros(len(labels)), labels)
+
+
+def test_isotonic_probabilities_do_not_depend_on_rounding_errors_of_logits() -> None:
+    """Those of a row differ by some 1e-7 between batches; steps between almost equal logits made 3e-4 of them."""
+    logits, labels = world(5, 3_000)
+    logits[1::2] = logits[::2] + 1e-7  # pairs of almost equal logits
+    labels[1::2] = 1 - labels[::2]
+    labels[::2] = np.arange(0, 3_000, 2) % 3 > 0
+    found = Calibration.fit("isotonic", logits, labels)
+    change = np.abs(found.apply(logits + 2.4e-7) - found.apply(logits))
+    assert change.max() < 1e-5
+    distances = np.diff(np.log(found.x) - np.log1p(-np.array(found.x)))
+    assert distances.min() > 0.0199
+    separable = Calibration.fit("isotonic", np.array([-50.0, -40.0, 1.0, 1.001, 40.0]), np.array([0, 0, 1, 0, 1]))
+    np.testing.assert_allclose(separable.apply(np.array([-60.0, 1.0005, 60.0])), [1e-6, 0.5, 1 - 1e-6])
+
+
+def test_a_batch_and_a_single_row_have_the_same_calibrated_probability() -> None:
+    rng = np.random.default_rng(0)
+    users, items, x = rng.integers(30, size=1_500), rng.integers(40, size=1_500), rng.normal(size=1_500)
+    p = expit(2.0 * (users % 2 == items % 2) - 1 + x)
+    table = pl.DataFrame({"label": (rng.random(1_500) < p).astype(int), "user": users, "item": items, "x": x})
+    model = segue.train_clicks(
+        "wide_deep", table[:800], table[800:1_300], calibration="isotonic", epochs=2, batch_size=64, embedding_dim=4
+    )
+    rows = table[1_300:]
+    whole = model.predict(rows)
+    alone = np.concatenate([model.predict(rows[at : at + 1]) for at in range(100)])
+    np.testing.assert_allclose(alone, whole[:100], atol=2e-6)

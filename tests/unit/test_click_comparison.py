@@ -136,7 +136,7 @@ def test_models_that_were_trained_on_other_rows_are_not_compared_on_their_split(
         segue.train_clicks("logistic_regression", rows, later, folder=tmp_path / name, **options)
     status, _, err = call(capsys, "clicks", "compare", tmp_path / "a", tmp_path / "b")
     assert status == 2
-    assert "training part of this split, which has 480 rows, but on 600 rows of" in err
+    assert f"training part of this split, which has 480 rows of {table}, but on 600 rows of {table}" in err
     other = segue.split_examples(str(table), "time", column="day").train
     frame = other.frame.with_columns(x=-pl.col("x"))
     frame.write_csv(tmp_path / "changed.csv")

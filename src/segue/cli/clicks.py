@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from inspect import Parameter, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
@@ -60,8 +63,67 @@ Memory = Annotated[
 Device = Annotated[str | None, typer.Option(help="Short for --set run.device=...")]
 
 
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of every command that trains."""
+
+    label: Label
+    query: Query
+    separator: Separator
+    valid: Valid
+    test: Test
+    split: Split
+    column: Column
+    calibration: Calibration
+    set_: Set
+    device: Device
+
+    def task(self, model: str | None, data: str | None) -> dict[str, Any]:
+        """Return what is trained on what, as far as it is given."""
+        task = {
+            "model": model,
+            "data": data,
+            "query": read_query(self.query),
+            "separator": self.separator,
+            "valid": self.valid,
+            "test": self.test,
+        }
+        return {key: value for key, value in task.items() if value is not None}
+
+    def overrides(self, seed: int | None = None) -> list[str]:
+        """Return the settings; the short forms are last."""
+        short = {
+            "examples.label": self.label,
+            "split.strategy": self.split,
+            "split.column": self.column,
+            "run.calibration": self.calibration,
+            "run.seed": seed,
+            "run.device": self.device,
+        }
+        return [*(self.set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+
+
+def with_training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter ``options`` of a command by :class:`TrainingOptions`."""
+    kinds = get_type_hints(TrainingOptions, include_extras=True)
+    parameters: list[Parameter] = []
+    for one in signature(command, eval_str=True).parameters.values():
+        shared = [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=kinds[name]) for name in kinds]
+        parameters += shared if one.name == "options" else [one.replace(kind=Parameter.KEYWORD_ONLY)]
+
+    @functools.wraps(command)
+    def call(**arguments: Any) -> None:
+        options = TrainingOptions(**{name: arguments.pop(name) for name in kinds})
+        command(**arguments, options=options)
+
+    call.__signature__ = signature(command).replace(parameters=parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {one.name: one.annotation for one in parameters}
+    return call
+
+
 @app.command()
 @expand_paths
+@with_training_options
 def train(
     context: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="MODEL", help="Key of a model, such as deepfm.")] = None,
@@ -69,15 +131,8 @@ def train(
         str | None,
         typer.Option(metavar="TABLE", help="File, folder or pattern, a name such as frappe-x1, or a database."),
     ] = None,
-    label: Label = None,
-    query: Query = None,
-    separator: Separator = None,
-    valid: Valid = None,
-    test: Test = None,
-    split: Split = None,
-    column: Column = None,
-    calibration: Calibration = None,
-    set_: Set = None,
+    *,
+    options: TrainingOptions,
     recipe: Annotated[
         str | None, typer.Option(metavar="FILE", help="Settings to start from: training.toml of a trained model.")
     ] = None,
@@ -85,7 +140,6 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the model. [default: a new one]")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=...")] = None,
-    device: Device = None,
     read_test: Annotated[bool, typer.Option("--read-test", help="Also evaluate on the test part.")] = False,
     json: Json = False,
 ) -> None:
@@ -98,8 +152,7 @@ def train(
     from segue.experiment.clicks.run_click_plan import new_click_folder, run_click_plan
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *_short(label, split, column, calibration, seed, device)]
-    plan = _plan(_task(model, data, query, separator, valid, test), overrides, recipe)
+    plan = _plan(options.task(model, data), options.overrides(seed), recipe)
     folder = out or new_click_folder(plan.task.model)
     progress = not terminal.json or sys.stderr.isatty()
     try:
@@ -171,6 +224,7 @@ def evaluate(
 
 @app.command()
 @expand_paths
+@with_training_options
 def compare(
     context: typer.Context,
     models: Annotated[
@@ -186,22 +240,14 @@ def compare(
             help="The data to train on; with folders alone, a table to compare on. [default: that of the folders]",
         ),
     ] = None,
-    label: Label = None,
-    query: Query = None,
-    separator: Separator = None,
-    valid: Valid = None,
-    test: Test = None,
-    split: Split = None,
-    column: Column = None,
-    calibration: Calibration = None,
-    set_: Set = None,
+    *,
+    options: TrainingOptions,
     seeds: Annotated[
         str | None, typer.Option(metavar="SEED,...", help="Train each key with each seed, and average. [default: 0]")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Test only against this model. [default: every pair]")
     ] = None,
-    device: Device = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder of the models that are trained. [default: a new one]")
     ] = None,
@@ -223,22 +269,20 @@ def compare(
 
     terminal = Terminal.from_context(context, json)
     compared = open_compared_models(models, terminal.log)
-    short = _short(label, split, column, calibration, None, device)
-    overrides = [*(set_ or []), *short]
-    task = _task(None, data, query, separator, valid, test)
+    overrides, task = options.overrides(), options.task(None, data)
     if compared.untrained and data is None:
         raise ValueError("compare: no --data given, expected a file, a folder, a name such as frappe-x1 or a database")
     if data is not None and not compared.untrained:
         if unused := [*(name for name in ("valid", "test") if name in task), *overrides, *(["seeds"] if seeds else [])]:
             raise ValueError(f"compare: {unused[0]} has no effect, as all models are trained and compared on {data}")
-        rows = _read(data, query, separator, "test" if read_test else "valid", terminal)
-        record = compare_on_table(compared, rows, data, read_query(query), baseline=baseline)
+        rows = _read(data, options.query, options.separator, "test" if read_test else "valid", terminal)
+        record = compare_on_table(compared, rows, data, read_query(options.query), baseline=baseline)
     else:
         folder = out or new_click_folder("compare")
-        options: dict[str, Any] = {"seeds": parse_seeds(seeds), "baseline": baseline, "read_test": read_test}
-        options |= {"progress": not terminal.json or sys.stderr.isatty(), "log": terminal.log}
+        how: dict[str, Any] = {"seeds": parse_seeds(seeds), "baseline": baseline, "read_test": read_test}
+        how |= {"progress": not terminal.json or sys.stderr.isatty(), "log": terminal.log}
         try:
-            record = compare_on_split(compared, task, overrides, folder=folder, **options)
+            record = compare_on_split(compared, task, overrides, folder=folder, **how)
         except (Interrupted, KeyboardInterrupt):
             terminal.log(f"\ninterrupted; repeat the command with --out {folder} to continue")
             raise typer.Exit(130) from None
@@ -292,45 +336,6 @@ def predict(
     terminal.log(f"{count:,} rows written to {out}")
 
 
-def _short(
-    label: str | None,
-    split: str | None,
-    column: str | None,
-    calibration: str | None,
-    seed: int | None,
-    device: str | None,
-) -> list[str]:
-    """Write the options that are short for settings as overrides."""
-    values = {
-        "examples.label": label,
-        "split.strategy": split,
-        "split.column": column,
-        "run.calibration": calibration,
-        "run.seed": seed,
-        "run.device": device,
-    }
-    return [f"{key}={value}" for key, value in values.items() if value is not None]
-
-
-def _task(
-    model: str | None,
-    data: str | None,
-    query: str | None,
-    separator: str | None,
-    valid: str | None,
-    test: str | None,
-) -> dict[str, Any]:
-    task = {
-        "model": model,
-        "data": data,
-        "query": read_query(query),
-        "separator": separator,
-        "valid": valid,
-        "test": test,
-    }
-    return {key: value for key, value in task.items() if value is not None}
-
-
 def _plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> ClickPlan:
     from segue.experiment.clicks.click_plan import make_click_plan, read_click_plan
 
@@ -362,4 +367,6 @@ def _read(
     if table.part_column is None:
         return table
     found: ExampleRows = getattr(split_table(table, ExampleSplitSettings()), part)
+    if not len(found):
+        raise ValueError(f"--part: {table.name} has no rows of the part '{part}', expected some; name another part")
     return found

@@ -17,7 +17,8 @@ def serve(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Runs, such as latest, saved models or artifacts; the first one is active."
+            metavar="RUN...",
+            help="Runs, such as latest, saved models or artifacts, or models of segue clicks; the first one is active.",
         ),
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -45,6 +46,8 @@ def serve(
 ) -> None:
     """Serve recommendations over HTTP, with a web UI at /.
 
+    Click-through models of segue clicks serve predictions of rows, without a UI.
+
     Without API keys it listens on this machine only.
     """
     from segue.core.config import apply_overrides, parse
@@ -67,11 +70,8 @@ def serve(
 
 
 def _find_artifact(name: str, terminal: Terminal) -> Path:
-    """Return an artifact's folder; the artifact of a run is built if necessary."""
-    from segue.experiment.publish import publish
-    from segue.serving.artifacts.manifest import MANIFEST
+    """Return the folder to serve; the artifact of a run is built if necessary."""
+    from segue.experiment.publish import find_served_folder, publish
 
-    folder = Path(name).expanduser()
-    if (folder / MANIFEST).exists():
-        return folder
-    return publish(name, log=terminal.log)
+    folder = find_served_folder(name)
+    return publish(name, log=terminal.log) if folder is None else folder

@@ -7,7 +7,16 @@ from pathlib import Path
 
 from segue.core.config import suggest
 
-__all__ = ["SETTINGS", "artifacts_folder", "bundle_folder", "find_run", "recipes_folder", "run_folders", "runs_folder"]
+__all__ = [
+    "SETTINGS",
+    "artifacts_folder",
+    "bundle_folder",
+    "find_click_folder",
+    "find_run",
+    "recipes_folder",
+    "run_folders",
+    "runs_folder",
+]
 
 SETTINGS = "settings.toml"
 """The file that makes a folder a run."""
@@ -48,6 +57,17 @@ CLICK_MODEL = "examples.json"
 """File of a model that ``segue clicks`` saved, see :mod:`segue.core.examples.click_model`."""
 
 
+def find_click_folder(text: str | Path) -> Path | None:
+    """Find the folder of a click-through model by its path or run; ``None``: none."""
+    for path in (Path(text).expanduser(), runs_folder() / text):
+        for folder in (path, path / "model"):
+            if (folder / CLICK_MODEL).is_file():
+                return folder
+        if path.exists():
+            return None
+    return None
+
+
 def find_run(text: str | Path) -> Path:
     """Find the folder of a run by its path, or by a name such as ``latest``.
 
@@ -60,8 +80,8 @@ def find_run(text: str | Path) -> Path:
         if any((folder / CLICK_MODEL).is_file() for folder in (path, path / "model")):
             raise ValueError(
                 f"run: '{text}' is a click-through model of a table of examples, which has no catalog to recommend "
-                "from; predict rows with segue clicks predict, or segue.open_clicks(...).predict(table); for "
-                "recommendations, train on an interaction log: segue train"
+                "from; predict rows with segue clicks predict, segue.open_clicks(...).predict(table) or segue serve; "
+                "for recommendations, train on an interaction log: segue train"
             )
     known = [path.name for path in run_folders()]
     hint = suggest(Path(text).name, known) if known else f"; {runs_folder()}/ has no runs yet: segue train ..."

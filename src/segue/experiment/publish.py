@@ -16,11 +16,11 @@ from segue.core.bundle import TrainedModel
 from segue.core.files import read_json, recover_interrupted_write
 from segue.core.types import Events
 from segue.experiment.data import load_run_data
-from segue.experiment.paths import artifacts_folder, bundle_folder, find_run
+from segue.experiment.paths import artifacts_folder, bundle_folder, find_click_folder, find_run
 from segue.experiment.quality import is_rating_model, rating_note
 from segue.experiment.run_folder import METRICS
 
-__all__ = ["Engine", "publish", "publish_model", "publish_run", "publish_trained"]
+__all__ = ["Engine", "find_served_folder", "publish", "publish_model", "publish_run", "publish_trained"]
 
 OLD_MANIFEST = "publication.json"
 """Manifest of artifacts of an older format."""
@@ -100,6 +100,14 @@ def publish(
         raise ValueError("\n".join(errors))
     label = folder.resolve().name
     return publish_trained(bundle.load(folder), label, out, engine=engine, name=name, index_above=index_above, log=log)
+
+
+def find_served_folder(source: str | Path) -> Path | None:
+    """Return the folder of an artifact or a click-through model; ``None``: neither."""
+    from segue.serving.artifacts.manifest import MANIFEST
+
+    folder = Path(source).expanduser()
+    return folder if (folder / MANIFEST).exists() else find_click_folder(source)
 
 
 def publish_trained(

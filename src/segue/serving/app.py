@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.responses import FileResponse, JSONResponse
@@ -23,7 +24,7 @@ from segue.serving.api.events import EventRoutes
 from segue.serving.api.items import ItemRoutes
 from segue.serving.api.models import ModelRoutes
 from segue.serving.api.openapi import customize_openapi
-from segue.serving.api.recommend import RecommendRoutes
+from segue.serving.api.recommend import NoPredictions, RecommendRoutes
 from segue.serving.api.strict_route import make_strict_route
 from segue.serving.auth.api_keys import ApiKeys
 from segue.serving.batcher import Batcher
@@ -36,12 +37,14 @@ from segue.serving.middleware.http_protocol import PROTOCOL_STATE, ProtocolConte
 from segue.serving.middleware.request_context import AccessRecord
 from segue.serving.middleware.security import create_request_limiter, install_security
 from segue.serving.monitoring.live_stats import ArrivalCounter, RequestStats
+from segue.serving.monitoring.metrics import Metrics
 from segue.serving.scheduling.engine_scheduler import EngineScheduler
 from segue.serving.service import Job, Service
+from segue.serving.settings import ServingSettings
 from segue.serving.stores.store import Event
 from segue.version import __version__
 
-__all__ = ["create_app"]
+__all__ = ["RouteGroup", "add_pages", "create_app", "create_protocol_context", "create_router", "record_request"]
 
 logger = logging.getLogger("segue.serving")
 
@@ -62,6 +65,13 @@ SYNC_SECONDS, PRUNE_SECONDS = 1.0, 3_600.0
 """Interval of adopting model activations and items of other processes, and of deleting outdated user states."""
 MAX_ITEM_BATCHES = 16
 """Requests whose items are encoded and stored together."""
+
+
+class RouteGroup(Protocol):
+    """Routes of one kind."""
+
+    def add_to(self, router: APIRouter) -> None:
+        """Register the routes."""
 
 
 def create_app(
@@ -88,14 +98,15 @@ def create_app(
         lifespan=partial(_lifespan, dependencies),
         generate_unique_id_function=lambda route: route.name,
     )
-    route_class = make_strict_route(dependencies)
-    app.include_router(_create_router(RecommendRoutes(dependencies), "recommendations", route_class))
-    app.include_router(_create_router(EventRoutes(dependencies), "events and users", route_class))
-    app.include_router(_create_router(ItemRoutes(dependencies), "items", route_class))
-    app.include_router(_create_router(ModelRoutes(dependencies), "models", route_class))
+    route_class = make_strict_route(settings, dependencies.submit)
+    app.include_router(create_router(RecommendRoutes(dependencies), "recommendations", route_class))
+    app.include_router(create_router(EventRoutes(dependencies), "events and users", route_class))
+    app.include_router(create_router(ItemRoutes(dependencies), "items", route_class))
+    app.include_router(create_router(NoPredictions(), "predictions", route_class))
+    app.include_router(create_router(ModelRoutes(dependencies), "models", route_class))
 
     _add_probes(app, dependencies)
-    _add_ui(app)
+    add_pages(app)
     customize_openapi(app, settings, keys is not None and not keys.is_open)
     install_security(
         app,
@@ -103,7 +114,7 @@ def create_app(
         keys=keys,
         hosts=hosts,
         limiter=dependencies.limiter,
-        on_request=lambda record: _record_request(dependencies, record),
+        on_request=lambda record: record_request(service.metrics, dependencies.stats, record),
     )
     app.add_middleware(ArrivalCounter, on_arrival=service.metrics.record_arrival)
     return app
@@ -147,7 +158,7 @@ async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterato
     app.state.is_ready = True
     service.metrics.set_ready(True)
     try:
-        yield {PROTOCOL_STATE: _create_protocol_context(service)}
+        yield {PROTOCOL_STATE: create_protocol_context(service.settings, service.metrics)}
     finally:
         app.state.is_ready = False
         service.metrics.set_ready(False)
@@ -167,8 +178,8 @@ async def _lifespan(dependencies: ApiDependencies, app: FastAPI) -> AsyncIterato
         service.metrics.close()
 
 
-def _create_protocol_context(service: Service) -> ProtocolContext:
-    settings, metrics = service.settings, service.metrics
+def create_protocol_context(settings: ServingSettings, metrics: Metrics) -> ProtocolContext:
+    """Create the limits and measurements of the HTTP protocol."""
     limit = connection_limit(settings.max_connections)
     connections = ConnectionLimiter(limit, settings.max_connections_per_address, metrics.record_excess_connection)
 
@@ -212,9 +223,7 @@ def _readiness(app: FastAPI, service: Service) -> tuple[bool, list[str]]:
     return app.state.is_ready and (not problems or service.settings.ready_without_store), reasons
 
 
-def _create_router(
-    routes: RecommendRoutes | EventRoutes | ItemRoutes | ModelRoutes, tag: str, route_class: type[APIRoute]
-) -> APIRouter:
+def create_router(routes: RouteGroup, tag: str, route_class: type[APIRoute]) -> APIRouter:
     """Create the router of a group of routes.
 
     The first line of each route's docstring becomes its summary.
@@ -227,16 +236,19 @@ def _create_router(
     return router
 
 
-def _add_ui(app: FastAPI) -> None:
+def add_pages(app: FastAPI, start: str = "index.html") -> None:
     """Add the UI and the API documentation.
 
     Scripts and styles of the API documentation come from the package fastapi-offline.
+
+    Args:
+        start: page at ``/``.
     """
     import fastapi_offline
 
     @app.get("/", include_in_schema=False)
     async def index() -> FileResponse:
-        return FileResponse(PAGE / "index.html")
+        return FileResponse(PAGE / start)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> FileResponse:
@@ -246,13 +258,13 @@ def _add_ui(app: FastAPI) -> None:
     app.mount("/static", StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static"), name="static")
 
 
-def _record_request(dependencies: ApiDependencies, record: AccessRecord) -> None:
-    metrics = dependencies.service.metrics
+def record_request(metrics: Metrics, stats: RequestStats, record: AccessRecord) -> None:
+    """Record an HTTP request in metrics and live statistics."""
     if (reason := REJECTION_REASONS.get(record.status)) is not None:
         metrics.record_rejection(reason)
     metrics.record_request(record.route, record.method, record.status, record.seconds)
     if record.route.startswith("/v1/") and record.route != "/v1/stats":
-        dependencies.stats.record_response(record.status, record.seconds)
+        stats.record_response(record.status, record.seconds)
 
 
 async def _sync_loop(dependencies: ApiDependencies, app: FastAPI) -> None:

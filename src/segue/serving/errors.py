@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_ERRORS",
     "ApiError",
+    "describe_value",
     "error_body",
     "error_headers",
     "format_traceback",
@@ -220,10 +221,11 @@ def _field_path(loc: Sequence[Any]) -> str:
 def _describe_error(detail: Mapping[str, Any]) -> str:
     """Return the message of a validation error and its value, without text."""
     message = str(detail["msg"]).removeprefix("Value error, ")
-    return message if detail["type"] in NO_VALUE else f"{message}, got {_describe_value(detail.get('input'))}"
+    return message if detail["type"] in NO_VALUE else f"{message}, got {describe_value(detail.get('input'))}"
 
 
-def _describe_value(value: Any) -> str:
+def describe_value(value: Any) -> str:
+    """Describe a value of a request without its text."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, int):

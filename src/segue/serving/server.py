@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from platformdirs import user_data_path
 
 from segue.core.config import Settings
+from segue.core.examples.click_model import ABOUT as CLICK_MODEL
 from segue.serving.auth.api_keys import ApiKeys, check_public_access, is_loopback
 from segue.serving.connection_limits import accept_backlog, raise_file_limit
 from segue.serving.experiments.assignment import Experiments
@@ -67,7 +68,7 @@ class ServerConfig(Settings):
     """Configuration of a service process."""
 
     folders: tuple[Path, ...]
-    """Model artifacts; the first is active."""
+    """Model artifacts, or folders of click-through models; the first is active."""
     host: str = "127.0.0.1"
     store: str | None = None
     """Address of the event store; default: a file under ``SEGUE_HOME``."""
@@ -187,18 +188,53 @@ def _preflight_error(encoded: str) -> str | None:
 
 
 def create_application(config: ServerConfig) -> FastAPI:
-    """Create the application.
+    """Create the application, of recommenders or of click-through models.
 
     Raises:
         ValueError: see :func:`run`.
     """
+    if any((folder / CLICK_MODEL).is_file() for folder in config.folders):
+        return _create_click_application(config)
     from segue.serving.app import create_app
 
     keys = None if config.keys is None else ApiKeys(config.keys)
     service = build_service(config.folders, config.store, config.library, config.serving)
     experiments = Experiments(config.experiments, service.models.keep_loaded, service.store)
-    hosts = LOCAL_HOSTS | {config.host} if keys is None and is_loopback(config.host) else None
-    return create_app(service, keys=keys, experiments=experiments, hosts=hosts)
+    return create_app(service, keys=keys, experiments=experiments, hosts=_accepted_hosts(config, keys))
+
+
+def _create_click_application(config: ServerConfig) -> FastAPI:
+    """Create the application of click-through models, which need no event store.
+
+    Raises:
+        ValueError: a folder holds a recommender, or an option is for recommenders only.
+    """
+    from segue.serving.api.click_app import create_click_app
+    from segue.serving.clicks.click_service import ClickService, load_click_model
+
+    for folder in config.folders:
+        if not (folder / CLICK_MODEL).is_file():
+            raise ValueError(
+                f"serve: {folder} is a recommender, and others are click-through models of a table; expected models of "
+                "one kind, as their services have different routes; start two"
+            )
+    for name in ("library", "experiments"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"serve: got {name}, which has no effect on click-through models of a table, expected none"
+            )
+    keys = None if config.keys is None else ApiKeys(config.keys)
+    models = [load_click_model(folder) for folder in config.folders]
+    service = ClickService(models, config.serving, Metrics())
+    return create_click_app(service, keys=keys, hosts=_accepted_hosts(config, keys))
+
+
+def _accepted_hosts(config: ServerConfig, keys: ApiKeys | None) -> frozenset[str] | None:
+    """Return the host names that are accepted; ``None``: any.
+
+    Without keys, a loopback address accepts local ones only.
+    """
+    return frozenset(LOCAL_HOSTS | {config.host}) if keys is None and is_loopback(config.host) else None
 
 
 def build_service(

@@ -28,6 +28,8 @@ class ServingSettings(Settings):
     """Maximum number of events in one call of ``/v1/events/batch``."""
     max_batch_items: Annotated[int, Ge(1), Le(MAX_BATCH)] = 100
     """Maximum number of items in one call of ``POST /v1/items``."""
+    max_batch_rows: Annotated[int, Ge(1), Le(MAX_BATCH)] = 2_000
+    """Maximum number of rows in one call of ``POST /v1/predict``."""
     max_added_items: Annotated[int, Ge(1), Le(10_000_000)] = 100_000
     """Maximum number of items that ``POST /v1/items`` adds to the catalog in all. They are kept in memory, and each
     change of items copies the item vectors of the models: for more, train a model with them."""

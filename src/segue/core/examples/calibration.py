@@ -3,9 +3,11 @@
 * ``platt``: sigmoid(a z + b) of the logit z (Platt 1999).
 * ``temperature``: sigmoid(z / t) (Guo et al. 2017, arXiv:1706.04599).
 * ``isotonic``: the best non-decreasing step function of the probability (Zadrozny & Elkan 2002), interpolated between
-  steps.
+  steps. Logits that are nearer than :data:`MIN_DISTANCE` count as one, which limits the slope between two steps:
+  float32 logits of a row differ by some 1e-7 between batches of different sizes, and a step between logits that are
+  almost equal would turn that into different probabilities.
 
-Shapes: T examples.
+Shapes: T examples, G groups of almost equal logits.
 """
 
 from __future__ import annotations
@@ -27,6 +29,12 @@ Values: TypeAlias = NDArray[np.float64]
 
 MIN_PROBABILITY = 1e-6
 """Isotonic probabilities are at least this far from 0 and 1, so that no label is impossible."""
+
+MIN_DISTANCE = 0.02
+"""Distance between two logits at which ``isotonic`` may have different probabilities, at least."""
+
+MAX_LOGIT = 30.0
+"""Larger logits count as this one for ``isotonic``; their probabilities differ by less than 1e-13."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +81,11 @@ class Calibration:
         if method == "temperature":
             best = minimize_scalar(lambda log_t: loss(z_T * np.exp(-log_t)), bounds=(-5.0, 5.0))
             return cls(method, (float(np.exp(best.x)),))
-        order = np.argsort(z_T, kind="stable")
-        p_T = expit(z_T[order])
-        distinct, starts, counts = np.unique(p_T, return_index=True, return_counts=True)
-        means = np.add.reduceat(y_T[order], starts) / counts
-        steps = isotonic_regression(means, weights=counts).x
-        is_end = np.ones(len(steps), np.bool_)  # both ends of each step
-        is_end[1:-1] = (steps[1:-1] != steps[:-2]) | (steps[1:-1] != steps[2:])
-        return cls(method, tuple(distinct[is_end].tolist()), tuple(steps[is_end].tolist()))
+        z_G, means_G, counts_G = _group_logits(z_T, y_T)
+        steps_G = isotonic_regression(means_G, weights=counts_G).x
+        is_end = np.ones(len(steps_G), np.bool_)  # both ends of each step
+        is_end[1:-1] = (steps_G[1:-1] != steps_G[:-2]) | (steps_G[1:-1] != steps_G[2:])
+        return cls(method, tuple(expit(z_G[is_end]).tolist()), tuple(steps_G[is_end].tolist()))
 
     def apply(self, logits_T: NDArray[Any]) -> Values:
         """Return calibrated probabilities, ``(T,)``."""
@@ -101,3 +106,20 @@ class Calibration:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Read what :meth:`to_json` returned."""
         return cls(values["method"], tuple(values["x"]), tuple(values["y"]))
+
+
+def _group_logits(z_T: Values, y_T: Values) -> tuple[Values, Values, Values]:
+    """Return the mean logit, mean label and size of groups of almost equal logits.
+
+    All are ``(G,)``. Mean logits are in ascending order, at least :data:`MIN_DISTANCE` apart.
+    """
+    distinct, rows_T = np.unique(np.clip(z_T, -MAX_LOGIT, MAX_LOGIT), return_inverse=True)
+    groups: list[tuple[float, float, float]] = []  # sums of logits and of labels, number of examples
+    sums = (np.bincount(rows_T) * distinct, np.bincount(rows_T, y_T), np.bincount(rows_T))
+    for z, y, count in zip(*(one.tolist() for one in sums), strict=True):
+        while groups and z / count - groups[-1][0] / groups[-1][2] < MIN_DISTANCE:
+            before = groups.pop()
+            z, y, count = z + before[0], y + before[1], count + before[2]
+        groups.append((z, y, count))
+    z_G, y_G, counts_G = np.array(groups).T
+    return z_G / counts_G, y_G / counts_G, counts_G

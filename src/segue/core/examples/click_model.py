@@ -24,6 +24,8 @@ from segue.core.config import parse
 from segue.core.examples.calibration import Calibration
 from segue.core.examples.columns import Column
 from segue.core.examples.encoder import ExampleEncoder
+from segue.core.examples.fields import Examples
+from segue.core.examples.unknown_values import UnknownValues
 from segue.core.files import (
     atomic_folder,
     find_damage,
@@ -33,6 +35,7 @@ from segue.core.files import (
     write_checked_json,
     write_text,
 )
+from segue.core.messages import warn
 from segue.core.model import ExampleModel, Model
 from segue.core.registry import model_class
 from segue.core.types import DataSchema
@@ -64,6 +67,8 @@ class ClickModel:
     def predict(self, table: pl.DataFrame | pl.LazyFrame | Mapping[str, Any]) -> NDArray[np.float64]:
         """Return the probability that each row is positive, ``(T,)``.
 
+        A warning names columns none of whose values is known from training.
+
         Args:
             table: rows with the columns of the training; a column of labels is ignored.
 
@@ -71,8 +76,21 @@ class ClickModel:
             ValueError: a column is missing, or a cell does not fit its column.
         """
         frame = _as_frame(table)
+        examples = self.encoder.encode(frame, needs_labels=False)
+        for note in self.notes(frame, examples):
+            warn(note)
         assert isinstance(self.model, ExampleModel)
-        return self.probabilities(self.model.predict_logits(self.encoder.encode(frame, needs_labels=False)))
+        return self.probabilities(self.model.predict_logits(examples))
+
+    def notes(self, table: pl.DataFrame, examples: Examples) -> list[str]:
+        """Return a note for each column none of whose values is known from training.
+
+        Args:
+            examples: the encoded rows of ``table``.
+        """
+        unknown = UnknownValues(self.encoder)
+        unknown.update(table, examples)
+        return unknown.notes()
 
     def probabilities(self, logits_T: NDArray[Any]) -> NDArray[np.float64]:
         """Convert logits to probabilities, calibrated if the model is."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 
 from segue.core.config import Settings, parse, reject_unused, suggest
-from segue.data.examples.table import PARTS, ExampleRows, ExampleTable
+from segue.data.examples.table import PARTS, ExampleRows, ExampleTable, combine_hashes
 
 __all__ = ["ExampleSplit", "ExampleSplitSettings", "ExampleSplitStrategy", "split_table"]
 
@@ -67,6 +68,11 @@ class ExampleSplit:
     test: ExampleRows
     settings: ExampleSplitSettings
     """With the strategy and the column that were used."""
+
+    @cached_property
+    def rows_hash(self) -> str:
+        """Hash of the rows of all parts, whatever their order."""
+        return combine_hashes(one.rows_hash for one in (self.train, self.valid, self.test))
 
 
 def split_table(table: ExampleRows, settings: ExampleSplitSettings) -> ExampleSplit:

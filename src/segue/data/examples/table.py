@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -21,6 +21,7 @@ __all__ = [
     "ExampleRows",
     "ExampleTable",
     "Part",
+    "combine_hashes",
     "combined_schema",
     "concatenate",
     "join_parts",
@@ -94,7 +95,7 @@ class ExampleRows(ABC):
     @property
     def rows_hash(self) -> str:
         """Hash of the rows, whatever their order."""
-        return f"{sum(_hash_rows(table.frame) for table in self.tables()) % 2**64:016x}"
+        return combine_hashes(f"{_hash_rows(table.frame):x}" for table in self.tables())
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,6 +152,11 @@ class ExampleTable(ExampleRows):
             raise ValueError(f"{where}, column '{error.column}': {error.problem}") from None
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from None
+
+
+def combine_hashes(hashes: Iterable[str]) -> str:
+    """Return the hash of the rows of several tables together."""
+    return f"{sum(int(one, 16) for one in hashes) % 2**64:016x}"
 
 
 def _hash_rows(frame: pl.DataFrame) -> int:

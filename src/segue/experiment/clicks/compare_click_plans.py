@@ -92,8 +92,9 @@ def compare_on_table(
     if compared.untrained:
         raise ValueError(f"models: '{compared.untrained[0]}' is not trained, expected folders of trained models")
     for name, folder in compared.folders.items():
-        task = read_click_plan(folder / SETTINGS, {}).task
-        if (task.data, task.query) == (hide_password(data), query):
+        plan = read_click_plan(folder / SETTINGS, {})
+        is_same_address = (plan.task.data, plan.task.query) == (hide_password(data), query)
+        if is_same_address or _has_rows_of_training(compared.trained[name], plan, table):
             raise ValueError(
                 f"data: {name} was trained on rows of {table.name}; leave out the table to compare on the part that "
                 "its split holds out, or name another table"
@@ -137,14 +138,14 @@ def compare_on_split(
     first = next(iter(plans.values()))[0]
     if baseline is not None and baseline not in plans:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, plans)}")
-    split = _read_split(plans, log)
+    split = _read_split(plans, compared.untrained, log)
     part = "test" if read_test else "valid"
     held_out: ExampleRows = getattr(split, part)
     if not len(held_out):
         share = "split.test" if read_test else "split.valid"
         raise ValueError(f"{part}: the split has no such part, expected some rows to compare on; set {share} above 0")
     for name, model in compared.trained.items():
-        _check_training_rows(name, model, split)
+        _check_rows(name, model, split)
     models: dict[str, list[ClickModel]] = {name: [model] for name, model in compared.trained.items()}
     for name in compared.untrained:
         models[name] = []
@@ -154,7 +155,15 @@ def compare_on_split(
             own = folder / name if len(plans[name]) == 1 else folder / name / f"seed-{plan.run.seed}"
             valid = split.valid if len(split.valid) else None
             models[name].append(
-                train_click_model(plan, split.train, valid, folder=own, progress=progress, log=_prefix(log, name))
+                train_click_model(
+                    plan,
+                    split.train,
+                    valid,
+                    data_hash=split.rows_hash,
+                    folder=own,
+                    progress=progress,
+                    log=_prefix(log, name),
+                )
             )
     models = {name: models[name] for name in compared.names}
     found = compare_click_models(models, held_out, baseline, first.run.seed)
@@ -165,12 +174,26 @@ def compare_on_split(
     return record
 
 
-def _read_split(plans: Mapping[str, Sequence[ClickPlan]], log: Log) -> ExampleSplit:
+def _has_rows_of_training(model: ClickModel, plan: ClickPlan, table: ExampleRows) -> bool:
+    """Check whether a table is the training part or all data of a model.
+
+    Rows are compared, not paths: a copy of a file has the same rows.
+    """
+    trained = model.metadata or {}
+    hashes = {trained.get("rows_hash"), trained.get("data_hash")}
+    column = plan.split.column
+    # a column of given parts is in no part
+    rows = table.drop(column) if plan.split.strategy == "given" and column in table.columns else table.without_parts()
+    return rows.rows_hash in hashes
+
+
+def _read_split(plans: Mapping[str, Sequence[ClickPlan]], untrained: Sequence[str], log: Log) -> ExampleSplit:
     """Read the data of all plans.
 
+    These are those of a model to train, if there is one: paths of trained models may be relative to another folder.
     Rows stay on the disk if all models can be trained on them there.
     """
-    first = next(iter(plans.values()))[0]
+    first = next((plans[name][0] for name in untrained), next(iter(plans.values()))[0])
     modes = {plan.memory for repeated in plans.values() for plan in repeated}
     task = first.task
     memory: MemoryMode = first.memory if len(modes) == 1 else "all"
@@ -212,14 +235,16 @@ def _make_plans(
 
 
 def _basis(plan: ClickPlan) -> dict[str, Any]:
-    """Return the settings on which compared models must agree."""
-    task = {f"task.{name}": value for name, value in plan.values()["task"].items() if name != "model"}
+    """Return the settings on which compared models must agree.
+
+    Their data is compared by its rows, see :func:`_check_rows`.
+    """
     split = {f"split.{name}": value for name, value in plan.split.model_dump().items()}
-    return {**task, **split, "examples.label": plan.examples.label}
+    return {**split, "examples.label": plan.examples.label}
 
 
-def _check_training_rows(name: str, model: ClickModel, split: ExampleSplit) -> None:
-    """Check that a model was trained on the training part.
+def _check_rows(name: str, model: ClickModel, split: ExampleSplit) -> None:
+    """Check that a model was trained and validated on the parts of a split.
 
     Raises:
         ValueError: it was trained on other rows, as with the Python API, or the data has changed.
@@ -228,9 +253,15 @@ def _check_training_rows(name: str, model: ClickModel, split: ExampleSplit) -> N
     got, expected = (trained.get("rows"), trained.get("rows_hash")), (len(split.train), split.train.rows_hash)
     if got != expected:
         raise ValueError(
-            f"{name}: it was not trained on the training part of this split, which has {expected[0]:,} rows, but on "
-            f"{'as many other' if got[0] == expected[0] else got[0]} rows of {trained.get('data')}; name a table that "
-            "it was not trained on"
+            f"{name}: it was not trained on the training part of this split, which has {expected[0]:,} rows of "
+            f"{split.train.name}, but on {'as many other' if got[0] == expected[0] else got[0]} rows of "
+            f"{trained.get('data')}; name a table that it was not trained on"
+        )
+    valid = trained.get("valid", {})
+    if valid.get("rows_hash", split.valid.rows_hash) != split.valid.rows_hash:
+        raise ValueError(
+            f"{name}: its validation rows, of {valid.get('data')}, are not those of this split, of {split.valid.name}; "
+            "name a table that it was not trained on"
         )
 
 

@@ -17,11 +17,14 @@ from segue.core.examples.encoder import EncoderFitter, ExampleEncoder
 from segue.core.examples.fields import Examples
 from segue.core.examples.settings import ExampleSettings
 from segue.core.examples.stream import ExampleStream
+from segue.core.examples.unknown_values import UnknownValues
+from segue.core.messages import warn
 from segue.core.model import ExampleModel, Model
 from segue.core.run import Run
 from segue.data.examples.streamed import StreamedTable
 from segue.data.examples.table import ExampleRows, ExampleTable
-from segue.experiment.clicks.text_columns import fit_text_columns, open_text_columns
+from segue.experiment.clicks.text_columns import fit_text_columns
+from segue.features.text.text_columns import open_text_columns
 
 __all__ = ["EncodedRows", "ShuffledRows", "encode_rows", "fit_rows"]
 
@@ -105,6 +108,7 @@ class ShuffledRows(ExampleStream):
 class EncodedRows:
     """Labeled rows that models predict, in parts.
 
+    A warning names columns none of whose values is known from training.
     Up to ``buffer_rows`` rows stay encoded in memory; more are encoded again for each prediction.
     """
 
@@ -117,16 +121,20 @@ class EncodedRows:
         self.table, self.encoder = table.without_parts(), encoder
         labels: list[Scores] = []
         users: list[pl.Series] = []
+        unknown = UnknownValues(encoder, table.name)
         stays = buffer_rows is None or isinstance(table, ExampleTable) or len(table) <= buffer_rows
         self.parts: list[Examples] | None = [] if stays else None
         for part in self.table.tables():
             examples = encode_rows(encoder, part)
+            unknown.update(part.frame, examples)
             assert examples.labels is not None
             labels.append(examples.labels)
             if encoder.user in part.columns:
                 users.append(part.frame[encoder.user])
             if self.parts is not None:
                 self.parts.append(examples)
+        for note in unknown.notes():
+            warn(note)
         self.labels_T: Scores = np.concatenate([np.zeros(0, np.float32), *labels])
         self.users_T: NDArray[Any] | None = encoder.rank_users(pl.concat(users)) if users else None
 

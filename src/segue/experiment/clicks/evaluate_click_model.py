@@ -18,7 +18,7 @@ from scipy.special import expit
 from segue.core.config import suggest
 from segue.core.events import Scores
 from segue.core.examples.click_model import ClickModel
-from segue.core.examples.fields import MISSING, UNKNOWN, Examples, fields_of_kind
+from segue.core.examples.unknown_values import UnknownValues
 from segue.core.messages import warn
 from segue.core.model import ExampleModel
 from segue.data.examples.table import ExampleRows
@@ -134,15 +134,16 @@ def predict_table(model: ClickModel, table: ExampleRows) -> Iterator[pl.DataFram
         raise ValueError(f"{table.name}: got a column '{taken[0]}', which is the name of a result; rename it")
     if not len(table):
         raise ValueError(f"table: {table.name} has no rows, expected at least one")
-    unknown = _UnknownValues(table.name)
+    unknown = UnknownValues(model.encoder, table.name)
     for part in table.tables():
         examples = encode_rows(model.encoder, part.without_parts(), needs_labels=False)
-        unknown.update(examples)
+        unknown.update(part.frame, examples)
         assert isinstance(model.model, ExampleModel)
         probabilities_T = model.probabilities(model.model.predict_logits(examples))
         results = {"probability": probabilities_T, "prediction": probabilities_T >= model.threshold}
         yield part.frame.with_columns(**{name: pl.Series(values) for name, values in results.items()})
-    unknown.report()
+    for note in unknown.notes():
+        warn(note)
 
 
 def compare_click_models(
@@ -212,36 +213,17 @@ class _PredictedRows:
         labels: list[Scores] = []
         logits: list[Scores] = []
         users: list[pl.Series] = []
-        unknown = _UnknownValues(table.name)
+        unknown = UnknownValues(encoder, table.name)
         for part in table.tables():
             examples = encode_rows(encoder, part)
-            unknown.update(examples)
+            unknown.update(part.frame, examples)
             assert examples.labels is not None
             labels.append(examples.labels)
             logits.append(model.model.predict_logits(examples))
             if encoder.user in part.columns:
                 users.append(part.frame[encoder.user])
-        unknown.report()
+        for note in unknown.notes():
+            warn(note)
         self.labels_T: NDArray[Any] = np.concatenate(labels)
         self.logits_T: NDArray[Any] = np.concatenate(logits)
         self.users_T = encoder.rank_users(pl.concat(users)) if users else None
-
-
-class _UnknownValues:
-    """Finds columns none of whose values is known from training."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.unknown: dict[str, bool] = {}
-        """By column: whether no value is known; columns without a value are left out."""
-
-    def update(self, examples: Examples) -> None:
-        for at, field in enumerate(fields_of_kind(examples.fields, "category")):
-            codes_T = examples.codes[:, at]
-            codes_T = codes_T[codes_T != MISSING]
-            if len(codes_T):
-                self.unknown[field.name] = self.unknown.get(field.name, True) and bool((codes_T == UNKNOWN).all())
-
-    def report(self) -> None:
-        for name in (name for name, is_unknown in self.unknown.items() if is_unknown):
-            warn(f"column '{name}' of {self.name}: none of its values is known from training")

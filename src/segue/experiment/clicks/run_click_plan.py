@@ -70,7 +70,8 @@ def run_click_plan(
     counts = f"{len(split.train):,} training, {len(split.valid):,} validation and {len(split.test):,} test rows"
     log(f"split: {split.settings.strategy}; {counts}")
     valid = split.valid if len(split.valid) else None
-    model = train_click_model(plan, split.train, valid, folder=folder, progress=progress, log=log)
+    options: dict[str, Any] = {"folder": folder, "progress": progress, "log": log}
+    model = train_click_model(plan, split.train, valid, data_hash=split.rows_hash, **options)
     test = record_estimates(evaluate_click_model(model, split.test, plan.run.seed)) if read_test else None
     return ClickRun(folder, model, split, test)
 

@@ -19,10 +19,11 @@ from segue.core.examples.columns import Column
 from segue.core.examples.encoder import ExampleEncoder
 from segue.core.examples.fields import Examples
 from segue.core.examples.propensities import find_propensities, weight_clicks
+from segue.core.examples.queries import examples_with_users
 from segue.core.examples.settings import ExampleSettings
 from segue.core.examples.stream import ExampleStream
 from segue.core.messages import QualityWarning, arg, warn
-from segue.core.model import Solver
+from segue.core.model import Solver, Validate
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.data.examples.streamed import StreamedTable
@@ -34,8 +35,8 @@ from segue.evaluation.evaluate_examples import evaluate_predictions, make_row_va
 from segue.experiment.arguments import check_device, device_of_model
 from segue.experiment.clicks.click_plan import ClickPlan
 from segue.experiment.clicks.encoded_rows import EncodedRows, ShuffledRows, encode_rows, fit_rows
-from segue.experiment.clicks.text_columns import with_text_columns
 from segue.experiment.records.training_record import check_training_folder, check_unchanged, hash_table
+from segue.features.text.text_columns import with_text_columns
 from segue.training.train import train
 
 __all__ = [
@@ -49,6 +50,11 @@ __all__ = [
 MODEL_FOLDER = "model"
 """Folder of the trained model in the folder of its training."""
 
+VALIDATION_HINT = (
+    "set a greater split.valid, or name a table of validation rows; with split.strategy=given, mark rows as valid"
+)
+"""How to get validation rows."""
+
 MIN_GROUPS = 4
 """Row groups that are shuffled together, below which a message says so."""
 
@@ -61,6 +67,7 @@ def train_click_model(
     table: ExampleRows,
     valid: ExampleRows | None = None,
     *,
+    data_hash: str | None = None,
     folder: Path | None = None,
     progress: bool = False,
     log: Log = no_log,
@@ -69,6 +76,7 @@ def train_click_model(
 
     Args:
         valid: further rows; ``None``: no validation.
+        data_hash: hash of the rows of all parts; ``None``: ``table`` is all there is.
         folder: where checkpoints, the training history and the model are stored; the same call resumes an interrupted
             training.
         log: receives decisions, such as which columns are left out.
@@ -78,10 +86,7 @@ def train_click_model(
             not 0 and 1, or the folder holds something else.
         Interrupted: the user asked to stop; with ``folder``, the checkpoint is written.
     """
-    if plan.run.calibration is not None and valid is None:
-        raise ValueError(
-            f"{arg('calibration', plan.run.calibration)}: there are no validation rows to fit it on, expected some"
-        )
+    _check_validation(plan, valid)
     device, note = device_of_model(plan.task.model, check_device(plan.run.device))
     if note is not None:
         warn(f"train: {note}")
@@ -95,18 +100,19 @@ def train_click_model(
     if held_out is None:
         warn(
             f"train: there are no validation rows, so all {plan.training.epochs} epochs are trained, and the threshold "
-            "of F1 is 0.5",
+            f"of F1 is 0.5; {VALIDATION_HINT}",
             category=QualityWarning,
         )
     if folder is not None:
         _claim_folder(folder, plan, table, held_out)
     run = Run(plan.run.seed, folder, device, show_progress=progress)
-    validate = None if held_out is None else make_row_validator(held_out.labels_T, held_out.predict)
+    validate = None if held_out is None else _make_validator(held_out)
     model = train(plan.task.model, plan.model, plan.training, examples, run, validate)
     metadata: dict[str, Any] = {
         "data": table.name,
         "rows": len(table),
-        "rows_hash": table.rows_hash,
+        "rows_hash": (rows_hash := table.rows_hash),
+        "data_hash": rows_hash if data_hash is None else data_hash,
         "positives": n_positive,
         "seed": plan.run.seed,
         "columns": describe_columns(encoder),
@@ -119,14 +125,49 @@ def train_click_model(
     return trained
 
 
+def _check_validation(plan: ClickPlan, valid: ExampleRows | None) -> None:
+    """Check that there are validation rows where they are given or needed.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if valid is not None and not len(valid):
+        raise ValueError(f"valid: the validation part has no rows (of {valid.name}), expected some; {VALIDATION_HINT}")
+    if valid is None and plan.run.calibration is not None:
+        raise ValueError(
+            f"{arg('calibration', plan.run.calibration)}: there are no validation rows to fit it on, expected some; "
+            f"{VALIDATION_HINT}"
+        )
+
+
+def _make_validator(held_out: EncodedRows) -> Validate:
+    """Return the function that computes the validation metrics.
+
+    Raises:
+        ValueError: all labels are equal.
+    """
+    labels_T = held_out.labels_T
+    if labels_T.min() == labels_T.max():
+        raise ValueError(
+            f"valid: {held_out.table.name}: column '{held_out.encoder.label}': all {len(labels_T):,} labels are "
+            f"{int(labels_T[0])} in validation, expected both 0 and 1; {VALIDATION_HINT}"
+        )
+    return make_row_validator(labels_T, held_out.predict)
+
+
 def _weight_by_position(examples: Examples, table: ExampleTable, settings: ExampleSettings, log: Log) -> Examples:
     """Return the examples with the weights of their positions.
 
-    The settings name the column of positions; without one there are no weights."""
+    The settings name the column of positions; without one there are no weights.
+
+    Raises:
+        ValueError: a position is wrong, or propensities cannot be estimated; names the file, and the line of a cell.
+    """
     if settings.position is None:
         return examples
     assert examples.labels is not None
-    positions_T, propensities_P = find_propensities(table.frame, examples.labels, settings)
+    with table.located():
+        positions_T, propensities_P = find_propensities(table.frame, examples.labels, settings)
     shown = ", ".join(f"{value:.2f}" for value in propensities_P[:MAX_SHOWN])
     more = ", ..." if len(propensities_P) > MAX_SHOWN else ""
     log(f"propensities of positions 1 to {len(propensities_P)}: {shown}{more}")
@@ -163,7 +204,9 @@ def _training_examples(
     """Return the encoded rows, or those on the disk, which are encoded in each epoch."""
     if not isinstance(table, StreamedTable):
         assert isinstance(table, ExampleTable)
-        return _weight_by_position(encode_rows(encoder, table), table, plan.examples, log)
+        examples = _weight_by_position(encode_rows(encoder, table), table, plan.examples, log)
+        objective = getattr(plan.model, "objective", "binary")
+        return examples if objective == "binary" else examples_with_users(examples, objective)
     largest = max(group.rows for group in table.groups)
     log(
         f"memory: rows stay on the disk; {len(table.groups):,} row groups are read in random order, and shuffled among "
@@ -216,6 +259,7 @@ def _fit_to_validation(trained: ClickModel, held_out: EncodedRows, plan: ClickPl
         "valid": {
             "data": held_out.table.name,
             "rows": len(held_out),
+            "rows_hash": held_out.table.rows_hash,
             "metrics": record_estimates(found),
         },
     }

@@ -120,6 +120,7 @@ def check_lengths(value: dict[str, Any], settings: ServingSettings) -> None:
         "requests": settings.max_batch_requests,
         "events": settings.max_batch_events,
         "items": settings.max_batch_items,
+        "rows": settings.max_batch_rows,
     }
     requests = value.get("requests")
     histories = [("history", value)]

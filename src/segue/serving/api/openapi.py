@@ -49,8 +49,11 @@ def _add_limits(schemas: dict[str, Any], settings: ServingSettings) -> None:
         ("BatchRequest", "requests", "array"): ("maxItems", settings.max_batch_requests),
         ("EventBatch", "events", "array"): ("maxItems", settings.max_batch_events),
         ("ItemsRequest", "items", "array"): ("maxItems", settings.max_batch_items),
+        ("PredictRequest", "rows", "array"): ("maxItems", settings.max_batch_rows),
     }
     for (schema, name, json_type), (keyword, limit) in limits.items():
+        if schema not in schemas:  # a service of click-through models has none for recommendations
+            continue
         field = schemas[schema]["properties"][name]
         for option in (field, *field.get("anyOf", ())):
             if option.get("type") == json_type:

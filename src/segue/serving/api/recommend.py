@@ -26,7 +26,7 @@ from segue.serving.users.event_context import check_request_context
 from segue.serving.users.input_notes import describe_request
 from segue.serving.users.user_features import check_profile
 
-__all__ = ["RecommendRoutes", "is_expensive"]
+__all__ = ["NoPredictions", "RecommendRoutes", "is_expensive"]
 
 MAX_PLAIN_K, MAX_PLAIN_HISTORY, MAX_PLAIN_CONDITIONS, MAX_PLAIN_IDS = 100, 256, 4, 1_000
 """Largest values of a plain request: items requested, events of the history, conditions on items, and ids in rules."""
@@ -213,6 +213,22 @@ class RecommendRoutes:
             logger.error("shadow model failed", extra={"traceback": format_traceback(error)})
         finally:
             self._n_shadow_tasks -= 1
+
+
+class NoPredictions:
+    """Route that refuses to predict the rows of a table."""
+
+    def add_to(self, router: APIRouter) -> None:
+        """Register the route."""
+        router.add_api_route("/predict", self.predict, methods=["POST"], include_in_schema=False)
+
+    async def predict(self) -> Response:
+        """Answer that there is no click-through model."""
+        raise ApiError(
+            409,
+            message="this service has recommenders only, which read no tables; use POST /v1/recommend, or serve a "
+            "model that segue clicks train wrote",
+        )
 
 
 def _check_include_seen(requests: Sequence[schemas.RecommendRequest], field_name: str) -> None:

@@ -10,14 +10,15 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from segue.serving.api.dependencies import ApiDependencies, invalid_field
+from segue.serving.api.dependencies import invalid_field
 from segue.serving.api.large_bodies import LARGE_BODY_BYTES, LargeBodies, parse_json
+from segue.serving.settings import ServingSettings
 
 __all__ = ["make_strict_route"]
 
@@ -42,15 +43,18 @@ class _StrictRequest(Request):
         return parse_json(await self.body()) if self.large_body is None else self.large_body
 
 
-def make_strict_route(dependencies: ApiDependencies) -> type[APIRoute]:
+def make_strict_route(settings: ServingSettings, submit: Callable[..., Awaitable[list[Any]]]) -> type[APIRoute]:
     """Create a class of routes.
 
     Its routes reject duplicate keys and query parameters that they do not read, and read large bodies in steps. They
     set ``arrival`` in ``request.state``: the monotonic time at which the complete request had arrived.
+
+    Args:
+        submit: runs jobs in the engine thread, as :meth:`segue.serving.api.dependencies.ApiDependencies.submit`.
     """
     from starlette.routing import Match
 
-    large_bodies = LargeBodies(dependencies.service.settings, dependencies.submit)
+    large_bodies = LargeBodies(settings, submit)
 
     class StrictRoute(APIRoute):
         def matches(self, scope: Any) -> tuple[Match, Any]:

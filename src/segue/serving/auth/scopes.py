@@ -17,8 +17,9 @@ there; the API description is as public as the source code."""
 PUBLIC_PREFIXES = ("/page/", "/static/")
 """Static files of the UI."""
 
-RECOMMEND_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch"})
-"""Recommendations, which a shop front needs. An explanation shows events of the user, so it requires ``read``."""
+RECOMMEND_PATHS = frozenset({"/v1/recommend", "/v1/recommend/batch", "/v1/predict"})
+"""Recommendations and predictions, which a shop front needs. An explanation shows events of the user, so it requires
+``read``."""
 EVENT_PATHS = frozenset({"/v1/events", "/v1/events/batch"})
 
 

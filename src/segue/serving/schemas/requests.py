@@ -1,4 +1,4 @@
-"""Request schemas: recommendations, explanations, events and items."""
+"""Request schemas: recommendations, explanations, events, items and predictions."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from segue.serving.schemas.rules import Rules
 __all__ = [
     "MAX_BATCH",
     "BatchRequest",
+    "Cell",
     "EventBatch",
     "EventRequest",
     "ExplainRequest",
     "HistoryEvent",
     "ItemRequest",
     "ItemsRequest",
+    "PredictRequest",
     "RecommendRequest",
 ]
 
@@ -165,3 +167,25 @@ class ItemsRequest(ApiModel):
 
     items: Annotated[list[ItemRequest], Field(fail_fast=True, min_length=1, max_length=MAX_BATCH)]
     """Items."""
+
+
+Cell: TypeAlias = FeatureValue | None
+"""Cell of a table: text, a truth value, a number, a list of texts or numbers, or null where it is empty."""
+
+MAX_COLUMNS = 10_000
+"""Columns of a row at most."""
+
+
+class PredictRequest(ApiModel):
+    """Rows of a table, whose labels are predicted by a click-through model."""
+
+    rows: Annotated[
+        list[Annotated[dict[Feature, Cell], Field(max_length=MAX_COLUMNS)]],
+        Field(fail_fast=True, min_length=1, max_length=MAX_BATCH),
+    ]
+    """Rows by column, as in the table of the training. A column that a row does not have is empty there. Times are Unix
+    seconds or ISO 8601."""
+    model: Name | None = None
+    """Name of the model; default: the first one of the service."""
+    deadline_ms: Annotated[int, Field(ge=1, le=600_000), WHOLE_NUMBER] | None = None
+    """Response deadline in milliseconds. If the rows cannot be predicted before it, the status is 503."""

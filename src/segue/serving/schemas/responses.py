@@ -16,6 +16,7 @@ __all__ = [
     "Item",
     "ItemList",
     "ModelInfo",
+    "PredictResponse",
     "Reason",
     "RecommendResponse",
     "RecommendedItem",
@@ -156,3 +157,15 @@ class Explanation(ApiModel):
     unknown: UnknownInputs = UnknownInputs()
     notes: list[str] = []
     """Further remarks in plain text."""
+
+
+class PredictResponse(ApiModel):
+    """Predictions in the order of the rows."""
+
+    probabilities: list[float]
+    """Probability that the label is 1, calibrated if the model is."""
+    predictions: list[bool]
+    """Whether the probability reaches the threshold of the model, which was chosen on validation."""
+    model: ModelInfo
+    notes: list[str] = []
+    """Columns none of whose values is known from training, and columns that the model does not know."""

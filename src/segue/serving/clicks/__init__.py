@@ -1,0 +1,1 @@
+"""Serve click-through models: probabilities for the rows of a table."""

@@ -1,0 +1,116 @@
+"""Read the rows of a request as a table, for the columns of a click-through model.
+
+JSON has fewer types than a table: a column gets the type of its cells, as readers of files infer it.
+
+Shapes: T rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from segue.core.examples.columns import CellError, Column
+from segue.core.examples.encoder import ExampleEncoder
+from segue.serving.errors import describe_value
+
+__all__ = ["check_columns", "rows_to_frame", "unread_columns"]
+
+MAX_INTEGER = 2**63
+"""Integers of a column are below this in magnitude."""
+
+TYPES: Mapping[str, Any] = {
+    "text": pl.String,
+    "truth value": pl.Boolean,
+    "whole number": pl.Int64,
+    "number": pl.Float64,
+    "list of texts": pl.List(pl.String),
+    "list of numbers": pl.List(pl.Float64),
+}
+"""Type of a column by that of its cells."""
+
+SCALARS = ("text", "truth value", "whole number", "number")
+
+ACCEPTED: Mapping[str, tuple[str, ...]] = {
+    "category": SCALARS,
+    "number": ("text", "whole number", "number"),
+    "time": ("text", "whole number", "number"),
+    "text": ("text",),
+    "vector": ("list of numbers",),
+    "tags": ("list of texts", "list of numbers"),
+    "sequence": ("list of texts", "list of numbers"),
+}
+"""Types of cells by kind of column; lists may also be text where the column has a separator."""
+
+EXPECTED = {
+    "category": "text, a number or a truth value",
+    "number": "a number",
+    "time": "Unix seconds, or text such as 2024-05-31 18:30",
+    "text": "text",
+    "vector": "a list of numbers",
+    "tags": "a list of texts or numbers",
+    "sequence": "a list of texts or numbers",
+}
+
+
+def check_columns(rows: Sequence[Mapping[str, Any]], encoder: ExampleEncoder) -> None:
+    """Check that every column of a model occurs in some row.
+
+    Raises:
+        ValueError: one does not; the message names it.
+    """
+    names = set().union(*rows)
+    if missing := [column.name for column in encoder.columns if column.name not in names]:
+        raise ValueError(f"no row has the column '{missing[0]}', which the model reads; give null where it is empty")
+
+
+def unread_columns(rows: Sequence[Mapping[str, Any]], known: Iterable[str]) -> list[str]:
+    """Return the columns of the rows that are not among those of the training."""
+    return sorted(set().union(*rows) - set(known))
+
+
+def rows_to_frame(rows: Sequence[Mapping[str, Any]], encoder: ExampleEncoder, first: int = 0) -> pl.DataFrame:
+    """Return the columns of a model as a table.
+
+    Args:
+        first: number of the first row, for errors.
+
+    Raises:
+        CellError: a cell has a type that its column cannot have, or another one than a cell above it.
+    """
+    return pl.DataFrame(
+        [_read_column(column, [row.get(column.name) for row in rows], first) for column in encoder.columns]
+    )
+
+
+def _read_column(column: Column, cells: Sequence[Any], first: int) -> pl.Series:
+    accepted, expected = ACCEPTED[column.kind], EXPECTED[column.kind]
+    if column.kind in ("tags", "sequence") and column.separator is not None:
+        accepted, expected = (*accepted, "text"), f"{expected}, or text"
+    found = ""
+    for row, cell in enumerate(cells):
+        if cell is None or cell == []:
+            continue
+        kind = _type_of(cell)
+        if kind not in accepted or (kind == "whole number" and abs(cell) >= MAX_INTEGER):
+            raise CellError(column.name, first + row, f"expected {expected}, got {describe_value(cell)}")
+        kind = "number" if {kind, found} == {"number", "whole number"} else kind
+        if found and kind != found and not (found == "whole number" and kind == "number"):
+            problem = f"expected a {found} as in the rows before, got {describe_value(cell)}"
+            raise CellError(column.name, first + row, problem)
+        found = kind
+    empty = pl.List(pl.String) if any(cell == [] for cell in cells) else pl.String
+    return pl.Series(column.name, cells, dtype=TYPES[found] if found else empty, strict=False)
+
+
+def _type_of(cell: Any) -> str:
+    """Return the type of a cell that is not empty."""
+    if isinstance(cell, list):
+        return "list of texts" if isinstance(cell[0], str) else "list of numbers"
+    if isinstance(cell, bool):
+        return "truth value"
+    if isinstance(cell, int):
+        return "whole number"
+    return "text" if isinstance(cell, str) else "number"
