@@ -3,9 +3,9 @@
 * ``platt``: sigmoid(a z + b) of the logit z (Platt 1999).
 * ``temperature``: sigmoid(z / t) (Guo et al. 2017, arXiv:1706.04599).
 * ``isotonic``: the best non-decreasing step function of the probability (Zadrozny & Elkan 2002), interpolated between
-  steps. Logits that are nearer than :data:`MIN_DISTANCE` count as one, which limits the slope between two steps:
-  float32 logits of a row differ by some 1e-7 between batches of different sizes, and a step between logits that are
-  almost equal would turn that into different probabilities.
+  steps. Logits that are nearer than 1 / :data:`RESOLUTION` of their range count as one, which limits the slope
+  between two steps: float32 logits of a row differ by some 1e-7 of that range between batches of different sizes, and a
+  step between logits that are almost equal would turn that into different probabilities.
 
 Shapes: T examples, G groups of almost equal logits.
 """
@@ -30,8 +30,8 @@ Values: TypeAlias = NDArray[np.float64]
 MIN_PROBABILITY = 1e-6
 """Isotonic probabilities are at least this far from 0 and 1, so that no label is impossible."""
 
-MIN_DISTANCE = 0.02
-"""Distance between two logits at which ``isotonic`` may have different probabilities, at least."""
+RESOLUTION = 1_000
+"""Steps of ``isotonic`` at most."""
 
 MAX_LOGIT = 30.0
 """Larger logits count as this one for ``isotonic``; their probabilities differ by less than 1e-13."""
@@ -111,13 +111,14 @@ class Calibration:
 def _group_logits(z_T: Values, y_T: Values) -> tuple[Values, Values, Values]:
     """Return the mean logit, mean label and size of groups of almost equal logits.
 
-    All are ``(G,)``. Mean logits are in ascending order, at least :data:`MIN_DISTANCE` apart.
+    All are ``(G,)``. Mean logits are in ascending order, and apart by at least 1 / :data:`RESOLUTION` of their range.
     """
     distinct, rows_T = np.unique(np.clip(z_T, -MAX_LOGIT, MAX_LOGIT), return_inverse=True)
+    distance = float(np.ptp(distinct)) / RESOLUTION
     groups: list[tuple[float, float, float]] = []  # sums of logits and of labels, number of examples
     sums = (np.bincount(rows_T) * distinct, np.bincount(rows_T, y_T), np.bincount(rows_T))
     for z, y, count in zip(*(one.tolist() for one in sums), strict=True):
-        while groups and z / count - groups[-1][0] / groups[-1][2] < MIN_DISTANCE:
+        while groups and z / count - groups[-1][0] / groups[-1][2] < distance:
             before = groups.pop()
             z, y, count = z + before[0], y + before[1], count + before[2]
         groups.append((z, y, count))
