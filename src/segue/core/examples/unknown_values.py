@@ -38,7 +38,10 @@ class UnknownValues:
         for name, lists in examples.lists.items():
             self._add_codes(name, lists.items)
         for name in self._texts:
-            texts = table[name].cast(pl.String)
+            texts = table[name]
+            if texts.dtype == pl.List:
+                texts = texts.cast(pl.List(pl.String)).list.join(" ", ignore_nulls=True)
+            texts = texts.cast(pl.String)
             has_text_T = (texts.is_not_null() & (texts.str.strip_chars() != "")).to_numpy()
             if has_text_T.any():
                 vectors_TW = examples.vectors[name][has_text_T]
