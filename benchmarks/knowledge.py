@@ -227,7 +227,9 @@ def _protocol(source: str) -> str:
 def page(found: Mapping[str, Any]) -> str:
     """Format the tables."""
     source, seeds = found["source"], len(found["seeds"])
-    option = "" if seeds == 3 else f" --seeds {seeds}"
+    keys = [name for name in found["rows"] if name in MODELS]
+    option = "" if set(keys) == set(MODELS) else f" --models {','.join(keys)}"
+    option += "" if seeds == 3 else f" --seeds {seeds}"
     lines = [
         f"# Knowledge graph: {source}",
         "",

@@ -85,7 +85,6 @@ STRENGTHS = tuple(
     for l2, dropout in ((1e-3, 0.2), (1e-2, 0.2), (1e-1, 0.2), (1e-2, 0.5))
 )
 NO_TOWER = tuple({"embedding_l2": l2, "learning_rate": 3e-3} for l2 in (1e-3, 1e-2, 1e-1))
-STATISTICS = [["user"], ["item"], ["user", "item.genres"]]
 MODELS: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
     "logistic_regression": ({}, tuple({"l2_features": l2} for l2 in (1.0, 3.0, 10.0))),
     "ctr_factorization_machine": ({k: v for k, v in TOWER.items() if k != "hidden"}, NO_TOWER),
@@ -220,7 +219,8 @@ def page(found: Mapping[str, Any]) -> str:
     """Format the table."""
     source = SOURCES[found["source"]]
     sizes = ", ".join(f"{count:,} {part}" for part, count in found["sizes"].items())
-    option = "" if found["seeds"] == 3 else f" --seeds {found['seeds']}"
+    option = "" if set(found["rows"]) == set(MODELS) else f" --models {','.join(found['rows'])}"
+    option += "" if found["seeds"] == 3 else f" --seeds {found['seeds']}"
     best = found["baseline"]
     lines = [
         f"# Likes: {found['source']}",

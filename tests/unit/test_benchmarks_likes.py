@@ -76,7 +76,7 @@ def test_the_page(data: Dataset) -> None:
     found = likes.measure("ml-1m", data, ["logistic_regression", "din"], 1, True, lambda _: None)
     found |= {"source": "ml-1m", "data_hash": "0"}
     text = format_page("likes-ml-1m", json.loads(json.dumps(found)))
-    assert "python -m benchmarks likes --source ml-1m --seeds 1" in text
+    assert "python -m benchmarks likes --source ml-1m --models logistic_regression,din --seeds 1" in text
     assert "item mean + user mean (simple baseline)" in text
     for name in ("logistic_regression", "din"):
         assert f"| `{name}` | {max(value for _, value in found['rows'][name]['grid']):.4f} |" in text

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from segue.core.config import suggest
 from segue.core.events import Events
+from segue.core.examples.log_fields import HISTORY, ITEM, USER
 from segue.core.types import Dataset
 from segue.data.examples.table import ExampleTable
 from segue.data.raw_log import SourceLocation
 
-__all__ = ["HISTORY", "choose_rule", "derive_examples"]
+__all__ = ["choose_rule", "derive_examples"]
 
-HISTORY = "history"
 LABEL = "label"
 
 Index = NDArray[np.int64]
@@ -38,24 +38,10 @@ def derive_examples(
     history: int = 50,
     seed: int = 0,
 ) -> ExampleTable:
-    """Make examples from the events of a log, by exactly one of three rules.
+    """Make examples from the events of a log, see :func:`segue.derive_examples`.
 
-    The columns are ``label``, ``user``, ``item``, ``time`` if the log has times, the features with the prefixes
-    ``user.`` and ``item.``, the context with the prefix ``context.``, and ``history``. The rows are in the order of
-    users and of their events; sampled negatives follow their event.
-
-    Args:
-        threshold: rule 1, for ratings: events whose value is greater are positive, others negative.
-        impression: rule 2: the action of showing an item. Each of these events is an example, positive if an event
-            with another action (with the target action, if the log has one) of the same user and item follows before
-            the item is shown to the user again.
-        negatives: rule 3: every event is positive (with a target action, every event with it), and has this many
-            negative examples with the same user and time, whose items are drawn evenly from those with which the user
-            had no event until then.
-        history: maximum number of items in ``history``: those that the user rated above the threshold, clicked, or had
-            an event with, at an earlier time (without times, at an earlier place in the log). The last ones are kept,
-            oldest first; 0: no such column.
-        seed: determines the sampled negatives.
+    The rows are in the order of users and of their events; sampled negatives follow their event. Without times, earlier
+    is an earlier place in the log.
 
     Raises:
         ValueError: none or several rules are given, the log lacks what the rule needs, or all labels would be equal.
@@ -208,8 +194,8 @@ def _table(data: Dataset, index_E: Index, items_E: Index, is_positive_E: NDArray
     users_E = events.rows[index_E].astype(np.int64)
     columns: dict[str, Any] = {
         LABEL: is_positive_E.astype(np.int8),
-        "user": data.users.ids.gather(users_E),
-        "item": data.items.ids.gather(items_E),
+        USER: data.users.ids.gather(users_E),
+        ITEM: data.items.ids.gather(items_E),
     }
     if events.times is not None and events.time_known.any():
         times = pl.Series(events.times[index_E] * 1_000, dtype=pl.Datetime("ms"))
