@@ -40,12 +40,12 @@ from segue.training.train import train
 
 __all__ = ["MODELS", "PUBLISHED", "measure", "page", "run", "without_triples"]
 
-MODELS = ("popular", "ease", "item_knn", "ials", "bpr", "lightgcn", "kgcn", "kgat", "lightkg")
-QUICK = ("popular", "ease", "lightkg")
-WITH_GRAPH = ("kgcn", "kgat", "lightkg")
+MODELS = ("popular", "ease", "item_knn", "ials", "bpr", "lightgcn", "cease", "kgcn", "kgat", "lightkg")
+QUICK = ("popular", "ease", "cease", "lightkg")
+WITH_GRAPH = ("cease", "kgcn", "kgat", "lightkg")
 WITHOUT = " without triples"
 """End of the name of a row with the same model and settings, but no triples."""
-N_MEMBERS = 3
+N_MEMBERS = 5
 """Number of the models with the best validation recall that are combined."""
 METRICS = {"recall@10": recall, "mrr@10": mrr}
 
@@ -137,7 +137,7 @@ def measure(
     tests = {
         f"{key} - {other}": asdict(compare_pair(recalls[key], recalls[other]))
         for key in WITH_GRAPH
-        for other in (key + WITHOUT, "lightgcn")
+        for other in (key + WITHOUT, "ease" if key == "cease" else "lightgcn")
         if key in recalls and other in recalls
     }
     listed: dict[str, Model] = {**{key: trained[key][0] for key in keys}, "hybrid": combined[0]}

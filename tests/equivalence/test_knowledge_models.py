@@ -72,6 +72,31 @@ def test_lightkg_is_the_mean_of_dense_products(normalization: str) -> None:
     np.testing.assert_allclose(model.propagated_users_UD.numpy(), final[:4], atol=1e-5)
 
 
+def test_cease_is_ridge_regression_on_the_users_and_the_vertices() -> None:
+    """Item by item, on all other items (Jeunen et al. 2020, section 3.2)."""
+    model: Any = train_small("cease", DATA, l2=3.0, entity_weight=4.0)
+    assert DATA.knowledge is not None
+    graph = DATA.knowledge.graph
+    linked = np.zeros((graph.n_vertices, DATA.n_items))
+    for head, tail in zip(graph.heads_T.tolist(), graph.tails_T.tolist(), strict=True):
+        for one, other in ((head, tail), (tail, head)):
+            if one < DATA.n_items:
+                linked[other, one] = linked[one, one] = 1.0
+    assert linked.any()
+    rows = np.concatenate([DATA.histories.csr(DATA.n_items).toarray(), 2.0 * linked])
+    for item in range(DATA.n_items):
+        others = np.delete(np.arange(DATA.n_items), item)
+        x = rows[:, others]
+        expected = np.linalg.solve(x.T @ x + 3.0 * np.eye(len(others)), x.T @ rows[:, item])
+        np.testing.assert_allclose(model.weights_II[others, item], expected, atol=1e-5)
+
+
+def test_cease_without_weight_of_entities_is_ease() -> None:
+    mine: Any = train_small("cease", DATA, l2=3.0, entity_weight=0.0)
+    theirs: Any = train_small("ease", DATA, l2=3.0)
+    np.testing.assert_array_equal(mine.weights_II, theirs.weights_II)
+
+
 @pytest.mark.parametrize(
     ("key", "settings"), [("lightkg", {}), ("lightkg", {"normalization": "separate"}), ("kgat", {})]
 )

@@ -50,14 +50,15 @@ def test_without_triples_nothing_else_changes(parts: Split) -> None:
 
 def test_the_graph_helps_where_it_holds_what_users_like(parts: Split) -> None:
     settings = ("training.epochs=20", "training.learning_rate=0.02", "training.batch_size=64", "model.embedding_dim=16")
-    found = knowledge.measure("none", parts, ["popular", "kgcn", "kgat", "lightkg"], [0], lambda _: None, settings)
+    keys = ["popular", *knowledge.WITH_GRAPH]
+    found = knowledge.measure("none", parts, keys, [0], lambda _: None, settings)
     for key in knowledge.WITH_GRAPH:
         one = found["tests"][f"{key} - {key}{knowledge.WITHOUT}"]
         assert one["difference"] > 0.02, key
         assert found["rows"][key]["test"]["recall@10"]["mean"] == pytest.approx(
             found["rows"][key + knowledge.WITHOUT]["test"]["recall@10"]["mean"] + one["difference"]
         )
-    assert set(found["members"]) <= {"popular", "kgcn", "kgat", "lightkg"}
+    assert set(found["members"]) <= {*keys}
     found |= {"source": "kg-lastfm", "data": {"users": 80, "items": 60, "hash": "0"}}
     text = format_page("knowledge-kg-lastfm", json.loads(json.dumps(found)))
     assert "python -m benchmarks knowledge --source kg-lastfm --models " in text

@@ -16,6 +16,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lightkg": {"num_layers": 2, "epochs": 10},
     "kgat": {"num_layers": 2, "epochs": 10},
     "kgcn": {"epochs": 60, "num_neighbors": 2, "l2": 0.0},
+    "cease": {"l2": 1.0},
 }
 
 

@@ -1,105 +1,30 @@
 """EASE: a linear item-item model with a zero diagonal.
 
-Steck 2019, arXiv:1905.03375.
-
-With the Gram matrix G = X'X + l2 I and its inverse P, the weights are B = -P / diag(P), with a zero diagonal (eq. 8).
-A single dense float32 matrix of items² is allocated and transformed in place.
-
-Shapes: I items, N queries, B items of a block, C candidates.
+Steck 2019, arXiv:1905.03375; see :mod:`segue.solvers.item_regression`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
 from annotated_types import Gt
 
 from segue.core.config import Settings
-from segue.core.memory_check import REDUCE_ITEMS, check_memory
-from segue.core.model import Solver, StateArrays, Validate, select_candidates
-from segue.core.model_arrays import load_array
-from segue.core.run import Run
-from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
-from segue.solvers.cooccurrence import cooccurrence
-from segue.solvers.popularity import fill_empty_rows_with_popularity, popularity_distribution
-from segue.solvers.sparse_product import sum_rows
+from segue.solvers.item_regression import ItemRegression
 
 __all__ = ["EASE"]
 
 
-class EASE(Solver):
+class EASE(ItemRegression):
     """Score items by weighted sums over the history.
 
     An empty history gets popularity.
     """
+
+    key = "ease"
 
     class Config(Settings):
         """Settings of ``ease``."""
 
         l2: Annotated[float, Gt(0)] = 500.0
         """L2 regularization, added to the diagonal of the item-item Gram matrix; sparser data needs higher values."""
-
-    weights_II: Scores
-    """Row i: what item i in the history adds to the score of every item."""
-
-    def __init__(self, config: Any, schema: DataSchema) -> None:
-        super().__init__(config, schema)
-        self.popularity_I = np.zeros(schema.n_items, np.float32)
-
-    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
-        """Solve the ridge regressions of all items on all other items.
-
-        Raises:
-            ValueError: the weights do not fit in memory, or ``l2`` is too small for float32.
-        """
-        n_items = train.n_items
-        check_memory(f"ease: the weight matrix of {n_items:,} x {n_items:,} items", n_items**2, REDUCE_ITEMS)
-        gram_II = np.empty((train.n_items, train.n_items), np.float32)
-        with run.progress(train.n_items, "ease: counting") as progress:
-            for rows, counts_BI in cooccurrence(train.histories.csr(train.n_items)):
-                gram_II[rows] = counts_BI
-                progress(len(counts_BI))
-        gram_II.flat[:: train.n_items + 1] += np.float32(self.config.l2)
-        inverse_II = _invert(gram_II, self.config.l2)
-        inverse_II /= -inverse_II.diagonal().copy()
-        np.fill_diagonal(inverse_II, 0.0)
-        self.weights_II = inverse_II
-        self.popularity_I = popularity_distribution(train)
-
-    def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
-        """Sum the weights of the history's items; popularity where all sums are zero."""
-        scores_NI = sum_rows(queries.history.csr(self.schema.n_items), self.weights_II)
-        return select_candidates(fill_empty_rows_with_popularity(scores_NI, self.popularity_I), candidates)
-
-    def similar(self, items: Codes) -> Scores:
-        """Return what each item adds to the score of every other item; 0 for itself."""
-        return self.weights_II[items]
-
-    def arrays(self) -> StateArrays:
-        """Return the weights and the popularity of items."""
-        return {"weights": self.weights_II, "popularity": self.popularity_I}
-
-    def restore(self, arrays: StateArrays) -> None:
-        """See :meth:`segue.core.model.Model.restore`."""
-        n_items = self.schema.n_items
-        self.weights_II = load_array(arrays, "weights", (n_items, n_items), np.float32)
-        self.popularity_I = load_array(arrays, "popularity", (n_items,), np.float32)
-
-
-def _invert(gram_II: Scores, l2: float) -> Scores:
-    """Invert a symmetric positive definite matrix in place by Cholesky factorization."""
-    from scipy.linalg.lapack import spotrf, spotri
-
-    # The transposed view is in Fortran order, so LAPACK works in place; its lower triangle is the upper one here.
-    factor, error_code = spotrf(gram_II.T, lower=1, clean=0, overwrite_a=1)
-    if error_code == 0:
-        factor, error_code = spotri(factor, lower=1, overwrite_c=1)
-    if error_code:
-        raise ValueError(
-            f"ease.l2: got {l2:g}, but the Gram matrix is not positive definite in float32; use a larger value"
-        )
-    upper_II: Scores = factor.T
-    for row in range(1, len(upper_II)):
-        upper_II[row, :row] = upper_II[:row, row]
-    return upper_II
