@@ -21,9 +21,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 import segue
+from benchmarks.finished import reuse
 from benchmarks.machine import describe_lines
 from benchmarks.verdicts import Verdict, compare_figures
-from segue.data.examples.table import ExampleTable
+from segue.data.examples.table import ExampleRows
 from segue.evaluation.auc_variance import mean_auc_estimate
 from segue.evaluation.bootstrap import Estimate, estimate_values
 from segue.evaluation.click_metrics import auc
@@ -151,9 +152,9 @@ def run(options: Any) -> dict[str, Any]:
 
 def _measure(
     name: str,
-    train: ExampleTable,
-    valid: ExampleTable,
-    test: ExampleTable,
+    train: ExampleRows,
+    valid: ExampleRows,
+    test: ExampleRows,
     seeds: int,
     quick: bool,
     log: Callable[[str], None],
@@ -164,11 +165,19 @@ def _measure(
     labels_T = test.frame["label"].to_numpy()
     predictions, on_valid, seconds = [], [], []
     for seed in range(seeds):
-        started = time.process_time()
-        model = segue.train_clicks(key, train, valid, seed=seed, **settings)
-        seconds.append(time.process_time() - started)
-        predictions.append(model.predict(test.frame))
-        on_valid.append(auc(valid.frame["label"].to_numpy(), model.predict(valid.frame)))
+
+        def compute(seed: int = seed) -> dict[str, NDArray[Any]]:
+            started = time.process_time()
+            model = segue.train_clicks(key, train, valid, seed=seed, **settings)
+            spent = time.process_time() - started
+            scores = {"valid": model.predict(valid.frame), "test": model.predict(test.frame)}
+            return scores | {"seconds": np.array(spent)}
+
+        about = {"source": SOURCE, "rows": str(train.frame.hash_rows(0).sum()), "key": key, "settings": settings}
+        found = reuse(about | {"seed": seed}, compute)
+        seconds.append(float(found["seconds"]))
+        predictions.append(found["test"])
+        on_valid.append(auc(valid.frame["label"].to_numpy(), found["valid"]))
         log(f"{name}, seed {seed}: validation AUC {on_valid[-1]:.4f}, {format_duration(seconds[-1])}")
     losses_T = np.mean([example_losses(labels_T, one) for one in predictions], axis=0)
     return Figures(
@@ -180,7 +189,7 @@ def _measure(
     )
 
 
-def baseline_scores(train: ExampleTable, test: ExampleTable) -> dict[str, NDArray[np.float64]]:
+def baseline_scores(train: ExampleRows, test: ExampleRows) -> dict[str, NDArray[np.float64]]:
     """Return the scores of the simple baselines for the test rows, by name."""
     positive = train.frame.filter(pl.col("label") == 1)
     counts = positive.group_by("item").len("popularity")
