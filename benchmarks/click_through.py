@@ -24,7 +24,7 @@ import segue
 from benchmarks.finished import reuse
 from benchmarks.machine import describe_lines
 from benchmarks.verdicts import Verdict, compare_figures
-from segue.data.examples.table import ExampleRows
+from segue.data.examples.table import ExampleRows, ExampleTable
 from segue.evaluation.auc_variance import mean_auc_estimate
 from segue.evaluation.bootstrap import Estimate, estimate_values
 from segue.evaluation.click_metrics import auc
@@ -130,7 +130,9 @@ def run(options: Any) -> dict[str, Any]:
     parts = segue.split_examples(segue.load_examples(SOURCE))
     train, valid, test = parts.train, parts.valid, parts.test
     if options.quick:
-        train, valid, test = (part.take(np.arange(min(2_000, len(part)))) for part in (train, valid, test))
+        train, valid, test = (
+            ExampleTable(part.frame.head(2_000), part.location, part.notes) for part in (train, valid, test)
+        )
     labels_T = test.frame["label"].to_numpy()
     scores = baseline_scores(train, test)
     found: dict[str, Any] = {}
