@@ -150,8 +150,8 @@ def compare(values: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
 def outcome(gain: Mapping[str, Any]) -> str:
     """Say whether a claimed gain is reached.
 
-    It is if the model is significantly better and the interval is not below the claim; if the interval includes the
-    claim, it is on par.
+    It is if the model is significantly better and no part of the interval is below the claim; if the interval includes
+    the claim, it is on par.
     """
     if gain["test"]["p_holm"] >= 0.05 or gain["high"] < gain["claim"]:
         return "not reached"
@@ -209,8 +209,8 @@ def page(found: Mapping[str, Any]) -> str:
         "",
         "Paired randomization tests over users; Holm's correction over the baselines. Intervals are those of the mean "
         "difference, divided by the mean of the baseline; they do not include the differences between seeds. A gain is "
-        "reached if `fusion` is significantly better and the interval is not below the reported one, and on par if the "
-        "interval includes it.",
+        "reached if `fusion` is significantly better and no part of the interval is below the reported gain, and on "
+        "par if the interval includes it.",
         "",
         "| metric | baseline | reported | measured | 95 % | p (Holm) | |",
         "| --- | --- | ---: | ---: | --- | ---: | --- |",
@@ -226,6 +226,7 @@ def page(found: Mapping[str, Any]) -> str:
     return "\n".join([
         *lines,
         "",
+        "* readings of the test part: one of each row and seed by the run of this page",
         f"* data hash {found['data_hash']}",
         *(f"* warning: {text}" for text in found["warnings"]),
         *describe_lines(found["machine"]),

@@ -55,8 +55,10 @@ def page(found: dict[str, Any]) -> str:
         "A cold item has no training event. Some have events that were held out; others have no event but the "
         "validation or test target itself, in every draw. Both kinds are shown on their own, too.",
         "Figures are HR@10 / NDCG@10, means over the targets of all draws, with 95 % intervals over users, who are "
-        "resampled with all their targets. Validation ranks all items, and chose the best epoch. Settings were chosen "
-        "on the validation part of other draws; the recipes say how. Models of features alone have their defaults.",
+        "resampled with all their targets. Validation ranks all items, and chose the best epoch; the same items are "
+        "cold in validation and in the test, so that the epoch was chosen with targets among them. Settings were "
+        "chosen on the validation part of other draws; the recipes say how. Models of features alone have their "
+        "defaults.",
         *([note] if (note := TASKS.get(found["source"], Task()).note) else []),
         *_strength_lines(found["rows"]),
         "",

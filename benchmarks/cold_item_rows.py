@@ -70,8 +70,8 @@ TASKS = {
         "times are upper bounds.",
         recipe_note="The bonus for new items of the recipe of `fusion` was changed from 0.75 to 0.25 on validation, "
         "but by a rule that was set after a test reading of the same targets (page of cold items): "
-        "the measured gains are "
-        "not those of settings that were chosen without knowledge of the test part.",
+        "the measured gains are not those of settings that were chosen without knowledge of the test part. An earlier "
+        "run of this page, with fewer baselines, had a Recall@10 of 0.2209 for `fusion`.",
     ),
 }
 """By source; others have no text."""

@@ -325,23 +325,42 @@ def _grid_text(grid: Sequence[tuple[Mapping[str, float], float]]) -> str:
 
 
 def _strength_lines(study: Mapping[str, Any]) -> list[str]:
-    """Say whether the model without context is above the best simple baseline."""
+    """Compare the model without context with the best simple baseline, in every metric."""
     rows = study["rows"]
     best = max((name for name in SIMPLE if name in rows), key=lambda name: rows[name][CHOICE]["mean"])
-    test = next(one for one in study["tests"] if (one["first"], one["metric"]) == (best, CHOICE))
-    outcome = "no significant difference"
-    if test["significant"]:
-        outcome = "the model is above it" if test["difference"] < 0 else "the model is below it"
+    texts = []
+    for metric in (CHOICE, *(metric for metric in METRICS if metric != CHOICE)):
+        test = next(one for one in study["tests"] if (one["first"], one["metric"]) == (best, metric))
+        outcome = "no significant difference"
+        if test["significant"]:
+            outcome = f"`{NO_CONTEXT}` is {'above' if test['difference'] < 0 else 'below'} it"
+        means = [f"{rows[name][metric]['mean']:.4f}" for name in (best, NO_CONTEXT)]
+        texts.append(f"{metric_label(metric)} {means[0]}, `{NO_CONTEXT}` {means[1]}: {outcome}")
     return [
-        f"The strongest simple baseline on the test part is `{best}`: {metric_label(CHOICE)} "
-        f"{rows[best][CHOICE]['mean']:.4f}, `{NO_CONTEXT}` {rows[NO_CONTEXT][CHOICE]['mean']:.4f}: {outcome}. Effects "
-        "of context on a model that is not above simple baselines say little.",
+        f"The strongest simple baseline on the test part is `{best}`: {'; '.join(texts)}. Effects of context on a "
+        "model that is not above simple baselines say little.",
+        "",
+    ]
+
+
+def _short_training_lines(study: Mapping[str, Any]) -> list[str]:
+    """Say which choices are the highest learning rate that was tried."""
+    highest = max(one["learning_rate"] for one in CANDIDATES)
+    names = [
+        f"`{name}`" for name in (NO_CONTEXT, study["full"]) if study["chosen"][name].get("learning_rate") == highest
+    ]
+    if not names:
+        return []
+    return [
+        f"For {' and '.join(names)} validation chose the highest learning rate that was tried, {highest:g}: more "
+        "epochs or higher rates may be better, and a difference between rows may be one of speed of training.",
         "",
     ]
 
 
 def _study_lines(study: Mapping[str, Any]) -> list[str]:
     shared = ", ".join(f"`{name}={value}`" for name, value in study["settings"].items())
+    left_out = any(name.startswith(f"{study['full']}, without ") for name in study["rows"])
     lines = [
         f"## {study['title']}",
         "",
@@ -354,6 +373,7 @@ def _study_lines(study: Mapping[str, Any]) -> list[str]:
         "",
         *(f"* {name}: {_grid_text(found)}" for name, found in study["grids"].items()),
         "",
+        *_short_training_lines(study),
         *_strength_lines(study),
         "| inputs | " + " | ".join(f"{metric_label(metric)} | 95 % | seeds" for metric in METRICS) + " | CPU time |",
         "| --- |" + " ---: | --- | --- |" * len(METRICS) + " ---: |",
@@ -368,7 +388,8 @@ def _study_lines(study: Mapping[str, Any]) -> list[str]:
     lines += [
         "",
         "Paired randomization tests over users; Holm's correction over the tests of one metric of: rows with inputs "
-        "and no context; simple baselines and no context; left-out columns and all.",
+        f"and `{NO_CONTEXT}`; simple baselines and `{NO_CONTEXT}`"
+        + (f"; rows that leave a column out and `{study['full']}`." if left_out else "."),
         "",
         "| metric | pair | difference | 95 % | p (Holm) | |",
         "| --- | --- | ---: | --- | ---: | --- |",
@@ -377,4 +398,7 @@ def _study_lines(study: Mapping[str, Any]) -> list[str]:
         verdict = "significant" if test["significant"] else ""
         lines.append(row_line([metric_label(test["metric"]), *difference_cells(test), verdict]))
     warnings = [f"* warning: {text}" for text in study["warnings"]]
-    return [*lines, "", f"* data hash {study['data_hash']}", *warnings, ""]
+    readings = (
+        "readings of the test part: one of each row and seed by the run of this page, after all choices were made"
+    )
+    return [*lines, "", f"* {readings}", f"* data hash {study['data_hash']}", *warnings, ""]

@@ -16,9 +16,21 @@ import segue
 from segue.core.ratings import shrunken_means
 from segue.core.types import Codes, Events, HeldOut, Queries, Scores, Split
 
-__all__ = ["BASELINE", "FINE_TUNING", "ROWS", "Row", "Scorer", "candidates", "item_user_means", "prepare_row"]
+__all__ = [
+    "BASELINE",
+    "CONSTANT",
+    "FINE_TUNING",
+    "ROWS",
+    "Row",
+    "Scorer",
+    "candidates",
+    "item_user_means",
+    "prepare_row",
+]
 
 BASELINE = "item mean + user mean"
+CONSTANT = "median rating"
+"""The constant with the smallest absolute error in training; it ranks by chance."""
 NO_ADAPTATION, FINE_TUNING = "no adaptation", "fine-tuning"
 Scorer = Callable[[Queries, Codes], Scores]
 """Predicts the ratings ``(N, C)`` of candidates."""
@@ -48,6 +60,7 @@ MAML = {
 """Chosen on the validation users of seed 0."""
 ROWS: dict[str, Row] = {
     "random": Row("chance"),
+    CONSTANT: Row("the same rating for all"),
     BASELINE: Row("damped means", grid={"damping": (2.0, 5.0, 10.0, 25.0)}),
     "als": Row("fold-in by ridge regression", "als", {"embedding_dim": 16}, {"l2": (0.05, 0.1, 0.2, 0.4)}),
     "factorization_machine": Row("fold-in by posterior samples", "factorization_machine", {"iterations": 100}),
@@ -89,6 +102,11 @@ def prepare_row(name: str, parts: Split, seed: int, quick: bool, networks: dict[
     if name == "random":
         rng = np.random.default_rng(seed)
         return lambda queries, items_NC: rng.random(items_NC.shape).astype(np.float32), {}
+    if name == CONSTANT:
+        values = parts.train.histories.values
+        assert values is not None
+        median = np.float32(np.median(values))
+        return lambda queries, items_NC: np.full(items_NC.shape, median), {}
     if name == BASELINE:
         return _best(row, parts.valid, lambda damping: item_user_means(parts.train.histories, damping))
     if name == FINE_TUNING:

@@ -37,6 +37,8 @@ FIRST = 10
 """Events of a user that are not targets."""
 METRICS = ("ndcg@10", "recall@10", "hit_rate@10")
 BASELINE = "popular"
+CONTROL = "fold_in, profile, no events"
+"""Prior and later popularity without a base that reads the history: what `fold_in` gains by counting alone."""
 SPLIT = SplitSettings(strategy="global_temporal", test=0.2, valid=0.0)
 WINDOWS = 4
 """Cuts of the training part: at 80 % of its events, and at 80 % of the events before the previous cut."""
@@ -86,6 +88,12 @@ STRATEGIES: dict[str, Strategy] = {
     ),
     "fold_in, profile": Strategy(
         "profile with region, then events, later popularity", "fold_in", FOLD_IN_PROFILE, "user_features"
+    ),
+    CONTROL: Strategy(
+        "profile with region, later popularity",
+        "fold_in",
+        FOLD_IN_PROFILE | {"bases": ("popular",)},
+        "user_features",
     ),
     "fold_in, profile, ease": Strategy(
         "profile with region, then events, later popularity",
@@ -188,6 +196,7 @@ def measure(
         "seeds": len(seeds),
         "rows": rows,
         "tests": _paired_tests(users_values),
+        "control_tests": _control_tests(users_values, chosen["chosen"]),
     }
 
 
@@ -282,6 +291,21 @@ def _paired_tests(values: Mapping[str, NDArray[np.float64]]) -> dict[str, dict[s
     return found
 
 
+def _control_tests(values: Mapping[str, NDArray[np.float64]], chosen: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """Compare the chosen strategy with :data:`CONTROL`, by metric and level; the levels of a metric are one family."""
+    if CONTROL not in values or chosen == CONTROL:
+        return {}
+    pair = {name: values[name] for name in (chosen, CONTROL)}
+    found = {}
+    for column, metric in enumerate(METRICS):
+        tests = [
+            compare_all({name: table[number, column] for name, table in pair.items()}, CONTROL)[0]
+            for number in range(len(LEVELS))
+        ]
+        found[metric] = dict(zip(map(str, LEVELS), correct(tests), strict=True))
+    return found
+
+
 def page(found: dict[str, Any]) -> str:
     """Format one table per metric, and the tests of the best strategy."""
     lines = [
@@ -314,7 +338,9 @@ def page(found: dict[str, Any]) -> str:
         *_validation_lines(found),
     ]
     note = NOTES.get(found["data"]["name"], "one, by this page, after the choice")
-    lines += [f"* readings of the test part: {note}", f"* data hash {found['data']['hash']}"]
+    lines += [f"* readings of the test part: {note}"]
+    lines += [f"* {text}" for text in [found.get("added")] if text]
+    lines += [f"* data hash {found['data']['hash']}"]
     machine = describe_lines(found["machine"]) if "machine" in found else []
     return "\n".join([*lines, *machine, ""])
 
@@ -346,7 +372,36 @@ def _verdict_lines(found: dict[str, Any]) -> list[str]:
                 f"`{BASELINE}` ({test['difference'] / max(popular, 1e-12):+.1%}), p = {test['p']:.4f}; "
                 f"{p_holm:.4f} corrected for the {len(LEVELS)} values of n"
             )
-    return ["The strategy that was chosen within the training part:", "", *lines, *_seed_lines(found)] if lines else []
+    if not lines:
+        return []
+    return [
+        "The strategy that was chosen within the training part:",
+        "",
+        *lines,
+        *_control_lines(found),
+        *_seed_lines(found),
+    ]
+
+
+def _control_lines(found: dict[str, Any]) -> list[str]:
+    """State what the chosen strategy gains by reading the events, beyond the counts of :data:`CONTROL`."""
+    if not found.get("control_tests"):
+        return []
+    lines = [
+        "",
+        f"`{CONTROL}` has the same prior and the same later popularity, and reads nothing of the history but its "
+        f"length. What `{found['chosen']}` gains by reading the events is its difference from that row (p after Holm's "
+        f"correction for the {len(LEVELS)} values of n):",
+        "",
+    ]
+    for metric, tests in found["control_tests"].items():
+        texts = [
+            f"{test['difference']:+.4f} [{test['interval'][0]:+.4f}, {test['interval'][1]:+.4f}] at n = {level} "
+            f"(p = {test['p_holm']:.4f})"
+            for level, test in tests.items()
+        ]
+        lines.append(f"* {metric}: {'; '.join(texts)}")
+    return lines
 
 
 def _seed_lines(found: dict[str, Any]) -> list[str]:

@@ -194,7 +194,8 @@ def page(found: dict[str, Any]) -> str:
         "# Sentiment of simulated reviews",
         "",
         f"Accuracy of the polarity of {found['sentences']:,} reviews with one sentence with sentiment and one without, "
-        "half of them positive; a neutral answer is wrong. The linear model scores reviews that it has not seen. "
+        "half of them positive; a neutral answer is wrong. The linear model scores reviews that it has not seen, but "
+        "all are made from the same few patterns and words, which it has: its accuracy on real reviews is not known. "
         f"VADER knows {n_known} of the {n_words} English words with sentiment.",
         "",
         "| method, language, kind of sentence | mean | " + " | ".join(f"seed {seed}" for seed in seeds) + " |",

@@ -330,6 +330,10 @@ def page(found: dict[str, Any]) -> str:
         "",
     ]
     lines += [*_shared_lines(found), *_test_lines(found), *_cost_lines(found)]
+    lines += [
+        "* readings of the test part: one of each row, share and seed by the run of this page; earlier ones were "
+        "not recorded"
+    ]
     lines += [f"* data hashes {source['hash']} and {target['hash']}"]
     machine = describe_lines(found["machine"]) if "machine" in found else []
     return "\n".join([*lines, *machine, ""])
@@ -368,7 +372,16 @@ def _verdict_lines(found: Mapping[str, Any]) -> list[str]:
         best = max(rows, key=lambda name, rows=rows: rows[name][metric]["mean"])  # type: ignore[misc]
         parts.append(f"the best row is `{best}` ({rows[best][metric]['mean']:.4f})")
         lines.append(f"* {share:.0%}: {'; '.join(parts)}")
+    lines += ["", "Differences from `ease`, `sasrec` and `popular` were not tested."]
+    if weak := [f"{share:.0%}" for share in SHARES if _is_below(found["rows"][str(share)], metric)]:
+        lines[-1] += (
+            f" At {', '.join(weak)}, `scratch` is below `popular`, so that a gain over it is one over a weak model."
+        )
     return [*lines, ""]
+
+
+def _is_below(rows: Mapping[str, Any], metric: str, first: str = "scratch", second: str = "popular") -> bool:
+    return first in rows and second in rows and rows[first][metric]["mean"] < rows[second][metric]["mean"]
 
 
 def _verdict(test: Mapping[str, Any]) -> str:

@@ -14,7 +14,16 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from benchmarks.meta_learning import QUADRANTS, USERS, measure, page, rating_metrics
-from benchmarks.meta_learning_rows import BASELINE, FINE_TUNING, ROWS, Row, candidates, item_user_means, prepare_row
+from benchmarks.meta_learning_rows import (
+    BASELINE,
+    CONSTANT,
+    FINE_TUNING,
+    ROWS,
+    Row,
+    candidates,
+    item_user_means,
+    prepare_row,
+)
 from benchmarks.meta_learning_splits import (
     COLD_ITEMS,
     GROUPS,
@@ -137,11 +146,11 @@ def test_settings_are_chosen_on_the_validation_users(monkeypatch: pytest.MonkeyP
 def test_rows_are_compared_with_means_and_maml(monkeypatch: pytest.MonkeyPatch) -> None:
     small = replace(ROWS[FINE_TUNING], grid={"inner_steps": (1,), "inner_learning_rate": (0.01, 0.1)})
     monkeypatch.setitem(ROWS, FINE_TUNING, small)
-    names = [BASELINE, "random", "no adaptation", FINE_TUNING, "maml"]
+    names = [BASELINE, "random", CONSTANT, "no adaptation", FINE_TUNING, "maml"]
     data, found = rated_log(120), {"seeds": 2, "data": {"name": "a log", "hash": "abc"}}
     protocols = {
         USERS: measure(USERS, data, names, range(2), quick=True, log=lambda _: None),
-        QUADRANTS: measure(QUADRANTS, data, names[:2] + names[-1:], range(1), quick=True, log=lambda _: None),
+        QUADRANTS: measure(QUADRANTS, data, names[:3] + names[-1:], range(1), quick=True, log=lambda _: None),
     }
     users = protocols[USERS]["groups"]["new users"]
     assert users["rows"][BASELINE]["P@5"]["mean"] > users["rows"]["random"]["P@5"]["mean"] + 0.1
@@ -156,6 +165,37 @@ def test_rows_are_compared_with_means_and_maml(monkeypatch: pytest.MonkeyPatch) 
     assert "| TaNP, published | | 0.6036 | 0.6145 | 0.7993 |" in text
     assert "* P@5: `maml` " in text
     assert "### Cold users, cold items" in text
+    assert f"| {CONSTANT} | the same rating for all |  |  |  | " in text, "its order is chance"
+    assert f"| new users | P@5 | {CONSTANT} |" not in text
+    assert f"| new users | MAE | {CONSTANT} |" in text
+    assert "(end of the grid)" in text
+
+
+def test_a_row_that_was_added_later_is_compared_without_a_test() -> None:
+    protocols = {
+        name: measure(name, rated_log(120), [BASELINE, CONSTANT, "maml"], range(1), quick=True, log=lambda _: None)
+        for name in (USERS, QUADRANTS)
+    }
+    group = protocols[USERS]["groups"]["new users"]
+    group["rows"][CONSTANT]["MAE"]["mean"] = 0.0
+    for tests in group["tests"].values():
+        del tests["MAE"][CONSTANT]
+    found = {"seeds": 1, "data": {"name": "a log", "hash": "abc"}, "protocols": protocols, "added": ["the median"]}
+    text = page(found)
+    assert f"is above the best other row, {CONSTANT} (0.0000; not tested)" in text
+    assert f"the best tested row, {BASELINE}" in text
+    assert "Measured later, on the same queries, and not tested: the median." in text
+
+
+def test_the_constant_is_the_median_of_the_training_ratings() -> None:
+    parts = split_users(rated_log(120), 0).parts
+    values = parts.train.histories.values
+    assert values is not None
+    scorer, chosen = prepare_row(CONSTANT, parts, 0, True, {})
+    scores = scorer(parts.valid.queries, np.zeros((len(parts.valid), 3), np.int32))
+    assert scores.shape == (len(parts.valid), 3)
+    assert (scores == np.median(values)).all()
+    assert chosen == {}
 
 
 def test_settings_of_all_rows_are_valid() -> None:

@@ -11,9 +11,24 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from benchmarks.new_users import FIRST, LEVELS, METRICS, SPLIT, STRATEGIES, WINDOWS, measure, new_users, page, windows
+import segue
+from benchmarks import new_users as new_users_benchmark
+from benchmarks.new_users import (
+    CONTROL,
+    FIRST,
+    LEVELS,
+    METRICS,
+    SPLIT,
+    STRATEGIES,
+    WINDOWS,
+    measure,
+    new_users,
+    page,
+    windows,
+)
 from segue.core.config import parse
 from segue.core.registry import model_class
+from segue.core.types import Events, Queries
 from segue.data import load
 from segue.data.splits import SplitSettings, split
 
@@ -87,6 +102,32 @@ def test_strategies_are_compared_with_popularity() -> None:
     assert "Mean of 2 seeds" in text
     assert "| random | lower bound |" in text
     assert f"`{found['chosen']}` has the highest mean" in text
+
+
+def test_the_chosen_strategy_is_compared_with_one_that_reads_no_events() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random((len(LEVELS), len(METRICS), 50))
+    gains = np.array([0.0, 0.1, 0.2, 0.3, 0.4])[:, None, None]
+    values = {"popular": base, CONTROL: base, "fold_in": base + gains}
+    tests = new_users_benchmark._control_tests(values, "fold_in")
+    assert set(tests) == set(METRICS)
+    assert [tests["ndcg@10"][str(level)]["difference"] for level in LEVELS] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert all(test["p_holm"] >= test["p"] for test in tests["ndcg@10"].values())
+    lines = new_users_benchmark._control_lines({"chosen": "fold_in", "control_tests": tests})
+    assert "What `fold_in` gains by reading the events" in lines[1]
+    assert "+0.4000" in lines[3]
+    assert new_users_benchmark._control_tests(values, CONTROL) == {}
+    assert new_users_benchmark._control_lines({"control_tests": {}}) == []
+
+
+def test_the_control_gives_users_with_equal_profiles_and_lengths_the_same_scores() -> None:
+    strategy = STRATEGIES[CONTROL]
+    train = split(DATA, SPLIT).train
+    settings = {key: value for key, value in strategy.settings.items() if key != "base_settings"}
+    model = segue.train(strategy.model, train, baseline="none", **settings).model
+    scores = model.score(Queries.anonymous(Events.of([[0, 1, 2], [7, 8, 9], [7]])))
+    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-5)
+    assert not np.allclose(scores[0], scores[2])
 
 
 def test_settings_of_all_strategies_are_valid() -> None:
