@@ -19,7 +19,8 @@ CROSSCHECK ?= .venv-crosscheck
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-INSTALL := -m pip install --quiet -c constraints.txt $(TORCH)
+# without compiling all modules, of which most are never imported
+INSTALL := -m pip install --quiet --no-compile -c constraints.txt $(TORCH)
 
 # use a folder of dataset archives next to the repository, if there is one
 ifneq ($(wildcard ../shared/data/.),)
@@ -35,8 +36,10 @@ demo: $(VENV)/.ready-demo
 		echo "MovieLens 100K was not found and could not be downloaded; using the built-in SIMULATED catalog instead."; }; \
 	set -x; $(BIN)/segue train xlstm --data $$data --test && $(BIN)/segue recommend latest --user $$user -k 10
 
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
+# mypy uses one core; the first compilation runs beside it
+test:
+	$(MAKE) -j 2 check $(VENV)/.compiled
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff check .
@@ -78,6 +81,11 @@ $(VENV)/.ready-dev: pyproject.toml constraints.txt
 	@$(call environment,$(VENV))
 	$(BIN)/python $(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.ready-demo
+
+# collecting the tests compiles them and the loops of numba; otherwise each of the parallel workers compiles all of them
+$(VENV)/.compiled: $(VENV)/.ready-dev
+	@$(BIN)/pytest --collect-only -qq >/dev/null 2>&1 || true  # make test reports errors
+	@touch $@
 
 $(VENV)/.ready-docs: pyproject.toml constraints.txt
 	@$(call environment,$(VENV))

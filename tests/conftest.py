@@ -33,6 +33,25 @@ COMPONENTS = {
 }
 """Programs and packages that the continuous integration installs, and the command that installs each."""
 
+LONG_FILES = {
+    "test_cold_item_worlds.py",
+    "test_examples.py",
+    "test_input_worlds.py",
+    "test_messy_logs.py",
+    "test_simulator_optimum.py",
+}
+"""Files with few tests that take long."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Order the files for the workers of pytest-xdist: long ones first, then those with the most tests.
+
+    Otherwise a long file with few tests starts last, and one worker runs it while the others are idle.
+    """
+    if hasattr(config, "workerinput"):
+        sizes = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.name not in LONG_FILES, -sizes[item.path]))
+
 
 def skip_reason(report: pytest.TestReport | pytest.CollectReport) -> str:
     """Return the reason why a test was skipped."""

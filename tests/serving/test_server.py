@@ -23,6 +23,7 @@ from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.serving.stores.store import StoreError
 from tests.serving.world import artifact_folder
+from tests.unit.command_line import call
 
 SERVE = [sys.executable, "-m", "segue", "serve", "--port", "0"]
 
@@ -143,6 +144,18 @@ def test_two_spawned_workers_answer_and_are_replaced(tmp_path: Path) -> None:
         assert "segue_request_duration_seconds" in client.get(f"{address}/metrics").text
 
 
+def test_errors_in_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    model = artifact_folder("ease")
+    for options, expected in (
+        (["--host", "0.0.0.0"], "segue keys add"),
+        (["--set", "serving.max_q=3"], "did you mean 'max_k'"),
+    ):
+        status, _, err = call(capsys, "serve", "--port", "0", model, *options)
+        assert status == 2
+        assert expected in err
+        assert "Traceback" not in err
+
+
 def test_startup_errors_are_one_line(tmp_path: Path) -> None:
     def startup_error(*arguments: str) -> str:
         result = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=60)
@@ -151,9 +164,7 @@ def test_startup_errors_are_one_line(tmp_path: Path) -> None:
         return result.stderr
 
     model = str(artifact_folder("ease"))
-    assert "segue keys add" in startup_error(model, "--host", "0.0.0.0")
     assert "store" in startup_error(model, "--store", "mongodb://x")
-    assert "did you mean 'max_k'" in startup_error(model, "--set", "serving.max_q=3")
     (tmp_path / "experiments.json").write_text("{")
     for workers in ("1", "2"):
         assert "experiments.json" in startup_error(

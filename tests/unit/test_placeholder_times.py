@@ -94,9 +94,14 @@ def test_placeholder_times_are_unknown_inputs() -> None:
     assert events.take(np.array([1])).context["time_known"].tolist() == [True, False]
 
 
+@pytest.fixture
+def shared_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prepare public data once per session."""
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path_factory.getbasetemp() / "home"))
+
+
 @pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
-def test_rebuilt_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+def test_rebuilt_archive(shared_home: None) -> None:
     data = load("ml-1m")
     if not data.header["warnings"]:
         assert not data.histories.context
@@ -165,10 +170,7 @@ def test_recent_popular_counts_events_without_real_times_as_old(caplog: pytest.L
 
 
 @pytest.mark.skipif(not os.environ.get("SEGUE_ARCHIVES"), reason="SEGUE_ARCHIVES names no folder of archives")
-def test_no_model_reads_the_placeholder_times_of_a_rebuilt_archive(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
+def test_no_model_reads_the_placeholder_times_of_a_rebuilt_archive(shared_home: None) -> None:
     data = load("ml-1m")
     known = data.histories.time_known
     if known.all():

@@ -21,6 +21,7 @@ from segue.nn.losses import losses
 from segue.nn.training_targets import next_item
 from segue.training.callbacks import EarlyStopping, TrainingState
 from segue.training.configured_loss import build_loss
+from segue.training.loop import seed_devices
 from segue.training.optim import build_optimizer
 from segue.training.settings import Training
 from segue.training.settings_checks import is_sampled
@@ -429,3 +430,12 @@ def test_a_solver_is_validated_as_often_as_it_says(key: str, n_validations: int)
     )
     train(key, {"iterations": 3, "embedding_dim": 2}, Training(), rated, Run(0), validate)
     assert count == n_validations
+
+
+def test_seeds_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    first = torch.rand(2)
+    if not torch.cuda.is_available():
+        monkeypatch.setattr("traceback.format_stack", lambda *_: pytest.fail("a call stack was formatted"))
+    seed_devices(3)
+    assert torch.equal(torch.rand(2), first)

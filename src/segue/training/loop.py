@@ -33,9 +33,22 @@ from segue.training.optim import LAZY, build_optimizer, learning_rate
 from segue.training.settings import Training
 from segue.training.settings_checks import ignored_loss_settings, is_sampled
 
-__all__ = ["fit"]
+__all__ = ["fit", "seed_devices"]
 
 Hook = Literal["on_train_start", "on_step_end", "on_validation_end", "on_epoch_end", "on_train_end"]
+
+
+def seed_devices(seed: int) -> None:
+    """Seed the processor and the accelerators of this machine.
+
+    ``torch.manual_seed`` does the same, but for each kind of accelerator that is absent it formats the call stack,
+    0.3 to 1.5 ms in all, which is much of a training step of a small model.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def fit(
@@ -53,7 +66,7 @@ def fit(
         raise ValueError("\n".join(errors))
     _check_size(network, config, network.schema_for(config, data))
     with torch.random.fork_rng(), run.interruptible():
-        torch.manual_seed(run.derive_seed("init"))
+        seed_devices(run.derive_seed("init"))
         model = network(config, network.schema_for(config, data))
         model.prepare(data)
         return Trainer(model.to(run.device), training, data, run, validate, callbacks).run_epochs()
@@ -146,7 +159,7 @@ class Trainer:
     def _accumulate_gradients(self, batch: Any, index: int, epoch: float) -> float:
         """Add the gradients of a batch to those of the pending ones; return its loss."""
         at = self.position
-        torch.manual_seed(self.run.derive_seed(f"step/{at.epoch}/{index}"))
+        seed_devices(self.run.derive_seed(f"step/{at.epoch}/{index}"))
         if not self.pending_targets:
             for group in self.optimizer.param_groups:
                 group["lr"] = group["lr_factor"] * learning_rate(self.training, epoch, self.plateau.n_reductions)
