@@ -44,6 +44,7 @@ PARTS = {
     "fusion_speed": "an epoch of fusion and two_tower compared with their twins of ids alone",
     "sentiment": "sentiment of simulated reviews: accuracy, and its gain as the value of events (--seeds): minutes",
     "serving": "the service under load, and single requests compared with RecTools and RecBole; needs wrk",
+    "product_database": "a million impressions in PostgreSQL: every command, metrics, service (--seeds): an hour",
     "soak": "the service under traffic and injected faults: durability, counters, memory (--minutes, --store)",
     "attack": "the service under attack: memory, blocked time, latency of its other clients (--old CHECKOUT)",
     "erasure": "copies of deleted users in the files of PostgreSQL, and time of a deletion in SQLite",
@@ -84,6 +85,7 @@ MODULES = (
     "meta_learning",
     "transfer",
     "serving",
+    "product_database",
     "soak",
     "attack",
     "erasure",
@@ -152,7 +154,7 @@ def arguments() -> argparse.Namespace:
         type=int,
         default=3,
         help="of parts ablation, claimed_gains, cold_items, collm, context, hybrid, meta_learning, new_users, "
-        "sentiment, transfer; default %(default)s",
+        "product_database, sentiment, transfer; default %(default)s",
     )
     parser.add_argument(
         "--trials", type=int, default=4, help="of part equal_budget_tuning, per model; default %(default)s"
@@ -166,7 +168,9 @@ def arguments() -> argparse.Namespace:
         "--sample", type=int, help="of part mutation: number of mutants, 0 for all; default: as configured"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="of part mutation: do not run again what an earlier run in --out killed"
+        "--resume",
+        action="store_true",
+        help="of parts mutation and click_speed: do not repeat what an earlier run in --out killed, or measured",
     )
     parser.add_argument("--quick", action="store_true", help="as little work as possible: checks that the part runs")
     return parser.parse_args()

@@ -17,15 +17,17 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from benchmarks.machine import cpu_load, describe_lines, load_line
 from benchmarks.subprocess_runner import RUNNERS, find_python, run_in_subprocess
 
-__all__ = ["page", "run"]
+__all__ = ["page", "run", "run_wrk", "serve"]
 
 MODELS = ("sasrec", "xlstm")
 CATALOG_SIZES = (10_000, 100_000, 1_000_000)
@@ -94,9 +96,9 @@ def _measure_single_request(options: Any, arrays: dict[str, Any]) -> dict[str, A
             python = find_python(library)
             if python is not None:
                 found[name], _ = run_in_subprocess(f"serving_one_{library}", python, job, arrays)
-        with _serve(Path(job["out"])) as address:
+        with serve(Path(job["out"])) as (address, _):
             for prefix, route in (("http", "known"), ("health", "healthz")):
-                result = _wrk(address, route, 1, 1 if options.quick else 10, 0)
+                result = run_wrk(address, route, 1, 1 if options.quick else 10, 0)
                 found["Segue"] |= {f"{prefix}_ms": result["p50_ms"], f"{prefix}_p95_ms": result["p95_ms"]}
     return found
 
@@ -104,9 +106,9 @@ def _measure_single_request(options: Any, arrays: dict[str, Any]) -> dict[str, A
 def _measure_requests(artifact: Path, model: str, items: int, seconds: int) -> list[dict[str, Any]]:
     """Measure recommendation requests by number of connections."""
     rows = []
-    with _serve(artifact) as address:
+    with serve(artifact) as (address, _):
         for connections in CONNECTIONS:
-            result = _wrk(address, "recommend", connections, seconds, items)
+            result = run_wrk(address, "recommend", connections, seconds, items)
             rows.append({"model": model, "items": items, "connections": connections, **result})
     return rows
 
@@ -114,18 +116,22 @@ def _measure_requests(artifact: Path, model: str, items: int, seconds: int) -> l
 def _measure_events(artifact: Path, seconds: int) -> list[dict[str, Any]]:
     """Measure the rate of appended events, singly and in batches."""
     rows = []
-    with _serve(artifact) as address:
+    with serve(artifact) as (address, _):
         for route, events in (("events", 1), ("events/batch", 100)):
             for connections in CONNECTIONS:
-                result = _wrk(address, route, connections, seconds, CATALOG_SIZES[0])
+                result = run_wrk(address, route, connections, seconds, CATALOG_SIZES[0])
                 per_second = result["per_second"] * events
                 rows.append({"events": events, "connections": connections, **result, "events_per_second": per_second})
     return rows
 
 
 @contextmanager
-def _serve(artifact: Path) -> Iterator[str]:
-    """Run a service with a store of its own; yield its address."""
+def serve(artifact: Path) -> Iterator[tuple[str, int]]:
+    """Run a service with a store of its own; yield its address and the id of its process.
+
+    Raises:
+        RuntimeError: the service did not start.
+    """
     with tempfile.TemporaryDirectory(prefix="segue-store-") as folder:
         store = f"sqlite:///{folder}/store.sqlite"
         command = [sys.executable, "-m", "segue", "serve", str(artifact), "--port", "0", "--store", store]
@@ -141,7 +147,7 @@ def _serve(artifact: Path) -> Iterator[str]:
                         break
                 else:
                     raise RuntimeError(f"the service did not start:\n{Path(log.name).read_text()[-2000:]}")
-                yield address
+                yield address, process.pid
             finally:
                 process.terminate()
                 process.wait(60)
@@ -155,15 +161,40 @@ def _is_ready(address: str) -> bool:
         return False
 
 
-def _wrk(address: str, route: str, connections: int, seconds: int, items: int) -> dict[str, Any]:
-    """Run ``wrk`` after a warm-up of one second; return requests per second and latency quantiles."""
-    env = os.environ | {"SEGUE_ROUTE": route, "SEGUE_ITEMS": str(items), "SEGUE_HISTORY": str(HISTORY)}
+def run_wrk(
+    address: str,
+    route: str,
+    connections: int,
+    seconds: int,
+    items: int,
+    users: Mapping[str, str] | None = None,
+    process: int | None = None,
+) -> dict[str, Any]:
+    """Run ``wrk`` after a warm-up of one second; return requests per second and latency quantiles.
+
+    Args:
+        users: variables of ``wrk_requests.lua`` that say which users occur.
+        process: the service, whose processor time per request is measured too.
+    """
+    env = os.environ | {"SEGUE_ROUTE": route, "SEGUE_ITEMS": str(items), "SEGUE_HISTORY": str(HISTORY), **(users or {})}
     script = str(RUNNERS / "wrk_requests.lua")
+    before = 0.0
     for span in (1, seconds):
+        before = 0.0 if process is None else _processor_seconds(process)
         command = ["wrk", "-t1", f"-c{connections}", f"-d{span}s", "--timeout", "30s", "-s", script]
         done = subprocess.run([*command, f"{address}/v1/{route}"], capture_output=True, text=True, check=True, env=env)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if process is not None:
+        used = _processor_seconds(process) - before
+        result["cpu_ms"] = 1e3 * used / max(1, result["requests"])
     return result
+
+
+def _processor_seconds(process: int) -> float:
+    """Return the processor time of a process and its children so far."""
+    parent = psutil.Process(process)
+    used = [one.cpu_times() for one in (parent, *parent.children(recursive=True))]
+    return float(sum(one.user + one.system for one in used))
 
 
 def page(found: dict[str, Any]) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 import torch
+from click_inputs import measure
 from measure import Job
 
 from segue.core.events import Events
@@ -38,19 +38,17 @@ def main() -> None:
     settings: dict[str, Any] = job.settings["settings"]
     torch.set_num_threads(job.settings["threads"])
     examples, key = read(job), job.settings["model"]
-    wanted = {**settings, "dropout": 0.0, "batch_norm": False, "bottom": (), "activation": "prelu"}
-    if key == "dlrm":
-        wanted["bottom"] = (64,)
+    wanted = {**settings, "dropout": 0.0, "bottom": (64,)}
     config = {name: value for name, value in wanted.items() if name in model_class(key).Config.model_fields}
     names = ("batch_size", "epochs", "learning_rate")
     training = Training(metric="auc", betas=(0.9, 0.999), **{name: settings[name] for name in names})
-    start, cpu = time.perf_counter(), time.process_time()
-    model: Any = train(key, config, training, examples, Run(0))
-    job.record(fit_seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu)
-    start = time.perf_counter()
-    logits = model.predict_logits(examples)
-    job.record(score_seconds=time.perf_counter() - start, positive_share=float((logits > 0).mean()))
-    job.finish()
+    model: Any = None
+
+    def fit() -> None:
+        nonlocal model
+        model = train(key, config, training, examples, Run(0))
+
+    measure(job, fit, lambda: model.predict_logits(examples) > 0)
 
 
 main()

@@ -3,6 +3,9 @@
 local route = os.getenv("SEGUE_ROUTE")
 local items = tonumber(os.getenv("SEGUE_ITEMS"))
 local length = tonumber(os.getenv("SEGUE_HISTORY"))
+local first = tonumber(os.getenv("SEGUE_FIRST_USER") or 0)
+local last = tonumber(os.getenv("SEGUE_LAST_USER") or 6039)
+local user = os.getenv("SEGUE_USER") or "u%d"
 local sent = 0
 
 wrk.method = "POST"
@@ -19,14 +22,14 @@ end
 
 local function event()
   sent = sent + 1
-  return '{"user":"u' .. math.random(0, 6039) .. '","item":' .. item() .. ',"key":"' .. start .. "-" .. sent .. '"}'
+  return '{"user":"' .. string.format(user, math.random(first, last)) .. '","item":' .. item() .. ',"key":"' .. start .. "-" .. sent .. '"}'
 end
 
 function request()
   local body
   if route == "healthz" then return wrk.format("GET", "/healthz") end
   if route == "known" then
-    return wrk.format(nil, "/v1/recommend", nil, '{"k":10,"user":"u' .. math.random(0, 6039) .. '"}')
+    return wrk.format(nil, "/v1/recommend", nil, '{"k":10,"user":"' .. string.format(user, math.random(first, last)) .. '"}')
   end
   if route == "events" then
     body = event()

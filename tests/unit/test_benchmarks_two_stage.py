@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks import click_speed, two_stage
+from benchmarks import click_service, click_speed, two_stage
 from segue.core.types import Events
 from segue.data.splits import SplitSettings, split
 from segue.testing import dataset
@@ -49,6 +50,7 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
             "all_fit_seconds": [seconds],
             "all_cpu_seconds": [2 * seconds],
             "score_seconds": seconds,
+            "score_cpu_seconds": seconds,
             "peak_mib": 100.0,
         }
         for library, seconds in (("Segue", 2.0), ("torch-rechub", 10.0))
@@ -59,12 +61,30 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
         "settings": click_speed.SETTINGS,
         "threads": 1,
         "tables": {"small": table},
-        "service": {"deepfm": {"p50_ms": 2.0, "p99_ms": 4.0, "cpu_ms": 1.9, "fields": 33}},
+        "service": {
+            "none": {"p50_ms": 1.5, "p99_ms": 2.0, "cpu_ms": 1.2, "fields": 0},
+            "deepfm": {"p50_ms": 2.0, "p99_ms": 4.0, "cpu_ms": 1.9, "fields": 33},
+        },
         "machine": MACHINE | {"memory_gib": 1},
         "load_before_percent": 0.0,
         "max_load_percent": 15.0,
     }
     text = click_speed.page(found)
-    assert "| deepfm | torch-rechub | 800 | 5.00 | 5.00 | 400 | 5.00 | 100 |" in text
-    assert "| deepfm | Segue | 4,000 |  |  | 2,000 |  | 100 |" in text
-    assert "| deepfm | 33 | 2.00 | 4.00 | 1.90 |" in text
+    assert "| deepfm | torch-rechub | 400 | 5.00 | 5.00 | 400 | 5.00 | 5.00 | 100 |" in text
+    assert "| deepfm | Segue | 2,000 |  |  | 2,000 |  |  | 100 |" in text
+    assert "| none |  | 1.50 | 2.00 | 1.20 |  |" in text
+    assert "| deepfm | 33 | 2.00 | 4.00 | 1.90 | 0.70 |" in text
+
+
+def test_an_interrupted_run_continues(tmp_path: Path) -> None:
+    file = tmp_path / "out" / "rows.json"
+    assert click_speed.SavedRows(file, resume=True).get("a", lambda: 1) == 1
+    assert click_speed.SavedRows(file, resume=True).get("a", lambda: 2) == 1
+    assert click_speed.SavedRows(file, resume=False).get("a", lambda: 2) == 2
+
+
+def test_second_stages_are_measured_over_http() -> None:
+    found = click_service.measure_service("logistic_regression", quick=True)
+    assert found["fields"] == 33
+    assert 0 < found["p50_ms"] <= found["p99_ms"]
+    assert found["cpu_ms"] > 0

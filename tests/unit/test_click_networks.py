@@ -21,7 +21,7 @@ from segue.core.registry import builtin_models, model_class
 from segue.core.run import Run
 from segue.core.types import DataSchema, Queries
 from segue.nn.ctr.click_network import ClickNetwork
-from segue.nn.ctr.field_embeddings import ExampleBatch
+from segue.nn.ctr.field_embeddings import ExampleBatch, FieldEmbeddings
 from segue.nn.ctr.layers import EPSILON, Dice
 from segue.testing import dataset
 from segue.testing.worlds import with_features
@@ -261,6 +261,20 @@ def test_convolutions_of_text_cnn_by_hand() -> None:
             outputs = np.einsum("pwd,cdw->pc", windows, array(layer.weight)) + array(layer.bias)
             expected.append(np.maximum(outputs, 0).max(0) if len(words) else np.zeros(2))
         np.testing.assert_allclose(found[t], np.concatenate(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("lazy_rows", [0, 1])
+def test_embeddings_have_the_vectors_and_gradients_of_torch(lazy_rows: int) -> None:
+    batch = ExampleBatch(examples())
+    embed = FieldEmbeddings([one for one in FIELDS if one.kind == "category"], 3, lazy_rows=lazy_rows)
+    plain = torch.nn.Embedding.from_pretrained(embed.table.weight.detach().clone(), freeze=False)
+    weights = torch.randn(batch.size, len(embed.fields), 3)
+    found, expected = embed(batch), plain(batch.codes_BC + embed.starts_C)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    (found * weights).sum().backward()
+    (expected * weights).sum().backward()
+    assert embed.table.weight.grad is not None
+    torch.testing.assert_close(embed.table.weight.grad.to_dense(), plain.weight.grad)
 
 
 def test_dice_uses_earlier_batches_for_a_single_row() -> None:

@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 
 from segue.core import bundle
-from segue.core.model import DeadlineAware
+from segue.core.model import DeadlineAware, is_deadline_aware
 from segue.core.recommend import recommend
 from segue.core.types import Dataset, Events, Queries
 from segue.experiment.inference.queries import build_queries
@@ -106,6 +106,7 @@ def test_batches_equal_single_queries_and_bundles_keep_the_scores(folder: Path, 
     loaded = bundle.load(tmp_path / "model").model
     np.testing.assert_array_equal(loaded.score(rows), expected)
     assert isinstance(loaded, DeadlineAware)
+    assert is_deadline_aware(loaded)
 
 
 def test_a_bundle_refuses_another_language_model(folder: Path, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ __all__ = [
     "Validate",
     "describe_fallbacks",
     "explain_features",
+    "is_deadline_aware",
     "is_factored",
     "nested_models",
     "select_candidates",
@@ -202,6 +203,14 @@ class DeadlineAware(Recommender, Protocol):
         ...
 
 
+def is_deadline_aware(model: Recommender) -> TypeGuard[DeadlineAware]:
+    """Check whether a recommender is :class:`DeadlineAware`.
+
+    Faster than ``isinstance``; see :func:`is_factored`.
+    """
+    return hasattr(model, "until") and hasattr(model, "fallbacks")
+
+
 @runtime_checkable
 class ExampleModel(Protocol):
     """A model that predicts the labels of examples."""
@@ -223,21 +232,29 @@ class FallbackDescriber(Recommender, Protocol):
         ...
 
 
+def _is_fallback_describer(model: Recommender) -> TypeGuard[FallbackDescriber]:
+    """Check whether a recommender is :class:`FallbackDescriber`.
+
+    Faster than ``isinstance``; see :func:`is_factored`.
+    """
+    return hasattr(model, "describe_fallbacks")
+
+
 def describe_fallbacks(model: Recommender, queries: Queries) -> dict[int, str]:
     """Say by row how queries are ranked whose history is not used.
 
     See :class:`FallbackDescriber`. Models whose scores the model uses for a query are named by their keys.
     """
-    if isinstance(model, FallbackDescriber):
+    if _is_fallback_describer(model):
         return model.describe_fallbacks(queries)
     if not isinstance(model, Model):
         return {}
     found: dict[int, list[str]] = {}
     for inner in model.inner_models:
-        if not any(isinstance(one, FallbackDescriber) for one in nested_models(inner)):
+        if not any(_is_fallback_describer(one) for one in nested_models(inner)):
             continue
         rows = np.flatnonzero(model.uses_inner_model(inner, queries))
-        name = f"inner model '{type(inner).__module__.rpartition('.')[2]}': " * isinstance(inner, FallbackDescriber)
+        name = f"inner model '{type(inner).__module__.rpartition('.')[2]}': " * _is_fallback_describer(inner)
         for row, text in describe_fallbacks(inner, queries.take(rows)).items():
             found.setdefault(int(rows[row]), []).append(name + text)
     return {row: "; ".join(dict.fromkeys(texts)) for row, texts in found.items()}

@@ -64,7 +64,10 @@ class ItemRegression(Solver):
         self.popularity_I = popularity_distribution(train)
 
     def observations(self, train: Dataset) -> csr_array[Any]:
-        """Return the matrix that every item is predicted from: ``(U, I)``, the training events."""
+        """Return the matrix in which items are predicted from each other.
+
+        ``(U, I)``, the training events.
+        """
         return train.histories.csr(train.n_items)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:

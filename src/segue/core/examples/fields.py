@@ -45,7 +45,7 @@ class Field:
 
 def fields_of_kind(fields: Sequence[Field], *kinds: FieldKind) -> tuple[Field, ...]:
     """Return the fields of some kinds in their order."""
-    return tuple(one for one in fields if one.kind in kinds)
+    return tuple([one for one in fields if one.kind in kinds])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,4 +133,6 @@ class Examples:
 
     def rows_between(self, start: int, stop: int) -> Examples:
         """Return examples ``start:stop``."""
+        if start == 0 and stop >= len(self):
+            return self
         return self.take(np.arange(start, min(stop, len(self))))

@@ -5,20 +5,22 @@ They are the inputs of a pair of user and item, as known before the event.
 The fields are the user, the item, their features, the context and the items of the history before the event. Users and
 items that do not occur in training are unknown and are represented by their features.
 
-Shapes: T pairs, N queries, U users, I items, J columns of encoded features.
+Shapes: T pairs or rows, N queries, U users, I items, J columns of encoded features, F fields of categories, K fields of
+numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.core.events import Codes, Events, Scores
-from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Examples, Field
+from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Examples, Field, fields_of_kind
 from segue.core.features import encode_features, infer_features, merge_features
 from segue.core.model import StateArrays
 from segue.core.model_arrays import load_array
@@ -83,8 +85,68 @@ def _field(prefix: str, feature: Feature) -> Field:
 
 
 @dataclass(frozen=True, eq=False)
+class FeatureColumns:
+    """Encoded features of some users, items or events.
+
+    In the form of :class:`segue.core.examples.fields.Examples`.
+    """
+
+    codes: Codes
+    """``(T, F)``"""
+    numbers: Scores
+    """``(T, K)``"""
+    lists: Mapping[str, Events]
+    vectors: Mapping[str, Scores]
+
+    @classmethod
+    def of(cls, prefix: str, features: Sequence[Feature], encoded_TJ: Scores) -> FeatureColumns:
+        """Divide features, as encoded by :mod:`segue.core.features`, by kind.
+
+        Args:
+            prefix: that of the names of the fields.
+        """
+        ends = np.cumsum([feature.size for feature in features]).tolist()
+        parts = [
+            (feature.kind, prefix + feature.name, encoded_TJ[:, end - feature.size : end])
+            for feature, end in zip(features, ends, strict=True)
+        ]
+        none_T0 = np.zeros((len(encoded_TJ), 0), np.float32)
+        codes_TF = np.concatenate([none_T0, *(part + N_RESERVED for kind, _, part in parts if kind == "category")], 1)
+        return cls(
+            np.nan_to_num(codes_TF, nan=MISSING).astype(np.int32),
+            np.concatenate([none_T0, *(part for kind, _, part in parts if kind == "number")], 1),
+            {name: _tags(part) for kind, name, part in parts if kind == "tags"},
+            {name: part for kind, name, part in parts if kind == "vector"},
+        )
+
+    def take(self, rows_T: NDArray[np.integer[Any]]) -> FeatureColumns:
+        """Return rows by index."""
+        return FeatureColumns(
+            self.codes[rows_T],
+            self.numbers[rows_T],
+            {name: one.take(rows_T) for name, one in self.lists.items()},
+            {name: one[rows_T] for name, one in self.vectors.items()},
+        )
+
+    def where(self, is_known_T: NDArray[np.bool_]) -> FeatureColumns:
+        """Return the same rows; all features are missing where ``is_known_T`` is false."""
+        if is_known_T.all():
+            return self
+        is_known_T1 = is_known_T[:, None]
+        return FeatureColumns(
+            np.where(is_known_T1, self.codes, np.int32(MISSING)),
+            np.where(is_known_T1, self.numbers, np.float32(np.nan)),
+            {name: one.where(is_known_T[one.rows]) for name, one in self.lists.items()},
+            {name: np.where(is_known_T1, one, np.float32(np.nan)) for name, one in self.vectors.items()},
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class LogFields:
-    """Tables from which the inputs of pairs of users and items are looked up."""
+    """Tables from which the inputs of pairs of users and items are looked up.
+
+    Fields of numbers that the log does not have, which come last, are missing in all examples.
+    """
 
     schema: DataSchema
     fields: tuple[Field, ...]
@@ -157,7 +219,8 @@ class LogFields:
             offsets, histories.items[np.arange(offsets[-1]) + np.repeat(starts_T - offsets[:-1], lengths_T)]
         )
         context = {one.name: histories.context[one.name][events_T] for one in self.schema.event_context}
-        return self._examples(users_T, np.ones(len(users_T), np.bool_), items_T, before, context, self.user_features)
+        known_T = np.ones(len(users_T), np.bool_)
+        return self._examples(users_T, known_T, items_T, before, context, self._of_users.take(users_T))
 
     def with_negatives(
         self, train: Dataset, events_M: Index, pairs: InteractionPairs, count: int, rng: np.random.Generator
@@ -184,21 +247,25 @@ class LogFields:
             rows_T: query of each example.
             items_T: item of each example.
         """
-        history = queries.history
-        n_last = np.minimum(history.lengths, self.max_history)
-        is_last = np.arange(history.size) >= np.repeat(history.offsets[1:] - n_last, history.lengths)
-        recent = history.where(is_last)
-        features_NJ = self.user_features[np.where(queries.known, queries.users, 0)]
-        features_NJ = np.where(queries.known[:, None], features_NJ, np.float32(np.nan))
-        if (own := self.schema.user_features) and queries.profile is not None:
-            features_NJ = merge_features(own, encode_features(own, queries.profile), features_NJ)
+        recent = queries.history.last(self.max_history)
+        before = Events(recent.offsets, recent.items)
+        if len(rows_T) != len(queries) or (rows_T != np.arange(len(queries))).any():
+            before = before.take(rows_T)
+        known_T = queries.known[rows_T]
+        users_T = np.where(known_T, queries.users[rows_T], 0)
+        own = self.schema.user_features
+        if own and queries.profile is not None:
+            stored_NJ = self.user_features[np.where(queries.known, queries.users, 0)]
+            stored_NJ = np.where(queries.known[:, None], stored_NJ, np.float32(np.nan))
+            merged_NJ = merge_features(own, encode_features(own, queries.profile), stored_NJ)
+            of_users = FeatureColumns.of("user.", own, merged_NJ).take(rows_T)
+        else:
+            of_users = self._of_users.take(users_T).where(known_T)
         context = {
             one.name: queries.context[one.name][rows_T] if one.name in queries.context else None
             for one in self.schema.event_context
         }
-        before = Events(recent.offsets, recent.items).take(rows_T)
-        users_T, known_T = queries.users[rows_T], queries.known[rows_T]
-        return self._examples(users_T, known_T, items_T, before, context, features_NJ, rows_T)
+        return self._examples(users_T, known_T, items_T, before, context, of_users)
 
     def of_items(self) -> Examples:
         """Return an example of each item, ``I`` rows.
@@ -208,6 +275,14 @@ class LogFields:
         unknown = Queries.anonymous(Events(np.zeros(2, np.int64), np.zeros(0, np.int32)))
         return self.of_pairs(unknown, np.zeros(n_items, np.int64), np.arange(n_items, dtype=np.int32))
 
+    @cached_property
+    def _of_users(self) -> FeatureColumns:
+        return FeatureColumns.of("user.", self.schema.user_features, self.user_features)
+
+    @cached_property
+    def _of_items(self) -> FeatureColumns:
+        return FeatureColumns.of("item.", self.schema.item_features, self.item_features)
+
     def _examples(
         self,
         users_T: NDArray[Any],
@@ -215,43 +290,28 @@ class LogFields:
         items_T: Codes,
         before: Events,
         context: Mapping[str, NDArray[Any] | None],
-        user_features: Scores,
-        rows_T: Index | None = None,
+        of_users: FeatureColumns,
     ) -> Examples:
-        schema = self.schema
-        users_T = np.where(known_T, users_T, 0)
-        known_T = known_T & self.is_training_user[users_T]
-        codes = [np.where(known_T, users_T + N_RESERVED, UNKNOWN)[:, None]]
-        codes += [self._item_codes(items_T)[:, None]]
-        numbers: list[Scores] = []
-        lists: dict[str, Events] = {}
-        vectors: dict[str, Scores] = {}
-        sides = (
-            ("user.", schema.user_features, user_features[users_T if rows_T is None else rows_T]),
-            ("item.", schema.item_features, self.item_features[items_T]),
-            ("context.", schema.event_context, _context_matrix(schema.event_context, context, len(items_T))),
-        )
-        for prefix, features, encoded_TJ in sides:
-            ends = np.cumsum([feature.size for feature in features]).tolist()
-            for feature, end in zip(features, ends, strict=True):
-                name, part_TS = prefix + feature.name, encoded_TJ[:, end - feature.size : end]
-                if feature.kind == "category":
-                    codes.append((part_TS + N_RESERVED).astype(np.float64))
-                elif feature.kind == "tags":
-                    lists[name] = _tags(part_TS)
-                elif feature.kind == "number":
-                    numbers.append(part_TS)
-                else:
-                    vectors[name] = part_TS
+        features = self.schema.event_context
+        sides = [of_users, self._of_items.take(items_T)]
+        if features:
+            sides.append(FeatureColumns.of("context.", features, _context_matrix(features, context, len(items_T))))
+        is_training_T = known_T & self.is_training_user[users_T]
+        user_codes_T = np.where(is_training_T, users_T + N_RESERVED, UNKNOWN).astype(np.int32)
+        ids_T2 = np.stack([user_codes_T, self._item_codes(items_T)], axis=1)
+        numbers = [side.numbers for side in sides]
+        n_missing = len(fields_of_kind(self.fields, "number")) - sum(one.shape[1] for one in numbers)
+        if n_missing:
+            numbers.append(np.full((len(items_T), n_missing), np.nan, np.float32))
+        lists = {name: one for side in sides for name, one in side.lists.items()}
         if any(one.name == HISTORY for one in self.fields):
-            lists[HISTORY] = replace(before, items=self._item_codes(before.items))
-        n_rows = len(items_T)
+            lists[HISTORY] = Events(before.offsets, self._item_codes(before.items))
         return Examples(
             self.fields,
-            np.nan_to_num(np.concatenate(codes, axis=1), nan=MISSING).astype(np.int32),
-            np.concatenate([np.zeros((n_rows, 0), np.float32), *numbers], axis=1),
+            np.concatenate([ids_T2, *(side.codes for side in sides)], axis=1),
+            np.concatenate(numbers, axis=1),
             lists,
-            vectors,
+            {name: one for side in sides for name, one in side.vectors.items()},
         )
 
     def _item_codes(self, items: Codes) -> Codes:

@@ -29,6 +29,7 @@ from segue.core.bundle import read_schema
 from segue.core.config import Settings, suggest
 from segue.core.examples.context_dropout import hide_query_context
 from segue.core.examples.fields import Examples
+from segue.core.examples.fields import Field as ExampleField
 from segue.core.examples.log_fields import LogFields, log_fields, log_schema
 from segue.core.examples.propensities import estimate_by_counts, inverse_propensities, read_positions
 from segue.core.examples.settings import check_propensities
@@ -128,6 +129,8 @@ class Ranker(Solver):
         self.tables: LogFields | None = None
         self._scorer: Any = None
         """What scores candidates fast; ``None``: not made yet; ``False``: the ranker has none."""
+        self._query_tables: LogFields | None = None
+        """:attr:`tables` with the fields of the retrieval."""
 
     @property
     def inner_models(self) -> tuple[Model, ...]:
@@ -305,10 +308,11 @@ class Ranker(Solver):
         found_NC = np.take_along_axis(scores_NI, candidates_NC, axis=1)
         deviation_N1 = found_NC.std(1, keepdims=True)
         scaled_NC = (found_NC - found_NC.mean(1, keepdims=True)) / np.where(deviation_N1 > 0, deviation_N1, 1.0)
-        ranks_T = np.log1p(columns_T) / np.log1p(self.config.num_candidates) * 2 - 1
-        popularity_T = self.popularity_I[candidates_NC[rows_T, columns_T]]
-        numbers_TK = np.stack([scaled_NC[rows_T, columns_T], ranks_T, popularity_T], axis=1)
-        return np.asarray(numbers_TK, np.float32)
+        numbers_TK = np.empty((len(rows_T), len(RETRIEVAL)), np.float32)
+        numbers_TK[:, 0] = scaled_NC[rows_T, columns_T]
+        numbers_TK[:, 1] = np.log1p(columns_T) / np.log1p(self.config.num_candidates) * 2 - 1
+        numbers_TK[:, 2] = self.popularity_I[candidates_NC[rows_T, columns_T]]
+        return numbers_TK
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the logits of candidates, and lower numbers for other items.
@@ -338,21 +342,25 @@ class Ranker(Solver):
         columns_T: NDArray[np.int64],
     ) -> Scores:
         """Return the logits of some candidates, given by row and column, ``(T,)``."""
-        assert isinstance(self.ranker, ExampleModel)
-        assert self.tables is not None
-        count = len(RETRIEVAL) if "retrieval" in self.config.inputs else 0
         if self._scorer is None:
-            make: Any = getattr(self.ranker, "candidate_scorer", None)
-            self._scorer = (make and make(_without_numbers(self.tables.of_items(), count), count)) or False
+            self._prepare_scorer()
         if self._scorer is False:
+            assert isinstance(self.ranker, ExampleModel)
             return self.ranker.predict_logits(self._examples(queries, scores_NI, candidates_NC, rows_T, columns_T))
-        rows_N = np.arange(len(queries))
-        alone = self.tables.of_pairs(queries, rows_N, np.zeros(len(queries), np.int32))
+        assert self._query_tables is not None
+        alone = self._query_tables.of_pairs(queries, np.arange(len(queries)), np.zeros(len(queries), np.int32))
         numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
-        logits_T: Scores = self._scorer.score(
-            _without_numbers(alone, count), rows_T, candidates_NC[rows_T, columns_T], numbers_TK
-        )
+        logits_T: Scores = self._scorer.score(alone, rows_T, candidates_NC[rows_T, columns_T], numbers_TK)
         return logits_T
+
+    def _prepare_scorer(self) -> None:
+        """Compute what depends on items alone, if the ranker can be divided."""
+        assert self.tables is not None
+        names = RETRIEVAL if "retrieval" in self.config.inputs else ()
+        fields = (*self.tables.fields, *(ExampleField(name, "number") for name in names))
+        self._query_tables = replace(self.tables, fields=fields)
+        make: Any = getattr(self.ranker, "candidate_scorer", None)
+        self._scorer = (make and make(self._query_tables.of_items(), len(names))) or False
 
     def arrays(self) -> StateArrays:
         """Return the arrays of both models, and the tables of the ranker.
@@ -427,13 +435,6 @@ class Ranker(Solver):
             item_features=features_IJ,
         )
         return extended
-
-
-def _without_numbers(examples: Examples, count: int) -> Examples:
-    """Return examples whose numbers of the retrieval, if there are any, are not known."""
-    if not count:
-        return examples
-    return examples.with_numbers(RETRIEVAL, np.full((len(examples), count), np.nan, np.float32))
 
 
 def _read_own_schema(schema: DataSchema, arrays: StateArrays) -> DataSchema:

@@ -27,7 +27,7 @@ __all__ = ["CEASE"]
 
 
 class CEASE(ItemRegression):
-    """Score items by weighted sums over the history, with weights from events and triples."""
+    """Score items by weighted sums; weights are from events and triples."""
 
     key = "cease"
     required_features = ("knowledge",)
@@ -42,7 +42,10 @@ class CEASE(ItemRegression):
         """Weight of the row of an entity; that of a user is 1. With 0 this is ``ease``."""
 
     def observations(self, train: Dataset) -> csr_array[Any]:
-        """Return the events of the users, and below them the items of each vertex: ``(U + V, I)``."""
+        """Return the events of the users, and below them the items of each vertex.
+
+        ``(U + V, I)``
+        """
         items_VI = _items_of_vertices(train.knowledge_for(self.key).graph)
         scale = np.float32(np.sqrt(self.config.entity_weight))  # the Gram matrix has the square
         return csr_array(vstack([super().observations(train), items_VI * scale], format="csr"))

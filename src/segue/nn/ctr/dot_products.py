@@ -27,6 +27,11 @@ QueryTerms = tuple[Tensor, Tensor, Tensor]
 of their products, ``(I D + D + I, H)``."""
 
 
+WithinWeights = tuple[Tensor, Tensor, Tensor, Tensor | None]
+"""Rows and columns of the pairs P of a group of fields, their weights ``(H, P)``, and those of the fields themselves,
+``(H, E)``; ``None``: the tower does not read them."""
+
+
 class DotProducts(DividedNetwork):
     """The layers of DLRM.
 
@@ -69,6 +74,10 @@ class DotProducts(DividedNetwork):
     def divide(self, fields: CandidateFields) -> None:
         """See :meth:`DividedNetwork.divide`."""
         self.items, self.queries, _ = fields.positions(self.embed.fields)
+        self.within_items, self.within_queries = self._within_weights(self.items), self._within_weights(self.queries)
+        self.pairs_IQH = self.pairs_HFF[:, self.items][:, :, self.queries].permute(1, 2, 0).contiguous()
+        self.pairs_HQ = self.pairs_HFF[:, -1, self.queries]
+        self.pairs_IH = self.pairs_HFF[:, -1, self.items].T.contiguous()
         if self.embed_dense is not None:
             self.dense_items, self.dense_queries, own = fields.positions(self.embed_dense.fields)
             weights_JKD = self.bottom[0][0].unflatten(1, (-1, self.dim))[:, own]
@@ -78,19 +87,18 @@ class DotProducts(DividedNetwork):
     def of_items(self, batch: ExampleBatch) -> Tensor:
         """Return the quantities of items, ``(I, X)``."""
         x_BID = self.embed(batch)[:, self.items]
-        parts = [self._within(x_BID, self.items), self._dense(batch, self.dense_items), x_BID.flatten(1)]
+        parts = [self._within(x_BID, self.within_items), self._dense(batch, self.dense_items), x_BID.flatten(1)]
         return torch.cat(parts, 1)
 
     def of_query(self, batch: ExampleBatch) -> QueryTerms:
         """Return what depends on the query alone."""
         x_1QD = self.embed(batch)[:, self.queries]
-        first_1H = self._within(x_1QD, self.queries) + self.bias_H
+        first_1H = self._within(x_1QD, self.within_queries) + self.bias_H
         dense_1J = self._dense(batch, self.dense_queries)
-        pairs_HFD = self.pairs_HFF[:, :, self.queries] @ x_1QD[0]
-        parts = [pairs_HFD[:, self.items].flatten(1).T]
+        parts = [(x_1QD[0].T @ self.pairs_IQH).flatten(0, 1)]
         if self.bottom:
             dense_1J = dense_1J + self.bottom[0][1]
-            parts += [(pairs_HFD[:, -1] + self.direct_HFD[:, 0]).T, self.pairs_HFF[:, -1, self.items].T]
+            parts += [(self.pairs_HQ @ x_1QD[0] + self.direct_HFD[:, 0]).T, self.pairs_IH]
         return first_1H, dense_1J, torch.cat(parts)
 
     def logits(self, items_BX: Tensor, query: QueryTerms, numbers_BK: Tensor | None) -> Tensor:
@@ -107,18 +115,20 @@ class DotProducts(DividedNetwork):
             x_BE = torch.cat([x_BE, z_BD, dots_BI], 1)
         return apply_layers(self.top, first_BH.addmm_(x_BE, matrix_NH))[:, 0]
 
-    def _within(self, x_BGD: Tensor, group: Sequence[int]) -> Tensor:
+    def _within_weights(self, group: Sequence[int]) -> WithinWeights:
+        """Return what :meth:`_within` needs for a group of fields."""
+        rows, columns = torch.triu_indices(len(group), len(group), 1)
+        weights_HP = self.pairs_HFF[:, group][:, :, group][:, rows, columns]
+        return rows, columns, weights_HP, None if self.bottom else self.direct_HFD[:, group].flatten(1)
+
+    def _within(self, x_BGD: Tensor, weights: WithinWeights) -> Tensor:
         """Return the terms of the first top layer of a group of fields, ``(B, H)``.
 
         They are those of the fields and of their pairs.
         """
-        rows, columns = torch.triu_indices(len(group), len(group), 1)
-        dots_BP = torch.bmm(x_BGD, x_BGD.transpose(1, 2))[:, rows, columns]
-        terms_BH = dots_BP @ self.pairs_HFF[:, group][:, :, group][:, rows, columns].T
-        found_BH: Tensor = (
-            terms_BH if self.bottom else terms_BH + x_BGD.flatten(1) @ self.direct_HFD[:, group].flatten(1).T
-        )
-        return found_BH
+        rows, columns, weights_HP, direct_HE = weights
+        terms_BH = torch.bmm(x_BGD, x_BGD.transpose(1, 2))[:, rows, columns] @ weights_HP.T
+        return terms_BH if direct_HE is None else terms_BH + x_BGD.flatten(1) @ direct_HE.T
 
     def _dense(self, batch: ExampleBatch, group: Sequence[int]) -> Tensor:
         """Return the terms of the first bottom layer of some fields, ``(B, J)``."""

@@ -36,6 +36,7 @@ class FieldSums(DividedNetwork):
         self.constant_X = constant_X
         self.item_fields: list[int] = []
         self.query_fields: list[int] = []
+        self.query_weights = constant_X.new_zeros(0)
         self.numbers_KX = constant_X.new_zeros(0, self.width)
 
     @property
@@ -44,33 +45,38 @@ class FieldSums(DividedNetwork):
         return len(self.constant_X)
 
     @abstractmethod
-    def sums(self, x_BFD: Tensor, index: Sequence[int]) -> Tensor:
+    def weights_of(self, index: Sequence[int]) -> Tensor:
+        """Return the weights that :meth:`sums` multiplies with the vectors of some fields."""
+
+    @abstractmethod
+    def sums(self, x_BFD: Tensor, weights: Tensor) -> Tensor:
         """Return the sums over fields, ``(B, X)``.
 
         Args:
             x_BFD: vectors of the fields.
-            index: which fields these are.
+            weights: those of :meth:`weights_of` for the same fields.
         """
 
     def divide(self, fields: CandidateFields) -> None:
         """See :meth:`DividedNetwork.divide`."""
         self.item_fields, self.query_fields, own = fields.positions(self.fields)
+        self.query_weights = self.weights_of(self.query_fields)
         if own:
             vectors_KD = torch.cat([one.numbers_KD[len(one.numbers) - len(own) :] for one in self.tables], 1)
             self.numbers_KX = torch.cat(
-                [self.sums(x_D[None, None], [at]) for x_D, at in zip(vectors_KD, own, strict=True)]
+                [self.sums(x_D[None, None], self.weights_of([at])) for x_D, at in zip(vectors_KD, own, strict=True)]
             )
 
     def of_items(self, batch: ExampleBatch) -> Tensor:
         """Return the sums over the fields of items, ``(I, X)``."""
-        return self._sums_of(batch, self.item_fields)
+        return self._sums_of(batch, self.item_fields, self.weights_of(self.item_fields))
 
     def of_query(self, batch: ExampleBatch) -> Tensor:
         """Return the sums over the fields of the query, ``(1, X)``."""
-        return self._sums_of(batch, self.query_fields) + self.constant_X
+        return self._sums_of(batch, self.query_fields, self.query_weights) + self.constant_X
 
-    def _sums_of(self, batch: ExampleBatch, index: list[int]) -> Tensor:
-        return self.sums(torch.cat([one(batch) for one in self.tables], 2)[:, index], index)
+    def _sums_of(self, batch: ExampleBatch, index: list[int], weights: Tensor) -> Tensor:
+        return self.sums(torch.cat([one(batch) for one in self.tables], 2)[:, index], weights)
 
     def add(self, items_BX: Tensor, query_1X: Tensor, numbers_BK: Tensor | None) -> Tensor:
         """Return the sums over all fields, ``(B, X)``, in place of those of the items."""
@@ -119,12 +125,18 @@ class FactorizationSums(FieldSums):
         self.squares_K = self.numbers_KX[:, -1].clone()
         self.numbers_KX[:, -1] = 0.0
 
-    def sums(self, x_BFD: Tensor, index: Sequence[int]) -> Tensor:
+    def weights_of(self, index: Sequence[int]) -> Tensor:
+        """See :meth:`FieldSums.weights_of`; those of the first layer, ``(H, E)``."""
+        if not self.layers:
+            return self.constant_X.new_zeros(0)
+        return _columns(self.layers[0][0], index, self.tables[0].table.embedding_dim)
+
+    def sums(self, x_BFD: Tensor, weights: Tensor) -> Tensor:
         """See :meth:`FieldSums.sums`."""
         x_BFD, weights_BF = x_BFD[:, :, :-1], x_BFD[:, :, -1]
         parts = [weights_BF.sum(1, keepdim=True), x_BFD.sum(1), x_BFD.square().sum((1, 2))[:, None]]
         if self.layers:
-            parts.insert(0, x_BFD.flatten(1) @ _columns(self.layers[0][0], index, x_BFD.shape[2]).T)
+            parts.insert(0, x_BFD.flatten(1) @ weights.T)
         return torch.cat(parts, 1)
 
     def logits(self, items_BX: Tensor, query: Tensor, numbers_BK: Tensor | None) -> Tensor:
@@ -193,9 +205,13 @@ class CrossSums(FieldSums):
         self.map_XE = torch.cat(maps)
         super().__init__((embed,), torch.cat(constants))
 
-    def sums(self, x_BFD: Tensor, index: Sequence[int]) -> Tensor:
+    def weights_of(self, index: Sequence[int]) -> Tensor:
+        """See :meth:`FieldSums.weights_of`; ``(X, E)``."""
+        return _columns(self.map_XE, index, self.tables[0].table.embedding_dim)
+
+    def sums(self, x_BFD: Tensor, weights: Tensor) -> Tensor:
         """See :meth:`FieldSums.sums`."""
-        return x_BFD.flatten(1) @ _columns(self.map_XE, index, x_BFD.shape[2]).T
+        return x_BFD.flatten(1) @ weights.T
 
     def logits(self, items_BX: Tensor, query: Tensor, numbers_BK: Tensor | None) -> Tensor:
         """See :meth:`DividedNetwork.logits`."""

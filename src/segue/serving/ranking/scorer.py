@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from segue.core.model import FALLBACK_NOTES, DeadlineAware, Recommender, describe_fallbacks, is_factored
+from segue.core.model import FALLBACK_NOTES, Recommender, describe_fallbacks, is_deadline_aware, is_factored
 from segue.core.recommend import PrecomputedQueries
 from segue.core.state import State
 from segue.core.types import Events, Mask, Queries, Recommendations
@@ -151,7 +151,7 @@ class Scorer:
                     return index.search(vectors_ND[group_queries.users], k, seen, allowed)
 
             yield
-        limited = model if isinstance(model, DeadlineAware) else None
+        limited = model if is_deadline_aware(model) else None
         if limited is not None:
             model = limited.until(min(one.deadline for one in batch.pending))
         ranked = yield from rank_batch_in_steps(

@@ -151,20 +151,24 @@ class LeafMasks:
 
         Args:
             items_IT: masks of all items.
-            chosen_B: index of each candidate.
+            chosen_B: index of each candidate, at least one.
             query_P: columns of the query; others are not read.
             pairs_BC: values of :attr:`pair_columns`.
         """
-        rows_BC = np.empty(pairs_BC.shape, np.int64)
+        query_T = self.of_queries.masks(query_P[None], self.n_trees)[0] & self.leaves_T
+        rows = []
         start = 0
         for at, limits in enumerate(self.thresholds):
-            rows_BC[:, at] = np.searchsorted(limits, pairs_BC[:, at].astype(np.float64))
-            rows_BC[np.isnan(pairs_BC[:, at]), at] = len(limits) + 1
-            rows_BC[:, at] += start
+            x_B = pairs_BC[:, at].astype(np.float64)
+            rows_B = np.where(np.isnan(x_B), len(limits) + 1, np.searchsorted(limits, x_B)) + start
             start += len(limits) + 2
+            if (rows_B == rows_B[0]).all():  # such as the matches with a history whose items are no candidates
+                query_T &= self.table_MT[rows_B[0]]
+            else:
+                rows.append(rows_B)
+        rows_CB = np.array(rows, np.int64).reshape(len(rows), len(chosen_B))
         scores_B = np.empty(len(chosen_B))
-        query_T = self.of_queries.masks(query_P[None], self.n_trees)[0] & self.leaves_T
-        _sum_leaves(items_IT, chosen_B, query_T, self.table_MT, rows_BC, self.values_TL, scores_B)
+        _sum_leaves(items_IT, chosen_B, query_T, self.table_MT, rows_CB, self.values_TL, scores_B)
         return scores_B
 
 
@@ -261,14 +265,18 @@ def _apply(
 
 @kernel
 def _sum_leaves(
-    items_IT: Any, chosen_B: Any, query_T: Any, table_MT: Any, rows_BC: Any, values_TL: Any, scores_B: Any
+    items_IT: Any, chosen_B: Any, query_T: Any, table_MT: Any, rows_CB: Any, values_TL: Any, scores_B: Any
 ) -> None:
+    masks_T = np.empty_like(query_T)
     for index in range(len(chosen_B)):
+        item_T = items_IT[chosen_B[index]]
+        for tree in range(len(query_T)):  # a loop without look-ups, which the compiler vectorizes, like the next one
+            masks_T[tree] = item_T[tree] & query_T[tree]
+        for column in range(len(rows_CB)):
+            row_T = table_MT[rows_CB[column, index]]
+            for tree in range(len(query_T)):
+                masks_T[tree] &= row_T[tree]
         total = 0.0
-        item = chosen_B[index]
         for tree in range(len(query_T)):
-            mask = items_IT[item, tree] & query_T[tree]
-            for column in range(rows_BC.shape[1]):
-                mask &= table_MT[rows_BC[index, column], tree]
-            total += values_TL[tree, (mask * DE_BRUIJN) >> np.uint64(58)]
+            total += values_TL[tree, (masks_T[tree] * DE_BRUIJN) >> np.uint64(58)]
         scores_B[index] = total

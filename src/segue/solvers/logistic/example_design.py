@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array, hstack
 
 from segue.core.examples.candidate_fields import CandidateFields
-from segue.core.examples.fields import Examples, Field, fields_of_kind
+from segue.core.examples.fields import Examples, Field, FieldKind, fields_of_kind
 from segue.core.types import Codes, Scores
 
 __all__ = ["CandidateWeights", "count_design_columns", "design_of_examples", "linear_terms"]
@@ -43,31 +43,42 @@ def design_of_examples(examples: Examples) -> csr_array[Any]:
     return csr_array(hstack(blocks, format="csr", dtype=np.float64))
 
 
-def linear_terms(examples: Examples, weights_P: NDArray[np.float32], names: Collection[str]) -> NDArray[np.float64]:
+def linear_terms(
+    examples: Examples, weights_P: NDArray[np.floating[Any]], names: Collection[str]
+) -> NDArray[np.float64]:
     """Return the sums of the weights of some fields, ``(T,)``, without intercept.
 
     It is that of :func:`design_of_examples`, which takes longer to make.
     """
-    fields, weights_P = examples.fields, weights_P.astype(np.float64)
-    terms_T = np.zeros(len(examples))
-    start = 1
-    for index, one in enumerate(fields_of_kind(fields, "category")):
-        if one.name in names:
-            terms_T += weights_P[start + examples.codes[:, index]]
-        start += one.size
-    for one in fields_of_kind(fields, "tags", "sequence"):
+    starts, start = {}, 1
+    for kinds, n_more in ((("category",), 0), (("tags", "sequence"), 0), (("number",), 1), (("vector",), 1)):
+        for one in fields_of_kind(examples.fields, *kinds):
+            starts[one.name] = start
+            start += one.size + n_more
+    weights_P = np.asarray(weights_P, np.float64)
+
+    def chosen(kind: FieldKind) -> tuple[list[int], NDArray[np.int64]]:
+        """Return which fields of a kind are used, and where their weights start."""
+        found = [
+            (at, starts[one.name]) for at, one in enumerate(fields_of_kind(examples.fields, kind)) if one.name in names
+        ]
+        return [at for at, _ in found], np.array([start for _, start in found], np.int64)
+
+    columns, starts_F = chosen("category")
+    terms_T: NDArray[np.float64] = weights_P[examples.codes[:, columns] + starts_F].sum(1)
+    columns, starts_K = chosen("number")
+    numbers_TK = examples.numbers[:, columns]
+    terms_T += np.nan_to_num(numbers_TK) @ weights_P[starts_K] + np.isnan(numbers_TK) @ weights_P[starts_K + 1]
+    for one in fields_of_kind(examples.fields, "tags", "sequence"):
         if one.name in names:
             lists = examples.lists[one.name]
             rows, codes = np.divmod(np.unique(lists.rows.astype(np.int64) * one.size + lists.items), one.size)
-            terms_T += np.bincount(rows, weights_P[start + codes], minlength=len(examples))
-        start += one.size
-    dense = [(one, examples.numbers[:, [at]]) for at, one in enumerate(fields_of_kind(fields, "number"))]
-    dense += [(one, examples.vectors[one.name]) for one in fields_of_kind(fields, "vector")]
-    for one, x_TW in dense:
+            terms_T += np.bincount(rows, weights_P[starts[one.name] + codes], minlength=len(examples))
+    for one in fields_of_kind(examples.fields, "vector"):
         if one.name in names:
+            x_TW, start = examples.vectors[one.name], starts[one.name]
             terms_T += np.nan_to_num(x_TW) @ weights_P[start : start + one.size]
             terms_T += np.isnan(x_TW[:, 0]) * weights_P[start + one.size]
-        start += one.size + 1
     return terms_T
 
 
@@ -81,12 +92,12 @@ class CandidateWeights:
     """
 
     def __init__(self, weights_P: NDArray[np.float32], items: Examples, n_numbers: int) -> None:
-        self.weights_P = weights_P
+        self.weights_P = weights_P.astype(np.float64)
         self.fields = CandidateFields.of(items.fields, n_numbers)
-        self.terms_I = linear_terms(items, weights_P, self.fields.items)
+        self.terms_I = linear_terms(items, self.weights_P, self.fields.items)
         width = sum(one.size + 1 for one in fields_of_kind(items.fields, "vector"))
         stop = len(weights_P) - width
-        self.weights_K = weights_P[stop - 2 * n_numbers : stop : 2].astype(np.float64)
+        self.weights_K = self.weights_P[stop - 2 * n_numbers : stop : 2]
 
     def score(
         self, queries: Examples, rows_T: NDArray[np.int64], items_T: Codes, numbers_TK: Scores | None = None
