@@ -3,7 +3,7 @@
 Each event of the simulated log is a slate of products that were shown: the one that the user chose was clicked, the
 others were drawn by popularity. Clicks with a rating of 4 or 5 became orders.
 
-    python examples/product_database.py postgresql://localhost/shop --users 5000
+    python examples/product_database.py postgresql://localhost/shop --users 5200
 
 writes about 200,000 slates of 5 impressions.
 """
@@ -22,17 +22,25 @@ from segue.data.simulator import SimulatedWorld
 from segue.data.simulator.settings import SimulatorSettings
 
 TABLES = """
-CREATE TABLE users (user_id text PRIMARY KEY, age int, gender text, occupation text);
-CREATE TABLE products (product_id text PRIMARY KEY, title text, genres text[], year int, price float8);
+CREATE TABLE users (user_id text NOT NULL, age int, gender text, occupation text);
+CREATE TABLE products (product_id text NOT NULL, title text, genres text[], year int, price float8);
 CREATE TABLE impressions (
-    user_id text NOT NULL REFERENCES users, product_id text NOT NULL REFERENCES products,
+    user_id text NOT NULL, product_id text NOT NULL,
     shown_at timestamptz NOT NULL, position int NOT NULL, device text NOT NULL, clicked boolean NOT NULL
 );
 CREATE TABLE orders (
-    user_id text NOT NULL REFERENCES users, product_id text NOT NULL REFERENCES products,
+    user_id text NOT NULL, product_id text NOT NULL,
     ordered_at timestamptz NOT NULL, amount numeric(10, 2) NOT NULL
 );
 """
+KEYS = """
+CREATE INDEX orders_of_users ON orders (user_id, ordered_at);
+ALTER TABLE users ADD PRIMARY KEY (user_id);
+ALTER TABLE products ADD PRIMARY KEY (product_id);
+ALTER TABLE impressions ADD FOREIGN KEY (user_id) REFERENCES users, ADD FOREIGN KEY (product_id) REFERENCES products;
+ALTER TABLE orders ADD FOREIGN KEY (user_id) REFERENCES users, ADD FOREIGN KEY (product_id) REFERENCES products;
+"""
+"""Keys and an index, added when the tables are full: the server then checks all rows at once, not one by one."""
 
 SHOWN = 5
 """Products of a slate."""
@@ -104,6 +112,8 @@ def fill(address: str, settings: SimulatorSettings) -> dict[str, int]:
             copy(connection, "orders", orders)
             sizes["impressions"] += len(shown)
             sizes["orders"] += len(orders)
+        connection.execute(KEYS)
+        connection.execute("ANALYZE users, products, impressions, orders")
     return sizes
 
 

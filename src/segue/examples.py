@@ -106,7 +106,7 @@ def derive_examples(
             another action (with the target action, if the log has one) of the same user and item follows before the
             item is shown to the user again.
         negatives: every event is positive, and has this many negative examples with the same user and time, whose items
-            are drawn evenly from those with which the user had no event until then.
+            are drawn evenly from those with which the user had no event until then or at the same time.
         history: maximum number of items in ``history``: those that the user rated above the threshold, clicked, or had
             an event with, at an earlier time. The last ones are kept, oldest first; 0: no such column.
         seed: determines the sampled negatives.

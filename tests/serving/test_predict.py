@@ -169,6 +169,20 @@ def test_text_that_is_no_number_is_an_error(client: TestClient) -> None:
     assert "old" not in json.dumps(found)
 
 
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [
+        ("soon", "expected a date and time such as 2024-05-31 18:30, got text of 4 characters"),
+        ("", "expected a date and time such as 2024-05-31 18:30, got empty text"),
+        (1e15, "expected seconds since 1970, not milliseconds, got 1000000000000000.0"),
+        (1_717_180_200_000, "expected seconds since 1970, not milliseconds, got 1717180200000"),
+    ],
+)
+def test_a_request_without_any_valid_time_is_an_error(client: TestClient, day: Any, expected: str) -> None:
+    row = rows_of(TABLE[1:2])[0]
+    assert predict(client, [{**row, "day": day}], 422)["fields"] == {"rows[0].day": expected}
+
+
 def test_wrong_requests(client: TestClient) -> None:
     rows = rows_of(TABLE[:3])
     lacking = [{name: cell for name, cell in row.items() if name != "x"} for row in rows]

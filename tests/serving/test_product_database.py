@@ -14,30 +14,11 @@ import pytest
 from servers import PostgreSQLServer
 
 import segue
+from benchmarks.product_database import page_steps, shrink
 from segue.cli import main
-from segue.data.examples.database import hide_password, is_query
+from segue.data.examples.database import hide_password, is_query, read_database
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "guide" / "how-to" / "product-database.md"
-SMALL = {
-    "--users 5000 --products 2000": "--users 60 --products 30 --seed 1",
-    "u0001": "u01",
-    "segue clicks train deepfm": "segue clicks train deepfm --set epochs=1 --set embedding_dim=2 --set 'hidden=[4]'",
-    "./clicks logistic_regression gradient_boosting": "./clicks gradient_boosting --set iterations=10",
-    "segue train ranker": """segue train ranker --set 'settings={"gradient_boosting": {"iterations": 10}}'""",
-}
-"""Sizes of the page, and those of the test."""
-
-
-def steps() -> list[tuple[str, str]]:
-    """Return the commands of the page, and the files that it writes: a name and a content."""
-    found: list[tuple[str, str]] = []
-    for block in re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL):
-        parts = re.split(r"^cat > (\S+) <<'SQL'\n(.*?)^SQL\n", block, flags=re.MULTILINE | re.DOTALL)
-        found += [("", line) for line in parts[0].splitlines()]
-        for name, content, rest in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-            found += [(name, content), *(("", line) for line in rest.splitlines())]
-    return found
 
 
 def run(capsys: pytest.CaptureFixture[str], line: str) -> str:
@@ -62,9 +43,8 @@ def test_the_page_works(
     monkeypatch.setenv("SEGUE_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     printed = {}
-    for name, text in steps():
-        for large, small in SMALL.items():
-            text = text.replace(large, small)
+    for name, text in page_steps():
+        text = shrink(text)
         if name:
             (tmp_path / name).write_text(text)
         elif text.startswith("python examples/"):
@@ -72,11 +52,12 @@ def test_the_page_works(
             monkeypatch.setattr(sys, "argv", words[1:])
             runpy.run_path(str(ROOT / words[1]), run_name="__main__")
             printed["fill"] = capsys.readouterr().out
-        elif text:
+        else:
             printed[text] = run(capsys, text)
     texts = "\n".join(printed.values())
     assert re.search(r"impressions: \d,\d{3} rows", printed["fill"])
-    columns = {"user_id": "category", "shown_at": "time", "age": "number", "genres": "tags", "price": "number"}
+    columns = {"user_id": "category", "shown_at": "time", "age": "number", "genres": "tags"}
+    columns |= {"price": "number", "recent_genres": "tags"}
     for column, kind in columns.items():
         assert re.search(rf"{column} +{kind} ", texts), column
     for part in ("validation", "test"):
@@ -145,6 +126,26 @@ def test_logs_of_databases(
         segue.load(pl.DataFrame({"user_id": ["a"], "item_id": ["b"]}), query="SELECT 1")
     with pytest.raises(ValueError, match="items: got the query 'SELECT 1', but the data is not"):
         segue.load(pl.DataFrame({"user_id": ["a"], "item_id": ["b"]}), items="SELECT 1")
+
+
+def test_results_of_many_rows(postgresql_server: PostgreSQLServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = postgresql_server.new_address(90_002)
+    query = """SELECT number, CASE WHEN number > 3 THEN number / 8.0 END AS price,
+        CASE WHEN number > 3 THEN '00000000-0000-0000-0000-000000000001'::uuid END AS code,
+        CASE WHEN number = 5 THEN ARRAY['a'] END AS tags FROM generate_series(1, 5) AS number;"""
+    whole = read_database(address, query).frame
+    assert whole["code"].to_list()[2:4] == [None, "00000000-0000-0000-0000-000000000001"]
+    monkeypatch.setattr("segue.data.examples.database.BATCH_ROWS", 2)
+    assert read_database(address, query).frame.equals(whole)
+    for value in ("NaN", "Infinity"):
+        with pytest.raises(ValueError, match=f"got the numeric value {value}, expected a finite one or float8"):
+            read_database(address, f"SELECT '{value}'::numeric AS price")
+    assert read_database(address, "SELECT 'NaN'::float8 AS price").frame["price"].is_nan().all()
+    with pytest.raises(ValueError, match="got no rows"):
+        read_database(address, "SELECT 1 AS a WHERE false")
+    postgresql_server.query("CREATE TABLE s90002.b (c int)")
+    with pytest.raises(ValueError, match="data-modifying"):
+        read_database(address, "WITH a AS (DELETE FROM b RETURNING 1) SELECT * FROM a")
 
 
 def test_queries_are_told_from_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,25 @@ def test_other_folders_are_no_models(tmp_path: Path) -> None:
         segue.open_clicks(tmp_path)
 
 
+@pytest.mark.parametrize("table", [None, "rows.csv", Path("rows.csv"), 3])
+def test_what_is_no_table_is_not_predicted(model: segue.ClickModel, table: Any) -> None:
+    with pytest.raises(ValueError, match=r"table: got '.*', expected a table or a mapping from columns to values"):
+        model.predict(table)
+
+
+def test_loaded_rows_are_predicted(model: segue.ClickModel) -> None:
+    assert (model.predict(segue.load_examples(TEST)) == model.predict(TEST)).all()
+    pandas = TEST.with_columns(frame=1).to_pandas()  # a column of this name is an attribute
+    np.testing.assert_array_equal(model.predict(pandas), model.predict(TEST))
+
+
+def test_a_folder_of_several_seeds_names_its_models(model: segue.ClickModel, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        model.save(tmp_path / "deepfm" / f"seed-{seed}" / "model")
+    with pytest.raises(ValueError, match="it holds the models seed-0, seed-1, name one of them"):
+        segue.open_clicks(tmp_path / "deepfm")
+
+
 def test_rows_are_predicted_alone_and_without_labels(model: segue.ClickModel) -> None:
     whole = model.predict(TEST.drop("click", "constant"))
     alone = [model.predict(TEST[row : row + 1])[0] for row in range(5)]
@@ -174,6 +193,8 @@ def test_no_validation_is_a_warning() -> None:
     with pytest.warns(SegueWarning, match="no validation rows, so all 1 epochs are trained"):
         model = train(valid=None, epochs=1)
     assert model.threshold == 0.5
+    with pytest.warns(SegueWarning, match="no validation rows, so the threshold of F1 is 0.5"):
+        segue.train_clicks("logistic_regression", TRAIN, label="click", iterations=1)
 
 
 def test_models_are_compared_on_the_same_rows(model: segue.ClickModel) -> None:

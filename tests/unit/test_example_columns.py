@@ -76,6 +76,21 @@ def test_whole_numbers_are_the_same_category_in_every_type(other: pl.Series) -> 
     assert column.codes(other).tolist() == [3, 2, UNKNOWN]
 
 
+@pytest.mark.parametrize("unit", ["ms", "us", "ns"])
+def test_dates_are_the_same_category_in_every_type(unit: Any) -> None:
+    """CSV has times where Parquet may have dates or text."""
+    days = [date(2024, 5, 31), date(2024, 5, 31), date(2024, 6, 1), date(2024, 6, 1)]
+    column = fit(days, columns={"x": "category"})
+    expected = column.codes(series([str(one) for one in days]))
+    assert (expected >= N_RESERVED).all()
+    times = series(days).cast(pl.Datetime(unit))
+    for other in (series(days), times, times.dt.replace_time_zone("UTC")):
+        assert column.codes(other).tolist() == expected.tolist()
+    moments = series(["2024-05-31 18:30:00", None])
+    same = moments.str.to_datetime(time_unit=unit)
+    assert fit(moments, min_count=1).codes(same).tolist() == [N_RESERVED, MISSING]
+
+
 def test_hash_buckets_are_the_same_on_every_machine() -> None:
     column = fit(["a", "b"], buckets={"x": 10})
     assert column.size == 10 + N_RESERVED
@@ -173,6 +188,10 @@ def test_constant_and_empty_columns_are_left_out() -> None:
         ("vector", [[1.0, 2.0]], [[1.0, 2.0], [1.0]], r"row 2: got '\[1.0\]', expected vectors of 2 numbers"),
         ("vector", [[1.0, 2.0]], [[1.0, float("nan")]], "row 1: got .*, expected finite numbers"),
         ("time", ["2024-05-31"], ["2024-05-31", "soon"], "row 2: got 'soon', expected a date and time"),
+        ("time", ["2024-05-31"], ["soon"], "row 1: got 'soon', expected a date and time"),
+        ("time", ["2024-05-31"], ["", ""], r"row 1: got '', expected a date and time .* \(2 such rows\)"),
+        ("time", [1.7e9, None], [1.7e9, 1.7e12], "row 2: got '1700000000000.0', expected seconds since"),
+        ("time", [1_700_000_000], [10**15], "row 1: got '1000000000000000', expected seconds since 1970"),
     ],
 )
 def test_unusable_cells_are_errors_that_name_the_row(kind: Any, good: Any, bad: Any, message: str) -> None:
@@ -184,10 +203,23 @@ def test_unusable_cells_are_errors_that_name_the_row(kind: Any, good: Any, bad: 
         fit([*good, *bad], columns={"x": kind})
 
 
+def test_vectors_have_numbers() -> None:
+    with pytest.raises(CellError, match=r"row 1: got '\[\]', expected vectors of at least one number"):
+        fit([[], [1.0, 2.0]], pl.List(pl.Float64))
+
+
+def test_lists_of_lists_are_errors() -> None:
+    nested = series([[["a"]]])
+    with pytest.raises(ValueError, match=r"got the type List\(List\(String\)\), expected lists of values or text"):
+        fit(nested)
+    with pytest.raises(ValueError, match="expected lists of values or text"):
+        fit([["a"]], min_count=1).lists(nested)
+
+
 def test_lists_as_text_need_a_separator() -> None:
     with pytest.raises(ValueError, match=r"column 'x': lists are written as text, such as 'a\|b'; set separator"):
         fit(["a|b"], columns={"x": "tags"})
-    with pytest.raises(ValueError, match="column 'x': got the type Int64, expected lists or text"):
+    with pytest.raises(ValueError, match="column 'x': got the type Int64, expected lists of values or text"):
         fit([1], columns={"x": "tags"})
 
 

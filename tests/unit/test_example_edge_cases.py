@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -184,3 +185,10 @@ def test_a_field_of_a_million_values_is_stored_and_predicted(tmp_path: Path) -> 
     assert every.encoder.columns[0].size == size + 2
     every.save(tmp_path / "m")
     np.testing.assert_array_equal(segue.open_clicks(tmp_path / "m").predict(table[:50]), every.predict(table[:50]))
+
+
+@pytest.mark.parametrize("cells", [[[1], [0]], [{"a": 1}, {"a": 0}], [timedelta(0), timedelta(1)]])
+def test_columns_that_cannot_be_labels(cells: list[Any]) -> None:
+    table = world().with_columns(label=pl.Series(cells * 30))
+    with pytest.raises(ValueError, match=r"column 'label': got the type .*, expected labels of 0 or 1"):
+        segue.train_clicks("logistic_regression", table)

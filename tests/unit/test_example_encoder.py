@@ -69,6 +69,22 @@ def test_missing_columns_are_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"columns": {"label": "number"}}, "examples.columns: got 'label', which is no input"),
+        ({"columns": {"price": "category"}, "position": "price"}, "examples.columns: got 'price', which is no input"),
+        ({"buckets": {"label": 5}}, "examples.buckets: got 'label', which is no input"),
+        ({"buckets": {"price": 5}}, "got 'price', which is a number, expected a category or tags or sequence"),
+        ({"scaling": {"city": "log"}}, "examples.scaling: got 'city', which is a category, expected a number"),
+    ],
+)
+def test_settings_of_a_column_without_effect_are_errors(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fit(**settings)
+    fit(columns={"label": "ignore"}, buckets={"constant": 5}, scaling={"price": "log"})
+
+
+@pytest.mark.parametrize(
     ("labels", "message"),
     [
         ([1, 1, 1, 1], "column 'label': all 4 labels are 1 in training, expected both 0 and 1"),

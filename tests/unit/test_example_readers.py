@@ -6,6 +6,7 @@ import gzip
 import os
 import sqlite3
 import sys
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,30 @@ def test_bad_rows_of_libfm_are_located(tmp_path: Path, text: str | bytes, messag
         read(tmp_path, "a.libfm", text)
 
 
+@pytest.mark.parametrize("ids", [("2024-01-12345", "2024-01-12346"), ("2024-99-1", "2024-98-2"), ("2024-13-01", None)])
+def test_text_that_begins_like_a_date_stays_text(tmp_path: Path, ids: tuple[str, str | None]) -> None:
+    text = "label,order\n" + "".join(f"{at},{one or ''}\n" for at, one in enumerate(ids))
+    assert read(tmp_path, "a.csv", text).frame["order"].to_list() == list(ids)
+
+
+def test_dates_of_formats_without_dates_are_times(tmp_path: Path) -> None:
+    """A derived table that is written as JSON Lines can be split by its times."""
+    days = [f"2024-05-{1 + at:02} 18:30:00" for at in range(8)]
+    codes = ["2024-05-01", *["x"] * 7]
+    frame = pl.DataFrame({"label": [0, 1] * 4, "day": [*days[:7], None], "code": codes})
+    frame.write_ndjson(tmp_path / "a.jsonl")
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("CREATE TABLE shown (label INTEGER, day TEXT, code TEXT)")
+        connection.executemany("INSERT INTO shown VALUES (?, ?, ?)", frame.rows())
+    connection.close()
+    frame.write_csv(tmp_path / "a.csv")
+    expected = read_examples(tmp_path / "a.csv").frame
+    assert expected.schema["day"] == pl.Datetime("us")
+    assert read_examples(tmp_path / "a.jsonl").frame.equals(expected)
+    table = read_examples(f"sqlite:///{tmp_path}/a.db", "SELECT * FROM shown")
+    assert table.frame.equals(expected)
+
+
 def test_sqlite_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "shop.db"
     with sqlite3.connect(path) as connection:
@@ -226,6 +251,26 @@ def test_sqlite_queries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(ValueError, match=r"psycopg is not installed: pip install 'segue\[postgresql\]'"):
         read_examples("postgresql://localhost/x", "SELECT 1")
+
+
+def test_databases_are_read_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "shop.db"
+    rows = [(row % 2, None if row < 5000 else row if row < 10_000 else row / 2, f"c{row % 7}") for row in range(20_000)]
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE impressions (clicked INTEGER, price, city TEXT)")
+        connection.executemany("INSERT INTO impressions VALUES (?, ?, ?)", rows)
+    connection.close()
+    query = "SELECT clicked AS label, price, city FROM impressions"
+    whole = read_examples(f"sqlite:///{path}", query).frame
+    assert whole.schema == {"label": pl.Int64, "price": pl.Float64, "city": pl.String}
+    assert whole.rows() == rows
+    monkeypatch.setattr("segue.data.examples.database.BATCH_ROWS", 1000)  # nulls, whole numbers, then decimals
+    tracemalloc.start()
+    try:
+        assert read_examples(f"sqlite:///{path}", query).frame.equals(whole)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000  # all rows at once take about 3 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_tables_in_memory() -> None:

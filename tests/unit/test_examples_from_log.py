@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,22 @@ def test_sampled_negatives_are_items_without_an_event_until_then() -> None:
     assert not other.equals(frame)
 
 
+def test_events_at_the_same_time_are_no_negatives_of_each_other() -> None:
+    """Otherwise rows with equal inputs would have both labels."""
+    rows = [("u", item, 1 + (item in "ef")) for item in "abcdef"] + [("v", "g", 1)]
+    data = log(rows, ("user_id", "item_id", "timestamp"))
+    for seed in range(5):
+        frame = derive_examples(data, negatives=2, seed=seed).frame.filter(user="u")
+        first, second = (frame.filter(pl.col("time").dt.epoch("s") == time, label=0)["item"] for time in (1, 2))
+        assert set(first) <= set("efg")
+        assert set(second) == {"g"}
+
+
+def test_a_history_may_have_any_length(ratings: Dataset) -> None:
+    whole = derive_examples(ratings, threshold=3.5, history=10**30).frame
+    assert whole["history"].to_list() == derive_examples(ratings, threshold=3.5).frame["history"].to_list()
+
+
 def test_users_with_events_with_all_items_get_no_negatives() -> None:
     data = log([("u", "a", 1), ("u", "b", 2), ("v", "a", 1)], ("user_id", "item_id", "timestamp"))
     table = derive_examples(data, negatives=1)
@@ -124,12 +141,21 @@ def test_context_columns() -> None:
         ({"impression": "show"}, "impression: got 'show', expected an action of "),
         ({"impression": "interaction"}, "has no other action than 'interaction', expected one of clicks"),
         ({"negatives": -1}, "negatives: got -1, expected 1 or more"),
+        ({"negatives": 10**12}, "negatives: got 1000000000000, expected at most 5, the items of "),
         ({"threshold": 3, "history": -1}, "history: got -1, expected 0 or more"),
     ],
 )
 def test_errors(ratings: Dataset, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         derive_examples(ratings, **arguments)
+
+
+def test_the_hash_of_the_rows_is_that_of_their_texts(ratings: Dataset) -> None:
+    """Codes of categories depend on what else a process has read."""
+    table = derive_examples(ratings, threshold=3.5)
+    assert table.frame.schema["history"] == pl.List(pl.Categorical)
+    texts = replace(table, frame=table.frame.cast({"history": pl.List(pl.String)}))
+    assert texts.rows_hash == table.rows_hash
 
 
 def test_a_log_without_values() -> None:

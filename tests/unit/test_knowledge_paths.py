@@ -35,6 +35,7 @@ def test_direct_triples_are_paths_in_both_directions() -> None:
     finder = PathFinder(KNOWLEDGE)
     assert finder.explain([1], 2, 1)[0].describe("A", "B") == "A - sequel of - B"
     assert finder.explain([2], 1, 1)[0].entity is None
+    assert finder.explain([2], 1, 1)[0].describe("B", "A") == "A - sequel of - B"  # as the triple says
     assert finder.explain([0, 0, 3], 0, 5) == finder.explain([3], 0, 5)  # not from the item to itself
 
 

@@ -54,7 +54,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f", did you mean '{near[0]}'?" if near else f"; known: {', '.join(names)}"
+    return f", did you mean '{near[0]}'?" if near else f"; known: {', '.join(names) or 'none'}"
 
 
 def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:

@@ -64,16 +64,17 @@ class ClickModel:
     settings: str = ""
     """All settings of the training as TOML, stored as ``training.toml``."""
 
-    def predict(self, table: pl.DataFrame | pl.LazyFrame | Mapping[str, Any]) -> NDArray[np.float64]:
+    def predict(self, table: Any) -> NDArray[np.float64]:
         """Return the probability that each row is positive, ``(T,)``.
 
         A warning names columns none of whose values is known from training.
 
         Args:
-            table: rows with the columns of the training; a column of labels is ignored.
+            table: rows with the columns of the training, such as what :func:`segue.load_examples` returns; a column of
+                labels is ignored.
 
         Raises:
-            ValueError: a column is missing, or a cell does not fit its column.
+            ValueError: it is no table, a column is missing, or a cell does not fit its column.
         """
         frame = _as_frame(table)
         examples = self.encoder.encode(frame, needs_labels=False)
@@ -178,12 +179,24 @@ def _as_frame(table: Any) -> pl.DataFrame:
     """Return rows as a frame.
 
     Raises:
-        ValueError: a column of a mapping is a single value.
+        ValueError: it is no table, or a column of a mapping is a single value.
     """
-    if isinstance(table, pl.LazyFrame):
-        return table.collect()
-    if isinstance(table, Mapping):
-        for name, cells in table.items():
+    loaded = getattr(table, "frame", None)  # of what segue.load_examples returns
+    rows = loaded if isinstance(loaded, pl.DataFrame) else table
+    if isinstance(rows, pl.LazyFrame):
+        return rows.collect()
+    if isinstance(rows, Mapping):
+        for name, cells in rows.items():
             if cells is None or isinstance(cells, str | bytes | int | float):
                 raise ValueError(f"column '{name}': got {cells!r}, expected a list with the value of each row")
-    return table if isinstance(table, pl.DataFrame) else pl.DataFrame(table)
+    if isinstance(rows, pl.DataFrame):
+        return rows
+    try:
+        if rows is not None and not isinstance(rows, str | bytes | Path):
+            return pl.DataFrame(rows)
+    except TypeError:
+        pass
+    raise ValueError(
+        f"table: got {str(table)[:60]!r}, expected a table or a mapping from columns to values; segue.load_examples "
+        "reads files"
+    )

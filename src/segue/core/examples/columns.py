@@ -24,6 +24,7 @@ from segue.core.features import MAX_MAGNITUDE
 __all__ = [
     "CellError",
     "Column",
+    "parse_times",
     "read_lists",
     "read_numbers",
     "read_texts",
@@ -36,6 +37,9 @@ __all__ = [
 TEXTS = (pl.String, pl.Categorical, pl.Enum)
 
 TRUTH_VALUES = ("true", "false")
+
+SECONDS = (-62_135_596_800, 253_402_300_799)
+"""First and last second of the years 1 to 9999, relative to 1970."""
 
 CALENDAR = {"hour": 24, "weekday": 7, "month": 12}
 """Fields that a time becomes, with their numbers of categories."""
@@ -176,9 +180,12 @@ def signed_log(x: NDArray[np.float64]) -> NDArray[np.float64]:
 def read_texts(column: pl.Series) -> pl.Series:
     """Return categories as text.
 
-    Whole numbers are written as integers, whatever their type.
+    Whole numbers are written as integers, whatever their type, and times as in ``2024-05-31 18:30:00``, or
+    ``2024-05-31`` at midnight, as dates are.
     """
     _check_single(column)
+    if column.dtype == pl.Datetime:
+        return read_times(column).dt.to_string("%Y-%m-%d %H:%M:%S%.f").str.strip_suffix(" 00:00:00")
     if column.dtype.is_float() or column.dtype == pl.Decimal:
         cells = column.cast(pl.Float64).fill_nan(None)
         return cells.to_frame().select(_number_text(pl.col(column.name)).alias(column.name)).to_series()
@@ -209,8 +216,8 @@ def read_lists(column: pl.Series, separator: str | None) -> pl.Series:
         lists = column.str.split(separator)
         return lists.list.eval(pl.element().filter(pl.element() != ""))
     inner: Any = getattr(column.dtype, "inner", None)
-    if inner is None:
-        raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected lists or text")
+    if inner is None or inner.is_nested():
+        raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected lists of values or text")
     if inner.is_float() or inner == pl.Decimal:
         numbers = column.cast(pl.List(pl.Float64))
         return numbers.list.eval(_number_text(pl.element().filter(pl.element().is_not_nan()))).list.drop_nulls()
@@ -251,6 +258,8 @@ def read_vectors(column: pl.Series, width: int | None) -> Scores:
     column = column.cast(pl.List(pl.Float32))
     lengths = column.list.len()
     width = int(lengths.drop_nulls()[0]) if width is None else width
+    if not width:
+        _reject(column, (lengths == 0).fill_null(False).to_numpy(), "vectors of at least one number")
     _reject(column, (lengths != width).fill_null(False).to_numpy(), f"vectors of {width} numbers")
     known = column.is_not_null().to_numpy()
     x_TW = np.full((len(column), width), np.nan, np.float32)
@@ -264,7 +273,8 @@ def read_times(column: pl.Series) -> pl.Series:
     """Return times in UTC.
 
     Raises:
-        ValueError: the column is neither a date nor a number of seconds.
+        ValueError: the column is neither a date nor a number of seconds, a text is no date, or seconds are not of the
+            years 1 to 9999, as those of milliseconds are not; names the row.
     """
     if column.null_count() == len(column):
         return pl.Series(column.name, [None] * len(column), dtype=pl.Datetime("us"))
@@ -273,12 +283,25 @@ def read_times(column: pl.Series) -> pl.Series:
         return times.dt.convert_time_zone("UTC") if getattr(column.dtype, "time_zone", None) else times
     if column.dtype.is_numeric():
         seconds = pl.Series(column.name, read_numbers(column)).fill_nan(None)
+        is_wrong_T = ~seconds.is_between(*SECONDS).fill_null(True).to_numpy()
+        _reject(column, is_wrong_T, "seconds since 1970, not milliseconds")
         return (seconds * 1e6).cast(pl.Int64).cast(pl.Datetime("us"))
     if column.dtype in TEXTS:
-        times = column.cast(pl.String).str.to_datetime(strict=False)
+        times = parse_times(column.cast(pl.String))
         _reject(column, (times.is_null() & column.is_not_null()).to_numpy(), "a date and time such as 2024-05-31 18:30")
         return times
     raise ValueError(f"column '{column.name}': got the type {column.dtype}, expected dates or seconds")
+
+
+def parse_times(texts: pl.Series) -> pl.Series:
+    """Return the times that texts say; null where a text is no date and time.
+
+    Times with a zone are converted to UTC.
+    """
+    try:
+        return texts.str.to_datetime(strict=False)
+    except pl.exceptions.ComputeError:  # no text has a known format
+        return pl.Series(texts.name, [None] * len(texts), dtype=pl.Datetime("us"))
 
 
 def _reject(column: pl.Series, is_wrong_T: NDArray[np.bool_], expected: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import polars as pl
@@ -18,10 +18,12 @@ from segue.core.events import Events, Scores
 from segue.core.examples.column_fitter import ColumnFitter
 from segue.core.examples.columns import CellError, Column, read_texts, share_codes
 from segue.core.examples.fields import Examples, Field
-from segue.core.examples.settings import ExampleSettings
+from segue.core.examples.settings import ColumnKind, ExampleSettings
 from segue.core.types import TextEncoding
 
 __all__ = ["EncoderFitter", "ExampleEncoder", "fit_encoder"]
+
+COLUMN_KINDS = get_args(ColumnKind)
 
 USER_COLUMNS = ("user", "user_id")
 """Columns that say whose example it is, unless the settings name another."""
@@ -137,7 +139,8 @@ class EncoderFitter:
         """Return the encoder.
 
         Raises:
-            ValueError: there are no rows, all labels are equal, or no column can be used.
+            ValueError: there are no rows, all labels are equal, no column can be used, or a setting of a column has no
+                effect.
         """
         settings = self.settings
         if self.n_positive in (0, self.n_rows):
@@ -145,6 +148,7 @@ class EncoderFitter:
             raise ValueError(f"column '{settings.label}': {got} in training, expected both 0 and 1")
         fitted = {name: fitter.finish() for name, fitter in self.fitters.items()}
         fitted |= {name: share_codes(fitted[name], fitted[of], settings) for name, of in settings.shares.items()}
+        _check_uses(fitted, settings)
         columns = tuple(one for one in fitted.values() if isinstance(one, Column))
         unused = {name: one for name, one in fitted.items() if isinstance(one, str)}
         if not columns:
@@ -180,13 +184,40 @@ def _check_columns(table: pl.DataFrame, settings: ExampleSettings) -> None:
         raise ValueError(f"column '{missing[0]}' is missing{suggest(missing[0], table.columns)}")
 
 
+def _check_uses(fitted: Mapping[str, Column | str], settings: ExampleSettings) -> None:
+    """Check that settings of single columns have an effect.
+
+    Columns that are left out need none.
+
+    Raises:
+        ValueError: a column is the label or the position, or has a kind that does not read the setting.
+    """
+    kinds = {name: one.kind for name, one in fitted.items() if isinstance(one, Column)}
+    inputs = [name for name, kind in settings.columns.items() if kind != "ignore"]
+    scaled = settings.scaling if isinstance(settings.scaling, Mapping) else {}
+    for group, names, expected in (
+        ("columns", inputs, COLUMN_KINDS),
+        ("buckets", settings.buckets, ("category", "tags", "sequence")),
+        ("scaling", scaled, ("number",)),
+    ):
+        for name in names:
+            if name not in fitted:
+                raise ValueError(f"examples.{group}: got '{name}', which is no input, expected another column")
+            if name in kinds and kinds[name] not in expected:
+                raise ValueError(
+                    f"examples.{group}: got '{name}', which is a {kinds[name]}, expected a {' or '.join(expected)}"
+                )
+
+
 def read_labels(table: pl.DataFrame, name: str) -> Scores:
     """Return the labels, ``(T,)``.
 
     Raises:
-        ValueError: a label is not 0 or 1; names the row.
+        ValueError: a label is not 0 or 1; names the row. Or the type of the column has no such values.
     """
     column = table[name]
+    if column.dtype.is_nested() or column.dtype.is_temporal():
+        raise ValueError(f"column '{name}': got the type {column.dtype}, expected labels of 0 or 1")
     numbers: Any = column.cast(pl.Float64, strict=False)
     is_wrong = ~numbers.is_in([0.0, 1.0]).fill_null(False).to_numpy()
     if len(rows := np.flatnonzero(is_wrong)):

@@ -34,11 +34,14 @@ class ItemPath:
     item: int
     degree: int
     """Number of neighbors of the entity: an entity that few items share says more."""
+    starts_at_item: bool = False
+    """Whether the head of a direct triple is the item, and its tail the item of the history."""
 
     def describe(self, history_name: str, item_name: str) -> str:
         """Return the path in words."""
         if self.entity is None:
-            return f"{history_name} - {self.first_relation} - {item_name}"
+            head, tail = (item_name, history_name) if self.starts_at_item else (history_name, item_name)
+            return f"{head} - {self.first_relation} - {tail}"
         entity = self.entity.removeprefix(ITEM_PREFIX)
         if self.first_relation == self.second_relation:
             return f"{history_name} and {item_name} share {self.first_relation}: {entity}"
@@ -105,9 +108,14 @@ class PathFinder:
                 None if second is None else names[second],
                 item,
                 0 if vertex is None else self.degree(vertex),
+                vertex is None and not self._has_triple(other, first, item),
             )
             for other, vertex, first, second in self.find(history, item)[:limit]
         ]
+
+    def _has_triple(self, head: int, relation: int, tail: int) -> bool:
+        graph = self.knowledge.graph
+        return bool(((graph.heads_T == head) & (graph.relations_T == relation) & (graph.tails_T == tail)).any())
 
     def _around(self, vertex: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         offsets, neighbors, relations = self._neighbors

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,9 @@ __all__ = ["hide_password", "is_database", "is_query", "read_database"]
 
 MAX_NAME = 255
 """Bytes of the name of a file, at most."""
+
+BATCH_ROWS = 50_000
+"""Rows that are fetched and converted at a time: as Python objects, a row takes about ten times the memory."""
 
 SQLITE, POSTGRESQL = "sqlite:///", ("postgresql://", "postgres://")
 
@@ -74,14 +78,23 @@ def _read_sqlite(address: str, query: str) -> pl.DataFrame:
     if not path.is_file():
         raise ValueError(f"data: no such file: {path}, expected an SQLite database")
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        return _fetch(connection, query, sqlite3.Error)
+        return _fetch(connection.cursor(), query, sqlite3.Error)
 
 
 def _read_postgresql(address: str, query: str) -> pl.DataFrame:
     try:
         import psycopg
+        from psycopg.types.numeric import NumericLoader
     except ModuleNotFoundError:
         raise ValueError("psycopg is not installed: pip install 'segue[postgresql]'") from None
+
+    class FiniteNumericLoader(NumericLoader):
+        def load(self, data: Any) -> Decimal:
+            value = super().load(data)
+            if not value.is_finite():  # Polars would panic
+                raise ValueError(f"got the numeric value {value}, expected a finite one or float8")
+            return value
+
     host = urlsplit(address).hostname or "the server"
     try:
         connection = psycopg.connect(address)
@@ -89,12 +102,21 @@ def _read_postgresql(address: str, query: str) -> pl.DataFrame:
         raise ValueError(f"data: cannot connect to {host}: {str(error).splitlines()[0]}") from None
     with closing(connection):
         connection.read_only = True
-        return _fetch(connection, query, psycopg.Error)
+        connection.adapters.register_loader("numeric", FiniteNumericLoader)
+        connection.execute("SET cursor_tuple_fraction = 1")  # all rows will be read: plan for the last, not the first
+        with closing(connection.cursor("segue")) as cursor:  # a named cursor leaves the rows at the server
+            return _fetch(cursor, query, psycopg.Error)
 
 
-def _fetch(connection: Any, query: str, failure: type[Exception]) -> pl.DataFrame:
+def _fetch(cursor: Any, query: str, failure: type[Exception]) -> pl.DataFrame:
+    """Read all rows of a query in batches.
+
+    Columns whose type differs between batches get the common type.
+    """
     try:
-        frame = pl.read_database(query, connection, infer_schema_length=None)
+        batches = pl.read_database(query, cursor, iter_batches=True, batch_size=BATCH_ROWS, infer_schema_length=None)
+        frames = [_without_objects(frame) for frame in batches]
+        frame = pl.concat(frames, how="vertical_relaxed") if frames else pl.DataFrame()
     except failure as error:
         raise ValueError(f"query '{_shorten(query)}' failed: {str(error).splitlines()[0]}") from None
     except pl.exceptions.UnsuitableSQLError as error:
@@ -105,6 +127,11 @@ def _fetch(connection: Any, query: str, failure: type[Exception]) -> pl.DataFram
         ) from None
     if not len(frame):
         raise ValueError(f"query '{_shorten(query)}': got no rows, expected some")
+    return frame
+
+
+def _without_objects(frame: pl.DataFrame) -> pl.DataFrame:
+    """Convert values of types that Polars does not have to text."""
     objects = [column.name for column in frame if column.dtype == pl.Object]  # such as uuid.UUID
     texts = {name: [None if one is None else str(one) for one in frame[name]] for name in objects}
     return frame.with_columns(pl.Series(name, cells, dtype=pl.String) for name, cells in texts.items())

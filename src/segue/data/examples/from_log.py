@@ -152,19 +152,22 @@ def _with_negatives(
 ) -> tuple[Index, Index, NDArray[np.bool_]]:
     """Add sampled items after each event.
 
-    Items with which the user had an event until then are drawn again.
+    Items with which the user had an event until then, or at the same time, are drawn again.
     """
     events, rng = data.histories, np.random.default_rng(seed)
-    seen = _FirstPlaces(events, data.n_items)
-    place_EK = np.repeat(index_E[:, None], negatives, axis=1)
-    users_EK = events.rows[place_EK].astype(np.int64)
-    items_EK = rng.integers(data.n_items, size=place_EK.shape)
-    again = seen.is_at_most(users_EK, items_EK, place_EK)
+    if negatives > data.n_items:
+        raise ValueError(f"negatives: got {negatives}, expected at most {data.n_items}, the items of '{data.name}'")
+    moment_T = _moments(events)
+    seen = _FirstMoments(events, data.n_items, moment_T)
+    users_EK = np.repeat(events.rows[index_E].astype(np.int64)[:, None], negatives, axis=1)
+    moment_EK = np.repeat(moment_T[index_E][:, None], negatives, axis=1)
+    items_EK = rng.integers(data.n_items, size=users_EK.shape)
+    again = seen.is_at_most(users_EK, items_EK, moment_EK)
     for _ in range(100):
         if not again.any():
             break
         items_EK[again] = rng.integers(data.n_items, size=int(again.sum()))
-        again[again] = seen.is_at_most(users_EK[again], items_EK[again], place_EK[again])
+        again[again] = seen.is_at_most(users_EK[again], items_EK[again], moment_EK[again])
     if lost := int(again.sum()):
         notes.append(f"{lost:,} negatives were left out: their users had events with nearly all items")
     keep = np.column_stack([np.ones(len(index_E), np.bool_), ~again]).ravel()
@@ -173,19 +176,20 @@ def _with_negatives(
     return np.repeat(index_E, negatives + 1)[keep], items, is_positive
 
 
-class _FirstPlaces:
-    """The first event of each pair of user and item."""
+class _FirstMoments:
+    """The moment of the first event of each pair of user and item."""
 
-    def __init__(self, events: Events, n_items: int) -> None:
+    def __init__(self, events: Events, n_items: int, moment_T: Index) -> None:
         self.n_items = n_items
         pairs_T = events.rows.astype(np.int64) * n_items + events.items
-        self.pairs, self.places = np.unique(pairs_T, return_index=True)
+        self.pairs, first = np.unique(pairs_T, return_index=True)
+        self.moments = moment_T[first]
 
-    def is_at_most(self, users: Index, items: Index, places: Index) -> NDArray[np.bool_]:
-        """Return whether the pair has an event at this place of the log or before."""
+    def is_at_most(self, users: Index, items: Index, moments: Index) -> NDArray[np.bool_]:
+        """Return whether the pair has an event at this moment or before."""
         pairs = users * self.n_items + items
         found = np.minimum(np.searchsorted(self.pairs, pairs), len(self.pairs) - 1)
-        is_found: NDArray[np.bool_] = (self.pairs[found] == pairs) & (self.places[found] <= places)
+        is_found: NDArray[np.bool_] = (self.pairs[found] == pairs) & (self.moments[found] <= moments)
         return is_found
 
 
@@ -223,12 +227,9 @@ def _histories(data: Dataset, index_E: Index, positive_P: Index, length: int) ->
     events = data.histories
     user_E, user_P = events.rows[index_E], events.rows[positive_P]
     start_E = np.searchsorted(user_P, user_E)
-    if events.times is None:
-        stop_E = np.searchsorted(positive_P, index_E)
-    else:
-        moment_T = _rank_times(events)
-        stop_E = np.searchsorted(moment_T[positive_P], moment_T[index_E])
-    start_E = np.maximum(start_E, stop_E - length)
+    moment_T = _moments(events)
+    stop_E = np.searchsorted(moment_T[positive_P], moment_T[index_E])
+    start_E = np.maximum(start_E, stop_E - min(length, events.size))
     counts_E = stop_E - start_E
     offsets = np.cumsum(counts_E) - counts_E
     taken_L = np.arange(counts_E.sum()) + np.repeat(start_E - offsets, counts_E)
@@ -241,12 +242,14 @@ def _histories(data: Dataset, index_E: Index, positive_P: Index, length: int) ->
     return rows[HISTORY].fill_null([])
 
 
-def _rank_times(events: Events) -> Index:
+def _moments(events: Events) -> Index:
     """Number the moments of each user's events, ``(T,)``.
 
-    Events at the same time have equal numbers, which ascend over users and times.
+    Events at the same time have equal numbers, which ascend over users and times. Without times, each event has a
+    moment of its own.
     """
-    assert events.times is not None
+    if events.times is None:
+        return np.arange(events.size)
     is_new = np.ones(events.size, np.bool_)
     is_new[1:] = (np.diff(events.times) != 0) | (np.diff(events.rows) != 0)
     return np.cumsum(is_new)

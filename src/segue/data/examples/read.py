@@ -1,8 +1,8 @@
 """Read tables of labeled examples: memory, files, databases, public datasets.
 
 Files are delimited text with a header, JSON Lines, Parquet, Arrow or libfm; an address is one file, a folder or a
-pattern. Columns keep the types that they have in the source; text is read as numbers, truth values or dates where all
-cells of a column are.
+pattern. Columns keep the types that they have in the source; delimited text is read as numbers, truth values or dates
+where all cells of a column are, and text of JSON and SQLite, which have no dates, as dates.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import re
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeAlias
@@ -21,6 +22,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.config import suggest
+from segue.core.examples.columns import parse_times
 from segue.core.registry import keys, load_module
 from segue.data import event_files
 from segue.data.archives import Archive, find_archive
@@ -92,7 +94,8 @@ def read_examples(
         kind = "a database" if is_address else type(source).__name__
         raise ValueError(f"memory: got 'streamed', but the data is {kind}, expected Parquet files")
     if is_database(address):
-        return read_database(address, query)
+        table = read_database(address, query)
+        return _with_dates(table) if address.startswith("sqlite:") else table
     if query is not None:
         raise ValueError(
             f"query: got {query[:60]!r}, but the data is not the address of a database, such as sqlite:///FILE or "
@@ -244,7 +247,7 @@ def _read_json_lines(data: bytes, name: str) -> ExampleTable:
     if _has_other_lines(data):
         event_files.check_json_lines(data, name)
     has_blank_lines = data.strip().count(b"\n") >= len(frame)
-    return ExampleTable(frame, SourceLocation(name, 1, "row" if has_blank_lines else "line"))
+    return _with_dates(ExampleTable(frame, SourceLocation(name, 1, "row" if has_blank_lines else "line")))
 
 
 def _has_other_lines(data: bytes) -> bool:
@@ -353,6 +356,21 @@ def _check_complete(frame: pl.DataFrame, location: SourceLocation) -> None:
         raise ValueError(f"{location.describe_row(row)}: got {found} fields, expected {frame.width} as in the header")
 
 
+def _with_dates(table: ExampleTable) -> ExampleTable:
+    """Convert columns of texts that are all dates."""
+    texts = [one for one in table.frame if one.dtype == pl.String]
+    return replace(table, frame=table.frame.with_columns(_parse_dates(one) for one in texts))
+
+
+def _parse_dates(texts: pl.Series) -> pl.Series:
+    """Convert a column of text to times if all of its cells are."""
+    known = texts.drop_nulls()
+    if not len(known) or not re.match(DATE, known[0]):
+        return texts
+    found = parse_times(texts)
+    return found if found.null_count() == texts.null_count() else texts
+
+
 def _parse_texts(texts: pl.Series) -> pl.Series:
     """Convert a column of text to the type that all of its cells have.
 
@@ -365,7 +383,7 @@ def _parse_texts(texts: pl.Series) -> pl.Series:
     if first in BOOLEANS:
         found = texts.str.to_lowercase().replace_strict(BOOLEANS, default=None, return_dtype=pl.Boolean)
     elif re.match(DATE, first):
-        found = texts.str.to_datetime(strict=False)
+        return _parse_dates(texts)
     elif not _is_number(first) or known.str.contains(IDENTIFIER).any():
         return texts
     else:

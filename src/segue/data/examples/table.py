@@ -34,6 +34,10 @@ PART = "part"
 """Column of a table with given parts, whose values are those of :data:`PARTS`."""
 
 
+HASH_ROWS = 100_000
+"""Rows whose categories are converted to text at a time, to hash them."""
+
+
 class ExampleRows(ABC):
     """Labeled examples, in memory or on the disk: a label and any other columns."""
 
@@ -160,8 +164,16 @@ def combine_hashes(hashes: Iterable[str]) -> str:
 
 
 def _hash_rows(frame: pl.DataFrame) -> int:
-    frame = frame.with_columns(pl.col(pl.Categorical).cast(pl.String))
-    return int(frame.hash_rows(0).cast(pl.UInt128).sum() or 0) if len(frame) else 0
+    """Return the sum of the hashes of all rows.
+
+    It depends on the texts of categories, not on their codes.
+    """
+    lists = [name for name, kind in frame.schema.items() if getattr(kind, "inner", None) == pl.Categorical]
+    total = 0
+    for rows in frame.iter_slices(HASH_ROWS):
+        texts = rows.with_columns(pl.col(pl.Categorical).cast(pl.String), pl.col(lists).cast(pl.List(pl.String)))
+        total += int(texts.hash_rows(0).cast(pl.UInt128).sum() or 0)
+    return total
 
 
 def combined_schema(schemas: Sequence[tuple[str, pl.Schema]]) -> pl.Schema:

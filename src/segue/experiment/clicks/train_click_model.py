@@ -98,9 +98,10 @@ def train_click_model(
         log(text)
     held_out = None if valid is None else EncodedRows(valid, encoder, plan.run.buffer_rows)
     if held_out is None:
+        is_solver = issubclass(model_class(plan.task.model), Solver)
+        epochs = "" if is_solver else f"all {plan.training.epochs} epochs are trained, and "
         warn(
-            f"train: there are no validation rows, so all {plan.training.epochs} epochs are trained, and the threshold "
-            f"of F1 is 0.5; {VALIDATION_HINT}",
+            f"train: there are no validation rows, so {epochs}the threshold of F1 is 0.5; {VALIDATION_HINT}",
             category=QualityWarning,
         )
     if folder is not None:
@@ -311,7 +312,9 @@ def find_click_model(path: Path) -> Path:
     for folder in (path, path / MODEL_FOLDER):
         if (folder / ABOUT).is_file():
             return folder
-    raise ValueError(f"model: '{path}' has no {ABOUT}, expected a folder that segue clicks train or save wrote")
+    found = sorted(one.parent.parent.name for one in path.glob(f"*/{MODEL_FOLDER}/{ABOUT}"))
+    hint = f"; it holds the models {', '.join(found)}, name one of them" if found else ""
+    raise ValueError(f"model: '{path}' has no {ABOUT}, expected a folder that segue clicks train or save wrote{hint}")
 
 
 def open_click_model(path: Path) -> ClickModel:

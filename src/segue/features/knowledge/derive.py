@@ -63,11 +63,11 @@ def add_knowledge(data: Dataset, columns: Sequence[str] = (), *, log: Callable[[
     Raises:
         ValueError: the data has no such feature, or a feature has no values that can be entities.
     """
-    if data.item_features is None:
-        raise ValueError(f"knowledge.columns: '{data.name}' has no item features to derive triples from")
-    table = data.item_features.collect()
+    table = pl.DataFrame() if data.item_features is None else data.item_features.collect()
     chosen = tuple(columns) or tuple(one.name for one in infer_features(table.lazy())[0] if one.kind in SHARED)
     available = [name for name in table.columns if name != "id"]
+    if not available:
+        raise ValueError(f"knowledge.columns: '{data.name}' has no item features to derive triples from")
     if not chosen:
         raise ValueError(f"knowledge.columns: '{data.name}' has no categories or tags among {', '.join(available)}")
     for name in chosen:
