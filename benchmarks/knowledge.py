@@ -234,9 +234,10 @@ def page(found: Mapping[str, Any]) -> str:
         f"# Knowledge graph: {source}",
         "",
         f"{_protocol(source)} {found['queries']:,} test queries, whole catalog. Settings (`recipes/{source}`, defaults "
-        "without) and the best state of training were chosen by Recall@10 on validation. "
-        f"`hybrid` combines {', '.join(f'`{key}`' for key in found['members'])}, the best on validation. Brackets: "
-        f"95 % interval over users, of the mean over {seeds} seeds.",
+        "without; a recipe lists the settings that were tried, more for some than for others) and the best state "
+        "of training were chosen by Recall@10 on validation. `hybrid` combines "
+        f"{', '.join(f'`{key}`' for key in found['members'])}, the best on validation without the rows that lack the "
+        f"triples. Brackets: 95 % interval over users, of the mean over {seeds} seeds.",
         "",
         "```sh",
         f"python -m benchmarks knowledge --source {source}{option}",
