@@ -29,13 +29,13 @@ SPEED = ("ranking_speed", "ratings_speed")
 WITHOUT_ORDER = ("ml-1m-among-100", "amazon-book", "ml-1m-collaborative")
 STEPS = (*BOARDS.values(), "ablation-ml-100k", "ablation-amazon-beauty")
 SOURCES = {
-    ("index", "Comparison with published figures"): (*BOARDS.values(), "hybrid-ml-1m-sasrec"),
+    ("index", "Comparison with published figures"): (*BOARDS.values(), "hybrid-ml-1m-sasrec", "hybrid-amazon-beauty"),
     ("index", "Ratings"): tuple(RATINGS.values()),
     ("index", "Ranking without order"): WITHOUT_ORDER,
     ("index", "New users"): ("new_users",),
     ("index", "Speed"): SPEED,
     ("index", "What improved accuracy"): STEPS,
-    ("README", "Results"): (*BOARDS.values(), "hybrid-ml-1m-sasrec", *RATINGS.values()),
+    ("README", "Results"): (*BOARDS.values(), "hybrid-ml-1m-sasrec", "hybrid-amazon-beauty", *RATINGS.values()),
     ("README", "How it compares"): SPEED,
 }
 """Pages that a section may quote."""
