@@ -67,6 +67,12 @@ PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 """Recall@10 and MRR@10 in the README of ssu-dmlab/AdaKG, on the split of LightKG."""
 
+NOTES = {
+    "kg-book-crossing": "The triples are those of weifeng-ai/SARC, in place of the file of the published runs, which "
+    "may differ: a figure above a published one is no win with equal inputs.",
+}
+"""What a page states about the published figures, by source."""
+
 Values = dict[str, NDArray[np.float64]]
 
 
@@ -261,6 +267,7 @@ def page(found: Mapping[str, Any]) -> str:
     lines += [f"| {name}, published | | | {one:.4f} | {other:.4f} | | |" for name, (one, other) in published]
     if published:
         lines += ["", "Published figures are those of the README of ssu-dmlab/AdaKG, its runs on the same split."]
+        lines += ["", NOTES[source]] if source in NOTES else []
         lines += ["", *_target_lines(found["rows"], PUBLISHED[source])]
     if found["tests"]:
         lines += ["", "Paired randomization tests over users, of the means over the seeds; Holm's correction.", ""]
