@@ -152,6 +152,14 @@ def test_a_list_for_a_column_with_one_category_is_an_error() -> None:
         segue.recommend(trained("profile_model"), histories=[[]], user_features={"city": ["Lima", "Oslo"]})
 
 
+@pytest.mark.parametrize("value", [[20], [20, 30], True], ids=str)
+def test_a_list_or_a_truth_value_for_a_number_is_an_error(value: Any) -> None:
+    """As in the service."""
+    model = trained("profile_model")
+    with pytest.raises(ValueError, match=r"user_features=: age: got .*, expected a number"):
+        segue.recommend(model, histories=[[]], user_features={"age": value})
+
+
 @pytest.mark.parametrize("name", ["gru4rec", "hybrid"])
 def test_inputs_that_a_query_lacks_are_noted_in_the_same_way_everywhere(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

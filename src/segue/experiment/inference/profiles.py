@@ -196,3 +196,5 @@ def _check_profile(trained: TrainedModel, profile: Profile) -> None:
         value = profile.get(feature.name)
         if feature.kind == "category" and is_sequence(value):
             raise ValueError(f"{arg('user_features')}: {feature.name}: got {value!r}, expected one text")
+        if feature.kind == "number" and (is_sequence(value) or isinstance(value, bool)):
+            raise ValueError(f"{arg('user_features')}: {feature.name}: got {value!r}, expected a number")

@@ -423,7 +423,11 @@ def _check_vectors(source: TrainedModel, data: Dataset, available: Sequence[Feat
                 "none of Segue's encoders" if one is None else f"{one.settings['encoder']} (digest {one.digest[:12]})"
                 for one in (theirs, own)
             ]
-            hint = "" if own is None else "; an encoder that learns from the texts differs for each catalog"
+            hint = (
+                ""
+                if own is None
+                else "; an encoder that learns from texts differs for each catalog, unlike transformer"
+            )
             errors.append(f"{about} of the source come from {labels[0]}, those of '{data.name}' from {labels[1]}{hint}")
         elif sizes[name] != feature.size:
             errors.append(f"{about} have {feature.size} numbers in the source, {sizes[name]} in '{data.name}'")
