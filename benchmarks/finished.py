@@ -10,11 +10,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe
-from segue.core.files import atomic_file
+from segue.core.files import load_arrays, save_arrays
 from segue.experiment.paths import runs_folder
 
 __all__ = ["reuse"]
@@ -33,11 +32,9 @@ def reuse(about: Mapping[str, Any], compute: Callable[[], Arrays], commit: str |
     if commit == "unknown" or commit.endswith("-dirty"):
         return compute()
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:20]
-    path = runs_folder() / "benchmarks" / commit / f"{name}.npz"
+    path = runs_folder() / "benchmarks" / commit / f"{name}.safetensors"
     if not path.exists():
         found = compute()
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **found)
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+        save_arrays(path, found)
+    return load_arrays(path)

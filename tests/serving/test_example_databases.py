@@ -30,7 +30,7 @@ def test_the_result_of_a_query_is_a_table(postgresql_server: PostgreSQLServer) -
 def test_nothing_can_be_written(postgresql_server: PostgreSQLServer) -> None:
     postgresql_server.query("CREATE TABLE IF NOT EXISTS shown AS SELECT 1 AS label")
     postgresql_server.query("CREATE SEQUENCE IF NOT EXISTS numbers")
-    with pytest.raises(ValueError, match="failed: .*must not contain data-modifying statements in WITH"):
+    with pytest.raises(ValueError, match=r"failed: .*must not contain data-modifying statements in WITH"):
         read_examples(postgresql_server.address, "WITH gone AS (DELETE FROM shown RETURNING *) SELECT * FROM gone")
     for query in ("SELECT nextval('numbers')", "SELECT 1 AS label; DELETE FROM shown"):
         with pytest.raises(ValueError, match=r"failed: (cannot execute .* in a read-only transaction|.*command)"):

@@ -11,7 +11,7 @@ from segue.core.model_arrays import load_array
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Codes, Dataset, Events, Queries
-from segue.solvers.cooccurrence import cooccurrence
+from segue.solvers.items.cooccurrence import cooccurrence
 from segue.testing import dataset
 
 SECONDS_PER_DAY = 86_400

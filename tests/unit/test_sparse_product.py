@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from segue.solvers import sparse_product
-from segue.solvers.sparse_product import sum_rows
+from segue.solvers.items import sparse_product
+from segue.solvers.items.sparse_product import sum_rows
 
 
 @pytest.mark.parametrize("threads", ["1", "3"])

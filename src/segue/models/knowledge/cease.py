@@ -5,7 +5,7 @@ doi:10.1145/3383313.3418480.
 
 Below the rows of the users stands one row per vertex of the graph, an item or another entity, with the items that share
 a triple with it. So the weight between two items depends on the users and on the entities that they have in common, and
-items without events have weights too. Relations are not told apart.
+items without events have weights too. All relations count the same.
 
 Shapes: U users, I items, V vertices, T triples.
 """
@@ -21,7 +21,7 @@ from scipy.sparse import csr_array, vstack
 from segue.core.config import Settings
 from segue.core.knowledge.knowledge import ItemGraph
 from segue.core.types import Dataset
-from segue.solvers.item_regression import ItemRegression
+from segue.solvers.items.item_regression import ItemRegression
 
 __all__ = ["CEASE"]
 

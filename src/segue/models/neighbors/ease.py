@@ -1,6 +1,6 @@
 """EASE: a linear item-item model with a zero diagonal.
 
-Steck 2019, arXiv:1905.03375; see :mod:`segue.solvers.item_regression`.
+Steck 2019, arXiv:1905.03375; see :mod:`segue.solvers.items.item_regression`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated
 from annotated_types import Gt
 
 from segue.core.config import Settings
-from segue.solvers.item_regression import ItemRegression
+from segue.solvers.items.item_regression import ItemRegression
 
 __all__ = ["EASE"]
 

@@ -27,7 +27,7 @@ from segue.core.model_arrays import load_array, load_csr
 from segue.core.numba_kernels import fastmath_kernel, input_array, output_array, parallel_rows
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
-from segue.solvers.cooccurrence import cooccurrence
+from segue.solvers.items.cooccurrence import cooccurrence
 from segue.solvers.popularity import fill_empty_rows_with_popularity, popularity_distribution
 
 __all__ = ["SLIM"]

@@ -20,9 +20,9 @@ from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
-from segue.solvers.cooccurrence import cooccurrence
+from segue.solvers.items.cooccurrence import cooccurrence
+from segue.solvers.items.sparse_product import sum_rows
 from segue.solvers.popularity import fill_empty_rows_with_popularity, popularity_distribution
-from segue.solvers.sparse_product import sum_rows
 
 __all__ = ["ItemRegression"]
 

@@ -1,0 +1,1 @@
+"""Regressions of items on other items, and the counts that they need."""
