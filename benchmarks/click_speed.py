@@ -4,6 +4,9 @@ All libraries train the same architecture on the same codes: equal embeddings, l
 Adam, one process each, in turns. Each is used through the trainer that its documentation shows. ``small`` has few
 categories, as Frappe; ``large`` has a million, so that updating all embeddings in each step is most of the work.
 
+The matrix products of the layers take the same time in all libraries. The page states how long they take at least, from
+the rate of the machine, and so which ratio no implementation can exceed.
+
 Then 1,000 candidates with 30 fields are ordered in the service, see :mod:`benchmarks.click_service`. Each row is saved
 in the folder of the report when it is measured; ``--resume`` continues an interrupted run.
 """
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +26,10 @@ from benchmarks.click_service import SERVED, measure_service, page_lines
 from benchmarks.environments import interpreter
 from benchmarks.machine import cpu_load, describe_lines, load_line
 from benchmarks.speed_ratios import estimate_ratio, format_ratio
-from benchmarks.subprocess_runner import Arrays, run_alternating
+from benchmarks.subprocess_runner import Arrays, find_python, run_alternating, run_in_subprocess
 from benchmarks.table_rows import head_lines, row_line
 
-__all__ = ["MODELS", "SavedRows", "examples", "page", "run"]
+__all__ = ["MODELS", "SavedRows", "count_products", "examples", "page", "run"]
 
 ROUNDS = 3
 MODELS = ("deepfm", "dcn_v2", "dlrm", "din")
@@ -99,6 +103,7 @@ def run(options: Any) -> dict[str, Any]:
     found: dict[str, Any] = {"load_before_percent": cpu_load(), "settings": settings, "threads": options.threads}
     saved = SavedRows(options.out / ROWS_FILE, options.resume)
     found["tables"] = {}
+    found["rates"] = saved.get("rates", partial(_measure_rates, options.threads, settings))
     for size, sizes in (QUICK_SIZES if options.quick else SIZES).items():
         arrays, runs = examples(sizes, options.seed), dict[str, Any]()
         for model in MODELS:
@@ -119,6 +124,28 @@ def run(options: Any) -> dict[str, Any]:
 def _train(jobs: list[Any], arrays: Arrays, quick: bool) -> dict[str, Any]:
     """Train a model in all libraries, which take turns."""
     return {name: figures for name, (figures, _) in run_alternating(1 if quick else ROUNDS, jobs, arrays).items()}
+
+
+def _measure_rates(threads: int, settings: dict[str, Any]) -> dict[str, float]:
+    """Return the rates of matrix products in several shapes, in GFLOP/s."""
+    python = find_python("segue")
+    assert python is not None
+    batch, width = settings["batch_size"], settings["hidden"][0]
+    shapes = {"embedding_dim": width, "items": 2 * width, "rows": batch, "batch": batch, "length": 1}
+    figures, _ = run_in_subprocess("gemm", python, shapes | {"threads": threads}, {})
+    return {name: figures[name] for name in ("square", "head_logits", "head_hidden", "head_vectors", "dense")}
+
+
+def count_products(model: str, sizes: dict[str, int], settings: dict[str, Any]) -> float | None:
+    """Return the operations of matrix products in training one example; ``None``: not counted for this model.
+
+    Two per multiply-add, in the forward pass and, for the gradients of both factors, twice in the backward pass.
+    """
+    width = (sizes["fields"] + sizes["numbers"]) * settings["embedding_dim"]
+    layers = [width, *settings["hidden"]]
+    tower = sum(a * b for a, b in pairwise(layers))
+    crosses = {"deepfm": 0, "dcn_v2": settings["num_crosses"] * width**2}
+    return 6.0 * (tower + crosses[model]) if model in crosses else None
 
 
 def examples(sizes: dict[str, int], seed: int = 0) -> Arrays:
@@ -213,9 +240,34 @@ def page(found: dict[str, Any]) -> str:
                     ]
                 )
             )
+        lines += ["", *_bound_lines(table, found)]
     lines += ["", *page_lines(found["service"])]
     lines += [
         "",
         *(f"* {note}" for note in NOTES),
     ]
     return "\n".join([*lines, load_line(found), *describe_lines(found["machine"]), ""])
+
+
+def _bound_lines(table: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """State how long the matrix products take at least, and the ratio of speeds that they allow."""
+    rate = max(found["rates"].values())
+    lines = []
+    for model in MODELS:
+        operations = count_products(model, table["sizes"], found["settings"])
+        others = {
+            name.partition(", ")[2]: row["fit_seconds"]
+            for name, row in table["rows"].items()
+            if name.startswith(f"{model}, ") and "ratio" in row
+        }
+        if operations is None or not others:
+            continue
+        least = table["sizes"]["examples"] * found["settings"]["epochs"] * operations / rate / 1e9
+        limits = " and ".join(f"{seconds / least:.1f} ({library})" for library, seconds in others.items())
+        lines.append(
+            f"* `{model}`: the matrix products of Segue's layers alone take at least {least:.1f} s at {rate:.0f} "
+            f"GFLOP/s, the rate of the fastest of {len(found['rates'])} shapes; training takes "
+            f"{table['rows'][f'{model}, Segue']['fit_seconds']:.1f} s. No implementation of them can be faster by more "
+            f"than {limits}."
+        )
+    return lines

@@ -58,7 +58,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "logistic_regression": ("logistic_regression", {"min_count": 1}),
     "ctr_factorization_machine": (
         "ctr_factorization_machine",
-        {name: value for name, value in DEEP.items() if name not in ("hidden", "dropout")},
+        {name: value for name, value in DEEP.items() if name not in ("hidden", "dropout")}
+        | {"embedding_l2": 1e-5, "learning_rate": 0.01},
     ),
     "wide_deep": ("wide_deep", DEEP),
     "deepfm": ("deepfm", DEEP),

@@ -2,11 +2,14 @@
 
 Each retriever is measured alone, and as the first stage of ``ranker`` with several click-through models, with the same
 settings. Rankers learn from out-of-fold candidates of the training part; validation chooses the best epoch and the
-ranker that is compared. Latency is that of single queries within the process, one after the other.
+ranker that is compared. The rankers of a retriever share what does not depend on them: the retriever itself, and the
+one that is trained without the held-out events. Latency is that of single queries within the process, one after the
+other.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -42,6 +45,9 @@ RANKERS: dict[str, dict[str, Any]] = {
 }
 """Settings of the rankers."""
 
+EPOCHS = {"sasrec": 6}
+"""Epochs of networks that retrieve, fewer than those of their recipes: each is trained twice per seed."""
+
 QUICK: dict[str, dict[str, Any]] = {
     "gradient_boosting": {"iterations": 20, "min_examples": 5},
     "deepfm": {"epochs": 1, "hidden": [8]},
@@ -60,6 +66,35 @@ N_TIMED = 500
 METRICS = {"hit_rate@10": hit_rate, "ndcg@10": ndcg}
 
 Values = dict[str, NDArray[np.float64]]
+
+
+class SharedParts(Run):
+    """A run that trains a part once for all models that have it.
+
+    Args:
+        seed: that of the models.
+        parts: those trained so far, with their processor time; new ones are added.
+    """
+
+    def __init__(self, seed: int, parts: dict[str, tuple[Any, float]]) -> None:
+        super().__init__(seed)
+        self.parts = parts
+        self.cpu_seconds = 0.0
+        """Processor time of the trainings of all parts so far, wherever they took place."""
+
+    def train_part(self, key: str, settings: Mapping[str, Any], data: Any, validate: Any, name: str) -> Any:
+        """See :meth:`segue.core.run.Run.train_part`.
+
+        Data of parts with the same seed, name and settings must be equal.
+        """
+        about = json.dumps([self.seed, name, settings], sort_keys=True)
+        if about not in self.parts:
+            started = time.process_time()
+            part = super().train_part(key, settings, data, validate, name)
+            self.parts[about] = part, time.process_time() - started
+        part, seconds = self.parts[about]
+        self.cpu_seconds += seconds
+        return part
 
 
 def run(source: str | None, models: str | None, seeds: int, log: Callable[[str], None], quick: bool) -> dict[str, Any]:
@@ -100,25 +135,31 @@ def measure(
     facts: dict[str, dict[str, Any]] = {}
     for retriever in retrievers:
         plan = make_plan({"model": retriever, "data": source}, [*SPLITS.get(source, ())])
-        training = plan.training.model_copy(update={"epochs": 1} if quick else {})
+        epochs = 1 if quick else EPOCHS.get(retriever, plan.training.epochs)
+        training = plan.training.model_copy(update={"epochs": epochs})
         is_network = not issubclass(model_class(retriever), Solver)
         own = plan.model.model_dump() | (training.model_dump() if is_network else {})
-        jobs: dict[str, tuple[str, Any]] = {retriever: (retriever, plan.model)}
+        shared = dict[str, tuple[Any, float]]()
+        models: dict[str, list[Any]] = {retriever: []}
+        seconds: dict[str, float] = {}
         for ranker, settings in rankers.items():
+            name = f"{retriever} + {ranker}"
             config: dict[str, Any] = {"retriever": retriever, "ranker": ranker, "num_candidates": N_CANDIDATES}
-            config["retrieve_seen"] = not excludes
-            jobs[f"{retriever} + {ranker}"] = "ranker", config | {"settings": {retriever: own, ranker: settings}}
-        for name, (key, config) in jobs.items():
-            started = time.process_time()
-            trained = [train(key, config, training, parts.train, Run(seed), validate) for seed in seeds]
-            seconds = (time.process_time() - started) / len(trained)
+            config |= {"retrieve_seen": not excludes, "settings": {retriever: own, ranker: settings}}
+            runs = [SharedParts(seed, shared) for seed in seeds]
+            models[name] = [train("ranker", config, training, parts.train, run, validate) for run in runs]
+            seconds[name] = sum(run.cpu_seconds for run in runs) / len(runs)
+            log(f"{name}: {seconds[name]:.0f} CPU s")
+        models[retriever] = [one.retriever for one in models[name]]
+        seconds[retriever] = sum(spent for model, spent in shared.values() if model in models[retriever]) / len(seeds)
+        for name, trained in models.items():
             values[name] = {
                 part: [_measure_ranks(model, held_out, excludes) for model in trained]
                 for part, held_out in (("valid", parts.valid), ("test", parts.test))
             }
-            facts[name] = {"cpu_seconds": seconds, **measure_latency(trained[0], parts.test, quick)}
+            facts[name] = {"cpu_seconds": seconds[name], **measure_latency(trained[0], parts.test, quick)}
             facts[name]["recall"] = _candidate_recall(trained[0], parts.valid, excludes)
-            log(f"{name}: validation {_mean(values[name]['valid'], 'ndcg@10').mean():.4f}, {seconds:.0f} CPU s")
+            log(f"{name}: validation {_mean(values[name]['valid'], 'ndcg@10').mean():.4f}")
     best = {
         retriever: max(
             (f"{retriever} + {ranker}" for ranker in rankers),
@@ -215,6 +256,8 @@ def page(found: dict[str, Any]) -> str:
         lines.append(f"* {key}: {', '.join(f'`{name}={value}`' for name, value in settings.items())}")
     lines += [
         "* retrievers: their recipes for this source, or defaults; the best epoch was chosen on validation",
+        *(f"* `{name}` was trained for {count} epochs only" for name, count in EPOCHS.items() if name in found["rows"]),
+        "* training: processor time of a ranker and its two retrievers, which are trained once for all rankers",
         f"* data hash {found['data']['hash']}; one reading of the test part per row and seed",
     ]
     return "\n".join([*lines, load_line(found), *describe_lines(found["machine"]), ""])

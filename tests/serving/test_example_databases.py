@@ -42,6 +42,13 @@ def test_nothing_can_be_written(postgresql_server: PostgreSQLServer) -> None:
         read_examples(postgresql_server.address, "SELECT * FROM nothing")
 
 
+def test_only_one_statement_is_read(postgresql_server: PostgreSQLServer) -> None:
+    with pytest.raises(ValueError, match="failed: cannot insert multiple commands into a prepared statement"):
+        read_examples(postgresql_server.address, "SELECT 1 AS label; SELECT 2 AS label")
+    table = read_examples(postgresql_server.address, "SELECT 1 AS label, 'a;b' AS text;")
+    assert table.frame.to_dicts() == [{"label": 1, "text": "a;b"}]
+
+
 def test_passwords_are_not_shown() -> None:
     with pytest.raises(ValueError, match=r"data: cannot connect to 127\.0\.0\.1") as caught:
         read_examples("postgresql://u:secret@127.0.0.1:1/x", "SELECT 1")

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from benchmarks import click_service, click_speed, two_stage
+from segue.core.run import Run
 from segue.core.types import Events
 from segue.data.splits import SplitSettings, split
 from segue.testing import dataset
+from segue.training.settings import Training
+from segue.training.train import train
 
 MACHINE = dict.fromkeys(("processor", "cores", "system", "python", "torch", "segue", "commit", "command", "date"), "x")
 
@@ -61,6 +64,7 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
         "settings": click_speed.SETTINGS,
         "threads": 1,
         "tables": {"small": table},
+        "rates": {"square": 0.01, "dense": 0.02},
         "service": {
             "none": {"p50_ms": 1.5, "p99_ms": 2.0, "cpu_ms": 1.2, "fields": 0},
             "deepfm": {"p50_ms": 2.0, "p99_ms": 4.0, "cpu_ms": 1.9, "fields": 33},
@@ -72,8 +76,34 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
     text = click_speed.page(found)
     assert "| deepfm | torch-rechub | 400 | 5.00 | 5.00 | 400 | 5.00 | 5.00 | 100 |" in text
     assert "| deepfm | Segue | 2,000 |  |  | 2,000 |  |  | 100 |" in text
+    operations = 6.0 * ((4 + 2) * 16 * 256 + 256 * 128)
+    assert click_speed.count_products("deepfm", sizes, click_speed.SETTINGS) == operations
+    least = 4_000 * operations / 0.02e9
+    assert f"can be faster by more than {10.0 / least:.1f} (torch-rechub)" in text
     assert "| none |  | 1.50 | 2.00 | 1.20 |  |" in text
     assert "| deepfm | 33 | 2.00 | 4.00 | 1.90 | 0.70 |" in text
+
+
+def test_the_rate_of_matrix_products_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.subprocess_runner.cpu_load", lambda: 0.0)
+    rates = click_speed._measure_rates(1, click_speed.SETTINGS | {"batch_size": 64})
+    assert min(rates.values()) > 0
+
+
+def test_rankers_share_what_does_not_depend_on_them() -> None:
+    rng = np.random.default_rng(0)
+    parts = split(dataset(Events.of([rng.permutation(20)[:8].tolist() for _ in range(40)]), 20), SplitSettings())
+    shared: dict[str, Any] = {}
+    config = {"retriever": "ease", "settings": {"gradient_boosting": {"iterations": 5, "min_examples": 2}}}
+    models: list[Any] = [
+        train("ranker", config, Training(), parts.train, two_stage.SharedParts(0, shared)) for _ in range(2)
+    ]
+    assert models[0].retriever is models[1].retriever
+    alone: Any = train("ease", {}, Training(), parts.train, Run(0))
+    queries = parts.test.queries
+    np.testing.assert_array_equal(models[0].retriever.score(queries), alone.score(queries))
+    other: Any = train("ranker", config, Training(), parts.train, two_stage.SharedParts(1, shared))
+    assert other.retriever is not models[0].retriever
 
 
 def test_an_interrupted_run_continues(tmp_path: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from segue.experiment.inference.files import read_ids, read_table
+from segue.experiment.inference.files import read_ids, read_table, write_parts, write_table
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,16 @@ def test_one_column_needs_no_separator(tmp_path: Path) -> None:
     assert read_ids(path).to_list() == ["007", "a;b"]
     path.write_text('"a,b"\n1\n')
     assert read_table(path).columns == ["a,b"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_lists_are_joined_where_they_can_be_read_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"out{suffix}"
+    write_table(path, pl.DataFrame({"items": [["a", "b"], None, []], "count": [1, 2, 3]}))
+    assert read_table(path)["items"][0] == "a|b"
+    ambiguous = pl.DataFrame({"items": [["a"], ["b", "c|d"]]})
+    with pytest.raises(ValueError, match=r"column 'items': got a list with 'c\|d'"):
+        write_table(path, ambiguous.lazy())
+    with pytest.raises(ValueError, match=r"column 'items': got a list with 'c\|d'"):
+        write_parts(path, iter([ambiguous, ambiguous]))
+    assert read_table(path)["items"][0] == "a|b"

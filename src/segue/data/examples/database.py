@@ -101,11 +101,26 @@ def _read_postgresql(address: str, query: str) -> pl.DataFrame:
     except psycopg.Error as error:  # its message contains no password
         raise ValueError(f"data: cannot connect to {host}: {str(error).splitlines()[0]}") from None
     with closing(connection):
+        _check_statement(connection, query)
         connection.read_only = True
         connection.adapters.register_loader("numeric", FiniteNumericLoader)
         connection.execute("SET cursor_tuple_fraction = 1")  # all rows will be read: plan for the last, not the first
         with closing(connection.cursor("segue")) as cursor:  # a named cursor leaves the rows at the server
             return _fetch(cursor, query, psycopg.Error)
+
+
+def _check_statement(connection: Any, query: str) -> None:
+    """Let the server check that a query is a single statement.
+
+    A named cursor would ignore all statements but the first.
+
+    Raises:
+        ValueError: the query is no single statement, or names something unknown.
+    """
+    found = connection.pgconn.prepare(b"", query.encode())
+    if failure := found.error_message.decode(errors="replace"):
+        reason = failure.splitlines()[0].removeprefix("ERROR:").strip()
+        raise ValueError(f"query '{_shorten(query)}' failed: {reason}")
 
 
 def _fetch(cursor: Any, query: str, failure: type[Exception]) -> pl.DataFrame:

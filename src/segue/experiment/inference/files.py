@@ -83,7 +83,7 @@ def write_table(path: Path, table: pl.DataFrame | pl.LazyFrame) -> None:
     Lists become text with ``|`` between their values in CSV and TSV files.
 
     Raises:
-        ValueError: the format is unknown.
+        ValueError: the format is unknown, or a value of a list that becomes text contains ``|``.
     """
     check_suffix(path)
     path = path.expanduser()
@@ -143,6 +143,18 @@ def _write_row_groups(path: Path, parts: Iterator[pl.DataFrame]) -> None:
 
 
 def _join_lists(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Write lists as text, for formats without lists."""
+    """Write lists as text, for formats without lists.
+
+    Raises:
+        ValueError: a value contains the separator, so that the list could not be read back.
+    """
     lists = [name for name, dtype in frame.collect_schema().items() if isinstance(dtype, pl.List)]
+    for name in lists:
+        values = frame.select(pl.col(name).cast(pl.List(pl.String)).explode()).drop_nulls()
+        ambiguous = values.filter(pl.col(name).str.contains(LIST_SEPARATOR, literal=True)).first().collect()
+        if len(ambiguous):
+            raise ValueError(
+                f"column '{name}': got a list with '{ambiguous.item()}', expected values without {LIST_SEPARATOR!r}, "
+                "which separates them in CSV and TSV files; write a .parquet or .jsonl file"
+            )
     return frame.with_columns(pl.col(name).cast(pl.List(pl.String)).list.join(LIST_SEPARATOR) for name in lists)
