@@ -200,6 +200,7 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("ranker", "settings"): [({}, {"ease": {"l2": 1.0}})],
     ("ranker", "inputs"): [({}, ("history",))],
     ("ranker", "max_queries"): [({}, 6)],
+    ("ranker", "retrieval_weight"): [({}, 0.7)],
     ("llm", "language_model"): [({}, "")],
     ("llm", "base"): [({}, "popular")],
     ("llm", "base_settings"): [({}, {"l2": 1.0})],

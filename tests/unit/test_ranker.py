@@ -22,7 +22,7 @@ from segue.evaluation.click_metrics import auc
 from segue.features.new_items import add_items, check_can_add
 from segue.models.hybrid import ranker as ranker_module
 from segue.models.hybrid.ranker import Ranker
-from segue.solvers.two_stage.held_out_events import hold_out
+from segue.solvers.two_stage.held_out_events import choose_weight, hold_out, mean_ndcg
 from segue.testing import dataset, with_features, with_knowledge
 from segue.testing.training import SMALL
 from segue.training.settings import Training
@@ -184,6 +184,33 @@ def test_items_that_are_no_candidates_follow_in_the_order_of_the_retriever() -> 
         assert len(own) >= 8
 
 
+def test_the_weight_of_the_retriever_is_the_best_on_held_out_queries() -> None:
+    rng = np.random.default_rng(0)
+    labels_NC = np.zeros((50, 20), np.float32)
+    labels_NC[np.arange(50), rng.integers(20, size=50)] = 1
+    none = np.zeros((1000, 0), np.float32)
+    examples = Examples(
+        (), none.astype(np.int32), none, {}, labels=labels_NC.ravel(), users=np.repeat(np.arange(50), 20)
+    )
+    noise_T = rng.normal(size=1000).astype(np.float32)
+    assert choose_weight(examples, examples.labels, noise_T) == 0.0
+    assert choose_weight(examples, noise_T, 3 * examples.labels) >= 3.0
+    assert mean_ndcg(examples, examples.labels) == 1.0
+
+
+def test_a_ranker_that_learns_nothing_leaves_the_order_of_the_retriever(tmp_path: Path) -> None:
+    data = shop()
+    model = fit(data, retrieval_weight=1e6)
+    alone: Any = train("ease", {}, Training(), data, Run(0))
+    queries = Queries.of_users(np.arange(9, dtype=np.int32), data.histories.take(np.arange(9)))
+    expected = recommend(alone, queries, 5).items
+    np.testing.assert_array_equal(recommend(model, queries, 5).items, expected)
+    assert not np.array_equal(recommend(fit(data, retrieval_weight=0.0), queries, 5).items, expected)
+    bundle.save(tmp_path / "saved", bundle.create("ranker", model, data))
+    restored: Any = bundle.load(tmp_path / "saved").model
+    np.testing.assert_array_equal(restored.score(queries), model.score(queries))
+
+
 FAST = (
     "ctr_factorization_machine",
     "dcn_v2",
@@ -293,6 +320,7 @@ def test_items_can_be_added_if_the_retriever_reads_features() -> None:
             "ranker: got 'ease', expected a click-through model such as deepfm",
         ),
         ({"settings": {"bpr": {}}}, "settings: got settings of 'bpr', which is neither retriever nor ranker"),
+        ({"retrieval_weight": 2.0, "inputs": ()}, "retrieval_weight: got 2 without the input 'retrieval'"),
         ({"propensities": (1.0, 0.5)}, "propensities: got some without 'position'"),
         ({"propensities": (1.0, 0.0), "position": "place"}, "propensities: got 0.0 at position 2, expected more than"),
         ({"position": "place"}, "model.position: 'place' is no context column of 'world'"),

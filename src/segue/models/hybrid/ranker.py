@@ -8,8 +8,9 @@ the user chose the item. The retriever that is used in the end is then trained o
 
 An example has the fields of :mod:`segue.core.examples.log_fields`, and numbers of the retrieval: the score of the
 retriever, standardized over the candidates of the query; the logarithm of the rank; and the logarithm of the number of
-training events of the item. Items that are not candidates are ranked below all candidates, in the order of the
-retriever.
+training events of the item. The standardized score, times a weight that is chosen on held-out queries, is also added to
+the logit, so that a ranker that has learned little leaves the order of the retriever. Items that are not candidates are
+ranked below all candidates, in the order of the retriever.
 
 Shapes: U users, N queries, I items, C candidates of a query, T examples, K numbers of the retrieval.
 """
@@ -43,6 +44,7 @@ from segue.core.types import Codes, DataSchema, Dataset, Mask, Queries, Scores
 from segue.solvers.profiles.base_models import base_arrays, check_restorable, combine_schemas, restore_member
 from segue.solvers.two_stage.held_out_events import (
     HeldOutEvents,
+    choose_weight,
     divide_queries,
     hold_out,
     make_query_validator,
@@ -57,8 +59,15 @@ BLOCK_CELLS = 4_000_000
 """Scores of the retriever that are held in memory at once."""
 
 OF_NETWORKS: dict[str, Any] = {"batch_size": 2_048, "epochs": 30, "patience": 3, "objective": "softmax"}
-OF_RANKERS: dict[str, dict[str, Any]] = {"gradient_boosting": {"objective": "lambdarank", "metric": "ndcg@10"}}
-"""Settings of models that order, unless others are given: of networks, and by key."""
+OF_RANKERS: dict[str, dict[str, Any]] = {
+    "gradient_boosting": {
+        **{"objective": "lambdarank", "metric": "ndcg@10", "learning_rate": 0.05, "num_leaves": 15},
+        **{"column_fraction": 0.5, "category_l2": 100.0, "category_smoothing": 100.0},
+        **{"min_category_examples": 1_000, "max_split_categories": 8},
+    }
+}
+"""Settings of models that order, unless others are given: of networks, and by key. Most users are in one query, so that
+trees would learn the ids by heart without strong regularization of categories."""
 
 RETRIEVAL = ("retrieval.score", "retrieval.rank", "retrieval.popularity")
 """Names of the numbers of the retrieval."""
@@ -86,6 +95,9 @@ class Ranker(Solver):
         """Number of items that the ranker orders."""
         retrieve_seen: bool = False
         """Whether items of the history are candidates; set to true where users return to items."""
+        retrieval_weight: Annotated[float, Ge(0)] | None = None
+        """Weight of the standardized score of the retriever in the order, in addition to the logit of the ranker; needs
+        the input ``retrieval``. None: that of several with the best NDCG@10 on a tenth of the training queries."""
         max_history: Annotated[int, Ge(1)] = 50
         """Number of the newest events of a history that the ranker reads."""
         num_targets: Annotated[int, Ge(1)] = 1
@@ -113,6 +125,8 @@ class Ranker(Solver):
                 raise ValueError(
                     f"retriever: got '{self.retriever}', expected a model other than ranker, llm and the ranker"
                 )
+            if self.retrieval_weight is not None and "retrieval" not in self.inputs:
+                raise ValueError(f"retrieval_weight: got {self.retrieval_weight:g} without the input 'retrieval'")
             if self.propensities is not None:
                 check_propensities(self.propensities)
                 if self.position is None:
@@ -124,6 +138,8 @@ class Ranker(Solver):
         self.retriever: Model | None = None
         self.ranker: Model | None = None
         self.popularity_I = np.zeros(schema.n_items, np.float32)
+        self.retrieval_weight = 0.0
+        """Weight of the standardized score of the retriever."""
         self.own_schema = schema
         """Features and context that the ranker reads; ``schema`` also has those of the retriever."""
         self.tables: LogFields | None = None
@@ -156,7 +172,8 @@ class Ranker(Solver):
         self.retriever = run.train_part(retriever, self._settings_of(retriever), train, validate, retriever)
         self._use_log(train)
         self.schema = self._combined_schema()
-        run.log(1, {} if validate is None else {f"valid/{name}": value for name, value in validate(self).items()})
+        validated = {} if validate is None else {f"valid/{name}": value for name, value in validate(self).items()}
+        run.log(1, {"retrieval_weight": self.retrieval_weight, **validated})
         check_restorable(self)
 
     def _combined_schema(self) -> DataSchema:
@@ -203,6 +220,13 @@ class Ranker(Solver):
         settings = self._settings_of(config.ranker)
         self.ranker = run.train_part(config.ranker, settings, learn, make_query_validator(check), config.ranker)
         self.training_notes = self.ranker.training_notes
+        if "retrieval" in config.inputs:
+            assert isinstance(self.ranker, ExampleModel)
+            weight = config.retrieval_weight
+            if weight is None:
+                scores_T = check.numbers[:, -len(RETRIEVAL)]  # the first of the numbers that were appended
+                weight = choose_weight(check, self.ranker.predict_logits(check), scores_T)
+            self.retrieval_weight = weight
 
     def _weight_queries(self, train: Dataset, events: NDArray[np.int64]) -> Scores | None:
         """Return the weight of each held-out event, ``(N,)``, 1 on average."""
@@ -344,14 +368,21 @@ class Ranker(Solver):
         """Return the logits of some candidates, given by row and column, ``(T,)``."""
         if self._scorer is None:
             self._prepare_scorer()
+        assert self.tables is not None
+        numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
+        items_T = candidates_NC[rows_T, columns_T]
+        logits_T: Scores
         if self._scorer is False:
             assert isinstance(self.ranker, ExampleModel)
-            return self.ranker.predict_logits(self._examples(queries, scores_NI, candidates_NC, rows_T, columns_T))
-        assert self._query_tables is not None
-        alone = self._query_tables.of_pairs(queries, np.arange(len(queries)), np.zeros(len(queries), np.int32))
-        numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
-        logits_T: Scores = self._scorer.score(alone, rows_T, candidates_NC[rows_T, columns_T], numbers_TK)
-        return logits_T
+            examples = self.tables.of_pairs(queries, rows_T, items_T)
+            logits_T = self.ranker.predict_logits(
+                examples if numbers_TK is None else examples.with_numbers(RETRIEVAL, numbers_TK)
+            )
+        else:
+            assert self._query_tables is not None
+            alone = self._query_tables.of_pairs(queries, np.arange(len(queries)), np.zeros(len(queries), np.int32))
+            logits_T = self._scorer.score(alone, rows_T, items_T, numbers_TK)
+        return logits_T if numbers_TK is None else logits_T + np.float32(self.retrieval_weight) * numbers_TK[:, 0]
 
     def _prepare_scorer(self) -> None:
         """Compute what depends on items alone, if the ranker can be divided."""
@@ -378,6 +409,7 @@ class Ranker(Solver):
         about = json.dumps(asdict(self.own_schema))
         found: dict[str, NDArray[Any]] = {
             "popularity": self.popularity_I,
+            "retrieval_weight": np.array([self.retrieval_weight]),
             "has_ranker": np.array([self.ranker is not None]),
             "own_schema": np.frombuffer(about.encode(), np.uint8),
         }
@@ -388,6 +420,7 @@ class Ranker(Solver):
     def restore(self, arrays: StateArrays) -> None:
         """See :meth:`segue.core.model.Model.restore`."""
         self.popularity_I = load_array(arrays, "popularity", (self.schema.n_items,), np.float32)
+        self.retrieval_weight = float(load_array(arrays, "retrieval_weight", (1,), np.float64)[0])
         self.own_schema = _read_own_schema(self.schema, arrays)
         fields = log_fields(self.own_schema, "history" in self.config.inputs)
         self.tables = LogFields.restore(arrays, self.own_schema, fields, self.config.max_history)
@@ -424,6 +457,7 @@ class Ranker(Solver):
         extended = type(self)(self.config, replace(self.schema, **sizes))
         extended.retriever, extended.ranker = self.retriever.with_items(codes, table), self.ranker
         extended.own_schema = replace(self.own_schema, **sizes)
+        extended.retrieval_weight = self.retrieval_weight
         extended.popularity_I = np.pad(self.popularity_I, (0, added), constant_values=self.popularity_I.min())
         features_IJ = np.pad(self.tables.item_features, ((0, added), (0, 0)), constant_values=np.nan)
         features_IJ[codes] = encode_features(self.own_schema.item_features, table)

@@ -16,10 +16,13 @@ from segue.core.examples.fields import Examples
 from segue.core.model import Validate
 from segue.core.types import Codes, Events, Queries, Scores
 
-__all__ = ["HeldOutEvents", "divide_queries", "hold_out", "make_query_validator"]
+__all__ = ["HeldOutEvents", "choose_weight", "divide_queries", "hold_out", "make_query_validator", "mean_ndcg"]
 
 VALIDATION_SHARE = 0.1
 """Share of the queries on whose candidates the best epoch of the ranker is chosen."""
+
+WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Weights that :func:`choose_weight` compares; with the last, hardly anything but the retriever counts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,19 +82,37 @@ def divide_queries(examples: Examples, rng: np.random.Generator) -> tuple[Exampl
 def make_query_validator(examples: Examples) -> Validate:
     """Return a function that computes the mean NDCG@10 of the candidates.
 
-    It has the weights of the queries.
-    Each query has one target.
+    See :func:`mean_ndcg`.
+    """
+
+    def validate(model: Any) -> Mapping[str, float]:
+        return {"ndcg@10": mean_ndcg(examples, model.predict_logits(examples))}
+
+    return validate
+
+
+def mean_ndcg(examples: Examples, logits_T: Scores) -> float:
+    """Return the mean NDCG@10 of candidates in the order of their logits.
+
+    It has the weights of the queries. Each query has one target.
     """
     labels, groups = examples.labels, examples.users
     assert labels is not None
     assert groups is not None
     weights = np.ones(len(labels)) if examples.weights is None else examples.weights
+    order = np.lexsort((-logits_T, groups))
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    ranks_T = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    gains_T = np.where(ranks_T < 10, labels[order] / np.log2(ranks_T + 2), 0.0)
+    return float(np.average(np.add.reduceat(gains_T, starts), weights=weights[order][starts]))
 
-    def validate(model: Any) -> Mapping[str, float]:
-        order = np.lexsort((-model.predict_logits(examples), groups))
-        starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-        ranks_T = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-        gains_T = np.where(ranks_T < 10, labels[order] / np.log2(ranks_T + 2), 0.0)
-        return {"ndcg@10": float(np.average(np.add.reduceat(gains_T, starts), weights=weights[order][starts]))}
 
-    return validate
+def choose_weight(examples: Examples, logits_T: Scores, scores_T: Scores) -> float:
+    """Choose the weight of the retriever's scores in the sum with the logits.
+
+    It has the best NDCG@10, and is the smallest of equally good ones.
+
+    Args:
+        scores_T: standardized over the candidates of each query.
+    """
+    return max(WEIGHTS, key=lambda weight: mean_ndcg(examples, logits_T + weight * scores_T))
