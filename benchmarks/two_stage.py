@@ -37,19 +37,14 @@ from segue.training.train import train
 
 __all__ = ["RANKERS", "measure", "page", "run"]
 
-RETRIEVERS = ("item_knn", "sasrec")
+RETRIEVERS = ("item_knn", "ease")
+RETRIEVERS_OF = {"frappe": ("item_knn", "sasrec")}
+"""By source. A network is trained twice per seed, which takes hours with MovieLens 1M."""
 RANKERS: dict[str, dict[str, Any]] = {
     "gradient_boosting": {},
     "deepfm": {"epochs": 10, "learning_rate": 1e-3, "embedding_dim": 16},
-    "din": {"epochs": 6, "learning_rate": 1e-3, "embedding_dim": 16},
 }
-"""Settings of the rankers."""
-
-EPOCHS = {"ml-1m": {"sasrec": 3}, "ml-1m-sasrec": {"sasrec": 3}}
-"""Epochs of networks that retrieve, fewer than those of their recipes, by source: each is trained twice per seed."""
-
-LEFT_OUT: dict[str, tuple[str, ...]] = {"ml-1m": ("din",), "ml-1m-sasrec": ("din",)}
-"""Rankers that are not measured, by source: DIN reads the history once per candidate, which takes hours there."""
+"""Settings of the rankers. Models that read the history once per candidate, such as DIN, take ten times as long."""
 
 QUICK: dict[str, dict[str, Any]] = {
     "gradient_boosting": {"iterations": 20, "min_examples": 5},
@@ -110,13 +105,13 @@ def run(source: str | None, models: str | None, seeds: int, log: Callable[[str],
     import torch
 
     source = source or ("simulated?users=150&items=60&seed=1" if quick else "ml-1m")
-    retrievers = tuple(models.split(",")) if models else ("ease",) if quick else RETRIEVERS
+    usual = RETRIEVERS_OF.get(source, RETRIEVERS)
+    retrievers = tuple(models.split(",")) if models else ("ease",) if quick else usual
     plan = make_plan({"model": retrievers[0], "data": source}, SPLITS.get(source, ()))
     data = load_data(plan)
     parts = split(data, plan.split)
     load = cpu_load()
-    rankers = {key: value for key, value in RANKERS.items() if key not in LEFT_OUT.get(source, ())}
-    rankers = QUICK if quick else rankers
+    rankers = QUICK if quick else RANKERS
     found = measure(source, parts, retrievers, rankers, range(1 if quick else seeds), log, quick)
     about = {"users": data.n_users, "items": data.n_items, "hash": data.header.get("hash")}
     threads = torch.get_num_threads()
@@ -139,8 +134,7 @@ def measure(
     facts: dict[str, dict[str, Any]] = {}
     for retriever in retrievers:
         plan = make_plan({"model": retriever, "data": source}, [*SPLITS.get(source, ())])
-        epochs = 1 if quick else EPOCHS.get(source, {}).get(retriever, plan.training.epochs)
-        training = plan.training.model_copy(update={"epochs": epochs})
+        training = plan.training.model_copy(update={"epochs": 1} if quick else {})
         is_network = not issubclass(model_class(retriever), Solver)
         own = plan.model.model_dump() | (training.model_dump() if is_network else {})
         shared = dict[str, tuple[Any, float]]()
@@ -229,7 +223,7 @@ def page(found: dict[str, Any]) -> str:
     """Format the table."""
     seeds, source = len(found["seeds"]), found["source"]
     retrievers = [name for name in found["rows"] if " + " not in name]
-    option = "" if retrievers == list(RETRIEVERS) else f" --models {','.join(retrievers)}"
+    option = "" if retrievers == list(RETRIEVERS_OF.get(source, RETRIEVERS)) else f" --models {','.join(retrievers)}"
     option += "" if seeds == 3 else f" --seeds {seeds}"
     repeats = "items of the history included" if found["source"] in WITH_REPEATS else "seen items removed"
     lines = [
@@ -268,15 +262,6 @@ def page(found: dict[str, Any]) -> str:
         lines.append(f"* {key}: {given or 'defaults of `ranker`'}")
     lines += [
         "* retrievers: their recipes for this source, or defaults; the best epoch was chosen on validation",
-        *(
-            f"* `{name}` is left out: it reads the history once per candidate, which takes hours with this source"
-            for name in LEFT_OUT.get(found["source"], ())
-        ),
-        *(
-            f"* `{name}` was trained for {count} epochs only: its figures are below those of its recipe"
-            for name, count in EPOCHS.get(source, {}).items()
-            if name in found["rows"]
-        ),
         "* training: processor time of a ranker and its two retrievers, which are trained once for all rankers",
         f"* data hash {found['data']['hash']}; one reading of the test part per row and seed",
     ]
