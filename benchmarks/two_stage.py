@@ -38,8 +38,7 @@ from segue.training.train import train
 __all__ = ["RANKERS", "measure", "page", "run"]
 
 RETRIEVERS = ("item_knn", "ease")
-RETRIEVERS_OF = {"frappe": ("item_knn", "sasrec")}
-"""By source. A network is trained twice per seed, which takes hours with MovieLens 1M."""
+"""Solved in seconds; a network, which is trained twice per seed, takes hours."""
 RANKERS: dict[str, dict[str, Any]] = {
     "gradient_boosting": {},
     "deepfm": {"epochs": 10, "learning_rate": 1e-3, "embedding_dim": 16},
@@ -105,8 +104,7 @@ def run(source: str | None, models: str | None, seeds: int, log: Callable[[str],
     import torch
 
     source = source or ("simulated?users=150&items=60&seed=1" if quick else "ml-1m")
-    usual = RETRIEVERS_OF.get(source, RETRIEVERS)
-    retrievers = tuple(models.split(",")) if models else ("ease",) if quick else usual
+    retrievers = tuple(models.split(",")) if models else ("ease",) if quick else RETRIEVERS
     plan = make_plan({"model": retrievers[0], "data": source}, SPLITS.get(source, ()))
     data = load_data(plan)
     parts = split(data, plan.split)
@@ -223,7 +221,7 @@ def page(found: dict[str, Any]) -> str:
     """Format the table."""
     seeds, source = len(found["seeds"]), found["source"]
     retrievers = [name for name in found["rows"] if " + " not in name]
-    option = "" if retrievers == list(RETRIEVERS_OF.get(source, RETRIEVERS)) else f" --models {','.join(retrievers)}"
+    option = "" if retrievers == list(RETRIEVERS) else f" --models {','.join(retrievers)}"
     option += "" if seeds == 3 else f" --seeds {seeds}"
     repeats = "items of the history included" if found["source"] in WITH_REPEATS else "seen items removed"
     lines = [
