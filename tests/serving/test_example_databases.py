@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from pathlib import Path
+
 import pytest
 from servers import PostgreSQLServer
 
@@ -47,6 +50,13 @@ def test_only_one_statement_is_read(postgresql_server: PostgreSQLServer) -> None
         read_examples(postgresql_server.address, "SELECT 1 AS label; SELECT 2 AS label")
     table = read_examples(postgresql_server.address, "SELECT 1 AS label, 'a;b' AS text;")
     assert table.frame.to_dicts() == [{"label": 1, "text": "a;b"}]
+
+
+def test_sqlite_attaches_no_files(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / "shop.sqlite").close()
+    with pytest.raises(ValueError, match="failed: not authorized"):
+        read_examples(f"sqlite:///{tmp_path}/shop.sqlite", f"ATTACH DATABASE '{tmp_path}/new.sqlite' AS new")
+    assert not (tmp_path / "new.sqlite").exists()
 
 
 def test_passwords_are_not_shown() -> None:

@@ -131,3 +131,11 @@ def test_an_explanation_says_that_an_item_has_no_events(data: Dataset) -> None:
     found = segue.explain(segue.train("ials", data), history=["i1", "i2"], item="new1")
     assert len(found.attributions) == 0
     assert any("no events in training" in reason for reason in found.reasons)
+
+
+def test_triples_score_items_without_events() -> None:
+    log, items = log_and_items()
+    triples = pl.DataFrame({"head": ["i1", "i2", NEW[0]], "relation": ["maker"] * 3, "tail": ["m"] * 3})
+    model = segue.train("cease", load(log, items=items, triples=triples), l2=1.0)
+    assert model.model.schema.n_unscored == 0
+    assert NEW[0] in ranking(model)[:8]

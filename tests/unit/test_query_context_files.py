@@ -68,3 +68,12 @@ def test_other_cells_are_errors_that_name_row_and_value(cell: str, tmp_path: Pat
         read_users(trained(), tmp_path / "users.csv")
     with pytest.raises(ValueError, match=f"users=?, {expected}"):
         segue.recommend(trained(), table)
+
+
+@pytest.mark.filterwarnings("ignore:'gradient_boosting' also reads query_context")
+def test_numbers_that_a_model_scales_are_read_from_the_log() -> None:
+    """The schema of a click-through model has the scale of each number, that of the log does not."""
+    data = segue.load(log(("1", "2.5", "3", "-4", "5", "6") * 3), columns={"context_number": ["heat"]})
+    model = segue.train("gradient_boosting", data, recipe="none", iterations=3, min_examples=2)
+    found = segue.recommend(model, users=["u1"], k=2, exclude_seen=False)
+    assert found["item_id"].len() == 2

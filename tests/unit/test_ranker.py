@@ -74,7 +74,7 @@ def test_candidates_are_out_of_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     fit(noise(), **MEMORY)
 
     def leak(*arguments: Any) -> Any:
-        return replace(hold_out(*arguments), earlier=arguments[0])
+        return replace(hold_out(*arguments), earlier=arguments[0].histories)
 
     monkeypatch.setattr(ranker_module, "hold_out", leak)
     fit(noise(), **MEMORY)
@@ -196,6 +196,36 @@ def test_the_weight_of_the_retriever_is_the_best_on_held_out_queries() -> None:
     assert choose_weight(examples, examples.labels, noise_T) == 0.0
     assert choose_weight(examples, noise_T, 3 * examples.labels) >= 3.0
     assert mean_ndcg(examples, examples.labels) == 1.0
+
+
+def test_equal_logits_are_no_order() -> None:
+    """A constant ranker must not get the credit of the retriever, in whose order the candidates are."""
+    labels_NC = np.eye(3, 20, dtype=np.float32)
+    none = np.zeros((60, 0), np.float32)
+    examples = Examples(
+        (), none.astype(np.int32), none, {}, labels=labels_NC.ravel(), users=np.repeat(np.arange(3), 20)
+    )
+    constant_T, scores_T = np.zeros(60, np.float32), np.tile(-np.arange(20.0, dtype=np.float32), 3)
+    assert mean_ndcg(examples, constant_T) == 0.0
+    assert choose_weight(examples, constant_T, scores_T) > 0.0
+
+
+def rows_of(events: Events) -> list[list[int]]:
+    return [part.tolist() for part in np.split(events.items, events.offsets[1:-1])]
+
+
+def test_the_ranker_learns_from_target_actions() -> None:
+    rows = [[0, 1, 2, 3, 4], [5, 1], [3, 2, 1], [4]]
+    actions = np.array([0, 1, 0, 1, 0, 1, 0, 0, 1, 0, 1], np.int32)  # 1: bought
+    data = dataset(Events.of(rows), 6)
+    events = replace(data.histories, actions=actions)
+    data = replace(data, histories=events, actions=("view", "buy"), target=1)
+    found = hold_out(data, 2, 100, np.random.default_rng(0))
+    assert found.events.tolist() == [1, 3, 8]
+    assert found.targets.tolist() == [1, 3, 2]
+    assert rows_of(found.queries.history) == [[0], [0, 1, 2], [3]]
+    assert rows_of(found.earlier) == [[0], [5, 1], [3], [4]]
+    assert rows_of(found.later) == [[2, 3, 4], [4], [1]]
 
 
 def test_a_ranker_that_learns_nothing_leaves_the_order_of_the_retriever(tmp_path: Path) -> None:
@@ -323,6 +353,7 @@ def test_items_can_be_added_if_the_retriever_reads_features() -> None:
         ({"retrieval_weight": 2.0, "inputs": ()}, "retrieval_weight: got 2 without the input 'retrieval'"),
         ({"propensities": (1.0, 0.5)}, "propensities: got some without 'position'"),
         ({"propensities": (1.0, 0.0), "position": "place"}, "propensities: got 0.0 at position 2, expected more than"),
+        ({"retrieval_weight": -1.0}, "retrieval_weight"),
         ({"position": "place"}, "model.position: 'place' is no context column of 'world'"),
         ({"settings": {"ease": {"l3": 1}}}, "settings.ease.l3: unknown key, did you mean 'l2'"),
         ({"retriever": "eas"}, "'eas'"),

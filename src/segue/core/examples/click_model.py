@@ -10,6 +10,7 @@ Shapes: T rows.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ class ClickModel:
             ValueError: it is no table, a column is missing, or a cell does not fit its column.
         """
         frame = _as_frame(table)
-        examples = self.encoder.encode(frame, needs_labels=False)
+        with getattr(table, "located", nullcontext)():  # what segue.load_examples returns knows files and lines
+            examples = self.encoder.encode(frame, needs_labels=False)
         for note in self.notes(frame, examples):
             warn(note)
         assert isinstance(self.model, ExampleModel)

@@ -78,7 +78,13 @@ def _read_sqlite(address: str, query: str) -> pl.DataFrame:
     if not path.is_file():
         raise ValueError(f"data: no such file: {path}, expected an SQLite database")
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+        connection.set_authorizer(_refuse_attach)
         return _fetch(connection.cursor(), query, sqlite3.Error)
+
+
+def _refuse_attach(action: int, *_names: str | None) -> int:
+    """Refuse ATTACH, which would create a missing file."""
+    return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_ATTACH else sqlite3.SQLITE_OK
 
 
 def _read_postgresql(address: str, query: str) -> pl.DataFrame:

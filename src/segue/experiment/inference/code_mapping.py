@@ -137,6 +137,8 @@ def map_context(
                 f"'{trained.key}' was trained with the kind '{target.kind}'; load the data with "
                 f'columns={{"{option}": ["{feature.name}"]}}'
             )
+        if feature.kind == "number":
+            continue  # the model scales numbers itself
         position = {name: code for code, name in enumerate(target.categories)}
         codes = np.array([*(position.get(name, -1) for name in feature.categories), -1], np.int32)
         found[feature.name] = codes[found[feature.name]]  # the missing code -1 reads the last entry

@@ -69,6 +69,9 @@ OF_RANKERS: dict[str, dict[str, Any]] = {
 """Settings of models that order, unless others are given: of networks, and by key. Most users are in one query, so that
 trees would learn the ids by heart without strong regularization of categories."""
 
+FEW_QUERIES = 20
+"""With fewer queries, a note states that they chose the weight of the retriever."""
+
 RETRIEVAL = ("retrieval.score", "retrieval.rank", "retrieval.popularity")
 """Names of the numbers of the retrieval."""
 
@@ -101,7 +104,8 @@ class Ranker(Solver):
         max_history: Annotated[int, Ge(1)] = 50
         """Number of the newest events of a history that the ranker reads."""
         num_targets: Annotated[int, Ge(1)] = 1
-        """Number of the last events of each training user that the ranker learns from, each with the history before."""
+        """Number of the last events of each training user that the ranker learns from, each with the history before;
+        where the log has a target action, of the events with this action."""
         max_queries: Annotated[int, Ge(1)] = 50_000
         """Maximum number of such events, those of users who are drawn at random."""
         context_dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
@@ -197,7 +201,7 @@ class Ranker(Solver):
     def _train_ranker(self, train: Dataset, run: Run, validate: Validate | None) -> None:
         """Train the ranker on the candidates of held-out events, if there are any."""
         config = self.config
-        held_out = hold_out(train.histories, config.num_targets, config.max_queries, run.rng("queries"))
+        held_out = hold_out(train, config.num_targets, config.max_queries, run.rng("queries"))
         is_hidden_N = run.rng("context").random(len(held_out.targets)) < config.context_dropout
         held_out = replace(
             held_out,
@@ -226,6 +230,12 @@ class Ranker(Solver):
             if weight is None:
                 scores_T = check.numbers[:, -len(RETRIEVAL)]  # the first of the numbers that were appended
                 weight = choose_weight(check, self.ranker.predict_logits(check), scores_T)
+                assert check.users is not None
+                if (n_queries := len(np.unique(check.users))) < FEW_QUERIES:
+                    self.training_notes += (
+                        f"ranker: only {n_queries} held-out queries chose the weight of the retriever, {weight:g}; "
+                        "compare ranker and retriever on validation",
+                    )
             self.retrieval_weight = weight
 
     def _weight_queries(self, train: Dataset, events: NDArray[np.int64]) -> Scores | None:
@@ -236,7 +246,7 @@ class Ranker(Solver):
         (feature,) = (one for one in train.event_context if one.name == config.position)
         column_T: NDArray[Any] = train.histories.context[config.position]
         if feature.kind == "category":
-            values = [_to_number(text) for text in feature.categories]
+            values = [_to_number(config.position, text) for text in feature.categories]
             column_T = np.append(values, np.nan)[column_T]
         positions_T = read_positions(config.position, column_T)
         propensities = config.propensities or estimate_by_counts(positions_T)
@@ -481,9 +491,9 @@ def _read_own_schema(schema: DataSchema, arrays: StateArrays) -> DataSchema:
     return replace(own, n_users=schema.n_users, n_items=schema.n_items)
 
 
-def _to_number(text: str) -> float:
-    """Return a position that was read as a category; 0 if it is no number."""
+def _to_number(name: str, text: str) -> float:
+    """Return a position that was read as a category."""
     try:
         return float(text)
     except ValueError:
-        return 0.0
+        raise ValueError(f"model.position: column '{name}' has {text!r}, expected whole numbers from 1") from None

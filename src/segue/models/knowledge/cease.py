@@ -20,6 +20,8 @@ from scipy.sparse import csr_array, vstack
 
 from segue.core.config import Settings
 from segue.core.knowledge.knowledge import ItemGraph
+from segue.core.model import Validate
+from segue.core.run import Run
 from segue.core.types import Dataset
 from segue.solvers.items.item_regression import ItemRegression
 
@@ -40,6 +42,11 @@ class CEASE(ItemRegression):
 
         entity_weight: Annotated[float, Ge(0)] = 1.0
         """Weight of the row of an entity; that of a user is 1. With 0 this is ``ease``."""
+
+    def fit(self, train: Dataset, run: Run, validate: Validate | None) -> None:
+        """See :meth:`ItemRegression.fit`."""
+        self.schema = train.knowledge_schema(self.key)  # so that items without events are ranked, too
+        super().fit(train, run, validate)
 
     def observations(self, train: Dataset) -> csr_array[Any]:
         """Return the events of the users, and below them the items of each vertex.

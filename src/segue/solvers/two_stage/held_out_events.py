@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from segue.core.examples.fields import Examples
 from segue.core.model import Validate
-from segue.core.types import Codes, Events, Queries, Scores
+from segue.core.types import Codes, Dataset, Events, Queries, Scores
 
 __all__ = ["HeldOutEvents", "choose_weight", "divide_queries", "hold_out", "make_query_validator", "mean_ndcg"]
 
@@ -42,22 +42,33 @@ class HeldOutEvents:
     """``(N,)``; ``None``: all are 1."""
 
 
-def hold_out(histories: Events, count: int, max_queries: int, rng: np.random.Generator) -> HeldOutEvents:
-    """Hold out the last events of users with at least two, but never their first."""
-    lengths_U = histories.lengths
-    users = np.sort(rng.permutation(np.flatnonzero(lengths_U >= 2))[: max(1, max_queries // count)])
-    held_U = np.zeros_like(lengths_U)
-    held_U[users] = np.minimum(count, lengths_U[users] - 1)
-    users_N = np.repeat(np.arange(len(lengths_U)), held_U)
-    firsts_N = histories.offsets[1:][users_N] - held_U[users_N]
-    events_N = firsts_N + np.arange(len(users_N)) - np.repeat(np.cumsum(held_U) - held_U, held_U)
-    positions_N = events_N - histories.offsets[:-1][users_N]
+def hold_out(train: Dataset, count: int, max_queries: int, rng: np.random.Generator) -> HeldOutEvents:
+    """Hold out the last events of users, but never their first.
+
+    Where the log has a target action, the last events with this action; all events after them are left out, too.
+    """
+    histories = train.histories
+    rows_T, firsts_U, lengths_U = histories.rows, histories.offsets[:-1], histories.lengths
+    is_target_T = np.ones(len(rows_T), np.bool_)
+    if train.target is not None and histories.actions is not None:
+        is_target_T = np.equal(histories.actions, train.target)
+    is_target_T[firsts_U[lengths_U > 0]] = False
+    counts_U = np.bincount(rows_T[is_target_T], minlength=len(lengths_U))
+    users = rng.permutation(np.flatnonzero(counts_U))[: max(1, max_queries // count)]
+    is_drawn_U = np.isin(np.arange(len(lengths_U)), users)
+    numbers_T = np.cumsum(is_target_T)  # of target events in the whole log, from 1
+    is_last_T = numbers_T > np.cumsum(counts_U)[rows_T] - count
+    events_N = np.flatnonzero(is_target_T & is_last_T & is_drawn_U[rows_T])
+    users_N = rows_T[events_N]
+    positions_N = events_N - firsts_U[users_N]
+    kept_U = lengths_U.copy()
+    np.minimum.at(kept_U, users_N, positions_N)
     own = histories.take(users_N)
     before = own.slice_rows(np.zeros_like(positions_N), positions_N)
     queries = Queries.of_users(users_N.astype(np.int32), before)
     context = {name: column[events_N] for name, column in histories.context.items() if name != "time_known"}
     return HeldOutEvents(
-        histories.slice_rows(np.zeros_like(lengths_U), lengths_U - held_U),
+        histories.slice_rows(np.zeros_like(lengths_U), kept_U),
         replace(queries, context=context),
         events_N,
         histories.items[events_N],
@@ -94,13 +105,13 @@ def make_query_validator(examples: Examples) -> Validate:
 def mean_ndcg(examples: Examples, logits_T: Scores) -> float:
     """Return the mean NDCG@10 of candidates in the order of their logits.
 
-    It has the weights of the queries. Each query has one target.
+    It has the weights of the queries. Each query has one target, which is the last of candidates with equal logits.
     """
     labels, groups = examples.labels, examples.users
     assert labels is not None
     assert groups is not None
     weights = np.ones(len(labels)) if examples.weights is None else examples.weights
-    order = np.lexsort((-logits_T, groups))
+    order = np.lexsort((labels, -logits_T, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     ranks_T = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
     gains_T = np.where(ranks_T < 10, labels[order] / np.log2(ranks_T + 2), 0.0)
