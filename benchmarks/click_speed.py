@@ -60,9 +60,11 @@ NOTES = (
     "each library is used through its own trainer, without validation and without regularization; towers have batch "
     "normalization everywhere, as those of torch-rechub cannot do without",
     "neither torch-rechub nor DeepCTR-Torch has DLRM; data are simulated, no test part is read",
-    "Adam of the other libraries updates all embeddings in each step; that of Segue updates those of the batch from "
-    "100,000 rows on (`lazy_rows`), which is the difference between `small` and `large`",
-    "Segue embeds numbers, as categories; the others append them to the embeddings, so that their layers are narrower",
+    "Adam of the other libraries updates all embeddings in each step; that of Segue updates those of the batch if "
+    "all fields together have 100,000 rows or more (`lazy_rows`), which is another optimizer and the difference "
+    "between `small` and `large`",
+    "Segue multiplies each number by a learned vector; the others append numbers to the embeddings, so that their "
+    "layers are narrower",
     "the linear part of torch-rechub's DeepFM reads the embeddings; DeepCTR-Torch's DCN has a linear part in addition",
     "`din`: attention with Dice; Segue reads histories of their own lengths, the others padded ones; the attention of "
     "torch-rechub also has batch normalization, the tower of DeepCTR-Torch has ReLU, and the numbers are no input of "
@@ -200,8 +202,9 @@ def page(found: dict[str, Any]) -> str:
         "",
         f"Equal sizes: embeddings of {settings['embedding_dim']} numbers, layers {settings['hidden']}, "
         f"batches of {settings['batch_size']:,}, {settings['epochs']} epochs, Adam, {found['threads']} thread(s). The "
-        "libraries take turns, each in new processes; figures are those of the fastest run, ratios the geometric mean "
-        f"over the rounds, with a 95 % interval (t, of the logarithms). The aim in training is {AIM:g}.",
+        "libraries take turns, each in new processes; figures are those of the fastest training. Ratios in training "
+        "are the geometric mean over the rounds, with a 95 % interval (t, of the logarithms); those in scoring are of the "
+        f"fastest runs. The aim in training is {AIM:g}. Accuracy is not compared.",
     ]
     labels = [
         "trained examples/s",
@@ -267,7 +270,7 @@ def _bound_lines(table: dict[str, Any], found: dict[str, Any]) -> list[str]:
         lines.append(
             f"* `{model}`: the matrix products of Segue's layers alone take at least {least:.1f} s at {rate:.0f} "
             f"GFLOP/s, the rate of the fastest of {len(found['rates'])} shapes; training takes "
-            f"{table['rows'][f'{model}, Segue']['fit_seconds']:.1f} s. No implementation of them can be faster by more "
-            f"than {limits}."
+            f"{table['rows'][f'{model}, Segue']['fit_seconds']:.1f} s. At this rate no implementation of them can be "
+            f"faster by more than {limits}."
         )
     return lines

@@ -13,6 +13,9 @@ from torch_rechub.models.ranking import DIN, DCNv2, DeepFM
 from torch_rechub.trainers import CTRTrainer
 from torch_rechub.utils.data import DataGenerator
 
+SCORED_ROWS = 8_192
+"""Rows that are scored at a time, as in the other libraries."""
+
 
 def build(job: Job, numbers: Any) -> Any:
     settings, sizes, key = job.settings["settings"], job.settings["sizes"], job.settings["model"]
@@ -61,7 +64,13 @@ def main() -> None:
         )
         trainer.fit(loader)
 
-    measure(job, fit, lambda: np.array(trainer.predict(trainer.model, loader)) > 0.5)
+    def predict() -> Any:
+        _, _, rows = DataGenerator(x, labels).generate_dataloader(
+            x_val=x, y_val=labels, x_test=x, y_test=labels, batch_size=SCORED_ROWS
+        )
+        return np.array(trainer.predict(trainer.model, rows)) > 0.5
+
+    measure(job, fit, predict)
 
 
 main()
