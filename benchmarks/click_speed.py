@@ -203,8 +203,8 @@ def page(found: dict[str, Any]) -> str:
         f"Equal sizes: embeddings of {settings['embedding_dim']} numbers, layers {settings['hidden']}, "
         f"batches of {settings['batch_size']:,}, {settings['epochs']} epochs, Adam, {found['threads']} thread(s). The "
         "libraries take turns, each in new processes; figures are those of the fastest training. Ratios in training "
-        "are the geometric mean over the rounds, with a 95 % interval (t, of the logarithms); those in scoring are of the "
-        f"fastest runs. The aim in training is {AIM:g}. Accuracy is not compared.",
+        "are the geometric mean over the rounds, with a 95 % interval (t, of the logarithms); those in scoring are "
+        f"of the fastest runs. The aim in training is {AIM:g}. Accuracy is not compared.",
     ]
     labels = [
         "trained examples/s",

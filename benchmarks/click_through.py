@@ -232,7 +232,8 @@ def _introduction(found: dict[str, Any]) -> list[str]:
     return [
         f"Each figure is the mean over {found['seeds']} seeds, with a 95 % interval over the examples of the test. The "
         "best epoch is chosen by AUC on validation; the test part is read once per model and seed. Published: "
-        f"leaderboard of openbenchmark/BARS. The strongest simple baseline has an AUC of {best:.4f}: negatives are apps that the user "
+        "leaderboard of openbenchmark/BARS. "
+        f"The strongest simple baseline has an AUC of {best:.4f}: negatives are apps that the user "
         "never used, so whether the pair occurs in training nearly gives the label away.",
         "",
         *(f"{note}." for note in found["notes"]),
