@@ -269,3 +269,12 @@ def test_parts_of_a_table_are_used(model: segue.ClickModel) -> None:
     with pytest.raises(ValueError, match=r"table: got a split, expected one of its parts, such as split.test"):
         segue.evaluate_clicks(model, split)
     assert json.loads(json.dumps(same.metadata)) == same.metadata
+
+
+@pytest.mark.filterwarnings("ignore:train. there are no validation rows")
+def test_bad_cells_in_predictions_are_named_by_file_and_line(tmp_path: Path) -> None:
+    table = pl.DataFrame({"label": [0, 1] * 10, "price": [float(row) for row in range(20)]})
+    model = segue.train_clicks("logistic_regression", table)
+    (tmp_path / "rows.csv").write_text("label,price\n0,1.5\n1,inf\n")
+    with pytest.raises(ValueError, match=r"rows\.csv, line 3, column 'price': got '?inf"):
+        model.predict(segue.load_examples(str(tmp_path / "rows.csv")))

@@ -364,6 +364,13 @@ def test_settings_that_do_not_fit_are_errors(values: dict[str, Any], message: st
         train("ranker", values, Training(), noise(20, 10), Run(0))
 
 
+def test_text_is_no_position() -> None:
+    log = pl.DataFrame({"user_id": list("aabb"), "item_id": list("xyyx"), "place": ["top", "left", "top", "left"]})
+    data = segue.load(log, columns={"context": ["place"]})
+    with pytest.raises(ValueError, match=r"model\.position: column 'place' has '(top|left)', expected whole numbers"):
+        train("ranker", {"position": "place"}, Training(), data, Run(0))
+
+
 @pytest.mark.filterwarnings("ignore:train. there are no validation rows")
 def test_a_model_of_a_table_cannot_be_served(tmp_path: Path) -> None:
     table = pl.DataFrame({"click": [0, 1, 1, 0] * 5, "user": [1, 2, 3, 4] * 5})

@@ -123,8 +123,9 @@ def _check_statement(connection: Any, query: str) -> None:
     Raises:
         ValueError: the query is no single statement, or names something unknown.
     """
-    found = connection.pgconn.prepare(b"", query.encode())
-    if failure := found.error_message.decode(errors="replace"):
+    encoding = connection.info.encoding
+    found = connection.pgconn.prepare(b"", query.encode(encoding))
+    if failure := found.error_message.decode(encoding, errors="replace"):
         reason = failure.splitlines()[0].removeprefix("ERROR:").strip()
         raise ValueError(f"query '{_shorten(query)}' failed: {reason}")
 
