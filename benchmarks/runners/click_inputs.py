@@ -11,10 +11,20 @@ import torch
 from measure import Job
 from numpy.typing import NDArray
 
-__all__ = ["measure", "named_columns"]
+__all__ = ["Arrays", "divide", "measure", "named_columns"]
+
+Arrays = dict[str, Any]
 
 
-def named_columns(job: Job, arrays: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def divide(job: Job) -> tuple[Arrays, Arrays]:
+    """Return the training examples, and the held-out ones that are scored."""
+    arrays, count = job.arrays(), job.settings["sizes"]["examples"]
+    return {name: array[:count] for name, array in arrays.items()}, {
+        name: array[count:] for name, array in arrays.items()
+    }
+
+
+def named_columns(job: Job, arrays: Arrays) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the numbers by name, and the categories by name.
 
     The categories of ``din`` are ``item`` and ``history``, from 1, padded with 0.
@@ -28,10 +38,10 @@ def named_columns(job: Job, arrays: dict[str, Any]) -> tuple[dict[str, Any], dic
 
 
 def measure(job: Job, fit: Callable[[], Any], predict: Callable[[], NDArray[Any]]) -> None:
-    """Train, score all examples, and write the figures.
+    """Train, score the held-out examples, and write the figures.
 
     Args:
-        predict: returns whether each example is more probably positive than not.
+        predict: returns the probability of each held-out example.
     """
     weight = torch.ones(1, requires_grad=True)
     torch.optim.Adam([weight]).step()  # imports modules of torch that are not a part of training, for two seconds
@@ -39,7 +49,6 @@ def measure(job: Job, fit: Callable[[], Any], predict: Callable[[], NDArray[Any]
     fit()
     job.record(fit_seconds=time.perf_counter() - start, cpu_seconds=time.process_time() - cpu)
     start, cpu = time.perf_counter(), time.process_time()
-    is_positive = predict()
+    probabilities = predict()
     job.record(score_seconds=time.perf_counter() - start, score_cpu_seconds=time.process_time() - cpu)
-    job.record(positive_share=float(is_positive.mean()))
-    job.finish()
+    job.finish(predicted=np.asarray(probabilities, np.float64).ravel())

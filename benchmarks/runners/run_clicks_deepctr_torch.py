@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from click_inputs import measure, named_columns
+from click_inputs import Arrays, divide, measure, named_columns
 from deepctr_torch.inputs import DenseFeat, SparseFeat, VarLenSparseFeat
 from deepctr_torch.models import DCN, DIN, DeepFM
 from measure import Job
@@ -40,21 +40,26 @@ def build(job: Job, numbers: Any) -> Any:
                l2_reg_linear=0.0, l2_reg_cross=0.0, **options)  # fmt: skip
 
 
+def columns(job: Job, arrays: Arrays) -> Arrays:
+    numbers, categories = named_columns(job, arrays)
+    if "history" in categories:
+        categories |= {"hist_item": categories.pop("history"), "seq_length": arrays["lengths"]}
+    return numbers | categories
+
+
 def main() -> None:
     job = Job()
     settings = job.settings["settings"]
     torch.set_num_threads(job.settings["threads"])
-    arrays = job.arrays()
-    numbers, categories = named_columns(job, arrays)
-    if "history" in categories:
-        categories |= {"hist_item": categories.pop("history"), "seq_length": arrays["lengths"]}
-    model, x = build(job, numbers), numbers | categories
+    training, held_out = divide(job)
+    x, scored = columns(job, training), columns(job, held_out)
+    model = build(job, named_columns(job, training)[0])
 
     def fit() -> None:
         model.compile(torch.optim.Adam(model.parameters(), lr=settings["learning_rate"]), "binary_crossentropy")
-        model.fit(x, arrays["labels"], batch_size=settings["batch_size"], epochs=settings["epochs"], verbose=0)
+        model.fit(x, training["labels"], batch_size=settings["batch_size"], epochs=settings["epochs"], verbose=0)
 
-    measure(job, fit, lambda: model.predict(x, batch_size=8192) > 0.5)
+    measure(job, fit, lambda: model.predict(scored, batch_size=8192))
 
 
 main()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from click_inputs import measure
+from click_inputs import Arrays, divide, measure
 from measure import Job
 
 from segue.core.events import Events
@@ -17,8 +17,8 @@ from segue.training.settings import Training
 from segue.training.train import train
 
 
-def read(job: Job) -> Examples:
-    arrays, sizes = job.arrays(), job.settings["sizes"]
+def read(job: Job, arrays: Arrays) -> Examples:
+    sizes = job.settings["sizes"]
     numbers, labels = arrays["numbers"], arrays["labels"]
     fields = [Field(f"c{index}", "category", sizes["categories"] + N_RESERVED) for index in range(sizes["fields"])]
     of_numbers = [Field(f"n{index}", "number") for index in range(sizes["numbers"])]
@@ -37,7 +37,8 @@ def main() -> None:
     job = Job()
     settings: dict[str, Any] = job.settings["settings"]
     torch.set_num_threads(job.settings["threads"])
-    examples, key = read(job), job.settings["model"]
+    training_arrays, held_out_arrays = divide(job)
+    examples, held_out, key = read(job, training_arrays), read(job, held_out_arrays), job.settings["model"]
     wanted = {**settings, "dropout": 0.0, "bottom": (64,)}
     config = {name: value for name, value in wanted.items() if name in model_class(key).Config.model_fields}
     names = ("batch_size", "epochs", "learning_rate")
@@ -48,7 +49,7 @@ def main() -> None:
         nonlocal model
         model = train(key, config, training, examples, Run(0))
 
-    measure(job, fit, lambda: model.predict_logits(examples) > 0)
+    measure(job, fit, lambda: 1 / (1 + np.exp(-model.predict_logits(held_out))))
 
 
 main()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from click_inputs import measure, named_columns
+from click_inputs import Arrays, divide, measure, named_columns
 from measure import Job
 from torch_rechub.basic.features import DenseFeature, SequenceFeature, SparseFeature
 from torch_rechub.models.ranking import DIN, DCNv2, DeepFM
@@ -42,14 +42,19 @@ def build(job: Job, numbers: Any) -> Any:
     return DCNv2(features=features, n_cross_layers=settings["num_crosses"], mlp_params=mlp, use_low_rank_mixture=False)
 
 
+def columns(job: Job, arrays: Arrays) -> Arrays:
+    numbers, categories = named_columns(job, arrays)
+    return categories if "history" in categories else numbers | categories
+
+
 def main() -> None:
     job = Job()
     settings = job.settings["settings"]
     torch.set_num_threads(job.settings["threads"])
-    arrays = job.arrays()
-    numbers, categories = named_columns(job, arrays)
-    x, labels = categories if "history" in categories else numbers | categories, arrays["labels"]
-    model = build(job, numbers)
+    training, held_out = divide(job)
+    x, labels = columns(job, training), training["labels"]
+    scored, scored_labels = columns(job, held_out), held_out["labels"]
+    model = build(job, named_columns(job, training)[0])
     trainer: Any = None
     loader: Any = None
 
@@ -66,9 +71,9 @@ def main() -> None:
 
     def predict() -> Any:
         _, _, rows = DataGenerator(x, labels).generate_dataloader(
-            x_val=x, y_val=labels, x_test=x, y_test=labels, batch_size=SCORED_ROWS
+            x_val=x, y_val=labels, x_test=scored, y_test=scored_labels, batch_size=SCORED_ROWS
         )
-        return np.array(trainer.predict(trainer.model, rows)) > 0.5
+        return np.array(trainer.predict(trainer.model, rows))
 
     measure(job, fit, predict)
 

@@ -40,7 +40,7 @@ def test_rankers_are_compared_with_their_retriever() -> None:
 def test_all_libraries_read_the_same_examples() -> None:
     sizes = click_speed.QUICK_SIZES["small"]
     arrays = click_speed.examples(sizes)
-    assert arrays["codes"].shape == (sizes["examples"], sizes["fields"])
+    assert arrays["codes"].shape == (2 * sizes["examples"], sizes["fields"])
     assert 0 <= arrays["codes"].min() <= arrays["codes"].max() < sizes["categories"]
     assert arrays["lengths"].min() >= 1
     assert 0.2 < arrays["labels"].mean() < 0.8
@@ -54,9 +54,11 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
             "all_cpu_seconds": [2 * seconds],
             "score_seconds": seconds,
             "score_cpu_seconds": seconds,
+            "auc": 0.75,
+            "log_loss": 0.5,
             "peak_mib": 100.0,
         }
-        for library, seconds in (("Segue", 2.0), ("torch-rechub", 10.0))
+        for library, seconds in (("Segue", 2.0), ("torch-rechub", 12.5))
     }
     sizes = click_speed.QUICK_SIZES["small"]
     table = click_speed.summarize(runs, sizes, click_speed.SETTINGS)
@@ -66,20 +68,23 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
         "tables": {"small": table},
         "rates": {"square": 0.01, "dense": 0.02},
         "service": {
-            "none": {"p50_ms": 1.5, "p99_ms": 2.0, "cpu_ms": 1.2, "fields": 0},
-            "deepfm": {"p50_ms": 2.0, "p99_ms": 4.0, "cpu_ms": 1.9, "fields": 33},
+            "none": {"p50_ms": 1.5, "p99_ms": 2.0, "cpu_ms": 1.2, "fields": 0, "health_ms": 0.25},
+            "deepfm": {"p50_ms": 2.0, "p99_ms": 4.0, "cpu_ms": 1.9, "fields": 33, "health_ms": 0.3},
         },
         "machine": MACHINE | {"memory_gib": 1},
         "load_before_percent": 0.0,
         "max_load_percent": 15.0,
     }
     text = click_speed.page(found)
-    assert "| deepfm | torch-rechub | 400 | 5.00 | 5.00 | 400 | 5.00 | 5.00 | 100 |" in text
-    assert "| deepfm | Segue | 2,000 |  |  | 2,000 |  |  | 100 |" in text
+    assert "| deepfm | torch-rechub | 320 | 6.25 | 6.25 | 320 | 6.25 | 6.25 | 0.7500 | 0.5000 | 100 |" in text
+    assert "| deepfm | Segue | 2,000 |  |  | 2,000 |  |  | 0.7500 | 0.5000 | 100 |" in text
+    assert "reached in 1 of 1 comparisons: deepfm, torch-rechub (small). Segue is faster in 1." in text
+    assert "reached by 1 of 1 second stages: deepfm (2.00 ms)" in text
     operations = 6.0 * ((4 + 2) * 16 * 256 + 256 * 128)
     assert click_speed.count_products("deepfm", sizes, click_speed.SETTINGS) == operations
     least = 4_000 * operations / 0.02e9
-    assert f"can be faster by more than {10.0 / least:.1f} (torch-rechub)" in text
+    assert f"can be faster by more than {12.5 / least:.1f} (torch-rechub)" in text
+    assert "A health check over HTTP takes 0.25 ms here." in text
     assert "| none |  | 1.50 | 2.00 | 1.20 |  |" in text
     assert "| deepfm | 33 | 2.00 | 4.00 | 1.90 | 0.70 |" in text
 
