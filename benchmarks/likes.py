@@ -40,7 +40,7 @@ from segue.evaluation.click_metrics import auc, uauc
 from segue.evaluation.evaluate_examples import example_losses
 from segue.reports.quantities import format_duration
 
-__all__ = ["MODELS", "SOURCES", "mean_scores", "page", "run", "without_held_out"]
+__all__ = ["MODELS", "SOURCES", "combine", "mean_scores", "page", "run", "without_held_out"]
 
 Values = NDArray[np.float64]
 
@@ -85,8 +85,12 @@ STRENGTHS = tuple(
     for l2, dropout in ((1e-3, 0.2), (1e-2, 0.2), (1e-1, 0.2), (1e-2, 0.5))
 )
 NO_TOWER = tuple({"embedding_l2": l2, "learning_rate": 3e-3} for l2 in (1e-3, 1e-2, 1e-1))
+WITHOUT_HISTORY: dict[str, Any] = {"columns": {"history": "ignore"}, "shares": {}}
 MODELS: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
-    "logistic_regression": ({}, tuple({"l2_features": l2} for l2 in (1.0, 3.0, 10.0))),
+    "logistic_regression": (
+        {},
+        tuple(one | {"l2_features": l2} for one in ({}, WITHOUT_HISTORY) for l2 in (0.3, 1.0, 3.0, 10.0, 30.0)),
+    ),
     "ctr_factorization_machine": ({k: v for k, v in TOWER.items() if k != "hidden"}, NO_TOWER),
     "wide_deep": (TOWER, STRENGTHS),
     "deepfm": (TOWER, STRENGTHS),
@@ -133,11 +137,14 @@ def measure(
         if quick:
             settings, grid = settings | ({"epochs": 1} if "epochs" in settings else {}), grid[:1]
         started = time.process_time()
-        choices = [_train(name, parts, settings | one, 0) for one in grid]
+        choices = [_train(name, parts, combine(settings, one), 0) for one in grid]
         on_valid = [auc(valid.frame["label"].to_numpy(), model.predict(valid.frame)) for model in choices]
         best = int(np.argmax(on_valid))
         chosen_at = time.process_time()
-        models = [choices[best], *(_train(name, parts, settings | grid[best], seed) for seed in range(1, seeds))]
+        models = [
+            choices[best],
+            *(_train(name, parts, combine(settings, grid[best]), seed) for seed in range(1, seeds)),
+        ]
         spent = (time.process_time() - chosen_at) / max(1, seeds - 1)
         predictions = [model.predict(test.frame).astype(np.float64) for model in models]
         losses_E = np.mean([example_losses(labels_E, one) for one in predictions], axis=0)
@@ -163,6 +170,12 @@ def measure(
             "uauc": uauc(users_E, labels_E, baseline["test"]),
         },
     }
+
+
+def combine(settings: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with those of the grid; kinds of columns are added to those of the table."""
+    columns = {**settings.get("columns", {}), **one.get("columns", {})}
+    return {**settings, **one, "columns": columns}
 
 
 def _train(name: str, parts: ExampleSplit, settings: Mapping[str, Any], seed: int) -> Any:

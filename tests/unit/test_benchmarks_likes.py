@@ -42,7 +42,8 @@ def data() -> Dataset:
 def test_every_row_has_valid_settings(name: str) -> None:
     settings, grid = likes.MODELS[name]
     for one in grid:
-        values = {**settings, **one, "columns": dict(likes.SOURCES["ml-1m"].kinds), "shares": {"history": "item"}}
+        values = {**settings, "columns": dict(likes.SOURCES["ml-1m"].kinds), "shares": {"history": "item"}}
+        values = likes.combine(values, one)
         make_click_plan({"model": name, "data": "x"}, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
