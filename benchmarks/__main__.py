@@ -97,8 +97,34 @@ MODULES = (
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
 
+WITH_THREADS = (
+    *("compare_libraries", "time_to_accuracy", "api", "large", "xlstm_blocks", "scaling", "ratings_speed"),
+    *("ratings_scaling", "ranking_speed", "bpr_tutorial", "word2vec", "text_encoding", "fusion_speed", "serving"),
+    *("product_database", "click_speed", "mutation"),
+)
+"""Parts that read ``--threads``, most of them for processes that they start."""
+
+IN_THIS_PROCESS = (
+    *("losses", "evaluation", "length_generalization", "sentiment", "new_users", "meta_learning"),
+    *("claimed_gains", "transfer", "two_stage", "click_through", "knowledge", "likes", "collm", "context"),
+)
+"""Parts that train or compute in this process, where ``--threads`` limits torch, BLAS and compiled loops."""
+
 BY_SOURCE = ("cold_items", "hybrid", "knowledge", "likes", "two_stage")
 """Parts whose page is named after the data, and whose ``run`` has the arguments of :func:`run_by_source`."""
+
+WITH_MODELS = (
+    *BY_SOURCE,
+    *("click_through", "collm", "equal_budget_tuning", "meta_learning", "new_users", "ratings", "transfer"),
+)
+"""Parts that read ``--models``."""
+
+WITH_SEEDS = (
+    *BY_SOURCE,
+    *("ablation", "claimed_gains", "click_through", "collm", "context", "meta_learning", "new_users"),
+    *("product_database", "sentiment", "transfer"),
+)
+"""Parts that read ``--seeds``."""
 
 Found = dict[str, Any]
 
@@ -145,7 +171,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--old", type=Path, help="of part attack: another checkout, attacked first")
     parser.add_argument("--attacks", help="of part attack: such as trailers,slow_headers; default: all")
     parser.add_argument("--device", default="cuda", help="of part gpu; default %(default)s")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every library; default %(default)s")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        help=f"default {os.cpu_count()} of parts {', '.join(WITH_THREADS)}; that of torch of parts "
+        f"{', '.join(IN_THIS_PROCESS)}; other parts have no such option",
+    )
     parser.add_argument("--run", default="latest", help="of part length_generalization: a run; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
@@ -153,15 +184,14 @@ def arguments() -> argparse.Namespace:
         "--seeds",
         type=int,
         default=3,
-        help="of parts ablation, claimed_gains, cold_items, collm, context, hybrid, meta_learning, new_users, "
-        "product_database, sentiment, transfer; default %(default)s",
+        help=f"of parts {', '.join(WITH_SEEDS)}; default %(default)s",
     )
     parser.add_argument(
         "--trials", type=int, default=4, help="of part equal_budget_tuning, per model; default %(default)s"
     )
     parser.add_argument(
         "--models",
-        help="of parts equal_budget_tuning, ratings, cold_items and hybrid; default: every model that supports it",
+        help=f"models, retrievers or rows of parts {', '.join(WITH_MODELS)}; default: all that the part measures",
     )
     parser.add_argument("--task", default="ml-100k-u1", help="of part ratings: a key of its TASKS; default %(default)s")
     parser.add_argument(
@@ -171,6 +201,9 @@ def arguments() -> argparse.Namespace:
         "--resume",
         action="store_true",
         help="of parts mutation and click_speed: do not repeat what an earlier run in --out killed, or measured",
+    )
+    parser.add_argument(
+        "--reuse", metavar="COMMIT", help="of part click_through: take the trainings of that commit which are kept"
     )
     parser.add_argument("--quick", action="store_true", help="as little work as possible: checks that the part runs")
     return parser.parse_args()
@@ -202,6 +235,7 @@ def main() -> None:
     options = arguments()
     found: Found = {"machine": describe(), "max_load_percent": MAX_LOAD}
     try:
+        use_threads(options)
         name, text, found = RUNNERS.get(options.part, run_plain)(options, found)
     except ValueError as error:
         sys.exit(str(error))
@@ -210,6 +244,30 @@ def main() -> None:
     log(f"written: {options.out / name}.md and .json")
     if "failure" in found:
         sys.exit(found["failure"])
+
+
+def use_threads(options: argparse.Namespace) -> None:
+    """Limit the threads of this process as ``--threads`` says, or set the number for parts that read it.
+
+    Raises:
+        ValueError: less than one thread, or a part in which the option has no effect.
+    """
+    count = options.threads
+    if count is not None and count < 1:
+        raise ValueError(f"--threads: got {count}, expected at least 1")
+    if options.part in WITH_THREADS:
+        options.threads = count or os.cpu_count()
+    elif count is not None:
+        if options.part not in IN_THIS_PROCESS:
+            raise ValueError(f"--threads: got {count}, but part {options.part} does not use it; leave it out")
+        import numba
+        import torch
+        from threadpoolctl import threadpool_limits
+
+        compiled: Any = numba
+        torch.set_num_threads(count)
+        compiled.set_num_threads(min(count, compiled.config.NUMBA_NUM_THREADS))
+        threadpool_limits(count)
 
 
 def run_module(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:

@@ -67,6 +67,8 @@ NOTES = (
     "between `small` and `large`",
     "Segue multiplies each number by a learned vector; the others append numbers to the embeddings, so that their "
     "layers are narrower",
+    "an epoch has 49 steps, after which the probabilities of Segue are still near the mean, which its log losses show: "
+    "vectors of numbers start near 0 as embeddings do, whereas the others append the numbers themselves",
     "the linear part of torch-rechub's DeepFM reads the embeddings; DeepCTR-Torch's DCN has a linear part in addition",
     "`din`: attention with Dice; Segue reads histories of their own lengths, the others padded ones; the attention of "
     "torch-rechub also has batch normalization, the tower of DeepCTR-Torch has ReLU, and the numbers are no input of "

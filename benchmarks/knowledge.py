@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import describe_lines
-from benchmarks.verdicts import Verdict, compare_figures
+from benchmarks.knowledge_page import page
+from benchmarks.knowledge_rows import MODELS, PUBLISHED, QUICK, READ_BY, RELATED, VECTORS, WITH_GRAPH, WITHOUT
 from segue.core.events import Codes, Events, Scores
 from segue.core.knowledge.knowledge import Knowledge
 from segue.core.model import Model, Recommender, Solver
@@ -35,43 +35,15 @@ from segue.evaluation.path_quality import measure_paths
 from segue.evaluation.ranking import rank
 from segue.evaluation.significance import compare_pair, holm_correction
 from segue.experiment.plan import make_plan
+from segue.features.knowledge import EntityVectorSettings, add_entity_vectors
 from segue.models.hybrid.hybrid import Hybrid
 from segue.training.train import train
 
-__all__ = ["MODELS", "PUBLISHED", "measure", "page", "run", "without_triples"]
+__all__ = ["count_targets", "measure", "page", "run", "without_triples"]
 
-MODELS = ("popular", "ease", "item_knn", "ials", "bpr", "lightgcn", "cease", "kgcn", "kgat", "lightkg")
-QUICK = ("popular", "ease", "cease", "lightkg")
-WITH_GRAPH = ("cease", "kgcn", "kgat", "lightkg")
-WITHOUT = " without triples"
-"""End of the name of a row with the same model and settings, but no triples."""
 N_MEMBERS = 5
 """Number of the models with the best validation recall that are combined."""
 METRICS = {"recall@10": recall, "mrr@10": mrr}
-
-PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
-    "kg-lastfm": {
-        "KGCN": (0.2149, 0.0924),
-        "KGAT": (0.2583, 0.1152),
-        "LightGCN": (0.2695, 0.1204),
-        "KGIN": (0.2727, 0.1242),
-        "LightKG": (0.2976, 0.1351),
-        "AdaKG": (0.3053, 0.1398),
-    },
-    "kg-book-crossing": {
-        "KGCN": (0.0867, 0.0433),
-        "LightGCN": (0.0468, 0.0198),
-        "LightKG": (0.1144, 0.0520),
-        "AdaKG": (0.1112, 0.0552),
-    },
-}
-"""Recall@10 and MRR@10 in the README of ssu-dmlab/AdaKG, on the split of LightKG."""
-
-NOTES = {
-    "kg-book-crossing": "The triples are those of weifeng-ai/SARC, in place of the file of the published runs, which "
-    "may differ: a figure above a published one is no win with equal inputs.",
-}
-"""What a page states about the published figures, by source."""
 
 Values = dict[str, NDArray[np.float64]]
 
@@ -118,45 +90,96 @@ def measure(
     Settings come from the recipes of the source.
     """
     bare = replace(parts, train=without_triples(parts.train))
-    rows_of = {key: [key, key + WITHOUT] if key in WITH_GRAPH else [key] for key in keys}
+    named = [(key, name) for key in keys for name in ([key, key + WITHOUT] if key in WITH_GRAPH else [key])]
     values: dict[str, dict[str, list[Values]]] = {}
     trained: dict[str, list[Model]] = {}
     seconds: dict[str, float] = {}
-    for key, name in ((key, name) for key, names in rows_of.items() for name in names):
-        is_network = not issubclass(model_class(key), Solver)
-        plan = make_plan({"model": key, "data": source}, overrides if is_network else ())
-        training = plan.training.model_copy(update={"metric": "recall@10"})
+    for key, name in named:
         own = bare if name.endswith(WITHOUT) else parts
         started = time.process_time()
-        trained[name] = [
-            train(key, plan.model, training, own.train, Run(seed), _validator(own))
-            for seed in (seeds if is_network or key == "bpr" else [0])
-        ]
+        trained[name] = _train(source, key, own, seeds, overrides)
         seconds[name] = (time.process_time() - started) / len(trained[name])
         values[name] = _measure_all(trained[name], own)
         log(f"{name}: validation {_mean(values[name]['valid'], 'recall@10').mean():.4f}, {seconds[name]:.0f} CPU s")
-    members = sorted(keys, key=lambda key: -_mean(values[key]["valid"], "recall@10").mean())[:N_MEMBERS]
+    single = [key for key in keys if key not in VECTORS]
+    members = sorted(single, key=lambda key: -_mean(values[key]["valid"], "recall@10").mean())[:N_MEMBERS]
     combined = [_combine([(key, _of_seed(trained[key], at)) for key in members], parts) for at in range(len(seeds))]
     values["hybrid"] = _measure_all(combined, parts)
-    rows = {key: _summarize(found) for key, found in values.items()}
-    recalls = {name: _mean(found["test"], "recall@10") for name, found in values.items()}
-    tests = {
-        f"{key} - {other}": asdict(compare_pair(recalls[key], recalls[other]))
-        for key in WITH_GRAPH
-        for other in (key + WITHOUT, "ease" if key == "cease" else "lightgcn")
-        if key in recalls and other in recalls
-    }
+    tests, equal = _compare(values)
     listed: dict[str, Model] = {**{key: trained[key][0] for key in keys}, "hybrid": combined[0]}
-    paths = {key: _paths(model, parts) for key, model in listed.items()}
     return {
         "seeds": list(seeds),
         "queries": len(parts.test),
-        "rows": rows,
+        "targets": {"valid": count_targets(parts, parts.valid), "test": count_targets(parts, parts.test)},
+        "recipes": {key: make_plan({"model": _model_key(key), "data": source}).task.recipe for key in keys},
+        "rows": {key: _summarize(found) for key, found in values.items()},
         "members": list(members),
         "tests": tests,
-        "paths": paths,
+        "equal": equal,
+        "paths": {key: _paths(model, parts) for key, model in listed.items()},
         "cpu_seconds": seconds,
     }
+
+
+def _model_key(key: str) -> str:
+    return READ_BY if key in VECTORS else key
+
+
+def _train(source: str, key: str, parts: Split, seeds: Sequence[int], overrides: Sequence[str]) -> list[Model]:
+    """Train a model with each seed; once, if the seed changes nothing."""
+    model = _model_key(key)
+    is_network = not issubclass(model_class(model), Solver)
+    plan = make_plan({"model": model, "data": source}, overrides if is_network else ())
+    training = plan.training.model_copy(update={"metric": "recall@10"})
+    validate = _validator(parts)
+    return [
+        train(model, plan.model, training, _data(key, parts.train, Run(seed)), Run(seed), validate)
+        for seed in (seeds if is_network or key == "bpr" or key in VECTORS else [0])
+    ]
+
+
+def _data(key: str, data: Dataset, run: Run) -> Dataset:
+    """Return the data that a row reads; for entity vectors, with no other item features."""
+    if key not in VECTORS:
+        return data
+    settings = EntityVectorSettings.model_validate({"method": key})
+    return add_entity_vectors(replace(data, item_features=None), settings, run=run)
+
+
+def count_targets(parts: Split, held_out: HeldOut) -> dict[str, int]:
+    """Count the true items, and those of them without an event in training."""
+    events_I = np.bincount(parts.train.histories.items, minlength=parts.train.n_items)
+    targets = held_out.targets.items
+    return {"all": len(targets), "without_events": int((events_I[targets] == 0).sum())}
+
+
+def _compare(values: Mapping[str, Mapping[str, Sequence[Values]]]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compare each model of the graph with itself without triples, and with the model that it extends.
+
+    Rows with equal values for every query are the same model; they are compared once.
+
+    Returns:
+        The tests, with p-values corrected for all of them, and for each row left out the row that it equals.
+    """
+    recalls = {name: _mean(found["test"], "recall@10") for name, found in values.items()}
+    tests, equal = {}, {}
+    for key in (key for key in WITH_GRAPH if key in values):
+        bare, other = key + WITHOUT, RELATED.get(key)
+        tests[f"{key} - {bare}"] = replace(compare_pair(recalls[key], recalls[bare]), first=key, second=bare)
+        if other is None or other not in values:
+            continue
+        if _have_equal_values(values[bare], values[other]):
+            equal[other] = bare
+        else:
+            tests[f"{key} - {other}"] = replace(compare_pair(recalls[key], recalls[other]), first=key, second=other)
+    adjusted = holm_correction([test.p for test in tests.values()])
+    return {name: asdict(replace(one, p_holm=p)) for (name, one), p in zip(tests.items(), adjusted, strict=True)}, equal
+
+
+def _have_equal_values(first: Mapping[str, Sequence[Values]], second: Mapping[str, Sequence[Values]]) -> bool:
+    return all(
+        np.array_equal(_mean(first[part], metric), _mean(second[part], metric)) for part in first for metric in METRICS
+    )
 
 
 def without_triples(data: Dataset) -> Dataset:
@@ -214,98 +237,9 @@ def _summarize(found: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
     }
 
 
-def _paths(model: Recommender, parts: Split) -> dict[str, float]:
-    """Measure the paths to the recommendations of the first 500 test queries."""
+def _paths(model: Recommender, parts: Split) -> dict[str, float | None]:
+    """Measure the paths to the recommendations of the first 500 test queries; ``None``: no path shares a vertex."""
     queries = parts.test.queries.rows_between(0, 500)
     lists = recommend(_scorer(model, parts), queries, 10)
-    return asdict(measure_paths(parts.train.knowledge_for("benchmark"), queries, lists))
-
-
-def _protocol(source: str) -> str:
-    if source not in PUBLISHED:
-        return "Split `leave_one_out`; seen items are removed from the ranking."
-    return (
-        "Split `lightkg`. Models train on the training part, and users are scored by their training events; the items "
-        "of training and validation are removed from the ranking."
-    )
-
-
-def page(found: Mapping[str, Any]) -> str:
-    """Format the tables."""
-    source, seeds = found["source"], len(found["seeds"])
-    keys = [name for name in found["rows"] if name in MODELS]
-    option = "" if set(keys) == set(MODELS) else f" --models {','.join(keys)}"
-    option += "" if seeds == 3 else f" --seeds {seeds}"
-    lines = [
-        f"# Knowledge graph: {source}",
-        "",
-        f"{_protocol(source)} {found['queries']:,} test queries, whole catalog. Settings (`recipes/{source}`, defaults "
-        "without; a recipe lists the settings that were tried, more for some than for others) and the best state "
-        "of training were chosen by Recall@10 on validation. `hybrid` combines "
-        f"{', '.join(f'`{key}`' for key in found['members'])}, the best on validation without the rows that lack the "
-        f"triples. Brackets: 95 % interval over users, of the mean over {seeds} seeds.",
-        "",
-        "```sh",
-        f"python -m benchmarks knowledge --source {source}{option}",
-        "```",
-        "",
-        "| model | graph | validation Recall@10 | Recall@10 | MRR@10 | Recall@10 by seed | CPU seconds |",
-        "| --- | --- | ---: | ---: | ---: | --- | ---: |",
-    ]
-    for name, row in sorted(found["rows"].items(), key=lambda pair: -pair[1]["valid"]["recall@10"]):
-        cells = [
-            f"{row['test'][metric]['mean']:.4f} [{row['test'][metric]['low']:.4f}, {row['test'][metric]['high']:.4f}]"
-            for metric in METRICS
-        ]
-        by_seed = ", ".join(f"{value:.4f}" for value in row["by_seed"])
-        graph = "yes" if name in WITH_GRAPH else ""
-        seconds = f"{found['cpu_seconds'][name]:.0f}" if name in found["cpu_seconds"] else ""
-        lines.append(
-            f"| `{name}` | {graph} | {row['valid']['recall@10']:.4f} | {' | '.join(cells)} | {by_seed} | {seconds} |"
-        )
-    published = sorted(PUBLISHED.get(source, {}).items(), key=lambda pair: -pair[1][0])
-    lines += [f"| {name}, published | | | {one:.4f} | {other:.4f} | | |" for name, (one, other) in published]
-    if published:
-        lines += ["", "Published figures are those of the README of ssu-dmlab/AdaKG, its runs on the same split."]
-        lines += ["", NOTES[source]] if source in NOTES else []
-        lines += ["", *_target_lines(found["rows"], PUBLISHED[source])]
-    if found["tests"]:
-        lines += ["", "Paired randomization tests over users, of the means over the seeds; Holm's correction.", ""]
-        lines += ["| with the graph - without | difference of Recall@10 | p |", "| --- | ---: | ---: |"]
-        adjusted = holm_correction([one["p"] for one in found["tests"].values()])
-        for (name, one), p in zip(found["tests"].items(), adjusted, strict=True):
-            lines.append(f"| {name} | {one['difference']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}] | {p:.4f} |")
-    lines += [""]
-    lines += [
-        "Paths of two triples, or one, from an item of the history to the recommended items, 500 queries, first seed:",
-        "",
-        "| model | recommendations with a path | paths | distinct relations per item | popularity of the entity |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    for name, one in found["paths"].items():
-        lines.append(
-            f"| `{name}` | {one['share_with_path']:.3f} | {one['mean_paths']:.2f} | {one['relation_diversity']:.3f} | "
-            f"{one['entity_popularity']:.3f} |"
-        )
-    lines += [
-        "",
-        f"Data: {found['data']['users']:,} users, {found['data']['items']:,} items, hash `{found['data']['hash']}`.",
-    ]
-    return "\n".join([*lines, "", *describe_lines(found["machine"])] if "machine" in found else lines) + "\n"
-
-
-def _target_lines(rows: Mapping[str, Any], published: Mapping[str, tuple[float, float]]) -> list[str]:
-    """Compare the best row of validation with the best published figures."""
-    best = max(rows, key=lambda name: rows[name]["valid"]["recall@10"])
-    lines = []
-    for at, metric in enumerate(METRICS):
-        one = rows[best]["test"][metric]
-        figure = max(figures[at] for figures in published.values())
-        verdict = compare_figures((one["low"], one["high"]), figure, is_error=False)
-        words = {Verdict.BETTER: "above it", Verdict.ON_PAR: "on par (the interval holds it)"}.get(verdict, "below it")
-        name = {"recall@10": "Recall@10", "mrr@10": "MRR@10"}[metric]
-        lines.append(
-            f"* {name}: `{best}`, the best on validation, {one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]; "
-            f"best published {figure:.4f}: {words}"
-        )
-    return lines
+    found = asdict(measure_paths(parts.train.knowledge_for("benchmark"), queries, lists))
+    return {name: None if np.isnan(value) else value for name, value in found.items()}

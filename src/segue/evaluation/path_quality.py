@@ -26,10 +26,11 @@ class PathQuality:
     mean_paths: float
     """Mean number of paths per recommended item."""
     relation_diversity: float
-    """Mean over the queries of distinct relations / recommended items, among the most specific path of each item."""
+    """Mean over the queries of distinct relations / recommended items. The relations are the first ones, at the item of
+    the history, of the most specific path of each item."""
     entity_popularity: float
-    """Mean degree, as a percentile of all entities (0 to 1), of the entities on these paths; lower says more. NaN
-    without paths."""
+    """Mean degree, as a percentile among all vertices, items included (0 to 1), of the vertices that these paths share;
+    lower says more. Direct paths share none. NaN without shared vertices."""
     n_recommendations: int
     """Number of recommended items that were measured."""
 
