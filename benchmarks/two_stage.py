@@ -1,10 +1,15 @@
 """Two stages compared with retrieval alone: accuracy and latency.
 
 Each retriever is measured alone, and as the first stage of ``ranker`` with several click-through models, with the same
-settings. Rankers learn from out-of-fold candidates of the training part; validation chooses the best epoch and the
-ranker that is compared. The rankers of a retriever share what does not depend on them: the retriever itself, and the
-one that is trained without the held-out events. Latency is that of single queries within the process, one after the
-other.
+settings. Settings of retrievers and rankers are chosen on validation with the first seed, those of rankers with the
+retriever that is best alone. Rankers learn from out-of-fold candidates of the training part. The rankers of a retriever
+share what does not depend on them: the retriever itself, and the one that is trained without the held-out events.
+
+A ranker reads the context of the query, which retrievers do not: where the data has context, the ranker of each
+retriever that is best on validation is also trained without it, and without single columns. Where users return to
+items, the table has simple baselines: how often the user has chosen an item.
+
+Latency is that of single queries within the process, one after the other.
 """
 
 from __future__ import annotations
@@ -12,42 +17,72 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.machine import cpu_load, describe_lines, load_line
-from benchmarks.table_rows import head_lines, row_line
+from benchmarks.machine import cpu_load
+from benchmarks.table_rows import correct
+from benchmarks.two_stage_baselines import ALL_COLUMNS, GRIDS, OWN, WEIGHTED, baselines_of, make_baseline
+from benchmarks.two_stage_page import page
 from segue.core.model import Model, Recommender, Solver
 from segue.core.recommend import recommend
 from segue.core.registry import model_class
 from segue.core.run import Run
-from segue.core.types import HeldOut, Split
+from segue.core.types import Dataset, HeldOut, Split
 from segue.data.splits import split
 from segue.evaluation.bootstrap import estimate_values
 from segue.evaluation.evaluate import make_validator
 from segue.evaluation.metrics import hit_rate, ndcg
 from segue.evaluation.ranking import rank
-from segue.evaluation.significance import compare_pair
+from segue.evaluation.significance import PairedTest, compare_pair
 from segue.experiment.data import load_data
-from segue.experiment.plan import make_plan
+from segue.experiment.plan import Plan, make_plan
+from segue.models.hybrid.ranker import Ranker
 from segue.training.train import train
 
-__all__ = ["RANKERS", "measure", "page", "run"]
+__all__ = ["RANKERS", "RETRIEVERS", "RETRIEVER_GRIDS", "SharedParts", "measure", "page", "run"]
 
-RETRIEVERS = ("item_knn", "ease")
+RETRIEVERS: dict[str, tuple[str, ...]] = {"frappe": ("frequent", "user_knn", "ease")}
+"""By source; others have :data:`DEFAULT_RETRIEVERS`."""
+DEFAULT_RETRIEVERS = ("item_knn", "ease")
 """Solved in seconds; a network, which is trained twice per seed, takes hours."""
-RANKERS: dict[str, dict[str, Any]] = {
-    "gradient_boosting": {},
-    "deepfm": {"epochs": 10, "learning_rate": 1e-3, "embedding_dim": 16},
-}
-"""Settings of the rankers. Models that read the history once per candidate, such as DIN, take ten times as long."""
 
-QUICK: dict[str, dict[str, Any]] = {
-    "gradient_boosting": {"iterations": 20, "min_examples": 5},
-    "deepfm": {"epochs": 1, "hidden": [8]},
+RETRIEVER_GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
+    "item_knn": tuple({"half_life": life, "k": k} for life, k in product((None, 3.0, 10.0, 30.0), (5, 20, 100, 500))),
+    "frequent": tuple({"smoothing": one} for one in (1.0, 10.0, 100.0)),
+    "user_knn": tuple({"k": k, "weighting": name} for k, name in product((10, 30, 100, 300), (None, "bm25"))),
+    "ease": tuple({"l2": l2} for l2 in (0.1, 0.5, 2.0, 5.0, 20.0, 50.0, 200.0, 500.0, 2_000.0)),
+}
+"""Changes to the recipe of the source, or to the defaults; other retrievers have those alone."""
+
+Grid = Mapping[str, Sequence[Mapping[str, Any]]]
+
+DEEPFM = {"epochs": 10, "learning_rate": 1e-3, "embedding_dim": 16}
+RANKERS: Grid = {"gradient_boosting": ({},), "deepfm": (DEEPFM,)}
+"""Settings of the rankers to choose from; ``num_targets`` and ``inputs`` are those of ``ranker``. Models that read the
+history once per candidate, such as DIN, take ten times as long."""
+NUMBERS = ("context", "retrieval", "repeats")
+"""Few inputs, in addition to the ids."""
+RANKERS_OF: dict[str, Grid] = {
+    "frappe": {
+        "gradient_boosting": (
+            *({"num_targets": count} for count in (1, 3)),
+            *({"num_targets": count, "inputs": NUMBERS} for count in (1, 3, 10)),
+        ),
+        "deepfm": ({**DEEPFM, "num_targets": 1}, *({**DEEPFM, "num_targets": n, "inputs": NUMBERS} for n in (1, 3))),
+        "logistic_regression": tuple({"num_targets": count, "inputs": NUMBERS} for count in (1, 3, 10)),
+    }
+}
+"""The same by source, where they differ."""
+
+QUICK: Grid = {
+    "gradient_boosting": ({"iterations": 20, "min_examples": 5},),
+    "deepfm": ({"epochs": 1, "hidden": [8]},),
 }
 
 SPLITS: dict[str, tuple[str, ...]] = {"frappe": ("split.use_query_context=true",)}
@@ -56,17 +91,23 @@ SPLITS: dict[str, tuple[str, ...]] = {"frappe": ("split.use_query_context=true",
 WITH_REPEATS = frozenset({"frappe"})
 """Sources where users return to items, which are then ranked too."""
 
+LEFT_OUT: dict[str, tuple[str, ...]] = {"frappe": ("cost",)}
+"""Context columns without which the best rankers are trained, too: properties of the chosen item."""
+
 N_CANDIDATES = 200
 N_TIMED = 500
 """Queries whose latency is measured."""
 
+CHOICE = "ndcg@10"
+"""Metric of validation that chooses settings, epochs and rankers."""
 METRICS = {"hit_rate@10": hit_rate, "ndcg@10": ndcg}
 
 Values = dict[str, NDArray[np.float64]]
+Log = Callable[[str], None]
 
 
 class SharedParts(Run):
-    """A run that trains a part once for all models that have it.
+    """A run that trains a retriever once for all models that have it.
 
     Args:
         seed: that of the models.
@@ -82,19 +123,25 @@ class SharedParts(Run):
     def train_part(self, key: str, settings: Mapping[str, Any], data: Any, validate: Any, name: str) -> Any:
         """See :meth:`segue.core.run.Run.train_part`.
 
-        Data of parts with the same seed, name and settings must be equal.
+        Logs of parts with the same seed, name, settings and number of events must be equal. Models of examples are not
+        shared.
         """
-        about = json.dumps([self.seed, name, settings], sort_keys=True)
-        if about not in self.parts:
+        size = data.histories.size if isinstance(data, Dataset) else None
+        about = json.dumps([self.seed, name, settings, size], sort_keys=True)
+        if size is None or about not in self.parts:
             started = time.process_time()
             part = super().train_part(key, settings, data, validate, name)
-            self.parts[about] = part, time.process_time() - started
-        part, seconds = self.parts[about]
+            found = part, time.process_time() - started
+            if size is not None:
+                self.parts[about] = found
+        else:
+            found = self.parts[about]
+        part, seconds = found
         self.cpu_seconds += seconds
         return part
 
 
-def run(source: str | None, models: str | None, seeds: int, log: Callable[[str], None], quick: bool) -> dict[str, Any]:
+def run(source: str | None, models: str | None, seeds: int, log: Log, quick: bool) -> dict[str, Any]:
     """Measure all rows on a source.
 
     Args:
@@ -104,74 +151,234 @@ def run(source: str | None, models: str | None, seeds: int, log: Callable[[str],
     import torch
 
     source = source or ("simulated?users=150&items=60&seed=1" if quick else "ml-1m")
-    retrievers = tuple(models.split(",")) if models else ("ease",) if quick else RETRIEVERS
+    retrievers = tuple(models.split(",")) if models else ("ease",) if quick else retrievers_of(source)
     plan = make_plan({"model": retrievers[0], "data": source}, SPLITS.get(source, ()))
     data = load_data(plan)
     parts = split(data, plan.split)
     load = cpu_load()
-    rankers = QUICK if quick else RANKERS
+    rankers = QUICK if quick else RANKERS_OF.get(source, RANKERS)
     found = measure(source, parts, retrievers, rankers, range(1 if quick else seeds), log, quick)
     about = {"users": data.n_users, "items": data.n_items, "hash": data.header.get("hash")}
-    threads = torch.get_num_threads()
-    return {"source": source, "data": about, "load_before_percent": load, "threads": threads, **found}
+    options = ["--quick"] if quick else ["--models", models] if models else []
+    options += [] if quick or seeds == 3 else ["--seeds", str(seeds)]
+    facts = {"load_before_percent": load, "threads": torch.get_num_threads(), "options": options}
+    return {"source": source, "data": about, **facts, **found}
+
+
+def retrievers_of(source: str) -> tuple[str, ...]:
+    """Return the retrievers that are measured by default."""
+    return RETRIEVERS.get(source, DEFAULT_RETRIEVERS)
+
+
+@dataclass
+class Study:
+    """Trains and measures the models of a source.
+
+    Args:
+        parts: the data.
+        excludes: whether items of the history are left out.
+    """
+
+    source: str
+    parts: Split
+    seeds: Sequence[int]
+    excludes: bool
+    quick: bool
+    log: Log
+
+    def __post_init__(self) -> None:
+        self.validate = make_validator(self.parts.valid, CHOICE, self.excludes)
+        self.shared = dict[str, tuple[Any, float]]()
+        self.rows: dict[str, dict[str, Any]] = {}
+        self.values: dict[str, dict[str, list[Values]]] = {}
+        self.grids: dict[str, list[tuple[dict[str, Any], float]]] = {}
+
+    def choose(self, name: str, grid: Sequence[Mapping[str, Any]], make: Callable[[Any], Model]) -> dict[str, Any]:
+        """Return the settings of a grid with the best validation metric; the first of equally good ones."""
+        chosen = list(grid)[:2] if self.quick else list(grid)
+        self.grids[name] = [(dict(one), float(self.validate(make(one))[CHOICE])) for one in chosen]
+        best = max(self.grids[name], key=lambda one: one[1])
+        self.log(f"{name}: {best[0]} of {len(chosen)} settings, validation {best[1]:.4f}")
+        return best[0]
+
+    def plan_of(self, retriever: str) -> Plan:
+        """Return the recipe of a retriever for the source, or its defaults."""
+        plan = make_plan({"model": retriever, "data": self.source}, [*SPLITS.get(self.source, ())])
+        return replace(plan, training=plan.training.model_copy(update={"epochs": 1} if self.quick else {}))
+
+    def settings_of(self, retriever: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings of a retriever, those of its training included for a network."""
+        plan, is_network = self.plan_of(retriever), not issubclass(model_class(retriever), Solver)
+        return plan.model.model_dump() | dict(changes) | (plan.training.model_dump() if is_network else {})
+
+    def train_retriever(self, key: str, changes: Mapping[str, Any], seed: int) -> Model:
+        """Train a retriever alone."""
+        plan = self.plan_of(key)
+        return train(
+            key, plan.model.model_dump() | dict(changes), plan.training, self.parts.train, Run(seed), self.validate
+        )
+
+    def train_ranker(
+        self,
+        retriever: tuple[str, Mapping[str, Any]],
+        ranker: tuple[str, Mapping[str, Any]],
+        seed: int,
+        left_out: Sequence[str] = (),
+    ) -> tuple[Any, float]:
+        """Train a combination, given by keys and settings; return it with its processor time.
+
+        Args:
+            left_out: context columns that are not read.
+        """
+        (retriever_key, changes), (ranker_key, settings) = retriever, ranker
+        of_both = {name: value for name, value in settings.items() if name in ("num_targets", "inputs")}
+        own = {name: value for name, value in settings.items() if name not in of_both}
+        config: dict[str, Any] = {"retriever": retriever_key, "ranker": ranker_key, "num_candidates": N_CANDIDATES}
+        config |= {"retrieve_seen": not self.excludes, **of_both}
+        config |= {"settings": {retriever_key: self.settings_of(retriever_key, changes), ranker_key: own}}
+        data, run = without_columns(self.parts.train, left_out), SharedParts(seed, self.shared)
+        training = self.plan_of(retriever_key).training
+        return train("ranker", config, training, data, run, self.validate), run.cpu_seconds
+
+    def add(self, name: str, models: Sequence[Model], cpu_seconds: float) -> None:
+        """Measure a row, a model per seed."""
+        self.values[name] = {
+            part: [_measure_ranks(model, held_out, self.excludes) for model in models]
+            for part, held_out in (("valid", self.parts.valid), ("test", self.parts.test))
+        }
+        recall = _candidate_recall(models[0], self.parts.valid, self.excludes)
+        latency = measure_latency(models[0], self.parts.test, self.quick)
+        self.rows[name] = {**_summarize(self.values[name]), "recall": recall, "cpu_seconds": cpu_seconds, **latency}
+        self.log(f"{name}: validation {self.rows[name]['valid']:.4f}, {cpu_seconds:.0f} CPU s")
+
+    def compare(self, first: str, second: str) -> list[tuple[str, PairedTest]]:
+        """Return the paired tests of two rows in each metric, without correction."""
+        found = {name: self.values[name]["test"] for name in (first, second)}
+        tests = []
+        for metric in METRICS:
+            one, other = (_mean(values, metric) for values in found.values())
+            tests.append((metric, replace(compare_pair(one, other), first=first, second=second)))
+        return tests
 
 
 def measure(
     source: str,
     parts: Split,
     retrievers: Sequence[str],
-    rankers: Mapping[str, Mapping[str, Any]],
+    rankers: Grid,
     seeds: Sequence[int],
-    log: Callable[[str], None],
+    log: Log,
     quick: bool = False,
 ) -> dict[str, Any]:
-    """Return a row per retriever and per combination, and the tests of the best ranker of each retriever."""
-    excludes = source not in WITH_REPEATS
-    validate = make_validator(parts.valid, "ndcg@10", excludes)
-    values: dict[str, dict[str, list[Values]]] = {}
-    facts: dict[str, dict[str, Any]] = {}
-    for retriever in retrievers:
-        plan = make_plan({"model": retriever, "data": source}, [*SPLITS.get(source, ())])
-        training = plan.training.model_copy(update={"epochs": 1} if quick else {})
-        is_network = not issubclass(model_class(retriever), Solver)
-        own = plan.model.model_dump() | (training.model_dump() if is_network else {})
-        shared = dict[str, tuple[Any, float]]()
-        models: dict[str, list[Any]] = {retriever: []}
-        seconds: dict[str, float] = {}
-        for ranker, settings in rankers.items():
-            name = f"{retriever} + {ranker}"
-            config: dict[str, Any] = {"retriever": retriever, "ranker": ranker, "num_candidates": N_CANDIDATES}
-            config |= {"retrieve_seen": not excludes, "settings": {retriever: own, ranker: settings}}
-            runs = [SharedParts(seed, shared) for seed in seeds]
-            models[name] = [train("ranker", config, training, parts.train, run, validate) for run in runs]
-            seconds[name] = sum(run.cpu_seconds for run in runs) / len(runs)
-            log(f"{name}: {seconds[name]:.0f} CPU s")
-        models[retriever] = [one.retriever for one in models[name]]
-        seconds[retriever] = sum(spent for model, spent in shared.values() if model in models[retriever]) / len(seeds)
-        for name, trained in models.items():
-            values[name] = {
-                part: [_measure_ranks(model, held_out, excludes) for model in trained]
-                for part, held_out in (("valid", parts.valid), ("test", parts.test))
-            }
-            facts[name] = {"cpu_seconds": seconds[name], **measure_latency(trained[0], parts.test, quick)}
-            facts[name]["recall"] = _candidate_recall(trained[0], parts.valid, excludes)
-            log(f"{name}: validation {_mean(values[name]['valid'], 'ndcg@10').mean():.4f}")
-    best = {
-        retriever: max(
-            (f"{retriever} + {ranker}" for ranker in rankers),
-            key=lambda name: float(_mean(values[name]["valid"], "ndcg@10").mean()),
-        )
-        for retriever in retrievers
+    """Return a row per baseline, retriever and combination, and the paired tests."""
+    study = Study(source, parts, seeds, source not in WITH_REPEATS, quick, log)
+    left_out = LEFT_OUT.get(source, ())
+    baselines = _add_baselines(study, left_out) if source in WITH_REPEATS else {}
+    chosen = {key: _choose_retriever(study, key) for key in retrievers}
+    first = max(retrievers, key=lambda key: max(value for _, value in study.grids[key]))
+    settings = {
+        key: study.choose(f"{first} + {key}", grid, partial(_train_first, study, (first, chosen[first]), key))
+        for key, grid in rankers.items()
     }
-    tests = {
-        f"{best[key]} - {key}": asdict(
-            compare_pair(_mean(values[best[key]]["test"], "ndcg@10"), _mean(values[key]["test"], "ndcg@10"))
-        )
-        for key in retrievers
+    best: dict[str, str] = {}
+    inputs_of: dict[str, frozenset[str]] = {}
+    columns = frozenset(one.name for one in parts.train.event_context)
+    for key in retrievers:
+        names = {ranker: f"{key} + {ranker}" for ranker in rankers}
+        for ranker, name in names.items():
+            _add_ranker(study, name, (key, chosen[key]), (ranker, settings[ranker]))
+            inputs_of[name] = columns
+        ranker = max(rankers, key=lambda one: float(study.rows[names[one]]["valid"]))
+        best[key] = names[ranker]
+        groups: dict[str, tuple[str, ...]]
+        groups = {f"{best[key]}, without {name}": (name,) for name in left_out if name in columns}
+        groups |= {f"{best[key]}, without context": tuple(sorted(columns))} if columns else {}
+        for name, without in groups.items():
+            _add_ranker(study, name, (key, chosen[key]), (ranker, settings[ranker]), left_out=without)
+            inputs_of[name] = columns - {*without}
+    return {
+        "seeds": list(seeds),
+        "queries": len(parts.test),
+        "repeats": source in WITH_REPEATS,
+        "context": sorted(columns),
+        "left_out": {name: _share_of_one_value(parts.train, name) for name in left_out if name in columns},
+        "baselines": list(baselines),
+        "retrievers": list(retrievers),
+        "rows": study.rows,
+        "grids": study.grids,
+        "tests": _tests(study, best, baselines, inputs_of),
     }
-    rows = {name: _summarize(found) | facts[name] for name, found in values.items()}
-    settings = {key: dict(value) for key, value in rankers.items()}
-    return {"seeds": list(seeds), "queries": len(parts.test), "rows": rows, "tests": tests, "settings": settings}
+
+
+def without_columns(data: Dataset, names: Sequence[str]) -> Dataset:
+    """Return the log without some context columns, for models that are trained on it."""
+    if not names:
+        return data
+    context = {key: codes for key, codes in data.header["context"].items() if key not in names}
+    columns = {key: column for key, column in data.histories.context.items() if key not in names}
+    return replace(data, header={**data.header, "context": context}, histories=replace(data.histories, context=columns))
+
+
+def _train_first(study: Study, retriever: Any, key: str, settings: Mapping[str, Any]) -> Model:
+    """Train a combination with the first seed."""
+    model: Model = study.train_ranker(retriever, (key, settings), study.seeds[0])[0]
+    return model
+
+
+def _add_baselines(study: Study, left_out: tuple[str, ...]) -> dict[str, frozenset[str]]:
+    """Measure the simple baselines; return the context columns that each reads."""
+    found = baselines_of(study.parts.train, left_out)
+    for name, columns in found.items():
+        grid = GRIDS[name if name in (OWN, WEIGHTED) else ALL_COLUMNS]
+        chosen = study.choose(name, grid, partial(make_baseline, study.parts.train, columns))
+        study.add(name, [make_baseline(study.parts.train, columns, chosen)], 0.0)
+    return {name: frozenset(columns) for name, columns in found.items()}
+
+
+def _choose_retriever(study: Study, key: str) -> dict[str, Any]:
+    """Return the changes to the recipe of a retriever."""
+    grid = RETRIEVER_GRIDS.get(key, ({},))
+    return study.choose(key, grid, lambda one: study.train_retriever(key, one, study.seeds[0]))
+
+
+def _add_ranker(study: Study, name: str, retriever: Any, ranker: Any, **options: Any) -> None:
+    """Train a combination with every seed and measure it, and its retriever before its first combination."""
+    found = [study.train_ranker(retriever, ranker, seed, **options) for seed in study.seeds]
+    if retriever[0] not in study.rows:
+        models = [model.retriever for model, _ in found]
+        spent = [seconds for model, seconds in study.shared.values() if any(model is one for one in models)]
+        study.add(retriever[0], models, sum(spent) / len(models))
+    study.add(name, [model for model, _ in found], float(np.mean([seconds for _, seconds in found])))
+
+
+def _tests(
+    study: Study,
+    best: Mapping[str, str],
+    baselines: Mapping[str, frozenset[str]],
+    inputs_of: Mapping[str, frozenset[str]],
+) -> list[dict[str, Any]]:
+    """Return the best ranker of each retriever minus it, and each ranker minus the strongest simple baseline.
+
+    The latter is, in each metric, the one with the highest value on the test part among those that read no context
+    column that the ranker does not read. Holm's correction is over all tests.
+    """
+    found = [test for key in best for test in study.compare(best[key], key)]
+    for name, inputs in inputs_of.items():
+        equal = [other for other, columns in baselines.items() if columns <= inputs]
+        for metric in METRICS if equal else ():
+            strongest = max(equal, key=lambda other: float(study.rows[other]["test"][metric]["mean"]))
+            found += [test for test in study.compare(name, strongest) if test[0] == metric]
+    corrected = correct([test for _, test in found])
+    return [{"metric": metric, **test} for (metric, _), test in zip(found, corrected, strict=True)]
+
+
+def _share_of_one_value(data: Dataset, column: str) -> float:
+    """Return the share of the items with this context column in training that have one value of it in all events."""
+    codes_T = data.histories.context[column]
+    is_known_T = codes_T >= 0
+    pairs = np.unique(np.stack([data.histories.items[is_known_T], codes_T[is_known_T]]), axis=1)
+    counts = np.unique(pairs[0], return_counts=True)[1]
+    return float((counts == 1).mean())
 
 
 def measure_latency(model: Recommender, held_out: HeldOut, quick: bool = False) -> dict[str, float]:
@@ -190,12 +397,17 @@ def measure_latency(model: Recommender, held_out: HeldOut, quick: bool = False) 
     return {"p50_ms": float(p50) * 1e3, "p99_ms": float(p99) * 1e3, "cpu_ms": cpu * 1e3}
 
 
-def _candidate_recall(model: Model, held_out: HeldOut, excludes: bool) -> float | None:
-    """Return the share of validation targets among the candidates; ``None`` for one stage."""
-    if not hasattr(model, "retriever"):
-        return None
-    ranks = rank(model.retriever, held_out, k=0, exclude_seen=excludes)
-    return float(hit_rate(ranks, N_CANDIDATES).mean())
+def _candidate_recall(model: Model, held_out: HeldOut, excludes: bool) -> float:
+    """Return the share of validation targets among the candidates, or among as many items of one stage."""
+    if not isinstance(model, Ranker):
+        return float(hit_rate(rank(model, held_out, k=0, exclude_seen=excludes), N_CANDIDATES).mean())
+    found = []
+    for start in range(0, len(held_out), 1_000):
+        queries = held_out.queries.rows_between(start, start + 1_000)
+        candidates_NC, is_valid_NC = model._candidates(model._retrieve(queries), queries)
+        targets_N1 = held_out.targets.items[start : start + 1_000, None]  # one per query
+        found.append(((candidates_NC == targets_N1) & is_valid_NC).any(axis=1))
+    return float(np.concatenate(found).mean())
 
 
 def _measure_ranks(model: Recommender, held_out: HeldOut, excludes: bool) -> Values:
@@ -211,57 +423,7 @@ def _mean(found: Sequence[Values], metric: str) -> NDArray[np.float64]:
 def _summarize(found: Mapping[str, Sequence[Values]]) -> dict[str, Any]:
     estimates = estimate_values({metric: _mean(found["test"], metric) for metric in METRICS}, 0)
     return {
-        "valid": float(_mean(found["valid"], "ndcg@10").mean()),
+        "valid": {metric: float(_mean(found["valid"], metric).mean()) for metric in METRICS}[CHOICE],
         "test": {metric: asdict(one) for metric, one in estimates.items()},
-        "by_seed": [float(one["ndcg@10"].mean()) for one in found["test"]],
+        "by_seed": [float(one[CHOICE].mean()) for one in found["test"]],
     }
-
-
-def page(found: dict[str, Any]) -> str:
-    """Format the table."""
-    seeds, source = len(found["seeds"]), found["source"]
-    retrievers = [name for name in found["rows"] if " + " not in name]
-    option = "" if retrievers == list(RETRIEVERS) else f" --models {','.join(retrievers)}"
-    option += "" if seeds == 3 else f" --seeds {seeds}"
-    repeats = "items of the history included" if found["source"] in WITH_REPEATS else "seen items removed"
-    lines = [
-        f"# Two stages: {source}",
-        "",
-        f"Leave-one-out, {found['queries']:,} test queries, whole catalog of {found['data']['items']:,} items, "
-        f"{repeats}; {seeds} seed{'s' if seeds > 1 else ''}. A ranker orders {N_CANDIDATES} candidates of its "
-        "retriever, which has the same settings alone. Recall: share of the validation targets among the candidates. "
-        f"Latency: single queries in the process, {found['threads']} thread(s). Brackets: 95 % interval over users, of "
-        "the mean over the seeds.",
-        "",
-        "```sh",
-        f"python -m benchmarks two_stage --source {source}{option} --out docs/results",
-        "```",
-        "",
-    ]
-    numbers = ["validation NDCG@10", "HR@10", "NDCG@10", "recall", "p50, ms", "p99, ms", "CPU, ms", "training, CPU s"]
-    lines += head_lines(["model", *numbers], len(numbers))
-    for name, row in found["rows"].items():
-        cells = [
-            f"{row['test'][metric]['mean']:.4f} [{row['test'][metric]['low']:.4f}, {row['test'][metric]['high']:.4f}]"
-            for metric in METRICS
-        ]
-        recall = "" if row["recall"] is None else f"{row['recall']:.3f}"
-        times = [f"{row[key]:.2f}" for key in ("p50_ms", "p99_ms", "cpu_ms")]
-        lines.append(row_line([name, f"{row['valid']:.4f}", *cells, recall, *times, f"{row['cpu_seconds']:,.0f}"]))
-    lines += ["", "NDCG@10 of the ranker that is best on validation, minus that of its retriever:", ""]
-    for name, test in found["tests"].items():
-        lines.append(
-            f"- {name}: {test['difference']:+.4f} [{test['low']:+.4f}, {test['high']:+.4f}], p = {test['p']:.4f} "
-            "(paired randomization test)"
-        )
-    lines.append("")
-    for key, settings in found["settings"].items():
-        given = ", ".join(f"`{name}={value}`" for name, value in settings.items())
-        lines.append(f"* {key}: {given or 'defaults of `ranker`'}")
-    lines += [
-        "* retrievers: their recipes for this source, or defaults; the best epoch was chosen on validation",
-        "* training: processor time of a ranker and its two retrievers, which are trained once for all rankers",
-        f"* data hash {found['data']['hash']}; one reading of the test part per row and seed",
-    ]
-    lines += [load_line(found).replace("**disturbed, not a result**", "**latencies are disturbed**")]
-    return "\n".join([*lines, *describe_lines(found["machine"]), ""])

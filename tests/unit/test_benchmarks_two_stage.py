@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks import click_service, click_speed, two_stage
+from benchmarks.two_stage_baselines import make_baseline
 from segue.core.run import Run
-from segue.core.types import Events
+from segue.core.types import Dataset, Events, Queries, Split
 from segue.data.splits import SplitSettings, split
 from segue.testing import dataset
 from segue.training.settings import Training
@@ -19,22 +21,107 @@ from segue.training.train import train
 MACHINE = dict.fromkeys(("processor", "cores", "system", "python", "torch", "segue", "commit", "command", "date"), "x")
 
 
-def test_rankers_are_compared_with_their_retriever() -> None:
+LOAD = {"machine": MACHINE | {"memory_gib": 1}, "load_before_percent": 0.0, "max_load_percent": 15.0}
+
+
+def world() -> Split:
     rng = np.random.default_rng(0)
-    parts = split(dataset(Events.of([rng.permutation(20)[:8].tolist() for _ in range(40)]), 20), SplitSettings())
-    rankers: dict[str, Any] = {"logistic_regression": {}}
+    return split(dataset(Events.of([rng.permutation(20)[:8].tolist() for _ in range(40)]), 20), SplitSettings())
+
+
+def test_rankers_are_compared_with_their_retriever() -> None:
+    parts = world()
+    rankers: dict[str, Any] = {"logistic_regression": ({},)}
     found = two_stage.measure("test", parts, ["popular"], rankers, [0], lambda text: None, quick=True)
     assert set(found["rows"]) == {"popular", "popular + logistic_regression"}
     rows, name = found["rows"], "popular + logistic_regression"
-    difference = rows[name]["test"]["ndcg@10"]["mean"] - rows["popular"]["test"]["ndcg@10"]["mean"]
-    assert found["tests"][f"{name} - popular"]["difference"] == pytest.approx(difference)
-    assert rows[name]["recall"] == 1.0  # 200 candidates are the whole catalog
-    assert rows["popular"]["recall"] is None
-    about = {"data": {"items": 20, "hash": None}, "source": "frappe", "threads": 1}
-    load = {"machine": MACHINE | {"memory_gib": 1}, "load_before_percent": 0.0, "max_load_percent": 15.0}
-    text = two_stage.page({**found, **about, **load})
+    assert [test["metric"] for test in found["tests"]] == list(two_stage.METRICS)
+    for test in found["tests"]:
+        means = [rows[key]["test"][test["metric"]]["mean"] for key in (name, "popular")]
+        assert test["difference"] == pytest.approx(means[0] - means[1])
+        assert (test["first"], test["second"]) == (name, "popular")
+    assert rows[name]["recall"] == rows["popular"]["recall"] == 1.0  # 200 candidates are the whole catalog
+    text = two_stage.page(
+        {**found, **LOAD, "data": {"items": 20, "hash": None}, "source": "test", "threads": 1, "options": []}
+    )
+    assert "seen items removed" in text
+    assert f"| NDCG@10 | {name} − popular |" in text
+
+
+def repeats() -> Dataset:
+    """Users who return to three of twelve items; at home they choose the first of them. Odd items are paid."""
+    rng = np.random.default_rng(0)
+    firsts = rng.integers(12, size=40)
+    steps = rng.integers(3, size=(40, 12))
+    items = (firsts[:, None] + steps) % 12
+    context = {
+        "place": np.where(steps == 0, 0, 1).ravel().astype(np.int32),
+        "cost": (items % 2).ravel().astype(np.int32),
+    }
+    histories = replace(Events.of(items.tolist()), context=context)
+    data = dataset(histories, 12)
+    return replace(data, header={**data.header, "context": {"place": ["home", "away"], "cost": ["free", "paid"]}})
+
+
+def test_where_users_return_to_items_rankers_are_compared_with_own_frequency_on_equal_inputs() -> None:
+    parts = split(repeats(), SplitSettings(use_query_context=True))
+    rankers: dict[str, Any] = {"gradient_boosting": ({"iterations": 10, "min_examples": 2},)}
+    found = two_stage.measure("frappe", parts, ["ease"], rankers, [0], lambda text: None, quick=True)
+    name = "ease + gradient_boosting"
+    assert list(found["rows"]) == [
+        "own frequency",
+        "own frequency, weighted",
+        "own frequency in context",
+        "own frequency in context, without cost",
+        "ease",
+        name,
+        f"{name}, without cost",
+        f"{name}, without context",
+    ]
+    allowed = {
+        name: set(found["baselines"]),
+        f"{name}, without cost": set(found["baselines"]) - {"own frequency in context"},
+        f"{name}, without context": {"own frequency", "own frequency, weighted"},
+    }
+    others = [test for test in found["tests"] if test["second"] != "ease"]
+    assert [test["first"] for test in others] == [key for key in allowed for _ in two_stage.METRICS]
+    for test in others:
+        means = {key: found["rows"][key]["test"][test["metric"]]["mean"] for key in allowed[test["first"]]}
+        assert means[test["second"]] == max(means.values())
+    assert found["left_out"] == {"cost": 1.0}
+    text = two_stage.page(
+        {**found, **LOAD, "data": {"items": 12, "hash": None}, "source": "frappe", "threads": 1, "options": []}
+    )
     assert "items of the history included" in text
-    assert f"- {name} - popular: " in text
+    assert "100.0 % have the same value in all their events" in text
+    assert "* ease: `l2=0.1`: " in text
+
+
+def test_a_column_that_is_left_out_is_not_read() -> None:
+    data = two_stage.without_columns(repeats(), ["cost"])
+    assert [one.name for one in data.event_context] == ["place"]
+    assert list(data.histories.context) == ["place"]
+
+
+def test_own_frequency_weighs_values_and_context() -> None:
+    history = replace(
+        Events.of([[0, 0, 1, 2]]),
+        values=np.array([1, 1, 5, 2], np.float32),
+        context={"place": np.array([1, 1, 1, 0], np.int32), "cost": np.array([-1, -1, -1, 0], np.int32)},
+    )
+    context = {"place": np.array([0], np.int32), "cost": np.array([-1], np.int32)}
+    queries = replace(Queries.of_users(np.zeros(1, np.int32), history), context=context)
+    data = dataset(Events.of([[3, 4], [4]]), 5)
+
+    def order(columns: tuple[str, ...] = (), **settings: Any) -> list[int]:
+        scores_1I = make_baseline(data, columns, settings).score(queries)
+        return [int(item) for item in np.argsort(-scores_1I[0])[:4]]
+
+    assert order()[0] == 0
+    assert order()[3] == 4  # popularity decides between the others
+    assert order(weights="value")[:3] == [1, 0, 2] or order(weights="value")[:3] == [1, 2, 0]
+    assert order(("place",), strength=1.0)[:2] == [2, 0]
+    assert order(("cost",), strength=1.0) == order()  # missing values differ
 
 
 def test_all_libraries_read_the_same_examples() -> None:
@@ -96,19 +183,24 @@ def test_the_rate_of_matrix_products_is_measured(monkeypatch: pytest.MonkeyPatch
 
 
 def test_rankers_share_what_does_not_depend_on_them() -> None:
-    rng = np.random.default_rng(0)
-    parts = split(dataset(Events.of([rng.permutation(20)[:8].tolist() for _ in range(40)]), 20), SplitSettings())
+    parts = world()
     shared: dict[str, Any] = {}
     config = {"retriever": "ease", "settings": {"gradient_boosting": {"iterations": 5, "min_examples": 2}}}
+    inputs = (("retrieval",), ("history", "retrieval"))
     models: list[Any] = [
-        train("ranker", config, Training(), parts.train, two_stage.SharedParts(0, shared)) for _ in range(2)
+        train("ranker", {**config, "inputs": one}, Training(), parts.train, two_stage.SharedParts(0, shared))
+        for one in inputs
     ]
     assert models[0].retriever is models[1].retriever
+    assert models[0].ranker is not models[1].ranker
     alone: Any = train("ease", {}, Training(), parts.train, Run(0))
     queries = parts.test.queries
     np.testing.assert_array_equal(models[0].retriever.score(queries), alone.score(queries))
-    other: Any = train("ranker", config, Training(), parts.train, two_stage.SharedParts(1, shared))
-    assert other.retriever is not models[0].retriever
+    for more, seed in ((config, 1), ({**config, "num_targets": 2}, 0)):
+        count = len(shared)
+        other: Any = train("ranker", more, Training(), parts.train, two_stage.SharedParts(seed, shared))
+        assert other.ranker is not models[0].ranker
+        assert len(shared) == count + (2 if seed else 1)  # fewer events are left for the retriever of the examples
 
 
 def test_an_interrupted_run_continues(tmp_path: Path) -> None:

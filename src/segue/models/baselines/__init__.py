@@ -1,1 +1,1 @@
-"""Baselines without personalization."""
+"""Baselines: popularity, chance, and counts that need no learning."""

@@ -6,13 +6,13 @@ The ranker learns from candidates as it will see them: the last events of the tr
 is trained on the other events, and its candidates for the history before a held-out event are examples, positive where
 the user chose the item. The retriever that is used in the end is then trained on everything.
 
-An example has the fields of :mod:`segue.core.examples.log_fields`, and numbers of the retrieval: the score of the
-retriever, standardized over the candidates of the query; the logarithm of the rank; and the logarithm of the number of
-training events of the item. The standardized score, times a weight that is chosen on held-out queries, is also added to
+An example has the fields of :mod:`segue.core.examples.log_fields`, and the numbers of
+:mod:`segue.solvers.two_stage.candidate_numbers`: of the retrieval, and of repeats where items of the history are
+candidates. The standardized score of the retriever, times a weight that is chosen on held-out queries, is also added to
 the logit, so that a ranker that has learned little leaves the order of the retriever. Items that are not candidates are
 ranked below all candidates, in the order of the retriever.
 
-Shapes: U users, N queries, I items, C candidates of a query, T examples, K numbers of the retrieval.
+Shapes: U users, N queries, I items, C candidates of a query, T examples, K numbers of a candidate.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ from segue.core.examples.settings import check_propensities
 from segue.core.features import encode_features
 from segue.core.model import ExampleModel, Extensible, Model, Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
-from segue.core.recommend import exclude
 from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Codes, DataSchema, Dataset, Mask, Queries, Scores
 from segue.solvers.profiles.base_models import base_arrays, check_restorable, combine_schemas, restore_member
+from segue.solvers.two_stage.candidate_numbers import CandidatePairs, choose_candidates, number_names
 from segue.solvers.two_stage.held_out_events import (
     HeldOutEvents,
     choose_weight,
@@ -72,10 +72,7 @@ trees would learn the ids by heart without strong regularization of categories."
 FEW_QUERIES = 20
 """With fewer queries, a note states that they chose the weight of the retriever."""
 
-RETRIEVAL = ("retrieval.score", "retrieval.rank", "retrieval.popularity")
-"""Names of the numbers of the retrieval."""
-
-Input = Literal["item_features", "user_features", "context", "history", "retrieval"]
+Input = Literal["item_features", "user_features", "context", "history", "retrieval", "repeats"]
 
 
 class Ranker(Solver):
@@ -92,12 +89,13 @@ class Ranker(Solver):
         """Key of the model that orders them, one that can be trained on labeled examples."""
         settings: dict[str, dict[str, Any]] = Field(default={})
         """Settings of both by key, those of the model and those of its training, such as ``{"ease": {"l2": 200}}``."""
-        inputs: tuple[Input, ...] = ("item_features", "user_features", "context", "history", "retrieval")
-        """Inputs of the ranker in addition to the ids of user and item, where the log has them."""
+        inputs: tuple[Input, ...] = ("item_features", "user_features", "context", "history", "retrieval", "repeats")
+        """Inputs of the ranker in addition to the ids of user and item, where the log has them; ``repeats`` (how often
+        the user has chosen the candidate, also in the same context) is one with ``retrieve_seen`` alone."""
         num_candidates: Annotated[int, Ge(1)] = 200
         """Number of items that the ranker orders."""
         retrieve_seen: bool = False
-        """Whether items of the history are candidates; set to true where users return to items."""
+        """Whether items of the history are candidates, before all others; set to true where users return to items."""
         retrieval_weight: Annotated[float, Ge(0)] | None = None
         """Weight of the standardized score of the retriever in the order, in addition to the logit of the ranker; needs
         the input ``retrieval``. None: that of several with the best NDCG@10 on a tenth of the training queries."""
@@ -228,7 +226,7 @@ class Ranker(Solver):
             assert isinstance(self.ranker, ExampleModel)
             weight = config.retrieval_weight
             if weight is None:
-                scores_T = check.numbers[:, -len(RETRIEVAL)]  # the first of the numbers that were appended
+                scores_T = check.numbers[:, -len(self._number_names)]  # the first of the numbers that were appended
                 weight = choose_weight(check, self.ranker.predict_logits(check), scores_T)
                 assert check.users is not None
                 if (n_queries := len(np.unique(check.users))) < FEW_QUERIES:
@@ -283,7 +281,7 @@ class Ranker(Solver):
             rows_T, columns_T = np.nonzero(is_used_NC)
             if not len(rows_T):
                 continue
-            examples = self._examples(block, scores_NI, candidates_NC, rows_T, columns_T)
+            examples = self._examples(CandidatePairs(block, scores_NI, candidates_NC, rows_T, columns_T))
             labels_T = labels_NC[rows_T, columns_T].astype(np.float32)
             weights_T = None if held_out.weights is None else held_out.weights[rows_T + start]
             parts.append(replace(examples, labels=labels_T, users=rows_T + start, weights=weights_T))
@@ -302,51 +300,26 @@ class Ranker(Solver):
         return scores_NI
 
     def _candidates(self, scores_NI: Scores, queries: Queries) -> tuple[Codes, Mask]:
-        """Return candidates, ``(N, C)``, and which of them are valid.
+        """Return candidates, ``(N, C)``, and which of them are valid."""
+        return choose_candidates(scores_NI, queries, self.config.num_candidates, self.config.retrieve_seen)
 
-        The best ones are first.
-        """
-        open_NI = scores_NI.copy()
-        if not self.config.retrieve_seen:
-            exclude(open_NI, queries.history)
-        count = min(self.config.num_candidates, self.schema.n_items)
-        top_NC = np.argpartition(-open_NI, count - 1, axis=1)[:, :count]
-        found_NC = np.take_along_axis(open_NI, top_NC, axis=1)
-        order_NC = np.lexsort((top_NC, -found_NC))
-        candidates_NC = np.take_along_axis(top_NC, order_NC, axis=1).astype(np.int32)
-        return candidates_NC, np.isfinite(np.take_along_axis(found_NC, order_NC, axis=1))
-
-    def _examples(
-        self,
-        queries: Queries,
-        scores_NI: Scores,
-        candidates_NC: Codes,
-        rows_T: NDArray[np.int64],
-        columns_T: NDArray[np.int64],
-    ) -> Examples:
-        """Return examples of some candidates, given by row and column."""
+    def _examples(self, pairs: CandidatePairs) -> Examples:
+        """Return examples of some candidates."""
         assert self.tables is not None
-        items_T = candidates_NC[rows_T, columns_T]
-        examples = self.tables.of_pairs(queries, rows_T, items_T)
-        numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
-        return examples if numbers_TK is None else examples.with_numbers(RETRIEVAL, numbers_TK)
+        examples = self.tables.of_pairs(pairs.queries, pairs.rows, pairs.items)
+        numbers_TK = self._numbers(pairs)
+        return examples if numbers_TK is None else examples.with_numbers(self._number_names, numbers_TK)
 
-    def _numbers(
-        self, scores_NI: Scores, candidates_NC: Codes, rows_T: NDArray[np.int64], columns_T: NDArray[np.int64]
-    ) -> Scores | None:
-        """Return the numbers of the retrieval, ``(T, K)``.
+    @property
+    def _number_names(self) -> tuple[str, ...]:
+        return number_names(self.config.inputs, self.config.retrieve_seen)
+
+    def _numbers(self, pairs: CandidatePairs) -> Scores | None:
+        """Return the numbers of some candidates, ``(T, K)``.
 
         ``None``: the ranker does not read them."""
-        if "retrieval" not in self.config.inputs:
-            return None
-        found_NC = np.take_along_axis(scores_NI, candidates_NC, axis=1)
-        deviation_N1 = found_NC.std(1, keepdims=True)
-        scaled_NC = (found_NC - found_NC.mean(1, keepdims=True)) / np.where(deviation_N1 > 0, deviation_N1, 1.0)
-        numbers_TK = np.empty((len(rows_T), len(RETRIEVAL)), np.float32)
-        numbers_TK[:, 0] = scaled_NC[rows_T, columns_T]
-        numbers_TK[:, 1] = np.log1p(columns_T) / np.log1p(self.config.num_candidates) * 2 - 1
-        numbers_TK[:, 2] = self.popularity_I[candidates_NC[rows_T, columns_T]]
-        return numbers_TK
+        context = self.own_schema.event_context
+        return pairs.numbers(self._number_names, self.popularity_I, self.config.num_candidates, context)
 
     def score(self, queries: Queries, candidates: Codes | None = None) -> Scores:
         """Return the logits of candidates, and lower numbers for other items.
@@ -358,7 +331,7 @@ class Ranker(Solver):
         rows_T, columns_T = np.nonzero(is_valid_NC)
         if self.ranker is None or not len(rows_T):
             return select_candidates(scores_NI, candidates)
-        logits_T = self._order(queries, scores_NI, candidates_NC, rows_T, columns_T)
+        logits_T = self._order(CandidatePairs(queries, scores_NI, candidates_NC, rows_T, columns_T))
         lowest_N = np.full(len(queries), np.inf, np.float32)
         np.minimum.at(lowest_N, rows_T, logits_T)
         lowest_N[~np.isfinite(lowest_N)] = 0.0
@@ -367,37 +340,30 @@ class Ranker(Solver):
         scores_NI[rows_T, candidates_NC[rows_T, columns_T]] = logits_T
         return select_candidates(scores_NI.astype(np.float32), candidates)
 
-    def _order(
-        self,
-        queries: Queries,
-        scores_NI: Scores,
-        candidates_NC: Codes,
-        rows_T: NDArray[np.int64],
-        columns_T: NDArray[np.int64],
-    ) -> Scores:
-        """Return the logits of some candidates, given by row and column, ``(T,)``."""
+    def _order(self, pairs: CandidatePairs) -> Scores:
+        """Return the logits of some candidates, ``(T,)``."""
         if self._scorer is None:
             self._prepare_scorer()
-        assert self.tables is not None
-        numbers_TK = self._numbers(scores_NI, candidates_NC, rows_T, columns_T)
-        items_T = candidates_NC[rows_T, columns_T]
         logits_T: Scores
         if self._scorer is False:
             assert isinstance(self.ranker, ExampleModel)
-            examples = self.tables.of_pairs(queries, rows_T, items_T)
-            logits_T = self.ranker.predict_logits(
-                examples if numbers_TK is None else examples.with_numbers(RETRIEVAL, numbers_TK)
-            )
+            examples = self._examples(pairs)
+            logits_T, numbers_TK = self.ranker.predict_logits(examples), None
+            if self._number_names:
+                numbers_TK = examples.numbers[:, -len(self._number_names) :]
         else:
             assert self._query_tables is not None
-            alone = self._query_tables.of_pairs(queries, np.arange(len(queries)), np.zeros(len(queries), np.int32))
-            logits_T = self._scorer.score(alone, rows_T, items_T, numbers_TK)
-        return logits_T if numbers_TK is None else logits_T + np.float32(self.retrieval_weight) * numbers_TK[:, 0]
+            count, numbers_TK = len(pairs.queries), self._numbers(pairs)
+            alone = self._query_tables.of_pairs(pairs.queries, np.arange(count), np.zeros(count, np.int32))
+            logits_T = self._scorer.score(alone, pairs.rows, pairs.items, numbers_TK)
+        if numbers_TK is None or not self.retrieval_weight:
+            return logits_T
+        return logits_T + np.float32(self.retrieval_weight) * numbers_TK[:, 0]
 
     def _prepare_scorer(self) -> None:
         """Compute what depends on items alone, if the ranker can be divided."""
         assert self.tables is not None
-        names = RETRIEVAL if "retrieval" in self.config.inputs else ()
+        names = self._number_names
         fields = (*self.tables.fields, *(ExampleField(name, "number") for name in names))
         self._query_tables = replace(self.tables, fields=fields)
         make: Any = getattr(self.ranker, "candidate_scorer", None)
@@ -437,8 +403,7 @@ class Ranker(Solver):
         self.retriever = restore_member(self.config.retriever, self.schema, arrays)
         if load_array(arrays, "has_ranker", (1,), np.bool_)[0]:
             self.ranker = restore_member(self.config.ranker, DataSchema(0, 0), arrays)
-            expected = [one.name for one in fields]
-            expected += RETRIEVAL if "retrieval" in self.config.inputs else ()
+            expected = [*(one.name for one in fields), *self._number_names]
             if (found := [one.name for one in self.ranker.schema.fields]) != expected:
                 raise ValueError(f"array 'own_schema' in the saved model: got the fields {expected}, expected {found}")
 
