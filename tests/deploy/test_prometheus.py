@@ -163,6 +163,7 @@ class Service:
         metrics.record_store_call("redis", "recent_events", 0.0005)
         metrics.record_cache_lookup("rules", hit=True)
         metrics.record_engine_run("onnx", "films", 0.002, 4)
+        metrics.record_predictions("clicks", 0.003, 100)
         metrics.record_responses("model", count=4)
         metrics.record_served_items(codes, np.arange(100), 100, "films")
         metrics.record_events(1)

@@ -328,7 +328,7 @@ def test_command_writes_scored_reviews_and_items(tmp_path: Path, capsys: pytest.
     )
     status, error = call(capsys, *common, "--items-out", str(tmp_path / "items.csv"), *german)
     assert status != 0
-    assert "column 'liked_aspects' holds lists; expected a file with suffix .parquet or .jsonl" in error
+    assert f"--items-out {tmp_path}/items.csv: aspects are lists; expected a file with suffix .parquet or" in error
     assert "nothing to write; give --out, --items-out" in call(capsys, *common)[1]
     assert (
         "sentiment.language: unknown language 'xx'" in call(capsys, *common, "--out", scored, "--set", "language=xx")[1]

@@ -76,7 +76,7 @@ def test_times_may_be_dates_and_are_not_text() -> None:
     with pytest.raises(ValueError, match="'day' is text, such as '1970-01-01', whose order is not that of time"):
         segue.split_examples(dates.with_columns(pl.col("day").cast(pl.String)), "time", column="day")
     empty = dates.with_columns(day=pl.when(pl.col("day").dt.day() > 3).then("day"))
-    with pytest.raises(ValueError, match="row 0, column 'day': got an empty cell"):
+    with pytest.raises(ValueError, match="row 1, column 'day': got an empty cell"):
         segue.split_examples(empty, "time", column="day")
 
 
@@ -85,7 +85,7 @@ def test_given_parts() -> None:
     split = segue.split_examples(frame, "given", column="part")
     assert [part["label"].to_list() for part in parts(split)] == [[1, 1], [0], [0]]
     assert split.train.frame.columns == ["label"]  # the part is no input
-    with pytest.raises(ValueError, match="row 1, column 'part': got 'dev', expected train, valid, test"):
+    with pytest.raises(ValueError, match="row 2, column 'part': got 'dev', expected train, valid, test"):
         segue.split_examples(frame.with_columns(part=pl.Series(["test", "dev", "train", "valid"])), column="part",
                              strategy="given")  # fmt: skip
     separate = segue.load_examples(frame.drop("part"), valid={"label": [1]}, test={"label": [0, 0]})

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import numpy as np
 import polars as pl
@@ -17,6 +16,7 @@ from segue.serving.service import Service
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.testing.training import train_small
+from tests.folders import new_folder
 from tests.serving.world import shop
 
 INPUTS = ("value", "action", "gap", "query_time", "session_position", "item_features", "user_features")
@@ -53,7 +53,7 @@ def rich_world() -> Dataset:
 def artifact_folder(key: str) -> Path:
     """Build an artifact of the model ``key`` that reads all supported inputs."""
     data = rich_world()
-    folder = Path(mkdtemp(prefix="segue-test-")) / key
+    folder = new_folder() / key
     metadata = {"user_features": ["age", "city", "tastes", "face"]}
     trained = bundle.create(key, train_small(key, data, inputs=INPUTS), data, metadata)
     build_artifact(key, trained, data.histories, folder, engine="native")

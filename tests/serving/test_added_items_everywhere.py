@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from segue.serving.artifacts.artifact import build_artifact
 from segue.serving.server import build_service
 from segue.serving.service import Service
 from segue.serving.settings import ServingSettings
+from tests.folders import new_folder
 from tests.serving.text_world import TOPICS, new_item, trained, world
 
 HISTORIES = [["i0", "i2", "i4"], ["i1", "i3"], [], ["new0", "i0"], ["i5", "other"]]
@@ -24,7 +24,7 @@ HISTORIES = [["i0", "i2", "i4"], ["i1", "i3"], [], ["new0", "i0"], ["i5", "other
 
 @cache
 def folder(key: str, index_above: int) -> Path:
-    out = Path(mkdtemp(prefix="segue-items-")) / f"{key.replace(' ', '-')}-{index_above}"
+    out = new_folder() / f"{key.replace(' ', '-')}-{index_above}"
     build_artifact("model", trained(key), world().histories, out, engine="native", index_above=index_above)
     return out
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import httpx
@@ -28,6 +27,7 @@ from segue.serving.service import Service
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.testing.training import train_small
+from tests.folders import new_folder
 from tests.serving import rich_world, world
 
 JSON = {"Content-Type": "application/json"}
@@ -48,7 +48,7 @@ def unusual_folder() -> Path:
     price = pl.Series([0.01 * n + 19.9 for n in range(data.n_items)], dtype=pl.Float32)
     features = pl.LazyFrame({"id": names, "title": [f"Title {n}" for n in range(data.n_items)], "price": price})
     data = replace(data, items=Vocab(names), item_features=features)
-    folder = Path(mkdtemp(prefix="segue-test-")) / "ease"
+    folder = new_folder() / "ease"
     build_artifact(
         "ease", bundle.create("ease", train_small("ease", data), data), data.histories, folder, engine="native"
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from segue.serving.stores.open import open_store
 from segue.serving.stores.store import Event, Store
 from segue.serving.users.event_context import decode_context, encode_columns, encode_context
 from segue.testing.training import train_small
+from tests.folders import new_folder
 from tests.serving.world import shop
 
 CONTEXT = {"device": ["phone", "tv", "7"], "heat": None}
@@ -47,7 +47,7 @@ def data() -> Dataset:
 
 @cache
 def artifact_folder(key: str, inputs: tuple[str, ...] = INPUTS) -> Path:
-    folder = Path(mkdtemp(prefix="segue-test-")) / key
+    folder = new_folder() / key
     model = train_small(key, data(), epochs=2, inputs=inputs)
     build_artifact(f"{key}-{len(inputs)}", bundle.create(key, model, data()), data().histories, folder, engine="native")
     return folder

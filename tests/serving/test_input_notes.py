@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from segue.serving.artifacts.artifact import build_artifact
 from segue.serving.server import build_service
 from segue.serving.settings import ServingSettings
 from segue.testing.training import train_small
+from tests.folders import new_folder
 from tests.serving.rich_world import rich_world
 
 ZIP = {"prefixes": {"zip_code": 1}}
@@ -104,7 +104,7 @@ def context_world() -> Dataset:
 @contextmanager
 def rest(name: str, model: TrainedModel, data: Dataset) -> Iterator[Any]:
     """Serve a model and return the notes of responses."""
-    folder = Path(mkdtemp(prefix="segue-notes-")) / name
+    folder = new_folder() / name
     build_artifact(name, model, data.histories, folder, engine="native")
     service = build_service([folder], "memory:", None, ServingSettings(deadline_ms=60_000))
     with TestClient(create_app(service)) as client:

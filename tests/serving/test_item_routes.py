@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from segue.serving.server import build_service
 from segue.serving.service import Service
 from segue.serving.settings import ServingSettings
 from segue.testing import train_small
+from tests.folders import new_folder
 from tests.serving.text_world import EXTENSIBLE, N_ITEMS, ODD_TEXTS, new_item, trained, world
 
 SPACE, KITCHEN = [f"i{item}" for item in range(0, 16, 2)], [f"i{item}" for item in range(1, 16, 2)]
@@ -36,7 +36,7 @@ def folder(key: str, **options: Any) -> Path:
     model = trained(key) if key in (*EXTENSIBLE, "recurrent fusion") else None
     if model is None:
         model = bundle.create(key, train_small(key, world()), world())
-    out = Path(mkdtemp(prefix="segue-items-")) / key.replace(" ", "-")
+    out = new_folder() / key.replace(" ", "-")
     build_artifact(key.replace(" ", "-"), model, world().histories, out, engine="native", **options)
     return out
 

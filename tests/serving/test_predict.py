@@ -136,18 +136,31 @@ def test_unknown_values_and_columns_are_noted(client: TestClient, folder: Path) 
 @pytest.mark.parametrize(
     ("change", "field", "reason"),
     [
-        ({"age": "old"}, "rows[1].age", "expected a whole number as in the rows before, got text of 3 characters"),
+        ({"age": "old"}, "rows[1].age", "expected a number as in the rows before, got text of 3 characters"),
         ({"age": 1e30}, "rows[1].age", "expected a number of at most 1e+15 in magnitude, got 1e+30"),
         ({"age": True}, "rows[1].age", "expected a number, got true"),
         ({"user": ["a"]}, "rows[1].user", "expected text, a number or a truth value, got a list"),
-        ({"user": "a"}, "rows[1].user", "expected a whole number as in the rows before, got text of 1 character"),
-        ({"user": 2**70}, "rows[1].user", "expected text, a number or a truth value, got an integer of 22 digits"),
+        ({"user": "a"}, "rows[1].user", "expected a number as in the rows before, got text of 1 character"),
+        (
+            {"user": 2**70},
+            "rows[1].user",
+            "expected a whole number below 2**63 in magnitude, or text, got an integer of 22 digits",
+        ),
+        ({"age": 2**63}, "rows[1].age", f"expected a number of at most 1e+15 in magnitude, got {2**63}"),
+        ({"day": -(2**63)}, "rows[1].day", f"expected Unix seconds, not milliseconds, got {-(2**63)}"),
+        ({"tags": [1, 2**63]}, "rows[1].tags", "expected whole numbers below 2**63 in magnitude, or texts, got a list"),
+        ({"vector": [1.0, 10**400]}, "rows[1].vector", "expected numbers below 2**63 in magnitude, got a list"),
         ({"tags": "a"}, "rows[1].tags", None),
         ({"vector": [1.0]}, "rows[1].vector", "expected vectors of 2 numbers, got a list"),
         ({"vector": ["a"]}, "rows[1].vector", "expected a list of numbers, got a list"),
         ({"day": "soon"}, "rows[1].day", "expected a date and time such as 2024-05-31 18:30, got text of 4 characters"),
         ({"text": 3}, "rows[1].text", "expected text, got 3"),
-        ({"user": {"id": 1}}, None, None),
+        (
+            {"user": {"id": 1}},
+            "rows[1].user",
+            "expected text, a truth value, a number or a list, got an object",
+        ),
+        ({"tags": [["a"]]}, "rows[1].tags[0]", "expected text or a number, got a list"),
     ],
 )
 def test_wrong_cells_name_row_and_column(
@@ -163,10 +176,32 @@ def test_wrong_cells_name_row_and_column(
 
 def test_text_that_is_no_number_is_an_error(client: TestClient) -> None:
     found = predict(client, rows_of(TABLE[1:3].with_columns(age=pl.Series(["41", "old"]))), 422)
-    assert found["fields"] == {
-        "rows[1].age": "expected a number of at most 1e+15 in magnitude, got text of 3 characters"
-    }
+    assert found["fields"] == {"rows[1].age": "expected a number, got text of 3 characters"}
     assert "old" not in json.dumps(found)
+
+
+@pytest.mark.parametrize("cell", ["1e400", "-1e400", "[1e400]"])
+def test_infinite_numbers_are_errors(client: TestClient, cell: str) -> None:
+    """JSON has no infinite numbers, but one that exceeds the range of a double is read as one."""
+    body = json.dumps({"rows": [{**rows_of(TABLE[1:2])[0], "x": "CELL"}]}).replace('"CELL"', cell)
+    response = client.post("/v1/predict", content=body, headers={"content-type": "application/json"})
+    assert response.status_code == 422
+    sign = "-" if cell.startswith("-") else ""
+    name = "rows[0].x[0]" if cell.startswith("[") else "rows[0].x"
+    assert response.json()["fields"] == {name: f"Input should be a finite number, got {sign}inf"}
+
+
+def test_integers_of_lists_keep_all_digits() -> None:
+    from segue.core.examples.columns import Column, read_lists
+    from segue.core.examples.encoder import ExampleEncoder
+    from segue.serving.clicks.read_rows import rows_to_frame
+
+    large = 2**53 + 1
+    encoder = ExampleEncoder((Column("seen", "sequence"),), "click")
+    frame = rows_to_frame([{"seen": [1, large]}, {"seen": None}], encoder)
+    assert read_lists(frame["seen"], None).to_list() == [["1", str(large)], None]
+    mixed = rows_to_frame([{"seen": [1.5]}, {"seen": [2]}, {"seen": [0.5, 2]}], encoder)
+    assert read_lists(mixed["seen"], None).to_list() == [["1.5"], ["2"], ["0.5", "2"]]
 
 
 @pytest.mark.parametrize(
@@ -227,6 +262,20 @@ def test_models_probes_metrics_and_description(client: TestClient) -> None:
     paths = client.get("/openapi.json").json()
     assert set(paths["paths"]) == {"/v1/predict", "/v1/models", "/v1/stats"}
     assert paths["components"]["schemas"]["PredictRequest"]["properties"]["rows"]["maxItems"] == 350
+
+
+def test_rows_and_latency_are_counted_by_model(client: TestClient) -> None:
+    def count(name: str) -> float:
+        lines = client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f'{name}{{model="shown"}}'))
+
+    rows, requests = "segue_predicted_rows_total", "segue_predict_duration_seconds_count"
+    before = count(rows), count(requests)
+    predict(client, rows_of(TABLE[:7]))
+    predict(client, rows_of(TABLE[: STEP_ROWS + 1]))
+    predict(client, [{"x": "wrong"}], 422)
+    assert count(rows) == before[0] + 7 + STEP_ROWS + 1
+    assert count(requests) == before[1] + 2
 
 
 def test_keys_need_the_scope_of_recommendations(folder: Path, tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def fill(metrics: Metrics) -> Metrics:
     metrics.record_cancellation("expensive")
     metrics.record_deadline_miss()
     metrics.record_engine_run("onnx", "films", 0.002, 5)
+    metrics.record_predictions("ads", 0.003, 40)
     metrics.record_rerank_fallback("films", "time")
     metrics.record_responses("model", count=4)
     metrics.record_responses("popular", "deadline")
@@ -122,6 +123,10 @@ def test_each_method_updates_its_metrics() -> None:
         ("segue_deadline_misses_total",): 1,
         ("segue_engine_duration_seconds_count", "engine=onnx", "model=films"): 1,
         ("segue_engine_rows_total", "engine=onnx", "model=films"): 5,
+        ("segue_predicted_rows_total", "model=ads"): 40,
+        ("segue_predict_duration_seconds_count", "model=ads"): 1,
+        ("segue_predict_duration_seconds_bucket", "le=0.0025", "model=ads"): 0,
+        ("segue_predict_duration_seconds_bucket", "le=0.005", "model=ads"): 1,
         ("segue_rerank_fallbacks_total", "limit=time", "model=films"): 1,
         ("segue_recommend_responses_total", "cause=none", "source=model"): 4,
         ("segue_recommend_responses_total", "cause=deadline", "source=popular"): 1,

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from segue.serving.stores.open import open_store
 from segue.serving.stores.timeout import TimeoutStore
 from segue.testing import dataset
 from segue.testing.training import train_small
+from tests.folders import new_folder
 
 GENRES = ("Comedy", "Drama", "War")
 
@@ -45,7 +45,7 @@ def shop(n_users: int = 60, n_items: int = 40) -> Dataset:
 def artifact_folder(key: str, engine: str = "native") -> Path:
     """Build an artifact of the model ``key``, trained on :func:`shop`."""
     data = shop()
-    folder = Path(mkdtemp(prefix="segue-test-")) / key
+    folder = new_folder() / key
     trained = bundle.create(key, train_small(key, data), data)
     build_artifact(key, trained, data.histories, folder, engine=engine)
     return folder

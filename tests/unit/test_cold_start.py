@@ -290,7 +290,7 @@ def test_settings_of_exploration_are_checked() -> None:
 
     kind = model_class("exploration").Config
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"base": "sasrec"}, "'sasrec' is trained in epochs"),
+        ({"base": "sasrec"}, "^model.base: 'sasrec' is trained in epochs"),
         ({"base": "exploration"}, "'exploration' has base models itself"),
         ({"base_settings": {"smoothin": 1}}, "smoothin: unknown key, did you mean 'smoothing'"),
         ({"share": 0.5}, "share: got 0.5, which only policy='random_share' uses"),
@@ -448,7 +448,10 @@ def test_settings_of_fold_in_are_checked() -> None:
         ({"prior": "user_knn"}, "expected different models"),
         ({"base_settings": {"item_knn": {}}}, r"got settings of \['item_knn'\], expected some of popular, user_knn"),
         ({"bases": []}, "bases"),
-        ({"bases": ["llm"]}, "got 'llm'.*train llm with the combination as its base"),
+        ({"bases": ["llm"]}, "model.bases: got 'llm'.*train llm with the combination as its base"),
+        ({"prior": "sasrec"}, "^model.prior: 'sasrec' is trained in epochs"),
+        ({"prior": "populer"}, "^model.prior: unknown model 'populer', did you mean 'popular'"),
+        ({"bases": ["user_knn", "gru4rec"]}, "^model.bases: 'gru4rec' is trained in epochs"),
     ]
     for settings, message in cases:
         with pytest.raises(ValueError, match=message):

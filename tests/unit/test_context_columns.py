@@ -106,7 +106,7 @@ def test_filters_keep_the_context_aligned() -> None:
         ({"context_coordinates": ["heat"]}, r"got \['heat'\], expected the columns of latitude and longitude"),
         ({"context_coordinates": ["city", "timestamp"], "context:cell_1km": "device"}, "have the name 'cell_1km'"),
         ({"context_coordinates": ["device", "heat"]}, "column device: got 'phone', expected a number"),
-        ({"context_coordinates": ["big", "city"]}, r"row 1, column big: got -90.5, expected a latitude from -90 to 90"),
+        ({"context_coordinates": ["big", "city"]}, r"row 2, column big: got -90.5, expected a latitude from -90 to 90"),
         ({"context_coordinates": ["city", "wide"]}, r"column wide: got 180.25, expected a longitude from -180 to 180"),
     ],
 )

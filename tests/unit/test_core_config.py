@@ -7,6 +7,8 @@ import pytest
 from annotated_types import Gt
 
 from segue.core.config import Settings, apply_overrides, parse, suggest
+from segue.features.knowledge import EntityVectorSettings
+from segue.models.neighbors.ease import EASE
 
 
 class Inner(Settings):
@@ -56,6 +58,20 @@ def test_all_errors_are_reported_together() -> None:
     assert any(line.startswith("model.width: got 0: ") and "greater than 0" in line for line in lines)
     assert any(line.startswith("model.name: got 3: ") for line in lines)
     assert any(line.startswith("model.maybe.rat: unknown key") for line in lines)
+
+
+def test_settings_created_in_python_report_errors_in_the_same_words() -> None:
+    with pytest.raises(ValueError, match="unknown key") as caught:
+        Outer(widht=4, width=0, inner=Inner(), maybe={"rat": 1})  # type: ignore[call-arg]
+    assert sorted(str(caught.value).splitlines()) == [
+        "Outer.maybe.rat: unknown key, did you mean 'rate'?",
+        "Outer.widht: unknown key, did you mean 'width'?",
+        "Outer.width: got 0: Input should be greater than 0",
+    ]
+    with pytest.raises(ValueError, match=r"^EntityVectorSettings\.embedding_dim: got -1: .*greater than 0$"):
+        EntityVectorSettings(embedding_dim=-1)
+    with pytest.raises(ValueError, match=r"^EASE\.Config\.l2: got 0: .*greater than 0$"):
+        EASE.Config(l2=0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -175,7 +175,7 @@ def test_ids_of_mixed_types_are_reported(tmp_path: Path) -> None:
     data = load(pl.DataFrame({"user_id": ["2", "x", "10"], "item_id": [1, 2, 3]}), log=messages.append)
     assert data.users.ids.to_list() == ["10", "2", "x"]
     assert any(
-        "user_id: ids of mixed type: 2 integers and 1 texts (first 'x' in polars table, row 1)" in t for t in messages
+        "user_id: ids of mixed type: 2 integers and 1 texts (first 'x' in polars table, row 2)" in t for t in messages
     )
     path = tmp_path / "m.jsonl"
     path.write_text('{"user_id": 1, "item_id": "a"}\n{"user_id": "1", "item_id": "b"}\n')
@@ -215,7 +215,7 @@ def test_float_ids_must_be_integers() -> None:
     assert data.users.ids.to_list() == ["1", "3"]
     assert any("ids are Float64" in text for text in messages)
     for bad in (1.5, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=r"row 1, column user_id: got .*, expected an id"):
+        with pytest.raises(ValueError, match=r"row 2, column user_id: got .*, expected an id"):
             load(pl.DataFrame({"user_id": [3.0, bad], "item_id": [1, 2]}))
 
 
@@ -249,7 +249,7 @@ def test_pandas_times_and_missing_times() -> None:
     moments = pd.to_datetime(["1970-01-01T00:00:05", "1970-01-01T00:00:00"])
     data = load(pd.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": moments}))
     assert data.histories.times.tolist() == [0, 5]
-    with pytest.raises(ValueError, match="row 1, column timestamp: got nothing"):
+    with pytest.raises(ValueError, match="row 2, column timestamp: got nothing"):
         load(pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [1.0, None]}))
     with pytest.raises(ValueError, match="the column is List"):
         load(pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [[1], [2]]}))

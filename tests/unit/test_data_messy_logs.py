@@ -123,7 +123,7 @@ def test_uuids_are_read_from_every_type(tmp_path: Path) -> None:
     tables[2].write_parquet(tmp_path / "log.parquet")
     for source in (*tables, tmp_path / "log.parquet"):
         assert load(source).users.ids.to_list() == expected
-    with pytest.raises(ValueError, match=r"row 0, column user_id: got b'\\xff', expected an id: UTF-8 text, or a UUID"):
+    with pytest.raises(ValueError, match=r"row 1, column user_id: got b'\\xff', expected an id: UTF-8 text, or a UUID"):
         load(pl.DataFrame({"user_id": [b"\xff"], "item_id": [1]}))
 
 

@@ -293,7 +293,7 @@ def test_tables_of_public_reports_are_read(report: str) -> None:
 REJECTED_TABLES: dict[str, tuple[Any, str]] = {
     "ids rounded by Float32": (
         pl.DataFrame({"user_id": pl.Series([1, 2**24 + 1], dtype=pl.Float32), "item_id": [1, 2]}),
-        "row 1, column user_id: got 16777216.0, expected an id below 16,777,216, above which Float32 is not exact",
+        "row 2, column user_id: got 16777216.0, expected an id below 16,777,216, above which Float32 is not exact",
     ),
     "ids rounded by Float64": (
         pl.DataFrame({"user_id": [2.0**60], "item_id": [1]}),
@@ -305,7 +305,7 @@ REJECTED_TABLES: dict[str, tuple[Any, str]] = {
     ),
     "objects of mixed types": (
         pl.DataFrame({"user_id": pl.Series([1, "1"], dtype=pl.Object), "item_id": [1, 2]}),
-        r"row 1, column user_id: got '1' \(str\), expected ids of one type",
+        r"row 2, column user_id: got '1' \(str\), expected ids of one type",
     ),
     "objects": (
         pl.DataFrame({"user_id": pl.Series([object()], dtype=pl.Object), "item_id": [1]}),
@@ -313,11 +313,11 @@ REJECTED_TABLES: dict[str, tuple[Any, str]] = {
     ),
     "a header among the rows": (
         pl.DataFrame({"user_id": ["u", "user_id"], "item_id": ["i", "item_id"]}),
-        "row 1: got the header again",
+        "row 2: got the header again",
     ),
     "a header among categories": (
         pl.DataFrame({"user_id": ["u", "user_id"], "item_id": pl.Series(["i", "item_id"], dtype=pl.Categorical)}),
-        "row 1: got the header again",
+        "row 2: got the header again",
     ),
     "complex numbers": (
         pd.DataFrame({"user_id": [1], "item_id": [1], "rating": [1j]}),
@@ -332,11 +332,11 @@ REJECTED_TABLES: dict[str, tuple[Any, str]] = {
     ),
     "the end of time": (
         pl.DataFrame({"user_id": [1], "item_id": [1], "timestamp": pl.Series([2**63 - 1]).cast(pl.Datetime("us"))}),
-        "row 0, column timestamp: got 9223372036855 seconds since 1970, expected a time before the year 10000",
+        "row 1, column timestamp: got 9223372036855 seconds since 1970, expected a time before the year 10000",
     ),
     "equally many times in two units": (
         pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": [1600000000, 1600000001 * 10**6]}),
-        "row 1, column timestamp: got 1600000001000000, expected seconds since 1970 as in other rows",
+        "row 2, column timestamp: got 1600000001000000, expected seconds since 1970 as in other rows",
     ),
 }
 

@@ -154,7 +154,7 @@ def test_features_without_any_id_of_the_log_are_rejected() -> None:
 def test_repeated_ids_of_features_cause_a_warning() -> None:
     items = pl.DataFrame({"id": [10, 11, 10], "x": ["a", "b", "c"]})
     with pytest.warns(
-        segue.SegueWarning, match="items: 1 of 3 rows of polars table repeat an id, the first is '10' in row 2"
+        segue.SegueWarning, match="items: 1 of 3 rows of polars table repeat an id, the first is '10' in row 3"
     ):
         assert known(load(LOG, items=items))[0]["x"] == "a"
 

@@ -71,12 +71,12 @@ def test_a_date_far_in_the_future_does_not_change_the_other_dates(kind: str, tmp
 @pytest.mark.parametrize("other", [(START + 1) * 1000, (START + 1) * 10**6, (START + 1) * 10**9, 253402300799])
 def test_a_number_of_another_unit_than_most_is_rejected(other: int, as_text: bool) -> None:
     times: list[Any] = [START, 0, START + 5, other, START + 9]
-    with pytest.raises(ValueError, match=rf"row 3, column timestamp: got '?{other}'?, expected seconds .*1 of 5"):
+    with pytest.raises(ValueError, match=rf"row 4, column timestamp: got '?{other}'?, expected seconds .*1 of 5"):
         read([str(time) for time in times] if as_text else times)
 
 
 def test_a_row_in_seconds_among_milliseconds_is_rejected() -> None:
-    with pytest.raises(ValueError, match=rf"row 1, column timestamp: got {START}, expected milliseconds since 1970"):
+    with pytest.raises(ValueError, match=rf"row 2, column timestamp: got {START}, expected milliseconds since 1970"):
         read([START * 1000, START, START * 1000 + 7])
 
 
@@ -93,19 +93,19 @@ def test_integers_that_are_dates_are_read_as_dates(dtype: Any) -> None:
 def test_improbable_times_are_reported() -> None:
     times, messages = read([START, START + 1, 0])
     assert times == [START, START + 1, 0]
-    assert "1 of 3 times are before 1973, the first in polars table, row 2: 0" in messages
+    assert "1 of 3 times are before 1973, the first in polars table, row 3: 0" in messages
     assert "all times are before 1973 (1970-01-01 to 1970-01-01)" in read([3, 1])[1]
     assert "times are" not in read([START, START + 1])[1]
 
 
 @pytest.mark.parametrize("bad", ["-5", "2019-13-01", "01/10/2019", "", "soon", "nan", "inf"])
 def test_texts_that_are_no_time_are_rejected_with_their_row(bad: str) -> None:
-    with pytest.raises(ValueError, match="row 1, column timestamp: got"):
+    with pytest.raises(ValueError, match="row 2, column timestamp: got"):
         read(["2019-10-01" if bad[-1:].isdigit() and bad[0] != "-" else str(START), bad])
 
 
 def test_times_before_1970_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"row 0, column timestamp: got 1969-12-31, expected a time of 1970 or later"):
+    with pytest.raises(ValueError, match=r"row 1, column timestamp: got 1969-12-31, expected a time of 1970 or later"):
         read([date(1969, 12, 31), date(2019, 1, 1)])
-    with pytest.raises(ValueError, match="row 1, column timestamp: got -1, expected a time of 1970 or later"):
+    with pytest.raises(ValueError, match="row 2, column timestamp: got -1, expected a time of 1970 or later"):
         read([START, -1])

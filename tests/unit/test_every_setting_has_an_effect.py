@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any, Literal, get_args, get_origin
 
 import numpy as np
@@ -23,6 +21,7 @@ from segue.testing import dataset, with_knowledge
 from segue.testing.language_models import save_tiny_language_model
 from segue.training.settings import Training
 from segue.training.train import train
+from tests.folders import new_folder
 
 Settings = dict[str, Any]
 Case = tuple[Settings, Any]
@@ -169,6 +168,7 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("two_tower", "vector_dim"): [({}, 2), ({}, 0)],
     ("two_tower", "frequency_rate"): [({"frequencies": "streaming"}, 0.5)],
     ("recent_popular", "half_life"): [({}, 0.1)],
+    ("frequent", "half_life"): [({}, 1.0)],
     ("content", "features"): [({}, ("color",))],
     ("content", "weights"): [({"half_life": None}, "equal")],
     ("content", "embedding_dim"): [({}, 2)],
@@ -198,7 +198,7 @@ OWN_CASES: dict[tuple[str, str], list[Case]] = {
     ("ranker", "retriever"): [({}, "item_knn")],
     ("ranker", "ranker"): [({"settings": {}}, "logistic_regression")],
     ("ranker", "settings"): [({}, {"ease": {"l2": 1.0}})],
-    ("ranker", "inputs"): [({}, ("history",))],
+    ("ranker", "inputs"): [({}, ("history",)), ({"retrieve_seen": True}, ("history", "retrieval"))],
     ("ranker", "max_queries"): [({}, 6)],
     ("ranker", "retrieval_weight"): [({}, 0.7)],
     ("llm", "language_model"): [({}, "")],
@@ -335,7 +335,7 @@ NAMES = ["sea", "green sea", "dark"] * 4
 def language_model() -> str:
     """Return the folder of a language model that knows the titles."""
     texts = [*TITLES, *NAMES, "Titles: Yes No A B. C. D. E. F. chosen and"]
-    folder = Path(mkdtemp(prefix="segue-test-"))
+    folder = new_folder()
     return str(save_tiny_language_model(folder, texts, chat_template="{{ messages[0].content }} sea:"))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 
+import segue
 from segue.core.examples.encoder import ExampleEncoder, fit_encoder, read_labels
 from segue.core.examples.fields import MISSING, UNKNOWN
 from segue.core.examples.settings import ExampleSettings
@@ -105,8 +107,25 @@ def test_labels_of_every_type(labels: Any) -> None:
     assert read_labels(pl.DataFrame({"label": labels}), "label").tolist() == [1, 0]
 
 
+def test_a_model_whose_first_column_has_no_categories_can_be_saved(tmp_path: Path) -> None:
+    table = TABLE.select("label", "price", "city")
+    model = segue.train_clicks("logistic_regression", table, table, min_count=1)
+    model.save(tmp_path / "model")
+    assert segue.open_clicks(tmp_path / "model").predict(table).tolist() == model.predict(table).tolist()
+
+
 def test_no_rows_and_no_usable_column_are_errors() -> None:
     with pytest.raises(ValueError, match="there are no rows in training"):
         fit(TABLE.clear())
     with pytest.raises(ValueError, match="no column can be used: constant: constant in training"):
         fit(TABLE.select("label", "constant"))
+
+
+def test_a_column_with_the_name_of_an_input_of_a_time_is_an_error() -> None:
+    times = pl.Series([f"2024-05-31 1{hour}:30" for hour in range(4)]).str.to_datetime()
+    table = TABLE.select("label", pl.Series("t:hour", ["a", "a", "b", "b"]), t=times)
+    with pytest.raises(ValueError, match="column 't:hour': the time 't' becomes an input of this name; rename one"):
+        fit(table)
+    for name in ("t", "t:hour"):
+        assert fit(table, columns={name: "ignore"}).unused == {name: "ignored by columns"}
+    assert len(fit(table.rename({"t:hour": "t:day"})).fields) == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import sqlite3
 import sys
@@ -15,6 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from command_line import call
 
 import segue
 from segue.data.examples.read import list_example_sources, read_examples
@@ -44,6 +46,65 @@ def test_cells_of_text_become_numbers_dates_and_truth_values(tmp_path: Path) -> 
     assert table.location.describe_row(1) == f"{tmp_path}/a.csv, line 3"
     assert table.take([2, 0]).location.describe_row(0) == f"{tmp_path}/a.csv, line 4"
     assert table.take([2, 0]).take([1]).location.describe_row(0) == f"{tmp_path}/a.csv, line 2"
+
+
+@pytest.mark.parametrize("missing", ["NA", "na", "n/a", "NULL", "None", "<NA>", "#N/A", "\\N"])
+def test_texts_that_mean_missing_are_missing_among_numbers_dates_and_truth_values(tmp_path: Path, missing: str) -> None:
+    rows = f"1,{missing},3,2024-05-31,{missing},NA", f"0,2.5,{missing},{missing},true,DE"
+    text = "\n".join(["label,price,count,day,seen,country", *rows, ""])
+    for content in (text, text.replace("DE", '"D\nE"')):  # quoted line ends are read by another parser
+        table = read(tmp_path, "a.csv", content)
+        assert table.frame["price"].to_list() == [None, 2.5]
+        assert table.frame["count"].to_list() == [3, None]
+        assert table.frame["day"].is_null().to_list() == [False, True]
+        assert table.frame["seen"].to_list() == [None, True]
+        assert table.frame["country"][0] == "NA"
+        notes = [note for note in table.notes if "as missing" in note]
+        start = (
+            f"{tmp_path}/a.csv: column '{{}}': 1 of 2 cells are read as missing, such as {missing!r}; the others are"
+        )
+        assert notes == [
+            f"{start.format('price')} numbers",
+            f"{start.format('count')} numbers",
+            f"{start.format('day')} dates or truth values",
+            f"{start.format('seen')} dates or truth values",
+        ]
+
+
+def test_columns_that_are_nearly_numbers_are_noted(tmp_path: Path) -> None:
+    cells = [*map(str, range(19)), "free"]
+    csv = "label,price,zip\n" + "".join(f"{at % 2},{cell},0{at}\n" for at, cell in enumerate(cells))
+    expected = "column 'price' is read as text: 1 of 20 cells are no numbers, such as 'free'"
+    table = read(tmp_path, "a.csv", csv)
+    assert table.notes == (f"{tmp_path}/a.csv: {expected}",)
+    assert table.frame.schema["price"] == pl.String
+    lines = "".join(json.dumps({"label": at % 2, "price": cell}) + "\n" for at, cell in enumerate(cells))
+    assert read(tmp_path, "a.jsonl", lines).notes == (f"{tmp_path}/a.jsonl: {expected}",)
+    half = "label,price\n" + "".join(f"{at % 2},{'a' if at % 4 else at}\n" for at in range(20))
+    assert read(tmp_path, "b.csv", half).notes == ()
+
+
+def test_missing_numbers_are_reported_in_python_and_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"{at % 2},{at / 7:.3f},{'ab'[at % 2]}" for at in range(60)]
+    rows[7] = "1,NA,a"
+    (tmp_path / "shown.csv").write_text("label,price,kind\n" + "\n".join(rows) + "\n")
+    note = "column 'price': 1 of 60 cells are read as missing, such as 'NA'; the others are numbers"
+    out = tmp_path / "out"
+    status, _, err = call(
+        capsys, "clicks", "train", "logistic_regression", "--data", tmp_path / "shown.csv", "--out", out
+    )
+    assert status == 0
+    assert note in err
+    notes: list[str] = []
+    model = segue.train_clicks("logistic_regression", tmp_path / "shown.csv", log=notes.append)
+    assert any(note in one for one in notes)
+    for one in (model, segue.open_clicks(out)):
+        assert [(column.name, column.kind) for column in one.encoder.columns] == [
+            ("price", "number"),
+            ("kind", "category"),
+        ]
 
 
 @pytest.mark.parametrize(
@@ -103,11 +164,22 @@ def test_bad_rows_of_delimited_text_are_located(tmp_path: Path, text: str | byte
         ('{"label": 1}\n[1]\n', "a.jsonl, line 2: got '.1.', expected one JSON object"),
         ('{"label": 1}\n{"label":\n', "a.jsonl, line 2: got .*, expected one JSON object"),
         (b'{"label": "\xff"}\n', "line 1, character 12: byte 0xff"),
+        ('{"label": 1}\n\n{"label": 0, "x": 1, "x": 2}\n', "a.jsonl, line 3: 'x' occurs twice in '.*'"),
+        ('{"label": 1, "x": null, "x": 2}\n{"label": 0}\n', "line 1: 'x' occurs twice"),
+        ('{"label": 1, "x": 2, "x": null}\n{"label": 0, "x": null}\n', "line 1: 'x' occurs twice"),
+        ('{"label": 1, "label": 1, "x": 1}\n{"x": 2}\n', "line 1: 'label' occurs twice"),
+        ('{"label": 1, "x": 1, "\\u0078": 2}\n', "line 1: 'x' occurs twice"),
+        ('{"label": 1, "é": 1, "\\u00e9": 2}\n', "line 1: 'é' occurs twice"),
     ],
 )
 def test_bad_rows_of_json_lines_are_located(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read(tmp_path, "a.jsonl", text)
+
+
+def test_names_of_columns_in_cells_are_no_repeated_keys(tmp_path: Path) -> None:
+    text = '{"label": 1, "x": "label", "y": {"x": "x"}}\n{"label": 0, "x": null, "y": null}\n{"label": 1}\n'
+    assert read(tmp_path, "a.jsonl", text).frame["x"].to_list() == ["label", None, None]
 
 
 def test_labels_and_cells_are_located_in_their_file(tmp_path: Path) -> None:

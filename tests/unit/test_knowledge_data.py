@@ -103,21 +103,21 @@ def test_bad_triples_name_file_and_line(tmp_path: Path, text: str, message: str)
 
 
 def test_rows_of_triples_are_counted_as_in_other_tables(tmp_path: Path) -> None:
-    """The first row of a file is row 1, and of a table in memory row 0; the argument is named once."""
+    """The first row is row 1, in a file and in memory; the argument is named once."""
     table = pl.read_csv(TRIPLES.encode(), infer_schema=False)
     empty = table.with_columns(tail=pl.when(pl.int_range(len(table)) == 2).then(pl.lit("")).otherwise("tail"))
     unlinked = table.with_columns(head="z" + pl.col("head"), tail="z" + pl.col("tail"))
     for name, rows, message in (
-        ("empty", empty, ", row {row}: the tail is empty, expected an id or a name"),
+        ("empty", empty, ", row 3: the tail is empty, expected an id or a name"),
         ("unlinked", unlinked, ": none of the 3 items occurs in a triple"),
         ("lacking", table.drop("tail"), ": no column 'tail'"),
     ):
         path = tmp_path / f"{name}.parquet"
         rows.write_parquet(path)
-        for source, where, row in ((path, str(path), 3), (rows, "polars table", 2)):
+        for source, where in ((path, str(path)), (rows, "polars table")):
             with pytest.raises(ValueError, match="triples") as error:
                 load(LOG, triples=source)
-            assert message.format(row=row) in str(error.value)
+            assert message in str(error.value)
             assert where in str(error.value)
             assert str(error.value).count("triples: ") == 1
 

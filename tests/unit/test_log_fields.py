@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
+from command_line import call
 
+import segue
 from segue.core.examples.fields import MISSING, N_RESERVED, UNKNOWN, Examples, Field
 from segue.core.examples.log_fields import HISTORY, LogFields, log_fields, log_schema
+from segue.core.registry import model_class
 from segue.core.types import Dataset, Events, Queries
 from segue.testing import dataset
 
@@ -102,3 +107,58 @@ def test_numbers_that_the_log_does_not_have_are_missing() -> None:
     rows, items = np.arange(N_USERS), np.zeros(N_USERS, np.int32)
     found, plain = tables(more).of_pairs(queries(), rows, items), tables().of_pairs(queries(), rows, items)
     assert_equal(found, plain.with_numbers([one.name for one in more], np.full((N_USERS, 2), np.nan, np.float32)))
+
+
+def shop() -> Dataset:
+    """Users who view several items and buy one."""
+    data = dataset(Events.of([[0, 1, 3], [1, 2, 4], [0, 2], [2, 3, 1]]), N_ITEMS)
+    actions = np.array([0, 0, 1, 0, 0, 1, 0, 0, 0, 1, 0], np.uint8)
+    return replace(data, histories=replace(data.histories, actions=actions), actions=("view", "buy"), target=1)
+
+
+@pytest.mark.parametrize("key", ["deepfm", "gradient_boosting"])
+def test_events_with_the_target_action_are_the_positive_examples(key: str) -> None:
+    data, kind, rng = shop(), model_class(key), np.random.default_rng(0)
+    config = kind.Config()
+    model: Any = kind(config, kind.schema_for(config, data) if key == "deepfm" else data.schema)  # type: ignore[attr-defined]
+    if key == "gradient_boosting":
+        parts = [model._examples_of_log(data, rng)]
+    else:
+        model.prepare(data)
+        parts = list(model.batches(data, 2, rng)[1])
+    pairs = [(part.codes[:, :2] - N_RESERVED, part.labels) for part in parts]
+    positive = {(int(user), int(item)) for codes, labels in pairs for user, item in codes[labels == 1]}
+    assert positive == {(0, 3), (1, 4), (3, 3)}
+    negative = {(int(user), int(item)) for codes, labels in pairs for user, item in codes[labels == 0]}
+    weights = np.concatenate([np.ones(len(part)) if part.weights is None else part.weights for part in parts])
+    assert weights.all(), "no user has had an event with all items"
+    assert not negative & {(0, 0), (0, 1), (1, 1), (1, 2), (3, 2), (3, 1)}, "viewed items are no negatives"
+    none = replace(data, histories=replace(data.histories, actions=np.zeros(11, np.uint8)))
+    with pytest.raises(
+        ValueError, match="target: no training event of 'world' has the action 'buy', expected at least"
+    ):
+        list(model.batches(none, 2, rng)) if key == "deepfm" else model._examples_of_log(none, rng)
+
+
+@pytest.mark.parametrize("key", ["deepfm", "gradient_boosting"])
+def test_a_target_is_learned_in_python_and_on_the_command_line(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most views are of items that are never bought."""
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
+    rows = [
+        (f"u{user}", f"{action}{(user + at) % 4}", at, action)
+        for user in range(80)
+        for at, action in enumerate(["view", "view", "view", "buy", "buy", "view", "buy", "buy"])
+    ]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp", "action"], orient="row")
+    log.write_csv(tmp_path / "log.csv")
+    settings = {"epochs": 20, "batch_size": 32} if key == "deepfm" else {"iterations": 20, "min_examples": 5}
+    options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    run = tmp_path / "run"
+    command = ["train", key, "--data", str(tmp_path / "log.csv"), "--target", "buy", "--out", str(run), "--seed", "0"]
+    assert call(capsys, *command, *options)[0] == 0
+    trained = segue.train(key, segue.load(log, target="buy"), seed=0, **settings)
+    for model in (trained, segue.open(run)):
+        items = segue.recommend(model, histories=[[]], k=4)["item_id"].to_list()
+        assert sorted(items) == ["buy0", "buy1", "buy2", "buy3"]

@@ -133,11 +133,16 @@ def reviews(
     from segue.core.config import apply_overrides, parse
     from segue.core.run import Run
     from segue.data.side_tables import read_side_tables
-    from segue.evaluation.recommendation_files import write_table
+    from segue.experiment.inference.files import check_suffix, write_table
     from segue.features.sentiment import SentimentSettings, add_sentiment, find_aspects, summarize_items
 
     if out is None and items_out is None:
         raise ValueError("reviews: nothing to write; give --out, --items-out or both")
+    for path in (out, items_out):
+        if path is not None:
+            check_suffix(path)
+    if items_out is not None and items_out.suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"--items-out {items_out}: aspects are lists; expected a file with suffix .parquet or .jsonl")
     values = apply_overrides({"sentiment": SentimentSettings}, set_ or [])["sentiment"]
     settings = parse(SentimentSettings, values, "sentiment")
     terminal = Terminal.from_context(context, json)

@@ -28,6 +28,19 @@ class Settings(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
     )
 
+    def __init__(self, **values: Any) -> None:
+        """Check the values of the settings, as :func:`parse` does.
+
+        Raises:
+            ValueError: a value is invalid; lists every error as ``Name.key: got ..., expected ...``.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ValueError(_describe_errors(type(self), error, type(self).__qualname__)) from None
+
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # else model_validate calls it, without paths
+
 
 def reject_unused(settings: Settings, uses: Mapping[str, tuple[bool, str]]) -> None:
     """Reject changed settings that other settings leave without effect.
@@ -66,11 +79,16 @@ def parse(kind: type[S], values: Mapping[str, Any], where: str) -> S:
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        lines: dict[str, str] = {}  # by setting and value: of a setting with several types, one error per type
-        for details in error.errors():
-            start, separator, reason = _describe_error(kind, details, where)
-            lines[start] = f"{lines[start]}, or: {reason}" if start in lines else f"{start}{separator}{reason}"
-        raise ValueError("\n".join(lines.values())) from None
+        raise ValueError(_describe_errors(kind, error, where)) from None
+
+
+def _describe_errors(kind: type[Settings], error: ValidationError, where: str) -> str:
+    """Return one line per invalid setting."""
+    lines: dict[str, str] = {}  # by setting and value: of a setting with several types, one error per type
+    for details in error.errors():
+        start, separator, reason = _describe_error(kind, details, where)
+        lines[start] = f"{lines[start]}, or: {reason}" if start in lines else f"{start}{separator}{reason}"
+    return "\n".join(lines.values())
 
 
 def _describe_error(kind: type[Settings], details: Any, where: str) -> tuple[str, str, str]:
@@ -103,7 +121,10 @@ def _names(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
 
 def _fields(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:
     for part in path:
-        inner = kind.model_fields[str(part)].annotation
+        inner: Any = kind.model_fields[str(part)].annotation
+        types = [one for one in get_args(inner) if one is not NoneType]
+        if get_origin(inner) in (Union, UnionType) and len(types) == 1:
+            inner = types[0]
         if not (isinstance(inner, type) and issubclass(inner, Settings)):
             break
         kind = inner

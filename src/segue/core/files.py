@@ -13,7 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tokenize import TokenError
@@ -26,7 +26,9 @@ __all__ = [
     "atomic_file",
     "atomic_folder",
     "check_file_names",
+    "check_json_line",
     "check_regular_file",
+    "check_unique_keys",
     "find_damage",
     "is_inside",
     "load_arrays",
@@ -47,6 +49,8 @@ MAX_LISTED_FILES = 10_000
 """Maximum number of files that a folder may list with their hashes."""
 MAX_JSON_BYTES = 256_000_000
 """Maximum size of a JSON file."""
+ESCAPED_ASCII = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
+"""Characters that JSON need not escape, so that a key has several spellings."""
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:
@@ -89,6 +93,64 @@ def _parse_json(path: Path, content: bytes) -> Any:
         raise ValueError(f"{path}: not JSON: nested too deeply") from None
     except ValueError as error:  # also an integer of thousands of digits
         raise ValueError(f"{path}: not JSON: {error}") from None
+
+
+def check_unique_keys(data: bytes, name: str, known: Mapping[str, int]) -> None:
+    """Check that no object of JSON Lines has a key twice, of which parsers keep one.
+
+    Only lines in which a name occurs twice are parsed. They are looked for only if a name does not occur once per known
+    cell; the others are nulls, texts, keys of inner objects, or repeated keys.
+
+    Args:
+        name: name of the file, for messages.
+        known: columns that are checked, with their number of cells that are not null.
+
+    Raises:
+        ValueError: an object has a key twice; the message names the line.
+    """
+    spellings = [{json.dumps(key).encode(), json.dumps(key, ensure_ascii=False).encode()} for key in known]
+    cells = zip(spellings, known.values(), strict=True)
+    doubtful = [texts for texts, count in cells if sum(map(data.count, texts)) != count]
+    is_escaped = ESCAPED_ASCII.search(data) is not None
+    if not doubtful and not is_escaped:
+        return
+    for number, line in enumerate(data.split(b"\n"), 1):
+        is_doubtful = any(sum(map(line.count, texts)) > 1 for texts in doubtful)
+        if is_doubtful or (is_escaped and ESCAPED_ASCII.search(line)):
+            json.loads(line, object_pairs_hook=_Pairs).check(f"{name}, line {number}", line, known)
+
+
+def check_json_line(line: bytes, where: str) -> None:
+    """Check that a line is a JSON object without a repeated key.
+
+    Raises:
+        ValueError: it is not.
+    """
+    try:
+        found = json.loads(line, object_pairs_hook=_Pairs, parse_constant=_reject_constant)
+    except ValueError:
+        found = None
+    if not isinstance(found, _Pairs):
+        raise ValueError(f"{where}: got {_shorten(line)}, expected one JSON object")
+    found.check(where, line, [key for key, _ in found])
+
+
+class _Pairs(list[tuple[str, Any]]):
+    """The names and values of a JSON object."""
+
+    def check(self, where: str, line: bytes, names: Iterable[str]) -> None:
+        """Reject an object that has one of ``names`` twice."""
+        keys = [key for key, _ in self]
+        if twice := [key for key in names if keys.count(key) > 1]:
+            raise ValueError(f"{where}: '{twice[0]}' occurs twice in {_shorten(line)}")
+
+
+def _reject_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _shorten(line: bytes) -> str:
+    return repr(line.decode()) if len(line) <= 60 else f"{line[:60].decode('utf-8', 'replace')!r}..."
 
 
 def _read_bytes(path: Path, max_bytes: int) -> bytes:

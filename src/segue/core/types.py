@@ -165,6 +165,13 @@ class Dataset:
         return len(self.items)
 
     @property
+    def target_events(self) -> NDArray[np.int64]:
+        """Return the indices of the events with the target action; of all events, if there is none."""
+        if self.target is None or self.histories.actions is None:
+            return np.arange(self.histories.size)
+        return np.flatnonzero(self.histories.actions == self.target)
+
+    @property
     def event_context(self) -> tuple[Feature, ...]:
         """Return the context columns of the events, with the names of the codes."""
         columns = self.header.get("context", {})

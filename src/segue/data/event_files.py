@@ -8,18 +8,17 @@ from __future__ import annotations
 import glob
 import gzip
 import io
-import json
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import polars as pl
 
+from segue.core.files import check_json_line, check_unique_keys
 from segue.core.types import Dataset
 from segue.data.dataframes import ColumnNames, count_columns, normalize_columns, resolve_columns, to_raw_log
 from segue.data.delimited import (
@@ -405,8 +404,7 @@ def _read_json_lines(path: Path, data: bytes, columns: ColumnNames | None) -> Ra
     names = _resolve(path, columns, list(types), notes)
     wanted = [column for column in names.values() if column in types]
     frame = pl.read_ndjson(io.BytesIO(data), schema=dict.fromkeys(wanted, pl.String))
-    if any(data.count(f'"{column}"'.encode()) > len(frame) for column in wanted):
-        check_json_lines(data, name, wanted)
+    check_unique_keys(data, name, {column: frame[column].count() for column in wanted})
     has_blank_lines = len(frame) and data.strip().count(b"\n") >= len(frame)
     location = SourceLocation(name, 1, "row" if has_blank_lines else "line")
     for column in (one for one in (names["user"], names["item"]) if one in types):
@@ -422,8 +420,8 @@ def _read_json_lines(path: Path, data: bytes, columns: ColumnNames | None) -> Ra
     return _to_raw_log(path, frame, list(types), names, location, notes)
 
 
-def check_json_lines(data: bytes, name: str, columns: Sequence[str] = ()) -> None:
-    """Check that every line is a JSON object with each of ``columns`` once.
+def check_json_lines(data: bytes, name: str) -> None:
+    """Check that every line is a JSON object without a repeated key.
 
     Raises:
         ValueError: names the first other line.
@@ -435,24 +433,7 @@ def check_json_lines(data: bytes, name: str, columns: Sequence[str] = ()) -> Non
     for number, line in enumerate(data.split(b"\n"), 1):
         if not line.strip():
             continue
-        try:
-            pairs = json.loads(line, object_pairs_hook=_Pairs, parse_constant=_reject_constant)
-        except ValueError:
-            pairs = None
-        shown = repr(line.decode()) if len(line) <= 60 else f"{line[:60].decode('utf-8', 'replace')!r}..."
-        if not isinstance(pairs, _Pairs):
-            raise ValueError(f"{name}, line {number}: got {shown}, expected one JSON object")
-        keys = [key for key, _ in pairs]
-        if twice := [column for column in columns if keys.count(column) > 1]:
-            raise ValueError(f"{name}, line {number}: '{twice[0]}' occurs twice in {shown}")
-
-
-class _Pairs(list[tuple[str, Any]]):
-    """The names and values of a JSON object."""
-
-
-def _reject_constant(text: str) -> None:
-    raise ValueError(f"{text} is not JSON")
+        check_json_line(line, f"{name}, line {number}")
 
 
 def _resolve(path: Path, columns: ColumnNames | None, found: Sequence[str], notes: list[str]) -> dict[str, str]:

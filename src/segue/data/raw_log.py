@@ -59,8 +59,8 @@ class SourceLocation:
 
     name: str
     """File, archive member or type of an in-memory table."""
-    first: int = 0
-    """Number of the first row as shown to users: 2 in a CSV file with a header."""
+    first: int = 1
+    """Number of the first row as shown to users: 1, or 2 for the lines of a CSV file with a header."""
     noun: str = "row"
     rows: int = 0
     """Number of rows; used only with ``next_files``."""

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from segue.core.config import suggest
+from segue.core.files import check_unique_keys
 from segue.core.messages import warn
 from segue.core.vocab import id_text
 from segue.data.dataframes import is_table, to_frame
@@ -124,11 +125,14 @@ def _read_file(noun: str, path: Path, id_names: list[str], texts: Sequence[str])
     if not path.is_file():
         raise ValueError(f"{noun}: {path}: no such file")
     try:
-        return READERS[suffix](path, dict.fromkeys(names, pl.String))
+        table = READERS[suffix](path, dict.fromkeys(names, pl.String))
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         if suffix != ".parquet":
             check_utf8(path.read_bytes(), f"{noun}: {path}")
         raise ValueError(f"{noun}: {path}: not a readable {suffix} file: {str(error).splitlines()[0]}") from None
+    if suffix in (".jsonl", ".ndjson"):
+        check_unique_keys(path.read_bytes(), f"{noun}: {path}", {one.name: one.count() for one in table})
+    return table
 
 
 def _read_text(path: Path, separator: str, texts: TextColumns) -> pl.DataFrame:
@@ -176,7 +180,7 @@ def _with_ids(raw: RawLog, noun: str, side_table: SideTable) -> pl.DataFrame:
         rows = table.with_row_index("row").filter(~pl.col("id").is_first_distinct())
         warn(
             f"{noun}: {len(rows)} of {len(table)} rows of {side_table.name} repeat an id, the first is "
-            f"{rows['id'][0]!r} in row {rows['row'][0]}; the first row of each id is used"
+            f"{rows['id'][0]!r} in row {rows['row'][0] + 1}; the first row of each id is used"
         )
     return distinct
 

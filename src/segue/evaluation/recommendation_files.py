@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from segue.core.files import write_text
+from segue.core.files import check_unique_keys, write_text
 from segue.core.messages import warn
 from segue.core.types import Queries, Recommendations, Vocab
 
-__all__ = ["SUFFIXES", "read_recommendations", "write_recommendations", "write_table"]
+__all__ = ["SUFFIXES", "read_recommendations", "write_recommendations"]
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 """Suffixes of the files that hold recommendation lists."""
@@ -101,7 +101,7 @@ def write_recommendations(
     }
     if recommendations.probabilities is not None:
         columns["probability"] = recommendations.probabilities[rows, positions]
-    write_table(path, pl.DataFrame(columns))
+    _write(path, pl.DataFrame(columns))
 
 
 def _id_text(ids: pl.Series) -> pl.Series:
@@ -146,22 +146,21 @@ def _read(path: Path) -> pl.DataFrame:
         if path.suffix == ".parquet":
             return pl.read_parquet(path)
         if path.suffix == ".jsonl":
-            return pl.read_ndjson(path)
+            table = pl.read_ndjson(path)
+            check_unique_keys(path.read_bytes(), str(path), {one.name: one.count() for one in table})
+            return table
         return pl.read_csv(path, separator="\t" if path.suffix == ".tsv" else ",", schema_overrides=texts)
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path}: {error}") from None
 
 
-def write_table(path: Path, frame: pl.DataFrame) -> None:
+def _write(path: Path, frame: pl.DataFrame) -> None:
     """Write a table atomically; the suffix of ``path`` determines the format.
 
     Raises:
-        ValueError: the suffix is unknown, or the format cannot hold the lists of a column.
+        ValueError: the suffix is unknown.
     """
     _check_suffix(path)
-    lists = [column.name for column in frame.get_columns() if column.dtype.is_nested()]
-    if lists and path.suffix in (".csv", ".tsv"):
-        raise ValueError(f"{path}: column '{lists[0]}' holds lists; expected a file with suffix .parquet or .jsonl")
     if path.suffix == ".parquet":
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

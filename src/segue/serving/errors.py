@@ -65,6 +65,16 @@ LOCATION_TAG = re.compile(
 )
 """Names that pydantic inserts between field names for the members of a union."""
 
+TYPE_NAMES = {
+    "string_type": "text",
+    "bool_type": "a truth value",
+    "int_type": "a number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "list_type": "a list",
+}
+"""What is expected, by type of validation error, where a field may have several types."""
+
 logger = logging.getLogger("segue.serving.errors")
 
 
@@ -183,9 +193,10 @@ async def _handle_validation_error(request: Request, error: RequestValidationErr
         where = f" at character {position}" if position >= 0 else ""
         message = f"the body is not valid JSON{where}: {details[0].get('ctx', {}).get('error', '')}"
         return _error_response(request, ApiError(400, message=message))
-    fields: dict[str, str] = {}
+    by_field: dict[str, list[Mapping[str, Any]]] = {}
     for detail in details:
-        fields.setdefault(_field_path(detail["loc"]), _limit_text(_describe_error(detail)))
+        by_field.setdefault(_field_path(detail["loc"]), []).append(detail)
+    fields = {name: _limit_text(_describe_errors(errors)) for name, errors in by_field.items()}
     for name in [name for name in fields if any(other.startswith((f"{name}.", f"{name}[")) for other in fields)]:
         del fields[name]  # another member of the field's union, which the client did not mean
     first = next(iter(fields), "")
@@ -216,6 +227,17 @@ def _field_path(loc: Sequence[Any]) -> str:
         elif not LOCATION_TAG.fullmatch(str(part)):
             text += ("." if text else "") + _limit_name(str(part))
     return text or (str(loc[0]) if loc else "body")
+
+
+def _describe_errors(details: Sequence[Mapping[str, Any]]) -> str:
+    """Describe the errors of a field: that of its value, or one for all types that it may have."""
+    expected = list(dict.fromkeys(TYPE_NAMES.get(detail["type"], "") for detail in details))
+    if "a finite number" in expected:  # the value is a number
+        return _describe_error(next(detail for detail in details if detail["type"] == "finite_number"))
+    if len(expected) == 1 or "" in expected:
+        return _describe_error(next((one for one in details if one["type"] not in TYPE_NAMES), details[0]))
+    names = f"{', '.join(expected[:-1])} or {expected[-1]}"
+    return f"expected {names}, got {describe_value(details[0].get('input'))}"
 
 
 def _describe_error(detail: Mapping[str, Any]) -> str:

@@ -120,7 +120,8 @@ class ClickModel:
             columns = [asdict(replace(one, values=pl.Series(dtype=pl.String))) for one in self.encoder.columns]
             for column in columns:
                 del column["values"]
-            tables = [pl.DataFrame({"column": one.name, "value": one.values}) for one in self.encoder.columns]
+            schema = {"column": pl.String, "value": pl.String}  # those of a column without categories, too
+            tables = [pl.DataFrame({"column": one.name, "value": one.values}, schema) for one in self.encoder.columns]
             pl.concat(tables).write_parquet(fresh / CATEGORIES)
             texts = write_text_encodings(fresh / TEXT, self.encoder.texts) if self.encoder.texts else []
             if self.settings:

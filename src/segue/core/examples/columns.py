@@ -241,10 +241,9 @@ def read_numbers(column: pl.Series) -> NDArray[np.float64]:
     _check_single(column)
     numbers = column.cast(pl.Float64, strict=False) if column.dtype in TEXTS else column.cast(pl.Float64)
     x_T: NDArray[np.float64] = numbers.fill_null(np.nan).to_numpy()
-    is_wrong_T = np.abs(x_T) > MAX_MAGNITUDE
     if column.dtype in TEXTS:
-        is_wrong_T |= (numbers.is_null() & column.is_not_null()).to_numpy()
-    _reject(column, is_wrong_T, f"a number of at most {MAX_MAGNITUDE:g} in magnitude")
+        _reject(column, (numbers.is_null() & column.is_not_null()).to_numpy(), "a number")
+    _reject(column, np.abs(x_T) > MAX_MAGNITUDE, f"a number of at most {MAX_MAGNITUDE:g} in magnitude")
     return x_T
 
 

@@ -5,7 +5,7 @@ Shapes: T rows, F fields of categories, K fields of numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -150,6 +150,7 @@ class EncoderFitter:
         fitted |= {name: share_codes(fitted[name], fitted[of], settings) for name, of in settings.shares.items()}
         _check_uses(fitted, settings)
         columns = tuple(one for one in fitted.values() if isinstance(one, Column))
+        _check_field_names(columns)
         unused = {name: one for name, one in fitted.items() if isinstance(one, str)}
         if not columns:
             raise ValueError(f"no column can be used: {'; '.join(f'{name}: {why}' for name, why in unused.items())}")
@@ -182,6 +183,21 @@ def _check_columns(table: pl.DataFrame, settings: ExampleSettings) -> None:
     named += [name for name in (settings.position, settings.position_item) if name is not None]
     if missing := [name for name in named if name not in table.columns]:
         raise ValueError(f"column '{missing[0]}' is missing{suggest(missing[0], table.columns)}")
+
+
+def _check_field_names(columns: Sequence[Column]) -> None:
+    """Check that no column has the name of an input that a time becomes.
+
+    Raises:
+        ValueError: one has.
+    """
+    names = {column.name for column in columns}
+    for column in columns:
+        if twice := [one.name for one in column.fields if one.name in names - {column.name}]:
+            raise ValueError(
+                f"column '{twice[0]}': the time '{column.name}' becomes an input of this name; rename one of the "
+                f'columns, or leave one out, such as columns={{"{column.name}": "ignore"}}'
+            )
 
 
 def _check_uses(fitted: Mapping[str, Column | str], settings: ExampleSettings) -> None:

@@ -29,7 +29,17 @@ from segue.core.types import DataSchema, Dataset, Feature, Queries
 if TYPE_CHECKING:
     from segue.core.examples.interaction_pairs import InteractionPairs
 
-__all__ = ["HISTORY", "ITEM", "NO_CATALOG", "USER", "LogFields", "log_fields", "log_schema", "score_pairs"]
+__all__ = [
+    "HISTORY",
+    "ITEM",
+    "NO_CATALOG",
+    "USER",
+    "LogFields",
+    "log_fields",
+    "log_schema",
+    "positive_events",
+    "score_pairs",
+]
 
 USER, ITEM, HISTORY = "user", "item", "history"
 """Names of the fields of ids, and of the sequence of items before the event."""
@@ -53,6 +63,21 @@ def log_fields(schema: DataSchema, has_history: bool) -> tuple[Field, ...]:
     features = [_field(prefix, feature) for prefix, group in parts.items() for feature in group]
     history = [Field(HISTORY, "sequence", ids[1].size, shares=ITEM)] if has_history else []
     return (*ids, *features, *history)
+
+
+def positive_events(train: Dataset) -> Index:
+    """Return the training events that are positive examples: those with the target action, or all.
+
+    Raises:
+        ValueError: no event has the target action.
+    """
+    events = train.target_events
+    if not len(events) and train.target is not None:
+        raise ValueError(
+            f"target: no training event of '{train.name}' has the action '{train.actions[train.target]}', expected at "
+            "least one, as the model learns from them; hold out fewer events, or choose another target"
+        )
+    return events
 
 
 def log_schema(data: Dataset, inputs: Collection[str]) -> DataSchema:

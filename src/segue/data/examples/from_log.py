@@ -56,7 +56,7 @@ def derive_examples(
     elif impression is not None:
         index_E, is_positive_E, positive_P = _by_action(data, impression, notes)
     else:
-        index_E = positive_P = _target_events(data)
+        index_E = positive_P = data.target_events
         is_positive_E = np.ones(len(index_E), np.bool_)
     items_E = data.histories.items[index_E].astype(np.int64)
     if negatives:
@@ -93,20 +93,11 @@ def choose_rule(threshold: float | None, impression: str | None, negatives: int)
     return f"{name}: got {value}"
 
 
-def _target_events(data: Dataset) -> Index:
-    """Return the events with the target action; all, if there is none."""
-    events = data.histories
-    if data.target is None:
-        return np.arange(events.size)
-    assert events.actions is not None
-    return np.flatnonzero(events.actions == data.target)
-
-
 def _by_value(data: Dataset, threshold: float, notes: list[str]) -> tuple[Index, NDArray[np.bool_]]:
     values_T = data.histories.values
     if values_T is None:
         raise ValueError(f"threshold: got {threshold:g}, but the events of '{data.name}' have no values")
-    index = _target_events(data)
+    index = data.target_events
     known = index[~np.isnan(values_T[index])]
     if missing := len(index) - len(known):
         notes.append(f"{missing:,} of {len(index):,} events have no value and are no examples")

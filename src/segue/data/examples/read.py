@@ -2,7 +2,8 @@
 
 Files are delimited text with a header, JSON Lines, Parquet, Arrow or libfm; an address is one file, a folder or a
 pattern. Columns keep the types that they have in the source; delimited text is read as numbers, truth values or dates
-where all cells of a column are, and text of JSON and SQLite, which have no dates, as dates.
+where all cells of a column are, and text of JSON and SQLite, which have no dates, as dates. Where all other cells of a
+column of delimited text are, those of :data:`MISSING_TEXTS` are missing, which is noted.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from segue.core.config import suggest
 from segue.core.examples.columns import parse_times
+from segue.core.files import check_unique_keys
 from segue.core.registry import keys, load_module
 from segue.data import event_files
 from segue.data.archives import Archive, find_archive
@@ -49,6 +51,13 @@ PACKAGE = "segue.data.examples.sources"
 BOOLEANS = {"true": True, "false": False}
 
 DATE = r"\d{4}-\d{2}-\d{2}"
+
+MISSING_TEXTS = ("na", "n/a", "#n/a", "<na>", "null", "none", "\\n")
+"""Cells that mean that a number, a date or a truth value is missing, in lower or upper case; in a column of text they
+are text, such as the country code of Namibia."""
+
+MIN_NUMBERS = 0.9
+"""Share of numbers from which a column of text is noted."""
 
 IDENTIFIER = r"^[+-]?(0\d|\d{19,}$)"
 """Numbers that are text: as numbers, leading zeros and digits beyond the 18th would be lost."""
@@ -246,6 +255,7 @@ def _read_json_lines(data: bytes, name: str) -> ExampleTable:
         raise
     if _has_other_lines(data):
         event_files.check_json_lines(data, name)
+    check_unique_keys(data, name, {one.name: one.count() for one in frame})
     has_blank_lines = data.strip().count(b"\n") >= len(frame)
     return _with_dates(ExampleTable(frame, SourceLocation(name, 1, "row" if has_blank_lines else "line")))
 
@@ -288,12 +298,13 @@ def read_delimited_examples(data: bytes, name: str, default: str, separator: str
             frame, has_long_rows = quoted
             location = SourceLocation(name, 1, "row") if has_long_rows else location
             _check_complete(frame, location)
-            columns = (_parse_texts(one.replace("", None)) for one in frame)
-            return ExampleTable(frame.select(columns), location, (*notes, *quote_notes))
+            frame, more = _parse_columns(frame.select(one.replace("", None) for one in frame), name)
+            return ExampleTable(frame, location, (*notes, *quote_notes, *more))
     _check_widths(data, separator, len(header), location, has_quotes)
     quote = '"' if has_quotes else None
     frame = pl.read_csv(data, separator=separator, infer_schema=False, quote_char=quote)
-    return ExampleTable(frame.select(_parse_texts(one) for one in frame), location, notes)
+    frame, more = _parse_columns(frame, name)
+    return ExampleTable(frame, location, (*notes, *more))
 
 
 def _check_header(header: list[str], name: str, line: int, separator: str) -> None:
@@ -357,9 +368,10 @@ def _check_complete(frame: pl.DataFrame, location: SourceLocation) -> None:
 
 
 def _with_dates(table: ExampleTable) -> ExampleTable:
-    """Convert columns of texts that are all dates."""
-    texts = [one for one in table.frame if one.dtype == pl.String]
-    return replace(table, frame=table.frame.with_columns(_parse_dates(one) for one in texts))
+    """Convert columns of texts that are all dates; note those that are nearly all numbers."""
+    columns = [_parse_dates(one) for one in table.frame if one.dtype == pl.String]
+    notes = [f"{table.name}: {note}" for one in columns for note in _note_numbers(one)]
+    return replace(table, frame=table.frame.with_columns(columns), notes=(*table.notes, *notes))
 
 
 def _parse_dates(texts: pl.Series) -> pl.Series:
@@ -369,6 +381,46 @@ def _parse_dates(texts: pl.Series) -> pl.Series:
         return texts
     found = parse_times(texts)
     return found if found.null_count() == texts.null_count() else texts
+
+
+def _parse_columns(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[str]]:
+    """Convert columns of text to the types that their cells have.
+
+    Returns:
+        The columns, and notes on those with missing texts, or with few cells that are no numbers.
+    """
+    columns, notes = [], list[str]()
+    for texts in frame:
+        found = _parse_texts(texts)
+        is_missing = texts.str.to_lowercase().is_in(MISSING_TEXTS).fill_null(False)
+        if found.dtype == pl.String and is_missing.any():
+            known = texts.to_frame().select(pl.when(~is_missing).then(pl.col(texts.name))).to_series()
+            without = _parse_texts(known)
+            if without.dtype != pl.String:
+                found = without
+                notes.append(
+                    f"{name}: column '{texts.name}': {is_missing.sum():,} of {len(texts):,} cells are read as missing, "
+                    f"such as {texts[is_missing.arg_max() or 0]!r}; the others are "
+                    f"{'numbers' if found.dtype.is_numeric() else 'dates or truth values'}"
+                )
+        notes += [f"{name}: {note}" for note in _note_numbers(found)]
+        columns.append(found)
+    return pl.DataFrame(columns), notes
+
+
+def _note_numbers(column: pl.Series) -> list[str]:
+    """Return a note if nearly all cells of a column of text are numbers, of which none has to be text."""
+    if column.dtype != pl.String:
+        return []
+    known = column.drop_nulls()
+    is_number = known.cast(pl.Float64, strict=False).is_not_null()
+    if is_number.all() or not is_number.sum() >= MIN_NUMBERS * len(known) or known.str.contains(IDENTIFIER).any():
+        return []
+    others = known.filter(~is_number)
+    return [
+        f"column '{column.name}' is read as text: {len(others):,} of {len(known):,} cells are no numbers, such as "
+        f"{others[0][:60]!r}"
+    ]
 
 
 def _parse_texts(texts: pl.Series) -> pl.Series:

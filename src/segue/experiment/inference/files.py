@@ -9,7 +9,7 @@ from pathlib import Path
 
 import polars as pl
 
-from segue.core.files import atomic_file
+from segue.core.files import atomic_file, check_unique_keys
 
 __all__ = ["TABLE_SUFFIXES", "check_suffix", "read_ids", "read_table", "write_parts", "write_table"]
 
@@ -44,7 +44,9 @@ def read_table(path: Path) -> pl.DataFrame:
         if suffix == ".parquet":
             return pl.read_parquet(path)
         if suffix in (".jsonl", ".ndjson"):
-            return pl.read_ndjson(path)
+            table = pl.read_ndjson(path)
+            check_unique_keys(path.read_bytes(), str(path), {one.name: one.count() for one in table})
+            return table
         separator = "," if suffix == ".csv" else "\t"
         table = pl.read_csv(path, separator=separator, infer_schema=False)
     except (pl.exceptions.PolarsError, OSError) as error:

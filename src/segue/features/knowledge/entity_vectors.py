@@ -37,7 +37,9 @@ class EntityVectorSettings(Settings):
     method: Literal["transe", "rotate"] = "transe"
     """``transe`` translates the head by the relation, ``rotate`` rotates it."""
     embedding_dim: Annotated[int, Gt(0)] = 64
-    """Width of the entity vectors; even for ``rotate``, which has half as many complex numbers."""
+    """Width of the entity vectors; even for ``rotate``, which has half as many complex numbers. Choose it well below
+    the number of items: vectors of at least that many numbers can be at right angles to each other, and then a model
+    that compares items, such as ``content``, learns little from them."""
     epochs: Annotated[int, Gt(0)] = 100
     """Passes over the triples."""
     batch_size: Annotated[int, Gt(0)] = 1024

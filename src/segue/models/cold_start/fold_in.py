@@ -89,8 +89,8 @@ class FoldIn(Solver):
         @model_validator(mode="after")
         def _check_bases(self) -> Self:
             keys = self.prior, *self.bases
-            for key in keys:
-                check_base(key, self.base_settings.get(key, {}), ("fold_in", "exploration", "hybrid"))
+            for where, key in (("prior", self.prior), *(("bases", base) for base in self.bases)):
+                check_base(key, self.base_settings.get(key, {}), ("fold_in", "exploration", "hybrid"), where)
             if unused := self.base_settings.keys() - set(keys):
                 raise ValueError(f"base_settings: got settings of {sorted(unused)}, expected some of {', '.join(keys)}")
             if len(set(keys)) < len(keys):

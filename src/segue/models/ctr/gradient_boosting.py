@@ -27,7 +27,7 @@ from segue.core.config import Settings
 from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
-from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, score_pairs
+from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, positive_events, score_pairs
 from segue.core.examples.queries import examples_with_users
 from segue.core.model import LOWER_IS_BETTER, Solver, StateArrays, Validate
 from segue.core.model_arrays import load_array
@@ -184,12 +184,13 @@ class GradientBoosting(Solver):
             self._use(self.trees.first(best_trees))
 
     def _examples_of_log(self, train: Dataset, rng: np.random.Generator) -> Examples:
-        """Return all events with sampled items; the ``users`` of examples are the events."""
+        """Return the positive events with sampled items; the ``users`` of examples are the events."""
         config = self.config
         self.schema = log_schema(train, config.inputs)
         self.tables = LogFields.of(train, self.schema, self._fields(), config.max_history)
-        count, pairs = train.histories.size, InteractionPairs(train.histories, train.n_items)
-        examples = self.tables.with_negatives(train, np.arange(count), pairs, config.num_negatives, rng)
+        events, pairs = positive_events(train), InteractionPairs(train.histories, train.n_items)
+        count = len(events)
+        examples = self.tables.with_negatives(train, events, pairs, config.num_negatives, rng)
         assert examples.weights is not None
         events_T = np.tile(np.arange(count), config.num_negatives + 1)
         is_used_T = np.flatnonzero(examples.weights)

@@ -25,7 +25,7 @@ from segue.core.config import Settings
 from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
-from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, score_pairs
+from segue.core.examples.log_fields import NO_CATALOG, LogFields, log_fields, log_schema, positive_events, score_pairs
 from segue.core.examples.stream import ExampleStream
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -155,12 +155,14 @@ class ClickNetwork(Network):
     ) -> tuple[int, Iterator[Examples]]:
         """Return the number of batches of one epoch, and the batches in random order.
 
-        A batch has ``size`` examples of a table, or ``size`` events of a log with their negatives. The last one is
-        never a single example, which batch normalization cannot normalize.
+        A batch has ``size`` examples of a table, or ``size`` events of a log with their negatives; where the log has a
+        target action, they are events with it. The last batch is never a single example, which batch normalization
+        cannot normalize.
         """
         if isinstance(train, ExampleStream):
             return train.batches(size, rng)
-        count = len(train) if isinstance(train, Examples) else train.histories.size
+        events = np.arange(len(train)) if isinstance(train, Examples) else positive_events(train)
+        count = len(events)
         n_batches = max(1, count // size + (count % size > 1))
         if isinstance(train, Examples) and self.config.objective == "softmax":
             n_batches, queries = query_batches(train, size, rng)
@@ -170,7 +172,7 @@ class ClickNetwork(Network):
         if isinstance(train, Examples):
             return n_batches, (train.take(part) for part in parts)
         pairs = InteractionPairs(train.histories, train.n_items)
-        return n_batches, (self._examples_of_events(train, part, pairs, rng) for part in parts)
+        return n_batches, (self._examples_of_events(train, events[part], pairs, rng) for part in parts)
 
     def _examples_of_events(
         self, train: Dataset, events_M: NDArray[np.int64], pairs: InteractionPairs, rng: np.random.Generator

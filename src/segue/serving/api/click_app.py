@@ -6,6 +6,7 @@ store. Routes of recommendations answer that there is no recommender.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -84,6 +85,7 @@ class PredictRoutes:
             raise ApiError(503, message="the deadline passed before all rows were predicted", retry_after=1.0)
         if isinstance(result, BaseException):
             raise result
+        self._service.metrics.record_predictions(model.info.name, time.monotonic() - caller.state.arrival, n_rows)
         return json_response(result)
 
     async def models(self) -> Response:

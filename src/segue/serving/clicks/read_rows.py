@@ -14,6 +14,7 @@ import polars as pl
 
 from segue.core.examples.columns import CellError, Column
 from segue.core.examples.encoder import ExampleEncoder
+from segue.core.features import MAX_MAGNITUDE
 from segue.serving.errors import describe_value
 
 __all__ = ["check_columns", "rows_to_frame", "unread_columns"]
@@ -21,26 +22,41 @@ __all__ = ["check_columns", "rows_to_frame", "unread_columns"]
 MAX_INTEGER = 2**63
 """Integers of a column are below this in magnitude."""
 
+TOO_LARGE: Mapping[str, str] = {
+    "number": f"a number of at most {MAX_MAGNITUDE:g} in magnitude",
+    "time": "Unix seconds, not milliseconds",
+    "category": "a whole number below 2**63 in magnitude, or text",
+    "tags": "whole numbers below 2**63 in magnitude, or texts",
+    "sequence": "whole numbers below 2**63 in magnitude, or texts",
+    "vector": "numbers below 2**63 in magnitude",
+}
+"""What is expected in place of a larger integer, by kind of column."""
+
 TYPES: Mapping[str, Any] = {
     "text": pl.String,
     "truth value": pl.Boolean,
     "whole number": pl.Int64,
     "number": pl.Float64,
     "list of texts": pl.List(pl.String),
+    "list of whole numbers": pl.List(pl.Int64),
     "list of numbers": pl.List(pl.Float64),
 }
 """Type of a column by that of its cells."""
 
 SCALARS = ("text", "truth value", "whole number", "number")
+LISTS = ("list of texts", "list of whole numbers", "list of numbers")
+
+WIDER: Mapping[str, str] = {"whole number": "number", "list of whole numbers": "list of numbers"}
+"""Types whose cells may stand in one column with those of another type."""
 
 ACCEPTED: Mapping[str, tuple[str, ...]] = {
     "category": SCALARS,
     "number": ("text", "whole number", "number"),
     "time": ("text", "whole number", "number"),
     "text": ("text",),
-    "vector": ("list of numbers",),
-    "tags": ("list of texts", "list of numbers"),
-    "sequence": ("list of texts", "list of numbers"),
+    "vector": ("list of whole numbers", "list of numbers"),
+    "tags": LISTS,
+    "sequence": LISTS,
 }
 """Types of cells by kind of column; lists may also be text where the column has a separator."""
 
@@ -93,12 +109,14 @@ def _read_column(column: Column, cells: Sequence[Any], first: int) -> pl.Series:
     for row, cell in enumerate(cells):
         if cell is None or cell == []:
             continue
-        kind = _type_of(cell)
-        if kind not in accepted or (kind == "whole number" and abs(cell) >= MAX_INTEGER):
-            raise CellError(column.name, first + row, f"expected {expected}, got {describe_value(cell)}")
-        kind = "number" if {kind, found} == {"number", "whole number"} else kind
-        if found and kind != found and not (found == "whole number" and kind == "number"):
-            problem = f"expected a {found} as in the rows before, got {describe_value(cell)}"
+        kind, got = _type_of(cell), describe_value(cell)
+        if kind not in accepted:
+            raise CellError(column.name, first + row, f"expected {expected}, got {got}")
+        if _is_too_large(cell):
+            raise CellError(column.name, first + row, f"expected {TOO_LARGE[column.kind]}, got {got}")
+        kind = kind if WIDER.get(kind) != found else found
+        if found and kind not in (found, WIDER.get(found)):
+            problem = f"expected a {WIDER.get(found, found)} as in the rows before, got {got}"
             raise CellError(column.name, first + row, problem)
         found = kind
     empty = pl.List(pl.String) if any(cell == [] for cell in cells) else pl.String
@@ -108,9 +126,17 @@ def _read_column(column: Column, cells: Sequence[Any], first: int) -> pl.Series:
 def _type_of(cell: Any) -> str:
     """Return the type of a cell that is not empty."""
     if isinstance(cell, list):
-        return "list of texts" if isinstance(cell[0], str) else "list of numbers"
+        if isinstance(cell[0], str):
+            return "list of texts"
+        return "list of whole numbers" if all(isinstance(one, int) for one in cell) else "list of numbers"
     if isinstance(cell, bool):
         return "truth value"
     if isinstance(cell, int):
         return "whole number"
     return "text" if isinstance(cell, str) else "number"
+
+
+def _is_too_large(cell: Any) -> bool:
+    """Check for integers that do not fit into 64 bits."""
+    parts = cell if isinstance(cell, list) else [cell]
+    return any(isinstance(one, int) and abs(one) >= MAX_INTEGER for one in parts)

@@ -141,7 +141,7 @@ METRICS: tuple[MetricDefinition, ...] = (
         "lane",
         initial_labels=tuple((lane,) for lane in LANES),
     ),
-    _counter("segue_deadline_misses_total", "Recommendations that were ready only after their deadline."),
+    _counter("segue_deadline_misses_total", "Responses that were ready only after their deadline."),
     _counter("segue_cache_lookups_total", "Cache lookups, by result.", "cache", "result"),
     _histogram(
         "segue_store_duration_seconds", "Duration of event store calls in seconds.", SECONDS, "store", "operation"
@@ -224,7 +224,14 @@ METRICS: tuple[MetricDefinition, ...] = (
         "result",
     ),
     _histogram("segue_engine_duration_seconds", "Duration of one engine run in seconds.", SECONDS, "engine", "model"),
-    _counter("segue_engine_rows_total", "Requests computed by an engine.", "engine", "model"),
+    _counter("segue_engine_rows_total", "Requests, or rows of a table, computed by an engine.", "engine", "model"),
+    _counter("segue_predicted_rows_total", "Rows of tables whose labels were predicted.", "model"),
+    _histogram(
+        "segue_predict_duration_seconds",
+        "Latency of predictions in seconds, from the arrival of a request with rows of a table.",
+        SECONDS,
+        "model",
+    ),
     _counter(
         "segue_rerank_fallbacks_total",
         "Requests that a reranker left in the order of its base model, by reason.",

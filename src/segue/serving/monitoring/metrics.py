@@ -104,13 +104,22 @@ class Metrics:
         self._registry.increment("segue_cancelled_calls_total", lane)
 
     def record_deadline_miss(self) -> None:
-        """Record a recommendation that was ready only after its deadline."""
+        """Record a response that was ready only after its deadline."""
         self._registry.increment("segue_deadline_misses_total")
 
     def record_engine_run(self, engine: str, model: str, seconds: float, rows: int) -> None:
-        """Record one engine run over ``rows`` requests."""
+        """Record one engine run over ``rows`` requests, or rows of a table."""
         self._registry.observe("segue_engine_duration_seconds", seconds, engine, model)
         self._registry.increment("segue_engine_rows_total", engine, model, by=rows)
+
+    def record_predictions(self, model: str, seconds: float, rows: int) -> None:
+        """Record a request whose rows a click-through model has predicted.
+
+        Args:
+            seconds: since the arrival of the request.
+        """
+        self._registry.observe("segue_predict_duration_seconds", seconds, model)
+        self._registry.increment("segue_predicted_rows_total", model, by=rows)
 
     def record_rerank_fallback(self, model: str, reason: str) -> None:
         """Record a request that a reranker left in the order of its base model.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from segue.core.bundle import read_schema
-from segue.core.config import parse
+from segue.core.config import parse, suggest
 from segue.core.model import Model, Solver, StateArrays
 from segue.core.model_arrays import load_array
-from segue.core.registry import model_class
+from segue.core.registry import model_class, model_keys
 from segue.core.types import DataSchema, Feature
 
 __all__ = [
@@ -31,24 +31,27 @@ MAX_MISSING_BYTES = 2_000_000
 """Size of arrays that may be missing in a file before a model is created to name them."""
 
 
-def check_base(key: str, settings: Mapping[str, Any], excluded: Sequence[str]) -> None:
+def check_base(key: str, settings: Mapping[str, Any], excluded: Sequence[str], where: str = "base") -> None:
     """Check that ``key`` is a model that can be a base, and its ``settings``.
 
     Args:
         excluded: keys of models that have bases themselves.
+        where: name of the setting with the key, for errors.
 
     Raises:
         ValueError: the key or a setting is unknown, or the model is trained in epochs or has bases itself.
     """
     if key == "llm":
         raise ValueError(
-            "base: got 'llm', which has a time limit only as the outermost model; expected another model; to rerank "
-            "the combination, train llm with the combination as its base"
+            f"{where}: got 'llm', which has a time limit only as the outermost model; expected another model; to "
+            "rerank the combination, train llm with the combination as its base"
         )
+    if key not in model_keys():
+        raise ValueError(f"{where}: unknown model '{key}'{suggest(key, model_keys())}")
     kind = model_class(key)
     if key in excluded or not issubclass(kind, Solver):
         reason = "has base models itself" if key in excluded else "is trained in epochs"
-        raise ValueError(f"base: '{key}' {reason}; expected a model that does not, such as popular or user_knn")
+        raise ValueError(f"{where}: '{key}' {reason}; expected a model that does not, such as popular or user_knn")
     parse(kind.Config, settings, f"base_settings: {key}")
 
 
