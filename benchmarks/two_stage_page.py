@@ -85,7 +85,8 @@ def _row_lines(found: Mapping[str, Any]) -> list[str]:
         cells = [f"{one['mean']:.4f} [{one['low']:.4f}, {one['high']:.4f}]" for one in tested]
         times = [f"{row[key]:.2f}" for key in ("p50_ms", "p99_ms", "cpu_ms")]
         seconds = f"{row['cpu_seconds']:,.0f}"
-        lines.append(row_line([name, f"{row['valid']:.4f}", *cells, f"{row['recall']:.3f}", *times, seconds]))
+        recall = "" if row["recall"] is None else f"{row['recall']:.3f}"
+        lines.append(row_line([name, f"{row['valid']:.4f}", *cells, recall, *times, seconds]))
     return lines
 
 
