@@ -1,18 +1,22 @@
 """Latency of a ``ranker`` that orders 1,000 candidates with 30 fields, in a service over HTTP.
 
-``segue serve`` runs in a process of its own. One client sends one request after another over one connection, so that
-the latency is that of a request alone. The processor time is that of the process of the service. A service whose model
-is the first stage alone shows what HTTP, the store, the response and the retrieval of items cost.
+Each model has a ``segue serve`` in a process of its own. The services take turns: one client sends some requests to one
+of them, one after another over one connection, then to the next, so that all meet the same changes of the machine. The
+processor time is that of the process of the service. A service whose model is the first stage alone shows what HTTP,
+the store, the response and the retrieval of items cost.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -20,12 +24,12 @@ import psutil
 from benchmarks.serving import serve
 from benchmarks.table_rows import head_lines, row_line
 
-__all__ = ["MAX_MS", "N_CANDIDATES", "SERVED", "measure_service", "page_lines", "ranker_world"]
+__all__ = ["MAX_MS", "N_CANDIDATES", "SERVED", "measure_services", "page_lines", "ranker_world"]
 
-N_CANDIDATES, N_FEATURES, N_REQUESTS, MAX_MS = 1_000, 27, 500, 3.0
-"""Candidates and features of users and items in the service, besides user, item and history; requests; the aim."""
-WARM_UP = 50
-"""Requests that are not measured."""
+N_CANDIDATES, N_FEATURES, MAX_MS = 1_000, 27, 3.0
+"""Candidates and features of users and items in the service, besides user, item and history; the aim."""
+ROUNDS, N_REQUESTS, WARM_UP = 6, 100, 20
+"""Turns of each service, its requests in a turn, and those before them that are not measured."""
 
 RETRIEVER = "popular"
 NETWORK: dict[str, Any] = {"epochs": 1, "embedding_dim": 16, "hidden": [256, 128]}
@@ -97,54 +101,69 @@ def ranker_world(key: str | None, settings: dict[str, Any], folder: Path, quick:
     return model, data
 
 
-def measure_service(row: str, quick: bool = False) -> dict[str, float]:
-    """Return the latency of requests over HTTP and the processor time of the service, in milliseconds.
+def measure_services(names: Sequence[str] = tuple(SERVED), quick: bool = False) -> dict[str, dict[str, float]]:
+    """Return latencies over HTTP and the processor time of the services, in milliseconds by row.
 
     Raises:
-        RuntimeError: the service did not start, or a response does not come from the model.
+        RuntimeError: a service did not start, or a response does not come from the model.
     """
-    with tempfile.TemporaryDirectory(prefix="segue-bench-") as name:
-        folder = Path(name) / "artifact"
-        model, data = ranker_world(*SERVED[row], folder, quick)
-        ranker = getattr(model, "ranker", None)
-        found: dict[str, float] = {"fields": len(ranker.schema.fields) if ranker is not None else 0}
-        if trees := getattr(ranker, "trees", ()):
-            found["trees"] = len(trees)
-        with serve(folder) as (address, pid):
-            count = 10 if quick else N_REQUESTS
-            return found | _send_requests(address, pid, data.n_users, count) | {"health_ms": _check(address, count)}
+    rounds, count = (1, 10) if quick else (ROUNDS, N_REQUESTS)
+    found: dict[str, dict[str, float]] = {}
+    turns: dict[str, list[_Turn]] = {name: [] for name in names}
+    with ExitStack() as stack:
+        addresses = {}
+        for index, name in enumerate(names):
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="segue-bench-"))) / "artifact"
+            model, data = ranker_world(*SERVED[name], folder, quick)
+            ranker = getattr(model, "ranker", None)
+            found[name] = {"fields": len(ranker.schema.fields) if ranker is not None else 0}
+            if trees := getattr(ranker, "trees", ()):
+                found[name]["trees"] = len(trees)
+            print(f"service {index + 1} of {len(names)}: {name}", file=sys.stderr)
+            addresses[name] = stack.enter_context(serve(folder))
+        for _ in range(rounds):
+            for name, (address, process) in addresses.items():
+                turns[name].append(_take_turn(address, process, data.n_users, count))
+    for name, row in found.items():
+        p50_ms, p99_ms = (np.percentile([ms for turn in turns[name] for ms in turn.request_ms], [50, 99])).tolist()
+        health_ms = float(np.median([ms for turn in turns[name] for ms in turn.health_ms]))
+        cpu_ms = float(np.mean([turn.cpu_ms for turn in turns[name]]))
+        row |= {"p50_ms": p50_ms, "p99_ms": p99_ms, "cpu_ms": cpu_ms, "health_ms": health_ms}
+    return found
 
 
-def _check(address: str, count: int) -> float:
-    """Return the median latency of health checks in milliseconds."""
-    client, seconds = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60), list[float]()
-    for _ in range(WARM_UP + count):
+class _Turn(NamedTuple):
+    """What one service took in one turn, in milliseconds."""
+
+    request_ms: list[float]
+    cpu_ms: float
+    """Processor time per request."""
+    health_ms: list[float]
+
+
+def _take_turn(address: str, pid: int, n_users: int, count: int) -> _Turn:
+    """Send requests and health checks, one after another."""
+    client, process = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60), psutil.Process(pid)
+
+    def send(method: str, path: str, body: str | None = None) -> tuple[float, bytes]:
         start = time.perf_counter()
-        client.request("GET", "/healthz")
-        client.getresponse().read()
-        seconds.append(time.perf_counter() - start)
-    client.close()
-    return float(np.median(seconds[WARM_UP:])) * 1e3
+        client.request(method, path, body, {"Content-Type": "application/json"})
+        text = client.getresponse().read()
+        return (time.perf_counter() - start) * 1e3, text
 
-
-def _send_requests(address: str, pid: int, n_users: int, count: int) -> dict[str, float]:
-    """Send requests, one after another, and measure each."""
-    client = http.client.HTTPConnection(address.removeprefix("http://"), timeout=60)
-    process, seconds, before = psutil.Process(pid), [], 0.0
+    request_ms, before = list[float](), 0.0
     for number in range(WARM_UP + count):
         if number == WARM_UP:
             before = sum(process.cpu_times()[:2])
         body = json.dumps({"user": f"u{number % n_users}", "k": 10, "deadline_ms": 60_000})
-        start = time.perf_counter()
-        client.request("POST", "/v1/recommend", body, {"Content-Type": "application/json"})
-        text = client.getresponse().read()
-        seconds.append(time.perf_counter() - start)
+        ms, text = send("POST", "/v1/recommend", body)
         if json.loads(text).get("source") != "model":
             raise RuntimeError(f"expected recommendations of the model, got {text.decode()}")
+        request_ms.append(ms)
     cpu_ms = (sum(process.cpu_times()[:2]) - before) / count * 1e3
+    health_ms = [send("GET", "/healthz")[0] for _ in range(count)]
     client.close()
-    p50_ms, p99_ms = (np.percentile(seconds[WARM_UP:], [50, 99]) * 1e3).tolist()
-    return {"p50_ms": p50_ms, "p99_ms": p99_ms, "cpu_ms": cpu_ms}
+    return _Turn(request_ms[WARM_UP:], cpu_ms, health_ms)
 
 
 def page_lines(rows: dict[str, dict[str, float]]) -> list[str]:
@@ -152,20 +171,26 @@ def page_lines(rows: dict[str, dict[str, float]]) -> list[str]:
     lines = [
         f"## {N_CANDIDATES:,} candidates in the service",
         "",
-        f"`ranker` with `{RETRIEVER}` as the first stage and embeddings of {NETWORK['embedding_dim']} numbers. "
-        "`segue serve` runs in a process of its own; one client on the same machine sends one request after another. "
-        f"The row `none` is the first stage alone, so that it shows the cost of the rest of the service: HTTP, "
-        "validation of the request, the log of accesses, the response. A health check over HTTP takes "
-        f"{min(row['health_ms'] for row in rows.values()):.2f} ms here. [Serving](serving.md) measures it on another "
-        "machine, so that figures of the two pages are not comparable.",
+        f"`ranker` with `{RETRIEVER}` as the first stage, embeddings of {NETWORK['embedding_dim']} numbers, and 33 "
+        f"fields: user, item, history, {N_FEATURES} features, and three numbers of the retrieval. Each `segue serve` "
+        "runs in a process of its own; one client on the same machine sends one request after another, and the "
+        "services "
+        f"take {ROUNDS} turns of {N_REQUESTS} requests. The row `none` is the first stage alone, so that it shows the "
+        "cost of the rest of the service: HTTP, validation of the request, the access log, the response. "
+        "[Serving](serving.md) was measured on another machine: the figures of the two pages are not comparable.",
         "",
         *head_lines(
-            ["second stage", "fields", "p50, ms", "p99, ms", "CPU of the service, ms", "CPU above `none`, ms"], 5
+            [
+                *("second stage", "fields", "p50, ms", "p99, ms", "CPU of the service, ms", "CPU above `none`, ms"),
+                "p50 of a health check, ms",
+            ],
+            6,
         ),
     ]
     rest = rows.get("none", {}).get("cpu_ms")
     for name, row in rows.items():
         times = [f"{row[key]:.2f}" for key in ("p50_ms", "p99_ms", "cpu_ms")]
         own = "" if rest is None or name == "none" else f"{row['cpu_ms'] - rest:.2f}"
-        lines.append(row_line([name, f"{row['fields']:.0f}" if row["fields"] else "", *times, own]))
+        fields = f"{row['fields']:.0f}" if row["fields"] else ""
+        lines.append(row_line([name, fields, *times, own, f"{row['health_ms']:.2f}"]))
     return lines

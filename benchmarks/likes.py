@@ -238,11 +238,16 @@ def page(found: Mapping[str, Any]) -> str:
     lines = [
         f"# Likes: {found['source']}",
         "",
-        f"{source.about} Inputs of all models: {', '.join(f'`{name}`' for name in source.columns)}. Rows: {sizes}.",
+        f"{source.about} Columns: {', '.join(f'`{name}`' for name in source.columns)}. Rows: {sizes}. All models read "
+        "all "
+        "columns, but for `logistic_regression`, whose grid has settings with and without the history.",
         "",
-        f"Each figure is the mean over {found['seeds']} seeds; brackets are 95 % intervals over the examples of the "
-        "test. UAUC is the mean over users with both labels of the AUC of their own examples. Settings and the best "
-        "epoch are chosen by AUC on validation; the test part is read once per model and seed.",
+        f"Test figures are means over {found['seeds']} seeds, validation AUC is that of the first seed, by which "
+        "settings "
+        "were chosen. Brackets are 95 % intervals over the examples of the test, which count ratings of one user as "
+        "independent. UAUC is the mean over users with both labels of the AUC of their own examples. Settings and the "
+        "best "
+        "epoch are chosen by AUC on validation; this run reads the test part once per model and seed.",
         "",
         "```sh",
         f"python -m benchmarks likes --source {found['source']}{option} --out docs/results",
@@ -259,10 +264,23 @@ def page(found: Mapping[str, Any]) -> str:
     for name, (area, own) in source.published.items():
         lines.append(row_line([f"{name}, published", "", f"{area:.4f}", f"{own:.4f}", "", "", ""]))
     if source.published:
-        lines += ["", "Published models read other inputs, such as titles: the figures are context, not a comparison."]
-    lines += ["", "## Settings", "", "Validation AUC of the settings in the grid, first seed:", ""]
+        lines += [
+            "",
+            "Published models read other inputs, the language models also titles: the figures are context, not a "
+            "comparison. [Another page](collm.md) has read the same test part several times.",
+        ]
+    lines += [
+        "",
+        "## Settings",
+        "",
+        f"Networks have embeddings of {TOWER['embedding_dim']}, layers {TOWER['hidden']} (not "
+        f"`ctr_factorization_machine`), batches of {TOWER['batch_size']:,}, at most {TOWER['epochs']} epochs and a "
+        f"patience of {TOWER['patience']}; `gradient_boosting` has at most 1,000 trees, a learning rate of 0.05 and a "
+        f"patience of 20. Histories have the last {MAX_HISTORY} items. Validation AUC of the settings in the grid:",
+        "",
+    ]
     for name, row in found["rows"].items():
-        lines += [f"* `{name}`: " + "; ".join(f"{one or 'defaults'} {value:.4f}" for one, value in row["grid"])]
+        lines += [f"* `{name}`: " + "; ".join(f"{one or 'no other'} {value:.4f}" for one, value in row["grid"])]
     lines += ["", f"* data hash {found['data_hash']}; hash of the training rows {found['hash']}"]
     return "\n".join([*lines, *(describe_lines(found["machine"]) if "machine" in found else []), ""])
 
