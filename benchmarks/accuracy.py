@@ -18,8 +18,9 @@ from benchmarks.published import ATTRIBUTES, FIGURES, IDS, Published
 from benchmarks.readings import count_readings, reading_lines
 from benchmarks.verdicts import compare_figures, emphasize, verdict_lines
 from segue.experiment.paths import find_run
+from segue.reports.paired_tests import tests_table
 from segue.reports.quantities import metric_label
-from segue.reports.tables import Table, all_metrics_table, comparison_table, cost_table, tests_table
+from segue.reports.tables import Table, all_metrics_table, comparison_table, cost_table
 from segue.reports.warmth import warmth_comparison_table
 
 __all__ = ["BOARDS", "Board", "accuracy", "page"]

@@ -60,11 +60,12 @@ def _protocol(source: str) -> str:
 def _target_sentence(targets: Mapping[str, Mapping[str, int]]) -> str:
     test, valid = (
         f"{targets[part]['without_events']:,} of the {targets[part]['all']:,} true items "
-        f"({targets[part]['without_events'] / targets[part]['all']:.1%})"
+        f"({targets[part]['without_events'] / targets[part]['all']:.2%})"
         for part in ("test", "valid")
     )
     return (
-        f"{test} of the test, and {valid} of validation, have no event in training: only the triples tell these apart."
+        f"{test} of the test, and {valid} of validation, have no event in training: only triples give "
+        "models information about them."
     )
 
 
@@ -76,8 +77,8 @@ def _setting_lines(found: Mapping[str, Any]) -> list[str]:
     sentences = []
     if chosen:
         sentences.append(
-            f"Settings are those of {_names(chosen)} in the commit named below, chosen by Recall@10 on validation. The "
-            "files list what was tried and its figures: more for some models than for others."
+            f"Settings are those of {_names(chosen)} in the commit named below, those with the best Recall@10 "
+            "on validation of what the files list: several settings of some models, one of others."
         )
     if default:
         sentences.append(f"{_names(default)} {'has its' if len(default) == 1 else 'have their'} defaults.")

@@ -204,6 +204,7 @@ def _simulator() -> str:
 
 def _evaluation() -> str:
     from segue.evaluation import metrics, rating_metrics
+    from segue.evaluation.beyond_accuracy import calibration, diversity, exposure, fairness, popularity, stability
     from segue.similarity import (
         distribution_similarity,
         row_similarity,
@@ -215,6 +216,9 @@ def _evaluation() -> str:
     parts = ["# Evaluation", _group("evaluation"), "## Ranking metrics", paragraphs(metrics.__doc__ or "")]
     parts += [_functions(metrics), "## Rating metrics", paragraphs(rating_metrics.__doc__ or "")]
     parts.append(_functions(rating_metrics))
+    parts.append("## Metrics beyond accuracy")
+    for module in (popularity, diversity, calibration, exposure, fairness, stability):
+        parts += [paragraphs((module.__doc__ or "").partition("Shapes:")[0]), _functions(module)]
     parts.append("## Similarity measures")
     for name, module in (
         ("Rows of the interaction matrix", row_similarity),

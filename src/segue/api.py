@@ -6,32 +6,29 @@ Every function here is a thin wrapper around :mod:`segue.experiment`; the comman
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge
 
-from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.config import parse
 from segue.core.memory_check import check_not_forked
-from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.data import load as load_data
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.data.splits import split as split_data
+from segue.experiment.audit.audit import audit
+from segue.experiment.baselines.measure import baselines
 from segue.experiment.compare import compare
 from segue.experiment.cross_validate import cross_validate
-from segue.experiment.data import load_run_data, load_training_data
 from segue.experiment.evaluate import evaluate
 from segue.experiment.inference.argument_checks import Described, FilePath, PositiveInt, check_arguments
 from segue.experiment.inference.frames import like_input
 from segue.experiment.inference.queries import build_queries, build_query
-from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import warn_of_repeats
-from segue.experiment.records.held_out_readings import read_readings
+from segue.experiment.records.saved_models import open, save  # noqa: A004 - the name in the public API
 from segue.experiment.text import add_items, add_knowledge, add_text
 from segue.experiment.train_model import train_model
 
@@ -45,6 +42,8 @@ __all__ = [
     "add_items",
     "add_knowledge",
     "add_text",
+    "audit",
+    "baselines",
     "compare",
     "cross_validate",
     "evaluate",
@@ -169,50 +168,6 @@ def train(
         callbacks=callbacks,
         loss=loss,
         metric=metric,
-    )
-
-
-@check_arguments()
-def save(model: TrainedModel, folder: FilePath) -> None:
-    """Write a trained model, its catalog and the histories of its log to ``folder``.
-
-    Nothing is pickled.
-
-    Args:
-        folder: a new or empty folder, or one that holds a saved model, which is replaced.
-
-    Raises:
-        ValueError: ``folder`` is a file, or holds anything else.
-    """
-    target = bundle.check_target(Path(folder))
-    try:
-        log = model.log
-    except ValueError:  # a model that was opened without its log is saved without it
-        log = None
-    bundle.save(target, model, log)
-
-
-@check_arguments()
-def open(path: FilePath) -> TrainedModel:  # noqa: A001 - the name in the public API
-    """Open a trained model.
-
-    Args:
-        path: a run such as ``"latest"``, its folder, or a folder that :func:`save` wrote.
-
-    Raises:
-        ValueError: there is no such run or folder, or a file in it is broken.
-    """
-    path = Path(path).expanduser()
-    if (path / "bundle.json").exists():
-        return bundle.load(path)
-    run = find_run(path)
-    return replace(
-        bundle.load(bundle_folder(run)),
-        training_history=tuple(Run(folder=run).history()),
-        test_readings=read_readings(run),
-        folder=run,
-        load_log=lambda: load_run_data(run),
-        load_train_log=lambda: load_training_data(run),
     )
 
 

@@ -18,6 +18,8 @@ REGISTRIES = ("models/", "data/sources/", "data/examples/sources/", "serving/sto
 
 OWN_CONCEPTS = {
     "cli/export.py": "one command, one file",
+    "evaluation/beyond_accuracy/diversity.py": "a kind of metrics",
+    "evaluation/beyond_accuracy/fairness.py": "a kind of metrics",
     "serving/catalog/lru_cache.py": "a data structure",
     "serving/experiments/rank_biased_overlap.py": "a published measure",
     "serving/ranking/latency_estimator.py": "decides which models can meet a deadline",

@@ -9,7 +9,7 @@ import pytest
 
 from segue.core.types import Codes, DataSchema, Events, HeldOut, Queries, Ranks, Scores
 from segue.evaluation import metrics
-from segue.evaluation.evaluate import evaluate, evaluate_lists
+from segue.evaluation.evaluate import EvaluationResult, evaluate, evaluate_lists
 
 pytest.importorskip("pytrec_eval", reason="needs pytrec_eval, which ir-measures installs")
 with warnings.catch_warnings():
@@ -17,7 +17,8 @@ with warnings.catch_warnings():
     ir_measures = pytest.importorskip("ir_measures", reason="needs ir-measures")
 
 N, N_ITEMS = 200, 60
-ALL_METRICS = tuple(getattr(metrics, name) for name in metrics.__all__ if name != "auc")
+WITH_CUTOFF = tuple(getattr(metrics, name) for name in metrics.__all__ if name not in ("auc", "r_precision"))
+ALL_METRICS = (*WITH_CUTOFF, metrics.r_precision)
 
 
 class Random:
@@ -43,7 +44,7 @@ def held_out() -> HeldOut:
 
 def trec_eval_metrics(run: dict[str, dict[str, float]], held_out: HeldOut, k: int) -> dict[str, np.ndarray]:
     """Compute trec_eval's values per query; rescale MAP from the divisor *relevant* to min(k, relevant)."""
-    from ir_measures import AP, RR, P, R, Success, nDCG
+    from ir_measures import AP, RR, P, R, Rprec, Success, nDCG
 
     qrels = {
         str(n): {str(item): 1 for item in held_out.targets.rows_between(n, n + 1).items} for n in range(len(held_out))
@@ -55,6 +56,7 @@ def trec_eval_metrics(run: dict[str, dict[str, float]], held_out: HeldOut, k: in
         "mrr": RR @ k,
         "ndcg": nDCG @ k,
         "map": AP @ k,
+        "r_precision": Rprec,
     }
     values = {name: np.zeros(len(held_out)) for name in names}
     actual = ir_measures.iter_calc(list(names.values()), qrels, run)
@@ -80,8 +82,7 @@ def test_random_rankings(held_out: HeldOut, k: int) -> None:
         }
         for n in range(N)
     }
-    for name, values in trec_eval_metrics(run, held_out, k).items():
-        np.testing.assert_allclose(ours.values[f"{name}@{k}"], values, atol=1e-9, err_msg=name)
+    compare(ours, trec_eval_metrics(run, held_out, k), k)
 
 
 @pytest.mark.parametrize("k", [5, 10])
@@ -94,8 +95,13 @@ def test_recommendation_lists(held_out: HeldOut, k: int) -> None:
     run = {
         str(n): {str(item): float(-rank) for rank, item in enumerate(lists.items[n, : lengths[n]])} for n in range(N)
     }
-    for name, values in trec_eval_metrics(run, held_out, k).items():
-        np.testing.assert_allclose(ours.values[f"{name}@{k}"], values, atol=1e-9, err_msg=name)
+    compare(ours, trec_eval_metrics(run, held_out, k), k)
+
+
+def compare(ours: EvaluationResult, expected: dict[str, np.ndarray], k: int) -> None:
+    for name, values in expected.items():
+        found = ours.values[name if name == "r_precision" else f"{name}@{k}"]
+        np.testing.assert_allclose(found, values, atol=1e-9, err_msg=name)
 
 
 def test_a_reversed_ranking_gives_other_values(held_out: HeldOut) -> None:
@@ -108,5 +114,5 @@ def test_a_reversed_ranking_gives_other_values(held_out: HeldOut) -> None:
         np.full(N, held_out.targets.size + 1),
         ours.top,
     )
-    for metric in ALL_METRICS:
+    for metric in WITH_CUTOFF:
         assert not np.allclose(metric(reversed_ranks, 10), ours.values[f"{metric.__name__}@10"])

@@ -9,7 +9,8 @@ with both values; docs/guide/evaluating.md describes these definitions. Test val
 - ranx (MIT), AmenRa/ranx: tests/unit/ranx/metrics_test.py;
 - Surprise (BSD 3-Clause), NicolasHug/Surprise: tests/test_similarities.py.
 
-Segue has no counterpart of RePlay's RocAuc, Coverage, Novelty, Surprisal, Unexpectedness and CategoricalDiversity.
+Metrics beyond accuracy are in test_peer_beyond_accuracy.py. Segue has no counterpart of RePlay's RocAuc, Novelty,
+Unexpectedness and CategoricalDiversity.
 """
 
 import math

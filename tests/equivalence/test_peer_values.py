@@ -122,6 +122,7 @@ def test_values_of_recommenders(name: str, expected: float) -> None:
 def test_errors_of_recommenders_and_cornac(
     true: list[int], predicted: list[int], rows: list[int], rmse: float, mae: float
 ) -> None:
-    errors = PredictionErrors(np.array(rows), np.subtract(predicted, true).astype(float), max(rows) + 1)
+    items = np.zeros(len(rows), np.int32)
+    errors = PredictionErrors(np.array(rows), items, np.subtract(predicted, true).astype(float), max(rows) + 1)
     assert rating_metrics.rmse(errors).mean() == pytest.approx(rmse, rel=1e-4)
     assert rating_metrics.mae(errors).mean() == pytest.approx(mae, rel=1e-4)

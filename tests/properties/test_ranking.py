@@ -92,7 +92,7 @@ def rank_by_sorting(world: World) -> tuple[list[tuple[int, int, int]], list[list
 
 
 def all_metrics(ranks: Ranks, k: int) -> dict[str, np.ndarray]:
-    return {name: getattr(metrics, name)(ranks, k) for name in metrics.__all__ if name != "auc"}
+    return {name: getattr(metrics, name)(ranks, k) for name in metrics.__all__ if name not in ("auc", "r_precision")}
 
 
 @settings(deadline=None, max_examples=150)

@@ -42,7 +42,7 @@ def test_a_run_contains_all_files(run: Path) -> None:
     assert low <= record["ndcg@10"] <= high
     names = {f"{name}@{k}" for name in ("recall", "precision", "hit_rate", "mrr", "ndcg") for k in (5, 10)}
     assert names <= set(record)
-    assert record["baseline"]["model"] in ("popular", "recent_popular")
+    assert record["baseline"]["model"] in ("popular", "recent_popular", "transitions")
     assert record["cost"]["parameters"] >= 40 * 40
     assert record["cost"]["peak_memory_bytes"] > 0
     assert set(record["valid"]) == set(record["intervals"])

@@ -196,13 +196,15 @@ def test_rating_means_without_a_target_have_no_error() -> None:
 
 
 def test_the_value_of_a_query_is_the_metric_plus_its_own_contribution() -> None:
-    errors = PredictionErrors(np.array([0, 0, 2, 3, 3]), np.array([1.0, -3.0, 2.0, 0.0, 0.5]), 4)
+    items = np.arange(5, dtype=np.int32)
+    errors = PredictionErrors(np.array([0, 0, 2, 3, 3]), items, np.array([1.0, -3.0, 2.0, 0.0, 0.5]), 4)
     absolute, square = np.array([4.0, np.nan, 2.0, 0.5]), np.array([10.0, np.nan, 4.0, 0.25])
     counts, per_query = np.array([2, np.nan, 1, 2]), 5 / 3
     np.testing.assert_allclose(mae(errors), 6.5 / 5 + (absolute - 6.5 / 5 * counts) / per_query)
     root = np.sqrt(14.25 / 5)
     np.testing.assert_allclose(rmse(errors), root + (square - 14.25 / 5 * counts) / per_query / (2 * root))
-    equal = PredictionErrors(np.arange(3), np.array([1.0, -3.0, 2.0]), 3)
+    equal = PredictionErrors(np.arange(3), items[:3], np.array([1.0, -3.0, 2.0]), 3)
     np.testing.assert_allclose(mae(equal), [1.0, 3.0, 2.0])
     some = errors.select(np.array([True, True, False, True]))
     assert (some.rows.tolist(), some.errors.tolist(), len(some)) == ([0, 0, 3, 3], [1.0, -3.0, 0.0, 0.5], 4)
+    assert some.items.tolist() == [0, 1, 3, 4]

@@ -10,7 +10,7 @@ import pytest
 from segue.core.types import Ranks, Recommendations
 from segue.evaluation import metrics
 
-WITH_CUTOFF = [name for name in metrics.__all__ if name != "auc"]
+WITH_CUTOFF = [name for name in metrics.__all__ if name not in ("auc", "r_precision")]
 
 
 def make_ranks(*queries: list[int], equal: int = 0, eligible: int = 100) -> Ranks:
@@ -36,6 +36,7 @@ def log2(x: float) -> float:
         ("ndcg", [(1 + 1 / log2(4)) / (1 + 1 / log2(3) + 1 / log2(4)), 1 / log2(3), 0.0]),
         ("map", [(1 / 1 + 2 / 3) / 3, 1 / 2, 0.0]),
         ("f1", [2 * (2 / 10) * (2 / 3) / (2 / 10 + 2 / 3), 2 * (1 / 10) / (1 / 10 + 1), 0.0]),
+        ("rbp", [0.2 * (1 + 0.8**2), 0.2 * 0.8, 0.0]),
     ],
 )
 def test_values_computed_by_hand(name: str, expected: list[float]) -> None:
@@ -129,5 +130,33 @@ def test_auc_of_a_target_that_is_no_candidate_is_0() -> None:
 def test_auc_has_no_cutoff() -> None:
     found = metrics.resolve_metrics(["auc", "ndcg"], (5, 10))
     assert [metric.name for metric in found] == ["auc", "ndcg@5", "ndcg@10"]
-    with pytest.raises(ValueError, match="got 'auc@10', which counts all ranks"):
-        metrics.parse_metric("auc@10")
+    for name in ("auc", "r_precision"):
+        with pytest.raises(ValueError, match=f"got '{name}@10', but '{name}' has no k; expected a metric with a k"):
+            metrics.parse_metric(f"{name}@10")
+
+
+def test_r_precision_is_the_precision_of_as_many_items_as_are_relevant() -> None:
+    """Of the targets at 1, 3, 20 two are within the first three ranks; of 2, 4 one is within the first two."""
+    ranks = make_ranks([20, 1, 3], [2, 4], [1], [2], [])
+    np.testing.assert_allclose(metrics.r_precision(ranks), [2 / 3, 1 / 2, 1.0, 0.0, np.nan])
+    assert metrics.r_precision(make_ranks([4], eligible=3)).tolist() == [0.0]
+    assert [one.name for one in metrics.resolve_metrics(["r_precision", "mrr"], (5, 10))] == [
+        *("r_precision", "mrr@5", "mrr@10"),
+    ]
+
+
+def test_the_persistence_of_rbp_is_part_of_the_name() -> None:
+    ranks = make_ranks([1, 2], [3])
+    found = metrics.resolve_metrics(["rbp", "rbp:0.5", "rbp:.95@2", "rbp:.95@2"], (10,))
+    assert [one.name for one in found] == ["rbp@10", "rbp:0.5@10", "rbp:.95@2"]
+    values = [one(ranks).tolist() for one in found]
+    assert values[0] == pytest.approx([0.2 * 1.8, 0.2 * 0.64])
+    assert values[1] == pytest.approx([0.75, 0.125])
+    assert values[2] == pytest.approx([0.05 * 1.95, 0.0])
+    assert metrics.parse_metric("rbp:0.5@10")[0](ranks, 10).tolist() == values[1]
+    for name in ("rbp:1@10", "rbp:0@10", "rbp:.0@10", "rbp:x@10", "rbp:@10", "ndcg:0.5@10"):
+        with pytest.raises(ValueError, match=f"unknown '{name}'"):
+            metrics.parse_metric(name)
+    for persistence in (0.0, 1.0, -0.5, float("nan")):
+        with pytest.raises(ValueError, match=r"persistence: got .*, expected a number above 0 and below 1"):
+            metrics.rbp(ranks, 10, persistence)

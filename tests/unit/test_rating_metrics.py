@@ -45,7 +45,7 @@ def make_held_out(values: list[list[float]]) -> HeldOut:
 def random_errors(seed: int = 0, users: int = 200) -> PredictionErrors:
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.integers(users, size=2000))
-    return PredictionErrors(rows, rng.normal(0.1, 1.0, 2000), users)
+    return PredictionErrors(rows, rng.integers(30, size=2000).astype(np.int32), rng.normal(0.1, 1.0, 2000), users)
 
 
 def test_the_mean_over_queries_is_the_metric() -> None:
@@ -70,13 +70,13 @@ def test_the_interval_agrees_with_resampled_users() -> None:
 
 
 def test_a_query_without_values_is_left_out() -> None:
-    actual = PredictionErrors(np.array([0, 0, 2]), np.array([1.0, -1.0, 2.0]), 3)
+    actual = PredictionErrors(np.array([0, 0, 2]), np.array([0, 1, 1], np.int32), np.array([1.0, -1.0, 2.0]), 3)
     assert np.isnan(rmse(actual)).tolist() == [False, True, False]
     assert np.nanmean(mae(actual)) == pytest.approx(4 / 3)
 
 
 def test_zero_errors() -> None:
-    actual = PredictionErrors(np.array([0, 1]), np.zeros(2), 2)
+    actual = PredictionErrors(np.array([0, 1]), np.zeros(2, np.int32), np.zeros(2), 2)
     assert rmse(actual).tolist() == [0.0, 0.0]
 
 

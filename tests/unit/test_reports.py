@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from segue.reports import page as pages
-from segue.reports import plots, tables
+from segue.reports import paired_tests, plots, tables
 from segue.reports.page import render_page, write_page
 
 
@@ -82,7 +82,7 @@ def test_the_best_model_comes_first(result: dict[str, Any]) -> None:
 
 
 def test_pairs_are_ordered_with_the_better_model_first(result: dict[str, Any]) -> None:
-    table = tables.tests_table(result)
+    table = paired_tests.tests_table(result)
     assert table.rows == (
         ("xlstm − popular", "+0.1100", "+0.0900 to +0.1300", "0.0001", "< 0.0001", "0.0003", "significant"),
     )

@@ -15,6 +15,8 @@ from segue.evaluation.simple_baselines import (
     rating_mean_errors,
     repeat_share,
     sample_queries,
+    skipped_baselines,
+    strongest_baseline,
 )
 from segue.testing import dataset
 
@@ -136,11 +138,36 @@ def test_an_error_is_compared_with_that_of_the_rating_means(metric: str) -> None
     assert found.value == pytest.approx({"rmse": np.sqrt(2 / 3), "mae": 2 / 3}[metric])
 
 
-def test_recent_popularity_needs_real_times() -> None:
+def test_the_baselines_depend_on_the_data_and_the_protocol() -> None:
     events = ratings()
     timed = Events(events.offsets, events.items, times=np.array([1, 2, 3]))
-    assert ranking_baselines(dataset(events, 3)) == ("popular",)
-    assert ranking_baselines(dataset(timed, 3)) == ("popular", "recent_popular")
+    assert ranking_baselines(dataset(events, 3)) == ("popular", "transitions", "ease")
+    assert ranking_baselines(dataset(timed, 3)) == ("popular", "recent_popular", "transitions", "ease")
+    assert ranking_baselines(dataset(events, 3), exclude_seen=False) == ("popular", "transitions", "frequent", "ease")
+
+
+def test_models_are_not_compared_with_ease_on_large_data() -> None:
+    assert "ease" in ranking_baselines(dataset(ratings(), 5_000))
+    assert "ease" not in ranking_baselines(dataset(ratings(), 5_001))
+    long = Events(np.array([0, 50_000]), np.zeros(50_000, np.int32))
+    assert "ease" not in ranking_baselines(dataset(long, 3))
+    assert "ease" not in skipped_baselines(dataset(ratings(), 5_001)), "it may still be measured by segue baselines"
+
+
+def test_ease_is_skipped_with_a_reason_where_its_matrix_does_not_fit() -> None:
+    reason = skipped_baselines(dataset(ratings(), 10**6))["ease"]
+    assert "1,000,000 x 1,000,000 items needs 3,725.3 GiB" in reason
+
+
+def test_the_strongest_baseline_is_found_without_a_model() -> None:
+    train = dataset(Events.of([[5]] * 4), N_ITEMS)
+    found = strongest_baseline(train, held_out(), "mrr@10", True, tuple(BASELINES), lambda key: BASELINES[key])
+    assert found is not None
+    assert found[0] == "recent_popular"
+    assert found[1] == pytest.approx(3 / 4)
+    nothing = HeldOut(held_out().queries, Events.of([[]] * 4))
+    for part, keys in ((nothing, ("popular",)), (held_out(), ())):
+        assert strongest_baseline(train, part, "mrr@10", True, keys, lambda key: BASELINES[key]) is None
 
 
 def test_the_first_event_of_a_history_is_no_repeat() -> None:

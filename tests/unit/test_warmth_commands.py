@@ -14,7 +14,7 @@ import segue
 from segue.core.bundle import TrainedModel
 from segue.core.messages import QualityWarning
 from segue.core.types import Split
-from segue.experiment.evaluate import count_item_events
+from segue.experiment.inference.training_data import count_item_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::segue.core.messages.SegueWarning")
 

@@ -25,8 +25,8 @@ from segue.testing import (
     with_knowledge,
 )
 
-UNPERSONALIZED = {"random", "popular", "recent_popular", "exploration"}
-"""Models that do not use the query."""
+UNPERSONALIZED = {"random", "popular", "recent_popular", "exploration", "frequent"}
+"""Models that do not use the query, or only to rank items that it contains."""
 FEATURES_ONLY = {"content"}
 """Models of features alone, for which neither popularity nor the order of ids counts; they weight recent events."""
 NO_POSITIONS = {"text_cnn"}

@@ -12,6 +12,7 @@ import typer
 
 from segue.cli import (
     abtest,
+    audit,
     clicks,
     components,
     data,
@@ -66,6 +67,8 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     evaluate.evaluate,
     evaluate.compare,
     evaluate.cross_validate,
+    audit.baselines,
+    audit.audit,
     recommend.recommend,
     predict.rank,
     recommend.similar,

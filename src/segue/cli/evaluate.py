@@ -11,7 +11,17 @@ import typer
 from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs, parse_seeds
 from segue.cli.train import MaxUsers
 
-__all__ = ["compare", "cross_validate", "evaluate"]
+__all__ = [
+    "Data",
+    "ExcludeSeen",
+    "Items",
+    "Metrics",
+    "compare",
+    "cross_validate",
+    "evaluate",
+    "evaluation_overrides",
+    "task_values",
+]
 
 Data = Annotated[str, typer.Argument(metavar="DATA", help="Name of a dataset such as ml-100k, a file or a folder.")]
 Metrics = Annotated[
@@ -67,7 +77,7 @@ def evaluate(
     from segue.experiment.paths import find_run
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen, items)]
+    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items)]
     folder = Path(run).expanduser()
     command = " ".join(["segue", *sys.argv[1:]])
     if audit:
@@ -122,6 +132,7 @@ def compare(
     data: Data,
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Keys of two or more models.")],
     set_: Set = None,
+    metrics: Metrics = None,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -135,6 +146,12 @@ def compare(
     baseline: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Test only against this model. [default: every pair]")
     ] = None,
+    stat_test: Annotated[
+        str, typer.Option(metavar="TEST", help="Paired test: randomization, bootstrap, wilcoxon or student.")
+    ] = "randomization",
+    correction: Annotated[
+        str, typer.Option(metavar="NAME", help="Correction for the number of pairs: holm or fdr_bh.")
+    ] = "holm",
     exclude_seen: ExcludeSeen = None,
     items: Items = None,
     max_users: MaxUsers = None,
@@ -153,25 +170,28 @@ def compare(
     from segue.experiment.compare_runs import compare_runs
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *_evaluation_overrides(None, exclude_seen, items)]
-    task = _task(data, max_users, columns, separator, target)
+    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items)]
+    task = task_values(data, max_users, columns, separator, target)
     try:
-        result = compare_runs(
-            models, task, overrides, metric, seeds=parse_seeds(seeds), baseline=baseline, log=terminal.log
-        )
+        tests: Any = {"baseline": baseline, "stat_test": stat_test, "correction": correction}
+        result = compare_runs(models, task, overrides, metric, seeds=parse_seeds(seeds), **tests, log=terminal.log)
     except (Interrupted, KeyboardInterrupt):
         terminal.log("\ninterrupted; repeat the command to continue")
         raise typer.Exit(130) from None
     if terminal.json:
         terminal.result(result)
         return
-    from segue.reports.tables import comparison_table, tests_table
+    from segue.reports.paired_tests import effect_sizes_table, power_notes, tests_table
+    from segue.reports.tables import comparison_table, overlap_table
     from segue.reports.warmth import warmth_comparison_table
 
     terminal.table(comparison_table(result))
     terminal.table(tests_table(result))
-    if table := warmth_comparison_table(result):
-        terminal.table(table)
+    for note in power_notes(result):
+        print(note)
+    for table in (effect_sizes_table(result), warmth_comparison_table(result), overlap_table(result)):
+        if table is not None:
+            terminal.table(table)
     for warning in result["warnings"]:
         terminal.log(f"warning: {warning}")
     terminal.log(f"page: {result['page']}")
@@ -206,13 +226,13 @@ def cross_validate(
     from segue.experiment.plan import resolve_overrides
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *_evaluation_overrides(metrics, exclude_seen)]
+    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen)]
     given = resolve_overrides([models[0].partition("@")[0]], own_overrides(models, overrides)[models[0]], [])
     _check_cross_validation(given)
     names = {name for key in given["split"] for name in (key, f"split.{key}")}  # of the folds, not of the plans
     overrides = [text for text in overrides if text.partition("=")[0].strip() not in names]
     overrides += [f"run.seed={seed}"]
-    plans = make_plans(models, _task(data, max_users, columns, separator, target), overrides, at_least=1)
+    plans = make_plans(models, task_values(data, max_users, columns, separator, target), overrides, at_least=1)
     first = next(iter(plans.values()))
     result = cross_validate_plans(
         plans,
@@ -252,9 +272,10 @@ def _check_cross_validation(given: dict[str, dict[str, Any]]) -> None:
         raise ValueError("\n".join(errors))
 
 
-def _task(
+def task_values(
     data: str, max_users: int | None, columns: str | None, separator: str | None, target: str | None
 ) -> dict[str, Any]:
+    """Return the values of the task that the options give."""
     task = {
         "data": data,
         "max_users": max_users,
@@ -265,7 +286,7 @@ def _task(
     return {key: value for key, value in task.items() if value is not None}
 
 
-def _evaluation_overrides(metrics: str | None, exclude_seen: bool | None, items: str | None = None) -> list[str]:
+def evaluation_overrides(metrics: str | None, exclude_seen: bool | None, items: str | None = None) -> list[str]:
     """Write the options that are short for evaluation settings as overrides."""
     overrides = [] if metrics is None else [f"evaluation.metrics=[{metrics}]"]
     overrides += [] if items is None else [f"evaluation.items={items}"]

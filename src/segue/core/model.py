@@ -5,6 +5,7 @@ Shapes: N queries, I items, C candidates, D width of a factored model.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeGuard, runtime_checkable
@@ -44,6 +45,7 @@ __all__ = [
     "explain_features",
     "is_deadline_aware",
     "is_factored",
+    "is_lower_better",
     "nested_models",
     "select_candidates",
 ]
@@ -63,8 +65,16 @@ FALLBACK_NOTES: Mapping[str, str] = {
 }
 """Reasons of a :class:`DeadlineAware` model for the scores of a simpler model, and their descriptions."""
 
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "log_loss"})
-"""Metrics for which lower values are better; for all others higher is better."""
+LOWER_IS_BETTER = frozenset({"rmse", "rmse_by_user", "rmse_by_item", "mae", "mae_by_user", "mae_by_item", "log_loss"})
+"""Metrics of predictions for which lower values are better."""
+
+LOWER_LIST_METRICS = frozenset({"gini", "popularity", "popularity_lift", "miscalibration", "gap"})
+"""Metrics of recommendation lists for which lower values are better, without argument and cutoff."""
+
+
+def is_lower_better(metric: str) -> bool:
+    """Return whether lower values of a metric, such as ``gini@10``, are better."""
+    return metric in LOWER_IS_BETTER or re.split("[:@]", metric)[0] in LOWER_LIST_METRICS
 
 
 @runtime_checkable

@@ -166,7 +166,7 @@ class Dataset:
 
     @property
     def target_events(self) -> NDArray[np.int64]:
-        """Return the indices of the events with the target action; of all events, if there is none."""
+        """Return the indices of the events with the target action, or of all events."""
         if self.target is None or self.histories.actions is None:
             return np.arange(self.histories.size)
         return np.flatnonzero(self.histories.actions == self.target)

@@ -8,35 +8,38 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.model import LOWER_IS_BETTER, Predictor, Recommender, Validate
-from segue.core.registry import exported_functions
+from segue.core.model import Predictor, Recommender, Validate
 from segue.core.types import Events, HeldOut, Mask, Ranks, Recommendations
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
-from segue.evaluation.bootstrap import Estimate, estimate_values
+from segue.evaluation.beyond_accuracy.list_metrics import (
+    ListMetric,
+    check_list_metrics,
+    resolve_list_metrics,
+    split_list_metrics,
+)
+from segue.evaluation.beyond_accuracy.lists import Lists
+from segue.evaluation.beyond_accuracy.training_data import TrainingData
+from segue.evaluation.bootstrap import estimate_values
+from segue.evaluation.evaluation_result import EvaluationResult, merge_results
 from segue.evaluation.metrics import MetricLike, RankingMetric, resolve_metrics
 from segue.evaluation.ranking import deduplicate, rank, rank_lists
-from segue.evaluation.rating_metrics import PredictionErrors, prediction_errors
+from segue.evaluation.rating_metrics import DEFAULT_ERRORS, PredictionErrors, prediction_errors
 from segue.evaluation.sampled import rank_sampled
 from segue.evaluation.warmth import (
     ItemSelection,
     Warmth,
-    WarmthGroup,
     group_values,
-    merge_groups,
     select_candidates,
     select_targets,
 )
-
-if TYPE_CHECKING:
-    import polars as pl
 
 __all__ = ["DEFAULT_METRICS", "EvaluationResult", "evaluate", "evaluate_lists", "make_validator"]
 
@@ -53,119 +56,6 @@ BLOCK_CELLS = 4_000_000
 """Cells of the query-item table marked at once."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
-class EvaluationResult:
-    """Metrics of one model on one set of queries, by names such as ``ndcg@10``.
-
-    ``result["ndcg@10"]`` is the mean with its interval.
-    """
-
-    values: Mapping[str, NDArray[np.float64]]
-    """``(N,)`` per metric, one value per query; NaN where a query has no true item or, for errors, no true value."""
-    estimates: Mapping[str, Estimate]
-    """Means over the queries, with 95 % bootstrap intervals."""
-    metadata: Mapping[str, Any]
-    """The protocol and counts: queries, targets, share of targets in the history, unknown users, ..."""
-    top: Recommendations
-    """The lists, as long as the largest k; empty where nothing was ranked."""
-    group_estimates: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
-    """The same per group of queries, where groups were given."""
-    group_sizes: Mapping[str, int] = field(default_factory=dict)
-    """Queries of each group."""
-    warmth: tuple[WarmthGroup, ...] = ()
-    """The same for hot, warm and cold items and users, where the training events are known."""
-
-    def __getitem__(self, metric: str) -> Estimate:
-        if metric not in self.estimates:
-            from segue.core.config import suggest
-
-            raise KeyError(
-                f"metric: no '{metric}' in this result (metrics=['{metric}'] computes it)"
-                f"{suggest(metric, self.estimates)}"
-            )
-        return self.estimates[metric]
-
-    def __contains__(self, metric: object) -> bool:
-        return metric in self.estimates
-
-    def select(self, names: Sequence[str]) -> EvaluationResult:
-        """Keep only the metrics ``names``, in this order."""
-        return replace(
-            self,
-            values={name: self.values[name] for name in names},
-            estimates={name: self[name] for name in names},
-            group_estimates={
-                group: {name: found[name] for name in names if name in found}
-                for group, found in self.group_estimates.items()
-            },
-            warmth=tuple(group.select(names) for group in self.warmth),
-        )
-
-    @property
-    def warmth_table(self) -> pl.DataFrame:
-        """Return a table of the metrics of hot, warm and cold items and users.
-
-        The columns are ``group``, ``definition``, ``metric``, ``mean``, ``low``, ``high``, ``queries`` and ``targets``.
-        """
-        import polars as pl
-
-        seed = int(self.metadata["seed"])
-        rows: list[tuple[Any, ...]] = [
-            (group.name, group.definition, name, *_numbers(found), len(group.rows), group.targets)
-            for group in self.warmth
-            for name, found in group.estimate(seed).items()
-        ]
-        columns = {"group": pl.String, "definition": pl.String, "metric": pl.String, "mean": pl.Float64,
-                   "low": pl.Float64, "high": pl.Float64, "queries": pl.Int64, "targets": pl.Int64}  # fmt: skip
-        return pl.DataFrame(rows, schema=columns, orient="row")
-
-    @property
-    def table(self) -> pl.DataFrame:
-        """Return a table with one row per metric.
-
-        The columns are ``metric``, ``mean``, ``low``, ``high`` and ``queries``.
-
-        With groups there are rows per group too, named in a first column ``group``, which is null for all queries.
-        """
-        import polars as pl
-
-        n = int(self.metadata["queries"])
-        rows: list[tuple[Any, ...]] = [(None, name, *_numbers(found), n) for name, found in self.estimates.items()]
-        for group, estimates in self.group_estimates.items():
-            size = self.group_sizes[group]
-            rows += [(group, name, *_numbers(found), size) for name, found in estimates.items()]
-        columns = {"group": pl.String, "metric": pl.String, "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64,
-                   "queries": pl.Int64}  # fmt: skip
-        frame = pl.DataFrame(rows, schema=columns, orient="row")
-        return frame if self.group_estimates else frame.drop("group")
-
-    def __repr__(self) -> str:
-        width = max(map(len, self.estimates), default=0)
-        lines = [f"{self._summary()}", *(f"  {name:<{width}}  {found}" for name, found in self.estimates.items())]
-        for group, estimates in self.group_estimates.items():
-            lines.append(f"{group} ({self.group_sizes[group]:,} queries)")
-            lines += [f"  {name:<{width}}  {found}" for name, found in estimates.items()]
-        for one in self.warmth:
-            known = {name: values for name, values in one.values.items() if not np.isnan(values).all()}
-            means = ", ".join(f"{name} {np.nanmean(values):.4f}" for name, values in known.items())
-            lines.append(f"  {one.name} ({one.definition}; {len(one.rows):,} queries): {means}")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self._summary()}</p>{self.table._repr_html_()}"
-
-    def _summary(self) -> str:
-        """Describe the protocol in one line."""
-        parts = [f"{self.metadata['queries']:,} queries"]
-        if "items" in self.metadata:
-            history = "excluded" if self.metadata["exclude_seen"] else "included"
-            among = _format_candidates(self.metadata)
-            parts.append(f"{among}, seen items {history}")
-        elif "candidates" in self.metadata:
-            parts.append(str(self.metadata["candidates"]))
-        return "EvaluationResult: " + ", ".join([*parts, "95 % intervals"])
-
-
 def evaluate(
     model: Recommender,
     held_out: HeldOut,
@@ -177,14 +67,18 @@ def evaluate(
     groups: Sequence[str] | None = None,
     warmth: Warmth | None = None,
     items: ItemSelection = "all",
+    errors: Sequence[str] = (),
+    training: TrainingData | None = None,
+    labels: Callable[[str], Sequence[str]] | None = None,
 ) -> EvaluationResult:
     """Rank the whole catalog for every query and compute metrics.
 
-    Errors (``rmse``, ``mae``) are computed wherever the model predicts values and targets have them.
+    The errors ``rmse`` and ``mae`` are computed wherever the model predicts values and targets have them.
 
     Args:
         ks: cutoffs of the metrics that are named without one.
-        metrics: ranking metrics, see :func:`segue.evaluation.metrics.resolve_metrics`; without any, nothing is ranked.
+        metrics: ranking metrics, see :func:`segue.evaluation.metrics.resolve_metrics`, and names of metrics beyond
+            accuracy, see :mod:`segue.evaluation.beyond_accuracy.list_metrics`; without any, nothing is ranked.
         exclude_seen: whether items of the history are removed from the ranking.
         seed: seed of the bootstrap and of sampled candidates; the same seed gives the same result.
         sampled: also rank each target among so many sampled items; these metrics are named ``sampled_...``.
@@ -192,9 +86,13 @@ def evaluate(
         warmth: training events of each item; metrics are computed for hot, warm and cold items and users too.
         items: which items are ranked: ``all``; ``warm``, those with training events; or ``cold``, those without. Other
             targets are left out.
+        errors: further metrics of :mod:`segue.evaluation.rating_metrics`, such as ``rmse_by_user``.
+        training: training events and item features, in the codes of the model, which metrics beyond accuracy need.
+        labels: returns the ``(N,)`` labels of the users by a user feature, for the gap between groups of users.
 
     Raises:
-        ValueError: no query has a true item, a k below 1, scores that are not finite, or nothing to compute.
+        ValueError: no query has a true item, a k below 1, scores that are not finite, nothing to compute, or a metric
+            that needs what the data lacks.
     """
     started = time.perf_counter()
     if groups is not None and len(groups) != len(held_out):
@@ -204,21 +102,25 @@ def evaluate(
     grouping = _Grouping(held_out, groups, warmth)
     results = []
     if metrics:
-        resolved = resolve_metrics(metrics, ks)
-        ranks = rank(model, held_out, _longest(resolved, ks), exclude_seen, candidates)
+        resolved, listed = _resolve(metrics, ks, training, labels)
+        ranks = rank(model, held_out, _longest([*resolved, *listed], ks), exclude_seen, candidates)
         metadata = _describe_candidates(model.schema.n_items, candidates, items, left_out)
         results.append(_summarize_ranks(ranks, grouping, resolved, seed, {**metadata, "exclude_seen": exclude_seen}))
+        if listed and training is not None:
+            lists = replace(Lists.of(ranks.top, held_out, training), candidates=candidates, labels=labels)
+            results[-1] = _add_list_metrics(results[-1], lists, ranks, listed, groups, seed)
         if sampled is not None:
             sampled_ranks = rank_sampled(model, held_out, sampled, seed, candidates)
             metadata = {"sampled_candidates": sampled}
             results.append(_summarize_ranks(sampled_ranks, grouping, resolved, seed, metadata, "sampled_"))
     if isinstance(model, Predictor) and model.predicts_ratings and (not metrics or _has_values(held_out)):
-        results.append(_summarize_errors(prediction_errors(model, held_out), grouping, seed))
+        names = tuple(dict.fromkeys([*DEFAULT_ERRORS, *errors]))
+        results.append(_summarize_errors(prediction_errors(model, held_out), names, grouping, seed))
     if not results:
         raise ValueError(
             f"metrics: got no ranking metric, and {type(model).__name__} predicts no ratings; name one such as 'ndcg'"
         )
-    result = _merge(results)
+    result = merge_results(results)
     return replace(result, metadata={**result.metadata, "seconds": time.perf_counter() - started})
 
 
@@ -230,6 +132,8 @@ def evaluate_lists(
     seed: int = 0,
     groups: Sequence[str] | None = None,
     warmth: Warmth | None = None,
+    training: TrainingData | None = None,
+    labels: Callable[[str], Sequence[str]] | None = None,
 ) -> EvaluationResult:
     """Evaluate given recommendation lists, list n for query n.
 
@@ -238,13 +142,17 @@ def evaluate_lists(
     Raises:
         ValueError: as :func:`evaluate`, another number of lists, an item twice in a list, or a k above their length.
     """
-    resolved = resolve_metrics(metrics, ks)
-    longest, width = _longest(resolved, ks), recommendations.items.shape[1]
+    resolved, listed = _resolve(metrics, ks, training, labels)
+    longest, width = _longest([*resolved, *listed], ks), recommendations.items.shape[1]
     if longest > width:
         raise ValueError(f"k: got {longest}, expected at most {width}, the length of the longest list")
     ranks = rank_lists(recommendations, held_out.targets)
     grouping = _Grouping(held_out, groups, warmth)
-    return _summarize_ranks(ranks, grouping, resolved, seed, {"candidates": "given lists"})
+    result = _summarize_ranks(ranks, grouping, resolved, seed, {"candidates": "given lists"})
+    if not listed or training is None:
+        return result
+    lists = replace(Lists.of(recommendations, held_out, training), labels=labels)
+    return _add_list_metrics(result, lists, ranks, listed, groups, seed)
 
 
 def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_seen: bool = True) -> Validate:
@@ -259,8 +167,8 @@ def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_se
     Raises:
         ValueError: an unknown metric, or (when called) no query with a true item, or a model that predicts no ratings.
     """
-    if metric in LOWER_IS_BETTER:
-        return lambda model: _mean_errors(model, held_out)
+    if isinstance(metric, str) and metric in rating_metrics.__all__:
+        return lambda model: _mean_errors(model, held_out, metric)
     if isinstance(metric, str):
         ranking_metrics.parse_metric(metric)  # a validation metric needs its k
     chosen = resolve_metrics([metric], (10,))[0]
@@ -286,14 +194,15 @@ class _Validator:
         return {metric.name: float(metric(ranks)[has_target].mean()) for metric in self.metrics}
 
 
-def _mean_errors(model: Recommender, held_out: HeldOut) -> Mapping[str, float]:
+def _mean_errors(model: Recommender, held_out: HeldOut, metric: str) -> Mapping[str, float]:
     if not (isinstance(model, Predictor) and model.predicts_ratings):
         raise ValueError(
             f"{type(model).__name__} predicts no ratings, so its best state cannot be chosen by an error; choose a "
             "ranking metric such as ndcg@10"
         )
     errors = prediction_errors(model, held_out)
-    return {name: float(np.nanmean(function(errors))) for name, function in exported_functions(rating_metrics).items()}
+    names = dict.fromkeys([*DEFAULT_ERRORS, metric])
+    return {name: float(np.nanmean(getattr(rating_metrics, name)(errors))) for name in names}
 
 
 def _has_values(held_out: HeldOut) -> bool:
@@ -301,15 +210,22 @@ def _has_values(held_out: HeldOut) -> bool:
     return values is not None and bool(np.isfinite(values).any())
 
 
-def _longest(metrics: Sequence[RankingMetric], ks: Sequence[int]) -> int:
+def _resolve(
+    metrics: Sequence[MetricLike],
+    ks: Sequence[int],
+    training: TrainingData | None,
+    labels: Callable[[str], Sequence[str]] | None,
+) -> tuple[list[RankingMetric], list[ListMetric]]:
+    """Return the ranking metrics and those beyond accuracy, which the data must allow."""
+    ranking, names = split_list_metrics(metrics)
+    resolved, listed = resolve_metrics(ranking, ks), resolve_list_metrics(names, ks)
+    check_list_metrics(listed, training, labels)
+    return resolved, listed
+
+
+def _longest(metrics: Sequence[RankingMetric | ListMetric], ks: Sequence[int]) -> int:
     """Return the largest cutoff; that of ``ks`` where no metric has one."""
     return max((metric.k for metric in metrics if metric.k is not None), default=max(ks))
-
-
-def _format_candidates(metadata: Mapping[str, Any]) -> str:
-    number = f"{metadata['items']:,}"
-    is_whole = metadata["candidates"] == "whole catalog"
-    return f"whole catalog of {number} items" if is_whole else f"among {number} {metadata['candidates']}"
 
 
 def _describe_candidates(n_items: int, candidates: Mask | None, items: ItemSelection, left_out: int) -> dict[str, Any]:
@@ -362,9 +278,50 @@ def _summarize_ranks(
     )
 
 
-def _summarize_errors(errors: PredictionErrors, grouping: _Grouping, seed: int) -> EvaluationResult:
+def _add_list_metrics(
+    result: EvaluationResult,
+    lists: Lists,
+    ranks: Ranks,
+    metrics: Sequence[ListMetric],
+    groups: Sequence[str] | None,
+    seed: int,
+) -> EvaluationResult:
+    """Add metrics beyond accuracy to the result of a ranking.
+
+    Of hot, warm and cold items and users only the users get them: a list is not that of an item.
+    """
+    width = max(metric.k for metric in metrics)
+    lists = replace(lists, items=lists.items[:, :width], is_used=lists.is_used[:, :width])
+    lists = replace(lists, accuracy=lambda name: resolve_metrics([name])[0](ranks))
+    values = {metric.name: metric(lists) for metric in metrics}
+    grouped = [metric for metric in metrics if metric.has_groups]
+
+    def select(rows: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+        return {one.name: one.select_values(lists, values[one.name], rows) for one in grouped}
+
+    by_group = {}
+    for group, mask in _masks(groups).items():
+        part = select(np.flatnonzero(mask))
+        known = {name: column for name, column in part.items() if not np.isnan(column).all()}
+        by_group[group] = estimate_values(known, seed)
+    warmth = tuple(
+        replace(group, values={**group.values, **select(group.rows)}) if group.name.endswith(" users") else group
+        for group in result.warmth
+    )
+    return replace(
+        result,
+        values={**result.values, **values},
+        estimates={**result.estimates, **estimate_values(values, seed)},
+        group_estimates={group: {**found, **by_group[group]} for group, found in result.group_estimates.items()},
+        warmth=warmth,
+    )
+
+
+def _summarize_errors(
+    errors: PredictionErrors, names: Sequence[str], grouping: _Grouping, seed: int
+) -> EvaluationResult:
     held_out, groups = grouping.held_out, grouping.groups
-    metrics = exported_functions(rating_metrics)
+    metrics = {name: getattr(rating_metrics, name) for name in names}
     values = {name: function(errors) for name, function in metrics.items()}
     has_value = np.isfinite(np.asarray(held_out.targets.values))
 
@@ -397,23 +354,6 @@ def _summarize_errors(errors: PredictionErrors, grouping: _Grouping, seed: int) 
     )
 
 
-def _merge(results: Sequence[EvaluationResult]) -> EvaluationResult:
-    """Merge results of several kinds of metrics; the lists are those of the first."""
-    first, *others = results
-    for other in others:
-        names = [*first.group_estimates, *(name for name in other.group_estimates if name not in first.group_estimates)]
-        first = EvaluationResult(
-            {**first.values, **other.values},
-            {**first.estimates, **other.estimates},
-            {**other.metadata, **first.metadata},
-            first.top,
-            {name: {**first.group_estimates.get(name, {}), **other.group_estimates.get(name, {})} for name in names},
-            first.group_sizes,
-            merge_groups(first.warmth, other.warmth),
-        )
-    return first
-
-
 def _masks(groups: Sequence[str] | None) -> dict[str, NDArray[np.bool_]]:
     """Return a mask of queries per label, in the order of :func:`_sizes`."""
     labels = np.asarray([] if groups is None else groups, object)
@@ -432,10 +372,6 @@ def _sizes(groups: Sequence[str] | None) -> dict[str, int]:
 def _natural_order(label: str) -> tuple[float, str]:
     number = re.match(r"-?\d+(\.\d+)?", label)
     return (float(number[0]) if number else np.inf, label)
-
-
-def _numbers(found: Estimate) -> tuple[float, float, float]:
-    return found.mean, found.low, found.high
 
 
 def _count_queries(ranks: Ranks, held_out: HeldOut) -> dict[str, Any]:

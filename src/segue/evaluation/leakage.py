@@ -6,18 +6,47 @@ has them, its action and time. Identical events may occur more than once, so the
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.types import Dataset, Events, HeldOut, Split
+from segue.core.types import Dataset, Events, HeldOut, Mask, Split
 
-__all__ = ["check_leakage", "count_trained_targets"]
+__all__ = ["Leak", "LeakKind", "check_leakage", "count_trained_targets", "find_leaks"]
+
+LeakKind: TypeAlias = Literal["invalid_codes", "targets_in_training", "incomplete_histories", "future_events"]
+
+
+@dataclass(frozen=True)
+class Leak:
+    """One fault of a split, with the first event that has it."""
+
+    kind: LeakKind
+    text: str
+    """The fault with its numbers and the codes of its first event."""
+    count: int
+    part: str = ""
+    """``valid`` or ``test``."""
+    user: int | None = None
+    """Code of the first user; ``None``: unknown."""
+    item: int | None = None
+    """Code of the first item, likewise."""
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.text}"
 
 
 def check_leakage(split: Split, ordered: bool | None = None) -> list[str]:
+    """Describe the leaks in ``split``, one line each; see :func:`find_leaks`."""
+    return [str(leak) for leak in find_leaks(split, ordered)]
+
+
+def find_leaks(split: Split, ordered: bool | None = None) -> list[Leak]:
     """Find leaks in ``split``.
 
-    Return one line for each of these faults, and an empty list if there are none:
+    Return one leak for each of these faults, and an empty list if there are none:
 
     * A target is also a training event of its user, or is in its own query's history.
     * A training event of a query's user, or a validation target in the test, is missing from the query's history.
@@ -32,15 +61,15 @@ def check_leakage(split: Split, ordered: bool | None = None) -> list[str]:
     """
     strategy = str(split.metadata.get("strategy", ""))
     is_ordered = bool(split.metadata.get("is_ordered", True)) if ordered is None else ordered
-    faults = []
+    leaks = []
     for name, held_out in (("valid", split.valid), ("test", split.test)):
         found = _invalid_codes(split.train, held_out)
         if not found:
             found = _misplaced_events(split, held_out, is_ordered)
         if not found and is_ordered:
             found = _future_events(split.train, held_out, strategy)
-        faults += [f"{name}: {fault}" for fault in found]
-    return faults
+        leaks += [replace(leak, part=name) for leak in found]
+    return leaks
 
 
 def count_trained_targets(train: Dataset, held_out: HeldOut) -> int:
@@ -61,25 +90,30 @@ def count_trained_targets(train: Dataset, held_out: HeldOut) -> int:
     return int(((in_train > in_history) & (in_targets > 0)).sum())
 
 
-def _invalid_codes(train: Dataset, held_out: HeldOut) -> list[str]:
+def _invalid_codes(train: Dataset, held_out: HeldOut) -> list[Leak]:
     """Find codes outside the dataset, and known users without training events."""
-    faults = []
+    leaks = []
     queries = held_out.queries
+
+    def add(count: np.int64, text: str) -> None:
+        leaks.append(Leak("invalid_codes", f"{count} {text}", int(count)))
+
     for noun, items in (("targets", held_out.targets.items), ("histories", queries.history.items)):
         wrong = (items < 0) | (items >= train.n_items)
         if wrong.any():
-            faults.append(f"{wrong.sum()} items of {noun} are outside the catalog, first code {items[wrong][0]}")
+            add(wrong.sum(), f"items of {noun} are outside the catalog, first code {items[wrong][0]}")
     users = queries.users[queries.known]
     wrong = (users < 0) | (users >= train.n_users)
     if wrong.any():
-        return [*faults, f"{wrong.sum()} known users are outside the dataset, first code {users[wrong][0]}"]
+        add(wrong.sum(), f"known users are outside the dataset, first code {users[wrong][0]}")
+        return leaks
     idle = train.histories.lengths[users] == 0
     if idle.any():
-        faults.append(f"{idle.sum()} users are marked known but have no training event, first user {users[idle][0]}")
-    return faults
+        add(idle.sum(), f"users are marked known but have no training event, first user {users[idle][0]}")
+    return leaks
 
 
-def _misplaced_events(split: Split, held_out: HeldOut, is_ordered: bool) -> list[str]:
+def _misplaced_events(split: Split, held_out: HeldOut, is_ordered: bool) -> list[Leak]:
     """Find events of known users that are misplaced or missing."""
     known = np.flatnonzero(held_out.queries.known)
     users = held_out.queries.users[known]
@@ -94,16 +128,18 @@ def _misplaced_events(split: Split, held_out: HeldOut, is_ordered: bool) -> list
     leaked = (in_train > in_history) & (in_targets > 0)
     revealed = (in_history > 0) & (before == 0) & (in_targets > 0)
     missing = ((before if is_ordered else in_train) > in_history) & ~leaked
-    faults = []
-    for wrong, text in (
-        (leaked, "targets are training events of their user"),
-        (revealed, "targets are in the history of their own query"),
-        (missing, "earlier events of the user are not in the history of the query"),
-    ):
+    kinds: tuple[tuple[Mask, LeakKind, str], ...] = (
+        (leaked, "targets_in_training", "targets are training events of their user"),
+        (revealed, "targets_in_training", "targets are in the history of their own query"),
+        (missing, "incomplete_histories", "earlier events of the user are not in the history of the query"),
+    )
+    leaks = []
+    for wrong, kind, text in kinds:
         if wrong.any():
             first = np.argmax(wrong)
-            faults.append(f"{wrong.sum()} {text}, first item {items[first]} of user {users[rows[first]]}")
-    return faults
+            count, user, item = int(wrong.sum()), int(users[rows[first]]), int(items[first])
+            leaks.append(Leak(kind, f"{count} {text}, first item {item} of user {user}", count, user=user, item=item))
+    return leaks
 
 
 def _validation_targets(valid: HeldOut, users: NDArray[np.int32]) -> Events:
@@ -121,26 +157,39 @@ def _validation_targets(valid: HeldOut, users: NDArray[np.int32]) -> Events:
     return targets.where(is_unique[targets.rows])
 
 
-def _future_events(train: Dataset, held_out: HeldOut, strategy: str) -> list[str]:
+def _future_events(train: Dataset, held_out: HeldOut, strategy: str) -> list[Leak]:
     """Find events that happened after the moment at which they are used."""
     history, targets, query_times = held_out.queries.history, held_out.targets, held_out.queries.times
-    faults = []
+    leaks = []
+
+    def add(late: Mask, than: str) -> None:
+        first = int(np.argmax(late))
+        row = int(history.rows[first])
+        user = int(held_out.queries.users[row]) if held_out.queries.known[row] else None
+        text = f"{late.sum()} history events are later than {than}, first in query {row}"
+        leaks.append(Leak("future_events", text, int(late.sum()), user=user, item=int(history.items[first])))
+
     if history.times is not None and targets.times is not None:
         earliest = np.full(len(targets), np.iinfo(np.int64).max)
         np.minimum.at(earliest, targets.rows, targets.times)
-        late = history.rows[history.times > earliest[history.rows]]
-        if len(late):
-            faults.append(f"{len(late)} history events are later than a target, first in query {late[0]}")
-    if history.times is not None and query_times is not None:
-        late = history.rows[history.times > query_times[history.rows]]
-        if len(late):
-            faults.append(f"{len(late)} history events are later than the query, first in query {late[0]}")
+        if (late := history.times > earliest[history.rows]).any():
+            add(late, "a target")
+    if (
+        history.times is not None
+        and query_times is not None
+        and (late := history.times > query_times[history.rows]).any()
+    ):
+        add(late, "the query")
     train_times = train.histories.times
     if strategy == "global_temporal" and train_times is not None and targets.times is not None and targets.size:
-        first = targets.times.min()
-        if (train_times > first).any():
-            faults.append(f"{(train_times > first).sum()} training events are later than the first target, at {first}")
-    return faults
+        cutoff = targets.times.min()
+        late = train_times > cutoff
+        if late.any():
+            first = int(np.argmax(late))
+            text = f"{late.sum()} training events are later than the first target, at {cutoff}"
+            user, item = int(train.histories.rows[first]), int(train.histories.items[first])
+            leaks.append(Leak("future_events", text, int(late.sum()), user=user, item=item))
+    return leaks
 
 
 def _count_occurrences(

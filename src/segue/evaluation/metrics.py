@@ -1,9 +1,12 @@
 """Ranking metrics: functions of the ranks of the true items.
 
-``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. ``auc(ranks)`` counts all of them.
-Tied scores count at their expected rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a
-true item is NaN, and such queries are excluded from means. Any function of this signature is a metric, and is accepted
-wherever the name of a metric is.
+``f(ranks, k)`` returns ``(N,)`` values in [0, 1]; only the first ``k`` ranks count. ``auc`` and ``r_precision`` have no
+k: ``auc(ranks)`` counts all ranks, ``r_precision(ranks)`` as many as the query has true items. Tied scores count at
+their expected rank (:attr:`segue.core.types.Ranks.expected_ranks`). The value of a query without a true item is NaN,
+and such queries are excluded from means. Any function of this signature is a metric, and is accepted wherever the name
+of a metric is.
+
+``rbp@10`` is :func:`rbp` with its default persistence, ``rbp:0.95@10`` with a persistence of 0.95.
 
 Below, *relevant* is the number of true items of a query and *found* the number of them within the first k ranks.
 """
@@ -11,9 +14,11 @@ Below, *relevant* is the number of true items of a query and *found* the number 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import zip_longest
 from typing import Any, TypeAlias
 
@@ -24,7 +29,7 @@ from segue.core.config import suggest
 from segue.core.registry import exported_functions, plugins
 from segue.core.types import Ranks
 
-__all__ = ["auc", "f1", "hit_rate", "map", "mrr", "ndcg", "precision", "recall"]
+__all__ = ["auc", "f1", "hit_rate", "map", "mrr", "ndcg", "precision", "r_precision", "rbp", "recall"]
 
 PLUGINS = "segue.metrics"
 """Entry-point group for metrics from other packages: the name, and a function of the signature above."""
@@ -111,6 +116,36 @@ def f1(ranks: Ranks, k: int) -> Values:
     return _mask_empty(ranks, 2.0 * _count_found(ranks, k) / (k + _count_relevant(ranks)))
 
 
+def r_precision(ranks: Ranks) -> Values:
+    """Compute R-precision: the precision of the first R items, for R true items.
+
+    It equals the recall of these R items. With one true item it is 1 where that item is at the first rank, else 0.
+    Given lists with fewer than R items miss the others. Buckley and Voorhees 2005, "Retrieval System Evaluation".
+    """
+    relevant = _count_relevant(ranks)
+    is_found = ranks.expected_ranks <= relevant[ranks.rows]
+    found = np.bincount(ranks.rows[is_found], minlength=len(ranks)).astype(np.float64)
+    return _mask_empty(ranks, found / np.maximum(relevant, 1))
+
+
+def rbp(ranks: Ranks, k: int, persistence: float = 0.8) -> Values:
+    """Compute the rank-biased precision: true items seen per item seen.
+
+    A user looks at the first item, and goes on from each item to the next with the probability ``persistence``. Each
+    true item found adds (1 - persistence) persistence ** (rank - 1). Even a list of true items only has the value 1 -
+    persistence ** k, which is 0.893 for the first 10 ranks and the default, and the ranks below k could add at most the
+    rest. Moffat and Zobel 2008, doi:10.1145/1416950.1416952, who use 0.5, 0.8 and 0.95.
+
+    Args:
+        persistence: above 0 and below 1; the expected number of items seen is 1 / (1 - persistence), by default 5.
+    """
+    if not 0 < persistence < 1:
+        raise ValueError(f"persistence: got {persistence!r}, expected a number above 0 and below 1")
+    rows, found_ranks, _ = _found_in_order(ranks, k)
+    weights: Values = (1.0 - persistence) * np.power(persistence, found_ranks - 1.0)
+    return _mask_empty(ranks, np.bincount(rows, weights=weights, minlength=len(ranks)).astype(np.float64))
+
+
 def auc(ranks: Ranks) -> Values:
     """Compute the area under the ROC curve.
 
@@ -135,14 +170,28 @@ def parse_metric(name: str) -> tuple[Metric, int]:
         ValueError: an unknown metric, or no k of at least 1.
     """
     key, at, cutoff = name.partition("@")
-    known = known_metrics()
-    if key not in known:
-        raise ValueError(f"metric: unknown '{name}'{suggest(key, known)}, with a k as in 'ndcg@10'")
-    if known[key] is auc:
-        raise ValueError(f"metric: got '{name}', which counts all ranks; expected a metric with a k, such as 'ndcg@10'")
+    function = find_metric(key)
+    if function is None:
+        raise ValueError(f"metric: unknown '{name}'{suggest(key, known_metrics())}, with a k as in 'ndcg@10'")
+    if not _takes_cutoff(function):
+        raise ValueError(f"metric: got '{name}', but '{key}' has no k; expected a metric with a k, such as 'ndcg@10'")
     if not at or not cutoff.isdigit() or int(cutoff) < 1:
         raise ValueError(f"metric: got '{name}', expected a k of at least 1 as in '{key}@10'")
-    return known[key], int(cutoff)
+    return function, int(cutoff)
+
+
+def find_metric(key: str) -> Metric | None:
+    """Return the metric of a name without a cutoff, such as ``rbp:0.95``, if known."""
+    persistence = re.fullmatch(r"rbp:(0?\.\d{1,15})", key, re.ASCII)
+    if persistence is None:
+        return known_metrics().get(key)
+    return _rbp_with(float(persistence[1])) if float(persistence[1]) > 0 else None
+
+
+@cache
+def _rbp_with(persistence: float) -> Metric:
+    """Return one function per persistence, so that equal metrics are the same object."""
+    return partial(rbp, persistence=persistence)
 
 
 def known_metrics() -> dict[str, Metric]:
@@ -202,11 +251,11 @@ def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
     if isinstance(metric, RankingMetric):
         return [metric]
     if isinstance(metric, str):
-        known = known_metrics()
-        if metric in known and known[metric] is auc:
-            return [RankingMetric(metric, auc, None)]
-        if metric in known:
-            return [RankingMetric(f"{metric}@{k}", known[metric], k) for k in ks]
+        known = find_metric(metric)
+        if known is not None and not _takes_cutoff(known):
+            return [RankingMetric(metric, known, None)]
+        if known is not None:
+            return [RankingMetric(f"{metric}@{k}", known, k) for k in ks]
         function, cutoff = parse_metric(metric)
         return [RankingMetric(metric, function, cutoff)]
     if (
@@ -222,10 +271,7 @@ def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
     if not callable(metric):
         raise ValueError(f"metric: got {metric!r}, expected a name such as 'ndcg@10' or a function (ranks, k)")
     name = getattr(metric, "__name__", type(metric).__name__)
-    try:
-        parameters = list(inspect.signature(metric).parameters.values())
-    except (TypeError, ValueError):  # a built-in function without a signature
-        parameters = []
+    parameters = _parameters(metric)
     if not parameters:
         raise ValueError(f"metric {name}: takes no parameters, expected a function (ranks, k) or (ranks)")
     if len(parameters) == 1:
@@ -233,6 +279,18 @@ def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
     default = parameters[1].default
     cutoffs = ks if default is inspect.Parameter.empty else [int(default)]
     return [RankingMetric(f"{name}@{k}", metric, k) for k in cutoffs]
+
+
+def _parameters(metric: Metric) -> list[inspect.Parameter]:
+    """Return the parameters of a function; none where it has no signature."""
+    try:
+        return list(inspect.signature(metric).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+def _takes_cutoff(metric: Metric) -> bool:
+    return len(_parameters(metric)) > 1
 
 
 def _count_relevant(ranks: Ranks) -> NDArray[np.int64]:

@@ -1,16 +1,21 @@
 """Errors of predicted values such as ratings, in the scale of the data.
 
-An error of a whole set, such as the root mean squared error, is not a mean over queries, because a query with many
-targets counts more. Each metric here still returns one value per query, such that the mean over the queries is the
-metric. This value is the metric itself plus the contribution of the query to first order (the delta method). Bootstrap
-intervals and paired tests over queries therefore hold for errors as they do for ranking metrics, and resample a user
-with all their ratings.
+``rmse`` and ``mae`` average over all targets, so that a user or item with many of them counts more. ``rmse_by_user``
+averages the errors of the users, and ``rmse_by_item`` those of the items; ``mae_by_user`` and ``mae_by_item`` likewise.
 
-Shapes: N queries, T targets with a value.
+Only the errors by user are means over queries by definition. Each metric here still returns one value per query, such
+that the mean over the queries is the metric: the metric itself plus the contribution of the query. The contribution is
+that of the delta method, and for the errors by item that of the jackknife: the change of the metric when the query is
+left out, times the number of the other queries. Bootstrap intervals and paired tests over queries therefore hold for
+errors as they do for ranking metrics, and resample a user with all their ratings. The value of a query without a target
+that has a value is NaN.
+
+Shapes: N queries, T targets with a value, P pairs of a query and an item, I items.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -21,7 +26,10 @@ from segue.core.model import Predictor
 from segue.core.recommend import score_blocks
 from segue.core.types import Codes, Events, HeldOut, Mask, Queries, Scores
 
-__all__ = ["mae", "rmse"]
+__all__ = ["mae", "mae_by_item", "mae_by_user", "rmse", "rmse_by_item", "rmse_by_user"]
+
+DEFAULT_ERRORS = ("mae", "rmse")
+"""Errors that are computed wherever a model predicts values; the others are computed where they are named."""
 
 Values: TypeAlias = NDArray[np.float64]
 
@@ -35,6 +43,8 @@ class PredictionErrors:
 
     rows: NDArray[np.int64]
     """``(T,)`` the query of each target."""
+    items: Codes
+    """``(T,)`` its item."""
     errors: Values
     """``(T,)``"""
     queries: int
@@ -52,7 +62,7 @@ class PredictionErrors:
 
     def select_targets(self, keep: Mask) -> PredictionErrors:
         """Keep the errors in ``keep (T,)``."""
-        return PredictionErrors(self.rows[keep], self.errors[keep], self.queries)
+        return PredictionErrors(self.rows[keep], self.items[keep], self.errors[keep], self.queries)
 
 
 def prediction_errors(model: Predictor, held_out: HeldOut) -> PredictionErrors:
@@ -82,11 +92,11 @@ def prediction_errors(model: Predictor, held_out: HeldOut) -> PredictionErrors:
             f"{type(model).__name__}: predicted {predicted[at]} for item {items[at]} in query {rows[at]}, expected a "
             "finite number"
         )
-    return PredictionErrors(rows, predicted.astype(np.float64) - targets.values[has_value], len(held_out))
+    return PredictionErrors(rows, items, predicted.astype(np.float64) - targets.values[has_value], len(held_out))
 
 
 def training_errors(model: Predictor, train: Events, use_times: bool = False) -> dict[str, float] | None:
-    """Compute every error metric on the training pairs, in blocks.
+    """Compute ``rmse`` and ``mae`` on the training pairs, in blocks.
 
     Returns ``None`` where no event has a value.
 
@@ -140,7 +150,7 @@ def _predict_unknown_users(model: Predictor, queries: Queries, rows_T: NDArray[n
 
 
 def rmse(errors: PredictionErrors) -> Values:
-    """Compute the root mean squared error of the predicted values."""
+    """Compute the root mean squared error over all targets."""
     total, deviation = _delta_method_values(errors, np.square(errors.errors))
     root = np.sqrt(total)
     values: Values = root + deviation / (2.0 * root if root > 0 else 1.0)
@@ -148,9 +158,64 @@ def rmse(errors: PredictionErrors) -> Values:
 
 
 def mae(errors: PredictionErrors) -> Values:
-    """Compute the mean absolute error of the predicted values."""
+    """Compute the mean absolute error over all targets."""
     total, deviation = _delta_method_values(errors, np.abs(errors.errors))
     return total + deviation
+
+
+def rmse_by_user(errors: PredictionErrors) -> Values:
+    """Compute the root mean squared error of each user, all counting equally."""
+    return np.sqrt(_mean_of_query(errors, np.square(errors.errors)))
+
+
+def mae_by_user(errors: PredictionErrors) -> Values:
+    """Compute the mean absolute error of each user, all counting equally."""
+    return _mean_of_query(errors, np.abs(errors.errors))
+
+
+def rmse_by_item(errors: PredictionErrors) -> Values:
+    """Compute the root mean squared error of each item, averaged over items."""
+    return _jackknife_values(errors, np.square(errors.errors), np.sqrt)
+
+
+def mae_by_item(errors: PredictionErrors) -> Values:
+    """Compute the mean absolute error of each item, averaged over items."""
+    return _jackknife_values(errors, np.abs(errors.errors), np.asarray)
+
+
+def _mean_of_query(errors: PredictionErrors, losses_T: Values) -> Values:
+    """Return the mean loss of each query; NaN where it has no target with a value."""
+    counts = np.bincount(errors.rows, minlength=errors.queries)
+    sums = np.bincount(errors.rows, losses_T, minlength=errors.queries)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _jackknife_values(errors: PredictionErrors, losses_T: Values, finish: Callable[[Values], Values]) -> Values:
+    """Return the mean error of the items, plus the contribution of each query.
+
+    The error of an item is ``finish(mean loss)``.
+
+    Without a query, the items that only this query rated are left out of the mean, and the loss of its other items is
+    that of the other queries.
+    """
+    n_items = 1 + int(errors.items.max(initial=0))
+    keys_P, pair_T = np.unique(errors.rows * n_items + errors.items, return_inverse=True)
+    rows_P, items_P = np.divmod(keys_P, n_items)
+    count_P, loss_P = np.bincount(pair_T), np.bincount(pair_T, losses_T)
+    count_I = np.bincount(items_P, count_P, n_items)
+    loss_I = np.bincount(items_P, loss_P, n_items)
+    error_I = finish(loss_I / np.maximum(count_I, 1))
+    others_P = count_I[items_P] - count_P
+    # rounding may leave a loss just below 0
+    without_P = finish(np.maximum(loss_I[items_P] - loss_P, 0.0) / np.maximum(others_P, 1)) * (others_P > 0)
+    total, n_rated = error_I.sum(), np.count_nonzero(count_I)
+    total_N = total + np.bincount(rows_P, without_P - error_I[items_P], errors.queries)
+    rated_N = n_rated - np.bincount(rows_P[others_P == 0], minlength=errors.queries)
+    values = np.full(errors.queries, np.nan)
+    has_value = np.bincount(errors.rows, minlength=errors.queries) > 0
+    without_N = (total_N / np.maximum(rated_N, 1))[has_value]
+    values[has_value] = total / n_rated + (len(without_N) - 1) * (without_N.mean() - without_N)
+    return values
 
 
 def _delta_method_values(errors: PredictionErrors, losses_T: Values) -> tuple[float, Values]:

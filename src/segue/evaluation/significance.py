@@ -1,11 +1,23 @@
-"""Paired tests of models over the same queries, with Holm's correction.
+"""Paired tests of models over the same queries, corrected for the number of pairs.
 
-The p-value is that of the paired randomization test: if two models are equally good, the sign of each query's
-difference is random (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528). Student's paired t-test is
-reported beside it. Holm's correction (1979) bounds the probability of any false positive in the family.
+The tests (Smucker, Allan and Carterette 2007, doi:10.1145/1321440.1321528, compare them):
 
-That a difference is not significant does not show that it is small. :func:`check_equivalence` tests that: its null
-hypothesis is a difference of at least a margin, which has to be chosen before the values are seen.
+- ``randomization``: if two models are equally good, the sign of each query's difference is random. The p-value is the
+  share of random signs with a mean difference at least as large.
+- ``bootstrap``: the differences, shifted to a mean of 0, are resampled. The p-value is the share of samples with a mean
+  at least as far from 0 as the observed one. With fewer than about 30 queries it is too small.
+- ``wilcoxon``: the signed-rank test of Wilcoxon (1945, doi:10.2307/3001968). It compares the ranks of the differences
+  and not their mean, so that it can find a model better that has the lower mean. Queries without a difference are left
+  out.
+- ``student``: Student's paired t-test, which is reported beside each of the others.
+
+The corrections: ``holm`` (1979) bounds the probability of any false positive in the family of pairs, ``fdr_bh``
+(Benjamini and Hochberg 1995, doi:10.1111/j.2517-6161.1995.tb02031.x) the expected share of false positives among the
+significant pairs.
+
+That a difference is not significant does not show that it is small: :attr:`PairedTest.smallest_difference` says what
+the queries can show. :func:`check_equivalence` tests that a difference is small: its null hypothesis is a difference of
+at least a margin, which has to be chosen before the values are seen.
 
 Shapes: N queries, P pairs, B random sign assignments.
 """
@@ -13,16 +25,38 @@ Shapes: N queries, P pairs, B random sign assignments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segue.core.config import suggest
-from segue.evaluation.bootstrap import estimate
+from segue.evaluation.bootstrap import estimate, resample_means
+from segue.evaluation.power import LEVEL, POWER, smallest_difference
 
-__all__ = ["EquivalenceTest", "PairedTest", "check_equivalence", "compare_all", "compare_pair", "holm_correction"]
+if TYPE_CHECKING:
+    import polars as pl
+
+__all__ = [
+    "Correction",
+    "EquivalenceTest",
+    "PairedTest",
+    "StatTest",
+    "benjamini_hochberg_correction",
+    "check_equivalence",
+    "check_tests",
+    "compare_all",
+    "compare_pair",
+    "holm_correction",
+    "paired_tests_table",
+]
+
+StatTest: TypeAlias = Literal["randomization", "bootstrap", "wilcoxon", "student"]
+Correction: TypeAlias = Literal["holm", "fdr_bh"]
+
+CORRECTION_LABELS = {"holm": "Holm", "fdr_bh": "BH"}
 
 PERMUTATIONS = 9_999
 BLOCK_SIGNS = 4_000_000
@@ -42,30 +76,96 @@ class PairedTest:
     high: float
     """Upper end."""
     p: float
-    """Two-sided p-value of the paired randomization test."""
+    """Two-sided p-value of ``stat_test``."""
     p_t: float
     """Two-sided p-value of Student's paired t-test; 1 where all differences are 0."""
     p_holm: float
-    """``p`` corrected for all pairs of the family."""
+    """``p`` with Holm's correction for all pairs of the family."""
     n: int
     """Number of queries."""
+    p_fdr_bh: float | None = None
+    """``p`` with the correction of Benjamini and Hochberg."""
+    std: float | None = None
+    """Standard deviation of the differences per query; ``None`` with one query, or in a test that has none."""
+    rank_biserial: float | None = None
+    """Rank-biserial correlation of the pairs: an effect size in [-1, 1].
+
+    The share of the ranks of the absolute differences that is in favor of ``first``, minus the share in favor of
+    ``second``. Queries without a difference do not count; ``None`` without any other. Kerby 2014,
+    doi:10.2466/11.IT.3.1.
+    """
+    n_tests: int = 1
+    """Number of pairs of the family."""
+    stat_test: StatTest = "randomization"
+    """The test of ``p``."""
+    correction: Correction = "holm"
+    """The correction that decides what is significant."""
+
+    @property
+    def p_corrected(self) -> float:
+        """Return ``p`` with the chosen correction."""
+        return self.p_fdr_bh if self.correction == "fdr_bh" and self.p_fdr_bh is not None else self.p_holm
 
     @property
     def significant(self) -> bool:
         """Return whether the corrected p-value is below 0.05."""
-        return self.p_holm < 0.05
+        return self.p_corrected < LEVEL
+
+    @property
+    def d_z(self) -> float | None:
+        """Return Cohen's effect size of pairs, the mean difference divided by ``std``.
+
+        ``None`` where the differences do not vary.
+        """
+        return self.difference / self.std if self.std else None
+
+    @property
+    def smallest_difference(self) -> float | None:
+        """Return the difference that would be found with a probability of 80 %.
+
+        The level is 0.05 divided by the number of pairs, at which a difference is significant whatever the other pairs
+        are. ``None`` where the differences do not vary.
+        """
+        return smallest_difference(self.std, self.n, POWER, LEVEL / self.n_tests) if self.std else None
+
+    def __str__(self) -> str:
+        first, second, difference, low, high = self.first, self.second, self.difference, self.low, self.high
+        if difference < 0:  # the better one first
+            first, second, difference, low, high = second, first, -difference, -high, -low
+        outcome = "significant"
+        if not self.significant:
+            outcome = "not significant"
+            if self.smallest_difference is not None:
+                outcome += f"; {self.smallest_difference:.4f} would be found with {POWER * 100:.0f} % probability"
+        label = CORRECTION_LABELS[self.correction]
+        return (
+            f"{first} - {second}: {difference:+.4f} [{low:+.4f}, {high:+.4f}], p ({label}) {self.p_corrected:.4f}, "
+            f"{outcome}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return everything by name, for JSON."""
+        names = ("significant", "d_z", "smallest_difference")
+        return asdict(self) | {name: getattr(self, name) for name in names}
 
 
-def compare_pair(first: ArrayLike, second: ArrayLike, seed: int = 0) -> PairedTest:
+def compare_pair(
+    first: ArrayLike, second: ArrayLike, seed: int = 0, stat_test: StatTest = "randomization"
+) -> PairedTest:
     """Compare two models by their values per query ``(N,)``.
 
     The queries must have the same order.
     """
-    return compare_all({"first": first, "second": second}, seed=seed)[0]
+    return compare_all({"first": first, "second": second}, seed=seed, stat_test=stat_test)[0]
 
 
 def compare_all(
-    values: Mapping[str, ArrayLike], baseline: str | None = None, seed: int = 0, permutations: int = PERMUTATIONS
+    values: Mapping[str, ArrayLike],
+    baseline: str | None = None,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    stat_test: StatTest = "randomization",
+    correction: Correction = "holm",
 ) -> tuple[PairedTest, ...]:
     """Compare models in pairs by their values per query.
 
@@ -75,11 +175,15 @@ def compare_all(
         values: ``(N,)`` per model, in the same order of queries; more is better. A NaN (query without a true item) must
             be one in all models.
         baseline: compare every other model with this one; ``None``: every pair, in the order of ``values``.
-        permutations: random sign assignments; the smallest p-value is ``1 / (permutations + 1)``.
+        permutations: random sign assignments, or bootstrap samples; the smallest p-value of these tests is
+            ``1 / (permutations + 1)``.
+        stat_test: the test of ``p``, see the top of this module.
+        correction: what decides whether a difference is significant, likewise.
 
     Raises:
-        ValueError: fewer than two models, an unknown ``baseline``, or values of different queries.
+        ValueError: fewer than two models, an unknown ``baseline``, test or correction, or values of different queries.
     """
+    check_tests(stat_test, correction)
     names, values_NM = _stack_values(values)
     if baseline is not None and baseline not in names:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, names)}")
@@ -90,14 +194,52 @@ def compare_all(
     second = [names.index(b) for _, b in pairs]
     differences_NP = values_NM[:, first] - values_NM[:, second]
     rng = np.random.default_rng(seed)
-    intervals = estimate(differences_NP, seed)
-    p_P = _randomization_test(differences_NP, rng, permutations)
-    tests = [
-        PairedTest(a, b, interval.mean, interval.low, interval.high, p, p_t, p, len(differences_NP))
-        for (a, b), interval, p, p_t in zip(pairs, intervals, p_P, _paired_t_test(differences_NP), strict=True)
-    ]
-    corrected = holm_correction([test.p for test in tests])
-    return tuple(replace(test, p_holm=p) for test, p in zip(tests, corrected, strict=True))
+    intervals, p_t_P = estimate(differences_NP, seed), _paired_t_test(differences_NP)
+    nonzero_P = [_round_differences(one) for one in differences_NP.T]
+    match stat_test:
+        case "randomization":
+            p_P = _randomization_test(differences_NP, rng, permutations)
+        case "bootstrap":
+            p_P = _bootstrap_test(differences_NP, rng, permutations)
+        case "wilcoxon":
+            p_P = [_wilcoxon_test(one) for one in nonzero_P]
+        case "student":
+            p_P = p_t_P
+    n = len(differences_NP)
+    std_P = differences_NP.std(axis=0, ddof=1).tolist() if n > 1 else [None] * len(pairs)
+    corrected = zip(holm_correction(p_P), benjamini_hochberg_correction(p_P), strict=True)
+    return tuple(
+        PairedTest(
+            first, second, interval.mean, interval.low, interval.high, p, p_t, p_holm, n,
+            p_fdr_bh, std, rank_biserial, len(pairs), stat_test, correction,
+        )
+        for (first, second), interval, p, p_t, (p_holm, p_fdr_bh), std, rank_biserial in zip(
+            pairs, intervals, p_P, p_t_P, corrected, std_P, map(_rank_biserial, nonzero_P), strict=True
+        )
+    )  # fmt: skip
+
+
+def check_tests(stat_test: str, correction: str) -> None:
+    """Check the names of a test and of a correction.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    for name, value, known in (("stat_test", stat_test, StatTest), ("correction", correction, Correction)):
+        if value not in get_args(known):
+            raise ValueError(f"{name}: got {value!r}, expected {' or '.join(map(repr, get_args(known)))}")
+
+
+def paired_tests_table(tests: Mapping[str, Sequence[PairedTest]]) -> pl.DataFrame:
+    """Return a table with one row per metric and pair."""
+    import polars as pl
+
+    schema: dict[str, Any] = dict.fromkeys(("metric", "first", "second"), pl.String)
+    schema |= dict.fromkeys(("difference", "low", "high", "p", "p_t", "p_holm"), pl.Float64)
+    schema |= {"significant": pl.Boolean}
+    schema |= dict.fromkeys(("p_fdr_bh", "d_z", "rank_biserial", "smallest_difference"), pl.Float64)
+    rows = [{"metric": metric, **test.record()} for metric, family in tests.items() for test in family]
+    return pl.DataFrame([{name: row[name] for name in schema} for row in rows], schema=schema)
 
 
 @dataclass(frozen=True)
@@ -190,6 +332,20 @@ def holm_correction(p: Sequence[float]) -> list[float]:
     return [float(value) for value in corrected]
 
 
+def benjamini_hochberg_correction(p: Sequence[float]) -> list[float]:
+    """Apply the correction of Benjamini and Hochberg to a family of p-values.
+
+    The order is kept. A pair whose corrected value is below q is significant at the false discovery rate q. The rate is
+    bounded for independent tests and for many forms of positive dependence.
+    """
+    values = np.asarray(p, np.float64)
+    order = np.argsort(values, kind="stable")[::-1]
+    scaled = values[order] * len(values) / np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.minimum.accumulate(scaled), 1.0)
+    return [float(value) for value in corrected]
+
+
 def _stack_values(values: Mapping[str, ArrayLike]) -> tuple[list[str], NDArray[np.float64]]:
     """Stack the values of all models, without queries that have no value."""
     if len(values) < 2:
@@ -250,6 +406,50 @@ def _randomization_test(
         sums = 2.0 * (is_positive.astype(np.float64) @ nonzero) - nonzero.sum(axis=0)
         n_extreme += (np.abs(sums) >= observed - tolerance).sum(axis=0)
     return [float(count) for count in (n_extreme + 1) / (permutations + 1)]
+
+
+def _bootstrap_test(differences_NP: NDArray[np.float64], rng: np.random.Generator, samples: int) -> list[float]:
+    """Compute the p-values of the paired bootstrap test (the shift method).
+
+    The share of bootstrap samples whose mean is at least as far from the observed mean as that is from 0; the observed
+    mean counts too.
+    """
+    mean = differences_NP.mean(axis=0)
+    tolerance = 1e-12 * np.abs(differences_NP).max(axis=0)
+    means_BP = resample_means(differences_NP, rng, samples)
+    n_extreme = (np.abs(means_BP - mean) >= np.abs(mean) - tolerance).sum(axis=0)
+    return [float(count) for count in (n_extreme + 1) / (samples + 1)]
+
+
+def _round_differences(differences_N: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the differences that are not 0, without rounding errors.
+
+    Their unit is the largest.
+
+    Differences that are equal but for rounding errors get equal ranks.
+    """
+    largest = np.abs(differences_N).max()
+    if largest == 0:
+        return differences_N[:0]
+    rounded_N: NDArray[np.float64] = np.round(differences_N / largest, 12)
+    return rounded_N[np.flatnonzero(rounded_N)]
+
+
+def _wilcoxon_test(nonzero_N: NDArray[np.float64]) -> float:
+    """Compute the p-value of Wilcoxon's test of differences that are not 0.
+
+    Without ties, up to 50 differences are tested exactly, and with ties up to 13; more by the normal approximation.
+    """
+    from scipy.stats import wilcoxon
+
+    return float(wilcoxon(nonzero_N).pvalue) if len(nonzero_N) else 1.0
+
+
+def _rank_biserial(nonzero_N: NDArray[np.float64]) -> float | None:
+    from scipy.stats import rankdata
+
+    ranks_N = rankdata(np.abs(nonzero_N))
+    return float((np.sign(nonzero_N) * ranks_N).sum() / ranks_N.sum()) if len(nonzero_N) else None
 
 
 def _paired_t_test(differences_NP: NDArray[np.float64]) -> list[float]:

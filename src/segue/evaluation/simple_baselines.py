@@ -1,8 +1,9 @@
-"""Compare a model with the strongest non-personalized baseline on held-out data.
+"""Compare a model with the strongest simple baseline on held-out data.
 
-For rankings the baselines are the most popular items and, in data with real times, the recently popular items. For
-ratings it is the mean rating of the item plus the mean deviation of the user. At most :data:`MAX_QUERIES` queries are
-compared, so the comparison costs little.
+For rankings the baselines are the most popular items, the recently popular items in data with real times, the items
+that followed the last one, the user's most frequent items where seen items are ranked, and EASE. For ratings it is the
+mean rating of the item plus the mean deviation of the user. At most :data:`MAX_QUERIES` queries are compared and EASE
+is left out for large data, so the comparison costs little.
 
 Shapes: T events, I items, U users, N queries.
 """
@@ -14,13 +15,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from segue.core.memory_check import REDUCE_ITEMS, check_memory
 from segue.core.model import LOWER_IS_BETTER, Recommender
 from segue.core.types import Dataset, Events, HeldOut
+from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import make_validator
 from segue.evaluation.metrics import MetricLike, resolve_metrics
-from segue.evaluation.rating_metrics import PredictionErrors, mae, rmse
+from segue.evaluation.rating_metrics import PredictionErrors
 
 __all__ = [
+    "RANKING_BASELINES",
     "RATING_MEANS",
     "BaselineComparison",
     "compare_with_baselines",
@@ -28,10 +32,21 @@ __all__ = [
     "rating_mean_errors",
     "repeat_share",
     "sample_queries",
+    "skipped_baselines",
+    "strongest_baseline",
 ]
 
 MAX_QUERIES = 5_000
 """Maximum number of queries that a model and the baselines are compared on."""
+
+MAX_ITEMS = 5_000
+"""Number of items up to which models are compared with EASE, whose time grows with its third power."""
+
+MAX_PAIRS = 2 * 10**9
+"""Pairs of events of the same user up to which models are compared with EASE, which counts them."""
+
+RANKING_BASELINES = ("popular", "recent_popular", "transitions", "frequent", "ease")
+"""Keys of the simple baselines that rank items."""
 
 RATING_MEANS = "item_and_user_means"
 """Name of the baseline of rating prediction."""
@@ -65,16 +80,35 @@ class BaselineComparison:
     def __str__(self) -> str:
         return (
             f"{self.metric} {self.value:.4f} on {self.queries:,} validation queries, against "
-            f"{self.baseline_value:.4f} of {self.baseline}, the strongest non-personalized baseline"
+            f"{self.baseline_value:.4f} of {self.baseline}, the strongest simple baseline"
         )
 
 
-def ranking_baselines(train: Dataset) -> tuple[str, ...]:
-    """Return the keys of the simple baselines that rank items.
+def skipped_baselines(train: Dataset, exclude_seen: bool = True) -> dict[str, str]:
+    """Return the ranking baselines that cannot be used, each with the reason."""
+    skipped = {}
+    if not train.histories.time_known.any():
+        skipped["recent_popular"] = "the data has no real times"
+    if exclude_seen:
+        skipped["frequent"] = "items of the user's history are excluded from the ranking"
+    try:
+        matrix = f"the weight matrix of {train.n_items:,} x {train.n_items:,} items"
+        check_memory(matrix, train.n_items**2, REDUCE_ITEMS)
+    except ValueError as error:
+        skipped["ease"] = str(error)
+    return skipped
 
-    Recent popularity is among them where the times of the events are real.
+
+def ranking_baselines(train: Dataset, exclude_seen: bool = True) -> tuple[str, ...]:
+    """Return the keys of the simple baselines that models are compared with.
+
+    Those of :func:`skipped_baselines` are left out, and EASE for more than :data:`MAX_ITEMS` items or
+    :data:`MAX_PAIRS` pairs of events.
     """
-    return ("popular", "recent_popular") if train.histories.time_known.any() else ("popular",)
+    skipped = skipped_baselines(train, exclude_seen)
+    pairs = np.square(train.histories.lengths, dtype=np.float64).sum()
+    is_large = train.n_items > MAX_ITEMS or pairs > MAX_PAIRS
+    return tuple(key for key in RANKING_BASELINES if key not in skipped and not (key == "ease" and is_large))
 
 
 def compare_with_baselines(
@@ -95,15 +129,35 @@ def compare_with_baselines(
     if not baselines or not sample.targets.size:
         return None
     name = metric if isinstance(metric, str) else resolve_metrics([metric], (10,))[0].name
-    validate = make_validator(sample, metric, exclude_seen)
-    value = validate(model)[name]
-    if name in LOWER_IS_BETTER:
+    value = make_validator(sample, metric, exclude_seen)(model)[name]
+    found = strongest_baseline(train, sample, metric, exclude_seen, baselines, fit)
+    assert found is not None
+    return BaselineComparison(name, value, *found, len(sample))
+
+
+def strongest_baseline(
+    train: Dataset,
+    held_out: HeldOut,
+    metric: MetricLike,
+    exclude_seen: bool,
+    baselines: tuple[str, ...],
+    fit: BaselineTrainer,
+) -> tuple[str, float] | None:
+    """Return the strongest of ``baselines`` by ``metric``, and its value.
+
+    For an error such as ``rmse`` it is :data:`RATING_MEANS`. Returns ``None`` without baselines or without queries.
+    """
+    sample = sample_queries(held_out)
+    if not baselines or not sample.targets.size:
+        return None
+    if isinstance(metric, str) and metric in LOWER_IS_BETTER:
         errors = rating_mean_errors(train.histories, sample)
-        mean = float(np.nanmean((rmse if name == "rmse" else mae)(errors)))
-        return BaselineComparison(name, value, RATING_MEANS, mean, len(sample))
+        return RATING_MEANS, float(np.nanmean(getattr(rating_metrics, metric)(errors)))
+    name = metric if isinstance(metric, str) else resolve_metrics([metric], (10,))[0].name
+    validate = make_validator(sample, metric, exclude_seen)
     values = {key: validate(fit(key))[name] for key in baselines}
     strongest = max(values, key=lambda key: values[key])
-    return BaselineComparison(name, value, strongest, values[strongest], len(sample))
+    return strongest, values[strongest]
 
 
 def sample_queries(held_out: HeldOut, count: int = MAX_QUERIES) -> HeldOut:
@@ -137,7 +191,7 @@ def rating_mean_errors(train: Events, held_out: HeldOut) -> PredictionErrors:
     known = held_out.queries.known[rows]
     own = np.where(known, user_U[np.where(known, held_out.queries.users[rows], 0)], 0.0)
     predicted = mean + item_I[targets.items[has_value]] + own
-    return PredictionErrors(rows, predicted - true_values[has_value], len(held_out))
+    return PredictionErrors(rows, targets.items[has_value], predicted - true_values[has_value], len(held_out))
 
 
 def repeat_share(events: Events) -> float:

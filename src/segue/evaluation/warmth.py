@@ -1,7 +1,10 @@
-"""Break metrics down by hot, warm and cold users and items.
+"""Break metrics down by the events of users and items.
+
+Users and items are hot, warm or cold, and items are in the head, the middle or the tail.
 
 The warmth of an item is its number of training events, and that of a user is the number of events in the history of the
-query: a model knows a cold item by its features only, and a cold user by their profile only.
+query: a model knows a cold item by its features only, and a cold user by their profile only. Head and tail are the most
+and the least popular items with a fifth of the training events each.
 
 Shapes: N queries, I items, T targets, M queries of one group.
 """
@@ -17,6 +20,7 @@ from numpy.typing import NDArray
 
 from segue.core.types import Events, HeldOut, Mask, Ranks
 from segue.evaluation.bootstrap import Estimate, estimate_values
+from segue.evaluation.popularity_groups import popularity_groups
 
 __all__ = [
     "ItemSelection",
@@ -94,9 +98,14 @@ class Warmth:
         return mask
 
     def item_groups(self) -> Iterator[tuple[str, str, Mask]]:
-        """Yield name, definition and ``(I,)`` mask of the hot, warm and cold items."""
+        """Yield name, definition and ``(I,)`` mask of each group of items.
+
+        The groups are hot, warm and cold, and head, middle and tail.
+        """
         if self.item_events is not None:
             yield from _degrees("items", "training event", self.item_events, self.thresholds)
+            for name, definition, mask in popularity_groups(self.item_events):
+                yield f"{name} items", definition, mask
 
     def user_groups(self, history: Events) -> Iterator[tuple[str, str, Mask]]:
         """Yield name, definition and ``(N,)`` mask of hot, warm and cold users."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from segue.core.config import Settings
+from segue.core.config import Settings, suggest
 from segue.core.model import Solver
 from segue.core.registry import model_class
 from segue.data.filters import Filters
@@ -33,6 +33,7 @@ __all__ = [
     "reject_unused",
     "setting_group",
     "take_data_settings",
+    "take_split_settings",
     "unused_by_model",
 ]
 
@@ -202,6 +203,23 @@ def take_data_settings(
         else:
             rest[name] = value
     return data, rest
+
+
+def take_split_settings(settings: Mapping[str, Any], function: str) -> dict[str, dict[str, Any]]:
+    """Return the settings of the data and its split by group and key.
+
+    Raises:
+        ValueError: another setting, which ``function`` does not use.
+    """
+    data, other = take_data_settings(settings, [])
+    unused = [*other, *(f"{group}.{key}" for group in ("text", "knowledge") for key in data[group])]
+    if unused:
+        known = [*Filters.model_fields, *SplitSettings.model_fields]
+        raise ValueError(
+            f"{unused[0]}: {function} does not use this setting, expected a filter or a setting of the split"
+            f"{suggest(unused[0], known)}"
+        )
+    return data
 
 
 def reject_settings(settings: Iterable[str], model: str, groups: Iterable[str], function: str) -> None:

@@ -14,28 +14,34 @@ import polars as pl
 from numpy.typing import NDArray
 
 from segue.core.bundle import TrainedModel
-from segue.core.config import parse, suggest
-from segue.core.model import LOWER_IS_BETTER
+from segue.core.config import suggest
+from segue.core.messages import QualityWarning, warn
+from segue.core.model import is_lower_better
 from segue.core.registry import model_class
-from segue.core.run import Run
-from segue.core.types import Dataset, Split
-from segue.data import load
+from segue.core.types import Recommendations, Split
 from segue.data.filters import Filters
-from segue.data.splits import SplitSettings, split
+from segue.data.splits import SplitSettings
 from segue.evaluation import significance
+from segue.evaluation.beyond_accuracy.list_metrics import align_missing
+from segue.evaluation.beyond_accuracy.stability import describe_overlaps
 from segue.evaluation.bootstrap import Estimate, estimate_values
 from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.metrics import MetricLike, check_ks
-from segue.evaluation.significance import PairedTest
+from segue.evaluation.significance import Correction, PairedTest, StatTest, paired_tests_table
 from segue.evaluation.warmth import ItemSelection, WarmthGroup
 from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_model
-from segue.experiment.evaluate import check_metrics, check_thresholds, evaluate_model
+from segue.experiment.baselines.strongest import (
+    MeasuredBaseline,
+    choose_baseline,
+    describe_weaker,
+    measure_baseline,
+)
+from segue.experiment.data import split_data
+from segue.experiment.evaluate import check_list_inputs, check_metrics, check_thresholds, evaluate_model
 from segue.experiment.inference.argument_checks import FilePath, check_arguments, describe_value, is_sequence
+from segue.experiment.quality import AUTO
 from segue.experiment.settings import EvaluationSettings, RunSettings
-from segue.experiment.text import encode_text
 from segue.experiment.train_model import TrainingJob, prepare_training, train_model
-from segue.features.knowledge.derive import KnowledgeSettings, derive_knowledge
-from segue.features.text.cache import cache_folder
 from segue.training.settings import Training
 
 __all__ = [
@@ -44,7 +50,6 @@ __all__ = [
     "compare",
     "compare_values",
     "headline_metric",
-    "load_filtered",
     "named_models",
     "prepare_models",
 ]
@@ -71,19 +76,23 @@ class ComparisonResult:
     seed_means: Mapping[str, Mapping[str, tuple[float, ...]]]
     """The mean of each seed, by model and metric."""
     paired_tests: Mapping[str, tuple[PairedTest, ...]]
-    """The paired tests by metric; Holm's correction is over the pairs of one metric."""
+    """The paired tests by metric; the correction is over the pairs of one metric."""
     seconds: Mapping[str, float]
     """Mean training time per seed by model, in seconds."""
     models: Mapping[str, TrainedModel]
     """The trained models, those of the first seed."""
     warmth: Mapping[str, tuple[WarmthGroup, ...]] = field(default_factory=dict)
     """The values of hot, warm and cold items and users by model, averaged over seeds."""
+    lists: Mapping[str, tuple[Recommendations, ...]] = field(default_factory=dict)
+    """The lists of each seed by model; empty lists where nothing was ranked."""
+    simple_baseline: MeasuredBaseline | None = None
+    """The strongest simple baseline, chosen on validation; ``None``: there is no validation part."""
 
     @property
     def ranking(self) -> list[str]:
         """Names of the models, best first by the first metric."""
         metric = self.metrics[0]
-        sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+        sign = 1.0 if is_lower_better(metric) else -1.0
         return sorted(self.estimates, key=lambda name: sign * self.estimates[name][metric].mean)
 
     @property
@@ -104,8 +113,8 @@ class ComparisonResult:
 
     @property
     def tests(self) -> pl.DataFrame:
-        """One row per metric and pair: the difference, its interval and p-values."""
-        return _tests_table(self.paired_tests)
+        """One row per metric and pair: difference, interval, p-values, effect, power."""
+        return paired_tests_table(self.paired_tests)
 
     @property
     def warmth_table(self) -> pl.DataFrame:
@@ -126,6 +135,8 @@ class ComparisonResult:
     def test_group(self, name: str, baseline: str | None = None) -> pl.DataFrame:
         """Test the models in pairs on one group, such as ``cold items``.
 
+        The test and the correction are those of the comparison.
+
         Args:
             baseline: test every other model against this one; ``None``: test every pair.
 
@@ -143,7 +154,13 @@ class ComparisonResult:
             raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, groups)}")
         values = {model: group.values for model, group in groups.items()}
         shared = [metric for metric in self.metrics if all(metric in columns for columns in values.values())]
-        return _tests_table({metric: compare_values(values, metric, baseline) for metric in shared})
+        one = next(iter(self.paired_tests.values()))[0]
+        tested = (baseline, one.stat_test, one.correction)
+        return paired_tests_table({metric: compare_values(values, metric, *tested) for metric in shared})
+
+    def overlap_table(self, k: int = 10) -> pl.DataFrame:
+        """Compare the lists of models and of seeds, see :func:`describe_overlaps`."""
+        return pl.DataFrame(describe_overlaps(self.lists, k))
 
     def __repr__(self) -> str:
         width = max(map(len, self.estimates))
@@ -151,31 +168,14 @@ class ComparisonResult:
         for name in self.ranking:
             found = "  ".join(f"{metric} {self.estimates[name][metric]}" for metric in self.metrics)
             lines.append(f"  {name:<{width}}  {found}")
-        for test in self.paired_tests[self.metrics[0]]:
-            significance = "significant" if test.significant else "not significant"
-            first, second, difference, low, high = test.first, test.second, test.difference, test.low, test.high
-            if difference < 0:  # the better one first, as on the command line
-                first, second, difference, low, high = second, first, -difference, -high, -low
-            lines.append(
-                f"  {first} - {second}: {difference:+.4f} [{low:+.4f}, {high:+.4f}], "
-                f"p (Holm) {test.p_holm:.4f}, {significance}"
-            )
+        if self.simple_baseline is not None:
+            lines.append(f"  strongest simple baseline: {self.simple_baseline}")
+        lines += [f"  {test}" for test in self.paired_tests[self.metrics[0]]]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return f"{self.table._repr_html_()}<p>Paired tests</p>{self.tests._repr_html_()}"
-
-
-def _tests_table(paired_tests: Mapping[str, Sequence[PairedTest]]) -> pl.DataFrame:
-    rows = [
-        (metric, t.first, t.second, t.difference, t.low, t.high, t.p, t.p_t, t.p_holm, t.significant)
-        for metric, tests in paired_tests.items()
-        for t in tests
-    ]
-    numbers = ("difference", "low", "high", "p", "p_t", "p_holm")
-    schema: dict[str, Any] = {"metric": pl.String, "first": pl.String, "second": pl.String}
-    schema |= {**dict.fromkeys(numbers, pl.Float64), "significant": pl.Boolean}
-    return pl.DataFrame(rows, schema=schema, orient="row")
+        baseline = "" if self.simple_baseline is None else f"<p>Strongest simple baseline: {self.simple_baseline}</p>"
+        return f"{self.table._repr_html_()}{baseline}<p>Paired tests</p>{self.tests._repr_html_()}"
 
 
 @check_arguments(skip=("models", "metrics", "ks", "seeds"))
@@ -187,6 +187,8 @@ def compare(
     ks: Sequence[int] = (10,),
     seeds: Sequence[int] = (0,),
     baseline: str | None = None,
+    stat_test: StatTest = "randomization",
+    correction: Correction = "holm",
     exclude_seen: bool = True,
     items: ItemSelection = "all",
     thresholds: Mapping[str, int] | None = None,
@@ -209,6 +211,8 @@ def compare(
         ks: list lengths for the metrics that are named without one.
         seeds: each model is trained with each seed, and its values per query are averaged.
         baseline: test every other model against this one; ``None``: test every pair.
+        stat_test: the paired test, see :mod:`segue.evaluation.significance`.
+        correction: of the p-values for the number of pairs, likewise.
         exclude_seen: whether items of a user's history are removed from the ranking.
         items: which items are ranked, see :func:`segue.evaluate`; likewise ``thresholds``.
         device: a torch device, such as ``cuda``.
@@ -217,11 +221,13 @@ def compare(
         settings: for all models that are trained; a model's own settings take precedence. Filters and settings of the
             split, such as ``min_user_events=5`` or ``strategy="random"``, apply to ``data`` where it is loaded or split
             here, and so do settings of text, such as ``**{"text.columns": ["plot"]}``. ``loss``, ``metric`` and
-            ``callbacks`` are as in :func:`segue.train`.
+            ``callbacks`` are as in :func:`segue.train`. ``**{"evaluation.baseline": "none"}`` leaves out the simple
+            baseline.
 
     Returns:
-        ``result.table`` has the means and intervals, ``result.tests`` the paired randomization tests with Holm's
-        correction; ``warmth_table`` and ``test_group`` have them for hot, warm and cold items and users.
+        ``result.simple_baseline`` is the strongest simple baseline, and a warning names the models below it.
+        ``result.table`` has the means and intervals, ``result.tests`` the paired tests;
+        ``warmth_table`` and ``test_group`` have them for hot, warm and cold items and users.
 
     Raises:
         ValueError: fewer than two models, an unknown model, setting or metric.
@@ -232,15 +238,34 @@ def compare(
     if "seed" in settings:
         raise ValueError("seed: compare takes several, as in seeds=(0, 1); the seed of the split is split.seed")
     keys = [key for key, entry in named_models(models).values() if not isinstance(entry, TrainedModel)]
+    simple = settings.pop("evaluation.baseline", AUTO)
     data_settings, settings = take_data_settings(settings, keys)
     if settings and not keys:
         raise ValueError(f"compare: {', '.join(settings)}: all models are trained already, expected no settings")
     entries = named_models(models, settings)
     _check_entries(entries, baseline)
-    parts = _split_data(data, data_settings)
+    parts = split_data(data, data_settings)
+    check_list_inputs(metrics, ks, parts.test, parts.train)
     jobs = _prepare_untrained(entries, parts.train.name, exclude_seen, recipe)
     protocol: dict[str, Any] = {"metrics": metrics, "ks": ks, "exclude_seen": exclude_seen}
     protocol |= {"items": items, "thresholds": thresholds}
+    training = {"device": device, "recipe": recipe}
+    results, trained, times = _train_and_evaluate(entries, parts, seeds, protocol, training, log)
+    _require_same_queries(results)
+    headline = headline_metric(jobs, trained) if metrics is None else None
+    found = _combine(results, trained, times, headline, (baseline, stat_test, correction))
+    return found if simple in (None, "none") else _add_simple_baseline(found, parts, simple, seeds[0], protocol)
+
+
+def _train_and_evaluate(
+    entries: Mapping[str, tuple[str, Any]],
+    parts: Split,
+    seeds: Sequence[int],
+    protocol: Mapping[str, Any],
+    training: Mapping[str, Any],
+    log: Callable[[str], None] | None,
+) -> tuple[dict[str, list[EvaluationResult]], dict[str, TrainedModel], dict[str, float]]:
+    """Return the results of all seeds, the first model, and the mean time, by name."""
     results: dict[str, list[EvaluationResult]] = {name: [] for name in entries}
     trained: dict[str, TrainedModel] = {}
     seconds: dict[str, list[float]] = {}
@@ -249,16 +274,30 @@ def compare(
         for seed in seeds[:1] if is_trained else seeds:
             started, model = time.perf_counter(), entry
             if not is_trained:
-                own = {"exclude_seen": exclude_seen, "baseline": "none", **entry}
-                model = train_model(key, parts, own, seed=seed, device=device, recipe=recipe)
+                own = {"exclude_seen": protocol["exclude_seen"], "baseline": "none", **entry}
+                model = train_model(key, parts, own, seed=seed, **training)
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
             trained.setdefault(name, model)
             results[name].append(evaluate_model(model, parts, **protocol, command="segue.compare"))
             if log is not None:
-                log(f"{name}, seed {seed}: {_first_estimate(results[name][-1])}")
-    _require_same_queries(results)
-    times = {name: float(np.mean(found)) for name, found in seconds.items()}
-    return _combine(results, trained, times, baseline, headline_metric(jobs, trained) if metrics is None else None)
+                metric, estimate = next(iter(results[name][-1].estimates.items()))
+                log(f"{name}, seed {seed}: {metric} {estimate}")
+    return results, trained, {name: float(np.mean(found)) for name, found in seconds.items()}
+
+
+def _add_simple_baseline(
+    found: ComparisonResult, parts: Split, simple: str, seed: int, protocol: Mapping[str, Any]
+) -> ComparisonResult:
+    """Add the strongest simple baseline, and warn of models below it."""
+    metric, exclude_seen = found.metrics[0], protocol["exclude_seen"]
+    name = choose_baseline(parts, metric, exclude_seen, simple, seed)
+    if name is None:
+        return found
+    baseline = measure_baseline(name, parts.train, parts.test, **protocol, seed=seed)
+    means = {name: own[metric].mean for name, own in found.estimates.items()}
+    for note in describe_weaker(means, metric, baseline.name, baseline.estimates[metric].mean, "test"):
+        warn(f"compare: {note}", category=QualityWarning)
+    return replace(found, simple_baseline=baseline)
 
 
 def _prepare_untrained(
@@ -266,11 +305,6 @@ def _prepare_untrained(
 ) -> dict[str, TrainingJob]:
     untrained = {name: pair for name, pair in entries.items() if not isinstance(pair[1], TrainedModel)}
     return prepare_models(untrained, data, {"exclude_seen": exclude_seen}, recipe, "compare")
-
-
-def _first_estimate(result: EvaluationResult) -> str:
-    metric, found = next(iter(result.estimates.items()))
-    return f"{metric} {found}"
 
 
 def _check_entries(entries: Mapping[str, Any], baseline: str | None) -> None:
@@ -301,12 +335,13 @@ def _combine(
     results: Mapping[str, Sequence[EvaluationResult]],
     trained: Mapping[str, TrainedModel],
     seconds: Mapping[str, float],
-    baseline: str | None,
     headline: str | None,
+    tested: tuple[str | None, StatTest, Correction],
 ) -> ComparisonResult:
     """Average the results of each model over its seeds, and test the models in pairs.
 
-    The metric ``headline`` comes first where it was computed, else nDCG at any k.
+    The metric ``headline`` comes first where it was computed, else nDCG at any k. ``tested`` is the baseline, the test
+    and the correction.
     """
     names = _common_metrics(results)
     if headline is not None:
@@ -321,11 +356,12 @@ def _combine(
         for name, found in results.items()
     }
     estimates = {name: estimate_values(columns, 0) for name, columns in values.items()}
-    tests = {metric: compare_values(values, metric, baseline) for metric in names}
+    tests = {metric: compare_values(values, metric, *tested) for metric in names}
     warmth = {
         name: _average_groups([result.select(names).warmth for result in found]) for name, found in results.items()
     }
-    return ComparisonResult(tuple(names), values, estimates, seed_means, tests, seconds, trained, warmth)
+    lists = {name: tuple(result.top for result in found) for name, found in results.items()}
+    return ComparisonResult(tuple(names), values, estimates, seed_means, tests, seconds, trained, warmth, lists)
 
 
 def _average_groups(seeds: Sequence[Sequence[WarmthGroup]]) -> tuple[WarmthGroup, ...]:
@@ -430,58 +466,22 @@ def headline_metric(jobs: Mapping[str, TrainingJob], models: Mapping[str, Traine
     return found.pop() if len(found) == 1 else DEFAULT_METRIC
 
 
-def compare_values(values: Values, metric: str, baseline: str | None = None) -> tuple[PairedTest, ...]:
+def compare_values(
+    values: Values,
+    metric: str,
+    baseline: str | None = None,
+    stat_test: StatTest = "randomization",
+    correction: Correction = "holm",
+) -> tuple[PairedTest, ...]:
     """Test all pairs of models by one metric, or all against ``baseline``.
 
-    A lower error counts as better.
+    A lower error counts as better. See :func:`align_missing` for queries without a value.
     """
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    return significance.compare_all({name: sign * columns[metric] for name, columns in values.items()}, baseline)
-
-
-def _split_data(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Split:
-    """Return a split, loading and splitting the data if necessary.
-
-    Data is loaded with ``filters``, its text is encoded with ``text``, and it is split with ``split``, by default by
-    leave-one-out.
-
-    Raises:
-        ValueError: settings that cannot be applied, as the data is loaded or split already.
-    """
-    if isinstance(data, Split):
-        if given := [*settings["filters"], *settings["split"], *_grouped(settings, "text", "knowledge")]:
-            raise ValueError(
-                f"{', '.join(given)}: got a split, to which filters, text and settings of a split cannot be applied; "
-                "use them in segue.load, segue.add_text or segue.split"
-            )
-        return data
-    dataset = load_filtered(data, settings)
-    return split(dataset, parse(SplitSettings, settings["split"], "split"))
-
-
-def _grouped(settings: Mapping[str, Mapping[str, Any]], *groups: str) -> list[str]:
-    return [f"{group}.{name}" for group in groups for name in settings[group]]
-
-
-def load_filtered(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Dataset:
-    """Load data with filters, derive triples, and encode its text.
-
-    A dataset is loaded already; triples and text follow from the groups ``knowledge`` and ``text``, if they have
-    settings.
-
-    Raises:
-        ValueError: filters for a dataset, or unusable settings of text.
-    """
-    filters, text = settings["filters"], settings["text"]
-    if not isinstance(data, Dataset):
-        data = load(data, filters=parse(Filters, filters, "filters"))
-    elif filters:
-        raise ValueError(
-            f"{', '.join(filters)}: got a dataset, which is loaded already; use filters in segue.load(..., "
-            f"{next(iter(filters))}=...)"
-        )
-    data = derive_knowledge(data, parse(KnowledgeSettings, settings["knowledge"], "knowledge"))
-    return encode_text(data, text, Run(), cache_folder()) if text else data
+    sign = -1.0 if is_lower_better(metric) else 1.0
+    columns = {name: sign * found[metric] for name, found in values.items()}
+    return significance.compare_all(
+        align_missing(metric, columns), baseline, stat_test=stat_test, correction=correction
+    )
 
 
 def _common_metrics(results: Mapping[str, Sequence[EvaluationResult]]) -> list[str]:

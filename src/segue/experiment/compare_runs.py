@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,22 @@ import polars as pl
 
 from segue.core.config import suggest
 from segue.core.files import read_json, write_json
-from segue.core.registry import exported_functions, model_class
+from segue.core.registry import model_class
 from segue.core.run import Interrupted
+from segue.data.splits import split
 from segue.evaluation import rating_metrics
+from segue.evaluation.beyond_accuracy.list_metrics import metric_names, split_list_metrics
 from segue.evaluation.bootstrap import estimate_values
-from segue.evaluation.metrics import known_metrics, resolve_metrics
+from segue.evaluation.significance import Correction, StatTest, check_tests
 from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_model
+from segue.experiment.baselines.strongest import choose_baseline, describe_baseline, describe_weaker
 from segue.experiment.compare import compare_values
 from segue.experiment.data import load_data, validate_inputs
-from segue.experiment.evaluate_run import evaluate_run, validate_metrics, warmth_values
+from segue.experiment.evaluate_run import evaluate_run, named_errors, validate_metrics, warmth_values
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, make_plan
+from segue.experiment.records.held_out_readings import describe_reading, record_reading
+from segue.experiment.records.recommended_lists import compare_lists
 from segue.experiment.run_folder import METRICS, WARMTH, create_run, create_unique_folder, is_finished
 from segue.experiment.run_history import find_reusable_run
 from segue.features.text.settings import TextSettings
@@ -34,6 +39,9 @@ from segue.reports.page import write_page
 __all__ = ["compare_runs", "ensure_run", "make_plans", "own_overrides", "read_test_results"]
 
 Log = Callable[[str], None]
+
+BELOW_BASELINE = " is below a simple baseline: "
+"""Part of the warning of a run about its validation, which the comparison on the test part replaces."""
 
 
 def compare_runs(
@@ -44,6 +52,8 @@ def compare_runs(
     *,
     seeds: Sequence[int] = (),
     baseline: str | None = None,
+    stat_test: StatTest = "randomization",
+    correction: Correction = "holm",
     log: Log,
 ) -> dict[str, Any]:
     """Train or reuse one run per model and seed, and compare them by ``metric``.
@@ -57,12 +67,15 @@ def compare_runs(
         overrides: for all models, or for one as ``model_key.setting=value``.
         seeds: one run each, whose values per query are averaged; empty: the seed in the settings.
         baseline: compare every other model with this one; ``None``: every pair.
+        stat_test: the paired test, see :mod:`segue.evaluation.significance`; likewise ``correction``.
 
     Returns:
-        ``models`` (the record of each), ``tests``, ``warnings``, ``folder`` and ``page``.
+        ``models`` (the record of each), ``baseline`` (that of the strongest simple baseline), ``tests``, ``warnings``,
+        ``folder`` and ``page``.
     """
     if baseline is not None and baseline not in models:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, models)}")
+    check_tests(stat_test, correction)
     plans = make_plans(models, task, overrides)
     metric = _choose_metric(plans, metric)
     runs: dict[str, list[Path]] = {model: [] for model in models}
@@ -76,24 +89,51 @@ def compare_runs(
         records[model]["model"] = model
         if metric not in (names := tables[model].columns[1:]):
             raise ValueError(f"metric: '{metric}' was not computed for {model}{suggest(metric, names)}")
-    tests = compare_values(
-        {model: {metric: table[metric].to_numpy()} for model, table in tables.items()}, metric, baseline
-    )
+    columns = {model: {metric: table[metric].to_numpy()} for model, table in tables.items()}
+    tests = compare_values(columns, metric, baseline, stat_test, correction)
     out = create_unique_folder(runs_folder() / "compare", str(task["data"]))
     named = [table.select(pl.lit(model).alias("model"), pl.all()) for model, table in tables.items()]
     pl.concat(named, how="diagonal").write_parquet(out / "values.parquet")  # not all models predict ratings
+    warnings = {warning for record in records.values() for warning in record["warnings"]}
+    baseline_record = _measure_simple_baseline(next(iter(plans.values())), metric)
+    if baseline_record is not None:
+        value, means = baseline_record[metric], {model: record[metric] for model, record in records.items()}
+        warnings = {warning for warning in warnings if BELOW_BASELINE not in warning}
+        warnings |= {*describe_weaker(means, metric, baseline_record["model"], value, "test")}
     result = {
         "data": task["data"],
         "metric": metric,
         "models": records,
-        "tests": [asdict(test) | {"significant": test.significant} for test in tests],
-        "warnings": sorted({warning for record in records.values() for warning in record["warnings"]}),
+        "baseline": baseline_record,
+        "tests": [test.record() for test in tests],
+        "overlaps": compare_lists(runs),
+        "warnings": sorted(warnings),
         "folder": str(out),
         "page": str(out / "index.html"),
     }
     write_json(out / "comparison.json", result)
     write_page(out / "index.html", result, {model: _read_history(folders[0]) for model, folders in runs.items()})
     return result
+
+
+def _measure_simple_baseline(plan: Plan, metric: str) -> dict[str, Any] | None:
+    """Return the record of the strongest simple baseline on the test part.
+
+    It is chosen on validation, and its reading is recorded. Returns ``None`` if the settings exclude it, or without
+    validation queries.
+    """
+    settings = plan.evaluation
+    if settings.baseline is None:
+        return None
+    needs_text = bool(split_list_metrics(settings.metrics)[1])  # a metric may be computed from encoded texts
+    parts = split(load_data(plan if needs_text else replace(plan, text=TextSettings())), plan.split)
+    name = choose_baseline(parts, metric, settings.exclude_seen, settings.baseline, plan.run.seed)
+    if name is None:
+        return None
+    record = describe_baseline(plan, parts, name, "test")
+    means = {key: record[key] for key in record["intervals"]}
+    record_reading(runs_folder(), describe_reading(name, parts, means, "segue compare"))
+    return record
 
 
 def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFrame]:
@@ -130,6 +170,7 @@ def _average_warmth(record: Mapping[str, Any], tables: Sequence[pl.DataFrame | N
     for group in record["warmth"]:
         part = mean.filter(pl.col("group") == group["group"])
         values = {name: part[name].cast(pl.Float64).fill_null(np.nan).to_numpy() for name in group["metrics"]}
+        values = {name: column for name, column in values.items() if not np.isnan(column).all()}
         estimates = estimate_values(values, record["seed"])
         metrics = {name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()}
         averaged.append({**group, "metrics": metrics})
@@ -231,8 +272,8 @@ def _choose_metric(plans: Mapping[str, Plan], metric: str | None) -> str:
     """
     computed = {}
     for model, plan in plans.items():
-        names = [one.name for one in resolve_metrics(validate_metrics(plan), plan.evaluation.ks)]
-        errors = exported_functions(rating_metrics)
+        names = metric_names(validate_metrics(plan), plan.evaluation.ks)
+        errors = dict.fromkeys([*rating_metrics.DEFAULT_ERRORS, *named_errors(plan)])
         computed[model] = [*names, *(errors if hasattr(model_class(plan.task.model), "predicts_ratings") else [])]
     if metric is None:
         validation = {plan.metric for plan in plans.values()}
@@ -241,18 +282,30 @@ def _choose_metric(plans: Mapping[str, Plan], metric: str | None) -> str:
         by_default = [name for name in every if name.startswith("ndcg@")] or every
         return next((name for name in preferred if name in every), by_default[0] if by_default else "ndcg@10")
     for model, names in computed.items():
-        if metric in names:
-            continue
-        key, _, k = metric.partition("@")
-        if key not in known_metrics() or not k.isdigit() or int(k) < 1:
-            raise ValueError(f"metric: unknown '{metric}'{suggest(metric, names)}")
-        ks = sorted({*plans[model].evaluation.ks, int(k)})
-        raise ValueError(
-            f"metric: '{metric}' is not computed for {model}, only {', '.join(names)}; add it with --set "
-            f"'evaluation.ks={ks}'"
-            + ("" if key in plans[model].evaluation.metrics else f" and evaluation.metrics=[{key}]")
-        )
+        if metric not in names:
+            raise ValueError(_explain_missing_metric(metric, model, names, plans[model]))
     return metric
+
+
+def _explain_missing_metric(metric: str, model: str, names: Sequence[str], plan: Plan) -> str:
+    """Say that a metric is unknown, or how the settings compute it."""
+    is_error = metric in rating_metrics.__all__
+    try:
+        is_known = is_error or metric_names([metric]) == [metric]
+    except ValueError:
+        is_known = False
+    if not is_known:
+        return f"metric: unknown '{metric}'{suggest(metric, names)}"
+    if is_error and not hasattr(model_class(plan.task.model), "predicts_ratings"):
+        return f"metric: '{metric}' needs a model that predicts ratings, {model} does not"
+    key, _, k = metric.partition("@")
+    settings = plan.evaluation
+    changes = [f"'evaluation.ks={sorted({*settings.ks, int(k)})}'"] if k else []
+    if key not in settings.metrics:
+        changes.append(f"'evaluation.metrics=[{','.join([*settings.metrics, key])}]'")
+    return f"metric: '{metric}' is not computed for {model}, only {', '.join(names)}; add it with " + " and ".join(
+        f"--set {change}" for change in changes
+    )
 
 
 def _own_override(text: str, model: str, models: Sequence[str]) -> str | None:

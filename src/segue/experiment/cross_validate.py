@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -13,16 +14,17 @@ import polars as pl
 
 from segue.core.config import parse
 from segue.core.messages import arg
-from segue.core.model import LOWER_IS_BETTER
+from segue.core.model import LOWER_IS_BETTER, is_lower_better
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
 from segue.data.splits import SplitSettings, split
-from segue.evaluation.metrics import MetricLike, check_ks, known_metrics
+from segue.evaluation.beyond_accuracy.list_metrics import known_list_metrics, value_range
+from segue.evaluation.metrics import MetricLike, check_ks, find_metric
 from segue.evaluation.warmth import WarmthGroup
 from segue.experiment.arguments import check_device, check_seed, take_data_settings
-from segue.experiment.compare import Models, load_filtered, named_models, prepare_models
-from segue.experiment.data import validate_inputs
-from segue.experiment.evaluate import check_metrics, evaluate_model, mean_values
+from segue.experiment.compare import Models, named_models, prepare_models
+from segue.experiment.data import load_filtered, validate_inputs
+from segue.experiment.evaluate import check_list_inputs, check_metrics, evaluate_model, mean_values
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
 from segue.experiment.paths import runs_folder
 from segue.experiment.plan import Plan
@@ -65,7 +67,7 @@ class CrossValidationResult:
     def ranking(self) -> list[str]:
         """Names of the models, best first by the first metric."""
         metric = self.metrics[0]
-        sign = 1.0 if metric in LOWER_IS_BETTER else -1.0
+        sign = 1.0 if is_lower_better(metric) else -1.0
         return sorted(self.values, key=lambda name: sign * float(np.mean(self.values[name][metric])))
 
     @property
@@ -282,6 +284,8 @@ def _cross_validate(
     warmth: dict[str, list[Sequence[WarmthGroup]]] = {name: [] for name in jobs}
     for fold in range(settings.folds):
         parts = split(data, settings.model_copy(update={"fold": fold}))
+        if fold == 0:
+            check_list_inputs(metrics, ks, parts.test, parts.train)
         for name, job in jobs.items():
             model = train_job(job, parts, Run(seed, device=device))
             result = evaluate_model(
@@ -309,4 +313,7 @@ def _range(metric: str) -> tuple[float, float]:
     """Return the range of a metric; that of a user's own metric is not known."""
     if metric in LOWER_IS_BETTER:
         return 0.0, math.inf
-    return (0.0, 1.0) if metric.partition("@")[0] in known_metrics() else (-math.inf, math.inf)
+    key = re.split("[:@]", metric)[0]
+    if key in known_list_metrics():
+        return value_range(key)
+    return (0.0, 1.0) if find_metric(metric.partition("@")[0]) is not None else (-math.inf, math.inf)

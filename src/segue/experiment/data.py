@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from segue.core.config import parse
 from segue.core.features import infer_features
 from segue.core.files import read_json
 from segue.core.registry import model_class
 from segue.core.run import Run
-from segue.core.types import Dataset, Feature, Vocab
+from segue.core.types import Dataset, Feature, Split, Vocab
 from segue.data import load, open_dataset
-from segue.data.splits import split
+from segue.data.filters import Filters
+from segue.data.splits import SplitSettings, split
 from segue.experiment.paths import bundle_folder
 from segue.experiment.plan import Plan
 from segue.experiment.run_folder import METRICS, read_run_plan
-from segue.features.knowledge.derive import derive_knowledge
+from segue.experiment.text import encode_text
+from segue.features.knowledge.derive import KnowledgeSettings, derive_knowledge
 from segue.features.text.cache import cache_folder
 from segue.features.text.encode_items import add_text_features
 from segue.serving.users.model_inputs import query_context_inputs, query_time_inputs
@@ -29,9 +32,11 @@ from segue.serving.users.model_inputs import query_context_inputs, query_time_in
 __all__ = [
     "limit_users",
     "load_data",
+    "load_filtered",
     "load_run_data",
     "load_training_data",
     "report_inputs",
+    "split_data",
     "user_feature_names",
     "validate_inputs",
 ]
@@ -189,3 +194,48 @@ def _limit(data: Dataset, plan: Plan, log: Log | None) -> Dataset:
     if log is not None:
         log(f"max_users: using the first {min(count, data.n_users):,} of {data.n_users:,} users; not for results")
     return limit_users(data, count)
+
+
+def split_data(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Split:
+    """Return a split, loading and splitting the data if necessary.
+
+    Data is loaded with ``filters``, its text is encoded with ``text``, and it is split with ``split``, by default by
+    leave-one-out.
+
+    Raises:
+        ValueError: settings that cannot be applied, as the data is loaded or split already.
+    """
+    if isinstance(data, Split):
+        if given := [*settings["filters"], *settings["split"], *_grouped(settings, "text", "knowledge")]:
+            raise ValueError(
+                f"{', '.join(given)}: got a split, to which filters, text and settings of a split cannot be applied; "
+                "use them in segue.load, segue.add_text or segue.split"
+            )
+        return data
+    dataset = load_filtered(data, settings)
+    return split(dataset, parse(SplitSettings, settings["split"], "split"))
+
+
+def _grouped(settings: Mapping[str, Mapping[str, Any]], *groups: str) -> list[str]:
+    return [f"{group}.{name}" for group in groups for name in settings[group]]
+
+
+def load_filtered(data: Any, settings: Mapping[str, Mapping[str, Any]]) -> Dataset:
+    """Load data with filters, derive triples, and encode its text.
+
+    A dataset is loaded already; triples and text follow from the groups ``knowledge`` and ``text``, if they have
+    settings.
+
+    Raises:
+        ValueError: filters for a dataset, or unusable settings of text.
+    """
+    filters, text = settings["filters"], settings["text"]
+    if not isinstance(data, Dataset):
+        data = load(data, filters=parse(Filters, filters, "filters"))
+    elif filters:
+        raise ValueError(
+            f"{', '.join(filters)}: got a dataset, which is loaded already; use filters in segue.load(..., "
+            f"{next(iter(filters))}=...)"
+        )
+    data = derive_knowledge(data, parse(KnowledgeSettings, settings["knowledge"], "knowledge"))
+    return encode_text(data, text, Run(), cache_folder()) if text else data

@@ -157,8 +157,9 @@ def _split_functions() -> Mapping[str, Callable[..., Any]]:
 
 def _metric_functions() -> Mapping[str, Callable[..., Any]]:
     from segue.evaluation import metrics, rating_metrics
+    from segue.evaluation.beyond_accuracy.list_metrics import known_list_metrics
 
-    return metrics.known_metrics() | exported_functions(rating_metrics)
+    return metrics.known_metrics() | known_list_metrics() | exported_functions(rating_metrics)
 
 
 def _source_modules() -> Mapping[str, ModuleType]:

@@ -27,8 +27,15 @@ from segue.data.splits import split
 from segue.evaluation import evaluate as evaluation
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
+from segue.evaluation.beyond_accuracy.list_metrics import (
+    check_list_metrics,
+    metric_names,
+    resolve_list_metrics,
+    split_list_metrics,
+)
+from segue.evaluation.beyond_accuracy.training_data import TrainingData
 from segue.evaluation.evaluate import DEFAULT_METRICS, EvaluationResult
-from segue.evaluation.metrics import MetricLike, check_ks, resolve_metrics
+from segue.evaluation.metrics import MetricLike, check_ks
 from segue.evaluation.recommendation_files import SUFFIXES, read_recommendations
 from segue.evaluation.warmth import ItemSelection, Warmth, WarmthThresholds
 from segue.experiment.arguments import check_seed
@@ -36,6 +43,7 @@ from segue.experiment.data import load_run_data
 from segue.experiment.inference.argument_checks import check_arguments, describe_value, is_sequence
 from segue.experiment.inference.code_mapping import map_held_out
 from segue.experiment.inference.query_inputs import describe_missing_inputs
+from segue.experiment.inference.training_data import find_training_data
 from segue.experiment.paths import bundle_folder, find_run
 from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import read_readings, record_model_reading
@@ -44,8 +52,8 @@ from segue.experiment.settings import EvaluationSettings
 
 __all__ = [
     "GroupBy",
+    "check_list_inputs",
     "check_metrics",
-    "count_item_events",
     "evaluate",
     "evaluate_model",
     "group_labels",
@@ -53,6 +61,7 @@ __all__ = [
     "map_to_model",
     "mean_values",
     "split_metrics",
+    "user_labels",
 ]
 
 GroupBy: TypeAlias = "str | Sequence[str] | Mapping[Any, Any] | Callable[[HeldOut], Sequence[str]] | Any"
@@ -86,8 +95,9 @@ def evaluate(
             run. A reading of a test part is recorded in ``model.test_readings``, which :func:`segue.save` stores, and
             on disk if the model was opened from a run or a saved folder.
         metrics: names such as ``"ndcg@10"`` or ``"rmse"``, and functions ``(ranks, k)`` that return one value per
-            query, see :mod:`segue.evaluation.metrics`; ``None``: the default metrics, and errors of predicted ratings
-            where the model predicts them.
+            query, see :mod:`segue.evaluation.metrics`; also names beyond accuracy, such as ``"novelty@10"``,
+            ``"coverage@10"`` or ``"diversity:genres@10"``; ``None``: the default metrics, and errors of predicted
+            ratings where the model predicts them.
         ks: list lengths for the metrics that are named without one.
         by: also evaluate per group: a user feature such as ``"age"``, ``"history_length"``, labels by user id (a dict,
             or a table with ``user_id`` and one column of labels), a list of one label per query, or a function of the
@@ -150,7 +160,17 @@ def evaluate_model(
             raise ValueError(f"items: got '{items}' for recommendation lists, which are ranked already; expected 'all'")
         warmth = Warmth.of(train_data.histories, train_data.n_items, limits)
         found = read_recommendations(lists, held_out.queries, train_data.users, train_data.items)
-        return evaluation.evaluate_lists(found, held_out, ks, ranking, seed, groups, warmth)
+        return evaluation.evaluate_lists(
+            found,
+            held_out,
+            ks,
+            ranking,
+            seed,
+            groups,
+            warmth,
+            training=TrainingData.of(train_data),
+            labels=user_labels(held_out, train_data),
+        )
     mapped, rows, messages = map_to_model(trained, held_out)
     if messages:
         warn("evaluate: " + "; ".join(messages))
@@ -160,9 +180,20 @@ def evaluate_model(
         raise ValueError(
             f"metrics: {_need(errors)} a model that predicts ratings, {type(recommender).__name__} does not"
         )
-    warmth = Warmth(count_item_events(trained, train_data), limits)
+    training = find_training_data(trained, train_data)
     result = evaluation.evaluate(
-        recommender, mapped, ks, ranking, exclude_seen, seed, groups=groups, warmth=warmth, items=items
+        recommender,
+        mapped,
+        ks,
+        ranking,
+        exclude_seen,
+        seed,
+        groups=groups,
+        warmth=Warmth(None if training is None else training.item_events, limits),
+        items=items,
+        errors=errors,
+        training=training,
+        labels=user_labels(held_out, train_data, rows),
     )
     notes = [*explain_result(result, "test" if data is run_split else None), *cold_item_note(recommender, items)]
     if ranking and is_rating_model(recommender):
@@ -176,7 +207,7 @@ def evaluate_model(
             warn_if_trained_on(trained, mapped)
     if metrics is None:
         return result
-    names = [metric.name for metric in resolve_metrics(ranking, ks)]
+    names = metric_names(ranking, ks)
     if missing := [name for name in errors if name not in result]:
         raise ValueError(f"metrics: {_need(missing)} ratings to compare with, the held-out events have none")
     return result.select([*names, *errors])
@@ -250,30 +281,6 @@ def check_thresholds(thresholds: Mapping[str, int] | None) -> WarmthThresholds:
     return parse(EvaluationSettings, dict(thresholds or {}), "thresholds").thresholds
 
 
-def count_item_events(model: Any, train_data: Dataset | None) -> NDArray[np.int64] | None:
-    """Count the training events of each item, in the item codes of the model.
-
-    The training events are those of ``train_data``, the training part of a split, or else of the log that the model was
-    trained on; ``None`` if neither is available.
-    """
-    is_trained = isinstance(model, TrainedModel)
-    if train_data is None:
-        if not is_trained or model.log_has_held_out:
-            return None
-        try:
-            train_data = model.train_log
-        except ValueError:
-            return None
-    counts = np.bincount(train_data.histories.items, minlength=train_data.n_items)
-    ids = train_data.items.ids
-    if not is_trained or train_data.items is model.items or ids.equals(model.items.ids):
-        return counts
-    codes, known = model.items.encode(ids)
-    own = np.zeros(len(model.items), np.int64)
-    own[codes[known]] = counts[known]
-    return own
-
-
 def check_metrics(
     metrics: Sequence[MetricLike] | MetricLike | None, ks: Sequence[int]
 ) -> tuple[Sequence[MetricLike], list[str]]:
@@ -285,10 +292,22 @@ def check_metrics(
         ValueError: an unknown metric, or a function with the name of another metric.
     """
     ranking, errors = split_metrics(metrics)
-    names = {metric.name for metric in resolve_metrics(ranking, ks)}
+    names = {*metric_names(ranking, ks)}
     if taken := sorted(names & exported_functions(rating_metrics).keys()):
         raise ValueError(f"metrics: a function is named '{taken[0]}', which is a metric of Segue; give it another name")
     return ranking, errors
+
+
+def check_list_inputs(
+    metrics: Sequence[MetricLike] | MetricLike | None, ks: Sequence[int], held_out: HeldOut, train_data: Dataset
+) -> None:
+    """Check that a split has what metrics beyond accuracy need, before training.
+
+    Raises:
+        ValueError: one line per metric that cannot be computed.
+    """
+    listed = resolve_list_metrics(split_list_metrics(split_metrics(metrics)[0])[1], ks)
+    check_list_metrics(listed, TrainingData.of(train_data), user_labels(held_out, train_data))
 
 
 def _need(names: Sequence[str]) -> str:
@@ -314,6 +333,22 @@ def split_metrics(metrics: Sequence[MetricLike] | MetricLike | None) -> tuple[Se
         raise ValueError("metrics: got none, expected names such as 'ndcg@10', or functions")
     errors = exported_functions(rating_metrics)
     return [one for one in every if one not in errors], [one for one in every if one in errors]
+
+
+def user_labels(
+    held_out: HeldOut, data: Dataset | None, rows: Sequence[int] | None = None
+) -> Callable[[str], Sequence[str]]:
+    """Return a function from a user feature to the label of each query.
+
+    Args:
+        rows: the queries that are evaluated; ``None``: all of them.
+    """
+
+    def label(by: str) -> Sequence[str]:
+        found = group_labels(by, held_out, data)
+        return found if rows is None else [found[row] for row in rows]
+
+    return label
 
 
 def group_labels(by: Any, held_out: HeldOut, data: Dataset | None) -> list[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
 from segue.core import bundle
 from segue.core.bundle import TrainedModel
@@ -23,18 +22,21 @@ from segue.data.splits import split
 from segue.evaluation import evaluate as evaluation
 from segue.evaluation import metrics as ranking_metrics
 from segue.evaluation import rating_metrics
+from segue.evaluation.beyond_accuracy.list_metrics import known_list_metrics, metric_names, split_list_metrics
+from segue.evaluation.beyond_accuracy.training_data import TrainingData
 from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.leakage import check_leakage
 from segue.evaluation.warmth import Warmth, WarmthGroup
 from segue.experiment.data import load_data, load_run_data
 from segue.experiment.evaluate import (
     GroupBy,
-    count_item_events,
     group_labels,
     interval_values,
     map_to_model,
     mean_values,
+    user_labels,
 )
+from segue.experiment.inference.training_data import find_training_data
 from segue.experiment.paths import bundle_folder, runs_folder
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
@@ -57,6 +59,7 @@ __all__ = [
     "evaluate_plan",
     "evaluate_run",
     "evaluate_saved",
+    "named_errors",
     "validate_metrics",
     "values_per_query",
     "warmth_values",
@@ -64,33 +67,43 @@ __all__ = [
 
 
 def validate_metrics(plan: Plan) -> list[str]:
-    """Return the names of the plan's ranking metrics.
+    """Return the names of the plan's ranking metrics and metrics beyond accuracy.
 
-    Errors of predicted ratings are computed wherever possible, whether named or not.
+    Errors of predicted ratings are computed wherever possible, see :func:`named_errors`.
 
     Raises:
-        ValueError: unknown names, one line each, or a validation metric that the model cannot compute.
+        ValueError: unknown names or wrong cutoffs, one line each, or a validation metric that the model cannot compute.
     """
     known, errors = ranking_metrics.known_metrics(), exported_functions(rating_metrics)
-    if unknown := [name for name in plan.evaluation.metrics if name.partition("@")[0] not in known | errors]:
-        raise ValueError(
-            "\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, known | errors)}" for name in unknown)
-        )
+    ranking = [name for name in plan.evaluation.metrics if name not in errors]
+    accuracy = split_list_metrics(ranking)[0]
+    if unknown := [name for name in accuracy if ranking_metrics.find_metric(name.partition("@")[0]) is None]:
+        every = known | errors | known_list_metrics()
+        raise ValueError("\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, every)}" for name in unknown))
+    metric_names(ranking, plan.evaluation.ks)
     check_validation_metric(plan.task.model, model_class(plan.task.model), plan.training.metric)
-    return [name for name in plan.evaluation.metrics if name not in errors]
+    return ranking
+
+
+def named_errors(plan: Plan) -> list[str]:
+    """Return the errors of predicted ratings that the plan names."""
+    errors = exported_functions(rating_metrics)
+    return [name for name in plan.evaluation.metrics if name in errors]
 
 
 def evaluate_plan(
     model: Model,
     held_out: HeldOut,
     plan: Plan,
-    item_events: NDArray[np.int64] | None,
+    training: TrainingData | None,
+    labels: Callable[[str], Sequence[str]],
     groups: Sequence[str] | None = None,
 ) -> EvaluationResult:
     """Evaluate a model as the plan's evaluation settings say.
 
     Args:
-        item_events: ``(n_items,)`` training events per item of the model; ``None``: unknown.
+        training: training events and item features, in the codes of the model; ``None``: unknown.
+        labels: see :func:`segue.experiment.evaluate.user_labels`.
     """
     settings = plan.evaluation
     return evaluation.evaluate(
@@ -102,8 +115,11 @@ def evaluate_plan(
         seed=plan.run.seed,
         sampled=settings.sampled,
         groups=groups,
-        warmth=Warmth(item_events, settings.thresholds),
+        warmth=Warmth(None if training is None else training.item_events, settings.thresholds),
         items=settings.items,
+        errors=named_errors(plan),
+        training=training,
+        labels=labels,
     )
 
 
@@ -253,7 +269,8 @@ def _evaluate_part(
     warn_if_trained_on(trained, mapped)
     groups = None if by is None else group_labels(by, held_out, parts.train)
     groups = None if groups is None else [groups[row] for row in rows]
-    result = evaluate_plan(trained.model, mapped, plan, count_item_events(trained, parts.train), groups)
+    labels = user_labels(held_out, parts.train, rows)
+    result = evaluate_plan(trained.model, mapped, plan, find_training_data(trained, parts.train), labels, groups)
     record: dict[str, Any] = {
         "run": name,
         "model": trained.key,

@@ -33,6 +33,7 @@ from segue.training.train import Training, train
 __all__ = [
     "AUTO",
     "Quality",
+    "baseline_keys",
     "check_parts",
     "cold_item_note",
     "count_parts",
@@ -104,7 +105,7 @@ def judge_model(
     if baseline is None:
         return Quality(None, (rating_note(key),) if is_ranker else ())
     warnings = []
-    keys = tuple(one for one in _baseline_keys(baseline, train_data) if one != key)
+    keys = tuple(one for one in baseline_keys(baseline, train_data, exclude_seen) if one != key)
 
     def compare(by: MetricLike) -> BaselineComparison | None:
         if valid is None or not len(valid):
@@ -121,8 +122,9 @@ def judge_model(
     return Quality(found, tuple(warnings))
 
 
-def _baseline_keys(baseline: str, train_data: Dataset) -> tuple[str, ...]:
-    return ranking_baselines(train_data) if baseline == AUTO else (baseline,)
+def baseline_keys(baseline: str, train_data: Dataset, exclude_seen: bool) -> tuple[str, ...]:
+    """Return the baselines that the setting ``evaluation.baseline`` stands for."""
+    return ranking_baselines(train_data, exclude_seen) if baseline == AUTO else (baseline,)
 
 
 def train_baseline(key: str, train_data: Dataset, seed: int) -> Model:

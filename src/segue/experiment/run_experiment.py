@@ -11,26 +11,21 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from segue.core import bundle
 from segue.core.files import write_json, write_text
 from segue.core.model import Model, Predictor
-from segue.core.registry import exported_functions
 from segue.core.run import Run, Tracker
-from segue.core.types import Dataset, Split
+from segue.core.types import Dataset, HeldOut, Queries, Split
 from segue.data.splits import split
-from segue.evaluation import rating_metrics
-from segue.evaluation.bootstrap import estimate_values
-from segue.evaluation.evaluate import make_validator
+from segue.evaluation.beyond_accuracy.training_data import TrainingData
+from segue.evaluation.evaluate import EvaluationResult, make_validator
 from segue.evaluation.leakage import check_leakage
 from segue.evaluation.rating_metrics import training_errors
-from segue.evaluation.simple_baselines import RATING_MEANS, BaselineComparison, rating_mean_errors
 from segue.evaluation.warmth import Warmth, select_candidates
 from segue.experiment.arguments import device_of_model
+from segue.experiment.baselines.strongest import describe_baseline
 from segue.experiment.data import load_data, report_inputs, user_feature_names, validate_inputs
-from segue.experiment.evaluate import interval_values, mean_values
+from segue.experiment.evaluate import check_list_inputs, interval_values, mean_values, user_labels
 from segue.experiment.evaluate_run import (
     describe_warmth,
     evaluate_plan,
@@ -46,11 +41,11 @@ from segue.experiment.quality import (
     count_parts,
     explain_result,
     judge_model,
-    train_baseline,
     training_repeat_share,
 )
 from segue.experiment.records.held_out_readings import describe_reading, record_reading
 from segue.experiment.records.model_card import format_card
+from segue.experiment.records.recommended_lists import write_lists
 from segue.experiment.records.training_record import RECORD, check_unchanged, describe_plan, describe_training_data
 from segue.experiment.resources import StageTimer, count_parameters, describe_machine, peak_memory, thread_count
 from segue.experiment.run_folder import METRICS, WARMTH, write_manifest
@@ -93,7 +88,7 @@ def run_plan(
             raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
     log(count_parts(parts))
     check_parts(parts)
-    item_events = _check_candidates(plan, parts, read_test)
+    training = _check_evaluation(plan, parts, read_test)
     log(f"run: {folder}")
     report_inputs(plan, data, log)
     run = Run(plan.run.seed, folder, device, _trackers(plan, folder, log if progress else None), progress)
@@ -105,16 +100,17 @@ def run_plan(
     metadata = _describe_run(plan, data, parts, folder) | _report_notes(model, log)
     bundle.save(folder / "bundle", bundle.create(plan.task.model, model, parts.train, metadata))
     with timer("evaluate"):
-        valid = evaluate_plan(model, parts.valid, plan, item_events) if len(parts.valid) else None
-        test = evaluate_plan(model, parts.test, plan, item_events) if read_test else None
+        valid = _evaluate(plan, model, parts, parts.valid, training) if len(parts.valid) else None
+        test = _evaluate(plan, model, parts, parts.test, training) if read_test else None
         train_errors = _training_errors(model, parts.train, plan)
+    peak_bytes = peak_memory()  # without that of the baselines
     with timer("baseline"):
         quality = _judge_plan(plan, model, parts)
-        baseline = _evaluate_baseline(plan, parts, quality.comparison, read_test)
+        name = None if quality.comparison is None else quality.comparison.baseline
+        baseline = describe_baseline(plan, parts, name, "test" if read_test else "valid") if name else None
     shown, held_out = (test, parts.test) if read_test else (valid, parts.valid)
     if shown is not None:
-        values_per_query(held_out.queries, shown, data.users).write_parquet(folder / "values.parquet")
-        warmth_values(shown).write_parquet(folder / WARMTH)
+        _write_values(folder, held_out.queries, shown, data)
     part = None if shown is None else "test" if read_test else "valid"
     notes = [] if shown is None else explain_result(shown, part, plan)
     metadata["warnings"] += [*quality.warnings, *notes, *cold_item_note(model, plan.evaluation.items)]
@@ -131,7 +127,7 @@ def run_plan(
         "validation": quality.metadata().get("validation"),
         "cost": {
             "seconds": _seconds(timer, run),
-            "peak_memory_bytes": peak_memory(),
+            "peak_memory_bytes": peak_bytes,
             "parameters": count_parameters(model),
             "threads": thread_count(),
         },
@@ -144,21 +140,34 @@ def run_plan(
     return record
 
 
-def _check_candidates(plan: Plan, parts: Split, read_test: bool) -> NDArray[np.int64]:
-    """Count the training events of each item, ``(n_items,)``.
+def _evaluate(plan: Plan, model: Model, parts: Split, held_out: HeldOut, training: TrainingData) -> EvaluationResult:
+    """Evaluate a model on a part of a split as the plan says."""
+    return evaluate_plan(model, held_out, plan, training, user_labels(held_out, parts.train))
+
+
+def _write_values(folder: Path, queries: Queries, shown: EvaluationResult, data: Dataset) -> None:
+    """Write the values per query, those of groups of users and items, and the lists."""
+    values_per_query(queries, shown, data.users).write_parquet(folder / "values.parquet")
+    warmth_values(shown).write_parquet(folder / WARMTH)
+    write_lists(folder, queries, shown.top, data.users, data.items)
+
+
+def _check_evaluation(plan: Plan, parts: Split, read_test: bool) -> TrainingData:
+    """Return the training data, after a check that the metrics can be computed.
 
     Raises:
-        ValueError: no test query is held out for ``read_test``, or no target of a part that is evaluated is among the
-            items that are ranked.
+        ValueError: no test query is held out for ``read_test``, no target of a part that is evaluated is among the
+            items that are ranked, or the data lacks what a metric needs.
     """
     if read_test and not len(parts.test):
         raise ValueError(f"test: split.strategy={plan.split.strategy} holds no test query out; train without --test")
-    item_events = np.bincount(parts.train.histories.items, minlength=parts.train.n_items)
-    candidates = Warmth(item_events, plan.evaluation.thresholds).candidates(plan.evaluation.items)
+    training = TrainingData.of(parts.train)
+    candidates = Warmth(training.item_events, plan.evaluation.thresholds).candidates(plan.evaluation.items)
     for held_out in [parts.valid, *([parts.test] if read_test else [])]:
         if len(held_out):
             select_candidates(held_out, candidates, plan.evaluation.items)
-    return item_events
+            check_list_inputs(plan.evaluation.metrics, plan.evaluation.ks, held_out, parts.train)
+    return training
 
 
 def _judge_plan(plan: Plan, model: Model, parts: Split) -> Quality:
@@ -174,34 +183,6 @@ def _judge_plan(plan: Plan, model: Model, parts: Split) -> Quality:
         seed=plan.run.seed,
         is_ranked=bool(validate_metrics(plan)),
     )
-
-
-def _evaluate_baseline(
-    plan: Plan, parts: Split, comparison: BaselineComparison | None, read_test: bool = False
-) -> dict[str, Any] | None:
-    """Evaluate the strongest baseline, if any, on validation or on the test."""
-    if comparison is None:
-        return None
-    held_out = parts.test if read_test else parts.valid
-    if comparison.baseline == RATING_MEANS:
-        errors = rating_mean_errors(parts.train.histories, held_out)
-        functions = exported_functions(rating_metrics)
-        found = estimate_values({name: function(errors) for name, function in functions.items()}, plan.run.seed)
-    else:
-        found = dict(
-            evaluate_plan(
-                train_baseline(comparison.baseline, parts.train, plan.run.seed),
-                held_out,
-                plan,
-                np.bincount(parts.train.histories.items, minlength=parts.train.n_items),
-            ).estimates
-        )
-    return {
-        "model": comparison.baseline,
-        "part": "test" if read_test else "valid",
-        **{name: round(one.mean, 6) for name, one in found.items()},
-        "intervals": {name: [round(one.low, 6), round(one.high, 6)] for name, one in found.items()},
-    }
 
 
 def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from segue.experiment.plan import Plan, format_plan, read_plan
 from segue.experiment.records.held_out_readings import TEST_READINGS
 
 __all__ = [
+    "LISTS",
     "METRICS",
     "WARMTH",
     "create_run",
@@ -26,6 +27,8 @@ __all__ = [
     "write_manifest",
 ]
 
+LISTS = "lists.parquet"
+"""The user and the recommended items of each query, best first."""
 METRICS = "metrics.json"
 WARMTH = "warmth.parquet"
 """Values per query of hot, warm and cold items and users."""

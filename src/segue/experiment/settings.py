@@ -55,8 +55,8 @@ class EvaluationSettings(Settings):
     ks: tuple[Annotated[int, Ge(1)], ...] = (5, 10)
     """List lengths at which ranking metrics are computed."""
     metrics: tuple[str, ...] = ("recall", "precision", "hit_rate", "mrr", "ndcg")
-    """Names of metrics. ``rmse`` and ``mae`` are added where the model predicts ratings; if only these are named,
-    nothing is ranked."""
+    """Names of metrics, also of those beyond accuracy such as ``novelty`` or ``diversity:genres``. ``rmse`` and ``mae``
+    are added where the model predicts ratings; if only these are named, nothing is ranked."""
     sampled: Annotated[int, Ge(1)] | None = None
     """Also rank each target among this many randomly sampled items, as older papers do."""
     exclude_seen: bool = True
@@ -73,8 +73,9 @@ class EvaluationSettings(Settings):
     hot_users: Annotated[int, Ge(2)] | None = None
     """Events in the history from which a user is hot; by default so many that at most a fifth of the users is hot."""
     baseline: str | None = "auto"
-    """Key of the model to compare with on validation; ``auto``: the strongest without personalization (popular items,
-    or means of ratings); ``none``: no comparison, which saves its time in benchmarks of speed."""
+    """Key of the model to compare with on validation; ``auto``: the strongest of ``popular``, ``recent_popular``,
+    ``transitions``, ``frequent`` where seen items are ranked, and ``ease`` up to 5,000 items, or for ratings the means
+    of item and user; ``none``: no comparison, which saves its time in benchmarks of speed."""
 
     @property
     def thresholds(self) -> WarmthThresholds:

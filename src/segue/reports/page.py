@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from segue.core.files import write_text
-from segue.core.model import LOWER_IS_BETTER
+from segue.core.model import is_lower_better
+from segue.reports.paired_tests import (
+    describe_correction,
+    describe_tests,
+    effect_sizes_table,
+    power_notes,
+    tests_table,
+)
 from segue.reports.quantities import (
     format_bytes,
     format_count,
@@ -19,7 +26,7 @@ from segue.reports.quantities import (
     format_mean,
     metric_label,
 )
-from segue.reports.tables import all_metrics_table, best_first, comparison_table, cost_table, tests_table
+from segue.reports.tables import all_metrics_table, best_first, comparison_table, cost_table, overlap_table
 from segue.reports.warmth import warmth_comparison_table
 
 __all__ = ["render_page", "write_page"]
@@ -61,15 +68,19 @@ def render_page(result: Record, histories: Mapping[str, History] | None = None) 
     return template.render(
         data=result["data"],
         models=[record["model"] for record in records],
-        headline=_headline(result, records),
+        headline=_headline(result, records) + _describe_baseline(result),
         warnings=result.get("warnings") or [],
         plots=plots,
         comparison=comparison_table(result),
         tests=tests_table(result) if tests else None,
+        correction=describe_correction(result),
+        effect_sizes=effect_sizes_table(result) if tests else None,
+        power=power_notes(result) if tests else [],
         all_metrics=all_metrics_table(result),
         warmth=warmth_comparison_table(result),
+        overlap=overlap_table(result),
         cost=cost_table(result),
-        protocol=_protocol(records[0]),
+        protocol=_protocol(records[0], describe_tests(result)),
         reproduction=_reproduction(records),
         metric=metric_label(metric),
     )
@@ -82,7 +93,7 @@ def _headline(result: Record, records: Sequence[Record]) -> str:
     text = f"{best['model']} reaches {name} {format_mean(best[metric])} (95 % interval {format_interval(ends)})"
     if len(records) == 1:
         return text + "."
-    extreme = "lowest" if metric in LOWER_IS_BETTER else "highest"
+    extreme = "lowest" if is_lower_better(metric) else "highest"
     text += f", the {extreme} of {len(records)} models. "
     pairs = {frozenset((test["first"], test["second"])): test for test in result.get("tests") or []}
     second = records[1]
@@ -92,6 +103,14 @@ def _headline(result: Record, records: Sequence[Record]) -> str:
     significance = "significant" if test["significant"] else "not significant"
     lead = format_mean(abs(test["difference"]))
     return text + f"It leads {second['model']} by {lead}, which is {significance} (paired test)."
+
+
+def _describe_baseline(result: Record) -> str:
+    """Name the strongest simple baseline, where known."""
+    baseline, metric = result.get("baseline"), result["metric"]
+    if not baseline:
+        return ""
+    return f" The strongest simple baseline, {baseline['model']}, reaches {format_mean(baseline[metric])}."
 
 
 def _plots(result: Record, curves: Mapping[str, History]) -> list[tuple[str, str, str]]:
@@ -110,7 +129,11 @@ def _plots(result: Record, curves: Mapping[str, History]) -> list[tuple[str, str
     means = ", ".join(f"{record['model']} {format_mean(record[metric])}" for record in best_first(result))
     bars = to_svg(plot_metric_bars(result, names), themed=True)
     text = f"Bars of {metric_label(metric)}: {means}. The table below lists all values."
-    plots = [("With 95 % intervals over users", text, bars)]
+    title = "With 95 % intervals over users"
+    if baseline := result.get("baseline"):
+        text += f" A dashed line marks the strongest simple baseline, {baseline['model']}."
+        title += f"; the dashed line is the strongest simple baseline, {baseline['model']}"
+    plots = [(title, text, bars)]
     if curves:
         drawn = to_svg(plot_training_curves(curves, metric), themed=True)
         text = f"Loss and validation {metric_label(metric)} by epoch of {', '.join(curves)}."
@@ -118,7 +141,7 @@ def _plots(result: Record, curves: Mapping[str, History]) -> list[tuple[str, str
     return plots
 
 
-def _protocol(record: Record) -> list[tuple[str, str]]:
+def _protocol(record: Record, tests: str) -> list[tuple[str, str]]:
     """Describe the evaluation protocol."""
     protocol, split = record.get("protocol") or {}, record.get("split") or {}
     lines = [("Split", str(split.get("strategy", "predefined")).replace("_", " "))]
@@ -143,7 +166,7 @@ def _protocol(record: Record) -> list[tuple[str, str]]:
         ("Model knows the context of the query", "yes" if protocol.get("has_query_context") else "no"),
         ("Unknown users", format_count(protocol.get("unknown_users", 0))),
         ("Intervals", "95 %, percentile bootstrap over queries"),
-        ("Tests", "paired randomization over queries, two-sided; Holm's correction over all pairs; t-test beside it"),
+        ("Tests", tests),
         ("Settings", "chosen on validation; the test set was read once per run"),
     ]
     counts = record.get("counts") or {}

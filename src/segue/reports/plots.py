@@ -57,9 +57,9 @@ COLORS = [role for role in LIGHT if role.startswith("c")]
 def plot_metric_bars(result: Record, names: Sequence[str]) -> Figure:
     """Plot for each metric a bar per model with its 95 % interval.
 
-    Bars begin at 0; the best model is on top.
+    Bars begin at 0; the best model is on top. A dashed line marks the strongest simple baseline, where known.
     """
-    records = best_first(result)
+    records, baseline = best_first(result), result.get("baseline") or {}
     figure = _figure(10.0, 0.75 + 0.34 * len(records))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         values = [record[name] for record in records]
@@ -71,10 +71,14 @@ def plot_metric_bars(result: Record, names: Sequence[str]) -> Figure:
         positions = range(len(records))
         axes.barh(positions, values, height=0.56, color=LIGHT["c1"], alpha=0.85)
         axes.errorbar(values, positions, xerr=whiskers, fmt="none", ecolor=LIGHT["ink"], elinewidth=1.2, capsize=2.5)
-        widest = max([high for _, high in ends] + [1e-9])
+        widest = max([high for _, high in ends] + [1e-9, baseline.get(name, 0.0)])
+        lowest = min([low for low, _ in ends] + [0.0, baseline.get(name, 0.0)])
+        if name in baseline:
+            axes.axvline(baseline[name], color=LIGHT["ink"], linewidth=1.0, linestyle=(0, (4, 3)))
         for position, value, (_, high) in zip(positions, values, ends, strict=True):
-            axes.text(high + 0.03 * widest, position, format_mean(value), va="center", fontsize=8.5, color=LIGHT["ink"])
-        axes.set_xlim(0, widest * 1.32)
+            x = max(high, 0.0) + 0.03 * (widest - lowest)
+            axes.text(x, position, format_mean(value), va="center", fontsize=8.5, color=LIGHT["ink"])
+        axes.set_xlim(lowest * 1.05, widest + 0.32 * (widest - lowest))
         axes.set_yticks(positions, [record["model"] for record in records])
         axes.set_title(metric_label(name), fontsize=10, loc="left")
         axes.locator_params(axis="x", nbins=4)

@@ -16,14 +16,43 @@ __all__ = [
     "metric_label",
 ]
 
-NAMES = {"recall": "Recall", "precision": "Precision", "hit_rate": "HitRate"}
+NAMES = {
+    "recall": "Recall",
+    "precision": "Precision",
+    "r_precision": "R-precision",
+    "hit_rate": "HitRate",
+    "novelty": "Novelty",
+    "popularity": "Popularity",
+    "popularity_lift": "Popularity lift",
+    "head_share": "Head share",
+    "middle_share": "Middle share",
+    "tail_share": "Tail share",
+    "diversity": "Diversity",
+    "unexpectedness": "Unexpectedness",
+    "serendipity": "Serendipity",
+    "miscalibration": "Miscalibration",
+    "coverage": "Coverage",
+    "gini": "Gini",
+    "entropy": "Entropy",
+    "exposure": "Exposure",
+    "gap": "Gap",
+    "rmse_by_user": "RMSE by user",
+    "rmse_by_item": "RMSE by item",
+    "mae_by_user": "MAE by user",
+    "mae_by_item": "MAE by item",
+}
 
 
 def metric_label(name: str) -> str:
     """Format ``ndcg@10`` as ``NDCG@10``, ``hit_rate@5`` as ``HitRate@5``."""
-    metric, at, k = name.partition("@")
+    metric, at, k = name.rpartition("@") if "@" in name else (name, "", "")
     sampled, metric = metric.startswith("sampled_"), metric.removeprefix("sampled_")
-    return ("sampled " if sampled else "") + NAMES.get(metric, metric.upper()) + at + k
+    key, colon, argument = metric.partition(":")
+    label = NAMES.get(key, key.upper())
+    if key == "gap" and colon:  # such as gap:gender:ndcg
+        feature, _, argument = argument.partition(":")
+        argument = f"{feature}:{metric_label(argument)}"
+    return ("sampled " if sampled else "") + label + colon + argument + at + k
 
 
 def format_mean(value: float) -> str:

@@ -10,15 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from segue.core.model import LOWER_IS_BETTER
+from segue.core.model import is_lower_better
 from segue.reports.quantities import (
     format_bytes,
     format_count,
     format_duration,
     format_interval,
     format_mean,
-    format_p_value,
-    format_signed,
     format_span,
     metric_label,
 )
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Table",
     "all_metrics_table",
+    "baselines_table",
     "best_first",
     "comparison_table",
     "cost_table",
@@ -39,7 +38,7 @@ __all__ = [
     "key_value_grid",
     "main_metrics",
     "metrics_table",
-    "tests_table",
+    "overlap_table",
 ]
 
 Record = Mapping[str, Any]
@@ -125,14 +124,15 @@ def best_first(result: Record) -> list[Record]:
         return list(result["models"].values())
     metric = result["metric"]
     return sorted(
-        result["models"].values(), key=lambda record: record[metric] if metric in LOWER_IS_BETTER else -record[metric]
+        result["models"].values(), key=lambda record: record[metric] if is_lower_better(metric) else -record[metric]
     )
 
 
 def comparison_table(result: Record) -> Table:
     """Show one row per model, best first.
 
-    Columns are errors, metrics at the largest k, the interval of the tested metric, and the cost.
+    Columns are errors, metrics at the largest k, the interval of the tested metric, and the cost. The last row is the
+    strongest simple baseline, where known.
     """
     records = best_first(result)
     names = main_metrics(records)
@@ -155,6 +155,10 @@ def comparison_table(result: Record) -> Table:
         )
         for record in records
     ]
+    if baseline := result.get("baseline"):
+        means = (format_mean(baseline[name]) if name in baseline else "" for name in names)
+        interval = format_interval(baseline["intervals"][result["metric"]])
+        rows.append((f"{baseline['model']} (simple baseline)", *means, interval, "", "", ""))
     queries = format_count(records[0]["protocol"]["queries"])
     seeds = records[0].get("seeds")
     title = f"{result['data']}: {queries} test queries" + (f", mean of {len(seeds)} seeds" if seeds else "")
@@ -163,43 +167,56 @@ def comparison_table(result: Record) -> Table:
     return Table(title, head, tuple(rows), highlighted=frozenset([0]))
 
 
+def baselines_table(result: Record) -> Table:
+    """Show one row per simple baseline, the strongest first.
+
+    Columns are the means with their intervals by metric, and the time.
+    """
+    names = list(dict.fromkeys(name for one in result["baselines"].values() for name in one["metrics"]))
+    rows = []
+    for model, one in result["baselines"].items():
+        found = one["metrics"]
+        cells = [f"{format_mean(found[n][0])} [{format_span(found[n][1:])}]" if n in found else "" for n in names]
+        rows.append((model, *cells, format_duration(one["seconds"])))
+    part = "validation" if result["part"] == "valid" else result["part"]
+    title = f"{result['data']}: simple baselines on {format_count(result['queries'])} {part} queries, 95 % intervals"
+    head = ("baseline", *map(metric_label, names), "time")
+    return Table(title, head, tuple(rows), highlighted=frozenset([0]))
+
+
 def all_metrics_table(result: Record) -> Table:
     """Show one row per metric and one mean with its interval per model.
 
-    The best model comes first.
+    The best model comes first, the strongest simple baseline last.
     """
     records = best_first(result)
-    rows = [
-        (metric_label(name), *(_mean_with_interval(record, name) for record in records))
-        for name in _metric_names(records)
-    ]
-    return Table("All metrics", ("", *(record["model"] for record in records)), tuple(rows))
+    names, models = _metric_names(records), [record["model"] for record in records]
+    if baseline := result.get("baseline"):
+        records, models = [*records, baseline], [*models, f"{baseline['model']} (simple baseline)"]
+    rows = [(metric_label(name), *(_mean_with_interval(record, name) for record in records)) for name in names]
+    return Table("All metrics", ("", *models), tuple(rows))
 
 
-def tests_table(result: Record) -> Table:
-    """Show one row per pair of models, the better one first.
+def overlap_table(result: Record) -> Table | None:
+    """Show how far the lists of two models, or of the seeds of one, agree.
 
-    Significant differences are highlighted.
+    Returns ``None`` if the lists are not known.
     """
-    rows = []
-    for test in result["tests"]:
-        names, ends, difference = (test["first"], test["second"]), (test["low"], test["high"]), test["difference"]
-        if difference < 0:
-            names, ends, difference = names[::-1], (-ends[1], -ends[0]), -difference
-        rows.append(
-            (
-                f"{names[0]} − {names[1]}",
-                format_signed(difference),
-                format_interval(ends, sign=True),
-                format_p_value(test["p"]),
-                format_p_value(test["p_t"]),
-                format_p_value(test["p_holm"]),
-                "significant" if test["significant"] else "not significant",
-            )
+    overlaps = result.get("overlaps")
+    if not overlaps or not overlaps["pairs"]:
+        return None
+    rows = [
+        (
+            f"{pair['first']} and {pair['second']}" if pair["first"] != pair["second"] else f"seeds of {pair['first']}",
+            format_mean(pair["jaccard"]),
+            format_interval((pair["jaccard_low"], pair["jaccard_high"])),
+            format_mean(pair["rbo"]),
+            format_interval((pair["rbo_low"], pair["rbo_high"])),
         )
-    head = ("pair", "difference", "95 % interval", "p", "p (t)", "p (Holm)", "")
-    highlighted = frozenset(number for number, test in enumerate(result["tests"]) if test["significant"])
-    return Table(f"Paired tests of {metric_label(result['metric'])}", head, tuple(rows), highlighted=highlighted)
+        for pair in overlaps["pairs"]
+    ]
+    head = ("lists", "Jaccard", "95 % interval", "RBO", "95 % interval ")
+    return Table(f"Overlap of the lists, first {overlaps['k']} items", head, tuple(rows))
 
 
 def cross_validation_table(title: str, rows: Sequence[Record]) -> Table:

@@ -230,7 +230,7 @@ def _field_path(loc: Sequence[Any]) -> str:
 
 
 def _describe_errors(details: Sequence[Mapping[str, Any]]) -> str:
-    """Describe the errors of a field: that of its value, or one for all types that it may have."""
+    """Describe the errors of a field, in one text for all types that it may have."""
     expected = list(dict.fromkeys(TYPE_NAMES.get(detail["type"], "") for detail in details))
     if "a finite number" in expected:  # the value is a number
         return _describe_error(next(detail for detail in details if detail["type"] == "finite_number"))

@@ -66,7 +66,9 @@ def log_fields(schema: DataSchema, has_history: bool) -> tuple[Field, ...]:
 
 
 def positive_events(train: Dataset) -> Index:
-    """Return the training events that are positive examples: those with the target action, or all.
+    """Return the events that are positive examples: those with the target action.
+
+    Without a target action these are all events.
 
     Raises:
         ValueError: no event has the target action.

@@ -368,7 +368,7 @@ def _check_complete(frame: pl.DataFrame, location: SourceLocation) -> None:
 
 
 def _with_dates(table: ExampleTable) -> ExampleTable:
-    """Convert columns of texts that are all dates; note those that are nearly all numbers."""
+    """Convert texts that are all dates; note columns that are nearly all numbers."""
     columns = [_parse_dates(one) for one in table.frame if one.dtype == pl.String]
     notes = [f"{table.name}: {note}" for one in columns for note in _note_numbers(one)]
     return replace(table, frame=table.frame.with_columns(columns), notes=(*table.notes, *notes))
@@ -409,7 +409,7 @@ def _parse_columns(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[s
 
 
 def _note_numbers(column: pl.Series) -> list[str]:
-    """Return a note if nearly all cells of a column of text are numbers, of which none has to be text."""
+    """Return a note if nearly all cells of a column of text are numbers."""
     if column.dtype != pl.String:
         return []
     known = column.drop_nulls()

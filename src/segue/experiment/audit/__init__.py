@@ -1,0 +1,1 @@
+"""Audit logs, splits and runs for faults that make figures wrong."""

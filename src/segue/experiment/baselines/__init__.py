@@ -1,0 +1,1 @@
+"""Simple baselines: what is reachable without learning."""
