@@ -69,7 +69,7 @@ def check_readings(readings: Sequence[Record]) -> list[Finding]:
 
 
 def _is_baseline(run: str) -> bool:
-    """Return whether a reading is that of a simple baseline, not of a run with such a name."""
+    """Return whether a reading is that of a simple baseline, not of a run."""
     return run in (*RANKING_BASELINES, RATING_MEANS) and not (runs_folder() / run).exists()
 
 

@@ -184,7 +184,7 @@ class GradientBoosting(Solver):
             self._use(self.trees.first(best_trees))
 
     def _examples_of_log(self, train: Dataset, rng: np.random.Generator) -> Examples:
-        """Return the positive events with sampled items; the ``users`` of examples are the events."""
+        """Return the positive events with sampled items; ``users`` are the events."""
         config = self.config
         self.schema = log_schema(train, config.inputs)
         self.tables = LogFields.of(train, self.schema, self._fields(), config.max_history)
