@@ -116,8 +116,9 @@ def serendipity(world: World, kind: str, items: list[int], row: int) -> float:
     if not history or not world.targets[row]:
         return math.nan
     relevant = world.targets[row]
+    to_history = [mean([distance(world, kind, item, seen) for seen in history]) for item in items]
     return mean([
-        mean([distance(world, kind, item, seen) for seen in history]) if item in relevant else 0.0 for item in items
+        far if item in relevant or math.isnan(far) else 0.0 for item, far in zip(items, to_history, strict=True)
     ])  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_harmful_cells_are_errors_in_every_format(data: st.DataObject, size: int
         with pytest.raises(ValueError, match=re.escape(named)) as caught:
             read(source)
     if kind not in ("folder", "hive"):
-        number = at + (0 if kind in (*TABLES, "parquet", "feather", "arrow") else 1 if kind == "jsonl" else 2)
+        number = at + (1 if kind in (*TABLES, "parquet", "feather", "arrow", "jsonl") else 2)
         assert re.search(rf"(table|log\.{kind}\S*), (line|row) {number}\b", str(caught.value)), caught.value
 
 

@@ -25,7 +25,10 @@ def _at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["train", "ease", "--data", DATA, "--set", "epochs=3"], "epochs: 'ease' is not trained by the training loop"),
         (["compare", DATA, "ease", "popular", "--metric", "ndgc@10"], "unknown 'ndgc@10', did you mean 'ndcg@10'"),
         (["compare", DATA, "ease", "popular", "--metric", "ndcg@20"], "--set 'evaluation.ks=[5, 10, 20]'"),
-        (["compare", DATA, "ease", "popular", "--metric", "rmse"], "unknown 'rmse'"),
+        (
+            ["compare", DATA, "ease", "popular", "--metric", "rmse"],
+            "'rmse' needs a model that predicts ratings",
+        ),
         (["compare", DATA, "ease", "popular", "--set", "evaluation.metrics=[ndgc]"], "unknown 'ndgc'"),
         (["compare", DATA, "item_knn", "popular", "--set", "k=5"], "popular has no such setting; set it for one model"),
         (["compare", DATA, "item_knn", "popular", "--set", "k=5"], "--set item_knn.k=..."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +57,7 @@ def baselines(
         items=settings.items,
         thresholds={"warm_items": settings.warm_items},
         seed=plan.run.seed,
-        command=" ".join(["segue", *sys.argv[1:]]),
+        command="segue baselines",
     )
     for reading in result.test_readings:
         record_reading(runs_folder(), reading)

@@ -46,6 +46,7 @@ __all__ = [
     "is_deadline_aware",
     "is_factored",
     "is_lower_better",
+    "is_query_mean",
     "nested_models",
     "select_candidates",
 ]
@@ -70,6 +71,15 @@ LOWER_IS_BETTER = frozenset({"rmse", "rmse_by_user", "rmse_by_item", "mae", "mae
 
 LOWER_LIST_METRICS = frozenset({"gini", "popularity", "popularity_lift", "miscalibration", "gap"})
 """Metrics of recommendation lists for which lower values are better, without argument and cutoff."""
+
+
+OF_ALL_QUERIES = frozenset({"rmse", "rmse_by_item", "mae", "mae_by_item", "coverage", "gini", "entropy", "gap"})
+"""Metrics that are not means over queries, without argument and cutoff: single values per query mean nothing."""
+
+
+def is_query_mean(metric: str) -> bool:
+    """Return whether a metric, such as ``ndcg@10``, is a mean over the queries."""
+    return re.split("[:@]", metric)[0] not in OF_ALL_QUERIES
 
 
 def is_lower_better(metric: str) -> bool:

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from segue.core.config import suggest
+from segue.core.model import is_query_mean
 from segue.evaluation.bootstrap import estimate, resample_means
 from segue.evaluation.power import LEVEL, POWER, smallest_difference
 
@@ -59,6 +60,7 @@ Correction: TypeAlias = Literal["holm", "fdr_bh"]
 CORRECTION_LABELS = {"holm": "Holm", "fdr_bh": "BH"}
 
 PERMUTATIONS = 9_999
+PRECISION = 1e-9  # differences below this share of the values are rounding errors
 BLOCK_SIGNS = 4_000_000
 """Random signs drawn at once."""
 
@@ -78,7 +80,7 @@ class PairedTest:
     p: float
     """Two-sided p-value of ``stat_test``."""
     p_t: float
-    """Two-sided p-value of Student's paired t-test; 1 where all differences are 0."""
+    """Two-sided p-value of Student's paired t-test; 1 where all differences are 0, 0 where all are another number."""
     p_holm: float
     """``p`` with Holm's correction for all pairs of the family."""
     n: int
@@ -192,7 +194,7 @@ def compare_all(
         pairs = [(name, baseline) for name in names if name != baseline]
     first = [names.index(a) for a, _ in pairs]
     second = [names.index(b) for _, b in pairs]
-    differences_NP = values_NM[:, first] - values_NM[:, second]
+    differences_NP = _subtract(values_NM[:, first], values_NM[:, second])
     rng = np.random.default_rng(seed)
     intervals, p_t_P = estimate(differences_NP, seed), _paired_t_test(differences_NP)
     nonzero_P = [_round_differences(one) for one in differences_NP.T]
@@ -206,7 +208,7 @@ def compare_all(
         case "student":
             p_P = p_t_P
     n = len(differences_NP)
-    std_P = differences_NP.std(axis=0, ddof=1).tolist() if n > 1 else [None] * len(pairs)
+    std_P = _standard_deviation(differences_NP).tolist() if n > 1 else [None] * len(pairs)
     corrected = zip(holm_correction(p_P), benjamini_hochberg_correction(p_P), strict=True)
     return tuple(
         PairedTest(
@@ -217,6 +219,24 @@ def compare_all(
             pairs, intervals, p_P, p_t_P, corrected, std_P, map(_rank_biserial, nonzero_P), strict=True
         )
     )  # fmt: skip
+
+
+def has_test(metric: str, stat_test: StatTest) -> bool:
+    """Return whether a test applies to a metric; Wilcoxon's: to means over queries."""
+    return stat_test != "wilcoxon" or is_query_mean(metric)
+
+
+def check_test_of_metric(metric: str, stat_test: StatTest) -> None:
+    """Check that a test applies to a metric.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not has_test(metric, stat_test):
+        raise ValueError(
+            f"stat_test: got '{stat_test}', which ranks single queries, but '{metric}' is not a mean over queries; "
+            "expected 'randomization', 'bootstrap' or 'student'"
+        )
 
 
 def check_tests(stat_test: str, correction: str) -> None:
@@ -384,6 +404,18 @@ def _to_numbers(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return numbers_N
 
 
+def _subtract(first_NP: NDArray[np.float64], second_NP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return differences without rounding errors."""
+    largest_P = np.maximum(np.abs(first_NP), np.abs(second_NP)).max(axis=0)
+    return np.where(np.abs(first_NP - second_NP) > PRECISION * largest_P, first_NP - second_NP, 0.0)
+
+
+def _standard_deviation(differences_NP: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the standard deviation, ``(P,)``, without rounding errors."""
+    std_P = differences_NP.std(axis=0, ddof=1)
+    return np.where(std_P > PRECISION * np.abs(differences_NP).max(axis=0), std_P, 0.0)
+
+
 def _randomization_test(
     differences_NP: NDArray[np.float64], rng: np.random.Generator, permutations: int
 ) -> list[float]:
@@ -415,6 +447,8 @@ def _bootstrap_test(differences_NP: NDArray[np.float64], rng: np.random.Generato
     mean counts too.
     """
     mean = differences_NP.mean(axis=0)
+    if len(differences_NP) < 2:  # resampling one query says nothing about others
+        return [1.0] * len(mean)
     tolerance = 1e-12 * np.abs(differences_NP).max(axis=0)
     means_BP = resample_means(differences_NP, rng, samples)
     n_extreme = (np.abs(means_BP - mean) >= np.abs(mean) - tolerance).sum(axis=0)
@@ -457,8 +491,10 @@ def _paired_t_test(differences_NP: NDArray[np.float64]) -> list[float]:
 
     n = len(differences_NP)
     mean = differences_NP.mean(axis=0)
-    standard_error = differences_NP.std(axis=0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
-    p = np.ones(len(mean))
+    if n < 2:
+        return [1.0] * len(mean)
+    standard_error = _standard_deviation(differences_NP) / np.sqrt(n)
     varies = standard_error > 0
+    p = np.where(mean == 0, 1.0, 0.0)  # where all differences are equal
     p[varies] = 2.0 * t.sf(np.abs(mean[varies] / standard_error[varies]), n - 1)
     return [float(value) for value in p]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.messages import QualityWarning, warn
-from segue.core.model import is_lower_better
+from segue.core.model import is_lower_better, is_query_mean
 from segue.core.registry import model_class
 from segue.core.types import Recommendations, Split
 from segue.data.filters import Filters
@@ -156,6 +156,7 @@ class ComparisonResult:
         shared = [metric for metric in self.metrics if all(metric in columns for columns in values.values())]
         one = next(iter(self.paired_tests.values()))[0]
         tested = (baseline, one.stat_test, one.correction)
+        shared = [metric for metric in shared if significance.has_test(metric, one.stat_test)]
         return paired_tests_table({metric: compare_values(values, metric, *tested) for metric in shared})
 
     def overlap_table(self, k: int = 10) -> pl.DataFrame:
@@ -356,7 +357,8 @@ def _combine(
         for name, found in results.items()
     }
     estimates = {name: estimate_values(columns, 0) for name, columns in values.items()}
-    tests = {metric: compare_values(values, metric, *tested) for metric in names}
+    has_test = [metric for metric in names if significance.has_test(metric, tested[1])] or names
+    tests = {metric: compare_values(values, metric, *tested) for metric in has_test}
     warmth = {
         name: _average_groups([result.select(names).warmth for result in found]) for name, found in results.items()
     }
@@ -479,9 +481,10 @@ def compare_values(
     """
     sign = -1.0 if is_lower_better(metric) else 1.0
     columns = {name: sign * found[metric] for name, found in values.items()}
-    return significance.compare_all(
-        align_missing(metric, columns), baseline, stat_test=stat_test, correction=correction
-    )
+    significance.check_test_of_metric(metric, stat_test)
+    aligned = align_missing(metric, columns)
+    tests = significance.compare_all(aligned, baseline, stat_test=stat_test, correction=correction)
+    return tests if is_query_mean(metric) else tuple(replace(test, rank_biserial=None) for test in tests)
 
 
 def _common_metrics(results: Mapping[str, Sequence[EvaluationResult]]) -> list[str]:

@@ -21,7 +21,7 @@ from segue.data.splits import split
 from segue.evaluation import rating_metrics
 from segue.evaluation.beyond_accuracy.list_metrics import metric_names, split_list_metrics
 from segue.evaluation.bootstrap import estimate_values
-from segue.evaluation.significance import Correction, StatTest, check_tests
+from segue.evaluation.significance import Correction, StatTest, check_test_of_metric, check_tests
 from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_model
 from segue.experiment.baselines.strongest import choose_baseline, describe_baseline, describe_weaker
 from segue.experiment.compare import compare_values
@@ -78,6 +78,7 @@ def compare_runs(
     check_tests(stat_test, correction)
     plans = make_plans(models, task, overrides)
     metric = _choose_metric(plans, metric)
+    check_test_of_metric(metric, stat_test)
     runs: dict[str, list[Path]] = {model: [] for model in models}
     for seed in seeds or (None,):
         seeded = [*overrides, *([] if seed is None else [f"run.seed={seed}"])]

@@ -47,13 +47,14 @@ def serendipity(lists: Lists, feature: str | None = None) -> Values:
     The mean is over all items of the list. Other items count as 0: only what is both unexpected and relevant is
     serendipitous (Ge, Delgado-Battenfeld and Jannach 2010, doi:10.1145/1864708.1864761). It is the distance-based
     novelty of Vargas and Castells 2011 with binary relevance. NaN where the history is empty or the query has no true
-    item.
+    item. Items without a known feature are left out, whether they are true or not.
 
     Args:
         feature: as for :func:`diversity`.
     """
     distances_Nk = _distances_to_history(lists, feature)
-    values = lists.mean(np.where(lists.is_relevant, distances_Nk, 0.0))
+    counted_Nk = lists.is_relevant | np.isnan(distances_Nk)  # items without the feature are left out, true or not
+    values = lists.mean(np.where(counted_Nk, distances_Nk, 0.0))
     is_defined = (lists.held_out.targets.lengths > 0) & (lists.held_out.queries.history.lengths > 0)
     return np.where(is_defined, values, np.nan)
 

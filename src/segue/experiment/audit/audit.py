@@ -21,6 +21,7 @@ from segue.experiment.audit.run_checks import (
     check_readings,
     check_sampled,
     check_tuning,
+    is_baseline,
 )
 from segue.experiment.audit.split_checks import SPLIT_CHECKS, check_split
 from segue.experiment.data import load_filtered, load_run_data
@@ -106,7 +107,7 @@ def audit_split(parts: Split, data: Dataset, name: str | None = None) -> AuditRe
     """
     name = data.name if name is None else name
     found = [*check_log(data, bool(parts.metadata.get("is_ordered", True))), *check_split(parts)]
-    readings = list_readings(parts) if parts.test.test_id is not None else []
+    readings = [one for one in list_readings(parts) if not is_baseline(one)] if parts.test.test_id is not None else []
     records = [record for record in list_runs() if record["finished"] and _is_on(record, name, data)]
     found += [*_check_runs(records, readings), *check_boards(records, is_compared=False), *check_comparisons(name)]
     return AuditReport.of(name, found, [*LOG_CHECKS, *SPLIT_CHECKS, *RUN_CHECKS], _facts(parts, data, readings))

@@ -18,7 +18,15 @@ from segue.experiment.audit.findings import Finding
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, read_plan
 
-__all__ = ["RUN_CHECKS", "check_boards", "check_comparisons", "check_readings", "check_sampled", "check_tuning"]
+__all__ = [
+    "RUN_CHECKS",
+    "check_boards",
+    "check_comparisons",
+    "check_readings",
+    "check_sampled",
+    "check_tuning",
+    "is_baseline",
+]
 
 RUN_CHECKS = ("test_readings", "tuning_on_test", "sampled_metrics", "mixed_boards")
 
@@ -37,7 +45,7 @@ def check_readings(readings: Sequence[Record]) -> list[Finding]:
     Those of simple baselines do not count: they have no settings to choose.
     """
     results: dict[str, set[str]] = {}
-    for line in (one for one in readings if not _is_baseline(str(one["run"]))):
+    for line in readings:
         results.setdefault(str(line["run"]), set()).add(str(line.get("metrics")))
     found = []
     repeated = [run for run, metrics in results.items() if len(metrics) > 1]
@@ -68,9 +76,10 @@ def check_readings(readings: Sequence[Record]) -> list[Finding]:
     return found
 
 
-def _is_baseline(run: str) -> bool:
+def is_baseline(reading: Record) -> bool:
     """Return whether a reading is that of a simple baseline, not of a run."""
-    return run in (*RANKING_BASELINES, RATING_MEANS) and not (runs_folder() / run).exists()
+    command = str(reading["command"]).replace(".", " ")
+    return reading["run"] in (*RANKING_BASELINES, RATING_MEANS) and command in ("segue baselines", "segue compare")
 
 
 def check_tuning(records: Sequence[Record], readings: Sequence[Record]) -> list[Finding]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Gt
+from annotated_types import Ge
 from scipy.sparse import coo_array, csr_array
 
 from segue.core.config import Settings
@@ -40,7 +40,7 @@ class Transitions(Solver):
     class Config(Settings):
         """Settings of ``transitions``."""
 
-        smoothing: Annotated[float, Gt(0)] = 1.0
+        smoothing: Annotated[float, Ge(1e-6)] = 1.0
         """Weight of popularity, in transitions: it ranks the items that never followed the last one."""
 
     counts_II: csr_array[Any]

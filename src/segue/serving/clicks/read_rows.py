@@ -114,6 +114,8 @@ def _read_column(column: Column, cells: Sequence[Any], first: int) -> pl.Series:
             raise CellError(column.name, first + row, f"expected {expected}, got {got}")
         if _is_too_large(cell):
             raise CellError(column.name, first + row, f"expected {TOO_LARGE[column.kind]}, got {got}")
+        if not _is_unicode(cell):
+            raise CellError(column.name, first + row, "expected text without lone surrogates such as \\ud800")
         kind = kind if WIDER.get(kind) != found else found
         if found and kind not in (found, WIDER.get(found)):
             problem = f"expected a {WIDER.get(found, found)} as in the rows before, got {got}"
@@ -134,6 +136,15 @@ def _type_of(cell: Any) -> str:
     if isinstance(cell, int):
         return "whole number"
     return "text" if isinstance(cell, str) else "number"
+
+
+def _is_unicode(cell: Any) -> bool:
+    """Check that texts can be encoded; JSON allows half a surrogate pair."""
+    try:
+        "".join(one for one in (cell if isinstance(cell, list) else [cell]) if isinstance(one, str)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_too_large(cell: Any) -> bool:
