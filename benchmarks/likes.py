@@ -10,7 +10,8 @@ An example is a rating; ratings of 4 and more are positive. Two tables:
     The ratings of June 2001 to January 2003 as in CoLLM, split by month, with features of films and the user's earlier
     liked films, which in validation and test include those of the same period, as in the published evaluation.
 
-The settings of each model are chosen from a grid by AUC on validation with the first seed. A figure is the mean over
+The settings of each model are chosen from a grid by AUC on validation with the first seed. An interrupted run of a
+commit continues. A figure is the mean over
 the seeds; its interval is over the examples of the test (AUC: DeLong; logarithmic loss: bootstrap). The simple baseline
 adds up the log odds of the item's and the user's share of likes in training.
 """
@@ -28,6 +29,7 @@ from numpy.typing import NDArray
 
 import segue
 from benchmarks.collm import PUBLISHED as COLLM
+from benchmarks.finished import reuse
 from benchmarks.machine import describe_lines
 from benchmarks.table_rows import head_lines, row_line, select_rows
 from segue.data import load
@@ -40,7 +42,7 @@ from segue.evaluation.click_metrics import auc, uauc
 from segue.evaluation.evaluate_examples import example_losses
 from segue.reports.quantities import format_duration
 
-__all__ = ["MODELS", "SOURCES", "combine", "mean_scores", "page", "run", "without_held_out"]
+__all__ = ["MODELS", "SOURCES", "combine", "grid_of", "mean_scores", "page", "run", "without_held_out"]
 
 Values = NDArray[np.float64]
 
@@ -59,6 +61,8 @@ class Source:
     about: str
     published: Mapping[str, tuple[float, float]]
     """AUC and UAUC."""
+    strengths: tuple[tuple[float, float], ...]
+    """``embedding_l2`` and ``dropout`` that networks choose from."""
 
 
 FILM = {"item.genres": "tags", "item.year": "number"}
@@ -69,6 +73,7 @@ SOURCES: dict[str, Source] = {
         "All ratings of MovieLens 1M, split at random. Histories are the user's earlier liked films among the training "
         "rows: labels of other parts are no input.",
         {},
+        ((1e-5, 0.2), (1e-4, 0.2), (1e-3, 0.2), (1e-2, 0.2)),
     ),
     "collm-ml-1m": Source(
         ("user", "item", "item.genres", "item.year", "item.directors", "item.rated", "history"),
@@ -76,36 +81,35 @@ SOURCES: dict[str, Source] = {
         "The ratings of June 2001 to January 2003 as in CoLLM, split by month. Histories are the user's earlier liked "
         "films, in the test also those of the test months, as in the published evaluation.",
         COLLM,
+        ((1e-3, 0.2), (1e-2, 0.2), (1e-1, 0.2), (1e-2, 0.5)),
     ),
 }
 
 TOWER: dict[str, Any] = {"embedding_dim": 16, "hidden": [128, 64], "batch_size": 2048, "patience": 2, "epochs": 20}
-STRENGTHS = tuple(
-    {"embedding_l2": l2, "dropout": dropout, "learning_rate": 1e-3}
-    for l2, dropout in ((1e-3, 0.2), (1e-2, 0.2), (1e-1, 0.2), (1e-2, 0.5))
-)
-NO_TOWER = tuple({"embedding_l2": l2, "learning_rate": 3e-3} for l2 in (1e-3, 1e-2, 1e-1))
 WITHOUT_HISTORY: dict[str, Any] = {"columns": {"history": "ignore"}, "shares": {}}
-MODELS: dict[str, tuple[dict[str, Any], tuple[dict[str, Any], ...]]] = {
-    "logistic_regression": (
-        {},
-        tuple(one | {"l2_features": l2} for one in ({}, WITHOUT_HISTORY) for l2 in (0.3, 1.0, 3.0, 10.0, 30.0)),
-    ),
-    "ctr_factorization_machine": ({k: v for k, v in TOWER.items() if k != "hidden"}, NO_TOWER),
-    "wide_deep": (TOWER, STRENGTHS),
-    "deepfm": (TOWER, STRENGTHS),
-    "dlrm": (TOWER, STRENGTHS),
-    "dcn_v2": (TOWER, STRENGTHS),
-    "finalmlp": (TOWER, STRENGTHS),
-    "finalnet": (TOWER, STRENGTHS),
-    "din": (TOWER, STRENGTHS),
-    "text_cnn": (TOWER, STRENGTHS),
-    "gradient_boosting": (
-        {"iterations": 1_000, "patience": 20, "learning_rate": 0.05},
-        ({}, {"target_statistics": [["user"], ["item"]]}),
-    ),
+TOWERS = ("wide_deep", "deepfm", "dlrm", "dcn_v2", "finalmlp", "finalnet", "din", "text_cnn")
+MODELS: dict[str, dict[str, Any]] = {
+    "logistic_regression": {},
+    "ctr_factorization_machine": {key: value for key, value in TOWER.items() if key != "hidden"},
+    **dict.fromkeys(TOWERS, TOWER),
+    "gradient_boosting": {"iterations": 1_000, "patience": 20, "learning_rate": 0.05},
 }
-"""Settings, and the grid that is chosen from, by key."""
+"""Settings by key."""
+
+
+def grid_of(source: str, name: str) -> list[dict[str, Any]]:
+    """Return the settings that a model chooses from."""
+    if name == "logistic_regression":
+        strengths = (0.3, 1.0, 3.0, 10.0, 30.0)
+        return [one | {"l2_features": l2} for one in ({}, WITHOUT_HISTORY) for l2 in strengths]
+    if name == "gradient_boosting":
+        return [{}, {"target_statistics": [["user"], ["item"]]}]
+    if name == "ctr_factorization_machine":
+        values = sorted({l2 for l2, _ in SOURCES[source].strengths})
+        return [{"embedding_l2": l2, "learning_rate": 3e-3} for l2 in values]
+    return [
+        {"embedding_l2": l2, "dropout": dropout, "learning_rate": 1e-3} for l2, dropout in SOURCES[source].strengths
+    ]
 
 
 def run(
@@ -132,21 +136,17 @@ def measure(
     baseline = {part: mean_scores(train, table) for part, table in (("valid", valid), ("test", test))}
     rows: dict[str, Any] = {}
     for name in names:
-        settings, grid = MODELS[name]
+        settings, grid = MODELS[name], grid_of(source, name)
         settings = settings | {"columns": dict(SOURCES[source].kinds), "shares": {"history": "item"}}
         if quick:
             settings, grid = settings | ({"epochs": 1} if "epochs" in settings else {}), grid[:1]
-        started = time.process_time()
-        choices = [_train(name, parts, combine(settings, one), 0) for one in grid]
-        on_valid = [auc(valid.frame["label"].to_numpy(), model.predict(valid.frame)) for model in choices]
+        choices = [_finish(source, name, parts, test, combine(settings, one), 0) for one in grid]
+        on_valid = [auc(valid.frame["label"].to_numpy(), one["valid"]) for one in choices]
         best = int(np.argmax(on_valid))
-        chosen_at = time.process_time()
-        models = [
-            choices[best],
-            *(_train(name, parts, combine(settings, grid[best]), seed) for seed in range(1, seeds)),
-        ]
-        spent = (time.process_time() - chosen_at) / max(1, seeds - 1)
-        predictions = [model.predict(test.frame).astype(np.float64) for model in models]
+        others = [_finish(source, name, parts, test, combine(settings, grid[best]), seed) for seed in range(1, seeds)]
+        predictions = [one["test"] for one in (choices[best], *others)]
+        choice_seconds = sum(float(one["seconds"]) for one in choices)
+        seconds = float(np.mean([one["seconds"] for one in (choices[best], *others)]))
         losses_E = np.mean([example_losses(labels_E, one) for one in predictions], axis=0)
         rows[name] = {
             "chosen": grid[best],
@@ -155,10 +155,10 @@ def measure(
             "log_loss": asdict(estimate_values({"log_loss": losses_E}, 0)["log_loss"]),
             "aucs": [auc(labels_E, one) for one in predictions],
             "uauc": float(np.mean([uauc(users_E, labels_E, one) for one in predictions])),
-            "choice_seconds": chosen_at - started,
-            "seconds": spent if seeds > 1 else (chosen_at - started) / len(grid),
+            "choice_seconds": choice_seconds,
+            "seconds": seconds,
         }
-        log(f"{name}: validation {on_valid[best]:.4f} with {grid[best]}, {format_duration(chosen_at - started)}")
+        log(f"{name}: validation {on_valid[best]:.4f} with {grid[best]}, {format_duration(choice_seconds)}")
     return {
         "rows": rows,
         "sizes": {part: len(table) for part, table in (("train", train), ("valid", valid), ("test", test))},
@@ -178,8 +178,24 @@ def combine(settings: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, An
     return {**settings, **one, "columns": columns}
 
 
-def _train(name: str, parts: ExampleSplit, settings: Mapping[str, Any], seed: int) -> Any:
-    return segue.train_clicks(name, parts.train, parts.valid, seed=seed, **settings)
+def _finish(
+    source: str, name: str, parts: ExampleSplit, test: ExampleRows, settings: dict[str, Any], seed: int
+) -> Mapping[str, NDArray[Any]]:
+    """Train a model, or take what an interrupted run has kept: predictions and processor time."""
+
+    def compute() -> dict[str, NDArray[Any]]:
+        started = time.process_time()
+        model = segue.train_clicks(name, parts.train, parts.valid, seed=seed, **settings)
+        seconds = np.array(time.process_time() - started)
+        scores = {
+            part: model.predict(rows.frame).astype(np.float64)
+            for part, rows in (("valid", parts.valid), ("test", test))
+        }
+        return scores | {"seconds": seconds}
+
+    rows = f"{parts.train.rows_hash} {parts.valid.rows_hash} {test.rows_hash}"
+    about = {"part": "likes", "source": source, "rows": rows, "key": name, "settings": settings, "seed": seed}
+    return reuse(about, compute).arrays
 
 
 def derive(source: str, data: Any) -> ExampleTable:

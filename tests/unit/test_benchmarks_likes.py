@@ -38,11 +38,11 @@ def data() -> Dataset:
     return segue.load(log, items=FILMS, users=people)
 
 
+@pytest.mark.parametrize("source", likes.SOURCES)
 @pytest.mark.parametrize("name", likes.MODELS)
-def test_every_row_has_valid_settings(name: str) -> None:
-    settings, grid = likes.MODELS[name]
-    for one in grid:
-        values = {**settings, "columns": dict(likes.SOURCES["ml-1m"].kinds), "shares": {"history": "item"}}
+def test_every_row_has_valid_settings(name: str, source: str) -> None:
+    for one in likes.grid_of(source, name):
+        values = {**likes.MODELS[name], "columns": dict(likes.SOURCES[source].kinds), "shares": {"history": "item"}}
         values = likes.combine(values, one)
         make_click_plan({"model": name, "data": "x"}, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
