@@ -63,6 +63,8 @@ class Source:
     """AUC and UAUC."""
     strengths: tuple[tuple[float, float], ...]
     """``embedding_l2`` and ``dropout`` that networks choose from."""
+    ridges: tuple[float, ...]
+    """``l2_features`` that logistic regression chooses from."""
 
 
 FILM = {"item.genres": "tags", "item.year": "number"}
@@ -73,7 +75,8 @@ SOURCES: dict[str, Source] = {
         "All ratings of MovieLens 1M, split at random. Histories are the user's earlier liked films among the training "
         "rows: labels of other parts are no input.",
         {},
-        ((1e-5, 0.2), (1e-4, 0.2), (1e-3, 0.2), (1e-2, 0.2)),
+        ((1e-4, 0.2), (1e-3, 0.2), (1e-2, 0.2)),
+        (3.0, 10.0, 30.0),
     ),
     "collm-ml-1m": Source(
         ("user", "item", "item.genres", "item.year", "item.directors", "item.rated", "history"),
@@ -82,6 +85,7 @@ SOURCES: dict[str, Source] = {
         "films, in the test also those of the test months, as in the published evaluation.",
         COLLM,
         ((1e-3, 0.2), (1e-2, 0.2), (1e-1, 0.2), (1e-2, 0.5)),
+        (0.3, 1.0, 3.0, 10.0, 30.0),
     ),
 }
 
@@ -100,8 +104,7 @@ MODELS: dict[str, dict[str, Any]] = {
 def grid_of(source: str, name: str) -> list[dict[str, Any]]:
     """Return the settings that a model chooses from."""
     if name == "logistic_regression":
-        strengths = (0.3, 1.0, 3.0, 10.0, 30.0)
-        return [one | {"l2_features": l2} for one in ({}, WITHOUT_HISTORY) for l2 in strengths]
+        return [one | {"l2_features": l2} for one in ({}, WITHOUT_HISTORY) for l2 in SOURCES[source].ridges]
     if name == "gradient_boosting":
         return [{}, {"target_statistics": [["user"], ["item"]]}]
     if name == "ctr_factorization_machine":
