@@ -51,6 +51,7 @@ PARTS = {
     "length_generalization": "accuracy with shorter and longer histories than in training; needs --run",
     "ablation": "effect of each setting, three seeds: hours",
     "equal_budget_tuning": "every sequential model under an equal tuning budget: hours",
+    "auto": "segue auto next to the recipes with the same time (--source, --minutes, --models): hours",
     "accuracy": "metrics of all models on one board (--source), trained from its recipes: hours",
     "new_users": "strategies for new users after 0 to 10 events (--source, --models, --seeds): ten minutes",
     "meta_learning": "ratings of new users and items: maml, fine-tuning, fold-in, means (--source, --models, --seeds)",
@@ -65,6 +66,9 @@ PARTS = {
     "likes": "likes of MovieLens 1M, or of CoLLM's part of it: all click-through models (--source, --seeds): two hours",
     "collm": "likes of CoLLM's ML-1M next to language models (--models, --seeds): five minutes",
     "context": "context and times as inputs, on and off, with an ablation (--source, --seeds): half an hour",
+    "coverage": "how often intervals contain the truth, tests err, and off-policy estimators fail, simulated: minutes",
+    "protocols": "the same models under every evaluation protocol (--source, --models, --seeds): ten minutes",
+    "tracking": "cost of trackers and of the monitor during training: minutes",
     "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
 }
 
@@ -93,6 +97,8 @@ MODULES = (
     "click_through",
     "click_speed",
     "collm",
+    "coverage",
+    "tracking",
     "mutation",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
@@ -107,15 +113,16 @@ WITH_THREADS = (
 IN_THIS_PROCESS = (
     *("losses", "evaluation", "length_generalization", "sentiment", "new_users", "meta_learning"),
     *("claimed_gains", "transfer", "two_stage", "click_through", "knowledge", "likes", "collm", "context"),
+    *("coverage", "protocols", "tracking"),
 )
 """Parts that train or compute in this process, where ``--threads`` limits torch, BLAS and compiled loops."""
 
-BY_SOURCE = ("cold_items", "hybrid", "knowledge", "likes", "two_stage")
+BY_SOURCE = ("cold_items", "hybrid", "knowledge", "likes", "protocols", "two_stage")
 """Parts whose page is named after the data, and whose ``run`` has the arguments of :func:`run_by_source`."""
 
 WITH_MODELS = (
     *BY_SOURCE,
-    *("click_through", "collm", "equal_budget_tuning", "meta_learning", "new_users", "ratings", "transfer"),
+    *("auto", "click_through", "collm", "equal_budget_tuning", "meta_learning", "new_users", "ratings", "transfer"),
 )
 """Parts that read ``--models``."""
 
@@ -157,7 +164,7 @@ def arguments() -> argparse.Namespace:
         "--minutes",
         type=float,
         help="of part time_to_accuracy: training time of RecTools, default 15; of part soak: default 20; of part "
-        "mutation: time after which no further mutant is run",
+        "mutation: time after which no further mutant is run; of part auto: time of each choice and recipe, default 10",
     )
     parser.add_argument(
         "--store", choices=("postgresql", "redis", "sqlite", "all"), default="all", help="of part soak; default all"
@@ -326,6 +333,15 @@ def run_claimed_gains(options: argparse.Namespace, found: Found) -> tuple[str, s
     return f"claimed_gains-{found['source'].partition('?')[0]}", claimed_gains.page(found), found
 
 
+def run_auto(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``auto``; with one source, the page has the name of the data."""
+    from benchmarks import auto
+
+    found |= auto.run(options, log)
+    name = f"auto-{options.source.partition('?')[0]}" if options.source else "auto"
+    return name, auto.page(found), found
+
+
 def run_tuning(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
     """Run part ``equal_budget_tuning``; the page has the name of the data."""
     from benchmarks import equal_budget_tuning
@@ -412,6 +428,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "accuracy": run_accuracy,
     "ablation": run_ablation,
     "ratings": run_ratings,
+    "auto": run_auto,
     "equal_budget_tuning": run_tuning,
     "claimed_gains": run_claimed_gains,
     **dict.fromkeys(BY_SOURCE, run_by_source),

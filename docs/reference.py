@@ -90,7 +90,7 @@ def _index() -> str:
         ("[Labeled examples](examples.md)", "sources; groups `examples`, `split` and `run` of `segue clicks`"),
         ("[Text](text.md)", "group `text`; text encoders with their settings; sentiment of reviews"),
         ("[Simulated world](simulator.md)", "its choice model, and the settings of `simulated?key=value`"),
-        ("[Evaluation](evaluation.md)", "group `evaluation`; metrics; similarity measures"),
+        ("[Evaluation](evaluation.md)", "group `evaluation`; metrics; off-policy estimators; similarity measures"),
         ("[Service](service.md)", "settings of `segue serve`, request and response schemas, Prometheus metrics"),
         ("[Python](python.md)", "the functions of `import segue`"),
         ("[Values](values.md)", "the types that models and metrics use"),
@@ -196,15 +196,20 @@ def _text() -> str:
 
 def _simulator() -> str:
     from segue.data import simulator
+    from segue.data.simulator import impressions
 
     first, _, rest = paragraphs(simulator.__doc__ or "").partition("\n\n")
     parts = ["# Simulated world", first, "## Settings", render_settings(groups()["simulated"]), "## How it works", rest]
+    parts += ["## Impressions", paragraphs((impressions.__doc__ or "").partition("Shapes:")[0])]
+    parts.append(render_settings(impressions.ImpressionSettings))
     return "\n\n".join(parts)
 
 
 def _evaluation() -> str:
     from segue.evaluation import metrics, rating_metrics
     from segue.evaluation.beyond_accuracy import calibration, diversity, exposure, fairness, popularity, stability
+    from segue.evaluation.off_policy import estimators
+    from segue.evaluation.off_policy.overlap import OverlapLimits
     from segue.similarity import (
         distribution_similarity,
         row_similarity,
@@ -219,6 +224,8 @@ def _evaluation() -> str:
     parts.append("## Metrics beyond accuracy")
     for module in (popularity, diversity, calibration, exposure, fairness, stability):
         parts += [paragraphs((module.__doc__ or "").partition("Shapes:")[0]), _functions(module)]
+    parts += ["## Off-policy estimators", paragraphs((estimators.__doc__ or "").partition("Shapes:")[0])]
+    parts += ["Limits of the overlap:", render_settings(OverlapLimits)]
     parts.append("## Similarity measures")
     for name, module in (
         ("Rows of the interaction matrix", row_similarity),

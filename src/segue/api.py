@@ -27,10 +27,15 @@ from segue.experiment.evaluate import evaluate
 from segue.experiment.inference.argument_checks import Described, FilePath, PositiveInt, check_arguments
 from segue.experiment.inference.frames import like_input
 from segue.experiment.inference.queries import build_queries, build_query
+from segue.experiment.off_policy.evaluate_policy import evaluate_policy
 from segue.experiment.quality import warn_of_repeats
 from segue.experiment.records.saved_models import open, save  # noqa: A004 - the name in the public API
+from segue.experiment.reporting.report import report
 from segue.experiment.text import add_items, add_knowledge, add_text
 from segue.experiment.train_model import train_model
+from segue.experiment.tuning.auto import auto
+from segue.experiment.tuning.tune import tune
+from segue.studies.framework.runner import run_study
 
 if TYPE_CHECKING:
     import polars as pl
@@ -43,10 +48,12 @@ __all__ = [
     "add_knowledge",
     "add_text",
     "audit",
+    "auto",
     "baselines",
     "compare",
     "cross_validate",
     "evaluate",
+    "evaluate_policy",
     "explain",
     "export",
     "load",
@@ -54,12 +61,15 @@ __all__ = [
     "predict",
     "rank",
     "recommend",
+    "report",
+    "run_study",
     "save",
     "serve",
     "similar",
     "split",
     "stream",
     "train",
+    "tune",
 ]
 
 ModelLike: TypeAlias = Annotated[

@@ -17,7 +17,7 @@ from segue.data import SplitSettings, split
 from segue.experiment.audit.audit import audit_split
 
 ORDERED = ("leave_one_out", "leave_n_out", "global_temporal", "per_user_ratio", "held_out_users", "cold_users")
-STRATEGIES = (*ORDERED, "random", "per_user_random", "k_fold", "user_k_fold", "cold_items")
+STRATEGIES = (*ORDERED, "sessions", "random", "per_user_random", "k_fold", "user_k_fold", "cold_items")
 
 
 @pytest.fixture(autouse=True)
@@ -49,8 +49,13 @@ def test_nothing_is_found_in_sound_splits(
 ) -> None:
     data = simulated(seed, repeats)
     chosen = SplitSettings(strategy=strategy, drop_cold_targets=drop_cold, use_query_time=query_time)
-    report = audit_split(split(data, chosen), data)
-    assert report.is_clean, repr(report)
+    parts = split(data, chosen)
+    report = audit_split(parts, data, exclude_seen=not repeats)
+    if drop_cold and strategy in ("held_out_users", "user_k_fold", "cold_users", "cold_items", "sessions"):
+        assert {one.check for one in report.findings} <= {"empty_parts"}, "all targets are cold"
+        assert bool(report.findings) == (not parts.test.targets.size or not parts.valid.targets.size)
+    else:
+        assert report.is_clean, repr(report)
 
 
 @settings(deadline=None, max_examples=20)

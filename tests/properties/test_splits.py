@@ -119,6 +119,41 @@ def test_histories_exclude_targets_and_later_events(data: st.DataObject, actions
             assert held.queries.known[row] == bool(own & train)
 
 
+@pytest.mark.parametrize("actions", [False, True])
+@given(data=st.data())
+def test_sessions_are_predicted_event_by_event(data: st.DataObject, actions: bool) -> None:
+    dataset = data.draw(logs(actions))
+    settings = data.draw(split_settings(("sessions",)))
+    result = split(dataset, settings)
+    events = dataset.histories
+    assert events.times is not None
+    ends = [int(events.times[stop - 1]) for stop in events.offsets[1:]]
+    train = set(numbers(result.train.histories))
+    for part, held in (("valid", result.valid), ("test", result.test)):
+        counts = result.metadata[part]
+        seen_dropped, cold_dropped = counts.get("seen_targets_dropped", 0), counts.get("cold_targets_dropped", 0)
+        expected = 0
+        for user in np.unique(held.queries.users).tolist():
+            own = numbers(events, user)
+            assert not set(own) & train
+            assert ends[user] >= result.metadata[f"{part}_from"]
+            rows = np.flatnonzero(held.queries.users == user)
+            for row in rows.tolist():
+                (target,) = numbers(held.targets, row)
+                assert numbers(held.queries.history, row) == own[: own.index(target)] != []
+            expected += len(rows)
+        assert len(held) == held.targets.size == expected == counts["queries"]
+        if not (settings.drop_seen_targets or settings.drop_cold_targets):
+            assert seen_dropped == cold_dropped == 0
+        if settings.drop_seen_targets:
+            assert counts["targets_in_history"] == 0
+        assert not settings.drop_cold_targets or not len(held), "no session is known"
+    assert all(
+        ends[user] < result.metadata["valid_from"] for user in np.flatnonzero(result.train.histories.lengths).tolist()
+    )
+    assert not check_leakage(result)
+
+
 @given(data=st.data())
 def test_targets_are_of_the_target_action(data: st.DataObject) -> None:
     dataset = data.draw(logs(actions=True))

@@ -27,6 +27,10 @@ LOG = pl.DataFrame(
         "timestamp": np.tile(np.arange(5), 12) * 86_400 + 1_600_000_000,
     }
 )
+STUDIED = "simulated?users=30&items=20&seed=1"
+IMPRESSIONS = pl.DataFrame(
+    {"query": range(40), "item": [1, 2] * 20, "propensity": 0.5, "reward": [0, 1, 1, 0] * 10, "target": [0.6, 0.4] * 20}
+)
 
 
 class Setting:
@@ -110,6 +114,13 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
         "evaluate": (segue.evaluate, {"model": model, "data": split}),
         "audit": (segue.audit, {"data": split}),
         "baselines": (segue.baselines, {"data": split}),
+        "tune": (segue.tune, {"models": ["ease"], "data": split, "trials": 1}),
+        "auto": (segue.auto, {"data": split, "time": 0.01}),
+        "report": (segue.report, {"source": split, "out": "page.html"}),
+        "run_study": (
+            segue.run_study,
+            {"study": "seed_variance", "data": STUDIED, "models": ["lstm"], "seeds": [0], "overrides": ["epochs=1"]},
+        ),
         "compare": (segue.compare, {"models": ["item_knn", "popular"], "data": split}),
         "cross_validate": (segue.cross_validate, {"models": ["popular"], "data": setting.data, "folds": 2}),
         "recommend": (segue.recommend, {"model": model, "users": 1}),
@@ -128,6 +139,10 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
         ),
         "open_clicks": (segue.open_clicks, {"path": "clicks"}),
         "evaluate_clicks": (segue.evaluate_clicks, {"model": setting.clicks, "table": setting.examples}),
+        "evaluate_policy": (
+            segue.evaluate_policy,
+            {"log": IMPRESSIONS, "policy": "target", "limits": {"min_effective_sample_size": 1}},
+        ),
         "compare_clicks": (
             segue.compare_clicks,
             {"models": {"a": setting.clicks, "b": setting.clicks}, "table": setting.examples},

@@ -133,6 +133,9 @@ def test_unknown_values_and_columns_are_noted(client: TestClient, folder: Path) 
     assert [str(one.message) for one in warned] == notes[:2]
 
 
+MIXED = "expected a list of texts or a list of numbers, got a list with other or different elements"
+
+
 @pytest.mark.parametrize(
     ("change", "field", "reason"),
     [
@@ -161,6 +164,9 @@ def test_unknown_values_and_columns_are_noted(client: TestClient, folder: Path) 
             "expected text, a truth value, a number or a list, got an object",
         ),
         ({"tags": [["a"]]}, "rows[1].tags[0]", "expected text or a number, got a list"),
+        ({"tags": ["a", 1]}, "rows[1].tags", MIXED),
+        ({"tags": [1, 2, "a"]}, "rows[1].tags", MIXED),
+        ({"tags": ["a", None]}, "rows[1].tags", MIXED),
     ],
 )
 def test_wrong_cells_name_row_and_column(

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from segue.cli import main
-from segue.experiment.run_experiment import TensorBoard
+from segue.experiment.records.run_log import EpochLog
 
 HEAVY = ("torch", "polars", "numpy", "scipy", "segue.core.types", "segue.data", "segue.experiment", "matplotlib")
 EPOCHS = 5
@@ -55,15 +55,15 @@ def test_an_interrupted_training_resumes_to_the_same_model(
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     expected, _ = in_process(capsys, *TRAIN, "--out", str(whole))
 
-    def press(tracker: TensorBoard, step: int, values: Mapping[str, float]) -> None:
+    def press(tracker: EpochLog, step: int, values: Mapping[str, float]) -> None:
         if step == 2:
             signal.raise_signal(signal.SIGINT)
 
-    whole_log = TensorBoard.log
-    monkeypatch.setattr(TensorBoard, "log", press)
+    whole_log = EpochLog.log
+    monkeypatch.setattr(EpochLog, "log", press)
     with pytest.raises(SystemExit) as left:
         main([*TRAIN, "--out", str(cut)])
-    monkeypatch.setattr(TensorBoard, "log", whole_log)
+    monkeypatch.setattr(EpochLog, "log", whole_log)
     assert left.value.code == 130
     stderr = capsys.readouterr().err
     assert f"segue train --resume {cut}" in stderr

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::segue.core.messages.SegueWarnin
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "guide"
 PAGES = (
+    "off-policy.md",
     "splitting.md",
     "step-by-step.md",
     "coming-from/implicit.md",

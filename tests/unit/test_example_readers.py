@@ -48,7 +48,7 @@ def test_cells_of_text_become_numbers_dates_and_truth_values(tmp_path: Path) -> 
     assert table.take([2, 0]).take([1]).location.describe_row(0) == f"{tmp_path}/a.csv, line 2"
 
 
-@pytest.mark.parametrize("missing", ["NA", "na", "n/a", "NULL", "None", "<NA>", "#N/A", "\\N"])
+@pytest.mark.parametrize("missing", ["NA", "na", "nan", "NaN", "n/a", "NULL", "None", "<NA>", "#N/A", "\\N"])
 def test_texts_that_mean_missing_are_missing_among_numbers_dates_and_truth_values(tmp_path: Path, missing: str) -> None:
     rows = f"1,{missing},3,2024-05-31,{missing},NA", f"0,2.5,{missing},{missing},true,DE"
     text = "\n".join(["label,price,count,day,seen,country", *rows, ""])

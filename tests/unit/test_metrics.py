@@ -9,6 +9,7 @@ import pytest
 
 from segue.core.types import Ranks, Recommendations
 from segue.evaluation import metrics
+from segue.experiment.describe import describe_component
 
 WITH_CUTOFF = [name for name in metrics.__all__ if name not in ("auc", "r_precision")]
 
@@ -148,15 +149,32 @@ def test_r_precision_is_the_precision_of_as_many_items_as_are_relevant() -> None
 def test_the_persistence_of_rbp_is_part_of_the_name() -> None:
     ranks = make_ranks([1, 2], [3])
     found = metrics.resolve_metrics(["rbp", "rbp:0.5", "rbp:.95@2", "rbp:.95@2"], (10,))
-    assert [one.name for one in found] == ["rbp@10", "rbp:0.5@10", "rbp:.95@2"]
+    assert [one.name for one in found] == ["rbp@10", "rbp:0.5@10", "rbp:0.95@2"]
     values = [one(ranks).tolist() for one in found]
     assert values[0] == pytest.approx([0.2 * 1.8, 0.2 * 0.64])
     assert values[1] == pytest.approx([0.75, 0.125])
     assert values[2] == pytest.approx([0.05 * 1.95, 0.0])
     assert metrics.parse_metric("rbp:0.5@10")[0](ranks, 10).tolist() == values[1]
-    for name in ("rbp:1@10", "rbp:0@10", "rbp:.0@10", "rbp:x@10", "rbp:@10", "ndcg:0.5@10"):
-        with pytest.raises(ValueError, match=f"unknown '{name}'"):
+    for name in ("rbp:1@10", "rbp:0@10", "rbp:.0@10", "rbp:1.5@10", "rbp:x@10", "rbp:@10"):
+        with pytest.raises(ValueError, match=f"got '{name[:-3]}', expected a persistence above 0 and below 1"):
             metrics.parse_metric(name)
+        with pytest.raises(ValueError, match=f"got '{name[:-3]}', expected a persistence above 0 and below 1"):
+            describe_component("metrics", name)
+    with pytest.raises(ValueError, match=r"unknown 'ndcg:0\.5@10'"):
+        metrics.parse_metric("ndcg:0.5@10")
+    assert [one.name for one in metrics.resolve_metrics(["rbp:.5@10", "rbp:0.50@10", "rbp:0.500@10"])] == ["rbp:0.5@10"]
+    assert [one.name for one in metrics.resolve_metrics(["rbp:0.00001@10"])] == ["rbp:0.00001@10"]
+
+
+def test_the_name_of_a_metric_with_its_argument_is_described() -> None:
+    for name, function in (("rbp:0.95", "rbp"), ("rbp:.9@5", "rbp"), ("ndcg@10", "ndcg"), ("gap:sex:ndcg@5", "gap")):
+        assert describe_component("metrics", name) == describe_component("metrics", function)
+    with pytest.raises(ValueError, match=r"metrics: unknown 'rpb:0\.9'"):
+        describe_component("metrics", "rpb:0.9")
+
+
+def test_the_persistence_has_a_range() -> None:
+    ranks = make_ranks([1, 2], [3])
     for persistence in (0.0, 1.0, -0.5, float("nan")):
         with pytest.raises(ValueError, match=r"persistence: got .*, expected a number above 0 and below 1"):
             metrics.rbp(ranks, 10, persistence)

@@ -117,6 +117,18 @@ def test_repeats_are_inputs_where_items_of_the_history_are_candidates() -> None:
     assert names == {"seen": [*RETRIEVAL, *REPEATS], "unseen": list(RETRIEVAL), "other": list(RETRIEVAL)}
 
 
+def test_repeats_without_candidates_of_the_history_are_noted() -> None:
+    def notes(data: Dataset, **values: Any) -> list[str]:
+        return [note for note in fit(data, **values).training_notes if "'repeats' has no numbers" in note]
+
+    data = favorites()
+    (note,) = notes(data, retrieve_seen=False)
+    assert "with retrieve_seen=false, as items of the history are no candidates" in note
+    assert f"of {data.histories.size:,} events repeat an item of the user" in note
+    assert not notes(data)
+    assert not notes(data, retrieve_seen=False, inputs=("retrieval",))
+
+
 @pytest.mark.parametrize("key", ["gradient_boosting", "logistic_regression"])
 @pytest.mark.parametrize("inputs", [("repeats",), ("context", "history", "retrieval", "repeats")])
 def test_scores_with_repeats_are_the_same_in_parts_and_after_loading(

@@ -22,9 +22,12 @@ from segue.cli import (
     keys,
     predict,
     recommend,
+    report,
     runs,
     serve,
+    study,
     train,
+    tune,
 )
 from segue.cli.console import Json, expand_paths
 from segue.version import __version__
@@ -69,6 +72,10 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     evaluate.cross_validate,
     audit.baselines,
     audit.audit,
+    tune.tune,
+    tune.auto,
+    abtest.off_policy,
+    study.study,
     recommend.recommend,
     predict.rank,
     recommend.similar,
@@ -78,6 +85,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     export.add_items,
     serve.serve,
     abtest.abtest,
+    report.report,
     runs.runs,
     runs.verify,
     components.models,

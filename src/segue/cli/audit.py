@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal
-from segue.cli.evaluate import Data, ExcludeSeen, Items, Metrics, evaluation_overrides, task_values
+from segue.cli.evaluate import Data, ExcludeSeen, Items, Metrics, Protocol, evaluation_overrides, task_values
 from segue.cli.train import MaxUsers
 
 if TYPE_CHECKING:
     from segue.experiment.plan import Plan
 
-__all__ = ["audit", "baselines"]
+__all__ = ["audit", "baselines", "make_data_plan"]
 
 
 def baselines(
@@ -24,6 +24,7 @@ def baselines(
         bool, typer.Option("--test", help="Measure on the test part, which is recorded, instead of validation.")
     ] = False,
     metrics: Metrics = None,
+    protocol: Protocol = None,
     exclude_seen: ExcludeSeen = None,
     items: Items = None,
     set_: Set = None,
@@ -42,22 +43,30 @@ def baselines(
     from segue.experiment.baselines.measure import measure_baselines
     from segue.experiment.data import load_data
     from segue.experiment.paths import runs_folder
+    from segue.experiment.protocols.arguments import resolve_arguments
     from segue.experiment.records.held_out_readings import record_reading
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items)]
-    plan, given = _make_plan(task_values(data, max_users, columns, separator, target), overrides, "baselines")
+    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items, protocol)]
+    plan, given = make_data_plan(task_values(data, max_users, columns, separator, target), overrides, "baselines")
     settings = plan.evaluation
+    named = given["evaluation"]
+    requested = resolve_arguments(
+        settings.protocol,
+        settings.exclude_seen,
+        settings.items,
+        settings.metrics if "metrics" in named else None,
+        settings.ks if "ks" in named else None,
+        (10,),
+    )
     result = measure_baselines(
         split(load_data(plan, terminal.log), plan.split),
         "test" if test else "valid",
-        metrics=settings.metrics if "metrics" in given["evaluation"] else None,
-        ks=settings.ks if "ks" in given["evaluation"] else (10,),
-        exclude_seen=settings.exclude_seen,
-        items=settings.items,
+        requested,
         thresholds={"warm_items": settings.warm_items},
         seed=plan.run.seed,
         command="segue baselines",
+        name=plan.task.data,
     )
     for reading in result.test_readings:
         record_reading(runs_folder(), reading)
@@ -93,7 +102,14 @@ def audit(
     warnings and notes, 2 if the audit could not be made.
     """
     from segue.data.splits import split
-    from segue.experiment.audit.audit import audit_runs, audit_saved_model, audit_split, is_run, is_saved_model
+    from segue.experiment.audit.audit import (
+        audit_runs,
+        audit_saved_model,
+        audit_split,
+        check_target,
+        is_run,
+        is_saved_model,
+    )
     from segue.experiment.data import load_data
     from segue.experiment.paths import find_run
 
@@ -111,7 +127,8 @@ def audit(
     elif is_saved_model(targets[0]):
         report = audit_saved_model(Path(targets[0]).expanduser())
     else:
-        plan, _ = _make_plan(task_values(targets[0], max_users, columns, separator, target), set_ or [], "audit")
+        check_target(targets[0])
+        plan, _ = make_data_plan(task_values(targets[0], max_users, columns, separator, target), set_ or [], "audit")
         data = load_data(plan, terminal.log)
         report = audit_split(split(data, plan.split), data, plan.task.data)
     if terminal.json:
@@ -124,6 +141,7 @@ def audit(
 UNUSED = {
     "baselines": ("model", "training", "text", "knowledge"),
     "audit": ("model", "training", "text", "knowledge", "evaluation", "run"),
+    "report": ("model", "training", "text", "knowledge", "evaluation", "run"),
 }
 """Groups of settings that have no effect on a command."""
 
@@ -131,7 +149,7 @@ UNUSED_EVALUATION = ("sampled", "hot_items", "warm_users", "hot_users", "baselin
 """Evaluation settings that have no effect on the baselines."""
 
 
-def _make_plan(task: dict[str, Any], overrides: list[str], command: str) -> tuple[Plan, dict[str, dict[str, Any]]]:
+def make_data_plan(task: dict[str, Any], overrides: list[str], command: str) -> tuple[Plan, dict[str, dict[str, Any]]]:
     """Resolve the settings of the data and its split.
 
     What was given is returned by group, too.

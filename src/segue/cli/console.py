@@ -7,6 +7,7 @@ arguments as options: :func:`spell_option`.
 from __future__ import annotations
 
 import functools
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = [
     "Set",
     "Target",
     "Terminal",
+    "command_line",
     "expand_paths",
     "parse_ids",
     "parse_json_or_text",
@@ -100,6 +102,13 @@ class Terminal:
         Console(width=None if console.is_terminal else 160, highlight=False).print(table)
 
 
+def command_line() -> str:
+    """Return the command of this process, for records, without passwords in addresses."""
+    from segue.core.messages import hide_passwords
+
+    return shlex.join(["segue", *map(hide_passwords, sys.argv[1:])])
+
+
 def parse_pairs(text: str | None, option: str) -> dict[str, str] | None:
     """Parse ``a=b,c=d``.
 
@@ -174,6 +183,8 @@ OPTIONS = {
     "items": "--item",
     "pairs": "PAIRS",
     "k": "-k",
+    "runs": "--run",
+    "overrides": "--set",
 }
 """Options whose names differ from those of the Python arguments."""
 

@@ -11,7 +11,15 @@ from segue.cli.console import Json, Terminal
 __all__ = ["doctor"]
 
 PACKAGES = ("torch", "numpy", "scipy", "polars", "pydantic", "numba", "safetensors", "typer", "rich")
-EXTRAS = {"tensorboard": "track", "matplotlib": "plots", "transformers": "huggingface"}
+EXTRAS = {
+    "tensorboard": "track",
+    "mlflow-skinny": "track",
+    "wandb": "track",
+    "nvidia-ml-py": "track",
+    "matplotlib": "plots",
+    "altair": "report",
+    "transformers": "huggingface",
+}
 
 
 def doctor(context: typer.Context, json: Json = False) -> None:

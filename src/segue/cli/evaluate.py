@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs, parse_seeds
-from segue.cli.train import MaxUsers
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, command_line, parse_pairs, parse_seeds
+from segue.cli.train import MaxUsers, Protocol
 
 __all__ = [
     "Data",
     "ExcludeSeen",
     "Items",
     "Metrics",
+    "Protocol",
     "compare",
     "cross_validate",
     "evaluate",
@@ -50,16 +50,21 @@ Items = Annotated[
 def evaluate(
     context: typer.Context,
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Name or folder of a run, such as latest, or of a saved model.")
+        str,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="Name or folder of a run, such as latest, or of a saved model; or a file of recommendation lists.",
+        ),
     ],
     data: Annotated[
-        str | None, typer.Option(metavar="DATA", help="The data to split and evaluate a saved model on.")
+        str | None, typer.Option(metavar="DATA", help="The data to split and evaluate a saved model or lists on.")
     ] = None,
     part: Annotated[str, typer.Option(help="test or valid.")] = "test",
     metrics: Metrics = None,
     by: Annotated[
         str | None, typer.Option(metavar="GROUP", help="Also per group: a user feature such as age, or history_length.")
     ] = None,
+    protocol: Protocol = None,
     exclude_seen: ExcludeSeen = None,
     items: Items = None,
     audit: Annotated[
@@ -68,22 +73,28 @@ def evaluate(
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Evaluate the model of a run on the test part, or on validation.
+    """Evaluate the model of a run, or recommendation lists.
 
+    This is on the test part, or on validation.
     The run records each reading of its test part, and stays unchanged otherwise; --set changes evaluation settings,
     such as ks=[1,20].
     """
-    from segue.experiment.evaluate_run import evaluate_run, evaluate_saved
+    from segue.evaluation.recommendation_files import SUFFIXES
+    from segue.experiment.evaluate_run import evaluate_file, evaluate_run, evaluate_saved
     from segue.experiment.paths import find_run
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items)]
+    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items, protocol)]
     folder = Path(run).expanduser()
-    command = " ".join(["segue", *sys.argv[1:]])
-    if audit:
+    command = command_line()
+    if folder.suffix in SUFFIXES and not folder.is_dir():
+        if data is None or audit:
+            raise ValueError(f"evaluate: {run} is a file of recommendation lists; expected --data DATA to split")
+        found = evaluate_file(folder, data, part, overrides, by, command)
+    elif audit:
         _audit(run, terminal)
         return
-    if (folder / "bundle.json").exists():
+    elif (folder / "bundle.json").exists():
         if data is None:
             raise ValueError(f"evaluate: {run} is a saved model, which has no split; expected --data DATA to split")
         found = evaluate_saved(folder, data, part, overrides, by, command)
@@ -94,14 +105,14 @@ def evaluate(
     if terminal.json:
         terminal.result(found.record)
         return
-    from segue.reports.tables import groups_table, metrics_table
-    from segue.reports.warmth import warmth_table
+    from segue.reports.tables import groups_tables, metrics_table
+    from segue.reports.warmth import warmth_tables
 
     terminal.table(metrics_table(found.record))
-    if found.record["warmth"]:
-        terminal.table(warmth_table(found.record))
-    if by is not None:
-        terminal.table(groups_table(found.record, by))
+    for table in warmth_tables(found.record):
+        terminal.table(table)
+    for table in groups_tables(found.record, by) if by is not None else []:
+        terminal.table(table)
     for warning in found.record["warnings"]:
         terminal.log(f"warning: {warning}")
 
@@ -152,6 +163,7 @@ def compare(
     correction: Annotated[
         str, typer.Option(metavar="NAME", help="Correction for the number of pairs: holm or fdr_bh.")
     ] = "holm",
+    protocol: Protocol = None,
     exclude_seen: ExcludeSeen = None,
     items: Items = None,
     max_users: MaxUsers = None,
@@ -170,7 +182,7 @@ def compare(
     from segue.experiment.compare_runs import compare_runs
 
     terminal = Terminal.from_context(context, json)
-    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items)]
+    overrides = [*(set_ or []), *evaluation_overrides(metrics, exclude_seen, items, protocol)]
     task = task_values(data, max_users, columns, separator, target)
     try:
         tests: Any = {"baseline": baseline, "stat_test": stat_test, "correction": correction}
@@ -244,7 +256,7 @@ def cross_validate(
         exclude_seen=first.evaluation.exclude_seen,
         split_settings=given["split"],
         log=terminal.log,
-        command=" ".join(["segue", *sys.argv[1:]]),
+        command=command_line(),
     )
     rows = result.table.rows(named=True)
     if terminal.json:
@@ -286,8 +298,11 @@ def task_values(
     return {key: value for key, value in task.items() if value is not None}
 
 
-def evaluation_overrides(metrics: str | None, exclude_seen: bool | None, items: str | None = None) -> list[str]:
+def evaluation_overrides(
+    metrics: str | None, exclude_seen: bool | None, items: str | None = None, protocol: str | None = None
+) -> list[str]:
     """Write the options that are short for evaluation settings as overrides."""
-    overrides = [] if metrics is None else [f"evaluation.metrics=[{metrics}]"]
+    overrides = [] if protocol is None else [f"evaluation.protocol={protocol}"]
+    overrides += [] if metrics is None else [f"evaluation.metrics=[{metrics}]"]
     overrides += [] if items is None else [f"evaluation.items={items}"]
     return overrides if exclude_seen is None else [*overrides, f"evaluation.exclude_seen={str(exclude_seen).lower()}"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,13 +14,22 @@ if TYPE_CHECKING:
 
 __all__ = ["runs", "verify"]
 
+METRICS = (
+    ("recall@10", "Recall@10"),
+    ("hit_rate@10", "HitRate@10"),
+    ("ndcg@10", "NDCG@10"),
+    ("mrr@10", "MRR@10"),
+    ("rmse", "RMSE"),
+)
+"""Validation metrics that are shown where a run has them, with their titles."""
+
 
 def runs(
     context: typer.Context,
     data: Annotated[str | None, typer.Option(metavar="DATA", help="Only runs on this data.")] = None,
     json: Json = False,
 ) -> None:
-    """List all runs with their results."""
+    """List all runs with their results, the use of their device, and their cost."""
     from segue.experiment.run_history import list_runs
 
     terminal = Terminal.from_context(context, json)
@@ -63,33 +72,45 @@ def _runs_table(records: list[dict[str, Any]]) -> Table:
     """Build a table with one row per run; the best run of each dataset is highlighted."""
     from segue.reports.tables import Table
 
-    head = ("run", "data", "model", "NDCG@10", "HitRate@10", "RMSE", "test read", "train", "memory", "parameters",
-            "device", "seed")  # fmt: skip
+    metrics = [(name, title) for name, title in METRICS if any(name in record.get("valid", ()) for record in records)]
+    head = ("run", "data", "model", *(title for _, title in metrics), "test read", "device use", "epoch", "total time",
+            "memory", "parameters", "seed")  # fmt: skip
     best = frozenset(number for number, record in enumerate(records) if record["best"])
     title = "Runs, oldest first, with validation metrics and readings of the test part; * is the best of its data"
-    return Table(title, head, tuple(map(_row, records)), first_numeric=3, highlighted=best)
+    return Table(
+        title,
+        head,
+        tuple(_row(record, [name for name, _ in metrics]) for record in records),
+        first_numeric=3,
+        highlighted=best,
+    )
 
 
-def _row(record: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(record: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
     from segue.reports.quantities import format_bytes, format_count, format_duration, format_mean
 
     name = record["run"] + (" *" if record["best"] else "")
     if not record["finished"]:
         state = "broken" if "error" in record else "not finished"
-        return (name, record["data"], record["model"], state, *[""] * 7, str(record["seed"]))
-    cost = record["cost"]
+        return (name, record["data"], record["model"], state, *[""] * (len(metrics) + 5), str(record["seed"]))
+    cost, valid = record["cost"], record["valid"]
+    epoch_seconds = cost.get("epoch_seconds")
     return (
         name,
         record["data"],
         record["model"],
-        *(
-            format_mean(record["valid"][metric]) if metric in record["valid"] else ""
-            for metric in ("ndcg@10", "hit_rate@10", "rmse")
-        ),
+        *(format_mean(valid[metric]) if metric in valid else "" for metric in metrics),
         f"{record['test_readings']:,} x",
-        format_duration(cost["seconds"]["train"]),
+        _device_use(record),
+        "" if epoch_seconds is None else format_duration(epoch_seconds),
+        format_duration(sum(cost["seconds"].values())),
         format_bytes(cost["peak_memory_bytes"]),
         format_count(cost["parameters"]),
-        record["device"],
         str(record["seed"]),
     )
+
+
+def _device_use(record: Mapping[str, Any]) -> str:
+    """Return the device of a run and, if measured, its mean use during training."""
+    percent = (record.get("monitor") or {}).get("device_percent")
+    return str(record["device"]) if percent is None else f"{record['device']} {percent:.0f} %"

@@ -5,21 +5,39 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, parse_pairs
+from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, command_line, parse_pairs
 
 if TYPE_CHECKING:
     from segue.experiment.plan import Plan
 
-__all__ = ["MaxUsers", "TrainCommand", "train"]
+__all__ = ["MaxUsers", "Protocol", "TrainCommand", "train"]
 
 MaxUsers = Annotated[
     int | None, typer.Option("--max-users", metavar="N", help="Use only the first N users, to try things out.")
+]
+
+Track = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Where the run is tracked: tensorboard, mlflow:URI, wandb:PROJECT or none. May be repeated. Short for "
+        "--set run.track=[...] [default: TensorBoard if installed]",
+    ),
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        metavar="full|window|repeats|ncf|session",
+        help="Evaluation protocol: sets the split, the items that are ranked, and the metrics unless named.",
+        show_default=False,
+    ),
 ]
 
 
@@ -83,6 +101,8 @@ def train(
             help="Which items are ranked in the evaluation. Short for --set evaluation.items=...",
         ),
     ] = None,
+    protocol: Protocol = None,
+    track: Track = None,
     profile: Annotated[bool, typer.Option("--profile", help="Print the functions that took most time.")] = False,
     json: Json = False,
 ) -> None:
@@ -93,7 +113,7 @@ def train(
     from segue.experiment.run_folder import create_run
 
     terminal = Terminal.from_context(context, json)
-    short = {"run.seed": seed, "run.device": device, "evaluation.items": items}
+    short = {"run.seed": seed, "run.device": device, "evaluation.items": items, "evaluation.protocol": protocol}
     overrides = [*(set_ or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
     task = {
         "model": model,
@@ -109,25 +129,47 @@ def train(
     else:
         plan = _new_plan({key: value for key, value in task.items() if value is not None}, overrides, recipe)
         terminal.log(f"recipe: {plan.task.recipe or 'none, defaults'}")
+    plan = _with_trackers(plan, track)
     folder = create_run(plan, out)
     record = _run(plan, folder, terminal, profile, test)
     if terminal.json:
         terminal.result(record)
         return
+    _show(record, plan, terminal)
+
+
+def _show(record: dict[str, Any], plan: Plan, terminal: Terminal) -> None:
+    """Print the metrics, the cost and the warnings of a run."""
     from segue.reports.tables import cost_table, metrics_table
-    from segue.reports.warmth import warmth_table
+    from segue.reports.warmth import warmth_tables
 
     if record["part"] is None:
         terminal.log("nothing was held out for validation, so there are no metrics")
     else:
         terminal.table(metrics_table(record))
-        if record["warmth"]:
-            terminal.table(warmth_table(record))
+        for table in warmth_tables(record):
+            terminal.table(table)
     terminal.table(cost_table({"models": {plan.task.model: record}, "metric": None}))
     if record["train"]:
         terminal.log(f"rmse on the training part: {record['train']['rmse']:.4f}")
     for warning in record["warnings"]:
         terminal.log(f"warning: {warning}")
+
+
+def _with_trackers(plan: Plan, track: list[str] | None) -> Plan:
+    """Return the plan with other trackers, if some are given.
+
+    ``none`` alone means no tracker.
+    """
+    from segue.core.config import parse
+    from segue.experiment.settings import RunSettings
+
+    if track is None:
+        return plan
+    if "none" in track and len(track) > 1:
+        raise ValueError(f"--track: got none and {len(track) - 1} more, expected none alone or only addresses")
+    addresses = [] if track == ["none"] else track
+    return replace(plan, run=parse(RunSettings, {**plan.run.model_dump(), "track": addresses}, "run"))
 
 
 def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> Plan:
@@ -161,7 +203,7 @@ def _run(plan: Plan, folder: Path, terminal: Terminal, profile: bool, read_test:
     from segue.experiment.run_experiment import run_plan
     from segue.experiment.run_folder import delete_if_untrained
 
-    command = " ".join(["segue", *sys.argv[1:]])
+    command = command_line()
     progress = not terminal.json or sys.stderr.isatty()
 
     def run() -> dict[str, Any]:

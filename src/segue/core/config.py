@@ -8,14 +8,60 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-__all__ = ["Settings", "apply_overrides", "parse", "reject_unused", "suggest"]
+from segue.core.messages import hide_passwords
+
+__all__ = [
+    "Choices",
+    "Search",
+    "Settings",
+    "apply_overrides",
+    "parse",
+    "reject_unused",
+    "search_space",
+    "suggest",
+]
 
 S = TypeVar("S", bound="Settings")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Range of numbers in which tuning searches, ends included.
+
+    It annotates a setting, as in ``l2: Annotated[float, Gt(0), Search(1.0, 1e4, log=True)]``. Where both ends are
+    integers, so are the values.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    """Whether values are drawn uniformly on a logarithmic scale."""
+
+    def __contains__(self, value: object) -> bool:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high  # type: ignore[operator]
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}{' (log)' if self.log else ''}"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values among which tuning chooses; annotates a setting like :class:`Search`."""
+
+    values: tuple[int | float | str | None, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return value in self.values
+
+    def __str__(self) -> str:
+        return ", ".join("none" if value is None else str(value) for value in self.values)
 
 
 class Settings(BaseModel):
@@ -60,6 +106,16 @@ def reject_unused(settings: Settings, uses: Mapping[str, tuple[bool, str]]) -> N
         raise ValueError("\n".join(errors))
 
 
+def search_space(kind: type[Settings]) -> dict[str, Search | Choices]:
+    """Return where tuning searches, by setting; other settings keep their values."""
+    return {
+        name: entry
+        for name, field in kind.model_fields.items()
+        for entry in field.metadata
+        if isinstance(entry, Search | Choices)
+    }
+
+
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return a suggestion such as ``", did you mean 'dropout'?"``.
 
@@ -99,7 +155,7 @@ def _describe_error(kind: type[Settings], details: Any, where: str) -> tuple[str
     key = ".".join([where, *_names(kind, details["loc"])])
     if details["type"] == "extra_forbidden":
         return key, ": ", f"unknown key{suggest(str(details['loc'][-1]), _fields(kind, details['loc'][:-1]))}"
-    return f"{key}: got {details['input']!r}", ": ", reason
+    return f"{key}: got {hide_passwords(repr(details['input']))}", ": ", reason
 
 
 def _names(kind: type[Settings], path: tuple[Any, ...]) -> list[str]:

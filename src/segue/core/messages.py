@@ -6,13 +6,17 @@ The same code serves Python and the command line. A message names an argument th
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["QualityWarning", "SegueWarning", "arg", "name_arguments", "warn"]
+__all__ = ["QualityWarning", "SegueWarning", "arg", "hide_passwords", "name_arguments", "warn"]
+
+HIDDEN = "***"
+"""Stands for a password or a token in messages and records."""
 
 
 class SegueWarning(UserWarning):
@@ -60,3 +64,12 @@ def warn(text: str, category: type[SegueWarning] = SegueWarning) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "segue":
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
+
+
+def hide_passwords(text: str) -> str:
+    """Return a text with ``***`` in place of passwords and tokens in addresses.
+
+    They stand in ``scheme://user:password@host`` and in parameters such as ``?password=...`` and ``&api_key=...``.
+    """
+    text = re.sub(r"(://[^:/@?#\s]*):.*@", rf"\1:{HIDDEN}@", text, flags=re.DOTALL)
+    return re.sub(r"([?&;][\w-]*(?:password|passwd|token|secret|key)=)[^&#;\s'\"]+", rf"\1{HIDDEN}", text, flags=re.I)

@@ -30,7 +30,7 @@ from segue.core.files import (
     write_text,
 )
 
-__all__ = ["Interrupted", "Progress", "Run", "Tracker"]
+__all__ = ["Interrupted", "Progress", "ResourceMonitor", "Run", "Tracker"]
 
 ARRAYS = "arrays.safetensors"
 """File of a checkpoint's arrays."""
@@ -55,6 +55,26 @@ class Tracker(Protocol):
         ...
 
 
+class ResourceMonitor(Protocol):
+    """Measurements of the device and the process during training."""
+
+    def collect(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the measurements since the last call, for the history.
+
+        Args:
+            values: what training logs for the same step.
+        """
+        ...
+
+    def describe(self) -> str:
+        """Describe the last measurement in a few words, for the progress bar."""
+        ...
+
+    def record_flops(self, per_step: float, per_target: float) -> None:
+        """Record the operations of training per optimizer step and per target."""
+        ...
+
+
 class Progress(Protocol):
     """Callback that advances a progress bar."""
 
@@ -72,6 +92,7 @@ class Run:
         device: a torch device such as ``cpu`` or ``cuda:0``.
         trackers: receive every logged value.
         show_progress: whether to draw progress bars on the terminal.
+        monitor: measures the resources that training uses; ``None``: nothing does.
     """
 
     def __init__(
@@ -81,12 +102,14 @@ class Run:
         device: str = "cpu",
         trackers: tuple[Tracker, ...] = (),
         show_progress: bool = False,
+        monitor: ResourceMonitor | None = None,
     ) -> None:
         self.seed = seed
         self.folder = folder
         self.device = device
         self.trackers = trackers
         self.show_progress = show_progress
+        self.monitor = monitor
         self.interrupted = False
         self._train_part: TrainPart | None = None
 
@@ -123,7 +146,12 @@ class Run:
         return np.random.default_rng(self.derive_seed(name))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Append a line to ``history.jsonl`` and send it to the trackers."""
+        """Append a line to ``history.jsonl`` and send it to the trackers.
+
+        The line also has the measurements of the monitor.
+        """
+        if self.monitor is not None:
+            values = {**values, **self.monitor.collect(values)}
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / "history.jsonl").open("a", encoding="utf-8") as file:
@@ -225,6 +253,8 @@ class Run:
 
             def advance(by: int, note: str = "") -> None:
                 speed = bar.tasks[0].speed
+                if self.monitor is not None:
+                    note = f"{note} {self.monitor.describe()}"
                 bar.update(task, advance=by, note=note, rate=f"{speed:,.0f} {unit}/s" if speed else "")
 
             yield advance

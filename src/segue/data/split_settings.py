@@ -38,6 +38,7 @@ STRATEGY_SETTINGS: Mapping[str, tuple[str, ...]] = {
     "held_out_users": ("test", "valid", "history", "seed"),
     "cold_users": ("test", "valid", "seed"),
     "cold_items": ("test", "valid", "seed"),
+    "sessions": ("test", "valid"),
     "predefined": ("name", "test", "valid", "seed"),
     "none": (),
 }
@@ -59,12 +60,14 @@ class SplitSettings(Settings):
         "held_out_users",
         "cold_users",
         "cold_items",
+        "sessions",
         "predefined",
         "none",
     ] = "leave_one_out"
     """How events are assigned to training, validation and test; ``none`` trains on all events."""
     test: Share = 0.2
-    """Share of the test: of events, of users (``held_out_users``, ``cold_users``) or of items (``cold_items``)."""
+    """Share of the test: of events, of users (``held_out_users``, ``cold_users``), of items (``cold_items``) or of
+    sessions (``sessions``)."""
     valid: Share = 0.1
     """Share of validation, of the same unit as ``test``; 0: no validation. ``leave_one_out`` and ``leave_n_out`` hold
     out as many events for validation as for the test, whatever the share."""

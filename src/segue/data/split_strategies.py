@@ -34,6 +34,7 @@ __all__ = [
     "per_user_ratio",
     "predefined",
     "random",
+    "sessions",
     "user_k_fold",
 ]
 
@@ -303,6 +304,39 @@ def cold_items(data: Dataset, settings: SplitSettings) -> SplitMasks:
         history_valid=train,
         history_test=train,
         metadata={"held_out_items": {"valid": n_valid, "test": n_test}},
+    )
+
+
+def sessions(data: Dataset, settings: SplitSettings) -> SplitMasks:
+    """Hold out the sessions that end last, and predict them event by event.
+
+    Each user of the log is one session. A ``test`` share of the sessions ends last, and a ``valid`` share before it;
+    sessions that end at the same time stay together. There is one query per event of the target action, except for the
+    first event of a session; its history holds the earlier events of the session. An item may be the target again.
+    """
+    events, times = data.histories, data.histories.times
+    if times is None:
+        raise ValueError(
+            f"split.strategy=sessions: {data.name} has no times; use held_out_users, which holds out users at random"
+        )
+    active = np.flatnonzero(events.lengths)
+    ends = times[events.offsets[active + 1] - 1]
+    test_from = _time_quantile(ends, 1.0 - settings.test)
+    valid_from = _time_quantile(ends, 1.0 - settings.test - settings.valid)
+    test, valid = ends >= test_from, (ends >= valid_from) & (ends < test_from)
+    role = _roles(len(events), active[valid], active[test])[events.rows]
+    is_target = _target_mask(data) & (np.arange(events.size) > events.offsets[:-1][events.rows])
+    return SplitMasks(
+        train=role == 0,
+        valid=is_target & (role == 1),
+        test=is_target & (role == 2),
+        history_valid=role == 1,
+        history_test=role == 2,
+        metadata={
+            "valid_from": valid_from,
+            "test_from": test_from,
+            "held_out_sessions": {"valid": int(valid.sum()), "test": int(test.sum())},
+        },
     )
 
 

@@ -9,9 +9,10 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segue.core.run import Run
 from segue.core.types import Dataset, Events, HeldOut, Mask, Queries, Split
@@ -191,7 +192,42 @@ def _hold_items_out(
 def _hold_out(
     data: Dataset, target: Mask, history_mask: Mask, known: Mask, item_known: Mask, settings: SplitSettings
 ) -> tuple[HeldOut, dict[str, Any]]:
-    """Return the queries and targets of the users that have any, and their counts."""
+    """Return the queries and their targets, and the counts of both."""
+    choose = _next_events if settings.strategy == "sessions" else _rest_of_events
+    users, history, targets, counts = choose(data, target, history_mask, known, item_known, settings)
+    times = time_known = None
+    if settings.use_query_time and targets.times is not None:
+        first = targets.offsets[:-1]
+        times, time_known = targets.times[first], targets.time_known[first]
+    context = {}
+    if settings.use_query_context:
+        context = {one.name: targets.context[one.name][targets.offsets[:-1]] for one in data.event_context}
+    in_history = _contains(history, targets, data.n_items)
+    metadata = {
+        "queries": len(users),
+        "targets": targets.size,
+        **counts,
+        "cold_users": int((~known[users]).sum()),
+        "cold_items": int((~item_known[np.unique(targets.items)]).sum()),
+        "cold_item_targets": int((~item_known[targets.items]).sum()),
+        "targets_in_history": float(in_history.mean()) if targets.size else 0.0,
+        "empty_histories": int((history.lengths == 0).sum()),
+    }
+    profile = None
+    if data.user_features is not None and not known[users].all():  # models store the features of known users
+        profile = data.user_features.collect()[users.tolist()]
+    queries = Queries(history, users, known[users], times, profile, time_known, context)
+    return HeldOut(queries, targets, data.users, data.items, data.actions, data.event_context), metadata
+
+
+_Chosen: TypeAlias = tuple[NDArray[np.int32], Events, Events, dict[str, int]]
+"""The user, the history and the targets of each query, and the counts of targets that were left out."""
+
+
+def _rest_of_events(
+    data: Dataset, target: Mask, history_mask: Mask, known: Mask, item_known: Mask, settings: SplitSettings
+) -> _Chosen:
+    """Return one query per user, with all targets of the user."""
     events = data.histories
     distinct = _first_of_pair(events, target, data.n_items)
     dropped: dict[str, int] = {}
@@ -208,30 +244,37 @@ def _hold_out(
     all_targets = events.where(kept)
     users = np.flatnonzero(all_targets.lengths).astype(np.int32)
     targets, history = all_targets.take(users), events.where(history_mask).take(users)
-    times = time_known = None
-    if settings.use_query_time and targets.times is not None:
-        first = targets.offsets[:-1]
-        times, time_known = targets.times[first], targets.time_known[first]
-    context = {}
-    if settings.use_query_context:
-        context = {one.name: targets.context[one.name][targets.offsets[:-1]] for one in data.event_context}
-    in_history = _contains(history, targets, data.n_items)
-    metadata = {
-        "queries": len(users),
-        "targets": targets.size,
-        "repeated_targets": int(target.sum() - distinct.sum()),
-        **dropped,
-        "cold_users": int((~known[users]).sum()),
-        "cold_items": int((~item_known[np.unique(targets.items)]).sum()),
-        "cold_item_targets": int((~item_known[targets.items]).sum()),
-        "targets_in_history": float(in_history.mean()) if targets.size else 0.0,
-        "empty_histories": int((history.lengths == 0).sum()),
-    }
-    profile = None
-    if data.user_features is not None and not known[users].all():  # models store the features of known users
-        profile = data.user_features.collect()[users.tolist()]
-    queries = Queries(history, users, known[users], times, profile, time_known, context)
-    return HeldOut(queries, targets, data.users, data.items, data.actions, data.event_context), metadata
+    return users, history, targets, {"repeated_targets": int(target.sum() - distinct.sum()), **dropped}
+
+
+def _next_events(
+    data: Dataset, target: Mask, history_mask: Mask, known: Mask, item_known: Mask, settings: SplitSettings
+) -> _Chosen:
+    """Return one query per target, whose history holds the user's events before it."""
+    events, dropped = data.histories, dict[str, int]()
+    kept = np.flatnonzero(target)
+    if settings.drop_cold_targets:
+        is_warm = item_known[events.items[kept]] & known[events.rows[kept]]
+        dropped["cold_targets_dropped"] = int((~is_warm).sum())
+        kept = kept[is_warm]
+    history = _events_before(events, kept, history_mask)
+    targets = events.select(kept, np.arange(len(kept) + 1))
+    if settings.drop_seen_targets:
+        is_new = np.flatnonzero(~_contains(history, targets, data.n_items))
+        dropped["seen_targets_dropped"] = len(kept) - len(is_new)
+        kept, history, targets = kept[is_new], history.take(is_new), targets.take(is_new)
+    return events.rows[kept].astype(np.int32), history, targets, {"repeated_targets": 0, **dropped}
+
+
+def _events_before(events: Events, positions: NDArray[np.int64], keep: Mask) -> Events:
+    """Return the events of ``keep`` before each event at ``positions``, in its row."""
+    chosen = np.flatnonzero(keep)
+    n_before = np.concatenate([[0], np.cumsum(keep)])
+    first = n_before[events.offsets[:-1][events.rows[positions]]]
+    lengths = n_before[positions] - first
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    index = np.repeat(first - offsets[:-1], lengths) + np.arange(offsets[-1])
+    return events.select(chosen[index], offsets)
 
 
 def _first_of_pair(events: Events, mask: Mask, n_items: int) -> Mask:

@@ -30,7 +30,14 @@ from segue.evaluation.beyond_accuracy.training_data import TrainingData
 from segue.evaluation.bootstrap import estimate_values
 from segue.evaluation.evaluation_result import EvaluationResult, merge_results
 from segue.evaluation.metrics import MetricLike, RankingMetric, resolve_metrics
-from segue.evaluation.ranking import deduplicate, rank, rank_lists
+from segue.evaluation.ranking import (
+    ExcludeSeen,
+    deduplicate,
+    excludes_all_seen,
+    rank,
+    rank_lists,
+    removed_events,
+)
 from segue.evaluation.rating_metrics import DEFAULT_ERRORS, PredictionErrors, prediction_errors
 from segue.evaluation.sampled import rank_sampled
 from segue.evaluation.warmth import (
@@ -61,7 +68,7 @@ def evaluate(
     held_out: HeldOut,
     ks: Sequence[int] = (5, 10),
     metrics: Sequence[MetricLike] = DEFAULT_METRICS,
-    exclude_seen: bool = True,
+    exclude_seen: ExcludeSeen = True,
     seed: int = 0,
     sampled: int | None = None,
     groups: Sequence[str] | None = None,
@@ -79,7 +86,8 @@ def evaluate(
         ks: cutoffs of the metrics that are named without one.
         metrics: ranking metrics, see :func:`segue.evaluation.metrics.resolve_metrics`, and names of metrics beyond
             accuracy, see :mod:`segue.evaluation.beyond_accuracy.list_metrics`; without any, nothing is ranked.
-        exclude_seen: whether items of the history are removed from the ranking.
+        exclude_seen: whether items of the history are removed from the ranking, or the number of its newest events
+            whose items are.
         seed: seed of the bootstrap and of sampled candidates; the same seed gives the same result.
         sampled: also rank each target among so many sampled items; these metrics are named ``sampled_...``.
         groups: ``(N,)`` label of each query; metrics are computed per label too.
@@ -105,7 +113,8 @@ def evaluate(
         resolved, listed = _resolve(metrics, ks, training, labels)
         ranks = rank(model, held_out, _longest([*resolved, *listed], ks), exclude_seen, candidates)
         metadata = _describe_candidates(model.schema.n_items, candidates, items, left_out)
-        results.append(_summarize_ranks(ranks, grouping, resolved, seed, {**metadata, "exclude_seen": exclude_seen}))
+        metadata |= _describe_removed(held_out, exclude_seen)
+        results.append(_summarize_ranks(ranks, grouping, resolved, seed, metadata))
         if listed and training is not None:
             lists = replace(Lists.of(ranks.top, held_out, training), candidates=candidates, labels=labels)
             results[-1] = _add_list_metrics(results[-1], lists, ranks, listed, groups, seed)
@@ -155,7 +164,7 @@ def evaluate_lists(
     return _add_list_metrics(result, lists, ranks, listed, groups, seed)
 
 
-def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_seen: bool = True) -> Validate:
+def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_seen: ExcludeSeen = True) -> Validate:
     """Build the function that computes validation metrics of a model during training.
 
     It returns the mean of ``metric``, and of the default metrics at its k. For an error such as ``rmse`` the model
@@ -172,6 +181,8 @@ def make_validator(held_out: HeldOut, metric: MetricLike = "ndcg@10", exclude_se
     if isinstance(metric, str):
         ranking_metrics.parse_metric(metric)  # a validation metric needs its k
     chosen = resolve_metrics([metric], (10,))[0]
+    if isinstance(metric, str):  # the caller looks it up by the name that was given
+        chosen = replace(chosen, name=metric)
     return _Validator(held_out, resolve_metrics([chosen, *DEFAULT_METRICS], (chosen.k or 10,)), exclude_seen)
 
 
@@ -184,7 +195,7 @@ class _Validator:
 
     held_out: HeldOut
     metrics: Sequence[RankingMetric]
-    exclude_seen: bool
+    exclude_seen: ExcludeSeen
 
     def __call__(self, model: Recommender) -> Mapping[str, float]:
         ranks = rank(model, self.held_out, k=0, exclude_seen=self.exclude_seen)
@@ -232,6 +243,18 @@ def _describe_candidates(n_items: int, candidates: Mask | None, items: ItemSelec
     if candidates is None:
         return {"candidates": "whole catalog", "items": n_items}
     return {"candidates": f"{items} items", "items": int(candidates.sum()), "targets_outside_candidates": left_out}
+
+
+def _describe_removed(held_out: HeldOut, exclude_seen: ExcludeSeen) -> dict[str, Any]:
+    """Describe which items of the history are removed.
+
+    The share of the targets among them is added where only a part of the history is removed.
+    """
+    if not exclude_seen or excludes_all_seen(exclude_seen):
+        return {"exclude_seen": exclude_seen}
+    targets = deduplicate(held_out.targets)
+    count = _count_in_history(removed_events(held_out.queries.history, exclude_seen), targets)
+    return {"exclude_seen": exclude_seen, "share_of_targets_removed": count / max(targets.size, 1)}
 
 
 @dataclass(frozen=True, eq=False)

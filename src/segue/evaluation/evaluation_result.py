@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from segue.core.types import Recommendations
 from segue.evaluation.bootstrap import Estimate
+from segue.evaluation.metrics import canonical_name
+from segue.evaluation.ranking import excludes_all_seen
 from segue.evaluation.warmth import WarmthGroup, merge_groups
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class EvaluationResult:
     """The same for hot, warm and cold items and users, where the training events are known."""
 
     def __getitem__(self, metric: str) -> Estimate:
+        if metric.startswith("rbp:"):
+            metric = canonical_name(metric)
         if metric not in self.estimates:
             from segue.core.config import suggest
 
@@ -113,6 +117,8 @@ class EvaluationResult:
             lines += [f"  {name:<{width}}  {found}" for name, found in estimates.items()]
         for one in self.warmth:
             known = {name: values for name, values in one.values.items() if not np.isnan(values).all()}
+            if not known:
+                continue
             means = ", ".join(f"{name} {np.nanmean(values):.4f}" for name, values in known.items())
             lines.append(f"  {one.name} ({one.definition}; {len(one.rows):,} queries): {means}")
         return "\n".join(lines)
@@ -123,10 +129,13 @@ class EvaluationResult:
     def _summary(self) -> str:
         """Describe the protocol in one line."""
         parts = [f"{self.metadata['queries']:,} queries"]
+        if self.metadata.get("protocol") is not None:
+            parts.append(f"protocol {self.metadata['protocol']}")
         if "items" in self.metadata:
-            history = "excluded" if self.metadata["exclude_seen"] else "included"
             among = _format_candidates(self.metadata)
-            parts.append(f"{among}, seen items {history}")
+            seen = self.metadata["exclude_seen"]
+            newest = "" if not seen or excludes_all_seen(seen) else f"of the newest {seen} events "
+            parts.append(f"{among}, seen items {newest}{'excluded' if seen else 'included'}")
         elif "candidates" in self.metadata:
             parts.append(str(self.metadata["candidates"]))
         return "EvaluationResult: " + ", ".join([*parts, "95 % intervals"])

@@ -181,11 +181,33 @@ def parse_metric(name: str) -> tuple[Metric, int]:
 
 
 def find_metric(key: str) -> Metric | None:
-    """Return the metric of a name without a cutoff, such as ``rbp:0.95``, if known."""
-    persistence = re.fullmatch(r"rbp:(0?\.\d{1,15})", key, re.ASCII)
-    if persistence is None:
+    """Return the metric of a name without a cutoff, such as ``rbp:0.95``, if known.
+
+    Raises:
+        ValueError: a persistence of RBP that is not above 0 and below 1.
+    """
+    name, colon, text = key.partition(":")
+    if name != "rbp" or not colon or "@" in text:
         return known_metrics().get(key)
-    return _rbp_with(float(persistence[1])) if float(persistence[1]) > 0 else None
+    persistence = float(text) if re.fullmatch(r"\d*\.?\d{1,15}", text, re.ASCII) else np.nan
+    if not 0 < persistence < 1:
+        raise ValueError(f"metric: got '{key}', expected a persistence above 0 and below 1, as in 'rbp:0.95'")
+    return _rbp_with(persistence)
+
+
+def canonical_name(metric: str) -> str:
+    """Write the persistence of RBP in one way: ``rbp:.50@10`` is ``rbp:0.5@10``.
+
+    Other names stay as they are.
+
+    Raises:
+        ValueError: see :func:`find_metric`.
+    """
+    key, at, cutoff = metric.partition("@")
+    found = find_metric(key)
+    if not isinstance(found, partial) or not key.startswith("rbp:"):
+        return metric
+    return f"rbp:{np.format_float_positional(found.keywords['persistence'], trim='-')}{at}{cutoff}"
 
 
 @cache
@@ -251,6 +273,7 @@ def _resolve(metric: Any, ks: Sequence[int]) -> list[RankingMetric]:
     if isinstance(metric, RankingMetric):
         return [metric]
     if isinstance(metric, str):
+        metric = canonical_name(metric)
         known = find_metric(metric)
         if known is not None and not _takes_cutoff(known):
             return [RankingMetric(metric, known, None)]

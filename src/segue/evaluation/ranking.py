@@ -5,21 +5,35 @@ Shapes: N queries, I items, R queries of one block, T targets.
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import numpy as np
+from annotated_types import Ge
 from numpy.typing import NDArray
 
 from segue.core.model import Recommender
 from segue.core.recommend import exclude, score_blocks, top_k
 from segue.core.types import Events, HeldOut, Mask, Ranks, Recommendations, Scores
 
-__all__ = ["deduplicate", "rank", "rank_lists"]
+__all__ = [
+    "ExcludeSeen",
+    "deduplicate",
+    "describe_seen",
+    "excludes_all_seen",
+    "rank",
+    "rank_lists",
+    "removed_events",
+]
+
+ExcludeSeen: TypeAlias = bool | Annotated[int, Ge(2)]
+"""Whether items of the history are removed from the ranking, or the number of its newest events whose items are."""
 
 MIN_TARGETS_TO_SORT = 4
 """Targets per query from which sorting the scores once is cheaper than counting for each target."""
 
 
 def rank(
-    model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: bool = True, candidates: Mask | None = None
+    model: Recommender, held_out: HeldOut, k: int = 10, exclude_seen: ExcludeSeen = True, candidates: Mask | None = None
 ) -> Ranks:
     """Rank every true item in the catalog, and take the top ``k`` of each query.
 
@@ -28,7 +42,8 @@ def rank(
 
     Args:
         k: length of the lists ``top``; 0 makes none, which is faster.
-        exclude_seen: whether items of the history are removed from the ranking.
+        exclude_seen: whether items of the history are removed from the ranking, or the number of its newest events
+            whose items are.
         candidates: ``(n_items,)`` items that are ranked; ``None``: all of them. Other targets cannot be found.
 
     Raises:
@@ -51,7 +66,7 @@ def rank(
         truth = targets.rows_between(start, stop)
         entries = slice(targets.offsets[start], targets.offsets[stop])
         if exclude_seen:
-            exclude(scores_RI, block.history)
+            exclude(scores_RI, removed_events(block.history, exclude_seen))
         if len(removed_items):
             scores_RI[:, removed_items] = -np.inf
         if exclude_seen or len(removed_items):
@@ -65,6 +80,30 @@ def rank(
         equal[removed] = 0
         start = stop
     return Ranks(targets.offsets, greater, equal, eligible, Recommendations.concat(tops, k))
+
+
+def excludes_all_seen(exclude_seen: ExcludeSeen) -> bool:
+    """Return whether every item of the history is removed from the ranking."""
+    return isinstance(exclude_seen, bool | np.bool_) and bool(exclude_seen)
+
+
+def describe_seen(exclude_seen: ExcludeSeen) -> str:
+    """Say what happens to the items of the history, such as ``ranked too``."""
+    if not exclude_seen:
+        return "ranked too"
+    which = "" if excludes_all_seen(exclude_seen) else f" if they are among the newest {exclude_seen} events"
+    return f"excluded from the ranking{which}"
+
+
+def removed_events(history: Events, exclude_seen: ExcludeSeen) -> Events:
+    """Return the events of each history whose items are removed from the ranking.
+
+    Args:
+        exclude_seen: see :func:`rank`.
+    """
+    if excludes_all_seen(exclude_seen):
+        return history
+    return history.last(int(exclude_seen))
 
 
 def rank_lists(recommendations: Recommendations, targets: Events) -> Ranks:

@@ -1,7 +1,8 @@
 """Read and write recommendation lists as tables with external ids.
 
 A table has one row per recommended item: ``user_id``, ``item_id``, and ``rank`` (1 is best) or ``score`` (more is
-better); with neither, the rows of a user are ordered best first. Files are ``.csv``, ``.tsv``, ``.jsonl`` or
+better); with neither, the rows of a user are ordered best first. A table with one row per user, ``user`` and a list
+``items``, best first, is read too: ``lists.parquet`` of a run is one. Files are ``.csv``, ``.tsv``, ``.jsonl`` or
 ``.parquet``.
 """
 
@@ -40,6 +41,8 @@ def read_recommendations(source: Path | pl.DataFrame, queries: Queries, users: V
     """
     name = str(source) if isinstance(source, Path) else "table"
     frame = _read(source) if isinstance(source, Path) else source
+    if {"user", "items"} <= set(frame.columns) and isinstance(frame.schema["items"], pl.List | pl.Array):
+        frame = _one_row_per_item(frame, name)
     for column in ("user_id", "item_id"):
         if column not in frame.columns:
             raise ValueError(
@@ -102,6 +105,24 @@ def write_recommendations(
     if recommendations.probabilities is not None:
         columns["probability"] = recommendations.probabilities[rows, positions]
     _write(path, pl.DataFrame(columns))
+
+
+def _one_row_per_item(frame: pl.DataFrame, name: str) -> pl.DataFrame:
+    """Return one row per item of a table with one list per user.
+
+    Such a table is ``lists.parquet`` of a run.
+
+    Raises:
+        ValueError: a list without a user: that of a user who is not in the training part has no id.
+    """
+    unknown = frame["user"].null_count()
+    if unknown:
+        raise ValueError(
+            f"{name}: {unknown:,} of {len(frame):,} lists have no user id, as the users are not in the training part; "
+            "expected an id for each list, as lists are matched by user id"
+        )
+    rows = frame.select(pl.col("user").alias("user_id"), pl.col("items").alias("item_id")).explode("item_id")
+    return rows.filter(pl.col("item_id").is_not_null())
 
 
 def _id_text(ids: pl.Series) -> pl.Series:

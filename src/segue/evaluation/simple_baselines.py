@@ -21,6 +21,7 @@ from segue.core.types import Dataset, Events, HeldOut
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import make_validator
 from segue.evaluation.metrics import MetricLike, resolve_metrics
+from segue.evaluation.ranking import ExcludeSeen, excludes_all_seen
 from segue.evaluation.rating_metrics import PredictionErrors
 
 __all__ = [
@@ -84,12 +85,12 @@ class BaselineComparison:
         )
 
 
-def skipped_baselines(train: Dataset, exclude_seen: bool = True) -> dict[str, str]:
+def skipped_baselines(train: Dataset, exclude_seen: ExcludeSeen = True) -> dict[str, str]:
     """Return the ranking baselines that cannot be used, each with the reason."""
     skipped = {}
     if not train.histories.time_known.any():
         skipped["recent_popular"] = "the data has no real times"
-    if exclude_seen:
+    if excludes_all_seen(exclude_seen):
         skipped["frequent"] = "items of the user's history are excluded from the ranking"
     try:
         matrix = f"the weight matrix of {train.n_items:,} x {train.n_items:,} items"
@@ -99,7 +100,7 @@ def skipped_baselines(train: Dataset, exclude_seen: bool = True) -> dict[str, st
     return skipped
 
 
-def ranking_baselines(train: Dataset, exclude_seen: bool = True) -> tuple[str, ...]:
+def ranking_baselines(train: Dataset, exclude_seen: ExcludeSeen = True) -> tuple[str, ...]:
     """Return the keys of the simple baselines that models are compared with.
 
     Those of :func:`skipped_baselines` are left out, and EASE for more than :data:`MAX_ITEMS` items or
@@ -116,7 +117,7 @@ def compare_with_baselines(
     train: Dataset,
     held_out: HeldOut,
     metric: MetricLike,
-    exclude_seen: bool,
+    exclude_seen: ExcludeSeen,
     baselines: tuple[str, ...],
     fit: BaselineTrainer,
 ) -> BaselineComparison | None:
@@ -139,7 +140,7 @@ def strongest_baseline(
     train: Dataset,
     held_out: HeldOut,
     metric: MetricLike,
-    exclude_seen: bool,
+    exclude_seen: ExcludeSeen,
     baselines: tuple[str, ...],
     fit: BaselineTrainer,
 ) -> tuple[str, float] | None:

@@ -17,16 +17,14 @@ from segue.core.bundle import TrainedModel
 from segue.core.config import suggest
 from segue.core.messages import QualityWarning, warn
 from segue.core.model import is_lower_better, is_query_mean
-from segue.core.registry import model_class
 from segue.core.types import Recommendations, Split
-from segue.data.filters import Filters
-from segue.data.splits import SplitSettings
 from segue.evaluation import significance
-from segue.evaluation.beyond_accuracy.list_metrics import align_missing
+from segue.evaluation.beyond_accuracy.list_metrics import align_missing, split_list_metrics
 from segue.evaluation.beyond_accuracy.stability import describe_overlaps
 from segue.evaluation.bootstrap import Estimate, estimate_values
 from segue.evaluation.evaluate import EvaluationResult
-from segue.evaluation.metrics import MetricLike, check_ks
+from segue.evaluation.metrics import MetricLike, resolve_metrics
+from segue.evaluation.ranking import ExcludeSeen
 from segue.evaluation.significance import Correction, PairedTest, StatTest, paired_tests_table
 from segue.evaluation.warmth import ItemSelection, WarmthGroup
 from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_model
@@ -37,12 +35,12 @@ from segue.experiment.baselines.strongest import (
     measure_baseline,
 )
 from segue.experiment.data import split_data
-from segue.experiment.evaluate import check_list_inputs, check_metrics, check_thresholds, evaluate_model
+from segue.experiment.evaluate import check_list_inputs, check_metrics, check_thresholds, evaluate_model, split_metrics
 from segue.experiment.inference.argument_checks import FilePath, check_arguments, describe_value, is_sequence
+from segue.experiment.protocols.arguments import RankingArguments, add_protocol_split, resolve_arguments
 from segue.experiment.quality import AUTO
-from segue.experiment.settings import EvaluationSettings, RunSettings
-from segue.experiment.train_model import TrainingJob, prepare_training, train_model
-from segue.training.settings import Training
+from segue.experiment.settings import ProtocolName
+from segue.experiment.train_model import TrainingJob, prepare_models, train_model
 
 __all__ = [
     "ComparisonResult",
@@ -51,7 +49,6 @@ __all__ = [
     "compare_values",
     "headline_metric",
     "named_models",
-    "prepare_models",
 ]
 
 DEFAULT_METRIC = "ndcg@10"
@@ -87,6 +84,8 @@ class ComparisonResult:
     """The lists of each seed by model; empty lists where nothing was ranked."""
     simple_baseline: MeasuredBaseline | None = None
     """The strongest simple baseline, chosen on validation; ``None``: there is no validation part."""
+    protocol: str | None = None
+    """Name of the evaluation protocol, if one was named."""
 
     @property
     def ranking(self) -> list[str]:
@@ -165,7 +164,9 @@ class ComparisonResult:
 
     def __repr__(self) -> str:
         width = max(map(len, self.estimates))
-        lines = [f"ComparisonResult: {len(self.estimates)} models, best first by {self.metrics[0]}, 95 % intervals"]
+        protocol = "" if self.protocol is None else f", protocol {self.protocol}"
+        head = f"ComparisonResult: {len(self.estimates)} models, best first by {self.metrics[0]}, 95 % intervals"
+        lines = [f"{head}{protocol}"]
         for name in self.ranking:
             found = "  ".join(f"{metric} {self.estimates[name][metric]}" for metric in self.metrics)
             lines.append(f"  {name:<{width}}  {found}")
@@ -176,7 +177,8 @@ class ComparisonResult:
 
     def _repr_html_(self) -> str:
         baseline = "" if self.simple_baseline is None else f"<p>Strongest simple baseline: {self.simple_baseline}</p>"
-        return f"{self.table._repr_html_()}{baseline}<p>Paired tests</p>{self.tests._repr_html_()}"
+        protocol = "" if self.protocol is None else f"<p>Protocol: {self.protocol}</p>"
+        return f"{protocol}{self.table._repr_html_()}{baseline}<p>Paired tests</p>{self.tests._repr_html_()}"
 
 
 @check_arguments(skip=("models", "metrics", "ks", "seeds"))
@@ -185,13 +187,14 @@ def compare(
     data: Any,
     *,
     metrics: Sequence[MetricLike] | MetricLike | None = None,
-    ks: Sequence[int] = (10,),
+    ks: Sequence[int] | None = None,
     seeds: Sequence[int] = (0,),
     baseline: str | None = None,
     stat_test: StatTest = "randomization",
     correction: Correction = "holm",
-    exclude_seen: bool = True,
-    items: ItemSelection = "all",
+    protocol: ProtocolName | None = None,
+    exclude_seen: ExcludeSeen | None = None,
+    items: ItemSelection | None = None,
     thresholds: Mapping[str, int] | None = None,
     device: str = "cpu",
     recipe: FilePath | None = None,
@@ -209,13 +212,13 @@ def compare(
         data: a split; or a dataset or anything that :func:`segue.load` reads, split by leave-one-out unless
             ``settings`` say otherwise.
         metrics: see :func:`segue.evaluate`; the first one orders the models.
-        ks: list lengths for the metrics that are named without one.
+        ks: list lengths for the metrics that are named without one; by default 10.
         seeds: each model is trained with each seed, and its values per query are averaged.
         baseline: test every other model against this one; ``None``: test every pair.
         stat_test: the paired test, see :mod:`segue.evaluation.significance`.
         correction: of the p-values for the number of pairs, likewise.
-        exclude_seen: whether items of a user's history are removed from the ranking.
-        items: which items are ranked, see :func:`segue.evaluate`; likewise ``thresholds``.
+        protocol: name of an evaluation protocol, which also sets the split, see :func:`segue.evaluate`; likewise
+            ``exclude_seen``, ``items`` and ``thresholds``.
         device: a torch device, such as ``cuda``.
         recipe: see :func:`segue.train`.
         log: receives one line per trained model, such as ``print``.
@@ -233,8 +236,9 @@ def compare(
     Raises:
         ValueError: fewer than two models, an unknown model, setting or metric.
     """
-    seeds, device, ks = check_seeds(seeds), check_device(device), check_ks(ks)
-    check_metrics(metrics, ks)
+    seeds, device = check_seeds(seeds), check_device(device)
+    requested = resolve_arguments(protocol, exclude_seen, items, metrics, ks, (10,))
+    check_metrics(requested.metrics, requested.ks)
     check_thresholds(thresholds)
     if "seed" in settings:
         raise ValueError("seed: compare takes several, as in seeds=(0, 1); the seed of the split is split.seed")
@@ -245,24 +249,26 @@ def compare(
         raise ValueError(f"compare: {', '.join(settings)}: all models are trained already, expected no settings")
     entries = named_models(models, settings)
     _check_entries(entries, baseline)
-    parts = split_data(data, data_settings)
-    check_list_inputs(metrics, ks, parts.test, parts.train)
-    jobs = _prepare_untrained(entries, parts.train.name, exclude_seen, recipe)
-    protocol: dict[str, Any] = {"metrics": metrics, "ks": ks, "exclude_seen": exclude_seen}
-    protocol |= {"items": items, "thresholds": thresholds}
+    parts = split_data(data, add_protocol_split(protocol, data, data_settings))
+    check_list_inputs(requested.metrics, requested.ks, parts.test, parts.train)
+    jobs = _prepare_untrained(entries, parts.train.name, requested.exclude_seen, recipe)
     training = {"device": device, "recipe": recipe}
-    results, trained, times = _train_and_evaluate(entries, parts, seeds, protocol, training, log)
+    results, trained, times = _train_and_evaluate(entries, parts, seeds, requested, thresholds, training, log)
     _require_same_queries(results)
-    headline = headline_metric(jobs, trained) if metrics is None else None
+    headline = (requested.headline or headline_metric(jobs, trained)) if metrics is None else None
     found = _combine(results, trained, times, headline, (baseline, stat_test, correction))
-    return found if simple in (None, "none") else _add_simple_baseline(found, parts, simple, seeds[0], protocol)
+    found = replace(found, protocol=protocol)
+    if simple in (None, "none"):
+        return found
+    return _add_simple_baseline(found, parts, simple, seeds[0], requested, thresholds)
 
 
 def _train_and_evaluate(
     entries: Mapping[str, tuple[str, Any]],
     parts: Split,
     seeds: Sequence[int],
-    protocol: Mapping[str, Any],
+    requested: RankingArguments,
+    thresholds: Mapping[str, int] | None,
     training: Mapping[str, Any],
     log: Callable[[str], None] | None,
 ) -> tuple[dict[str, list[EvaluationResult]], dict[str, TrainedModel], dict[str, float]]:
@@ -275,11 +281,13 @@ def _train_and_evaluate(
         for seed in seeds[:1] if is_trained else seeds:
             started, model = time.perf_counter(), entry
             if not is_trained:
-                own = {"exclude_seen": protocol["exclude_seen"], "baseline": "none", **entry}
+                own = {"exclude_seen": requested.exclude_seen, "baseline": "none", **entry}
                 model = train_model(key, parts, own, seed=seed, **training)
                 seconds.setdefault(name, []).append(time.perf_counter() - started)
             trained.setdefault(name, model)
-            results[name].append(evaluate_model(model, parts, **protocol, command="segue.compare"))
+            results[name].append(
+                evaluate_model(model, parts, requested, thresholds=thresholds, command="segue.compare")
+            )
             if log is not None:
                 metric, estimate = next(iter(results[name][-1].estimates.items()))
                 log(f"{name}, seed {seed}: {metric} {estimate}")
@@ -287,14 +295,21 @@ def _train_and_evaluate(
 
 
 def _add_simple_baseline(
-    found: ComparisonResult, parts: Split, simple: str, seed: int, protocol: Mapping[str, Any]
+    found: ComparisonResult,
+    parts: Split,
+    simple: str,
+    seed: int,
+    requested: RankingArguments,
+    thresholds: Mapping[str, int] | None,
 ) -> ComparisonResult:
     """Add the strongest simple baseline, and warn of models below it."""
-    metric, exclude_seen = found.metrics[0], protocol["exclude_seen"]
-    name = choose_baseline(parts, metric, exclude_seen, simple, seed)
+    metric = found.metrics[0]
+    ranking = split_list_metrics(split_metrics(requested.metrics)[0])[0]
+    by_name = {one.name: one for one in resolve_metrics(ranking, requested.ks)}
+    name = choose_baseline(parts, by_name.get(metric, metric), requested.exclude_seen, simple, seed)
     if name is None:
         return found
-    baseline = measure_baseline(name, parts.train, parts.test, **protocol, seed=seed)
+    baseline = measure_baseline(name, parts.train, parts.test, requested, thresholds=thresholds, seed=seed)
     means = {name: own[metric].mean for name, own in found.estimates.items()}
     for note in describe_weaker(means, metric, baseline.name, baseline.estimates[metric].mean, "test"):
         warn(f"compare: {note}", category=QualityWarning)
@@ -302,7 +317,7 @@ def _add_simple_baseline(
 
 
 def _prepare_untrained(
-    entries: Mapping[str, tuple[str, Any]], data: str, exclude_seen: bool, recipe: str | Path | None
+    entries: Mapping[str, tuple[str, Any]], data: str, exclude_seen: ExcludeSeen, recipe: str | Path | None
 ) -> dict[str, TrainingJob]:
     untrained = {name: pair for name, pair in entries.items() if not isinstance(pair[1], TrainedModel)}
     return prepare_models(untrained, data, {"exclude_seen": exclude_seen}, recipe, "compare")
@@ -424,38 +439,6 @@ def named_models(models: Models, settings: Mapping[str, Any] = MappingProxyType(
         shared = {one: value for one, value in settings.items() if one not in unused[name] or one in nowhere}
         entries[name] = (key, {**shared, **entries[name][1]})
     return entries
-
-
-def prepare_models(
-    entries: Mapping[str, tuple[str, Any]],
-    data: str,
-    common: Mapping[str, Any],
-    recipe: str | Path | None,
-    function: str,
-) -> dict[str, TrainingJob]:
-    """Check the settings of all models before any is trained; return them resolved.
-
-    Raises:
-        ValueError: the settings of a model are invalid; one that others have is pointed out.
-    """
-    jobs = {}
-    for name, (key, own) in entries.items():
-        if "exclude_seen" in own:
-            raise ValueError(
-                f"exclude_seen: got it for '{name}' alone, expected one value for all models, in {function}"
-            )
-        for setting in own:
-            others = [
-                other for other, (model, _) in entries.items() if setting in model_class(model).Config.model_fields
-            ]
-            groups = (model_class(key).Config, Training, Filters, SplitSettings, EvaluationSettings, RunSettings)
-            if others and not any(setting in kind.model_fields for kind in groups):
-                raise ValueError(
-                    f"{setting}: '{key}' has no such setting; give it only to the models that do, as in "
-                    f"{{'{others[0]}': {{'{setting}': {own[setting]!r}}}}}"
-                )
-        jobs[name] = prepare_training(key, data, {**common, **own}, recipe, function)
-    return jobs
 
 
 def headline_metric(jobs: Mapping[str, TrainingJob], models: Mapping[str, TrainedModel]) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from segue.data.splits import split
 from segue.evaluation import rating_metrics
 from segue.evaluation.beyond_accuracy.list_metrics import metric_names, split_list_metrics
 from segue.evaluation.bootstrap import estimate_values
+from segue.evaluation.metrics import canonical_name
 from segue.evaluation.significance import Correction, StatTest, check_test_of_metric, check_tests
 from segue.experiment.arguments import GROUPS, check_device, reject_unused, unused_by_model
 from segue.experiment.baselines.strongest import choose_baseline, describe_baseline, describe_weaker
@@ -29,6 +31,7 @@ from segue.experiment.data import load_data, validate_inputs
 from segue.experiment.evaluate_run import evaluate_run, named_errors, validate_metrics, warmth_values
 from segue.experiment.paths import SETTINGS, runs_folder
 from segue.experiment.plan import Plan, make_plan
+from segue.experiment.protocols.presets import PROTOCOLS
 from segue.experiment.records.held_out_readings import describe_reading, record_reading
 from segue.experiment.records.recommended_lists import compare_lists
 from segue.experiment.run_folder import METRICS, WARMTH, create_run, create_unique_folder, is_finished
@@ -36,7 +39,7 @@ from segue.experiment.run_history import find_reusable_run
 from segue.features.text.settings import TextSettings
 from segue.reports.page import write_page
 
-__all__ = ["compare_runs", "ensure_run", "make_plans", "own_overrides", "read_test_results"]
+__all__ = ["average_results", "compare_runs", "ensure_run", "make_plans", "own_overrides", "read_test_results"]
 
 Log = Callable[[str], None]
 
@@ -54,6 +57,7 @@ def compare_runs(
     baseline: str | None = None,
     stat_test: StatTest = "randomization",
     correction: Correction = "holm",
+    recipes: Mapping[str, str | Path] = MappingProxyType({}),
     log: Log,
 ) -> dict[str, Any]:
     """Train or reuse one run per model and seed, and compare them by ``metric``.
@@ -68,6 +72,7 @@ def compare_runs(
         seeds: one run each, whose values per query are averaged; empty: the seed in the settings.
         baseline: compare every other model with this one; ``None``: every pair.
         stat_test: the paired test, see :mod:`segue.evaluation.significance`; likewise ``correction``.
+        recipes: files of settings by model; for other models, the recipe that comes with Segue.
 
     Returns:
         ``models`` (the record of each), ``baseline`` (that of the strongest simple baseline), ``tests``, ``warnings``,
@@ -76,13 +81,13 @@ def compare_runs(
     if baseline is not None and baseline not in models:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, models)}")
     check_tests(stat_test, correction)
-    plans = make_plans(models, task, overrides)
+    plans = make_plans(models, task, overrides, recipes=recipes)
     metric = _choose_metric(plans, metric)
     check_test_of_metric(metric, stat_test)
     runs: dict[str, list[Path]] = {model: [] for model in models}
     for seed in seeds or (None,):
         seeded = [*overrides, *([] if seed is None else [f"run.seed={seed}"])]
-        for model, plan in make_plans(models, task, seeded).items():
+        for model, plan in make_plans(models, task, seeded, recipes=recipes).items():
             runs[model].append(ensure_run(plan, log, read_test=True))
     records, tables = {}, {}
     for model, folders in runs.items():
@@ -139,10 +144,23 @@ def _measure_simple_baseline(plan: Plan, metric: str) -> dict[str, Any] | None:
 
 def _average_seeds(folders: Sequence[Path]) -> tuple[dict[str, Any], pl.DataFrame]:
     """Average the record and the values per query of one model over its seeds."""
-    read = [_read_test_results(folder) for folder in folders]
+    return average_results([_read_test_results(folder) for folder in folders])
+
+
+def average_results(
+    read: Sequence[tuple[dict[str, Any], pl.DataFrame, pl.DataFrame | None]],
+) -> tuple[dict[str, Any], pl.DataFrame]:
+    """Average the results of runs that differ only in their seed.
+
+    Args:
+        read: per run its record, its values per query, and those of hot, warm and cold items and users.
+
+    Returns:
+        A record with ``seeds``, ``seed_means`` and new intervals, and the mean values per query.
+    """
     records, tables = [record for record, _, _ in read], [table for _, table, _ in read]
     record, table = records[0], tables[0]
-    if len(folders) == 1:
+    if len(read) == 1:
         return record, table
     names = table.columns[1:]
     columns = {name: np.mean([table[name].to_numpy() for table in tables], axis=0) for name in names}
@@ -202,9 +220,16 @@ def _read_test_results(folder: Path) -> tuple[dict[str, Any], pl.DataFrame, pl.D
 
 
 def make_plans(
-    models: Sequence[str], task: Mapping[str, Any], overrides: Sequence[str], at_least: int = 2
+    models: Sequence[str],
+    task: Mapping[str, Any],
+    overrides: Sequence[str],
+    at_least: int = 2,
+    recipes: Mapping[str, str | Path] = MappingProxyType({}),
 ) -> dict[str, Plan]:
     """Make one plan per model, all comparable with each other.
+
+    Args:
+        recipes: see :func:`compare_runs`.
 
     Raises:
         ValueError: fewer than ``at_least`` models, one named twice, unknown settings, or models that would be evaluated
@@ -213,7 +238,7 @@ def make_plans(
     if len(models) < at_least or len(set(models)) < len(models):
         raise ValueError(f"models: got {', '.join(models)}, expected at least {at_least}, each once")
     plans = {
-        model: make_plan({"model": model.partition("@")[0], **task}, own)
+        model: make_plan({"model": model.partition("@")[0], **task}, own, recipes.get(model))
         for model, own in own_overrides(models, overrides).items()
     }
     if len({plan.comparison_key() for plan in plans.values()}) > 1:
@@ -275,13 +300,20 @@ def _choose_metric(plans: Mapping[str, Plan], metric: str | None) -> str:
     for model, plan in plans.items():
         names = metric_names(validate_metrics(plan), plan.evaluation.ks)
         errors = dict.fromkeys([*rating_metrics.DEFAULT_ERRORS, *named_errors(plan)])
+        ranking = split_list_metrics(validate_metrics(plan))[0]
+        sampled = metric_names(ranking, plan.evaluation.ks) if plan.evaluation.sampled else []
+        names += [f"sampled_{name}" for name in sampled]
         computed[model] = [*names, *(errors if hasattr(model_class(plan.task.model), "predicts_ratings") else [])]
     if metric is None:
-        validation = {plan.metric for plan in plans.values()}
+        validation = {canonical_name(plan.metric) for plan in plans.values()}
+        protocol = PROTOCOLS.get(str(next(iter(plans.values())).evaluation.protocol))
+        if protocol is not None and protocol.headline is not None:
+            validation = {protocol.headline}
         every = [name for name in next(iter(computed.values())) if all(name in found for found in computed.values())]
         preferred = [*(validation if len(validation) == 1 else []), "ndcg@10"]
         by_default = [name for name in every if name.startswith("ndcg@")] or every
         return next((name for name in preferred if name in every), by_default[0] if by_default else "ndcg@10")
+    metric = canonical_name(metric)
     for model, names in computed.items():
         if metric not in names:
             raise ValueError(_explain_missing_metric(metric, model, names, plans[model]))
@@ -291,6 +323,8 @@ def _choose_metric(plans: Mapping[str, Plan], metric: str | None) -> str:
 def _explain_missing_metric(metric: str, model: str, names: Sequence[str], plan: Plan) -> str:
     """Say that a metric is unknown, or how the settings compute it."""
     is_error = metric in rating_metrics.__all__
+    if metric.startswith("sampled_") and plan.evaluation.sampled is None:
+        return f"metric: '{metric}' is not computed for {model}; add it with --set evaluation.sampled=99"
     try:
         is_known = is_error or metric_names([metric]) == [metric]
     except ValueError:

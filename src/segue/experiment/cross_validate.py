@@ -20,16 +20,18 @@ from segue.core.types import Dataset, Split
 from segue.data.splits import SplitSettings, split
 from segue.evaluation.beyond_accuracy.list_metrics import known_list_metrics, value_range
 from segue.evaluation.metrics import MetricLike, check_ks, find_metric
+from segue.evaluation.ranking import ExcludeSeen
 from segue.evaluation.warmth import WarmthGroup
 from segue.experiment.arguments import check_device, check_seed, take_data_settings
-from segue.experiment.compare import Models, named_models, prepare_models
+from segue.experiment.compare import Models, named_models
 from segue.experiment.data import load_filtered, validate_inputs
 from segue.experiment.evaluate import check_list_inputs, check_metrics, evaluate_model, mean_values
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
 from segue.experiment.paths import runs_folder
 from segue.experiment.plan import Plan
+from segue.experiment.protocols.arguments import RankingArguments
 from segue.experiment.records.held_out_readings import describe_reading, record_reading
-from segue.experiment.train_model import TrainingJob, train_job
+from segue.experiment.train_model import TrainingJob, prepare_models, train_job
 
 __all__ = ["CrossValidationResult", "cross_validate", "cross_validate_plans", "fold_settings"]
 
@@ -147,7 +149,7 @@ def cross_validate(
     metrics: Sequence[MetricLike] | MetricLike | None = None,
     ks: Sequence[int] = (10,),
     valid: float = 0.1,
-    exclude_seen: bool = True,
+    exclude_seen: ExcludeSeen = True,
     seed: int = 0,
     device: str = "cpu",
     recipe: FilePath | None = None,
@@ -209,7 +211,7 @@ def cross_validate_plans(
     metrics: Sequence[MetricLike] | MetricLike | None = None,
     ks: Sequence[int] = (10,),
     valid: float = 0.1,
-    exclude_seen: bool = True,
+    exclude_seen: ExcludeSeen = True,
     split_settings: Mapping[str, Any] = MappingProxyType({}),
     log: Callable[[str], None] | None = None,
     command: str = "cross_validate_plans",
@@ -270,7 +272,7 @@ def _cross_validate(
     device: str,
     metrics: Sequence[MetricLike] | MetricLike | None,
     ks: Sequence[int],
-    exclude_seen: bool,
+    exclude_seen: ExcludeSeen,
     log: Callable[[str], None] | None,
     record_as: str | None = None,
 ) -> CrossValidationResult:
@@ -289,7 +291,10 @@ def _cross_validate(
         for name, job in jobs.items():
             model = train_job(job, parts, Run(seed, device=device))
             result = evaluate_model(
-                model, parts, metrics=metrics, ks=ks, exclude_seen=exclude_seen, command="segue.cross_validate"
+                model,
+                parts,
+                RankingArguments(None, exclude_seen, "all", None, metrics, tuple(ks)),
+                command="segue.cross_validate",
             )
             if record_as is not None:
                 record_reading(runs_folder(), describe_reading(name, parts, mean_values(result), record_as))

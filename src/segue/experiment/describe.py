@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import ModuleType, NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -198,6 +198,8 @@ def describe_component(kind: str, name: str) -> tuple[str, list[SettingInfo]]:
         ValueError: an unknown name.
     """
     known = COMPONENTS[kind]()
+    if kind == "metrics":
+        name = _metric_function(name, known)
     if name not in known:
         raise ValueError(f"{kind}: unknown '{name}'{suggest(name, known)}")
     component = known[name]
@@ -214,6 +216,21 @@ def describe_component(kind: str, name: str) -> tuple[str, list[SettingInfo]]:
             settings = describe_settings(SimulatorSettings)
         return _strip_markup(_text(component)), settings
     return _strip_markup(_text(component)), _function_settings(kind, name, component)
+
+
+def _metric_function(name: str, known: Collection[str]) -> str:
+    """Return the function of a metric's name: ``rbp`` of ``rbp:0.95@10``.
+
+    Raises:
+        ValueError: an argument or a cutoff that the metric cannot have.
+    """
+    from segue.evaluation.beyond_accuracy.list_metrics import metric_names
+
+    key = re.split("[:@]", name)[0]
+    if name in known or key not in known:
+        return name
+    metric_names([name])
+    return key
 
 
 def _function_settings(kind: str, name: str, function: Callable[..., Any]) -> list[SettingInfo]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,7 +36,8 @@ from segue.evaluation.beyond_accuracy.list_metrics import (
 )
 from segue.evaluation.beyond_accuracy.training_data import TrainingData
 from segue.evaluation.evaluate import DEFAULT_METRICS, EvaluationResult
-from segue.evaluation.metrics import MetricLike, check_ks
+from segue.evaluation.metrics import MetricLike
+from segue.evaluation.ranking import ExcludeSeen
 from segue.evaluation.recommendation_files import SUFFIXES, read_recommendations
 from segue.evaluation.warmth import ItemSelection, Warmth, WarmthThresholds
 from segue.experiment.arguments import check_seed
@@ -45,10 +47,11 @@ from segue.experiment.inference.code_mapping import map_held_out
 from segue.experiment.inference.query_inputs import describe_missing_inputs
 from segue.experiment.inference.training_data import find_training_data
 from segue.experiment.paths import bundle_folder, find_run
+from segue.experiment.protocols.arguments import RankingArguments, check_split, resolve_arguments
 from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import read_readings, record_model_reading
 from segue.experiment.run_folder import read_run_plan
-from segue.experiment.settings import EvaluationSettings
+from segue.experiment.settings import EvaluationSettings, ProtocolName
 
 __all__ = [
     "GroupBy",
@@ -60,6 +63,7 @@ __all__ = [
     "interval_values",
     "map_to_model",
     "mean_values",
+    "ordered_names",
     "split_metrics",
     "user_labels",
 ]
@@ -77,10 +81,11 @@ def evaluate(
     data: Split | HeldOut | None = None,
     *,
     metrics: Sequence[MetricLike] | MetricLike | None = None,
-    ks: Sequence[int] = (5, 10),
+    ks: Sequence[int] | None = None,
     by: GroupBy | None = None,
-    exclude_seen: bool = True,
-    items: ItemSelection = "all",
+    protocol: ProtocolName | None = None,
+    exclude_seen: ExcludeSeen | None = None,
+    items: ItemSelection | None = None,
     thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
@@ -98,13 +103,16 @@ def evaluate(
             query, see :mod:`segue.evaluation.metrics`; also names beyond accuracy, such as ``"novelty@10"``,
             ``"coverage@10"`` or ``"diversity:genres@10"``; ``None``: the default metrics, and errors of predicted
             ratings where the model predicts them.
-        ks: list lengths for the metrics that are named without one.
+        ks: list lengths for the metrics that are named without one; by default 5 and 10.
         by: also evaluate per group: a user feature such as ``"age"``, ``"history_length"``, labels by user id (a dict,
             or a table with ``user_id`` and one column of labels), a list of one label per query, or a function of the
             held-out queries that returns one of these. Many different numbers are grouped by quartiles.
-        exclude_seen: whether items of a user's history are removed from the ranking; given lists stay as they are.
-        items: which items are ranked: ``"all"``; ``"warm"``, those with training events; or ``"cold"``, those without.
-            Other targets are left out.
+        protocol: name of an evaluation protocol, such as ``"ncf"``, which sets ``exclude_seen``, ``items`` and, unless
+            they are given, the metrics. A split that was made in another way is an error.
+        exclude_seen: whether items of a user's history are removed from the ranking, by default all; a number: only
+            those of so many newest events. Given lists stay as they are.
+        items: which items are ranked: ``"all"``, the default; ``"warm"``, those with training events; or ``"cold"``,
+            those without. Other targets are left out.
         thresholds: numbers of events from which items and users are warm or hot, such as ``{"hot_items": 100}``; the
             names are ``warm_items``, ``hot_items``, ``warm_users`` and ``hot_users``.
         seed: seed of the bootstrap intervals.
@@ -117,60 +125,31 @@ def evaluate(
     Raises:
         ValueError: an unknown metric, data of another catalog, or no query with a true item.
     """
-    return evaluate_model(
-        model,
-        data,
-        metrics=metrics,
-        ks=ks,
-        by=by,
-        exclude_seen=exclude_seen,
-        items=items,
-        thresholds=thresholds,
-        seed=seed,
-        command="segue.evaluate",
-    )
+    requested = resolve_arguments(protocol, exclude_seen, items, metrics, ks, (5, 10))
+    return evaluate_model(model, data, requested, by=by, thresholds=thresholds, seed=seed, command="segue.evaluate")
 
 
 def evaluate_model(
     model: Any,
     data: Split | HeldOut | None,
+    requested: RankingArguments,
     *,
-    metrics: Sequence[MetricLike] | MetricLike | None,
-    ks: Sequence[int],
-    exclude_seen: bool,
     command: str,
     by: GroupBy | None = None,
-    items: ItemSelection = "all",
     thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> EvaluationResult:
     """Evaluate as :func:`evaluate`; record readings of a test part by ``command``."""
-    ks, seed, limits = check_ks(ks), check_seed(seed), check_thresholds(thresholds)
+    metrics, ks, items = requested.metrics, requested.ks, requested.items
+    seed, limits = check_seed(seed), check_thresholds(thresholds)
     ranking, errors = check_metrics(metrics, ks)
     lists, trained, run_split = _open_source(model)
     data = run_split if data is None else data
+    check_split(requested.protocol, data)
     held_out, train_data = _select_held_out(data)
     groups = None if by is None else group_labels(by, held_out, train_data)
     if lists is not None:
-        if train_data is None:
-            raise ValueError("evaluate: recommendation lists need a split, which has the ids; got queries")
-        if errors:
-            raise ValueError(f"metrics: {_need(errors)} predicted ratings, got recommendation lists")
-        if items != "all":
-            raise ValueError(f"items: got '{items}' for recommendation lists, which are ranked already; expected 'all'")
-        warmth = Warmth.of(train_data.histories, train_data.n_items, limits)
-        found = read_recommendations(lists, held_out.queries, train_data.users, train_data.items)
-        return evaluation.evaluate_lists(
-            found,
-            held_out,
-            ks,
-            ranking,
-            seed,
-            groups,
-            warmth,
-            training=TrainingData.of(train_data),
-            labels=user_labels(held_out, train_data),
-        )
+        return _evaluate_lists(lists, held_out, train_data, requested, groups, limits, seed)
     mapped, rows, messages = map_to_model(trained, held_out)
     if messages:
         warn("evaluate: " + "; ".join(messages))
@@ -186,8 +165,9 @@ def evaluate_model(
         mapped,
         ks,
         ranking,
-        exclude_seen,
+        requested.exclude_seen,
         seed,
+        sampled=requested.sampled,
         groups=groups,
         warmth=Warmth(None if training is None else training.item_events, limits),
         items=items,
@@ -195,6 +175,8 @@ def evaluate_model(
         training=training,
         labels=user_labels(held_out, train_data, rows),
     )
+    if requested.protocol is not None:
+        result = replace(result, metadata={"protocol": requested.protocol, **result.metadata})
     notes = [*explain_result(result, "test" if data is run_split else None), *cold_item_note(recommender, items)]
     if ranking and is_rating_model(recommender):
         notes.append(rating_note(trained.key if isinstance(trained, TrainedModel) else type(recommender).__name__))
@@ -207,10 +189,48 @@ def evaluate_model(
             warn_if_trained_on(trained, mapped)
     if metrics is None:
         return result
-    names = metric_names(ranking, ks)
     if missing := [name for name in errors if name not in result]:
         raise ValueError(f"metrics: {_need(missing)} ratings to compare with, the held-out events have none")
-    return result.select([*names, *errors])
+    names = ordered_names(metrics, ks)
+    return result.select([*names, *(f"sampled_{name}" for name in names if f"sampled_{name}" in result)])
+
+
+def _evaluate_lists(
+    lists: Path | pl.DataFrame,
+    held_out: HeldOut,
+    train_data: Dataset | None,
+    requested: RankingArguments,
+    groups: Sequence[str] | None,
+    limits: WarmthThresholds,
+    seed: int,
+) -> EvaluationResult:
+    """Evaluate recommendation lists, which are ranked already.
+
+    Raises:
+        ValueError: a metric or an argument that needs a model, or queries without the ids of their users.
+    """
+    ranking, errors = check_metrics(requested.metrics, requested.ks)
+    if train_data is None:
+        raise ValueError("evaluate: recommendation lists need a split, which has the ids; got queries")
+    if errors:
+        raise ValueError(f"metrics: {_need(errors)} predicted ratings, got recommendation lists")
+    if requested.protocol is not None:
+        raise ValueError(f"protocol: got '{requested.protocol}' for recommendation lists, which are ranked already")
+    if requested.items != "all":
+        raise ValueError(
+            f"items: got '{requested.items}' for recommendation lists, which are ranked already; expected 'all'"
+        )
+    return evaluation.evaluate_lists(
+        read_recommendations(lists, held_out.queries, train_data.users, train_data.items),
+        held_out,
+        requested.ks,
+        ranking,
+        seed,
+        groups,
+        Warmth.of(train_data.histories, train_data.n_items, limits),
+        training=TrainingData.of(train_data),
+        labels=user_labels(held_out, train_data),
+    )
 
 
 def _open_source(source: Any) -> tuple[Path | pl.DataFrame | None, Any, Split | None]:
@@ -318,6 +338,21 @@ def split_metrics(metrics: Sequence[MetricLike] | MetricLike | None) -> tuple[Se
     """Separate ranking metrics from errors of predicted ratings, such as ``rmse``."""
     if metrics is None:
         return DEFAULT_METRICS, []
+    every, errors = _listed(metrics), exported_functions(rating_metrics)
+    return [one for one in every if one not in errors], [one for one in every if one in errors]
+
+
+def ordered_names(metrics: Sequence[MetricLike] | MetricLike | None, ks: Sequence[int]) -> list[str]:
+    """Return the names of metrics at their cutoffs, in the order that is given."""
+    if metrics is None:
+        return metric_names(DEFAULT_METRICS, ks)
+    errors = exported_functions(rating_metrics)
+    columns = [[one] if one in errors else metric_names([one], ks) for one in _listed(metrics)]
+    return list(dict.fromkeys(name for column in zip_longest(*columns) for name in column if name is not None))
+
+
+def _listed(metrics: Sequence[MetricLike] | MetricLike) -> list[Any]:
+    """Return the metrics of a list, or the only one."""
     is_single = (
         isinstance(metrics, str)
         or callable(metrics)
@@ -331,8 +366,7 @@ def split_metrics(metrics: Sequence[MetricLike] | MetricLike | None) -> tuple[Se
             raise ValueError(f"metrics: got {describe_value(one)} in the list, expected a name or a function")
     if not every:
         raise ValueError("metrics: got none, expected names such as 'ndcg@10', or functions")
-    errors = exported_functions(rating_metrics)
-    return [one for one in every if one not in errors], [one for one in every if one in errors]
+    return every
 
 
 def user_labels(

@@ -30,6 +30,7 @@ from segue.evaluation.warmth import Warmth, WarmthGroup
 from segue.experiment.data import load_data, load_run_data
 from segue.experiment.evaluate import (
     GroupBy,
+    evaluate_model,
     group_labels,
     interval_values,
     map_to_model,
@@ -38,7 +39,9 @@ from segue.experiment.evaluate import (
 )
 from segue.experiment.inference.training_data import find_training_data
 from segue.experiment.paths import bundle_folder, runs_folder
-from segue.experiment.plan import Plan, make_plan
+from segue.experiment.plan import Plan, make_plan, read_none, resolve_overrides
+from segue.experiment.protocols.arguments import RankingArguments
+from segue.experiment.protocols.presets import PROTOCOLS, check_protocol
 from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
 from segue.experiment.records.held_out_readings import (
     describe_reading,
@@ -55,7 +58,9 @@ __all__ = [
     "RunEvaluation",
     "audit_run",
     "audit_saved",
+    "check_errors",
     "describe_warmth",
+    "evaluate_file",
     "evaluate_plan",
     "evaluate_run",
     "evaluate_saved",
@@ -76,7 +81,7 @@ def validate_metrics(plan: Plan) -> list[str]:
     """
     known, errors = ranking_metrics.known_metrics(), exported_functions(rating_metrics)
     ranking = [name for name in plan.evaluation.metrics if name not in errors]
-    accuracy = split_list_metrics(ranking)[0]
+    accuracy = [name for name in split_list_metrics(ranking)[0] if not name.startswith("rbp:")]
     if unknown := [name for name in accuracy if ranking_metrics.find_metric(name.partition("@")[0]) is None]:
         every = known | errors | known_list_metrics()
         raise ValueError("\n".join(f"evaluation.metrics: unknown '{name}'{suggest(name, every)}" for name in unknown))
@@ -89,6 +94,25 @@ def named_errors(plan: Plan) -> list[str]:
     """Return the errors of predicted ratings that the plan names."""
     errors = exported_functions(rating_metrics)
     return [name for name in plan.evaluation.metrics if name in errors]
+
+
+def check_errors(plan: Plan, model: Model, result: EvaluationResult | None = None) -> None:
+    """Check that the errors of ratings that the plan names can be computed.
+
+    Raises:
+        ValueError: the model predicts no ratings, or the held-out events have none.
+    """
+    names = named_errors(plan)
+    if names and not is_rating_model(model):
+        raise ValueError(
+            f"metrics: {', '.join(names)}: expected a model that predicts ratings, {plan.task.model} does not"
+        )
+    if result is not None and (missing := [name for name in names if name not in result]):
+        raise ValueError(f"metrics: {', '.join(missing)}: the held-out events have no ratings to compare with")
+
+
+def _names_metrics(overrides: Iterable[str]) -> bool:
+    return any(text.partition("=")[0].strip() in ("metrics", "evaluation.metrics") for text in overrides)
 
 
 def evaluate_plan(
@@ -106,7 +130,7 @@ def evaluate_plan(
         labels: see :func:`segue.experiment.evaluate.user_labels`.
     """
     settings = plan.evaluation
-    return evaluation.evaluate(
+    result = evaluation.evaluate(
         model,
         held_out,
         ks=settings.ks,
@@ -121,6 +145,8 @@ def evaluate_plan(
         training=training,
         labels=labels,
     )
+    name = settings.protocol
+    return result if name is None else replace(result, metadata={"protocol": name, **result.metadata})
 
 
 def describe_warmth(result: EvaluationResult) -> list[dict[str, Any]]:
@@ -190,18 +216,40 @@ def evaluate_run(
     """
     if part not in ("test", "valid"):
         raise ValueError(f"part: got '{part}', expected test or valid")
-    plan = read_run_plan(run)
-    changed = apply_overrides({"evaluation": EvaluationSettings}, overrides)["evaluation"]
-    settings = parse(EvaluationSettings, {**plan.evaluation.model_dump(), **changed}, "evaluation")
-    plan = replace(plan, evaluation=settings)
+    overrides = list(overrides)
+    plan = _change_evaluation(read_run_plan(run), overrides)
     validate_metrics(plan)
     trained = bundle.load(bundle_folder(run))
+    if _names_metrics(overrides):
+        check_errors(plan, trained.model)
     parts = split(load_run_data(run), plan.split)
     warnings = read_json(run / METRICS)["warnings"]
     found = _evaluate_part(run.name, trained, parts, part, plan, by, warnings)
+    if _names_metrics(overrides):
+        check_errors(plan, trained.model, found.result)
     if part == "test":
         record_reading(run, describe_reading(run.name, parts, mean_values(found.result), command))
     return found
+
+
+def _change_evaluation(plan: Plan, overrides: Iterable[str]) -> Plan:
+    """Return the plan of a run with other evaluation settings.
+
+    Raises:
+        ValueError: an unknown setting, or a protocol that contradicts the split of the run or another setting.
+    """
+    given = apply_overrides({"evaluation": EvaluationSettings}, overrides)["evaluation"]
+    given = {key: read_none(EvaluationSettings, key, value) for key, value in given.items()}
+    protocol = PROTOCOLS.get(str(given.get("protocol")))
+    of_protocol = {} if protocol is None else protocol.values["evaluation"]
+    settings = parse(EvaluationSettings, {**plan.evaluation.model_dump(), **of_protocol, **given}, "evaluation")
+
+    def origin(group: str, key: str) -> str:
+        return ", the split of the run" if group == "split" else "" if key in given else ", as in the run"
+
+    if errors := check_protocol(settings, plan.split, origin):
+        raise ValueError("\n".join(errors))
+    return replace(plan, evaluation=settings)
 
 
 def audit_run(run: Path) -> dict[str, Any]:
@@ -253,12 +301,77 @@ def evaluate_saved(
         raise ValueError(f"part: got '{part}', expected test or valid")
     trained = bundle.load(folder)
     plan = make_plan({"model": trained.key, "data": data}, overrides, "none")
+    check_errors(plan, trained.model)
     parts = split(load_data(plan), plan.split)
     found = _evaluate_part(folder.resolve().name, trained, parts, part, plan, by, [])
+    check_errors(plan, trained.model, found.result)
     if part == "test":
         reading = describe_reading(str(folder.resolve()), parts, mean_values(found.result), command)
         record_reading(runs_folder(), reading)
     return found
+
+
+def evaluate_file(
+    path: Path,
+    data: str,
+    part: str = "test",
+    overrides: Iterable[str] = (),
+    by: GroupBy | None = None,
+    command: str = "evaluate_file",
+) -> RunEvaluation:
+    """Evaluate recommendation lists in a file on a split of any data.
+
+    Args:
+        path: see :mod:`segue.evaluation.recommendation_files`.
+        overrides: of split and evaluation settings; those of what is ranked have no effect on given lists.
+
+    Raises:
+        ValueError: a setting of what is ranked, or lists that do not fit the data.
+    """
+    if part not in ("test", "valid"):
+        raise ValueError(f"part: got '{part}', expected test or valid")
+    overrides = list(overrides)
+    given = resolve_overrides(["popular"], overrides)["evaluation"]
+    if ranking := [key for key in given if key not in ("ks", "metrics", "warm_items", "hot_items")]:
+        raise ValueError(f"evaluation.{ranking[0]}: not used for recommendation lists, which are ranked already")
+    plan = make_plan({"model": "popular", "data": data}, overrides, "none")
+    parts = split(load_data(plan), plan.split)
+    held_out = parts.test if part == "test" else parts.valid
+    result = evaluate_model(
+        path,
+        replace(parts, test=held_out),
+        RankingArguments(None, True, "all", None, plan.evaluation.metrics, plan.evaluation.ks),
+        by=by,
+        thresholds={"warm_items": plan.evaluation.warm_items},
+        command=command,
+    )
+    record: dict[str, Any] = {
+        "run": path.name,
+        "model": path.name,
+        "data": plan.task.data,
+        "part": part,
+        **mean_values(result),
+        "intervals": interval_values(result),
+        "protocol": dict(result.metadata),
+        "warmth": describe_warmth(result),
+        "warnings": [],
+        **_describe_groups(result),
+    }
+    return RunEvaluation(record, result, values_per_query(held_out.queries, result, parts.train.users))
+
+
+def _describe_groups(result: EvaluationResult) -> dict[str, Any]:
+    """Return the metrics of each group of queries, if there are groups."""
+    if not result.group_estimates:
+        return {}
+    groups = {
+        group: {
+            "queries": result.group_sizes[group],
+            **{name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
+        }
+        for group, estimates in result.group_estimates.items()
+    }
+    return {"groups": groups}
 
 
 def _evaluate_part(
@@ -293,13 +406,6 @@ def _evaluate_part(
     }
     if validate_metrics(plan) and is_rating_model(trained.model) and not any("predicts ratings" in w for w in warnings):
         record["warnings"].append(rating_note(trained.key))
-    if groups is not None:
-        record["groups"] = {
-            group: {
-                "queries": result.group_sizes[group],
-                **{name: [round(e.mean, 6), round(e.low, 6), round(e.high, 6)] for name, e in estimates.items()},
-            }
-            for group, estimates in result.group_estimates.items()
-        }
+    record |= _describe_groups(result)
     queries = held_out.queries.take(np.array(rows, np.int64))
     return RunEvaluation(record, result, values_per_query(queries, result, parts.train.users))

@@ -24,6 +24,7 @@ from segue.core.registry import model_class
 from segue.data.filters import Filters
 from segue.data.splits import SplitSettings
 from segue.experiment.paths import recipes_folder
+from segue.experiment.protocols.presets import PROTOCOLS, Origin, check_protocol
 from segue.experiment.settings import (
     EvaluationSettings,
     RunSettings,
@@ -85,6 +86,9 @@ class Plan:
         """
         values = self.values()
         del values["task"]["recipe"]
+        del values["run"]["track"]
+        if self.evaluation.protocol is None:  # as before protocols had names
+            del values["evaluation"]["protocol"]
         if not self.text.user_columns:  # as before there were texts of users
             del values["text"]["user_columns"]
         if not (self.text.columns or self.text.user_columns):  # settings without effect
@@ -112,7 +116,8 @@ class Plan:
             f"{group}.{key}: {mine[group].get(key)!r} here, {theirs[group].get(key)!r} there"
             for group in mine
             for key in sorted(mine[group].keys() | theirs[group].keys())
-            if mine[group].get(key) != theirs[group].get(key) and (group, key) != ("task", "recipe")
+            if mine[group].get(key) != theirs[group].get(key)
+            and (group, key) not in (("task", "recipe"), ("run", "track"))
         ]
 
 
@@ -138,7 +143,10 @@ def make_plan(task: Mapping[str, Any], overrides: Iterable[str] = (), recipe: st
         values, recipe_task = read_groups(path, groups, errors)
         if (model := recipe_task.get("model", task["model"])) != task["model"]:
             errors.append(f"{path}: a recipe for '{model}', expected one for '{task['model']}'")
-    overridden = resolve_overrides([str(task["model"])], overrides, errors, values["split"])
+    split = _protocol_values(values["evaluation"])["split"] | values["split"]
+    overridden = resolve_overrides([str(task["model"])], overrides, errors, split)
+    for group, of_protocol in _protocol_values(values["evaluation"] | overridden["evaluation"]).items():
+        values[group] = of_protocol | _without_defaults(groups[group], values[group])
     for name, reason in unused_training(str(task["model"])).items():
         field = Training.model_fields[name]
         if values["training"].get(name, field.default) != field.default:  # a run's settings hold every default
@@ -146,7 +154,35 @@ def make_plan(task: Mapping[str, Any], overrides: Iterable[str] = (), recipe: st
         if name in overridden["training"]:
             errors.append(f"training.{name}: {reason}")
     values = {name: values[name] | overridden[name] for name in groups}
-    return _parse_plan({**task, "recipe": None if path is None else _recipe_name(path)}, groups, values, errors)
+
+    def origin(group: str, key: str) -> str:
+        return "" if path is None or key in overridden[group] else f" in {path}"
+
+    task = {**task, "recipe": None if path is None else _recipe_name(path)}
+    return _parse_plan(task, groups, values, errors, origin)
+
+
+def _protocol_values(evaluation: Mapping[str, Any]) -> Groups:
+    """Return what the protocol among evaluation settings sets, by group.
+
+    Nothing without a known protocol.
+    """
+    name = evaluation.get("protocol")
+    return PROTOCOLS[name].values if isinstance(name, str) and name in PROTOCOLS else {"split": {}, "evaluation": {}}
+
+
+def _without_defaults(kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out values that are defaults.
+
+    A run's settings, used as a recipe, hold every default.
+    """
+    return {key: value for key, value in values.items() if _value(kind, key) != value}
+
+
+def _value(kind: type[Settings], key: str) -> Any:
+    """Return the default of a setting as TOML holds it."""
+    default = kind.model_fields[key].default if key in kind.model_fields else None
+    return list(default) if isinstance(default, tuple) else default
 
 
 def resolve_overrides(
@@ -163,8 +199,9 @@ def resolve_overrides(
         split: settings of the split before the overrides.
     """
     groups, texts = setting_groups(models[0]), list(overrides)
-    given = apply_overrides(groups, texts, [])["split"]
-    strategy = {**split, **given}.get("strategy", SplitSettings.model_fields["strategy"].default)
+    given = apply_overrides(groups, texts, [])
+    split = {**split, **_protocol_values(given["evaluation"])["split"], **given["split"]}
+    strategy = split.get("strategy", SplitSettings.model_fields["strategy"].default)
     return apply_overrides(groups, texts, errors, unused_settings(models, strategy))
 
 
@@ -251,6 +288,7 @@ def _parse_plan(
     groups: Mapping[str, type[Settings]],
     values: Mapping[str, Mapping[str, Any]],
     errors: list[str],
+    origin: Origin | None = None,
 ) -> Plan:
     settings: dict[str, Any] = {}
     every: dict[str, type[Settings]] = {"task": TaskSettings, **groups}
@@ -265,6 +303,8 @@ def _parse_plan(
             "model.mask_seen: true with evaluation.exclude_seen false, expected false: the model does not learn "
             "to rank seen items"
         )
+    if not errors:
+        errors += check_protocol(settings["evaluation"], settings["split"], origin)
     if errors:
         raise ValueError("\n".join(errors))
     return Plan(**settings)

@@ -14,12 +14,14 @@ import numpy as np
 from segue.core.bundle import TrainedModel
 from segue.core.messages import QualityWarning, warn
 from segue.core.model import LOWER_IS_BETTER, Model, Predictor, Recommender
-from segue.core.registry import model_class
+from segue.core.registry import exported_functions, model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, HeldOut, Split
+from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.leakage import count_trained_targets
 from segue.evaluation.metrics import MetricLike
+from segue.evaluation.ranking import ExcludeSeen, excludes_all_seen
 from segue.evaluation.simple_baselines import (
     RATING_MEANS,
     BaselineComparison,
@@ -89,7 +91,7 @@ def judge_model(
     valid: HeldOut | None,
     metric: MetricLike,
     *,
-    exclude_seen: bool = True,
+    exclude_seen: ExcludeSeen = True,
     baseline: str | None = AUTO,
     seed: int = 0,
     is_ranked: bool = True,
@@ -122,7 +124,7 @@ def judge_model(
     return Quality(found, tuple(warnings))
 
 
-def baseline_keys(baseline: str, train_data: Dataset, exclude_seen: bool) -> tuple[str, ...]:
+def baseline_keys(baseline: str, train_data: Dataset, exclude_seen: ExcludeSeen) -> tuple[str, ...]:
     """Return the baselines that the setting ``evaluation.baseline`` stands for."""
     return ranking_baselines(train_data, exclude_seen) if baseline == AUTO else (baseline,)
 
@@ -167,12 +169,28 @@ def explain_repeats(share: float, targets: str = "targets", setting: str = "excl
 
 
 def explain_result(result: EvaluationResult, part: str | None, plan: Plan | None = None) -> list[str]:
-    """Describe what makes ranking metrics of a result less useful than they look."""
-    share, is_excluded = result.metadata.get("share_of_targets_in_history", 0.0), result.metadata.get("exclude_seen")
+    """Describe what makes metrics of a result less useful than they look.
+
+    Metrics that a plan names and the result lacks are described, too.
+    """
+    share = result.metadata.get("share_of_targets_removed", 0.0)
+    if excludes_all_seen(result.metadata.get("exclude_seen", False)):
+        share = result.metadata.get("share_of_targets_in_history", 0.0)
     targets = f"{result.metadata.get('targets', 0):,} {part or 'held-out'} targets"
     setting = "exclude_seen=False" if plan is None else "evaluation.exclude_seen=false"
-    found = explain_repeats(share, targets, setting) if is_excluded else None
-    return [] if found is None else [found]
+    notes = [explain_repeats(share, targets, setting)]
+    if plan is not None and (missing := _missing_errors(result, plan)):
+        notes.append(
+            f"{', '.join(missing)}: not computed, as {plan.task.model} predicts no ratings or the held-out events have "
+            "none"
+        )
+    return [note for note in notes if note is not None]
+
+
+def _missing_errors(result: EvaluationResult, plan: Plan) -> list[str]:
+    """Return the errors of predicted ratings that a plan names and a result lacks."""
+    errors = exported_functions(rating_metrics)
+    return [name for name in plan.evaluation.metrics if name in errors and name not in result]
 
 
 def cold_item_note(model: Recommender, items: str) -> list[str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 
 from segue.core import bundle
 from segue.core.files import write_json, write_text
+from segue.core.messages import hide_passwords
 from segue.core.model import Model, Predictor
-from segue.core.run import Run, Tracker
+from segue.core.run import Interrupted, Run, Tracker
 from segue.core.types import Dataset, HeldOut, Queries, Split
 from segue.data.splits import split
 from segue.evaluation.beyond_accuracy.training_data import TrainingData
@@ -45,17 +45,29 @@ from segue.experiment.quality import (
 )
 from segue.experiment.records.held_out_readings import describe_reading, record_reading
 from segue.experiment.records.model_card import format_card
+from segue.experiment.records.predictions import PREDICTIONS, predict_queries, readable_predictions
 from segue.experiment.records.recommended_lists import write_lists
+from segue.experiment.records.run_log import EpochLog, RunLog
 from segue.experiment.records.training_record import RECORD, check_unchanged, describe_plan, describe_training_data
 from segue.experiment.resources import StageTimer, count_parameters, describe_machine, peak_memory, thread_count
 from segue.experiment.run_folder import METRICS, WARMTH, write_manifest
 from segue.experiment.run_history import mark_best
+from segue.training.monitor import Monitor
+from segue.training.trackers.addresses import AUTO
+from segue.training.trackers.client import PredictionRows, RunDescription, RunResults
+from segue.training.trackers.tracking import Tracking, open_clients
 from segue.training.train import train
 from segue.version import __version__
 
-__all__ = ["TensorBoard", "run_plan"]
+__all__ = ["run_plan"]
 
 Log = Callable[[str], None]
+
+MAX_TRACKED_BUNDLE = 64 * 2**20
+"""A larger model, in bytes, is not sent to trackers."""
+
+TRACKED_FILES = ("settings.toml", "metrics.json", "card.md", "history.jsonl", "train.log", PREDICTIONS)
+"""Files of a run that are sent to trackers, apart from the model and figures."""
 
 
 def run_plan(
@@ -71,7 +83,25 @@ def run_plan(
 
     Returns:
         The record, as written to ``metrics.json``.
+
+    Raises:
+        ValueError: settings and data do not fit together, or a package that a tracker needs is missing.
+        Interrupted: the run was interrupted; it can be resumed.
     """
+    clients = open_clients(plan.run.track, folder)
+    with RunLog(folder, log) as run_log:
+        tracking = Tracking(clients, folder, run_log)
+        try:
+            return _run_plan(plan, folder, run_log, tracking, progress, command, read_test)
+        except BaseException as error:
+            tracking.finish("interrupted" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed")
+            raise
+
+
+def _run_plan(
+    plan: Plan, folder: Path, log: RunLog, tracking: Tracking, progress: bool, command: str, read_test: bool
+) -> dict[str, Any]:
+    """Run a plan; see :func:`run_plan`."""
     device, device_note = device_of_model(plan.task.model, plan.run.device)
     if device_note is not None:
         log(device_note)
@@ -91,14 +121,18 @@ def run_plan(
     training = _check_evaluation(plan, parts, read_test)
     log(f"run: {folder}")
     report_inputs(plan, data, log)
-    run = Run(plan.run.seed, folder, device, _trackers(plan, folder, log if progress else None), progress)
-    with timer("train"):
+    tracking.start(_describe_tracked(plan, folder, command))
+    monitor = Monitor(device, plan.training.precision)
+    trackers = (*_epoch_logs(plan, log, progress), *tracking.trackers)
+    run = Run(plan.run.seed, folder, device, trackers, progress, monitor)
+    with timer("train"), monitor:
         validate = None
         if len(parts.valid):
             validate = make_validator(parts.valid, plan.metric, exclude_seen=plan.evaluation.exclude_seen)
         model = train(plan.task.model, plan.model, plan.training, parts.train, run, validate)
     metadata = _describe_run(plan, data, parts, folder) | _report_notes(model, log)
-    bundle.save(folder / "bundle", bundle.create(plan.task.model, model, parts.train, metadata))
+    trained = bundle.create(plan.task.model, model, parts.train, metadata)
+    bundle.save(folder / "bundle", trained)
     with timer("evaluate"):
         valid = _evaluate(plan, model, parts, parts.valid, training) if len(parts.valid) else None
         test = _evaluate(plan, model, parts, parts.test, training) if read_test else None
@@ -109,8 +143,11 @@ def run_plan(
         name = None if quality.comparison is None else quality.comparison.baseline
         baseline = describe_baseline(plan, parts, name, "test" if read_test else "valid") if name else None
     shown, held_out = (test, parts.test) if read_test else (valid, parts.valid)
+    predictions = None
     if shown is not None:
         _write_values(folder, held_out.queries, shown, data)
+        with timer("predictions"):
+            predictions = _write_predictions(folder, trained, held_out, plan, training)
     part = None if shown is None else "test" if read_test else "valid"
     notes = [] if shown is None else explain_result(shown, part, plan)
     metadata["warnings"] += [*quality.warnings, *notes, *cold_item_note(model, plan.evaluation.items)]
@@ -125,16 +162,12 @@ def run_plan(
         "warmth": [] if shown is None else describe_warmth(shown),
         "baseline": baseline,
         "validation": quality.metadata().get("validation"),
-        "cost": {
-            "seconds": _seconds(timer, run),
-            "peak_memory_bytes": peak_bytes,
-            "parameters": count_parameters(model),
-            "threads": thread_count(),
-        },
+        "cost": _describe_cost(timer, run, model, peak_bytes),
+        "monitor": monitor.summary(),
         "machine": describe_machine(),
         "command": command,
     }
-    _finish(plan, folder, record, run)
+    _finish(plan, folder, record, run, tracking, predictions)
     if test is not None:
         record_reading(folder, describe_reading(folder.name, parts, mean_values(test), command or "run_plan"))
     return record
@@ -233,6 +266,23 @@ def _training_errors(model: Model, data: Dataset, plan: Plan) -> dict[str, float
     return {name: round(value, 6) for name, value in found.items()}
 
 
+def _describe_cost(timer: StageTimer, run: Run, model: Model, peak_bytes: int) -> dict[str, Any]:
+    """Return time, memory and size.
+
+    The time of an epoch is the mean, and includes its validation.
+    """
+    epochs = [line for line in run.history() if "seconds" in line]
+    seconds = [line["seconds"] + line.get("validation_seconds", 0.0) for line in epochs]
+    return {
+        "seconds": _seconds(timer, run),
+        "epochs": len(epochs),
+        "epoch_seconds": round(sum(seconds) / len(seconds), 4) if seconds else None,
+        "peak_memory_bytes": peak_bytes,
+        "parameters": count_parameters(model),
+        "threads": thread_count(),
+    }
+
+
 def _seconds(timer: StageTimer, run: Run) -> dict[str, float]:
     """Return seconds by stage.
 
@@ -248,62 +298,102 @@ def _warnings(plan: Plan) -> list[str]:
     return [] if count is None else [f"limited to the first {count} users: not a result"]
 
 
-class TensorBoard:
-    """Tracker that writes TensorBoard events; needs the extra ``track``."""
+def _epoch_logs(plan: Plan, log: RunLog, progress: bool) -> tuple[Tracker, ...]:
+    """Return the tracker that reports epochs.
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            from tensorboard.summary import Writer
-        except ImportError:
-            raise ValueError("TensorBoard is not installed: pip install 'segue[track]'") from None
-        self._writer = Writer(str(folder))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add one scalar per value."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+    Where a progress bar is drawn, it only writes to the file.
+    """
+    return (EpochLog(log if progress and not sys.stderr.isatty() else log.write, plan.metric),)
 
 
-@dataclass(frozen=True)
-class _EpochLog:
-    """Tracker that logs one line per epoch, where no progress bar can be drawn."""
-
-    write: Log
-    metric: str
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        keys = {"loss": "loss", self.metric: f"valid/{self.metric}"}
-        if found := [f"{name} {values[key]:.4f}" for name, key in keys.items() if key in values]:
-            self.write(f"epoch {step}: {', '.join(found)}")
-
-
-def _trackers(plan: Plan, folder: Path, log: Log | None) -> tuple[Tracker, ...]:
-    """Return TensorBoard if installed, and a log of epochs outside a terminal."""
-    lines = (_EpochLog(log, plan.metric),) if log is not None and not sys.stderr.isatty() else ()
-    if find_spec("tensorboard") is None:
-        return lines
-    return (*lines, TensorBoard(folder / "events"))
+def _describe_tracked(plan: Plan, folder: Path, command: str) -> RunDescription:
+    """Return what trackers are given before training."""
+    settings = {
+        f"{group}.{key}": hide_passwords(value) if isinstance(value, str) else value
+        for group, values in plan.values().items()
+        for key, value in values.items()
+        if value is not None and (group, key) != ("run", "track")
+    }
+    tags = {"model": plan.task.model, "data": hide_passwords(plan.task.data), "version": __version__}
+    return RunDescription(folder.name, folder, settings, {**tags, **({"command": command} if command else {})})
 
 
-def _finish(plan: Plan, folder: Path, record: Mapping[str, Any], run: Run) -> None:
-    """Write the model card, figures, metrics and manifest, and update the links."""
+def _write_predictions(
+    folder: Path, trained: bundle.TrainedModel, held_out: HeldOut, plan: Plan, training: TrainingData
+) -> PredictionRows:
+    """Write the predictions for some queries of a part, and return them as text."""
+    warmth = Warmth(training.item_events, plan.evaluation.thresholds)
+    allowed = warmth.candidates(plan.evaluation.items)
+    table = predict_queries(trained, held_out, plan.evaluation.exclude_seen, allowed)
+    table.write_parquet(folder / PREDICTIONS)
+    return readable_predictions(table)
+
+
+def _finish(
+    plan: Plan,
+    folder: Path,
+    record: dict[str, Any],
+    run: Run,
+    tracking: Tracking,
+    predictions: PredictionRows | None,
+) -> None:
+    """Write card, figures and metrics, send them to trackers, and complete the run.
+
+    Problems of trackers become warnings of the record.
+    """
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     (folder / RECORD).unlink(missing_ok=True)
-    write_text(folder / "card.md", format_card(plan, record))
-    _draw_training(folder, plan.task.model, plan.metric, run.history())
-    write_json(folder / METRICS, record)
+    _write_record(plan, folder, record)
+    figures = _draw_training(folder, plan, run)
+    if tracking.trackers:
+        problems = tracking.finish("finished", _tracked_results(folder, record, figures, predictions))
+        if problems:
+            record["warnings"] += problems
+            _write_record(plan, folder, record)
     write_manifest(folder)
     mark_best(folder, plan)
 
 
-def _draw_training(folder: Path, model: str, metric: str, history: Sequence[Mapping[str, float]]) -> None:
+def _write_record(plan: Plan, folder: Path, record: Mapping[str, Any]) -> None:
+    write_text(folder / "card.md", format_card(plan, record))
+    write_json(folder / METRICS, record)
+
+
+def _tracked_results(
+    folder: Path, record: Mapping[str, Any], figures: Mapping[str, Path], predictions: PredictionRows | None
+) -> RunResults:
+    """Return what trackers are given after the evaluation."""
+    metrics = {f"final/valid/{name}": value for name, value in record["valid"].items()}
+    if record["part"] == "test":
+        metrics |= {f"final/test/{name}": record[name] for name in record["intervals"]}
+    metrics |= {f"final/train/{name}": value for name, value in record["train"].items()}
+    cost = {"parameters": record["cost"]["parameters"], "peak_memory_bytes": record["cost"]["peak_memory_bytes"]}
+    metrics |= {f"final/cost/{name}": float(value) for name, value in cost.items()}
+    metrics |= {f"final/cost/{name}_seconds": value for name, value in record["cost"]["seconds"].items()}
+    for name, value in record["monitor"].items():
+        if isinstance(value, int | float):
+            metrics[f"final/monitor/{name}"] = float(value)
+    files = {name: folder / name for name in TRACKED_FILES if (folder / name).exists()}
+    files |= {path.relative_to(folder).as_posix(): path for path in sorted((folder / "figures").glob("*"))}
+    model = [path for path in sorted((folder / "bundle").rglob("*")) if path.is_file()]
+    if sum(path.stat().st_size for path in model) <= MAX_TRACKED_BUNDLE:
+        files |= {path.relative_to(folder).as_posix(): path for path in model}
+    return RunResults(metrics, (folder / "card.md").read_text(encoding="utf-8"), figures, files, predictions)
+
+
+def _draw_training(folder: Path, plan: Plan, run: Run) -> dict[str, Path]:
     """Draw loss and validation by epoch to ``figures/training.svg``.
 
-    Nothing is drawn without epochs or without matplotlib.
+    Where trackers are named, they are given a PNG, too. Nothing is drawn without epochs or without matplotlib.
     """
+    history = run.history()
     if find_spec("matplotlib") is None or not any("loss" in line for line in history):
-        return
-    from segue.reports.plots import plot_training_curves, to_svg
+        return {}
+    from segue.reports.plots import plot_training_curves, save_figure, to_svg
 
-    write_text(folder / "figures" / "training.svg", to_svg(plot_training_curves({model: history}, metric)) + "\n")
+    figure = plot_training_curves({plan.task.model: history}, plan.metric)
+    write_text(folder / "figures" / "training.svg", to_svg(figure) + "\n")
+    if all(address == AUTO for address in plan.run.track):
+        return {}
+    save_figure(figure, folder / "figures" / "training.png")
+    return {"training": folder / "figures" / "training.png"}

@@ -87,7 +87,8 @@ def mark_best(folder: Path, plan: Plan) -> bool:
         return False
     record = read_json(folder / METRICS)
     name = Path(plan.task.data.partition("?")[0]).stem
-    is_default = plan.filters == Filters() and plan.split == SplitSettings() and plan.evaluation.exclude_seen
+    is_default = plan.filters == Filters() and plan.split == SplitSettings()
+    is_default = is_default and plan.evaluation.exclude_seen is True
     is_default = is_default and plan.evaluation.items == "all"
     link = runs_folder() / "best" / (name if is_default else f"{name}-{plan.comparison_key()[:8]}")
     best = None

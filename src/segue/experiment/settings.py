@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias
 
 from annotated_types import Ge
-from pydantic import model_validator
+from pydantic import AfterValidator, PlainSerializer, StrictBool, field_validator, model_validator
 
 from segue.core.config import Settings
+from segue.core.messages import hide_passwords
 from segue.core.model import Solver
 from segue.core.registry import model_class
 from segue.data.filters import Filters
@@ -16,9 +17,28 @@ from segue.data.split_settings import COMMON_SETTINGS, STRATEGY_SETTINGS, SplitS
 from segue.evaluation.warmth import ItemSelection, WarmthThresholds
 from segue.features.knowledge.derive import KnowledgeSettings
 from segue.features.text.settings import TextSettings
+from segue.training.trackers.addresses import AUTO, check_address, check_addresses
 from segue.training.train import Training
 
-__all__ = ["EvaluationSettings", "RunSettings", "TaskSettings", "setting_groups", "unused_settings", "unused_training"]
+__all__ = [
+    "EvaluationSettings",
+    "ProtocolName",
+    "RunSettings",
+    "TaskSettings",
+    "setting_groups",
+    "unused_settings",
+    "unused_training",
+]
+
+
+ProtocolName: TypeAlias = Literal["full", "window", "repeats", "ncf", "session"]
+"""Name of an evaluation protocol, see :mod:`segue.experiment.protocols.presets`."""
+
+
+TrackerText: TypeAlias = Annotated[
+    str, AfterValidator(check_address), PlainSerializer(hide_passwords, return_type=str, when_used="json")
+]
+"""Address of a tracker, whose password is not stored."""
 
 
 class TaskSettings(Settings):
@@ -47,11 +67,18 @@ class RunSettings(Settings):
     """Seed of all random streams."""
     device: str = "cpu"
     """Device of torch: ``cpu``, ``cuda``, ``cuda:1``, ``mps``."""
+    track: Annotated[tuple[TrackerText, ...], AfterValidator(check_addresses)] = (AUTO,)
+    """Trackers: ``tensorboard``, ``tensorboard:FOLDER``, ``mlflow``, ``mlflow:URI``, ``mlflow:URI#EXPERIMENT``,
+    ``wandb``, ``wandb:PROJECT`` or ``wandb:ENTITY/PROJECT``; ``auto``: TensorBoard if it is installed. Passwords are
+    not stored."""
 
 
 class EvaluationSettings(Settings):
     """What is measured on the held-out queries."""
 
+    protocol: ProtocolName | None = None
+    """Name of an evaluation protocol, which sets the split, the items that are ranked, and the metrics unless they are
+    named; a setting that contradicts it is an error."""
     ks: tuple[Annotated[int, Ge(1)], ...] = (5, 10)
     """List lengths at which ranking metrics are computed."""
     metrics: tuple[str, ...] = ("recall", "precision", "hit_rate", "mrr", "ndcg")
@@ -59,8 +86,9 @@ class EvaluationSettings(Settings):
     are added where the model predicts ratings; if only these are named, nothing is ranked."""
     sampled: Annotated[int, Ge(1)] | None = None
     """Also rank each target among this many randomly sampled items, as older papers do."""
-    exclude_seen: bool = True
-    """Remove the items of a user's history from the ranking. Set to false where users return to items."""
+    exclude_seen: StrictBool | Annotated[int, Ge(2)] = True
+    """Remove the items of a user's history from the ranking; a number: only those of so many newest events. Set to
+    false where users return to items."""
     items: ItemSelection = "all"
     """Which items are ranked: ``all``; ``warm``, those with training events; or ``cold``, those without. Targets that
     are not ranked are left out. Validation during training always ranks all items."""
@@ -81,6 +109,13 @@ class EvaluationSettings(Settings):
     def thresholds(self) -> WarmthThresholds:
         """Thresholds of hot, warm and cold items and users."""
         return WarmthThresholds(self.warm_items, self.hot_items, self.warm_users, self.hot_users)
+
+    @field_validator("exclude_seen", mode="before")
+    @classmethod
+    def _read_exclude_seen(cls, value: Any) -> Any:
+        """Read the words that TOML and other settings take for a truth value."""
+        words = {"true": True, "false": False}
+        return words.get(value.strip().lower(), value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> EvaluationSettings:

@@ -14,10 +14,14 @@ from segue.core import bundle
 from segue.core.bundle import TrainedModel
 from segue.core.messages import QualityWarning, arg, warn
 from segue.core.model import Model
+from segue.core.registry import model_class
 from segue.core.run import Run
 from segue.core.types import Dataset, Split
+from segue.data.filters import Filters
+from segue.data.splits import SplitSettings
 from segue.evaluation.evaluate import make_validator
 from segue.evaluation.metrics import MetricLike, resolve_metrics
+from segue.evaluation.ranking import excludes_all_seen
 from segue.experiment.arguments import (
     as_assignments,
     check_device,
@@ -28,6 +32,7 @@ from segue.experiment.arguments import (
 )
 from segue.experiment.data import user_feature_names, validate_inputs
 from segue.experiment.plan import Plan, make_plan
+from segue.experiment.protocols.arguments import check_split
 from segue.experiment.quality import check_parts, explain_repeats, judge_model, training_repeat_share
 from segue.experiment.records.training_record import (
     check_training_folder,
@@ -37,10 +42,11 @@ from segue.experiment.records.training_record import (
     describe_training_data,
     unknown_parts,
 )
+from segue.experiment.settings import EvaluationSettings, RunSettings
 from segue.training.settings import CustomLoss, Training
 from segue.training.train import check_callbacks, train
 
-__all__ = ["TrainingJob", "prepare_training", "train_job", "train_model"]
+__all__ = ["TrainingJob", "prepare_models", "prepare_training", "train_job", "train_model"]
 
 UNUSED_GROUPS = ("filters", "text", "knowledge", "split", "evaluation", "run")
 """Groups of settings that training in memory does not read."""
@@ -54,7 +60,7 @@ UNUSED_SECTIONS = {
 }
 """What to do with a section of a recipe that training in memory does not read."""
 
-USED_EVALUATION = ("baseline", "evaluation.baseline", "exclude_seen", "evaluation.exclude_seen")
+USED_EVALUATION = tuple(name for key in ("baseline", "exclude_seen", "protocol") for name in (key, f"evaluation.{key}"))
 """Evaluation settings that training does read, for its validation."""
 
 
@@ -109,6 +115,38 @@ def prepare_training(
     if custom is not None:  # the plan holds its name
         training = training.model_copy(update={"loss": custom})
     return TrainingJob(plan, training, metric if callable(metric) else plan.metric, callbacks)
+
+
+def prepare_models(
+    entries: Mapping[str, tuple[str, Any]],
+    data: str,
+    common: Mapping[str, Any],
+    recipe: str | Path | None,
+    function: str,
+) -> dict[str, TrainingJob]:
+    """Check the settings of all models before any is trained; return them resolved.
+
+    Raises:
+        ValueError: the settings of a model are invalid; one that others have is pointed out.
+    """
+    jobs = {}
+    for name, (key, own) in entries.items():
+        if "exclude_seen" in own:
+            raise ValueError(
+                f"exclude_seen: got it for '{name}' alone, expected one value for all models, in {function}"
+            )
+        for setting in own:
+            others = [
+                other for other, (model, _) in entries.items() if setting in model_class(model).Config.model_fields
+            ]
+            groups = (model_class(key).Config, Training, Filters, SplitSettings, EvaluationSettings, RunSettings)
+            if others and not any(setting in kind.model_fields for kind in groups):
+                raise ValueError(
+                    f"{setting}: '{key}' has no such setting; give it only to the models that do, as in "
+                    f"{{'{others[0]}': {{'{setting}': {own[setting]!r}}}}}"
+                )
+        jobs[name] = prepare_training(key, data, {**common, **own}, recipe, function)
+    return jobs
 
 
 def _warn_unused_sections(plan: Plan, given: Mapping[str, Any]) -> None:
@@ -167,6 +205,7 @@ def train_model(
     seed, device = check_seed(seed), check_device(device)
     named = {"loss": loss, "metric": metric, "callbacks": callbacks}
     job = prepare_training(name, train_data.name, {**settings, **_drop_unset(named)}, recipe)
+    check_split(job.plan.evaluation.protocol, data)
     held = [part.queries for part in (data.valid, data.test) if len(part)] if isinstance(data, Split) else []
     device, device_note = device_of_model(name, device)
     if device_note is not None:
@@ -191,7 +230,7 @@ def train_model(
     )
     repeats = training_repeat_share(data)
     notes = [*quality.warnings]
-    if job.plan.evaluation.exclude_seen and (note := explain_repeats(repeats)) is not None:
+    if excludes_all_seen(job.plan.evaluation.exclude_seen) and (note := explain_repeats(repeats)) is not None:
         notes.append(note)
     for note in notes:
         warn(f"train: {note}", category=QualityWarning)

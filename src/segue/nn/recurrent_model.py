@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from segue.core.batches import Sequences
+from segue.core.config import Choices
 from segue.core.types import DataSchema
 from segue.nn.layers.attention import gather_positions
 from segue.nn.layers.dropout import dropout
@@ -26,7 +27,7 @@ class RecurrentSettings(SequenceSettings):
 
     num_layers: Annotated[int, Gt(0)] = 1
     """Number of recurrent layers."""
-    hidden_dim: Annotated[int, Gt(0)] = 128
+    hidden_dim: Annotated[int, Gt(0), Choices((64, 128, 256))] = 128
     """Width of the recurrent state."""
 
 

@@ -21,7 +21,7 @@ from pydantic import field_validator, model_validator
 from torch import Tensor, nn
 
 from segue.core.batches import SequenceBatch, Sequences, Windows, query_batches, training_batches
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Choices, Search, Settings, reject_unused
 from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -38,12 +38,12 @@ QUERY_TOKENS = 16_384
 class SequenceSettings(Settings):
     """Settings of all next-item models."""
 
-    embedding_dim: Annotated[int, Gt(0)] = 64
+    embedding_dim: Annotated[int, Gt(0), Choices((32, 64, 128))] = 64
     """Width D of item embeddings and hidden states."""
-    max_length: Annotated[int, Gt(0)] = 200
+    max_length: Annotated[int, Gt(0), Choices((50, 100, 200))] = 200
     """Maximum number of targets in a training window. In prediction, attention models read this many events; recurrent
     models read the whole history."""
-    windows: Literal["last", "all"] = "last"
+    windows: Annotated[Literal["last", "all"], Choices(("last", "all"))] = "last"
     """``last``: one training window per user, the end of the history. ``all``: windows over the whole history, cut at a
     new random position in each epoch."""
     objective: Literal["next_item", "all_action", "cloze"] = "next_item"
@@ -51,15 +51,15 @@ class SequenceSettings(Settings):
     encoders, masked items."""
     horizon: Annotated[int, Ge(0)] = 0
     """Maximum number of events ahead for ``all_action``; 0: to the end of the window."""
-    mask_prob: Annotated[float, Gt(0), Lt(1)] = 0.2
+    mask_prob: Annotated[float, Gt(0), Lt(1), Search(0.1, 0.6)] = 0.2
     """Probability that ``cloze`` masks an event."""
     mask_last_prob: Annotated[float, Ge(0), Le(1)] = 0.1
     """Probability that ``cloze`` masks only the last event of a window."""
-    mask_seen: bool = False
+    mask_seen: Annotated[bool, Choices((False, True))] = False
     """Whether to exclude items the user has already seen from the negatives of the loss, as they are excluded from
     recommendations. Scores of seen items are then meaningless: not for logs with repeated consumption. A repeated
     target still counts."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.2
+    dropout: Annotated[float, Ge(0), Lt(1), Search(0.0, 0.5)] = 0.2
     """Probability that an activation is dropped in training."""
     item_bias: bool = False
     """Whether each item has a learned bias."""

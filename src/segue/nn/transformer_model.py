@@ -15,6 +15,7 @@ from annotated_types import Gt
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences
+from segue.core.config import Choices, Search
 from segue.core.types import DataSchema
 from segue.nn.layers.attention import AttentionBlock
 from segue.nn.layers.dropout import dropout
@@ -28,9 +29,9 @@ __all__ = ["TransformerModel", "TransformerSettings"]
 class TransformerSettings(SequenceSettings):
     """Settings of models with self-attention blocks."""
 
-    num_blocks: Annotated[int, Gt(0)] = 2
+    num_blocks: Annotated[int, Gt(0), Search(1, 3)] = 2
     """Number of attention blocks."""
-    num_heads: Annotated[int, Gt(0)] = 2
+    num_heads: Annotated[int, Gt(0), Choices((1, 2, 4))] = 2
     """Attention heads per block; must divide ``embedding_dim``."""
     ffn_expansion: Annotated[float, Gt(0)] = 4.0
     """Inner width of the feed-forward network, as a multiple of ``embedding_dim``."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from segue.core.files import write_text
 from segue.core.model import is_lower_better
+from segue.evaluation.ranking import describe_seen
 from segue.reports.paired_tests import (
     describe_correction,
     describe_tests,
@@ -29,7 +30,7 @@ from segue.reports.quantities import (
 from segue.reports.tables import all_metrics_table, best_first, comparison_table, cost_table, overlap_table
 from segue.reports.warmth import warmth_comparison_table
 
-__all__ = ["render_page", "write_page"]
+__all__ = ["protocol_facts", "render_page", "reproduction_facts", "write_page"]
 
 Record = Mapping[str, Any]
 History = Sequence[Mapping[str, float]]
@@ -80,8 +81,8 @@ def render_page(result: Record, histories: Mapping[str, History] | None = None) 
         warmth=warmth_comparison_table(result),
         overlap=overlap_table(result),
         cost=cost_table(result),
-        protocol=_protocol(records[0], describe_tests(result)),
-        reproduction=_reproduction(records),
+        protocol=protocol_facts(records[0], describe_tests(result)),
+        reproduction=reproduction_facts(records),
         metric=metric_label(metric),
     )
 
@@ -141,10 +142,11 @@ def _plots(result: Record, curves: Mapping[str, History]) -> list[tuple[str, str
     return plots
 
 
-def _protocol(record: Record, tests: str) -> list[tuple[str, str]]:
+def protocol_facts(record: Record, tests: str) -> list[tuple[str, str]]:
     """Describe the evaluation protocol."""
     protocol, split = record.get("protocol") or {}, record.get("split") or {}
-    lines = [("Split", str(split.get("strategy", "predefined")).replace("_", " "))]
+    lines = [("Protocol", str(protocol["protocol"]))] if protocol.get("protocol") else []
+    lines += [("Split", str(split.get("strategy", "predefined")).replace("_", " "))]
     if "targets" in protocol:
         is_catalog = "items" in protocol
         among, number = protocol.get("candidates", "whole catalog"), format_count(protocol.get("items", 0))
@@ -154,7 +156,7 @@ def _protocol(record: Record, tests: str) -> list[tuple[str, str]]:
         lines += [
             ("Queries", f"{format_count(protocol['queries'])} with {format_count(protocol['targets'])} true items"),
             ("Candidates", candidates),
-            ("Seen items", "excluded from the ranking" if protocol.get("exclude_seen", True) else "ranked too"),
+            ("Seen items", describe_seen(protocol.get("exclude_seen", True))),
             ("True items already in the history", in_history),
             ("Ties", "count at their expected rank"),
         ]
@@ -167,14 +169,21 @@ def _protocol(record: Record, tests: str) -> list[tuple[str, str]]:
         ("Unknown users", format_count(protocol.get("unknown_users", 0))),
         ("Intervals", "95 %, percentile bootstrap over queries"),
         ("Tests", tests),
-        ("Settings", "chosen on validation; the test set was read once per run"),
+        ("Settings", _describe_choice(record)),
     ]
     counts = record.get("counts") or {}
     text = ", ".join(f"{format_count(value)} {name.replace('_', ' ')}" for name, value in counts.items())
     return [("Data", text), *lines] if text else lines
 
 
-def _reproduction(records: Sequence[Record]) -> list[dict[str, Any]]:
+def _describe_choice(record: Record) -> str:
+    """Say on which part settings were chosen."""
+    if record.get("part", "test") == "valid":
+        return "chosen on these validation queries; the test part was not read"
+    return "chosen on validation; the test set was read once per run"
+
+
+def reproduction_facts(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Return for each model what is needed to reproduce its results."""
     return [
         {

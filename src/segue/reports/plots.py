@@ -24,11 +24,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
+    "COLORS",
     "LIGHT",
+    "STYLES",
     "check_figure_path",
+    "new_figure",
     "plot_metric_bars",
     "plot_reliability",
     "plot_training_curves",
+    "remove_clutter",
     "save_figure",
     "to_svg",
 ]
@@ -60,7 +64,7 @@ def plot_metric_bars(result: Record, names: Sequence[str]) -> Figure:
     Bars begin at 0; the best model is on top. A dashed line marks the strongest simple baseline, where known.
     """
     records, baseline = best_first(result), result.get("baseline") or {}
-    figure = _figure(10.0, 0.75 + 0.34 * len(records))
+    figure = new_figure(10.0, 0.75 + 0.34 * len(records))
     for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
         values = [record[name] for record in records]
         ends = [record["intervals"][name] for record in records]
@@ -83,7 +87,7 @@ def plot_metric_bars(result: Record, names: Sequence[str]) -> Figure:
         axes.set_title(metric_label(name), fontsize=10, loc="left")
         axes.locator_params(axis="x", nbins=4)
         axes.tick_params(axis="y", length=0)
-        _remove_clutter(axes)
+        remove_clutter(axes)
     axes.invert_yaxis()
     return figure
 
@@ -93,7 +97,7 @@ def plot_training_curves(histories: Mapping[str, History], metric: str) -> Figur
 
     Where ``metric`` on the training data is known, it is a dotted line of the same color.
     """
-    figure = _figure(10.0, 3.0)
+    figure = new_figure(10.0, 3.0)
     for axes, key, title in zip(
         figure.subplots(1, 2),
         ("loss", f"valid/{metric}"),
@@ -113,7 +117,7 @@ def plot_training_curves(histories: Mapping[str, History], metric: str) -> Figur
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xlabel("epoch or iteration", fontsize=9)
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _remove_clutter(axes)
+        remove_clutter(axes)
     figure.axes[-1].legend(frameon=False, fontsize=8.5, labelcolor=LIGHT["ink"])
     return figure
 
@@ -127,7 +131,7 @@ def plot_reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], title:
         curves: by name, such as ``calibrated``, the columns ``rows``, ``predicted``, ``observed``, ``low`` and ``high``
             of :func:`segue.evaluation.evaluate_examples.reliability_table`.
     """
-    figure = _figure(5.2, 5.4)
+    figure = new_figure(5.2, 5.4)
     axes = figure.subplots()
     top = min(1.0, 1.06 * max(max(*curve["predicted"], *curve["high"]) for curve in curves.values()))
     axes.plot([0, top], [0, top], color=LIGHT["faint"], linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
@@ -165,7 +169,7 @@ def plot_reliability(curves: Mapping[str, Mapping[str, Sequence[float]]], title:
     axes.set_ylabel("observed share of positive examples", fontsize=9)
     axes.yaxis.label.set_color(LIGHT["ink"])
     axes.legend(frameon=False, fontsize=8.5, labelcolor=LIGHT["ink"], loc="upper left")
-    _remove_clutter(axes)
+    remove_clutter(axes)
     return figure
 
 
@@ -219,13 +223,14 @@ def to_svg(figure: Figure, themed: bool = False) -> str:
     return text
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure; the sizes are in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _remove_clutter(axes: Axes) -> None:
+def remove_clutter(axes: Axes) -> None:
     """Remove frames and ticks that carry no information."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LIGHT["faint"])

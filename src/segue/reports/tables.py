@@ -33,7 +33,8 @@ __all__ = [
     "comparison_table",
     "cost_table",
     "cross_validation_table",
-    "groups_table",
+    "group_tables",
+    "groups_tables",
     "item_table",
     "key_value_grid",
     "main_metrics",
@@ -42,6 +43,9 @@ __all__ = [
 ]
 
 Record = Mapping[str, Any]
+
+MAX_COLUMNS = 5
+"""Metrics in one table of groups; more are shown in further tables."""
 
 
 @dataclass(frozen=True)
@@ -101,21 +105,53 @@ def metrics_table(record: Record) -> Table:
     protocol = record["protocol"]
     queries = f", {format_count(protocol['queries'])} queries" if "queries" in protocol else ""
     candidates = f", {protocol['candidates']}" if "candidates" in protocol else ""
+    name = f", protocol {protocol['protocol']}" if "protocol" in protocol else ""
     shown = "validation" if part == "valid" else part
-    title = f"{record['model']} on {record['data']} ({shown}{queries}{candidates})"
+    title = f"{record['model']} on {record['data']} ({shown}{queries}{candidates}{name})"
     return Table(title, tuple(head), tuple(rows))
 
 
-def groups_table(record: Record, by: str) -> Table:
-    """Show one row per group of queries and one column per metric, with intervals."""
-    names = list(record["intervals"])
-    rows = []
-    for group, found in record["groups"].items():
-        cells = [
-            f"{format_mean(found[name][0])} [{format_span(found[name][1:])}]" if name in found else "" for name in names
-        ]
-        rows.append((group, format_count(found["queries"]), *cells))
-    return Table(f"By {by.replace('_', ' ')}", (by, "queries", *map(metric_label, names)), tuple(rows))
+def groups_tables(record: Record, by: str) -> list[Table]:
+    """Show one row per group of queries, see :func:`group_tables`."""
+    groups = [(name, found["queries"], found) for name, found in record["groups"].items()]
+    return group_tables(f"By {by.replace('_', ' ')}", (by,), groups, list(record["intervals"]))
+
+
+def group_tables(
+    title: str, head: tuple[str, ...], groups: Sequence[tuple[Any, ...]], names: Sequence[str]
+) -> list[Table]:
+    """Show one row per group and one column per metric, with intervals.
+
+    Metrics with the same groups share tables of at most :data:`MAX_COLUMNS`. Metrics that no group has are left out,
+    and so are groups without a value in a table.
+
+    Args:
+        head: the columns before the number of queries.
+        groups: for each group its texts, its number of queries, and mean and interval by metric.
+        names: the metrics to show.
+    """
+    same_groups: dict[tuple[bool, ...], list[str]] = {}  # metrics that the same groups have
+    for name in names:
+        same_groups.setdefault(tuple(name in group[-1] for group in groups), []).append(name)
+    blocks = [
+        some[start : start + MAX_COLUMNS]
+        for have, some in same_groups.items()
+        if any(have)
+        for start in range(0, len(some), MAX_COLUMNS)
+    ]
+    tables = []
+    for number, block in enumerate(blocks, 1):
+        rows = []
+        for *texts, queries, found in groups:
+            cells = [
+                f"{format_mean(found[one][0])} [{format_span(found[one][1:])}]" if one in found else "" for one in block
+            ]
+            if any(cells):
+                rows.append((*texts, format_count(queries), *cells))
+        part = f" ({number} of {len(blocks)})" if len(blocks) > 1 else ""
+        columns = (*head, "queries", *map(metric_label, block))
+        tables.append(Table(f"{title}{part}", columns, tuple(rows), first_numeric=len(head)))
+    return tables
 
 
 def best_first(result: Record) -> list[Record]:
@@ -164,6 +200,8 @@ def comparison_table(result: Record) -> Table:
     title = f"{result['data']}: {queries} test queries" + (f", mean of {len(seeds)} seeds" if seeds else "")
     among = records[0]["protocol"].get("candidates", "whole catalog")
     title += "" if among == "whole catalog" else f", {among} only"
+    name = records[0]["protocol"].get("protocol")
+    title += "" if name is None else f", protocol {name}"
     return Table(title, head, tuple(rows), highlighted=frozenset([0]))
 
 

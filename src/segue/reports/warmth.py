@@ -10,40 +10,35 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segue.reports.quantities import format_count, format_interval, format_mean, format_span, metric_label
-from segue.reports.tables import Table, best_first, main_metrics
+from segue.reports.tables import Table, best_first, group_tables, main_metrics
 
-__all__ = ["cross_validation_warmth_table", "warmth_comparison_table", "warmth_table"]
+__all__ = ["cross_validation_warmth_table", "warmth_comparison_table", "warmth_tables"]
 
 Record = Mapping[str, Any]
 
 
-def warmth_table(record: Record) -> Table:
+def warmth_tables(record: Record) -> list[Table]:
     """Show one row per group and one column per metric, with intervals.
 
-    The columns are errors and the metrics at the largest k.
+    The columns are errors and the metrics at the largest k, at most :data:`MAX_COLUMNS` in a table. Metrics that no
+    group has, such as gaps, are left out, and so are groups without a value in a table.
     """
-    names = main_metrics([record])
-    rows = []
-    for group in record["warmth"]:
-        found = group["metrics"]
-        cells = [
-            f"{format_mean(found[name][0])} [{format_span(found[name][1:])}]" if name in found else "" for name in names
-        ]
-        rows.append((group["group"], group["definition"], format_count(group["queries"]), *cells))
-    head = ("group", "definition", "queries", *map(metric_label, names))
-    return Table("By warmth of items and users", head, tuple(rows), first_numeric=2)
+    groups = [(one["group"], one["definition"], one["queries"], one["metrics"]) for one in record["warmth"]]
+    return group_tables("By warmth of items and users", ("group", "definition"), groups, main_metrics([record]))
 
 
 def warmth_comparison_table(result: Record) -> Table | None:
     """Show one row per group, and the tested metric of each model.
 
-    Returns ``None`` if no model has groups, as in runs of older versions.
+    Returns ``None`` if no model has groups, as in runs of older versions, or if no group has the metric.
     """
     records = [record for record in best_first(result) if record.get("warmth")]
     if not records:
         return None
     metric = result["metric"]
-    groups = {group["group"]: group for record in records for group in record["warmth"]}
+    groups = {group["group"]: group for record in records for group in record["warmth"] if metric in group["metrics"]}
+    if not groups:
+        return None
     rows = []
     for name, group in groups.items():
         cells = []

@@ -197,6 +197,9 @@ async def _handle_validation_error(request: Request, error: RequestValidationErr
     for detail in details:
         by_field.setdefault(_field_path(detail["loc"]), []).append(detail)
     fields = {name: _limit_text(_describe_errors(errors)) for name, errors in by_field.items()}
+    for name in [name for name in by_field if _is_mixed_list(name, by_field)]:
+        fields = {other: text for other, text in fields.items() if not other.startswith(f"{name}[")}
+        fields[name] = "expected a list of texts or a list of numbers, got a list with other or different elements"
     for name in [name for name in fields if any(other.startswith((f"{name}.", f"{name}[")) for other in fields)]:
         del fields[name]  # another member of the field's union, which the client did not mean
     first = next(iter(fields), "")
@@ -227,6 +230,13 @@ def _field_path(loc: Sequence[Any]) -> str:
         elif not LOCATION_TAG.fullmatch(str(part)):
             text += ("." if text else "") + _limit_name(str(part))
     return text or (str(loc[0]) if loc else "body")
+
+
+def _is_mixed_list(name: str, by_field: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
+    """Return whether a list of texts or of numbers is neither."""
+    elements = [details for other, details in by_field.items() if re.fullmatch(rf"{re.escape(name)}\[\d+\]", other)]
+    wrong = [{detail["type"] for detail in details} for details in elements]
+    return {"string_type"} in wrong and any(types <= {"int_type", "float_type"} for types in wrong)
 
 
 def _describe_errors(details: Sequence[Mapping[str, Any]]) -> str:

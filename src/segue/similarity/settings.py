@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from annotated_types import Ge, Gt, Le
 from pydantic import field_validator, model_validator
 
-from segue.core.config import Settings, suggest
+from segue.core.config import Choices, Search, Settings, suggest
 from segue.core.registry import exported_functions
 from segue.similarity import weighting
 from segue.similarity.similarity_registry import (
@@ -35,13 +35,13 @@ class NeighborSettings(Settings):
 
     feedback: Literal["implicit", "explicit"] = "implicit"
     """``implicit``: rank items by interactions; ``explicit``: predict values, such as ratings."""
-    k: Annotated[int, Ge(1)] = 100
+    k: Annotated[int, Ge(1), Search(10, 500, log=True)] = 100
     """Number of nearest neighbors; with explicit feedback, only neighbors that have a rating count."""
     similarity: str = "cosine"
     """Name of a similarity measure, such as ``cosine``, ``jaccard``, ``pearson`` or ``jensen_shannon``."""
-    shrink: Annotated[float, Ge(0)] = 10.0
+    shrink: Annotated[float, Ge(0), Search(1.0, 300.0, log=True)] = 10.0
     """Shrinkage of similarities with little support towards zero."""
-    weighting: str | None = None
+    weighting: Annotated[str | None, Choices((None, "bm25", "tfidf"))] = None
     """Weighting of interactions before rows are compared: ``bm25`` or ``tfidf``; none: all weigh 1."""
     bm25_k1: Annotated[float, Gt(0)] = 1.2
     """BM25 parameter k1: how slowly the weight of repeated interactions saturates."""

@@ -28,6 +28,7 @@ from segue.training.callbacks import Callback, EarlyStopping, History, PlateauSc
 from segue.training.checkpoint import Checkpointer, Position
 from segue.training.configured_loss import build_loss
 from segue.training.ema import WeightEMA
+from segue.training.flops import count_flops
 from segue.training.gradients import GradientBuffer
 from segue.training.optim import LAZY, build_optimizer, learning_rate
 from segue.training.settings import Training
@@ -69,7 +70,10 @@ def fit(
         seed_devices(run.derive_seed("init"))
         model = network(config, network.schema_for(config, data))
         model.prepare(data)
-        return Trainer(model.to(run.device), training, data, run, validate, callbacks).run_epochs()
+        model = model.to(run.device)
+        if run.monitor is not None:
+            count_flops(model, training, data, run, run.monitor)
+        return Trainer(model, training, data, run, validate, callbacks).run_epochs()
 
 
 def _check_size(network: type[Network], config: Settings, schema: DataSchema) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationInfo, ValidatorFunctionWrapHandler, field_validator, model_validator
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 
 __all__ = ["CHOICE_DEPENDENT_SETTINGS", "CustomLoss", "Training"]
 
@@ -72,7 +72,7 @@ class Training(Settings):
 
     epochs: Annotated[int, Gt(0)] = 100
     """Maximum number of passes over the training data."""
-    batch_size: Annotated[int, Gt(0)] = 128
+    batch_size: Annotated[int, Gt(0), Choices((32, 64, 128, 256))] = 128
     """Sequences per batch. For models of user-item pairs: users, or as many pairs as that many users have on
     average."""
     gradient_accumulation: Annotated[int, Gt(0)] = 1
@@ -114,7 +114,7 @@ class Training(Settings):
     """Decay rates per step of the first and second moments of the gradient, for optimizers of the Adam family."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Momentum of ``sgd`` and ``rmsprop``."""
-    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    learning_rate: Annotated[float, Gt(0), Search(3e-4, 0.01, log=True)] = 1e-3
     """Peak learning rate."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
     """Weight decay of matrices and embeddings per step, times the learning rate for ``adamw``; norms and biases have

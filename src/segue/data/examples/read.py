@@ -52,7 +52,7 @@ BOOLEANS = {"true": True, "false": False}
 
 DATE = r"\d{4}-\d{2}-\d{2}"
 
-MISSING_TEXTS = ("na", "n/a", "#n/a", "<na>", "null", "none", "\\n")
+MISSING_TEXTS = ("na", "n/a", "#n/a", "<na>", "nan", "null", "none", "\\n")
 """Cells that mean that a number, a date or a truth value is missing, in lower or upper case; in a column of text they
 are text, such as the country code of Namibia."""
 
@@ -393,7 +393,7 @@ def _parse_columns(frame: pl.DataFrame, name: str) -> tuple[pl.DataFrame, list[s
     for texts in frame:
         found = _parse_texts(texts)
         is_missing = texts.str.to_lowercase().is_in(MISSING_TEXTS).fill_null(False)
-        if found.dtype == pl.String and is_missing.any():
+        if found.dtype in (pl.String, pl.Float64) and is_missing.any():  # "nan" is a number, too
             known = texts.to_frame().select(pl.when(~is_missing).then(pl.col(texts.name))).to_series()
             without = _parse_texts(known)
             if without.dtype != pl.String:

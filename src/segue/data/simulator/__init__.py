@@ -40,8 +40,17 @@ splits, but not where a filter or a random split removed events inside a history
 All random numbers of a user come from a stream of their own: the log does not depend on the chunk size.
 """
 
+from segue.data.simulator.impressions import ImpressionSettings, SimulatedImpressions
 from segue.data.simulator.optimal import BayesOptimalRecommender, OracleRecommender, expected_ndcg
 from segue.data.simulator.settings import SimulatorSettings
 from segue.data.simulator.world import SimulatedWorld
 
-__all__ = ["BayesOptimalRecommender", "OracleRecommender", "SimulatedWorld", "SimulatorSettings", "expected_ndcg"]
+__all__ = [
+    "BayesOptimalRecommender",
+    "ImpressionSettings",
+    "OracleRecommender",
+    "SimulatedImpressions",
+    "SimulatedWorld",
+    "SimulatorSettings",
+    "expected_ndcg",
+]

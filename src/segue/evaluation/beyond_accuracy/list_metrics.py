@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -126,17 +127,25 @@ def resolve_list_metrics(names: Iterable[str], ks: Sequence[int] = (10,)) -> lis
 
 
 def metric_names(metrics: Iterable[MetricLike], ks: Sequence[int] = (10,)) -> list[str]:
-    """Return the names of metrics at their cutoffs, those beyond accuracy last.
+    """Return the names of metrics at their cutoffs.
+
+    All at the first of ``ks`` come first, then all at the second.
 
     Raises:
         ValueError: see :func:`segue.evaluation.metrics.resolve_metrics` and :func:`resolve_list_metrics`; or a function
             has the name of a metric beyond accuracy.
     """
-    ranking, names = split_list_metrics(metrics)
+    every = list(metrics)
+    ranking, names = split_list_metrics(every)
     resolved = [metric.name for metric in resolve_metrics(ranking, ks)]
     if taken := [name for name in resolved if _split_name(name)[0] in known_list_metrics()]:
         raise ValueError(f"metrics: a function is named '{taken[0]}', which is a metric of Segue; give it another name")
-    return [*resolved, *(metric.name for metric in resolve_list_metrics(names, ks))]
+    resolve_list_metrics(names, ks)  # all errors at once
+    found = [
+        [one.name for one in (resolve_list_metrics([metric], ks) if metric in names else resolve_metrics([metric], ks))]
+        for metric in every
+    ]
+    return list(dict.fromkeys(name for column in zip_longest(*found) for name in column if name is not None))
 
 
 def check_list_metrics(

@@ -11,6 +11,7 @@ from segue.core.config import parse
 from segue.core.files import read_json
 from segue.core.types import Dataset, Split
 from segue.data.splits import SplitSettings, split
+from segue.evaluation.ranking import ExcludeSeen
 from segue.experiment.arguments import take_split_settings
 from segue.experiment.audit.findings import AuditReport, Finding
 from segue.experiment.audit.log_checks import LOG_CHECKS, check_log
@@ -31,7 +32,7 @@ from segue.experiment.records.held_out_readings import list_readings, read_readi
 from segue.experiment.run_folder import METRICS, read_run_plan
 from segue.experiment.run_history import list_runs
 
-__all__ = ["audit", "audit_runs", "audit_saved_model", "audit_split", "is_run", "is_saved_model"]
+__all__ = ["audit", "audit_runs", "audit_saved_model", "audit_split", "check_target", "is_run", "is_saved_model"]
 
 Log = Callable[[str], None]
 
@@ -41,8 +42,9 @@ def audit(data: Any, *, log: Log | None = None, **settings: Any) -> AuditReport:
     """Check a log, its split and its runs for faults that make figures wrong.
 
     The checks are: repeated events, constant times, duplicate users; leaks from the future, targets in training,
-    incomplete histories, validation targets in the test, targets that the order of the file decides; readings of the
-    test part, settings chosen by it, sampled metrics, and runs on different boards.
+    incomplete histories, validation targets in the test, targets that the order of the file decides, empty parts,
+    targets that the ranking leaves out; readings of the test part, settings chosen by it, sampled metrics, and runs on
+    different boards.
 
     Args:
         data: a dataset, or anything that :func:`segue.load` reads; a split; the name or folder of a run or of a saved
@@ -73,6 +75,8 @@ def audit(data: Any, *, log: Log | None = None, **settings: Any) -> AuditReport:
     if is_sequence(data):
         raise ValueError(f"data: got {describe_value(data)}, expected runs in a list; audit other data one at a time")
     name = str(data) if isinstance(data, str | Path) else None
+    if name is not None:
+        check_target(name)
     loaded = load_filtered(data, data_settings)
     return audit_split(split(loaded, parse(SplitSettings, data_settings["split"], "split")), loaded, name)
 
@@ -98,15 +102,38 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def audit_split(parts: Split, data: Dataset, name: str | None = None) -> AuditReport:
+def check_target(target: str | Path) -> None:
+    """Check that a path is that of something to audit.
+
+    Raises:
+        ValueError: there is nothing.
+    """
+    text = str(target)
+    is_path = "/" in text.partition("?")[0] and "://" not in text and "*" not in text
+    if is_path and not _exists(_path(text)) and not _exists(_path(text.partition("?")[0])):
+        raise ValueError(
+            f"audit: there is no run, saved model, file or folder '{text}'; 'segue runs' lists the runs, and "
+            "'segue sources' the datasets known by name"
+        )
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return True  # not a path; loading says what it is
+
+
+def audit_split(parts: Split, data: Dataset, name: str | None = None, exclude_seen: ExcludeSeen = True) -> AuditReport:
     """Audit a log, its split, and the runs on the same data.
 
     Args:
         data: the whole log, or the training part where that is all there is.
         name: name of the data in the records of runs; ``None``: that of the dataset.
+        exclude_seen: whether the evaluation removes items of the history from the ranking.
     """
     name = data.name if name is None else name
-    found = [*check_log(data, bool(parts.metadata.get("is_ordered", True))), *check_split(parts)]
+    found = [*check_log(data, bool(parts.metadata.get("is_ordered", True))), *check_split(parts, exclude_seen)]
     readings = [one for one in list_readings(parts) if not is_baseline(one)] if parts.test.test_id is not None else []
     records = [record for record in list_runs() if record["finished"] and _is_on(record, name, data)]
     found += [*_check_runs(records, readings), *check_boards(records, is_compared=False), *check_comparisons(name)]
@@ -147,7 +174,8 @@ def audit_runs(folders: Sequence[Path], log: Log | None = None) -> AuditReport:
         if log is not None:
             log(f"{folder.name}: checking {board['data']}")
         data = load_run_data(folder)
-        reports.append(audit_split(split(data, read_run_plan(folder).split), data, str(board["data"])))
+        plan = read_run_plan(folder)
+        reports.append(audit_split(split(data, plan.split), data, str(board["data"]), plan.evaluation.exclude_seen))
     found = [*check_boards(records, is_compared=True), *check_sampled(records)]
     every = [one for report in reports for one in report.findings]
     found += [one for one in every if one.check not in ("mixed_boards", "sampled_metrics") or len(folders) == 1]

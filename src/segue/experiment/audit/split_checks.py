@@ -1,4 +1,4 @@
-"""Check splits for leaks, validation targets in the test, and tied targets.
+"""Check splits for leaks, shared targets, empty parts, tied and excluded targets.
 
 Shapes: N queries, T targets.
 """
@@ -9,10 +9,13 @@ from typing import Literal
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
-from segue.core.types import HeldOut, Mask, Split
+from segue.core.types import Events, HeldOut, Mask, Split
 from segue.evaluation.leakage import Leak, LeakKind, find_leaks
+from segue.evaluation.ranking import ExcludeSeen, deduplicate, removed_events
 from segue.experiment.audit.findings import Finding, describe_event
+from segue.experiment.quality import check_parts
 
 __all__ = ["SPLIT_CHECKS", "check_split", "tied_targets"]
 
@@ -23,6 +26,8 @@ SPLIT_CHECKS = (
     "future_events",
     "tuning_on_test",
     "tied_targets",
+    "empty_parts",
+    "excluded_targets",
 )
 
 LARGE_SHARE = 0.1
@@ -49,10 +54,16 @@ ADVICE: dict[LeakKind, tuple[str, str]] = {
 """The effect of each leak, and what to do."""
 
 
-def check_split(parts: Split) -> list[Finding]:
-    """Return what is wrong with a split."""
+def check_split(parts: Split, exclude_seen: ExcludeSeen = True) -> list[Finding]:
+    """Return what is wrong with a split.
+
+    Args:
+        exclude_seen: whether the evaluation removes items of the history from the ranking.
+    """
     found = [_leak_finding(parts, leak) for leak in find_leaks(parts)]
     found += _shared_targets(parts)
+    found += _empty_parts(parts)
+    found += _excluded_targets(parts, exclude_seen)
     if parts.metadata.get("is_ordered", True):
         tied = (_tied_targets(parts, "valid"), _tied_targets(parts, "test"))
         found += [one for one in tied if one is not None]
@@ -100,6 +111,60 @@ def _shared_targets(parts: Split) -> list[Finding]:
             describe_event(parts.train, first["user"], first["item"], first.get("times")),
         )
     ]
+
+
+def _empty_parts(parts: Split) -> list[Finding]:
+    """Find parts that should have queries and have none.
+
+    These are parts that the settings of the split request, and the test part of a given split.
+    """
+    try:
+        check_parts(parts)
+        lines = []
+    except ValueError as error:
+        lines = str(error).splitlines()
+    is_given = "settings" not in parts.metadata
+    if is_given and not parts.test.targets.size:
+        lines = ["split: the test part has no query; hold events out for it, as segue.split does"]
+    found = []
+    for line in lines:
+        text, _, action = line.removeprefix("split: ").partition("; ")
+        found.append(Finding("empty_parts", "error", f"{text}, so nothing can be measured on it", action, 1))
+    return found
+
+
+def _excluded_targets(parts: Split, exclude_seen: ExcludeSeen) -> list[Finding]:
+    """Find targets that the ranking leaves out, as they are in the history."""
+    found = []
+    for name, held_out in (("validation", parts.valid), ("test", parts.test)):
+        targets = deduplicate(held_out.targets)
+        if not exclude_seen or not targets.size or parts.metadata.get("strategy") == "sessions":
+            continue
+        removed = removed_events(held_out.queries.history, exclude_seen)
+        is_excluded = np.isin(targets.rows * parts.train.n_items + targets.items, _keys(removed, parts.train.n_items))
+        count, share = int(is_excluded.sum()), float(is_excluded.mean())
+        if share < LARGE_SHARE:
+            continue
+        first = int(np.argmax(is_excluded))
+        user = int(held_out.queries.users[targets.rows[first]])
+        found.append(
+            Finding(
+                "excluded_targets",
+                "warning",
+                f"{count:,} of {targets.size:,} {name} targets ({share:.1%}) are items of the history of their query, "
+                "which the ranking leaves out by default, so they cannot be found",
+                "if users return to items, rank them too: evaluation.exclude_seen=false; if not, leave out such "
+                "targets: split.drop_seen_targets=true",
+                count,
+                describe_event(parts.train, user, int(targets.items[first])),
+            )
+        )
+    return found
+
+
+def _keys(events: Events, n_items: int) -> NDArray[np.int64]:
+    """Return one number per row and item."""
+    return np.unique(events.rows * n_items + events.items)
 
 
 def tied_targets(held_out: HeldOut) -> Mask:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -11,18 +12,20 @@ import polars as pl
 
 from segue.core.model import is_lower_better
 from segue.core.types import Dataset, HeldOut, Split
-from segue.evaluation.beyond_accuracy.list_metrics import metric_names
 from segue.evaluation.bootstrap import Estimate
-from segue.evaluation.metrics import MetricLike, check_ks
+from segue.evaluation.metrics import MetricLike
+from segue.evaluation.ranking import ExcludeSeen, describe_seen
 from segue.evaluation.simple_baselines import RANKING_BASELINES, RATING_MEANS, repeat_share, skipped_baselines
 from segue.evaluation.warmth import ItemSelection
 from segue.experiment.arguments import check_seed, take_split_settings
 from segue.experiment.baselines.strongest import MeasuredBaseline, measure_baseline
 from segue.experiment.data import split_data
-from segue.experiment.evaluate import check_metrics, check_thresholds
+from segue.experiment.evaluate import check_metrics, check_thresholds, ordered_names
 from segue.experiment.inference.argument_checks import check_arguments
+from segue.experiment.protocols.arguments import RankingArguments, add_protocol_split, resolve_arguments
 from segue.experiment.quality import check_parts
 from segue.experiment.records.held_out_readings import describe_reading
+from segue.experiment.settings import ProtocolName
 
 __all__ = ["BaselinesResult", "baselines", "measure_baselines"]
 
@@ -50,6 +53,8 @@ class BaselinesResult:
     """Share of the targets that are in the history of their query."""
     repeat_share: float
     """Share of the training events, without the first of each user, whose item the user had before."""
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    """The split, the items that are ranked, and the name of the protocol if one was named."""
     test_readings: tuple[Mapping[str, Any], ...] = ()
     """The records of the readings of the test part, one per baseline."""
 
@@ -88,15 +93,28 @@ class BaselinesResult:
         return pl.DataFrame(rows, schema={"model": pl.String, "metric": pl.String, **numbers}, orient="row")
 
     def describe(self) -> list[str]:
-        """Describe the strongest baseline, repeats, and what was left out."""
+        """Describe the strongest baseline, the protocol, repeats, and what was left out."""
         metric, part = self.metrics[0], "validation" if self.part == "valid" else "test"
         best = self.measured[self.strongest].estimates[metric]
         lines = [
             f"strongest by {metric}: {self.strongest}, {best}",
+            self._describe_protocol(),
             f"{self.share_of_targets_in_history:.1%} of {self.targets:,} {part} targets are in the history of their "
             f"query; {self.repeat_share:.1%} of the training events repeat an item of the user",
         ]
         return [*lines, *(f"left out: {name}: {reason}" for name, reason in self.skipped.items())]
+
+    def _describe_protocol(self) -> str:
+        """Describe the split and the items that are ranked."""
+        protocol = self.protocol
+        name = f" {protocol['protocol']}" if "protocol" in protocol else ""
+        parts = [f"split {protocol['split']}"]
+        if "candidates" in protocol:
+            parts.append(f"{protocol['items']:,} items are ranked ({protocol['candidates']})")
+            parts.append(f"items of the history are {describe_seen(protocol['exclude_seen'])}")
+        if "sampled_candidates" in protocol:
+            parts.append(f"sampled_ metrics: among {protocol['sampled_candidates']} sampled items")
+        return f"protocol{name}: {'; '.join(parts)}"
 
     def record(self) -> dict[str, Any]:
         """Return the result as JSON holds it."""
@@ -107,6 +125,7 @@ class BaselinesResult:
         return {
             "data": self.data,
             "part": self.part,
+            "protocol": dict(self.protocol),
             "metrics": list(self.metrics),
             "queries": self.queries,
             "targets": self.targets,
@@ -142,9 +161,10 @@ def baselines(
     *,
     test: bool = False,
     metrics: Sequence[MetricLike] | MetricLike | None = None,
-    ks: Sequence[int] = (10,),
-    exclude_seen: bool = True,
-    items: ItemSelection = "all",
+    ks: Sequence[int] | None = None,
+    protocol: ProtocolName | None = None,
+    exclude_seen: ExcludeSeen | None = None,
+    items: ItemSelection | None = None,
     thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
     log: Log | None = None,
@@ -160,9 +180,9 @@ def baselines(
             ``settings`` say otherwise.
         test: measure on the test part instead of validation; ``result.test_readings`` has the records of the readings.
         metrics: see :func:`segue.evaluate`; the first one orders the baselines.
-        ks: list lengths for the metrics that are named without one.
-        exclude_seen: whether items of a user's history are removed from the ranking.
-        items: which items are ranked, see :func:`segue.evaluate`; likewise ``thresholds``.
+        ks: list lengths for the metrics that are named without one; by default 10.
+        protocol: name of an evaluation protocol, which also sets the split, see :func:`segue.evaluate`; likewise
+            ``exclude_seen``, ``items`` and ``thresholds``.
         seed: seed of the bootstrap intervals.
         log: receives one line per baseline, such as ``print``.
         settings: filters and settings of the split, such as ``min_user_events=5`` or ``strategy="random"``, where
@@ -174,32 +194,38 @@ def baselines(
     Raises:
         ValueError: an unknown setting or metric, or a part without queries.
     """
-    ks, seed = check_ks(ks), check_seed(seed)
-    check_metrics(metrics, ks)
+    seed = check_seed(seed)
+    requested = resolve_arguments(protocol, exclude_seen, items, metrics, ks, (10,))
+    check_metrics(requested.metrics, requested.ks)
     check_thresholds(thresholds)
-    data_settings = take_split_settings(settings, "baselines")
-    protocol: dict[str, Any] = {"metrics": metrics, "ks": ks, "exclude_seen": exclude_seen}
-    protocol |= {"items": items, "thresholds": thresholds, "seed": seed}
-    return measure_baselines(split_data(data, data_settings), "test" if test else "valid", **protocol, log=log)
+    data_settings = add_protocol_split(protocol, data, take_split_settings(settings, "baselines"))
+    return measure_baselines(
+        split_data(data, data_settings),
+        "test" if test else "valid",
+        requested,
+        thresholds=thresholds,
+        seed=seed,
+        log=log,
+        name=str(data) if isinstance(data, str | Path) else None,
+    )
 
 
 def measure_baselines(
     parts: Split,
     part: Literal["valid", "test"],
+    requested: RankingArguments,
     *,
-    metrics: Sequence[MetricLike] | MetricLike | None = None,
-    ks: Sequence[int] = (10,),
-    exclude_seen: bool = True,
-    items: ItemSelection = "all",
     thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
     log: Log | None = None,
     command: str = "segue.baselines",
+    name: str | None = None,
 ) -> BaselinesResult:
     """Measure the simple baselines on a part of a split; see :func:`baselines`.
 
     Args:
         command: what reads the test part, for the record.
+        name: what the data was loaded from; ``None``: the name of the dataset.
 
     Raises:
         ValueError: the part has no query.
@@ -208,35 +234,51 @@ def measure_baselines(
     check_parts(parts, (part,))
     if not held_out.targets.size:
         raise ValueError(f"baselines: the {part} part of the split has no query, expected at least one")
-    ranking, errors = check_metrics(METRICS if metrics is None else metrics, ks)
-    skipped = skipped_baselines(parts.train, exclude_seen) if ranking else {}
+    is_default = requested.metrics is None
+    requested = replace(requested, metrics=METRICS if requested.metrics is None else requested.metrics)
+    ranking, errors = check_metrics(requested.metrics, requested.ks)
+    skipped = skipped_baselines(parts.train, requested.exclude_seen) if ranking else {}
     names = [name for name in RANKING_BASELINES if ranking and name not in skipped]
     if _has_ratings(parts.train, held_out):
-        names += [RATING_MEANS] if errors or metrics is None else []
+        names += [RATING_MEANS] if errors or is_default else []
     elif errors:
         raise ValueError(f"metrics: {', '.join(errors)}: the data has no ratings to predict")
-    measured, named = {}, [*ranking, *errors]
-    for name in names:
-        protocol: dict[str, Any] = {"exclude_seen": exclude_seen, "items": items, "thresholds": thresholds}
-        measured[name] = measure_baseline(name, parts.train, held_out, metrics=named, ks=ks, seed=seed, **protocol)
+    measured = {}
+    for key in names:
+        measured[key] = measure_baseline(key, parts.train, held_out, requested, thresholds=thresholds, seed=seed)
         if log is not None:
-            log(str(measured[name]))
+            log(str(measured[key]))
     readings = (
-        describe_reading(name, parts, {metric: one.mean for metric, one in found.estimates.items()}, command)
-        for name, found in measured.items()
+        describe_reading(key, parts, {metric: one.mean for metric, one in found.estimates.items()}, command)
+        for key, found in measured.items()
     )
+    ordered = ordered_names(requested.metrics, requested.ks)
+    if requested.headline is not None:  # the protocol orders by it
+        ordered = [requested.headline, *(one for one in ordered if one != requested.headline)]
     return BaselinesResult(
-        parts.train.name,
+        parts.train.name if name is None else name,
         part,
-        (*metric_names(ranking, ks), *errors),
+        tuple(ordered),
         measured,
         skipped,
         len(held_out),
         held_out.targets.size,
         float(parts.metadata.get(part, {}).get("targets_in_history", _share_in_history(held_out, parts.train.n_items))),
         repeat_share(parts.train.histories),
+        _describe_protocol(parts, requested, measured),
         tuple(readings) if part == "test" else (),
     )
+
+
+def _describe_protocol(
+    parts: Split, requested: RankingArguments, measured: Mapping[str, MeasuredBaseline]
+) -> dict[str, Any]:
+    """Return the name of the protocol, the split, and which items are ranked."""
+    names = ("candidates", "items", "exclude_seen", "sampled_candidates", "has_query_times", "has_query_context")
+    ranked: Mapping[str, Any] = next((one.metadata for one in measured.values() if one.metadata), {})
+    named = {} if requested.protocol is None else {"protocol": requested.protocol}
+    found = {name: ranked[name] for name in names if name in ranked}
+    return {**named, "split": parts.metadata.get("strategy", "given"), **found}
 
 
 def _has_ratings(train: Dataset, held_out: HeldOut) -> bool:

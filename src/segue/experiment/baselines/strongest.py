@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,16 +12,24 @@ from segue.core.model import LOWER_IS_BETTER, is_lower_better
 from segue.core.types import Dataset, HeldOut, Split
 from segue.evaluation import evaluate as evaluation
 from segue.evaluation import rating_metrics
+from segue.evaluation.beyond_accuracy.list_metrics import split_list_metrics
 from segue.evaluation.beyond_accuracy.training_data import TrainingData
 from segue.evaluation.bootstrap import Estimate, estimate_values
-from segue.evaluation.metrics import MetricLike, parse_metric
+from segue.evaluation.metrics import MetricLike, resolve_metrics
+from segue.evaluation.ranking import ExcludeSeen
 from segue.evaluation.rating_metrics import DEFAULT_ERRORS
-from segue.evaluation.simple_baselines import RATING_MEANS, rating_mean_errors, strongest_baseline
-from segue.evaluation.warmth import ItemSelection, Warmth
+from segue.evaluation.simple_baselines import (
+    RATING_MEANS,
+    rating_mean_errors,
+    sample_queries,
+    strongest_baseline,
+)
+from segue.evaluation.warmth import Warmth
 from segue.experiment.evaluate import check_thresholds, split_metrics, user_labels
 from segue.experiment.evaluate_run import evaluate_plan, named_errors
 from segue.experiment.plan import Plan
-from segue.experiment.quality import RANKING_METRIC, baseline_keys, train_baseline
+from segue.experiment.protocols.arguments import RankingArguments
+from segue.experiment.quality import baseline_keys, train_baseline
 
 __all__ = ["MeasuredBaseline", "choose_baseline", "describe_baseline", "describe_weaker", "measure_baseline"]
 
@@ -44,46 +53,69 @@ class MeasuredBaseline:
         return "  ".join([self.name, *(f"{metric} {found}" for metric, found in self.estimates.items())])
 
 
-def choose_baseline(parts: Split, metric: str, exclude_seen: bool, baseline: str = "auto", seed: int = 0) -> str | None:
+def choose_baseline(
+    parts: Split, metric: MetricLike, exclude_seen: ExcludeSeen, baseline: str = "auto", seed: int = 0
+) -> str | None:
     """Return the name of the strongest simple baseline by ``metric`` on validation.
 
-    A metric without a k, or that Segue does not know by name, is replaced by nDCG. Returns ``None`` without validation
-    queries.
+    A metric among sampled items is replaced by the same one among all items. Returns ``None`` without validation
+    queries, or if no baseline has a value.
 
     Args:
+        metric: a name of any metric, or a function.
         baseline: the setting ``evaluation.baseline``.
     """
-    if metric not in LOWER_IS_BETTER:
-        try:
-            parse_metric(metric)
-        except ValueError:
-            metric = RANKING_METRIC
     keys = baseline_keys(baseline, parts.train, exclude_seen)
+    if isinstance(metric, str):
+        metric = metric.removeprefix("sampled_")
+        if split_list_metrics([metric])[1]:
+            return _strongest_by_lists(parts, metric, exclude_seen, keys, seed)
+        if "@" not in metric and metric not in LOWER_IS_BETTER:  # such as auc, which has no k
+            metric = resolve_metrics([metric])[0]
     found = strongest_baseline(
         parts.train, parts.valid, metric, exclude_seen, keys, lambda key: train_baseline(key, parts.train, seed)
     )
     return None if found is None else found[0]
 
 
+def _strongest_by_lists(
+    parts: Split, metric: str, exclude_seen: ExcludeSeen, keys: Sequence[str], seed: int
+) -> str | None:
+    """Return the strongest baseline by a metric beyond accuracy.
+
+    Those without a value are left out.
+    """
+    sample, training = sample_queries(parts.valid), TrainingData.of(parts.train)
+    if not sample.targets.size:
+        return None
+    means: dict[str, float] = {}
+    for key in keys:
+        model, labels = train_baseline(key, parts.train, seed), user_labels(sample, parts.train)
+        requested: dict[str, Any] = {"metrics": [metric], "exclude_seen": exclude_seen}
+        with suppress(ValueError):  # no query has a value
+            means[key] = evaluation.evaluate(model, sample, training=training, labels=labels, **requested)[metric].mean
+    if not means:
+        return None
+    return (min if is_lower_better(metric) else max)(means, key=lambda key: means[key])
+
+
 def measure_baseline(
     name: str,
     train: Dataset,
     held_out: HeldOut,
+    requested: RankingArguments,
     *,
-    metrics: Sequence[MetricLike] | MetricLike | None = None,
-    ks: Sequence[int] = (10,),
-    exclude_seen: bool = True,
-    items: ItemSelection = "all",
     thresholds: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> MeasuredBaseline:
     """Train a baseline and evaluate it on held-out queries.
 
-    See :func:`segue.evaluate` for the protocol.
+    See :func:`segue.evaluate` for the arguments.
     """
     started = time.perf_counter()
     metadata: Mapping[str, Any] = {}
-    ranking, errors = split_metrics(metrics)
+    ranking, errors = split_metrics(requested.metrics)
+    items = requested.items
     if name == RATING_MEANS:
         estimates = _rating_estimates(train, held_out, errors, seed)
     else:
@@ -91,12 +123,13 @@ def measure_baseline(
         result = evaluation.evaluate(
             train_baseline(name, train, seed),
             held_out,
-            ks,
+            requested.ks,
             ranking,
-            exclude_seen,
+            requested.exclude_seen,
             seed,
             warmth=None if items == "all" else Warmth(training.item_events, check_thresholds(thresholds)),
             items=items,
+            sampled=requested.sampled,
             training=training,
             labels=user_labels(held_out, train),
         )
@@ -129,10 +162,14 @@ def describe_baseline(plan: Plan, parts: Split, name: str, part: Part) -> dict[s
 def describe_weaker(means: Mapping[str, float], metric: str, name: str, value: float, part: str) -> list[str]:
     """Name the models below a baseline.
 
+    No model is below it by a metric beyond accuracy: none of these is good by itself.
+
     Args:
         means: the mean of ``metric`` by model.
         name: name of the baseline, and ``value`` its mean.
     """
+    if split_list_metrics([metric])[1]:
+        return []
     sign = -1.0 if is_lower_better(metric) else 1.0
     return [
         f"{model} is below the strongest simple baseline: {metric} {mean:.4f} on the {part} part, against "

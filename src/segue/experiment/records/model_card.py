@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from segue.core.registry import model_class
+from segue.evaluation.ranking import describe_seen
 from segue.experiment.plan import Plan
 
 __all__ = ["format_card"]
@@ -61,10 +62,11 @@ def _format_results(plan: Plan, record: Mapping[str, Any]) -> str:
         cells += [f"{train[name]:.4f}" if name in train else ""] if train else []
         cells += [f"{baseline[name]:.4f}" if name in baseline else ""] if baseline else []
         rows.append("| " + " | ".join(cells) + " |")
-    history = "excluded from" if plan.evaluation.exclude_seen else "included in"
+    name = "Protocol" if plan.evaluation.protocol is None else f"Protocol `{plan.evaluation.protocol}`"
     candidates = record["protocol"].get("candidates", "whole catalog")
     protocol = (
-        f"Targets are ranked among the {candidates}; items of the user's history are {history} the ranking; tied "
+        f"{name}: targets are ranked among the {candidates}; items of the user's history are "
+        f"{describe_seen(plan.evaluation.exclude_seen)}; tied "
         "scores count at their expected rank; "
         if "targets" in record["protocol"]
         else "Nothing was ranked: predicted ratings are compared with the true ones; "
@@ -87,6 +89,8 @@ def _format_warmth(record: Mapping[str, Any]) -> list[str]:
     head = ["group", "definition", "queries", *names]
     lines = ["", "| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for group in groups:
+        if not any(name in group["metrics"] for name in names):
+            continue
         cells = [f"{group['metrics'][name][0]:.4f}" if name in group["metrics"] else "" for name in names]
         lines.append("| " + " | ".join([group["group"], group["definition"], f"{group['queries']:,}", *cells]) + " |")
     return lines

@@ -26,7 +26,7 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Choices, Search, Settings, reject_unused
 from segue.core.model import Validate
 from segue.core.ratings import Ratings, collect_ratings, rated_events
 from segue.core.run import Run
@@ -46,7 +46,7 @@ class ALS(BiasedFactorModel):
     class Config(Settings):
         """Settings of ``als``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 64
+        embedding_dim: Annotated[int, Ge(1), Choices((16, 32, 64))] = 64
         """Number of factors of a user and of an item; the cost is quadratic in it."""
         iterations: Annotated[int, Ge(1)] = 15
         """Number of alternations: each solves all users, then all items."""
@@ -56,9 +56,9 @@ class ALS(BiasedFactorModel):
         """
         cg_steps: Annotated[int, Ge(1)] = 3
         """For ``conjugate_gradient``: steps for each row in each iteration."""
-        l2: Annotated[float, Gt(0)] = 0.07
+        l2: Annotated[float, Gt(0), Search(0.02, 0.3, log=True)] = 0.07
         """L2 regularization of factors; the most important setting."""
-        l2_bias: Annotated[float, Gt(0)] = 0.03
+        l2_bias: Annotated[float, Gt(0), Search(0.005, 0.3, log=True)] = 0.03
         """L2 regularization of biases."""
         weighted: bool = True
         """Multiply the regularization of a row by its number of ratings."""

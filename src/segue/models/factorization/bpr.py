@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
@@ -51,17 +51,17 @@ class BPR(Solver):
     class Config(Settings):
         """Settings of ``bpr``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 64
+        embedding_dim: Annotated[int, Ge(1), Choices((32, 64, 128))] = 64
         """Number of factors of a user and of an item."""
-        iterations: Annotated[int, Ge(1)] = 30
+        iterations: Annotated[int, Ge(1), Choices((30, 60, 100))] = 30
         """Number of passes over all events, each with new negatives."""
         optimizer: Literal["adam", "sgd"] = "adam"
         """``adam``: one step per batch. ``sgd``: one step per triplet, which is faster but needs more iterations."""
         batch_size: Annotated[int, Ge(1)] = 512
         """Number of triplets of an Adam step."""
-        learning_rate: Annotated[float, Gt(0)] = 1e-3
+        learning_rate: Annotated[float, Gt(0), Search(3e-4, 0.03, log=True)] = 1e-3
         """Step size; about 0.001 for ``adam``, 0.02 for ``sgd``."""
-        l2: Annotated[float, Ge(0)] = 0.01
+        l2: Annotated[float, Ge(0), Search(1e-4, 0.1, log=True)] = 0.01
         """L2 regularization of factors, for each triplet."""
         l2_bias: Annotated[float, Ge(0)] = 0.01
         """L2 regularization of item biases, for each triplet."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from scipy.sparse import csr_array
 
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Choices, Search, Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.run import Run
@@ -51,15 +51,15 @@ class IALS(Solver):
     class Config(Settings):
         """Settings of ``ials``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 64
+        embedding_dim: Annotated[int, Ge(1), Choices((32, 64, 128, 256))] = 64
         """Number of factors of a user and of an item."""
         iterations: Annotated[int, Ge(1)] = 16
         """Number of alternations: each updates all users, then all items."""
-        unobserved_weight: Annotated[float, Gt(0)] = 0.1
+        unobserved_weight: Annotated[float, Gt(0), Search(0.01, 1.0, log=True)] = 0.1
         """a0: weight of a pair without an event, relative to 1 for an event; higher values favor popular items."""
         unobserved: Literal["all", "rest"] = "all"
         """Pairs that get weight a0: ``all`` pairs, or only the ``rest``, which have no event."""
-        l2: Annotated[float, Gt(0)] = 0.003
+        l2: Annotated[float, Gt(0), Search(3e-4, 0.1, log=True)] = 0.003
         """L2 regularization."""
         frequency_scaling: Annotated[float, Ge(0)] = 1.0
         """Exponent of a row's total weight in its regularization; 0: the same for all rows."""

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from scipy.sparse import csr_array
 
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Search, Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.ratings import Ratings, collect_ratings, rated_events
@@ -47,7 +47,7 @@ class NMF(Solver):
     class Config(Settings):
         """Settings of ``nmf``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 64
+        embedding_dim: Annotated[int, Ge(1), Search(8, 128, log=True)] = 64
         """Number of factors of a user and of an item."""
         iterations: Annotated[int, Ge(1)] = 50
         """Number of alternations: each updates all users, then all items."""
@@ -57,7 +57,7 @@ class NMF(Solver):
         """For implicit feedback: every event weighs 1, or its value, which must not be negative."""
         solver: Literal["coordinate", "multiplicative"] = "coordinate"
         """Coordinate descent, or multiplicative updates as in the paper, which need many more iterations."""
-        l2: Annotated[float, Ge(0)] = 0.1
+        l2: Annotated[float, Ge(0), Search(0.01, 1.0, log=True)] = 0.1
         """L2 regularization of factors."""
         weighted: bool = True
         """Multiply the regularization of a row by its number of events."""

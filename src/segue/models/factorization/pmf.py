@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Search, Settings, reject_unused
 from segue.core.model import StateArrays, Validate
 from segue.core.model_arrays import load_array
 from segue.core.ratings import collect_ratings, rated_events
@@ -55,17 +55,17 @@ class PMF(BiasedFactorModel):
     class Config(Settings):
         """Settings of ``pmf``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 30
+        embedding_dim: Annotated[int, Ge(1), Search(8, 64, log=True)] = 30
         """Number of factors of a user and of an item."""
         iterations: Annotated[int, Ge(1)] = 60
         """Number of passes over the ratings."""
         batch_size: Annotated[int, Ge(1)] = 1000
         """Number of ratings of a batch."""
-        learning_rate: Annotated[float, Gt(0)] = 0.005
+        learning_rate: Annotated[float, Gt(0), Search(1e-3, 0.02, log=True)] = 0.005
         """Step size for each rating, for values scaled to standard deviation 1 (with ``use_sigmoid``, to range 1)."""
         momentum: Annotated[float, Ge(0), Lt(1)] = 0.8
         """Fraction of the previous update that is added to the next."""
-        l2: Annotated[float, Gt(0)] = 0.12
+        l2: Annotated[float, Gt(0), Search(0.03, 0.5, log=True)] = 0.12
         """L2 regularization of factors: variance of the noise divided by that of a factor."""
         weighted: bool = True
         """Multiply the regularization of a row by its number of ratings, as in the authors' program."""

@@ -22,7 +22,7 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 from pydantic import model_validator
 
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Search, Settings, reject_unused
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array
 from segue.core.ratings import collect_ratings, rated_events
@@ -45,13 +45,13 @@ class SVD(Solver):
     class Config(Settings):
         """Settings of ``svd``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 128
+        embedding_dim: Annotated[int, Ge(1), Search(8, 256, log=True)] = 128
         """Number of singular values."""
         feedback: Literal["implicit", "explicit"] = "implicit"
         """``implicit``: rank items by interactions; ``explicit``: predict values, such as ratings."""
         weights: EventWeights = "binary"
         """For implicit feedback: every event weighs 1, its value, or its value minus the mean of all."""
-        l2: Annotated[float, Ge(0)] = 300.0
+        l2: Annotated[float, Ge(0), Search(10.0, 3_000.0, log=True)] = 300.0
         """L2 regularization: a dimension with singular value s is weighted by s² / (s² + l2). 0: PureSVD."""
         l2_bias: Annotated[float, Ge(0)] = 10.0
         """For explicit feedback: L2 regularization of biases, in number of ratings."""

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
-from segue.core.config import Settings
+from segue.core.config import Search, Settings
 from segue.core.model import StateArrays, Validate
 from segue.core.model_arrays import load_array
 from segue.core.ratings import collect_ratings, rated_events
@@ -44,15 +44,15 @@ class SVDpp(BiasedFactorModel):
     class Config(Settings):
         """Settings of ``svdpp``."""
 
-        embedding_dim: Annotated[int, Ge(1)] = 100
+        embedding_dim: Annotated[int, Ge(1), Search(16, 128, log=True)] = 100
         """Number of factors of a user and of an item."""
         iterations: Annotated[int, Ge(1)] = 60
         """Number of passes over the ratings."""
-        learning_rate: Annotated[float, Gt(0)] = 0.015
+        learning_rate: Annotated[float, Gt(0), Search(3e-3, 0.05, log=True)] = 0.015
         """Step size of the first pass, for values scaled to standard deviation 1."""
         learning_rate_decay: Annotated[float, Gt(0), Le(1)] = 0.97
         """Factor by which the step size is multiplied after each pass."""
-        l2: Annotated[float, Ge(0)] = 0.09
+        l2: Annotated[float, Ge(0), Search(0.02, 0.3, log=True)] = 0.09
         """L2 regularization of factors, for each rating."""
         l2_bias: Annotated[float, Ge(0)] = 0.01
         """L2 regularization of biases, for each rating."""

@@ -174,6 +174,11 @@ class Ranker(Solver):
         self.retriever = run.train_part(retriever, self._settings_of(retriever), train, validate, retriever)
         self._use_log(train)
         self.schema = self._combined_schema()
+        if "repeats" in self.config.inputs and not self.config.retrieve_seen and (count := _count_repeats(train)):
+            self.training_notes += (
+                "the input 'repeats' has no numbers with retrieve_seen=false, as items of the history are no candidates"
+                f"; {count:,} of {train.histories.size:,} events repeat an item of the user",
+            )
         validated = {} if validate is None else {f"valid/{name}": value for name, value in validate(self).items()}
         run.log(1, {"retrieval_weight": self.retrieval_weight, **validated})
         check_restorable(self)
@@ -454,6 +459,12 @@ def _read_own_schema(schema: DataSchema, arrays: StateArrays) -> DataSchema:
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"array 'own_schema' in the saved model: malformed: {error!r}") from None
     return replace(own, n_users=schema.n_users, n_items=schema.n_items)
+
+
+def _count_repeats(train: Dataset) -> int:
+    """Count the events whose item the user has had before."""
+    events = train.histories
+    return int(events.size - len(np.unique(events.rows * train.n_items + events.items)))
 
 
 def _to_number(name: str, text: str) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from annotated_types import Gt
 
-from segue.core.config import Settings
+from segue.core.config import Search, Settings
 from segue.solvers.items.item_regression import ItemRegression
 
 __all__ = ["EASE"]
@@ -26,5 +26,5 @@ class EASE(ItemRegression):
     class Config(Settings):
         """Settings of ``ease``."""
 
-        l2: Annotated[float, Gt(0)] = 500.0
+        l2: Annotated[float, Gt(0), Search(1.0, 10_000.0, log=True)] = 500.0
         """L2 regularization, added to the diagonal of the item-item Gram matrix; sparser data needs higher values."""

@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt
 from numba import float32, int64
 from scipy.sparse import csr_array, vstack
 
-from segue.core.config import Settings
+from segue.core.config import Search, Settings
 from segue.core.memory_check import REDUCE_ITEMS, check_memory
 from segue.core.model import Solver, StateArrays, Validate, select_candidates
 from segue.core.model_arrays import load_array, load_csr
@@ -48,9 +48,9 @@ class SLIM(Solver):
     class Config(Settings):
         """Settings of ``slim``."""
 
-        l1: Annotated[float, Ge(0)] = 2.0
+        l1: Annotated[float, Ge(0), Search(0.1, 20.0, log=True)] = 2.0
         """L1 regularization, in number of users; higher values leave fewer nonzero weights."""
-        l2: Annotated[float, Gt(0)] = 100.0
+        l2: Annotated[float, Gt(0), Search(10.0, 1_000.0, log=True)] = 100.0
         """L2 regularization, in number of users; higher values spread weights over similar items."""
         iterations: Annotated[int, Ge(1)] = 100
         """Maximum number of passes over the active weights between two scans of all items."""

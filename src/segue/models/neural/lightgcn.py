@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from torch import Tensor, nn
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 from segue.core.examples.interaction_pairs import PairBatch, pair_batches
 from segue.core.network import Loss
 from segue.core.types import Codes, DataSchema, Dataset, Scores
@@ -38,12 +38,12 @@ class LightGCN(LinearGraphModel):
     class Config(Settings):
         """Settings of ``lightgcn``."""
 
-        embedding_dim: Annotated[int, Gt(0)] = 64
+        embedding_dim: Annotated[int, Gt(0), Choices((32, 64, 128))] = 64
         """Width of user and item embeddings."""
-        num_layers: Annotated[int, Gt(0)] = 3
+        num_layers: Annotated[int, Gt(0), Search(1, 4)] = 3
         """Propagation steps: 1 reaches the items of a user, 2 the other users of these items, 3 the items of those
         users."""
-        l2: Annotated[float, Ge(0)] = 1e-4
+        l2: Annotated[float, Ge(0), Search(1e-6, 0.01, log=True)] = 1e-4
         """Weight of the squared embeddings, before propagation, of the user and the item of each pair."""
 
     def __init__(self, config: Any, schema: DataSchema) -> None:

@@ -29,7 +29,7 @@ from pydantic import model_validator
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 from segue.core.model import select_candidates
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Queries, Scores
@@ -76,14 +76,14 @@ class MultiVAE(Network):
 
         variant: Literal["vae", "dae"] = "vae"
         """``vae``: a Gaussian latent vector. ``dae``: a deterministic one."""
-        embedding_dim: Annotated[int, Gt(0)] = 200
+        embedding_dim: Annotated[int, Gt(0), Choices((100, 200, 400))] = 200
         """Width of the latent layer."""
         hidden_dim: Annotated[int, Gt(0)] | None = 600
         """Width of one hidden layer before and one after the latent layer; none: no hidden layers, as in the paper's
         ``dae``."""
-        dropout: Annotated[float, Ge(0), Lt(1)] = 0.5
+        dropout: Annotated[float, Ge(0), Lt(1), Search(0.2, 0.8)] = 0.5
         """Probability in training that an item of a history is dropped."""
-        kl_weight: Annotated[float, Ge(0)] = 0.2
+        kl_weight: Annotated[float, Ge(0), Search(0.02, 1.0, log=True)] = 0.2
         """Final weight of the KL term of ``vae``."""
         kl_annealing_epochs: Annotated[float, Ge(0)] = 20.0
         """Epochs over which the KL weight of ``vae`` rises linearly from 0."""

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 from segue.core.examples.interaction_pairs import InteractionPairs
 from segue.core.network import Loss, Network
 from segue.core.types import Codes, DataSchema, Dataset, Events, Queries, Scores
@@ -69,11 +69,11 @@ class NeuMF(Network):
 
         variant: Literal["gmf", "mlp", "neumf"] = "neumf"
         """The paths of the score: a weighted product, an MLP, or both."""
-        embedding_dim: Annotated[int, Gt(0)] = 8
+        embedding_dim: Annotated[int, Gt(0), Choices((8, 16, 32, 64))] = 8
         """Width of the vectors of ``gmf`` and of the last layer of ``mlp``."""
         num_layers: Annotated[int, Gt(0)] = 3
         """Number of layers of ``mlp``, each half as wide as the previous one; its vectors are as wide as the first."""
-        num_negatives: Annotated[int, Gt(0)] = 4
+        num_negatives: Annotated[int, Gt(0), Search(2, 16, log=True)] = 4
         """Negatives per pair, sampled from the items the user has not interacted with."""
         pretrain_epochs: Annotated[float, Ge(0)] = 0.0
         """Epochs in which the paths of ``neumf`` train separately before they train jointly."""

@@ -21,6 +21,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from segue.core.batches import Sequences
+from segue.core.config import Choices
 from segue.core.types import DataSchema
 from segue.nn.layers.dropout import dropout
 from segue.nn.sequence_model import SequenceSettings
@@ -42,11 +43,11 @@ class XLSTM(StreamingModel):
     class Config(SequenceSettings):
         """Settings of xLSTM, named as in the authors' package."""
 
-        embedding_dim: Annotated[int, Gt(0)] = 128
+        embedding_dim: Annotated[int, Gt(0), Choices((64, 128))] = 128
         """Width of item embeddings and of the residual stream."""
         num_blocks: Annotated[int, Gt(0)] = 2
         """Number of residual blocks."""
-        num_heads: Annotated[int, Gt(0)] = 2
+        num_heads: Annotated[int, Gt(0), Choices((1, 2, 4))] = 2
         """Heads of every cell; must divide its width."""
         slstm_at: tuple[Annotated[int, Ge(0)], ...] = (1,)
         """Indices of the sLSTM blocks, from 0; empty: all blocks are mLSTM."""

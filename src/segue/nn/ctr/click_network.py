@@ -21,7 +21,7 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 from torch import Tensor
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
@@ -45,7 +45,7 @@ Input = Literal["item_features", "user_features", "context", "history"]
 class ClickSettings(Settings):
     """Settings that all click-through networks have."""
 
-    embedding_dim: Annotated[int, Gt(0)] = 16
+    embedding_dim: Annotated[int, Gt(0), Choices((8, 16, 32))] = 16
     """Width of the embedding of a field."""
     embedding_l2: Annotated[float, Ge(0)] = 0.0
     """L2 regularization of the embeddings: half of it times the sum of their squares is added to the mean loss."""
@@ -73,7 +73,7 @@ class TowerSettings(ClickSettings):
 
     hidden: tuple[Annotated[int, Gt(0)], ...] = (256, 128)
     """Widths of the fully connected layers."""
-    dropout: Annotated[float, Ge(0), Lt(1)] = 0.1
+    dropout: Annotated[float, Ge(0), Lt(1), Search(0.0, 0.5)] = 0.1
     """Dropout after each of them."""
     batch_norm: bool = True
     """Whether they have batch normalization."""

@@ -177,6 +177,12 @@ class MLSTMBlock(nn.Module):
         skipped = tuple(part[:, n_past:] for part in skipped)
         return self._down_proj(x_BLD, normed_BLD, heads, skipped), {"inputs": inputs, "C": C, "n": n, "m": m}
 
+    def log_gates(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logarithms of input and forget gates, each ``(B, L, H)``."""
+        (*_, gates), _ = self._qkv(self._up_proj(self.norm(x_BLD)))
+        i_BHL, f_BHL = self._soft_capped_gates(gates)
+        return i_BHL.mT, F.logsigmoid(f_BHL).mT
+
     def _up_proj(self, normed_BLD: Tensor) -> Tensor:
         """Return the half of the up-projection that enters the cell, ``(E, B, L)``."""
         projected_ET = self.up.weight[: len(self.skip)] @ normed_BLD.flatten(0, 1).T
@@ -292,6 +298,16 @@ class SLSTMBlock(nn.Module):
         y_BLHP = y_LHBP.permute(2, 0, 1, 3)
         cell = gather_positions(y_BLHP, lengths_B - 1), *(part.transpose(0, 1) for part in (c, n, m))
         return self._down_proj(x_BLD, y_BLHP), {"inputs": inputs, **dict(zip("ycnm", cell, strict=True))}
+
+    def log_gates(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logarithms of input and forget gates, each ``(B, L, D)``."""
+        normed_BLD = self.norm(x_BLD)
+        raw_LHBG = self._pre_activations(normed_BLD, F.silu(self.convolution(normed_BLD)))
+        y_LHBP, _ = slstm.sequence(raw_LHBG, self.recurrent)
+        before_LHBP = torch.cat([torch.zeros_like(y_LHBP[:1]), y_LHBP[:-1]])
+        i_LHBP, f_LHBP, _, _ = (raw_LHBG + before_LHBP @ self.recurrent).chunk(4, -1)
+        i_BLD, logf_BLD = (part.permute(2, 0, 1, 3).flatten(2) for part in (i_LHBP, F.logsigmoid(f_LHBP)))
+        return i_BLD, logf_BLD
 
     def _pre_activations(self, normed_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
         """Return pre-activations without the recurrent part, ``(L, H, B, 4 P)``."""

@@ -1,0 +1,1 @@
+"""Collect what reports show: runs of one protocol, their users, and logs."""

@@ -1,0 +1,1 @@
+"""Choose settings and models on validation."""

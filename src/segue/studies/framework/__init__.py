@@ -1,0 +1,1 @@
+"""What all studies share: grids of trainings, measurements that are kept, pages."""
