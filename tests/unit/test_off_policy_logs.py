@@ -138,6 +138,20 @@ def test_seen_items_and_time(model: TrainedModel) -> None:
     assert after.unit == "users"
 
 
+@pytest.mark.filterwarnings("ignore:thin overlap, allowed by limits")
+def test_queries_before_the_end_of_the_training_log_are_noted() -> None:
+    """A model that was trained on later events may know the clicks."""
+    rows = [(f"u{user}", item, 100 + item) for user in range(8) for item in (1, 2, 3, 4)]
+    trained = segue.train("popular", segue.load(pl.DataFrame(rows, ["user_id", "item_id", "timestamp"], orient="row")))
+    limits = {"min_effective_sample_size": 1, "min_units": 1}
+    log = LOG.with_columns(user=pl.lit("u1"), time=pl.lit(104))
+    options: Any = {"limits": limits, "temperature": 1e6, "exclude_seen": False}
+    early = segue.evaluate_policy(log, trained, **options)
+    assert any(f"{len(LOG):,} of {len(LOG):,} queries are not later than the last event" in one for one in early.notes)
+    late = segue.evaluate_policy(log.with_columns(time=pl.lit(105)), trained, **options)
+    assert not any("not later" in note for note in late.notes)
+
+
 def test_thin_overlap_is_refused_with_its_numbers() -> None:
     few = LOG.head(60)
     with pytest.raises(ThinOverlapError, match=r"policy=: the log says too little about column 'target': effective"):

@@ -278,6 +278,22 @@ def _build_queries(trained: TrainedModel, impressions: LoggedImpressions, data: 
     history, times_Q = queries.history, impressions.time_Q
     if times_Q is None:
         return queries, batch.messages
+    notes = [*batch.messages, *_note_early_queries(trained, times_Q)]
     if history.times is not None:
         history = history.where(history.times < times_Q[history.rows])
-    return replace(queries, history=history, times=times_Q), batch.messages
+    return replace(queries, history=history, times=times_Q), notes
+
+
+def _note_early_queries(trained: TrainedModel, times_Q: NDArray[np.int64]) -> list[str]:
+    """Return a note where the model was trained on events after the queries, as far as its log is available."""
+    try:
+        times = trained.train_log.histories.times
+    except ValueError:
+        return []
+    early = 0 if times is None or not len(times) else int((times_Q <= times.max()).sum())
+    if not early:
+        return []
+    return [
+        f"{early:,} of {len(times_Q):,} queries are not later than the last event that '{trained.key}' was trained on: "
+        "it may know what was chosen, and its value may be too high"
+    ]

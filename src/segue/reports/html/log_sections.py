@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from segue.reports.html.layout import (
     Block,
     Cell,
@@ -353,4 +355,8 @@ def _baselines(log: LogDescription) -> list[Section]:
 
 def _percent(share: float, digits: int = 3) -> str:
     """Format a share, such as ``6.3 %``, with a space that does not break."""
-    return f"{100 * share:.{digits}g}\u00a0%"
+    value = 100 * share
+    text = (
+        f"{value:.1f}" if 99 <= value < 100 else np.format_float_positional(value, digits, fractional=False, trim="-")
+    )
+    return f"{text}\u00a0%"
