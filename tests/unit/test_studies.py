@@ -15,7 +15,7 @@ from segue.studies.embedding_utilization import describe_vectors
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.page import format_table
 from segue.studies.framework.runner import load_study, run_study, study_names
-from segue.studies.framework.study import StudyTable
+from segue.studies.framework.study import Grid, StudyTable
 from segue.studies.gradient_stability import GradientNorms
 
 DATA = "simulated?users=40&items=400&seed=1"
@@ -67,12 +67,37 @@ def test_another_setting_or_seed_is_measured_again(home: Path) -> None:
         assert any("measured" in line for line in log[before:])
 
 
+def test_another_ranking_on_validation_is_another_training() -> None:
+    """Early stopping depends on it."""
+    grid = Grid((16,), (0,), ("epochs=1",), ("lstm",))
+    log: list[str] = []
+    for overrides in (["embedding_dim=4"], ["embedding_dim=4", "exclude_seen=false"], ["embedding_dim=4"]):
+        StudyContext("x", DATA, grid, log.append, overrides).train("lstm")
+    assert len([line for line in log if "training lstm" in line]) == 2
+
+
+def test_measurements_of_other_seeds_are_not_reused() -> None:
+    """A cell may summarize all seeds of the grid."""
+    found = []
+    for seeds in ((0,), (1,), (0,)):
+        context = StudyContext("x", DATA, Grid((16,), seeds, ("epochs=1",), ("lstm",)), lambda _: None)
+        found.append(context.cell({"model": "lstm"}, lambda: {"value": len(found)})["value"])
+    assert found == [0, 1, 0]
+
+
 def test_a_setting_that_the_study_varies_is_an_error() -> None:
     with pytest.raises(ValueError, match="--set max_length=5: the study gradient_stability varies this setting"):
         run_study("gradient_stability", DATA, overrides=["max_length=5"])
 
 
-def test_errors_name_what_is_wrong() -> None:
+def test_errors_name_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--set run\.seed=3: the seeds of a study are given by"):
+        segue.run_study("gradient_stability", DATA, overrides=["run.seed=3"])
+    with pytest.raises(ValueError, match="seeds=: got 0, 0, expected each once"):
+        segue.run_study("gradient_stability", DATA, seeds=[0, 0])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"out=: .*file is a file, expected a folder"):
+        segue.run_study("gradient_stability", DATA, out=tmp_path / "file")
     with pytest.raises(ValueError, match="study: unknown 'gradient_stabilty', did you mean 'gradient_stability'"):
         segue.run_study("gradient_stabilty", DATA)
     with pytest.raises(ValueError, match="epoch"):

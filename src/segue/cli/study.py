@@ -34,6 +34,7 @@ def study(
     An interrupted study continues; what was trained or measured before is not repeated. The folder has the page
     README.md, its figures and all measurements as study.json.
     """
+    from segue.core.run import Interrupted
     from segue.studies.framework.runner import load_study, run_study, study_names
 
     terminal = Terminal.from_context(context, json)
@@ -45,18 +46,22 @@ def study(
             for key, question in questions.items():
                 print(f"{key:<24} {question}")
         return
-    found = run_study(
-        name,
-        data,
-        models=None if models is None else [key.strip() for key in models.split(",")],
-        seeds=None if seeds is None else parse_seeds(seeds),
-        overrides=set_ or [],
-        full=full,
-        runs=runs or None,
-        log=terminal.log,
-        command=command_line(),
-        out=out,
-    )
+    try:
+        found = run_study(
+            name,
+            data,
+            models=None if models is None else [key.strip() for key in models.split(",")],
+            seeds=None if seeds is None else parse_seeds(seeds),
+            overrides=set_ or [],
+            full=full,
+            runs=runs or None,
+            log=terminal.log,
+            command=command_line(),
+            out=out,
+        )
+    except (Interrupted, KeyboardInterrupt):
+        terminal.log("\ninterrupted; repeat the command to continue")
+        raise typer.Exit(130) from None
     if terminal.json:
         terminal.result({**found.record, "folder": str(found.folder)})
         return

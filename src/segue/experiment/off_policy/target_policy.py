@@ -285,7 +285,10 @@ def _build_queries(trained: TrainedModel, impressions: LoggedImpressions, data: 
 
 
 def _note_early_queries(trained: TrainedModel, times_Q: NDArray[np.int64]) -> list[str]:
-    """Return a note where the model was trained on events after the queries, as far as its log is available."""
+    """Return a note if the model was trained on events after the queries.
+
+    Nothing is known without its log.
+    """
     try:
         times = trained.train_log.histories.times
     except ValueError:

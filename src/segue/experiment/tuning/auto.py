@@ -115,7 +115,12 @@ class AutoResult:
         counts = f"the best of {len(self.attempts)} attempts with {tried} models on validation"
         lines = [f"chosen: {best.model}, {self.metric} {best.estimate}, {counts}"]
         if best.kind == "baseline":
-            lines.append("no model was better than this simple baseline on validation, so it is the result")
+            was_tried = any(one.kind != "baseline" and one.estimate is not None for one in self.attempts)
+            lines.append(
+                "no model was better than this simple baseline on validation, so it is the result"
+                if was_tried
+                else "the time ended before any model was measured: this is the best of the simple baselines measured"
+            )
         elif best.estimate is not None and baseline.estimate is not None:
             lead = best.estimate.mean - baseline.estimate.mean
             lines.append(f"strongest simple baseline: {baseline.model}, {self.metric} {baseline.estimate}; {lead:+.4f}")
@@ -226,6 +231,8 @@ def auto_run(
     """
     started = clock()
     _check_metric(metric)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out}: exists, expected a new or an empty folder for the run")
     try:
         given = resolve_overrides(["popular"], overrides)
     except ValueError as error:

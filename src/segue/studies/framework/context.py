@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -56,15 +55,11 @@ class Trained:
     Attributes:
         bundle: the model with its catalog and training log.
         history: values of each epoch, such as ``loss`` and ``valid/ndcg@10``.
-        seconds: wall time of the training, validation included.
-        cpu_seconds: processor time of the training, of all threads.
         parameters: number of trained weights.
     """
 
     bundle: TrainedModel
     history: Sequence[Mapping[str, float]]
-    seconds: float
-    cpu_seconds: float
     parameters: int
 
     @property
@@ -133,6 +128,8 @@ class StudyContext:
         Raises:
             ValueError: a setting is unknown, or set by the user although the study varies it.
         """
+        if seeds := [text for text in self.overrides if _name(text) in ("seed", "run.seed")]:
+            raise ValueError(f"--set {seeds[0]}: the seeds of a study are given by {arg('seeds')}")
         names = [_name(text).rpartition(".")[2] for text in settings]
         for text in self.overrides:
             if _name(text).rpartition(".")[2] in names:
@@ -192,13 +189,10 @@ class StudyContext:
 
         An interrupted training continues from its checkpoint.
         """
-        started, cpu_started = time.perf_counter(), time.process_time()
         checkpoints = folder.with_name(f"{folder.name}.part")
         model = self.fit(plan, parts, folder=checkpoints)
         about = {
             "history": Run(plan.run.seed, checkpoints).history(),
-            "seconds": time.perf_counter() - started,
-            "cpu_seconds": time.process_time() - cpu_started,
             "parameters": count_parameters(model),
         }
         with atomic_folder(folder) as fresh:
@@ -219,7 +213,8 @@ class StudyContext:
         Args:
             about: what the measurements depend on besides the data and the settings of the grid.
         """
-        kept = {"cell": dict(about), "study": self.name, "source": self.source_hash, "grid": self.grid.settings}
+        kept: dict[str, Any] = {"cell": dict(about), "study": self.name, "source": self.source_hash}
+        kept |= {"grid": [self.grid.settings, self.grid.seeds]}
         path = self.folder / "cells" / f"{self._key({**kept, **self._data(), 'overrides': self.overrides})}.json"
         if not path.exists():
             found = {**about, **compute()}
@@ -235,6 +230,7 @@ class StudyContext:
             "settings": plan.model.model_dump(mode="json"),
             "training": plan.training.model_dump(mode="json"),
             "split": plan.split.model_dump(mode="json"),
+            "validation": [plan.metric, plan.evaluation.exclude_seen],
             "seed": plan.run.seed,
         }
 

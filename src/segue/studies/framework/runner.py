@@ -130,9 +130,7 @@ def run_study(
         ValueError: an unknown study, model, setting or dataset; or runs that the study cannot use.
     """
     module = load_study(study)
-    for key, values in {"models": models, "seeds": seeds}.items():
-        if values is not None and not len(values):
-            raise ValueError(f"{arg(key)}: got none, expected at least one")
+    _check_given(models, seeds, out)
     grid = module.FULL if full else module.DEFAULT
     studied: list[StudiedModel] = []
     if runs is not None:
@@ -178,6 +176,21 @@ def run_study(
     folder = Path(out) if out else context.folder / "-".join(names)
     write_study(folder, record)
     return StudyResult(record, folder)
+
+
+def _check_given(models: Sequence[str] | None, seeds: Sequence[int] | None, out: FilePath | None) -> None:
+    """Check that models and seeds are given once, and that the page can be written.
+
+    Raises:
+        ValueError: they are not, or it cannot.
+    """
+    for key, values in {"models": models, "seeds": seeds}.items():
+        if values is not None and not len(values):
+            raise ValueError(f"{arg(key)}: got none, expected at least one")
+        if values is not None and len(set(values)) < len(values):
+            raise ValueError(f"{arg(key)}: got {', '.join(map(str, values))}, expected each once")
+    if out is not None and Path(out).exists() and not Path(out).is_dir():
+        raise ValueError(f"{arg('out')}: {out} is a file, expected a folder")
 
 
 def _check_runs(name: str, given: Mapping[str, Any], runs: Sequence[Any]) -> None:
