@@ -200,7 +200,7 @@ def test_names_are_checked(name: str, message: str) -> None:
 def test_names_without_a_cutoff_are_taken_at_each() -> None:
     names = ["ndcg", "diversity:genres", "coverage", "gap:age:ndcg@3", "coverage@5"]
     assert metric_names(names, (5, 10)) == [
-        "ndcg@5", "ndcg@10", "diversity:genres@5", "diversity:genres@10", "coverage@5", "coverage@10", "gap:age:ndcg@3",
+        "ndcg@5", "diversity:genres@5", "coverage@5", "gap:age:ndcg@3", "ndcg@10", "diversity:genres@10", "coverage@10",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="metric: got 'diversity' at k 1, expected a k of at least 2"):
         metric_names(["diversity"], (1, 5))

@@ -213,15 +213,20 @@ OPTIONS: list[dict[str, bool]] = [{}, {"drop_cold_targets": True, "drop_seen_tar
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("with_times", [True, False])
 def test_every_split_strategy_passes(strategy: str, with_times: bool, options: dict[str, bool]) -> None:
-    """The log has repeated events, ties in time and short histories; global_temporal needs times."""
+    """The log has repeated events, ties in time and short histories.
+
+    global_temporal and sessions need times; each user has one session here, and those held out are cold.
+    """
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 30, 60)
     items = [rng.integers(0, 12, length) for length in lengths]
     times = np.concatenate([np.sort(rng.integers(0, 1000, length)) // 3 for length in lengths])
-    histories = replace(Events.of(items), times=times if with_times or strategy == "global_temporal" else None)
+    histories = replace(
+        Events.of(items), times=times if with_times or strategy in ("global_temporal", "sessions") else None
+    )
     data = Dataset("log", Vocab([str(n) for n in range(60)]), Vocab([str(n) for n in range(12)]), histories)
     actual = splits.split(data, splits.SplitSettings.model_validate({"strategy": strategy, **options}))
-    if strategy in ("cold_users", "cold_items", "held_out_users", "user_k_fold") and options:
+    if strategy in ("cold_users", "cold_items", "held_out_users", "user_k_fold", "sessions") and options:
         assert len(actual.test) == 0  # all targets are cold
     else:
         assert len(actual.test) > 0

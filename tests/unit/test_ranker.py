@@ -276,6 +276,8 @@ def test_seen_items_are_candidates_where_users_return_to_items() -> None:
     assert fit(data, num_candidates=3).training_notes == (
         "ranker: none of the last events of 40 users is among the 3 candidates of 'ease'; candidates keep the "
         "order of the retriever",
+        "the input 'repeats' has no numbers with retrieve_seen=false, as items of the history are no candidates; 280 "
+        "of 360 events repeat an item of the user",
     )
 
 
