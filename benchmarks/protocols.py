@@ -82,7 +82,8 @@ def run(source: str | None, models: str | None, seeds: int, log: Log, quick: boo
         results[protocol.name] = {"counts": counts, "models": rows}
     return {
         "source": source,
-        "data": {"users": data.n_users, "items": data.n_items, "events": data.histories.size},
+        "data": {"users": data.n_users, "items": data.n_items, "events": data.histories.size}
+        | {"hash": data.header.get("hash")},
         "seeds": seeds,
         "settings": {name: {**MODELS[name], **(QUICK if quick and name == "sasrec" else {})} for name in names},
         "protocols": results,
@@ -172,8 +173,9 @@ def page(found: Mapping[str, Any]) -> str:
             "",
             *_conclusions(found, names, models),
             "",
+            f"Settings were not tuned. Data hash {data['hash']}. The whole took {found['seconds'] / 60:.1f} minutes.",
             *describe_lines(found["machine"]),
-            f"The whole took {found['seconds'] / 60:.1f} minutes.",
+            "",
         ]
     )
 

@@ -30,7 +30,7 @@ def found(values: dict[str, dict[str, float]]) -> dict[str, Any]:
     counts = {"train_events": 90, "queries": 9, "targets_in_history": 0.25}
     return {
         "source": "small",
-        "data": {"users": 9, "items": 8, "events": 99},
+        "data": {"users": 9, "items": 8, "events": 99, "hash": "0"},
         "seeds": 3,
         "settings": {"popular": {"baseline": "none"}, "ease": {"l2": 9.0}},
         "seconds": 60.0,
