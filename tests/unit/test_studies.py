@@ -11,12 +11,15 @@ import pytest
 import torch
 
 import segue
+from segue.core.types import Recommendations
 from segue.studies.embedding_utilization import describe_vectors
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.page import format_table
 from segue.studies.framework.runner import load_study, run_study, study_names
 from segue.studies.framework.study import Grid, StudyTable
+from segue.studies.framework.summary import shared_share
 from segue.studies.gradient_stability import GradientNorms
+from segue.studies.long_tail import equal_groups
 
 DATA = "simulated?users=40&items=400&seed=1"
 """More than a hundred items that a user has not seen, for the protocol with sampled items."""
@@ -160,6 +163,18 @@ def test_gradients_of_events_equal_finite_differences() -> None:
                     ends.append(float(hidden.detach() @ vectors[int(items[row])]))
                 slope[column] = (ends[0] - ends[1]) / 2e-2
             assert float(slope.norm()) == pytest.approx(norms[row, 0], rel=2e-2)
+
+
+def test_lists_share_items_and_not_padding() -> None:
+    one = Recommendations(np.array([[1, 2, 0], [3, 0, 0]], np.int32), np.zeros((2, 3), np.float32), np.array([2, 1]))
+    other = Recommendations(np.array([[2, 5, 0], [0, 3, 0]], np.int32), np.zeros((2, 3), np.float32), np.array([2, 2]))
+    assert shared_share(one, other) == pytest.approx((1 / 2 + 1) / 2)
+
+
+def test_groups_of_items_have_equal_weights_and_keep_ties_together() -> None:
+    assert equal_groups(np.array([1, 4, 1, 2]), 2).tolist() == [1, 0, 1, 1]
+    assert equal_groups(np.array([1, 1, 1, 1]), 2).tolist() == [0, 0, 0, 0]
+    assert equal_groups(np.array([0, 6, 3, 3]), 4).tolist() == [3, 0, 2, 2]
 
 
 def test_tables_show_missing_values_and_large_numbers() -> None:

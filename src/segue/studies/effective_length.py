@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Recommendations, Scores
+from segue.core.types import Codes, DataSchema, Events, Mask, Queries, Scores
 from segue.evaluation.bootstrap import estimate
 from segue.evaluation.evaluate import evaluate
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
 from segue.studies.framework.studied_models import StudiedModel
 from segue.studies.framework.study import Cell, Grid, StudyTable
-from segue.studies.framework.summary import by_name, events_for_share, first_targets
+from segue.studies.framework.summary import by_name, events_for_share, first_targets, shared_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -171,16 +171,9 @@ def _compare(context: StudyContext, model: Any, limit: int | None, count: int, f
         found[name] = {
             METRIC: result[METRIC].mean,
             "difference": [difference.mean, difference.low, difference.high],
-            "list_kept": _list_kept(full.top, result.top),
+            "list_kept": shared_share(full.top, result.top),
         }
     return found
-
-
-def _list_kept(before: Recommendations, after: Recommendations) -> float:
-    """Return the mean share of the items of a list that are in the other one, too."""
-    found_NK = (before.items[:, :, None] == after.items[:, None]).any(2)
-    used_NK = np.arange(before.items.shape[1]) < before.lengths[:, None]
-    return float(found_NK[used_NK].mean())
 
 
 def effective_length(cell: Cell) -> int | None:

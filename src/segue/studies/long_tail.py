@@ -54,10 +54,9 @@ def equal_groups(weights: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     total = weights.sum()
     before = np.concatenate([[0], np.cumsum(weights[order])[:-1]])
     groups = np.minimum((before * count) // max(1, total), count - 1)
-    result = np.empty(len(weights), np.int64)
-    result[order] = groups
-    first_of_level = {int(weight): int(group) for weight, group in zip(weights[order][::-1], groups[::-1], strict=True)}
-    found: NDArray[np.int64] = np.array([first_of_level[int(weight)] for weight in weights], np.int64)
+    _, first, level_I = np.unique(-weights, return_index=True, return_inverse=True)
+    group_of_level = groups[np.searchsorted(-weights[order], -weights[first])]
+    found: NDArray[np.int64] = group_of_level[level_I].astype(np.int64)
     return found
 
 
@@ -67,7 +66,7 @@ def _measure(context: StudyContext, key: str, count: int, seed: int) -> dict[str
     group_I = equal_groups(context.item_events, count)
     target_N = group_I[first_targets(context.parts.test)]
     top = found.top
-    places = np.concatenate([row[:length] for row, length in zip(top.items, top.lengths, strict=True)])
+    places = top.items[np.arange(top.items.shape[1]) < top.lengths[:, None]]
     lengths_N = context.parts.test.queries.history.lengths
     user_N = np.argsort(np.argsort(lengths_N, kind="stable"), kind="stable") * count // max(1, len(lengths_N))
     values = found.values[METRIC]

@@ -12,11 +12,23 @@ import numpy as np
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
 from segue.studies.framework.study import Cell, Grid, Row, StudyTable
+from segue.studies.framework.summary import shared_share
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "figures", "order_changes", "run", "tables"]
+__all__ = [
+    "DEFAULT",
+    "FULL",
+    "METHOD",
+    "QUESTION",
+    "answer",
+    "figures",
+    "order_changes",
+    "run",
+    "shared_share",
+    "tables",
+]
 
 QUESTION = "How much do results change with the seed alone, and can one seed order the models?"
 METHOD = """
@@ -44,15 +56,12 @@ def run(context: StudyContext) -> list[Cell]:
 def _measure(context: StudyContext, key: str, seed: int) -> dict[str, Any]:
     found = context.evaluate(context.train(key, seed=seed).bundle)
     values = found.values[METRIC]
-    first = context.evaluate(context.train(key, seed=context.grid.seeds[0]).bundle) if seed else found
-    both = [
-        len(np.intersect1d(one, other)) / max(1, len(one))
-        for one, other in zip(found.top.items, first.top.items, strict=True)
-    ]
+    reference = context.grid.seeds[0]
+    first = found if seed == reference else context.evaluate(context.train(key, seed=reference).bundle)
     return {
         METRIC: found[METRIC].mean,
         "standard_error": float(values.std(ddof=1) / np.sqrt(len(values))),
-        "agreement": float(np.mean(both)),
+        "agreement": shared_share(found.top, first.top),
     }
 
 

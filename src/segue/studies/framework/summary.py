@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from segue.core.types import Codes, HeldOut
+from segue.core.types import Codes, HeldOut, Recommendations
 from segue.studies.framework.study import Cell
 
-__all__ = ["by_model", "by_name", "events_for_share", "first_targets", "mean_of", "spread_of"]
+__all__ = ["by_model", "by_name", "events_for_share", "first_targets", "mean_of", "shared_share", "spread_of"]
 
 
 def by_model(cells: Sequence[Cell], value: str) -> dict[tuple[str, Any], list[Cell]]:
@@ -66,3 +66,11 @@ def _read(cell: Cell, path: Sequence[str]) -> Any:
     for key in path:
         value = value[key]
     return value
+
+
+def shared_share(one: Recommendations, other: Recommendations) -> float:
+    """Return the mean share of the items of a list that the other list has, too."""
+    is_item, is_other = (np.arange(top.items.shape[1]) < top.lengths[:, None] for top in (one, other))
+    is_equal = one.items[:, :, None] == other.items[:, None, :]
+    is_shared_NK = (is_equal & is_item[:, :, None] & is_other[:, None, :]).any(-1)
+    return float((is_shared_NK.sum(1) / np.maximum(1, one.lengths)).mean())
