@@ -63,4 +63,9 @@ def artifact_folder(key: str) -> Path:
 def service(*keys: str) -> Service:
     """Create a service with models by key, the first of them active."""
     store = open_store("memory:")
-    return Service(ModelRegistry([artifact_folder(key) for key in keys], store), store, ServingSettings(), Metrics())
+    return Service(
+        ModelRegistry([artifact_folder(key) for key in keys], store),
+        store,
+        ServingSettings(deadline_ms=60_000),
+        Metrics(),
+    )

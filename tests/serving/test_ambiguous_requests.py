@@ -64,7 +64,7 @@ def plain() -> Iterator[TestClient]:
 @pytest.fixture(scope="module")
 def unusual() -> Iterator[TestClient]:
     store = open_store("memory:")
-    service = Service(ModelRegistry([unusual_folder()], store), store, ServingSettings(), Metrics())
+    service = Service(ModelRegistry([unusual_folder()], store), store, ServingSettings(deadline_ms=60_000), Metrics())
     with TestClient(create_app(service)) as client:
         yield client
 

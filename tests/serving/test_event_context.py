@@ -55,7 +55,7 @@ def artifact_folder(key: str, inputs: tuple[str, ...] = INPUTS) -> Path:
 
 def service(*folders: Path) -> Service:
     store = open_store("memory:")
-    return Service(ModelRegistry(list(folders), store), store, ServingSettings(), Metrics())
+    return Service(ModelRegistry(list(folders), store), store, ServingSettings(deadline_ms=60_000), Metrics())
 
 
 @pytest.fixture(scope="module", params=["gru4rec", "sasrec"])

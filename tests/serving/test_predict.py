@@ -336,7 +336,7 @@ def test_a_job_is_divided_in_steps(folder: Path) -> None:
     from segue.serving.clicks.click_service import ClickService
     from segue.serving.monitoring.metrics import Metrics
 
-    service = ClickService([load_click_model(folder / "model")], ServingSettings(), Metrics())
+    service = ClickService([load_click_model(folder / "model")], ServingSettings(deadline_ms=60_000), Metrics())
     job = PredictJob(service.default, rows_of(TABLE), float("inf"))
     outputs = list(service.run_jobs([job], 4))
     assert outputs[:-1] == [None] * (2 * -(-len(TABLE) // STEP_ROWS))

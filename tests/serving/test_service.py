@@ -331,7 +331,7 @@ def test_large_catalog_uses_the_ann_index(tmp_path: Any) -> None:
     trained = bundle.create("bpr", train_small("bpr", data), data)
     build_artifact("bpr", trained, data.histories, tmp_path / "bpr", index_above=10)
     store = open_store("memory:")
-    svc = Service(ModelRegistry([tmp_path / "bpr"], store), store, ServingSettings(), Metrics())
+    svc = Service(ModelRegistry([tmp_path / "bpr"], store), store, ServingSettings(deadline_ms=60_000), Metrics())
     assert svc.models.active.artifact.index is not None
     exact = service("bpr")
     for request in (
@@ -350,7 +350,7 @@ def test_model_with_times_gets_a_time_known_mask(tmp_path: Any) -> None:
     trained = bundle.create("gru4rec", train_small("gru4rec", timed, inputs=("gap",)), timed)
     build_artifact("gru4rec", trained, timed.histories, tmp_path / "gru4rec")
     store = open_store("memory:")
-    svc = Service(ModelRegistry([tmp_path / "gru4rec"], store), store, ServingSettings(), Metrics())
+    svc = Service(ModelRegistry([tmp_path / "gru4rec"], store), store, ServingSettings(deadline_ms=60_000), Metrics())
     assert svc.models.active.artifact.input_columns == ("times",)
     last = int(timed.histories.rows_between(1, 2).times[-1])
     plain = respond(svc, schemas.RecommendRequest(user="u1", k=40))[0]
@@ -389,7 +389,7 @@ def rerank_service(folder: Path) -> Service:
     trained = bundle.create("llm", model, data)
     build_artifact("llm", trained, data.histories, folder / "artifact", engine="native", n_golden=8)
     store = open_store("memory:")
-    return Service(ModelRegistry([folder / "artifact"], store), store, ServingSettings(), Metrics())
+    return Service(ModelRegistry([folder / "artifact"], store), store, ServingSettings(deadline_ms=60_000), Metrics())
 
 
 def test_a_reranker_answers_as_offline_and_falls_back_in_time(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_events_after_deletion_are_known_to_a_newer_artifact(tmp_path: Path) -> 
         tmp_path / "ease",
         last_sequence=3,
     )
-    svc = Service(ModelRegistry([tmp_path / "ease"], store), store, ServingSettings(), Metrics())
+    svc = Service(ModelRegistry([tmp_path / "ease"], store), store, ServingSettings(deadline_ms=60_000), Metrics())
     there, sent = respond(svc, schemas.RecommendRequest(user="u3"), schemas.RecommendRequest(history=["i30", "i31"]))
     assert scores(there) == scores(sent)
 

@@ -53,7 +53,8 @@ def artifact_folder(key: str, engine: str = "native") -> Path:
 
 def service(*keys: str, store: str = "memory:", library: Path | None = None, **settings: Any) -> Service:
     """Create a service with models by key, the first of them active."""
-    serving_settings = ServingSettings(**settings)
+    # a loaded machine must not change the answers
+    serving_settings = ServingSettings(**{"deadline_ms": 60_000, **settings})
     seconds = serving_settings.store_timeout_ms / 1000, serving_settings.store_write_timeout_ms / 1000
     opened_store = open_store(store)
     opened_store.ping()  # creates the tables of a server, which may take long
