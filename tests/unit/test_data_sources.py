@@ -46,6 +46,7 @@ def pack(path: Path, members: Mapping[str, str | bytes]) -> None:
         ("amazon-beauty", 22363, 12101, 198502),
         ("amazon-beauty?variant=bert4rec", 40226, 54542, 353962),
         ("amazon-book-kgat", 70679, 24915, 846434),
+        ("diginetica", 202633, 43097, 982961),
     ],
 )
 def test_sizes_of_public_datasets(source: str, users: int, items: int, events: int) -> None:
@@ -87,6 +88,28 @@ def test_1m_reports_rebuilt_times_and_unrated_movies() -> None:
     again: list[str] = []
     load("ml-1m", log=again.append, filters=Filters(min_user_events=2))
     assert [text for text in messages if text.startswith("warning: ")] == again
+
+
+def test_sessions_of_diginetica_are_users(archives: Path) -> None:
+    train, test = (
+        "session\titems\n1\t5 5 9\n2\t7 5\n",
+        "row\tsession\tprefix\ttarget\n1\t1\t9 5\t9\n2\t1\t9\t5\n3\t2\t7\t7\n",
+    )
+    members = {"sessions-diginetica/train.tsv": train, "sessions-diginetica/test.tsv": test}
+    pack(archives / "sessions.zip", members)
+    data = load("diginetica")
+    names = data.items.ids.gather(data.histories.items).to_list()
+    offsets = data.histories.offsets.tolist()
+    sessions = {user: names[a:b] for user, a, b in zip(data.users.ids, offsets, offsets[1:], strict=False)}
+    assert sessions == {"1": ["5", "5", "9"], "2": ["7", "5"], "test-1": ["9", "5", "9"], "test-2": ["7", "7"]}
+    for part, text, where in (
+        ("train", train.replace("7 5", "7  5"), "train.tsv, line 3, items: got '7  5'"),
+        ("train", train.replace("7 5", ""), "train.tsv, line 3, items: got nothing"),
+        ("test", test.replace("\t9\n2", "\tx\n2"), "test.tsv, line 2, target: got 'x'"),
+    ):
+        pack(archives / "sessions.zip", members | {f"sessions-diginetica/{part}.tsv": text})
+        with pytest.raises(ValueError, match=where):
+            load("diginetica")
 
 
 def test_10m_layout(archives: Path) -> None:
