@@ -1,7 +1,7 @@
 # make demo    MovieLens 100K -> xLSTM -> metrics -> ten recommendations
 # make test    everything: linters, types, import contracts, tests
 # make check   the fast part of it
-# make nightly   10,000 cases of messy logs per property: ten minutes, then all mutants: two hours
+# make nightly   the longest tests and 10,000 cases of messy logs per property: 20 minutes, then all mutants: two hours
 # make mutation   the share of small code changes that the tests notice, from a random sample: 20 minutes
 # make bench   compare speed, memory and time to equal accuracy with RecTools and RecBole: 45 minutes
 # make crosscheck   compare the xLSTM cells with the packages xlstm and mlstm_kernels
@@ -48,6 +48,7 @@ check: $(VENV)/.ready-dev
 	$(BIN)/lint-imports
 
 nightly: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m nightly -n logical --maxprocesses 8
 	SEGUE_MESSY_LOGS=10000 $(BIN)/pytest tests/properties/test_messy_logs.py tests/properties/test_damaged_logs.py --timeout 3600
 	$(BIN)/python -m benchmarks mutation --sample 0
 

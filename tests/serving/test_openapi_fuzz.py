@@ -26,6 +26,8 @@ from schemathesis.config import SchemathesisConfig  # noqa: E402
 from schemathesis.engine import events, from_schema  # noqa: E402
 from schemathesis.hooks import GLOBAL_HOOK_DISPATCHER  # noqa: E402
 
+from tests.nightly import only_nightly  # noqa: E402
+
 EXAMPLES = 8
 """Number of valid and of invalid requests per operation, in addition to those derived from the description."""
 
@@ -180,6 +182,7 @@ def test_open_service_conforms_to_openapi() -> None:
     assert operations - succeeded <= conflicts, "these models cannot have further items, and none to roll back to"
 
 
+@only_nightly
 def test_service_with_keys_conforms_to_openapi(tmp_path: Path) -> None:
     key = create_key(tmp_path / "keys.json", "all", ["read", "write", "admin"])
     app = create_app(rich_world.service("sasrec", "ease"), keys=ApiKeys(tmp_path / "keys.json"))

@@ -22,6 +22,7 @@ from segue.serving.server import ServerConfig, run
 from segue.serving.settings import ServingSettings
 from segue.serving.stores.open import open_store
 from segue.serving.stores.store import StoreError
+from tests.nightly import only_nightly
 from tests.serving.world import artifact_folder
 from tests.unit.command_line import call
 
@@ -156,7 +157,8 @@ def test_errors_in_options_are_one_line(capsys: pytest.CaptureFixture[str]) -> N
         assert "Traceback" not in err
 
 
-def test_startup_errors_are_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=only_nightly)])
+def test_startup_errors_are_one_line(workers: str, tmp_path: Path) -> None:
     def startup_error(*arguments: str) -> str:
         result = subprocess.run([*SERVE, *arguments], capture_output=True, text=True, timeout=60)
         assert result.returncode not in (0, 1)
@@ -166,13 +168,10 @@ def test_startup_errors_are_one_line(tmp_path: Path) -> None:
     model = str(artifact_folder("ease"))
     assert "store" in startup_error(model, "--store", "mongodb://x")
     (tmp_path / "experiments.json").write_text("{")
-    for workers in ("1", "2"):
-        assert "experiments.json" in startup_error(
-            model, "--experiments", str(tmp_path / "experiments.json"), "--workers", workers
-        )
+    experiments = str(tmp_path / "experiments.json")
+    assert "experiments.json" in startup_error(model, "--experiments", experiments, "--workers", workers)
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    for workers in ("1", "2"):
-        assert "refused" in startup_error(model, "--store", "postgresql://u:p@127.0.0.1:1/x", "--workers", workers)
+    assert "refused" in startup_error(model, "--store", "postgresql://u:p@127.0.0.1:1/x", "--workers", workers)
 
 
 def test_workers_wait_for_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

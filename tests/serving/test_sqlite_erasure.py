@@ -66,7 +66,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def store(path: Path) -> Iterator[SQLite]:
     path.parent.mkdir()
-    store = SQLite(path)
+    store = SQLite(path, lock_timeout=60)  # the other process writes without a pause
     yield store
     store.close()
 

@@ -35,6 +35,7 @@ from segue.core.registry import model_class
 from segue.core.types import Dataset, Events, HeldOut, Queries, Split, Vocab
 from segue.experiment.paths import recipes_folder
 from segue.experiment.plan import make_plan
+from tests.nightly import only_nightly
 
 
 def test_operations_of_one_target() -> None:
@@ -208,6 +209,7 @@ def test_loss_implementations_agree() -> None:
     assert actual["blocked"]["loss"] == pytest.approx(actual["transposed"]["loss"], rel=1e-5)
 
 
+@only_nightly
 def test_large_catalog(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch
 

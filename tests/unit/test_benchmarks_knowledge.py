@@ -21,6 +21,7 @@ from benchmarks.knowledge_page import target_lines
 from benchmarks.knowledge_rows import VECTORS, WITH_GRAPH, WITHOUT
 from benchmarks.pages import format_page
 from segue.core.types import Split
+from tests.nightly import only_nightly
 
 ROOT = Path(__file__).parents[2]
 DATA = ("kg-lastfm", "kg-book-crossing", "ml-100k-kg", "ml-1m-kg")
@@ -54,6 +55,7 @@ def test_without_triples_nothing_else_changes(parts: Split) -> None:
     assert bare.histories is parts.train.histories
 
 
+@only_nightly
 def test_the_graph_helps_where_it_holds_what_users_like(parts: Split) -> None:
     settings = ("training.epochs=20", "training.learning_rate=0.02", "training.batch_size=64", "model.embedding_dim=16")
     keys = ["popular", *WITH_GRAPH]

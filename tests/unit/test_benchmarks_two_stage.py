@@ -17,6 +17,7 @@ from segue.data.splits import SplitSettings, split
 from segue.testing import dataset
 from segue.training.settings import Training
 from segue.training.train import train
+from tests.nightly import only_nightly
 
 MACHINE = dict.fromkeys(("processor", "cores", "system", "python", "torch", "segue", "commit", "command", "date"), "x")
 
@@ -176,6 +177,7 @@ def test_the_page_has_ratios_of_wall_and_processor_time() -> None:
     assert "| deepfm | 33 | 2.00 | 4.00 | 1.90 | 0.70 | 0.30 |" in text
 
 
+@only_nightly
 def test_the_rate_of_matrix_products_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.subprocess_runner.cpu_load", lambda: 0.0)
     rates = click_speed._measure_rates(1, click_speed.SETTINGS | {"batch_size": 64})
@@ -210,6 +212,7 @@ def test_an_interrupted_run_continues(tmp_path: Path) -> None:
     assert click_speed.SavedRows(file, resume=False).get("a", lambda: 2) == 2
 
 
+@only_nightly
 def test_second_stages_are_measured_over_http() -> None:
     found = click_service.measure_services(["none", "logistic_regression"], quick=True)
     assert found["none"]["fields"] == 0

@@ -14,6 +14,7 @@ import pytest
 
 from segue.cli import main
 from segue.experiment.records.run_log import EpochLog
+from tests.nightly import only_nightly
 
 HEAVY = ("torch", "polars", "numpy", "scipy", "segue.core.types", "segue.data", "segue.experiment", "matplotlib")
 EPOCHS = 5
@@ -75,6 +76,7 @@ def test_an_interrupted_training_resumes_to_the_same_model(
     assert steps == list(range(1, EPOCHS + 1))
 
 
+@only_nightly
 def test_compare_trains_once_and_tests_pairs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import only_nightly
+
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NOTEBOOKS = ("colab.ipynb", "tour.ipynb")
 
@@ -70,7 +72,7 @@ def test_realtime(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize("name", ["tour.ipynb", pytest.param("colab.ipynb", marks=only_nightly)])
 def test_notebook(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import nbformat
     from nbclient import NotebookClient

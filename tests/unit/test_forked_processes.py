@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.nightly import only_nightly
+
 PROGRAM = """
 import multiprocessing, sys
 import segue
@@ -106,6 +108,7 @@ def test_spawned_workers_load_and_recommend(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which threads a process has")
+@only_nightly
 def test_forked_workers_get_an_error(tmp_path: Path) -> None:
     out = run_workers("fork", tmp_path)
     assert "cannot load data in process" in out

@@ -15,6 +15,7 @@ from segue.core.messages import QualityWarning
 from segue.evaluation.simple_baselines import RANKING_BASELINES
 from segue.reports.tables import MAX_COLUMNS
 from segue.reports.warmth import warmth_comparison_table, warmth_tables
+from tests.nightly import only_nightly
 
 DATA = "simulated?users=60&items=40&seed=5"
 
@@ -106,7 +107,9 @@ def test_metrics_keep_the_order_in_which_they_are_named() -> None:
     ]
 
 
-@pytest.mark.parametrize("metric", ["gini@10", "coverage@10", "auc", "ndcg@10"])
+@pytest.mark.parametrize(
+    "metric", ["gini@10", "ndcg@10", *(pytest.param(name, marks=only_nightly) for name in ("coverage@10", "auc"))]
+)
 def test_the_simple_baseline_is_chosen_by_the_metric_of_the_comparison(
     metric: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ import segue
 from segue.core.model import Solver
 from segue.core.registry import model_class
 from segue.evaluation.click_metrics import auc
+from tests.nightly import only_nightly
 
 TRAINING = {"epochs": 15, "batch_size": 200, "learning_rate": 0.02}
 SMALL = {"embedding_dim": 6, "hidden": (16,), "dropout": 0.0}
@@ -76,6 +77,7 @@ def test_a_linear_model_does_not_find_an_interaction() -> None:
     assert accuracy("logistic_regression", interaction) < 0.6
 
 
+@only_nightly
 def test_attention_finds_an_interest_that_the_mean_of_the_history_hides() -> None:
     examples = {"shares": {"history": "item"}}
     found, mean = (accuracy(key, interest, examples) for key in ("din", "wide_deep"))
@@ -83,6 +85,7 @@ def test_attention_finds_an_interest_that_the_mean_of_the_history_hides() -> Non
     assert found > mean + 0.1
 
 
+@only_nightly
 def test_convolutions_find_the_order_of_words() -> None:
     examples = {"columns": {"text": "sequence"}, "separator": " "}
     assert accuracy("text_cnn", phrase, examples) > 0.98

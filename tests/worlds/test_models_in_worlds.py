@@ -24,6 +24,7 @@ from segue.testing import (
     with_features,
     with_knowledge,
 )
+from tests.nightly import some_models
 
 UNPERSONALIZED = {"random", "popular", "recent_popular", "exploration", "frequent"}
 """Models that do not use the query, or only to rank items that it contains."""
@@ -85,21 +86,21 @@ def margin(world: World) -> float:
     return 1.5 / np.sqrt(len(world.test))
 
 
-@pytest.mark.parametrize("key", PERSONALIZED)
+@pytest.mark.parametrize("key", some_models(PERSONALIZED))
 def test_personalized_models_learn_clusters(key: str) -> None:
     world = WORLDS["clusters"]
     assert hit_rate(train_in(key, "clusters"), world) > 0.95
     assert hit_rate(train_in("popular", "clusters"), world) < world.naive + margin(world)
 
 
-@pytest.mark.parametrize("key", PERSONALIZED)
+@pytest.mark.parametrize("key", some_models(PERSONALIZED))
 def test_order_dependent_models_learn_the_cycle(key: str) -> None:
     if not depends_on_order(key):
         pytest.skip("does not look at the order of the history")
     assert hit_rate(train_in(key, "cycle"), WORLDS["cycle"]) > 0.95
 
 
-@pytest.mark.parametrize("key", IMPLICIT)
+@pytest.mark.parametrize("key", some_models(IMPLICIT))
 def test_only_order_dependent_models_learn_the_order(key: str) -> None:
     world = WORLDS["order"]
     actual = hit_rate(train_in(key, "order"), world)
@@ -118,7 +119,7 @@ def test_rating_models_learn_tastes(key: str) -> None:
     assert actual < (1.1 * RATED.biases if key in ADDITIVE else RATED.noise + 0.5 * (RATED.biases - RATED.noise))
 
 
-@pytest.mark.parametrize("key", [key for key in IMPLICIT if key != "random"])
+@pytest.mark.parametrize("key", some_models(key for key in IMPLICIT if key != "random"))
 def test_models_reach_popularity_and_not_more(key: str) -> None:
     world = WORLDS["popularity"]
     actual = hit_rate(train_in(key, "popularity"), world)
