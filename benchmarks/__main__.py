@@ -30,6 +30,8 @@ PARTS = {
     "losses": "output layer and cross-entropy alone, three implementations",
     "large": "a million items: an epoch, evaluation, memory",
     "evaluation": "evaluation of all users alone",
+    "evaluation_agreement": "the same lists under Segue, RecTools, RecBole, LensKit: every difference explained",
+    "evaluation_speed": "evaluation compared with RecTools and RecBole: metrics of lists, and from scores: 15 minutes",
     "dataset_build": "preparing datasets from their sources: seconds and memory",
     "dataset_open": "opening a prepared dataset",
     "xlstm_blocks": "xLSTM blocks compared with the xlstm package and Transformers",
@@ -68,6 +70,7 @@ PARTS = {
     "context": "context and times as inputs, on and off, with an ablation (--source, --seeds): half an hour",
     "coverage": "how often intervals contain the truth, tests err, and off-policy estimators fail, simulated: minutes",
     "protocols": "the same models under every evaluation protocol (--source, --models, --seeds): ten minutes",
+    "studies": "a study with its full grid (--study, --source, --models), or of trained runs (--run): minutes to a day",
     "tracking": "cost of trackers and of the monitor during training: minutes",
     "mutation": "share of small code changes that the tests notice (--sample, --seed, --resume): 20 minutes",
 }
@@ -100,20 +103,22 @@ MODULES = (
     "coverage",
     "tracking",
     "mutation",
+    "evaluation_agreement",
+    "evaluation_speed",
 )
 """Parts whose module has ``run(options)`` and ``page(found)``."""
 
 WITH_THREADS = (
     *("compare_libraries", "time_to_accuracy", "api", "large", "xlstm_blocks", "scaling", "ratings_speed"),
     *("ratings_scaling", "ranking_speed", "bpr_tutorial", "word2vec", "text_encoding", "fusion_speed", "serving"),
-    *("product_database", "click_speed", "mutation"),
+    *("product_database", "click_speed", "mutation", "evaluation_speed"),
 )
 """Parts that read ``--threads``, most of them for processes that they start."""
 
 IN_THIS_PROCESS = (
     *("losses", "evaluation", "length_generalization", "sentiment", "new_users", "meta_learning"),
     *("claimed_gains", "transfer", "two_stage", "click_through", "knowledge", "likes", "collm", "context"),
-    *("coverage", "protocols", "tracking"),
+    *("coverage", "protocols", "studies", "tracking"),
 )
 """Parts that train or compute in this process, where ``--threads`` limits torch, BLAS and compiled loops."""
 
@@ -122,7 +127,8 @@ BY_SOURCE = ("cold_items", "hybrid", "knowledge", "likes", "protocols", "two_sta
 
 WITH_MODELS = (
     *BY_SOURCE,
-    *("auto", "click_through", "collm", "equal_budget_tuning", "meta_learning", "new_users", "ratings", "transfer"),
+    *("auto", "click_through", "collm", "equal_budget_tuning", "meta_learning", "new_users", "ratings", "studies"),
+    "transfer",
 )
 """Parts that read ``--models``."""
 
@@ -184,9 +190,13 @@ def arguments() -> argparse.Namespace:
         help=f"default {os.cpu_count()} of parts {', '.join(WITH_THREADS)}; that of torch of parts "
         f"{', '.join(IN_THIS_PROCESS)}; other parts have no such option",
     )
-    parser.add_argument("--run", default="latest", help="of part length_generalization: a run; default %(default)s")
+    parser.add_argument(
+        "--run", help="of part length_generalization: a run, default latest; of part studies: runs, separated by commas"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--study", default="ml-100k", help="of part ablation: a file of benchmarks/ablations")
+    parser.add_argument(
+        "--study", help="of part ablation: a file of benchmarks/ablations, default ml-100k; of part studies: its key"
+    )
     parser.add_argument(
         "--seeds",
         type=int,
@@ -305,8 +315,9 @@ def run_ablation(options: argparse.Namespace, found: Found) -> tuple[str, str, F
     """Run part ``ablation``; the page has the name of the study."""
     from benchmarks import ablation
 
-    found |= ablation.run(options.study, options.seeds, log, options.quick)
-    return f"ablation-{options.study}", ablation.page(found), found
+    study = options.study or "ml-100k"
+    found |= ablation.run(study, options.seeds, log, options.quick)
+    return f"ablation-{study}", ablation.page(found), found
 
 
 def run_ratings(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
@@ -323,6 +334,14 @@ def run_by_source(options: argparse.Namespace, found: Found) -> tuple[str, str, 
     module = import_module(f"benchmarks.{options.part}")
     found |= module.run(options.source, options.models, options.seeds, log, options.quick)
     return f"{options.part}-{found['source'].partition('?')[0]}", module.page(found), found
+
+
+def run_studies(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``studies``; the page has the names of the study and the data."""
+    from benchmarks import studies
+
+    found |= studies.run(options, log)
+    return studies.page_name(found), studies.page(found), found
 
 
 def run_claimed_gains(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
@@ -431,6 +450,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "auto": run_auto,
     "equal_budget_tuning": run_tuning,
     "claimed_gains": run_claimed_gains,
+    "studies": run_studies,
     **dict.fromkeys(BY_SOURCE, run_by_source),
 }
 """By part its function; :func:`run_plain` runs the others."""

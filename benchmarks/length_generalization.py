@@ -64,7 +64,7 @@ def run(options: Any) -> dict[str, Any]:
     from segue.experiment.paths import SETTINGS, find_run
     from segue.experiment.plan import read_plan
 
-    folder = find_run(options.run)
+    folder = find_run(options.run or "latest")
     plan = read_plan(folder / SETTINGS)
     trained = bundle.load(folder / "bundle")
     model: Any = trained.model

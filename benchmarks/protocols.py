@@ -24,8 +24,9 @@ from segue.data.split_settings import SplitSettings
 from segue.data.splits import split
 from segue.evaluation.bootstrap import estimate_values
 from segue.experiment.protocols.presets import PROTOCOLS, Protocol
+from segue.studies.protocols import kendall_tau
 
-__all__ = ["MODELS", "kendall_tau", "page", "run"]
+__all__ = ["MODELS", "page", "run"]
 
 SASREC: dict[str, Any] = {
     "embedding_dim": 64,
@@ -110,12 +111,6 @@ def _measure(models: Sequence[TrainedModel], parts: Split, protocol: Protocol) -
         "metrics": {name: [one.mean, one.low, one.high] for name, one in estimates.items()},
         "seed_means": {name: [one[name].mean for one in found] for name in names},
     }
-
-
-def kendall_tau(first: Mapping[str, float], second: Mapping[str, float]) -> float:
-    """Return the share of pairs of models in the same order, minus that in the opposite order."""
-    signs = [np.sign(first[a] - first[b]) * np.sign(second[a] - second[b]) for a, b in combinations(first, 2)]
-    return float(np.mean(signs)) if signs else 1.0
 
 
 def _means(found: Mapping[str, Any], protocol: str) -> dict[str, float]:

@@ -30,11 +30,11 @@ from segue.experiment.inference.queries import build_queries, build_query
 from segue.experiment.off_policy.evaluate_policy import evaluate_policy
 from segue.experiment.quality import warn_of_repeats
 from segue.experiment.records.saved_models import open, save  # noqa: A004 - the name in the public API
-from segue.experiment.reporting.report import report
 from segue.experiment.text import add_items, add_knowledge, add_text
 from segue.experiment.train_model import train_model
 from segue.experiment.tuning.auto import auto
 from segue.experiment.tuning.tune import tune
+from segue.studies.framework.report import report
 from segue.studies.framework.runner import run_study
 
 if TYPE_CHECKING:

@@ -23,6 +23,9 @@ axe_module = pytest.importorskip(
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Page
 
+CHARTS = {"runs": 6, "data": 6, "study": 2}
+"""Least number of charts of each page."""
+
 SIZES = {"laptop": (1280, 900), "phone": (375, 800)}
 
 OVERFLOW = """() => [...document.querySelectorAll("body *")].filter((element) => {
@@ -34,12 +37,15 @@ OVERFLOW = """() => [...document.querySelectorAll("body *")].filter((element) =>
 
 @cache
 def pages() -> dict[str, Path]:
-    """Write the reports: runs of two protocols, one run, and data."""
+    """Write the reports: runs of two protocols, data, and a study of two runs."""
     home, out = make_runs(), new_folder()
     with mock.patch.dict("os.environ", {"SEGUE_HOME": str(home)}):
         return {
             "runs": segue.report(["gru", "gru-1", "knn", "popular", "random"], out / "runs.html", users=8).path,
             "data": segue.report(str(home / "world"), out / "data.html").path,
+            "study": segue.report(
+                segue.run_study("token_usage", runs=["gru", "gru-1"]).folder, out / "study.html"
+            ).path,
         }
 
 
@@ -81,11 +87,11 @@ def visit(browser: BrowserContext) -> Iterator[Any]:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", ["runs", "data"])
+@pytest.mark.parametrize("name", CHARTS)
 def test_pages_are_drawn_and_fit(visit: Any, name: str, size: str, scheme: str) -> None:
     page = visit(name, size, scheme)
     charts = page.locator(".chart")
-    assert page.locator(".chart > svg, .chart svg.marks").count() >= charts.count() > 5
+    assert page.locator(".chart > svg, .chart svg.marks").count() >= charts.count() >= CHARTS[name]
     widths = charts.evaluate_all("all => all.map((one) => [one.scrollWidth, one.clientWidth])")
     assert all(inner <= outer + 1 for inner, outer in widths), widths
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size][0]
@@ -102,6 +108,8 @@ CASES = [
     ("runs", "phone", "dark"),
     ("data", "phone", "light"),
     ("data", "laptop", "dark"),
+    ("study", "phone", "light"),
+    ("study", "laptop", "dark"),
 ]
 
 

@@ -13,6 +13,7 @@ from segue.core import recommend as core
 from segue.core.recommend import recommend, top_k
 from segue.core.types import Codes, DataSchema, Events, HeldOut, Queries, Ranks, Scores
 from segue.evaluation import metrics, ranking
+from segue.evaluation.compiled.rank_counts import best_items, count_removed
 from segue.evaluation.ranking import rank, rank_lists
 
 
@@ -111,19 +112,38 @@ def test_ranks_and_lists_agree_with_a_sort(world: World, k: int) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(world=worlds(), most=st.integers(1, 200), cached=st.integers(1, 100), sorted_from=st.integers(1, 9))
-def test_block_sizes_do_not_change_the_result(world: World, most: int, cached: int, sorted_from: int) -> None:
+@given(world=worlds(), most=st.integers(1, 200), cached=st.integers(1, 100), places=st.integers(1, 9))
+def test_block_sizes_do_not_change_the_result(world: World, most: int, cached: int, places: int) -> None:
     in_one_block = rank(world.model, world.held_out, 5, world.exclude_seen)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(core, "BLOCK_SCORES", most)
         patch.setattr(core, "CACHE_SCORES", cached)
         patch.setattr(core, "MIN_ROWS", 1)
-        patch.setattr(ranking, "MIN_TARGETS_TO_SORT", sorted_from)
+        patch.setattr(ranking, "BLOCK_CELLS", places)
         in_blocks = rank(world.model, world.held_out, 5, world.exclude_seen)
+        listed = rank_lists(in_one_block.top, world.held_out.targets)
     for name in ("offsets", "n_higher", "n_tied", "n_candidates"):
         np.testing.assert_array_equal(getattr(in_blocks, name), getattr(in_one_block, name))
     np.testing.assert_array_equal(in_blocks.top.items, in_one_block.top.items)
     np.testing.assert_array_equal(in_blocks.top.scores, in_one_block.top.scores)
+    np.testing.assert_array_equal(listed.n_higher, rank_lists(in_one_block.top, world.held_out.targets).n_higher)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    levels=st.integers(1, 400), n_items=st.integers(1, 300), k=st.integers(1, 120), removed=st.floats(0, 1),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_compiled_lists_are_those_of_a_partition(levels: int, n_items: int, k: int, removed: float, seed: int) -> None:
+    """Ties, minus infinity, short lists, and lists that are too long to insert items one by one."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(-levels, levels, (4, n_items)).astype(np.float32)
+    scores[rng.random(scores.shape) < removed] = -np.inf
+    compiled, expected = best_items(scores, k), top_k(scores, k)
+    np.testing.assert_array_equal(compiled.lengths, expected.lengths)
+    np.testing.assert_array_equal(compiled.items, expected.items)
+    np.testing.assert_array_equal(compiled.scores, expected.scores)
+    np.testing.assert_array_equal(count_removed(scores), np.isneginf(scores).sum(axis=1))
 
 
 @settings(deadline=None, max_examples=100)

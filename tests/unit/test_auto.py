@@ -172,6 +172,33 @@ def test_what_does_not_fit_is_skipped_with_the_reason(tmp_path: Path, monkeypatc
     assert "its training takes about 10000 s" in found.skipped["ease"]
 
 
+def test_too_little_time_ends_with_the_best_simple_baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Brief baselines are measured even if the time is over, and the rest is named."""
+    world = World(0.1, {}, {"transitions": 0.5})
+    found = search(world, 60.0, tmp_path, monkeypatch)
+    world.now = 61.0
+    assert found.run().model == "transitions"
+    assert [one.model for one in found.attempts] == ["popular", "recent_popular", "transitions"]
+    assert found.skipped.pop("frequent") == "items of the user's history are excluded from the ranking"
+    assert found.skipped == dict.fromkeys(SEARCHED, "the time was over")
+    slow = World(0.1, {"popular": 5.0}, {"transitions": 0.5})
+    other = search(slow, 60.0, tmp_path, monkeypatch)
+    slow.now = 61.0
+    assert other.run().model == "popular"
+    assert other.skipped["transitions"] == "the time was over"
+
+
+def test_a_short_time_says_that_it_was_too_short(few: None) -> None:
+    found = segue.auto(DATA, time=0.001)
+    assert found.best.kind == "baseline"
+    assert found.model.key == found.best.model
+    text = found.describe()
+    assert "not tried: item_knn: the time was over" in text
+    assert any("give more than the time of reading the data, the baselines and the final run" in one for one in text)
+    one = replace(found, attempts=found.attempts[:1]).describe()[0]
+    assert "the best of 1 attempt with 1 model on validation" in one
+
+
 def test_a_model_that_fails_is_recorded_and_the_others_are_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from scipy.stats import kendalltau
 
-from benchmarks.protocols import METRICS, kendall_tau, page
+from benchmarks.protocols import METRICS, page
 from segue.experiment.protocols.presets import PROTOCOLS
+from segue.studies.protocols import kendall_tau
 
 MACHINE = {
     **dict.fromkeys(("processor", "cores", "memory_gib", "system", "python", "torch", "segue", "commit"), "x"),

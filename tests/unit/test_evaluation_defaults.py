@@ -52,7 +52,7 @@ DEFAULTS: list[tuple[Callable[..., Any], dict[str, Any]]] = [
     (make_validator, {"metric": "ndcg@10", "exclude_seen": True}),
     (resolve_metrics, {"ks": (10,)}),
     (rank, {"k": 10, "exclude_seen": True, "candidates": None}),
-    (rank_sampled, {"seed": 0, "candidates": None}),
+    (rank_sampled, {"seed": 0, "candidates": None, "exclude_seen": True}),
     (training_errors, {"use_times": False}),
     (check_leakage, {"ordered": None}),
     (bootstrap.estimate, {"seed": 0, "resamples": 1000}),

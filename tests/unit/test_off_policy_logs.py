@@ -36,6 +36,18 @@ def make_candidates() -> pl.DataFrame:
 
 LOG = make_log()
 
+TWICE = pl.DataFrame(
+    {
+        "query": [7, 7, 8, 8],
+        "item": [1, 2, 2, 2],
+        "position": [1, 2, 1, 2],
+        "propensity": 0.5,
+        "reward": 0,
+        "target": 1.0,
+    }
+)
+"""Two lists, of which the second has an item twice."""
+
 
 @pytest.fixture(scope="module")
 def model() -> TrainedModel:
@@ -233,6 +245,7 @@ def test_infinite_and_textual_propensities(tmp_path: Path) -> None:
         (LOG.drop("query").with_columns(position=1), {}, "positions, but no column 'query'"),
         (LOG.with_columns(position=0), {}, "column 'position': got 0, expected a position"),
         (LOG.with_columns(query=1, position=2), {}, "got a second impression at position 2 of query 1"),
+        (TWICE, {}, "row 4, column 'item': got '2' at position 2, but it is at position 1 of the same query too"),
         (LOG, {"columns": {"rewart": "reward"}}, "unknown role 'rewart', did you mean 'reward'"),
         (LOG, {"columns": {"reward": "click"}}, "has no column 'click' for 'reward'"),
         (LOG, {"columns": {"reward": "item", "item": "item"}}, "expected a column of its own"),
@@ -248,7 +261,9 @@ def test_infinite_and_textual_propensities(tmp_path: Path) -> None:
         (LOG, {"candidates": make_candidates()}, "candidates=: has no effect here"),
         (LOG, {"clip": 0.0}, "clip=: got 0, expected a finite number above 0"),
         (LOG, {"limits": {"max_weight_share": 2}}, "limits.max_weight_share: got 2"),
-        (LOG.with_columns(user=pl.col("query") % 7, query=pl.col("query") // 2, position=pl.col("query") % 2 + 1), {},
+        (LOG, {"limits": {"min_units": True}}, "limits.min_units: got True: expected a number"),
+        (LOG.with_columns(user=pl.col("query") % 7, item="query", query=pl.col("query") // 2,
+                          position=pl.col("query") % 2 + 1), {},
          "column 'user': got '1', but '0' in an earlier row of its query"),
         (LOG.with_columns(reward=0.5), {"reward_model": "logistic_regression", "candidates": make_candidates()},
          "got 0.5, expected 0 or 1, because 'logistic_regression' predicts clicks"),

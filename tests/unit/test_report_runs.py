@@ -124,7 +124,7 @@ def test_runs_of_other_protocols_are_in_other_tables(home: Path, tmp_path: Path)
     assert set(second) & {"gru4rec", "item_knn", "als"} == {"item_knn"}
     assert second["item_knn"]["NDCG@10"].startswith(f"{read_record(home, 'random')['ndcg@10']:.4f}")
     assert third["item_knn"]["NDCG@10"].startswith(f"{read_record(home, 'tested')['ndcg@10']:.4f}")
-    assert (1, "4 runs under 3 protocols") in page.headings
+    assert (1, "4 runs in 3 groups") in page.headings
     assert [text for level, text in page.headings if level == 2] == [
         "world, leave one out, validation part",
         "world, random, validation part",

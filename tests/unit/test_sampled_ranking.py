@@ -67,7 +67,9 @@ def test_sampled_metrics_have_their_own_names() -> None:
 
 
 def test_too_few_items_and_several_targets_are_rejected() -> None:
-    with pytest.raises(ValueError, match=r"query \d+ has \d+ unseen items, expected at least 39"):
+    with pytest.raises(
+        ValueError, match=r"have fewer than 39 unseen items among 40; .* expected at least 39 to sample"
+    ):
         rank_sampled(Fixed([0.0] * 40), make_held_out(), 39)
     two_targets = HeldOut(Queries.anonymous(Events.of([[0]])), Events.of([[1, 2]]))
     with pytest.raises(ValueError, match="query 0 has 2 targets, expected at most one"):

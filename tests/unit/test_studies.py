@@ -15,8 +15,9 @@ from segue.core.types import Recommendations
 from segue.studies.embedding_utilization import describe_vectors
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.page import format_table
-from segue.studies.framework.runner import load_study, run_study, study_names
+from segue.studies.framework.runner import run_study
 from segue.studies.framework.study import Grid, StudyTable
+from segue.studies.framework.study_modules import load_study, study_names
 from segue.studies.framework.summary import shared_share
 from segue.studies.gradient_stability import GradientNorms
 from segue.studies.long_tail import equal_groups
@@ -81,7 +82,7 @@ def test_another_ranking_on_validation_is_another_training() -> None:
 
 def test_measurements_of_other_seeds_are_not_reused() -> None:
     """A cell may summarize all seeds of the grid."""
-    found = []
+    found: list[int] = []
     for seeds in ((0,), (1,), (0,)):
         context = StudyContext("x", DATA, Grid((16,), seeds, ("epochs=1",), ("lstm",)), lambda _: None)
         found.append(context.cell({"model": "lstm"}, lambda: {"value": len(found)})["value"])

@@ -142,6 +142,31 @@ def test_the_environment_of_the_tools_counts(tmp_path: Path, monkeypatch: pytest
     assert len(open_clients(["wandb:films"], tmp_path)) == 1
 
 
+def test_places_that_cannot_be_written_stop_the_command_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SEGUE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file"))
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    file, free = tmp_path / "file", tmp_path / "free"
+    file.write_text("other content")
+    for address, reason in {
+        f"tensorboard:{file}": f"cannot write to {file}: it is a file; expected a writable folder",
+        f"tensorboard:{file}/inside": f"cannot write to {file}/inside: Not a directory; expected a writable folder",
+        f"mlflow:sqlite:///{file}/x.db": f"cannot write to {file}: it is a file",
+        f"mlflow:sqlite:///{file}": f"{file} is no SQLite database; name another file, or delete it",
+        f"mlflow:sqlite:///{tmp_path}": f"cannot write to {tmp_path}: Is a directory; name another file",
+        f"mlflow:file://{file}": f"cannot write to {file}: it is a file",
+        "wandb:films?mode=offline": f"cannot write to {file}: it is a file",
+    }.items():
+        status, _, err = call(capsys, "train", "popular", "--data", "no such file", "--track", address)
+        assert (status, f"error: {address}: {reason}" in err) == (2, True), err
+    monkeypatch.setenv("WANDB_DIR", str(free / "w"))
+    places = [f"tensorboard:{free}/t", f"mlflow:sqlite:///{free}/m/x.db", "wandb:films?mode=offline"]
+    assert len(open_clients(places, tmp_path)) == 3
+    assert sorted(path.name for path in free.iterdir()) == ["m", "t", "w"]
+
+
 @dataclass
 class FakeClient:
     """A client that records its calls, and raises in those named in ``failing``."""

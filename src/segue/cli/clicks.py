@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
 
-from segue.cli.console import Json, Separator, Set, Terminal, expand_paths, parse_seeds, read_query
+from segue.cli.console import Json, Separator, Set, Terminal, command_line, expand_paths, parse_seeds, read_query
+from segue.cli.train import with_trackers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -58,6 +59,15 @@ Memory = Annotated[
     str,
     typer.Option(
         metavar="auto|all|streamed", help="Whether Parquet files are read into memory; auto: up to 2 GiB of them are."
+    ),
+]
+ClickTrack = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--track",
+        metavar="ADDRESS",
+        help="Where the training is tracked: tensorboard, mlflow:URI, wandb:PROJECT or none. May be repeated. Short "
+        "for --set run.track=[...] [default: none]",
     ),
 ]
 Device = Annotated[str | None, typer.Option(help="Short for --set run.device=...")]
@@ -141,6 +151,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=...")] = None,
     read_test: Annotated[bool, typer.Option("--read-test", help="Also evaluate on the test part.")] = False,
+    track: ClickTrack = None,
     json: Json = False,
 ) -> None:
     """Train a model on labeled examples, and evaluate it on the validation rows.
@@ -152,11 +163,12 @@ def train(
     from segue.experiment.clicks.run_click_plan import new_click_folder, run_click_plan
 
     terminal = Terminal.from_context(context, json)
-    plan = _plan(options.task(model, data), options.overrides(seed), recipe)
+    plan = with_trackers(_plan(options.task(model, data), options.overrides(seed), recipe), track)
     folder = out or new_click_folder(plan.task.model)
     progress = not terminal.json or sys.stderr.isatty()
     try:
-        run = run_click_plan(plan, folder, read_test=read_test, progress=progress, log=terminal.log)
+        how: dict[str, Any] = {"read_test": read_test, "progress": progress, "log": terminal.log}
+        run = run_click_plan(plan, folder, command=command_line(), **how)
     except (Interrupted, KeyboardInterrupt):
         terminal.log(f"\ninterrupted; repeat the command with --out {folder} to continue")
         raise typer.Exit(130) from None

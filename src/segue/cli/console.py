@@ -98,8 +98,15 @@ class Terminal:
         """Print a rich table; in full where the output is not a terminal."""
         from rich.console import Console
 
+        Console(width=self.width, highlight=False).print(table)
+
+    @property
+    def width(self) -> int:
+        """Number of characters per line."""
+        from rich.console import Console
+
         console = Console()
-        Console(width=None if console.is_terminal else 160, highlight=False).print(table)
+        return console.width if console.is_terminal else 160
 
 
 def command_line() -> str:

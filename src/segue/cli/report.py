@@ -20,7 +20,8 @@ def report(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...|DATA", help="The name or folder of a run, or of several; or a dataset, file or folder."
+            metavar="RUN...|STUDY|DATA",
+            help="The name or folder of a run, or of several; that of a study; or a dataset, file or folder.",
         ),
     ],
     out: Annotated[
@@ -43,7 +44,7 @@ def report(
     target: Target = None,
     json: Json = False,
 ) -> None:
-    """Write a report on runs, or on data, as one HTML page that needs no network.
+    """Write a report on runs, a study or data as one HTML page that needs no network.
 
     Runs of different data or protocols are in separate parts of the page. --set changes filters and the split of DATA.
     """
@@ -52,6 +53,7 @@ def report(
     from segue.experiment.data import load_data
     from segue.experiment.paths import find_run
     from segue.experiment.reporting.report import DEFAULT_USERS, name_runs, write_data_report, write_run_report
+    from segue.studies.framework.report import is_report_of_study, write_study_report
 
     terminal = Terminal.from_context(context, json)
     layout = {"--max-users": max_users, "--columns": columns, "--separator": separator, "--target": target}
@@ -64,6 +66,10 @@ def report(
         count = DEFAULT_USERS if users is None else users
         folders = [find_run(name) for name in sources]
         found = write_run_report(folders, out, figures, metric=metric, users=count, log=terminal.log)
+    elif is_report_of_study(sources[0]):
+        if unused := [*of_data, *of_runs]:
+            raise ValueError(f"{unused[0]}: not used for a study, which has its own; leave it out")
+        found = write_study_report(sources[0], out, figures)
     elif is_saved_model(sources[0]):
         raise ValueError(f"report: '{sources[0]}' is a saved model, which has no metrics; expected runs or data")
     else:

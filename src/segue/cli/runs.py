@@ -37,7 +37,10 @@ def runs(
     if terminal.json:
         terminal.result(records)
     else:
-        terminal.table(_runs_table(records))
+        from segue.reports.tables import split_columns
+
+        for table in split_columns(_runs_table(records), terminal.width):
+            terminal.table(table)
         for record in records:
             if "error" in record:
                 terminal.log(f"broken run {record['run']}: {record['error']}")

@@ -35,7 +35,8 @@ def study(
     README.md, its figures and all measurements as study.json.
     """
     from segue.core.run import Interrupted
-    from segue.studies.framework.runner import load_study, run_study, study_names
+    from segue.studies.framework.runner import run_study
+    from segue.studies.framework.study_modules import load_study, study_names
 
     terminal = Terminal.from_context(context, json)
     if name is None:

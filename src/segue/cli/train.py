@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -15,9 +15,12 @@ from typer.core import TyperCommand
 from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, command_line, parse_pairs
 
 if TYPE_CHECKING:
+    from segue.experiment.clicks.click_plan import ClickPlan
     from segue.experiment.plan import Plan
 
-__all__ = ["MaxUsers", "Protocol", "TrainCommand", "train"]
+__all__ = ["MaxUsers", "Protocol", "TrainCommand", "train", "with_trackers"]
+
+AnyPlan = TypeVar("AnyPlan", "Plan", "ClickPlan")
 
 MaxUsers = Annotated[
     int | None, typer.Option("--max-users", metavar="N", help="Use only the first N users, to try things out.")
@@ -129,7 +132,7 @@ def train(
     else:
         plan = _new_plan({key: value for key, value in task.items() if value is not None}, overrides, recipe)
         terminal.log(f"recipe: {plan.task.recipe or 'none, defaults'}")
-    plan = _with_trackers(plan, track)
+    plan = with_trackers(plan, track)
     folder = create_run(plan, out)
     record = _run(plan, folder, terminal, profile, test)
     if terminal.json:
@@ -156,20 +159,19 @@ def _show(record: dict[str, Any], plan: Plan, terminal: Terminal) -> None:
         terminal.log(f"warning: {warning}")
 
 
-def _with_trackers(plan: Plan, track: list[str] | None) -> Plan:
+def with_trackers(plan: AnyPlan, track: list[str] | None) -> AnyPlan:
     """Return the plan with other trackers, if some are given.
 
     ``none`` alone means no tracker.
     """
     from segue.core.config import parse
-    from segue.experiment.settings import RunSettings
 
     if track is None:
         return plan
     if "none" in track and len(track) > 1:
         raise ValueError(f"--track: got none and {len(track) - 1} more, expected none alone or only addresses")
     addresses = [] if track == ["none"] else track
-    return replace(plan, run=parse(RunSettings, {**plan.run.model_dump(), "track": addresses}, "run"))
+    return replace(plan, run=parse(type(plan.run), {**plan.run.model_dump(), "track": addresses}, "run"))
 
 
 def _new_plan(task: dict[str, Any], overrides: list[str], recipe: str | None) -> Plan:

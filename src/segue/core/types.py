@@ -398,10 +398,16 @@ class Ranks:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    @property
+    @cached_property
     def rows(self) -> NDArray[np.int64]:
         """``(T,)`` query of each target."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    @cached_property
+    def best_first(self) -> NDArray[np.int64]:
+        """The targets that are candidates, by query and rank: indices of ``(T,)`` arrays."""
+        listed = np.flatnonzero(self.n_higher < self.n_candidates[self.rows])
+        return listed[np.lexsort((self.n_higher[listed], self.rows[listed]))]
 
     @cached_property
     def expected_ranks(self) -> NDArray[np.float64]:
@@ -411,14 +417,12 @@ class Ranks:
         candidates, the j-th of them gets the expected rank of the j-th of m, ``n_higher + j (n + 1) / (m + 1)``, so
         that at most k targets are within the top k.
         """
-        rows = self.rows
-        order = np.lexsort((self.n_higher, rows))
-        rows, higher = rows[order], self.n_higher[order]
+        order = self.best_first
+        rows, higher = self.rows[order], self.n_higher[order]
         first = np.ones(len(rows), np.bool_)
         first[1:] = (rows[1:] != rows[:-1]) | (higher[1:] != higher[:-1])
         sizes = np.diff(np.append(np.flatnonzero(first), len(rows)))
         nth = np.arange(len(rows)) - np.repeat(np.flatnonzero(first), sizes) + 1
-        ranks = np.empty(len(rows))
+        ranks = np.full(len(self.n_higher), np.inf)
         ranks[order] = higher + nth * (self.n_tied[order] + 2) / (np.repeat(sizes, sizes) + 1)
-        ranks[self.n_higher >= np.repeat(self.n_candidates, np.diff(self.offsets))] = np.inf
         return ranks

@@ -59,8 +59,8 @@ DEFAULT_METRICS: tuple[MetricLike, ...] = (
 )
 """The ranking metrics that are computed by default."""
 
-BLOCK_CELLS = 4_000_000
-"""Cells of the query-item table marked at once."""
+BLOCK_CELLS = 32_000_000
+"""Cells of the query-item table in memory at once: 32 MB."""
 
 
 def evaluate(
@@ -119,7 +119,7 @@ def evaluate(
             lists = replace(Lists.of(ranks.top, held_out, training), candidates=candidates, labels=labels)
             results[-1] = _add_list_metrics(results[-1], lists, ranks, listed, groups, seed)
         if sampled is not None:
-            sampled_ranks = rank_sampled(model, held_out, sampled, seed, candidates)
+            sampled_ranks = rank_sampled(model, held_out, sampled, seed, candidates, exclude_seen)
             metadata = {"sampled_candidates": sampled}
             results.append(_summarize_ranks(sampled_ranks, grouping, resolved, seed, metadata, "sampled_"))
     if isinstance(model, Predictor) and model.predicts_ratings and (not metrics or _has_values(held_out)):
@@ -281,11 +281,14 @@ def _summarize_ranks(
         return {f"{prefix}{metric.name}": metric(some) for metric in metrics}
 
     values = compute(ranks)
-    distinct = replace(held_out, targets=deduplicate(held_out.targets))
+    targets = deduplicate(held_out.targets)
+    distinct = held_out if targets is held_out.targets else replace(held_out, targets=targets)
     warmth = group_values(grouping.warmth, distinct, lambda keep: compute(select_targets(ranks, keep)))
-    counts = _count_queries(ranks, held_out)
+    counts = _count_queries(ranks, held_out, targets)
+    has_target, sizes = np.diff(ranks.offsets) > 0, {}
     by_group = {}
     for group, mask in _masks(groups).items():
+        sizes[group] = int(np.count_nonzero(mask & has_target))
         part = {name: column[mask] for name, column in values.items()}
         by_group[group] = estimate_values(
             {name: column for name, column in part.items() if not np.isnan(column).all()}, seed
@@ -296,7 +299,7 @@ def _summarize_ranks(
         {**metadata, **counts, "seed": seed},
         ranks.top,
         by_group,
-        _sizes(groups),
+        sizes,
         warmth,
     )
 
@@ -397,8 +400,8 @@ def _natural_order(label: str) -> tuple[float, str]:
     return (float(number[0]) if number else np.inf, label)
 
 
-def _count_queries(ranks: Ranks, held_out: HeldOut) -> dict[str, Any]:
-    queries, targets = held_out.queries, deduplicate(held_out.targets)
+def _count_queries(ranks: Ranks, held_out: HeldOut, targets: Events) -> dict[str, Any]:
+    queries = held_out.queries
     return {
         "queries": len(ranks),
         "queries_without_target": int((np.diff(ranks.offsets) == 0).sum()),
@@ -415,14 +418,18 @@ def _count_queries(ranks: Ranks, held_out: HeldOut) -> dict[str, Any]:
 def _count_in_history(history: Events, targets: Events) -> int:
     """Count the targets that are in their query's history.
 
-    A table of queries and items is marked, block by block.
+    A table of queries and items is marked and cleared again, block by block: only the cells of events are touched.
     """
+    if history.size == 0:
+        return 0
     width = 1 + max(int(history.items.max(initial=0)), int(targets.items.max(initial=0)))
     step = max(1, BLOCK_CELLS // width)
+    is_seen = np.zeros(step * width, np.bool_)
     found = 0
     for start in range(0, len(targets), step):
         before, truth = history.rows_between(start, start + step), targets.rows_between(start, start + step)
-        is_seen = np.zeros((len(before), width), np.bool_)
-        is_seen[before.rows, before.items] = True
-        found += int(is_seen[truth.rows, truth.items].sum())
+        cells = before.rows * width + before.items
+        is_seen[cells] = True
+        found += int(np.count_nonzero(is_seen[truth.rows * width + truth.items]))
+        is_seen[cells] = False
     return found

@@ -18,7 +18,7 @@ from segue.evaluation.warmth import WarmthGroup, merge_groups
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["EvaluationResult", "merge_results"]
+__all__ = ["EvaluationResult", "merge_results", "ranked_queries"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,7 +99,7 @@ class EvaluationResult:
         """
         import polars as pl
 
-        n = int(self.metadata["queries"])
+        n = ranked_queries(self.metadata)
         rows: list[tuple[Any, ...]] = [(None, name, *_numbers(found), n) for name, found in self.estimates.items()]
         for group, estimates in self.group_estimates.items():
             size = self.group_sizes[group]
@@ -128,7 +128,7 @@ class EvaluationResult:
 
     def _summary(self) -> str:
         """Describe the protocol in one line."""
-        parts = [f"{self.metadata['queries']:,} queries"]
+        parts = [f"{ranked_queries(self.metadata):,} queries"]
         if self.metadata.get("protocol") is not None:
             parts.append(f"protocol {self.metadata['protocol']}")
         if "items" in self.metadata:
@@ -156,6 +156,11 @@ def merge_results(results: Sequence[EvaluationResult]) -> EvaluationResult:
             merge_groups(first.warmth, other.warmth),
         )
     return first
+
+
+def ranked_queries(metadata: Mapping[str, Any]) -> int:
+    """Return the number of queries with a target that is ranked."""
+    return int(metadata["queries"]) - int(metadata.get("queries_without_target", 0))
 
 
 def _format_candidates(metadata: Mapping[str, Any]) -> str:

@@ -323,7 +323,9 @@ def _count_relevant(ranks: Ranks) -> NDArray[np.int64]:
 def _count_found(ranks: Ranks, k: int) -> Values:
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    return np.bincount(ranks.rows[ranks.expected_ranks <= k], minlength=len(ranks)).astype(np.float64)
+    order = ranks.best_first
+    found = order[ranks.expected_ranks[order] <= k]
+    return np.bincount(ranks.rows[found], minlength=len(ranks)).astype(np.float64)
 
 
 def _found_in_order(ranks: Ranks, k: int) -> tuple[NDArray[np.int64], Values, NDArray[np.int64]]:
@@ -333,11 +335,12 @@ def _found_in_order(ranks: Ranks, k: int) -> tuple[NDArray[np.int64], Values, ND
     """
     if k < 1:
         raise ValueError(f"k: got {k}, expected at least 1")
-    found = np.flatnonzero(ranks.expected_ranks <= k)
-    rows, found_ranks = ranks.rows[found], ranks.expected_ranks[found]
-    order = np.lexsort((found_ranks, rows))
-    rows, found_ranks = rows[order], found_ranks[order]
-    return rows, found_ranks, np.arange(len(rows)) - np.searchsorted(rows, rows) + 1
+    order = ranks.best_first
+    found = order[ranks.expected_ranks[order] <= k]
+    rows = ranks.rows[found]
+    n_found = np.bincount(rows, minlength=len(ranks))
+    n_before = np.cumsum(n_found) - n_found  # found by the queries before
+    return rows, ranks.expected_ranks[found], np.arange(len(rows)) - n_before[rows] + 1
 
 
 def _mask_empty(ranks: Ranks, values: Values) -> Values:

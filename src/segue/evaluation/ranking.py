@@ -9,11 +9,10 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 from annotated_types import Ge
-from numpy.typing import NDArray
 
 from segue.core.model import Recommender
-from segue.core.recommend import exclude, score_blocks, top_k
-from segue.core.types import Events, HeldOut, Mask, Ranks, Recommendations, Scores
+from segue.core.recommend import exclude, score_blocks
+from segue.core.types import Codes, Events, HeldOut, Mask, Ranks, Recommendations
 
 __all__ = [
     "ExcludeSeen",
@@ -28,8 +27,8 @@ __all__ = [
 ExcludeSeen: TypeAlias = bool | Annotated[int, Ge(2)]
 """Whether items of the history are removed from the ranking, or the number of its newest events whose items are."""
 
-MIN_TARGETS_TO_SORT = 4
-"""Targets per query from which sorting the scores once is cheaper than counting for each target."""
+BLOCK_CELLS = 2_000_000
+"""Places of lists compared with targets at once."""
 
 
 def rank(
@@ -49,6 +48,8 @@ def rank(
     Raises:
         ValueError: a target outside the catalog, or scores that are not finite.
     """
+    from segue.evaluation.compiled.rank_counts import best_items, count_removed, count_scores  # compiles
+
     n_items = model.schema.n_items
     targets = deduplicate(held_out.targets)
     if targets.size and not 0 <= targets.items.min() <= targets.items.max() < n_items:
@@ -70,11 +71,11 @@ def rank(
         if len(removed_items):
             scores_RI[:, removed_items] = -np.inf
         if exclude_seen or len(removed_items):
-            eligible[start:stop] -= np.count_nonzero(scores_RI == -np.inf, axis=1)
+            eligible[start:stop] -= count_removed(scores_RI)
         values_T = scores_RI[truth.rows, truth.items]
-        greater[entries], equal[entries] = _count(scores_RI, truth.offsets, values_T)
+        greater[entries], equal[entries] = count_scores(scores_RI, truth.offsets, values_T)
         if k > 0:
-            tops.append(top_k(scores_RI, k))
+            tops.append(best_items(scores_RI, k))
         removed = targets.offsets[start] + np.flatnonzero(values_T == -np.inf)
         greater[removed] = eligible[start + truth.rows[removed - targets.offsets[start]]]
         equal[removed] = 0
@@ -119,76 +120,45 @@ def rank_lists(recommendations: Recommendations, targets: Events) -> Ranks:
         raise ValueError(f"got {n} lists for {len(targets)} queries, expected one list per query")
     targets = deduplicate(targets)
     lengths = np.asarray(recommendations.lengths, np.int64)
-    used = np.arange(k) < lengths[:, None]
-    rows, positions = np.nonzero(used)
-    items = recommendations.items[used].astype(np.int64)
-    width = 1 + max(items.max(initial=0), targets.items.max(initial=0))
-    keys, order = np.unique(rows * width + items, return_index=True)
-    if len(keys) < len(items):
-        twice = np.setdiff1d(np.arange(len(items)), order)[0]
-        raise ValueError(
-            f"list {rows[twice]}: item {items[twice]} appears twice, again at rank {positions[twice] + 1}; "
-            "expected distinct items"
-        )
-    wanted = targets.rows * width + targets.items
-    at = np.searchsorted(keys, wanted)
-    found = np.append(keys, -1)[at] == wanted
-    greater = lengths[targets.rows]
-    greater[found] = positions[order[at[found]]]
+    # the place of an item after the end of a list gets a negative code of its own, which is no item
+    positions = np.arange(k, dtype=np.int32)
+    items_Nk = np.where(positions < lengths[:, None], recommendations.items, -1 - positions)
+    _check_distinct(items_Nk)
+    rows_T = targets.rows
+    greater = lengths[rows_T]
+    step = max(1, BLOCK_CELLS // max(1, k))
+    for start in range(0, targets.size, step):
+        part = slice(start, start + step)
+        cells = np.flatnonzero(items_Nk[rows_T[part]] == targets.items[part, None])
+        greater[start + cells // k] = cells % k
     return Ranks(targets.offsets, greater, np.zeros_like(greater), lengths, recommendations)
+
+
+def _check_distinct(items_Nk: Codes) -> None:
+    """Raise an error if an item is twice in a list."""
+    sorted_Nk = np.sort(items_Nk, axis=1)
+    is_wrong = (sorted_Nk[:, 1:] == sorted_Nk[:, :-1]).any(axis=1)
+    if not is_wrong.any():
+        return
+    row = int(np.argmax(is_wrong))
+    first = np.unique(items_Nk[row], return_index=True)[1]
+    position = int(np.setdiff1d(np.arange(items_Nk.shape[1]), first)[0])
+    raise ValueError(
+        f"list {row}: item {items_Nk[row, position]} appears twice, again at rank {position + 1}; expected distinct "
+        "items"
+    )
 
 
 def deduplicate(targets: Events) -> Events:
     """Keep the first occurrence of each item within its row."""
     width = 1 + int(targets.items.max(initial=0))
-    first = np.unique(targets.rows * width + targets.items, return_index=True)[1]
-    if len(first) == targets.size:
+    keys = targets.rows * width + targets.items
+    if (keys[1:] > keys[:-1]).all():
         return targets
+    sorted_keys = np.sort(keys)
+    if (sorted_keys[1:] > sorted_keys[:-1]).all():
+        return targets
+    first = np.unique(keys, return_index=True)[1]
     keep = np.zeros(targets.size, np.bool_)
     keep[first] = True
     return targets.where(keep)
-
-
-def _count(
-    scores_RI: Scores, offsets: NDArray[np.int64], values_T: Scores
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count the scores above each target's score, and those equal to it.
-
-    The target itself is not counted.
-    """
-    lengths = np.diff(offsets)
-    most = int(lengths.max(initial=0))
-    if most >= MIN_TARGETS_TO_SORT:
-        return _count_sorted(scores_RI, np.repeat(np.arange(len(lengths)), lengths), values_T)
-    greater = np.zeros(len(values_T), np.int64)
-    equal = np.zeros(len(values_T), np.int64)
-    for nth in range(most):
-        rows = np.flatnonzero(lengths > nth)
-        entries = offsets[rows] + nth
-        scores = scores_RI if len(rows) == len(lengths) else scores_RI[rows]
-        value = values_T[entries, None]
-        greater[entries] = np.count_nonzero(scores > value, axis=1)
-        equal[entries] = np.count_nonzero(scores == value, axis=1) - 1
-    return greater, equal
-
-
-def _count_sorted(
-    scores_RI: Scores, rows: NDArray[np.int64], values_T: Scores
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Count as :func:`_count` does, by sorting each row once.
-
-    A binary search finds all targets at once.
-    """
-    sorted_RI = np.sort(scores_RI, axis=1)
-    n_items = sorted_RI.shape[1]
-    n_lower, n_not_higher = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-    step = 1 << (n_items.bit_length() - 1)
-    while step:
-        # both counts grow by `step` where the score just before them is still small enough
-        for count, is_small in ((n_lower, np.less), (n_not_higher, np.less_equal)):
-            ahead = np.minimum(count + step, n_items)
-            count[:] = np.where(
-                (count + step <= n_items) & is_small(sorted_RI[rows, ahead - 1], values_T), count + step, count
-            )
-        step >>= 1
-    return n_items - n_not_higher, n_not_higher - n_lower - 1

@@ -4,7 +4,9 @@ Such rankings are cheap and common in older papers, but their metrics are on ano
 
 Metrics of such a ranking are named ``sampled_...``: they differ from the metrics over the whole catalog, are not
 consistent with them, and may even order models differently (Krichene and Rendle 2020, doi:10.1145/3394486.3403226). The
-protocol of neural collaborative filtering (He et al. 2017, arXiv:1708.05031) ranks the target among 99 other items.
+protocol of neural collaborative filtering (He et al. 2017, arXiv:1708.05031) ranks the target among 99 items that the
+user has not interacted with. In its data each pair of user and item occurs once, so that a target is never in the
+history; where it is, it is treated as in the ranking of the whole catalog.
 
 Shapes: N queries, I items, R queries of one block, S sampled items.
 """
@@ -12,33 +14,37 @@ Shapes: N queries, I items, R queries of one block, S sampled items.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from segue.core.model import Recommender
-from segue.core.types import Codes, HeldOut, Mask, Ranks, Recommendations
-from segue.evaluation.ranking import deduplicate
+from segue.core.types import Codes, Events, HeldOut, Mask, Ranks, Recommendations
+from segue.evaluation.ranking import ExcludeSeen, deduplicate, removed_events
 
-__all__ = ["rank_sampled", "sample_candidates"]
+__all__ = ["check_sampling", "rank_sampled", "sample_candidates"]
 
 BLOCK_KEYS = 8_000_000
 """Random keys drawn at once."""
 
 
 def rank_sampled(
-    model: Recommender, held_out: HeldOut, negatives: int, seed: int = 0, candidates: Mask | None = None
+    model: Recommender,
+    held_out: HeldOut,
+    negatives: int,
+    seed: int = 0,
+    candidates: Mask | None = None,
+    exclude_seen: ExcludeSeen = True,
 ) -> Ranks:
     """Rank the only target of each query among ``negatives`` sampled items.
 
-    As in the ranking of the whole catalog, items that the model cannot score are ranked last. With ``candidates``
-    ``(n_items,)`` only these items are sampled.
+    As in the ranking of the whole catalog, items that the model cannot score are ranked last, and a target that
+    ``exclude_seen`` removes cannot be found: all sampled items count as higher. With ``candidates`` ``(n_items,)`` only
+    these items are sampled.
 
     Raises:
         ValueError: a query with several targets, too small a catalog, or scores that are not finite.
     """
     targets = deduplicate(held_out.targets)
     with_target = np.flatnonzero(targets.lengths)
-    if targets.lengths.max(initial=0) > 1:
-        row = int(np.argmax(targets.lengths))
-        raise ValueError(f"sampled ranking: query {row} has {targets.lengths[row]} targets, expected at most one")
     sampled_NS = sample_candidates(held_out, model.schema.n_items, negatives, seed, candidates)
     scores_NS = np.zeros((len(held_out), negatives + 1), np.float32)
     step = max(1, BLOCK_KEYS // model.schema.n_items)
@@ -52,6 +58,11 @@ def rank_sampled(
     greater = np.count_nonzero(scores_NS[with_target, 1:] > true_N1, axis=1)
     equal = np.count_nonzero(scores_NS[with_target, 1:] == true_N1, axis=1)
     eligible = np.full(len(held_out), negatives + 1)
+    if exclude_seen:
+        seen = removed_events(held_out.queries.history, exclude_seen)
+        is_removed = np.isin(_pairs(targets, model.schema.n_items), _pairs(seen, model.schema.n_items))
+        greater[is_removed], equal[is_removed] = negatives, 0
+        eligible[targets.rows[is_removed]] -= 1
     return Ranks(targets.offsets, greater, equal, eligible, Recommendations.concat([], 1))
 
 
@@ -65,8 +76,9 @@ def sample_candidates(
     A query without a target has item 0 in its place. The same seed draws the same items for every model.
 
     Raises:
-        ValueError: fewer than ``negatives`` items are left for a user.
+        ValueError: see :func:`check_sampling`.
     """
+    check_sampling(held_out, n_items, negatives, candidates)
     targets, history = deduplicate(held_out.targets), held_out.queries.history
     rng = np.random.default_rng(seed)
     sampled_NS = np.zeros((len(held_out), 1 + negatives), np.int32)
@@ -79,11 +91,39 @@ def sample_candidates(
         keys_RI[true.rows, true.items] = 2.0
         if candidates is not None:
             keys_RI[:, ~candidates] = 2.0
-        left_R = np.count_nonzero(keys_RI < 2.0, axis=1)
-        if negatives >= n_items or left_R.min(initial=n_items) < negatives:
-            row = start + int(np.argmin(left_R))
-            raise ValueError(
-                f"sampled ranking: query {row} has {left_R.min()} unseen items, expected at least {negatives} to sample"
-            )
         sampled_NS[start : start + len(seen), 1:] = np.argpartition(keys_RI, negatives, axis=1)[:, :negatives]
     return sampled_NS
+
+
+def check_sampling(held_out: HeldOut, n_items: int, negatives: int | None, candidates: Mask | None = None) -> None:
+    """Check that targets can be ranked among ``negatives`` sampled items.
+
+    ``None``: nothing is sampled, and nothing is checked.
+
+    Raises:
+        ValueError: a query has several targets, or some users have too few unseen items.
+    """
+    if negatives is None:
+        return
+    if negatives >= n_items:
+        raise ValueError(f"sampled: got {negatives:,}, expected fewer than the {n_items:,} items of the catalog")
+    is_candidate = np.ones(n_items, np.bool_) if candidates is None else candidates
+    seen, targets = (part.where(is_candidate[part.items]) for part in (held_out.queries.history, held_out.targets))
+    lengths = deduplicate(targets).lengths
+    if lengths.max(initial=0) > 1:
+        row = int(np.argmax(lengths))
+        raise ValueError(f"sampled: query {row} has {lengths[row]} targets, expected at most one")
+    distinct = np.unique(np.concatenate([_pairs(part, n_items) for part in (seen, targets)]))
+    n_candidates = int(is_candidate.sum())
+    left_N = n_candidates - np.bincount(distinct // n_items, minlength=len(held_out))
+    if short := int(np.count_nonzero(left_N < negatives)):
+        raise ValueError(
+            f"sampled: the users of {short:,} of {len(held_out):,} queries have fewer than {negatives:,} unseen items "
+            f"among {n_candidates:,}; the fewest are {left_N.min():,}, of query {np.argmin(left_N)}; expected at least "
+            f"{negatives:,} to sample; rank the whole catalog (protocol=full), or sample fewer (evaluation.sampled)"
+        )
+
+
+def _pairs(events: Events, n_items: int) -> NDArray[np.int64]:
+    """Return one number for each pair of query and item."""
+    return events.rows * n_items + events.items

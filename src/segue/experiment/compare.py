@@ -25,6 +25,7 @@ from segue.evaluation.bootstrap import Estimate, estimate_values
 from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.metrics import MetricLike, resolve_metrics
 from segue.evaluation.ranking import ExcludeSeen
+from segue.evaluation.sampled import check_sampling
 from segue.evaluation.significance import Correction, PairedTest, StatTest, paired_tests_table
 from segue.evaluation.warmth import ItemSelection, WarmthGroup
 from segue.experiment.arguments import check_device, check_seeds, take_data_settings, unused_by_model
@@ -251,6 +252,7 @@ def compare(
     _check_entries(entries, baseline)
     parts = split_data(data, add_protocol_split(protocol, data, data_settings))
     check_list_inputs(requested.metrics, requested.ks, parts.test, parts.train)
+    check_sampling(parts.test, parts.train.n_items, requested.sampled)
     jobs = _prepare_untrained(entries, parts.train.name, requested.exclude_seen, recipe)
     training = {"device": device, "recipe": recipe}
     results, trained, times = _train_and_evaluate(entries, parts, seeds, requested, thresholds, training, log)

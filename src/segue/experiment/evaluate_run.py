@@ -42,7 +42,14 @@ from segue.experiment.paths import bundle_folder, runs_folder
 from segue.experiment.plan import Plan, make_plan, read_none, resolve_overrides
 from segue.experiment.protocols.arguments import RankingArguments
 from segue.experiment.protocols.presets import PROTOCOLS, check_protocol
-from segue.experiment.quality import cold_item_note, explain_result, is_rating_model, rating_note, warn_if_trained_on
+from segue.experiment.quality import (
+    cold_item_note,
+    describe_data_warnings,
+    explain_result,
+    is_rating_model,
+    rating_note,
+    warn_if_trained_on,
+)
 from segue.experiment.records.held_out_readings import (
     describe_reading,
     format_readings,
@@ -206,7 +213,8 @@ def evaluate_run(
 ) -> RunEvaluation:
     """Evaluate the model of a run on the run's own split.
 
-    The run stays unchanged, except that a reading of the test part is recorded in it.
+    The run stays unchanged, except that a reading of the test part is recorded in it. The warnings of its training are
+    repeated if the same is ranked.
 
     Args:
         part: ``test`` or ``valid``.
@@ -217,13 +225,15 @@ def evaluate_run(
     if part not in ("test", "valid"):
         raise ValueError(f"part: got '{part}', expected test or valid")
     overrides = list(overrides)
-    plan = _change_evaluation(read_run_plan(run), overrides)
+    before = read_run_plan(run)
+    plan = _change_evaluation(before, overrides)
     validate_metrics(plan)
     trained = bundle.load(bundle_folder(run))
     if _names_metrics(overrides):
         check_errors(plan, trained.model)
     parts = split(load_run_data(run), plan.split)
-    warnings = read_json(run / METRICS)["warnings"]
+    is_same = _ranking_settings(plan) == _ranking_settings(before)
+    warnings = read_json(run / METRICS)["warnings"] if is_same else describe_data_warnings(plan, parts)
     found = _evaluate_part(run.name, trained, parts, part, plan, by, warnings)
     if _names_metrics(overrides):
         check_errors(plan, trained.model, found.result)
@@ -250,6 +260,12 @@ def _change_evaluation(plan: Plan, overrides: Iterable[str]) -> Plan:
     if errors := check_protocol(settings, plan.split, origin):
         raise ValueError("\n".join(errors))
     return replace(plan, evaluation=settings)
+
+
+def _ranking_settings(plan: Plan) -> tuple[Any, ...]:
+    """Return the evaluation settings on which the warnings of a training depend."""
+    settings = plan.evaluation
+    return settings.protocol, settings.exclude_seen, settings.items, settings.sampled
 
 
 def audit_run(run: Path) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from segue.core.messages import QualityWarning, warn
 from segue.core.model import LOWER_IS_BETTER, Model, Predictor, Recommender
 from segue.core.registry import exported_functions, model_class
 from segue.core.run import Run
-from segue.core.types import Dataset, HeldOut, Split
+from segue.core.types import Dataset, HeldOut, Mask, Split
 from segue.evaluation import rating_metrics
 from segue.evaluation.evaluate import EvaluationResult
 from segue.evaluation.leakage import count_trained_targets
 from segue.evaluation.metrics import MetricLike
 from segue.evaluation.ranking import ExcludeSeen, excludes_all_seen
+from segue.evaluation.sampled import check_sampling
 from segue.evaluation.simple_baselines import (
     RATING_MEANS,
     BaselineComparison,
@@ -37,8 +38,10 @@ __all__ = [
     "Quality",
     "baseline_keys",
     "check_parts",
+    "check_sampled_ranking",
     "cold_item_note",
     "count_parts",
+    "describe_data_warnings",
     "explain_repeats",
     "explain_result",
     "is_rating_model",
@@ -249,6 +252,13 @@ def warn_of_repeats(trained: TrainedModel) -> None:
         )
 
 
+def describe_data_warnings(plan: Plan, parts: Split) -> list[str]:
+    """Return the warnings that concern the data of a run, not its model."""
+    count = plan.task.max_users
+    limited = [] if count is None else [f"limited to the first {count} users: not a result"]
+    return list(dict.fromkeys([*parts.metadata.get("warnings", []), *limited]))
+
+
 def count_parts(parts: Split) -> str:
     """Count the training events and the queries of each part, in one line."""
     trained = np.flatnonzero(parts.train.histories.lengths)
@@ -287,6 +297,17 @@ def check_parts(parts: Split, names: tuple[str, ...] = ("valid", "test")) -> Non
             empty.append(f"split: the {name} part has no query: {_explain_empty(parts, name, settings)}")
     if empty:
         raise ValueError("\n".join(empty))
+
+
+def check_sampled_ranking(parts: Split, sampled: int | None, candidates: Mask | None = None) -> None:
+    """Check before training that targets can be ranked among sampled items.
+
+    Args:
+        sampled: the setting ``evaluation.sampled``; ``None``: nothing is sampled.
+        candidates: see :func:`segue.evaluation.sampled.check_sampling`; likewise for the errors.
+    """
+    for held_out in (parts.valid, parts.test):
+        check_sampling(held_out, parts.train.n_items, sampled, candidates)
 
 
 def _explain_empty(parts: Split, name: str, settings: dict[str, Any]) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 from segue.core import bundle
 from segue.core.files import write_json, write_text
 from segue.core.messages import hide_passwords
-from segue.core.model import Model, Predictor
+from segue.core.model import LOWER_IS_BETTER, Model, Predictor
 from segue.core.run import Interrupted, Run, Tracker
 from segue.core.types import Dataset, HeldOut, Queries, Split
 from segue.data.splits import split
+from segue.evaluation.beyond_accuracy.list_metrics import metric_names
 from segue.evaluation.beyond_accuracy.training_data import TrainingData
 from segue.evaluation.evaluate import EvaluationResult, make_validator
 from segue.evaluation.leakage import check_leakage
@@ -34,11 +35,14 @@ from segue.experiment.evaluate_run import (
     warmth_values,
 )
 from segue.experiment.plan import Plan
+from segue.experiment.protocols.presets import PROTOCOLS
 from segue.experiment.quality import (
     Quality,
     check_parts,
+    check_sampled_ranking,
     cold_item_note,
     count_parts,
+    describe_data_warnings,
     explain_result,
     judge_model,
     training_repeat_share,
@@ -55,16 +59,13 @@ from segue.experiment.run_history import mark_best
 from segue.training.monitor import Monitor
 from segue.training.trackers.addresses import AUTO
 from segue.training.trackers.client import PredictionRows, RunDescription, RunResults
-from segue.training.trackers.tracking import Tracking, open_clients
+from segue.training.trackers.tracking import Tracking, model_files, open_clients
 from segue.training.train import train
 from segue.version import __version__
 
 __all__ = ["run_plan"]
 
 Log = Callable[[str], None]
-
-MAX_TRACKED_BUNDLE = 64 * 2**20
-"""A larger model, in bytes, is not sent to trackers."""
 
 TRACKED_FILES = ("settings.toml", "metrics.json", "card.md", "history.jsonl", "train.log", PREDICTIONS)
 """Files of a run that are sent to trackers, apart from the model and figures."""
@@ -190,12 +191,14 @@ def _check_evaluation(plan: Plan, parts: Split, read_test: bool) -> TrainingData
 
     Raises:
         ValueError: no test query is held out for ``read_test``, no target of a part that is evaluated is among the
-            items that are ranked, or the data lacks what a metric needs.
+            items that are ranked, a user has too few items to sample from, or the data lacks what a metric needs.
     """
     if read_test and not len(parts.test):
         raise ValueError(f"test: split.strategy={plan.split.strategy} holds no test query out; train without --test")
     training = TrainingData.of(parts.train)
     candidates = Warmth(training.item_events, plan.evaluation.thresholds).candidates(plan.evaluation.items)
+    if validate_metrics(plan):
+        check_sampled_ranking(parts, plan.evaluation.sampled, candidates)
     for held_out in [parts.valid, *([parts.test] if read_test else [])]:
         if len(held_out):
             select_candidates(held_out, candidates, plan.evaluation.items)
@@ -204,18 +207,33 @@ def _check_evaluation(plan: Plan, parts: Split, read_test: bool) -> TrainingData
 
 
 def _judge_plan(plan: Plan, model: Model, parts: Split) -> Quality:
-    """Compare the model of a plan with the strongest simple baseline on validation."""
+    """Compare the model of a plan with the strongest simple baseline on validation.
+
+    They are compared by the metric of the protocol, if it has one, as in a comparison of models.
+    """
     return judge_model(
         plan.task.model,
         model,
         parts.train,
         parts.valid,
-        plan.metric,
+        _baseline_metric(plan),
         exclude_seen=plan.evaluation.exclude_seen,
         baseline=plan.evaluation.baseline,
         seed=plan.run.seed,
         is_ranked=bool(validate_metrics(plan)),
     )
+
+
+def _baseline_metric(plan: Plan) -> str:
+    """Return the metric by which a model is compared with simple baselines.
+
+    It is the one by which the protocol orders models, where it is computed, else the validation metric.
+    """
+    protocol = PROTOCOLS.get(str(plan.evaluation.protocol))
+    if protocol is None or protocol.headline is None or plan.metric in LOWER_IS_BETTER:
+        return plan.metric
+    metric = protocol.headline.removeprefix("sampled_")
+    return metric if metric in metric_names(validate_metrics(plan), plan.evaluation.ks) else plan.metric
 
 
 def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
@@ -229,7 +247,7 @@ def _describe_run(plan: Plan, data: Dataset, parts: Split, folder: Path) -> dict
         "device": device_of_model(plan.task.model, plan.run.device)[0],
         "segue": __version__,
         "recipe": plan.task.recipe,
-        "warnings": list(dict.fromkeys([*parts.metadata.get("warnings", []), *_warnings(plan)])),
+        "warnings": describe_data_warnings(plan, parts),
         "counts": {
             "users": data.n_users,
             "items": data.n_items,
@@ -291,11 +309,6 @@ def _seconds(timer: StageTimer, run: Run) -> dict[str, float]:
     logged = sum(line.get("seconds", 0.0) + line.get("validation_seconds", 0.0) for line in run.history())
     seconds = {**timer.seconds, "train": max(logged, timer.seconds["train"])}
     return {name: round(value, 3) for name, value in seconds.items()}
-
-
-def _warnings(plan: Plan) -> list[str]:
-    count = plan.task.max_users
-    return [] if count is None else [f"limited to the first {count} users: not a result"]
 
 
 def _epoch_logs(plan: Plan, log: RunLog, progress: bool) -> tuple[Tracker, ...]:
@@ -375,9 +388,7 @@ def _tracked_results(
             metrics[f"final/monitor/{name}"] = float(value)
     files = {name: folder / name for name in TRACKED_FILES if (folder / name).exists()}
     files |= {path.relative_to(folder).as_posix(): path for path in sorted((folder / "figures").glob("*"))}
-    model = [path for path in sorted((folder / "bundle").rglob("*")) if path.is_file()]
-    if sum(path.stat().st_size for path in model) <= MAX_TRACKED_BUNDLE:
-        files |= {path.relative_to(folder).as_posix(): path for path in model}
+    files |= model_files(folder, "bundle")
     return RunResults(metrics, (folder / "card.md").read_text(encoding="utf-8"), figures, files, predictions)
 
 

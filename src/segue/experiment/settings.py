@@ -25,6 +25,7 @@ __all__ = [
     "ProtocolName",
     "RunSettings",
     "TaskSettings",
+    "TrackerText",
     "setting_groups",
     "unused_settings",
     "unused_training",
@@ -85,7 +86,8 @@ class EvaluationSettings(Settings):
     """Names of metrics, also of those beyond accuracy such as ``novelty`` or ``diversity:genres``. ``rmse`` and ``mae``
     are added where the model predicts ratings; if only these are named, nothing is ranked."""
     sampled: Annotated[int, Ge(1)] | None = None
-    """Also rank each target among this many randomly sampled items, as older papers do."""
+    """Also rank each target among this many randomly sampled items that the user has not interacted with, as older
+    papers do. It is an error if a user has fewer of them."""
     exclude_seen: StrictBool | Annotated[int, Ge(2)] = True
     """Remove the items of a user's history from the ranking; a number: only those of so many newest events. Set to
     false where users return to items."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from segue.core.files import write_text
 from segue.core.model import is_lower_better
+from segue.evaluation.evaluation_result import ranked_queries
 from segue.evaluation.ranking import describe_seen
 from segue.reports.paired_tests import (
     describe_correction,
@@ -152,9 +153,10 @@ def protocol_facts(record: Record, tests: str) -> list[tuple[str, str]]:
         among, number = protocol.get("candidates", "whole catalog"), format_count(protocol.get("items", 0))
         whole = f"the whole catalog of {number} items"
         candidates = "lists" if not is_catalog else whole if among == "whole catalog" else f"the {number} {among}"
+        queries = format_count(ranked_queries(protocol))
         in_history = f"{protocol.get('share_of_targets_in_history', 0.0):.1%}"
         lines += [
-            ("Queries", f"{format_count(protocol['queries'])} with {format_count(protocol['targets'])} true items"),
+            ("Queries", f"{queries} with {format_count(protocol['targets'])} true items"),
             ("Candidates", candidates),
             ("Seen items", describe_seen(protocol.get("exclude_seen", True))),
             ("True items already in the history", in_history),

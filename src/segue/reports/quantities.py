@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "format_amount",
     "format_bytes",
     "format_count",
     "format_duration",
@@ -84,6 +85,12 @@ def format_p_value(value: float) -> str:
 def format_count(value: int) -> str:
     """Format as ``1,000,209``."""
     return f"{value:,}"
+
+
+def format_amount(count: float, noun: str, plural: str | None = None) -> str:
+    """Format as ``1 user``, ``2,000 users`` or ``2.5 events``."""
+    number = format_count(count) if isinstance(count, int) else f"{count:,.4g}"
+    return f"{number} {noun if count == 1 else plural or f'{noun}s'}"
 
 
 def format_duration(seconds: float) -> str:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from segue.core.model import is_lower_better
+from segue.evaluation.evaluation_result import ranked_queries
 from segue.reports.quantities import (
+    format_amount,
     format_bytes,
     format_count,
     format_duration,
@@ -40,9 +42,13 @@ __all__ = [
     "main_metrics",
     "metrics_table",
     "overlap_table",
+    "split_columns",
 ]
 
 Record = Mapping[str, Any]
+
+GAP = 3
+"""Characters between two columns."""
 
 MAX_COLUMNS = 5
 """Metrics in one table of groups; more are shown in further tables."""
@@ -80,6 +86,30 @@ class Table:
         return Group(Text(self.title, "bold"), table)
 
 
+def split_columns(table: Table, width: int) -> list[Table]:
+    """Split a table that is wider than ``width`` characters.
+
+    Each part has the first column. A column is not wrapped unless it does not fit beside the first one.
+    """
+    sizes = [max(map(len, column)) for column in zip(table.columns, *table.rows, strict=True)]
+    parts: list[list[int]] = [[]]
+    for number, size in enumerate(sizes[1:], 1):
+        used = 2 + sizes[0] + sum(GAP + sizes[other] for other in parts[-1])
+        if parts[-1] and used + GAP + size > width:
+            parts.append([])
+        parts[-1].append(number)
+    if len(parts) == 1:
+        return [table]
+    found = []
+    for part, columns in enumerate(parts, 1):
+        rows = tuple((row[0], *(row[number] for number in columns)) for row in table.rows)
+        first_numeric = 1 + sum(number < table.first_numeric for number in columns)
+        names = (table.columns[0], *(table.columns[number] for number in columns))
+        title = table.title if part == 1 else f"{table.title.partition(',')[0]} ({part} of {len(parts)})"
+        found.append(Table(title, names, rows, first_numeric, table.highlighted))
+    return found
+
+
 def metrics_table(record: Record) -> Table:
     """Show every metric of one run with its interval.
 
@@ -103,7 +133,7 @@ def metrics_table(record: Record) -> Table:
             row += [format_mean(baseline[name]), format_span(baseline["intervals"][name])] if is_known else ["", ""]
         rows.append(tuple(row))
     protocol = record["protocol"]
-    queries = f", {format_count(protocol['queries'])} queries" if "queries" in protocol else ""
+    queries = f", {format_amount(ranked_queries(protocol), 'query', 'queries')}" if "queries" in protocol else ""
     candidates = f", {protocol['candidates']}" if "candidates" in protocol else ""
     name = f", protocol {protocol['protocol']}" if "protocol" in protocol else ""
     shown = "validation" if part == "valid" else part
@@ -195,9 +225,9 @@ def comparison_table(result: Record) -> Table:
         means = (format_mean(baseline[name]) if name in baseline else "" for name in names)
         interval = format_interval(baseline["intervals"][result["metric"]])
         rows.append((f"{baseline['model']} (simple baseline)", *means, interval, "", "", ""))
-    queries = format_count(records[0]["protocol"]["queries"])
+    queries = format_amount(ranked_queries(records[0]["protocol"]), "test query", "test queries")
     seeds = records[0].get("seeds")
-    title = f"{result['data']}: {queries} test queries" + (f", mean of {len(seeds)} seeds" if seeds else "")
+    title = f"{result['data']}: {queries}" + (f", mean of {len(seeds)} seeds" if seeds else "")
     among = records[0]["protocol"].get("candidates", "whole catalog")
     title += "" if among == "whole catalog" else f", {among} only"
     name = records[0]["protocol"].get("protocol")
@@ -217,7 +247,8 @@ def baselines_table(result: Record) -> Table:
         cells = [f"{format_mean(found[n][0])} [{format_span(found[n][1:])}]" if n in found else "" for n in names]
         rows.append((model, *cells, format_duration(one["seconds"])))
     part = "validation" if result["part"] == "valid" else result["part"]
-    title = f"{result['data']}: simple baselines on {format_count(result['queries'])} {part} queries, 95 % intervals"
+    queries = format_amount(result["queries"], f"{part} query", f"{part} queries")
+    title = f"{result['data']}: simple baselines on {queries}, 95 % intervals"
     head = ("baseline", *map(metric_label, names), "time")
     return Table(title, head, tuple(rows), highlighted=frozenset([0]))
 

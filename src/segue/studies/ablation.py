@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,10 @@ from segue.core.registry import model_class
 from segue.evaluation.bootstrap import estimate
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_intervals
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
 from segue.training.settings import Training
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "figures", "run", "tables", "variants_of"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "REQUIRES", "answer", "figures", "run", "tables", "variants_of"]
 
 QUESTION = "Which layers, training tricks and inputs is the accuracy due to?"
 METHOD = """
@@ -31,6 +28,7 @@ minus base, each query's mean over the seeds, with a 95 % interval over the user
 number of changes. A difference below 0 means that what was changed is worth having. Changes of the objective and of
 inputs are given as the settings of `segue train --set`.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=("dropout=0", "windows=last", "mask_seen=true", "embedding_dim=32"), settings=("epochs=3",))
 FULL = Grid(
     values=(
@@ -116,7 +114,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     return [StudyTable("One change at a time, NDCG@10", columns, rows)]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw the differences with their intervals, a figure per model."""
     models = dict.fromkeys(cell["model"] for cell in cells)
     return {
@@ -129,18 +127,28 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
 
 
 def answer(cells: Sequence[Cell]) -> list[str]:
-    """List the changes whose interval excludes 0, model by model."""
+    """List the changes whose interval excludes 0 and whose seeds agree on the sign."""
     sentences = []
     for model in dict.fromkeys(cell["model"] for cell in cells):
         own = [cell for cell in cells if cell["model"] == model]
-        worse = [cell for cell in own if cell["interval"][1] < 0]
-        better = [cell for cell in own if cell["interval"][0] > 0]
+        worse = [cell for cell in own if cell["interval"][1] < 0 and _seeds_agree(cell)]
+        better = [cell for cell in own if cell["interval"][0] > 0 and _seeds_agree(cell)]
         parts = [
             f"{verb} it: " + ", ".join(f"`{cell['change']}` ({cell['difference']:+.3f})" for cell in chosen)
             for verb, chosen in (("lower", worse), ("raise", better))
             if chosen
         ]
         rest = len(own) - len(worse) - len(better)
-        text = f"`{model}` has {own[0]['base']:.3f}; of {len(own)} changes " + ("; ".join(parts) or "none changes it")
-        sentences.append(text + (f"; the intervals of {rest} include 0." if rest and parts else "."))
+        text = f"`{model}` has {own[0]['base']:.3f}; of {len(own)} changes " + (
+            "; ".join(parts) or "none clearly changes it"
+        )
+        sentences.append(
+            text + (f"; of {rest} the interval includes 0, or the seeds disagree." if rest and parts else ".")
+        )
     return sentences
+
+
+def _seeds_agree(cell: Cell) -> bool:
+    """Return whether the difference has the same sign with every seed."""
+    differences = np.subtract(cell["by_seed"], cell["base_by_seed"])
+    return bool((differences > 0).all() or (differences < 0).all())

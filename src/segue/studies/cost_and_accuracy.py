@@ -5,19 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_scatter
-from segue.studies.framework.study import Cell, Grid, StudyTable
-from segue.studies.framework.summary import by_model, mean_of, spread_of
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
+from segue.studies.framework.summary import by_model, describe_overlap, is_apart, mean_of, spread_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "figures", "pareto_front", "run", "tables"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "REQUIRES", "answer", "figures", "pareto_front", "run", "tables"]
 
 QUESTION = "What do longer histories cost, and which models and lengths are worth it?"
 METHOD = """
@@ -27,6 +25,7 @@ whole catalog for the test queries, in batches, the fastest of three passes. Acc
 the best epoch on validation. A combination is on the Pareto front if no other one has both a lower training cost and
 a higher accuracy.
 """
+REQUIRES = ("max_length", "epochs")
 DEFAULT = Grid(values=(10, 50), settings=("epochs=3",))
 FULL = Grid(values=(10, 25, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
 
@@ -115,7 +114,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     return [StudyTable("Cost and accuracy by length", columns, rows)]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw accuracy by training cost."""
     rows = _summary(cells)
     points = {
@@ -128,13 +127,17 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
 
 def answer(cells: Sequence[Cell]) -> list[str]:
     """Name the front, and what the largest length adds."""
-    rows = _summary(cells)
+    rows, groups = _summary(cells), by_model(cells, "length")
     best = sorted((row for row in rows if row["is_best"]), key=lambda row: float(row["epoch_seconds"]))
     listed = "; ".join(
         f"`{row['model']}` with {row['length']} events ({row['epoch_seconds']:.1f} s per epoch, {row[METRIC]:.3f})"
         for row in best
     )
-    sentences = [f"On the Pareto front of training cost and NDCG@10 are: {listed}."]
+    sentences = [f"On the Pareto front of training cost and mean NDCG@10 are: {listed}."]
+    pairs = [(one, other) for one, other in pairwise(best) if not _differ(groups, one, other)]
+    if pairs:
+        named = ", ".join(f"{_name(one)} and {_name(other)}" for one, other in pairs)
+        sentences.append(f"The accuracies of neighbors on it differ by less than the intervals or the seeds: {named}.")
     for model in dict.fromkeys(row["model"] for row in rows):
         own = sorted((row for row in rows if row["model"] == model), key=lambda row: int(row["length"]))
         first, last = own[0], own[-1]
@@ -142,6 +145,15 @@ def answer(cells: Sequence[Cell]) -> list[str]:
             sentences.append(
                 f"`{model}` with {last['length']} instead of {first['length']} events costs "
                 f"{last['epoch_seconds'] / max(first['epoch_seconds'], 1e-9):.1f} times as much per epoch and changes "
-                f"NDCG@10 from {first[METRIC]:.3f} to {last[METRIC]:.3f}."
+                f"NDCG@10 from {first[METRIC]:.3f} to {last[METRIC]:.3f}"
+                f"{describe_overlap(groups[model, first['length']], groups[model, last['length']], METRIC)}."
             )
     return sentences
+
+
+def _differ(groups: Mapping[tuple[str, Any], list[Cell]], one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return is_apart(groups[one["model"], one["length"]], groups[other["model"], other["length"]], METRIC)
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"`{row['model']}` with {row['length']}"

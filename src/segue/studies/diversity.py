@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
 from segue.studies.framework.summary import by_model, mean_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "METRICS", "QUESTION", "answer", "figures", "run", "tables"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "METRICS", "QUESTION", "REQUIRES", "answer", "figures", "run", "tables"]
 
 QUESTION = "Do longer histories make recommendations more diverse, or more popular?"
 METHOD = """
@@ -25,6 +22,7 @@ that of the users' histories, minus 1 (Abdollahpouri and others 2019); novelty i
 items in bits; diversity is one minus the mean cosine of the items of a list by the users who have both. The most
 popular items and neighbors of items are the reference.
 """
+REQUIRES = ("max_length",)
 DEFAULT = Grid(values=(10, 50), settings=("epochs=3",))
 FULL = Grid(values=(10, 25, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
 
@@ -69,7 +67,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     return [StudyTable("Lists of ten by length", columns, rows)]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw coverage and popularity lift by length."""
     groups = {key: chosen for key, chosen in by_model(cells, "length").items() if key[1] is not None}
 

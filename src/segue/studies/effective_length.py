@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,8 @@ from segue.evaluation.evaluate import evaluate
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
 from segue.studies.framework.studied_models import StudiedModel
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
 from segue.studies.framework.summary import by_name, events_for_share, first_targets, shared_share
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "ACCEPTS_RUNS",
@@ -33,6 +30,7 @@ __all__ = [
     "FULL",
     "METHOD",
     "QUESTION",
+    "REQUIRES",
     "ChangedHistories",
     "answer",
     "figures",
@@ -59,6 +57,7 @@ the mean over units and layers; by attention, it is that of the last position, t
 describe single layers: the inputs of upper layers already mix events. The gradient is the norm of that of the true
 item's score with respect to the vector of the event, through all layers. All are shares of the sum over events.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(1, 2, 5, 10, 20, 50), settings=("epochs=3",))
 FULL = Grid(
     values=(1, 2, 3, 5, 10, 20, 30, 50, 100, 200),
@@ -257,7 +256,7 @@ def _signed(value: float) -> str:
     return f"{round(value, 4) + 0.0:+.4f}"  # no negative zero
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw accuracy and kept lists by number of events, and the cumulative weights."""
     groups = by_name(cells)
     counts = [float(line["count"]) for line in cells[0]["events"]]
@@ -296,15 +295,11 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
             "share of the ten items",
             log_x=True,
         ),
-        "Gradient in the newest events": draw_lines(
-            cumulative(("gradient",)), newest, "share of the gradient", markers=False
-        ),
+        "Gradient in the newest events": draw_lines(cumulative(("gradient",)), newest, "share of the gradient"),
     }
     if inner := cumulative(tuple(NAMES)):
         named = {f"{model}: {_inner_name(groups[model])}": line for model, line in inner.items()}
-        drawn["Gates and attention in the newest events"] = draw_lines(
-            named, newest, "share of the weight", markers=False
-        )
+        drawn["Gates and attention in the newest events"] = draw_lines(named, newest, "share of the weight")
     return drawn
 
 
@@ -335,9 +330,11 @@ def _describe_truncation(group: Sequence[Cell]) -> str:
     length = _longest_of_seeds(group)
     if length is None:
         mean, low, high = _of_events(group, -1, "truncated", "difference")
+        lower = sum(effective_length(cell) is None for cell in group)
+        of_seeds = "" if lower == len(group) else f", with {lower} of {len(group)} seeds"
         return (
-            f"It is still significantly lower with the newest {counts[-1]} events only: by {-mean:.3f} (95 % interval "
-            f"{-high:.3f} to {-low:.3f})."
+            f"It is still significantly lower with the newest {counts[-1]} events only{of_seeds}: by {-mean:.3f} (95 % "
+            f"interval {-high:.3f} to {-low:.3f})."
         )
     number = counts.index(length)
     accuracy = float(_of_events(group, number, "truncated", METRIC))

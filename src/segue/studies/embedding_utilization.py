@@ -7,23 +7,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from segue.core.messages import arg
+from segue.core.registry import model_class
 from segue.core.types import Mask
-from segue.evaluation.bootstrap import Estimate
 from segue.evaluation.popularity_groups import popularity_groups
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, StudyTable
-from segue.studies.framework.summary import by_model, mean_of, spread_of
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
+from segue.studies.framework.summary import by_model, describe_overlap, mean_of, spread_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "describe_vectors", "figures", "run", "tables"]
+__all__ = [
+    "DEFAULT",
+    "FULL",
+    "METHOD",
+    "QUESTION",
+    "REQUIRES",
+    "answer",
+    "describe_vectors",
+    "figures",
+    "run",
+    "tables",
+]
 
 QUESTION = "How much of their embedding space do sequence models use, and does more width help?"
 METHOD = """
@@ -35,6 +44,7 @@ of the smallest to the largest value of the partition function over the principa
 test part, also by the popularity of the item to find: the head are the most popular items with a fifth of the
 training events, the tail the least popular ones with a fifth.
 """
+REQUIRES = ("embedding_dim",)
 DEFAULT = Grid(values=(16, 64), settings=("epochs=3",))
 FULL = Grid(values=(8, 16, 32, 64, 128, 256), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
 
@@ -42,7 +52,16 @@ METRIC = "ndcg@10"
 
 
 def run(context: StudyContext) -> list[Cell]:
-    """Train every model with every width."""
+    """Train every model with every width.
+
+    Raises:
+        ValueError: a model has no item vectors.
+    """
+    for model in context.grid.models:
+        if not hasattr(model_class(model), "vectors"):
+            raise ValueError(
+                f"{arg('models')}: got {model}, which has no item vectors; the study {context.name} measures those"
+            )
     return [
         context.cell({"model": model, "width": width, "seed": seed}, partial(_measure, context, model, width, seed))
         for model in context.grid.models
@@ -133,7 +152,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     return [StudyTable("Accuracy and item vectors by width", columns, rows)]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw accuracy and rank by width, and the spectrum of the largest width."""
     groups = by_model(cells, "width")
     models = list(dict.fromkeys(model for model, _ in groups))
@@ -158,7 +177,7 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
             {model: line(model, "effective_rank") for model in models}, "width", "effective rank", log_x=True
         ),
         f"Spectrum with width {widths[-1]}": draw_lines(
-            spectra, "principal direction", "share of the variance", log_y=True, markers=False
+            spectra, "principal direction", "share of the variance", log_y=True
         ),
     }
 
@@ -175,13 +194,6 @@ def answer(cells: Sequence[Cell]) -> list[str]:
             f"`{model}` uses an effective rank of {mean_of(last, 'effective_rank'):.1f} of {high} dimensions "
             f"({mean_of(last, 'utilization'):.0%}) and {mean_of(first, 'effective_rank'):.1f} of {low} "
             f"({mean_of(first, 'utilization'):.0%}). NDCG@10 is {mean_of(first, METRIC):.3f} with width {low} and "
-            f"{mean_of(last, METRIC):.3f} with {high}{_hedge(first, last)}."
+            f"{mean_of(last, METRIC):.3f} with {high}{describe_overlap(first, last, METRIC)}."
         )
     return sentences
-
-
-def _hedge(first: Sequence[Cell], last: Sequence[Cell]) -> str:
-    """Say what the intervals over users allow."""
-    ends = [Estimate(cell[METRIC], *cell["interval"]) for cell in (first[0], last[0])]
-    apart = ends[0].high < ends[1].low or ends[1].high < ends[0].low
-    return "" if apart else "; their intervals over users overlap"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from segue.core.messages import arg
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.studied_models import check_sequence_model
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
 from segue.studies.framework.summary import by_model, mean_of
 from segue.training.callbacks import Callback, TrainingState
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "GradientNorms", "answer", "figures", "run", "tables"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "REQUIRES", "GradientNorms", "answer", "figures", "run", "tables"]
 
 QUESTION = "Do gradients stay stable when sequences get longer?"
 METHOD = """
@@ -28,6 +27,7 @@ median far above 1 that grows with the length. Vanishing gradients are measured 
 gradient of the true item's logit with respect to the vector of an event, by the number of events after it, relative
 to the newest event (after Pascanu, Mikolov and Bengio 2013), on test queries with histories that fill the length.
 """
+REQUIRES = ("max_length", "epochs")
 DEFAULT = Grid(values=(20, 50), settings=("epochs=2",))
 FULL = Grid(values=(20, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=10", "patience=10"))
 
@@ -71,7 +71,13 @@ class GradientNorms(Callback):
 
 
 def run(context: StudyContext) -> list[Cell]:
-    """Train every model with every length."""
+    """Train every model with every length.
+
+    Raises:
+        ValueError: a model does not read sequences of events.
+    """
+    for model in context.grid.models:
+        check_sequence_model(context.name, model, arg("models"))
     return [
         context.cell({"model": model, "length": length, "seed": seed}, partial(_measure, context, model, length, seed))
         for model in context.grid.models
@@ -150,7 +156,7 @@ def _last(cells: Sequence[Cell]) -> float | None:
     return float(np.mean(found)) if found else None
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw the norm by step and the gradient by distance, for the largest length."""
     groups = by_model(cells, "length")
     longest = max(length for _, length in groups)
@@ -166,12 +172,12 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
     }
     found = {
         f"Norm of the gradient during training, length {longest}": draw_lines(
-            steps, "share of the training", "norm before clipping", log_y=True, markers=False
+            steps, "share of the training", "norm before clipping", log_y=True
         )
     }
     if distance:
         found[f"Gradient by distance, length {longest}"] = draw_lines(
-            distance, "events after it", "gradient relative to the newest event", log_y=True, markers=False
+            distance, "events after it", "gradient relative to the newest event", log_y=True
         )
     return found
 

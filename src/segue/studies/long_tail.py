@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, Row, StudyTable
+from segue.studies.framework.study import Cell, Grid, Row, StudyChart, StudyTable
 from segue.studies.framework.summary import by_model, first_targets, mean_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "equal_groups", "figures", "run", "tables"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "REQUIRES", "answer", "equal_groups", "figures", "run", "tables"]
 
 QUESTION = "Which items and users do models serve well, and does the long tail get its share of recommendations?"
 METHOD = """
@@ -27,6 +24,7 @@ the test that belong to it, the share of the places in the lists of ten that it 
 queries whose true item belongs to it. The users are divided into as many groups of equal size by the length of their
 history. `popular`, `item_knn` and `ease` show what simpler models do.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(5,), settings=("epochs=3",))
 FULL = Grid(values=(10,), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
 
@@ -127,7 +125,7 @@ def _shares(cells: Sequence[Cell]) -> list[float]:
     return [float(value) for value in items / items.sum()]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw the share of places and the hit rate by popularity."""
     groups = {model: chosen for (model, _), chosen in by_model(cells, "groups").items()}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,17 +19,15 @@ from segue.core.events import Events
 from segue.core.types import HeldOut, Mask
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
 from segue.studies.framework.summary import by_model, first_targets, mean_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "DEFAULT",
     "FULL",
     "METHOD",
     "QUESTION",
+    "REQUIRES",
     "answer",
     "figures",
     "is_known_sequence",
@@ -48,6 +46,7 @@ followed by the first recommended item occur as neighbors, in this order, in the
 same share of the true items shows how much of this is the data. Test queries are divided by whether their transition,
 from the last event to the true item, occurs in training.
 """
+REQUIRES = ("max_length", "epochs")
 DEFAULT = Grid(values=(10, 50), settings=("epochs=4", "patience=1000"))
 FULL = Grid(values=(10, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", "patience=1000"))
 
@@ -150,7 +149,7 @@ def _gap(cells: Sequence[Cell]) -> float:
     return mean_of(cells, "training") - mean_of(cells, "validation")
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw the gap by length, and validation by epoch for the largest one."""
     groups = by_model(cells, "length")
     longest = max(length for _, length in groups)

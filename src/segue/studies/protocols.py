@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from scipy.stats import kendalltau
+import numpy as np
 
 from segue.core.config import parse
 from segue.data.split_settings import SplitSettings
@@ -16,13 +16,10 @@ from segue.experiment.evaluate import evaluate
 from segue.experiment.protocols.presets import PROTOCOLS, find_protocol
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, Row, StudyTable
-from segue.studies.framework.summary import by_model, mean_of, spread_of
+from segue.studies.framework.study import Cell, Grid, Row, StudyChart, StudyTable
+from segue.studies.framework.summary import by_model, is_apart, mean_of, spread_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "figures", "run", "tables"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "REQUIRES", "answer", "figures", "kendall_tau", "run", "tables"]
 
 QUESTION = "How far apart do evaluation protocols put the same models, and do they agree on the order?"
 METHOD = """
@@ -32,6 +29,7 @@ catalog without the items of the history. The metric is NDCG@10 of the test part
 protocol samples. Kendall's tau is 1 if two protocols order the models the same way and -1 if they reverse the order.
 `popular`, `item_knn` and `ease` are included, as protocols differ most between simple models and networks.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=tuple(PROTOCOLS), settings=("epochs=3",))
 FULL = Grid(values=tuple(PROTOCOLS), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
 
@@ -74,12 +72,16 @@ def _values(cells: Sequence[Cell]) -> dict[str, dict[str, float]]:
 def _agreement(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
     """Return Kendall's tau of every pair of protocols."""
     values = _values(cells)
-    return {
-        (one, other): float(
-            kendalltau(list(values[one].values()), [values[other][key] for key in values[one]]).statistic
-        )
-        for one, other in combinations(values, 2)
-    }
+    return {(one, other): kendall_tau(values[one], values[other]) for one, other in combinations(values, 2)}
+
+
+def kendall_tau(first: Mapping[str, float], second: Mapping[str, float]) -> float:
+    """Return Kendall's tau of the orders of models by two metrics.
+
+    It is the share of pairs in the same order, minus that in the opposite order; equal values count as neither.
+    """
+    signs = [np.sign(first[a] - first[b]) * np.sign(second[a] - second[b]) for a, b in combinations(first, 2)]
+    return float(np.mean(signs)) if signs else 1.0
 
 
 def tables(cells: Sequence[Cell]) -> list[StudyTable]:
@@ -101,7 +103,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     ]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw the values of every model relative to the best of the protocol."""
     values = _values(cells)
     models = list(next(iter(values.values())))
@@ -119,7 +121,7 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
 def answer(cells: Sequence[Cell]) -> list[str]:
     """State the best model by protocol, the widest range, the least agreement."""
     values = _values(cells)
-    best = "; ".join(f"`{name}`: `{max(found, key=lambda key: found[key])}`" for name, found in values.items())
+    best = "; ".join(f"`{name}`: {_best(cells, name, found)}" for name, found in values.items())
     models = list(next(iter(values.values())))
     widest = max(
         models,
@@ -136,3 +138,11 @@ def answer(cells: Sequence[Cell]) -> list[str]:
         (one, other), tau = min(pairs.items(), key=lambda pair: pair[1])
         sentences.append(f"`{one}` and `{other}` agree least on the order of the models (Kendall's tau {tau:.2f}).")
     return sentences
+
+
+def _best(cells: Sequence[Cell], protocol: str, values: Mapping[str, float]) -> str:
+    """Name the best model under a protocol, and those that are not clearly below it."""
+    groups, ordered = by_model(cells, "protocol"), sorted(values, key=lambda model: -values[model])
+    first = groups[ordered[0], protocol]
+    near = [model for model in ordered[1:] if not is_apart(first, groups[model, protocol], "value")]
+    return f"`{ordered[0]}`" + (f" (not clearly above {', '.join(f'`{model}`' for model in near)})" if near else "")

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from segue.core.types import Split
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, StudyTable
-from segue.studies.framework.summary import by_model, mean_of, spread_of
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
+from segue.studies.framework.summary import by_model, is_apart, mean_of, spread_of
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "answer", "figures", "keep_users", "run", "tables"]
+__all__ = ["DEFAULT", "FULL", "METHOD", "QUESTION", "REQUIRES", "answer", "figures", "keep_users", "run", "tables"]
 
 QUESTION = "How much does accuracy gain from more data, and which models need most of it?"
 METHOD = """
@@ -27,6 +24,7 @@ shares contain the smaller ones. The test queries and their histories are the sa
 whom the models of small shares have not been trained on. The last column is the gain of NDCG@10 per doubling of the
 data, the slope of a line through the shares on a logarithmic scale. `item_knn` shows how simple counting scales.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(0.1, 0.3, 1.0), settings=("epochs=3",))
 FULL = Grid(values=(0.05, 0.1, 0.2, 0.4, 0.7, 1.0), seeds=(0, 1, 2), settings=("epochs=30", "patience=3"))
 
@@ -100,7 +98,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     return [StudyTable("Accuracy by the amount of data", columns, rows)]
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw accuracy by events."""
     groups = by_model(cells, "share")
     lines = {
@@ -125,8 +123,16 @@ def answer(cells: Sequence[Cell]) -> list[str]:
         + "."
     ]
     for share in (shares[0], shares[-1]):
-        reference = mean_of(groups[REFERENCE, share], METRIC)
-        above = [model for model in slopes if mean_of(groups[model, share], METRIC) > reference]
+        reference = groups[REFERENCE, share]
+        mean = mean_of(reference, METRIC)
+        above = [
+            model
+            for model in slopes
+            if mean_of(groups[model, share], METRIC) > mean and is_apart(groups[model, share], reference, METRIC)
+        ]
         listed = ", ".join(f"`{model}`" for model in above) or "no model"
-        sentences.append(f"With {share:.0%} of the users {listed} is above `{REFERENCE}` ({reference:.3f}).")
+        sentences.append(
+            f"With {share:.0%} of the users, {listed} is above `{REFERENCE}` ({mean:.3f}) by more than the intervals "
+            "and the seeds."
+        )
     return sentences

@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_lines
-from segue.studies.framework.study import Cell, Grid, Row, StudyTable
+from segue.studies.framework.study import Cell, Grid, Row, StudyChart, StudyTable
 from segue.studies.framework.summary import shared_share
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "DEFAULT",
     "FULL",
     "METHOD",
     "QUESTION",
+    "REQUIRES",
     "answer",
     "figures",
     "order_changes",
@@ -38,6 +36,7 @@ intervals of a single run show. Two trainings of different models are in the wro
 mean over the seeds is above the other one; the share is over all pairs of seeds. Agreement is the mean share of items
 that two lists of ten for the same user have in common, with two seeds of the same model.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=("seed",), seeds=(0, 1, 2), settings=("epochs=2",))
 FULL = Grid(values=("seed",), seeds=tuple(range(10)), settings=("epochs=20", "patience=3"))
 
@@ -121,7 +120,7 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     return found
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw accuracy by seed."""
     lines = {
         model: [(float(cell["seed"]), cell[METRIC]) for cell in chosen] for model, chosen in _by_model(cells).items()

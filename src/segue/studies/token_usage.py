@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -19,11 +19,8 @@ from segue.core.types import Dataset
 from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_heat_map
 from segue.studies.framework.studied_models import StudiedModel
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.study import Cell, Grid, StudyChart, StudyTable
 from segue.studies.framework.summary import by_name, events_for_share, first_targets, mean_of
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 __all__ = [
     "ACCEPTS_RUNS",
@@ -31,6 +28,7 @@ __all__ = [
     "FULL",
     "METHOD",
     "QUESTION",
+    "REQUIRES",
     "answer",
     "figures",
     "rank_correlation",
@@ -50,6 +48,7 @@ start or mask token is left out. Averages are over test queries with histories t
 the length that a tenth of the users reach, and cut to it. The values are the users that are shown with titles: 1 is
 the first user of the test part whose history is that long.
 """
+REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(1,), settings=("epochs=3",))
 FULL = Grid(values=(1, 2, 3), seeds=(0, 1, 2), settings=("epochs=20", "patience=3", "max_length=200"))
 ACCEPTS_RUNS = True
@@ -151,7 +150,7 @@ def _mean_weights(cells: Sequence[Cell], method: str) -> NDArray[np.float64]:
 
 def tables(cells: Sequence[Cell]) -> list[StudyTable]:
     """Return the shares of the newest events, and a table of titles for each user."""
-    groups = by_name(cells)
+    groups = by_name(sorted(cells, key=lambda cell: int(cell["seed"])))
     rows = []
     for model, method in _labels(groups):
         weights_L = _mean_weights(groups[model], method)
@@ -172,30 +171,42 @@ def _user_tables(groups: Mapping[str, Sequence[Cell]]) -> list[StudyTable]:
     for number, user in enumerate(next(iter(groups.values()))[0]["shown"]):
         weights = [groups[model][0]["shown"][number]["weights"][method] for model, method in labels]
         rows: list[list[str | float | int | None]] = [
-            [back + 1, title, *(100 * shares[back] if back < len(shares) else None for shares in weights)]
+            [str(back + 1), title, *(100 * shares[back] if back < len(shares) else None for shares in weights)]
             for back, title in enumerate(user["titles"][:EVENTS_OF_USER])
         ]
         if rest := len(user["titles"]) - EVENTS_OF_USER:
             rest_title = f"{rest} older events" if rest > 1 else "1 older event"
-            rows.append([None, rest_title, *(100 * sum(shares[EVENTS_OF_USER:]) for shares in weights)])
-        columns = ("", "event, the newest first", *(f"{model}: {method}" for model, method in labels))
-        note = f"Shares in percent. The item to find, which came next, is {user['true_item']}."
+            rows.append(
+                [
+                    f"{EVENTS_OF_USER + 1}-{len(user['titles'])}",
+                    rest_title,
+                    *(100 * sum(shares[EVENTS_OF_USER:]) for shares in weights),
+                ]
+            )
+        columns = ("position", "event, the newest first", *(f"{model}: {method}" for model, method in labels))
+        note = (
+            "Shares in percent, with the smallest seed of each model. The item to find, which came next, is "
+            f"{user['true_item']}."
+        )
         found.append(StudyTable(f"User {user['user']}", columns, rows, note, digits=1))
     return found
 
 
-def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
+def figures(cells: Sequence[Cell]) -> Mapping[str, StudyChart]:
     """Draw the heat map of all users, and that of each chosen user with titles."""
-    groups = by_name(cells)
+    groups = by_name(sorted(cells, key=lambda cell: int(cell["seed"])))
     labels = _labels(groups)
     window = max(cell["window"] for cell in cells)
     names = [f"{model}: {method}" for model, method in labels]
     average = [_from_oldest(_mean_weights(groups[model], method), window) for model, method in labels]
-    step = max(5, window // 50 * 5)
-    back = [str(number) if number % step == 0 or number == 1 else "" for number in range(window, 0, -1)]
+    back = [str(number) for number in range(window, 0, -1)]
     drawn = {
         "Weight of events by position": draw_heat_map(
-            average, names, back, "events from the end; 1 is the newest", "Darker: more weight, relative to the row"
+            average,
+            names,
+            back,
+            "events from the end; 1 is the newest",
+            "Stronger color: more weight, relative to the row",
         )
     }
     for number, user in enumerate(cells[0]["shown"]):
@@ -203,9 +214,13 @@ def figures(cells: Sequence[Cell]) -> Mapping[str, Figure]:
         columns = [groups[model][0]["shown"][number]["weights"][method] for model, method in labels]
         values = [[shares[row] if row < len(shares) else None for shares in columns] for row in range(shown)]
         titles = [f"{_shorten(title)}  {row + 1}" for row, title in enumerate(user["titles"][:shown])]
-        heads = [f"{model}\n{method}" for model, method in labels]
         drawn[f"Newest events of user {user['user']}"] = draw_heat_map(
-            values, titles, heads, "", f"Next item: {_shorten(user['true_item'])}", by_column=True
+            values,
+            titles,
+            names,
+            "",
+            f"With the smallest seed of each model; next item: {_shorten(user['true_item'])}",
+            by_column=True,
         )
     return drawn
 

@@ -1,8 +1,8 @@
-"""Diginetica: the clicks of anonymous sessions in a shop, as preprocessed by SR-GNN, each session as a user; no times.
+"""Diginetica: clicks of anonymous sessions in a shop, as users; no times.
 
-Wu et al. 2019, arXiv:1811.00855. A session of the published test part is its longest prefix and the target after it.
-Its id is ``test-`` and the number of the session, because both parts number their sessions from 1. The items of a
-session are in order and repeat.
+The preprocessing is that of SR-GNN (Wu et al. 2019, arXiv:1811.00855). A session of the published test part is its
+longest prefix and the target after it. Its id is ``test-`` and the number of the session, because both parts number
+their sessions from 1. The items of a session are in order and repeat.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ARCHIVE = ArchiveSpec(members=(TRAIN, TEST))
 
 
 def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
-    """Read the training sessions in the order of the file, then those of the test part.
+    """Read the sessions of the training part, then of the test part.
 
     Raises:
         ValueError: a malformed line, or an item that is not an integer; the message names file and line.
@@ -43,7 +43,7 @@ def read(archive: Archive, settings: Mapping[str, str]) -> RawLog:
 
 
 def _read(archive: Archive, member: str, schema: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """Read a table and check that its lists of items are integers separated by single spaces."""
+    """Read a table and check its lists of items."""
     name = f"{archive.path.name}:{member}"
     table = read_delimited(archive.read(member), name, schema, header=True)
     for column in schema.keys() - {"session"}:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
+from pydantic import field_validator
 from scipy.stats import norm
 
 from segue.core.config import Settings
@@ -39,6 +40,13 @@ class OverlapLimits(Settings):
     max_unsupported: Annotated[float, Ge(0.0), Le(1.0)] = 0.05
     """Largest share of the impressions of the target policy that the logging policy cannot show, estimated as 1 minus
     the mean weight. A mean weight that is as much above 1 is refused, too: the propensities are then wrong."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _reject_truth_values(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("expected a number")
+        return value
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,10 @@ import polars as pl
 from segue.core.model import is_lower_better
 from segue.core.types import Dataset, HeldOut, Split
 from segue.evaluation.bootstrap import Estimate
+from segue.evaluation.evaluation_result import ranked_queries
 from segue.evaluation.metrics import MetricLike
 from segue.evaluation.ranking import ExcludeSeen, describe_seen
+from segue.evaluation.sampled import check_sampling
 from segue.evaluation.simple_baselines import RANKING_BASELINES, RATING_MEANS, repeat_share, skipped_baselines
 from segue.evaluation.warmth import ItemSelection
 from segue.experiment.arguments import check_seed, take_split_settings
@@ -48,6 +50,7 @@ class BaselinesResult:
     skipped: Mapping[str, str]
     """The baselines that were left out, with the reason."""
     queries: int
+    """Number of queries with a target that is ranked."""
     targets: int
     share_of_targets_in_history: float
     """Share of the targets that are in the history of their query."""
@@ -237,6 +240,8 @@ def measure_baselines(
     is_default = requested.metrics is None
     requested = replace(requested, metrics=METRICS if requested.metrics is None else requested.metrics)
     ranking, errors = check_metrics(requested.metrics, requested.ks)
+    if ranking:
+        check_sampling(held_out, parts.train.n_items, requested.sampled)
     skipped = skipped_baselines(parts.train, requested.exclude_seen) if ranking else {}
     names = [name for name in RANKING_BASELINES if ranking and name not in skipped]
     if _has_ratings(parts.train, held_out):
@@ -261,13 +266,20 @@ def measure_baselines(
         tuple(ordered),
         measured,
         skipped,
-        len(held_out),
-        held_out.targets.size,
+        *_count(held_out, measured),
         float(parts.metadata.get(part, {}).get("targets_in_history", _share_in_history(held_out, parts.train.n_items))),
         repeat_share(parts.train.histories),
         _describe_protocol(parts, requested, measured),
         tuple(readings) if part == "test" else (),
     )
+
+
+def _count(held_out: HeldOut, measured: Mapping[str, MeasuredBaseline]) -> tuple[int, int]:
+    """Return the number of queries and of targets that are ranked."""
+    ranked = next((one.metadata for one in measured.values() if one.metadata), None)
+    if ranked is None:  # only ratings are predicted
+        return len(held_out), held_out.targets.size
+    return ranked_queries(ranked), int(ranked["targets"])
 
 
 def _describe_protocol(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tomlkit
 from annotated_types import Ge
+from pydantic import AfterValidator
 
 from segue.core.config import Settings, apply_overrides, parse
 from segue.core.examples.calibration import CalibrationMethod
@@ -20,8 +21,9 @@ from segue.data.examples.database import hide_password
 from segue.data.examples.read import MemoryMode
 from segue.data.examples.splits import ExampleSplitSettings
 from segue.experiment.plan import format_group, read_groups, read_none
-from segue.experiment.settings import unused_training
+from segue.experiment.settings import TrackerText, unused_training
 from segue.training.settings import Training
+from segue.training.trackers.addresses import check_addresses
 from segue.training.train import check_reads_examples
 from segue.version import __version__
 
@@ -71,6 +73,9 @@ class ClickRunSettings(Settings):
     validation stay in memory, too."""
     calibration: CalibrationMethod | None = None
     """How probabilities are calibrated on the validation examples: ``platt``, ``temperature``, ``isotonic`` or none."""
+    track: Annotated[tuple[TrackerText, ...], AfterValidator(check_addresses)] = ()
+    """Trackers of ``segue clicks train``: ``tensorboard``, ``mlflow:URI``, ``wandb:PROJECT`` and others, as those of
+    ``segue train``. Passwords are not stored."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ calibration, and choose the threshold of F1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from segue.core.examples.stream import ExampleStream
 from segue.core.messages import QualityWarning, arg, warn
 from segue.core.model import Solver, Validate
 from segue.core.registry import model_class
-from segue.core.run import Run
+from segue.core.run import Run, Tracker
 from segue.data.examples.streamed import StreamedTable
 from segue.data.examples.table import ExampleRows, ExampleTable
 from segue.data.raw_log import Log, no_log
@@ -40,6 +40,7 @@ from segue.features.text.text_columns import with_text_columns
 from segue.training.train import train
 
 __all__ = [
+    "MODEL_FOLDER",
     "describe_columns",
     "find_click_model",
     "open_click_model",
@@ -71,6 +72,7 @@ def train_click_model(
     folder: Path | None = None,
     progress: bool = False,
     log: Log = no_log,
+    start_trackers: Callable[[], tuple[Tracker, ...]] | None = None,
 ) -> ClickModel:
     """Train the model of ``plan`` on ``table``.
 
@@ -80,6 +82,7 @@ def train_click_model(
         folder: where checkpoints, the training history and the model are stored; the same call resumes an interrupted
             training.
         log: receives decisions, such as which columns are left out.
+        start_trackers: called once the folder is known to be that of this training.
 
     Raises:
         ValueError: a column is missing, a cell does not fit its column (the message names file and line), labels are
@@ -87,6 +90,8 @@ def train_click_model(
         Interrupted: the user asked to stop; with ``folder``, the checkpoint is written.
     """
     _check_validation(plan, valid)
+    if plan.run.track and start_trackers is None:
+        raise ValueError("run.track: only segue clicks train has trackers; leave it out")
     device, note = device_of_model(plan.task.model, check_device(plan.run.device))
     if note is not None:
         warn(f"train: {note}")
@@ -106,7 +111,8 @@ def train_click_model(
         )
     if folder is not None:
         _claim_folder(folder, plan, table, held_out)
-    run = Run(plan.run.seed, folder, device, show_progress=progress)
+    trackers = () if start_trackers is None else start_trackers()
+    run = Run(plan.run.seed, folder, device, trackers, progress)
     validate = None if held_out is None else _make_validator(held_out)
     model = train(plan.task.model, plan.model, plan.training, examples, run, validate)
     metadata: dict[str, Any] = {

@@ -261,6 +261,7 @@ def _read(table: ExampleTable, names: Mapping[str, str]) -> LoggedImpressions:
         position_T = read_positions(names["position"], numbers, column)
     positions, position_T = np.unique(position_T, return_inverse=True)
     _check_cells(query_T, position_T, positions, names, frame)
+    _check_items(query_T, item_T, positions[position_T], names)
     propensity_TK = read_by_position(frame, names["propensity"], positions)
     if propensity_TK is not None:
         _check_equal(propensity_TK[np.arange(len(frame)), position_T], propensity_T, names["propensity"])
@@ -316,6 +317,27 @@ def _check_cells(
         )
     raise CellError(
         names["position"], row, f"got a second impression at position {positions[position_T[row]]} of query {query!r}"
+    )
+
+
+def _check_items(query_T: Codes, item_T: pl.Series, position_T: Codes, names: Mapping[str, str]) -> None:
+    """Check that a query shows an item at most once.
+
+    Raises:
+        CellError: names the second row of an item.
+    """
+    item_codes_T = item_T.rank("dense").to_numpy().astype(np.int64)
+    pairs_T = query_T * (1 + int(item_codes_T.max())) + item_codes_T
+    order = np.argsort(pairs_T, kind="stable")
+    if not len(again := np.flatnonzero(np.diff(pairs_T[order]) == 0)):
+        return
+    row = int(order[again + 1].min())
+    first = int(np.argmax(pairs_T == pairs_T[row]))
+    raise CellError(
+        names["item"],
+        row,
+        f"got '{item_T[row]}' at position {position_T[row]}, but it is at position {position_T[first]} of the same "
+        "query too, expected each item once in a list",
     )
 
 

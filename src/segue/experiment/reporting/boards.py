@@ -34,6 +34,7 @@ from segue.experiment.reporting.run_files import RunFiles, SeededRuns, average_b
 from segue.experiment.reporting.users import USERS_RULE, describe_users
 from segue.reports.html.board import Board, GroupResult, ModelDocuments
 from segue.reports.html.layout import UsersBlock
+from segue.reports.quantities import format_amount
 
 __all__ = ["collect_boards", "short_name"]
 
@@ -104,7 +105,7 @@ def _collect_board(models: Sequence[SeededRuns], metric: str | None, users: int,
     data = first.record["data"]
     panels: UsersBlock | None = None
     if parts is not None and held_out is not None and users:
-        log(f"{data}: explaining the recommendations of {users} users")
+        log(f"{data}: explaining the recommendations of {format_amount(users, 'user')}")
         best = _order(models, chosen)
         panels = describe_users(best, parts, held_out, chosen, users)
     return Board(

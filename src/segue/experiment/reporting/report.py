@@ -18,8 +18,6 @@ from segue.experiment.audit.audit import audit_split, is_run, is_saved_model
 from segue.experiment.baselines.measure import baselines
 from segue.experiment.data import load_filtered
 from segue.experiment.inference.argument_checks import (
-    FilePath,
-    check_arguments,
     describe_value,
     is_sequence,
 )
@@ -35,7 +33,16 @@ from segue.reports.html.render import MARKER, write_report
 from segue.reports.html.run_sections import board_part
 from segue.reports.quantities import format_count
 
-__all__ = ["DEFAULT_USERS", "ReportResult", "name_runs", "report", "write_data_report", "write_run_report"]
+__all__ = [
+    "DEFAULT_USERS",
+    "ReportResult",
+    "check_report_files",
+    "name_runs",
+    "report_runs_or_data",
+    "write_data_report",
+    "write_page",
+    "write_run_report",
+]
 
 Log = Callable[[str], None]
 
@@ -61,7 +68,7 @@ class ReportResult:
 
     def __repr__(self) -> str:
         files = f" and {len(self.figures)} files of figures" if self.figures else ""
-        return f"{self.title}. {self.summary}\n{self.path}{files}"
+        return f"{self.title}{'' if self.title.endswith('?') else '.'} {self.summary}\n{self.path}{files}"
 
     def record(self) -> dict[str, Any]:
         """Return everything as JSON holds it."""
@@ -73,42 +80,18 @@ class ReportResult:
         }
 
 
-@check_arguments()
-def report(
+def report_runs_or_data(
     source: Any,
-    out: FilePath | None = None,
+    out: Path | None,
+    figures: Path | None,
     *,
-    figures: FilePath | None = None,
     metric: str | None = None,
     users: int | None = None,
     log: Log | None = None,
-    **settings: Any,
+    settings: Mapping[str, Any],
 ) -> ReportResult:
-    """Write a report on runs, or on data, as one HTML page that needs no network.
-
-    Runs: metrics with intervals beside the simple baselines, paired tests, groups of users and items, training, cost,
-    lists of some users with reasons, protocol, settings and model cards. Runs of different data or protocols are in
-    separate parts of the page. The part that the runs were measured on is reported; on the test part, the baselines
-    that the runs chose are measured again, which is recorded.
-
-    Data: counts, long tail, lengths of histories, times, sessions, features, texts, the audit, and the simple baselines
-    on validation where they are fast.
-
-    Args:
-        source: the name or folder of a run, or several in a list; or a dataset, a split, or anything that
-            :func:`segue.load` reads.
-        out: the file of the page, which may be an earlier report; ``None``: a new file in ``runs/reports``.
-        figures: a folder for every figure as PNG and SVG.
-        metric: orders the models of runs; ``None``: the validation metric that they share.
-        users: number of users of runs whose lists are shown and explained; 0: none; ``None``: 8.
-        log: receives what is done, such as ``print``.
-        settings: filters and settings of the split, such as ``min_user_events=5``, where ``source`` is loaded or split
-            here.
-
-    Raises:
-        ValueError: an unknown run or metric, a run without values per user, a file that cannot be read, ``out`` is a
-            file that is no report, or a package for charts is missing.
-    """
+    """Write the report on runs or on data; see :func:`segue.report`."""
+    settings = dict(settings)
     data_settings = take_split_settings(settings, "report")
     runs = [source] if isinstance(source, str | Path) and is_run(source) else []
     if is_sequence(source):
@@ -117,11 +100,10 @@ def report(
             raise ValueError(f"source: got {describe_value(wrong[0])} in a list, expected names or folders of runs")
         if not runs:
             raise ValueError("source: got an empty list, expected at least one run")
-    files = None if out is None else Path(out).expanduser(), None if figures is None else Path(figures).expanduser()
     if runs:
         _reject_settings(settings)
         count = DEFAULT_USERS if users is None else users
-        return write_run_report([find_run(run) for run in runs], *files, metric=metric, users=count, log=log)
+        return write_run_report([find_run(run) for run in runs], out, figures, metric=metric, users=count, log=log)
     if isinstance(source, str | Path) and is_saved_model(source):
         raise ValueError(f"source: '{source}' is a saved model, which has no metrics; expected runs or data")
     for name, value in (("metric", metric), ("users", users)):
@@ -129,12 +111,12 @@ def report(
             raise ValueError(f"{name}: got {value!r} for data, expected runs; leave it out")
     if isinstance(source, Split):
         _reject_settings(settings)
-        return write_data_report(source.train, source, *files, log=log)
+        return write_data_report(source.train, source, out, figures, log=log)
     with name_runs(source):
         data = load_filtered(source, data_settings)
     parts = split(data, parse(SplitSettings, data_settings["split"], "split"))
     named = str(source) if isinstance(source, str | Path) else None
-    return write_data_report(data, parts, *files, name=named, log=log)
+    return write_data_report(data, parts, out, figures, name=named, log=log)
 
 
 @contextmanager
@@ -167,8 +149,8 @@ def write_run_report(
     """Write the report on runs; see :func:`report`."""
     if users < 0:
         raise ValueError(f"users: got {users}, expected a number of at least 0")
-    path = _check_files(out, figures, folders[0].name if len(folders) == 1 else "runs")
-    return _write(_build_run_page(folders, metric, users, log or _ignore), path, figures)
+    path = check_report_files(out, figures, folders[0].name if len(folders) == 1 else "runs")
+    return write_page(_build_run_page(folders, metric, users, log or _ignore), path, figures)
 
 
 def _build_run_page(folders: Sequence[Path], metric: str | None, users: int, log: Callable[[str], None]) -> Page:
@@ -194,10 +176,9 @@ def _build_run_page(folders: Sequence[Path], metric: str | None, users: int, log
         facts = tuple((name.replace("_", " "), format_count(counts[name])) for name in COUNTS if name in counts)
         return Page(board.title, board_title(board), board_standfirst(board), tuple(parts), warnings, facts)
     standfirst = (
-        "The runs differ in data, split, part or what is ranked, so that figures are comparable within each part "
-        "of this page only."
+        "The runs differ in data, split, part or what is ranked, so that figures are comparable within each group only."
     )
-    title = f"{len(distinct)} runs under {len(boards)} protocols"
+    title = f"{len(distinct)} runs in {len(boards)} groups"
     return Page("Runs", title, standfirst, tuple(parts), warnings)
 
 
@@ -211,8 +192,8 @@ def write_data_report(
     log: Log | None = None,
 ) -> ReportResult:
     """Write the report on a log and its split; see :func:`report`."""
-    path = _check_files(out, figures, Path((name or data.name).partition("?")[0]).stem or "data")
-    return _write(_describe_data(data, parts, name, log or _ignore), path, figures)
+    path = check_report_files(out, figures, Path((name or data.name).partition("?")[0]).stem or "data")
+    return write_page(_describe_data(data, parts, name, log or _ignore), path, figures)
 
 
 def _describe_data(data: Dataset, parts: Split, name: str | None, log: Log) -> Page:
@@ -238,7 +219,7 @@ def _ignore(text: str) -> None:
     """Ignore a message."""
 
 
-def _check_files(out: Path | None, figures: Path | None, name: str) -> Path:
+def check_report_files(out: Path | None, figures: Path | None, name: str) -> Path:
     """Return the file of the page, before anything is computed.
 
     Raises:
@@ -262,7 +243,8 @@ def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)
 
 
-def _write(page: Page, path: Path, figures: Path | None) -> ReportResult:
+def write_page(page: Page, path: Path, figures: Path | None) -> ReportResult:
+    """Write a page, and its figures if a folder for them is given."""
     write_report(path, page)
     files = () if figures is None else tuple(save_charts(figures, page_figures(page)))
     return ReportResult(path, page.title, page.standfirst, files)

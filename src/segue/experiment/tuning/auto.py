@@ -26,7 +26,7 @@ from segue.evaluation.ranking import ExcludeSeen
 from segue.evaluation.simple_baselines import RANKING_BASELINES
 from segue.experiment.arguments import as_assignments, check_device, check_seed, device_of_model, take_split_settings
 from segue.experiment.data import load_data, split_data, user_feature_names
-from segue.experiment.inference.argument_checks import FilePath, check_arguments
+from segue.experiment.inference.argument_checks import FilePath, check_arguments, format_count
 from segue.experiment.paths import recipes_folder
 from segue.experiment.plan import Plan, make_plan, resolve_overrides
 from segue.experiment.quality import count_parts, explain_repeats, training_repeat_share
@@ -112,14 +112,16 @@ class AutoResult:
         """Say what was chosen and why, and what was not tried."""
         best, baseline = self.best, self.baseline
         tried = len({one.model for one in self.attempts})
-        counts = f"the best of {len(self.attempts)} attempts with {tried} models on validation"
+        attempts = format_count(len(self.attempts), "attempt")
+        counts = f"the best of {attempts} with {format_count(tried, 'model')} on validation"
         lines = [f"chosen: {best.model}, {self.metric} {best.estimate}, {counts}"]
         if best.kind == "baseline":
             was_tried = any(one.kind != "baseline" and one.estimate is not None for one in self.attempts)
             lines.append(
                 "no model was better than this simple baseline on validation, so it is the result"
                 if was_tried
-                else "the time ended before any model was measured: this is the best of the simple baselines measured"
+                else "the time ended before any model was measured: this is the best of the simple baselines measured; "
+                "give more than the time of reading the data, the baselines and the final run"
             )
         elif best.estimate is not None and baseline.estimate is not None:
             lead = best.estimate.mean - baseline.estimate.mean
@@ -298,8 +300,8 @@ def _search(
     clock: Clock,
 ) -> ModelSearch:
     """Check the split, and prepare the search."""
-    check_validation(parts, "auto")
     first = next(iter(candidates.plans.values()))
+    check_validation(parts, "auto", first.evaluation.sampled)
     exclude_seen = first.evaluation.exclude_seen
     if exclude_seen is True and (note := explain_repeats(training_repeat_share(parts))) is not None:
         log(f"warning: {note}")

@@ -46,6 +46,9 @@ CLOSE = 0.8
 TRIALS = 12
 """Maximum number of trials of a cheap model, and of other settings of the best network."""
 
+BRIEF = 0.05
+"""Share of the time that a simple baseline may take to be measured even if the time is over."""
+
 MARGIN = 0.03
 """Share of the time that is kept free, for what estimates do not foresee."""
 
@@ -183,7 +186,10 @@ class ModelSearch:
         self.log(f"{key}: skipped: {reason}")
 
     def _measure_baselines(self) -> None:
-        """Measure the simple baselines on validation; the first one always."""
+        """Measure the simple baselines on validation.
+
+        The first one is always measured, and the others even after the time if those before were brief; EASE is not.
+        """
         usable = ranking_baselines(self.parts.train, self.exclude_seen)
         reasons = skipped_baselines(self.parts.train, self.exclude_seen)
         for name in RANKING_BASELINES:
@@ -192,7 +198,9 @@ class ModelSearch:
                 continue
             left = self.deadline - self.clock()
             expected = dense_seconds(self.parts.train.n_items, self.clock) if name == "ease" else 0.0
-            if self.attempts and (left <= 0.0 or 3.0 * expected > CHEAP_SHARE * self.total):  # it is trained thrice
+            is_brief = name != "ease" and all(one.seconds <= BRIEF * self.total for one in self.attempts)
+            is_long = 3.0 * expected > CHEAP_SHARE * self.total  # it is trained thrice
+            if self.attempts and (is_long or (left <= 0.0 and not is_brief)):
                 self._skip(name, _too_long(expected, left))
                 continue
             plan = self.baselines[name]

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from segue.core.config import Choices, Search
+from segue.core.messages import hide_passwords
 from segue.experiment.tuning.space import Space
 from segue.experiment.tuning.trial import Trial
 from segue.experiment.tuning.validation import Report
@@ -35,6 +37,9 @@ GRACE = 120
 
 RANDOM_TRIALS = 5
 """Trials with random values before values are chosen by the results so far."""
+
+DAMAGED = (LookupError, TypeError, ValueError)
+"""Errors when damaged trials are read."""
 
 Objective = Callable[[Mapping[str, Any] | None, Report], Trial]
 """Trains with values by setting, or with the settings that tuning starts from (``None``)."""
@@ -68,6 +73,10 @@ class StoredTrial:
     error: str | None
 
 
+OUTCOME = TypeAdapter(StoredTrial)
+"""Checks what is stored of a trial."""
+
+
 def storage_address(storage: str | None, folder: Path) -> str:
     """Return the address of the database of a study as SQLAlchemy reads it.
 
@@ -99,10 +108,11 @@ def open_study(
         start: values by setting that tuning starts from, for the settings of the space.
 
     Raises:
-        ValueError: Optuna is not installed, or the database cannot be opened.
+        ValueError: Optuna is not installed, or the database cannot be opened or has other content than trials.
     """
     try:
         import optuna
+        from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import SQLAlchemyError
         from sqlalchemy.pool import NullPool
     except ImportError:
@@ -128,18 +138,42 @@ def open_study(
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
             load_if_exists=True,
         )
-    except (SQLAlchemyError, ImportError, RuntimeError) as error:
-        raise ValueError(f"storage: cannot open the database of the study: {str(error).splitlines()[0]}") from None
-    found = Study(study, seed, space, start)
-    found.fail_interrupted()
+        found = Study(study, seed, space, start, address)
+        found.fail_interrupted()
+        _ = found.trials  # damaged ones are an error before anything is trained
+    except (SQLAlchemyError, StorageInternalError, ImportError, RuntimeError, *DAMAGED) as error:
+        raise _explain(address, error) from None
     return found
+
+
+def _explain(address: str | None, error: Exception) -> ValueError:
+    """Return the error that says which database cannot be used, why, and what to do."""
+    cause = (error.__cause__ if type(error).__name__ == "StorageInternalError" else None) or error
+    reason = (str(cause) or type(cause).__name__).splitlines()[0]
+    if isinstance(error, DAMAGED):
+        reason = f"a trial in it is damaged ({reason})"
+    return ValueError(
+        f"storage: cannot use the database {_describe_place(address)}: {reason}; {_advise(address)}, or name another "
+        "database or folder"
+    )
+
+
+def _describe_place(address: str | None) -> str:
+    return "in memory" if address is None else hide_passwords(address.removeprefix("sqlite:///"))
+
+
+def _advise(address: str | None) -> str:
+    is_file = address is not None and address.startswith("sqlite:///")
+    return "restore the file from a copy, or delete it to begin again" if is_file else "check the server and its tables"
 
 
 class Study:
     """The trials of one model on one split."""
 
-    def __init__(self, study: optuna.Study, seed: int, space: Space, start: Mapping[str, Any]) -> None:
-        self._study, self.seed, self.space, self.start = study, seed, space, start
+    def __init__(
+        self, study: optuna.Study, seed: int, space: Space, start: Mapping[str, Any], address: str | None = None
+    ) -> None:
+        self._study, self.seed, self.space, self.start, self._address = study, seed, space, start, address
 
     def fail_interrupted(self) -> None:
         """Mark running trials as failed whose process has ended; they are repeated.
@@ -164,9 +198,15 @@ class Study:
         return sum(not trial.state.is_finished() for trial in self._counted())
 
     def _counted(self) -> list[optuna.trial.FrozenTrial]:
+        from optuna.exceptions import StorageInternalError
         from optuna.trial import TrialState
+        from sqlalchemy.exc import SQLAlchemyError
 
-        return [trial for trial in self._study.get_trials(deepcopy=False) if trial.state is not TrialState.FAIL]
+        try:
+            every = self._study.get_trials(deepcopy=False)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            raise _explain(self._address, error) from None
+        return [trial for trial in every if trial.state is not TrialState.FAIL]
 
     def run_trial(self, objective: Objective, n_trials: int) -> bool:
         """Run one trial, unless the study has ``n_trials`` already.
@@ -176,9 +216,10 @@ class Study:
 
         Raises:
             Interrupted: the user asked to stop; the trial is marked as failed, and will be repeated.
-            ValueError: the settings that tuning starts from cannot be trained.
+            ValueError: the settings that tuning starts from cannot be trained, or the database cannot be used.
         """
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -186,6 +227,8 @@ class Study:
                 self._study.optimize(lambda trial: self._run(trial, objective, n_trials), n_trials=1)
             except (_SurplusTrialError, _OutOfTimeError):
                 return False
+            except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+                raise _explain(self._address, error) from None
         return True
 
     def _run(self, trial: optuna.Trial, objective: Objective, n_trials: int) -> float:
@@ -277,4 +320,15 @@ def _is_alive(process: int) -> bool:
 
 
 def _read_trial(number: int, trial: optuna.trial.FrozenTrial) -> StoredTrial:
-    return StoredTrial(**{**trial.user_attrs["outcome"], "number": number})
+    """Return a finished trial.
+
+    Raises:
+        ValueError: what is stored of it is damaged.
+    """
+    try:
+        return OUTCOME.validate_python({**trial.user_attrs["outcome"], "number": number})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ValueError(f"trial {number}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    except (KeyError, TypeError):
+        raise ValueError(f"trial {number}: no outcome") from None

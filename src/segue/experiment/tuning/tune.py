@@ -26,7 +26,7 @@ from segue.experiment.data import load_data, split_data, validate_inputs
 from segue.experiment.inference.argument_checks import FilePath, check_arguments, describe_value
 from segue.experiment.paths import runs_folder
 from segue.experiment.plan import Plan, resolve_overrides
-from segue.experiment.quality import check_parts, count_parts
+from segue.experiment.quality import check_parts, check_sampled_ranking, count_parts
 from segue.experiment.records.training_record import describe_plan, describe_training_data
 from segue.experiment.train_model import TrainingJob, prepare_models
 from segue.experiment.tuning.recipe import describe_values, write_recipe
@@ -193,13 +193,19 @@ def _check_plans(plans: Mapping[str, Plan], budget: Budget) -> str:
     return next(iter(metrics.values()))
 
 
-def check_validation(parts: Split, function: str) -> None:
-    """Check that there is a validation part, and that the split does not leak."""
+def check_validation(parts: Split, function: str, sampled: int | None = None) -> None:
+    """Check that there is a validation part, and that the split does not leak.
+
+    Args:
+        function: name for the message.
+        sampled: the setting ``evaluation.sampled``.
+    """
     check_parts(parts, ("valid",))
     if not len(parts.valid) or not parts.valid.targets.size:
         raise ValueError(f"{function}: the split has no validation part to choose by, expected some queries")
     if faults := check_leakage(parts):
         raise ValueError("\n".join(["the split leaks, nothing was trained:", *faults]))
+    check_sampled_ranking(parts, sampled)
 
 
 def tune_runs(
@@ -247,7 +253,7 @@ def tune_runs(
     tuned: dict[str, ModelTuning] = {}
     for name, plan in plans.items():
         parts = split(load_data(plan, log if not tuned else None, progress), plan.split)
-        check_validation(parts, "tune")
+        check_validation(parts, "tune", plan.evaluation.sampled)
         if not tuned:
             log(count_parts(parts))
         options: dict[str, Any] = {"folder": folder, "storage": storage, "fixed": fixed[name]}

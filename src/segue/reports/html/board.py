@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from segue.core.model import is_lower_better
+from segue.evaluation.evaluation_result import ranked_queries
 from segue.reports.html.layout import UsersBlock
+from segue.reports.quantities import format_amount
 
 __all__ = ["Board", "GroupResult", "ModelDocuments", "Record"]
 
@@ -97,9 +99,14 @@ class Board:
 
     @property
     def queries(self) -> int:
-        """Number of queries."""
+        """Number of queries that metrics are computed from."""
         protocol = next(iter(self.models.values())).get("protocol") or {}
-        return int(protocol.get("queries", 0))
+        return ranked_queries(protocol) if "queries" in protocol else 0
+
+    @property
+    def query_count(self) -> str:
+        """The number of queries in words, such as ``943 test queries``."""
+        return format_amount(self.queries, f"{self.part_name} query", f"{self.part_name} queries")
 
     def result(self) -> dict[str, Any]:
         """Return the models as a result of :mod:`segue.reports.tables`."""

@@ -31,9 +31,11 @@ __all__ = [
     "check_chart_packages",
     "finish_chart",
     "library_script",
+    "name_legend",
     "save_charts",
     "series_styles",
     "themed_spec",
+    "to_svg",
 ]
 
 ROLES: Mapping[str, str] = {**LIGHT, "soft": "#565e66", "line": "#dfe1dd", "faint": "#858d95", "ink": "#1d2125"}
@@ -156,8 +158,15 @@ def save_charts(folder: Path, figures: Sequence[FigureBlock]) -> list[Path]:
         text = json.dumps(_file_spec(figure))
         with atomic_file(paths[-2]) as fresh:
             fresh.write_bytes(vl_convert.vegalite_to_png(text, scale=FILE_SCALE))
-        write_text(paths[-1], str(vl_convert.vegalite_to_svg(text)) + "\n")
+        write_text(paths[-1], to_svg(figure))
     return paths
+
+
+def to_svg(figure: FigureBlock) -> str:
+    """Return a figure with its title as the text of an SVG file."""
+    import vl_convert
+
+    return str(vl_convert.vegalite_to_svg(json.dumps(_file_spec(figure)))) + "\n"
 
 
 def _file_spec(figure: FigureBlock) -> dict[str, Any]:
@@ -184,3 +193,12 @@ def series_styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         }
         for number, name in enumerate(names)
     }
+
+
+def name_legend(names: Sequence[str]) -> Any:
+    """Return a legend whose rows fit on a phone; one name needs none."""
+    import altair as alt
+
+    if len(names) == 1:
+        return None
+    return alt.Legend(columns=max(1, 320 // (7 * max(map(len, names)) + 34)), symbolOpacity=1, labelLimit=240)

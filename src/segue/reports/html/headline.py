@@ -37,7 +37,7 @@ def board_standfirst(board: Board) -> str:
     best = board.ranking[0]
     interval = format_interval(board.models[best]["intervals"][board.metric])
     extreme = "lowest" if is_lower_better(board.metric) else "highest"
-    queries = f"{board.queries:,} {board.part_name} queries" if board.queries else f"the {board.part_name} part"
+    queries = board.query_count if board.queries else f"the {board.part_name} part"
     sentences = [
         f"{best} reaches {_name(board)} {_mean(board, best)} (95 % interval {interval}) on {queries}"
         + (f", the {extreme} of {len(board.models)} models." if len(board.models) > 1 else ".")

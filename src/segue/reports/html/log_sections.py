@@ -31,7 +31,14 @@ from segue.reports.html.log_charts import (
 )
 from segue.reports.html.log_description import FeatureDescription, LogDescription, TimeDescription
 from segue.reports.html.run_charts import metric_chart
-from segue.reports.quantities import format_count, format_duration, format_mean, format_span, metric_label
+from segue.reports.quantities import (
+    format_amount,
+    format_count,
+    format_duration,
+    format_mean,
+    format_span,
+    metric_label,
+)
 
 __all__ = ["log_page"]
 
@@ -77,11 +84,11 @@ def _title(log: LogDescription) -> str:
 def _standfirst(log: LogDescription) -> str:
     """Describe the log in a few sentences."""
     sentences = [
-        f"{log.name} has {format_count(log.events)} events of {format_count(log.users)} users and "
-        f"{format_count(log.items)} items, {_percent(log.density)} of all pairs.",
-        f"Half of the events are of {format_count(log.half_items)} items, {_percent(log.half_items / log.items)} of "
+        f"{log.name} has {format_amount(log.events, 'event')} of {format_amount(log.users, 'user')} and "
+        f"{format_amount(log.items, 'item')}, {_percent(log.density)} of all pairs.",
+        f"Half of the events are of {format_amount(log.half_items, 'item')}, {_percent(log.half_items / log.items)} of "
         "the catalog.",
-        f"Half of the users have at most {log.length_quantiles['median']:,.4g} events; "
+        f"Half of the users have at most {format_amount(log.length_quantiles['median'], 'event')}; "
         + (f"{_percent(log.repeats)} of the events repeat" if log.repeats else "no event repeats")
         + " an item of the user.",
     ]
@@ -190,7 +197,7 @@ def _gaps(time: TimeDescription) -> Section:
         title = "Gaps between consecutive events of a user"
         figures.append(FigureBlock("gaps", title, f"{title}. {text}", duration_chart(time.gaps)))
     session_text = (
-        f"{format_count(time.sessions)} sessions; the median has {time.median_session:,.4g} events, and "
+        f"{format_amount(time.sessions, 'session')}; the median has {format_amount(time.median_session, 'event')}, and "
         f"{_percent(time.single_sessions)} have one."
     )
     title = f"Sessions by number of events, with a pause of {minutes:g} minutes between sessions"
@@ -344,8 +351,8 @@ def _baselines(log: LogDescription) -> list[Section]:
     head = ("baseline", *map(metric_label, names), "time")
     table = TableBlock("Simple baselines, with 95 % intervals", head, body)
     lead = (
-        f"What is reachable without learning, on {format_count(record['queries'])} validation queries. The test part "
-        "was not read."
+        "What is reachable without learning, on "
+        f"{format_amount(record['queries'], 'validation query', 'validation queries')}. The test part was not read."
     )
     left_out = tuple(f"left out: {name}: {reason}" for name, reason in record["skipped"].items())
     blocks: list[Block] = [figure, table]

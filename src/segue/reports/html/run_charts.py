@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from segue.reports.html.charts import ROLES, chart_of, finish_chart, series_styles
+from segue.reports.html.charts import ROLES, chart_of, finish_chart, name_legend, series_styles
 from segue.reports.quantities import format_interval, format_mean, format_signed, metric_label
 
 if TYPE_CHECKING:
@@ -110,12 +110,13 @@ def difference_chart(metric: str, tests: Rows) -> dict[str, Any]:
     title = f"difference of {metric_label(metric)}"
     scale = alt.Scale(domain=_domain(tests, DIFFERENCE_SHARE), nice=False)
     x = alt.X("low:Q", title=title, axis=alt.Axis(tickCount=5, format="~g"), scale=scale)
-    fill = alt.when(alt.datum.result == "significant").then(alt.value(1.0)).otherwise(alt.value(0.0))
+    is_clear = alt.datum.result == "significant"
+    fill = alt.when(is_clear).then(alt.value(ROLES["c1"])).otherwise(alt.value("transparent"))
     zero = chart_of([{"zero": 0}]).mark_rule(color=ROLES["ink"]).encode(x="zero:Q")
     layers = [
         zero,
         base.mark_rule(strokeWidth=2).encode(x=x, x2="high:Q"),
-        base.mark_point(size=70, filled=True, strokeWidth=2).encode(x="difference:Q", fillOpacity=fill),
+        base.mark_point(size=70, strokeWidth=2, opacity=1).encode(x="difference:Q", fill=fill),
         base.mark_text(align="right").encode(x=alt.value("width"), text="shown:N", color=alt.value(ROLES["ink"])),
     ]
     return finish_chart(alt.layer(*layers), ROW * len(tests))
@@ -154,7 +155,7 @@ def group_chart(metric: str, rows: Rows, groups: Sequence[str], models: Sequence
     domain = list(models)
     colors = alt.Scale(domain=domain, range=[styles[name]["color"] for name in domain])
     shapes = alt.Scale(domain=domain, range=[styles[name]["shape"] for name in domain])
-    legend = _legend(domain)
+    legend = name_legend(domain)
     base = chart_of(values).encode(
         y=alt.Y("group:N", sort=list(groups), title=None, axis=alt.Axis(grid=True, tickBand="extent")),
         yOffset=alt.YOffset("model:N", sort=domain),
@@ -178,15 +179,6 @@ def group_chart(metric: str, rows: Rows, groups: Sequence[str], models: Sequence
     return finish_chart(alt.layer(*layers), (16 * len(domain) + 14) * len(groups))
 
 
-def _legend(names: Sequence[str]) -> Any:
-    """Return a legend whose rows fit on a phone; one name needs none."""
-    import altair as alt
-
-    if len(names) == 1:
-        return None
-    return alt.Legend(columns=max(1, 320 // (7 * max(map(len, names)) + 34)), symbolOpacity=1, labelLimit=240)
-
-
 def training_chart(rows: Rows, title: str, models: Sequence[str]) -> dict[str, Any]:
     """Plot a quantity by epoch or iteration, one line per model.
 
@@ -201,7 +193,7 @@ def training_chart(rows: Rows, title: str, models: Sequence[str]) -> dict[str, A
     colors = alt.Scale(domain=domain, range=[styles[name]["color"] for name in domain])
     dashes = alt.Scale(domain=domain, range=[styles[name]["dash"] for name in domain])
     is_labeled = len(domain) <= MAX_LABELED
-    legend = None if is_labeled else _legend(domain)
+    legend = None if is_labeled else name_legend(domain)
     axis = alt.Axis(tickMinStep=1, grid=False, format="d", tickCount=6)
     encoded = chart_of(rows).encode(
         x=alt.X("step:Q", title="epoch or iteration", axis=axis, scale=alt.Scale(nice=False, zero=False)),

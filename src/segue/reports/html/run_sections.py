@@ -402,7 +402,7 @@ def _reproduction(board: Board) -> Section:
 
 
 def _queries(board: Board) -> str:
-    return f"{board.queries:,} {board.part_name} queries" if board.queries else f"the {board.part_name} part"
+    return board.query_count if board.queries else f"the {board.part_name} part"
 
 
 def _file_name(metric: str) -> str:

@@ -40,7 +40,7 @@ from segue.training.settings import Training
 from segue.training.train import train
 from segue.version import __version__
 
-__all__ = ["COMMON", "StudyContext", "Trained"]
+__all__ = ["COMMON", "StudyContext", "Trained", "has_setting"]
 
 COMMON = ("embedding_dim=64", "max_length=50", "windows=all", "dropout=0.3", "training.learning_rate=1e-3")
 """Settings that all models of all studies have in common unless a study or the user changes them."""
@@ -135,9 +135,21 @@ class StudyContext:
             if _name(text).rpartition(".")[2] in names:
                 raise ValueError(f"--set {text}: the study {self.name} varies this setting; leave it out")
         shared = [*COMMON, *self.grid.settings, *self.overrides]
-        texts = [*(text for text in shared if _has_setting(key, _name(text))), *settings]
+        texts = [*(text for text in shared if _is_read(key, _name(text))), *settings]
         latest = {_name(text).rpartition(".")[2]: text for text in texts}
         return make_plan({"model": key, "data": self.data_query}, [*latest.values(), f"run.seed={seed}"], "none")
+
+    def check_settings(self) -> None:
+        """Check the settings of all models, before the first training.
+
+        Raises:
+            ValueError: a setting is unknown, or the user sets one that no model of the grid has.
+        """
+        for text in self.overrides:
+            if not any(_is_read(key, _name(text)) for key in self.grid.models):
+                raise ValueError(f"--set {text}: not used by {', '.join(self.grid.models)}; leave it out")
+        for key in self.grid.models:
+            self.plan(key)
 
     def studied_models(self, *settings: str) -> list[StudiedModel]:
         """Return the models of the runs, or one per model and seed of the grid.
@@ -242,14 +254,23 @@ class StudyContext:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
-def _has_setting(key: str, name: str) -> bool:
-    """Return whether a model reads one of the common settings."""
-    field, kind = name.rpartition(".")[2], model_class(key)
-    if field in kind.Config.model_fields:
+def has_setting(key: str, name: str) -> bool:
+    """Return whether a model, or its training, has a setting."""
+    group, _, field = name.rpartition(".")
+    kind = model_class(key)
+    if field in kind.Config.model_fields and group != "training":
         return True
-    if field in Training.model_fields:
-        return not issubclass(kind, Solver) and not unused_by_model(key, [name])
-    return field not in {_name(text) for text in COMMON}
+    return field in Training.model_fields and not issubclass(kind, Solver) and not unused_by_model(key, [name])
+
+
+def _is_read(key: str, name: str) -> bool:
+    """Return whether a setting for all models is passed to this one.
+
+    Unknown ones are, so that they are errors.
+    """
+    field = name.rpartition(".")[2]
+    is_known = field in Training.model_fields or field in {_name(text) for text in COMMON}
+    return has_setting(key, name) or not is_known
 
 
 def _name(text: str) -> str:

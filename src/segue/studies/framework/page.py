@@ -1,4 +1,4 @@
-"""Format the page of a study as Markdown."""
+"""Format the page of a study as Markdown, and its cells as text."""
 
 from __future__ import annotations
 
@@ -7,21 +7,34 @@ from typing import Any
 
 from segue.studies.framework.study import StudyTable
 
-__all__ = ["format_page", "format_table"]
+__all__ = [
+    "count_threads",
+    "describe_data",
+    "describe_settings",
+    "format_cell",
+    "format_page",
+    "format_table",
+    "origin_lines",
+]
 
 
-def format_page(record: Mapping[str, Any], tables: Sequence[StudyTable], figures: Mapping[str, str]) -> str:
+def format_page(
+    record: Mapping[str, Any],
+    tables: Sequence[StudyTable],
+    figures: Sequence[Mapping[str, str]],
+    origin: Sequence[str],
+) -> str:
     """Format a page: question, answer, figures, tables, and how to repeat it.
 
     Args:
         record: content of ``study.json``.
-        figures: file by title, relative to the page.
+        figures: ``title``, ``note``, and ``file`` relative to the page.
+        origin: lines on the command, the machine and the date.
     """
-    grid, counts = record["grid"], record["counts"]
-    is_quick = not (record["full"] or record["runs"])
     lines = [f"# {record['question']}", "", *_paragraphs(record["answer"]), "## Measurements", ""]
-    for title, file in figures.items():
-        lines += [f"![{title}]({file})", ""]
+    for figure in figures:
+        lines += [f"![{figure['title']}]({figure['file']})", ""]
+        lines += [f"{figure['note']}.", ""] if figure["note"] else []
     for table in tables:
         lines += [f"**{table.title}**", "", *format_table(table), ""]
         lines += [table.note, ""] if table.note else []
@@ -30,22 +43,44 @@ def format_page(record: Mapping[str, Any], tables: Sequence[StudyTable], figures
         "",
         " ".join(record["method"].split()),
         "",
-        f"Data: {record['data']}, {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events, "
-        f"split `{record['split']}`, hash `{record['data_hash']}`. Models: "
-        f"{', '.join(f'`{model}`' for model in grid['models'])}. "
-        f"Values: {', '.join(str(value) for value in grid['values'])}. "
-        f"Seeds: {', '.join(str(seed) for seed in grid['seeds'])}. {_describe_settings(record)}",
-        "",
-        *(["This is the quick grid; `--full` runs that of published results.", ""] if is_quick else []),
-        *([f"Command: `{record['command']}`", ""] if record["command"] else []),
-        f"Machine: {', '.join(f'{name} {value}' for name, value in record['machine'].items())}; {record['threads']} "
-        f"threads; {record['date']}.",
+        *(f"* {line}" for line in [*describe_data(record), describe_settings(record)]),
+        *(f"* {line.removeprefix('* ')}" for line in origin),
         "",
     ]
     return "\n".join(lines)
 
 
-def _describe_settings(record: Mapping[str, Any]) -> str:
+def origin_lines(record: Mapping[str, Any]) -> list[str]:
+    """Return the lines on the command, the machine and the date of ``study.json``."""
+    return [
+        f"Machine: {', '.join(f'{name} {value}' for name, value in record['machine'].items())}; "
+        f"{count_threads(record)}; {record['date']}.",
+        *([f"Command: `{record['command']}`"] if record["command"] else []),
+    ]
+
+
+def count_threads(record: Mapping[str, Any]) -> str:
+    """Return the number of threads with its noun."""
+    return f"{record['threads']} thread{'s' * (record['threads'] > 1)}"
+
+
+def describe_data(record: Mapping[str, Any]) -> list[str]:
+    """Return the lines on the data, the grid, and the readings of the test part."""
+    grid, counts = record["grid"], record["counts"]
+    is_quick = not (record["full"] or record["runs"])
+    return [
+        f"Data: {record['data']}, {counts['users']:,} users, {counts['items']:,} items, {counts['events']:,} events, "
+        f"split `{record['split']}`, hash `{record['data_hash']}`.",
+        f"Models: {', '.join(f'`{model}`' for model in grid['models'])}. "
+        f"Values: {', '.join(str(value) for value in grid['values'])}. "
+        f"Seeds: {', '.join(str(seed) for seed in grid['seeds'])}."
+        + (" This is the quick grid; `--full` runs that of published results." if is_quick else ""),
+        f"Readings of the test part recorded in all with this data and split: {record['test_readings']:,}.",
+    ]
+
+
+def describe_settings(record: Mapping[str, Any]) -> str:
+    """Return the settings of the trainings, or the names of the runs."""
     if record["runs"]:
         return f"Runs, with their own settings: {', '.join(f'`{run}`' for run in record['runs'])}."
     settings = [*record["common"], *record["grid"]["settings"], *record["overrides"]]
@@ -62,7 +97,7 @@ def format_table(table: StudyTable) -> list[str]:
     """
     columns = list(zip(*table.rows, strict=True)) if table.rows else [()] * len(table.columns)
     marks = ["---" if any(isinstance(cell, str) for cell in column) else "---:" for column in columns]
-    rows = [[_format_cell(cell, table.digits) for cell in row] for row in table.rows]
+    rows = [[format_cell(cell, table.digits).replace("|", "\\|") for cell in row] for row in table.rows]
     return [_line(table.columns), _line(marks), *map(_line, rows)]
 
 
@@ -70,12 +105,13 @@ def _paragraphs(sentences: Sequence[str]) -> list[str]:
     return [line for sentence in sentences for line in (f"- {sentence}", "")]
 
 
-def _format_cell(value: str | float | int | None, digits: int) -> str:
+def format_cell(value: str | float | int | None, digits: int) -> str:
+    """Return the text of a cell."""
     if value is None:
         return ""
     if isinstance(value, float):
         return f"{value:.{digits}f}"
-    return f"{value:,}" if isinstance(value, int) else value.replace("|", "\\|")
+    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -2,67 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any
 
-from segue.core.files import write_json, write_text
 from segue.core.messages import arg
-from segue.core.registry import keys, load_module
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
+from segue.experiment.records.held_out_readings import list_readings
 from segue.experiment.resources import describe_machine, thread_count
-from segue.studies.framework.context import COMMON, StudyContext
-from segue.studies.framework.page import format_page
+from segue.studies.framework.context import COMMON, StudyContext, has_setting
 from segue.studies.framework.studied_models import StudiedModel, open_runs
-from segue.studies.framework.study import Cell, Grid, StudyTable
+from segue.studies.framework.study import MODELS, Grid
+from segue.studies.framework.study_folder import check_folder, folder_name, write_study
+from segue.studies.framework.study_modules import StudyModule, hash_measurement, load_study, study_names
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["StudyResult", "run_study"]
 
-__all__ = ["StudyModule", "StudyResult", "load_study", "run_study", "study_names"]
-
-PACKAGE = "segue.studies"
+MIN_QUERIES = 20
+"""Fewest test queries of a study, whose tables have means of parts of them."""
 
 Log = Callable[[str], None]
-
-
-class StudyModule(Protocol):
-    """A module of :mod:`segue.studies`.
-
-    A study that can measure finished runs instead of training also defines ``ACCEPTS_RUNS = True``, and takes its
-    models from :meth:`segue.studies.framework.context.StudyContext.studied_models`.
-    """
-
-    QUESTION: str
-    """The question that the study answers, with a question mark."""
-    METHOD: str
-    """What is measured and how: one paragraph with the sources."""
-    DEFAULT: Grid
-    """Few values, few epochs, one seed: ten minutes on MovieLens 100K with two cores."""
-    FULL: Grid
-    """The grid of published results: more values, full trainings, three seeds."""
-
-    def run(self, context: StudyContext) -> list[Cell]:
-        """Measure every cell of the grid."""
-        ...
-
-    def tables(self, cells: Sequence[Cell]) -> list[StudyTable]:
-        """Return the tables of the page."""
-        ...
-
-    def figures(self, cells: Sequence[Cell]) -> Mapping[str, Figure]:
-        """Draw the figures of the page, by title."""
-        ...
-
-    def answer(self, cells: Sequence[Cell]) -> list[str]:
-        """Answer the question in sentences that the measurements support."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -71,7 +32,7 @@ class StudyResult:
 
     Attributes:
         record: question, grid, cells, answer, data hash, machine, seconds, as in ``study.json``.
-        folder: has ``study.json``, ``README.md`` and, with matplotlib, ``figures``.
+        folder: has ``study.json``, ``README.md`` and, with the extra ``report``, ``figures``.
     """
 
     record: dict[str, Any]
@@ -81,20 +42,6 @@ class StudyResult:
     def answer(self) -> list[str]:
         """Sentences that answer the question."""
         return list(self.record["answer"])
-
-
-def study_names() -> list[str]:
-    """Return the keys of all studies."""
-    return keys(PACKAGE)
-
-
-def load_study(name: str) -> StudyModule:
-    """Return a study.
-
-    Raises:
-        ValueError: the key is unknown; the message suggests the closest known one.
-    """
-    return cast("StudyModule", load_module(PACKAGE, name, "study"))
 
 
 @check_arguments()
@@ -124,10 +71,12 @@ def run_study(
             all studies can.
         log: receives what is trained and measured, such as ``print``.
         command: the command line, for the page.
-        out: folder of the page; default: ``studies/STUDY-DATA`` among the runs, with ``-full`` if so.
+        out: folder of the page; default: ``studies/STUDY-DATA`` among the runs, with ``-full`` if so, and a hash of
+            models, seeds, settings and runs that are not those of the study.
 
     Raises:
-        ValueError: an unknown study, model, setting or dataset; or runs that the study cannot use.
+        ValueError: an unknown study, model, setting or dataset; a model or runs that the study cannot use; too few test
+            queries; or a folder with another study or other files.
     """
     module = load_study(study)
     _check_given(models, seeds, out)
@@ -146,36 +95,50 @@ def run_study(
         models=grid.models if models is None else tuple(models),
         seeds=grid.seeds if seeds is None else tuple(seeds),
     )
-    source = hashlib.sha256(inspect.getsource(cast("Any", module)).encode()).hexdigest()
-    context = StudyContext(study, data, grid, log or (lambda _: None), overrides, source, runs=studied)
-    for model in () if studied else grid.models:  # all errors of settings before the first training
-        context.plan(model)
+    context = StudyContext(
+        study, data, grid, log or (lambda _: None), overrides, hash_measurement(module), runs=studied
+    )
+    if not studied:  # all errors before the first training
+        _check_models(study, module, grid.models)
+        context.check_settings()
+    _check_queries(context)
+    about = _describe(study, module, context, full)
+    is_changed = bool(studied or overrides or grid != (module.FULL if full else module.DEFAULT))
+    folder = Path(out) if out else context.folder / folder_name(about, is_changed)
+    check_folder(folder, about)
     cells = module.run(context)
     record = {
-        "study": study,
-        "question": module.QUESTION,
-        "method": module.METHOD,
-        "data": data,
-        "data_hash": context.data.header.get("hash"),
-        "counts": {"users": context.data.n_users, "items": context.data.n_items, "events": context.data.histories.size},
-        "split": context.first_plan.split.strategy,
-        "full": full,
-        "grid": grid.describe(),
-        "runs": [one.about["run"] for one in studied],
-        "common": [] if studied else list(COMMON),
-        "overrides": list(overrides),
+        **about,
         "cells": cells,
-        "answer": module.answer(cells),
+        "answer": [*module.answer(cells), describe_seeds(grid)],
+        "test_readings": len(list_readings(context.parts)),
         "machine": describe_machine(),
         "threads": thread_count(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
     }
-    own = [str(record["data_hash"])[:8]] if Path(data).exists() else []  # there may be other files of that name
-    names = [study, _file_name(data), *own, *(["full"] if full else []), *([_digest(studied)] if studied else [])]
-    folder = Path(out) if out else context.folder / "-".join(names)
     write_study(folder, record)
     return StudyResult(record, folder)
+
+
+def _describe(study: str, module: StudyModule, context: StudyContext, full: bool) -> dict[str, Any]:
+    """Return the entries of the record that are known before the first training."""
+    data, runs = context.data, context.runs
+    return {
+        "study": study,
+        "question": module.QUESTION,
+        "method": module.METHOD,
+        "data": context.data_query,
+        "data_hash": data.header.get("hash"),
+        "counts": {"users": data.n_users, "items": data.n_items, "events": data.histories.size},
+        "split": context.first_plan.split.strategy,
+        "full": full,
+        "grid": context.grid.describe(),
+        "runs": [one.about["run"] for one in runs],
+        "weights": [one.about["weights"] for one in runs],
+        "common": [] if runs else list(COMMON),
+        "overrides": list(context.overrides),
+    }
 
 
 def _check_given(models: Sequence[str] | None, seeds: Sequence[int] | None, out: FilePath | None) -> None:
@@ -210,27 +173,37 @@ def _check_runs(name: str, given: Mapping[str, Any], runs: Sequence[Any]) -> Non
         raise ValueError(f"{', '.join(others)}: data, models, seeds and settings are those of the runs; leave it out")
 
 
-def _digest(studied: Sequence[StudiedModel]) -> str:
-    """Return a short hash of the studied runs."""
-    text = " ".join(sorted(f"{one.about['run']} {one.about['weights']}" for one in studied))
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def _check_models(study: str, module: StudyModule, models: Sequence[str]) -> None:
+    """Check that the models have the settings that the study varies or measures.
+
+    Raises:
+        ValueError: one has not.
+    """
+    for model in models:
+        for name in module.REQUIRES:
+            if not has_setting(model, name):
+                raise ValueError(
+                    f"{arg('models')}: got {model}, which has no setting {name}; the study {study} needs it, expected "
+                    f"models that have it, such as {', '.join(MODELS)}"
+                )
 
 
-def write_study(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record, the figures and the page of a study into a folder."""
-    module, cells = load_study(record["study"]), record["cells"]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "study.json", record)
-    names: dict[str, str] = {}
-    if find_spec("matplotlib") is not None:
-        from segue.reports.plots import to_svg
+def _check_queries(context: StudyContext) -> None:
+    """Check that there are enough test queries for means by group.
 
-        for title, figure in module.figures(cells).items():
-            names[title] = f"figures/{_file_name(title.lower())}.svg"
-            write_text(folder / names[title], to_svg(figure) + "\n")
-    write_text(folder / "README.md", format_page(record, module.tables(cells), names))
+    Raises:
+        ValueError: there are too few.
+    """
+    if (count := len(context.parts.test)) < MIN_QUERIES:
+        raise ValueError(
+            f"{arg('data')}: {context.data_query} has {count:,} test quer{'y' if count == 1 else 'ies'} of "
+            f"{context.data.n_users:,} users, expected at least {MIN_QUERIES} for a study"
+        )
 
 
-def _file_name(text: str) -> str:
-    """Return a text as the name of a file."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", Path(text).stem if Path(text).suffix else text).strip("-")
+def describe_seeds(grid: Grid) -> str:
+    """Say how many trainings of each model the answer rests on."""
+    seeds = ", ".join(str(seed) for seed in grid.seeds)
+    if len(grid.seeds) == 1:
+        return f"These are measurements of one training per model and value (seed {seeds}); others may differ."
+    return f"All of this is measured with {len(grid.seeds)} seeds ({seeds}) of each network."

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["MODELS", "Cell", "Grid", "Row", "StudyTable"]
+__all__ = ["MODELS", "Cell", "Grid", "Row", "StudyChart", "StudyTable"]
 
 MODELS = ("lstm", "xlstm", "bert4rec", "sasrec")
 """The models that studies compare unless others are given."""
@@ -58,3 +58,18 @@ class StudyTable:
     rows: Sequence[Sequence[str | float | int | None]]
     note: str = ""
     digits: int = 3
+
+
+@dataclass(frozen=True)
+class StudyChart:
+    """A figure of a study's page.
+
+    Attributes:
+        spec: the chart as Vega-Lite.
+        text: what it shows in words, for readers who do not see it.
+        note: how to read it, where the title does not say it.
+    """
+
+    spec: Mapping[str, Any]
+    text: str
+    note: str = ""

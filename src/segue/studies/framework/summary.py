@@ -11,7 +11,17 @@ from numpy.typing import ArrayLike
 from segue.core.types import Codes, HeldOut, Recommendations
 from segue.studies.framework.study import Cell
 
-__all__ = ["by_model", "by_name", "events_for_share", "first_targets", "mean_of", "shared_share", "spread_of"]
+__all__ = [
+    "by_model",
+    "by_name",
+    "describe_overlap",
+    "events_for_share",
+    "first_targets",
+    "is_apart",
+    "mean_of",
+    "shared_share",
+    "spread_of",
+]
 
 
 def by_model(cells: Sequence[Cell], value: str) -> dict[tuple[str, Any], list[Cell]]:
@@ -53,6 +63,27 @@ def mean_of(cells: Sequence[Cell], *path: str) -> float:
     """
     found = [value for value in (_read(cell, path) for cell in cells) if value is not None]
     return float(np.mean(found)) if found else float("nan")
+
+
+def is_apart(one: Sequence[Cell], other: Sequence[Cell], metric: str, interval: str = "interval") -> bool:
+    """Return whether two groups of cells clearly differ in a metric.
+
+    They do if the intervals over users, averaged over the seeds, exclude each other, and every seed of one group is
+    above every seed of the other.
+    """
+    (one_low, one_high), (other_low, other_high) = (np.mean([c[interval] for c in cells], 0) for cells in (one, other))
+    values, others = ([cell[metric] for cell in cells] for cells in (one, other))
+    is_below = one_high < other_low and max(values) < min(others)
+    is_above = other_high < one_low and min(values) > max(others)
+    return bool(is_below or is_above)
+
+
+def describe_overlap(one: Sequence[Cell], other: Sequence[Cell], metric: str, interval: str = "interval") -> str:
+    """Say, at the end of a sentence, that a difference may be chance.
+
+    The text is empty if the difference is clear.
+    """
+    return "" if is_apart(one, other, metric, interval) else ", a difference within the intervals or the seeds"
 
 
 def spread_of(cells: Sequence[Cell], *path: str) -> float | None:

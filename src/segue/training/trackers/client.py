@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["PredictionRows", "RunDescription", "RunResults", "StartedRun", "TrackerClient", "plain_name", "to_markdown"]
+__all__ = [
+    "PredictionRows",
+    "RunDescription",
+    "RunResults",
+    "StartedRun",
+    "TrackerClient",
+    "check_folder",
+    "plain_name",
+    "to_markdown",
+]
 
 Status = Literal["finished", "failed", "interrupted"]
 
@@ -56,6 +66,21 @@ class StartedRun:
     """Identifies the run in the tool, to continue it; ``None``: it needs none."""
     url: str | None = None
     """Address where the run can be seen."""
+
+
+def check_folder(folder: Path, tracker: str) -> None:
+    """Create the folder of a tracker, and check that files can be written to it.
+
+    Raises:
+        ValueError: they cannot; the message names the tracker.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        raise ValueError(f"{tracker}: cannot write to {folder}: {reason}; expected a writable folder") from None
 
 
 class TrackerClient(Protocol):

@@ -9,11 +9,19 @@ import time
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from segue.core.messages import hide_passwords
 from segue.training.trackers.addresses import TrackerAddress, check_tracking_uri
-from segue.training.trackers.client import PredictionRows, RunDescription, RunResults, StartedRun, Status, plain_name
+from segue.training.trackers.client import (
+    PredictionRows,
+    RunDescription,
+    RunResults,
+    StartedRun,
+    Status,
+    check_folder,
+    plain_name,
+)
 
 __all__ = ["MlflowTracker"]
 
@@ -26,6 +34,9 @@ MAX_PARAMETERS = 100
 MAX_TAG_CHARACTERS = 5_000
 """A longer model card is cut where it is shown as the run's description; the artifact is complete."""
 
+SQLITE_HEADER = b"SQLite format 3\0"
+"""First bytes of a database."""
+
 STATUS: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 
 
@@ -36,7 +47,8 @@ class MlflowTracker:
     ``MLFLOW_EXPERIMENT_NAME``.
 
     Raises:
-        ValueError: MLflow is not installed, or ``MLFLOW_TRACKING_URI`` is not a tracking URI.
+        ValueError: MLflow is not installed, ``MLFLOW_TRACKING_URI`` is not a tracking URI, or the file or folder of a
+            local one cannot be written.
     """
 
     def __init__(self, address: TrackerAddress) -> None:
@@ -56,6 +68,7 @@ class MlflowTracker:
                 f"{self.name}: MLflow no longer writes to folders, expected a database such as sqlite:///mlflow.db; or "
                 "set MLFLOW_ALLOW_FILE_STORE=true"
             )
+        _check_place(self._uri, self.name)
         self._experiment = address.experiment
         self._client: Any = None
         self._run_id = ""
@@ -148,3 +161,25 @@ class MlflowTracker:
             with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([predictions.columns, *predictions.rows])
             self._client.log_artifact(self._run_id, str(path))
+
+
+def _check_place(uri: str, name: str) -> None:
+    """Check the file or folder of a tracking URI, if it has one.
+
+    Raises:
+        ValueError: it cannot be written, or the file is no database.
+    """
+    if uri.startswith("file:"):
+        check_folder(Path(unquote(urlsplit(uri).path)), name)
+    elif uri.startswith("sqlite"):
+        file = Path(uri.partition(":///")[2].partition("?")[0])
+        check_folder(file.parent, name)
+        if not file.exists():
+            return
+        try:
+            with file.open("r+b") as opened:
+                head = opened.read(len(SQLITE_HEADER))
+        except OSError as error:
+            raise ValueError(f"{name}: cannot write to {file}: {error.strerror}; name another file") from None
+        if head and head != SQLITE_HEADER:
+            raise ValueError(f"{name}: {file} is no SQLite database; name another file, or delete it")

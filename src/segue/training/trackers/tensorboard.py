@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from segue.training.trackers.addresses import TrackerAddress
-from segue.training.trackers.client import RunDescription, RunResults, StartedRun, Status, to_markdown
+from segue.training.trackers.client import (
+    RunDescription,
+    RunResults,
+    StartedRun,
+    Status,
+    check_folder,
+    to_markdown,
+)
 
 __all__ = ["TensorBoard"]
 
@@ -24,6 +31,9 @@ class TensorBoard:
 
     Args:
         folder: where events are written if the address names no folder.
+
+    Raises:
+        ValueError: TensorBoard is not installed, or the folder of the address is not writable.
     """
 
     def __init__(self, address: TrackerAddress, folder: Path) -> None:
@@ -32,6 +42,8 @@ class TensorBoard:
         except ImportError:
             raise ValueError("TensorBoard is not installed: pip install 'segue[track]'") from None
         self.name = str(address)
+        if address.place:
+            check_folder(Path(address.place).expanduser(), self.name)
         self._open, self._root, self._folder, self._step = writer.EventFileWriter, address.place, folder, 0
         self._writer: Any = None
 

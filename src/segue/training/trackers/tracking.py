@@ -13,13 +13,29 @@ from segue.training.trackers.addresses import AUTO, TrackerAddress, parse_addres
 from segue.training.trackers.background import BackgroundTracker
 from segue.training.trackers.client import RunDescription, RunResults, Status, TrackerClient
 
-__all__ = ["EVENTS", "TRACKER_RUNS", "Tracking", "open_clients"]
+__all__ = ["EVENTS", "TRACKER_RUNS", "Tracking", "model_files", "open_clients"]
 
 EVENTS = "events"
 """Folder of TensorBoard events within a run."""
 
 TRACKER_RUNS = "trackers.json"
 """File with the id that each tool gave to the run."""
+
+
+MAX_MODEL_BYTES = 64 * 2**20
+"""A larger model is not sent to trackers."""
+
+
+def model_files(folder: Path, model: str) -> dict[str, Path]:
+    """Return the files of a model by their path within the folder of its run.
+
+    Args:
+        model: name of the folder of the model. Large models have no files here.
+    """
+    files = [path for path in sorted((folder / model).rglob("*")) if path.is_file()]
+    if sum(path.stat().st_size for path in files) > MAX_MODEL_BYTES:
+        return {}
+    return {path.relative_to(folder).as_posix(): path for path in files}
 
 
 def open_clients(addresses: Sequence[str], folder: Path) -> list[TrackerClient]:

@@ -17,7 +17,14 @@ import psutil
 
 from segue.core.messages import hide_passwords
 from segue.training.trackers.addresses import TrackerAddress
-from segue.training.trackers.client import RunDescription, RunResults, StartedRun, Status, plain_name
+from segue.training.trackers.client import (
+    RunDescription,
+    RunResults,
+    StartedRun,
+    Status,
+    check_folder,
+    plain_name,
+)
 
 __all__ = ["WandbTracker"]
 
@@ -39,7 +46,7 @@ class WandbTracker:
     ``WANDB_MODE``, ``WANDB_PROJECT``, ``WANDB_ENTITY``, ``WANDB_DIR``, ``WANDB_BASE_URL`` and ``WANDB_API_KEY`` apply.
 
     Raises:
-        ValueError: the client is not installed, or it would ask for an API key.
+        ValueError: the client is not installed, it would ask for an API key, or its folder is not writable.
     """
 
     def __init__(self, address: TrackerAddress) -> None:
@@ -56,6 +63,9 @@ class WandbTracker:
                 f"{self.name}: found no API key, expected WANDB_API_KEY or the result of 'wandb login'; or use "
                 "wandb:PROJECT?mode=offline"
             )
+        self._folder = Path(os.environ.get("WANDB_DIR") or ".")
+        if self._mode != "disabled":
+            check_folder(self._folder, self.name)
         self._run: Any = None
         self._services_before: set[int] = set()
 
@@ -63,14 +73,12 @@ class WandbTracker:
         """Begin or continue a run."""
         self._services_before = _services()
         is_secret = any(hide_passwords(argument) != argument for argument in sys.argv)
-        folder = Path(os.environ.get("WANDB_DIR") or ".")
-        folder.mkdir(parents=True, exist_ok=True)
         settings = self._wandb.Settings(console="off", silent=True, x_disable_meta=is_secret)
         self._run = self._wandb.init(
             project=self._project,
             entity=self._entity,
             mode=self._mode,
-            dir=str(folder),
+            dir=str(self._folder),
             id=run_id or secrets.token_hex(4),
             resume=None if self._mode == "offline" else "allow",
             name=about.name,

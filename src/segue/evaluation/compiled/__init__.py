@@ -1,0 +1,1 @@
+"""Loops over scores, compiled with numba."""
