@@ -51,6 +51,6 @@ def test_workers_share_the_trials_of_a_study(
 
 
 def test_a_server_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="storage: cannot open the database of the study") as caught:
+    with pytest.raises(ValueError, match="storage: cannot use the database") as caught:
         segue.tune("ease", DATA, trials=1, storage="postgresql://me:secret@127.0.0.1:1/none", folder=tmp_path)
     assert "secret" not in str(caught.value)

@@ -177,9 +177,11 @@ def _file_spec(figure: FigureBlock) -> dict[str, Any]:
         "frame": "group",
         "fontSize": 14,
         "color": ROLES["ink"],
-        "offset": 12,
+        "offset": 24,
     }
-    config = {**figure.spec["config"], "background": "#ffffff", "padding": 12}
+    # a viewer may have a wider font than the one that labels were measured with
+    padding = {"left": 44, "top": 12, "right": 12, "bottom": 12}
+    config = {**figure.spec["config"], "background": "#ffffff", "padding": padding}
     return {**figure.spec, "title": title, "description": figure.text, "width": FILE_WIDTH, "config": config}
 
 

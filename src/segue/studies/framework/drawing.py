@@ -18,6 +18,8 @@ HEIGHT = 260
 """Height of a chart, in pixels."""
 ROW = 22
 """Height of a row of a heat map or of intervals, in pixels."""
+MAX_TICKS = 40
+"""Columns of a heat map up to which each has a tick."""
 MAX_MARKED = 60
 """Points of a chart up to which they are visible; the values of others are shown on hover."""
 
@@ -174,7 +176,7 @@ def draw_heat_map(
         if (share := values[line][number]) is not None
     ]
     place: dict[str, Any] = {"orient": "top", "labelAngle": -90} if by_column else {"orient": "bottom", "labelAngle": 0}
-    x_axis = alt.Axis(labelOverlap=True, labelSeparation=8, **place)
+    x_axis = alt.Axis(labelOverlap=True, labelSeparation=8, ticks=len(columns) <= MAX_TICKS, **place)
     opacity = alt.Opacity("scaled:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None)
     base = chart_of(cells).encode(
         x=alt.X("column:O", sort=list(columns), title=x_label or None, axis=x_axis),

@@ -83,7 +83,9 @@ def run_study(
     grid = module.FULL if full else module.DEFAULT
     studied: list[StudiedModel] = []
     if runs is not None:
-        _check_runs(study, {"data": data, "models": models, "seeds": seeds, "overrides": overrides}, runs)
+        _check_runs(
+            study, {"data": data, "models": models, "seeds": seeds, "overrides": tuple(overrides) or None}, runs
+        )
         studied = open_runs(study, runs)
         models = list(dict.fromkeys(one.about["model"] for one in studied))
         seeds = sorted({one.plan.run.seed for one in studied})
@@ -103,7 +105,7 @@ def run_study(
         context.check_settings()
     _check_queries(context)
     about = _describe(study, module, context, full)
-    is_changed = bool(studied or overrides or grid != (module.FULL if full else module.DEFAULT))
+    is_changed = bool(studied or context.overrides or grid != (module.FULL if full else module.DEFAULT))
     folder = Path(out) if out else context.folder / folder_name(about, is_changed)
     check_folder(folder, about)
     cells = module.run(context)
@@ -169,7 +171,7 @@ def _check_runs(name: str, given: Mapping[str, Any], runs: Sequence[Any]) -> Non
         )
     if not runs:
         raise ValueError(f"{arg('runs')}: got no run, expected at least one")
-    if others := [arg(key) for key, value in given.items() if value]:
+    if others := [arg(key) for key, value in given.items() if value is not None]:
         raise ValueError(f"{', '.join(others)}: data, models, seeds and settings are those of the runs; leave it out")
 
 
