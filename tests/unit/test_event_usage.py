@@ -298,7 +298,11 @@ def test_finished_runs_are_studied_as_they_are(runs: list[Path]) -> None:
     assert (len(first["weights"]["gates"]), len(second["weights"]["attention"])) == (9, 7)
     assert found.record["runs"] == ["lstm", "sasrec"]
     page = (found.folder / "README.md").read_text()
-    assert "Runs, with their own settings: `lstm`, `sasrec`" in page
+    assert "Runs: `lstm`, `sasrec`. Their settings that are not the defaults: " in page
+    for model, settings in found.record["settings_of_runs"].items():
+        own = {"model.embedding_dim=8", f"model.max_length={9 if model == 'lstm' else 7}", "training.epochs=1"}
+        assert set(settings) == own
+        assert f"`{model}`: `{' '.join(settings)}`" in page
     model: Any = segue.open(str(runs[0])).model
     assert first["length"] == 9
     parts = segue.split(DATA)

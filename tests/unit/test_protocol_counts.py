@@ -11,23 +11,12 @@ import pytest
 from command_line import call, result
 
 import segue
-from segue.core.types import DataSchema, Events, HeldOut, Queries
+from segue.core.types import Events, HeldOut, Queries
 from segue.evaluation.evaluate import evaluate
 from segue.evaluation.sampled import check_sampling, rank_sampled
+from tests.fixed_scores import Fixed
 
 SMALL = "simulated?users=40&items=110&seed=3&repeats=0.4&mean_length=20"
-
-
-class Fixed:
-    """The same scores for every user."""
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = np.array(scores, np.float32)
-        self.schema = DataSchema(1, len(scores))
-
-    def score(self, queries: Queries, candidates: np.ndarray | None = None) -> np.ndarray:
-        scores = np.tile(self.scores, (len(queries), 1))
-        return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
 
 
 @pytest.fixture(autouse=True)

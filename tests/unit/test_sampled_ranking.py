@@ -3,22 +3,11 @@
 import numpy as np
 import pytest
 
-from segue.core.types import DataSchema, Events, HeldOut, Queries
+from segue.core.types import Events, HeldOut, Queries
 from segue.evaluation.evaluate import evaluate
 from segue.evaluation.ranking import rank
 from segue.evaluation.sampled import rank_sampled, sample_candidates
-
-
-class Fixed:
-    """The same scores for every user."""
-
-    def __init__(self, scores: list[float]) -> None:
-        self.scores = np.array(scores, np.float32)
-        self.schema = DataSchema(1, len(scores))
-
-    def score(self, queries: Queries, candidates: np.ndarray | None = None) -> np.ndarray:
-        scores = np.tile(self.scores, (len(queries), 1))
-        return scores if candidates is None else np.take_along_axis(scores, candidates, axis=1)
+from tests.fixed_scores import Fixed
 
 
 def make_held_out(n: int = 300, n_items: int = 40, seed: int = 0) -> HeldOut:

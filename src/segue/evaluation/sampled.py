@@ -4,9 +4,9 @@ Such rankings are cheap and common in older papers, but their metrics are on ano
 
 Metrics of such a ranking are named ``sampled_...``: they differ from the metrics over the whole catalog, are not
 consistent with them, and may even order models differently (Krichene and Rendle 2020, doi:10.1145/3394486.3403226). The
-protocol of neural collaborative filtering (He et al. 2017, arXiv:1708.05031) ranks the target among 99 items that the
-user has not interacted with. In its data each pair of user and item occurs once, so that a target is never in the
-history; where it is, it is treated as in the ranking of the whole catalog.
+protocol of neural collaborative filtering (He et al. 2017, arXiv:1708.05031) samples 99 items without interactions of
+the user and ranks the target among them. No user has the same item twice in its data. In data with repetitions, a
+target that is also in the history is treated as in the ranking of the whole catalog.
 
 Shapes: N queries, I items, R queries of one block, S sampled items.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,10 +15,10 @@ from segue.core.files import sha256
 from segue.core.messages import arg
 from segue.core.registry import model_class
 from segue.experiment.paths import bundle_folder, find_run
-from segue.experiment.plan import Plan
+from segue.experiment.plan import Plan, make_plan
 from segue.experiment.run_folder import read_run_plan
 
-__all__ = ["StudiedModel", "check_sequence_model", "open_runs"]
+__all__ = ["StudiedModel", "changed_settings", "check_sequence_model", "open_runs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,21 @@ class StudiedModel:
     def length(self) -> int:
         """Maximum number of targets in a training window, the setting ``max_length``."""
         return int(self.plan.model.model_dump()["max_length"])
+
+
+def changed_settings(plan: Plan) -> list[str]:
+    """Return the settings ``group.key=value`` of a run that are not the defaults.
+
+    Data, seed and device are left out.
+    """
+    defaults = make_plan({"model": plan.task.model, "data": plan.task.data}, recipe="none").values()
+    return [
+        f"{group}.{key}={json.dumps(value)}"
+        for group, values in plan.values().items()
+        if group not in ("task", "run")
+        for key, value in values.items()
+        if value != defaults[group].get(key)
+    ]
 
 
 def open_runs(study: str, names: Sequence[str | Path]) -> list[StudiedModel]:

@@ -30,12 +30,23 @@ __all__ = [
 STUDY = "study.json"
 """The file that makes a folder a study."""
 
-TEXTS = ("question", "method", "counts", "common")
+TEXTS = ("question", "method", "counts", "common", "settings_of_runs")
 """Entries that do not tell two studies apart."""
 
 ENTRIES = (
     *("study", "question", "method", "data", "data_hash", "counts", "split", "full", "grid", "runs", "weights"),
-    *("common", "overrides", "cells", "answer", "test_readings", "machine", "threads", "date", "command"),
+    *(
+        "settings_of_runs",
+        "common",
+        "overrides",
+        "cells",
+        "answer",
+        "test_readings",
+        "machine",
+        "threads",
+        "date",
+        "command",
+    ),
 )
 """Entries of a study's record."""
 
