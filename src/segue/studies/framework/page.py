@@ -82,9 +82,9 @@ def describe_data(record: Mapping[str, Any]) -> list[str]:
 def describe_settings(record: Mapping[str, Any]) -> str:
     """Return the settings of the trainings, or the names and settings of the runs."""
     if record["runs"]:
-        settings = "; ".join(f"`{model}`: `{' '.join(own)}`" for model, own in record["settings_of_runs"].items())
+        changed = "; ".join(f"`{model}`: `{' '.join(own)}`" for model, own in record["settings_of_runs"].items())
         runs = ", ".join(f"`{run}`" for run in record["runs"])
-        return f"Runs: {runs}. Their settings that are not the defaults: {settings}."
+        return f"Runs: {runs}. Their settings that are not the defaults: {changed}."
     settings = [*record["common"], *record["grid"]["settings"], *record["overrides"]]
     return (
         f"Settings of all trainings, of which the last of equal names counts: `{' '.join(settings)}`; all others have "
