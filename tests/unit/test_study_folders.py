@@ -21,7 +21,7 @@ from segue.studies.framework.context import StudyContext
 from segue.studies.framework.drawing import draw_heat_map, draw_intervals, draw_lines, draw_scatter
 from segue.studies.framework.report import study_page
 from segue.studies.framework.study import Cell, Grid
-from segue.studies.framework.study_folder import STUDY, list_studies
+from segue.studies.framework.study_folder import STUDY, list_studies, read_study
 from segue.studies.framework.study_modules import hash_measurement
 from segue.studies.framework.summary import describe_overlap, is_apart
 from tests.report_tables import parse_report
@@ -64,10 +64,23 @@ def test_a_folder_with_another_study_or_other_files_is_kept(tmp_path: Path) -> N
         run(out=tmp_path / "mine", seeds=[1])
     with pytest.raises(ValueError, match=r"out=: .*mine has a study with other overrides"):
         run(out=tmp_path / "mine", overrides=["epochs=2"])
+    (tmp_path / "mine" / STUDY).write_text("[]")
+    with pytest.raises(ValueError, match=r"study.json: expected the record of a study; name another folder"):
+        run(out=tmp_path / "mine")
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(ValueError, match=r"out=: .* holds other files, expected a new or empty folder, or a study"):
         run(out=tmp_path)
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_page_of_an_earlier_version_is_written_again() -> None:
+    path = run().folder / STUDY
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({name: value for name, value in record.items() if name != "settings_of_runs"}))
+    with pytest.raises(ValueError, match=r"has no settings_of_runs; .*: run it again"):
+        read_study(path.parent)
+    run()
+    assert json.loads(path.read_text())["settings_of_runs"] == record["settings_of_runs"]
 
 
 @pytest.mark.parametrize(

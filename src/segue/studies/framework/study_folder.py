@@ -68,6 +68,8 @@ def folder_name(about: Mapping[str, Any], is_changed: bool) -> str:
 def check_folder(folder: Path, about: Mapping[str, Any]) -> None:
     """Check that a folder is new or empty, or has the page of this study.
 
+    A page of an earlier version of Segue, whose record has fewer entries, is written again.
+
     Raises:
         ValueError: it has that of another study, of other data, models, seeds or settings; or other files.
     """
@@ -77,8 +79,10 @@ def check_folder(folder: Path, about: Mapping[str, Any]) -> None:
         if any(folder.iterdir()):
             raise ValueError(f"{arg('out')}: {folder} holds other files, expected a new or empty folder, or a study")
         return
-    earlier = read_study(folder)
-    if other := [name for name, value in about.items() if name not in TEXTS and earlier[name] != value]:
+    earlier = read_json(folder / STUDY)
+    if not isinstance(earlier, dict) or "study" not in earlier:
+        raise ValueError(f"{folder / STUDY}: expected the record of a study; name another folder, or remove it")
+    if other := [name for name, value in about.items() if name not in TEXTS and earlier.get(name, value) != value]:
         raise ValueError(
             f"{arg('out')}: {folder} has a study with other {', '.join(other)}; name another folder, or remove it"
         )
