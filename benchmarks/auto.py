@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import cpu_load, describe_lines, load_line
+from benchmarks.machine import cpu_load, describe_lines
 from segue.core.model import Model, Solver
 from segue.core.registry import model_class, model_keys
 from segue.core.types import Split
@@ -33,6 +33,7 @@ from segue.experiment.evaluate_run import evaluate_run
 from segue.experiment.paths import recipes_folder, runs_folder
 from segue.experiment.plan import Plan, make_plan
 from segue.experiment.records.held_out_readings import describe_reading, record_reading
+from segue.experiment.resources import thread_count
 from segue.experiment.tuning.trial import TrialParts, train_trial
 
 __all__ = ["DEFAULTS", "SHARE", "SOURCES", "measure", "page", "recipes_of", "run"]
@@ -170,7 +171,8 @@ def run(options: Namespace, log: Log) -> dict[str, Any]:
             log(f"{source}: {missing[source]}")
             continue
         rows.append(measure(source, 60.0 * minutes, options.models, log))
-    return {"minutes": minutes, "metric": METRIC, "rows": rows, "missing": missing, "load_before_percent": load}
+    facts = {"threads": thread_count(), "load_before_percent": load}
+    return {"minutes": minutes, "metric": METRIC, "rows": rows, "missing": missing, **facts}
 
 
 def verdicts(row: dict[str, Any]) -> tuple[bool, float | None]:
@@ -203,7 +205,16 @@ def page(found: dict[str, Any]) -> str:
     for row in found["rows"]:
         lines += [f"## {row['source']}", "", *_reference_lines(row), ""]
     lines += [f"* not measured: {source}: {reason}" for source, reason in found["missing"].items()]
-    return "\n".join([*lines, load_line(found), *describe_lines(found["machine"]), ""])
+    return "\n".join([*lines, _load_line(found), *describe_lines(found["machine"]), ""])
+
+
+def _load_line(found: dict[str, Any]) -> str:
+    """Say how many processors are used, and whether others were free for these threads."""
+    threads, cores, load = found["threads"], found["machine"]["cores"], found["load_before_percent"]
+    free = 100.0 * max(0.0, 1.0 - threads / cores)
+    mark = ": **disturbed, not a result**" if load > free + found["max_load_percent"] else ""
+    used = f"{threads} thread{'s' * (threads > 1)} on {cores} processors"
+    return f"* {used}; CPU load of other processes at the start: {load:.0f} % of all processors{mark}"
 
 
 def _summary(row: dict[str, Any]) -> list[str]:
@@ -227,12 +238,20 @@ def _verdict_lines(found: dict[str, Any]) -> list[str]:
     rows = found["rows"]
     below = [row["source"] for row in rows if not verdicts(row)[0]]
     short = [row["source"] for row in rows if (share := verdicts(row)[1]) is not None and share < SHARE]
+    below_on_test = [row["source"] for row in rows if row["auto"]["test"] < _strongest_baseline(row)]
     late = [row["source"] for row in rows if row["auto"]["seconds"] > 1.1 * 60.0 * found["minutes"]]
     return [
         f"* below the strongest simple baseline on validation: {', '.join(below) or 'none'}",
+        f"* below the strongest simple baseline on the test part: {', '.join(below_on_test) or 'none'}",
         f"* below {SHARE:.0%} of the best recipe on the test part: {', '.join(short) or 'none'}",
         f"* more than a tenth over the time: {', '.join(late) or 'none'}",
     ]
+
+
+def _strongest_baseline(row: dict[str, Any]) -> float:
+    """Return the best metric of a simple baseline on the test part."""
+    tests = [one["test"] for one in row["references"] if one["kind"] == "baseline" and one["test"] is not None]
+    return max(tests, default=0.0)
 
 
 def _reference_lines(row: dict[str, Any]) -> list[str]:

@@ -43,10 +43,17 @@ def test_verdicts_are_about_validation_and_the_share_of_the_best_recipe() -> Non
 def test_the_page_names_where_the_claim_fails() -> None:
     rows = [row(), {**row(valid=0.1, test=0.2, seconds=700.0), "source": "other"}]
     found = {"minutes": 10.0, "metric": "ndcg@10", "rows": rows, "missing": {"gone": "no such data"}}
-    text = auto.page({**found, "load_before_percent": 1.0, "max_load_percent": 15.0, "machine": MACHINE})
+    found |= {"threads": 1, "load_before_percent": 55.0, "max_load_percent": 15.0, "machine": MACHINE}
+    text = auto.page(found)
+    assert "* 1 thread on 2 processors; CPU load of other processes at the start: 55 % of all processors\n" in text
+    assert "2 threads on 2 processors; " in auto.page({**found, "threads": 2})
+    assert "55 % of all processors: **disturbed, not a result**" in auto.page({**found, "threads": 2})
     assert "* below the strongest simple baseline on validation: other" in text
+    assert "* below the strongest simple baseline on the test part: none" in text
     assert "* below 95% of the best recipe on the test part: other" in text
     assert "* more than a tenth over the time: other" in text
+    weak = auto.page({**found, "rows": [{**row(test=0.18), "source": "weak"}]})
+    assert "* below the strongest simple baseline on the test part: weak" in weak
     assert "| log | sasrec | 0.3000 | ease 0.2000 | 0.2800 [0.2700, 0.2900] | xlstm 0.2900 | 96.6% | 590 s |" in text
     assert "| lightgcn | recipe |  |  | 600.0 | no epoch finished |" in text
     assert "* not measured: gone: no such data" in text
