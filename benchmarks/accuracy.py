@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks.published import ATTRIBUTES, FIGURES, IDS, Published
 from benchmarks.readings import count_readings, reading_lines
+from benchmarks.stronger_baselines import baseline_lines
 from benchmarks.verdicts import compare_figures, emphasize, verdict_lines
 from segue.experiment.paths import find_run
 from segue.reports.paired_tests import tests_table
@@ -136,7 +137,7 @@ def page(result: dict[str, Any]) -> str:
     first = records[0]
     lines = [f"# {result['data']}: {result['title']}", ""]
     lines += [f"Command: `{result['command']}`, recipes in `recipes/{result['data']}/`.", ""]
-    lines += _input_lines(board)
+    lines += [*_input_lines(board), *baseline_lines(name)]
     comparison, *others = (
         comparison_table(result),
         all_metrics_table(result),

@@ -23,6 +23,7 @@ from benchmarks.cold_item_page import log_lines
 from benchmarks.cold_item_rows import TASKS, Task
 from benchmarks.cold_items import describe_log
 from benchmarks.machine import describe_lines
+from benchmarks.stronger_baselines import baseline_lines
 from segue.core.run import Run
 from segue.core.types import Split
 from segue.data.splits import split
@@ -181,6 +182,7 @@ def page(found: Mapping[str, Any]) -> str:
         "`als` predicts values, which are ratings or numbers of uses, and is not made to rank. A gain over it is not "
         "counted; `ials` is the comparable model for ranking.",
         "",
+        *baseline_lines(f"claimed_gains-{found['source']}"),
         f"| model | {' | '.join(map(metric_label, metrics))} | Recall@10 of the seeds | CPU time | recipe |",
         "| --- |" + " ---: |" * len(metrics) + " --- | ---: | --- |",
     ]

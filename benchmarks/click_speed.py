@@ -283,7 +283,16 @@ def _verdict_lines(found: dict[str, Any]) -> list[str]:
     faster = [name for name, one in ratios.items() if (one["low"] or one["ratio"]) > 1]
     medians = {name: row["p50_ms"] for name, row in found["service"].items() if row["fields"]}
     fast = [f"{name} ({ms:.2f} ms)" for name, ms in medians.items() if ms <= MAX_MS]
+    disturbed = (
+        [
+            f"* **Other programs used {found['load_before_percent']:.0f} % of the processors at the start.** They "
+            "disturb all rates, ratios and latencies below, so that this run does not decide whether the aims are met."
+        ]
+        if found["load_before_percent"] > found["max_load_percent"]
+        else []
+    )
     return [
+        *disturbed,
         f"* Aim in training, {AIM:g} times the speed of the other libraries, by the lower end of the interval: reached "
         f"in {len(reached)} of {len(ratios)} comparisons{_listed(reached)}. By the lower end of the interval, not "
         "corrected for the number of "

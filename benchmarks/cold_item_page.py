@@ -18,6 +18,7 @@ from benchmarks.cold_item_rows import (
 )
 from benchmarks.machine import describe_lines
 from benchmarks.readings import reading_lines
+from benchmarks.stronger_baselines import baseline_lines
 from benchmarks.table_rows import difference_cells, head_lines, range_cell, row_line
 from segue.reports.quantities import format_duration, metric_label
 
@@ -62,6 +63,7 @@ def page(found: dict[str, Any]) -> str:
         *([note] if (note := TASKS.get(found["source"], Task()).note) else []),
         *_strength_lines(found["rows"]),
         "",
+        *baseline_lines(f"cold_items-{found['source']}"),
     ]
     for name in MEASURES:
         rows = found["rows"]
@@ -104,8 +106,8 @@ def _strength_lines(rows: Mapping[str, Any]) -> list[str]:
     best = max(simple, key=lambda name: means[name])
     texts = [f"`{name}` {means[name]:.4f}" for name in (best, *TWINS, *TWINS.values(), "popular") if name in means]
     return [
-        f"On warm targets the strongest simple baseline is `{best}`. HR@10 there: {', '.join(texts)}. No difference "
-        "from a twin says little where the twin is weak."
+        f"On warm targets the strongest simple baseline of this page is `{best}`. HR@10 there: {', '.join(texts)}. No "
+        "difference from a twin says little where the twin is weak."
     ]
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.machine import describe_lines
+from benchmarks.stronger_baselines import baseline_lines
 from segue.core import bundle
 from segue.core.files import read_json
 from segue.core.model import Model, Solver
@@ -328,6 +329,7 @@ def page(found: Mapping[str, Any]) -> str:
         "Both metrics are tested, without a correction for their number.",
         "",
         *([NOTES[found["source"]], ""] if found["source"] in NOTES else []),
+        *baseline_lines(f"hybrid-{found['source']}"),
         "```sh",
         f"python -m benchmarks hybrid --source {found['source']}"
         + (f" --seeds {len(found['seeds'])}" if len(found["seeds"]) != 3 else ""),

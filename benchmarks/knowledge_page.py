@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.knowledge_rows import MODELS, NOTES, PUBLISHED, READ_BY, RELATED, VECTORS, WITH_GRAPH, WITHOUT
 from benchmarks.machine import describe_lines
+from benchmarks.stronger_baselines import baseline_lines
 from benchmarks.verdicts import Verdict, compare_figures
 
 __all__ = ["page", "target_lines"]
@@ -34,6 +35,7 @@ def page(found: Mapping[str, Any]) -> str:
         f"python -m benchmarks knowledge --source {source}{option}",
         "```",
         "",
+        *baseline_lines(f"knowledge-{source}"),
         *_row_lines(found),
     ]
     if source in PUBLISHED:

@@ -15,6 +15,7 @@ import numpy as np
 
 import segue
 from benchmarks.machine import describe_lines
+from benchmarks.stronger_baselines import baseline_lines
 from benchmarks.table_rows import head_lines, interval_cell, row_line, select_rows
 from segue.core.bundle import TrainedModel
 from segue.core.model import Solver
@@ -142,6 +143,7 @@ def page(found: Mapping[str, Any]) -> str:
             "",
             "Of `ncf` among 99 sampled items, of the others among all that the protocol ranks.",
             "",
+            *baseline_lines(f"protocols-{found['source']}"),
             *head_lines(["model", *names], numbers=len(names)),
             *(row_line([f"`{model}`", *(_cell(found, name, model) for name in names)]) for model in models),
             "",

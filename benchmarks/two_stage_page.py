@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.machine import describe_lines, load_line
+from benchmarks.stronger_baselines import baseline_lines
 from benchmarks.table_rows import difference_cells, head_lines, row_line
 from segue.reports.quantities import metric_label
 
@@ -23,7 +24,8 @@ def page(found: dict[str, Any]) -> str:
         " ".join(["python -m benchmarks two_stage --source", found["source"], *found["options"], "--out docs/results"]),
         "```",
         "",
-        *_context_lines(found),
+        *_input_lines(found),
+        *baseline_lines(f"two_stage-{found['source']}"),
         *_row_lines(found),
         "",
         *_test_lines(found),
@@ -59,14 +61,19 @@ def _protocol_lines(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _context_lines(found: Mapping[str, Any]) -> list[str]:
-    """Say who reads the context of the query, and what its columns reveal."""
-    if not found["context"]:
-        return []
+def _input_lines(found: Mapping[str, Any]) -> list[str]:
+    """Say what rankers read beyond retrievers, and what the columns of the context reveal."""
     text = (
-        "**Inputs are not equal.** Rankers read the context of the query, which is that of the target; retrievers and "
-        "own frequency do not. The gain of a second stage as such is that of the rows without context."
+        "**Inputs are not equal.** Rankers also read the features of users and items that the log has, unless their "
+        "`inputs` below leave them out; these retrievers do not."
     )
+    if found["repeats"]:
+        text += " They read how often the user has chosen each candidate, too."
+    if found["context"]:
+        text += (
+            " All but those without context read the context of the query, which is that of the target; of the other "
+            "rows only own frequency in context does."
+        )
     for name, share in found["left_out"].items():
         text += (
             f" The column `{name}` is a property of the item more than of the moment: of the items with this column in "

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         open_clicks,
         split_examples,
         train_clicks,
+        tune_clicks,
     )
 
 __all__ = [
@@ -86,6 +87,7 @@ __all__ = [
     "train",
     "train_clicks",
     "tune",
+    "tune_clicks",
 ]
 
 _EXAMPLES = (
@@ -96,6 +98,7 @@ _EXAMPLES = (
     "open_clicks",
     "split_examples",
     "train_clicks",
+    "tune_clicks",
 )
 """Functions of :mod:`segue.examples`."""
 

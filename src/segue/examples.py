@@ -1,4 +1,4 @@
-"""Labeled examples from Python: load, split, train, evaluate, compare.
+"""Labeled examples from Python: load, split, train, tune, evaluate, compare.
 
 An example is one row of a table with a label, such as an impression with or without a click. Every function here is a
 thin wrapper around :mod:`segue.experiment.clicks`; the command line calls the same code.
@@ -22,7 +22,7 @@ from segue.data.examples.table import ExampleRows, ExampleTable
 from segue.data.load import load
 from segue.data.raw_log import no_log
 from segue.experiment.arguments import as_assignments, check_device, check_seed
-from segue.experiment.clicks.click_plan import make_click_plan
+from segue.experiment.clicks.click_plan import given_settings, make_click_plan
 from segue.experiment.clicks.evaluate_click_model import (
     ClickComparison,
     ClickEvaluation,
@@ -30,7 +30,12 @@ from segue.experiment.clicks.evaluate_click_model import (
     evaluate_click_model,
 )
 from segue.experiment.clicks.train_click_model import open_click_model, train_click_model
+from segue.experiment.clicks.tune_click_models import check_click_plans, tune_click_plans
 from segue.experiment.inference.argument_checks import Described, FilePath, check_arguments, describe_value
+from segue.experiment.paths import runs_folder
+from segue.experiment.tuning.model_study import Budget, check_trials
+from segue.experiment.tuning.result import TuningResult
+from segue.experiment.tuning.tune import parse_duration
 
 __all__ = [
     "compare_clicks",
@@ -40,6 +45,7 @@ __all__ = [
     "open_clicks",
     "split_examples",
     "train_clicks",
+    "tune_clicks",
 ]
 
 ClickModelLike: TypeAlias = Annotated[ClickModel | FilePath, Described("a trained click-through model, or its folder")]
@@ -207,6 +213,92 @@ def train_clicks(
     data_hash = train.rows_hash if isinstance(train, ExampleSplit) else None
     options: dict[str, Any] = {"folder": out, "progress": progress, "log": log or no_log}
     return train_click_model(plan, table, held_out, data_hash=data_hash, **options)
+
+
+@check_arguments(skip=("models", "trials", "time", "seed"))
+def tune_clicks(
+    models: Any,
+    train: Any,
+    *,
+    trials: int = 20,
+    time: float | str | None = None,
+    label: str = "label",
+    folder: FilePath | None = None,
+    storage: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    progress: bool = False,
+    log: Callable[[str], None] | None = None,
+    **settings: Any,
+) -> TuningResult:
+    """Choose the settings of click-through models on validation rows.
+
+    Each model has the same budget. The first trial of a model has its given and default settings; the others have
+    values from the space that the settings of the model declare. The test part is not read. The same call continues an
+    interrupted one.
+
+    Args:
+        models: a key, several keys, or a mapping from keys to settings, which are not searched.
+        train: a split, or what :func:`load_examples` returns or reads, with parts.
+        trials: number of trials of each model.
+        time: time of the trials of each model, in seconds or as ``"10m"``; ``None``: no limit.
+        label: column of the labels.
+        folder: where trials and recipes are stored; ``None``: ``tune`` in the folder of the runs.
+        storage: database of the trials: ``sqlite:///FILE``, or ``postgresql://...`` for several processes that work on
+            the same trials; ``None``: a file in ``folder``.
+        seed: of the models and of the values that are tried.
+        device: a torch device, such as ``cuda``.
+        progress: whether to draw progress bars.
+        log: receives one line per trial, such as ``print``.
+        settings: for all models, see :func:`train_clicks`; they are not searched. ``metric`` is ``auc`` or
+            ``log_loss``.
+
+    Returns:
+        ``result.best`` is the model that is best on validation, with its ``settings``, the arguments of
+        :func:`train_clicks`; ``result.table`` has all trials.
+
+    Raises:
+        ValueError: an unknown model or setting, a model without a search space, or a split without validation rows.
+    """
+    seed, device, budget = check_seed(seed), check_device(device), Budget(check_trials(trials), parse_duration(time))
+    given = _settings_by_model(models)
+    shared = {**settings, "run.seed": seed, "run.device": device, "examples.label": label}
+    if not isinstance(train, ExampleSplit):
+        table = _read(train, "train")
+        if table.part_column is None:
+            raise ValueError(f"train: {table.name} has no parts, expected a split: split_examples(table)")
+        train = split_table(table, ExampleSplitSettings())
+    plans, fixed = {}, {}
+    for key, own in given.items():
+        overrides = as_assignments({**shared, **own})
+        plans[key] = make_click_plan({"model": key, "data": train.train.name}, overrides)
+        fixed[key] = given_settings(key, overrides)
+    check_click_plans(plans, fixed)
+    out = runs_folder() / "tune" if folder is None else Path(folder).expanduser()
+    options: dict[str, Any] = {"folder": out, "storage": storage, "progress": progress, "log": log or no_log}
+    tuned = tune_click_plans(plans, fixed, train, budget, **options)
+    return TuningResult(train.train.name, next(iter(plans.values())).metric, tuned)
+
+
+def _settings_by_model(models: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of each model by its key.
+
+    Raises:
+        ValueError: ``models`` is none of a key, several keys, and a mapping from keys to settings.
+    """
+    if isinstance(models, Mapping):
+        found = dict(models)
+    else:
+        keys = [models] if isinstance(models, str) else list(models) if isinstance(models, list | tuple) else []
+        found = {key: {} for key in keys} if all(isinstance(key, str) for key in keys) else {}
+        if len(found) < len(keys):
+            found = {}
+    if not found or not all(isinstance(key, str) and isinstance(own, Mapping) for key, own in found.items()):
+        raise ValueError(
+            f"models: got {describe_value(models)}, expected the key of a model, several different ones, or a mapping "
+            'such as {"deepfm": {"epochs": 5}}'
+        )
+    return found
 
 
 @check_arguments()

@@ -137,6 +137,13 @@ def functions(setting: Setting) -> dict[str, tuple[Callable[..., Any], dict[str,
             segue.train_clicks,
             {"name": "deepfm", "train": setting.examples, "valid": setting.examples, "epochs": 1, "hidden": (2,)},
         ),
+        "tune_clicks": (
+            segue.tune_clicks,
+            {
+                **{"models": ["logistic_regression"], "train": segue.split_examples(setting.examples, "random")},
+                **{"trials": 1, "folder": "tuning"},
+            },
+        ),
         "open_clicks": (segue.open_clicks, {"path": "clicks"}),
         "evaluate_clicks": (segue.evaluate_clicks, {"model": setting.clicks, "table": setting.examples}),
         "evaluate_policy": (

@@ -111,7 +111,9 @@ def test_logistic_regression_of_a_table_is_at_the_optimum() -> None:
 
 
 def test_settings_of_logs_are_rejected_for_a_table() -> None:
-    with pytest.raises(ValueError, match=r"model\.l2_user: got 7\.0, which is used for interaction logs alone"):
+    with pytest.raises(
+        ValueError, match=r"l2_user: 'logistic_regression' uses this setting only if it is trained on an interaction"
+    ):
         train_clicks("logistic_regression", l2_user=7.0)
 
 

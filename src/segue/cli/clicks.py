@@ -14,6 +14,7 @@ import typer
 
 from segue.cli.console import Json, Separator, Set, Terminal, command_line, expand_paths, parse_seeds, read_query
 from segue.cli.train import with_trackers
+from segue.cli.tune import Storage, Trials, TuningTime, show_trials
 
 if TYPE_CHECKING:
     import polars as pl
@@ -306,6 +307,73 @@ def compare(
         terminal.table(click_tests_table(metric, tests))
     if record.get("folder") is not None:
         terminal.log(f"models: {record['folder']}")
+
+
+@app.command()
+@expand_paths
+@with_training_options
+def tune(
+    context: typer.Context,
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Keys of one or more models.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="TABLE", help="File, folder or pattern, a name such as frappe-x1, or a database."),
+    ] = None,
+    *,
+    options: TrainingOptions,
+    trials: Trials = 20,
+    time: TuningTime = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings to start from, for a single model. [default: defaults]")
+    ] = None,
+    storage: Storage = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder of trials and recipes. [default: tune in the folder of the runs]"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Short for --set run.seed=...")] = None,
+    read_test: Annotated[
+        bool, typer.Option("--read-test", help="Also compare the best settings of each model on the test part.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Choose the settings of models on validation, with the same budget for each.
+
+    The first trial has the settings of --recipe, or the defaults. The same command continues after an interruption, or
+    with more trials. A setting given by --set is not searched; one of a single model is MODEL.KEY=VALUE.
+    """
+    from segue.core.run import Interrupted
+    from segue.experiment.clicks.tune_click_models import tune_click_runs
+    from segue.experiment.tuning.model_study import Budget
+    from segue.experiment.tuning.tune import parse_duration
+    from segue.reports.clicks import click_comparison_table, click_tests_table
+
+    terminal = Terminal.from_context(context, json)
+    if data is None:
+        raise ValueError("tune: no --data given, expected a file, a folder, a name such as frappe-x1 or a database")
+    where: dict[str, Any] = {"recipe": recipe, "storage": storage, "folder": out, "read_test": read_test}
+    try:
+        result = tune_click_runs(
+            models,
+            options.task(None, data),
+            options.overrides(seed),
+            Budget(trials, parse_duration(time, "--time")),
+            **where,
+            progress=sys.stderr.isatty(),
+            log=terminal.log,
+        )
+    except (Interrupted, KeyboardInterrupt):
+        terminal.log("\ninterrupted; repeat the command to continue")
+        raise typer.Exit(130) from None
+    if terminal.json:
+        terminal.result({**result.record(), "test": result.comparison})
+        return
+    show_trials(result, terminal, ["segue", "clicks", "train"])
+    if result.comparison is not None:
+        terminal.table(click_comparison_table(result.comparison))
+        for metric, tests in result.comparison["tests"].items():
+            terminal.table(click_tests_table(metric, tests))
+        terminal.log(f"models: {result.comparison['folder']}")
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +17,22 @@ from segue.cli.train import MaxUsers
 if TYPE_CHECKING:
     from segue.experiment.tuning.result import TuningResult
 
-__all__ = ["auto", "tune"]
+__all__ = ["Storage", "Trials", "TuningTime", "auto", "show_trials", "tune"]
 
 Seed = Annotated[int | None, typer.Option(help="Short for --set run.seed=...")]
 Device = Annotated[str | None, typer.Option(help="Short for --set run.device=...")]
+Trials = Annotated[int, typer.Option(min=1, help="Number of trials of each model.")]
+TuningTime = Annotated[
+    str | None, typer.Option(metavar="TIME", help="Time of the trials of each model, such as 90s, 10m or 2h.")
+]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Database of the trials: sqlite:///FILE or postgresql://... [default: a file in --out]",
+        show_default=False,
+    ),
+]
 
 
 def tune(
@@ -28,10 +41,8 @@ def tune(
     data: Annotated[
         str | None, typer.Option(metavar="DATA", help="Name of a dataset such as ml-100k, a file or a folder.")
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="Number of trials of each model.")] = 20,
-    time: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Time of the trials of each model, such as 90s, 10m or 2h.")
-    ] = None,
+    trials: Trials = 20,
+    time: TuningTime = None,
     set_: Set = None,
     recipe: Annotated[
         str | None,
@@ -40,14 +51,7 @@ def tune(
             help="Settings to start from; 'none' for defaults. [default: the recipe for this data, if any]",
         ),
     ] = None,
-    storage: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Database of the trials: sqlite:///FILE or postgresql://... [default: a file in --out]",
-            show_default=False,
-        ),
-    ] = None,
+    storage: Storage = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Folder of trials and recipes. [default: tune in the folder of the runs]"),
@@ -71,7 +75,8 @@ def tune(
     trials. A setting given by --set is not searched; one of a single model is MODEL.KEY=VALUE.
     """
     from segue.core.run import Interrupted
-    from segue.experiment.tuning.tune import Budget, parse_duration, tune_runs
+    from segue.experiment.tuning.model_study import Budget
+    from segue.experiment.tuning.tune import parse_duration, tune_runs
 
     terminal = Terminal.from_context(context, json)
     if data is None:
@@ -96,7 +101,7 @@ def tune(
     if terminal.json:
         terminal.result({**result.record(), "test": result.comparison})
         return
-    _show_trials(result, terminal)
+    show_trials(result, terminal, ["segue", "train"])
     if result.comparison is not None:
         _show_comparison(result.comparison, terminal)
 
@@ -106,8 +111,12 @@ def _run_overrides(seed: int | None, device: str | None) -> list[str]:
     return [f"{key}={value}" for key, value in short.items() if value is not None]
 
 
-def _show_trials(result: TuningResult, terminal: Terminal) -> None:
-    """Print the trials of each model, the best model first, and the recipes."""
+def show_trials(result: TuningResult, terminal: Terminal, command: Sequence[str]) -> None:
+    """Print the trials of each model, the best model first, and its recipe.
+
+    Args:
+        command: words of the command that trains a model.
+    """
     from segue.reports.tuning import importance_lines, trials_table
 
     record = result.record()
@@ -120,8 +129,8 @@ def _show_trials(result: TuningResult, terminal: Terminal) -> None:
             best = result.models[name].best
             print(f"{name}: best validation {result.metric} {best.mean:.4f} [{best.low:.4f}, {best.high:.4f}]")
     for model in record["models"].values():
-        command = ["segue", "train", model["model"], "--data", result.data, "--recipe", model["recipe"]]
-        print(f"recipe: {shlex.join(command)}")
+        words = [*command, model["model"], "--data", result.data, "--recipe", model["recipe"]]
+        print(f"recipe: {shlex.join(words)}")
 
 
 def _show_comparison(comparison: dict[str, Any], terminal: Terminal) -> None:

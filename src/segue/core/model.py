@@ -375,6 +375,8 @@ class Model(ABC):
     """Default metric for choosing the best epoch on the validation set."""
     reads_examples: ClassVar[bool] = False
     """Whether the model can also be trained on a table of labeled examples."""
+    settings_of_logs: ClassVar[tuple[str, ...]] = ()
+    """Settings of such a model that only training on an interaction log reads."""
     reads_query_context: ClassVar[bool] = False
     """Whether the input ``context`` is that of the query, and not that of the events of its history."""
     is_cpu_only: ClassVar[bool] = False

@@ -28,6 +28,7 @@ __all__ = [
     "make_example_validator",
     "make_row_validator",
     "reliability_table",
+    "score_rows",
 ]
 
 EXAMPLE_METRICS = ("auc", "log_loss", "average_precision", "calibration_error", "f1", "uauc", "gauc")
@@ -145,7 +146,15 @@ def make_row_validator(labels_T: NDArray[Any] | None, predict: Callable[[Any], N
 
     def validate(model: Any) -> Mapping[str, float]:
         assert isinstance(model, ExampleModel)
-        p_T = expit(predict(model).astype(np.float64))
-        return {"auc": click_metrics.auc(labels_T, p_T), "log_loss": float(example_losses(labels_T, p_T).mean())}
+        return score_rows(labels_T, predict(model))
 
     return validate
+
+
+def score_rows(labels_T: NDArray[Any], logits_T: NDArray[Any]) -> dict[str, float]:
+    """Return AUC and mean logarithmic loss of logits.
+
+    Rows of both labels are among them.
+    """
+    p_T = expit(logits_T.astype(np.float64))
+    return {"auc": click_metrics.auc(labels_T, p_T), "log_loss": float(example_losses(labels_T, p_T).mean())}

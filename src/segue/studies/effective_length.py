@@ -55,7 +55,8 @@ that fill the model's length, or the length that a tenth of the users reach, and
 event in an LSTM, mLSTM or sLSTM is its input gate times the forget gates of all later events, as a share of the sum,
 the mean over units and layers; by attention, it is that of the last position, the mean over heads and layers. Both
 describe single layers: the inputs of upper layers already mix events. The gradient is the norm of that of the true
-item's score with respect to the vector of the event, through all layers. All are shares of the sum over events.
+item's score with respect to the vector of the event, through all layers. All are shares of the sum over events. With
+several seeds, the effective length is the longest of theirs.
 """
 REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(1, 2, 5, 10, 20, 50), settings=("epochs=3",))
@@ -235,15 +236,16 @@ def tables(cells: Sequence[Cell]) -> list[StudyTable]:
             rows.append(row)
     names = ("model", "NDCG@10", "effective length", "90 % of gates or attention", "90 % of the gradient", "of events")
     note = (
-        "Numbers of newest events; the last column is the number of events that the weights are measured on. An empty "
-        "effective length: every truncation loses accuracy."
+        "Numbers of newest events; the last column is the number of events that the weights are measured on. The "
+        "effective length suffices with every seed. Where it is empty, every truncation loses accuracy."
     )
     columns = (
         *("model", "newest events", "truncated, difference of NDCG@10", "list kept"),
         *("older shuffled", "list kept", "older replaced", "list kept"),
     )
     about = (
-        "Differences from the full history with 95 % intervals over queries, means over the seeds. List kept: share of "
+        "Differences from the full history with 95 % intervals over queries. Differences and the ends of the intervals "
+        "are means over the seeds, so that a difference may be significant with one of them only. List kept: share of "
         "the ten recommended items."
     )
     return [
@@ -344,8 +346,11 @@ def _describe_truncation(group: Sequence[Cell]) -> str:
         f"{low:+.3f} to {high:+.3f})"
     )
     if number:
+        lower = sum(cell["events"][number - 1]["truncated"]["difference"][2] < 0 for cell in group)
+        of_seeds = "" if lower == len(group) else f" with {lower} of {len(group)} seeds"
         text += (
-            f", while it is {float(_of_events(group, number - 1, 'truncated', METRIC)):.3f} with {counts[number - 1]}"
+            f"; with {counts[number - 1]} it is {float(_of_events(group, number - 1, 'truncated', METRIC)):.3f}, "
+            f"significantly lower{of_seeds}"
         )
     higher = [
         count

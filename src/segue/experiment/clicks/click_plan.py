@@ -27,7 +27,16 @@ from segue.training.trackers.addresses import check_addresses
 from segue.training.train import check_reads_examples
 from segue.version import __version__
 
-__all__ = ["GROUPS", "ClickPlan", "ClickRunSettings", "ClickTask", "make_click_plan", "read_click_plan"]
+__all__ = [
+    "GROUPS",
+    "ClickPlan",
+    "ClickRunSettings",
+    "ClickTask",
+    "changed_values",
+    "given_settings",
+    "make_click_plan",
+    "read_click_plan",
+]
 
 TRAINING_DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {"batch_size": 4_096, "epochs": 30, "patience": 3, "metric": "auc"}
@@ -36,9 +45,6 @@ TRAINING_DEFAULTS: Mapping[str, Any] = MappingProxyType(
 
 METRICS = ("auc", "log_loss")
 """Validation metrics that can choose the best epoch."""
-
-OF_LOGS = ("inputs", "max_history", "num_negatives", "context_dropout")
-"""Settings of models that only training on an interaction log reads."""
 
 
 class ClickTask(Settings):
@@ -88,6 +94,11 @@ class ClickPlan:
     model: Settings
     training: Training
     run: ClickRunSettings
+
+    @property
+    def metric(self) -> str:
+        """The validation metric, which chooses the best epoch and the best trial."""
+        return str(self.training.metric)
 
     @property
     def memory(self) -> MemoryMode:
@@ -153,10 +164,7 @@ def make_click_plan(
     for group, reasons in unused.items():
         errors += [f"{group}.{name}: {reasons[name]}" for name in given[group] if name in reasons]
     values = {name: dict((base or {}).get(name, {})) | given[name] for name in groups}
-    if not issubclass(model_class(key), Solver):
-        values["training"] = {**TRAINING_DEFAULTS, **values["training"]}
-    elif base is None:
-        values["training"].setdefault("metric", TRAINING_DEFAULTS["metric"])
+    values["training"] = {**_training_defaults(key), **values["training"]}
     settings: dict[str, Any] = {}
     every: dict[str, type[Settings]] = {"task": ClickTask, **groups}
     for name, kind in every.items():
@@ -173,9 +181,40 @@ def make_click_plan(
     return ClickPlan(**settings)
 
 
+def _training_defaults(key: str) -> Mapping[str, Any]:
+    """Return the settings of training whose defaults differ from those on a log.
+
+    Other models than networks read the metric alone.
+    """
+    is_network = not issubclass(model_class(key), Solver)
+    return TRAINING_DEFAULTS if is_network else {"metric": TRAINING_DEFAULTS["metric"]}
+
+
+def given_settings(key: str, overrides: Iterable[str]) -> list[str]:
+    """Return the settings that overrides of a model give, such as ``model.dropout``."""
+    unused = {"training": unused_training(key), "model": _unused_of_model(key)}
+    given = apply_overrides(_groups(key), list(overrides), [], unused)
+    return [f"{group}.{name}" for group, values in given.items() for name in values]
+
+
+def changed_values(plan: ClickPlan) -> dict[str, dict[str, Any]]:
+    """Return by group the values of a recipe: those that are not the defaults.
+
+    Seed, device and trackers are not part of it.
+    """
+    task = {"model": plan.task.model, "data": plan.task.data}
+    every, defaults = plan.values(), make_click_plan(task).values()
+    found = {
+        group: {name: value for name, value in every[group].items() if value != defaults[group][name]}
+        for group in ("model", *GROUPS)
+    }
+    found["run"] = {name: value for name, value in found["run"].items() if name not in ("seed", "device", "track")}
+    return {group: values for group, values in found.items() if values}
+
+
 def _unused_of_model(key: str) -> dict[str, str]:
     reason = f"'{key}' uses this setting only if it is trained on an interaction log, not on labeled examples"
-    return {name: reason for name in OF_LOGS if name in model_class(key).Config.model_fields}
+    return dict.fromkeys(model_class(key).settings_of_logs, reason)
 
 
 def read_click_plan(path: Path, task: Mapping[str, Any], overrides: Iterable[str] = ()) -> ClickPlan:

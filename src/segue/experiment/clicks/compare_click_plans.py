@@ -28,7 +28,15 @@ from segue.experiment.clicks.train_click_model import (
 )
 from segue.experiment.settings import unused_training
 
-__all__ = ["ComparedModels", "compare_on_split", "compare_on_table", "open_compared_models"]
+__all__ = [
+    "ComparedModels",
+    "compare_on_split",
+    "compare_on_table",
+    "make_compared_plans",
+    "open_compared_models",
+    "own_click_overrides",
+    "read_click_split",
+]
 
 
 @dataclass(frozen=True)
@@ -134,11 +142,11 @@ def compare_on_split(
         ValueError: a setting is unknown, models have different data, splits or labels, or the split has no such part.
         Interrupted: the user asked to stop; the same call continues.
     """
-    plans = _make_plans(compared, task, overrides, seeds)
+    plans = make_compared_plans(compared, task, overrides, seeds)
     first = next(iter(plans.values()))[0]
     if baseline is not None and baseline not in plans:
         raise ValueError(f"baseline: unknown '{baseline}'{suggest(baseline, plans)}")
-    split = _read_split(plans, compared.untrained, log)
+    split = read_click_split(plans, compared.untrained, log)
     part = "test" if read_test else "valid"
     held_out: ExampleRows = getattr(split, part)
     if not len(held_out):
@@ -187,7 +195,7 @@ def _has_rows_of_training(model: ClickModel, plan: ClickPlan, table: ExampleRows
     return rows.rows_hash in hashes
 
 
-def _read_split(plans: Mapping[str, Sequence[ClickPlan]], untrained: Sequence[str], log: Log) -> ExampleSplit:
+def read_click_split(plans: Mapping[str, Sequence[ClickPlan]], untrained: Sequence[str], log: Log) -> ExampleSplit:
     """Read the data of all plans.
 
     These are those of a model to train, if there is one: paths of trained models may be relative to another folder.
@@ -205,7 +213,7 @@ def _prefix(log: Log, name: str) -> Log:
     return lambda text: log(f"{name}: {text}")
 
 
-def _make_plans(
+def make_compared_plans(
     compared: ComparedModels, task: Mapping[str, Any], overrides: Sequence[str], seeds: Sequence[int]
 ) -> dict[str, list[ClickPlan]]:
     """Return the plans of every model, one per seed.
@@ -219,7 +227,7 @@ def _make_plans(
     plans: dict[str, list[ClickPlan]] = {}
     for name, path in compared.folders.items():
         plans[name] = [read_click_plan(path / SETTINGS, {})]
-    for name, own in _own_overrides(compared.untrained, overrides).items():
+    for name, own in own_click_overrides(compared.untrained, overrides).items():
         every = [[*own, f"run.seed={seed}"] for seed in seeds] or [own]
         plans[name] = [make_click_plan({**task, "model": name.partition("@")[0]}, texts) for texts in every]
     plans = {name: plans[name] for name in compared.names}
@@ -265,7 +273,7 @@ def _check_rows(name: str, model: ClickModel, split: ExampleSplit) -> None:
         )
 
 
-def _own_overrides(names: Sequence[str], overrides: Iterable[str]) -> dict[str, list[str]]:
+def own_click_overrides(names: Sequence[str], overrides: Iterable[str]) -> dict[str, list[str]]:
     """Return the overrides of each model; its own ones are last.
 
     Settings of the training loop are left out for models without it, if another model has it.

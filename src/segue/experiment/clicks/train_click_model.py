@@ -7,7 +7,7 @@ calibration, and choose the threshold of F1.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,12 @@ from segue.training.train import train
 
 __all__ = [
     "MODEL_FOLDER",
+    "PreparedRows",
     "describe_columns",
     "find_click_model",
+    "make_click_validator",
     "open_click_model",
+    "prepare_rows",
     "record_estimates",
     "train_click_model",
 ]
@@ -92,16 +95,8 @@ def train_click_model(
     _check_validation(plan, valid)
     if plan.run.track and start_trackers is None:
         raise ValueError("run.track: only segue clicks train has trackers; leave it out")
-    device, note = device_of_model(plan.task.model, check_device(plan.run.device))
-    if note is not None:
-        warn(f"train: {note}")
-    check_streams(plan, table)
-    table = table.without_parts()
-    encoder, n_positive = fit_rows(table, plan.examples, Run(plan.run.seed, device=device, show_progress=progress))
-    examples = _training_examples(plan, table, encoder, log)
-    for text in (*table.notes, *(f"column '{name}' is left out: {why}" for name, why in _unused(encoder).items())):
-        log(text)
-    held_out = None if valid is None else EncodedRows(valid, encoder, plan.run.buffer_rows)
+    rows = prepare_rows(plan, table, valid, progress, log)
+    table, held_out = rows.table, rows.held_out
     if held_out is None:
         is_solver = issubclass(model_class(plan.task.model), Solver)
         epochs = "" if is_solver else f"all {plan.training.epochs} epochs are trained, and "
@@ -112,24 +107,60 @@ def train_click_model(
     if folder is not None:
         _claim_folder(folder, plan, table, held_out)
     trackers = () if start_trackers is None else start_trackers()
-    run = Run(plan.run.seed, folder, device, trackers, progress)
-    validate = None if held_out is None else _make_validator(held_out)
-    model = train(plan.task.model, plan.model, plan.training, examples, run, validate)
+    run = Run(plan.run.seed, folder, rows.device, trackers, progress)
+    validate = None if held_out is None else make_click_validator(held_out)
+    model = train(plan.task.model, plan.model, plan.training, rows.examples, run, validate)
     metadata: dict[str, Any] = {
         "data": table.name,
         "rows": len(table),
         "rows_hash": (rows_hash := table.rows_hash),
         "data_hash": rows_hash if data_hash is None else data_hash,
-        "positives": n_positive,
+        "positives": rows.n_positive,
         "seed": plan.run.seed,
-        "columns": describe_columns(encoder),
+        "columns": describe_columns(rows.encoder),
     }
-    trained = ClickModel(plan.task.model, model, encoder, metadata=metadata, settings=plan.to_toml())
+    trained = ClickModel(plan.task.model, model, rows.encoder, metadata=metadata, settings=plan.to_toml())
     if held_out is not None:
         trained = _fit_to_validation(trained, held_out, plan)
     if folder is not None:
         trained.save(folder / MODEL_FOLDER)
     return trained
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedRows:
+    """Encoded rows of training and validation."""
+
+    table: ExampleRows
+    """The training rows, without a column of given parts."""
+    encoder: ExampleEncoder
+    n_positive: int
+    examples: Examples | ExampleStream
+    held_out: EncodedRows | None
+    device: str
+
+
+def prepare_rows(
+    plan: ClickPlan, table: ExampleRows, valid: ExampleRows | None, progress: bool, log: Log
+) -> PreparedRows:
+    """Learn from the training rows how columns are encoded, and encode all rows.
+
+    The settings of the model, except ``objective``, and of the training loop change nothing here.
+
+    Raises:
+        ValueError: see :func:`train_click_model`.
+    """
+    device, note = device_of_model(plan.task.model, check_device(plan.run.device))
+    if note is not None:
+        warn(f"train: {note}")
+    check_streams(plan, table)
+    table = table.without_parts()
+    encoder, n_positive = fit_rows(table, plan.examples, Run(plan.run.seed, device=device, show_progress=progress))
+    examples = _training_examples(plan, table, encoder, log)
+    for text in (*table.notes, *(f"column '{name}' is left out: {why}" for name, why in _unused(encoder).items())):
+        log(text)
+    held_out = None if valid is None else EncodedRows(valid, encoder, plan.run.buffer_rows)
+    return PreparedRows(table, encoder, n_positive, examples, held_out, device)
 
 
 def _check_validation(plan: ClickPlan, valid: ExampleRows | None) -> None:
@@ -147,7 +178,7 @@ def _check_validation(plan: ClickPlan, valid: ExampleRows | None) -> None:
         )
 
 
-def _make_validator(held_out: EncodedRows) -> Validate:
+def make_click_validator(held_out: EncodedRows) -> Validate:
     """Return the function that computes the validation metrics.
 
     Raises:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from segue.core.run import Run
 from segue.core.types import Dataset
-from segue.experiment.tuning.validation import Clock, Report, ValidationRecorder
+from segue.experiment.tuning.validation import Clock, Recorder, Report
 from segue.training.callbacks import Callback, TrainingState
 
 __all__ = ["BatchTimer", "TrialCallback"]
@@ -27,7 +27,7 @@ class TrialCallback(Callback):
     """
 
     run: Run
-    recorder: ValidationRecorder
+    recorder: Recorder
     clock: Clock
     deadline: float
     can_pause: bool

@@ -11,9 +11,10 @@ import tomlkit
 
 from segue.core.config import Settings
 from segue.core.files import write_text
+from segue.experiment.clicks.click_plan import ClickPlan, changed_values
 from segue.experiment.plan import COMMENT_WIDTH, Plan
 
-__all__ = ["changed_settings", "describe_values", "write_recipe"]
+__all__ = ["changed_settings", "describe_values", "recipe_values", "write_recipe"]
 
 GROUPS = ("model", "training", "filters", "text", "knowledge", "split", "evaluation")
 """Groups of a recipe; seed and device are not part of it."""
@@ -26,10 +27,18 @@ def changed_settings(settings: Settings) -> dict[str, Any]:
     return {name: values[name] for name in fields if getattr(settings, name) != fields[name].default}
 
 
-def write_recipe(path: Path, plan: Plan, comments: Iterable[str]) -> None:
+def recipe_values(plan: Plan | ClickPlan) -> dict[str, dict[str, Any]]:
+    """Return by group the settings of a recipe: those that differ from the defaults."""
+    if not isinstance(plan, Plan):
+        return changed_values(plan)
+    found = {name: changed_settings(getattr(plan, name)) for name in GROUPS}
+    return {name: changed for name, changed in found.items() if changed}
+
+
+def write_recipe(path: Path, plan: Plan | ClickPlan, comments: Iterable[str]) -> None:
     """Write the settings of ``plan`` that differ from the defaults, atomically.
 
-    ``segue train MODEL --recipe FILE`` reads the file.
+    ``segue train MODEL --recipe FILE`` reads the file, or ``segue clicks train`` for labeled examples.
     """
     document = tomlkit.document()
     for text in comments:
@@ -37,10 +46,9 @@ def write_recipe(path: Path, plan: Plan, comments: Iterable[str]) -> None:
             document.add(tomlkit.comment(line))
     document.add(tomlkit.nl())
     document.add("task", tomlkit.item({"model": plan.task.model}))
-    for name in GROUPS:
-        if changed := changed_settings(getattr(plan, name)):
-            document.add(tomlkit.nl())
-            document.add(name, tomlkit.item({key: _to_toml(value) for key, value in changed.items()}))
+    for name, changed in recipe_values(plan).items():
+        document.add(tomlkit.nl())
+        document.add(name, tomlkit.item({key: _to_toml(value) for key, value in changed.items()}))
     write_text(path, tomlkit.dumps(document))
 
 

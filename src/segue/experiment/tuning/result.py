@@ -10,9 +10,8 @@ from typing import Any
 import polars as pl
 
 from segue.core.model import is_lower_better
-from segue.experiment.plan import Plan
-from segue.experiment.tuning.recipe import changed_settings, describe_values
-from segue.experiment.tuning.space import Space, apply_values, read_values
+from segue.experiment.tuning.recipe import describe_values, recipe_values
+from segue.experiment.tuning.space import Space, TunedPlan, apply_values, read_values
 from segue.experiment.tuning.study import StoredTrial
 
 __all__ = ["ModelTuning", "TuningResult"]
@@ -24,7 +23,7 @@ class ModelTuning:
 
     name: str
     metric: str
-    start: Plan
+    start: TunedPlan
     """The settings that tuning starts from: those of the first trial."""
     space: Space
     trials: tuple[StoredTrial, ...]
@@ -41,7 +40,7 @@ class ModelTuning:
         return min(measured, key=lambda one: sign * float(one.mean or 0.0))
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> TunedPlan:
         """The settings of the best trial."""
         return apply_values(self.start, self.best.values or {})
 
@@ -51,8 +50,8 @@ class ModelTuning:
 
         They are arguments of :func:`segue.train`.
         """
-        plan = self.plan
-        own, training = changed_settings(plan.model), changed_settings(plan.training)
+        found = recipe_values(self.plan)
+        own, training = found.get("model", {}), found.get("training", {})
         return own | {(f"training.{name}" if name in own else name): value for name, value in training.items()}
 
     @property

@@ -1,25 +1,36 @@
 """Find the settings that tuning searches, and apply values to them.
 
 A model declares its space beside its settings, with :class:`segue.core.config.Search` and
-:class:`segue.core.config.Choices`. For networks, the settings of the training loop that have one are added.
+:class:`segue.core.config.Choices`. For networks, the settings of the training loop that have one are added. Training on
+labeled examples has larger batches than that on an interaction log.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias, TypeVar
 
 from segue.core.config import Choices, Search, parse, search_space
 from segue.core.registry import model_class, model_keys
+from segue.experiment.clicks.click_plan import ClickPlan
 from segue.experiment.plan import Plan
 from segue.experiment.settings import unused_training
 from segue.training.settings import Training
 
-__all__ = ["Space", "apply_values", "check_tunable", "find_space", "read_values", "tunable_models"]
+__all__ = ["Space", "TunedPlan", "apply_values", "check_tunable", "find_space", "read_values", "tunable_models"]
+
+TunedPlan: TypeAlias = Plan | ClickPlan
+"""Settings of a training on an interaction log, or on labeled examples."""
+
+PlanT = TypeVar("PlanT", bound=TunedPlan)
 
 Space: TypeAlias = Mapping[str, Search | Choices]
 """Ranges and choices by setting, such as ``model.dropout``."""
+
+OF_EXAMPLES: Space = MappingProxyType({"training.batch_size": Choices((1_024, 2_048, 4_096, 8_192))})
+"""Spaces of the training on labeled examples in place of those on a log."""
 
 
 def tunable_models() -> list[str]:
@@ -47,7 +58,7 @@ def check_tunable(key: str) -> None:
         )
 
 
-def find_space(plan: Plan, fixed: Collection[str] = ()) -> tuple[Space, list[str]]:
+def find_space(plan: TunedPlan, fixed: Collection[str] = ()) -> tuple[Space, list[str]]:
     """Return the space of a model around the settings of ``plan``.
 
     Args:
@@ -61,14 +72,9 @@ def find_space(plan: Plan, fixed: Collection[str] = ()) -> tuple[Space, list[str
     """
     key = plan.task.model
     check_tunable(key)
-    unused = unused_training(key)
-    declared: dict[str, Search | Choices] = {
-        f"model.{name}": one for name, one in search_space(model_class(key).Config).items()
-    }
-    declared |= {f"training.{name}": one for name, one in search_space(Training).items() if name not in unused}
     space: dict[str, Search | Choices] = {}
     notes = []
-    for name, one in declared.items():
+    for name, one in _declared_space(plan).items():
         if name in fixed:
             continue
         values = one.values if isinstance(one, Choices) else (one.low, one.high)
@@ -86,7 +92,21 @@ def find_space(plan: Plan, fixed: Collection[str] = ()) -> tuple[Space, list[str
     return space, notes
 
 
-def _explain_invalid(plan: Plan, name: str, value: Any) -> str | None:
+def _declared_space(plan: TunedPlan) -> Space:
+    """Return what the settings declare that training reads."""
+    kind, unused = model_class(plan.task.model), unused_training(plan.task.model)
+    is_of_log = isinstance(plan, Plan)
+    of_model = {
+        f"model.{name}": one
+        for name, one in search_space(kind.Config).items()
+        if is_of_log or name not in kind.settings_of_logs
+    }
+    of_training = {f"training.{name}": one for name, one in search_space(Training).items() if name not in unused}
+    replaced = {} if is_of_log else {name: one for name, one in OF_EXAMPLES.items() if name in of_training}
+    return {**of_model, **of_training, **replaced}
+
+
+def _explain_invalid(plan: TunedPlan, name: str, value: Any) -> str | None:
     """Say why ``plan`` does not allow another value of a setting; ``None`` if it does."""
     try:
         apply_values(plan, {name: value})
@@ -95,7 +115,7 @@ def _explain_invalid(plan: Plan, name: str, value: Any) -> str | None:
     return None
 
 
-def apply_values(plan: Plan, values: Mapping[str, Any]) -> Plan:
+def apply_values(plan: PlanT, values: Mapping[str, Any]) -> PlanT:
     """Return ``plan`` with other values of settings of model and training.
 
     Raises:
@@ -107,11 +127,11 @@ def apply_values(plan: Plan, values: Mapping[str, Any]) -> Plan:
         own[group][key] = value
     model = parse(type(plan.model), {**plan.model.model_dump(), **own["model"]}, "model")
     training = parse(Training, {**plan.training.model_dump(), **own["training"]}, "training")
-    if getattr(model, "mask_seen", False) and not plan.evaluation.exclude_seen:
+    if isinstance(plan, Plan) and getattr(model, "mask_seen", False) and not plan.evaluation.exclude_seen:
         raise ValueError("model.mask_seen: got True, which needs evaluation.exclude_seen")
     return replace(plan, model=model, training=training)
 
 
-def read_values(plan: Plan, space: Space) -> dict[str, Any]:
+def read_values(plan: TunedPlan, space: Space) -> dict[str, Any]:
     """Return the values that ``plan`` has for the settings of a space."""
     return {name: getattr(getattr(plan, name.partition(".")[0]), name.partition(".")[2]) for name in space}

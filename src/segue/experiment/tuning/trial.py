@@ -7,32 +7,56 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from numpy.typing import NDArray
+
+from segue.core.examples.fields import Examples
+from segue.core.examples.stream import ExampleStream
 from segue.core.model import Model, Solver
 from segue.core.registry import model_class
 from segue.core.run import Interrupted, Run
 from segue.core.types import Dataset, HeldOut
 from segue.evaluation.bootstrap import Estimate
 from segue.experiment.arguments import device_of_model
-from segue.experiment.plan import Plan
-from segue.experiment.tuning.validation import Clock, Report, ValidationRecorder
+from segue.experiment.tuning.space import TunedPlan
+from segue.experiment.tuning.validation import Clock, ExampleRecorder, Recorder, Report, ValidationRecorder
 from segue.training.train import train
 
 if TYPE_CHECKING:
     from segue.experiment.tuning.callbacks import TrialCallback
 
-__all__ = ["TimedRun", "Trial", "TrialParts", "train_trial"]
+__all__ = ["ExampleTrialParts", "TimedRun", "Trial", "TrialParts", "train_trial"]
 
 
 @dataclass(frozen=True)
 class TrialParts:
-    """What the trials of a model read."""
+    """What the trials of a model read: two parts of an interaction log."""
 
     train: Dataset
     valid: HeldOut
+
+    def recorder(self, plan: Any, clock: Clock) -> Recorder:
+        """Return what computes the validation metric of a plan for logs."""
+        return ValidationRecorder(self.valid, plan.metric, plan.evaluation.exclude_seen, clock=clock)
+
+
+@dataclass(frozen=True, eq=False)
+class ExampleTrialParts:
+    """The same for labeled examples."""
+
+    train: Examples | ExampleStream
+    labels_T: NDArray[Any]
+    """Labels of the validation rows."""
+    predict: Callable[[Model], NDArray[Any]]
+    """Returns the logits of the validation rows, ``(T,)``."""
+
+    def recorder(self, plan: Any, clock: Clock) -> Recorder:
+        """Return what computes the validation metric of a plan for examples."""
+        return ExampleRecorder(self.labels_T, self.predict, plan.metric)
 
 
 @dataclass(frozen=True)
@@ -79,8 +103,8 @@ class TimedRun(Run):
 
 
 def train_trial(
-    plan: Plan,
-    parts: TrialParts,
+    plan: TunedPlan,
+    parts: TrialParts | ExampleTrialParts,
     *,
     folder: Path | None = None,
     deadline: float = math.inf,
@@ -103,7 +127,7 @@ def train_trial(
         Interrupted: the user asked to stop.
     """
     started, key = clock(), plan.task.model
-    recorder = ValidationRecorder(parts.valid, plan.metric, plan.evaluation.exclude_seen, clock=clock)
+    recorder = parts.recorder(plan, clock)
     device, is_solver = device_of_model(key, plan.run.device)[0], issubclass(model_class(key), Solver)
     run: Run
     own: TrialCallback | None = None
@@ -119,8 +143,8 @@ def train_trial(
     is_resumed = folder is not None and (folder / "checkpoint").exists()
     try:
         model = train(key, plan.model, plan.training, parts.train, run, recorder, () if own is None else (own,))
-        if is_solver or is_resumed or recorder.values_N is None:
-            recorder.values_N = None  # of other states of the model
+        if is_solver or is_resumed or recorder.is_empty:
+            recorder.clear()  # values of other states of the model
             recorder(model)
     except Interrupted:
         is_over = own.is_over if own is not None else isinstance(run, TimedRun) and run.is_over

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from segue.core.files import write_json
-from segue.core.model import Solver, is_lower_better
 from segue.core.registry import model_class
 from segue.core.types import Split
 from segue.data.splits import split
@@ -29,28 +25,17 @@ from segue.experiment.plan import Plan, resolve_overrides
 from segue.experiment.quality import check_parts, check_sampled_ranking, count_parts
 from segue.experiment.records.training_record import describe_plan, describe_training_data
 from segue.experiment.train_model import TrainingJob, prepare_models
-from segue.experiment.tuning.recipe import describe_values, write_recipe
+from segue.experiment.tuning.model_study import Budget, check_trials, tune_settings
 from segue.experiment.tuning.result import ModelTuning, TuningResult
-from segue.experiment.tuning.space import apply_values, check_tunable, find_space, read_values
-from segue.experiment.tuning.study import StoredTrial, Study, open_study, storage_address
+from segue.experiment.tuning.space import check_tunable, find_space
 from segue.experiment.tuning.trial import Trial, TrialParts, train_trial
 from segue.experiment.tuning.validation import Clock, Report
-from segue.version import __version__
 
-__all__ = ["Budget", "check_validation", "parse_duration", "tune", "tune_plan", "tune_runs"]
+__all__ = ["check_validation", "parse_duration", "tune", "tune_plan", "tune_runs"]
 
 Log = Callable[[str], None]
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What each model may use."""
-
-    trials: int
-    seconds: float | None = None
-    """Time of all trials of a model; ``None``: no limit."""
 
 
 def parse_duration(value: Any, name: str = "time") -> float | None:
@@ -93,87 +78,20 @@ def tune_plan(
     A study in the same database continues. The test part is not read.
 
     Args:
-        folder: of all studies; the study gets a folder in it, named after data, model and settings.
-        storage: address of the database; ``None``: a file in the folder of the study.
-        fixed: settings such as ``model.dropout`` that are not searched.
+        folder: see :func:`segue.experiment.tuning.model_study.tune_settings`; likewise ``storage`` and ``fixed``.
 
     Raises:
         ValueError: nothing can be searched, or the settings of ``plan`` cannot be trained in the time.
         Interrupted: the user asked to stop.
     """
-    space, notes = find_space(plan, fixed)
-    identity = [describe_plan(plan), describe_training_data(parts), plan.metric, {k: str(v) for k, v in space.items()}]
-    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
-    title = f"{Path(parts.train.name.partition('?')[0]).stem}-{plan.task.model}-{digest}"
-    folder = folder / title
-    start, seed, lower = read_values(plan, space), plan.run.seed, is_lower_better(plan.metric)
-    study = open_study(storage_address(storage, folder), title, lower, seed, space, start)
-    for note in notes:
-        log(f"{name}: {note}")
-    log(f"{name}: searching {'; '.join(f'{key} {one}' for key, one in space.items())}")
-    _run_trials(name, study, plan, TrialParts(parts.train, parts.valid), budget, progress, log, clock)
-    trials = tuple(study.trials)
-    if not any(one.mean is not None and one.state in ("complete", "stopped") for one in trials):
-        limit = "" if budget.seconds is None else f" within {budget.seconds:g} s"
-        running = f"; {study.n_running} trials of other workers are running" if study.n_running else ""
-        raise ValueError(f"tune: no trial of '{name}' was validated{limit}{running}; allow more time")
-    tuned = ModelTuning(name, plan.metric, plan, space, trials, study.importances(), folder / "recipe.toml")
-    write_recipe(tuned.recipe, tuned.plan, _comments(tuned, parts.train.name))
-    write_json(folder / "trials.json", {"data": parts.train.name, "metric": plan.metric, **tuned.record()})
-    return tuned
+    data = TrialParts(parts.train, parts.valid)
 
+    def train(own: Plan, deadline: float, report: Report) -> Trial:
+        return train_trial(own, data, deadline=deadline, report=report, progress=progress, clock=clock)
 
-def _run_trials(
-    name: str,
-    study: Study,
-    plan: Plan,
-    parts: TrialParts,
-    budget: Budget,
-    progress: bool,
-    log: Log,
-    clock: Clock,
-) -> None:
-    """Run trials until the budget is used."""
-    is_solver = issubclass(model_class(plan.task.model), Solver)
-    before = study.trials
-    if before:
-        log(f"{name}: continuing after {len(before)} trials")
-    while len(done := study.trials) + study.n_running < budget.trials:
-        left = None if budget.seconds is None else budget.seconds - sum(one.seconds for one in done)
-        expected = max((one.seconds for one in done), default=0.0) if is_solver else 0.0
-        if left is not None and left <= expected:
-            if len(done) > len(before) or not before:
-                log(f"{name}: the time is over after {len(done)} of {budget.trials} trials")
-            break
-        deadline = float("inf") if left is None else clock() + left
-
-        def objective(values: Mapping[str, Any] | None, report: Report, deadline: float = deadline) -> Trial:
-            own = apply_values(plan, values or {})
-            return train_trial(own, parts, deadline=deadline, report=report, progress=progress, clock=clock)
-
-        if not study.run_trial(objective, budget.trials):
-            break
-        log(f"{name}: {_describe_trial(study.trials[-1], plan.metric)}")
-
-
-def _describe_trial(one: StoredTrial, metric: str) -> str:
-    value = one.error if one.mean is None else f"{metric} {one.mean:.4f}"
-    state = "" if one.state == "complete" else f"{one.state}, "
-    return f"trial {one.number}: {state}{value}, {one.seconds:.1f} s, {describe_values(one.values)}"
-
-
-def _comments(tuned: ModelTuning, data: str) -> list[str]:
-    """Say how the settings of a recipe were found."""
-    best, first = tuned.best, tuned.trials[0]
-    texts = [
-        f"{tuned.start.task.model} on {data}: the best of {len(tuned.trials)} trials on validation, found by Segue "
-        f"{__version__}.",
-        f"Validation {tuned.metric}: {best.mean:.4f} [{best.low:.4f}, {best.high:.4f}], trial {best.number}.",
-    ]
-    if best.number and first.mean is not None:
-        start = tuned.start.task.recipe or "defaults"
-        texts.append(f"The settings that tuning started from ({start}): {first.mean:.4f}.")
-    return texts
+    identity = [describe_plan(plan), describe_training_data(parts)]
+    place: dict[str, Any] = {"folder": folder, "storage": storage, "fixed": fixed}
+    return tune_settings(name, plan, parts.train.name, identity, train, budget, **place, log=log, clock=clock)
 
 
 def _check_plans(plans: Mapping[str, Plan], budget: Budget) -> str:
@@ -321,9 +239,7 @@ def tune(
         ValueError: an unknown model or setting, a model without a search space, or a split without validation.
     """
     seed, device, log = check_seed(seed), check_device(device), log or (lambda text: None)
-    if isinstance(trials, bool) or not isinstance(trials, int | np.integer) or trials < 1:
-        raise ValueError(f"trials: got {describe_value(trials)}, expected a whole number of at least 1")
-    budget = Budget(int(trials), parse_duration(time))
+    budget = Budget(check_trials(trials), parse_duration(time))
     keys = [key for key, _ in named_models(models).values()]
     data_settings, settings = take_data_settings(settings, keys)
     entries = named_models(models, settings)

@@ -23,7 +23,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le, Lt, MinLen
 from numpy.typing import NDArray
 
-from segue.core.config import Settings
+from segue.core.config import Choices, Search, Settings
 from segue.core.examples.context_dropout import hide_context
 from segue.core.examples.fields import Examples, Field
 from segue.core.examples.interaction_pairs import InteractionPairs
@@ -63,6 +63,7 @@ class GradientBoosting(Solver):
     """
 
     reads_examples = True
+    settings_of_logs = ("inputs", "max_history", "num_negatives", "context_dropout")
     reads_query_context = True
 
     class Config(Settings):
@@ -72,13 +73,13 @@ class GradientBoosting(Solver):
         """What trees minimize: the logarithmic loss of labels, or the ranking loss of each query."""
         iterations: Annotated[int, Ge(1)] = 300
         """Maximum number of trees."""
-        learning_rate: Annotated[float, Gt(0)] = 0.1
+        learning_rate: Annotated[float, Gt(0), Search(0.01, 0.3, log=True)] = 0.1
         """Factor on the values of each tree."""
-        num_leaves: Annotated[int, Ge(2)] = 63
+        num_leaves: Annotated[int, Ge(2), Search(7, 255, log=True)] = 63
         """Maximum number of leaves of a tree."""
-        min_examples: Annotated[int, Ge(1)] = 20
+        min_examples: Annotated[int, Ge(1), Search(5, 200, log=True)] = 20
         """Minimum number of examples of a leaf."""
-        l2: Annotated[float, Ge(0)] = 0.0
+        l2: Annotated[float, Ge(0), Choices((0.0, 1.0, 10.0))] = 0.0
         """L2 regularization of the values of leaves."""
         category_l2: Annotated[float, Ge(0)] = 1.0
         """L2 regularization in splits of categories, in addition."""
@@ -95,7 +96,7 @@ class GradientBoosting(Solver):
         """Number of folds for ``target_statistics``."""
         statistics_prior: Annotated[float, Gt(0)] = 1.0
         """Number of examples with the mean label that are added to each group of ``target_statistics``."""
-        column_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
+        column_fraction: Annotated[float, Gt(0), Le(1), Search(0.5, 1.0)] = 1.0
         """Fraction of the columns that a tree may use, drawn at random."""
         row_fraction: Annotated[float, Gt(0), Le(1)] = 1.0
         """Fraction of the examples that a tree is fitted to, drawn at random."""

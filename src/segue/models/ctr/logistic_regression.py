@@ -35,7 +35,7 @@ from pydantic import model_validator
 from scipy.sparse import csr_array, eye_array, hstack, vstack
 from scipy.special import expit
 
-from segue.core.config import Settings, reject_unused
+from segue.core.config import Search, Settings, reject_unused
 from segue.core.examples.fields import Examples
 from segue.core.examples.log_fields import NO_CATALOG
 from segue.core.features import encode_features, infer_features
@@ -70,6 +70,7 @@ class LogisticRegression(Solver):
     predicts_ratings = True
     validation_metric = "rmse"
     reads_examples = True
+    settings_of_logs = ("inputs", "threshold", "history", "shrinkage", "l2_item", "l2_user", "l2_history")
     is_cpu_only = True
 
     class Config(Settings):
@@ -85,13 +86,13 @@ class LogisticRegression(Solver):
         """Events of the history that count: the positive ones, or all, with a weight of -1 for negative ones."""
         shrinkage: Annotated[float, Gt(0)] = 10.0
         """Number of events without features that are added to each history."""
-        l2_item: Annotated[float, Gt(0)] = 1.0
+        l2_item: Annotated[float, Gt(0), Search(0.01, 100.0, log=True)] = 1.0
         """L2 regularization of the weights of item ids."""
-        l2_user: Annotated[float, Gt(0)] = 3.0
+        l2_user: Annotated[float, Gt(0), Search(0.01, 100.0, log=True)] = 3.0
         """L2 regularization of the weights of user ids."""
-        l2_features: Annotated[float, Gt(0)] = 10.0
+        l2_features: Annotated[float, Gt(0), Search(0.01, 1000.0, log=True)] = 10.0
         """L2 regularization of the weights of features and popularity, and of all weights of a table of examples."""
-        l2_history: Annotated[float, Gt(0)] = 0.1
+        l2_history: Annotated[float, Gt(0), Search(0.001, 10.0, log=True)] = 0.1
         """L2 regularization of the weights of matches with the history."""
         iterations: Annotated[int, Ge(1)] = 8
         """Number of Newton steps."""
@@ -147,13 +148,10 @@ class LogisticRegression(Solver):
 
     def _fit_examples(self, examples: Examples, run: Run, validate: Validate | None) -> None:
         """Fit the weights of the columns of a table."""
-        used, fields = ("l2_features", "iterations"), type(self.config).model_fields
-        for name, value in self.config:
-            if name not in used and value != fields[name].default:
-                raise ValueError(
-                    f"model.{name}: got {value!r}, which is used for interaction logs alone; a table of examples uses "
-                    f"{' and '.join(used)}"
-                )
+        fields = type(self.config).model_fields
+        for name in self.settings_of_logs:
+            if (value := getattr(self.config, name)) != fields[name].default:
+                raise ValueError(f"model.{name}: got {value!r}, which is used for interaction logs alone; leave it out")
         assert examples.labels is not None
         l2_P = np.full(count_design_columns(examples.fields), self.config.l2_features)
         l2_P[0] = L2_INTERCEPT

@@ -47,7 +47,7 @@ class ClickSettings(Settings):
 
     embedding_dim: Annotated[int, Gt(0), Choices((8, 16, 32))] = 16
     """Width of the embedding of a field."""
-    embedding_l2: Annotated[float, Ge(0)] = 0.0
+    embedding_l2: Annotated[float, Ge(0), Choices((0.0, 1e-6, 1e-5, 1e-4, 1e-3))] = 0.0
     """L2 regularization of the embeddings: half of it times the sum of their squares is added to the mean loss."""
     inputs: tuple[Input, ...] = ("item_features", "user_features", "context", "history")
     """Inputs of a log in addition to the ids of user and item, where the log has them; a table has its own columns."""
@@ -84,6 +84,7 @@ class ClickNetwork(Network):
 
     builtin_loss = "binary cross-entropy of labels, or a softmax over the examples of a query"
     reads_examples = True
+    settings_of_logs = ("inputs", "max_history", "num_negatives", "context_dropout")
     reads_query_context = True
 
     def __init__(self, config: Any, schema: DataSchema) -> None:
