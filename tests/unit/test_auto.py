@@ -145,22 +145,69 @@ def test_the_best_network_of_the_race_gets_the_rest_of_the_time(
     assert [path.name for path in tmp_path.glob("race-*")] == ["race-sasrec"], "other checkpoints are deleted"
 
 
-def test_a_schedule_is_shortened_for_the_race_and_lengthened_for_the_rest(
+def with_schedule(found: ModelSearch, *keys: str) -> None:
+    """Give models a schedule of 100 epochs, as recipes for the data have."""
+    for key in keys:
+        plan = found.plans[key]
+        training = plan.training.model_copy(update={"schedule": "cosine", "epochs": 100})
+        task = plan.task.model_copy(update={"recipe": f"recipes/{key}.toml"})
+        found.plans = {**found.plans, key: replace(plan, training=training, task=task)}
+
+
+def test_a_schedule_is_shortened_to_the_time_of_the_best_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = World(0.5, {"sasrec": 4.0, "gru4rec": 4.0}, {"sasrec": 0.9, "gru4rec": 0.2})
     world.most = 100
     found = search(world, 600.0, tmp_path, monkeypatch)
-    plan = found.plans["sasrec"]
-    with_schedule = plan.training.model_copy(update={"schedule": "cosine", "epochs": 100})
-    found.plans = {**found.plans, "sasrec": replace(plan, training=with_schedule)}
+    with_schedule(found, "sasrec", "gru4rec")
     best = found.run()
-    epochs = [one.plan.training.epochs for one in found.attempts if one.model == "sasrec"]
-    assert [one.state for one in found.attempts if one.model == "sasrec"] == ["complete", "complete"]
-    assert 1.25 * epochs[0] <= epochs[1] < 100
-    assert best.plan.training.epochs == epochs[1]
+    trials = [(one.model, one.state) for one in found.attempts if one.model in ("sasrec", "gru4rec")]
+    assert trials[:2] == [("sasrec", "complete"), ("gru4rec", "stopped")]
+    assert 0.5 * 600.0 <= best.plan.training.epochs * 4.0 <= 0.85 * 600.0
     assert world.now <= 600.0
-    assert not list(tmp_path.glob("race-*")), "other checkpoints are deleted"
+    assert not list(tmp_path.glob("race-gru4rec")), "other checkpoints are deleted"
+
+
+def test_a_network_with_a_recipe_for_the_data_has_all_the_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(0.5, {"sasrec": 4.0, "gru4rec": 4.0}, {"sasrec": 0.9, "gru4rec": 0.95, "transitions": 0.99})
+    world.most = 100
+    found = search(world, 600.0, tmp_path, monkeypatch)
+    with_schedule(found, "sasrec")
+    assert found.run().model == "transitions"
+    epochs = {one.model: one.plan.training.epochs for one in found.attempts if one.kind == "model"}
+    assert epochs["sasrec"] * 4.0 >= 0.6 * 600.0, "a baseline that is better takes no time from it"
+    assert "gru4rec" in found.skipped or epochs["gru4rec"] < 0.2 * epochs["sasrec"]
+
+
+def test_expensive_networks_are_left_out_of_the_race(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(0.5, {"sasrec": 200.0, "gru4rec": 4.0}, {"sasrec": 0.9, "gru4rec": 0.8})
+    found = search(world, 600.0, tmp_path, monkeypatch)
+    assert found.run().model == "gru4rec"
+    assert "an epoch takes about 200 s, and cheaper networks are compared for" in found.skipped["sasrec"]
+
+
+def test_the_rest_of_the_time_is_spent_on_settings_of_the_best_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(0.5, {"item_knn": 5.0}, {"item_knn": 0.9, "transitions": 0.95})
+    found = search(world, 600.0, tmp_path, monkeypatch)
+    found.plans = {key: plan for key, plan in found.plans.items() if key in ("item_knn", "gru4rec")}
+    assert found.run().model == "transitions"
+    tried = [one.plan.model for one in found.attempts if one.model == "item_knn"]
+    assert len(tried) > searching.TRIALS
+    assert len({str(one) for one in tried}) > searching.TRIALS, "other values than before"
+
+
+def test_a_model_whose_data_is_missing_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = search(World(0.5, {}, {}), 60.0, tmp_path, monkeypatch)
+
+    def fail(plan: Any, *rest: Any) -> float:
+        raise ValueError("content: compares item features, of which the log has none\nmore")
+
+    monkeypatch.setattr(searching, "sample_seconds", fail)
+    found.run()
+    assert found.skipped["item_knn"] == "content: compares item features, of which the log has none"
 
 
 def test_what_does_not_fit_is_skipped_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
 """Search for the best model within a time: baselines, cheap models, networks.
 
-Of the time that is left for networks, the first part is a race: each candidate trains for the same time. The one that
-is then best on validation continues from its checkpoint; what is left is spent on other settings of the best model.
-Nothing here reads the test part.
+Networks with a recipe for the data come before those without. If there are several, the first part of the time is a
+race: each trains for the same time. The one that is then best on validation continues from its checkpoint. What is left
+is spent on other settings of the best model. Nothing here reads the test part.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from segue.experiment.tuning.validation import Clock, Report
 
 __all__ = ["Attempt", "ModelSearch"]
 
-CHEAP_SHARE = 0.25
+CHEAP_SHARE = 0.15
 """Share of the time after the baselines for models without a training loop."""
 
 RACE_SHARE = 0.4
 """Share of the time left for networks that all of them train for, before the best one continues."""
 
-SCHEDULE_SHARE = 0.3
-"""Share of the time left for networks to which a learning-rate schedule is shortened, so that it ends in the race."""
+SCHEDULE_SHARE = 0.85
+"""Share of its time to which the learning-rate schedule of a network is shortened, as validation takes time, too."""
 
-LONGER_SHARE = 0.9
-"""Share of the rest of the time for which the schedule of the best network is lengthened."""
+EPOCHS_OF_RACE = 1.1
+"""Epochs that a network has to complete in the race."""
 
 CLOSE = 0.8
 """Share of the best value in the race from which a network may continue when those before it have finished."""
@@ -102,12 +102,6 @@ class _Racer:
     estimate: Estimate | None = None
 
     @property
-    def schedule(self) -> float:
-        """Estimated seconds of a learning-rate schedule; 0 without one."""
-        training = self.plan.training
-        return 0.0 if training.schedule == "constant" else training.epochs * self.epoch
-
-    @property
     def value(self) -> float:
         return -1.0 if self.estimate is None else self.estimate.mean
 
@@ -147,7 +141,11 @@ class ModelSearch:
         for position, key in enumerate(solvers):
             share = (cheap_end - self.clock()) / (len(solvers) - position)
             self._try_solver(key, min(self.clock() + share, self._end()))
-        self._race([key for key in self.plans if key not in solvers])
+        networks = [key for key in self.plans if key not in solvers]
+        tuned = [key for key in networks if self.plans[key].task.recipe is not None]
+        self._race(tuned)
+        self._race([key for key in networks if key not in tuned])
+        self._use_rest()
         return self.best
 
     @property
@@ -217,25 +215,32 @@ class ModelSearch:
                 return
             expected = known[0]
         else:
-            expected = sample_seconds(plan, self.parts.train, self.clock) if key in CLOSED_FORM and left > 0 else 0.0
+            try:
+                expected = (
+                    sample_seconds(plan, self.parts.train, self.clock) if key in CLOSED_FORM and left > 0 else 0.0
+                )
+            except ValueError as error:  # the data lacks something that the model needs
+                self._skip(key, str(error).splitlines()[0])
+                return
         if left <= expected:
             self._skip(key, _too_long(expected, left))
             return
         self._run_study(plan, None, end, expected)
 
-    def _run_study(self, plan: Plan, first: Trial | None, end: float, expected: float) -> None:
+    def _run_study(self, plan: Plan, first: Trial | None, end: float, expected: float, seed: int = 0) -> None:
         """Run trials around the settings of ``plan`` until ``end``.
 
         Args:
             first: the outcome of the settings of ``plan``, if it is known.
             expected: seconds of a trial.
+            seed: added to that of the search.
         """
         key, is_solver = plan.task.model, issubclass(model_class(plan.task.model), Solver)
         if not search_space(model_class(key).Config):
             self._add_trial(plan, train_trial(plan, self.parts, deadline=end, clock=self.clock), None)
             return
         space, _ = find_space(plan)
-        study = open_study(None, key, False, self.seed, space, read_values(plan, space))
+        study = open_study(None, key, False, self.seed + seed, space, read_values(plan, space))
 
         def objective(values: Mapping[str, Any] | None, report: Report) -> Trial:
             if values is None and first is not None:
@@ -278,30 +283,14 @@ class ModelSearch:
             shutil.rmtree(before.checkpoint, ignore_errors=True)
 
     def _race(self, keys: list[str]) -> None:
-        """Train networks for the same time, then continue with the best one."""
-        racers = []
-        for position, key in enumerate(keys):
-            left = self._end() - self.clock()
-            if left <= MARGIN * self.total:
-                self._skip(key, _too_long(0.0, left))
-                continue
-            try:
-                epoch = epoch_seconds(
-                    self.plans[key], self.parts.train, self.clock, self.clock() + left / (4 * len(keys) - position)
-                )
-            except ValueError as error:
-                self._skip(key, str(error).splitlines()[0])
-                continue
-            left = self._end() - self.clock()
-            if 2.0 * epoch > left:
-                self._skip(key, f"an epoch takes about {epoch:.0f} s, and {max(left, 0.0):.0f} s are left")
-                continue
-            plan = _fit_schedule(self.plans[key], epoch, SCHEDULE_SHARE * left)
-            racers.append(_Racer(plan, self.folder / f"race-{key}", epoch))
-        share = RACE_SHARE * max(self._end() - self.clock(), 0.0) / max(len(racers), 1)
+        """Train networks for the same time, then continue with the best one; a single one has all the time."""
+        racers = self._find_racers(keys)
+        left = max(self._end() - self.clock(), 0.0)
+        share = left if len(racers) == 1 else RACE_SHARE * left / max(len(racers), 1)
         for racer in racers:
-            seconds = max(share, 1.5 * racer.epoch, 1.2 * racer.schedule)
-            self._advance(racer, min(self.clock() + seconds, self._end()), can_pause=True)
+            winner = left - share * (len(racers) - 1)  # the time of this network if it is the best
+            racer.plan = _fit_schedule(racer.plan, racer.epoch, SCHEDULE_SHARE * winner)
+            self._advance(racer, min(self.clock() + share, self._end()), can_pause=len(racers) > 1)
         paused = [racer for racer in racers if racer.trial is not None and racer.trial.state == "paused"]
         for racer in sorted(paused, key=lambda one: -one.value):
             is_close = racer.value >= CLOSE * max(one.value for one in racers)
@@ -311,27 +300,47 @@ class ModelSearch:
             if racer.trial is not None:
                 total = replace(racer.trial, estimate=racer.estimate, seconds=racer.seconds)
                 self._add_trial(racer.plan, total, racer.folder)
-        self._use_rest(racers)
 
-    def _use_rest(self, racers: list[_Racer]) -> None:
-        """Train the best network with a longer schedule, else with other settings.
+    def _find_racers(self, keys: list[str]) -> list[_Racer]:
+        """Return the networks that can complete an epoch in their share of the time; others are skipped.
 
-        A schedule is lengthened if it was shortened for the race.
+        The most expensive ones are left out first.
         """
-        best = self.best
-        winners = [racer for racer in racers if racer.folder == best.checkpoint]
-        if not winners or best.state != "complete":
-            return
-        key, left = best.model, self._end() - self.clock()
-        n_epochs = best.plan.training.epochs
-        longer = _fit_schedule(self.plans[key], best.seconds / n_epochs, LONGER_SHARE * left)
-        if winners[0].schedule and longer.training.epochs >= 1.25 * n_epochs:
-            folder = self.folder / f"longer-{key}"
-            found = train_trial(longer, self.parts, folder=folder, deadline=self._end(), clock=self.clock)
-            self._add_trial(longer, found, folder)
-        elif search_space(model_class(key).Config):
-            known = Trial("complete", best.estimate, best.seconds)
-            self._run_study(best.plan, known, self._end(), best.seconds)
+        racers: list[_Racer] = []
+        for position, key in enumerate(keys):
+            left = self._end() - self.clock()
+            if left <= MARGIN * self.total:
+                self._skip(key, _too_long(0.0, left))
+                continue
+            pilot_end = self.clock() + left / (4 * len(keys) - position)
+            try:
+                epoch = epoch_seconds(self.plans[key], self.parts.train, self.clock, pilot_end)
+            except ValueError as error:
+                self._skip(key, str(error).splitlines()[0])
+                continue
+            left = self._end() - self.clock()
+            if 2.0 * epoch > left:
+                self._skip(key, f"an epoch takes about {epoch:.0f} s, and {max(left, 0.0):.0f} s are left")
+                continue
+            racers.append(_Racer(self.plans[key], self.folder / f"race-{key}", epoch))
+        left = max(self._end() - self.clock(), 0.0)
+        while len(racers) > 1:
+            longest, share = max(racers, key=lambda one: one.epoch), RACE_SHARE * left / len(racers)
+            if EPOCHS_OF_RACE * longest.epoch <= share:
+                break
+            reason = f"an epoch takes about {longest.epoch:.0f} s, and cheaper networks are compared for {share:.0f} s"
+            self._skip(longest.plan.task.model, reason)
+            racers.remove(longest)
+        return racers
+
+    def _use_rest(self) -> None:
+        """Try other settings of the best model that declares some."""
+        measured = [one for one in self.attempts if one.kind == "model" and one.estimate and one.state == "complete"]
+        for best in sorted(measured, key=lambda one: -one.estimate.mean if one.estimate else 0.0):
+            if search_space(model_class(best.model).Config):
+                known = Trial("complete", best.estimate, best.seconds)
+                self._run_study(best.plan, known, self._end(), best.seconds, seed=1)
+                return
 
     def _advance(self, racer: _Racer, end: float, can_pause: bool) -> None:
         """Train a network until ``end``."""
