@@ -87,6 +87,12 @@ def test_lists_where_values_are_expected(cells: dict[str, Any], message: str) ->
         predict(**cells)
 
 
+def test_columns_of_different_lengths() -> None:
+    row = TRAIN.head(2).to_dict(as_series=False)
+    with pytest.raises(ValueError, match=r"table: columns have different lengths: .*'label' "):
+        MODEL.predict({**row, "label": [0]})
+
+
 def test_a_mapping_needs_lists() -> None:
     row = dict(zip(TRAIN.columns, TRAIN.row(0), strict=True))
     with pytest.raises(ValueError, match="column 'label': got 0, expected a list with the value of each row"):

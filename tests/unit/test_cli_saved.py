@@ -122,11 +122,11 @@ def test_an_unfinished_run_says_how_to_resume(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["recommend", "--user", ""], "--user: got an empty id in '', expected ID,ID,..."),
+        (["recommend", "--user", ""], "--user: got an empty value; leave the option out instead"),
         (["recommend", "--user", "u01,,u02"], "--user: got an empty id in 'u01,,u02'"),
         (["recommend", "--user", "u01", "--deny", "i01,"], "--deny: got an empty id in 'i01,'"),
         (["recommend", "--user", "u01", "--rules", "nofile.json"], "--rules: no such file: 'nofile.json'"),
-        (["rank", "--user", "", "--item", "i01"], "--user: got an empty id"),
+        (["rank", "--user", "", "--item", "i01"], "--user: got an empty value"),
         (["rank", "--user", "u01", "--item", "none"], "--item: none of the items is in the catalog: 'none'"),
         (["explain", "--user", "u01", "--item", "none"], "--item: 'none' is not in the catalog"),
     ],

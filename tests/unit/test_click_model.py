@@ -278,3 +278,11 @@ def test_bad_cells_in_predictions_are_named_by_file_and_line(tmp_path: Path) -> 
     (tmp_path / "rows.csv").write_text("label,price\n0,1.5\n1,inf\n")
     with pytest.raises(ValueError, match=r"rows\.csv, line 3, column 'price': got '?inf"):
         model.predict(segue.load_examples(str(tmp_path / "rows.csv")))
+
+
+def test_a_model_is_shown_in_one_line_and_says_what_it_does_not_use() -> None:
+    log: list[str] = []
+    model = train("din", log=log.append)
+    assert "din: no sequence shares its embeddings with a field of categories, so the model has no attention" in log
+    assert repr(model).startswith("ClickModel('din', 5 columns, trained on ")
+    assert len(repr(model)) < 100

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import pytest
 from annotated_types import Gt
+from pydantic import Field
 
 from segue.core.config import Settings, apply_overrides, parse, suggest
 from segue.features.knowledge import EntityVectorSettings
@@ -78,6 +79,32 @@ def test_settings_created_in_python_report_errors_in_the_same_words() -> None:
 def test_non_finite_numbers_are_rejected(value: float) -> None:
     with pytest.raises(ValueError, match=r"model\.inner\.rate: got (nan|inf)"):
         parse(Outer, {"inner": {"rate": value}}, "model")
+
+
+class Numbers(Settings):
+    """Settings of numbers and truth values."""
+
+    sizes: tuple[Annotated[int, Gt(0)], ...] = (8,)
+    """Numbers in a list."""
+    shares: dict[str, float] = Field(default={})
+    """Numbers by name."""
+    limit: float | None = None
+    """A number or none."""
+    fast: bool = False
+    """A truth value."""
+    either: bool | int = 3
+    """A truth value or a number."""
+
+
+def test_truth_values_are_no_numbers() -> None:
+    with pytest.raises(ValueError, match="no numbers") as caught:
+        parse(Numbers, {"sizes": [4, True], "shares": {"a": False}, "limit": True}, "model")
+    assert str(caught.value).splitlines() == [
+        "model.sizes: got [4, True]: true and false are no numbers",
+        "model.shares: got {'a': False}: true and false are no numbers",
+        "model.limit: got True: true and false are no numbers",
+    ]
+    assert parse(Numbers, {"fast": True, "either": True, "limit": None}, "model").either is True
 
 
 def test_settings_are_frozen_and_documented() -> None:

@@ -39,6 +39,17 @@ def test_direct_triples_are_paths_in_both_directions() -> None:
     assert finder.explain([0, 0, 3], 0, 5) == finder.explain([3], 0, 5)  # not from the item to itself
 
 
+def test_chains_of_one_relation_are_described_from_head_to_tail() -> None:
+    # item 0 is the sequel of 1, and 1 of 2; 3 is the sequel of 2
+    triples = ([0, 1, 3], [0, 0, 0], [1, 2, 2])
+    codes = (np.array(part, np.int32) for part in triples)
+    items = Vocab(["i0", "i1", "i2", "i3"])
+    finder = PathFinder(Knowledge(items, ("sequel of",), *codes, np.arange(4, dtype=np.int32)))
+    assert finder.explain([0], 2, 1)[0].describe("C", "A") == "C - sequel of - i1 - sequel of - A"
+    assert finder.explain([2], 0, 1)[0].describe("A", "C") == "C - sequel of - i1 - sequel of - A"
+    assert finder.explain([1], 3, 1)[0].describe("B", "D") == "B and D share sequel of: i2"
+
+
 def test_path_quality_equals_counts_by_hand() -> None:
     queries = Queries.anonymous(Events.of([[0], []]))
     lists = Recommendations(np.array([[1, 2], [1, 0]], np.int32), np.zeros((2, 2), np.float32), np.array([2, 1]))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from segue.cli import (
     abtest,
@@ -29,7 +30,7 @@ from segue.cli import (
     train,
     tune,
 )
-from segue.cli.console import Json, expand_paths
+from segue.cli.console import Command, Json, expand_paths
 from segue.version import __version__
 
 __all__ = ["app"]
@@ -94,3 +95,7 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
 )
 for command in COMMANDS:
     app.command()(expand_paths(command))
+for group in (app, data.app, clicks.app, keys.app):
+    for registered in group.registered_commands:
+        if not issubclass(registered.cls or TyperCommand, Command):
+            registered.cls = Command

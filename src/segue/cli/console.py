@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TextIO, TypeVar
 
 import typer
+from typer.core import TyperCommand
 
 __all__ = [
     "Columns",
+    "Command",
     "Json",
     "Separator",
     "Set",
@@ -55,6 +57,27 @@ Separator = Annotated[
 Target = Annotated[
     str | None, typer.Option(help="Kind of action to predict, such as purchase; the others remain input.")
 ]
+
+
+class Command(TyperCommand):
+    """A command that rejects options with an empty value, such as ``--out ""``.
+
+    They are often variables of a shell that are not set, and would count as not given or as the current folder.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments.
+
+        Raises:
+            ValueError: the value of an option is empty.
+        """
+        values, _, options = self.make_parser(ctx).parse_args(list(args))
+        for option in options:
+            value = values.get(option.name)
+            parts = value if isinstance(value, list | tuple) else [value]
+            if option.param_type_name == "option" and any(isinstance(one, str) and not one.strip() for one in parts):
+                raise ValueError(f"{max(option.opts, key=len)}: got an empty value; leave the option out instead")
+        return super().parse_args(ctx, args)
 
 
 def expand_paths(command: Callable[P, R]) -> Callable[P, R]:
@@ -124,6 +147,8 @@ def parse_pairs(text: str | None, option: str) -> dict[str, str] | None:
     if text is None:
         return None
     parts = [part.partition("=") for part in text.split(",") if part.strip()]
+    if not parts:
+        raise ValueError(f"{option}: got '{text}', expected name=value,name=value")
     may_be_empty = option == "--columns"
     if wrong := [n for n, equals, value in parts if not (equals and n.strip() and (value.strip() or may_be_empty))]:
         raise ValueError(f"{option}: got '{wrong[0]}' in '{text}', expected name=value,name=value")
@@ -154,6 +179,8 @@ def parse_ids(texts: list[str], option: str) -> list[str]:
 def parse_seeds(text: str | None) -> list[int]:
     """Parse ``0,1,2``; no text is an empty list."""
     parts = [] if text is None else [part.strip() for part in text.split(",") if part.strip()]
+    if text is not None and not parts:
+        raise ValueError(f"--seeds: got '{text}', expected whole numbers such as 0,1,2")
     if wrong := [part for part in parts if not part.isdigit()]:
         raise ValueError(f"--seeds: got '{wrong[0]}', expected whole numbers such as 0,1,2")
     return [int(part) for part in parts]

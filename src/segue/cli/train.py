@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
 
-from segue.cli.console import Columns, Json, Separator, Set, Target, Terminal, command_line, parse_pairs
+from segue.cli.console import Columns, Command, Json, Separator, Set, Target, Terminal, command_line, parse_pairs
 
 if TYPE_CHECKING:
     from segue.experiment.clicks.click_plan import ClickPlan
@@ -44,7 +43,7 @@ Protocol = Annotated[
 ]
 
 
-class TrainCommand(TyperCommand):
+class TrainCommand(Command):
     """The command, whose help lists the settings of the named model."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from segue.core.messages import hide_passwords
 
@@ -86,6 +86,30 @@ class Settings(BaseModel):
             raise ValueError(_describe_errors(type(self), error, type(self).__qualname__)) from None
 
     __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]  # else model_validate calls it, without paths
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_truth_values(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject true and false where a number is expected; they would be read as 1 and 0."""
+        assert info.field_name is not None
+        types = list(_inner_types(cls.model_fields[info.field_name].annotation))
+        is_number = (int in types or float in types) and bool not in types and Any not in types
+        if is_number and _has_truth_value(value):
+            raise ValueError("true and false are no numbers")
+        return value
+
+
+def _inner_types(annotation: Any) -> Iterator[Any]:
+    """Yield a type and all types that are part of it."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _inner_types(part)
+
+
+def _has_truth_value(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_has_truth_value(part) for part in value.values())
+    return any(map(_has_truth_value, value)) if isinstance(value, list | tuple) else isinstance(value, bool)
 
 
 def reject_unused(settings: Settings, uses: Mapping[str, tuple[bool, str]]) -> None:

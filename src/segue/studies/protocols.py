@@ -10,8 +10,10 @@ from typing import Any, cast
 import numpy as np
 
 from segue.core.config import parse
+from segue.core.types import Split
 from segue.data.split_settings import SplitSettings
 from segue.data.splits import split
+from segue.evaluation.sampled import check_sampling
 from segue.experiment.evaluate import evaluate
 from segue.experiment.protocols.presets import PROTOCOLS, find_protocol
 from segue.studies.framework.context import StudyContext
@@ -38,6 +40,9 @@ REFERENCES = ("popular", "item_knn", "ease")
 
 def run(context: StudyContext) -> list[Cell]:
     """Train every model on every split, and evaluate it under every protocol."""
+    for name in context.grid.values:  # errors come before the first training
+        held_out, sampled = _split(context, name).test, find_protocol(name).sampled
+        check_sampling(held_out, context.data.n_items, sampled)
     models = dict.fromkeys((*context.grid.models, *REFERENCES))
     return [
         context.cell({"model": model, "protocol": name, "seed": seed}, partial(_measure, context, model, name, seed))
@@ -47,9 +52,12 @@ def run(context: StudyContext) -> list[Cell]:
     ]
 
 
+def _split(context: StudyContext, name: str) -> Split:
+    return split(context.data, parse(SplitSettings, find_protocol(name).split, "split"))
+
+
 def _measure(context: StudyContext, key: str, name: str, seed: int) -> dict[str, Any]:
-    protocol = find_protocol(name)
-    parts = split(context.data, parse(SplitSettings, protocol.split, "split"))
+    protocol, parts = find_protocol(name), _split(context, name)
     label = "" if protocol.strategy == context.plan(key).split.strategy else protocol.strategy
     trained = context.train(key, seed=seed, parts=parts, label=label)
     found = evaluate(trained.bundle, parts, metrics=("ndcg@10",), protocol=cast("Any", name))

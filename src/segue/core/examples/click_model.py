@@ -50,7 +50,7 @@ FORMAT = 1
 """Version of the layout."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClickModel:
     """A trained model with the encoding of its columns."""
 
@@ -64,6 +64,11 @@ class ClickModel:
     """Facts about the training, such as metrics of validation."""
     settings: str = ""
     """All settings of the training as TOML, stored as ``training.toml``."""
+
+    def __repr__(self) -> str:
+        data = (self.metadata or {}).get("data")
+        trained = "" if data is None else f", trained on {data}"
+        return f"ClickModel({self.key!r}, {len(self.encoder.columns)} columns{trained})"
 
     def predict(self, table: Any) -> NDArray[np.float64]:
         """Return the probability that each row is positive, ``(T,)``.
@@ -182,7 +187,7 @@ def _as_frame(table: Any) -> pl.DataFrame:
     """Return rows as a frame.
 
     Raises:
-        ValueError: it is no table, or a column of a mapping is a single value.
+        ValueError: it is no table, its columns have different lengths, or one of a mapping is a single value.
     """
     loaded = getattr(table, "frame", None)  # of what segue.load_examples returns
     rows = loaded if isinstance(loaded, pl.DataFrame) else table
@@ -197,7 +202,9 @@ def _as_frame(table: Any) -> pl.DataFrame:
     try:
         if rows is not None and not isinstance(rows, str | bytes | Path):
             return pl.DataFrame(rows)
-    except TypeError:
+    except pl.exceptions.ShapeError as error:
+        raise ValueError(f"table: columns have different lengths: {error}") from None
+    except (TypeError, pl.exceptions.PolarsError):
         pass
     raise ValueError(
         f"table: got {str(table)[:60]!r}, expected a table or a mapping from columns to values; segue.load_examples "

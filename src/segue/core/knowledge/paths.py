@@ -35,17 +35,19 @@ class ItemPath:
     degree: int
     """Number of neighbors of the entity: an entity that few items share says more."""
     starts_at_item: bool = False
-    """Whether the head of a direct triple is the item, and its tail the item of the history."""
+    """Whether the triples of a direct triple or a chain lead from the item to the item of the history."""
+    is_chain: bool = False
+    """Whether the entity is the tail of one triple and the head of the other, and both have the same relation."""
 
     def describe(self, history_name: str, item_name: str) -> str:
         """Return the path in words."""
+        head, tail = (item_name, history_name) if self.starts_at_item else (history_name, item_name)
         if self.entity is None:
-            head, tail = (item_name, history_name) if self.starts_at_item else (history_name, item_name)
             return f"{head} - {self.first_relation} - {tail}"
         entity = self.entity.removeprefix(ITEM_PREFIX)
-        if self.first_relation == self.second_relation:
+        if self.first_relation == self.second_relation and not self.is_chain:
             return f"{history_name} and {item_name} share {self.first_relation}: {entity}"
-        return f"{history_name} - {self.first_relation} - {entity} - {self.second_relation} - {item_name}"
+        return f"{head} - {self.first_relation} - {entity} - {self.second_relation} - {tail}"
 
 
 class PathFinder:
@@ -55,10 +57,10 @@ class PathFinder:
         self.knowledge = knowledge
 
     @cached_property
-    def _neighbors(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return offsets ``(V + 1,)``, and neighbors and relations ``(A,)``.
+    def _neighbors(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Return offsets, neighbors, relations, and whether the vertex is the head.
 
-        They are sorted by neighbor within a vertex.
+        The first has shape ``(V + 1,)``; the others ``(A,)``, sorted by neighbor within a vertex.
         """
         graph = self.knowledge.graph
         heads, tails = graph.heads_T.astype(np.int64), graph.tails_T.astype(np.int64)
@@ -66,7 +68,7 @@ class PathFinder:
         relations = np.concatenate([graph.relations_T, graph.relations_T]).astype(np.int64)
         order = np.lexsort((relations, neighbors, vertices))
         offsets = np.concatenate([[0], np.cumsum(np.bincount(vertices, minlength=graph.n_vertices))])
-        return offsets, neighbors[order], relations[order]
+        return offsets, neighbors[order], relations[order], order < len(heads)
 
     def degree(self, vertex: int) -> int:
         """Return the number of triples of a vertex."""
@@ -99,25 +101,26 @@ class PathFinder:
 
     def explain(self, history: Iterable[int], item: int, limit: int) -> list[ItemPath]:
         """Return the ``limit`` most specific paths."""
-        names = self.knowledge.relations
-        return [
-            ItemPath(
-                other,
-                names[first],
-                None if vertex is None else self.entity(vertex),
-                None if second is None else names[second],
-                item,
-                0 if vertex is None else self.degree(vertex),
-                vertex is None and not self._has_triple(other, first, item),
+        names, paths = self.knowledge.relations, []
+        for other, vertex, first, second in self.find(history, item)[:limit]:
+            if vertex is None or second is None:
+                starts_at_item = not self._has_triple(other, first, item)
+                paths.append(ItemPath(other, names[first], None, None, item, 0, starts_at_item))
+                continue
+            starts_at_history = self._has_triple(other, first, vertex)
+            is_chain = first == second and starts_at_history != self._has_triple(item, second, vertex)
+            relations = names[first], self.entity(vertex), names[second]
+            paths.append(
+                ItemPath(other, *relations, item, self.degree(vertex), is_chain and not starts_at_history, is_chain)
             )
-            for other, vertex, first, second in self.find(history, item)[:limit]
-        ]
+        return paths
 
     def _has_triple(self, head: int, relation: int, tail: int) -> bool:
-        graph = self.knowledge.graph
-        return bool(((graph.heads_T == head) & (graph.relations_T == relation) & (graph.tails_T == tail)).any())
+        offsets, neighbors, relations, is_head = self._neighbors
+        part = slice(offsets[head], offsets[head + 1])
+        return bool((is_head[part] & (relations[part] == relation) & (neighbors[part] == tail)).any())
 
     def _around(self, vertex: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        offsets, neighbors, relations = self._neighbors
+        offsets, neighbors, relations, _ = self._neighbors
         part = slice(offsets[vertex], offsets[vertex + 1])
         return neighbors[part], relations[part]

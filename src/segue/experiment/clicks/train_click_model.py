@@ -110,6 +110,8 @@ def train_click_model(
     run = Run(plan.run.seed, folder, rows.device, trackers, progress)
     validate = None if held_out is None else make_click_validator(held_out)
     model = train(plan.task.model, plan.model, plan.training, rows.examples, run, validate)
+    for note in model.training_notes:
+        log(note)
     metadata: dict[str, Any] = {
         "data": table.name,
         "rows": len(table),

@@ -283,7 +283,10 @@ class ModelSearch:
             shutil.rmtree(before.checkpoint, ignore_errors=True)
 
     def _race(self, keys: list[str]) -> None:
-        """Train networks for the same time, then continue with the best one; a single one has all the time."""
+        """Train networks for the same time, then continue with the best one.
+
+        A single one has all the time.
+        """
         racers = self._find_racers(keys)
         left = max(self._end() - self.clock(), 0.0)
         share = left if len(racers) == 1 else RACE_SHARE * left / max(len(racers), 1)
@@ -302,9 +305,9 @@ class ModelSearch:
                 self._add_trial(racer.plan, total, racer.folder)
 
     def _find_racers(self, keys: list[str]) -> list[_Racer]:
-        """Return the networks that can complete an epoch in their share of the time; others are skipped.
+        """Return the networks that can complete an epoch in their share of the time.
 
-        The most expensive ones are left out first.
+        Others are skipped, the most expensive ones first.
         """
         racers: list[_Racer] = []
         for position, key in enumerate(keys):

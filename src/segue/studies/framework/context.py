@@ -234,6 +234,8 @@ class StudyContext:
             write_json(path, found)
             self.log(f"{self.name}: measured {', '.join(f'{name} {value}' for name, value in about.items())}")
         found = read_json(path)
+        if not (isinstance(found, dict) and found.keys() > about.keys()):
+            raise ValueError(f"{path}: expected the measurements of {', '.join(about)}; delete it to measure again")
         return dict(found)
 
     def _about(self, plan: Plan) -> dict[str, Any]:
