@@ -69,6 +69,7 @@ PARTS = {
     "collm": "likes of CoLLM's ML-1M next to language models (--models, --seeds): five minutes",
     "context": "context and times as inputs, on and off, with an ablation (--source, --seeds): half an hour",
     "coverage": "how often intervals contain the truth, tests err, and off-policy estimators fail, simulated: minutes",
+    "simple_baselines": "the simple baselines of a board on validation and on the test part (--source): ten minutes",
     "protocols": "the same models under every evaluation protocol (--source, --models, --seeds): ten minutes",
     "studies": "a study with its full grid (--study, --source, --models), or of trained runs (--run): minutes to a day",
     "tracking": "cost of trackers and of the monitor during training: minutes",
@@ -352,6 +353,14 @@ def run_claimed_gains(options: argparse.Namespace, found: Found) -> tuple[str, s
     return f"claimed_gains-{found['source'].partition('?')[0]}", claimed_gains.page(found), found
 
 
+def run_simple_baselines(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
+    """Run part ``simple_baselines``; the page has the name of the data."""
+    from benchmarks import simple_baselines
+
+    found |= simple_baselines.run(options.source, log, options.quick)
+    return f"simple_baselines-{found['source'].partition('?')[0]}", simple_baselines.page(found), found
+
+
 def run_auto(options: argparse.Namespace, found: Found) -> tuple[str, str, Found]:
     """Run part ``auto``; with one source, the page has the name of the data."""
     from benchmarks import auto
@@ -450,6 +459,7 @@ RUNNERS: dict[str, Callable[[argparse.Namespace, Found], tuple[str, str, Found]]
     "auto": run_auto,
     "equal_budget_tuning": run_tuning,
     "claimed_gains": run_claimed_gains,
+    "simple_baselines": run_simple_baselines,
     "studies": run_studies,
     **dict.fromkeys(BY_SOURCE, run_by_source),
 }

@@ -15,7 +15,7 @@ __all__ = ["format_page", "main"]
 
 FOLDER = Path(__file__).parents[1] / "docs" / "results"
 
-PREFIXED = ("ablation", "claimed_gains", "equal_budget_tuning", "ratings", "studies", *BY_SOURCE)
+PREFIXED = ("ablation", "claimed_gains", "equal_budget_tuning", "ratings", "simple_baselines", "studies", *BY_SOURCE)
 """Parts whose pages are named ``PART-NAME``."""
 
 

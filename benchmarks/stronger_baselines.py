@@ -1,48 +1,83 @@
-"""What pages say about simple baselines that are stronger than those in their tables."""
+"""State on a page that stronger simple baselines than those in its tables are on another page.
+
+The figures are read from the results of ``python -m benchmarks simple_baselines``, so that they follow a new run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["baseline_lines"]
+from benchmarks.simple_baselines import TUNED, describe_settings
+from segue.core.files import read_json
+from segue.reports.quantities import metric_label
 
-SEE = "([simple baselines](index.md#simple-baselines))"
-COUNTS = "`transitions`, which counts what followed the last item,"
-TUNED = f"{COUNTS} has a validation NDCG@10 of 0.134, and `item_knn` 0.098 with a half-life of 3"
-HALF_LIFE_10 = f"{TUNED}; here it has a half-life of 10, and 0.078 {SEE}."
-DEFAULTS = f"{TUNED}; here it has its defaults, and 0.038 {SEE}."
-TWO_STAGES = (
-    f"{COUNTS} has a validation NDCG@10 of 0.134 {SEE}. It was measured neither as a retriever nor on the test part."
-)
-BEAUTY = f"{COUNTS} has a validation NDCG@10 of 0.055, and `item_knn`"
+__all__ = ["SOURCES", "baseline_lines"]
 
-TEXTS: Mapping[str, str] = {
-    "ml-1m": HALF_LIFE_10,
-    "ml-1m-collaborative": HALF_LIFE_10,
-    "ml-1m-sasrec": DEFAULTS,
-    "ml-1m-among-100": f"over the whole catalog, {HALF_LIFE_10} Among samples neither was measured.",
-    "amazon-beauty": f"{BEAUTY} 0.047, or 0.053 with a half-life of 1 {SEE}.",
-    "hybrid-amazon-beauty": f"{BEAUTY} 0.053 {SEE}.",
-    "hybrid-ml-1m": HALF_LIFE_10,
-    "hybrid-ml-1m-sasrec": HALF_LIFE_10,
-    "claimed_gains-ml-1m-text": f"{DEFAULTS} No baseline below reads the order.",
-    "cold_items-ml-1m-text": f"with all items in training, {DEFAULTS}",
-    "knowledge-ml-1m-kg": (
-        f"{COUNTS} has a validation Recall@10 of 0.225, and `item_knn` 0.184 with a half-life of 3; here it has a "
-        f"half-life of 10, and 0.149 {SEE}."
-    ),
-    "two_stage-ml-1m": TWO_STAGES,
-    "two_stage-ml-1m-sasrec": TWO_STAGES,
-    "protocols-ml-100k": (
-        "under `full`, `item_knn` with a half-life of 3 has 0.107 on validation, where its defaults have 0.063, and "
-        "0.099 on the test part ([page of context](context.md)), more than each model below. It was not measured under "
-        "the other protocols."
-    ),
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
+
+SOURCES: Mapping[str, str] = {
+    "ml-1m": "ml-1m",
+    "ml-1m-collaborative": "ml-1m",
+    "ml-1m-sasrec": "ml-1m-sasrec",
+    "ml-1m-among-100": "ml-1m",
+    "amazon-beauty": "amazon-beauty",
+    "hybrid-amazon-beauty": "amazon-beauty",
+    "hybrid-ml-1m": "ml-1m",
+    "hybrid-ml-1m-sasrec": "ml-1m-sasrec",
+    "claimed_gains-ml-1m-text": "ml-1m",
+    "cold_items-ml-1m-text": "ml-1m",
+    "knowledge-ml-1m-kg": "ml-1m",
+    "two_stage-ml-1m": "ml-1m",
+    "two_stage-ml-1m-sasrec": "ml-1m-sasrec",
+    "protocols-ml-100k": "ml-100k",
 }
-"""By page; figures are those of the pages that the texts name."""
+"""Data whose simple baselines a page names, by page."""
+
+CONDITIONS: Mapping[str, str] = {
+    "ml-1m-among-100": "over the whole catalog, ",
+    "cold_items-ml-1m-text": "with all items in training, ",
+    "protocols-ml-100k": "under `full`, ",
+}
+"""How the evaluation differs from that of the page, which has not measured these baselines itself."""
+
+EARLIER_RECIPE = (
+    *("ml-1m", "ml-1m-collaborative", "ml-1m-among-100"),
+    *("hybrid-ml-1m", "hybrid-ml-1m-sasrec", "knowledge-ml-1m-kg"),
+)
+"""Pages measured when the recipe of ``item_knn`` had ``half_life=10`` alone; one that is measured again is removed."""
+
+RECALL = ("knowledge-ml-1m-kg",)
+"""Pages ordered by Recall@10, which is HR@10 with one target per query."""
 
 
-def baseline_lines(page: str) -> list[str]:
-    """Return the statement of a page as a paragraph, if it has one."""
-    text = TEXTS.get(page)
-    return [] if text is None else [f"**Stronger simple baselines are not in the tables**: {text}", ""]
+def baseline_lines(page: str, shown: Collection[str] = ()) -> list[str]:
+    """Return the statement of a page as a paragraph, if it has one.
+
+    Args:
+        shown: rows of the page; there is no statement if the strongest baseline is among them.
+    """
+    source = SOURCES.get(page)
+    if source is None or not (path := FOLDER / f"simple_baselines-{source}.json").exists():
+        return []
+    found = read_json(path)
+    if found["strongest"] in shown:
+        return []
+    metric = "hit_rate@10" if page in RECALL else "ndcg@10"
+    names = [name for name in dict.fromkeys((found["strongest"], TUNED)) if name in found["rows"]]
+    rows = [_describe(found["rows"][name], metric) for name in names]
+    label = "Recall@10" if page in RECALL else metric_label(metric)
+    text = (
+        f"**Simple baselines that are stronger on validation are not in the tables**: {CONDITIONS.get(page, '')}"
+        f"the {label} of {'; that of '.join(rows)} ([simple baselines](simple_baselines-{source}.md))."
+    )
+    if page in EARLIER_RECIPE:
+        text += " On this page `item_knn` has an earlier recipe, with half_life=10."
+    return [text, ""]
+
+
+def _describe(row: Mapping[str, Any], metric: str) -> str:
+    settings = describe_settings(row["settings"])
+    name = f"`{row['model']}`" + ("" if settings == "defaults" else f" with {settings}")
+    return f"{name} is {row['valid'][metric][0]:.4f} on validation and {row['test'][metric][0]:.4f} on the test part"

@@ -7,7 +7,8 @@ share what does not depend on them: the retriever itself, and the one that is tr
 
 A ranker reads the context of the query, which retrievers do not: where the data has context, the ranker of each
 retriever that is best on validation is also trained without it, and without single columns. Where users return to
-items, the table has simple baselines: how often the user has chosen an item.
+items, the table has simple baselines: how often the user has chosen an item. Elsewhere each ranker is compared with
+``transitions``, if that is a retriever, which counts what followed the last item.
 
 Latency is that of single queries within the process, one after the other.
 """
@@ -47,18 +48,29 @@ from segue.training.train import train
 
 __all__ = ["RANKERS", "RETRIEVERS", "RETRIEVER_GRIDS", "SharedParts", "measure", "page", "run"]
 
-RETRIEVERS: dict[str, tuple[str, ...]] = {"frappe": ("frequent", "user_knn", "ease")}
+WITH_TRANSITIONS = ("transitions", "item_knn", "ease")
+RETRIEVERS: dict[str, tuple[str, ...]] = {
+    "frappe": ("frequent", "user_knn", "ease"),
+    **dict.fromkeys(("ml-1m", "ml-1m-sasrec"), WITH_TRANSITIONS),
+}
 """By source; others have :data:`DEFAULT_RETRIEVERS`."""
 DEFAULT_RETRIEVERS = ("item_knn", "ease")
 """Solved in seconds; a network, which is trained twice per seed, takes hours."""
 
 RETRIEVER_GRIDS: dict[str, tuple[dict[str, Any], ...]] = {
-    "item_knn": tuple({"half_life": life, "k": k} for life, k in product((None, 3.0, 10.0, 30.0), (5, 20, 100, 500))),
+    "transitions": tuple({"smoothing": one} for one in (0.1, 1.0, 10.0, 100.0)),
+    "item_knn": tuple(
+        {"half_life": life, "k": k, "weighting": name}
+        for life, k, name in product((None, 1.0, 3.0, 10.0), (20, 100, 500), (None, "bm25"))
+    ),
     "frequent": tuple({"smoothing": one} for one in (1.0, 10.0, 100.0)),
     "user_knn": tuple({"k": k, "weighting": name} for k, name in product((10, 30, 100, 300), (None, "bm25"))),
     "ease": tuple({"l2": l2} for l2 in (0.1, 0.5, 2.0, 5.0, 20.0, 50.0, 200.0, 500.0, 2_000.0)),
 }
 """Changes to the recipe of the source, or to the defaults; other retrievers have those alone."""
+
+SIMPLE_BASELINES = ("transitions",)
+"""Retrievers that are also simple baselines, with which each ranker is compared."""
 
 Grid = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -273,7 +285,9 @@ def measure(
     """Return a row per baseline, retriever and combination, and the paired tests."""
     study = Study(source, parts, seeds, source not in WITH_REPEATS, quick, log)
     left_out = LEFT_OUT.get(source, ())
-    baselines = _add_baselines(study, left_out) if source in WITH_REPEATS else {}
+    baselines = {key: frozenset[str]() for key in retrievers if key in SIMPLE_BASELINES}
+    if source in WITH_REPEATS:
+        baselines = _add_baselines(study, left_out)
     chosen = {key: _choose_retriever(study, key) for key in retrievers}
     first = max(retrievers, key=lambda key: max(value for _, value in study.grids[key]))
     settings = {
@@ -367,7 +381,8 @@ def _tests(
         equal = [other for other, columns in baselines.items() if columns <= inputs]
         for metric in METRICS if equal else ():
             strongest = max(equal, key=lambda other: float(study.rows[other]["test"][metric]["mean"]))
-            found += [test for test in study.compare(name, strongest) if test[0] == metric]
+            if best.get(strongest) != name:  # else compared already, as its retriever
+                found += [test for test in study.compare(name, strongest) if test[0] == metric]
     corrected = correct([test for _, test in found])
     return [{"metric": metric, **test} for (metric, _), test in zip(found, corrected, strict=True)]
 

@@ -25,7 +25,7 @@ def page(found: dict[str, Any]) -> str:
         "```",
         "",
         *_input_lines(found),
-        *baseline_lines(f"two_stage-{found['source']}"),
+        *baseline_lines(f"two_stage-{found['source']}", found["rows"]),
         *_row_lines(found),
         "",
         *_test_lines(found),
@@ -99,7 +99,9 @@ def _row_lines(found: Mapping[str, Any]) -> list[str]:
 
 def _test_lines(found: Mapping[str, Any]) -> list[str]:
     text = "The ranker of each retriever that is best on validation, minus that retriever"
-    if found["baselines"]:
+    if found["baselines"] and not found["repeats"]:
+        text += f"; and each ranker minus the simple baseline {', '.join(f'`{name}`' for name in found['baselines'])}"
+    elif found["baselines"]:
         text += (
             "; and each ranker minus the strongest simple baseline, in each metric the one with the highest value of "
             "this table that reads no column of the context which the ranker does not read"

@@ -60,4 +60,4 @@ def test_members_without_randomness_are_trained_once() -> None:
     assert plans[0]["ease"].fingerprint() == plans[1]["ease"].fingerprint()
     assert plans[0]["sasrec"].fingerprint() != plans[1]["sasrec"].fingerprint()
     assert plans[0]["sasrec"].training.epochs == 3
-    assert hybrid.make_plans("ml-1m-sasrec", hybrid.MEMBERS["ml-1m-sasrec"], 0)["item_knn"].model.half_life == 10
+    assert hybrid.make_plans("ml-1m-sasrec", hybrid.MEMBERS["ml-1m-sasrec"], 0)["item_knn"].model.half_life == 1

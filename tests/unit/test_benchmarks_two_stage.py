@@ -49,6 +49,24 @@ def test_rankers_are_compared_with_their_retriever() -> None:
     assert f"| NDCG@10 | {name} − popular |" in text
 
 
+def test_every_ranker_is_compared_with_transitions_once() -> None:
+    rankers: dict[str, Any] = {"logistic_regression": ({},)}
+    found = two_stage.measure("test", world(), ["transitions", "popular"], rankers, [0], lambda text: None, quick=True)
+    assert found["baselines"] == ["transitions"]
+    pairs = [(test["first"], test["second"]) for test in found["tests"] if test["metric"] == "ndcg@10"]
+    assert pairs == [
+        ("transitions + logistic_regression", "transitions"),
+        ("popular + logistic_regression", "popular"),
+        ("popular + logistic_regression", "transitions"),
+    ]
+    text = two_stage.page(
+        {**found, **LOAD, "data": {"items": 20, "hash": None}, "source": "test", "threads": 1, "options": []}
+    )
+    assert "each ranker minus the simple baseline `transitions`. Paired" in text
+    for source in ("ml-1m", "ml-1m-sasrec"):
+        assert "transitions" in two_stage.retrievers_of(source)
+
+
 def repeats() -> Dataset:
     """Users who return to three of twelve items; at home they choose the first of them. Odd items are paid."""
     rng = np.random.default_rng(0)

@@ -16,6 +16,7 @@ from benchmarks.equal_budget_tuning import trials
 from benchmarks.pages import format_page
 from benchmarks.published import ATTRIBUTES, DATES, FIGURES, IDS, RATED_IDS, VALIDATION_STEPS
 from benchmarks.ratings import mean_with_margin
+from benchmarks.simple_baselines import describe_settings
 from benchmarks.verdicts import Verdict, compare_figures, emphasize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,16 +27,23 @@ INDEX = (RESULTS / "index.md").read_text(encoding="utf-8")
 BOARDS = {"3,416": "ml-1m-sasrec", "3,706": "ml-1m", "Beauty": "amazon-beauty"}
 RATINGS = {"u1": "ratings-ml-100k-u1", "five folds": "ratings-ml-100k-folds", "90/10": "ratings-ml-1m-90"}
 SPEED = ("ranking_speed", "ratings_speed")
+SIMPLE_BASELINES = tuple(
+    f"simple_baselines-{source}" for source in ("ml-1m-sasrec", "ml-1m", "amazon-beauty", "ml-100k")
+)
 WITHOUT_ORDER = ("ml-1m-among-100", "amazon-book", "ml-1m-collaborative")
 STEPS = (*BOARDS.values(), "ablation-ml-100k", "ablation-amazon-beauty")
 SOURCES = {
     ("index", "Comparison with published figures"): (*BOARDS.values(), "hybrid-ml-1m-sasrec", "hybrid-amazon-beauty"),
+    ("index", "Simple baselines"): SIMPLE_BASELINES,
     ("index", "Ratings"): tuple(RATINGS.values()),
     ("index", "Ranking without order"): WITHOUT_ORDER,
     ("index", "New users"): ("new_users",),
     ("index", "Speed"): SPEED,
     ("index", "What improved accuracy"): STEPS,
-    ("README", "Results"): (*BOARDS.values(), "hybrid-ml-1m-sasrec", "hybrid-amazon-beauty", *RATINGS.values()),
+    ("README", "Results"): (
+        *(*BOARDS.values(), "hybrid-ml-1m-sasrec", "hybrid-amazon-beauty", *SIMPLE_BASELINES),
+        *RATINGS.values(),
+    ),
     ("README", "How it compares"): SPEED,
 }
 """Pages that a section may quote."""
@@ -205,6 +213,21 @@ def test_rows_of_ratings_say_what_their_intervals_allow(text: str, title: str) -
         assert best.figures[0] in cells[3]
         checked += 1
     assert checked == 4
+
+
+def test_rows_of_simple_baselines_are_the_measured_ones() -> None:
+    table = rows(section(INDEX, "Simple baselines"))[2:]
+    assert len(table) == len(SIMPLE_BASELINES)
+    for name, cells in zip(SIMPLE_BASELINES, table, strict=True):
+        assert f"]({name}.md)" in cells[0]
+        found = figures(name)
+        for role, (model, *parts) in zip(("strongest", "second"), (cells[1:4], cells[4:7]), strict=True):
+            row = found["rows"][found[role]]
+            settings = describe_settings(row["settings"])
+            assert model == f"`{row['model']}`" + ("" if settings == "defaults" else f" with {settings}")
+            for part, cell in zip(("valid", "test"), parts, strict=True):
+                mean, low, high = row[part]["ndcg@10"]
+                assert cell == f"{mean:.4f} [{low:.4f}, {high:.4f}] / {row[part]['hit_rate@10'][0]:.4f}"
 
 
 def test_training_rates_are_the_measured_ones() -> None:
