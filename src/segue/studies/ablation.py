@@ -29,10 +29,10 @@ number of changes. A difference below 0 means that what was changed is worth hav
 inputs are given as the settings of `segue train --set`.
 """
 REQUIRES: tuple[str, ...] = ()
-DEFAULT = Grid(values=("dropout=0", "windows=last", "mask_seen=true", "embedding_dim=32"), settings=("epochs=3",))
+DEFAULT = Grid(values=("dropout=0", "windows=last", "mask_seen=false", "embedding_dim=32"), settings=("epochs=3",))
 FULL = Grid(
     values=(
-        *("dropout=0", "dropout=0.5", "windows=last", "mask_seen=true", "embedding_dim=32", "embedding_dim=128"),
+        *("dropout=0", "dropout=0.5", "windows=last", "mask_seen=false", "embedding_dim=32", "embedding_dim=128"),
         *(
             "num_blocks=1",
             "num_layers=2",
@@ -43,11 +43,17 @@ FULL = Grid(
             "max_length=200",
         ),
         *("item_bias=true", "objective=all_action", "inputs=[item_features]", "inputs=[gap]", "inputs=[value]"),
-        *("training.learning_rate=3e-4", "training.learning_rate=3e-3", "training.clip_norm=0", "training.ema=0.999"),
+        *(
+            "training.learning_rate=1e-3",
+            "training.learning_rate=1e-2",
+            "schedule=constant",
+            "training.clip_norm=0",
+            "training.ema=0.999",
+        ),
         "training.loss=sampled_softmax",
     ),
     seeds=(0, 1, 2),
-    settings=("epochs=20", "patience=3"),
+    settings=("epochs=12", "patience=12"),
 )
 
 METRIC = "ndcg@10"

@@ -27,7 +27,7 @@ a higher accuracy.
 """
 REQUIRES = ("max_length", "epochs")
 DEFAULT = Grid(values=(10, 50), settings=("epochs=3",))
-FULL = Grid(values=(10, 25, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
+FULL = Grid(values=(10, 25, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=12", "patience=12"))
 
 METRIC = "ndcg@10"
 PASSES = 3

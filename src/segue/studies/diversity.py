@@ -24,7 +24,7 @@ popular items and neighbors of items are the reference.
 """
 REQUIRES = ("max_length",)
 DEFAULT = Grid(values=(10, 50), settings=("epochs=3",))
-FULL = Grid(values=(10, 25, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
+FULL = Grid(values=(10, 25, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=12", "patience=12"))
 
 METRICS = ("ndcg@10", "coverage@10", "gini@10", "popularity_lift@10", "novelty@10", "diversity@10")
 SHOWN = {"coverage@10": ".1%", "popularity_lift@10": "+.2f", "diversity@10": ".3f", "ndcg@10": ".3f"}

@@ -63,7 +63,7 @@ DEFAULT = Grid(values=(1, 2, 5, 10, 20, 50), settings=("epochs=3",))
 FULL = Grid(
     values=(1, 2, 3, 5, 10, 20, 30, 50, 100, 200),
     seeds=(0, 1, 2),
-    settings=("epochs=20", "patience=3", "max_length=200"),
+    settings=("epochs=12", "patience=12", "max_length=200"),
 )
 ACCEPTS_RUNS = True
 

@@ -46,7 +46,7 @@ training events, the tail the least popular ones with a fifth.
 """
 REQUIRES = ("embedding_dim",)
 DEFAULT = Grid(values=(16, 64), settings=("epochs=3",))
-FULL = Grid(values=(8, 16, 32, 64, 128, 256), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
+FULL = Grid(values=(8, 16, 32, 64, 128, 256), seeds=(0, 1, 2), settings=("epochs=12", "patience=12"))
 
 METRIC = "ndcg@10"
 

@@ -29,7 +29,7 @@ to the newest event (after Pascanu, Mikolov and Bengio 2013), on test queries wi
 """
 REQUIRES = ("max_length", "epochs")
 DEFAULT = Grid(values=(20, 50), settings=("epochs=2",))
-FULL = Grid(values=(20, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=10", "patience=10"))
+FULL = Grid(values=(20, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=12", "patience=12"))
 
 N_QUERIES = 200
 """Test queries whose gradients by distance are measured."""

@@ -26,7 +26,7 @@ history. `popular`, `item_knn` and `ease` show what simpler models do.
 """
 REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(5,), settings=("epochs=3",))
-FULL = Grid(values=(10,), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
+FULL = Grid(values=(10,), seeds=(0, 1, 2), settings=("epochs=12", "patience=12"))
 
 METRIC = "hit_rate@10"
 REFERENCES = ("popular", "item_knn", "ease")

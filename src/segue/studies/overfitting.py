@@ -47,8 +47,10 @@ same share of the true items shows how much of this is the data. Test queries ar
 from the last event to the true item, occurs in training.
 """
 REQUIRES = ("max_length", "epochs")
-DEFAULT = Grid(values=(10, 50), settings=("epochs=4", "patience=1000"))
-FULL = Grid(values=(10, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", "patience=1000"))
+CONSTANT = ("patience=1000", "schedule=constant", "training.learning_rate=1e-3")
+"""No schedule and no early stopping, so that every epoch can be compared."""
+DEFAULT = Grid(values=(10, 50), settings=("epochs=4", *CONSTANT))
+FULL = Grid(values=(10, 50, 100, 200), seeds=(0, 1, 2), settings=("epochs=20", *CONSTANT))
 
 METRIC = "ndcg@10"
 

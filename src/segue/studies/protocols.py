@@ -32,8 +32,8 @@ protocol samples. Kendall's tau is 1 if two protocols order the models the same 
 `popular`, `item_knn` and `ease` are included, as protocols differ most between simple models and networks.
 """
 REQUIRES: tuple[str, ...] = ()
-DEFAULT = Grid(values=tuple(PROTOCOLS), settings=("epochs=3",))
-FULL = Grid(values=tuple(PROTOCOLS), seeds=(0, 1, 2), settings=("epochs=20", "patience=3"))
+DEFAULT = Grid(values=tuple(PROTOCOLS), settings=("epochs=3", "mask_seen=false"))
+FULL = Grid(values=tuple(PROTOCOLS), seeds=(0, 1, 2), settings=("epochs=12", "patience=12", "mask_seen=false"))
 
 REFERENCES = ("popular", "item_knn", "ease")
 

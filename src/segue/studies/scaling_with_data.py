@@ -26,7 +26,7 @@ data, the slope of a line through the shares on a logarithmic scale. `item_knn` 
 """
 REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(0.1, 0.3, 1.0), settings=("epochs=3",))
-FULL = Grid(values=(0.05, 0.1, 0.2, 0.4, 0.7, 1.0), seeds=(0, 1, 2), settings=("epochs=30", "patience=3"))
+FULL = Grid(values=(0.05, 0.1, 0.2, 0.4, 0.7, 1.0), seeds=(0, 1, 2), settings=("epochs=24", "patience=24"))
 
 METRIC = "ndcg@10"
 REFERENCE = "item_knn"

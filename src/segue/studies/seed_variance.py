@@ -38,7 +38,7 @@ that two lists of ten for the same user have in common, with two seeds of the sa
 """
 REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=("seed",), seeds=(0, 1, 2), settings=("epochs=2",))
-FULL = Grid(values=("seed",), seeds=tuple(range(10)), settings=("epochs=20", "patience=3"))
+FULL = Grid(values=("seed",), seeds=tuple(range(10)), settings=("epochs=12", "patience=12"))
 
 METRIC = "ndcg@10"
 

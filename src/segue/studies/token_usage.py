@@ -50,7 +50,7 @@ the first user of the test part whose history is that long.
 """
 REQUIRES: tuple[str, ...] = ()
 DEFAULT = Grid(values=(1,), settings=("epochs=3",))
-FULL = Grid(values=(1, 2, 3), seeds=(0, 1, 2), settings=("epochs=20", "patience=3", "max_length=200"))
+FULL = Grid(values=(1, 2, 3), seeds=(0, 1, 2), settings=("epochs=12", "patience=12", "max_length=200"))
 ACCEPTS_RUNS = True
 
 NEWEST = (1, 5, 10)

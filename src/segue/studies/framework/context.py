@@ -42,8 +42,15 @@ from segue.version import __version__
 
 __all__ = ["COMMON", "StudyContext", "Trained", "has_setting"]
 
-COMMON = ("embedding_dim=64", "max_length=50", "windows=all", "dropout=0.3", "training.learning_rate=1e-3")
-"""Settings that all models of all studies have in common unless a study or the user changes them."""
+COMMON = (
+    *("embedding_dim=64", "max_length=50", "windows=all", "dropout=0.3", "mask_seen=true", "batch_size=32"),
+    *("schedule=one_cycle", "training.learning_rate=3e-3"),
+)
+"""Settings that all models of all studies have in common unless a study or the user changes them.
+
+Chosen on the validation part of MovieLens 100K, seed 0, with 12 epochs: NDCG@10 0.123 (`lstm`), 0.132 (`xlstm`), 0.127
+(`sasrec`) and 0.085 (`bert4rec`). Batches of 128, a constant learning rate of 1e-3, early stopping and no mask of seen
+items have 0.037, not measured, 0.104 and 0.056."""
 
 Log = Callable[[str], None]
 
