@@ -78,6 +78,8 @@ def test_another_ranking_on_validation_is_another_training() -> None:
     for overrides in (["embedding_dim=4"], ["embedding_dim=4", "exclude_seen=false"], ["embedding_dim=4"]):
         StudyContext("x", DATA, grid, log.append, overrides).train("lstm")
     assert len([line for line in log if "training lstm" in line]) == 2
+    common = [StudyContext("x", DATA, grid, print, [f"exclude_seen={value}"]).common for value in ("false", "true")]
+    assert set(common[1]) - set(common[0]) == {"mask_seen=true"}, "a model that ranks seen items learns to rank them"
 
 
 def test_measurements_of_other_seeds_are_not_reused() -> None:

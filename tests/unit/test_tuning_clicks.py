@@ -21,7 +21,6 @@ from segue.experiment.clicks.click_plan import changed_values, make_click_plan, 
 from segue.experiment.tuning.space import apply_values, find_space, read_values
 from segue.training.settings import Training
 
-pytest.importorskip("optuna", reason="Optuna is not installed: pip install 'segue[tune]'")
 pytestmark = pytest.mark.filterwarnings("ignore::segue.core.messages.SegueWarning")
 
 ROWS = 600

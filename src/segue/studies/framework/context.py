@@ -42,8 +42,10 @@ from segue.version import __version__
 
 __all__ = ["COMMON", "StudyContext", "Trained", "has_setting"]
 
+MASK = "mask_seen=true"
+
 COMMON = (
-    *("embedding_dim=64", "max_length=50", "windows=all", "dropout=0.3", "mask_seen=true", "batch_size=32"),
+    *("embedding_dim=64", "max_length=50", "windows=all", "dropout=0.3", MASK, "batch_size=32"),
     *("schedule=one_cycle", "training.learning_rate=3e-3"),
 )
 """Settings that all models of all studies have in common unless a study or the user changes them.
@@ -141,10 +143,17 @@ class StudyContext:
         for text in self.overrides:
             if _name(text).rpartition(".")[2] in names:
                 raise ValueError(f"--set {text}: the study {self.name} varies this setting; leave it out")
-        shared = [*COMMON, *self.grid.settings, *self.overrides]
+        shared = [*self.common, *self.grid.settings, *self.overrides]
         texts = [*(text for text in shared if _is_read(key, _name(text))), *settings]
         latest = {_name(text).rpartition(".")[2]: text for text in texts}
         return make_plan({"model": key, "data": self.data_query}, [*latest.values(), f"run.seed={seed}"], "none")
+
+    @property
+    def common(self) -> tuple[str, ...]:
+        """The common settings; where seen items are ranked, models learn to rank them."""
+        given = [text for text in self.overrides if _name(text).rpartition(".")[2] == "exclude_seen"]
+        ranks_seen = bool(given) and given[-1].partition("=")[2].strip().lower() != "true"
+        return tuple(text for text in COMMON if not (ranks_seen and text == MASK))
 
     def check_settings(self) -> None:
         """Check the settings of all models, before the first training.

@@ -12,7 +12,7 @@ from segue.core.messages import arg
 from segue.experiment.inference.argument_checks import FilePath, check_arguments
 from segue.experiment.records.held_out_readings import list_readings
 from segue.experiment.resources import describe_machine, thread_count
-from segue.studies.framework.context import COMMON, StudyContext, has_setting
+from segue.studies.framework.context import StudyContext, has_setting
 from segue.studies.framework.studied_models import StudiedModel, changed_settings, open_runs
 from segue.studies.framework.study import MODELS, Grid
 from segue.studies.framework.study_folder import check_folder, folder_name, write_study
@@ -139,7 +139,7 @@ def _describe(study: str, module: StudyModule, context: StudyContext, full: bool
         "runs": [one.about["run"] for one in runs],
         "weights": [one.about["weights"] for one in runs],
         "settings_of_runs": {one.about["model"]: changed_settings(one.plan) for one in runs},
-        "common": [] if runs else list(COMMON),
+        "common": [] if runs else list(context.common),
         "overrides": list(context.overrides),
     }
 
