@@ -22,7 +22,7 @@ from segue.data.examples.table import ExampleRows, ExampleTable
 from segue.data.load import load
 from segue.data.raw_log import no_log
 from segue.experiment.arguments import as_assignments, check_device, check_seed
-from segue.experiment.clicks.click_plan import given_settings, make_click_plan
+from segue.experiment.clicks.click_plan import ClickPlan, given_settings, make_click_plan
 from segue.experiment.clicks.evaluate_click_model import (
     ClickComparison,
     ClickEvaluation,
@@ -203,10 +203,7 @@ def train_clicks(
     run = {"run.seed": seed, "run.device": device, "run.calibration": calibration, "examples.label": label}
     overrides = as_assignments({**settings, **{key: value for key, value in run.items() if value is not None}})
     plan = make_click_plan({"model": name, "data": table.name}, overrides)
-    if plan.split != ExampleSplitSettings():
-        raise ValueError(
-            "split: rows are split by split_examples, whose result is trained on; expected no such setting"
-        )
+    _check_no_split(plan)
     if isinstance(train, ExampleSplit):
         plan = replace(plan, split=train.settings)
     out = None if folder is None else Path(folder).expanduser()
@@ -264,20 +261,30 @@ def tune_clicks(
     given = _settings_by_model(models)
     shared = {**settings, "run.seed": seed, "run.device": device, "examples.label": label}
     if not isinstance(train, ExampleSplit):
-        table = _read(train, "train")
+        modes = {_memory_mode(key, {**settings, **own}) for key, own in given.items()}
+        table = _read(train, "train", modes.pop() if len(modes) == 1 else "all")
         if table.part_column is None:
             raise ValueError(f"train: {table.name} has no parts, expected a split: split_examples(table)")
         train = split_table(table, ExampleSplitSettings())
     plans, fixed = {}, {}
     for key, own in given.items():
         overrides = as_assignments({**shared, **own})
-        plans[key] = make_click_plan({"model": key, "data": train.train.name}, overrides)
+        plan = make_click_plan({"model": key, "data": train.train.name}, overrides)
+        _check_no_split(plan)
+        plans[key] = replace(plan, split=train.settings)
         fixed[key] = given_settings(key, overrides)
     check_click_plans(plans, fixed)
     out = runs_folder() / "tune" if folder is None else Path(folder).expanduser()
     options: dict[str, Any] = {"folder": out, "storage": storage, "progress": progress, "log": log or no_log}
     tuned = tune_click_plans(plans, fixed, train, budget, **options)
     return TuningResult(train.train.name, next(iter(plans.values())).metric, tuned)
+
+
+def _check_no_split(plan: ClickPlan) -> None:
+    if plan.split != ExampleSplitSettings():
+        raise ValueError(
+            "split: rows are split by split_examples, whose result is trained on; expected no such setting"
+        )
 
 
 def _settings_by_model(models: Any) -> dict[str, Mapping[str, Any]]:

@@ -17,7 +17,7 @@ from segue.core.config import Choices, search_space
 from segue.core.examples.click_model import ClickModel
 from segue.core.registry import builtin_models, model_class
 from segue.data.examples.splits import ExampleSplit
-from segue.experiment.clicks.click_plan import changed_values, make_click_plan, read_click_plan
+from segue.experiment.clicks.click_plan import ClickPlan, changed_values, make_click_plan, read_click_plan
 from segue.experiment.tuning.space import apply_values, find_space, read_values
 from segue.training.settings import Training
 
@@ -78,8 +78,10 @@ def test_every_point_of_a_space_is_valid_for_tables(key: str) -> None:
 def test_batches_of_tables_are_larger_than_those_of_logs() -> None:
     space, _ = find_space(make_click_plan({"model": "deepfm", "data": "shown.csv"}))
     of_logs = search_space(Training)["batch_size"]
+    of_tables = space["training.batch_size"]
     assert isinstance(of_logs, Choices)
-    assert min(space["training.batch_size"].values) > max(of_logs.values)  # type: ignore[union-attr]
+    assert isinstance(of_tables, Choices)
+    assert not set(of_logs.values) & set(of_tables.values)
 
 
 def test_a_given_setting_is_not_searched(split: ExampleSplit) -> None:
@@ -106,7 +108,9 @@ def test_a_trial_is_a_training_and_the_recipe_repeats_the_best(key: str, split: 
     again = segue.train_clicks(key, split, **tuned.settings)
     assert auc_of(again) == pytest.approx(tuned.best.mean)
     plan = read_click_plan(tuned.recipe, {"data": split.train.name})
-    assert changed_values(plan) == changed_values(tuned.plan)  # type: ignore[arg-type]
+    assert isinstance(tuned.plan, ClickPlan)
+    assert changed_values(plan) == changed_values(tuned.plan)
+    assert plan.split == split.settings, "the recipe splits as the trials did"
 
 
 def test_the_test_part_is_not_read(split: ExampleSplit, tmp_path: Path) -> None:
@@ -205,6 +209,11 @@ def test_errors_come_before_the_first_trial(
 def test_models_are_keys_or_settings_by_key(models: Any, split: ExampleSplit) -> None:
     with pytest.raises(ValueError, match=r"models: got .*expected the key of a model, several different ones, or a ma"):
         segue.tune_clicks(models, split)
+
+
+def test_settings_of_a_split_are_errors(split: ExampleSplit) -> None:
+    with pytest.raises(ValueError, match="split: rows are split by split_examples, whose result is trained on"):
+        segue.tune_clicks("deepfm", split, strategy="user")
 
 
 def test_a_table_without_parts_is_no_split(table: pl.DataFrame) -> None:
